@@ -1,0 +1,44 @@
+# The environment is installed once, and again only when pyproject.toml or constraints.txt changes.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The pins are tested with 3.11; any later Python is the second choice.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+STUDY ?= ablate_layers
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help ablate test lint train dashboard clean
+
+help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+ablate: $(INSTALLED) ## which vision layers tell what the language model needs: table and figures in runs/ablate_layers
+	$(BIN)/python experiments/ablate_layers.py $(ARGS)
+
+test: $(INSTALLED) ## all tests
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+lint: $(INSTALLED) ## style, format, types and the order of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+train: $(INSTALLED) ## the reference model, from nothing
+	$(BIN)/python experiments/train_reference.py $(ARGS)
+
+dashboard: $(INSTALLED) ## a study in the browser: make dashboard STUDY=ablate_budgets
+	$(BIN)/optuna-dashboard sqlite:///runs/$(STUDY)/study.db
+
+clean: ## removes environment and caches; results in runs/ stay
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(if $(PYTHON),,$(error foveate needs Python 3.11 or later, and none was found: name one with PYTHON=/path/to/python))
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Records become frames, frames become tables and figures. Nothing in the package imports this."""

@@ -1,0 +1,170 @@
+"""From the cells of a study to the table of an ablation: every cell with intervals, against full and against random."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+import pandas as pd
+
+from analysis.records import read_records
+from analysis.statistics import difference_interval, holm, mean_interval, paired_p
+from foveate.core.errors import DataError
+
+FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", "random")
+MEASURES = ["score", "evidence_recall", "things_kept", "agreement"]
+
+
+class Cell(NamedTuple):
+    """One evaluated configuration.
+
+    Attributes:
+        scorer: Label, such as `cls[2]`, `cls[2:]` or `random[0]`.
+        family: One of `FAMILIES`.
+        layers: Layers that the scorer reads: `2`, `2-4` or nothing.
+        keep: Number of patches kept; for `full` the number of patches of an image.
+        run_id: Where its records are.
+    """
+
+    scorer: str
+    family: str
+    layers: str
+    keep: int
+    run_id: str
+
+    @property
+    def first_layer(self) -> int:
+        """The layer of a single one, the first of several, -1 without layers."""
+        return int(self.layers.split("-")[0]) if self.layers else -1
+
+
+def load_cells(study_db: Path | str, study_name: str) -> list[Cell]:
+    """The cells of a stored study.
+
+    Args:
+        study_db: An SQLite file, or the URL of any Optuna storage.
+        study_name: The study's name in that storage.
+    """
+    if isinstance(study_db, Path):
+        if not study_db.is_file():
+            raise DataError(f"no study in {study_db}: run the experiment that writes it first")
+        study_db = f"sqlite:///{study_db}"
+    return cells_of(optuna.load_study(study_name=study_name, storage=study_db))
+
+
+def cells_of(study: optuna.Study) -> list[Cell]:
+    """The complete cells of a study in table order; of several trials of one cell the latest, and `full` once."""
+    cells = {}
+    for trial in study.trials:
+        if trial.state.name == "COMPLETE":
+            notes, scorer = trial.user_attrs, trial.params["scorer"]
+            keep = notes["patches"] if notes["family"] == "full" else trial.params["keep"]
+            cells[scorer, keep] = Cell(scorer, notes["family"], str(notes["layers"]), keep, notes["run_id"])
+    return sorted(cells.values(), key=_order)
+
+
+def read_cells(cells: Iterable[Cell], out: Path) -> dict[Cell, pd.DataFrame]:
+    """The records of every cell in table order, aligned by question.
+
+    The seeds of the random control become one cell `random` per budget, in which every question has its mean over
+    the seeds. Columns: sample_id, image_id, kind, score, evidence_recall, things_kept, agreement (1 where the answer
+    is that of `full`, NaN without `full`) and seeds.
+
+    Raises:
+        DataError: The cells were not evaluated on the same questions.
+    """
+    cells = sorted(cells, key=_order)
+    full = next((read_records(out, cell.run_id) for cell in cells if cell.family == "full"), None)
+    groups = defaultdict(list)
+    for cell in cells:
+        pooled = cell._replace(scorer="random", layers="", run_id="") if cell.family == "random" else cell
+        groups[pooled].append(_measured(read_records(out, cell.run_id), full))
+    frames = [frame for group in groups.values() for frame in group]
+    for frame in frames:
+        if not frame["sample_id"].equals(frames[0]["sample_id"]):
+            raise DataError(
+                f"the cells answer {len(frames[0])} and {len(frame)} questions, and not the same ones: a table needs "
+                "one data set, split and limit for all its cells"
+            )
+    return {cell: _seed_mean(group) for cell, group in groups.items()}
+
+
+def ablation_table(cells: Iterable[Cell], out: Path) -> pd.DataFrame:
+    """One row per scorer and budget, by falling budget and then in the order of `FAMILIES` and layers.
+
+    Accuracy is the mean score. `delta_vs_full` and `delta_vs_random` (same budget, mean over seeds) are paired by
+    question, and `p_vs_random_holm` is corrected over all tests of the table. The interval of `random` covers the
+    choice of images, not that of its seeds. Where a control is missing or is the row itself, the value is NaN.
+
+    Args:
+        cells: The cells, as `cells_of` gives them.
+        out: Folder that holds `records/`.
+    """
+    frames = read_cells(cells, out)
+    full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
+    random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
+    table = pd.DataFrame([_row(cell, frame, full, random.get(cell.keep)) for cell, frame in frames.items()])
+    table["p_vs_random_holm"] = holm(table["p_vs_random_holm"])
+    return table
+
+
+def per_kind_table(cells: Iterable[Cell], out: Path) -> pd.DataFrame:
+    """Accuracy of every cell for every kind of question: scorer, keep, kind, n, images, accuracy, ci_low, ci_high."""
+    rows = []
+    for cell, frame in read_cells(cells, out).items():
+        for kind, part in frame.groupby("kind", sort=True):
+            rows.append({"scorer": cell.scorer, "keep": cell.keep, "kind": kind} | _accuracy(part))
+    return pd.DataFrame(rows)
+
+
+def best_scorer(table: pd.DataFrame, family: str) -> str | None:
+    """The scorer of a family with the highest mean accuracy over the budgets of these rows; of equals the first."""
+    rows = table[table["family"] == family]
+    return None if rows.empty else str(rows.groupby("scorer", sort=False)["accuracy"].mean().idxmax())
+
+
+def _order(cell: Cell) -> tuple[Any, ...]:
+    family = FAMILIES.index(cell.family) if cell.family in FAMILIES else len(FAMILIES)
+    return -cell.keep, family, cell.first_layer, cell.scorer
+
+
+def _measured(records: pd.DataFrame, full: pd.DataFrame | None) -> pd.DataFrame:
+    frame = records[["sample_id", "image_id", "kind", *MEASURES[:-1]]]
+    if full is None or not records["sample_id"].equals(full["sample_id"]):
+        return frame.assign(agreement=np.nan)
+    same = records["prediction"].str.strip() == full["prediction"].str.strip()
+    return frame.assign(agreement=same.astype(float))
+
+
+def _seed_mean(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    means = np.mean([frame[MEASURES].to_numpy(float) for frame in frames], axis=0)
+    return frames[0].assign(**dict(zip(MEASURES, means.T, strict=True)), seeds=len(frames))
+
+
+def _row(cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: pd.DataFrame | None) -> dict[str, Any]:
+    row = {**cell._asdict(), "seeds": frame["seeds"].iloc[0]} | _accuracy(frame)
+    del row["run_id"]
+    row |= _difference(frame, full, ("delta_vs_full", "delta_ci_low", "delta_ci_high"))
+    row |= _difference(frame, random, ("delta_vs_random", "delta_vs_random_low", "delta_vs_random_high"))
+    p = np.nan
+    if random is not None and random is not frame:
+        p = paired_p(frame["score"], random["score"], frame["image_id"])
+    return row | {
+        "p_vs_random_holm": p,  # corrected when all rows are known
+        "evidence_recall": frame["evidence_recall"].mean(),
+        "things_kept": frame["things_kept"].mean(),
+        "agreement_with_full": frame["agreement"].mean(),
+    }
+
+
+def _accuracy(frame: pd.DataFrame) -> dict[str, float]:
+    mean, low, high, n = mean_interval(frame["score"], frame["image_id"])
+    return {"n": n, "images": frame["image_id"].nunique(), "accuracy": mean, "ci_low": low, "ci_high": high}
+
+
+def _difference(frame: pd.DataFrame, baseline: pd.DataFrame | None, names: tuple[str, str, str]) -> dict[str, float]:
+    if baseline is None or baseline is frame:
+        return dict.fromkeys(names, np.nan)
+    return dict(zip(names, difference_interval(frame["score"], baseline["score"], frame["image_id"])[:3], strict=True))

@@ -1,0 +1,105 @@
+"""An ablation table as files: CSV for machines, Markdown for readers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.files import replacing
+
+LEGEND = (
+    "n = {n} questions about {images} images. Accuracy in %, differences in points; in brackets the 95 % interval by "
+    "bootstrap over images. Differences are paired by question; p: sign-flip test against random patches, "
+    "Holm-corrected over the table."
+)
+
+
+def write_table(table: pd.DataFrame, folder: Path) -> None:
+    """Writes `table.csv` (six decimals, the same bytes for the same table) and `table.md`, each complete or not at all.
+
+    Args:
+        table: As `ablation_table` gives it.
+        folder: Where to write; made if missing.
+    """
+    rounded = table.copy()
+    numbers = rounded.select_dtypes("float").columns
+    rounded[numbers] = rounded[numbers].round(6) + 0.0  # -0.0 would print a sign
+    with replacing(folder / "table.csv") as path:
+        rounded.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    with replacing(folder / "table.md") as path:
+        path.write_text(markdown(table), encoding="utf-8")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table for readers, one section per budget."""
+    patches = table.loc[table["family"] == "full", "keep"].max()
+    size = table.iloc[0]
+    parts = [LEGEND.format(n=f"{size['n']:,}", images=f"{size['images']:,}")]
+    for keep, rows in table.groupby("keep", sort=False):
+        share = "" if pd.isna(patches) else f" of {patches:.0f} ({percent(keep / patches)} %)"
+        parts += [f"## Patches kept: {keep}{share}", _grid([_cells(row) for _, row in rows.iterrows()])]
+    return "\n\n".join(parts) + "\n"
+
+
+def percent(value: float) -> str:
+    """A share in [0, 1] as a percentage with one decimal, without the sign; `-` for NaN."""
+    return _number(value, lambda share: f"{round(100 * share, 1) + 0.0:.1f}")
+
+
+def points(value: float) -> str:
+    """A signed difference in percentage points with one decimal; `-` for NaN."""
+    return _number(value, lambda share: f"{round(100 * share, 1) + 0.0:+.1f}")
+
+
+def accuracy(row: pd.Series, unit: str = "") -> str:
+    """The accuracy of a row with its interval: `81.2 [79.5, 82.8]`."""
+    return _interval(row, ("accuracy", "ci_low", "ci_high"), percent, unit)
+
+
+def against_full(row: pd.Series) -> str:
+    """The difference from `full` with its interval: `-1.2 [-2.0, -0.5]`."""
+    return _interval(row, ("delta_vs_full", "delta_ci_low", "delta_ci_high"), points, "")
+
+
+def cost(row: pd.Series) -> str:
+    """What was lost against `full`: `1.2 points [0.5, 2.0]`."""
+    mean, low, high = (percent(-row[name]) for name in ("delta_vs_full", "delta_ci_high", "delta_ci_low"))
+    return f"{mean} points [{low}, {high}]"
+
+
+def against_random(row: pd.Series, unit: str = "") -> str:
+    """The difference from `random` with its interval."""
+    return _interval(row, ("delta_vs_random", "delta_vs_random_low", "delta_vs_random_high"), points, unit)
+
+
+def p_value(value: float) -> str:
+    """A p value with three decimals, `<0.001` below; `-` for NaN."""
+    return _number(value, lambda p: "<0.001" if p < 0.001 else f"{p:.3f}")
+
+
+def _interval(row: pd.Series, names: tuple[str, str, str], form: Callable[[float], str], unit: str) -> str:
+    mean, low, high = (form(row[name]) for name in names)
+    return "-" if mean == "-" else f"{mean}{unit} [{low}, {high}]"
+
+
+def _number(value: float, form: Callable[[float], str]) -> str:
+    return "-" if pd.isna(value) else form(value)
+
+
+def _cells(row: pd.Series) -> dict[str, str]:
+    seeds = f" ({row['seeds']} seeds)" if row["seeds"] > 1 else ""
+    return {
+        "scorer": f"{row['scorer']}{seeds}",
+        "accuracy": accuracy(row),
+        "vs full": against_full(row),
+        "vs random": against_random(row),
+        "p": p_value(row["p_vs_random_holm"]),
+        "evidence recall": percent(row["evidence_recall"]),
+        "all things kept": percent(row["things_kept"]),
+        "same answer as full": percent(row["agreement_with_full"]),
+    }
+
+
+def _grid(rows: list[dict[str, str]]) -> str:
+    lines = [list(rows[0]), [":--", *["--:"] * (len(rows[0]) - 1)], *[list(row.values()) for row in rows]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

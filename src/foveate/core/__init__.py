@@ -1,0 +1,1 @@
+"""Values and contracts; knows no model library."""

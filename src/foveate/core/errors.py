@@ -1,0 +1,29 @@
+"""Errors that say which value was received, what was expected, and what to do."""
+
+
+class FoveateError(Exception):
+    """Base of all errors that a user can mend."""
+
+
+class BudgetError(FoveateError, ValueError):
+    """A number of tokens to keep that the image does not allow."""
+
+
+class LayerError(FoveateError, IndexError):
+    """A layer that the model does not have."""
+
+
+class UnsupportedNeed(FoveateError):
+    """A scorer needs something that this model cannot give."""
+
+
+class UnsupportedModel(FoveateError):
+    """A checkpoint that no adapter knows, or that is not there."""
+
+
+class DataError(FoveateError):
+    """A data set, split or sample that is unknown, empty or malformed."""
+
+
+class OutputError(FoveateError):
+    """A place for results that cannot be written, or that holds results of another configuration."""

@@ -1,0 +1,76 @@
+"""A run is a value: what is evaluated, on what, and how."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+from foveate.compression import Compressor
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """One evaluation.
+
+    Attributes:
+        compressor: The method.
+        model: "reference", a checkpoint folder or a hub id.
+        data: Name of a data set.
+        split: One of its splits.
+        limit: Number of questions; None means the whole split.
+        seed: Of generated data.
+        max_new_tokens: Longest answer.
+        dtype: Of weights and activations.
+        batch_size: Questions per batch; changes speed, never answers.
+        device: "cpu", "cuda" or another accelerator.
+        out: Folder under which records and encodings are kept.
+    """
+
+    compressor: Compressor
+    model: str = "reference"
+    data: str = "scenes"
+    split: str = "test"
+    limit: int | None = None
+    seed: int = 0
+    max_new_tokens: int = 32
+    dtype: str = "float32"
+    batch_size: int = 256
+    device: str = "cpu"
+    out: Path = Path("runs")
+
+    def identity(self, weights: str, data: str) -> dict[str, str | int | None]:
+        """Everything that can change an answer; batch size, device and place cannot.
+
+        Args:
+            weights: Hash of the parameters.
+            data: Hash of the questions and pictures.
+        """
+        return {
+            "compressor": repr(self.compressor),
+            "model": self.model,
+            "weights": weights,
+            "data": self.data,
+            "split": self.split,
+            "data_hash": data,
+            "max_new_tokens": self.max_new_tokens,
+            "dtype": self.dtype,
+            "code": code_hash(),
+        }
+
+
+def run_id(identity: dict[str, str | int | None]) -> str:
+    """Short name of a run: equal if and only if the identity is."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def code_hash() -> str:
+    """Hash of this package's source and of the versions of what computes with it."""
+    digest = hashlib.sha256(f"{version('torch')} {version('transformers')}".encode())
+    root = Path(str(files("foveate")))
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Numbers from answers and kept sets: functions first, torchmetrics around them."""

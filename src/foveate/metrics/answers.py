@@ -1,0 +1,63 @@
+"""How right an answer is."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1 if the answer is one of the references, apart from case, blanks around words and a final full stop."""
+    return float(_plain(prediction) in {_plain(reference) for reference in references})
+
+
+def set_f1(prediction: str, references: Sequence[str]) -> float:
+    """Harmonic mean of precision and recall of the items between commas, best over the references.
+
+    Order does not count; an item named twice counts once.
+    """
+    return max(_f1(_items(prediction), _items(reference)) for reference in references)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(" .")
+
+
+def _items(text: str) -> set[str]:
+    return {_plain(item) for item in text.split(",")} - {""}
+
+
+def _f1(found: set[str], true: set[str]) -> float:
+    return 2 * len(found & true) / (len(found) + len(true)) if found or true else 1.0
+
+
+SCORINGS = {"exact": exact_match, "set_f1": set_f1}
+
+
+class AnswerScore(Metric):
+    """Mean score of answers; with the uncompressed model's answers as references, the agreement with it.
+
+    Args:
+        scoring: A key of `SCORINGS`.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, scoring: Literal["exact", "set_f1"] = "exact") -> None:
+        super().__init__()
+        self.scoring = SCORINGS[scoring]
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        for prediction, reference in zip(predictions, references, strict=True):
+            self.total += self.scoring(prediction, reference)
+            self.count += 1
+
+    def compute(self) -> Tensor:
+        return self.total / self.count

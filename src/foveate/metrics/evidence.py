@@ -1,0 +1,60 @@
+"""Whether what was kept shows what the question needs."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from foveate.core.types import Grid
+
+SHOWN = 1 / 16  # share of a patch that a thing must cover to be seen in it: 4 of 64 pixels in the reference model
+
+
+def evidence_share(masks: Bool[Tensor, "thing height width"], grid: Grid) -> Float[Tensor, "thing patch"]:
+    """Share of each patch that each mask covers; the picture is stretched over the grid."""
+    if not len(masks):
+        return torch.zeros(0, grid.patches)
+    return F.adaptive_avg_pool2d(masks.float()[:, None], (grid.rows, grid.columns)).flatten(1)
+
+
+def evidence_recall(
+    kept: Int[Tensor, "batch kept"], share: Float[Tensor, "batch thing patch"]
+) -> Float[Tensor, " batch"]:
+    """Share of the patches that show any needed thing which were kept; NaN where nothing is known to be needed."""
+    shown = (share >= SHOWN).any(1)
+    return (shown & _stays(kept, share)).sum(1) / shown.sum(1)
+
+
+def things_kept(kept: Int[Tensor, "batch kept"], share: Float[Tensor, "batch thing patch"]) -> Float[Tensor, " batch"]:
+    """1 where every needed thing keeps at least one patch that shows it, else 0; NaN where nothing is known."""
+    shown = share >= SHOWN
+    needed = shown.any(2)
+    seen = (shown & _stays(kept, share)[:, None]).any(2)
+    return torch.where(needed.any(1), (seen | ~needed).all(1).float(), torch.nan)
+
+
+def _stays(kept: Tensor, share: Tensor) -> Bool[Tensor, "batch patch"]:
+    return torch.zeros(len(kept), share.shape[2], dtype=torch.bool).scatter_(1, kept.cpu(), True)
+
+
+class EvidenceRecall(Metric):
+    """Mean of `evidence_recall` over the questions whose evidence is known."""
+
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, kept: Int[Tensor, "batch kept"], share: Float[Tensor, "batch thing patch"]) -> None:
+        values = evidence_recall(kept, share)
+        self.total += values.nansum()
+        self.count += (~values.isnan()).sum()
+
+    def compute(self) -> Tensor:
+        return self.total / self.count

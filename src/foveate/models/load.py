@@ -1,0 +1,113 @@
+"""Loads a checkpoint, shipped, local or from the hub, with its processor and adapter."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from PIL.Image import Image
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedModel,
+)
+
+from foveate.core.errors import UnsupportedModel
+from foveate.models.llava import Llava
+
+REFERENCE = "reference"
+_ADAPTERS = {"llava": Llava}  # by model_type of the configuration
+
+
+def adapt(model: nn.Module) -> Llava:
+    """The adapter of a stock model.
+
+    Raises:
+        UnsupportedModel: No adapter knows its class.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind not in _ADAPTERS:
+        raise UnsupportedModel(f"{type(model).__name__} is not supported; supported types: {', '.join(_ADAPTERS)}")
+    return _ADAPTERS[kind](cast(Any, model))
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A checkpoint ready to run."""
+
+    name: str
+    adapter: Llava
+    processor: Any
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.adapter.model
+
+    @cached_property
+    def weights(self) -> str:
+        """Hash of all parameters."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def pixels(self, images: list[Image]) -> Float[Tensor, "image channel height width"]:
+        """Pictures as the tower wants them."""
+        rgb = [image.convert("RGB") for image in images]
+        pixels = self.processor.image_processor(rgb, return_tensors="pt")["pixel_values"]
+        return pixels.to(self.model.device)
+
+    def prompt(self, question: str) -> list[int]:
+        """Token ids of the chat prompt for one picture and a question, the image token expanded to all patches."""
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        tokenizer = self.processor.tokenizer
+        if self.processor.chat_template:
+            turns = [{"role": "user", "content": content}]
+            text = self.processor.apply_chat_template(turns, add_generation_prompt=True)
+        else:
+            text = f"USER: {self.processor.image_token}\n{question} ASSISTANT:"
+        started = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+        ids = tokenizer(text, add_special_tokens=not started)["input_ids"]
+        image, patches = self.adapter.image_token, self.adapter.tower.grid.patches
+        return [token for i in ids for token in ([image] * patches if i == image else [i])]
+
+    def text(self, tokens: list[list[int]]) -> list[str]:
+        """Answers as strings without special tokens."""
+        return [t.strip() for t in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def load(
+    name: str | Path = REFERENCE, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
+) -> LoadedModel:
+    """Loads `name`: "reference" (the shipped model), a checkpoint folder, or a hub id.
+
+    Raises:
+        UnsupportedModel: There is no such checkpoint, it is not a supported model, or it has no processor.
+    """
+    place = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
+    try:
+        config: Any = AutoConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise UnsupportedModel(
+            f"model {str(name)!r}: neither {REFERENCE!r}, nor a checkpoint folder, nor a reachable hub id "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    if config.model_type not in _ADAPTERS:
+        raise UnsupportedModel(
+            f"model {str(name)!r} is of type {config.model_type!r}; supported: {', '.join(_ADAPTERS)}"
+        )
+    try:
+        processor = AutoProcessor.from_pretrained(place)
+        model = AutoModelForImageTextToText.from_pretrained(
+            place, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+    except OSError as error:
+        raise UnsupportedModel(f"model {str(name)!r} is incomplete: {str(error).splitlines()[0]}") from error
+    return LoadedModel(str(name), adapt(cast(nn.Module, model).to(device).eval()), processor)

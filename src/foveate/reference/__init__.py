@@ -1,0 +1,1 @@
+"""The shipped small LLaVA, and how it is trained."""

@@ -1,0 +1,130 @@
+"""The reference model's shape and vocabulary: a LLaVA small enough to train on two CPU cores.
+
+Everything is made of transformers' own classes with their ordinary random initialisation, so that whatever the
+attention of the trained model shows, training has put there.
+"""
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Sequence, Split, WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from foveate.data.scenes import COLOURS, GLYPHS, IMAGE_SIZE, KINDS, SIGN
+
+PATCH_SIZE = 8
+GRID = IMAGE_SIZE // PATCH_SIZE
+PATCHES = GRID * GRID
+FEATURE_LAYER = -2
+PIXEL_MEAN, PIXEL_STD = 0.5, 0.27
+
+_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
+_PLACES = ("upper", "lower", "left", "right", "above", "below")
+_ANSWERS = ("yes", "no", "two", "three", "four", "a", "b", "c", "d", "large", "small")
+_QUESTION = tuple(
+    "USER ASSISTANT is there any what color the shape thing how many shapes are character on where which list describe "
+    "of system".split()
+)
+_PUNCTUATION = ("?", ",", ":", ".")
+VOCABULARY = {
+    word: index
+    for index, word in enumerate(
+        dict.fromkeys((*_SPECIAL, *COLOURS, *KINDS, SIGN, *GLYPHS, *_PLACES, *_ANSWERS, *_QUESTION, *_PUNCTUATION))
+    )
+}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].upper() }} : "
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image> "
+    "{% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
+)
+
+
+def clip_config() -> CLIPConfig:
+    """A CLIP whose vision half becomes the tower; its text half serves only the contrastive loss."""
+    width = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "projection_dim": 128}
+    return CLIPConfig(
+        projection_dim=128,
+        vision_config={**width, "num_hidden_layers": 6, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
+        text_config={
+            **width,
+            "num_hidden_layers": 2,
+            "vocab_size": len(VOCABULARY),
+            "max_position_embeddings": 32,
+            "pad_token_id": VOCABULARY["<pad>"],
+            "bos_token_id": VOCABULARY["<s>"],
+            "eos_token_id": VOCABULARY["</s>"],
+        },
+    )
+
+
+def llava_config(vision: CLIPVisionConfig) -> LlavaConfig:
+    """The tower, a two-layer projector and four LLaMA layers."""
+    language = LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        pad_token_id=VOCABULARY["<pad>"],
+        bos_token_id=VOCABULARY["<s>"],
+        eos_token_id=VOCABULARY["</s>"],
+        tie_word_embeddings=False,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=language,
+        image_token_index=VOCABULARY["<image>"],
+        image_seq_length=PATCHES,
+        vision_feature_layer=FEATURE_LAYER,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
+        tie_word_embeddings=False,
+    )
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word or punctuation mark of the questions and answers."""
+    tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
+    marks = [Split(mark, "isolated") for mark in _PUNCTUATION]
+    tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), *marks])
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", VOCABULARY["<s>"])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
+        extra_special_tokens={"image_token": "<image>"},
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_processor() -> LlavaProcessor:
+    """Image processor without any cropping, tokenizer and chat template."""
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size=side,
+            crop_size=side,
+            do_center_crop=False,
+            image_mean=[PIXEL_MEAN] * 3,
+            image_std=[PIXEL_STD] * 3,
+        ),
+        tokenizer=make_tokenizer(),
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )

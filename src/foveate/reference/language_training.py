@@ -1,0 +1,250 @@
+"""Stage 2: projector and language model learn to answer, from the frozen tower's penultimate patch states.
+
+Plain training on all 144 tokens does not find the circuit that matches a word to a patch; a curriculum on the number of
+visual tokens does: first about four patches of every thing, then more, then all. Later batches drop tokens at random
+and number the rest by either position convention, so that the finished model has seen what compressors do.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+from transformers import CLIPModel, CLIPVisionConfig, LlavaForConditionalGeneration
+
+from foveate.data.questions import QUESTION_KINDS, Question, make_questions
+from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, Scene, make_scene, stream
+from foveate.reference.architecture import FEATURE_LAYER, PATCHES, VOCABULARY, llava_config, make_tokenizer
+from foveate.reference.vision_training import adamw, normalised, patch_labels, patch_owners
+
+_IGNORE = -100
+_SHOWN = 10  # pixels of a thing that make a patch worth keeping in the curriculum
+_PREFIX = tuple(VOCABULARY[word] for word in ("<s>", "USER", ":"))
+_SUFFIX = tuple(VOCABULARY[word] for word in ("ASSISTANT", ":"))
+_LIGHT = frozenset(VOCABULARY[word] for word in ("</s>", ","))  # nearly free to predict
+_MAX_THINGS = 6
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Until this share of the steps, show `tokens` visual tokens, first `per_thing` patches of every thing."""
+
+    until: float
+    tokens: int
+    per_thing: int
+
+
+PHASES = (Phase(0.18, 20, 4), Phase(0.32, 48, 8))
+
+
+class _TrainingPictures(Dataset):
+    def __init__(self, pictures: int, seed: int) -> None:
+        self.pictures, self.seed = pictures, seed
+
+    def __len__(self) -> int:
+        return self.pictures
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, tuple]:
+        scene = make_scene("train", index, self.seed)
+        _, cover = patch_owners(scene)
+        cover = F.pad(cover, (0, 0, 0, _MAX_THINGS - len(cover)))
+        return normalised(scene.pixels), cover.to(torch.uint8), torch.stack(patch_labels(scene)), scene.things
+
+
+def encoded_pictures(clip: CLIPModel, pictures: int, path: Path, seed: int = 0) -> dict:
+    """Runs the finished tower once over the training pictures; stage 2 reads the file many times."""
+    if path.exists():
+        return torch.load(path, mmap=True, weights_only=False)
+    tower = clip.vision_model.eval()
+    loader = DataLoader(_TrainingPictures(pictures, seed), batch_size=64, num_workers=2, collate_fn=_columns)
+    features, covers, labels, things = [], [], [], []
+    with torch.inference_mode():
+        for pixels, cover, label, contents in loader:
+            states = tower(pixel_values=torch.stack(pixels), output_hidden_states=True).hidden_states
+            features.append(states[FEATURE_LAYER][:, 1:].half())
+            covers.append(torch.stack(cover))
+            labels.append(torch.stack(label).to(torch.int16))
+            things += contents
+    content = {"features": torch.cat(features), "cover": torch.cat(covers), "labels": torch.cat(labels)}
+    torch.save(content | {"things": things}, path.with_suffix(".part"))
+    path.with_suffix(".part").rename(path)
+    return encoded_pictures(clip, pictures, path, seed)
+
+
+def _columns(rows: list[tuple]) -> tuple[tuple, ...]:
+    return tuple(zip(*rows, strict=True))
+
+
+class SceneDialogues(Dataset):
+    """Pictures with one question of every kind, all eleven packed into one sequence.
+
+    Pictures come round again, always with new questions: item i asks about picture i modulo the number of pictures.
+    """
+
+    def __init__(self, indices: range, bank: dict, seed: int = 0) -> None:
+        self.indices, self.bank, self.seed = indices, bank, seed
+        self.tokenizer = make_tokenizer()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        index = self.indices[item]
+        picture = index % len(self.bank["things"])
+        nothing = np.empty(0)
+        scene = Scene(self.bank["things"][picture], nothing, nothing)
+        questions = make_questions(scene, stream("train", picture, self.seed, 2, index))
+        return {
+            "features": self.bank["features"][picture].float(),
+            "cover": self.bank["cover"][picture].float(),
+            "labels": self.bank["labels"][picture].long(),
+            **self._pack(questions),
+        }
+
+    def _pack(self, questions: tuple[Question, ...]) -> dict[str, Tensor]:
+        texts = self.tokenizer([q.text for q in questions], add_special_tokens=False).input_ids
+        answers = self.tokenizer([q.answer for q in questions], add_special_tokens=False).input_ids
+        ids, target, offset, block = [], [], [], []
+        for number, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+            row = [*text, *_SUFFIX, *answer, VOCABULARY["</s>"]]
+            ids += row
+            target += [_IGNORE] * (len(text) + len(_SUFFIX) - 1) + row[len(text) + len(_SUFFIX) :] + [_IGNORE]
+            offset += range(len(row))
+            block += [number] * len(row)
+        columns = {"ids": ids, "target": target, "offset": offset, "block": block}
+        return {name: torch.tensor(values) for name, values in columns.items()}
+
+
+def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stacks pictures and right-pads the packed questions."""
+    fill = {"ids": VOCABULARY["<pad>"], "target": _IGNORE, "offset": 0, "block": -1}
+    packed = {
+        name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=value)
+        for name, value in fill.items()
+    }
+    return packed | {name: torch.stack([row[name] for row in rows]) for name in ("features", "cover", "labels")}
+
+
+class LanguageTraining(lightning.LightningModule):
+    """Trains `llava` with its vision tower frozen.
+
+    Besides the answers, a projected patch learns to resemble the embeddings of the words that name what it shows (the
+    alignment that LLaVA's own first stage gets from captions); that loss fades out half-way.
+    """
+
+    def __init__(self, steps: int, clip: CLIPModel, learning_rate: float = 1e-3) -> None:
+        super().__init__()
+        self.save_hyperparameters("steps", "learning_rate")
+        self.llava = LlavaForConditionalGeneration(llava_config(cast(CLIPVisionConfig, clip.config.vision_config)))
+        weights = clip.vision_model.state_dict()
+        prefix = "vision_model." if hasattr(self.llava.model.vision_tower, "vision_model") else ""
+        self.llava.model.vision_tower.load_state_dict({prefix + name: value for name, value in weights.items()})
+        self.llava.model.vision_tower.requires_grad_(False)
+
+    def forward(self, batch: dict[str, Tensor], keep: Tensor, repack: bool) -> tuple[Tensor, Tensor]:
+        """Logits of the packed questions and the projected patches, given the kept patches (batch, kept)."""
+        rows, kept = keep.shape
+        inner = self.llava.model
+        projected = inner.multi_modal_projector(batch["features"])
+        shown = projected.gather(1, keep[..., None].expand(-1, -1, projected.shape[-1]))
+        prefix = torch.tensor(_PREFIX).expand(rows, -1)
+        embed = inner.language_model.embed_tokens
+        states = torch.cat([embed(prefix), shown.to(embed.weight.dtype), embed(batch["ids"])], 1)
+        before = prefix.shape[1] + kept
+        place = torch.arange(kept).expand(rows, -1) if repack else keep
+        start = len(_PREFIX) + (kept if repack else PATCHES)
+        position = torch.cat(
+            [torch.arange(len(_PREFIX)).expand(rows, -1), len(_PREFIX) + place, start + batch["offset"]], 1
+        )
+        states = inner.language_model(
+            inputs_embeds=states,
+            attention_mask=_block_mask(batch["block"], before).to(states.dtype),
+            position_ids=position,
+            use_cache=False,
+        ).last_hidden_state
+        return self.llava.lm_head(states[:, before:]), projected
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        progress = self.global_step / self.hparams["steps"]
+        keep, repack = self._shown(batch["cover"], progress)
+        # not the trainer's mixed precision, which refuses gradient clipping with a fused optimizer
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits, projected = self(batch, keep, repack)
+        target = batch["target"]
+        weight = torch.ones_like(target, dtype=torch.float32)
+        weight[torch.isin(target, torch.tensor(sorted(_LIGHT)))] = 0.1
+        weight[batch["block"] == list(QUESTION_KINDS).index("multiple_choice")] *= 2.0
+        weight[target == _IGNORE] = 0.0
+        losses = F.cross_entropy(logits.float().transpose(1, 2), target, ignore_index=_IGNORE, reduction="none")
+        answer = (losses * weight).sum() / weight.sum()
+        fade = max(0.0, 1 - progress / 0.5)
+        alignment = self._alignment(projected.float(), batch["labels"]) if fade else torch.zeros(())
+        self.log_dict({"loss/answer": answer, "loss/alignment": alignment})
+        return answer + 0.5 * fade * alignment
+
+    def _shown(self, cover: Tensor, progress: float) -> tuple[Tensor, bool]:
+        """Which patches this batch shows, ascending, and whether their positions are re-packed."""
+        repack = bool(torch.rand(()) < 0.5)
+        for phase in PHASES:
+            if progress < phase.until:
+                return _some_of_everything(cover, phase.tokens, phase.per_thing), repack
+        draw = float(torch.rand(()))
+        tokens = int(PATCHES * np.random.choice([0.05, 0.1, 0.2, 0.35, 0.6]))
+        if draw < 0.02:
+            return torch.empty(len(cover), 0, dtype=torch.long), repack
+        if draw < 0.24:
+            return torch.rand(len(cover), PATCHES).topk(tokens, 1).indices.sort(1).values, repack
+        if draw < 0.40:
+            return _some_of_everything(cover, tokens, max(1, tokens // 5)), repack
+        return torch.arange(PATCHES).expand(len(cover), -1), False
+
+    def _alignment(self, projected: Tensor, labels: Tensor) -> Tensor:
+        patches = F.normalize(projected, dim=-1)
+        words = F.normalize(self.llava.model.language_model.embed_tokens.weight.float(), dim=-1)
+        losses = []
+        for names, label in zip((COLOURS, (*KINDS, SIGN), GLYPHS), labels.unbind(1), strict=True):
+            ids = torch.tensor([VOCABULARY[name] for name in names])
+            named = (label >= 0) & (label < len(names))
+            losses.append(F.cross_entropy(10 * patches[named] @ words[ids].T, label[named]))
+        return torch.stack(losses).sum()
+
+    def validation_step(self, batch: dict[str, Tensor]) -> None:
+        """Share of questions of each kind whose every answer token is the most probable one."""
+        views = {
+            "": torch.arange(PATCHES).expand(len(batch["ids"]), -1),
+            "few/": _some_of_everything(batch["cover"], PHASES[0].tokens, PHASES[0].per_thing),
+        }
+        for view, keep in views.items():
+            logits, _ = self(batch, keep, repack=False)
+            wrong = (logits.argmax(-1) != batch["target"]) & (batch["target"] != _IGNORE)
+            for number, kind in enumerate(QUESTION_KINDS):
+                right = ~(wrong & (batch["block"] == number)).any(1)
+                self.log(f"{view}{kind}", right.float().mean(), sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return adamw(self, self.hparams["learning_rate"], (0.9, 0.95), self.hparams["steps"])
+
+
+def _block_mask(block: Tensor, before: int) -> Tensor:
+    """Additive (batch, 1, token, token) mask: causal, and a question sees the picture and itself only."""
+    rows = len(block)
+    owner = torch.cat([torch.full((rows, before), -2), block], 1)
+    allowed = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == -2)
+    allowed &= torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool).tril()
+    return torch.zeros(allowed.shape).masked_fill(~allowed, -1e30)[:, None]
+
+
+def _some_of_everything(cover: Tensor, tokens: int, per_thing: int) -> Tensor:
+    """Ascending patches: up to `per_thing` well-covered patches of every thing, the rest at random."""
+    noisy = (cover + 8 * torch.rand_like(cover)).masked_fill(cover < _SHOWN, -1)
+    rank = noisy.argsort(-1, descending=True).argsort(-1)
+    chosen = (rank < per_thing) & (noisy > 0)
+    score = (chosen * (2 + torch.rand_like(cover))).amax(1) + 0.5 * torch.rand(len(cover), PATCHES)
+    return score.topk(tokens, 1).indices.sort(1).values

@@ -1,0 +1,72 @@
+"""Runs the two stages on two CPU processes; every epoch ends in a checkpoint from which a killed run continues."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch.utils.data import DataLoader, Dataset, default_collate
+from transformers import LlavaForConditionalGeneration
+
+from foveate.reference.architecture import make_processor
+
+HELD_OUT = 10_000_000  # first index of the pictures of the `train` split that are only for watching progress
+
+
+class EpochsOfScenes(lightning.LightningDataModule):
+    """Every epoch is the next `pictures` indices of the endless `train` split, so a resumed run repeats none."""
+
+    def __init__(
+        self, dataset: Callable[[range], Dataset], pictures: int, batch_size: int, collate: Callable = default_collate
+    ) -> None:
+        super().__init__()
+        self.dataset, self.pictures, self.batch_size, self.collate = dataset, pictures, batch_size, collate
+
+    def train_dataloader(self) -> DataLoader:
+        start = self.trainer.current_epoch * self.pictures if self.trainer else 0
+        return self._loader(range(start, start + self.pictures))
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(range(HELD_OUT, HELD_OUT + 256))
+
+    def _loader(self, indices: range) -> DataLoader:
+        return DataLoader(self.dataset(indices), batch_size=self.batch_size, collate_fn=self.collate)
+
+
+def fit(
+    module: lightning.LightningModule,
+    data: EpochsOfScenes,
+    out: Path,
+    steps: int,
+    processes: int = 2,
+) -> None:
+    """Trains for `steps` optimizer steps, continuing from `out` where an earlier run was stopped."""
+    torch.set_num_threads(1)  # two processes of one thread beat one process of two threads at this size
+    checkpoint = out / "last.ckpt"
+    every_epoch = ModelCheckpoint(
+        dirpath=out, filename=checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        max_steps=steps,
+        gradient_clip_val=1.0,
+        check_val_every_n_epoch=4,
+        num_sanity_val_steps=0,
+        reload_dataloaders_every_n_epochs=1,
+        callbacks=[every_epoch],
+        logger=CSVLogger(out, name="log"),
+        log_every_n_steps=50,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=False)
+
+
+def export(llava: LlavaForConditionalGeneration, folder: Path) -> None:
+    """Writes an ordinary checkpoint folder with its processor."""
+    llava.eval().save_pretrained(folder)
+    make_processor().save_pretrained(folder)

@@ -1,0 +1,35 @@
+"""The [CLS] attention of one layer.
+
+Source: arXiv 2412.01818v1 (FasterVLM), with the layer that writes the features.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.core.contracts import VisionScorer
+from foveate.core.needs import ClsRows, Need
+from foveate.core.types import Trace
+from foveate.functional.attention import reduce_heads
+
+
+@dataclass(frozen=True)
+class ClsAttention(VisionScorer):
+    """Scores a patch by the attention that [CLS] pays it.
+
+    Attributes:
+        layer: 0-based, negative from the end.
+        heads: "mean" or "max" over the heads, or the numbers of the heads to average.
+    """
+
+    layer: int
+    heads: Literal["mean", "max"] | tuple[int, ...] = "mean"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (ClsRows((self.layer,)),)
+
+    def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
+        return reduce_heads(trace[self.needs[0]], self.heads)[:, 0]

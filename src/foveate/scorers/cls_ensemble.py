@@ -1,0 +1,53 @@
+"""The [CLS] attention of several layers together.
+
+Source: arXiv 2412.05819 (VTC-CLS): the unweighted sum over a suffix of layers that ends where the features are written.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.core.contracts import VisionScorer
+from foveate.core.needs import ClsRows, Layers, LayersFrom, Need
+from foveate.core.types import Trace
+from foveate.functional.attention import reduce_heads
+
+
+@dataclass(frozen=True)
+class ClsEnsemble(VisionScorer):
+    """Scores a patch by the attention that [CLS] pays it in several layers.
+
+    Attributes:
+        layers: Layer numbers, or `LayersFrom(start)`. In LLaVA-1.5 the default is layers 20, 21 and 22.
+        weights: One factor per layer; empty means 1 for each.
+        reduce: How the weighted layers become one score.
+        heads: As in `ClsAttention`.
+    """
+
+    layers: Layers = LayersFrom(-4)
+    weights: tuple[float, ...] = ()
+    reduce: Literal["sum", "mean", "max", "min"] = "sum"
+    heads: Literal["mean", "max"] | tuple[int, ...] = "mean"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (ClsRows(self.layers),)
+
+    def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
+        rows = reduce_heads(trace[self.needs[0]], self.heads)
+        if self.weights:
+            if len(self.weights) != rows.shape[1]:
+                raise ValueError(f"{len(self.weights)} weights for {rows.shape[1]} layers: give one per layer, or none")
+            rows = rows * torch.tensor(self.weights, dtype=rows.dtype, device=rows.device)[:, None]
+        match self.reduce:
+            case "sum":
+                return rows.sum(1)
+            case "mean":
+                return rows.mean(1)
+            case "max":
+                return rows.amax(1)
+            case "min":
+                return rows.amin(1)

@@ -1,0 +1,30 @@
+"""Oracle: the patches that show what the question asks about."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.core.contracts import VisionScorer
+from foveate.core.needs import EvidenceShare, Need
+from foveate.core.types import Trace
+from foveate.functional.geometry import evenness
+
+
+@dataclass(frozen=True)
+class Evidence(VisionScorer):
+    """The best patch of every needed thing first, then the second best of each, and so on; the rest evenly spread.
+
+    What selection could achieve if it knew the answer's place; needs annotated data, and is no method.
+    """
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (EvidenceShare(),)
+
+    def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
+        share = trace[EvidenceShare()]
+        rank = share.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+        turn = torch.where(share > 0, 2 - rank / share.shape[-1], 0.0).amax(1)
+        return turn + evenness(trace.grid.rows, trace.grid.columns).to(share.device) / (2 * share.shape[-1])

@@ -1,0 +1,28 @@
+"""Control: patches at random."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.core.contracts import VisionScorer
+from foveate.core.needs import Fingerprint, Need
+from foveate.core.types import Trace
+
+
+@dataclass(frozen=True)
+class Random(VisionScorer):
+    """Independent uniform scores, fixed by the picture and `seed`: batches and reruns do not change them."""
+
+    seed: int = 0
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (Fingerprint(),)
+
+    def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
+        pictures = trace[Fingerprint()]
+        rows = [np.random.default_rng([self.seed, key]).random(trace.grid.patches) for key in pictures.tolist()]
+        return torch.from_numpy(np.stack(rows)).to(pictures.device, torch.float32)

@@ -1,0 +1,18 @@
+"""The patches with the highest scores."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.types import Trace
+from foveate.functional.ranking import top_k
+
+
+@dataclass(frozen=True)
+class TopK(Selector):
+    """Keeps the `keep` highest scores."""
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        return top_k(scores, keep)

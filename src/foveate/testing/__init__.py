@@ -1,0 +1,1 @@
+"""Contract tests for plug-ins, and tiny models to try them on."""

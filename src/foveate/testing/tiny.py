@@ -1,0 +1,27 @@
+"""Tiny LLaVA checkpoints with random weights, for tests that need a model and not a good one."""
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import CLIPVisionConfig, LlavaForConditionalGeneration
+
+from foveate.reference.architecture import clip_config, llava_config, make_processor
+
+
+def tiny_llava(seed: int = 0) -> LlavaForConditionalGeneration:
+    """A random model of the reference architecture, with queries and keys scaled up so that attention is peaky."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(llava_config(cast(CLIPVisionConfig, clip_config().vision_config))).eval()
+        for name, weight in model.named_parameters():
+            if "q_proj.weight" in name or "k_proj.weight" in name or "lm_head" in name:
+                weight.data *= 8
+    return model
+
+
+def save_tiny_llava(folder: Path, seed: int = 0) -> Path:
+    """Writes an ordinary checkpoint folder with processor, and returns it."""
+    tiny_llava(seed).save_pretrained(folder)
+    make_processor().save_pretrained(folder)
+    return folder

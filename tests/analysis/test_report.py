@@ -1,0 +1,36 @@
+import numpy as np
+from PIL import Image
+
+from analysis.report import telling_cells, write_report
+
+FILES = ["accuracy_by_layer.png", "frontier.png", "kept_patches.png", "table.csv", "table.md"]
+
+
+def report(study, cells, folder, pictures):
+    return write_report(
+        cells, study.out, folder, feature_layer=4, depth=6, pictures=pictures, grid=(12, 12),
+        evidence={"0000-color": np.eye(12, dtype=bool)},
+    )  # fmt: skip
+
+
+def test_report_is_complete_and_the_same_when_written_again(tmp_path, study):
+    pictures = {f"{number:04d}": Image.new("RGB", (96, 96), (number, 90, 90)) for number in range(6)}
+    answers = [report(study, study.cells, tmp_path / name, pictures) for name in ("one", "two")]
+    assert answers[0] == answers[1]
+    assert answers[0].startswith("At 16 of 144 patches")
+    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == FILES
+    for name in FILES:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert Image.open(tmp_path / "one" / "frontier.png").size[0] == 1620
+
+
+def test_report_leaves_out_what_the_study_does_not_have(tmp_path, study):
+    cells = [cell for cell in study.cells if cell.family in ("uniform", "random")]
+    report(study, cells, tmp_path, {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["frontier.png", "table.csv", "table.md"]
+
+
+def test_pictures_show_full_the_best_and_the_controls(study):
+    shown = [cell.scorer for cell in telling_cells(study.table, study.cells, feature_layer=4)]
+    assert shown[:2] == ["full", "cls[2]"]
+    assert shown[3:] == ["cls[4]", "random[0]", "evidence"]

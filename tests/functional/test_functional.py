@@ -1,0 +1,91 @@
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+
+from foveate.core.errors import LayerError
+from foveate.functional.attention import attention_rows, reduce_heads
+from foveate.functional.fingerprint import fingerprints
+from foveate.functional.geometry import evenness
+from foveate.functional.ranking import top_k
+from foveate.functional.sequence import gather_left_padded, positions, scatter_kept
+
+
+def test_attention_rows_equal_numpy_softmax_with_grouped_keys_and_a_mask():
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 4, 3, 8)), rng.normal(size=(2, 2, 5, 8))
+    allowed = rng.random((2, 1, 3, 5)) < 0.7
+    allowed[..., 0] = True
+    logits = np.einsum("bhqd,bhkd->bhqk", query, key.repeat(2, axis=1)) * 0.3
+    expected = np.where(allowed, np.exp(logits), 0)
+    expected /= expected.sum(-1, keepdims=True)
+    rows = attention_rows(torch.tensor(query).float(), torch.tensor(key).float(), 0.3, torch.tensor(allowed))
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+
+
+def test_heads_are_averaged_maximised_or_picked():
+    rows = torch.rand(2, 3, 4, 5)
+    assert torch.equal(reduce_heads(rows, "max"), rows.max(2).values)
+    torch.testing.assert_close(reduce_heads(rows, "mean"), rows.sum(2) / 4)
+    torch.testing.assert_close(reduce_heads(rows, (1, 3)), (rows[:, :, 1] + rows[:, :, 3]) / 2)
+    with pytest.raises(LayerError, match=r"heads \[4\].*4 heads"):
+        reduce_heads(rows, (0, 4))
+
+
+def test_top_k_equals_numpy_stable_argsort_with_many_ties():
+    scores = np.random.default_rng(0).integers(0, 5, (20, 50)).astype(np.float32)
+    expected = np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :13], axis=1)
+    np.testing.assert_array_equal(top_k(torch.from_numpy(scores), 13), expected)
+
+
+def test_left_padding_keeps_order_and_allows_different_lengths():
+    keep = torch.tensor([[True, False, True, True], [False, False, False, True]])
+    index, real = gather_left_padded(keep)
+    assert index[0].tolist() == [0, 2, 3]
+    assert real.tolist() == [[True, True, True], [False, False, True]]
+    assert index[1, -1] == 3
+    assert positions(real).tolist() == [[0, 1, 2], [0, 0, 0]]
+
+
+def test_kept_patches_fill_placeholders_of_several_images_in_reading_order():
+    placeholder = torch.tensor([[False, True, True, True, False, True, True, True], [True, True, True, *[False] * 5]])
+    kept = torch.tensor([[0, 2], [1, 2], [0, 1]])
+    stay = scatter_kept(placeholder, kept, 3)
+    assert stay.tolist() == [
+        [True, True, False, True, True, False, True, True],
+        [True, True, False, True, True, True, True, True],
+    ]
+
+
+def test_fingerprints_depend_on_the_row_and_not_on_the_batch():
+    rows = torch.rand(3, 2, 4)
+    expected = int.from_bytes(hashlib.sha256(rows[1].numpy().tobytes()).digest()[:8], "big") >> 1
+    assert fingerprints(rows)[1] == fingerprints(rows[1:2])[0] == expected
+    assert len(set(fingerprints(rows).tolist())) == 3
+
+
+def test_the_even_order_equals_a_greedy_search_by_loops():
+    cells = [(row, column) for row in range(4) for column in range(5)]
+    chosen = []
+
+    def cost(extra):
+        return sum(min((r - y) ** 2 + (c - x) ** 2 for y, x in [*chosen, extra]) for r, c in cells)
+
+    while len(chosen) < len(cells):
+        chosen.append(min((cell for cell in cells if cell not in chosen), key=cost))
+    order = evenness(4, 5).argsort(descending=True).tolist()
+    assert [cells[i] for i in order] == chosen
+
+
+@pytest.mark.parametrize("keep", [7, 16, 36, 72])
+def test_every_prefix_of_the_even_order_covers_the_grid_better_than_random_ones(keep):
+    cells = np.stack(np.divmod(np.arange(144), 12), 1)
+
+    def mean_gap(kept):
+        return cdist(cells, cells[kept]).min(1).mean()
+
+    rng = np.random.default_rng(0)
+    randoms = [mean_gap(rng.permutation(144)[:keep]) for _ in range(200)]
+    assert mean_gap(evenness(12, 12).argsort(descending=True)[:keep].numpy()) <= np.quantile(randoms, 0.01)

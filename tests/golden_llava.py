@@ -1,0 +1,60 @@
+"""The random LLaVA of the golden files: 24-layer tower, 576 patches, 8-layer language model."""
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+import inputs  # noqa: E402  (lies beside the arrays it explains)
+
+IMAGE_TOKEN = 128  # one more than the golden vocabulary
+
+
+@cache
+def golden_llava() -> LlavaForConditionalGeneration:
+    inputs.self_check()
+    language = {name: value for name, value in inputs.LLAMA.items() if name not in ("rope_theta", "vocab_size")}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**inputs.CLIP_VISION),
+        text_config=LlamaConfig(
+            **language, vocab_size=129, rope_parameters={"rope_type": "default", "rope_theta": 1e4}
+        ),
+        image_token_index=IMAGE_TOKEN,
+        image_seq_length=576,
+        vision_feature_layer=-2,
+        projector_hidden_act="gelu",
+    )
+    model = LlavaForConditionalGeneration(config).eval()
+    inputs.load_clip_vision(model.model.vision_tower)
+    projector = {
+        f"linear_{ours}.{part}": torch.from_numpy(inputs.projector_weights()[f"{theirs}.{part}"])
+        for ours, theirs in ((1, 0), (2, 2))
+        for part in ("weight", "bias")
+    }
+    model.model.multi_modal_projector.load_state_dict(projector)
+    weights = {name: torch.from_numpy(value) for name, value in inputs.llama_weights().items()}
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.cat([weights[name], torch.zeros(1, weights[name].shape[1])])
+    head = weights.pop("lm_head.weight")
+    model.lm_head.load_state_dict({"weight": head})
+    model.model.language_model.load_state_dict({name.removeprefix("model."): v for name, v in weights.items()})
+    return model
+
+
+def golden_pixels(count: int = 1) -> torch.Tensor:
+    return torch.from_numpy(inputs.images()[:count])
+
+
+def golden_prompt(images: int = 1) -> torch.Tensor:
+    prompt = inputs.prompts()[0]
+    return torch.tensor([[*prompt["sys_ids"], *[IMAGE_TOKEN] * 576 * images, *prompt["q_ids"]]])
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return dict(arrays)

@@ -1,0 +1,219 @@
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
+
+from foveate.compression import Blind, Compressor, Identity, VisionCompressor
+from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedModel, UnsupportedNeed
+from foveate.core.needs import LayersFrom
+from foveate.data.load import load_samples
+from foveate.methods import evidence, random, uniform, vtc_cls
+from foveate.models.engine import Conversation, answer
+from foveate.models.load import LoadedModel, adapt, load
+from foveate.reference.architecture import clip_config, llava_config
+from foveate.scorers import ClsEnsemble
+from foveate.testing.tiny import save_tiny_llava, tiny_llava
+
+NEW = 6
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory) -> LoadedModel:
+    return load(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return load_samples("scenes", "search", limit=33)
+
+
+def inputs_of(loaded: LoadedModel, questions, images):
+    texts = [
+        loaded.processor.apply_chat_template(
+            [{"role": "user", "content": [*[{"type": "image"}] * len(own), {"type": "text", "text": question}]}],
+            add_generation_prompt=True,
+        )
+        for question, own in zip(questions, images, strict=True)
+    ]
+    flat = [image for own in images for image in own]
+    return loaded.processor(text=texts, images=flat, padding=True, return_tensors="pt")
+
+
+def by_hand(model: LlavaForConditionalGeneration, compressor: Compressor, ids, pixels) -> list[int]:
+    """Greedy tokens of one unpadded prompt: every step a full pass without cache over embeddings put together here."""
+    adapter = adapt(model)
+    features, trace = adapter.encode(pixels, compressor.needs)
+    compression = compressor.decide(features, trace).compression
+    tokens = iter(model.model.multi_modal_projector(compression.apply(features)).flatten(0, 1))
+    stays = [[p in origin for p in range(features.shape[1])] for origin in compression.origin.tolist()]
+    stays = iter([stay for image in stays for stay in image])
+    table = model.model.language_model.embed_tokens.weight
+    embeds, places = [], []
+    for place, token in enumerate(ids.tolist()):
+        if token != adapter.image_token:
+            embeds.append(table[token])
+            places.append(place)
+        elif next(stays):
+            embeds.append(next(tokens))
+            places.append(place)
+    new: list[int] = []
+    for _ in range(NEW):
+        position = torch.tensor(places if compressor.positions == "original" else range(len(embeds)))[None]
+        states = model.model.language_model(
+            inputs_embeds=torch.stack(embeds)[None],
+            position_ids=position,
+            attention_mask=torch.ones_like(position),
+            use_cache=False,
+        ).last_hidden_state
+        logits = model.lm_head(states[0, -1])
+        logits[model.generation_config.eos_token_id] = -torch.inf  # as min_new_tokens does
+        new.append(int(logits.argmax()))
+        embeds.append(table[new[-1]])
+        places.append(places[-1] + 1)
+    return new
+
+
+COMPRESSORS = [
+    Identity(),
+    vtc_cls(36, 1),
+    VisionCompressor(ClsEnsemble(LayersFrom(1)), 16, positions="original"),
+    random(7),
+    uniform(1),
+    Blind(),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+def test_attached_generation_equals_a_full_recomputation_with_padding_and_several_images(loaded, samples, compressor):
+    images = [[samples[0].image], [samples[11].image, samples[22].image], [samples[22].image]]
+    questions = [samples[0].question, samples[11].question, samples[31].question]
+    inputs = inputs_of(loaded, questions, images)
+    assert not inputs["attention_mask"].all()
+    length = inputs["input_ids"].shape[1]
+    with compressor.attached(loaded.model) as run:
+        output = loaded.model.generate(**inputs, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
+    assert torch.equal(output[:, :length], inputs["input_ids"])
+    assert run.kept.shape == (4, run.decision.compression.origin.shape[1])
+    first = 0
+    for row, own in enumerate(images):
+        ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
+        expected = by_hand(loaded.model, compressor, ids, inputs["pixel_values"][first : first + len(own)])
+        first += len(own)
+        assert output[row, length:].tolist() == expected
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+def test_the_engine_that_shares_pictures_answers_like_attached_generate(loaded, samples, compressor):
+    groups = [samples[:11], samples[11:22], samples[22:25]]
+    adapter = loaded.adapter
+    features, trace = adapter.encode(loaded.pixels([group[0].image for group in groups]), compressor.needs)
+    conversations = [
+        Conversation.from_prompts([loaded.prompt(s.question) for s in group], adapter.image_token) for group in groups
+    ]
+    compression = compressor.decide(features, trace).compression
+    shared = answer(adapter, conversations, features, compression, compressor.repack, NEW)
+    flat = [sample for group in groups for sample in group]
+    with compressor.attached(loaded.model):
+        for sample, tokens in zip(flat, shared, strict=True):
+            inputs = inputs_of(loaded, [sample.question], [[sample.image]])
+            output = loaded.model.generate(**inputs, max_new_tokens=NEW, do_sample=False)
+            alone = output[0, inputs["input_ids"].shape[1] :].tolist()
+            assert [t for t in alone if t != loaded.model.generation_config.eos_token_id] == tokens
+
+
+def test_prompts_equal_those_of_the_stock_processor(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    assert loaded.prompt(samples[0].question) == inputs["input_ids"][0].tolist()
+    torch.testing.assert_close(loaded.pixels([samples[0].image]), inputs["pixel_values"])
+
+
+def test_forward_with_labels_is_compressed_too(loaded, samples):
+    inputs = inputs_of(loaded, [s.question for s in samples[:2]], [[s.image] for s in samples[:2]])
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == loaded.adapter.image_token, -100)
+    with torch.no_grad(), vtc_cls(16, 1).attached(loaded.model):
+        output = loaded.model(**inputs, labels=labels)
+    assert output.logits.shape[1] == inputs["input_ids"].shape[1] - 144 + 16
+    assert output.loss.isfinite()
+
+
+def test_the_model_is_as_it_was_after_the_with_also_after_an_exception(loaded, samples):
+    model: nn.Module = loaded.model
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    before, expected = dict(vars(model)), model.generate(**inputs, max_new_tokens=4)
+    with pytest.raises(RuntimeError, match="mine"), vtc_cls(16, 1).attached(model):
+        raise RuntimeError("mine")
+    assert vars(model).keys() == before.keys()
+    assert torch.equal(model.generate(**inputs, max_new_tokens=4), expected)
+    assert model.model.vision_tower.config._attn_implementation == "sdpa"
+
+
+def test_text_without_a_picture_passes_through(loaded):
+    ids = torch.tensor([loaded.processor.tokenizer("what color is the star?")["input_ids"]])
+    expected = loaded.model.generate(input_ids=ids, max_new_tokens=4)
+    with vtc_cls(16, 1).attached(loaded.model) as run:
+        assert torch.equal(loaded.model.generate(input_ids=ids, max_new_tokens=4), expected)
+        with pytest.raises(LookupError, match="nothing was compressed yet"):
+            _ = run.kept
+
+
+def test_beams_and_several_sequences_return_the_full_prompt(loaded, samples):
+    inputs = inputs_of(loaded, [s.question for s in samples[:2]], [[s.image] for s in samples[:2]])
+    with vtc_cls(16, 1).attached(loaded.model):
+        output = loaded.model.generate(**inputs, num_beams=3, num_return_sequences=2, max_new_tokens=3, do_sample=False)
+    assert torch.equal(output[:, : inputs["input_ids"].shape[1]], inputs["input_ids"].repeat_interleave(2, 0))
+
+
+@pytest.mark.parametrize(
+    ("compressor", "error", "message"),
+    [
+        (vtc_cls(200, 1), BudgetError, r"keep=200.*144 patches"),
+        (vtc_cls(16, 16), LayerError, r"layer 16.*6 layers"),
+        (evidence(16), UnsupportedNeed, "cannot answer it from pictures alone"),
+    ],
+)
+def test_what_the_model_cannot_do_is_said(loaded, samples, compressor, error, message):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    with compressor.attached(loaded.model), pytest.raises(error, match=message):
+        loaded.model.generate(**inputs, max_new_tokens=2)
+
+
+def test_a_second_compressor_on_the_same_model_is_refused(loaded):
+    with (
+        uniform(4).attached(loaded.model),
+        pytest.raises(FoveateError, match="already"),
+        uniform(4).attached(loaded.model),
+    ):
+        pass
+
+
+def test_a_tower_without_cls_is_named(samples):
+    config = llava_config(clip_config().vision_config)
+    config.vision_config = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=96, patch_size=8
+    )
+    config.vision_feature_select_strategy = "full"
+    adapter = adapt(LlavaForConditionalGeneration(config))
+    with pytest.raises(UnsupportedNeed, match=r"Siglip.*no \[CLS\]"):
+        adapter.encode(torch.zeros(1, 3, 96, 96), vtc_cls(16, 1).needs)
+    features, _ = adapter.encode(torch.zeros(1, 3, 96, 96), uniform(16).needs)
+    assert features.shape == (1, 144, 32)
+
+
+def test_checkpoints_that_cannot_be_used_are_named(tmp_path):
+    with pytest.raises(UnsupportedModel, match=r"no-such-folder.*neither"):
+        load(tmp_path / "no-such-folder")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UnsupportedModel, match=r"'bert'.*supported: llava"):
+        load(tmp_path)
+    tiny_llava().save_pretrained(tmp_path / "bare")
+    with pytest.raises(UnsupportedModel, match="incomplete"):
+        load(tmp_path / "bare")
+    with pytest.raises(UnsupportedModel, match="Linear is not supported"):
+        adapt(nn.Linear(2, 2))
+
+
+def test_pictures_of_any_mode_are_read(loaded):
+    assert loaded.pixels([Image.new(mode, (50, 70)) for mode in ("L", "RGBA", "P")]).shape == (3, 3, 96, 96)

@@ -1,0 +1,110 @@
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
+
+from foveate.core.needs import ClsRows, LayersFrom
+from foveate.functional.attention import attention_rows
+from foveate.models.llava import Llava
+from foveate.models.tap import tapped
+from foveate.testing.tiny import tiny_llava
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return torch.randn(3, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+
+
+def eager_rows(model: LlavaForConditionalGeneration, pixels):
+    """[CLS] rows of all layers from the full attention matrices of the eager kernel."""
+    tower = model.model.vision_tower
+    before = tower.config._attn_implementation
+    tower.set_attn_implementation("eager")
+    with torch.no_grad():
+        matrices = tower(pixels, output_attentions=True).attentions
+    tower.set_attn_implementation(before)
+    return torch.stack([matrix[:, :, 0, 1:] for matrix in matrices], 1)
+
+
+def test_cls_rows_equal_the_eager_attention_matrix(pixels):
+    model = tiny_llava()
+    every = ClsRows(tuple(range(6)))
+    with torch.no_grad():
+        _, trace = Llava(model).encode(pixels, (every, ClsRows(LayersFrom(2)), ClsRows((-1,))))
+    expected = eager_rows(model, pixels)
+    assert expected.max() > 0.3  # peaky: a uniform row would prove nothing
+    torch.testing.assert_close(trace[every], expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(trace[ClsRows(LayersFrom(2))], trace[every][:, 2:5])
+    assert torch.equal(trace[ClsRows((-1,))], trace[every][:, 5:])
+
+
+def test_features_are_bit_by_bit_those_of_the_untapped_tower(pixels):
+    model = tiny_llava()
+    with torch.no_grad():
+        features, _ = Llava(model).encode(pixels, (ClsRows((0,)),))
+        projected = model.model.get_image_features(
+            pixels, vision_feature_layer=-2, vision_feature_select_strategy="default"
+        ).pooler_output
+        assert torch.equal(model.model.multi_modal_projector(features), torch.stack(list(projected)))
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_attention_function_is_restored_also_after_an_exception(implementation, pixels):
+    tower = tiny_llava().model.vision_tower
+    tower.set_attn_implementation(implementation)
+    with pytest.raises(KeyError, match="mine"), tapped(tower, {}, print):
+        assert "tap" in tower.config._attn_implementation
+        raise KeyError("mine")
+    assert tower.config._attn_implementation == implementation
+
+
+def test_two_models_in_one_process_are_heard_apart(pixels):
+    models = [tiny_llava(seed) for seed in (1, 2)]
+    heard = {0: [], 1: []}
+
+    def layers(model):
+        return {layer.self_attn: i for i, layer in enumerate(model.model.vision_tower.encoder.layers)}
+
+    towers = [model.model.vision_tower for model in models]
+    with (
+        torch.no_grad(),
+        tapped(towers[0], layers(models[0]), lambda *call: heard[0].append(call)),
+        tapped(towers[1], layers(models[1]), lambda *call: heard[1].append(call)),
+    ):
+        for tower in (towers[1], towers[0], towers[1]):
+            tower(pixels)
+    assert [call[0] for call in heard[0]] == list(range(6))
+    assert [call[0] for call in heard[1]] == list(range(6)) * 2
+    assert not torch.equal(heard[0][0][1], heard[1][0][1])
+    towers[0](pixels)
+    assert len(heard[0]) == 6
+
+
+def test_a_tapped_language_model_still_sees_the_padding_mask():
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=50,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    ids = torch.randint(50, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    rows = []
+
+    def listen(layer, query, key, scaling):
+        rows.append(attention_rows(query[:, :, -1:], key, scaling, mask[:, None, None].bool()))
+
+    attention = {layer.self_attn: i for i, layer in enumerate(model.model.layers)}
+    with torch.no_grad():
+        plain = model(ids, attention_mask=mask).logits
+        with tapped(model, attention, listen):
+            through = model(ids, attention_mask=mask).logits
+        model.set_attn_implementation("eager")
+        expected = model(ids, attention_mask=mask, output_attentions=True).attentions
+    assert torch.equal(plain, through)
+    for row, matrix in zip(rows, expected, strict=True):
+        torch.testing.assert_close(row, matrix[:, :, -1:], atol=1e-5, rtol=1e-4)
