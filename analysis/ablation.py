@@ -13,7 +13,8 @@ from analysis.records import read_records
 from analysis.statistics import difference_interval, holm, mean_interval, paired_p
 from foveate.core.errors import DataError
 
-FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", "random")
+FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", "random", "blind")
+BUDGETLESS = ("full", "blind")  # all patches and no picture, whatever the budget
 MEASURES = ["score", "evidence_recall", "things_kept", "agreement"]
 
 
@@ -24,7 +25,7 @@ class Cell(NamedTuple):
         scorer: Label, such as `cls[2]`, `cls[2:]` or `random[0]`.
         family: One of `FAMILIES`.
         layers: Layers that the scorer reads: `2`, `2-4` or nothing.
-        keep: Number of patches kept; for `full` the number of patches of an image.
+        keep: Number of patches kept: for `full` all of an image, for `blind` none.
         run_id: Where its records are.
     """
 
@@ -55,12 +56,12 @@ def load_cells(study_db: Path | str, study_name: str) -> list[Cell]:
 
 
 def cells_of(study: optuna.Study) -> list[Cell]:
-    """The complete cells of a study in table order; of several trials of one cell the latest, and `full` once."""
+    """The complete cells of a study in table order; of several trials of one cell the latest."""
     cells = {}
     for trial in study.trials:
         if trial.state.name == "COMPLETE":
             notes, scorer = trial.user_attrs, trial.params["scorer"]
-            keep = notes["patches"] if notes["family"] == "full" else trial.params["keep"]
+            keep = {"full": notes["patches"], "blind": 0}.get(notes["family"], trial.params["keep"])
             cells[scorer, keep] = Cell(scorer, notes["family"], str(notes["layers"]), keep, notes["run_id"])
     return sorted(cells.values(), key=_order)
 

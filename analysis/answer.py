@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.ablation import Cell, best_scorer, read_cells
+from analysis.ablation import BUDGETLESS, Cell, best_scorer, read_cells
 from analysis.statistics import difference_interval
 from analysis.tables import accuracy, against_random, cost, p_value, percent, points
 from foveate.core.errors import DataError
@@ -24,7 +24,7 @@ def answer_sentence(table: pd.DataFrame, cells: Iterable[Cell], out: Path, *, fe
         depth: Number of layers of the vision tower.
     """
     keep = reference_budget(table)
-    here = table[(table["keep"] == keep) & (table["family"] != "full")]
+    here = table[(table["keep"] == keep) & ~table["family"].isin(BUDGETLESS)]
     best, top = best_scorer(here, "single"), best_scorer(here, "suffix")
     if best is None:
         return f"At {keep} patches no single layer was measured."
@@ -105,7 +105,7 @@ def _cost(table: pd.DataFrame, scorer: str) -> list[str]:
 
 
 def _budgets(table: pd.DataFrame) -> list[int]:
-    return sorted(int(keep) for keep in table.loc[table["family"] != "full", "keep"].unique())
+    return sorted(int(keep) for keep in table.loc[~table["family"].isin(BUDGETLESS), "keep"].unique())
 
 
 def _full(table: pd.DataFrame) -> pd.Series | None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ablation import best_scorer
+from analysis.ablation import BUDGETLESS, best_scorer
 from analysis.drawing import COLOURS, Label, caption, house_style, label_lines, percent_axis, readable
 
 _CAPTION = "n = {n:,} questions about {images:,} images; {what} 95 % intervals over images."
@@ -131,7 +131,7 @@ def accuracy_by_layer_figure(panels: Sequence[LayerPanel]) -> Figure:
 
 def frontier_data(table: pd.DataFrame, feature_layer: int, depth: int) -> Frontier:
     """The scorers that a reader asks for; the best ones are best on average over the budgets of this table."""
-    measured = table[table["family"] != "full"]
+    measured = table[~table["family"].isin(BUDGETLESS)]
     roles: dict[str, list[str]] = {}
     for family, role in (("single", "best single"), ("suffix", "best sum")):
         if best := best_scorer(measured, family):

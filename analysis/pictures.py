@@ -97,7 +97,7 @@ def kept_patches_figure(data: KeptPatches) -> Figure:
     """A row per question, which stands at the left, and a column per cell."""
     rows, columns = len(data.panels), len(data.columns)
     with house_style():
-        figure = Figure(figsize=(1.55 * columns + 1.5, 1.95 * rows + 0.9), layout="constrained")
+        figure = Figure(figsize=(1.55 * columns + 1.5, 2.05 * rows + 0.9), layout="constrained")
         grid = figure.subplots(rows, columns + 1, squeeze=False)
         for row, question, reference, panels in zip(grid, data.questions, data.references, data.panels, strict=True):
             row[0].axis("off")

@@ -2,54 +2,89 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import optuna
 import pandas as pd
+import torch
 from PIL import Image
 
-from analysis.ablation import Cell, ablation_table, best_scorer
+from analysis.ablation import Cell, ablation_table, best_scorer, cells_of
 from analysis.answer import answer_sentence, reference_budget
 from analysis.drawing import save_figure
 from analysis.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
 from analysis.pictures import kept_patches_data, kept_patches_figure
 from analysis.tables import write_table
+from foveate.core.types import Grid
+from foveate.evaluation import EvalConfig
+from foveate.evaluation.run import data_of
+from foveate.metrics.evidence import SHOWN, evidence_share
+from foveate.studies.study import keep_artifacts
 
 
-def write_report(
-    cells: Sequence[Cell],
-    out: Path,
-    folder: Path,
-    *,
-    feature_layer: int,
-    depth: int,
-    pictures: Mapping[str, Image.Image],
-    grid: tuple[int, int],
-    evidence: Mapping[str, np.ndarray] | None = None,
-) -> str:
+class Setting(NamedTuple):
+    """What the records do not say.
+
+    Attributes:
+        feature_layer: The layer that writes the features.
+        depth: Number of layers of the vision tower.
+        grid: Rows and columns of patches.
+        pictures: Some pictures by `image_id`, as the vision tower sees them.
+        evidence: By `sample_id`, (rows, columns) bool: patches that hold the answer; empty if unknown.
+    """
+
+    feature_layer: int
+    depth: int
+    grid: tuple[int, int]
+    pictures: Mapping[str, Image.Image]
+    evidence: Mapping[str, np.ndarray]
+
+
+def report(study: optuna.Study, config: EvalConfig) -> str:
+    """Writes the report of a finished ablation beside its study and into its artifacts; returns the answer."""
+    folder = config.out / study.study_name
+    facts = study.user_attrs
+    samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+    grid = Grid(*facts["grid"])
+    evidence = {
+        sample.id: (evidence_share(torch.from_numpy(sample.evidence), grid) >= SHOWN).any(0).reshape(*facts["grid"])
+        for sample in samples
+        if len(sample.evidence)
+    }
+    setting = Setting(
+        facts["feature_layer"],
+        facts["depth"],
+        (grid.rows, grid.columns),
+        {sample.image_id: sample.image for sample in samples},
+        {name: mask.numpy() for name, mask in evidence.items()},
+    )
+    answer = write_report(cells_of(study), config.out, folder, setting)
+    keep_artifacts(study, folder)
+    return f"{answer}\n\nTables and figures: {folder}"
+
+
+def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Setting) -> str:
     """Writes table.csv, table.md, accuracy_by_layer.png, frontier.png and kept_patches.png; returns the answer.
 
     Args:
         cells: The cells of a study, as `cells_of` gives them.
         out: Folder that holds `records/`.
         folder: Where to write.
-        feature_layer: The layer that writes the features.
-        depth: Number of layers of the vision tower.
-        pictures: Some pictures by `image_id`, as the vision tower sees them (cropped).
-        grid: Rows and columns of patches.
-        evidence: By `sample_id`, (rows, columns) bool: patches that hold the answer; None if unknown.
+        setting: Model and pictures.
     """
     table = ablation_table(cells, out)
     write_table(table, folder)
     singles = table[table["family"].isin(["single", "suffix"])]
     if len(singles):
-        panels = [accuracy_by_layer_data(table, keep, feature_layer) for keep in singles["keep"].unique()]
+        panels = [accuracy_by_layer_data(table, keep, setting.feature_layer) for keep in singles["keep"].unique()]
         save_figure(accuracy_by_layer_figure(panels), folder / "accuracy_by_layer.png")
-    save_figure(frontier_figure(frontier_data(table, feature_layer, depth)), folder / "frontier.png")
-    if pictures:
-        columns = telling_cells(table, cells, feature_layer)
-        data = kept_patches_data(columns, out, pictures, grid, evidence)
+    save_figure(frontier_figure(frontier_data(table, setting.feature_layer, setting.depth)), folder / "frontier.png")
+    if setting.pictures:
+        columns = telling_cells(table, cells, setting.feature_layer)
+        data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
         save_figure(kept_patches_figure(data), folder / "kept_patches.png")
-    return answer_sentence(table, cells, out, feature_layer=feature_layer, depth=depth)
+    return answer_sentence(table, cells, out, feature_layer=setting.feature_layer, depth=setting.depth)
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell], feature_layer: int) -> list[Cell]:

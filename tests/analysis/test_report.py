@@ -1,16 +1,14 @@
 import numpy as np
 from PIL import Image
 
-from analysis.report import telling_cells, write_report
+from analysis.report import Setting, telling_cells, write_report
 
 FILES = ["accuracy_by_layer.png", "frontier.png", "kept_patches.png", "table.csv", "table.md"]
 
 
 def report(study, cells, folder, pictures):
-    return write_report(
-        cells, study.out, folder, feature_layer=4, depth=6, pictures=pictures, grid=(12, 12),
-        evidence={"0000-color": np.eye(12, dtype=bool)},
-    )  # fmt: skip
+    setting = Setting(4, 6, (12, 12), pictures, {"0000-color": np.eye(12, dtype=bool)})
+    return write_report(cells, study.out, folder, setting)
 
 
 def test_report_is_complete_and_the_same_when_written_again(tmp_path, study):

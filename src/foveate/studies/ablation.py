@@ -42,7 +42,8 @@ def ablate(
     study = run_grid(
         name,
         Objective(config, {choice.label: choice for choice in choices}, keeps),
-        config.identity(loaded.weights, questions) | {"compressor": "as in the grid"},
+        config.identity(loaded.weights, questions)
+        | {"compressor": "as in the grid", "limit": config.limit, "seed": config.seed},
         storage,
     )
     described = {

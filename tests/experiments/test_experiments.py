@@ -1,0 +1,177 @@
+"""The scripts as a user runs them, on a tiny random model with a few questions."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
+
+from foveate.reference.architecture import clip_config, llava_config, make_processor
+from foveate.testing.tiny import save_tiny_llava
+
+ROOT = Path(__file__).parents[2]
+FILES = {"table.csv", "table.md", "accuracy_by_layer.png", "frontier.png", "kept_patches.png", "study.db"}
+QUICK = ("--limit", "44", "--keep", "36", "7", "--layers", "1", "5")
+
+
+def command(script: str, *options: str) -> list[str]:
+    return [sys.executable, str(ROOT / "experiments" / script), *options]
+
+
+def run(script: str, *options: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(script, *options), cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    return str(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("ablation")
+    result = run("ablate_layers.py", "--model", tiny, *QUICK, folder=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "runs", result.stdout
+
+
+def test_the_ablation_writes_what_its_help_promises(finished):
+    runs, printed = finished
+    assert {file.name for file in (runs / "ablate_layers").iterdir() if file.is_file()} >= FILES
+    assert "At 36 of 144 patches (n = 44 questions about 4 images) the best single layer is" in printed
+    table = pd.read_csv(runs / "ablate_layers" / "table.csv", dtype={"layers": str})
+    asked = "scorer layers keep n accuracy ci_low ci_high delta_vs_full delta_ci_low delta_ci_high delta_vs_random"
+    asked += " p_vs_random_holm evidence_recall agreement_with_full"
+    assert set(asked.split()) <= set(table.columns)
+    rows = {"cls[1]", "cls[5]", "cls[1:]", "cls[all]", "random", "uniform", "evidence"}
+    assert set(table["scorer"]) == rows | {"full", "blind"}
+    assert len(table) == 2 * len(rows) + 2
+    assert (table["n"] == 44).all()
+    full = table[table["scorer"] == "full"].iloc[0]
+    assert full["agreement_with_full"] == full["evidence_recall"] == 1
+    for name in ("accuracy_by_layer.png", "frontier.png", "kept_patches.png"):
+        with Image.open(runs / "ablate_layers" / name) as picture:
+            assert picture.width > 900
+
+
+def test_the_dashboard_finds_the_figures_among_the_artifacts(finished):
+    folder = finished[0] / "ablate_layers"
+    assert len(list((folder / "artifacts").iterdir())) == 3
+    with sqlite3.connect(folder / "study.db") as database:
+        assert database.execute("select count(*) from trials where state = 'COMPLETE'").fetchone() == (2 * 13,)
+
+
+def test_a_second_run_computes_nothing_and_changes_no_byte_of_the_table(finished, tiny):
+    runs, printed = finished
+    table = (runs / "ablate_layers" / "table.csv").read_bytes()
+    parts = {part: part.stat().st_mtime_ns for part in runs.glob("records/*/part-*")}
+    again = run("ablate_layers.py", "--model", tiny, *QUICK, folder=runs.parent)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == printed
+    assert (runs / "ablate_layers" / "table.csv").read_bytes() == table
+    assert {part: part.stat().st_mtime_ns for part in runs.glob("records/*/part-*")} == parts
+
+
+def test_a_killed_ablation_ends_in_the_same_bytes(finished, tiny, tmp_path):
+    process = subprocess.Popen(
+        command("ablate_layers.py", "--model", tiny, *QUICK, "--batch-size", "11"),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 240
+    while len(list(tmp_path.glob("runs/records/*/DONE"))) < 4:
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "runs/ablate_layers/table.csv").exists()
+    result = run("ablate_layers.py", "--model", tiny, *QUICK, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    expected = (finished[0] / "ablate_layers" / "table.csv").read_bytes()
+    assert (tmp_path / "runs/ablate_layers/table.csv").read_bytes() == expected
+
+
+def test_the_budget_ablation_runs_along_a_fine_axis(tiny, tmp_path):
+    options = ("--scorers", "cls[-1]", "cls[2:]", "--keep", "20", "10", "0.03", "--limit", "22", "--out", "elsewhere")
+    result = run("ablate_budgets.py", "--model", tiny, *options, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "elsewhere/ablate_budgets/table.csv")
+    assert sorted(table.loc[table["scorer"] == "cls[2:]", "keep"]) == [4, 10, 20]
+    assert (tmp_path / "elsewhere/ablate_budgets/frontier.png").exists()
+
+
+def test_the_notebook_reads_a_finished_study(finished):
+    notebook = nbformat.read(ROOT / "notebooks/layer_ablation.ipynb", as_version=4)
+    assert not any("def " in cell.source for cell in notebook.cells if cell.cell_type == "code")
+    environment = {**os.environ, "FOVEATE_RUNS": str(finished[0])}
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}})
+    client.execute(env=environment)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+
+
+def test_help_explains_every_option():
+    result = run("ablate_layers.py", "--help", folder=ROOT)
+    assert result.returncode == 0
+    for option in "model data split limit keep layers batch-size seed study storage out device".split():
+        assert f"--{option}" in result.stdout
+    assert "Budgets: patches to keep" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "no/such/folder"), "model 'no/such/folder': neither 'reference', nor a checkpoint folder"),
+        (("--keep", "0"), "keep=0: an image has 144 patches here, keep 1..144 of them"),
+        (("--keep", "500"), "keep=500: an image has 144 patches"),
+        (("--layers", "9"), "layer 9: this tower has 6 layers, choose 0..5"),
+        (("--data", "coco"), "data 'coco' is unknown; known: scenes"),
+        (("--split", "dev"), "split 'dev' of 'scenes' is unknown"),
+        (("--limit", "0"), "limit=0: at least one question is needed"),
+        (("--out", "file"), "file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_gets_one_clear_line(options, message, tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("ablate_layers.py", "--model", tiny, "--limit", "11", *options, folder=tmp_path)
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 2
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in result.stderr
+
+
+def test_another_configuration_under_the_same_name_is_refused(finished, tiny):
+    result = run("ablate_layers.py", "--model", tiny, *QUICK, "--limit", "33", folder=finished[0].parent)
+    assert result.returncode == 2
+    assert "error: study 'ablate_layers' exists with another configuration" in result.stderr
+    assert "limit: 44 there, 33 here" in result.stderr
+
+
+def test_models_that_cannot_be_used_are_named(tmp_path):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    result = run("ablate_layers.py", "--model", "bert", folder=tmp_path)
+    assert "error: model 'bert' is of type 'bert'; supported: llava" in result.stderr
+
+    config = llava_config(clip_config().vision_config)
+    config.vision_config = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=96, patch_size=8
+    )
+    config.vision_feature_select_strategy = "full"
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "siglip")
+    make_processor().save_pretrained(tmp_path / "siglip")
+    result = run("ablate_layers.py", "--model", "siglip", folder=tmp_path)
+    assert result.returncode == 2
+    assert "no [CLS] token" in result.stderr.strip().splitlines()[-1]

@@ -1,0 +1,105 @@
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from foveate.compression import Identity
+from foveate.core.errors import BudgetError, FoveateError, LayerError, OutputError
+from foveate.core.types import Grid
+from foveate.evaluation import EvalConfig
+from foveate.models.llava import Tower
+from foveate.studies import objective
+from foveate.studies.ablation import ablate
+from foveate.studies.spaces import layer_choices, named_choices
+from foveate.testing.tiny import save_tiny_llava
+
+TOWER = Tower(depth=6, feature_layer=4, has_cls=True, grid=Grid(12, 12))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def config(tiny, tmp_path):
+    return EvalConfig(Identity(), model=tiny, limit=11, max_new_tokens=2, out=tmp_path)
+
+
+def few(tower):
+    return named_choices(tower, ("cls[2]",))[:3]
+
+
+def test_the_grid_holds_every_layer_every_suffix_all_layers_and_the_controls():
+    labels = [choice.label for choice in layer_choices(TOWER)]
+    assert labels == [
+        *(f"cls[{i}]" for i in range(6)),
+        *(f"cls[{i}:]" for i in range(4)),
+        "cls[all]",
+        *("full", "blind", "evidence", "uniform"),
+        *(f"random[{i}]" for i in range(5)),
+    ]
+
+
+def test_choices_can_be_named_and_counted_from_the_end():
+    named = {choice.label: choice for choice in named_choices(TOWER, ("cls[-1]", "cls[-4:]", "cls[all]"))}
+    assert {"cls[5]", "cls[2:]", "cls[all]", "full", "random[4]"} <= named.keys()
+    assert named["cls[2:]"].layers == "2-4"
+    with pytest.raises(FoveateError, match=r'"cls\(2\)" is unknown'):
+        named_choices(TOWER, ("cls(2)",))
+    with pytest.raises(LayerError, match="layer 6"):
+        named_choices(TOWER, ("cls[6]",))
+    with pytest.raises(LayerError, match=r"layers from 5.*start at 0\.\.4"):
+        named_choices(TOWER, ("cls[5:]",))
+
+
+def test_a_study_runs_each_cell_once_and_a_second_run_none(config):
+    study = ablate("s", config, few, (0.25, 7))
+    cells = [(trial.params["scorer"], trial.params["keep"]) for trial in study.trials]
+    assert sorted(cells) == sorted((label, keep) for label in ("cls[2]", "full", "blind") for keep in (36, 7))
+    for trial in study.trials:
+        folder = config.out / "records" / trial.user_attrs["run_id"]
+        assert (folder / "DONE").exists()
+        assert 0 <= trial.value <= 1
+    assert len({t.user_attrs["run_id"] for t in study.trials if t.params["scorer"] == "full"}) == 1
+    again = ablate("s", config, few, (0.25, 7))
+    assert [trial.number for trial in again.trials] == [trial.number for trial in study.trials]
+
+
+def test_a_study_goes_on_after_a_trial_that_failed_and_one_that_was_killed(config, monkeypatch):
+    evaluate, calls = objective.evaluate, []
+
+    def fails_once(cell):
+        calls.append(cell)
+        if len(calls) == 3:
+            raise RuntimeError("the machine caught fire")
+        return evaluate(cell)
+
+    monkeypatch.setattr(objective, "evaluate", fails_once)
+    with pytest.raises(RuntimeError, match="caught fire"):
+        ablate("s", config, few, (36, 7))
+    url = f"sqlite:///{config.out / 's' / 'study.db'}"
+    killed = optuna.load_study(study_name="s", storage=url)
+    killed.ask()  # a worker that died in the middle leaves a running trial
+    study = ablate("s", config, few, (36, 7))
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    assert len({(t.params["scorer"], t.params["keep"]) for t in complete}) == 6
+
+
+@pytest.mark.parametrize(
+    "change", [{"limit": 22}, {"split": "search"}, {"max_new_tokens": 3}, {"dtype": "bfloat16"}], ids=str
+)
+def test_a_study_of_another_configuration_is_refused(config, change):
+    ablate("s", config, few, (7,))
+    with pytest.raises(OutputError, match=rf"'s' exists with another.*{next(iter(change))}.*choose another --study"):
+        ablate("s", replace(config, **change), few, (7,))
+    with pytest.raises(OutputError, match="keep"):
+        ablate("s", config, few, (16,))
+
+
+@pytest.mark.parametrize("keep", [0, 145, 1.2])
+def test_bad_budgets_are_refused_before_anything_runs(config, keep):
+    with pytest.raises(BudgetError, match=f"keep={keep}"):
+        ablate("s", config, few, (7, keep))
+    assert not (config.out / "s").exists()
