@@ -31,7 +31,7 @@ train: $(INSTALLED) ## the reference model, from nothing
 	$(BIN)/python experiments/train_reference.py $(ARGS)
 
 dashboard: $(INSTALLED) ## a study in the browser: make dashboard STUDY=ablate_budgets
-	$(BIN)/optuna-dashboard sqlite:///runs/$(STUDY)/study.db
+	$(BIN)/optuna-dashboard --artifact-dir runs/$(STUDY)/artifacts sqlite:///runs/$(STUDY)/study.db
 
 clean: ## removes environment and caches; results in runs/ stay
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache .import_linter_cache

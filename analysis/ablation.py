@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.records import read_records
 from analysis.statistics import difference_interval, holm, mean_interval, paired_p
 from foveate.core.errors import DataError
+from foveate.metrics.answers import agreement
 
 FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", "random", "blind")
 BUDGETLESS = ("full", "blind")  # all patches and no picture, whatever the budget
@@ -41,27 +42,31 @@ class Cell(NamedTuple):
         return int(self.layers.split("-")[0]) if self.layers else -1
 
 
-def load_cells(study_db: Path | str, study_name: str) -> list[Cell]:
-    """The cells of a stored study.
+def load_study(study_db: Path | str, study_name: str) -> optuna.Study:
+    """A stored study.
 
     Args:
         study_db: An SQLite file, or the URL of any Optuna storage.
         study_name: The study's name in that storage.
+
+    Raises:
+        DataError: There is no such file.
     """
     if isinstance(study_db, Path):
         if not study_db.is_file():
             raise DataError(f"no study in {study_db}: run the experiment that writes it first")
         study_db = f"sqlite:///{study_db}"
-    return cells_of(optuna.load_study(study_name=study_name, storage=study_db))
+    return optuna.load_study(study_name=study_name, storage=study_db)
 
 
 def cells_of(study: optuna.Study) -> list[Cell]:
     """The complete cells of a study in table order; of several trials of one cell the latest."""
     cells = {}
+    budgetless = {"full": study.user_attrs["patches"], "blind": 0}
     for trial in study.trials:
         if trial.state.name == "COMPLETE":
             notes, scorer = trial.user_attrs, trial.params["scorer"]
-            keep = {"full": notes["patches"], "blind": 0}.get(notes["family"], trial.params["keep"])
+            keep = budgetless.get(notes["family"], trial.params["keep"])
             cells[scorer, keep] = Cell(scorer, notes["family"], str(notes["layers"]), keep, notes["run_id"])
     return sorted(cells.values(), key=_order)
 
@@ -135,8 +140,7 @@ def _measured(records: pd.DataFrame, full: pd.DataFrame | None) -> pd.DataFrame:
     frame = records[["sample_id", "image_id", "kind", *MEASURES[:-1]]]
     if full is None or not records["sample_id"].equals(full["sample_id"]):
         return frame.assign(agreement=np.nan)
-    same = records["prediction"].str.strip() == full["prediction"].str.strip()
-    return frame.assign(agreement=same.astype(float))
+    return frame.assign(agreement=agreement(records["prediction"], full["prediction"]))
 
 
 def _seed_mean(frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from scipy.optimize import isotonic_regression
 
-from analysis.files import replacing
+from foveate.core.files import replacing
 
 _HUES = dict(zip(("blue", "orange", "green", "red", "pink"), sns.color_palette("colorblind"), strict=False))
 INK, FAINT = "#222222", "#767676"

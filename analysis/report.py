@@ -15,7 +15,7 @@ from analysis.answer import answer_sentence, reference_budget
 from analysis.drawing import save_figure
 from analysis.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
 from analysis.pictures import kept_patches_data, kept_patches_figure
-from analysis.tables import write_table
+from analysis.tables import summary, write_table
 from foveate.core.types import Grid
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.run import data_of
@@ -42,7 +42,7 @@ class Setting(NamedTuple):
 
 
 def report(study: optuna.Study, config: EvalConfig) -> str:
-    """Writes the report of a finished ablation beside its study and into its artifacts; returns the answer."""
+    """Writes the report of a finished ablation beside its study and into its artifacts; returns what to print."""
     folder = config.out / study.study_name
     facts = study.user_attrs
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
@@ -65,7 +65,7 @@ def report(study: optuna.Study, config: EvalConfig) -> str:
 
 
 def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Setting) -> str:
-    """Writes table.csv, table.md, accuracy_by_layer.png, frontier.png and kept_patches.png; returns the answer.
+    """Writes table.csv, table.md, accuracy_by_layer.png, frontier.png and kept_patches.png; returns what to print.
 
     Args:
         cells: The cells of a study, as `cells_of` gives them.
@@ -84,7 +84,8 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
         columns = telling_cells(table, cells, setting.feature_layer)
         data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
         save_figure(kept_patches_figure(data), folder / "kept_patches.png")
-    return answer_sentence(table, cells, out, feature_layer=setting.feature_layer, depth=setting.depth)
+    answer = answer_sentence(table, cells, out, feature_layer=setting.feature_layer, depth=setting.depth)
+    return f"{summary(table)}\n\n{answer}"
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell], feature_layer: int) -> list[Cell]:

@@ -68,7 +68,8 @@ def difference_interval(scores: ArrayLike, baseline: ArrayLike, images: ArrayLik
 def paired_p(scores: ArrayLike, baseline: ArrayLike, images: ArrayLike, seed: int = 0) -> float:
     """Two-sided p of no difference between two runs on the same questions: sign-flip permutation test over images.
 
-    Without a difference, the sum d_i over the questions of image i is as likely as -d_i. The statistic is sum(d_i);
+    Without a difference, the sum d_i over the questions of image i is as likely as -d_i (exactly so for two single
+    runs; against a mean over seeds only in the limit of many images). The statistic is sum(d_i);
     F = `FLIPS` sign patterns are drawn, and p = 2 min(#{T* >= T} + 1, #{T* <= T} + 1) / (F + 1), at most 1. Source:
     Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010 (arXiv 1603.05766v1) for the + 1.
 

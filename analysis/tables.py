@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.files import replacing
+from foveate.core.files import replacing
 
 LEGEND = (
     "n = {n} questions about {images} images. Accuracy in %, differences in points; in brackets the 95 % interval by "
@@ -37,8 +37,15 @@ def markdown(table: pd.DataFrame) -> str:
     parts = [LEGEND.format(n=f"{size['n']:,}", images=f"{size['images']:,}")]
     for keep, rows in table.groupby("keep", sort=False):
         share = "" if pd.isna(patches) else f" of {patches:.0f} ({percent(keep / patches)} %)"
-        parts += [f"## Patches kept: {keep}{share}", _grid([_cells(row) for _, row in rows.iterrows()])]
+        parts += [f"## Patches kept: {keep}{share}", grid([_cells(row) for _, row in rows.iterrows()])]
     return "\n\n".join(parts) + "\n"
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Accuracy with interval of every scorer (rows) at every budget (columns), for a terminal."""
+    shown = table.assign(accuracy=[accuracy(row) for _, row in table.iterrows()])
+    wide = shown.pivot(index="scorer", columns="keep", values="accuracy")
+    return wide.loc[shown["scorer"].drop_duplicates(), sorted(wide, reverse=True)].fillna("").to_string()
 
 
 def percent(value: float) -> str:
@@ -100,6 +107,7 @@ def _cells(row: pd.Series) -> dict[str, str]:
     }
 
 
-def _grid(rows: list[dict[str, str]]) -> str:
+def grid(rows: list[dict[str, str]]) -> str:
+    """Rows with the same keys as a Markdown table."""
     lines = [list(rows[0]), [":--", *["--:"] * (len(rows[0]) - 1)], *[list(row.values()) for row in rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

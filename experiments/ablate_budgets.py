@@ -23,6 +23,7 @@ def main(
     storage: str | None = None,
     out: Path = Path("runs"),
     device: str = "cpu",
+    dtype: str = "float32",
 ) -> None:
     """Evaluates the chosen scorers and the controls along a fine budget axis; see `ablate_layers.py` for the output.
 
@@ -34,14 +35,18 @@ def main(
         data: Data set.
         split: Split of the data set.
         limit: Number of questions; default all.
-        batch_size: Questions per batch; changes speed, not answers.
+        batch_size: Questions per batch; lower it for large models.
         seed: Of the generated data.
         study: Name of the study and of its folder.
-        storage: Database URL for several machines; default a SQLite file in the study's folder.
+        storage: Database URL for several machines, which must share `out`; default a SQLite file in the study's
+            folder.
         out: Folder of all results.
         device: Where the model runs, such as cpu or cuda.
+        dtype: Of weights and activations: float32, bfloat16 or float16.
     """
-    config = EvalConfig(Identity(), model, data, split, limit, seed, batch_size=batch_size, device=device, out=out)
+    config = EvalConfig(
+        Identity(), model, data, split, limit, seed, dtype=dtype, batch_size=batch_size, device=device, out=out
+    )
     print(report(ablate(study, config, lambda tower: named_choices(tower, scorers), keep, storage), config))
 
 

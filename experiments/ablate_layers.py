@@ -23,6 +23,7 @@ def main(
     storage: str | None = None,
     out: Path = Path("runs"),
     device: str = "cpu",
+    dtype: str = "float32",
 ) -> None:
     """Evaluates every layer, every suffix of layers, all layers and the controls at several budgets.
 
@@ -36,14 +37,18 @@ def main(
         limit: Number of questions; default all.
         keep: Budgets: patches to keep, or fractions of an image's patches.
         layers: Only these single layers and starts of suffixes; default every layer.
-        batch_size: Questions per batch; changes speed, not answers.
+        batch_size: Questions per batch; lower it for large models.
         seed: Of the generated data.
         study: Name of the study and of its folder.
-        storage: Database URL for several machines; default a SQLite file in the study's folder.
+        storage: Database URL for several machines, which must share `out`; default a SQLite file in the study's
+            folder.
         out: Folder of all results.
         device: Where the model runs, such as cpu or cuda.
+        dtype: Of weights and activations: float32, bfloat16 or float16.
     """
-    config = EvalConfig(Identity(), model, data, split, limit, seed, batch_size=batch_size, device=device, out=out)
+    config = EvalConfig(
+        Identity(), model, data, split, limit, seed, dtype=dtype, batch_size=batch_size, device=device, out=out
+    )
     finished = ablate(study, config, lambda tower: layer_choices(tower, layers), keep, storage)
     print(report(finished, config))
 

@@ -41,7 +41,7 @@ def vtc_cls(keep: int | float, start_layer: int = 16) -> Compressor:
 
 
 def fastervlm(keep: int | float, layer: int = -2) -> Compressor:
-    """FasterVLM: [CLS] attention of the layer that writes the features. Source: arXiv 2412.01818v1."""
+    """FasterVLM: [CLS] attention of layer -2, which writes the features in LLaVA-1.5. Source: arXiv 2412.01818v1."""
     return VisionCompressor(ClsAttention(layer), keep)
 
 

@@ -5,7 +5,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from analysis.ablation import Cell, ablation_table, best_scorer, cells_of, load_cells, per_kind_table, read_cells
+from analysis.ablation import Cell, ablation_table, best_scorer, cells_of, load_study, per_kind_table, read_cells
 from analysis.records import read_records
 from foveate.core.errors import DataError
 
@@ -22,7 +22,7 @@ def row(table: pd.DataFrame, scorer: str, keep: int) -> pd.Series:
 
 
 def add_trial(study: optuna.Study, scorer: str, keep: int, state=TrialState.COMPLETE, **notes) -> None:
-    notes = {"run_id": f"{scorer}-{keep}", "layers": "", "family": scorer, "patches": 144} | notes
+    notes = {"run_id": f"{scorer}-{keep}", "layers": "", "family": scorer} | notes
     params = {"scorer": scorer, "keep": keep}
     distributions = {"scorer": CategoricalDistribution(("full", "uniform", "cls[2:]", "cls[3]"))}
     distributions["keep"] = CategoricalDistribution((36, 16))
@@ -33,6 +33,7 @@ def add_trial(study: optuna.Study, scorer: str, keep: int, state=TrialState.COMP
 
 
 def fill(study: optuna.Study) -> None:
+    study.set_user_attr("patches", 144)
     add_trial(study, "uniform", 16)
     add_trial(study, "full", 16, run_id="all")
     add_trial(study, "full", 36, run_id="all")
@@ -54,15 +55,15 @@ def test_cells_are_the_complete_trials_with_full_once_and_the_latest_run_of_each
     assert cells_of(study) == EXPECTED
 
 
-def test_cells_are_loaded_from_a_file_or_a_url(tmp_path):
+def test_a_study_is_loaded_from_a_file_or_a_url(tmp_path):
     url = f"sqlite:///{tmp_path / 'study.db'}"
     fill(optuna.create_study(study_name="layers", storage=url))
-    assert load_cells(tmp_path / "study.db", "layers") == load_cells(url, "layers") == EXPECTED
+    assert cells_of(load_study(tmp_path / "study.db", "layers")) == cells_of(load_study(url, "layers")) == EXPECTED
 
 
 def test_a_missing_study_file_is_named_and_not_created(tmp_path):
     with pytest.raises(DataError, match=r"no study in .*study\.db"):
-        load_cells(tmp_path / "study.db", "layers")
+        load_study(tmp_path / "study.db", "layers")
     assert not (tmp_path / "study.db").exists()
 
 

@@ -111,6 +111,8 @@ def test_long_answers_name_every_shape_and_every_property():
     for scene, question in asked("list"):
         assert set(question.answer.split(", ")) == {f"{t.colour} {t.kind}" for t in scene.shapes}
         assert len(question.needed) == len(scene.shapes)
+    for scene, question in asked("list_colors"):
+        assert set(question.answer.split(", ")) == {f"{t.kind} {t.colour}" for t in scene.shapes}
     for scene, question in asked("describe"):
         thing = scene.things[question.needed[0]]
         assert question.answer == f"{thing.size}, {thing.colour}, {' '.join(thing.quadrant)}"

@@ -1,10 +1,12 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -89,6 +91,14 @@ def test_a_second_call_reads_and_does_not_compute(config):
     assert {part: part.stat().st_mtime_ns for part in folder.folder.glob("part-*")} == parts
 
 
+def retold(model: str, folder: Path) -> str:
+    """The same weights with another chat template."""
+    copied = shutil.copytree(model, folder / "retold")
+    template = copied / "chat_template.jinja"
+    template.write_text(template.read_text().replace("upper()", "lower()"))
+    return str(copied)
+
+
 def test_what_can_change_an_answer_changes_the_run_and_what_cannot_does_not(config):
     runs = {
         name: evaluate(replace(config, limit=11, **change)).folder.name
@@ -101,12 +111,13 @@ def test_what_can_change_an_answer_changes_the_run_and_what_cannot_does_not(conf
             "split": {"split": "search"},
             "tokens": {"max_new_tokens": 4},
             "dtype": {"dtype": "bfloat16"},
+            "checkpoint": {"model": retold(config.model, config.out)},
         }.items()
     }
     assert runs.pop("batch") == runs["same"]
     assert len(set(runs.values())) == len(runs)
     identity = json.loads((config.out / "records" / runs["same"] / "config.json").read_text())
-    assert {"compressor", "weights", "data_hash", "code"} <= identity.keys()
+    assert {"compressor", "checkpoint", "data_hash", "code"} <= identity.keys()
 
 
 def test_an_interrupted_run_answers_only_what_is_missing(config):
@@ -170,9 +181,13 @@ def test_a_place_that_cannot_be_written_is_named(config, tmp_path):
 
 
 def test_a_part_is_never_half_written(tmp_path, monkeypatch):
-    folder = RecordFolder.create(tmp_path / "run", {})
-    record = Record("a", "i", "k", "q", "r", "p", 1.0, [1], 1, 1.0, 1.0)
-    folder.append([record])
+    folder = RecordFolder(tmp_path / "run")
+    record = Record("a/b", "i", "k", "q", "r", "p", 1.0, [1], 1, 1.0, 1.0)
+    with folder.lock({}):
+        folder.append([record])
+        folder.append([replace(record, sample_id="a_b")])
+        with pytest.raises(OutputError, match=r"1 questions have no record.*'c'"):
+            folder.finish(["a/b", "a_b", "c"])
 
     def dies(table, path):
         path.write_bytes(b"half")
@@ -181,4 +196,4 @@ def test_a_part_is_never_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr("foveate.evaluation.records.pq.write_table", dies)
     with pytest.raises(KeyboardInterrupt):
         folder.append([replace(record, sample_id="b")])
-    assert folder.done() == {"a"}
+    assert folder.done() == {"a/b", "a_b"}

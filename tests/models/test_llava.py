@@ -1,6 +1,9 @@
+from itertools import groupby
+
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
@@ -107,7 +110,7 @@ def test_attached_generation_equals_a_full_recomputation_with_padding_and_severa
 @torch.inference_mode()
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
 def test_the_engine_that_shares_pictures_answers_like_attached_generate(loaded, samples, compressor):
-    groups = [samples[:11], samples[11:22], samples[22:25]]
+    groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
     adapter = loaded.adapter
     features, trace = adapter.encode(loaded.pixels([group[0].image for group in groups]), compressor.needs)
     conversations = [
@@ -148,6 +151,26 @@ def test_the_model_is_as_it_was_after_the_with_also_after_an_exception(loaded, s
     assert vars(model).keys() == before.keys()
     assert torch.equal(model.generate(**inputs, max_new_tokens=4), expected)
     assert model.model.vision_tower.config._attn_implementation == "sdpa"
+
+
+def test_arguments_by_position_are_compressed_too(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    by_name = dict(inputs, max_new_tokens=4)
+    with vtc_cls(16, 1).attached(loaded.model):
+        expected = loaded.model.generate(**by_name)
+        ids = by_name.pop("input_ids")
+        assert torch.equal(loaded.model.generate(ids, **by_name), expected)
+        logits = loaded.model(inputs["input_ids"], inputs["pixel_values"], inputs["attention_mask"]).logits
+    assert logits.shape[1] == ids.shape[1] - 144 + 16
+
+
+def test_a_missing_mask_is_read_off_the_padding(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question, samples[8].question], [[samples[0].image]] * 2)
+    assert not inputs["attention_mask"].all()
+    with vtc_cls(16, 1).attached(loaded.model):
+        expected = loaded.model.generate(**inputs, max_new_tokens=4)
+        del inputs["attention_mask"]
+        assert torch.equal(loaded.model.generate(**inputs, max_new_tokens=4), expected)
 
 
 def test_text_without_a_picture_passes_through(loaded):
@@ -211,6 +234,20 @@ def test_checkpoints_that_cannot_be_used_are_named(tmp_path):
     tiny_llava().save_pretrained(tmp_path / "bare")
     with pytest.raises(UnsupportedModel, match="incomplete"):
         load(tmp_path / "bare")
+    whole = save_tiny_llava(tmp_path / "whole")
+    with pytest.raises(UnsupportedModel, match=r"dtype 'fp16' is unknown; known: float32"):
+        load(whole, dtype="fp16")
+    with pytest.raises(UnsupportedModel, match="device 'gpu' cannot be used"):
+        load(whole, device="gpu")
+    weights = load_file(whole / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if "lm_head" not in name}, whole / "model.safetensors")
+    with pytest.raises(UnsupportedModel, match="lacks 1 of its weights, such as lm_head"):
+        load(whole)
+    (whole / "model.safetensors").write_bytes(b"not a tensor in sight")
+    with pytest.raises(UnsupportedModel, match="incomplete"):
+        load(whole)
+    with pytest.raises(UnsupportedModel, match="LlavaModel is not supported"):
+        adapt(tiny_llava().model)
     with pytest.raises(UnsupportedModel, match="Linear is not supported"):
         adapt(nn.Linear(2, 2))
 

@@ -1,6 +1,16 @@
+from threading import Event, Thread
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+)
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.core.needs import ClsRows, LayersFrom
 from foveate.functional.attention import attention_rows
@@ -77,6 +87,48 @@ def test_two_models_in_one_process_are_heard_apart(pixels):
     assert not torch.equal(heard[0][0][1], heard[1][0][1])
     towers[0](pixels)
     assert len(heard[0]) == 6
+
+
+def test_threads_may_overlap_in_one_model(pixels):
+    model = tiny_llava()
+    heard, inside, leave = [], Event(), Event()
+    layers = {layer.self_attn: i for i, layer in enumerate(model.model.vision_tower.encoder.layers)}
+
+    def first():
+        with tapped(model.model.vision_tower, layers, lambda *call: None):
+            inside.set()
+            leave.wait(10)
+
+    thread = Thread(target=first)
+    thread.start()
+    inside.wait(10)
+    with tapped(model.model.vision_tower, layers, lambda *call: heard.append(call[0])):
+        leave.set()
+        thread.join()
+        model.model.vision_tower(pixels)
+    assert heard == list(range(6))
+    assert model.model.vision_tower.config._attn_implementation == "sdpa"
+
+
+def test_other_kernels_find_their_own_name_in_the_configuration(pixels):
+    """As flash kernels do, which cannot run here."""
+    names = []
+
+    def kernel(module, query, key, value, attention_mask, **kwargs):
+        names.append(module.config._attn_implementation)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+
+    AttentionInterface.register("picky", kernel)
+    AttentionMaskInterface.register("picky", sdpa_mask)
+    model = tiny_llava()
+    with torch.no_grad():
+        expected, _ = Llava(model).encode(pixels, (ClsRows((1,)),))
+        model.model.vision_tower.set_attn_implementation("picky")
+        features, trace = Llava(model).encode(pixels, (ClsRows((1,)),))
+    assert names == ["picky"] * 6
+    assert torch.equal(features, expected)
+    torch.testing.assert_close(trace[ClsRows((1,))], eager_rows(model, pixels)[:, 1:2], atol=1e-5, rtol=1e-4)
+    assert model.model.vision_tower.config._attn_implementation == "picky"
 
 
 def test_a_tapped_language_model_still_sees_the_padding_mask():

@@ -67,12 +67,13 @@ def test_a_study_runs_each_cell_once_and_a_second_run_none(config):
     assert [trial.number for trial in again.trials] == [trial.number for trial in study.trials]
 
 
-def test_a_study_goes_on_after_a_trial_that_failed_and_one_that_was_killed(config, monkeypatch):
+@pytest.mark.parametrize("failing", [1, 3, 5, 6])
+def test_a_study_goes_on_after_a_trial_that_failed_and_one_that_was_killed(config, monkeypatch, failing):
     evaluate, calls = objective.evaluate, []
 
     def fails_once(cell):
         calls.append(cell)
-        if len(calls) == 3:
+        if len(calls) == failing:
             raise RuntimeError("the machine caught fire")
         return evaluate(cell)
 
@@ -103,3 +104,10 @@ def test_bad_budgets_are_refused_before_anything_runs(config, keep):
     with pytest.raises(BudgetError, match=f"keep={keep}"):
         ablate("s", config, few, (7, keep))
     assert not (config.out / "s").exists()
+
+
+def test_no_budget_and_an_unusable_storage_are_refused(config):
+    with pytest.raises(BudgetError, match="no budget"):
+        ablate("s", config, few, ())
+    with pytest.raises(OutputError, match="'nosql://here' cannot be used"):
+        ablate("s", config, few, (7,), "nosql://here")

@@ -36,10 +36,11 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:
-    """Identifies questions, references and pictures."""
+    """Identifies questions, references, evidence and pictures."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(repr((sample.id, sample.image_id, sample.question, sample.references)).encode())
+        facts = (sample.id, sample.image_id, sample.kind, sample.question, sample.references, sample.scoring)
+        digest.update(repr(facts).encode() + sample.evidence.tobytes())
     for image in {sample.image_id: sample.image for sample in samples}.values():
         digest.update(image.tobytes())
     return digest.hexdigest()[:16]

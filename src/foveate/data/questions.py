@@ -136,6 +136,12 @@ def _list(scene: Scene, rng: Generator) -> Question:
     return Question("list", "list the shapes.", ", ".join(named), tuple(range(len(named))))
 
 
+def _list_colours(scene: Scene, rng: Generator) -> Question:
+    """As `list`, the other way round: alphabetical by kind, each followed by its colour."""
+    named = sorted(f"{thing.kind} {thing.colour}" for thing in scene.shapes)
+    return Question("list_colors", "list the color of the shapes.", ", ".join(named), tuple(range(len(named))))
+
+
 def _describe(scene: Scene, rng: Generator) -> Question:
     index = _clearly_placed(scene, rng)
     thing: Thing = scene.things[index]
@@ -155,6 +161,7 @@ QUESTION_KINDS: dict[str, Callable[[Scene, Generator], Question]] = {
     "position": _position,
     "multiple_choice": _multiple_choice,
     "list": _list,
+    "list_colors": _list_colours,
     "describe": _describe,
 }
-SEVERAL_ITEMS = frozenset({"list", "describe"})  # kinds whose answer is a set of items between commas
+SEVERAL_ITEMS = frozenset({"list", "list_colors", "describe"})  # kinds whose answer is a set of items between commas

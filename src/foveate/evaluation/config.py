@@ -10,6 +10,8 @@ from pathlib import Path
 
 from foveate.compression import Compressor
 
+_CANNOT_CHANGE_AN_ANSWER = ("studies", "reference", "testing", "cli.py")
+
 
 @dataclass(frozen=True)
 class EvalConfig:
@@ -23,8 +25,8 @@ class EvalConfig:
         limit: Number of questions; None means the whole split.
         seed: Of generated data.
         max_new_tokens: Longest answer.
-        dtype: Of weights and activations.
-        batch_size: Questions per batch; changes speed, never answers.
+        dtype: Of weights and activations: "float32", "bfloat16" or "float16".
+        batch_size: Questions per batch, each with its own keys and values: lower it for large models.
         device: "cpu", "cuda" or another accelerator.
         out: Folder under which records and encodings are kept.
     """
@@ -41,22 +43,26 @@ class EvalConfig:
     device: str = "cpu"
     out: Path = Path("runs")
 
-    def identity(self, weights: str, data: str) -> dict[str, str | int | None]:
-        """Everything that can change an answer; batch size, device and place cannot.
+    def identity(self, checkpoint: str, data: str) -> dict[str, str | int | None]:
+        """Everything that can change an answer.
+
+        In float32 neither batch size nor device can; in half precision both do, by rounding.
 
         Args:
-            weights: Hash of the parameters.
+            checkpoint: Hash of parameters, configuration and processor.
             data: Hash of the questions and pictures.
         """
+        exact = self.dtype == "float32"
         return {
             "compressor": repr(self.compressor),
-            "model": self.model,
-            "weights": weights,
+            "checkpoint": checkpoint,
             "data": self.data,
             "split": self.split,
             "data_hash": data,
             "max_new_tokens": self.max_new_tokens,
             "dtype": self.dtype,
+            "batch_size": None if exact else self.batch_size,
+            "device": None if exact else self.device.split(":")[0],
             "code": code_hash(),
         }
 
@@ -68,9 +74,11 @@ def run_id(identity: dict[str, str | int | None]) -> str:
 
 @cache
 def code_hash() -> str:
-    """Hash of this package's source and of the versions of what computes with it."""
+    """Hash of the source that can change an answer, and of the versions of what computes with it."""
     digest = hashlib.sha256(f"{version('torch')} {version('transformers')}".encode())
     root = Path(str(files("foveate")))
     for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+        name = path.relative_to(root)
+        if name.parts[0] not in _CANNOT_CHANGE_AN_ANSWER:
+            digest.update(str(name).encode() + path.read_bytes())
     return digest.hexdigest()[:16]

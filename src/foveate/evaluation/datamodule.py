@@ -1,4 +1,4 @@
-"""Questions grouped by picture, so that whatever depends on the picture alone is computed once."""
+"""Questions in batches that keep those about one picture together, so that what depends on it is computed once."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,17 +10,24 @@ from torch.utils.data import DataLoader
 from foveate.data.sample import VQASample
 
 
-class QuestionsByPicture(lightning.LightningDataModule):
-    """Batches of whole pictures, with as many as hold at most `batch_size` questions together (at least one)."""
+class QuestionsInBatches(lightning.LightningDataModule):
+    """Batches of at most `batch_size` questions; a picture with fewer questions is never torn apart."""
 
     def __init__(self, samples: Sequence[VQASample], batch_size: int) -> None:
         super().__init__()
-        self.pictures: Any = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
-        self.pictures_per_batch = max(1, batch_size // max(map(len, self.pictures)))
+        pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
+        pieces = [picture[i : i + batch_size] for picture in pictures for i in range(0, len(picture), batch_size)]
+        self.batches: Any = _filled(pieces, batch_size)
 
     def predict_dataloader(self) -> DataLoader:
-        return DataLoader(self.pictures, batch_size=self.pictures_per_batch, collate_fn=_flatten)
+        return DataLoader(self.batches, batch_size=None, collate_fn=list)
 
 
-def _flatten(pictures: list[list[VQASample]]) -> list[VQASample]:
-    return [sample for picture in pictures for sample in picture]
+def _filled(pieces: Sequence[list[VQASample]], size: int) -> list[list[VQASample]]:
+    batches: list[list[VQASample]] = []
+    for piece in pieces:
+        if batches and len(batches[-1]) + len(piece) <= size:
+            batches[-1] += piece
+        else:
+            batches.append(list(piece))
+    return batches

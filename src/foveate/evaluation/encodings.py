@@ -1,7 +1,6 @@
 """Vision features and [CLS] rows of all layers: computed once per model and data, replayed by every configuration."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,15 +75,15 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> No
     first = next(_encoded(loaded, images, ids[:1]))
     columns = {"image_id": Value("string"), "fingerprint": Value("int64")}
     columns |= {name: Array2D(first[name].shape, "float32") for name in ("features", "cls_rows") if name in first}
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        table = Dataset.from_generator(
-            _encoded,
-            features=Features(columns),
-            gen_kwargs={"loaded": loaded, "images": images, "ids": ids},
-            cache_dir=scratch,
-            fingerprint=folder.name,
-        )
-        table.save_to_disk(str(folder))
+    table = Dataset.from_generator(
+        _encoded,
+        features=Features(columns),
+        gen_kwargs={"loaded": loaded, "images": images, "ids": ids},
+        cache_dir=str(folder / "scratch"),
+        fingerprint=folder.name,
+    )
+    table.save_to_disk(str(folder))
+    shutil.rmtree(folder / "scratch")
 
 
 def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str]) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,6 @@ class Answering(lightning.LightningModule):
         super().__init__()
         self.encodings, self.compressor, self.max_new_tokens = encodings, compressor, max_new_tokens
         self.loaded = encodings.loaded
-        self.model = self.loaded.model  # registered, so that the trainer moves it to its device
 
     def transfer_batch_to_device(self, batch: list[VQASample], device: torch.device, dataloader_idx: int) -> list:
         """Questions stay on the host; Lightning would try to move the fields of a frozen sample."""

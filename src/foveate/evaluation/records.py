@@ -1,15 +1,20 @@
 """Records on disk: one folder per run, one parquet part per batch, each renamed into place when it is whole."""
 
 import json
-import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
-from foveate.core.errors import OutputError
+from foveate.core.errors import DataError, OutputError
+from foveate.core.files import replacing
 
 
 @dataclass(frozen=True)
@@ -48,56 +53,74 @@ SCHEMA = pa.schema([(name, _COLUMN_TYPES[kind]) for name, kind in Record.__annot
 
 
 class RecordFolder:
-    """The records of one run."""
+    """The records of one run; whoever writes to them holds `lock`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    @classmethod
-    def create(cls, folder: Path, identity: dict[str, str | int | None]) -> "RecordFolder":
-        """Makes the folder and writes down what the run is.
+    @contextmanager
+    def lock(self, identity: Mapping[str, Any]) -> Iterator[None]:
+        """Makes the folder, waits until no other process writes to it, and notes what the run is.
 
         Raises:
             OutputError: The place cannot be written.
         """
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / "config.json", json.dumps(identity, indent=1).encode())
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".lock"):
+                if not (self.folder / "config.json").exists():
+                    with replacing(self.folder / "config.json") as path:
+                        path.write_text(json.dumps(identity, indent=1))
+                yield
         except OSError as error:
             raise OutputError(
-                f"records cannot be written to {folder}: {error.strerror}; choose another --out"
+                f"records cannot be written to {self.folder}: {error.strerror}; choose another --out"
             ) from error
-        return cls(folder)
 
     @property
     def complete(self) -> bool:
         return (self.folder / "DONE").exists()
 
-    def finish(self) -> None:
-        _replace(self.folder / "DONE", b"")
+    def finish(self, sample_ids: Iterable[str]) -> None:
+        """Marks the run as complete if every question has a record.
+
+        Raises:
+            OutputError: Some have none.
+        """
+        if missing := set(sample_ids) - self.done():
+            raise OutputError(
+                f"{len(missing)} questions have no record in {self.folder}, the first is {min(missing)!r}: run it again"
+            )
+        (self.folder / "DONE").touch()
 
     def done(self) -> frozenset[str]:
         """Ids of the questions that are already answered."""
-        parts = sorted(self.folder.glob("part-*.parquet"))
-        return frozenset(
-            i for part in parts for i in pq.read_table(part, columns=["sample_id"])["sample_id"].to_pylist()
-        )
+        ids = [pq.read_table(part, columns=["sample_id"])["sample_id"].to_pylist() for part in self._parts()]
+        return frozenset(sample_id for part in ids for sample_id in part)
 
     def append(self, records: Sequence[Record]) -> None:
         """Writes one part, named after its first question."""
         table = pa.Table.from_pylist([asdict(record) for record in records], schema=SCHEMA)
-        path = self.folder / f"part-{records[0].sample_id.replace('/', '_')}.parquet"
-        unfinished = path.with_suffix(".tmp")
-        pq.write_table(table, unfinished)
-        os.replace(unfinished, path)
+        with replacing(self.folder / f"part-{quote(records[0].sample_id, safe='')}.parquet") as path:
+            pq.write_table(table, path)
 
     def read(self) -> pa.Table:
-        """All records, by sample id."""
-        parts = [pq.read_table(part, schema=SCHEMA) for part in sorted(self.folder.glob("part-*.parquet"))]
-        return pa.concat_tables(parts).sort_by("sample_id")
+        """All records, by sample id.
 
+        Raises:
+            DataError: There are none, or a question stands twice.
+        """
+        parts = [pq.read_table(part, schema=SCHEMA) for part in self._parts()]
+        if not parts:
+            raise DataError(f"no records in {self.folder}: evaluate this configuration first, with the same --out")
+        table = pa.concat_tables(parts).sort_by("sample_id")
+        counts = Counter(table["sample_id"].to_pylist())
+        if twice := [sample_id for sample_id, count in counts.items() if count > 1]:
+            raise DataError(
+                f"{len(twice)} questions stand twice in {self.folder}, the first is {twice[0]!r}: "
+                "remove the folder and evaluate again"
+            )
+        return table
 
-def _replace(path: Path, content: bytes) -> None:
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.parquet"))

@@ -1,6 +1,6 @@
 """How right an answer is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -21,6 +21,11 @@ def set_f1(prediction: str, references: Sequence[str]) -> float:
     return max(_f1(_items(prediction), _items(reference)) for reference in references)
 
 
+def agreement(predictions: Iterable[str], others: Iterable[str]) -> list[float]:
+    """1 where two models give the same answer, as `exact_match` compares."""
+    return [exact_match(one, (other,)) for one, other in zip(predictions, others, strict=True)]
+
+
 def _plain(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(" .")
 
@@ -37,7 +42,7 @@ SCORINGS = {"exact": exact_match, "set_f1": set_f1}
 
 
 class AnswerScore(Metric):
-    """Mean score of answers; with the uncompressed model's answers as references, the agreement with it.
+    """Mean score of answers.
 
     Args:
         scoring: A key of `SCORINGS`.

@@ -1,7 +1,8 @@
 """Adapter for LLaVA-1.5: a CLIP-like tower, a projector, a causal language model."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -21,6 +22,7 @@ from foveate.functional.sequence import gather_left_padded, positions, scatter_k
 from foveate.models.tap import tapped
 
 Compress = Callable[[Tensor, Trace], Compression]
+_ATTACHED = "_foveate_attached"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Llava:
         self.inner = model.model
         self.language_model = model.model.language_model
         transformer: Any = getattr(self.inner.vision_tower, "vision_model", self.inner.vision_tower)
+        if not hasattr(transformer, "encoder") or not hasattr(transformer, "embeddings"):
+            raise UnsupportedModel(
+                f"{type(transformer).__name__} as vision tower is not supported; CLIP and SigLIP are"
+            )
         self._attention = {layer.self_attn: i for i, layer in enumerate(transformer.encoder.layers)}
         self.tower = _describe(model, transformer)
 
@@ -90,7 +96,7 @@ class Llava:
             if layer in recorded:
                 rows[layer] = attention_rows(query.detach()[:, :, :1], key.detach(), scaling)[:, :, 0, 1:]
 
-        with tapped(self.inner.vision_tower, self._attention, listen):
+        with tapped(self.inner.vision_tower, self._attention, listen) if recorded else nullcontext():
             features = self._features(pixels)
         values: dict[Need, Tensor] = {}
         for need in needs:
@@ -125,7 +131,7 @@ class Llava:
             ValueError: The placeholders are not as many as the patches of the images.
         """
         ids = inputs["input_ids"]
-        mask = torch.ones_like(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]
+        mask = self._mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]
         placeholder = ids == self.image_token
         if int(placeholder.sum()) != features.shape[0] * features.shape[1]:
             raise ValueError(
@@ -156,38 +162,57 @@ class Llava:
         its length go on working. On leaving, the model is as it was.
         """
         model: Any = self.model
-        if "generate" in vars(model):
+        if _ATTACHED in vars(model):
             raise FoveateError("this model already has a compressor attached: leave its `with` first")
+        before = {name: vars(model).get(name) for name in ("generate", "forward")}
         generate, forward = model.generate, model.forward
 
         def shorten(inputs: dict[str, Any]) -> dict[str, Any]:
             if inputs.get("input_ids") is None:
                 raise ValueError("compression needs input_ids: image tokens cannot be found in inputs_embeds")
+            if inputs.get("vision_feature_layer") is not None:
+                raise ValueError("vision_feature_layer cannot be changed per call: set it in the model's configuration")
             features, trace = self.encode(inputs["pixel_values"], needs)
             return self.compressed_inputs(inputs, features, compress(features, trace), repack)
 
         @wraps(generate)
-        def compressed_generate(inputs: Tensor | None = None, **kwargs: Any) -> Any:  # noqa: ANN401 (as in transformers)
-            if inputs is not None:
-                kwargs["input_ids"] = inputs
-            if kwargs.get("pixel_values") is None:
-                return generate(**kwargs)
+        def compressed_generate(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as in transformers)
+            inputs = _by_name(generate, args, kwargs)
+            if inputs.get("pixel_values") is None:
+                return generate(**inputs)
+            if inputs.get("inputs") is not None:
+                inputs["input_ids"] = inputs.pop("inputs")
             with torch.no_grad():
-                shortened = shorten(kwargs)
-            return _with_prompt(generate(**shortened), kwargs["input_ids"], shortened["input_ids"].shape[1])
+                shortened = shorten(inputs)
+            return _with_prompt(generate(**shortened), inputs["input_ids"], shortened["input_ids"].shape[1])
 
         @wraps(forward)
         def compressed_forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            return forward(*args, **(kwargs if kwargs.get("pixel_values") is None else shorten(kwargs)))
+            inputs = _by_name(forward, args, kwargs)
+            return forward(**(inputs if inputs.get("pixel_values") is None else shorten(inputs)))
 
-        with ExitStack() as undo:
-            for name, function in (("generate", compressed_generate), ("forward", compressed_forward)):
-                previous = vars(model).get(name)
-                setattr(model, name, function)
-                undo.callback(delattr, model, name) if previous is None else undo.callback(
-                    setattr, model, name, previous
-                )
+        model.generate, model.forward = compressed_generate, compressed_forward
+        setattr(model, _ATTACHED, True)
+        try:
             yield
+        finally:
+            delattr(model, _ATTACHED)
+            for name, function in before.items():
+                delattr(model, name) if function is None else setattr(model, name, function)
+
+    def _mask(self, ids: Tensor) -> Tensor:
+        """What `generate` assumes without a mask: padding is not read, unless it is also what ends an answer."""
+        ends = self.model.generation_config.eos_token_id
+        pad = self.text_config.pad_token_id
+        if pad is None or pad in (ends if isinstance(ends, list) else [ends]):
+            return torch.ones_like(ids)
+        return ids.ne(pad).long()
+
+
+def _by_name(function: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name; those of `**kwargs` too."""
+    bound = inspect.signature(function).bind(*args, **kwargs).arguments
+    return {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
 
 
 def _with_prompt(output: Any, prompt: Tensor, shortened: int) -> Any:  # noqa: ANN401

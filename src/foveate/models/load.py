@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float
+from PIL import __version__ as pillow_version
 from PIL.Image import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -22,6 +25,7 @@ from foveate.core.errors import UnsupportedModel
 from foveate.models.llava import Llava
 
 REFERENCE = "reference"
+_DTYPES = ("float32", "bfloat16", "float16")
 _ADAPTERS = {"llava": Llava}  # by model_type of the configuration
 
 
@@ -32,7 +36,7 @@ def adapt(model: nn.Module) -> Llava:
         UnsupportedModel: No adapter knows its class.
     """
     kind = getattr(getattr(model, "config", None), "model_type", None)
-    if kind not in _ADAPTERS:
+    if kind not in _ADAPTERS or not hasattr(model, "lm_head"):
         raise UnsupportedModel(f"{type(model).__name__} is not supported; supported types: {', '.join(_ADAPTERS)}")
     return _ADAPTERS[kind](cast(Any, model))
 
@@ -50,9 +54,16 @@ class LoadedModel:
         return self.adapter.model
 
     @cached_property
-    def weights(self) -> str:
-        """Hash of all parameters."""
-        digest = hashlib.sha256()
+    def identity(self) -> str:
+        """Hash of everything that the checkpoint decides: parameters, configurations, tokenizer, image processor."""
+        digest = hashlib.sha256(type(self.processor.image_processor).__name__.encode() + pillow_version.encode())
+        with TemporaryDirectory() as folder:
+            self.model.config.save_pretrained(folder)
+            self.model.generation_config.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+            for path in sorted(Path(folder).rglob("*")):
+                if path.is_file():
+                    digest.update(path.name.encode() + path.read_bytes())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -86,11 +97,20 @@ class LoadedModel:
 def load(
     name: str | Path = REFERENCE, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
 ) -> LoadedModel:
-    """Loads `name`: "reference" (the shipped model), a checkpoint folder, or a hub id.
+    """Loads a checkpoint.
+
+    Args:
+        name: "reference" (the shipped model), a checkpoint folder, or a hub id.
+        device: Where it runs.
+        dtype: "float32", "bfloat16" or "float16".
+        attention: Attention implementation, as transformers names it.
 
     Raises:
-        UnsupportedModel: There is no such checkpoint, it is not a supported model, or it has no processor.
+        UnsupportedModel: There is no such checkpoint, it is not a supported model or not whole, or device or dtype
+            cannot be had.
     """
+    if dtype not in _DTYPES:
+        raise UnsupportedModel(f"dtype {dtype!r} is unknown; known: {', '.join(_DTYPES)}")
     place = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
     try:
         config: Any = AutoConfig.from_pretrained(place)
@@ -100,14 +120,19 @@ def load(
             f"({str(error).splitlines()[0]})"
         ) from error
     if config.model_type not in _ADAPTERS:
-        raise UnsupportedModel(
-            f"model {str(name)!r} is of type {config.model_type!r}; supported: {', '.join(_ADAPTERS)}"
-        )
+        known = ", ".join(_ADAPTERS)
+        raise UnsupportedModel(f"model {str(name)!r} is of type {config.model_type!r}; supported: {known}")
     try:
         processor = AutoProcessor.from_pretrained(place)
-        model = AutoModelForImageTextToText.from_pretrained(
-            place, dtype=getattr(torch, dtype), attn_implementation=attention
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            place, dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UnsupportedModel(f"model {str(name)!r} is incomplete: {str(error).splitlines()[0]}") from error
-    return LoadedModel(str(name), adapt(cast(nn.Module, model).to(device).eval()), processor)
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise UnsupportedModel(f"model {str(name)!r} lacks {len(missing)} of its weights, such as {missing[0]}")
+    try:
+        return LoadedModel(str(name), adapt(model.to(device).eval()), processor)
+    except (RuntimeError, AssertionError) as error:
+        raise UnsupportedModel(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -8,7 +8,10 @@ transformers drops the padding mask of unknown attention functions silently.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
+from threading import Lock
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -18,9 +21,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 Listener = Callable[[int, Tensor, Tensor, float], None]
 """Called with layer number, query, key (batch, head, token, dim) and scaling."""
 
-# transformers looks for "flash" and "flex" in the name to pick mask layouts; aliases must not contain them by accident.
-_ALIASES = {"sdpa": "foveate_tap_sdpa", "eager": "foveate_tap_sdpa", "flash_attention_2": "foveate_tap_fa2"}
-_KERNELS = {"foveate_tap_sdpa": "sdpa", "foveate_tap_fa2": "flash_attention_2"}
+# by kernel; transformers reads "flash" and "flex" in a name as a mask layout, so no alias may contain them
+_ALIASES = {"eager": "foveate_tap_sdpa", "flash_attention_2": "foveate_tap_fa2", "flash_attention_3": "foveate_tap_fa3"}
+_registered: set[str] = set()
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,9 @@ class _Tap:
 
 
 _active: ContextVar[tuple[_Tap, ...]] = ContextVar("foveate_taps", default=())
+# threads may overlap in one model: the first to enter swaps its attention function, the last to leave restores it
+_lock = Lock()
+_entered: dict[int, tuple[str | None, int]] = {}
 
 
 @contextmanager
@@ -44,23 +50,32 @@ def tapped(model: PreTrainedModel, attention_layers: Mapping[nn.Module, int], li
         attention_layers: Its attention modules and their layer numbers.
         listener: See `Listener`.
     """
-    before = model.config._attn_implementation
-    alias = before if before in _KERNELS else _register(before)
+    with _lock:
+        before, inside = _entered.get(id(model.config), (model.config._attn_implementation, 0))
+        _entered[id(model.config)] = before, inside + 1
+        model.config._attn_implementation = _alias(before)
     taps = _active.set((*_active.get(), _Tap(attention_layers, listener)))
-    model.config._attn_implementation = alias
     try:
         yield
     finally:
-        model.config._attn_implementation = before
         _active.reset(taps)
+        with _lock:
+            before, inside = _entered.pop(id(model.config))
+            if inside > 1:
+                _entered[id(model.config)] = before, inside - 1
+            else:
+                model.config._attn_implementation = before
 
 
-def _register(implementation: str | None) -> str:
+def _alias(implementation: str | None) -> str:
+    """Our name for a kernel, registered with its mask function."""
     implementation = implementation or "eager"
+    kernel = "sdpa" if implementation == "eager" else implementation
     alias = _ALIASES.get(implementation, f"foveate_tap_{implementation}")
-    kernel = _KERNELS.setdefault(alias, implementation)
-    AttentionInterface.register(alias, _attention_through(kernel))
-    AttentionMaskInterface.register(alias, ALL_MASK_ATTENTION_FUNCTIONS[kernel])
+    if alias not in _registered:
+        AttentionInterface.register(alias, _attention_through(kernel))
+        AttentionMaskInterface.register(alias, ALL_MASK_ATTENTION_FUNCTIONS[kernel])
+        _registered.add(alias)
     return alias
 
 
@@ -78,6 +93,14 @@ def _attention_through(kernel: str) -> Callable:
             if module in tap.layer_of:
                 tap.listener(tap.layer_of[module], query, key, scaling or query.shape[-1] ** -0.5)
         run = ALL_ATTENTION_FUNCTIONS[kernel]
-        return run(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        if kernel == "sdpa":
+            return run(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        configured: Any = module.config
+        module.config = copy(configured)  # flash kernels read there which of them they are
+        module.config._attn_implementation = kernel
+        try:
+            return run(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        finally:
+            module.config = configured
 
     return attention

@@ -41,7 +41,7 @@ class Phase:
     per_thing: int
 
 
-PHASES = (Phase(0.18, 20, 4), Phase(0.32, 48, 8))
+PHASES = (Phase(0.12, 10, 2), Phase(0.24, 20, 4), Phase(0.36, 48, 8))
 
 
 class _TrainingPictures(Dataset):
@@ -83,7 +83,7 @@ def _columns(rows: list[tuple]) -> tuple[tuple, ...]:
 
 
 class SceneDialogues(Dataset):
-    """Pictures with one question of every kind, all eleven packed into one sequence.
+    """Pictures with one question of every kind, all packed into one sequence.
 
     Pictures come round again, always with new questions: item i asks about picture i modulo the number of pictures.
     """
@@ -178,11 +178,8 @@ class LanguageTraining(lightning.LightningModule):
         with torch.autocast(self.device.type, torch.bfloat16):
             logits, projected = self(batch, keep, repack)
         target = batch["target"]
-        weight = torch.ones_like(target, dtype=torch.float32)
-        weight[torch.isin(target, torch.tensor(sorted(_LIGHT)))] = 0.1
-        weight[batch["block"] == list(QUESTION_KINDS).index("multiple_choice")] *= 2.0
-        weight[target == _IGNORE] = 0.0
         losses = F.cross_entropy(logits.float().transpose(1, 2), target, ignore_index=_IGNORE, reduction="none")
+        weight = _token_weight(target, batch["block"])
         answer = (losses * weight).sum() / weight.sum()
         fade = max(0.0, 1 - progress / 0.5)
         alignment = self._alignment(projected.float(), batch["labels"]) if fade else torch.zeros(())
@@ -230,6 +227,16 @@ class LanguageTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return adamw(self, self.hparams["learning_rate"], (0.9, 0.95), self.hparams["steps"])
+
+
+def _token_weight(target: Tensor, block: Tensor) -> Tensor:
+    """Every question weighs the same however long its answer, multiple choice twice; ends and commas hardly."""
+    light = torch.isin(target, torch.tensor(sorted(_LIGHT)))
+    weight = torch.where(light, 0.1, 1.0) * (target != _IGNORE)
+    question = block.clamp(min=0)
+    total = torch.zeros(len(target), len(QUESTION_KINDS)).scatter_add_(1, question, weight)
+    doubled = 1.0 + (question == list(QUESTION_KINDS).index("multiple_choice"))
+    return doubled * weight / total.gather(1, question).clamp(min=1.0)
 
 
 def _block_mask(block: Tensor, before: int) -> Tensor:

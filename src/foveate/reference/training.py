@@ -8,9 +8,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset, default_collate
-from transformers import LlavaForConditionalGeneration
+from transformers import CLIPModel, LlavaForConditionalGeneration
 
-from foveate.reference.architecture import make_processor
+from foveate.reference.architecture import clip_config, make_processor
 
 HELD_OUT = 10_000_000  # first index of the pictures of the `train` split that are only for watching progress
 
@@ -54,7 +54,7 @@ def fit(
         strategy="ddp" if processes > 1 else "auto",
         max_steps=steps,
         gradient_clip_val=1.0,
-        check_val_every_n_epoch=4,
+        check_val_every_n_epoch=2,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
         callbacks=[every_epoch],
@@ -64,6 +64,14 @@ def fit(
         enable_model_summary=False,
     )
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=False)
+
+
+def trained_clip(folder: Path) -> CLIPModel:
+    """The CLIP of a finished vision stage."""
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=False)["state_dict"]
+    clip = CLIPModel(clip_config())
+    clip.load_state_dict({name[5:]: value for name, value in checkpoint.items() if name.startswith("clip.")})
+    return clip
 
 
 def export(llava: LlavaForConditionalGeneration, folder: Path) -> None:

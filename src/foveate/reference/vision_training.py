@@ -120,10 +120,12 @@ class VisionTraining(lightning.LightningModule):
     """Trains a CLIP on scenes; `clip.vision_model` is what stage 2 uses.
 
     Half of the patches are dropped at random in the first `drop_until` of the steps: nearly twice as fast, and a
-    first taste of what the framework does to tokens.
+    first taste of what the framework does to tokens. With `places`, every patch must also tell its row and column:
+    without that loss the tower forgets where an object's patches lie, and no language model could know it once
+    positions are re-packed.
     """
 
-    def __init__(self, steps: int, learning_rate: float = 1e-3, drop_until: float = 0.6) -> None:
+    def __init__(self, steps: int, learning_rate: float = 1e-3, drop_until: float = 0.6, places: bool = False) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.clip = CLIPModel(clip_config())
@@ -133,6 +135,7 @@ class VisionTraining(lightning.LightningModule):
         self.colour = nn.Linear(width, len(_COLOUR) + 1)
         self.kind = nn.Linear(width, len(_KIND) + 1)
         self.glyph = nn.Linear(width, len(_GLYPH))
+        self.place = nn.Linear(width, 2 * GRID)
 
     def forward(self, pixels: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns the pooled [CLS] state and the penultimate patch states."""
@@ -158,6 +161,8 @@ class VisionTraining(lightning.LightningModule):
             "contrast": 0.3 * self._contrast_loss(pooled, batch["caption"]),
             "patches": (1 - 0.8 * progress) * self._patch_loss(patches, batch, keep),
         }
+        if self.hparams["places"]:
+            losses["places"] = 0.3 * self._place_loss(patches, keep)
         self.log_dict({f"loss/{name}": value for name, value in losses.items()})
         return torch.stack(list(losses.values())).sum()
 
@@ -182,6 +187,11 @@ class VisionTraining(lightning.LightningModule):
         glyphs = F.cross_entropy(self.glyph(patches).transpose(1, 2), glyph, ignore_index=_IGNORE)
         return (per_patch * weight).sum() / weight.sum() + 0.5 * glyphs
 
+    def _place_loss(self, patches: Tensor, keep: Tensor | None) -> Tensor:
+        index = torch.arange(PATCHES).expand(len(patches), -1) if keep is None else keep
+        rows, columns = self.place(patches).transpose(1, 2).split(GRID, 1)
+        return F.cross_entropy(rows, index // GRID) + F.cross_entropy(columns, index % GRID)
+
     def validation_step(self, batch: dict[str, Tensor]) -> None:
         pooled, patches = self(batch["pixels"])
         shown = batch["kind"] < len(_KIND)
@@ -190,6 +200,7 @@ class VisionTraining(lightning.LightningModule):
             "colour": (self.colour(patches).argmax(-1) == batch["colour"])[shown],
             "kind": (self.kind(patches).argmax(-1) == batch["kind"])[shown],
             "glyph": (self.glyph(patches).argmax(-1) == batch["glyph"])[read],
+            "row": (self.place(patches)[..., :GRID].argmax(-1) == torch.arange(PATCHES) // GRID)[shown],
         }
         logits = self.attributes(pooled).split(_ATTRIBUTES, 1)
         for name, found, true in zip(

@@ -14,7 +14,10 @@ from foveate.core.types import Trace
 
 @dataclass(frozen=True)
 class Random(VisionScorer):
-    """Independent uniform scores, fixed by the picture and `seed`: batches and reruns do not change them."""
+    """Independent uniform scores, fixed by the pixel values and `seed`: batches and reruns do not change them.
+
+    Pixels in half precision are other values, so they draw other patches.
+    """
 
     seed: int = 0
 

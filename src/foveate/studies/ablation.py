@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import optuna
 
 from foveate.core.budget import resolve_keep
+from foveate.core.errors import BudgetError
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, data_of
 from foveate.models.llava import Tower
@@ -37,21 +38,18 @@ def ablate(
     tower = loaded.adapter.tower
     choices = choices_for(tower)
     keeps = sorted({resolve_keep(budget, tower.grid.patches) for budget in keep}, reverse=True)
+    if not keeps:
+        raise BudgetError(f"no budget is given: keep 1..{tower.grid.patches} patches, or a fraction of them")
     for choice in choices:
         loaded.adapter.check(choice.recipe(keeps[0]).needs)
-    study = run_grid(
-        name,
-        Objective(config, {choice.label: choice for choice in choices}, keeps),
-        config.identity(loaded.weights, questions)
-        | {"compressor": "as in the grid", "limit": config.limit, "seed": config.seed},
-        storage,
-    )
-    described = {
+    identity = config.identity(loaded.identity, questions)
+    del identity["compressor"]  # each cell has its own
+    facts = {
+        "model": config.model,
         "patches": tower.grid.patches,
         "grid": [tower.grid.rows, tower.grid.columns],
         "depth": tower.depth,
         "feature_layer": tower.feature_layer,
     }
-    for key, value in described.items():
-        study.set_user_attr(key, value)
-    return study
+    objective = Objective(config, {choice.label: choice for choice in choices}, keeps)
+    return run_grid(name, objective, {**identity, "limit": config.limit, "seed": config.seed}, facts, storage)

@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.samplers import GridSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from foveate.core.errors import OutputError
 from foveate.studies.objective import Objective
 
+ARTIFACTS = "artifacts"  # folder beside the study
 _HEARTBEAT_S, _GRACE_S = 30, 120
 
 
-def run_grid(name: str, objective: Objective, about: Mapping[str, Any], storage: str | None = None) -> optuna.Study:
+def run_grid(
+    name: str, objective: Objective, identity: Mapping[str, Any], facts: Mapping[str, Any], storage: str | None = None
+) -> optuna.Study:
     """Runs what is left of the grid of all choices and budgets, with a progress bar.
 
     Trials of killed workers are run again; several machines may run the same study at once.
@@ -25,7 +29,8 @@ def run_grid(name: str, objective: Objective, about: Mapping[str, Any], storage:
     Args:
         name: Of the study; its files lie in `<out>/<name>`.
         objective: Its choices and budgets span the grid.
-        about: What identifies the study besides the grid; the same name with another identity is refused.
+        identity: What identifies the study besides the grid; the same name with another identity is refused.
+        facts: More to know about it.
         storage: Database URL for several machines; None means a SQLite file.
 
     Raises:
@@ -40,7 +45,9 @@ def run_grid(name: str, objective: Objective, about: Mapping[str, Any], storage:
         direction="maximize",
         load_if_exists=True,
     )
-    _guard(study, {**about, "scorers": grid["scorer"], "keep": grid["keep"]})
+    _guard(study, {**identity, "scorers": grid["scorer"], "keep": grid["keep"]})
+    for fact, value in facts.items():
+        study.set_user_attr(fact, value)
     study.set_metric_names(["accuracy"])
     while left := _requeue_failed(study, grid):
         study.optimize(objective, n_trials=left, show_progress_bar=True)
@@ -48,13 +55,12 @@ def run_grid(name: str, objective: Objective, about: Mapping[str, Any], storage:
 
 
 def keep_artifacts(study: optuna.Study, folder: Path) -> None:
-    """Puts the figures in `folder` beside the study, where the dashboard shows them; once each."""
-    store_path = folder / "artifacts"
-    store_path.mkdir(exist_ok=True)
-    store = FileSystemArtifactStore(store_path)
-    known = {meta.filename for meta in optuna.artifacts.get_all_artifact_meta(study)}
+    """Puts the figures in `folder` beside the study, where the dashboard shows them; those that changed anew."""
+    (folder / ARTIFACTS).mkdir(exist_ok=True)
+    store = FileSystemArtifactStore(folder / ARTIFACTS)
+    kept = {(folder / ARTIFACTS / meta.artifact_id).read_bytes() for meta in get_all_artifact_meta(study)}
     for picture in sorted(folder.glob("*.png")):
-        if picture.name not in known:
+        if picture.read_bytes() not in kept:
             upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
 
 
@@ -65,12 +71,15 @@ def _open(folder: Path, url: str | None) -> RDBStorage:
         (folder / ".writable").unlink()
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}; choose another --out") from error
-    return RDBStorage(
-        url or f"sqlite:///{folder / 'study.db'}",
-        heartbeat_interval=_HEARTBEAT_S,
-        grace_period=_GRACE_S,
-        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-    )
+    try:
+        return RDBStorage(
+            url or f"sqlite:///{folder / 'study.db'}",
+            heartbeat_interval=_HEARTBEAT_S,
+            grace_period=_GRACE_S,
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+        )
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        raise OutputError(f"storage {url!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _guard(study: optuna.Study, identity: dict[str, Any]) -> None:
@@ -90,12 +99,17 @@ def _guard(study: optuna.Study, identity: dict[str, Any]) -> None:
 
 def _requeue_failed(study: optuna.Study, grid: Mapping[str, list]) -> int:
     """Number of cells without a result; those that failed are queued again, which the grid sampler does not do."""
-    cells = set(itertools.product(*grid.values()))
-    states: dict[tuple, set[TrialState]] = {cell: set() for cell in cells}
+    trials: dict[tuple, list[optuna.trial.FrozenTrial]] = {cell: [] for cell in itertools.product(*grid.values())}
     for trial in study.get_trials(deepcopy=False):
-        params = trial.params or trial.system_attrs.get("fixed_params", {})
-        states.get(tuple(params.get(name) for name in grid), set()).add(trial.state)
-    for cell, seen in states.items():
-        if seen == {TrialState.FAIL}:
-            study.enqueue_trial(dict(zip(grid, cell, strict=True)))
-    return sum(TrialState.COMPLETE not in seen for seen in states.values())
+        trials.get(tuple(trial.params.get(name) for name in grid), []).append(trial)
+    for tried in trials.values():
+        if tried and all(trial.state == TrialState.FAIL for trial in tried):
+            study.add_trial(
+                optuna.create_trial(
+                    state=TrialState.WAITING,
+                    params=tried[0].params,
+                    distributions=tried[0].distributions,
+                    system_attrs=tried[0].system_attrs,  # the place in the grid
+                )
+            )
+    return sum(all(trial.state != TrialState.COMPLETE for trial in tried) for tried in trials.values())

@@ -50,10 +50,6 @@ class VisionScorerContract(ABC):
         assert scores.shape == (3, GRID.patches)
         assert scores.isfinite().all()
 
-    def test_reads_only_what_it_needs(self) -> None:
-        """A trace with nothing but the named needs is enough (the trace refuses everything else)."""
-        self.scorer().score(random_trace(self.scorer().needs, batch=1))
-
     def test_scores_of_an_image_do_not_depend_on_the_batch(self) -> None:
         alone = self.scorer().score(random_trace(self.scorer().needs, batch=1))
         together = self.scorer().score(random_trace(self.scorer().needs, batch=3))

@@ -1,6 +1,6 @@
 import pytest
 
-from analysis.files import replacing
+from foveate.core.files import replacing
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
