@@ -9,6 +9,9 @@ from analysis.statistics import Interval, difference_interval, mean_interval
 from analysis.tables import grid, percent, points
 from foveate.compression import Blind, Compressor, Identity, VisionCompressor
 from foveate.evaluation import EvalConfig, evaluate
+from foveate.models.load import load
+from foveate.reference.architecture import VOCABULARY
+from foveate.reference.language_training import PHASES
 from foveate.scorers import Random, Uniform
 
 POSITION_BUDGETS = (0.25, 0.05)
@@ -29,7 +32,8 @@ pictures are 96 x 96 pixels of coloured shapes and signs, questions are template
 ## How it was trained
 
 1. The tower alone: attributes of the picture from [CLS], a contrastive loss against captions, and the contents of each
-   patch from the penultimate layer, which is the one that the language model gets.
+   patch from the penultimate layer, which is the one that the language model gets; then the same with each patch's row
+   and column, which the tower otherwise forgets.
 2. Projector and language model, the tower frozen: cross-entropy of the answers. The number of visual tokens grows from
    {first} per picture to all; for the first half a projected patch also learns to resemble the embeddings of the words
    that name it. In the last part a share of the batches drops visual tokens, with re-packed or original positions, and
@@ -54,21 +58,14 @@ position.
 """
 
 
-def model_card(config: EvalConfig, parameters: int, vocabulary: int, first: int) -> str:
-    """Evaluates the model of `config` and describes it.
-
-    Args:
-        config: Model and data; the compressor is replaced.
-        parameters: Of the model.
-        vocabulary: Number of words.
-        first: Visual tokens per picture at the start of the curriculum.
-    """
+def model_card(config: EvalConfig) -> str:
+    """Evaluates the model of `config`, whose compressor is replaced, and describes it."""
     full, blind = _scores(config, Identity()), _scores(config, Blind())
     size = f"n = {len(full):,} questions about {full['image_id'].nunique():,} pictures."
     return _TEXT.format(
-        parameters=parameters,
-        vocabulary=vocabulary,
-        first=first,
+        parameters=sum(weight.numel() for weight in load(config.model).model.parameters()),
+        vocabulary=len(VOCABULARY),
+        first=PHASES[0].tokens,
         size=size,
         kinds=grid([_kind(name, full[rows], blind[rows]) for name, rows in _kinds(full)]),
         positions=grid(

@@ -45,7 +45,7 @@ def summary(table: pd.DataFrame) -> str:
     """Accuracy with interval of every scorer (rows) at every budget (columns), for a terminal."""
     shown = table.assign(accuracy=[accuracy(row) for _, row in table.iterrows()])
     wide = shown.pivot(index="scorer", columns="keep", values="accuracy")
-    return wide.loc[shown["scorer"].drop_duplicates(), sorted(wide, reverse=True)].fillna("").to_string()
+    return wide.loc[shown["scorer"].drop_duplicates(), sorted(wide.columns, reverse=True)].fillna("").to_string()
 
 
 def percent(value: float) -> str:

@@ -1,5 +1,7 @@
-"""Trains the reference model from nothing: the vision tower, then projector and language model, then its model card."""
+"""Trains the reference model from nothing and describes it: the vision tower, the language model, the model card."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -9,11 +11,11 @@ from analysis.model_card import model_card
 from foveate.cli import run
 from foveate.compression import Identity
 from foveate.evaluation import EvalConfig
-from foveate.models.load import load
-from foveate.reference.architecture import VOCABULARY
-from foveate.reference.language_training import PHASES, LanguageTraining, SceneDialogues, collate, encoded_pictures
+from foveate.reference.language_training import LanguageTraining, SceneDialogues, collate, encoded_pictures
 from foveate.reference.training import EpochsOfScenes, export, fit, trained_clip
 from foveate.reference.vision_training import ScenePictures, VisionTraining
+
+STAGES = ("vision", "places", "language", "card")
 
 
 def main(
@@ -35,38 +37,41 @@ def main(
         vision_steps: Optimizer steps of the vision tower.
         places_steps: Optimizer steps in which the tower learns to keep the place of what it sees.
         language_steps: Optimizer steps of projector and language model.
-        pictures: Different training pictures of the second stage; each is asked about several times.
+        pictures: Different training pictures of the language stage; each is asked about several times.
         batch_size: Pictures per process and step.
         processes: CPU processes of one thread each.
         seed: Of initialisation and data.
     """
+    if stage == "all":  # a process each: the second process of a stage re-runs this script
+        for each in STAGES:
+            subprocess.run([sys.executable, *sys.argv, "--stage", each], check=True)
+        return
     lightning.seed_everything(seed, verbose=False)
 
-    def epoch(steps: int) -> int:
+    def pictures_per_epoch(steps: int) -> int:
         return min(250, steps) * batch_size * processes
 
-    if stage in ("all", "vision"):
-        data = EpochsOfScenes(lambda indices: ScenePictures(indices, seed), epoch(vision_steps), batch_size)
-        fit(VisionTraining(vision_steps), data, out / "vision", vision_steps, processes)
-    if stage in ("all", "places"):
-        data = EpochsOfScenes(lambda indices: ScenePictures(indices, seed), epoch(places_steps), batch_size)
-        module = VisionTraining(places_steps, learning_rate=5e-4, drop_until=0.4, places=True)
-        module.clip.load_state_dict(trained_clip(out / "vision").state_dict())
-        fit(module, data, out / "places", places_steps, processes)
-    if stage in ("all", "language"):
-        clip = trained_clip(out / "places")
-        bank = encoded_pictures(clip, pictures, out / "features.pt", seed)
-        data = EpochsOfScenes(
-            lambda indices: SceneDialogues(indices, bank, seed), epoch(language_steps), batch_size, collate
-        )
-        module = LanguageTraining(language_steps, clip)
-        fit(module, data, out / "language", language_steps, processes)
-        export(module.llava, out / "llava")
-    if stage in ("all", "card"):
-        parameters = sum(weight.numel() for weight in load(out / "llava").model.parameters())
-        config = EvalConfig(Identity(), model=str(out / "llava"), out=out)
-        card = model_card(config, parameters, len(VOCABULARY), PHASES[0].tokens)
-        (out / "llava" / "README.md").write_text(card)
+    def scenes(steps: int) -> EpochsOfScenes:
+        return EpochsOfScenes(lambda indices: ScenePictures(indices, seed), pictures_per_epoch(steps), batch_size)
+
+    match stage:
+        case "vision":
+            fit(VisionTraining(vision_steps), scenes(vision_steps), out / stage, vision_steps, processes)
+        case "places":
+            module = VisionTraining(places_steps, learning_rate=5e-4, drop_until=0.4, places=True)
+            module.clip.load_state_dict(trained_clip(out / "vision").state_dict())
+            fit(module, scenes(places_steps), out / stage, places_steps, processes)
+        case "language":
+            clip = trained_clip(out / "places")
+            bank = encoded_pictures(clip, pictures, out, seed)
+            module = LanguageTraining(language_steps, clip)
+            size = pictures_per_epoch(language_steps)
+            dialogues = EpochsOfScenes(lambda indices: SceneDialogues(indices, bank, seed), size, batch_size, collate)
+            fit(module, dialogues, out / stage, language_steps, processes)
+            export(module.llava, out / "llava")
+        case "card":
+            config = EvalConfig(Identity(), model=str(out / "llava"), out=out)
+            (out / "llava" / "README.md").write_text(model_card(config))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ visual tokens does: first about four patches of every thing, then more, then all
 and number the rest by either position convention, so that the finished model has seen what compressors do.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,12 +14,13 @@ import numpy as np
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPModel, CLIPVisionConfig, LlavaForConditionalGeneration
 
+from foveate.core.files import replacing
 from foveate.data.questions import QUESTION_KINDS, Question, make_questions
 from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, Scene, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, PATCHES, VOCABULARY, llava_config, make_tokenizer
@@ -58,24 +60,33 @@ class _TrainingPictures(Dataset):
         return normalised(scene.pixels), cover.to(torch.uint8), torch.stack(patch_labels(scene)), scene.things
 
 
-def encoded_pictures(clip: CLIPModel, pictures: int, path: Path, seed: int = 0) -> dict:
-    """Runs the finished tower once over the training pictures; stage 2 reads the file many times."""
-    if path.exists():
-        return torch.load(path, mmap=True, weights_only=False)
+def encoded_pictures(clip: CLIPModel, pictures: int, out: Path, seed: int = 0) -> dict:
+    """What the finished tower makes of the training pictures, from a file in `out` that is written once.
+
+    Returns:
+        features (picture, patch, dim) float16, cover (picture, thing, patch) and labels (picture, 3, patch), and the
+        things of each picture.
+    """
     tower = clip.vision_model.eval()
+    weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in tower.state_dict().values())).hexdigest()
+    path = out / f"features-{pictures}-{seed}-{weights[:8]}.pt"
+    if not path.exists():
+        with replacing(path) as unfinished:
+            torch.save(_encode(tower, pictures, seed), unfinished)
+    return torch.load(path, mmap=True, weights_only=False)
+
+
+@torch.inference_mode()
+def _encode(tower: nn.Module, pictures: int, seed: int) -> dict:
     loader = DataLoader(_TrainingPictures(pictures, seed), batch_size=64, num_workers=2, collate_fn=_columns)
     features, covers, labels, things = [], [], [], []
-    with torch.inference_mode():
-        for pixels, cover, label, contents in loader:
-            states = tower(pixel_values=torch.stack(pixels), output_hidden_states=True).hidden_states
-            features.append(states[FEATURE_LAYER][:, 1:].half())
-            covers.append(torch.stack(cover))
-            labels.append(torch.stack(label).to(torch.int16))
-            things += contents
-    content = {"features": torch.cat(features), "cover": torch.cat(covers), "labels": torch.cat(labels)}
-    torch.save(content | {"things": things}, path.with_suffix(".part"))
-    path.with_suffix(".part").rename(path)
-    return encoded_pictures(clip, pictures, path, seed)
+    for pixels, cover, label, contents in loader:
+        states = tower(pixel_values=torch.stack(pixels), output_hidden_states=True).hidden_states
+        features.append(states[FEATURE_LAYER][:, 1:].half())
+        covers.append(torch.stack(cover))
+        labels.append(torch.stack(label).to(torch.int16))
+        things += contents
+    return {"features": torch.cat(features), "cover": torch.cat(covers), "labels": torch.cat(labels), "things": things}
 
 
 def _columns(rows: list[tuple]) -> tuple[tuple, ...]:

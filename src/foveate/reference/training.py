@@ -7,6 +7,7 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
@@ -74,6 +75,7 @@ def trained_clip(folder: Path) -> CLIPModel:
     return clip
 
 
+@rank_zero_only
 def export(llava: LlavaForConditionalGeneration, folder: Path) -> None:
     """Writes an ordinary checkpoint folder with its processor."""
     llava.eval().save_pretrained(folder)

@@ -1,0 +1,143 @@
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPModel
+
+from foveate.compression import VisionCompressor
+from foveate.core.types import Grid
+from foveate.data.questions import QUESTION_KINDS, make_questions
+from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
+from foveate.models.load import adapt, load
+from foveate.reference.architecture import VOCABULARY, clip_config, make_processor, make_tokenizer
+from foveate.reference.language_training import (
+    LanguageTraining,
+    SceneDialogues,
+    _some_of_everything,
+    _token_weight,
+    collate,
+    encoded_pictures,
+)
+from foveate.reference.vision_training import ScenePictures, caption, normalised, patch_labels, picture_attributes
+from foveate.scorers import Uniform
+from foveate.testing.contracts import random_trace
+
+ROOT = Path(__file__).parents[2]
+GRID = Grid(12, 12)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    torch.manual_seed(0)
+    return CLIPModel(clip_config()).eval()
+
+
+@pytest.fixture(scope="module")
+def bank(clip, tmp_path_factory):
+    return encoded_pictures(clip, 6, tmp_path_factory.mktemp("bank"))
+
+
+def test_every_word_of_questions_and_answers_is_known():
+    tokenizer = make_tokenizer()
+    unknown = VOCABULARY["<unk>"]
+    for index in range(300):
+        for question in make_questions(make_scene("train", index), stream("train", index)):
+            ids = tokenizer(f"{question.text} {question.answer}", add_special_tokens=False).input_ids
+            assert unknown not in ids, question
+            assert tokenizer.decode(ids).replace(" ", "") == f"{question.text}{question.answer}".replace(" ", "")
+
+
+def test_training_pictures_are_what_the_image_processor_makes_of_them():
+    scene = make_scene("train", 3)
+    expected = make_processor().image_processor(scene.pixels, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(normalised(scene.pixels), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_patch_labels_name_the_thing_that_covers_most_of_a_patch():
+    scene = make_scene("train", 5)
+    colour, kind, glyph = patch_labels(scene)
+    for patch, (row, column) in enumerate(itertools.product(range(12), range(12))):
+        window = scene.owner[8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+        counts = [(window == thing).sum() for thing in range(len(scene.things))]
+        if max(counts) < 10:
+            assert (colour[patch], kind[patch], glyph[patch]) == (len(COLOURS), len(KINDS) + 1, -100)
+            continue
+        thing = scene.things[counts.index(max(counts))]
+        assert list(COLOURS)[colour[patch]] == thing.colour
+        assert (*KINDS, SIGN)[kind[patch]] == thing.kind
+        assert glyph[patch] == (list(GLYPHS).index(thing.glyph) if thing.glyph else -100)
+
+
+def test_attributes_and_captions_name_every_thing():
+    scene = make_scene("train", 8)
+    assert picture_attributes(scene).sum() == 2 * len(scene.things) + 1
+    ids = caption(scene, stream("train", 8)).tolist()
+    words = [word for word, index in VOCABULARY.items() if index in ids]
+    assert {thing.colour for thing in scene.things} | {thing.kind for thing in scene.things} <= set(words)
+    assert ScenePictures(range(8, 9))[0]["attributes"].equal(picture_attributes(scene))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("repack", [True, False])
+def test_packed_questions_get_the_logits_of_each_question_alone(clip, bank, repack):
+    module = LanguageTraining(10, clip).eval()
+    rows = [SceneDialogues(range(6), bank)[i] for i in (1, 4)]
+    batch = collate(rows)
+    compressor = VisionCompressor(Uniform(), 20, positions="repacked" if repack else "original")
+    decision = compressor.decide(batch["features"], random_trace((), batch=2, grid=GRID))
+    packed, _ = module(batch, decision.kept, repack)
+
+    adapter = adapt(module.llava)
+    for row, number in itertools.product(range(2), range(len(QUESTION_KINDS))):
+        own = batch["block"][row] == number
+        prefix = [VOCABULARY[word] for word in ("<s>", "USER", ":")] + [adapter.image_token] * 144
+        ids = torch.tensor([[*prefix, *batch["ids"][row][own].tolist()]])
+        features = batch["features"][row : row + 1]
+        alone = compressor.decide(features, random_trace((), batch=1, grid=GRID))
+        inputs = adapter.compressed_inputs({"input_ids": ids}, features, alone.compression, repack)
+        logits = module.llava(**inputs).logits[0, -int(own.sum()) :]
+        torch.testing.assert_close(packed[row][own], logits, atol=2e-4, rtol=1e-3)
+
+
+def test_targets_are_the_answers_and_each_question_weighs_the_same(bank):
+    row = SceneDialogues(range(6), bank)[2]
+    scene = make_scene("train", 2)
+    questions = make_questions(scene, stream("train", 2, 0, 2, 2))
+    tokenizer = make_tokenizer()
+    for number, question in enumerate(questions):
+        target = row["target"][row["block"] == number]
+        answer = tokenizer(question.answer, add_special_tokens=False).input_ids
+        assert target[target != -100].tolist() == [*answer, VOCABULARY["</s>"]]
+    weight = _token_weight(row["target"][None], row["block"][None])[0]
+    total = {kind: weight[row["block"] == number].sum().item() for number, kind in enumerate(QUESTION_KINDS)}
+    assert total.pop("multiple_choice") == pytest.approx(2 * total["color"])
+    assert all(value == pytest.approx(1.0) for value in total.values())
+
+
+def test_the_curriculum_shows_some_of_every_thing(bank):
+    kept = _some_of_everything(bank["cover"].float(), 12, 2)
+    assert (kept.diff(dim=1) > 0).all()
+    for row, cover in zip(kept, bank["cover"], strict=True):
+        for thing in cover:
+            if thing.max() >= 18:
+                assert thing[row].max() > 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_script_trains_exports_describes_and_continues(tmp_path, processes):
+    sizes = "--vision-steps 2 --places-steps 2 --language-steps 3 --pictures 8 --batch-size 2".split()
+    script = [sys.executable, str(ROOT / "experiments/train_reference.py"), "--out", str(tmp_path), *sizes]
+    stages = ["all"] if processes == 1 else ["vision", "places", "language"]
+    for stage in stages:
+        command = [*script, "--processes", str(processes), "--stage", stage]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    first = (tmp_path / "llava" / "model.safetensors").read_bytes()
+    assert load(tmp_path / "llava").adapter.tower.grid.patches == 144
+    if processes == 1:
+        assert "| all | 2,400 |" in (tmp_path / "llava" / "README.md").read_text()
+    again = [*script, "--processes", str(processes), "--stage", "language"]
+    subprocess.run(again, check=True, capture_output=True, cwd=tmp_path)
+    assert (tmp_path / "llava" / "model.safetensors").read_bytes() == first
