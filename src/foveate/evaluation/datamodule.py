@@ -5,6 +5,7 @@ from itertools import groupby
 from typing import Any
 
 import pytorch_lightning as lightning
+import torch
 from torch.utils.data import DataLoader
 
 from foveate.data.sample import VQASample
@@ -21,6 +22,10 @@ class QuestionsInBatches(lightning.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return DataLoader(self.batches, batch_size=None, collate_fn=list)
+
+    def transfer_batch_to_device(self, batch: list[VQASample], device: torch.device, dataloader_idx: int) -> list:
+        """Questions stay on the host; Lightning would try to move the fields of a frozen sample."""
+        return batch
 
 
 def _filled(pieces: Sequence[list[VQASample]], size: int) -> list[list[VQASample]]:

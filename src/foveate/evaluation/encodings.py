@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Array2D, Dataset, Features, Value
+from datasets import Array2D, Dataset, Features, Value, disable_progress_bars, enable_progress_bars
 from filelock import FileLock
 from PIL.Image import Image
 from torch import Tensor
@@ -75,6 +75,7 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> No
     first = next(_encoded(loaded, images, ids[:1]))
     columns = {"image_id": Value("string"), "fingerprint": Value("int64")}
     columns |= {name: Array2D(first[name].shape, "float32") for name in ("features", "cls_rows") if name in first}
+    disable_progress_bars()  # one more bar inside that of a study
     table = Dataset.from_generator(
         _encoded,
         features=Features(columns),
@@ -83,6 +84,7 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> No
         fingerprint=folder.name,
     )
     table.save_to_disk(str(folder))
+    enable_progress_bars()
     shutil.rmtree(folder / "scratch")
 
 

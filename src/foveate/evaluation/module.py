@@ -26,10 +26,6 @@ class Answering(lightning.LightningModule):
         self.encodings, self.compressor, self.max_new_tokens = encodings, compressor, max_new_tokens
         self.loaded = encodings.loaded
 
-    def transfer_batch_to_device(self, batch: list[VQASample], device: torch.device, dataloader_idx: int) -> list:
-        """Questions stay on the host; Lightning would try to move the fields of a frozen sample."""
-        return batch
-
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
         share = self._evidence(batch)
         groups = self._sharing_a_picture(batch)

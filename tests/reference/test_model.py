@@ -1,0 +1,67 @@
+"""The shipped model: an ordinary checkpoint that really sees. The full measurement stands in its model card."""
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
+
+from analysis.records import read_records
+from foveate.compression import Blind, Identity, VisionCompressor
+from foveate.evaluation import EvalConfig, evaluate
+from foveate.models.load import load
+from foveate.scorers import Uniform
+
+FOLDER = Path(str(files("foveate.reference"))) / "llava"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> EvalConfig:
+    return EvalConfig(Identity(), split="search", limit=600, out=tmp_path_factory.mktemp("runs"))
+
+
+def scores(config: EvalConfig, **change):
+    folder = evaluate(replace(config, **change)).folder
+    return read_records(config.out, folder.name)
+
+
+def test_it_is_an_ordinary_folder_of_at_most_12_megabytes():
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 12e6
+    stock = AutoModelForImageTextToText.from_pretrained(FOLDER)
+    assert type(stock) is LlavaForConditionalGeneration
+    assert AutoProcessor.from_pretrained(FOLDER).chat_template
+    ours = load("reference")
+    assert ours.identity == load(FOLDER).identity
+    assert all(torch.equal(value, stock.state_dict()[name]) for name, value in ours.model.state_dict().items())
+    assert ours.adapter.tower.feature_layer == ours.adapter.tower.depth - 2
+
+
+def test_it_sees_every_kind_of_question_and_needs_the_picture_for_each(config):
+    seen, blind = scores(config), scores(config, compressor=Blind())
+    assert seen["score"].mean() >= 0.85
+    gain = seen.groupby("kind")["score"].mean() - blind.groupby("kind")["score"].mean()
+    assert (seen.groupby("kind")["score"].mean() >= 0.65).all()  # 50 questions each: 70 % is measured on all of `test`
+    assert (gain >= 0.15).all()
+
+
+def test_positions_hardly_matter_to_it(config):
+    compressor = VisionCompressor(Uniform(), 36)
+    repacked = scores(config, compressor=compressor)["score"].mean()
+    original = scores(config, compressor=replace(compressor, positions="original"))["score"].mean()
+    assert abs(repacked - original) < 0.04
+
+
+def test_batch_size_and_sharing_change_no_answer_of_it(config):
+    for compressor in (Identity(), VisionCompressor(Uniform(), 16)):
+        many = scores(config, compressor=compressor, limit=240)
+        one = scores(replace(config, out=config.out / "one"), compressor=compressor, limit=240, batch_size=1)
+        flips = many.loc[many["prediction"] != one["prediction"], ["sample_id", "prediction"]]
+        assert flips.empty, flips
+
+
+def test_the_model_card_holds_the_measurement():
+    card = (FOLDER / "README.md").read_text()
+    assert "n = 2,400 questions about 200 pictures" in card
+    assert "blind" in card
