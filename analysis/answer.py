@@ -36,8 +36,8 @@ def answer_sentence(table: pd.DataFrame, cells: Iterable[Cell], out: Path, *, fe
         sentences.append(f"Layer {feature_layer}, which writes the features, {_verdict(rows[feature])}.")
     if last and last not in (best, feature):
         sentences.append(f"The last layer, {depth - 1}, {_verdict(rows[last])}.")
+    measured = {cell.scorer: cell for cell in cells if cell.keep == keep}
     if top:
-        measured = {cell.scorer: cell for cell in cells if cell.keep == keep}
         others = {"the best single layer": best, f"layer {feature_layer} alone": feature if feature != best else None}
         differences = [
             f"from {name} by {_difference(measured[top], measured[scorer], out)}"
@@ -48,6 +48,11 @@ def answer_sentence(table: pd.DataFrame, cells: Iterable[Cell], out: Path, *, fe
             f"The best sum, of layers {rows[top]['layers']} ({accuracy(rows[top], ' %')}), differs "
             f"{' and '.join(differences)}. Best layer and best sum were picked on these same questions, which flatters "
             "both."
+        )
+    if whole := best_scorer(here, "all"):
+        delta = _difference(measured[whole], measured[best], out)
+        sentences.append(
+            f"The sum of all layers {_verdict(rows[whole])}; from the best single layer it differs by {delta}."
         )
     return " ".join([*sentences, *_cost(table, best), "Brackets hold 95 % intervals over images."])
 
