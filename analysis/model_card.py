@@ -45,7 +45,8 @@ may look different.
 ## Accuracy on the `test` split
 
 {size} Mean score in % (exact match; F1 of the named
-items for lists and descriptions), 95 % intervals over pictures. "Blind" is the same model without the picture, the difference is paired by question.
+items for lists and descriptions), 95 % intervals over pictures. "Blind" is the same model without the picture; the
+difference is paired by question.
 
 {kinds}
 
