@@ -160,9 +160,9 @@ class VisionTraining(lightning.LightningModule):
             "attributes": self._attribute_loss(pooled, batch["attributes"]),
             "contrast": 0.3 * self._contrast_loss(pooled, batch["caption"]),
             "patches": (1 - 0.8 * progress) * self._patch_loss(patches, batch, keep),
+            # weighed 0, not left out: every parameter must take part in every step of two processes
+            "places": 0.3 * self.hparams["places"] * self._place_loss(patches, keep),
         }
-        if self.hparams["places"]:
-            losses["places"] = 0.3 * self._place_loss(patches, keep)
         self.log_dict({f"loss/{name}": value for name, value in losses.items()})
         return torch.stack(list(losses.values())).sum()
 
