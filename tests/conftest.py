@@ -2,5 +2,15 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of one thread beat one of two, also in subprocesses
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A checkpoint folder of a tiny random LLaVA; no test may change it."""
+    from foveate.testing.tiny import save_tiny_llava
+
+    return str(save_tiny_llava(tmp_path_factory.mktemp("tiny")))

@@ -22,7 +22,6 @@ from foveate.evaluation.records import Record, RecordFolder
 from foveate.methods import evidence, random, uniform, vtc_cls
 from foveate.models.load import load
 from foveate.scorers import ClsEnsemble
-from foveate.testing.tiny import save_tiny_llava
 
 COMPRESSORS = [
     Identity(),
@@ -31,11 +30,6 @@ COMPRESSORS = [
     random(7, seed=3),
     evidence(7),
 ]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return str(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
 from foveate.reference.architecture import clip_config, llava_config, make_processor
-from foveate.testing.tiny import save_tiny_llava
 
 ROOT = Path(__file__).parents[2]
 FILES = {"table.csv", "table.md", "accuracy_by_layer.png", "frontier.png", "kept_patches.png", "study.db"}
@@ -29,11 +28,6 @@ def command(script: str, *options: str) -> list[str]:
 
 def run(script: str, *options: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(script, *options), cwd=folder, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> str:
-    return str(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture(scope="module")

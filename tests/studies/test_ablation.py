@@ -12,14 +12,8 @@ from foveate.models.llava import Tower
 from foveate.studies import objective
 from foveate.studies.ablation import ablate
 from foveate.studies.spaces import layer_choices, named_choices
-from foveate.testing.tiny import save_tiny_llava
 
 TOWER = Tower(depth=6, feature_layer=4, has_cls=True, grid=Grid(12, 12))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return str(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture

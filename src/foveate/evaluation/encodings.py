@@ -2,11 +2,20 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Array2D, Dataset, Features, Value, disable_progress_bars, enable_progress_bars
+from datasets import (
+    Array2D,
+    Dataset,
+    Features,
+    Value,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from filelock import FileLock
 from PIL.Image import Image
 from torch import Tensor
@@ -75,17 +84,27 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> No
     first = next(_encoded(loaded, images, ids[:1]))
     columns = {"image_id": Value("string"), "fingerprint": Value("int64")}
     columns |= {name: Array2D(first[name].shape, "float32") for name in ("features", "cls_rows") if name in first}
-    disable_progress_bars()  # one more bar inside that of a study
-    table = Dataset.from_generator(
-        _encoded,
-        features=Features(columns),
-        gen_kwargs={"loaded": loaded, "images": images, "ids": ids},
-        cache_dir=str(folder / "scratch"),
-        fingerprint=folder.name,
-    )
-    table.save_to_disk(str(folder))
-    enable_progress_bars()
+    with _without_progress_bars():  # a study has its own
+        table = Dataset.from_generator(
+            _encoded,
+            features=Features(columns),
+            gen_kwargs={"loaded": loaded, "images": images, "ids": ids},
+            cache_dir=str(folder / "scratch"),
+            fingerprint=folder.name,
+        )
+        table.save_to_disk(str(folder))
     shutil.rmtree(folder / "scratch")
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str]) -> Iterator[dict[str, Any]]:
