@@ -1,4 +1,4 @@
-"""Trains the reference model from nothing and describes it: the vision tower, the language model, the model card."""
+"""Trains the reference model from nothing and describes it: vision tower, language model, text half, model cards."""
 
 import subprocess
 import sys
@@ -7,23 +7,26 @@ from typing import Literal
 
 import pytorch_lightning as lightning
 
+from analysis.companion_card import companion_card
 from analysis.model_card import model_card
 from foveate.cli import run
 from foveate.compression import Identity
 from foveate.evaluation import EvalConfig
+from foveate.reference import text_training as text
 from foveate.reference.language_training import LanguageTraining, SceneDialogues, collate, encoded_pictures
 from foveate.reference.training import EpochsOfScenes, export, fit, trained_clip
 from foveate.reference.vision_training import ScenePictures, VisionTraining
 
-STAGES = ("vision", "places", "language", "card")
+STAGES = ("vision", "places", "language", "text", "card")
 
 
 def main(
-    stage: Literal["all", "vision", "places", "language", "card"] = "all",
+    stage: Literal["all", "vision", "places", "language", "text", "card"] = "all",
     out: Path = Path("runs/reference"),
     vision_steps: int = 8000,
     places_steps: int = 1200,
     language_steps: int = 5500,
+    text_steps: int = 2000,
     pictures: int = 30_000,
     batch_size: int = 16,
     processes: int = 2,
@@ -33,13 +36,15 @@ def main(
 
     Args:
         stage: "all", or one of them.
-        out: Folder of checkpoints and logs; the finished model goes to `<out>/llava`.
+        out: Folder of checkpoints and logs; the finished model goes to `<out>/llava`, its companion to `<out>/clip`.
         vision_steps: Optimizer steps of the vision tower.
         places_steps: Optimizer steps in which the tower learns to keep the place of what it sees.
         language_steps: Optimizer steps of projector and language model.
-        pictures: Different training pictures of the language stage; each is asked about several times.
-        batch_size: Pictures per process and step.
-        processes: CPU processes of one thread each.
+        text_steps: Optimizer steps of the text half of the companion.
+        pictures: Different training pictures of the language stage, and at most those of the text stage; each is
+            asked about several times.
+        batch_size: Pictures per process and step; in the text stage, whose texts are told apart, four times as many.
+        processes: CPU processes of one thread each; the text stage has one.
         seed: Of initialisation and data.
     """
     if stage == "all":  # a process each: the second process of a stage re-runs this script
@@ -69,9 +74,19 @@ def main(
             dialogues = EpochsOfScenes(lambda indices: SceneDialogues(indices, bank, seed), size, batch_size, collate)
             fit(module, dialogues, out / stage, language_steps, processes)
             export(module.llava, out / "llava")
+        case "text":
+            tower = text.tower_of(out / "llava")
+            bank = text.normed_pictures(tower, min(pictures, text.PICTURES), out, seed)
+            module, size = text.TextTraining(text_steps, text.paired_clip(tower)), 4 * batch_size
+            pairs = EpochsOfScenes(
+                lambda indices: text.TextPairs(indices, bank, seed), min(250, text_steps) * size, size
+            )
+            fit(module, pairs, out / stage, text_steps, processes=1)
+            text.export_clip(module.clip, out / "clip")
         case "card":
             config = EvalConfig(Identity(), model=str(out / "llava"), out=out)
             (out / "llava" / "README.md").write_text(model_card(config))
+            (out / "clip" / "README.md").write_text(companion_card(out / "clip"))
 
 
 if __name__ == "__main__":

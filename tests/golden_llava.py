@@ -16,9 +16,11 @@ IMAGE_TOKEN = 128  # one more than the golden vocabulary
 
 
 @cache
-def golden_llava() -> LlavaForConditionalGeneration:
+def golden_llava(sparse: bool = False) -> LlavaForConditionalGeneration:
+    """`sparse`: with the deeper language model of the SparseVLM files, and a projector that nobody trained."""
     inputs.self_check()
-    language = {name: value for name, value in inputs.LLAMA.items() if name not in ("rope_theta", "vocab_size")}
+    shape = inputs.LLAMA_SPARSE if sparse else inputs.LLAMA
+    language = {name: value for name, value in shape.items() if name not in ("rope_theta", "vocab_size")}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**inputs.CLIP_VISION),
         text_config=LlamaConfig(
@@ -36,8 +38,9 @@ def golden_llava() -> LlavaForConditionalGeneration:
         for ours, theirs in ((1, 0), (2, 2))
         for part in ("weight", "bias")
     }
-    model.model.multi_modal_projector.load_state_dict(projector)
-    weights = {name: torch.from_numpy(value) for name, value in inputs.llama_weights().items()}
+    if not sparse:
+        model.model.multi_modal_projector.load_state_dict(projector)
+    weights = {name: torch.from_numpy(value) for name, value in inputs.llama_weights(sparse).items()}
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         weights[name] = torch.cat([weights[name], torch.zeros(1, weights[name].shape[1])])
     head = weights.pop("lm_head.weight")
@@ -50,8 +53,8 @@ def golden_pixels(count: int = 1) -> torch.Tensor:
     return torch.from_numpy(inputs.images()[:count])
 
 
-def golden_prompt(images: int = 1) -> torch.Tensor:
-    prompt = inputs.prompts()[0]
+def golden_prompt(images: int = 1, dim: int = 64) -> torch.Tensor:
+    prompt = inputs.prompts(dim)[0]
     return torch.tensor([[*prompt["sys_ids"], *[IMAGE_TOKEN] * 576 * images, *prompt["q_ids"]]])
 
 

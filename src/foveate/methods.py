@@ -1,50 +1,425 @@
-"""Published methods and controls as recipes: from a budget to a compressor. `METHODS` is the only table of names."""
+"""Published methods and controls as recipes: from a budget to a compressor. `METHODS` is the only table of names.
+
+`keep` is the number that the method's authors give; `foveate.cost.tokens` says what it amounts to. Layer numbers are
+those of the authors, for vision towers of 24 layers (`start_layer`, `object_layer`, `local_layer`, `deep_layer`) and
+language models of 32 blocks (`layer`, `layers`); `options_for` finds their like in another model.
+"""
 
 from collections.abc import Callable
+from contextlib import suppress
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
+from statistics import fmean
+from typing import Any, Literal
 
-from foveate.compression import Blind, Compressor, Identity, VisionCompressor
+import numpy as np
+
+from foveate.compression import (
+    Blind,
+    Compressor,
+    Downsample,
+    Identity,
+    Pipeline,
+    Pool,
+    PromptCompressor,
+    TowerCompressor,
+    VisionCompressor,
+)
+from foveate.core.budget import Floor, Geometric, Keep
+from foveate.core.errors import BudgetError, UnknownMethod
 from foveate.core.needs import LayersFrom
-from foveate.scorers import ClsAttention, ClsEnsemble, Evidence, Random, Uniform
+from foveate.mergers import Clusters, Contextual, DroppedMean, Nearest, WeightedNeighbours, ZeroFill
+from foveate.reductions import Bipartite, InformationFlow
+from foveate.scorers import (
+    ClsAttention,
+    ClsEnsemble,
+    Constant,
+    Evidence,
+    PromptAttention,
+    Random,
+    ReceivedAttention,
+    ResponseAttention,
+    TextSimilarity,
+    Uniform,
+    WideClsAttention,
+)
+from foveate.selectors import (
+    Anchors,
+    ChunkQuota,
+    Determinantal,
+    FacilityLocation,
+    ImportantDiverse,
+    LeastAlike,
+    LocalAndGlobal,
+    LogDeterminant,
+    MaxCoverage,
+    MaxMin,
+    Nothing,
+    Outliers,
+    OutliersAndStride,
+    Stride,
+    TopK,
+    TopShare,
+    Union,
+)
 
 
-def full(keep: int | float = 1.0) -> Compressor:
+def full(keep: Keep = 1.0) -> Compressor:
     """No compression; `keep` is ignored, so that the reference can stand in a list of methods."""
     return Identity()
 
 
-def blind(keep: int | float = 1.0) -> Compressor:
+def blind(keep: Keep = 1.0) -> Compressor:
     """Control: no picture at all; `keep` is ignored."""
     return Blind()
 
 
-def random(keep: int | float, seed: int = 0) -> Compressor:
+def random(keep: Keep, seed: int = 0) -> Compressor:
     """Control: patches at random, fixed per picture and seed."""
     return VisionCompressor(Random(seed), keep)
 
 
-def uniform(keep: int | float) -> Compressor:
+def uniform(keep: Keep) -> Compressor:
     """Control: patches spread evenly over the picture."""
     return VisionCompressor(Uniform(), keep)
 
 
-def evidence(keep: int | float) -> Compressor:
+def pool(keep: Keep) -> Compressor:
+    """Control: average pooling of the patch grid to the grid nearest to `keep` tokens."""
+    return Pool(keep)
+
+
+def downsample(keep: Keep) -> Compressor:
+    """Control: the picture at the lower resolution that gives about `keep` tokens, positions interpolated."""
+    return Downsample(keep)
+
+
+def evidence(keep: Keep) -> Compressor:
     """Oracle on annotated data: the patches that show what the question asks about."""
     return VisionCompressor(Evidence(), keep)
 
 
-def vtc_cls(keep: int | float, start_layer: int = 16) -> Compressor:
+def response_attention(keep: Keep, blocks: tuple[int, ...] = ()) -> Compressor:
+    """Oracle: what the uncompressed model looks at while it answers, in these blocks, or in all."""
+    return VisionCompressor(ResponseAttention(blocks), keep)
+
+
+def vtc_cls(keep: Keep, start_layer: int = 16) -> Compressor:
     """VTC-CLS: [CLS] attention summed from `start_layer` to the layer that writes the features.
 
-    The default is that of the authors' scripts, for towers of 24 layers. Source: arXiv 2412.05819.
+    The default is that of the authors' scripts. Source: arXiv 2412.05819.
     """
     return VisionCompressor(ClsEnsemble(LayersFrom(start_layer)), keep)
 
 
-def fastervlm(keep: int | float, layer: int = -2) -> Compressor:
-    """FasterVLM: [CLS] attention of layer -2, which writes the features in LLaVA-1.5. Source: arXiv 2412.01818v1."""
-    return VisionCompressor(ClsAttention(layer), keep)
+def fastervlm(keep: Keep, deep_layer: int = -2) -> Compressor:
+    """FasterVLM: [CLS] attention of the layer that writes the features in LLaVA-1.5. Source: arXiv 2412.01818v1."""
+    return VisionCompressor(ClsAttention(deep_layer), keep)
+
+
+def vispruner(keep: Keep, important_ratio: float = 0.5, deep_layer: int = -2) -> Compressor:
+    """VisPruner: a share by [CLS] attention, the rest thinned to what is unlike. Source: arXiv 2412.01818, after v1."""
+    return VisionCompressor(ClsAttention(deep_layer), keep, ImportantDiverse(important_ratio))
+
+
+def visionzip(keep: Keep, share: float = 5 / 32, deep_layer: int = -2) -> Compressor:
+    """VisionZip: [CLS] itself, patches by its attention, and a `share` of merged ones, `keep` together.
+
+    The authors' 64 = 54 + 10, where 54 counts [CLS]. Source: arXiv 2412.04467.
+    """
+    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, merger=Contextual(keep, share, deep_layer))
+
+
+def prumerge(keep: Keep | None = None) -> Compressor:
+    """PruMerge: outliers of the last layer's [CLS] attention, each with its neighbours added, and a token of the rest.
+
+    `keep` fixes the number of patches, on top of which comes the one token. Source: arXiv 2403.15388.
+    """
+    selector = Outliers(order="score") if keep is None else TopK(order="score")
+    return VisionCompressor(WideClsAttention(-1), _floored(keep), selector, WeightedNeighbours())
+
+
+_PRUMERGE_PLUS = {64: (13, 11), 128: (40, 6), 192: (95, 3), 256: (95, 3)}  # of 576, in the VTC-CLS repository
+
+
+def prumerge_plus(keep: int | None = None) -> Compressor:
+    """PruMerge+: as PruMerge, with evenly sampled patches besides the outliers.
+
+    Without `keep` the outliers decide. The counts 64, 128, 192 and 256 are those of the VTC-CLS repository, which for
+    192 keeps about 254, as for 256; of other counts a quarter are outliers. Source: arXiv 2403.15388.
+    """
+    best, stride = (None, None) if keep is None else _PRUMERGE_PLUS.get(keep, (max(1, round(keep / 4)), None))
+    selector = OutliersAndStride(outliers=best, stride=stride)
+    return VisionCompressor(WideClsAttention(-1), None, selector, WeightedNeighbours())
+
+
+def cdpruner(keep: Keep, negated: bool = True) -> Compressor:
+    """CDPruner: diverse patches, weighed by how unlike the question they are.
+
+    As in the authors' code; `negated=False` weighs by likeness. Source: arXiv 2506.10967.
+    """
+    return VisionCompressor(TextSimilarity(negated, normalise="minmax"), keep, Determinantal())
+
+
+def divprune(keep: Keep) -> Compressor:
+    """DivPrune: each next patch is the one furthest from all before. Source: arXiv 2503.02175."""
+    return VisionCompressor(Constant(), keep, MaxMin())
+
+
+def trim(keep: Keep | None = None, negated: bool = True) -> Compressor:
+    """TRIM: outliers of the unlikeness to the question, and the mean of all others.
+
+    `keep` fixes the number of patches, on top of which comes the mean. The sign is that of the authors' code;
+    `negated=False` keeps what is like the question. Source: arXiv 2409.10994.
+    """
+    selector = Outliers() if keep is None else TopK()
+    scorer = TextSimilarity(negated, cosine=False, normalise="softmax", truncated=True)
+    return VisionCompressor(scorer, _floored(keep), selector, DroppedMean())
+
+
+def hiprune(keep: Keep, alpha: float = 0.1, object_layer: int = 9, deep_layer: int = -2) -> Compressor:
+    """HiPrune: received attention of a middle layer with neighbours, then of a deep one.
+
+    `object_layer` counts from 1, as the authors' does. Source: arXiv 2508.00553.
+    """
+    return VisionCompressor(ReceivedAttention(deep_layer), keep, Anchors(alpha, object_layer - 1))
+
+
+def holov(keep: Keep, chunks: int = 16, deep_layer: int = -2) -> Compressor:
+    """HoloV: quotas for stretches of the raster by [CLS] attention, filled up with zeros. Source: arXiv 2510.02912."""
+    return VisionCompressor(ClsAttention(deep_layer), keep, ChunkQuota(chunks), ZeroFill())
+
+
+def scope(
+    keep: Keep, alpha: float = 1.0, combine: Literal["multi", "add"] = "multi", deep_layer: int = -2
+) -> Compressor:
+    """SCOPE: coverage of all patches, weighed by [CLS] attention. Source: arXiv 2510.24214."""
+    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, FacilityLocation(alpha, combine))
+
+
+def flowcut(keep: Keep) -> Compressor:
+    """FlowCut: drops patches between the tower's layers. Source: arXiv 2505.19536."""
+    return TowerCompressor(InformationFlow(), keep)
+
+
+def tome(keep: Keep) -> Compressor:
+    """ToMe: merges patches between the tower's layers, equally many in each. Source: arXiv 2210.09461."""
+    return TowerCompressor(Bipartite(), keep)
+
+
+def otprune(keep: Keep, gamma: float = 0.01) -> Compressor:
+    """OTPrune: greedy log-determinant of the patches' second-order similarity. Source: arXiv 2602.20205."""
+    return VisionCompressor(Constant(), keep, LogDeterminant(gamma))
+
+
+def mmtok(keep: Keep) -> Compressor:
+    """MMTok: coverage of the question's words and of all patches. Source: arXiv 2508.18264."""
+    return VisionCompressor(Constant(), keep, MaxCoverage())
+
+
+def vscan(keep: int, local_layer: int = 5, layer: int = 16, deep_layer: int = -2) -> Compressor:
+    """VScan: 1.5 `keep` patches, local and global, others merged into them; half of `keep` before block `layer`.
+
+    Source: arXiv 2505.22654.
+    """
+    scorer, selector = ClsAttention(deep_layer), LocalAndGlobal(local_layer)
+    before = VisionCompressor(scorer, keep * 3 // 2, selector, Nearest(), merge_projected=True)
+    return Pipeline((before, PromptCompressor(PromptAttention(layer), max(1, keep // 2), layer, positions="repacked")))
+
+
+def fastv(keep: Keep, layer: int = 2) -> Compressor:
+    """FastV: attention of the last prompt token in block `layer` - 1; tokens go before block `layer`.
+
+    A fraction is the share kept (the authors' 1 - ratio), rounded down as they do. Source: arXiv 2403.06764.
+    """
+    return PromptCompressor(PromptAttention(layer - 1), _floored(keep), layer)
+
+
+def pyramiddrop(
+    keep: int | float | None = None,
+    layers: tuple[int, ...] = (8, 16, 24),
+    ratios: tuple[float, ...] = (0.5, 0.25, 0.125),
+) -> Compressor:
+    """PyramidDrop: before each of `layers` the last prompt token's attention there, asked ahead, keeps less.
+
+    `ratios` are shares of all patches; `keep` replaces them by equal factors from all patches down to `keep`. Positions
+    are numbered anew at every cut. Source: arXiv 2410.17247.
+    """
+    steps = range(1, len(layers) + 1)
+    keeps = [Floor(r) for r in ratios] if keep is None else [Geometric(keep, step, len(layers)) for step in steps]
+    return Pipeline(
+        tuple(
+            PromptCompressor(PromptAttention(layer), budget, layer, positions="repacked")
+            for layer, budget in zip(layers, keeps, strict=True)
+        )
+    )
+
+
+_SPARSEVLM = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
+_SPARSEVLM_PLUS = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
+
+
+def sparsevlm(keep: int, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
+    """SparseVLM 1.5: raters' attention after each block of `after`; dropped tokens are recycled as cluster means.
+
+    `keep` is the authors' name of a list of counts (192, 128, 96, 64); other numbers interpolate between the lists.
+    Positions are numbered anew at every cut; density ties go to the lower index, where the authors add noise. Source:
+    arXiv 2410.04417.
+    """
+    counts = _interpolated(_SPARSEVLM, keep)
+    cuts = zip(after, counts, strict=True)
+    return Pipeline(
+        tuple(
+            PromptCompressor(PromptAttention(k, "raters"), n, k + 1, merger=Clusters(), positions="repacked")
+            for k, n in cuts
+        )
+    )
+
+
+def sparsevlm_plus(keep: int, after: tuple[int, ...] = (2, 6, 15), strongest: int = 14) -> Compressor:
+    """SparseVLM+ (2.0): probabilities relative to what positions alone would score, no recycling, positions kept.
+
+    Source: arXiv 2410.04417, code of version 2.0.
+    """
+    cuts = zip(after, _interpolated(_SPARSEVLM_PLUS, keep), strict=True)
+    return Pipeline(
+        tuple(
+            PromptCompressor(PromptAttention(k, "raters", debiased=True, strongest=strongest), n, k + 1)
+            for k, n in cuts
+        )
+    )
+
+
+def _interpolated(table: dict[int, tuple[int, ...]], keep: int) -> tuple[int, ...]:
+    names = [0, *sorted(table)]
+    lists = [(0,) * 3, *(table[name] for name in names[1:])]
+    return tuple(max(1, round(float(np.interp(keep, names, counts)))) for counts in zip(*lists, strict=True))
+
+
+def dart(keep: int, layer: int = 2) -> Compressor:
+    """DART: tokens least like a few pivots, chosen by the keys of block `layer` - 1.
+
+    `keep` is the authors' setting, of which 4 + 8 * (keep // 8) remain. Source: arXiv 2502.11494.
+    """
+    return PromptCompressor(Constant(), keep, layer, LeastAlike(layer - 1))
+
+
+def feather(keep: Keep = 0.3, layers: tuple[int, ...] = (8, 16), step: int = 3) -> Compressor:
+    """FEATHER: attention without positions joined with an even grid, then the square of that share of what is left.
+
+    Source: arXiv 2412.13180.
+    """
+    first, second = (PromptAttention(layer - 1, rotary=False, over="patches") for layer in layers)
+    cut = PromptCompressor(first, _floored(keep), layers[0], Union((TopK(), Stride(step))))
+    return Pipeline((cut, PromptCompressor(second, _floored(keep), layers[1], TopShare(2))))
+
+
+def vtw(keep: Keep | None = None, layer: int = 15) -> Compressor:
+    """VTW: no visual token from block `layer` on; `keep` is ignored. Source: arXiv 2405.05803."""
+    return PromptCompressor(Constant(), None, layer, Nothing())
+
+
+def _floored(keep: Keep | None) -> Keep | None:
+    return Floor(keep) if isinstance(keep, float) else keep
 
 
 METHODS: dict[str, Callable[..., Compressor]] = {
-    recipe.__name__: recipe for recipe in (full, blind, random, uniform, evidence, vtc_cls, fastervlm)
+    recipe.__name__: recipe
+    for recipe in (
+        *(full, blind, random, uniform, pool, downsample, evidence, response_attention),
+        *(vtc_cls, fastervlm, vispruner, visionzip, prumerge, prumerge_plus, cdpruner, divprune, trim, hiprune, holov),
+        *(scope, flowcut, tome, otprune, mmtok),
+        *(fastv, pyramiddrop, sparsevlm, sparsevlm_plus, dart, feather, vtw),
+        vscan,
+    )
 }
+_VISION_BLOCKS, _DECODER_BLOCKS = 24, 32  # of the models that the authors' layer numbers are for
+
+
+def method(name: str) -> Callable[..., Compressor]:
+    """A recipe by its name in `METHODS`, or a user's own as "package.module:function".
+
+    Raises:
+        UnknownMethod: There is no such method.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    module, _, function = name.partition(":")
+    if not function:
+        near = get_close_matches(name, METHODS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(METHODS)}."
+        raise UnknownMethod(f"method {name!r} is unknown; {hint} Your own is given as package.module:function")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UnknownMethod(
+            f"method {name!r} cannot be imported ({error}); expected package.module:function with the package on "
+            "PYTHONPATH, a function from keep to a compressor"
+        ) from error
+
+
+def options_for(recipe: Callable[..., Compressor], tower_depth: int, decoder_depth: int) -> dict[str, Any]:
+    """The recipe's layer options, scaled from the authors' models to one of these depths.
+
+    Options named `..._layer` count the tower's layers, `layer`, `layers` and `after` the decoder's blocks; several stay
+    different from each other. Negative ones mean the same everywhere.
+    """
+    options: dict[str, Any] = {}
+    for name, parameter in signature(recipe).parameters.items():
+        if name.endswith("_layer") and parameter.default >= 0:
+            options[name] = max(1, _scaled(parameter.default, tower_depth, _VISION_BLOCKS))
+        elif name == "layer":
+            options[name] = max(1, _scaled(parameter.default, decoder_depth, _DECODER_BLOCKS))
+        elif name in ("layers", "after"):
+            options[name] = _spread(parameter.default, decoder_depth, first=1 if name == "layers" else 0)
+    return options
+
+
+def aligned(
+    recipe: Callable[..., Compressor], equivalent: int | float, patches: int, depth: int, **options: object
+) -> Compressor:
+    """The recipe whose expected equivalent tokens (mean over the decoder's blocks) are nearest to a number.
+
+    The budget is varied, or the block where a method has no budget.
+
+    Args:
+        recipe: From `keep` and options to a compressor.
+        equivalent: Wanted equivalent tokens of one image.
+        patches: Of one image.
+        depth: Blocks of the language model.
+        options: For the recipe.
+
+    Raises:
+        BudgetError: The method cannot come within a token, or a tenth, of that number.
+    """
+    candidates = [dict(options, keep=keep) for keep in range(1, patches + 1)]
+    if "layer" in options and len({recipe(**c) for c in candidates[:2]}) == 1:
+        candidates = [dict(options, keep=patches, layer=layer) for layer in range(1, depth)]
+    reached: list[tuple[float, float, Compressor]] = []
+    for candidate in candidates:
+        with suppress(BudgetError):
+            compressor = recipe(**candidate)
+            tokens = fmean(compressor.plan(patches, depth))
+            reached.append((abs(tokens - equivalent), tokens, compressor))
+    gap, tokens, compressor = min(reached, key=lambda one: one[0])
+    if gap > max(1.0, equivalent / 10):
+        raise BudgetError(
+            f"{getattr(recipe, '__name__', recipe)} cannot come near {equivalent:g} equivalent tokens of {patches} in "
+            f"{depth} blocks: nearest are {tokens:g}"
+        )
+    return compressor
+
+
+def _scaled(layer: int, depth: int, original: int) -> int:
+    return min(depth - 1, round(layer * depth / original))
+
+
+def _spread(layers: tuple[int, ...], depth: int, first: int) -> tuple[int, ...]:
+    """Scaled decoder blocks, all different; with `first` 0 a cut follows them, so the last is not among them."""
+    found: list[int] = []
+    for number, layer in enumerate(layers):
+        latest = depth - 2 + first - (len(layers) - 1 - number)
+        lowest = found[-1] + 1 if found else first
+        found.append(max(lowest, min(latest, _scaled(layer, depth, _DECODER_BLOCKS))))
+    return tuple(found)

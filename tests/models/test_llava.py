@@ -11,11 +11,24 @@ from foveate.compression import Blind, Compressor, Identity, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import LayersFrom
 from foveate.data.load import load_samples
-from foveate.methods import evidence, random, uniform, vtc_cls
+from foveate.methods import (
+    cdpruner,
+    divprune,
+    evidence,
+    fastv,
+    flowcut,
+    pyramiddrop,
+    random,
+    tome,
+    uniform,
+    visionzip,
+    vtc_cls,
+)
 from foveate.models.engine import Conversation, answer
 from foveate.models.load import LoadedModel, adapt, load
+from foveate.models.pictures import SeenPictures
 from foveate.reference.architecture import clip_config, llava_config
-from foveate.scorers import ClsEnsemble
+from foveate.scorers import ClsEnsemble, ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
 
 NEW = 6
@@ -46,10 +59,9 @@ def inputs_of(loaded: LoadedModel, questions, images):
 def by_hand(model: LlavaForConditionalGeneration, compressor: Compressor, ids, pixels) -> list[int]:
     """Greedy tokens of one unpadded prompt: every step a full pass without cache over embeddings put together here."""
     adapter = adapt(model)
-    features, trace = adapter.encode(pixels, compressor.needs)
-    compression = compressor.decide(features, trace).compression
-    tokens = iter(model.model.multi_modal_projector(compression.apply(features)).flatten(0, 1))
-    stays = [[p in origin for p in range(features.shape[1])] for origin in compression.origin.tolist()]
+    compressed = compressor.compress(SeenPictures(adapter, pixels))
+    tokens = iter(compressed.tokens.flatten(0, 1))
+    stays = [[p in kept for p in range(144)] for kept in compressed.decision.compression.kept]
     stays = iter([stay for image in stays for stay in image])
     table = model.model.language_model.embed_tokens.weight
     embeds, places = [], []
@@ -98,7 +110,9 @@ def test_attached_generation_equals_a_full_recomputation_with_padding_and_severa
     with compressor.attached(loaded.model) as run:
         output = loaded.model.generate(**inputs, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
     assert torch.equal(output[:, :length], inputs["input_ids"])
-    assert run.kept.shape == (4, run.decision.compression.origin.shape[1])
+    assert [len(kept) for kept in run.kept] == run.decisions[0].compression.count.tolist()
+    assert len(run.kept) == 4
+    assert run.tokens.given.tolist() == [len(run.kept[0]) * len(own) for own in images]
     first = 0
     for row, own in enumerate(images):
         ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
@@ -112,12 +126,11 @@ def test_attached_generation_equals_a_full_recomputation_with_padding_and_severa
 def test_the_engine_that_shares_pictures_answers_like_attached_generate(loaded, samples, compressor):
     groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
     adapter = loaded.adapter
-    features, trace = adapter.encode(loaded.pixels([group[0].image for group in groups]), compressor.needs)
+    compressed = compressor.compress(SeenPictures(adapter, loaded.pixels([group[0].image for group in groups])))
     conversations = [
         Conversation.from_prompts([loaded.prompt(s.question) for s in group], adapter.image_token) for group in groups
     ]
-    compression = compressor.decide(features, trace).compression
-    shared = answer(adapter, conversations, features, compression, compressor.repack, NEW)
+    shared = answer(adapter, conversations, compressed, compressor.repack, NEW)
     flat = [sample for group in groups for sample in group]
     with compressor.attached(loaded.model):
         for sample, tokens in zip(flat, shared, strict=True):
@@ -173,13 +186,24 @@ def test_a_missing_mask_is_read_off_the_padding(loaded, samples):
         assert torch.equal(loaded.model.generate(**inputs, max_new_tokens=4), expected)
 
 
-def test_text_without_a_picture_passes_through(loaded):
+@pytest.mark.parametrize("compressor", [vtc_cls(16, 1), fastv(16, 1)], ids=repr)
+def test_a_call_without_a_picture_is_refused(loaded, compressor):
     ids = torch.tensor([loaded.processor.tokenizer("what color is the star?")["input_ids"]])
-    expected = loaded.model.generate(input_ids=ids, max_new_tokens=4)
-    with vtc_cls(16, 1).attached(loaded.model) as run:
-        assert torch.equal(loaded.model.generate(input_ids=ids, max_new_tokens=4), expected)
+    with compressor.attached(loaded.model) as run:
+        for call in (loaded.model.generate, loaded.model):
+            with pytest.raises(FoveateError, match=r"no image.*nothing to compress: leave the `with`"):
+                call(input_ids=ids)
         with pytest.raises(LookupError, match="nothing was compressed yet"):
             _ = run.kept
+
+
+def test_a_conversation_goes_on_without_a_picture(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    with vtc_cls(16, 1).attached(loaded.model):
+        first = loaded.model(**inputs, use_cache=True)
+        more = torch.tensor([loaded.processor.tokenizer("what color is the star?")["input_ids"]])
+        output = loaded.model(input_ids=more, past_key_values=first.past_key_values)
+    assert output.logits.shape[1] == more.shape[1]
 
 
 def test_beams_and_several_sequences_return_the_full_prompt(loaded, samples):
@@ -193,13 +217,44 @@ def test_beams_and_several_sequences_return_the_full_prompt(loaded, samples):
     ("compressor", "error", "message"),
     [
         (vtc_cls(200, 1), BudgetError, r"keep=200.*144 patches"),
-        (vtc_cls(16, 16), LayerError, r"layer 16.*6 layers"),
-        (evidence(16), UnsupportedNeed, "cannot answer it from pictures alone"),
+        (vtc_cls(0, 1), BudgetError, r"keep=0: .*keep 1\.\.144"),
+        (vtc_cls(-3, 1), BudgetError, r"keep=-3: .*keep 1\.\.144"),
+        (vtc_cls(1.5, 1), BudgetError, r"keep=1.5: a fraction lies in \(0, 1\]"),
+        (vtc_cls(0.0, 1), BudgetError, r"keep=0.0: a fraction lies in \(0, 1\]"),
+        (fastv(0, 1), BudgetError, r"keep=0: .*keep 1\.\.144"),
+        (fastv(200, 1), BudgetError, r"keep=200.*144 patches"),
+        (fastv(1.5, 1), BudgetError, r"keep=1.5: a fraction lies in \(0, 1\]"),
+        (visionzip(1), BudgetError, r"keep=1: Contextual.*makes 1 tokens, keep more"),
+        (vtc_cls(16, 16), LayerError, r"layer 16.*tower has 6 layers"),
+        (fastv(16, 9), LayerError, r"layer 9: this language model has 4 layers, choose 0\.\.3"),
+        (fastv(16, 0), LayerError, r"layer 0: nothing was seen before block 0"),
+        (pyramiddrop(layers=(2, 1, 3)), FoveateError, r"blocks \[2, 1, 3\].*ascending"),
+        (evidence(16), UnsupportedNeed, "cannot answer it from what it was given"),
+        (cdpruner(16), UnsupportedNeed, "text encoder.*companion="),
     ],
+    ids=repr,
 )
 def test_what_the_model_cannot_do_is_said(loaded, samples, compressor, error, message):
     inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
-    with compressor.attached(loaded.model), pytest.raises(error, match=message):
+    with pytest.raises(error, match=message), compressor.attached(loaded.model):
+        loaded.model.generate(**inputs, max_new_tokens=2)
+
+
+def test_prompts_with_different_numbers_of_pictures_are_refused_inside_the_language_model(loaded, samples):
+    picture = samples[0].image
+    for images, message in (
+        ([[picture], [picture, picture]], r"have \[1, 2\] images.*equally many"),
+        ([[picture], []], r"prompt 1 of the batch has no image"),
+    ):
+        inputs = inputs_of(loaded, [samples[0].question] * 2, images)
+        with fastv(16, 1).attached(loaded.model), pytest.raises(FoveateError, match=message):
+            loaded.model.generate(**inputs, max_new_tokens=2)
+
+
+def test_placeholders_that_do_not_fit_the_pictures_are_counted(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    inputs["pixel_values"] = inputs["pixel_values"].repeat(2, 1, 1, 1)
+    with vtc_cls(16, 1).attached(loaded.model), pytest.raises(ValueError, match=r"\[144\] image tokens.*2 images.*288"):
         loaded.model.generate(**inputs, max_new_tokens=2)
 
 
@@ -219,10 +274,14 @@ def test_a_tower_without_cls_is_named(samples):
     )
     config.vision_feature_select_strategy = "full"
     adapter = adapt(LlavaForConditionalGeneration(config))
-    with pytest.raises(UnsupportedNeed, match=r"Siglip.*no \[CLS\]"):
+    with pytest.raises(UnsupportedNeed, match=r"Siglip.*ClsRows.*no \[CLS\].*ReceivedAttention"):
         adapter.encode(torch.zeros(1, 3, 96, 96), vtc_cls(16, 1).needs)
-    features, _ = adapter.encode(torch.zeros(1, 3, 96, 96), uniform(16).needs)
-    assert features.shape == (1, 144, 32)
+    with pytest.raises(UnsupportedNeed, match=r"InformationFlow.*\[CLS\]"):
+        flowcut(16).compress(SeenPictures(adapter, torch.zeros(1, 3, 96, 96)))
+    stand_in = VisionCompressor(ReceivedAttention(-2), 40)
+    for compressor in (uniform(40), stand_in, divprune(40), tome(40)):
+        compressed = compressor.compress(SeenPictures(adapter, torch.rand(2, 3, 96, 96)))
+        assert compressed.tokens.shape == (2, 40, 128)
 
 
 def test_checkpoints_that_cannot_be_used_are_named(tmp_path):

@@ -128,7 +128,7 @@ def test_the_curriculum_shows_some_of_every_thing(bank):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_script_trains_exports_describes_and_continues(tmp_path, processes):
-    sizes = "--vision-steps 2 --places-steps 2 --language-steps 3 --pictures 8 --batch-size 2".split()
+    sizes = "--vision-steps 2 --places-steps 2 --language-steps 3 --text-steps 2 --pictures 8 --batch-size 2".split()
     script = [sys.executable, str(ROOT / "experiments/train_reference.py"), "--out", str(tmp_path), *sizes]
     stages = ["all"] if processes == 1 else ["vision", "places", "language"]
     for stage in stages:

@@ -1,10 +1,43 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from foveate.core.needs import ClsRows, EvidenceShare, Fingerprint, LayersFrom
-from foveate.scorers import ClsAttention, ClsEnsemble, Evidence, Random, Uniform
-from foveate.testing.contracts import VisionScorerContract, random_trace
+from foveate.core.needs import (
+    AlignedPatches,
+    AlignedText,
+    ClsQuery,
+    ClsRows,
+    EvidenceShare,
+    Features,
+    Fingerprint,
+    Keys,
+    LayersFrom,
+    ReceivedRows,
+)
+from foveate.core.types import EXTRA, PADDING, Grid, Trace
+from foveate.functional.ranking import top_k
+from foveate.scorers import (
+    ClsAttention,
+    ClsEnsemble,
+    Constant,
+    Evidence,
+    Hybrid,
+    PromptAttention,
+    Random,
+    ReceivedAttention,
+    ResponseAttention,
+    TextSimilarity,
+    TokenNorm,
+    Uniform,
+    WideClsAttention,
+)
+from foveate.testing.contracts import ScorerContract, random_trace
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CDPRUNER = TextSimilarity(negated=True, normalise="minmax")
+TRIM = TextSimilarity(negated=True, cosine=False, normalise="softmax", truncated=True)
 
 SCORERS = (
     ClsAttention(-2),
@@ -16,11 +49,32 @@ SCORERS = (
     Random(3),
     Uniform(),
     Evidence(),
+    Constant(),
+    Hybrid((ClsAttention(1), TextSimilarity())),
+    PromptAttention(2),
+    ReceivedAttention(-1),
+    ReceivedAttention(0, "max"),
+    ResponseAttention((0, 1)),
+    TextSimilarity(),
+    CDPRUNER,
+    TRIM,
+    TokenNorm(),
+    TokenNorm(float("inf"), projected=True),
+    WideClsAttention(),
 )
 
 
+def golden(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return dict(arrays)
+
+
+def golden_trace(answers: dict) -> Trace:
+    return Trace({need: torch.from_numpy(value) for need, value in answers.items()}, Grid(24, 24), 1)
+
+
 @pytest.mark.parametrize("given", SCORERS, ids=repr)
-class TestEveryScorer(VisionScorerContract):
+class TestEveryScorer(ScorerContract):
     @pytest.fixture(autouse=True)
     def _given(self, given):
         self.given = given
@@ -60,3 +114,83 @@ def test_evidence_gives_every_thing_its_best_patch_before_any_its_second():
     assert set(order[:2]) == {4, 41}
     assert set(order[2:4]) == {3, 40}
     assert order[4] == 5
+
+
+@pytest.mark.parametrize(("layer", "array"), [(8, "global_attn_8"), (22, "global_attn_22")])
+def test_received_attention_is_the_mean_over_heads(layer, array):
+    expected = golden("trunk")[array]
+    rows = np.stack([0.5 * expected, 1.5 * expected], 1)
+    scores = ReceivedAttention(layer).score(golden_trace({ReceivedRows(layer): rows}))
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+def test_relevance_is_that_of_the_authors_of_cdpruner():
+    image, authors = golden("trunk")["image_embeds_m2"], golden("cdpruner")
+    text = authors["text_embeds_img0"][None]
+    scores = CDPRUNER.score(golden_trace({AlignedPatches(): image, AlignedText(): text}))
+    # theirs is joint over three pictures: another scale and shift, which their formula leaves to each picture
+    ours, theirs = scores[0].double().numpy(), authors["relevance"][0].astype(np.float64)
+    slope, shift = np.polyfit(theirs, ours, 1)
+    np.testing.assert_allclose(ours, slope * theirs + shift, atol=2e-6)
+    assert slope >= 1
+    assert scores.min() > 0
+    assert scores.max().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_minus_the_cosine_from_0_to_1_by_hand():
+    trace = random_trace(CDPRUNER.needs)
+    patches, text = trace[AlignedPatches()].double().numpy(), trace[AlignedText()].double().numpy()
+    cosine = np.einsum("bpd,bsd->bps", patches, text)
+    cosine /= np.linalg.norm(patches, axis=2)[:, :, None] * np.linalg.norm(text, axis=2)[:, None]
+    relevance = -cosine.mean(2)
+    low, high = relevance.min(1, keepdims=True), relevance.max(1, keepdims=True)
+    np.testing.assert_allclose(CDPRUNER.score(trace), (relevance - low + 1e-6) / (high - low), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(TextSimilarity().score(trace), -relevance, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_and_choice_are_those_of_the_authors_of_trim():
+    image, authors = golden("trunk")["image_embeds_m2"], golden("trim")
+    text = authors["text_embeds"][:, None]
+    scores = TRIM.score(golden_trace({AlignedPatches(): image, AlignedText(truncated=True): text}))
+    np.testing.assert_allclose(scores, authors["scores"], rtol=1e-5)
+    for keep in (192, 128, 64, 32):
+        kept = top_k(scores, keep)[0].sort().values
+        np.testing.assert_array_equal(kept, authors[f"n{keep}_img0_idx"])
+
+
+def test_rows_of_zeros_are_no_segments():
+    trace = random_trace(TextSimilarity().needs)
+    padded = torch.cat([trace[AlignedText()], torch.zeros(3, 4, 5)], 1)
+    longer = Trace({AlignedPatches(): trace[AlignedPatches()], AlignedText(): padded}, trace.grid, 3)
+    for scorer in (TextSimilarity(), TextSimilarity(cosine=False), CDPRUNER):
+        torch.testing.assert_close(scorer.score(longer), scorer.score(trace))
+
+
+def test_relevance_stays_finite_where_all_patches_are_alike():
+    alike = {AlignedPatches(): torch.ones(1, 48, 5), AlignedText(): torch.ones(1, 1, 5)}
+    assert CDPRUNER.score(Trace(alike, Grid(6, 8), 1)).isfinite().all()
+
+
+def test_wide_cls_attention_is_that_of_the_authors_of_prumerge():
+    trunk, expected = golden("trunk"), golden("prumerge")["scores"]
+    sources = np.roll(trunk["k23"], -1, 1)  # [CLS] comes last here
+    for heads in (1, 4):
+        query = trunk["cls_q23"].reshape(1, heads, -1)
+        keys = sources.reshape(1, 577, heads, -1)
+        scores = WideClsAttention(23).score(golden_trace({ClsQuery(23): query, Keys(23): keys}))
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, float("inf")])
+@pytest.mark.parametrize("projected", [False, True])
+def test_a_token_norm_is_that_of_numpy(p, projected):
+    trace = random_trace((Features(projected),))
+    expected = np.linalg.norm(trace[Features(projected)].double().numpy(), p, axis=2)
+    np.testing.assert_allclose(TokenNorm(p, projected).score(trace), expected, rtol=1e-5)
+
+
+def test_constant_scores_every_patch_alike_and_padding_never():
+    places = torch.tensor([[0, 2, 5], [7, EXTRA, PADDING]])
+    scores = Constant().score(Trace({}, Grid(2, 4), 2, places))
+    assert scores.tolist() == [[0, 0, 0], [0, 0, -torch.inf]]
+    assert Constant().score(random_trace(())).unique().tolist() == [0]

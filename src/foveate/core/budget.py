@@ -1,24 +1,56 @@
 """The only place where a budget is rounded or judged."""
 
 import math
+from dataclasses import dataclass
 
 from foveate.core.errors import BudgetError
 
 
-def resolve_keep(keep: int | float, patches: int) -> int:
+@dataclass(frozen=True)
+class Floor:
+    """A fraction of the patches rounded down, as `int()` does in the authors' scripts."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """Step `step` of `steps` on the way from all patches to `keep` of them, each step by the same factor."""
+
+    keep: int | float
+    step: int
+    steps: int
+
+
+Keep = int | float | Floor | Geometric
+"""A budget: a count (int), a fraction of the patches (float in (0, 1], rounded half up, at least 1), or a rule."""
+
+
+def resolve_keep(keep: Keep, patches: int) -> int:
     """The exact number of patches to keep.
 
     Args:
-        keep: A count (int), or a fraction of the patches (float in (0, 1]), rounded half up, at least one.
-        patches: How many patches an image has.
+        keep: The budget.
+        patches: How many patches there were before any compression.
 
     Raises:
         BudgetError: The count or fraction is not in range.
     """
-    if isinstance(keep, float):
-        if not 0 < keep <= 1:
-            raise BudgetError(f"keep={keep}: a fraction lies in (0, 1]; for a count give an int, 1..{patches}")
-        return max(1, math.floor(keep * patches + 0.5))
-    if not 1 <= keep <= patches:
-        raise BudgetError(f"keep={keep}: an image has {patches} patches here, keep 1..{patches} of them")
+    match keep:
+        case Floor(share):
+            return max(1, math.floor(_fraction(share, patches) * patches + 1e-9))
+        case Geometric(last, step, steps):
+            share = resolve_keep(last, patches) / patches
+            return max(1, math.floor(patches * share ** (step / steps) + 1e-9))
+        case float():
+            return max(1, math.floor(_fraction(keep, patches) * patches + 0.5))
+        case _ if not 1 <= keep <= patches:
+            raise BudgetError(f"keep={keep}: an image has {patches} patches here, keep 1..{patches} of them")
+        case _:
+            return keep
+
+
+def _fraction(keep: float, patches: int) -> float:
+    if not 0 < keep <= 1:
+        raise BudgetError(f"keep={keep}: a fraction lies in (0, 1]; for a count give an int, 1..{patches}")
     return keep

@@ -21,6 +21,10 @@ class UnsupportedModel(FoveateError):
     """A checkpoint that no adapter knows, or that is not there."""
 
 
+class UnknownMethod(FoveateError):
+    """A name that is no method."""
+
+
 class DataError(FoveateError):
     """A data set, split or sample that is unknown, empty or malformed."""
 

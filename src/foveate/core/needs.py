@@ -1,7 +1,8 @@
 """What a scorer may ask of a model. A need is a value, and the key under which the answer lies in the `Trace`."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from enum import IntEnum
+from typing import ClassVar, Literal
 
 from foveate.core.errors import LayerError
 
@@ -11,10 +12,14 @@ class Need:
     """One thing to record.
 
     `per_question` says whether the answer depends on the question; if not, all questions about an image share the
-    compressed image and the keys and values that the language model computes for it.
+    compressed image and the keys and values that the language model computes for it. `in_decoder` says that the
+    language model answers, at the block where a `PromptCompressor` cuts; all other needs are answered before it runs.
+    `patch_axis` says where the answer's patches are, so that it can be carried to such a block; None if it has none.
     """
 
     per_question: ClassVar[bool] = False
+    in_decoder: ClassVar[bool] = False
+    patch_axis: ClassVar[int | None] = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,94 @@ class ClsRows(Need):
     """
 
     layers: Layers
+    patch_axis: ClassVar[int | None] = -1
+
+
+@dataclass(frozen=True)
+class ReceivedRows(Need):
+    """Attention that each patch receives in one layer, averaged over all queries, [CLS] too: Float[batch head patch].
+
+    The [CLS] column is left out. Towers without [CLS] have it as well.
+    """
+
+    layer: int
+    patch_axis: ClassVar[int | None] = -1
+
+
+@dataclass(frozen=True)
+class ClsQuery(Need):
+    """Query of [CLS] in one layer, before scaling: Float[batch head dim]."""
+
+    layer: int
+
+
+@dataclass(frozen=True)
+class Keys(Need):
+    """Keys of one layer of the tower: Float[batch source head dim]; the patches, then [CLS] if there is one."""
+
+    layer: int
+    patch_axis: ClassVar[int | None] = -3
+
+
+@dataclass(frozen=True)
+class Features(Need):
+    """The patches as the tower gives them, or after the projector: Float[batch patch dim]."""
+
+    projected: bool = False
+    patch_axis: ClassVar[int | None] = -2
+
+
+@dataclass(frozen=True)
+class Downsampled(Need):
+    """Features before the projector of the picture at lower resolution, in raster order: Float[batch token dim].
+
+    The picture is resized to `rows` x `columns` patches, and the tower interpolates its positions.
+    """
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class AlignedPatches(Need):
+    """Patches in the space that the tower's contrastive twin shares with text: Float[batch patch dim].
+
+    After the final norm and the projection to that space; not normalised to length 1.
+    """
+
+    patch_axis: ClassVar[int | None] = -2
+
+
+@dataclass(frozen=True)
+class AlignedText(Need):
+    """The question in the same space, not normalised: Float[batch segment dim].
+
+    A question longer than the text encoder's window is cut into segments, or with `truncated` to the first one. Rows
+    of zeros pad questions with fewer segments.
+    """
+
+    truncated: bool = False
+    per_question: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class QuestionEmbeddings(Need):
+    """The language model's input embeddings of the question's words: Float[batch word dim]; rows of zeros pad."""
+
+    per_question: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class ResponseRows(Need):
+    """What the uncompressed model looks at while it answers: Float[batch layer head patch].
+
+    Softmax rows, over all keys, of the tokens that produce its greedy answer (the last prompt token and all answer
+    tokens but the last), averaged over them; layers of the decoder, all if none is named.
+    """
+
+    layers: tuple[int, ...]
+    per_question: ClassVar[bool] = True
+    patch_axis: ClassVar[int | None] = -1
 
 
 @dataclass(frozen=True)
@@ -50,6 +143,66 @@ class EvidenceShare(Need):
     """
 
     per_question: ClassVar[bool] = True
+    patch_axis: ClassVar[int | None] = -1
+
+
+@dataclass(frozen=True)
+class PromptRows(Need):
+    """Attention that the prompt pays to the visual tokens in one decoder block: Float[batch head patch], float32.
+
+    Attributes:
+        layer: The block. One before the cut is read as it ran; the block at the cut is asked ahead, from the states
+            that enter it.
+        query: "last" is the last prompt token; "mean" all tokens after the picture; "raters" those of them to which
+            the picture's input embeddings are most alike (SparseVLM); "all" every token, the picture's own too.
+            Several queries are averaged.
+        rotary: Whether queries and keys carry their positions.
+        over: Softmax over "all" keys that the query may see, or over the visual ones only.
+        debiased: Divide each probability by what an all-ones query and key would score at those positions (SparseVLM+).
+    """
+
+    layer: int
+    query: Literal["last", "mean", "raters", "all"] = "last"
+    rotary: bool = True
+    over: Literal["all", "patches"] = "all"
+    debiased: bool = False
+    per_question: ClassVar[bool] = True
+    in_decoder: ClassVar[bool] = True
+    patch_axis: ClassVar[int | None] = -1
+
+
+@dataclass(frozen=True)
+class TokenKeys(Need):
+    """Keys, with positions, of every token in a block before the cut: Float[batch token head dim]."""
+
+    layer: int
+    per_question: ClassVar[bool] = True
+    in_decoder: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class TokenStates(Need):
+    """States of every token at the cut, after the decoder's final norm: Float[batch token dim]."""
+
+    per_question: ClassVar[bool] = True
+    in_decoder: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class TokenRoles(Need):
+    """What every token at the cut is: Int[batch token], a `Role`; visual tokens come in the order of the patch axis."""
+
+    per_question: ClassVar[bool] = True
+    in_decoder: ClassVar[bool] = True
+
+
+class Role(IntEnum):
+    """What a token of the decoder's sequence is."""
+
+    PADDING = 0
+    BEFORE = 1  # text up to the last visual token
+    VISUAL = 2
+    QUESTION = 3  # text after it
 
 
 def resolve_layers(layers: Layers, depth: int, feature_layer: int) -> tuple[int, ...]:
@@ -74,8 +227,8 @@ def resolve_layers(layers: Layers, depth: int, feature_layer: int) -> tuple[int,
     return tuple(resolve_layer(layer, depth) for layer in layers)
 
 
-def resolve_layer(layer: int, depth: int) -> int:
+def resolve_layer(layer: int, depth: int, owner: str = "tower") -> int:
     """The non-negative number of one layer; see `resolve_layers`."""
     if not -depth <= layer < depth:
-        raise LayerError(f"layer {layer}: this tower has {depth} layers, choose 0..{depth - 1} or -{depth}..-1")
+        raise LayerError(f"layer {layer}: this {owner} has {depth} layers, choose 0..{depth - 1} or -{depth}..-1")
     return layer % depth

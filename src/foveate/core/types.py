@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need
+
+PADDING = -1  # in lists of patches: no patch, the image has fewer
+EXTRA = -2  # as origin of a token: a real token that stands at no patch's place
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,30 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What was recorded for a batch of images: the answer to each need, under that need."""
+    """What was recorded for a batch of images: the answer to each need, under that need.
+
+    Before the language model the patch axis holds every patch of an image. At a cut inside it, it holds the visual
+    tokens that are still there, `place` tells which patches they are, and with several images in a prompt the patches
+    of the second count on from those of the first.
+
+    Attributes:
+        values: The answers.
+        grid: Of one image.
+        batch: Number of rows.
+        place: Int[batch patch], where it is not simply every patch: the patch, `EXTRA` or `PADDING`.
+        images: How many images every row is about.
+    """
 
     values: Mapping[Need, Tensor]
     grid: Grid
     batch: int
+    place: Int[Tensor, "batch patch"] | None = None
+    images: int = 1
+
+    @property
+    def patches(self) -> int:
+        """How many patches the images of a row have, before any compression."""
+        return self.images * self.grid.patches
 
     def __getitem__(self, need: Need) -> Tensor:
         if need not in self.values:
@@ -39,27 +61,100 @@ class Trace:
             )
         return self.values[need]
 
+    @property
+    def places(self) -> Int[Tensor, "batch patch"]:
+        """`place`, spelled out."""
+        return torch.arange(self.grid.patches).expand(self.batch, -1) if self.place is None else self.place
+
 
 @dataclass(frozen=True, eq=False)
 class Compression:
-    """The sparse matrix M of Y = M X: row t is a weighted sum of at most `source` patches.
+    """Y = M X: every token is a weighted sum of sources, which are the patches and, behind them, [CLS] if there is one.
 
     Attributes:
-        origin: The patch whose place (and position, where positions are kept) the token takes.
-        source: The patches that the token is made of.
-        weight: Their weights; zero where a row has fewer sources than the widest one.
+        origin: The patch whose place (and position, where positions are kept) the token takes; `EXTRA` for a token
+            without a place of its own; `PADDING` at the end of images with fewer tokens than the others.
+        mixing: M. None means that every token is its patch, unchanged.
     """
 
-    origin: Int[Tensor, "batch kept"]
-    source: Int[Tensor, "batch kept source"]
-    weight: Float[Tensor, "batch kept source"]
+    origin: Int[Tensor, "batch token"]
+    mixing: Float[Tensor, "batch token source"] | None = None
 
     @property
-    def size(self) -> Int[Tensor, "batch kept"]:
-        """How many patches each token stands for."""
-        return (self.weight != 0).sum(-1)
+    def real(self) -> Bool[Tensor, "batch token"]:
+        """Which entries are tokens."""
+        return self.origin != PADDING
 
-    def apply(self, features: Float[Tensor, "batch patch dim"]) -> Float[Tensor, "batch kept dim"]:
-        """Y = M X; a token made of one patch with weight 1 is that patch bit by bit."""
-        batch = torch.arange(len(features), device=features.device)[:, None, None]
-        return (features[batch, self.source] * self.weight[..., None].to(features.dtype)).sum(2)
+    @property
+    def count(self) -> Int[Tensor, " batch"]:
+        """Number of tokens of each image."""
+        return self.real.sum(1)
+
+    @property
+    def kept(self) -> list[Int[Tensor, " kept"]]:
+        """For each image the patches whose places remain, ascending."""
+        return [row[row >= 0].sort().values for row in self.origin]
+
+    @property
+    def size(self) -> Int[Tensor, "batch token"]:
+        """How many sources each token stands for."""
+        return self.real.long() if self.mixing is None else (self.mixing != 0).sum(-1)
+
+    def apply(self, features: Float[Tensor, "batch source dim"]) -> Float[Tensor, "batch token dim"]:
+        """M X, zero where there is no token; without mixing, tokens are their patches bit by bit."""
+        if self.mixing is None:
+            index = self.origin.clamp(min=0)[..., None].expand(-1, -1, features.shape[2])
+            return features.gather(1, index) * self.real[..., None]
+        return self.mixing.to(features.dtype) @ features[:, : self.mixing.shape[2]]
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What was decided for a batch of images, or for the visual tokens of a batch of prompts, and by which scores."""
+
+    scores: Float[Tensor, "batch patch"]
+    compression: Compression
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What the language model is given of each image.
+
+    Attributes:
+        tokens: After the projector; rows without a token are zero or arbitrary.
+        decision: How they came about.
+        carried: Answers to needs that a later stage inside the language model reads.
+    """
+
+    tokens: Float[Tensor, "image token dim"]
+    decision: Decision
+    carried: Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """What a `Reduction` sees of one block of the vision tower, for a batch of images.
+
+    Attributes:
+        layer: Its number.
+        feature_layer: The last block that is run; its output are the features.
+        keep: How many patches shall remain in the end.
+        query: Of all tokens, [CLS] first if there is one.
+        key: Likewise.
+        value: Likewise.
+        scaling: What the block multiplies query times key with.
+        real: Which tokens there are; images with fewer tokens end in others.
+        size: For how many of the original tokens each one stands.
+        has_cls: Whether the first token is [CLS].
+    """
+
+    layer: int
+    feature_layer: int
+    keep: int
+    query: Float[Tensor, "batch head token dim"]
+    key: Float[Tensor, "batch head token dim"]
+    value: Float[Tensor, "batch head token dim"]
+    scaling: float
+    real: Bool[Tensor, "batch token"]
+    size: Int[Tensor, "batch token"]
+    has_cls: bool

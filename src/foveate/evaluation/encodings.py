@@ -10,20 +10,22 @@ import torch
 from datasets import (
     Array2D,
     Dataset,
-    Features,
     Value,
     are_progress_bars_disabled,
     disable_progress_bars,
     enable_progress_bars,
 )
+from datasets import Features as Columns
 from filelock import FileLock
+from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
-from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import ClsRows, EvidenceShare, Fingerprint, Need
-from foveate.core.types import Trace
+from foveate.core.contracts import Pictures, Reduction
+from foveate.core.needs import AlignedPatches, ClsRows, EvidenceShare, Features, Fingerprint, Need
+from foveate.core.types import Compression, Trace
 from foveate.models.load import LoadedModel
+from foveate.models.pictures import Texts, told
 
 _PICTURES = 16  # encoded at a time
 
@@ -31,8 +33,8 @@ _PICTURES = 16  # encoded at a time
 class Encodings:
     """The tower's view of every picture of a data set, on disk."""
 
-    def __init__(self, loaded: LoadedModel, table: Dataset) -> None:
-        self.loaded, self.table = loaded, table.with_format("torch")
+    def __init__(self, loaded: LoadedModel, images: Mapping[str, Image], table: Dataset) -> None:
+        self.loaded, self.images, self.table = loaded, images, table.with_format("torch")
         self._row = {image_id: row for row, image_id in enumerate(table["image_id"])}
 
     @classmethod
@@ -48,35 +50,75 @@ class Encodings:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 _write(loaded, images, unfinished)
                 unfinished.rename(folder)
-        return cls(loaded, Dataset.load_from_disk(str(folder)))
+        return cls(loaded, images, Dataset.load_from_disk(str(folder)))
 
-    def trace(self, image_ids: Sequence[str], needs: Sequence[Need], evidence: Tensor) -> tuple[Tensor, Trace]:
-        """Features (before the projector) and trace of the given pictures, as `Llava.encode` gives them.
+    def pictures(self, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> "EncodedPictures":
+        """The given pictures, one per row; they may repeat.
 
         Args:
-            image_ids: One per row; may repeat.
-            needs: What to answer.
+            image_ids: One per row.
             evidence: (row, thing, patch), the answer to `EvidenceShare`.
+            texts: What is asked, row by row.
         """
-        device = self.loaded.model.device
-        rows = self.table[[self._row[image_id] for image_id in image_ids]]
+        return EncodedPictures(self, image_ids, evidence, texts)
+
+    def pixels(self, image_ids: Sequence[str]) -> Tensor:
+        """What the tower is given of these pictures."""
+        return self.loaded.pixels([self.images[image_id] for image_id in image_ids])
+
+    def rows(self, image_ids: Sequence[str]) -> dict[str, Tensor]:
+        """Stored columns."""
+        return self.table[[self._row[image_id] for image_id in image_ids]]
+
+
+class EncodedPictures(Pictures):
+    """Pictures whose features and [CLS] rows are replayed; for all else the tower runs, once per picture."""
+
+    def __init__(self, encodings: Encodings, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> None:
+        self.encodings, self.evidence, self.texts = encodings, evidence, texts
+        self.llava = encodings.loaded.adapter
+        self.grid = self.llava.tower.grid
+        self.ids = list(dict.fromkeys(image_ids))
+        self.owner = torch.tensor([self.ids.index(image_id) for image_id in image_ids], device=self.llava.model.device)
+
+    def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
+        device = self.llava.model.device
+        rows = self.encodings.rows(self.ids)
+        sources = rows["features"].to(device, self.llava.model.dtype)
         values: dict[Need, Tensor] = {}
         for need in needs:
             match need:
                 case ClsRows():
-                    layers = list(self.loaded.adapter.layers(need))
-                    values[need] = rows["cls_rows"][:, layers].unflatten(
-                        2, (-1, self.loaded.adapter.tower.grid.patches)
-                    )
+                    layers = list(self.llava.layers(need))
+                    values[need] = rows["cls_rows"][:, layers].unflatten(2, (-1, self.grid.patches))
                 case Fingerprint():
                     values[need] = rows["fingerprint"]
-                case EvidenceShare():
-                    values[need] = evidence
-                case _:
-                    raise UnsupportedNeed(f"{need} is not kept among the encodings")
-        on_device = {need: value.to(device) for need, value in values.items()}
-        features = rows["features"].to(device, self.loaded.model.dtype)
-        return features, Trace(on_device, self.loaded.adapter.tower.grid, len(image_ids))
+                case Features():
+                    patches = sources[:, : self.grid.patches]
+                    values[need] = self.llava.project(patches) if need.projected else patches
+        live = [need for need in needs if need not in values and not need.per_question]
+        asked = [need for need in live if not isinstance(need, AlignedPatches)]
+        if asked:
+            values |= self.llava.encode(self.encodings.pixels(self.ids), asked)[1]
+        companion = self.encodings.loaded.companion
+        values |= {need: told(self.llava, need, sources, None, companion) for need in live if need not in values}
+        values = {need: value.to(device)[self.owner] for need, value in values.items()}
+        sources = sources[self.owner]
+        for need in needs:
+            if isinstance(need, EvidenceShare):
+                values[need] = self.evidence.to(device)
+            elif need not in values:
+                values[need] = told(self.llava, need, sources, self.texts, companion)
+        return sources, Trace(values, self.grid, len(self.owner))
+
+    def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
+        return self.llava.project(features)
+
+    def reduced(self, reduction: Reduction, keep: int) -> tuple[Float[Tensor, "image token dim"], Compression]:
+        features, compression = self.llava.reduced(self.encodings.pixels(self.ids), reduction, keep)
+        mixing = compression.mixing
+        mixing = None if mixing is None else mixing[self.owner]
+        return features[self.owner], Compression(compression.origin[self.owner], mixing)
 
 
 def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> None:
@@ -87,7 +129,7 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> No
     with _without_progress_bars():  # a study has its own
         table = Dataset.from_generator(
             _encoded,
-            features=Features(columns),
+            features=Columns(columns),
             gen_kwargs={"loaded": loaded, "images": images, "ids": ids},
             cache_dir=str(folder / "scratch"),
             fingerprint=folder.name,
@@ -114,10 +156,10 @@ def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str]) -
     for start in range(0, len(ids), _PICTURES):
         batch = ids[start : start + _PICTURES]
         with torch.inference_mode():
-            features, trace = loaded.adapter.encode(loaded.pixels([images[i] for i in batch]), needs)
+            sources, values = loaded.adapter.encode(loaded.pixels([images[i] for i in batch]), needs)
         for number, image_id in enumerate(batch):
-            row = {"image_id": image_id, "fingerprint": int(trace[Fingerprint()][number])}
-            row["features"] = features[number].float().cpu().numpy()
+            row = {"image_id": image_id, "fingerprint": int(values[Fingerprint()][number])}
+            row["features"] = sources[number].float().cpu().numpy()
             if loaded.adapter.tower.has_cls:
-                row["cls_rows"] = trace[rows][number].flatten(1).cpu().numpy()
+                row["cls_rows"] = values[rows][number].flatten(1).cpu().numpy()
             yield row

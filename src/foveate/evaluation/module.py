@@ -15,7 +15,8 @@ from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.metrics.answers import SCORINGS
 from foveate.metrics.evidence import evidence_recall, evidence_share, things_kept
-from foveate.models.engine import Conversation, answer
+from foveate.models.engine import Conversation, answer, answer_each
+from foveate.models.pictures import Texts
 
 
 class Answering(lightning.LightningModule):
@@ -30,23 +31,32 @@ class Answering(lightning.LightningModule):
         share = self._evidence(batch)
         groups = self._sharing_a_picture(batch)
         first = [group[0] for group in groups]
-        features, trace = self.encodings.trace([batch[i].image_id for i in first], self.compressor.needs, share[first])
-        compression = self.compressor.decide(features, trace).compression
-        conversations = [
-            Conversation.from_prompts(
-                [self.loaded.prompt(batch[i].question) for i in group], self.loaded.adapter.image_token
-            )
-            for group in groups
-        ]
-        tokens = answer(
-            self.loaded.adapter, conversations, features, compression, self.compressor.repack, self.max_new_tokens
+        prompts = [self.loaded.prompt(sample.question) for sample in batch]
+        texts = Texts(
+            [prompts[i] for i in first],
+            [self.loaded.words(batch[i].question) for i in first],
+            [batch[i].question for i in first],
         )
-        kept = compression.origin.cpu()[[row for row, group in enumerate(groups) for _ in group]]
-        return self._records(batch, self.loaded.text(tokens), kept, share)
+        pictures = self.encodings.pictures([batch[i].image_id for i in first], share[first], texts)
+        compressed = self.compressor.compress(pictures)
+        repack, llava, limit = self.compressor.repack, self.loaded.adapter, self.max_new_tokens
+        if self.compressor.stages:
+            tokens, cuts = answer_each(llava, prompts, compressed, repack, self.compressor.stages, limit)
+            kept, blocks = cuts.decisions[-1].compression.kept, torch.stack(cuts.per_block, 1)
+        else:
+            asked = [[prompts[i] for i in group] for group in groups]
+            conversations = [Conversation.from_prompts(group, llava.image_token) for group in asked]
+            tokens = answer(llava, conversations, compressed, repack, limit)
+            compression = compressed.decision.compression
+            owner = [row for row, group in enumerate(groups) for _ in group]
+            kept = [compression.kept[row] for row in owner]
+            blocks = compression.count[owner][:, None].expand(-1, llava.decoder.depth)
+        texts_only = [len(prompt) - prompt.count(llava.image_token) for prompt in prompts]
+        return self._records(batch, self.loaded.text(tokens), kept, blocks, texts_only, share)
 
     def _sharing_a_picture(self, batch: Sequence[VQASample]) -> list[list[int]]:
         """Positions in the batch that share a compressed picture: all questions about it, unless each needs its own."""
-        if any(need.per_question for need in self.compressor.needs):
+        if self.compressor.per_question:
             return [[i] for i in range(len(batch))]
         return [list(group) for _, group in groupby(range(len(batch)), key=lambda i: batch[i].image_id)]
 
@@ -54,8 +64,19 @@ class Answering(lightning.LightningModule):
         grid = self.loaded.adapter.tower.grid
         return pad_sequence([evidence_share(torch.from_numpy(s.evidence), grid) for s in batch], batch_first=True)
 
-    def _records(self, batch: list[VQASample], answers: list[str], kept: Tensor, share: Tensor) -> list[Record]:
-        recall, covered = evidence_recall(kept, share).tolist(), things_kept(kept, share).tolist()
+    def _records(
+        self,
+        batch: list[VQASample],
+        answers: list[str],
+        kept: list[Tensor],
+        blocks: Tensor,
+        text_tokens: list[int],
+        share: Tensor,
+    ) -> list[Record]:
+        stays = torch.zeros(len(batch), share.shape[2], dtype=torch.bool)
+        for row, patches in zip(stays, kept, strict=True):
+            row[patches.cpu()] = True
+        recall, covered = evidence_recall(stays, share).tolist(), things_kept(stays, share).tolist()
         return [
             Record(
                 sample_id=sample.id,
@@ -66,7 +87,9 @@ class Answering(lightning.LightningModule):
                 prediction=text,
                 score=SCORINGS[sample.scoring](text, sample.references),
                 kept=kept[i].tolist(),
-                tokens=kept.shape[1],
+                tokens=int(blocks[i, 0]),
+                tokens_per_block=blocks[i].tolist(),
+                text_tokens=text_tokens[i],
                 evidence_recall=recall[i],
                 things_kept=covered[i],
             )

@@ -29,8 +29,10 @@ class Record:
         reference: The reference answers, separated by " | ".
         prediction: The model's answer.
         score: In [0, 1]; how is the sample's `scoring`.
-        kept: Kept patches in raster order.
+        kept: Patches whose places remain to the end, in raster order.
         tokens: Visual tokens that the language model was given.
+        tokens_per_block: Visual tokens that enter each of its blocks; their mean are the equivalent tokens.
+        text_tokens: All other tokens of the prompt.
         evidence_recall: See `metrics.evidence`; NaN when the evidence is unknown.
         things_kept: Likewise.
     """
@@ -44,6 +46,8 @@ class Record:
     score: float
     kept: list[int]
     tokens: int
+    tokens_per_block: list[int]
+    text_tokens: int
     evidence_recall: float
     things_kept: float
 

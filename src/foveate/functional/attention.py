@@ -8,6 +8,8 @@ from torch import Tensor
 
 from foveate.core.errors import LayerError
 
+_ROWS = 64  # at a time; more would only cost memory
+
 
 def attention_rows(
     query: Float[Tensor, "batch head row dim"],
@@ -32,16 +34,47 @@ def attention_rows(
     return logits.softmax(-1, dtype=torch.float32)
 
 
+def mean_attention(
+    query: Float[Tensor, "batch head row dim"],
+    key: Float[Tensor, "batch key_head key dim"],
+    scaling: float,
+    weight: Float[Tensor, "batch row"],
+    allowed: Bool[Tensor, "#batch row key"] | None = None,
+    divisor: Float[Tensor, "batch row key"] | None = None,
+) -> Float[Tensor, "batch head key"]:
+    """Weighted mean over query rows of `attention_rows`, a few rows at a time.
+
+    Args:
+        query: Queries after positions were applied.
+        key: Keys.
+        scaling: Usually 1 / sqrt(dim).
+        weight: Of each row; a row of weight 0 may attend to anything. Sums to more than 0.
+        allowed: Which keys a row may see.
+        divisor: Divides the probabilities before they are averaged.
+    """
+    total = torch.zeros(*query.shape[:2], key.shape[2], device=query.device)
+    for start in range(0, query.shape[2], _ROWS):
+        rows = slice(start, start + _ROWS)
+        seen = None if allowed is None else allowed[:, None, rows]
+        probabilities = attention_rows(query[:, :, rows], key, scaling, seen)
+        if divisor is not None:
+            probabilities = probabilities / divisor[:, None, rows]
+        total += (weight[:, None, rows, None] * probabilities).sum(2)
+    return total / weight.sum(1)[:, None, None]
+
+
 def reduce_heads(
-    rows: Float[Tensor, "batch layer head patch"], heads: Literal["mean", "max"] | tuple[int, ...]
+    rows: Float[Tensor, "batch layer head patch"], heads: Literal["mean", "sum", "max"] | tuple[int, ...]
 ) -> Float[Tensor, "batch layer patch"]:
-    """One row per layer: the mean or maximum over heads, or the mean over the named heads.
+    """One row per layer: the mean, sum or maximum over heads, or the mean over the named heads.
 
     Raises:
         LayerError: A head does not exist.
     """
     if heads == "max":
         return rows.amax(2)
+    if heads == "sum":
+        return rows.sum(2)
     if heads == "mean":
         return rows.mean(2)
     count = rows.shape[2]

@@ -1,5 +1,6 @@
 """The patch grid as points in the plane."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -24,3 +25,29 @@ def evenness(rows: int, columns: int) -> Float[Tensor, " patch"]:
         scores[best] = 1 - rank / len(cells)
         nearest = torch.minimum(nearest, distance[best])
     return scores
+
+
+def nearest_grid(keep: int, rows: int, columns: int) -> tuple[int, int]:
+    """The grid of at most `rows` x `columns` cells whose number is nearest to `keep`, stretched at most twofold.
+
+    Of several the one that is most like the original in shape, then the squarest, the smallest, that with more rows.
+    """
+
+    def badness(grid: tuple[int, int]) -> tuple[int | float, ...]:
+        shape = math.log(grid[0] / grid[1])
+        stretch = round(abs(shape - math.log(rows / columns)), 9)
+        cells = grid[0] * grid[1]
+        return stretch > math.log(2) + 1e-9, abs(cells - keep), stretch, round(abs(shape), 9), cells, -grid[0]
+
+    return min(((r, c) for r in range(1, rows + 1) for c in range(1, columns + 1)), key=badness)
+
+
+def pooling_matrix(rows: int, columns: int, pooled_rows: int, pooled_columns: int) -> Float[Tensor, "token patch"]:
+    """Average pooling as a matrix: what `adaptive_avg_pool2d` computes is this times the patches in raster order."""
+    return torch.kron(_pooling(rows, pooled_rows), _pooling(columns, pooled_columns))
+
+
+def _pooling(length: int, pooled: int) -> Float[Tensor, "pooled place"]:
+    cell, place = torch.arange(pooled)[:, None], torch.arange(length)
+    inside = (place >= cell * length // pooled) & (place < -(-(cell + 1) * length // pooled))
+    return inside / inside.sum(1, keepdim=True)

@@ -1,13 +1,41 @@
 """Choosing by rank, reproducibly."""
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from foveate.core.types import PADDING
+
+
+def ranked(scores: Float[Tensor, "batch patch"], keep: int) -> Int[Tensor, "batch kept"]:
+    """Indices of the `keep` highest scores by falling score; equal scores go to the lower index.
+
+    `torch.topk` promises no order among equal scores, which half precision produces often. A score of -inf is never
+    chosen; rows with fewer others end in `PADDING`.
+    """
+    best = scores.sort(dim=-1, descending=True, stable=True)
+    chosen = best.indices.masked_fill(best.values == -torch.inf, PADDING)[:, :keep]
+    return chosen[:, : max(1, int((chosen != PADDING).sum(1).max()))]
 
 
 def top_k(scores: Float[Tensor, "batch patch"], keep: int) -> Int[Tensor, "batch kept"]:
-    """Indices of the `keep` highest scores in ascending order; equal scores go to the lower index.
+    """The patches of `ranked` in raster order."""
+    return in_raster_order(ranked(scores, keep), scores.shape[1])
 
-    `torch.topk` promises no order among equal scores, which half precision produces often.
-    """
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    return order[:, :keep].sort(-1).values
+
+def in_raster_order(chosen: Int[Tensor, "batch kept"], patches: int) -> Int[Tensor, "batch kept"]:
+    """Ascending, `PADDING` last."""
+    ascending = chosen.masked_fill(chosen == PADDING, patches).sort(-1).values
+    return ascending.masked_fill(ascending == patches, PADDING)
+
+
+def listed(stays: Bool[Tensor, "batch patch"]) -> Int[Tensor, "batch kept"]:
+    """The patches where `stays` is true, ascending; shorter rows end in `PADDING`."""
+    return top_k(torch.where(stays, 0.0, -torch.inf), stays.shape[1])
+
+
+def marked(chosen: Int[Tensor, "batch kept"], patches: int) -> Bool[Tensor, "batch patch"]:
+    """The inverse of `listed`: which patches are among the chosen."""
+    slots = chosen.masked_fill(chosen < 0, patches)
+    stays = torch.zeros(len(chosen), patches + 1, dtype=torch.bool, device=chosen.device)
+    return stays.scatter_(1, slots, True)[:, :patches]

@@ -12,9 +12,32 @@ def gather_left_padded(
 
     Rows may keep different numbers of tokens; shorter ones are padded on the left.
     """
-    longest = int(keep.sum(1).max())
-    index = keep.long().argsort(dim=1, stable=True)[:, keep.shape[1] - longest :]
-    return index, keep.gather(1, index)
+    return repeat_left_padded(keep.long())[:2]
+
+
+def repeat_left_padded(
+    repeats: Int[Tensor, "batch token"],
+) -> tuple[Int[Tensor, "batch new"], Bool[Tensor, "batch new"], Int[Tensor, "batch new"]]:
+    """Every token as often as `repeats` says, right-aligned in order.
+
+    Returns:
+        For each new place the token it comes from (0 where there is none), whether there is one, and which of the
+        token's repetitions it is.
+    """
+    batch, length = repeats.shape
+    flat = repeats.flatten()
+    source = torch.repeat_interleave(torch.arange(len(flat), device=flat.device), flat)
+    row = source // length
+    totals = repeats.sum(1)
+    longest = int(totals.max())
+    number = torch.arange(len(source), device=flat.device)
+    column = number - (totals.cumsum(0) - totals)[row] + (longest - totals)[row]
+    index, nth = torch.zeros(2, batch, longest, dtype=torch.long, device=flat.device)
+    real = torch.zeros(batch, longest, dtype=torch.bool, device=flat.device)
+    index[row, column] = source % length
+    nth[row, column] = number - (flat.cumsum(0) - flat)[source]
+    real[row, column] = True
+    return index, real, nth
 
 
 def positions(mask: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
@@ -22,14 +45,8 @@ def positions(mask: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def scatter_kept(
-    placeholder: Bool[Tensor, "batch token"], kept: Int[Tensor, "image kept"], patches: int
-) -> Bool[Tensor, "batch token"]:
-    """Which tokens stay when of every image's `patches` placeholders only the `kept` ones do.
-
-    Images fill the placeholders in reading order; a row may hold several images.
-    """
-    stay = torch.zeros(len(kept), patches, dtype=torch.bool, device=kept.device).scatter_(1, kept, True)
-    result = ~placeholder
-    result[placeholder] = stay.flatten()
-    return result
+def padded_index(mask: Bool[Tensor, "batch token"]) -> tuple[Int[Tensor, "batch marked"], Bool[Tensor, "batch marked"]]:
+    """Where each row's marked tokens are, left-aligned, and which entries of the list are real."""
+    counts = mask.sum(1)
+    index = mask.long().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    return index, torch.arange(index.shape[1], device=mask.device) < counts[:, None]

@@ -1,5 +1,11 @@
 """What becomes of the patches that were not kept."""
 
+from foveate.mergers.clusters import Clusters
+from foveate.mergers.contextual import Contextual
 from foveate.mergers.drop import Drop
+from foveate.mergers.dropped_mean import DroppedMean
+from foveate.mergers.nearest import Nearest
+from foveate.mergers.weighted_neighbours import WeightedNeighbours
+from foveate.mergers.zero_fill import ZeroFill
 
-__all__ = ["Drop"]
+__all__ = ["Clusters", "Contextual", "Drop", "DroppedMean", "Nearest", "WeightedNeighbours", "ZeroFill"]

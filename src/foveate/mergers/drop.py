@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -15,6 +14,10 @@ class Drop(Merger):
     """Every token is one kept patch, unchanged."""
 
     def merge(
-        self, features: Float[Tensor, "batch patch dim"], kept: Int[Tensor, "batch kept"], trace: Trace
+        self,
+        features: Float[Tensor, "batch source dim"],
+        kept: Int[Tensor, "batch kept"],
+        scores: Float[Tensor, "batch patch"],
+        trace: Trace,
     ) -> Compression:
-        return Compression(kept, kept[..., None], torch.ones(*kept.shape, 1, device=kept.device))
+        return Compression(kept)

@@ -1,7 +1,7 @@
 """Whether what was kept shows what the question needs."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -19,23 +19,21 @@ def evidence_share(masks: Bool[Tensor, "thing height width"], grid: Grid) -> Flo
 
 
 def evidence_recall(
-    kept: Int[Tensor, "batch kept"], share: Float[Tensor, "batch thing patch"]
+    stays: Bool[Tensor, "batch patch"], share: Float[Tensor, "batch thing patch"]
 ) -> Float[Tensor, " batch"]:
-    """Share of the patches that show any needed thing which were kept; NaN where nothing is known to be needed."""
+    """Share of the patches that show any needed thing which stay; NaN where nothing is known to be needed."""
     shown = (share >= SHOWN).any(1)
-    return (shown & _stays(kept, share)).sum(1) / shown.sum(1)
+    return (shown & stays).sum(1) / shown.sum(1)
 
 
-def things_kept(kept: Int[Tensor, "batch kept"], share: Float[Tensor, "batch thing patch"]) -> Float[Tensor, " batch"]:
+def things_kept(
+    stays: Bool[Tensor, "batch patch"], share: Float[Tensor, "batch thing patch"]
+) -> Float[Tensor, " batch"]:
     """1 where every needed thing keeps at least one patch that shows it, else 0; NaN where nothing is known."""
     shown = share >= SHOWN
     needed = shown.any(2)
-    seen = (shown & _stays(kept, share)[:, None]).any(2)
+    seen = (shown & stays[:, None]).any(2)
     return torch.where(needed.any(1), (seen | ~needed).all(1).float(), torch.nan)
-
-
-def _stays(kept: Tensor, share: Tensor) -> Bool[Tensor, "batch patch"]:
-    return torch.zeros(len(kept), share.shape[2], dtype=torch.bool).scatter_(1, kept.cpu(), True)
 
 
 class EvidenceRecall(Metric):
@@ -51,8 +49,8 @@ class EvidenceRecall(Metric):
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, kept: Int[Tensor, "batch kept"], share: Float[Tensor, "batch thing patch"]) -> None:
-        values = evidence_recall(kept, share)
+    def update(self, stays: Bool[Tensor, "batch patch"], share: Float[Tensor, "batch thing patch"]) -> None:
+        values = evidence_recall(stays, share)
         self.total += values.nansum()
         self.count += (~values.isnan()).sum()
 

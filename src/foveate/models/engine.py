@@ -1,15 +1,22 @@
-"""Greedy answers to many questions about few pictures: each picture's keys and values are computed once."""
+"""Greedy answers to many questions about few pictures, with as much shared as the method allows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from foveate.core.types import Compression
-from foveate.functional.sequence import positions
+from foveate.core.contracts import Cut
+from foveate.core.errors import UnsupportedNeed
+from foveate.core.needs import Need, ResponseRows, Role, resolve_layer
+from foveate.core.types import Compressed
+from foveate.functional.attention import attention_rows
+from foveate.functional.sequence import padded_index, positions
+from foveate.models.decoder import Cutting, Decoder, carried, check_images
 from foveate.models.llava import Llava
+from foveate.models.packing import Layout, pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,72 +44,237 @@ class Conversation:
         return cls(prompts[0][:cut], [prompt[cut:] for prompt in prompts])
 
 
+class Blocks:
+    """The project's own loop over a language model's blocks: a prompt with cuts, then whatever follows it.
+
+    Args:
+        decoder: The language model.
+        layout: What the prompt's tokens are.
+        stages: Cuts inside the language model.
+        compressed: What the vision side made of the images, with what it carries for the stages.
+    """
+
+    def __init__(self, decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed: Compressed) -> None:
+        self.decoder, self.layout = decoder, layout
+        self.cutting = cutting(decoder, layout, stages, compressed)
+        self.cache = DynamicCache(config=decoder.config)
+        self.following = layout.position[:, -1] + 1  # position of the next token, were nothing cut
+
+    def prompt(self, states: Tensor) -> Tensor:
+        """Runs the prompt's embeddings; returns the last block's states."""
+        position, mask, rotation = self.layout.position, None, None
+        with self.cutting.listening():
+            for number, block in enumerate(self.decoder.blocks):
+                states = self.cutting.enter(number, states)
+                if number == self.cutting.segment(number).start:  # a new sequence from here on
+                    position = self.cutting.tokens.position
+                    mask = self.decoder.mask(states, self.cutting.tokens.real, self.cache, number)
+                    rotation = self.decoder.rotation(states, position)
+                states = self._run(block, states, mask, position, rotation)
+        return states
+
+    def step(self, states: Tensor, real: Tensor) -> Tensor:
+        """Runs the embeddings of left-padded tokens that follow; `real` marks those that are there."""
+        self.cutting.advance(real)
+        base = position = self.following[:, None] + positions(real)
+        mask = rotation = None
+        for number, block in enumerate(self.decoder.blocks):
+            segment = self.cutting.segment(number)
+            if number == segment.start:
+                position = base - segment.shift[:, None]
+                mask = self.decoder.mask(states, segment.real, self.cache, number)
+                rotation = self.decoder.rotation(states, position)
+            states = self._run(block, states, mask, position, rotation)
+        self.following = self.following + real.sum(1)
+        return states
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these prompts, which may be repeated."""
+        self.cache.batch_select_indices(rows)
+        self.cutting.select(rows)
+        self.following = self.following[rows]
+
+    def _run(self, block: Any, states: Tensor, mask: Any, position: Tensor, rotation: Any) -> Tensor:  # noqa: ANN401
+        return block(
+            states,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=self.cache,
+            use_cache=True,
+            position_embeddings=rotation,
+        )
+
+
 @torch.inference_mode()
 def answer(
-    llava: Llava,
-    conversations: Sequence[Conversation],
-    features: Tensor,
-    compression: Compression,
-    repack: bool,
-    max_new_tokens: int,
+    llava: Llava, conversations: Sequence[Conversation], compressed: Compressed, repack: bool, max_new_tokens: int
 ) -> list[list[int]]:
     """New tokens for every question, conversation by conversation, without the end token.
+
+    Keys and values of what precedes the questions are computed once per picture.
 
     Args:
         llava: The model.
         conversations: One per picture.
-        features: (picture, patch, dim) before the projector.
-        compression: One row per picture.
-        repack: See `Llava.compressed_inputs`.
+        compressed: One row per picture.
+        repack: See `pack`.
         max_new_tokens: Longest answer.
     """
-    device = features.device
-    ids, mask = _left_padded([c.prefix for c in conversations], llava.pad_token, device)
-    inputs = llava.compressed_inputs({"input_ids": ids, "attention_mask": mask.long()}, features, compression, repack)
-    cache = DynamicCache(config=llava.text_config)
-    llava.inner(**inputs, past_key_values=cache, use_cache=True)
-    owner = torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device)
-    cache.batch_select_indices(owner)
-    seen = inputs["attention_mask"].bool()[owner]
-    tokens, real = _left_padded([s for c in conversations for s in c.suffixes], llava.pad_token, device)
-    following = (inputs["position_ids"].amax(1) + 1 if repack else mask.sum(1))[owner]
-    return _decode(llava, cache, seen, tokens, real, following, max_new_tokens)
+    device = compressed.tokens.device
+    ids, mask = left_padded([c.prefix for c in conversations], llava.pad_token, device)
+    inputs, layout = pack(llava, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
+    blocks = Blocks(llava.decoder, layout, (), compressed)
+    blocks.prompt(_embedded(llava, inputs))
+    if not repack:
+        blocks.following = mask.sum(1)  # the last patch, whose position counts, may be gone
+    blocks.select(torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device))
+    tokens, real = left_padded([s for c in conversations for s in c.suffixes], llava.pad_token, device)
+    states = blocks.step(llava.inner.get_input_embeddings()(tokens), real)
+    return _greedy(llava, blocks, states, max_new_tokens)
 
 
-def _decode(
-    llava: Llava, cache: DynamicCache, seen: Tensor, tokens: Tensor, real: Tensor, following: Tensor, limit: int
-) -> list[list[int]]:
-    ends = llava.model.generation_config.eos_token_id
-    ends = torch.tensor([ends] if isinstance(ends, int) else ends, device=tokens.device)
-    answers: list[list[int]] = [[] for _ in tokens]
-    rows = torch.arange(len(tokens), device=tokens.device)
-    for _ in range(limit):
-        seen = torch.cat([seen, real], 1)
-        states = llava.language_model(
-            input_ids=tokens,
-            attention_mask=seen.long(),
-            position_ids=following[:, None] + positions(real),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        chosen = llava.model.lm_head(states[:, -1]).argmax(-1)
-        open_ = ~torch.isin(chosen, ends)
-        for row, token in zip(rows[open_].tolist(), chosen[open_].tolist(), strict=True):
-            answers[row].append(token)
-        if not open_.any():
-            break
-        following = following + real.sum(1)
-        if not open_.all():
-            cache.batch_select_indices(open_.nonzero()[:, 0])
-            rows, seen, following, chosen = rows[open_], seen[open_], following[open_], chosen[open_]
-        tokens = chosen[:, None]
-        real = torch.ones_like(tokens, dtype=torch.bool)
-    return answers
+@torch.inference_mode()
+def answer_each(
+    llava: Llava,
+    prompts: Sequence[Sequence[int]],
+    compressed: Compressed,
+    repack: bool,
+    stages: Sequence[Cut],
+    max_new_tokens: int,
+) -> tuple[list[list[int]], Cutting]:
+    """New tokens for every prompt when stages inside the language model cut it, and what they cut.
+
+    Args:
+        llava: The model.
+        prompts: Full prompts of one image each.
+        compressed: One row per prompt.
+        repack: Of the vision side; see `pack`.
+        stages: See `Cutting`.
+        max_new_tokens: Longest answer.
+    """
+    blocks, states = _prompted(llava, prompts, compressed, repack, stages)
+    return _greedy(llava, blocks, states, max_new_tokens), blocks.cutting
 
 
-def _left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+@torch.inference_mode()
+def response_rows(
+    llava: Llava, prompts: Sequence[Sequence[int]], full: Compressed, need: ResponseRows, max_new_tokens: int = 32
+) -> Tensor:
+    """(prompt, layer, head, patch): see `ResponseRows`.
+
+    Args:
+        llava: The model.
+        prompts: Full prompts of one image each.
+        full: Uncompressed, one row per prompt.
+        need: The blocks.
+        max_new_tokens: Longest answer.
+    """
+    depth = llava.decoder.depth
+    wanted = [resolve_layer(layer, depth, "language model") for layer in need.layers or range(depth)]
+    latest: dict[int, tuple[Tensor, Tensor, float]] = {}
+
+    def listen(block: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        if block in wanted:
+            latest[block] = query[:, :, -1:], key, scaling
+
+    with llava.decoder.tapped(listen):
+        blocks, states = _prompted(llava, prompts, full, False, ())
+        visual = (blocks.layout.role == Role.VISUAL).nonzero()[:, 1].reshape(len(prompts), -1)
+        sums: list[Tensor] = [torch.zeros(())] * len(prompts)
+        counts = [0] * len(prompts)
+
+        def note(rows: Tensor, ended: Tensor) -> None:
+            real = blocks.cutting.segments[0].real[:, None, None]
+            seen = torch.stack([attention_rows(*latest[block], real)[:, :, 0] for block in wanted], 1)
+            for i, (row, last) in enumerate(zip(rows.tolist(), ended.tolist(), strict=True)):
+                if not last or not counts[row]:  # of an empty answer, what its end token looked at
+                    sums[row] = sums[row] + seen[i][..., visual[row]]
+                    counts[row] += 1
+
+        _greedy(llava, blocks, states, max_new_tokens, note)
+    return torch.stack([total / count for total, count in zip(sums, counts, strict=True)])
+
+
+def cutting(decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed: Compressed) -> Cutting:
+    """The cuts of a batch of prompts; what the vision side carries is laid out prompt by prompt.
+
+    Raises:
+        FoveateError: The stages do not fit the model or the prompts.
+    """
+    if stages:
+        check_images(layout.images)
+    per_prompt = int(layout.images[0]) if stages else 1
+    read = {need for stage in stages for need in stage.needs}
+    values = {
+        need: _of_prompts(need, value, compressed, per_prompt)
+        for need, value in compressed.carried.values.items()
+        if need in read
+    }
+    return Cutting(decoder, stages, layout, values, compressed.carried.grid, per_prompt)
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(row, token) ids and which of them are real."""
     longest = max(map(len, rows))
     ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
     real = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows], device=device)
     return ids, real
+
+
+def _prompted(
+    llava: Llava, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool, stages: Sequence[Cut]
+) -> tuple[Blocks, Tensor]:
+    ids, mask = left_padded(prompts, llava.pad_token, compressed.tokens.device)
+    inputs, layout = pack(llava, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
+    blocks = Blocks(llava.decoder, layout, stages, compressed)
+    return blocks, blocks.prompt(_embedded(llava, inputs))
+
+
+def _embedded(llava: Llava, inputs: dict[str, Any]) -> Tensor:
+    return llava.embed(inputs["input_ids"], torch.cat(inputs["mm_encoder_outputs"]["image"].pooler_output))
+
+
+def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) -> Tensor:
+    """An answer per image as one per prompt, its patches as visual tokens in the order in which those stand.
+
+    Raises:
+        UnsupportedNeed: It says nothing of single patches, and a prompt has several images.
+    """
+    if need.patch_axis is None:
+        if images > 1:
+            raise UnsupportedNeed(f"{need} is about one image, and these prompts have {images}: give one each")
+        return value
+    compression = compressed.decision.compression
+    tokens = carried(need, value, compression).movedim(need.patch_axis, -1)
+    tokens = tokens.unflatten(0, (-1, images)).movedim(1, -2).flatten(-2)
+    index, _ = padded_index(compression.real.unflatten(0, (-1, images)).flatten(1))
+    middle = [1] * (tokens.ndim - 2)
+    index = index.reshape(len(index), *middle, -1).expand(*tokens.shape[:-1], -1)
+    return tokens.gather(-1, index).movedim(-1, need.patch_axis)
+
+
+def _greedy(
+    llava: Llava,
+    blocks: Blocks,
+    states: Tensor,
+    limit: int,
+    note: Callable[[Tensor, Tensor], None] = lambda rows, ended: None,
+) -> list[list[int]]:
+    """Decodes on from the prompt's states; `note` hears which rows just answered and which of them are at an end."""
+    ends = torch.tensor(llava.ends, device=states.device)
+    rows = torch.arange(len(states), device=states.device)
+    answers: list[list[int]] = [[] for _ in rows]
+    for number in range(limit):
+        chosen = llava.decoder.logits(states).argmax(-1)
+        open_ = ~torch.isin(chosen, ends)
+        note(rows, ~open_)
+        for row, token in zip(rows[open_].tolist(), chosen[open_].tolist(), strict=True):
+            answers[row].append(token)
+        if not open_.any() or number == limit - 1:
+            break
+        if not open_.all():
+            blocks.select(open_.nonzero()[:, 0])
+            rows, chosen = rows[open_], chosen[open_]
+        embeds = llava.inner.get_input_embeddings()(chosen[:, None])
+        states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool))
+    return answers

@@ -1,28 +1,36 @@
 """Adapter for LLaVA-1.5: a CLIP-like tower, a projector, a causal language model."""
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from foveate.core.errors import FoveateError, UnsupportedModel, UnsupportedNeed
-from foveate.core.needs import ClsRows, Fingerprint, Need, resolve_layers
-from foveate.core.types import Compression, Grid, Trace
-from foveate.functional.attention import attention_rows
+from foveate.core.contracts import Cut, Reduction
+from foveate.core.errors import UnsupportedModel, UnsupportedNeed
+from foveate.core.needs import (
+    ClsQuery,
+    ClsRows,
+    Downsampled,
+    Features,
+    Fingerprint,
+    Keys,
+    Need,
+    ReceivedRows,
+    resolve_layer,
+    resolve_layers,
+)
+from foveate.core.types import Compression, Grid
+from foveate.functional.attention import attention_rows, mean_attention
 from foveate.functional.fingerprint import fingerprints
-from foveate.functional.sequence import gather_left_padded, positions, scatter_kept
+from foveate.models.decoder import Decoder, check_stages
 from foveate.models.tap import tapped
-
-Compress = Callable[[Tensor, Trace], Compression]
-_ATTACHED = "_foveate_attached"
+from foveate.models.tower import reduced
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Llava:
         self.model = model
         self.text_config: Any = model.config.text_config
         self.inner = model.model
-        self.language_model = model.model.language_model
+        self.decoder = Decoder(model.model.language_model, model.lm_head)
         transformer: Any = getattr(self.inner.vision_tower, "vision_model", self.inner.vision_tower)
         if not hasattr(transformer, "encoder") or not hasattr(transformer, "embeddings"):
             raise UnsupportedModel(
@@ -59,171 +67,126 @@ class Llava:
     def pad_token(self) -> int:
         return self.text_config.pad_token_id or 0
 
-    def layers(self, need: ClsRows) -> tuple[int, ...]:
-        """The tower's layers that a need names.
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+    def layers(self, need: Need) -> tuple[int, ...]:
+        """The tower's layers that a need names, non-negative.
 
         Raises:
-            UnsupportedNeed: The tower has no [CLS] token.
+            UnsupportedNeed: The need asks for [CLS] and the tower has none.
             LayerError: A layer is out of range.
         """
-        if not self.tower.has_cls:
+        if isinstance(need, ClsRows | ClsQuery) and not self.tower.has_cls:
             name = type(self.inner.vision_tower).__name__
             raise UnsupportedNeed(
-                f"{need}: {name} has no [CLS] token whose attention could be read; use another scorer"
+                f"{name} cannot answer {need}: it has no [CLS] token whose attention could be read; the stand-in for "
+                "such towers is the scorer ReceivedAttention(layer=-2)"
             )
-        return resolve_layers(need.layers, self.tower.depth, self.tower.feature_layer)
+        match need:
+            case ClsRows(layers):
+                return resolve_layers(layers, self.tower.depth, self.tower.feature_layer)
+            case ClsQuery(layer) | Keys(layer) | ReceivedRows(layer):
+                return (resolve_layer(layer, self.tower.depth),)
+            case _:
+                return ()
 
-    def check(self, needs: Sequence[Need]) -> None:
-        """Raises what `encode` would raise for these needs, without a picture."""
+    def check(self, needs: Sequence[Need], stages: Sequence[Cut] = ()) -> None:
+        """Raises what running these needs and stages would raise about layers, without a picture."""
         for need in needs:
-            if isinstance(need, ClsRows):
-                self.layers(need)
+            self.layers(need)
+        check_stages(stages, self.decoder.depth)
 
     def encode(
         self, pixels: Float[Tensor, "image channel height width"], needs: Sequence[Need]
-    ) -> tuple[Float[Tensor, "image patch dim"], Trace]:
-        """Features before the projector, and what a scorer needs.
+    ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
+        """Sources before the projector (patches, then [CLS] if there is one), and what the tower can answer of `needs`.
 
         Raises:
-            UnsupportedNeed: The model cannot answer a need from pictures.
+            UnsupportedNeed: The tower has no [CLS].
             LayerError: A layer is out of range.
         """
-        wanted = {need: self.layers(need) for need in needs if isinstance(need, ClsRows)}
-        recorded = frozenset(layer for layers in wanted.values() for layer in layers)
-        rows: dict[int, Tensor] = {}
+        wanted = {need: self.layers(need) for need in needs}
+        first = 1 if self.tower.has_cls else 0
+        recorded: dict[tuple[type[Need], int], Tensor] = {}
 
         def listen(layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
-            if layer in recorded:
-                rows[layer] = attention_rows(query.detach()[:, :, :1], key.detach(), scaling)[:, :, 0, 1:]
+            query, key = query.detach(), key.detach()
+            for need, layers in wanted.items():
+                if layer not in layers or (type(need), layer) in recorded:
+                    continue
+                match need:
+                    case ClsRows():
+                        answer = attention_rows(query[:, :, :1], key, scaling)[:, :, 0, 1:]
+                    case ReceivedRows():
+                        rows = torch.ones(len(query), query.shape[2], device=query.device)
+                        answer = mean_attention(query, key, scaling, rows)[:, :, first:]
+                    case ClsQuery():
+                        answer = query[:, :, 0]
+                    case _:
+                        answer = self._cls_last(key.transpose(1, 2))
+                recorded[type(need), layer] = answer
 
-        with tapped(self.inner.vision_tower, self._attention, listen) if recorded else nullcontext():
-            features = self._features(pixels)
+        with tapped(self.inner.vision_tower, self._attention, listen) if any(wanted.values()) else nullcontext():
+            sources = self._cls_last(self._states(pixels))
         values: dict[Need, Tensor] = {}
-        for need in needs:
+        for need, layers in wanted.items():
             match need:
                 case ClsRows():
-                    values[need] = torch.stack([rows[layer] for layer in wanted[need]], 1)
+                    values[need] = torch.stack([recorded[ClsRows, layer] for layer in layers], 1)
+                case ReceivedRows() | ClsQuery() | Keys():
+                    values[need] = recorded[type(need), layers[0]]
                 case Fingerprint():
                     values[need] = fingerprints(pixels)
+                case Features():
+                    patches = sources[:, : self.tower.grid.patches]
+                    values[need] = self.project(patches) if need.projected else patches
+                case Downsampled():
+                    values[need] = self._downsampled(pixels, need)
                 case _:
-                    raise UnsupportedNeed(f"{need}: {type(self.model).__name__} cannot answer it from pictures alone")
-        return features, Trace(values, self.tower.grid, len(pixels))
+                    pass  # not the tower's to answer
+        return sources, values
 
-    def _features(self, pixels: Tensor) -> Tensor:
-        """What `get_image_features` hands to the projector."""
-        chosen = self.model.config.vision_feature_layer
-        states = self.inner.vision_tower(pixels.to(self.model.dtype), output_hidden_states=True).hidden_states
-        features = torch.cat([states[i] for i in ([chosen] if isinstance(chosen, int) else chosen)], -1)
-        return features[:, 1:] if self.tower.has_cls else features
+    def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
+        """The projector, token by token."""
+        return self.inner.multi_modal_projector(features)
 
-    def compressed_inputs(
-        self, inputs: dict[str, Any], features: Tensor, compression: Compression, repack: bool
-    ) -> dict[str, Any]:
-        """Model inputs in which every image has only its compressed tokens, left-padded.
+    def reduced(
+        self, pixels: Float[Tensor, "image channel height width"], reduction: Reduction, keep: int
+    ) -> tuple[Float[Tensor, "image token dim"], Compression]:
+        """Features before the projector when `reduction` drops or merges tokens between the tower's blocks."""
+        tower = self.tower
+        pixels = pixels.to(self.model.dtype)
+        return reduced(self.inner.vision_tower, pixels, reduction, keep, tower.feature_layer, tower.has_cls)
 
-        Args:
-            inputs: `input_ids` with all placeholders; `attention_mask` and `labels` if any; the rest passes through.
-            features: (image, patch, dim) before the projector, images in reading order.
-            compression: One row per image.
-            repack: Number the remaining tokens consecutively; else each keeps the position it had.
+    def embed(self, ids: Tensor, tokens: Float[Tensor, "visual dim"]) -> Float[Tensor, "batch token dim"]:
+        """Input embeddings in which the image tokens, in reading order, are the given ones."""
+        words = self.inner.get_input_embeddings()(ids)
+        return words.masked_scatter((ids == self.image_token)[..., None], tokens.to(words.dtype))
 
-        Raises:
-            ValueError: The placeholders are not as many as the patches of the images.
-        """
-        ids = inputs["input_ids"]
-        mask = self._mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]
-        placeholder = ids == self.image_token
-        if int(placeholder.sum()) != features.shape[0] * features.shape[1]:
-            raise ValueError(
-                f"input_ids hold {int(placeholder.sum())} image tokens, but {features.shape[0]} images of "
-                f"{features.shape[1]} patches need {features.shape[0] * features.shape[1]}: build the inputs with the "
-                "model's own processor"
-            )
-        stay = scatter_kept(placeholder, compression.origin, features.shape[1]) & mask.bool()
-        index, real = gather_left_padded(stay)
-        ours = ("pixel_values", "input_ids", "attention_mask", "position_ids", "labels")
-        result = {name: value for name, value in inputs.items() if name not in ours}
-        result["input_ids"] = ids.gather(1, index).masked_fill(~real, self.pad_token)
-        result["attention_mask"] = real.long()
-        place = positions(real) if repack else positions(mask.bool()).gather(1, index)
-        result["position_ids"] = place.masked_fill(~real, 0)
-        if inputs.get("labels") is not None:
-            result["labels"] = inputs["labels"].gather(1, index).masked_fill(~real, -100)
-        tokens = self.inner.multi_modal_projector(compression.apply(features))
-        per_image: Any = list(tokens)  # what transformers passes, though it declares one tensor
-        result["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=per_image)}
-        return result
-
-    @contextmanager
-    def compressing(self, needs: Sequence[Need], compress: Compress, repack: bool) -> Iterator[None]:
-        """While active, `generate` and `forward` of the stock model see compressed images.
-
-        `generate` still returns the full prompt followed by the new tokens, so that callers who cut off the prompt by
-        its length go on working. On leaving, the model is as it was.
-        """
-        model: Any = self.model
-        if _ATTACHED in vars(model):
-            raise FoveateError("this model already has a compressor attached: leave its `with` first")
-        before = {name: vars(model).get(name) for name in ("generate", "forward")}
-        generate, forward = model.generate, model.forward
-
-        def shorten(inputs: dict[str, Any]) -> dict[str, Any]:
-            if inputs.get("input_ids") is None:
-                raise ValueError("compression needs input_ids: image tokens cannot be found in inputs_embeds")
-            if inputs.get("vision_feature_layer") is not None:
-                raise ValueError("vision_feature_layer cannot be changed per call: set it in the model's configuration")
-            features, trace = self.encode(inputs["pixel_values"], needs)
-            return self.compressed_inputs(inputs, features, compress(features, trace), repack)
-
-        @wraps(generate)
-        def compressed_generate(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as in transformers)
-            inputs = _by_name(generate, args, kwargs)
-            if inputs.get("pixel_values") is None:
-                return generate(**inputs)
-            if inputs.get("inputs") is not None:
-                inputs["input_ids"] = inputs.pop("inputs")
-            with torch.no_grad():
-                shortened = shorten(inputs)
-            return _with_prompt(generate(**shortened), inputs["input_ids"], shortened["input_ids"].shape[1])
-
-        @wraps(forward)
-        def compressed_forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            inputs = _by_name(forward, args, kwargs)
-            return forward(**(inputs if inputs.get("pixel_values") is None else shorten(inputs)))
-
-        model.generate, model.forward = compressed_generate, compressed_forward
-        setattr(model, _ATTACHED, True)
-        try:
-            yield
-        finally:
-            delattr(model, _ATTACHED)
-            for name, function in before.items():
-                delattr(model, name) if function is None else setattr(model, name, function)
-
-    def _mask(self, ids: Tensor) -> Tensor:
+    def mask(self, ids: Tensor) -> Tensor:
         """What `generate` assumes without a mask: padding is not read, unless it is also what ends an answer."""
-        ends = self.model.generation_config.eos_token_id
         pad = self.text_config.pad_token_id
-        if pad is None or pad in (ends if isinstance(ends, list) else [ends]):
-            return torch.ones_like(ids)
-        return ids.ne(pad).long()
+        return torch.ones_like(ids) if pad is None or pad in self.ends else ids.ne(pad).long()
 
+    def _cls_last(self, states: Tensor) -> Tensor:
+        return torch.cat([states[:, 1:], states[:, :1]], 1) if self.tower.has_cls else states
 
-def _by_name(function: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call by name; those of `**kwargs` too."""
-    bound = inspect.signature(function).bind(*args, **kwargs).arguments
-    return {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
+    def _states(self, pixels: Tensor, **options: bool) -> Tensor:
+        """What `get_image_features` hands to the projector, with [CLS]."""
+        chosen = self.model.config.vision_feature_layer
+        output = self.inner.vision_tower(pixels.to(self.model.dtype), output_hidden_states=True, **options)
+        return torch.cat([output.hidden_states[i] for i in ([chosen] if isinstance(chosen, int) else chosen)], -1)
 
-
-def _with_prompt(output: Any, prompt: Tensor, shortened: int) -> Any:  # noqa: ANN401
-    """Puts the caller's prompt in the place of the shortened one."""
-    sequences = output if isinstance(output, Tensor) else output.sequences
-    prompts = prompt.repeat_interleave(len(sequences) // len(prompt), 0)
-    sequences = torch.cat([prompts, sequences[:, shortened:]], 1)
-    if isinstance(output, Tensor):
-        return sequences
-    output.sequences = sequences
-    return output
+    def _downsampled(self, pixels: Tensor, need: Downsampled) -> Tensor:
+        config: Any = self.model.config
+        side = config.vision_config.patch_size
+        size = (need.rows * side, need.columns * side)
+        small = F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
+        return self._states(small, interpolate_pos_encoding=True)[:, 1 if self.tower.has_cls else 0 :]
 
 
 def _describe(model: LlavaForConditionalGeneration, transformer: Any) -> Tower:  # noqa: ANN401 (CLIP, SigLIP, ...)

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from foveate.core.errors import UnsupportedModel
+from foveate.models.companion import Companion, load_companion
 from foveate.models.llava import Llava
 
 REFERENCE = "reference"
@@ -48,6 +49,7 @@ class LoadedModel:
     name: str
     adapter: Llava
     processor: Any
+    companion: Companion | None = None
 
     @property
     def model(self) -> PreTrainedModel:
@@ -61,10 +63,14 @@ class LoadedModel:
             self.model.config.save_pretrained(folder)
             self.model.generation_config.save_pretrained(folder)
             self.processor.save_pretrained(folder)
+            if self.companion:
+                self.companion.clip.config.save_pretrained(Path(folder) / "companion")
+                self.companion.tokenizer.save_pretrained(Path(folder) / "companion")
             for path in sorted(Path(folder).rglob("*")):
                 if path.is_file():
                     digest.update(path.name.encode() + path.read_bytes())
-        for name, value in sorted(self.model.state_dict().items()):
+        parts = [self.model, *([self.companion.clip] if self.companion else [])]
+        for name, value in (item for part in parts for item in sorted(part.state_dict().items())):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -89,13 +95,21 @@ class LoadedModel:
         image, patches = self.adapter.image_token, self.adapter.tower.grid.patches
         return [token for i in ids for token in ([image] * patches if i == image else [i])]
 
+    def words(self, question: str) -> list[int]:
+        """Token ids of a question alone."""
+        return self.processor.tokenizer(question, add_special_tokens=False)["input_ids"]
+
     def text(self, tokens: list[list[int]]) -> list[str]:
         """Answers as strings without special tokens."""
         return [t.strip() for t in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 def load(
-    name: str | Path = REFERENCE, device: str = "cpu", dtype: str = "float32", attention: str = "sdpa"
+    name: str | Path = REFERENCE,
+    device: str = "cpu",
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    companion: str | Path | None = None,
 ) -> LoadedModel:
     """Loads a checkpoint.
 
@@ -104,6 +118,8 @@ def load(
         device: Where it runs.
         dtype: "float32", "bfloat16" or "float16".
         attention: Attention implementation, as transformers names it.
+        companion: Checkpoint of the CLIP that the vision tower came from, for scorers that compare patches with text;
+            the shipped model has its own.
 
     Raises:
         UnsupportedModel: There is no such checkpoint, it is not a supported model or not whole, or device or dtype
@@ -133,6 +149,8 @@ def load(
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModel(f"model {str(name)!r} lacks {len(missing)} of its weights, such as {missing[0]}")
     try:
-        return LoadedModel(str(name), adapt(model.to(device).eval()), processor)
+        adapter = adapt(model.to(device).eval())
     except (RuntimeError, AssertionError) as error:
         raise UnsupportedModel(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    companion = REFERENCE if companion is None and str(name) == REFERENCE else companion
+    return LoadedModel(str(name), adapter, processor, load_companion(companion, device) if companion else None)

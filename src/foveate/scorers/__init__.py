@@ -2,8 +2,30 @@
 
 from foveate.scorers.cls_attention import ClsAttention
 from foveate.scorers.cls_ensemble import ClsEnsemble
+from foveate.scorers.constant import Constant
 from foveate.scorers.evidence import Evidence
+from foveate.scorers.hybrid import Hybrid
+from foveate.scorers.prompt_attention import PromptAttention
 from foveate.scorers.random import Random
+from foveate.scorers.received_attention import ReceivedAttention
+from foveate.scorers.response_attention import ResponseAttention
+from foveate.scorers.text_similarity import TextSimilarity
+from foveate.scorers.token_norm import TokenNorm
 from foveate.scorers.uniform import Uniform
+from foveate.scorers.wide_cls_attention import WideClsAttention
 
-__all__ = ["ClsAttention", "ClsEnsemble", "Evidence", "Random", "Uniform"]
+__all__ = [
+    "ClsAttention",
+    "ClsEnsemble",
+    "Constant",
+    "Evidence",
+    "Hybrid",
+    "PromptAttention",
+    "Random",
+    "ReceivedAttention",
+    "ResponseAttention",
+    "TextSimilarity",
+    "TokenNorm",
+    "Uniform",
+    "WideClsAttention",
+]

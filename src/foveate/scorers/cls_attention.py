@@ -9,23 +9,23 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.core.contracts import VisionScorer
+from foveate.core.contracts import Scorer
 from foveate.core.needs import ClsRows, Need
 from foveate.core.types import Trace
 from foveate.functional.attention import reduce_heads
 
 
 @dataclass(frozen=True)
-class ClsAttention(VisionScorer):
+class ClsAttention(Scorer):
     """Scores a patch by the attention that [CLS] pays it.
 
     Attributes:
         layer: 0-based, negative from the end.
-        heads: "mean" or "max" over the heads, or the numbers of the heads to average.
+        heads: "mean", "sum" or "max" over the heads, or the numbers of the heads to average.
     """
 
     layer: int
-    heads: Literal["mean", "max"] | tuple[int, ...] = "mean"
+    heads: Literal["mean", "sum", "max"] | tuple[int, ...] = "mean"
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.core.contracts import VisionScorer
+from foveate.core.contracts import Scorer
 from foveate.core.needs import ClsRows, Layers, LayersFrom, Need
 from foveate.core.types import Trace
 from foveate.functional.attention import reduce_heads
 
 
 @dataclass(frozen=True)
-class ClsEnsemble(VisionScorer):
+class ClsEnsemble(Scorer):
     """Scores a patch by the attention that [CLS] pays it in several layers.
 
     Attributes:

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.core.contracts import VisionScorer
+from foveate.core.contracts import Scorer
 from foveate.core.needs import EvidenceShare, Need
 from foveate.core.types import Trace
 from foveate.functional.geometry import evenness
 
 
 @dataclass(frozen=True)
-class Evidence(VisionScorer):
+class Evidence(Scorer):
     """The best patch of every needed thing first, then the second best of each, and so on; the rest evenly spread.
 
     What selection could achieve if it knew the answer's place; needs annotated data, and is no method.

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.core.contracts import VisionScorer
+from foveate.core.contracts import Scorer
 from foveate.core.needs import Fingerprint, Need
 from foveate.core.types import Trace
 
 
 @dataclass(frozen=True)
-class Random(VisionScorer):
+class Random(Scorer):
     """Independent uniform scores, fixed by the pixel values and `seed`: batches and reruns do not change them.
 
     Pixels in half precision are other values, so they draw other patches.

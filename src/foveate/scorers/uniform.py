@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.core.contracts import VisionScorer
-from foveate.core.needs import Need
-from foveate.core.types import Trace
+from foveate.core.contracts import Scorer
+from foveate.core.types import PADDING, Trace
 from foveate.functional.geometry import evenness
 
 
 @dataclass(frozen=True)
-class Uniform(VisionScorer):
+class Uniform(Scorer):
     """Scores by rank in an order of the grid whose every prefix covers it evenly: a stride for any budget."""
 
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return ()
-
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
-        return evenness(trace.grid.rows, trace.grid.columns).expand(trace.batch, -1)
+        places = trace.places
+        scores = evenness(trace.grid.rows, trace.grid.columns).to(places.device)
+        return scores[places.clamp(min=0) % trace.grid.patches].masked_fill(places == PADDING, -torch.inf)

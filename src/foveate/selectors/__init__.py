@@ -1,5 +1,43 @@
 """Choices of patches, given scores."""
 
+from foveate.selectors.anchors import Anchors
+from foveate.selectors.chunk_quota import ChunkQuota
+from foveate.selectors.determinantal import Determinantal
+from foveate.selectors.facility_location import FacilityLocation
+from foveate.selectors.important_diverse import ImportantDiverse
+from foveate.selectors.least_alike import LeastAlike
+from foveate.selectors.local_and_global import LocalAndGlobal
+from foveate.selectors.log_determinant import LogDeterminant
+from foveate.selectors.mass import Mass
+from foveate.selectors.max_coverage import MaxCoverage
+from foveate.selectors.max_min import MaxMin
+from foveate.selectors.nothing import Nothing
+from foveate.selectors.outliers import Outliers
+from foveate.selectors.outliers_and_stride import OutliersAndStride
+from foveate.selectors.region_quota import RegionQuota
+from foveate.selectors.stride import Stride
 from foveate.selectors.top_k import TopK
+from foveate.selectors.top_share import TopShare
+from foveate.selectors.union import Union
 
-__all__ = ["TopK"]
+__all__ = [
+    "Anchors",
+    "ChunkQuota",
+    "Determinantal",
+    "FacilityLocation",
+    "ImportantDiverse",
+    "LeastAlike",
+    "LocalAndGlobal",
+    "LogDeterminant",
+    "Mass",
+    "MaxCoverage",
+    "MaxMin",
+    "Nothing",
+    "Outliers",
+    "OutliersAndStride",
+    "RegionQuota",
+    "Stride",
+    "TopK",
+    "TopShare",
+    "Union",
+]

@@ -1,18 +1,25 @@
 """The patches with the highest scores."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.types import Trace
-from foveate.functional.ranking import top_k
+from foveate.functional.ranking import ranked, top_k
 
 
 @dataclass(frozen=True)
 class TopK(Selector):
-    """Keeps the `keep` highest scores."""
+    """Keeps the `keep` highest scores.
+
+    Attributes:
+        order: "raster", or "score" for falling scores.
+    """
+
+    order: Literal["raster", "score"] = "raster"
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        return top_k(scores, keep)
+        return top_k(scores, keep) if self.order == "raster" else ranked(scores, keep)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-from optuna import Trial
+from optuna import Trial, TrialPruned
 
+from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.studies.spaces import Choice
 
@@ -14,6 +15,8 @@ from foveate.studies.spaces import Choice
 @dataclass(frozen=True)
 class Objective:
     """Mean score of the choice and budget that a trial suggests; what else was measured becomes trial attributes.
+
+    A trial whose choice cannot have its budget is pruned; its attribute `left_out` says why.
 
     Attributes:
         config: Everything but the compressor.
@@ -28,7 +31,11 @@ class Objective:
     def __call__(self, trial: Trial) -> float:
         choice = self.choices[trial.suggest_categorical("scorer", list(self.choices))]
         keep = trial.suggest_categorical("keep", list(self.keeps))
-        compressor = choice.recipe(keep)
+        try:
+            compressor = choice.recipe(keep)
+        except BudgetError as error:
+            trial.set_user_attr("left_out", str(error))
+            raise TrialPruned(str(error)) from error
         folder = evaluate(replace(self.config, compressor=compressor))
         records = folder.read()
         measured = {
@@ -39,6 +46,7 @@ class Objective:
             "n": records.num_rows,
             "evidence_recall": _mean(records, "evidence_recall"),
             "tokens": _mean(records, "tokens"),
+            "equivalent_tokens": float(np.mean(records["tokens_per_block"].to_pylist())),
         }
         for name, value in measured.items():
             trial.set_user_attr(name, value)

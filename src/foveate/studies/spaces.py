@@ -21,7 +21,7 @@ class Choice:
 
     Attributes:
         label: Unique name, such as "cls[2]" or "cls[2:]".
-        family: "single", "suffix", "all", or the name of a control.
+        family: "single", "suffix", "all", or the name of a method or control; its seeds share it.
         layers: The layers it reads, as text.
         recipe: From a budget to a compressor.
     """

@@ -17,6 +17,7 @@ from foveate.studies.objective import Objective
 
 ARTIFACTS = "artifacts"  # folder beside the study
 _HEARTBEAT_S, _GRACE_S = 30, 120
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED)  # pruned: a cell that cannot be
 
 
 def run_grid(
@@ -98,7 +99,7 @@ def _guard(study: optuna.Study, identity: dict[str, Any]) -> None:
 
 
 def _requeue_failed(study: optuna.Study, grid: Mapping[str, list]) -> int:
-    """Number of cells without a result; those that failed are queued again, which the grid sampler does not do."""
+    """Number of cells not done; those that failed are queued again, which the grid sampler does not do."""
     trials: dict[tuple, list[optuna.trial.FrozenTrial]] = {cell: [] for cell in itertools.product(*grid.values())}
     for trial in study.get_trials(deepcopy=False):
         trials.get(tuple(trial.params.get(name) for name in grid), []).append(trial)
@@ -112,4 +113,4 @@ def _requeue_failed(study: optuna.Study, grid: Mapping[str, list]) -> int:
                     system_attrs=tried[0].system_attrs,  # the place in the grid
                 )
             )
-    return sum(all(trial.state != TrialState.COMPLETE for trial in tried) for tried in trials.values())
+    return sum(not any(trial.state in _DONE for trial in tried) for tried in trials.values())

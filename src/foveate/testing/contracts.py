@@ -5,11 +5,33 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from foveate.core.contracts import Merger, Selector, VisionScorer
-from foveate.core.needs import ClsRows, EvidenceShare, Fingerprint, LayersFrom, Need
-from foveate.core.types import Grid, Trace
+from foveate.core.contracts import Merger, Scorer, Selector
+from foveate.core.needs import (
+    AlignedPatches,
+    AlignedText,
+    ClsQuery,
+    ClsRows,
+    Downsampled,
+    EvidenceShare,
+    Features,
+    Fingerprint,
+    Keys,
+    LayersFrom,
+    Need,
+    PromptRows,
+    QuestionEmbeddings,
+    ReceivedRows,
+    ResponseRows,
+    Role,
+    TokenKeys,
+    TokenRoles,
+    TokenStates,
+)
+from foveate.core.types import PADDING, Compression, Grid, Trace
 
 GRID = Grid(6, 8)
+_HEADS, _WIDTH = 4, 5
+_BEFORE, _QUESTION = 3, 6  # text tokens around the picture
 
 
 def random_trace(needs: tuple[Need, ...], batch: int = 3, seed: int = 0, grid: Grid = GRID) -> Trace:
@@ -20,10 +42,38 @@ def random_trace(needs: tuple[Need, ...], batch: int = 3, seed: int = 0, grid: G
 
 def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    tokens = _BEFORE + grid.patches + _QUESTION
     match need:
-        case ClsRows():
-            layers = 3 if isinstance(need.layers, LayersFrom) else len(need.layers)
-            return torch.randn(layers, 4, grid.patches + 1, generator=generator).softmax(-1)[..., 1:]
+        case ClsRows() | ResponseRows():
+            layers = 3 if isinstance(need.layers, LayersFrom) else len(need.layers) or 2
+            return normal(layers, _HEADS, grid.patches + 1).softmax(-1)[..., 1:]
+        case ReceivedRows() | PromptRows():
+            return normal(_HEADS, grid.patches + 1).softmax(-1)[..., 1:]
+        case ClsQuery():
+            return normal(_HEADS, _WIDTH)
+        case Keys():
+            return normal(grid.patches + 1, _HEADS, _WIDTH)
+        case Features():
+            return normal(grid.patches, _WIDTH)
+        case Downsampled():
+            return normal(need.rows * need.columns, _WIDTH)
+        case AlignedPatches():
+            return normal(grid.patches, _WIDTH)
+        case AlignedText():
+            return normal(1 if need.truncated else 2, _WIDTH)
+        case QuestionEmbeddings():
+            return normal(_QUESTION, _WIDTH)
+        case TokenKeys():
+            return normal(tokens, _HEADS, _WIDTH)
+        case TokenStates():
+            return normal(tokens, _WIDTH)
+        case TokenRoles():
+            counts = (_BEFORE, grid.patches, _QUESTION)
+            return torch.tensor((Role.BEFORE, Role.VISUAL, Role.QUESTION)).repeat_interleave(torch.tensor(counts))
         case Fingerprint():
             return torch.randint(2**62, (), generator=generator)
         case EvidenceShare():
@@ -32,11 +82,11 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
     raise ValueError(f"no random answer to {need} yet: add one to foveate.testing")
 
 
-class VisionScorerContract(ABC):
+class ScorerContract(ABC):
     """What every vision scorer promises."""
 
     @abstractmethod
-    def scorer(self) -> VisionScorer:
+    def scorer(self) -> Scorer:
         """The scorer under test; called again it gives an equal one."""
 
     def test_is_a_frozen_value(self) -> None:
@@ -59,22 +109,40 @@ class VisionScorerContract(ABC):
 class SelectorContract(ABC):
     """What every selector promises."""
 
+    raster_order = True
+
     @abstractmethod
     def selector(self) -> Selector:
-        """The selector under test."""
+        """The selector under test; called again it gives an equal one."""
 
-    def test_keeps_exactly_the_budget_in_raster_order(self) -> None:
-        trace = random_trace(())
-        scores = torch.rand(3, GRID.patches, generator=torch.Generator().manual_seed(0))
+    def test_is_a_frozen_value(self) -> None:
+        assert dataclasses.is_dataclass(self.selector())
+        assert self.selector() == self.selector()
+        assert hash(self.selector()) == hash(self.selector())
+
+    def test_keeps_about_the_budget_of_different_patches(self) -> None:
+        scores = _scores()
         for keep in (1, 7, GRID.patches):
-            kept = self.selector().select(scores, trace, keep)
-            assert kept.shape == (3, keep)
-            assert (kept.diff(dim=1) > 0).all()
-            assert ((kept >= 0) & (kept < GRID.patches)).all()
+            kept = self.selector().select(scores, random_trace(self.selector().needs), keep)
+            counts = (kept != PADDING).sum(1)
+            assert (counts >= 1).all()
+            assert (kept < GRID.patches).all()
+            for row, count in zip(kept.tolist(), counts.tolist(), strict=True):
+                assert len(set(row[:count])) == count
+                assert row[count:] == [PADDING] * (len(row) - count)
+                assert not self.raster_order or row[:count] == sorted(row[:count])
 
-    def test_equal_scores_go_to_the_lower_index(self) -> None:
-        kept = self.selector().select(torch.zeros(1, GRID.patches), random_trace((), batch=1), 5)
-        assert kept.tolist() == [[0, 1, 2, 3, 4]]
+    def test_never_keeps_what_is_not_there(self) -> None:
+        scores = _scores()
+        scores[0, ::3] = scores[1, 5:] = -torch.inf
+        for keep in (1, 7, GRID.patches):
+            kept = self.selector().select(scores, random_trace(self.selector().needs), keep)
+            assert not scores.gather(1, kept.clamp(min=0))[kept != PADDING].isinf().any()
+
+    def test_the_choice_of_an_image_does_not_depend_on_the_batch(self) -> None:
+        together = self.selector().select(_scores(), random_trace(self.selector().needs), 7)
+        alone = self.selector().select(_scores()[:1], random_trace(self.selector().needs, batch=1), 7)
+        assert together[0][together[0] != PADDING].tolist() == alone[0].tolist()
 
 
 class MergerContract(ABC):
@@ -82,12 +150,36 @@ class MergerContract(ABC):
 
     @abstractmethod
     def merger(self) -> Merger:
-        """The merger under test."""
+        """The merger under test; called again it gives an equal one."""
 
-    def test_every_token_takes_the_place_of_a_kept_patch(self) -> None:
-        features = torch.rand(3, GRID.patches, 5)
+    def test_is_a_frozen_value(self) -> None:
+        assert dataclasses.is_dataclass(self.merger())
+        assert self.merger() == self.merger()
+        assert hash(self.merger()) == hash(self.merger())
+
+    def test_every_kept_patch_keeps_its_place_and_extra_tokens_are_as_many_as_announced(self) -> None:
         kept = torch.tensor([[0, 3, 9], [1, 2, 4], [5, 20, 47]])
-        compression = self.merger().merge(features, kept, random_trace(()))
-        assert torch.equal(compression.origin, kept)
-        assert compression.apply(features).shape == (3, 3, 5)
-        assert (compression.size >= 1).all()
+        compression = self._merge(kept, 3)
+        assert [row.tolist() for row in compression.kept] == kept.tolist()
+        made = self.merger().extra(GRID.patches - 3) + self.merger().reserved(8)
+        assert compression.count.tolist() == [3 + made] * 3
+
+    def test_the_tokens_of_an_image_do_not_depend_on_the_batch(self) -> None:
+        kept = torch.tensor([[0, 3, 9], [1, 2, 4], [5, 20, PADDING]])
+        together = self._merge(kept, 3).apply(self._features(3))
+        for i, row in enumerate(kept):
+            if PADDING not in row.tolist():
+                trace = random_trace(self.merger().needs)
+                one = Trace({need: value[i : i + 1] for need, value in trace.values.items()}, GRID, 1)
+                alone = self.merger().merge(self._features(3)[i : i + 1], row[None], _scores()[i : i + 1], one)
+                torch.testing.assert_close(alone.apply(self._features(3)[i : i + 1])[0], together[i])
+
+    def _features(self, batch: int) -> torch.Tensor:
+        return torch.randn(batch, GRID.patches + 1, _WIDTH, generator=torch.Generator().manual_seed(5))
+
+    def _merge(self, kept: torch.Tensor, batch: int) -> Compression:
+        return self.merger().merge(self._features(batch), kept, _scores(), random_trace(self.merger().needs))
+
+
+def _scores() -> torch.Tensor:
+    return torch.rand(3, GRID.patches, generator=torch.Generator().manual_seed(0))

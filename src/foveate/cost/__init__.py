@@ -1,0 +1,1 @@
+"""What a compression saves: tokens and floating-point operations."""

@@ -1,0 +1,78 @@
+"""Parts of the picture, and ranks within them. Tokens that stand at no patch's place count as the first patch's."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from foveate.core.types import PADDING, Grid
+from foveate.functional.ranking import marked
+
+
+def located(
+    places: Int[Tensor, "batch patch"], grid: Grid
+) -> tuple[Int[Tensor, "batch patch"], Int[Tensor, "batch patch"], Int[Tensor, "batch patch"]]:
+    """In which of a prompt's images, which row and which column each place lies."""
+    image, inside = _split(places, grid)
+    return image, inside // grid.columns, inside % grid.columns
+
+
+def rectangles(places: Int[Tensor, "batch patch"], grid: Grid, rows: int, columns: int) -> Int[Tensor, "batch patch"]:
+    """The rectangle each place lies in, of `rows` x `columns` as equal as whole patches allow, image after image."""
+    image, row, column = located(places, grid)
+    return (image * rows + row * rows // grid.rows) * columns + column * columns // grid.columns
+
+
+def runs(places: Int[Tensor, "batch patch"], grid: Grid, count: int) -> Int[Tensor, "batch patch"]:
+    """The run each place lies in: raster order cut in `count` parts as equal as possible, image after image."""
+    image, inside = _split(places, grid)
+    return image * count + inside * count // grid.patches
+
+
+def with_neighbours(
+    chosen: Bool[Tensor, "batch patch"], places: Int[Tensor, "batch patch"], grid: Grid
+) -> Bool[Tensor, "batch patch"]:
+    """The chosen and the places one before, after, above and below them.
+
+    By the number of the place, as HiPrune does: the one after a row's last is the first of the next row, and what
+    would leave the image at its top or bottom becomes its first or last place.
+    """
+    image, inside = _split(places, grid)
+    steps = torch.tensor([0, -1, 1, -grid.columns, grid.columns], device=places.device)
+    around = image[..., None] * grid.patches + (inside[..., None] + steps).clamp(0, grid.patches - 1)
+    around = around.masked_fill(~(chosen & (places >= 0))[..., None], PADDING).flatten(1)
+    near = marked(around, (int(image.max()) + 1) * grid.patches).gather(1, places.clamp(min=0))
+    return chosen | (near & (places >= 0))
+
+
+def rank_within(scores: Float[Tensor, "batch patch"], group: Int[Tensor, "batch patch"]) -> Int[Tensor, "batch patch"]:
+    """How many patches of its group come before each, by falling score and then by index."""
+    by_score = scores.argsort(dim=-1, descending=True, stable=True)
+    by_group = group.gather(1, by_score).argsort(dim=-1, stable=True)
+    order = by_score.gather(1, by_group)
+    groups = group.gather(1, order)
+    rank = torch.arange(scores.shape[1], device=scores.device) - torch.searchsorted(groups, groups)
+    return torch.empty_like(order).scatter_(1, order, rank)
+
+
+def group_means(
+    values: Float[Tensor, "batch patch"], group: Int[Tensor, "batch patch"], members: Bool[Tensor, "batch patch"]
+) -> Float[Tensor, "batch group"]:
+    """Mean over the members of each group; 0 without members."""
+    numbers = torch.arange(int(group.max()) + 1, device=group.device)[:, None]
+    inside = (group[:, None] == numbers) & members[:, None]
+    return torch.where(inside, values[:, None], 0).sum(-1) / inside.sum(-1).clamp(min=1)
+
+
+def proportional(weights: Float[Tensor, "batch group"], total: int) -> Int[Tensor, "batch group"]:
+    """Splits a total by non-negative weights: rounded down, then one more for the greatest weights."""
+    weights = weights.double() + 1e-300  # all zero: equal parts
+    whole = (weights / weights.sum(1, keepdim=True) * total).floor().long()
+    rank = weights.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    return whole + (rank < total - whole.sum(1, keepdim=True)).long()
+
+
+def _split(
+    places: Int[Tensor, "batch patch"], grid: Grid
+) -> tuple[Int[Tensor, "batch patch"], Int[Tensor, "batch patch"]]:
+    real = places.clamp(min=0)
+    return real // grid.patches, real % grid.patches

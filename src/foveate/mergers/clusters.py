@@ -1,0 +1,57 @@
+"""The best of the dropped patches come back as clusters."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Merger
+from foveate.core.types import PADDING, Compression, Trace
+from foveate.functional.clustering import density_peaks, limited
+from foveate.functional.matching import rows_at
+from foveate.functional.mixing import appended, group_rows, left_over, mean_rows, unit_rows
+from foveate.functional.ranking import ranked
+
+
+@dataclass(frozen=True)
+class Clusters(Merger):
+    """Kept patches unchanged, and behind them the means of clusters of the best dropped ones.
+
+    Equal densities are not broken by random noise as in the authors' code, but by the order of the scores.
+
+    Source: arXiv 2410.04417v3 (SparseVLM, "token recycling"; clusters by DPC-KNN).
+
+    Attributes:
+        share: Of the dropped patches, how many come back.
+        ratio: Clusters per patch that comes back.
+    """
+
+    share: float = 0.3
+    ratio: float = 0.1
+
+    def merge(
+        self,
+        features: Float[Tensor, "batch source dim"],
+        kept: Int[Tensor, "batch kept"],
+        scores: Float[Tensor, "batch patch"],
+        trace: Trace,
+    ) -> Compression:
+        dropped = left_over(kept, scores)
+        if not dropped.any():
+            return Compression(kept)
+        count = _part(self.share, dropped.sum(1))
+        groups = _part(self.ratio, count)
+        best = limited(ranked(scores.masked_fill(~dropped, -torch.inf), int(count.max())), count)
+        centres, group = density_peaks(rows_at(features, best), best != PADDING, groups)
+        members = group_rows(group, best != PADDING, centres.shape[1])
+        rows = unit_rows(kept, scores.shape[1])
+        return appended(kept, rows, mean_rows(members) @ unit_rows(best, scores.shape[1]), centres != PADDING)
+
+    def extra(self, dropped: int) -> int:
+        return int(_part(self.ratio, _part(self.share, torch.tensor([dropped]))))
+
+
+def _part(share: float, number: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    """One more than the share, rounded down; of nothing nothing."""
+    return torch.where(number > 0, (share * number.double()).long() + 1, 0)

@@ -1,0 +1,82 @@
+"""Some of the dropped patches stay and take in the others."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from foveate.core.budget import Keep, resolve_keep
+from foveate.core.contracts import Merger
+from foveate.core.errors import BudgetError, UnsupportedNeed
+from foveate.core.needs import Keys, Need
+from foveate.core.types import EXTRA, PADDING, Compression, Trace
+from foveate.functional.matching import nearest
+from foveate.functional.mixing import group_rows, left_over, mean_rows, packed, unit_rows
+from foveate.functional.ranking import listed
+
+
+@dataclass(frozen=True)
+class Contextual(Merger):
+    """[CLS], the kept patches, and tokens that the dropped ones are merged into.
+
+    Every so many-th dropped patch is a target, and all others go to the target that is nearest by cosine of the keys,
+    averaged over heads. The token is the target plus the mean of what went to it, so about twice as long as others.
+
+    Source: arXiv 2412.04467 (VisionZip).
+
+    Attributes:
+        keep: The whole budget, the same as the compressor's.
+        share: Of the budget that goes to merged tokens (10 of 64).
+        layer: Of the tower, whose keys say what is near.
+        cls: Whether [CLS] is the first token, within the budget.
+    """
+
+    keep: Keep
+    share: float = 5 / 32
+    layer: int = -2
+    cls: bool = True
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (Keys(self.layer),)
+
+    def merge(
+        self,
+        features: Float[Tensor, "batch source dim"],
+        kept: Int[Tensor, "batch kept"],
+        scores: Float[Tensor, "batch patch"],
+        trace: Trace,
+    ) -> Compression:
+        patches, sources = scores.shape[1], scores.shape[1] + self.cls
+        if features.shape[1] < sources:
+            raise UnsupportedNeed(f"{self}: this tower has no [CLS] to keep as a token; use cls=False")
+        count = self._merged(resolve_keep(self.keep, patches))
+        dropped = left_over(kept, scores)
+        targets = listed(_spread(dropped, count))[:, :count]
+        keys = trace[Keys(self.layer)][:, :patches].mean(2)
+        group = nearest(keys, targets) if count else torch.zeros_like(dropped, dtype=torch.long)
+        chosen = unit_rows(targets, sources)
+        others = dropped & (chosen[..., :patches].sum(1) == 0)
+        joined = torch.zeros_like(chosen)
+        joined[..., :patches] = mean_rows(group_rows(group, others, targets.shape[1]))
+        first = kept.new_full((len(kept), int(self.cls)), EXTRA)
+        origin = torch.cat([first, kept, torch.where(targets == PADDING, PADDING, EXTRA)], 1)
+        cls_row = unit_rows(torch.full_like(first, patches), sources)
+        return packed(origin, torch.cat([cls_row, unit_rows(kept, sources), chosen + joined], 1))
+
+    def reserved(self, keep: int) -> int:
+        if isinstance(self.keep, int) and self.keep != keep:
+            raise BudgetError(f"{self} in a compressor that keeps {keep}: give both the same budget")
+        return self._merged(keep) + self.cls
+
+    def _merged(self, keep: int) -> int:
+        return math.floor(self.share * keep + 0.5)
+
+
+def _spread(members: Bool[Tensor, "batch patch"], count: int) -> Bool[Tensor, "batch patch"]:
+    """About `count` of the members, evenly spaced from the first."""
+    step = (members.sum(1, keepdim=True) // max(count, 1)).clamp(min=1)
+    rank = members.long().cumsum(1) - 1
+    return members & (rank % step == 0) & (rank < step * count)

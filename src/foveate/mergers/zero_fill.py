@@ -1,0 +1,30 @@
+"""Budgets that are not used up are filled with zeros."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Merger
+from foveate.core.types import EXTRA, PADDING, Compression, Trace
+from foveate.functional.mixing import unit_rows
+
+
+@dataclass(frozen=True)
+class ZeroFill(Merger):
+    """Kept patches unchanged; where `kept` says `PADDING`, a zero vector that the language model sees as a token.
+
+    It goes with selectors whose answer is as wide as the budget, even where no image uses it up.
+
+    Source: arXiv 2510.02912 (HoloV, as in the authors' code).
+    """
+
+    def merge(
+        self,
+        features: Float[Tensor, "batch source dim"],
+        kept: Int[Tensor, "batch kept"],
+        scores: Float[Tensor, "batch patch"],
+        trace: Trace,
+    ) -> Compression:
+        return Compression(torch.where(kept == PADDING, EXTRA, kept), unit_rows(kept, scores.shape[1]))

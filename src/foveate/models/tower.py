@@ -1,0 +1,110 @@
+"""A CLIP-like vision tower, run block by block while a `Reduction` takes tokens away."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from foveate.core.contracts import Reduction
+from foveate.core.errors import UnsupportedNeed
+from foveate.core.types import PADDING, Block, Compression
+from foveate.functional.mixing import unit_rows
+
+
+def reduced(
+    tower: nn.Module,
+    pixels: Float[Tensor, "image channel height width"],
+    reduction: Reduction,
+    keep: int,
+    feature_layer: int,
+    has_cls: bool,
+) -> tuple[Float[Tensor, "image token dim"], Compression]:
+    """Features of the patches that remain, without [CLS], and of which patches they are made.
+
+    Attention is computed by `scaled_dot_product_attention`, whatever the tower is configured with: it alone takes the
+    bias that padding and proportional attention need.
+
+    Args:
+        tower: CLIP's or SigLIP's vision model.
+        pixels: What the tower is given.
+        reduction: What becomes of the tokens in each block.
+        keep: How many patches shall remain.
+        feature_layer: The block (0-based) whose output are the features; later ones are not run.
+        has_cls: Whether the tower's first token is [CLS].
+
+    Returns:
+        The features, tokens in raster order of their origins, and the compression over the original patches. It says
+        what each token stands for; it cannot be applied to the features of the whole tower, because later blocks saw
+        fewer tokens.
+
+    Raises:
+        UnsupportedNeed: The reduction needs [CLS], and the tower has none.
+    """
+    if reduction.needs_cls and not has_cls:
+        name = type(tower).__name__
+        raise UnsupportedNeed(f"{reduction} reads the attention of [CLS], and {name} has none: use another reduction")
+    transformer: Any = getattr(tower, "vision_model", tower)
+    states = transformer.embeddings(pixels)
+    states = transformer.pre_layrnorm(states) if hasattr(transformer, "pre_layrnorm") else states
+    original = states.shape[1]
+    total = Compression(torch.arange(original, device=states.device).expand(len(states), -1))
+    carried: Tensor | None = None
+    for number, layer in enumerate(transformer.encoder.layers[: feature_layer + 1]):
+        normed = layer.layer_norm1(states)
+        query, key, value = _heads(layer.self_attn, normed)
+        scaling = layer.self_attn.head_dim**-0.5
+        size = total.size
+        block = Block(number, feature_layer, keep, query, key, value, scaling, total.real, size, has_cls)
+        bias = _bias(total.real, size if reduction.proportional else None, states.dtype)
+        mixed = F.scaled_dot_product_attention(query, key, value, bias, scale=scaling)
+        states = states + layer.self_attn.out_proj(mixed.transpose(1, 2).flatten(2))
+        step, carried = reduction.reduce(block, carried)
+        states = step.apply(states) if reduction.before_mlp else states
+        states = states + layer.mlp(layer.layer_norm2(states))
+        states = states if reduction.before_mlp else step.apply(states)
+        total = _composed(total, step, original)
+    return _patches(states, total, has_cls)
+
+
+def _heads(attention: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 (CLIP, SigLIP)
+    """Query, key and value: (batch, head, token, dim)."""
+
+    def split(projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+    return split(attention.q_proj(states)), split(attention.k_proj(states)), split(attention.v_proj(states))
+
+
+def _bias(
+    real: Bool[Tensor, "batch token"], size: Int[Tensor, "batch token"] | None, dtype: torch.dtype
+) -> Float[Tensor, "batch 1 1 token"] | None:
+    """What is added to attention logits: nothing is read from padding; a token of size n counts n times."""
+    weight = real.long() if size is None else size * real
+    if (weight == 1).all():
+        return None
+    return weight.log().to(dtype)[:, None, None]
+
+
+def _composed(first: Compression, then: Compression, sources: int) -> Compression:
+    """One compression of `sources` that does what two do one after the other."""
+    origin = torch.where(then.origin < 0, then.origin, first.origin.gather(1, then.origin.clamp(min=0)))
+    if first.mixing is None and then.mixing is None:
+        return Compression(origin)
+    return Compression(origin, then.apply(unit_rows(first.origin, sources) if first.mixing is None else first.mixing))
+
+
+def _patches(states: Tensor, total: Compression, has_cls: bool) -> tuple[Tensor, Compression]:
+    """Without [CLS], which is the first token and the first source, and in raster order."""
+    skip = int(has_cls)
+    origin = total.origin[:, skip:]
+    order = origin.masked_fill(origin == PADDING, total.origin.shape[1] + int(total.origin.max())).argsort(dim=-1)
+
+    def ordered(rows: Tensor) -> Tensor:
+        return rows[:, skip:].gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
+
+    places = origin.gather(1, order)
+    places = torch.where(places < 0, places, places - skip)
+    mixing = None if total.mixing is None else ordered(total.mixing)[..., skip:]
+    return ordered(states * total.real[..., None]), Compression(places, mixing)

@@ -1,0 +1,188 @@
+"""Stage 3: the finished tower gets a text half, so that words can be compared with what patches show.
+
+As in CLIP, a picture and its text shall be alike in a shared space, and the other pictures' texts less so. The tower is
+frozen: what it makes of the pictures is computed once, and only the text tower, the two projections into the shared
+space and the temperature are trained. Plain CLIP compares [CLS] with the text and leaves patches to themselves; here a
+short text is compared with the patches most like it too, or the similarity of patch and word would mean nothing. No
+patch is ever named to the model.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from foveate.core.files import replacing
+from foveate.data.questions import make_questions
+from foveate.data.scenes import Scene, make_scene, stream
+from foveate.reference.architecture import FEATURE_LAYER, VOCABULARY, clip_config, make_processor, make_tokenizer
+from foveate.reference.vision_training import adamw, caption, normalised
+
+PICTURES = 10_000  # enough for a frozen tower
+LENGTH = 32
+_END = "<end>"
+_END_ID = len(VOCABULARY)  # the highest id: transformers pools there by either of its two rules, and </s> is id 2,
+# which it takes for a sign of the older one
+_LIKEST = 4  # patches of a picture that a short text is compared with
+
+
+def text_tokenizer() -> PreTrainedTokenizerFast:
+    """The reference model's words between <s> and <end>, padded on the right."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": _END})
+    start, end = ("<s>", VOCABULARY["<s>"]), (_END, _END_ID)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start[0]} $A {end[0]}", special_tokens=[start, end]
+    )
+    tokenizer.padding_side = "right"
+    tokenizer.model_max_length = LENGTH
+    return tokenizer
+
+
+def paired_clip(tower: CLIPVisionModel) -> CLIPModel:
+    """A CLIP of this tower, its text half random."""
+    shape = clip_config().to_dict()
+    shape["text_config"] |= {"vocab_size": _END_ID + 1, "eos_token_id": _END_ID, "max_position_embeddings": LENGTH}
+    shape["vision_config"] = tower.config.to_dict()
+    clip = CLIPModel(CLIPConfig(**shape))
+    clip.vision_model.load_state_dict({n.removeprefix("vision_model."): w for n, w in tower.state_dict().items()})
+    clip.vision_model.requires_grad_(False)
+    return clip
+
+
+def tower_of(folder: Path) -> CLIPVisionModel:
+    """The vision tower of a LLaVA checkpoint."""
+    return cast(Any, LlavaForConditionalGeneration.from_pretrained(folder)).model.vision_tower.eval()
+
+
+class _Pictures(Dataset):
+    def __init__(self, pictures: int, seed: int) -> None:
+        self.pictures, self.seed = pictures, seed
+
+    def __len__(self) -> int:
+        return self.pictures
+
+    def __getitem__(self, index: int) -> tuple[Tensor, tuple]:
+        scene = make_scene("train", index, self.seed)
+        return normalised(scene.pixels), scene.things
+
+
+def normed_pictures(tower: CLIPVisionModel, pictures: int, out: Path, seed: int = 0) -> dict:
+    """What the visual projection is given of the training pictures, from a file in `out` that is written once.
+
+    Returns:
+        states (picture, 1 + patch, dim) float16, [CLS] and then the patches of the penultimate layer, both after the
+        tower's last norm; and the things of each picture.
+    """
+    weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in tower.state_dict().values())).hexdigest()
+    path = out / f"normed-{pictures}-{seed}-{weights[:8]}.pt"
+    if not path.exists():
+        with replacing(path) as unfinished:
+            torch.save(_encode(tower, pictures, seed), unfinished)
+    return torch.load(path, mmap=True, weights_only=False)
+
+
+@torch.inference_mode()
+def _encode(tower: CLIPVisionModel, pictures: int, seed: int) -> dict:
+    states, things = [], []
+    norm = cast(Any, tower).post_layernorm
+    for rows in DataLoader(_Pictures(pictures, seed), batch_size=64, collate_fn=list):
+        pixels, contents = zip(*rows, strict=True)
+        result = tower(pixel_values=torch.stack(pixels), output_hidden_states=True)
+        patches = norm(result.hidden_states[FEATURE_LAYER][:, 1:])
+        states.append(torch.cat([result.pooler_output[:, None], patches], 1).half())
+        things += contents
+    return {"states": torch.cat(states), "things": things}
+
+
+class TextPairs(Dataset):
+    """Pictures with a caption that names everything and a phrase about one or two things; texts never come again."""
+
+    def __init__(self, indices: range, bank: dict, seed: int = 0) -> None:
+        self.indices, self.bank, self.seed = indices, bank, seed
+        self.tokenizer = text_tokenizer()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: int) -> dict[str, Tensor]:
+        index = self.indices[item]
+        picture = index % len(self.bank["things"])
+        nothing = np.empty(0)
+        scene = Scene(self.bank["things"][picture], nothing, nothing)
+        rng = stream("train", picture, self.seed, 3, index)
+        words = caption(scene, rng)
+        ids = self.tokenizer(phrase(scene, rng), padding="max_length", return_tensors="pt").input_ids[0]
+        return {
+            "states": self.bank["states"][picture].float(),
+            "caption": words.where(words != VOCABULARY["</s>"], _END_ID),
+            "phrase": ids,
+        }
+
+
+def phrase(scene: Scene, rng: np.random.Generator) -> str:
+    """The names of one or two things, or a question about the picture whose answer is not no."""
+    if rng.random() < 0.5:
+        asked = [question.text for question in make_questions(scene, rng) if question.answer != "no"]
+        return asked[rng.integers(len(asked))]
+    chosen = rng.permutation(len(scene.things))[: rng.integers(1, 3)]
+    things = [scene.things[index] for index in chosen]
+    return ", ".join(" ".join(filter(None, (thing.colour, thing.kind, thing.glyph))) for thing in things)
+
+
+class TextTraining(lightning.LightningModule):
+    """Trains `clip` but for its vision tower."""
+
+    def __init__(self, steps: int, clip: CLIPModel, learning_rate: float = 1e-3, patch_weight: float = 1.0) -> None:
+        super().__init__()
+        self.save_hyperparameters("steps", "learning_rate", "patch_weight")
+        self.clip = clip
+
+    def forward(self, states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines of each text with each [CLS], and with each patch: (text, picture), (text, picture, patch)."""
+        image = F.normalize(self.clip.visual_projection(states), dim=-1)
+        longest = int((ids != VOCABULARY["<pad>"]).sum(1).max())
+        pooled = self.clip.text_model(input_ids=ids[:, :longest]).pooler_output
+        cosine = torch.einsum("td,pnd->tpn", F.normalize(self.clip.text_projection(pooled), dim=-1), image)
+        return cosine[..., 0], cosine[..., 1:]
+
+    def training_step(self, batch: dict[str, Tensor]) -> Tensor:
+        losses = {name: self._contrast(cosine) for name, cosine in self._compared(batch).items()}
+        self.log_dict({f"loss/{name}": value for name, value in losses.items()})
+        return losses["caption"] + losses["phrase"] + self.hparams["patch_weight"] * losses["patches"]
+
+    def _compared(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        of_caption, _ = self(batch["states"], batch["caption"])
+        of_phrase, of_patch = self(batch["states"], batch["phrase"])
+        return {"caption": of_caption, "phrase": of_phrase, "patches": of_patch.topk(_LIKEST, -1).values.mean(-1)}
+
+    def _contrast(self, cosine: Tensor) -> Tensor:
+        logits, own = self.clip.logit_scale.exp().clamp(max=100) * cosine, torch.arange(len(cosine))
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    def validation_step(self, batch: dict[str, Tensor]) -> None:
+        """How often the text's own picture is the most alike of its batch."""
+        own = torch.arange(len(batch["states"]))
+        found = {name: (cosine.argmax(1) == own).float().mean() for name, cosine in self._compared(batch).items()}
+        self.log_dict(found, sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return adamw(self, self.hparams["learning_rate"], (0.9, 0.98), self.hparams["steps"])
+
+
+@rank_zero_only
+def export_clip(clip: CLIPModel, folder: Path) -> None:
+    """Writes an ordinary CLIP folder with tokenizer and image processor."""
+    clip.eval().save_pretrained(folder)
+    text_tokenizer().save_pretrained(folder)
+    make_processor().image_processor.save_pretrained(folder)

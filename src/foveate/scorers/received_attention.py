@@ -1,0 +1,36 @@
+"""The attention that a patch receives from all the others.
+
+Source: arXiv 2508.00553 (HiPrune), over all queries; LLaVA-OneVision ports of [CLS] methods (arXiv 2412.01818,
+VisPruner) put it in the place of the row that a tower without [CLS] does not have.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.core.contracts import Scorer
+from foveate.core.needs import Need, ReceivedRows
+from foveate.core.types import Trace
+from foveate.functional.attention import reduce_heads
+
+
+@dataclass(frozen=True)
+class ReceivedAttention(Scorer):
+    """Scores a patch by the mean attention that it is paid in one layer.
+
+    Attributes:
+        layer: 0-based, negative from the end.
+        heads: As in `ClsAttention`.
+    """
+
+    layer: int
+    heads: Literal["mean", "max"] | tuple[int, ...] = "mean"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (ReceivedRows(self.layer),)
+
+    def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
+        return reduce_heads(trace[self.needs[0]][:, None], self.heads)[:, 0]

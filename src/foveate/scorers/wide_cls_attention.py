@@ -1,0 +1,35 @@
+"""The [CLS] attention of one layer as a single head over the full width.
+
+Source: the code of arXiv 2403.15388 (LLaVA-PruMerge): the queries and keys of all heads side by side, in the last
+layer, which comes after the one that writes the features. Much flatter than the attention that the tower computes.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.core.contracts import Scorer
+from foveate.core.needs import ClsQuery, Keys, Need
+from foveate.core.types import Trace
+from foveate.functional.attention import attention_rows
+
+
+@dataclass(frozen=True)
+class WideClsAttention(Scorer):
+    """Scores a patch by the attention of [CLS], among patches and [CLS] itself, were the layer one wide head.
+
+    Attributes:
+        layer: 0-based, negative from the end.
+    """
+
+    layer: int = -1
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ClsQuery(self.layer), Keys(self.layer)
+
+    def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
+        query, keys = trace[ClsQuery(self.layer)].flatten(1), trace[Keys(self.layer)].flatten(2)
+        rows = attention_rows(query[:, None, None], keys[:, None], query.shape[1] ** -0.5)
+        return rows[:, 0, 0, :-1]

@@ -1,0 +1,42 @@
+"""What an earlier layer attends to, with its neighbours, and the best of the rest."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.needs import Need, ReceivedRows
+from foveate.core.types import Trace
+from foveate.functional.ranking import marked, ranked, top_k
+from foveate.functional.regions import with_neighbours
+
+
+@dataclass(frozen=True)
+class Anchors(Selector):
+    """Keeps the patches that receive most attention in one layer, the four places around each, and then by score.
+
+    There are alpha * keep / 5 anchors (rounded, halves to the even number); neighbours are found by the number of the
+    place and may lie at the end of the row above.
+
+    Source: arXiv 2508.00553 (HiPrune).
+
+    Attributes:
+        alpha: Share of the budget for anchors and neighbours.
+        layer: Of the tower, 0-based, negative from the end. (The authors count from 1.)
+    """
+
+    alpha: float = 0.1
+    layer: int = 8
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (ReceivedRows(self.layer),)
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        real = scores > -torch.inf
+        received = trace[ReceivedRows(self.layer)].mean(1).masked_fill(~real, -torch.inf)
+        anchors = marked(ranked(received, round(keep * self.alpha / 5)), scores.shape[1])
+        first = with_neighbours(anchors, trace.places.to(scores.device), trace.grid) & real
+        return top_k(scores.masked_fill(first, torch.inf), keep)

@@ -1,0 +1,41 @@
+"""Good patches that are unlike one another: the determinantal point process."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.needs import Features, Need
+from foveate.core.types import Trace
+from foveate.functional.diversity import determinantal
+from foveate.functional.matching import cosine
+from foveate.functional.ranking import in_raster_order
+
+
+@dataclass(frozen=True)
+class Determinantal(Selector):
+    """Keeps the greedy maximum of det L, with L_ij = score_i cosine_ij score_j; scores must not be negative.
+
+    Once the kept patches span all features, the others follow by falling score (the authors' code then divides by zero
+    and keeps too few).
+
+    Source: arXiv 2506.10967 (CDPruner).
+
+    Attributes:
+        projected: Whether features are compared after the projector.
+    """
+
+    projected: bool = True
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (Features(self.projected),)
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        features = trace[Features(self.projected)].double()
+        free = scores > -torch.inf
+        quality = torch.where(free, scores, 0).double()
+        kernel = quality[:, :, None] * cosine(features, features) * quality[:, None]
+        return in_raster_order(determinantal(kernel, free, keep), scores.shape[1])

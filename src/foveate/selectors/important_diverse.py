@@ -1,0 +1,44 @@
+"""The best patches, and of the others those that are least alike."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.needs import Features, Need
+from foveate.core.types import Trace
+from foveate.functional.diversity import thinned
+from foveate.functional.matching import cosine
+from foveate.functional.ranking import listed, marked, ranked
+
+
+@dataclass(frozen=True)
+class ImportantDiverse(Selector):
+    """Keeps a share of the budget by score; the list of the others, by falling score, is thinned until it fits.
+
+    In each round of `thinned` the eight patches at even places of the list leave that are most like one at an odd
+    place. Where the authors' code fails (an odd number of others, hardly any place for them) rounds are as large as
+    they can be. In float64, because the order within the list decides what is compared with what.
+
+    Source: arXiv 2412.01818, later than v1 (VisPruner).
+
+    Attributes:
+        important_ratio: Share of the budget, rounded down, that goes by score.
+    """
+
+    important_ratio: float = 0.5
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (Features(),)
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        important = int(keep * self.important_ratio)
+        order = ranked(scores, scores.shape[1])
+        stays = marked(order[:, :important], scores.shape[1])
+        if keep > important:
+            features = trace[Features()].double()
+            diverse = thinned(cosine(features, features), order[:, important:], keep - important)
+            stays |= marked(diverse, scores.shape[1])
+        return listed(stays)

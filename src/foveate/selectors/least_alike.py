@@ -1,0 +1,56 @@
+"""A few pivots, and the tokens that are least like them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.needs import Need, Role, TokenKeys, TokenRoles, TokenStates
+from foveate.core.types import Trace
+from foveate.functional.matching import cosine, rows_at
+from foveate.functional.ranking import listed, marked, ranked
+
+
+@dataclass(frozen=True)
+class LeastAlike(Selector):
+    """Keeps some pivots among the visual tokens, and for every pivot those tokens whose states are least like its own.
+
+    Pivots are the tokens of greatest key (L1 norm over all heads), as many of the picture as of the question; the
+    latter are not kept. Each in turn takes keep / (2 * pivots) of the tokens that are left, rounded down, so a budget
+    of 192 keeps 196. The authors' turns follow the hash table of a set; here visual pivots come first, each kind by
+    falling norm. Scores do not matter.
+
+    Source: arXiv 2502.11494 (DART).
+
+    Attributes:
+        layer: Of the language model, whose keys are read: the one before the cut.
+        pivots: Of each kind.
+    """
+
+    layer: int = 1
+    pivots: int = 4
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (TokenKeys(self.layer), TokenStates(), TokenRoles())
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        keys, states, roles = (trace[need] for need in self.needs)
+        norms = keys.double().abs().sum((2, 3))
+        visual = (roles == Role.VISUAL).long().argsort(dim=-1, descending=True, stable=True)[:, : scores.shape[1]]
+        free = scores > -torch.inf
+        first = ranked(norms.gather(1, visual).masked_fill(~free, -torch.inf), self.pivots)
+        asked = ranked(norms.masked_fill(roles != Role.QUESTION, -torch.inf), self.pivots)
+        turns = torch.cat([visual.gather(1, first.clamp(min=0)).where(first >= 0, -1), asked], 1)
+        states = states.double()
+        alike = cosine(rows_at(states, turns), rows_at(states, visual)).masked_fill(turns[..., None] < 0, torch.inf)
+        chosen = marked(first, scores.shape[1])
+        for likeness in alike.unbind(1):
+            taken = ranked((-likeness).masked_fill(~free | chosen, -torch.inf), keep // (2 * self.pivots))
+            chosen = chosen | marked(taken, scores.shape[1])
+        return listed(chosen)
+
+    def expected(self, keep: int, left: int | float, patches: int) -> int | float:
+        return min(left, self.pivots + 2 * self.pivots * (keep // (2 * self.pivots)))

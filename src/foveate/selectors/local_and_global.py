@@ -1,0 +1,46 @@
+"""Half of the budget by an early layer, window by window; the other half by score."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.needs import ClsRows, Need
+from foveate.core.types import Trace
+from foveate.functional.ranking import listed, marked, top_k
+from foveate.functional.regions import rank_within, rectangles
+
+
+@dataclass(frozen=True)
+class LocalAndGlobal(Selector):
+    """Keeps, in every window, the patches to which [CLS] of an early layer attends most, and the rest by score.
+
+    Half of the budget, rounded down, is split equally; what does not divide by the number of windows is not spent, as
+    in the authors' code.
+
+    Source: arXiv 2505.22654 (VScan, first stage).
+
+    Attributes:
+        layer: Of the tower, 0-based, negative from the end.
+        windows: In each direction, as equal as whole patches allow.
+    """
+
+    layer: int = 5
+    windows: int = 4
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (ClsRows((self.layer,)),)
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        real = scores > -torch.inf
+        early = trace[ClsRows((self.layer,))][:, 0].mean(1).masked_fill(~real, -torch.inf)
+        window = rectangles(trace.places.to(scores.device), trace.grid, self.windows, self.windows)
+        local = real & (rank_within(early, window) < keep // 2 // self.windows**2)
+        best = top_k(scores.masked_fill(local, -torch.inf), keep - keep // 2)
+        return listed(local | marked(best, scores.shape[1]))
+
+    def expected(self, keep: int, left: int | float, patches: int) -> int | float:
+        return min(left, keep // 2 // self.windows**2 * self.windows**2 + keep - keep // 2)

@@ -1,0 +1,42 @@
+"""Patches that span the features of all."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.needs import Features, Need
+from foveate.core.types import Trace
+from foveate.functional.diversity import determinantal
+from foveate.functional.ranking import in_raster_order
+
+
+@dataclass(frozen=True)
+class LogDeterminant(Selector):
+    """Keeps the greedy maximum of log det(I + gamma G G'), with G = F F' of the features; scores do not matter.
+
+    Each column of F, one channel over the patches of an image, has length 1.
+
+    Source: arXiv 2602.20205 (OTPrune).
+
+    Attributes:
+        gamma: See above.
+        projected: Whether features are compared after the projector.
+    """
+
+    gamma: float = 0.01
+    projected: bool = True
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (Features(self.projected),)
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        free = scores > -torch.inf
+        channels = F.normalize(trace[Features(self.projected)].double() * free[..., None], dim=1)
+        gram = channels @ channels.mT
+        kernel = self.gamma * gram @ gram.mT + torch.eye(gram.shape[1]).to(gram)
+        return in_raster_order(determinantal(kernel, free, keep), scores.shape[1])

@@ -1,0 +1,24 @@
+"""No patch at all."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.types import Trace
+
+
+@dataclass(frozen=True)
+class Nothing(Selector):
+    """Keeps nothing, whatever the budget.
+
+    Source: arXiv 2405.05803 (VTW: from some layer on without the picture).
+    """
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        return torch.empty(len(scores), 0, dtype=torch.long, device=scores.device)
+
+    def expected(self, keep: int, left: int | float, patches: int) -> int | float:
+        return 0

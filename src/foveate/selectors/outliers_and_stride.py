@@ -1,0 +1,56 @@
+"""What stands out, and samples of the rest at even distances."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.types import Trace
+from foveate.functional.outliers import outliers
+from foveate.functional.ranking import ranked
+from foveate.functional.regions import rank_within
+
+
+@dataclass(frozen=True)
+class OutliersAndStride(Selector):
+    """Keeps the outliers, by falling score, and then every `stride`-th place, ascending; `keep` is the most.
+
+    With r outliers among N patches the stride is a third of N / r, both rounded down, and at least 1 (the authors
+    divide by zero where a third of all patches are outliers). As in their code the last place is never sampled.
+
+    Source: arXiv 2403.15388 (PruMerge+).
+
+    Attributes:
+        factor: An outlier lies above Q3 + factor * (Q3 - Q1); there is at least one.
+        outliers: How many of the best patches to take instead.
+        stride: Instead of the one above. (VTC-CLS compares with 13 outliers and stride 11, or 40 and 6, or 95 and 3.)
+    """
+
+    factor: float = 1.5
+    outliers: int | None = None
+    stride: int | None = None
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        real = scores > -torch.inf
+        if self.outliers is None:
+            best = outliers(scores, self.factor).clamp(min=1)[:, None]
+        else:
+            best = torch.full_like(scores[:, :1], self.outliers, dtype=torch.long)
+        stride = real.sum(1, keepdim=True) // best // 3 if self.stride is None else torch.full_like(best, self.stride)
+        places, patches = trace.places.to(scores.device), trace.grid.patches
+        inside = places % patches
+        sampled = (places >= 0) & (inside % stride.clamp(min=1) == 0) & (inside < patches - 1)
+        rank, number = rank_within(scores, torch.zeros_like(places)), torch.arange(scores.shape[1]).to(places)
+        priority = torch.where(sampled, -number.double(), -torch.inf)
+        priority = torch.where(rank < best, scores.shape[1] - rank, priority)
+        return ranked(priority.masked_fill(~real, -torch.inf), keep)
+
+    def expected(self, keep: int, left: int | float, patches: int) -> int | float:
+        if self.outliers is None:
+            return min(keep, left)
+        stride = max(1, patches // self.outliers // 3) if self.stride is None else self.stride
+        sampled = math.ceil((patches - 1) / stride) / patches * max(0, left - self.outliers)
+        return min(keep, left, self.outliers + sampled)

@@ -1,0 +1,36 @@
+"""A uniform grid of patches."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.types import Trace
+from foveate.functional.ranking import listed
+from foveate.functional.regions import located
+
+
+@dataclass(frozen=True)
+class Stride(Selector):
+    """Keeps every `step`-th patch of every `step`-th row; asks neither for scores nor for a budget.
+
+    The expected count supposes one square picture, of which what is left is spread evenly.
+
+    Source: arXiv 2412.13180 (FEATHER).
+
+    Attributes:
+        step: In both directions, from the top left patch.
+    """
+
+    step: int = 3
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        places = trace.places.to(scores.device)
+        _, row, column = located(places, trace.grid)
+        return listed((row % self.step == 0) & (column % self.step == 0) & (places >= 0) & (scores > -torch.inf))
+
+    def expected(self, keep: int, left: int | float, patches: int) -> int | float:
+        return left * min(1, math.ceil(patches**0.5 / self.step) ** 2 / patches)
