@@ -1,7 +1,7 @@
 """From the cells of a study to the table of an ablation: every cell with intervals, against full and against random."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from foveate.metrics.answers import agreement
 FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", "random", "blind")
 BUDGETLESS = ("full", "blind")  # all patches and no picture, whatever the budget
 MEASURES = ["score", "evidence_recall", "things_kept", "agreement"]
+_QUESTION = ("sample_id", "image_id", "kind")
 
 
 class Cell(NamedTuple):
@@ -24,7 +25,7 @@ class Cell(NamedTuple):
 
     Attributes:
         scorer: Label, such as `cls[2]`, `cls[2:]` or `random[0]`.
-        family: One of `FAMILIES`.
+        family: One of `FAMILIES`, or in a comparison the method's name; the seeds of `random` are of one family.
         layers: Layers that the scorer reads: `2`, `2-4` or nothing.
         keep: Number of patches kept: for `full` all of an image, for `blind` none.
         run_id: Where its records are.
@@ -71,12 +72,19 @@ def cells_of(study: optuna.Study) -> list[Cell]:
     return sorted(cells.values(), key=_order)
 
 
-def read_cells(cells: Iterable[Cell], out: Path) -> dict[Cell, pd.DataFrame]:
+def read_cells(
+    cells: Iterable[Cell], out: Path, more: Callable[[pd.DataFrame], dict[str, np.ndarray]] | None = None
+) -> dict[Cell, pd.DataFrame]:
     """The records of every cell in table order, aligned by question.
 
-    The seeds of the random control become one cell `random` per budget, in which every question has its mean over
-    the seeds. Columns: sample_id, image_id, kind, score, evidence_recall, things_kept, agreement (1 where the answer
-    is that of `full`, NaN without `full`) and seeds.
+    Seeds, such as `random[0]` and `random[1]`, become one cell `random` per budget, in which every question has its
+    mean over the seeds. Columns: sample_id, image_id, kind, score, evidence_recall, things_kept, agreement (1 where the
+    answer is that of `full`, NaN without `full`), those of `more`, and seeds.
+
+    Args:
+        cells: The cells, as `cells_of` gives them.
+        out: Folder that holds `records/`.
+        more: Further numbers for every question, from the records of a cell.
 
     Raises:
         DataError: The cells were not evaluated on the same questions.
@@ -85,8 +93,10 @@ def read_cells(cells: Iterable[Cell], out: Path) -> dict[Cell, pd.DataFrame]:
     full = next((read_records(out, cell.run_id) for cell in cells if cell.family == "full"), None)
     groups = defaultdict(list)
     for cell in cells:
-        pooled = cell._replace(scorer="random", layers="", run_id="") if cell.family == "random" else cell
-        groups[pooled].append(_measured(read_records(out, cell.run_id), full))
+        seeded = cell.scorer.startswith(f"{cell.family}[")
+        records = read_records(out, cell.run_id)
+        pooled = cell._replace(scorer=cell.family, run_id="") if seeded else cell
+        groups[pooled].append(_measured(records, full).assign(**(more(records) if more else {})))
     frames = [frame for group in groups.values() for frame in group]
     for frame in frames:
         if not frame["sample_id"].equals(frames[0]["sample_id"]):
@@ -111,7 +121,7 @@ def ablation_table(cells: Iterable[Cell], out: Path) -> pd.DataFrame:
     frames = read_cells(cells, out)
     full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
     random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
-    table = pd.DataFrame([_row(cell, frame, full, random.get(cell.keep)) for cell, frame in frames.items()])
+    table = pd.DataFrame([row_of(cell, frame, full, random.get(cell.keep)) for cell, frame in frames.items()])
     table["p_vs_random_holm"] = holm(table["p_vs_random_holm"])
     return table
 
@@ -137,18 +147,20 @@ def _order(cell: Cell) -> tuple[Any, ...]:
 
 
 def _measured(records: pd.DataFrame, full: pd.DataFrame | None) -> pd.DataFrame:
-    frame = records[["sample_id", "image_id", "kind", *MEASURES[:-1]]]
+    frame = records[[*_QUESTION, *MEASURES[:-1]]]
     if full is None or not records["sample_id"].equals(full["sample_id"]):
         return frame.assign(agreement=np.nan)
     return frame.assign(agreement=agreement(records["prediction"], full["prediction"]))
 
 
 def _seed_mean(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    means = np.mean([frame[MEASURES].to_numpy(float) for frame in frames], axis=0)
-    return frames[0].assign(**dict(zip(MEASURES, means.T, strict=True)), seeds=len(frames))
+    measures = [column for column in frames[0].columns if column not in _QUESTION]
+    means = np.mean([frame[measures].to_numpy(float) for frame in frames], axis=0)
+    return frames[0].assign(**dict(zip(measures, means.T, strict=True)), seeds=len(frames))
 
 
-def _row(cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: pd.DataFrame | None) -> dict[str, Any]:
+def row_of(cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: pd.DataFrame | None) -> dict[str, Any]:
+    """The row of one cell in `ablation_table`, its p value not corrected yet."""
     row = {**cell._asdict(), "seeds": frame["seeds"].iloc[0]} | _accuracy(frame)
     del row["run_id"]
     row |= _difference(frame, full, ("delta_vs_full", "delta_ci_low", "delta_ci_high"))

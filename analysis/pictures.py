@@ -93,8 +93,8 @@ def draw_kept_patches(data: Panel, ax: Axes) -> Axes:
     return ax
 
 
-def kept_patches_figure(data: KeptPatches) -> Figure:
-    """A row per question, which stands at the left, and a column per cell."""
+def kept_patches_figure(data: KeptPatches, kept: str | None = None) -> Figure:
+    """A row per question, which stands at the left, and a column per cell; `kept` says how many patches remain."""
     rows, columns = len(data.panels), len(data.columns)
     with house_style():
         figure = Figure(figsize=(1.55 * columns + 1.5, 2.05 * rows + 0.9), layout="constrained")
@@ -109,7 +109,7 @@ def kept_patches_figure(data: KeptPatches) -> Figure:
             ax.set_title(name, fontsize=11, loc="center")
         outlined = any(panel.evidence is not None for panels in data.panels for panel in panels)
         note = (
-            f"{data.keep} of {data.patches} patches kept, the others faded; "
+            f"{kept or f'{data.keep} of {data.patches} patches kept'}, the others faded; "
             f"{'outlined: what must be seen; ' if outlined else ''}below: the answer given. These questions were "
             "picked because the answers differ, so they say nothing about accuracy."
         )

@@ -44,6 +44,13 @@ class Setting(NamedTuple):
 def report(study: optuna.Study, config: EvalConfig) -> str:
     """Writes the report of a finished ablation beside its study and into its artifacts; returns what to print."""
     folder = config.out / study.study_name
+    answer = write_report(cells_of(study), config.out, folder, setting_of(study, config))
+    keep_artifacts(study, folder)
+    return f"{answer}\n\nTables and figures: {folder}"
+
+
+def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
+    """The model's facts from the study, the pictures and their evidence from the data set."""
     facts = study.user_attrs
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
     grid = Grid(*facts["grid"])
@@ -52,16 +59,13 @@ def report(study: optuna.Study, config: EvalConfig) -> str:
         for sample in samples
         if len(sample.evidence)
     }
-    setting = Setting(
+    return Setting(
         facts["feature_layer"],
         facts["depth"],
         (grid.rows, grid.columns),
         {sample.image_id: sample.image for sample in samples},
         {name: mask.numpy() for name, mask in evidence.items()},
     )
-    answer = write_report(cells_of(study), config.out, folder, setting)
-    keep_artifacts(study, folder)
-    return f"{answer}\n\nTables and figures: {folder}"
 
 
 def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Setting) -> str:

@@ -14,12 +14,13 @@ LEGEND = (
 )
 
 
-def write_table(table: pd.DataFrame, folder: Path) -> None:
+def write_table(table: pd.DataFrame, folder: Path, text: str | None = None) -> None:
     """Writes `table.csv` (six decimals, the same bytes for the same table) and `table.md`, each complete or not at all.
 
     Args:
         table: As `ablation_table` gives it.
         folder: Where to write; made if missing.
+        text: Of `table.md`; None means what `markdown` makes of an ablation.
     """
     rounded = table.copy()
     numbers = rounded.select_dtypes("float").columns
@@ -27,7 +28,7 @@ def write_table(table: pd.DataFrame, folder: Path) -> None:
     with replacing(folder / "table.csv") as path:
         rounded.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
     with replacing(folder / "table.md") as path:
-        path.write_text(markdown(table), encoding="utf-8")
+        path.write_text(markdown(table) if text is None else text, encoding="utf-8")
 
 
 def markdown(table: pd.DataFrame) -> str:

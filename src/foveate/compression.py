@@ -22,6 +22,7 @@ from foveate.mergers import Drop
 from foveate.models.attach import Attachment, compressing
 from foveate.models.decoder import Cutting, Layout
 from foveate.models.load import LoadedModel, adapt
+from foveate.models.pictures import TextSide
 from foveate.scorers import Constant
 from foveate.selectors import TopK
 
@@ -132,11 +133,11 @@ class Compressor(ABC):
         """
         run = Run()
         if isinstance(model, LoadedModel):
-            adapter, companion, spell = model.adapter, model.companion, model.text
+            adapter, texts = model.adapter, model.text_side
         else:
-            adapter, companion, spell = adapt(model), None, None
+            adapter, texts = adapt(model), TextSide()
         adapter.check(self.needs, self.stages)
-        with compressing(Attachment(adapter, self.compress, self.repack, self.stages, run.note, companion, spell)):
+        with compressing(Attachment(adapter, self.compress, self.repack, self.stages, run.note, texts)):
             yield run
 
 

@@ -12,23 +12,32 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from foveate.compression import Identity, VisionCompressor
+from foveate.compression import Identity, Pipeline, VisionCompressor
 from foveate.core.errors import OutputError
-from foveate.core.needs import ClsRows, EvidenceShare, Fingerprint, LayersFrom
+from foveate.core.needs import ClsRows, EvidenceShare, Features, Fingerprint, Keys, LayersFrom, ReceivedRows
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.records import Record, RecordFolder
-from foveate.methods import evidence, random, uniform, vtc_cls
+from foveate.methods import evidence, fastv, mmtok, prumerge, pyramiddrop, random, tome, uniform, vtc_cls
 from foveate.models.load import load
+from foveate.models.pictures import SeenPictures, Texts
 from foveate.scorers import ClsEnsemble
+from foveate.selectors import Mass
 
+NO_TEXTS = Texts([], [], None)
 COMPRESSORS = [
     Identity(),
     vtc_cls(16, 1),
     VisionCompressor(ClsEnsemble((0, 5)), 36, positions="original"),
     random(7, seed=3),
     evidence(7),
+    prumerge(5),
+    VisionCompressor(ClsEnsemble((0, 5)), None, Mass(0.4)),
+    tome(40),
+    mmtok(9),
+    fastv(9, 2),
+    Pipeline((vtc_cls(40, 1), pyramiddrop(7, layers=(1, 3)))),
 ]
 
 
@@ -59,7 +68,7 @@ def test_batch_size_padding_sharing_and_cache_never_change_an_answer(config, com
         inputs = loaded.processor(text=text, images=sample.image, return_tensors="pt")
         if compressor == evidence(7):
             continue  # its scores come from the annotations, which a stock model does not see
-        with compressor.attached(loaded.model):
+        with compressor.attached(loaded):
             output = loaded.model.generate(**inputs, max_new_tokens=5, do_sample=False)
         uncached[sample.id] = loaded.text(output[:, inputs["input_ids"].shape[1] :].tolist())[0]
     assert [i for i in uncached if many[i] != uncached[i]] == []
@@ -157,15 +166,19 @@ def test_replayed_encodings_equal_a_fresh_pass(config):
     samples = load_samples("scenes", "test", 44)
     images = {sample.image_id: sample.image for sample in samples}
     ids = list(images)[::-1]
-    needs = (ClsRows((0, -1)), ClsRows(LayersFrom(2)), Fingerprint())
+    needs = (ClsRows((0, -1)), ClsRows(LayersFrom(2)), Fingerprint(), Keys(-1), Features(True), ReceivedRows(2))
     with torch.no_grad():
-        features, trace = loaded.adapter.encode(loaded.pixels([images[i] for i in ids]), needs)
-    encodings = Encodings.of(loaded, images, config.out / "enc")
-    replayed, replay = encodings.trace(ids, (*needs, EvidenceShare()), torch.rand(4, 1, 144))
+        live = SeenPictures(loaded.adapter, loaded.pixels([images[i] for i in ids]))
+        features, trace = live.encode(needs)
+        encodings = Encodings.of(loaded, images, config.out / "enc")
+        replayed, replay = encodings.pictures(ids, torch.rand(4, 1, 144), NO_TEXTS).encode((*needs, EvidenceShare()))
+        again = encodings.pictures([ids[2], ids[0], ids[2]], torch.rand(3, 1, 144), NO_TEXTS).encode(needs)
+        stored = Encodings.of(loaded, {}, config.out / "enc").pictures(ids, torch.empty(0), NO_TEXTS).encode(())[0]
     torch.testing.assert_close(replayed, features, atol=1e-5, rtol=1e-5)
     for need in needs:
         torch.testing.assert_close(replay[need], trace[need], atol=1e-5, rtol=1e-4)
-    assert Encodings.of(loaded, {}, config.out / "enc").trace(ids, (), torch.empty(0))[0].equal(replayed)
+        assert torch.equal(again[1][need], replay[need][[2, 0, 2]])
+    assert stored.equal(replayed)
 
 
 def test_a_place_that_cannot_be_written_is_named(config, tmp_path):
@@ -176,7 +189,7 @@ def test_a_place_that_cannot_be_written_is_named(config, tmp_path):
 
 def test_a_part_is_never_half_written(tmp_path, monkeypatch):
     folder = RecordFolder(tmp_path / "run")
-    record = Record("a/b", "i", "k", "q", "r", "p", 1.0, [1], 1, 1.0, 1.0)
+    record = Record("a/b", "i", "k", "q", "r", "p", 1.0, [1], 1, [1, 1], 5, 1.0, 1.0)
     with folder.lock({}):
         folder.append([record])
         folder.append([replace(record, sample_id="a_b")])

@@ -6,11 +6,11 @@ import torch
 from scipy.spatial.distance import cdist
 
 from foveate.core.errors import LayerError
-from foveate.functional.attention import attention_rows, reduce_heads
+from foveate.functional.attention import attention_rows, mean_attention, reduce_heads
 from foveate.functional.fingerprint import fingerprints
 from foveate.functional.geometry import evenness
 from foveate.functional.ranking import top_k
-from foveate.functional.sequence import gather_left_padded, positions, scatter_kept
+from foveate.functional.sequence import gather_left_padded, padded_index, positions, repeat_left_padded
 
 
 def test_attention_rows_equal_numpy_softmax_with_grouped_keys_and_a_mask():
@@ -49,14 +49,34 @@ def test_left_padding_keeps_order_and_allows_different_lengths():
     assert positions(real).tolist() == [[0, 1, 2], [0, 0, 0]]
 
 
-def test_kept_patches_fill_placeholders_of_several_images_in_reading_order():
-    placeholder = torch.tensor([[False, True, True, True, False, True, True, True], [True, True, True, *[False] * 5]])
-    kept = torch.tensor([[0, 2], [1, 2], [0, 1]])
-    stay = scatter_kept(placeholder, kept, 3)
-    assert stay.tolist() == [
-        [True, True, False, True, True, False, True, True],
-        [True, True, False, True, True, True, True, True],
-    ]
+def test_repeating_left_padded_equals_lists():
+    rng = np.random.default_rng(1)
+    repeats = rng.integers(0, 4, (6, 9))
+    index, real, nth = repeat_left_padded(torch.tensor(repeats))
+    longest = repeats.sum(1).max()
+    for row, times in enumerate(repeats):
+        expected = [(token, which) for token, count in enumerate(times) for which in range(count)]
+        pad = longest - len(expected)
+        assert real[row].tolist() == [False] * pad + [True] * len(expected)
+        assert list(zip(index[row, pad:].tolist(), nth[row, pad:].tolist(), strict=True)) == expected
+
+
+def test_marked_tokens_are_listed_left_aligned():
+    mask = torch.tensor([[False, True, True, False], [True, False, False, False], [False] * 4])
+    index, real = padded_index(mask)
+    assert real.tolist() == [[True, True], [True, False], [False, False]]
+    assert index[0].tolist() == [1, 2]
+    assert index[1, 0] == 0
+
+
+def test_mean_attention_equals_the_full_matrix():
+    query, key = torch.randn(2, 4, 150, 8), torch.randn(2, 2, 150, 8)
+    causal = torch.ones(150, 150).tril().bool()[None].expand(2, -1, -1)
+    weight = torch.randint(0, 3, (2, 150)).float()
+    divisor = torch.rand(2, 150, 150) + 0.5
+    full = attention_rows(query, key, 0.3, causal[:, None]) / divisor[:, None]
+    expected = torch.einsum("bhqk,bq->bhk", full, weight) / weight.sum(1)[:, None, None]
+    torch.testing.assert_close(mean_attention(query, key, 0.3, weight, causal, divisor), expected)
 
 
 def test_fingerprints_depend_on_the_row_and_not_on_the_batch():

@@ -122,4 +122,5 @@ def test_the_nearest_grid_is_nearest_in_number_and_then_in_shape():
         rows, columns = nearest_grid(keep, 6, 8)
         assert rows <= 6
         assert columns <= 8
-        assert abs(rows * columns - keep) == min(abs(r * c - keep) for r in range(1, 7) for c in range(1, 9))
+        alike = [r * c for r in range(1, 7) for c in range(1, 9) if 3 / 8 <= r / c <= 6 / 4]
+        assert abs(rows * columns - keep) == min(abs(cells - keep) for cells in alike)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from foveate.core.types import Grid
+from foveate.functional.ranking import marked
 from foveate.metrics.answers import AnswerScore, exact_match, set_f1
 from foveate.metrics.evidence import EvidenceRecall, evidence_recall, evidence_share, things_kept
 
@@ -48,15 +49,15 @@ def test_recall_and_things_equal_sets_by_hand():
     share[0, 1, [3, 4]] = 0.5
     share[0, 1, 9] = 0.01  # too little to be seen
     share[1, 0, 7] = 1.0
-    kept = torch.tensor([[1, 2, 9], [0, 1, 2], [0, 1, 2]])
-    np.testing.assert_allclose(evidence_recall(kept, share), [2 / 4, 0.0, np.nan])
-    np.testing.assert_allclose(things_kept(kept, share), [0.0, 0.0, np.nan])
-    np.testing.assert_allclose(things_kept(torch.tensor([[3], [7], [0]]), share), [1.0, 1.0, np.nan])
+    stays = marked(torch.tensor([[1, 2, 9], [0, 1, 2], [0, 1, -1]]), 10)
+    np.testing.assert_allclose(evidence_recall(stays, share), [2 / 4, 0.0, np.nan])
+    np.testing.assert_allclose(things_kept(stays, share), [0.0, 0.0, np.nan])
+    np.testing.assert_allclose(things_kept(marked(torch.tensor([[3], [7], [0]]), 10), share), [1.0, 1.0, np.nan])
 
 
 def test_evidence_recall_metric_leaves_out_unknown_evidence():
     share = torch.zeros(2, 1, 4)
     share[0, 0, :2] = 1
     metric = EvidenceRecall()
-    metric.update(torch.tensor([[0], [0]]), share)
+    metric.update(marked(torch.tensor([[0], [0]]), 4), share)
     assert metric.compute().item() == 0.5

@@ -66,7 +66,7 @@ class Encodings:
         """What the tower is given of these pictures."""
         return self.loaded.pixels([self.images[image_id] for image_id in image_ids])
 
-    def rows(self, image_ids: Sequence[str]) -> dict[str, Tensor]:
+    def rows(self, image_ids: Sequence[str]) -> dict[str, Any]:
         """Stored columns."""
         return self.table[[self._row[image_id] for image_id in image_ids]]
 

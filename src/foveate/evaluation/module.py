@@ -34,7 +34,7 @@ class Answering(lightning.LightningModule):
         prompts = [self.loaded.prompt(sample.question) for sample in batch]
         texts = Texts(
             [prompts[i] for i in first],
-            [self.loaded.words(batch[i].question) for i in first],
+            [self.loaded.adapter.question(prompts[i], self.loaded.text_side.tail) for i in first],
             [batch[i].question for i in first],
         )
         pictures = self.encodings.pictures([batch[i].image_id for i in first], share[first], texts)

@@ -13,12 +13,11 @@ from transformers import Cache, StaticCache
 from foveate.core.contracts import Cut, Pictures
 from foveate.core.errors import FoveateError
 from foveate.core.types import Compressed
-from foveate.models.companion import Companion
 from foveate.models.decoder import Cutting, Layout
 from foveate.models.engine import cutting
 from foveate.models.llava import Llava
 from foveate.models.packing import pack
-from foveate.models.pictures import GivenPictures, Reader, SeenPictures, Texts
+from foveate.models.pictures import GivenPictures, SeenPictures, Texts, TextSide
 
 Compress = Callable[[Pictures], Compressed]
 Note = Callable[[Compressed, Layout, Cutting], None]
@@ -34,8 +33,7 @@ class Attachment:
         repack: Its positions; see `pack`.
         stages: Its cuts inside the language model.
         note: Told what became of each call's images.
-        companion: For text-aware scorers.
-        spell: Likewise.
+        texts: For text-aware scorers.
     """
 
     def __init__(
@@ -45,11 +43,10 @@ class Attachment:
         repack: bool,
         stages: Sequence[Cut],
         note: Note,
-        companion: Companion | None = None,
-        spell: Reader | None = None,
+        texts: TextSide,
     ) -> None:
         self.llava, self.compress, self.repack, self.stages, self.note = llava, compress, repack, stages, note
-        self.companion, self.spell = companion, spell
+        self.texts = texts
 
     @contextmanager
     def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[dict[str, Any]]:
@@ -77,21 +74,19 @@ class Attachment:
         if inputs.get("pixel_values") is None:
             given: Any = inputs["mm_encoder_outputs"]["image"].pooler_output
             return GivenPictures(self.llava, given if isinstance(given, Tensor) else torch.stack(list(given)))
-        return SeenPictures(self.llava, inputs["pixel_values"], self._texts(inputs), self.companion)
+        return SeenPictures(self.llava, inputs["pixel_values"], self._asked(inputs), self.texts.companion)
 
-    def _texts(self, inputs: dict[str, Any]) -> Texts:
+    def _asked(self, inputs: dict[str, Any]) -> Texts:
         """Of each image the prompt that it stands in; its question is the text behind the last image."""
         ids, token = inputs["input_ids"], self.llava.image_token
         mask = self.llava.mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]
-        special = {token, self.llava.pad_token, self.llava.text_config.bos_token_id, *self.llava.ends}
         prompts, questions = [], []
         for row, real in zip(ids, mask.bool(), strict=True):
             prompt = row[real].tolist()
             images = prompt.count(token) // self.llava.tower.grid.patches
-            last = max((i for i, t in enumerate(prompt) if t == token), default=-1)
             prompts += [prompt] * images
-            questions += [[t for t in prompt[last + 1 :] if t not in special]] * images
-        return Texts(prompts, questions, self.spell(questions) if self.spell else None)
+            questions += [self.llava.question(prompt, self.texts.tail)] * images
+        return Texts(prompts, questions, self.texts.spell(questions) if self.texts.spell else None)
 
 
 @contextmanager

@@ -172,6 +172,20 @@ class Llava:
         pad = self.text_config.pad_token_id
         return torch.ones_like(ids) if pad is None or pad in self.ends else ids.ne(pad).long()
 
+    def question(self, prompt: Sequence[int], tail: Sequence[int] = ()) -> list[int]:
+        """The text behind the last image of a prompt, without special tokens.
+
+        Args:
+            prompt: Token ids with all placeholders.
+            tail: What the chat template puts behind every question.
+        """
+        special = {self.image_token, self.pad_token, self.text_config.bos_token_id, *self.ends}
+        start = max((i for i, token in enumerate(prompt) if token == self.image_token), default=-1) + 1
+        words = list(prompt[start:])
+        if tail and words[-len(tail) :] == list(tail):
+            words = words[: -len(tail)]
+        return [token for token in words if token not in special]
+
     def _cls_last(self, states: Tensor) -> Tensor:
         return torch.cat([states[:, 1:], states[:, :1]], 1) if self.tower.has_cls else states
 

@@ -24,6 +24,7 @@ from transformers import (
 from foveate.core.errors import UnsupportedModel
 from foveate.models.companion import Companion, load_companion
 from foveate.models.llava import Llava
+from foveate.models.pictures import TextSide
 
 REFERENCE = "reference"
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -95,9 +96,10 @@ class LoadedModel:
         image, patches = self.adapter.image_token, self.adapter.tower.grid.patches
         return [token for i in ids for token in ([image] * patches if i == image else [i])]
 
-    def words(self, question: str) -> list[int]:
-        """Token ids of a question alone."""
-        return self.processor.tokenizer(question, add_special_tokens=False)["input_ids"]
+    @cached_property
+    def text_side(self) -> TextSide:
+        """What the model alone does not know of texts."""
+        return TextSide(self.companion, self.text, self.adapter.question(self.prompt("")))
 
     def text(self, tokens: list[list[int]]) -> list[str]:
         """Answers as strings without special tokens."""

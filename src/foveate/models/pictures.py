@@ -30,6 +30,21 @@ Reader = Callable[[list[list[int]]], list[str]]
 
 
 @dataclass(frozen=True, eq=False)
+class TextSide:
+    """What a bare model does not know of texts.
+
+    Attributes:
+        companion: A text encoder that shares a space with the tower.
+        spell: How to read token ids.
+        tail: What the chat template puts behind every question.
+    """
+
+    companion: Companion | None = None
+    spell: Reader | None = None
+    tail: Sequence[int] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Texts:
     """What a text-aware scorer may read, one entry per image.
 

@@ -23,11 +23,12 @@ from foveate.evaluation.run import cached_load, data_of
 from foveate.methods import METHODS, aligned, method, options_for
 from foveate.models.load import LoadedModel
 from foveate.studies.objective import Objective
-from foveate.studies.spaces import RANDOM_SEEDS, Choice
+from foveate.studies.spaces import RANDOM_SEEDS, Choice, random_inside
 from foveate.studies.study import run_grid
 
 BUDGETLESS = ("full", "blind")
-CONTROLS = (*BUDGETLESS, "random", "uniform", "pool", "downsample")  # rows of every comparison
+CONTROLS = {name: METHODS[name] for name in (*BUDGETLESS, "random", "uniform", "pool", "downsample")}
+CONTROLS["random_inside"] = random_inside  # rows of every comparison
 ORACLES = ("evidence", "response_attention")
 Reasons = dict[str, dict[str, str]]  # method -> budget -> why it has no cell there
 
@@ -90,7 +91,7 @@ def _recipes(names: Iterable[str]) -> dict[str, Callable[..., Compressor]]:
     """Controls first; a user's own is called by its function."""
     recipes: dict[str, Callable[..., Compressor]] = {}
     for name in dict.fromkeys((*CONTROLS, *names)):
-        recipe, label = method(name), name.rpartition(":")[2]
+        recipe, label = CONTROLS.get(name) or method(name), name.rpartition(":")[2]
         if label in recipes or (label != name and label in METHODS):
             raise FoveateError(f"method {name!r}: another one is called {label!r} already, rename the function")
         recipes[label] = recipe

@@ -1,0 +1,165 @@
+"""From the cells of a comparison to its table: every method at every budget, against full and against random."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+import pandas as pd
+
+from analysis.ablation import BUDGETLESS, Cell, cells_of, read_cells, row_of
+from analysis.statistics import holm, paired_p
+from analysis.tables import accuracy, against_full, against_random, grid, p_value, percent
+from foveate.cost.flops import DecoderShape, prefill_flops
+
+ROLES = {
+    "control": "control",
+    "oracle": "oracle",
+    "vision": "before the language model",
+    "decoder": "inside it",
+    "both": "before and inside",
+}
+_COSTS = ("equivalent_tokens", "tokens_given", "tokens_left", "prefill_gflops")
+_LEGEND = (
+    "n = {n:,} questions about {images:,} images. Accuracy in %, differences in points; in brackets the 95 % interval "
+    "by bootstrap over images. Differences are paired by question; p: sign-flip test, Holm-corrected over this table, "
+    "against random patches and against the uncompressed model each. Tokens are means over the questions: *equivalent* "
+    "is the mean over the {blocks} blocks of the language model, *given* enter its first block, *left* its last one. "
+    "GFLOPs are those of the language model's prefill, 2 x MACs, visual and text tokens, without the vision tower and "
+    "without what a method computes to choose."
+)
+
+
+class Comparison(NamedTuple):
+    """What a study says besides its records.
+
+    Attributes:
+        cells: The complete ones; their family is the method.
+        roles: Of every method one of `ROLES`, in the order of the table.
+        decoder: Shape of the language model.
+        patches: Of an image.
+        left_out: By method and budget: why there is no cell.
+        not_applicable: By method: why it cannot run on this model.
+    """
+
+    cells: list[Cell]
+    roles: Mapping[str, str]
+    decoder: DecoderShape
+    patches: int
+    left_out: Mapping[str, Mapping[str, str]]
+    not_applicable: Mapping[str, str]
+
+
+def comparison_of(study: optuna.Study) -> Comparison:
+    """What a finished study holds."""
+    facts = study.user_attrs
+    return Comparison(
+        cells_of(study),
+        dict(sorted(facts["roles"].items(), key=lambda item: list(ROLES).index(item[1]))),
+        DecoderShape(**facts["decoder"]),
+        facts["patches"],
+        facts["left_out"],
+        facts["not_applicable"],
+    )
+
+
+def comparison_table(comparison: Comparison, out: Path) -> pd.DataFrame:
+    """One row per method and budget, by falling budget and then by role; `full` and `blind` stand first and last.
+
+    `budget` are the equivalent tokens asked for, `equivalent_tokens` those that were measured. The other columns are
+    those of `ablation_table`, whose p value is corrected here together with one against `full`, each over all rows.
+    Seeds are one row; its interval covers the choice of images, not that of seeds.
+
+    Args:
+        comparison: The cells and what the study says of them.
+        out: Folder that holds `records/`.
+    """
+    frames = read_cells(comparison.cells, out, lambda records: _costs(records, comparison.decoder))
+    full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
+    random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
+    rows = [_row(cell, frame, full, random.get(cell.keep), comparison.roles) for cell, frame in frames.items()]
+    order = list(comparison.roles)
+    rows.sort(key=lambda row: (-row["budget"], order.index(row["method"])))
+    table = pd.DataFrame(rows)
+    for column in ("p_vs_random_holm", "p_vs_full_holm"):
+        table[column] = holm(table[column])
+    return table
+
+
+def markdown(table: pd.DataFrame, comparison: Comparison) -> str:
+    """The table for readers, one section per budget, and what is not in it."""
+    size, blocks = table.iloc[0], comparison.decoder.blocks
+    parts = [_LEGEND.format(n=size["n"], images=size["images"], blocks=blocks)]
+    without = table["method"].isin(BUDGETLESS)
+    if without.any():
+        parts += ["## Whatever the budget", grid([_shown(row) for _, row in table[without].iterrows()])]
+    for budget, rows in table[~without].groupby("budget", sort=False):
+        share = percent(budget / comparison.patches)
+        parts += [f"## {budget} equivalent tokens of {comparison.patches} ({share} %)"]
+        parts += [grid([_shown(row) for _, row in rows.iterrows()])]
+    return "\n\n".join([*parts, *absent(comparison)]) + "\n"
+
+
+def absent(comparison: Comparison) -> list[str]:
+    """What is not in the table and why, as Markdown."""
+    left_out = [
+        f"- {name} at {budget}: {why}" for name, whys in comparison.left_out.items() for budget, why in whys.items()
+    ]
+    unable = [f"- {name}: {why}" for name, why in comparison.not_applicable.items()]
+    parts: list[str] = []
+    if left_out:
+        parts += ["## Budgets that a method cannot have", "\n".join(left_out)]
+    if unable:
+        parts += ["## Methods that cannot run on this model", "\n".join(unable)]
+    return parts
+
+
+def shared_budget(table: pd.DataFrame) -> int:
+    """The smallest of those budgets that most methods can have."""
+    counts = table.loc[~table["method"].isin(BUDGETLESS), "budget"].value_counts()
+    return int(min(counts.index[counts == counts.max()]))
+
+
+def methods_at(table: pd.DataFrame, budget: int, roles: Iterable[str] = ("vision", "decoder", "both")) -> pd.DataFrame:
+    """The rows of the methods proper, or of other roles, at a budget: best first."""
+    rows = table[(table["budget"] == budget) & table["role"].isin(list(roles)) & ~table["method"].isin(BUDGETLESS)]
+    return rows.sort_values("accuracy", ascending=False, kind="stable")
+
+
+def _costs(records: pd.DataFrame, decoder: DecoderShape) -> dict[str, np.ndarray]:
+    blocks = np.stack(records["tokens_per_block"].tolist())
+    flops = prefill_flops(blocks, records["text_tokens"].to_numpy(), decoder)
+    return dict(zip(_COSTS, (blocks.mean(1), blocks[:, 0], blocks[:, -1], flops / 1e9), strict=True))
+
+
+def _row(
+    cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: pd.DataFrame | None, roles: Mapping[str, str]
+) -> dict[str, Any]:
+    row = row_of(cell, frame, full, random)
+    for name in ("scorer", "family", "layers", "keep", "things_kept"):
+        del row[name]
+    p = np.nan
+    if full is not None and full is not frame:
+        p = paired_p(frame["score"], full["score"], frame["image_id"])
+    named = {"method": cell.family, "role": roles[cell.family], "budget": cell.keep}
+    return named | row | {"p_vs_full_holm": p} | {name: frame[name].mean() for name in _COSTS}
+
+
+def _shown(row: pd.Series) -> dict[str, str]:
+    seeds = f" ({row['seeds']} seeds)" if row["seeds"] > 1 else ""
+    return {
+        "method": f"{row['method']}{seeds}",
+        "where": ROLES[row["role"]],
+        "accuracy": accuracy(row),
+        "vs random": against_random(row),
+        "p": p_value(row["p_vs_random_holm"]),
+        "vs full": against_full(row),
+        "p ": p_value(row["p_vs_full_holm"]),
+        "same answer as full": percent(row["agreement_with_full"]),
+        "evidence recall": percent(row["evidence_recall"]),
+        "equivalent": f"{row['equivalent_tokens']:.1f}",
+        "given": f"{row['tokens_given']:.1f}",
+        "left": f"{row['tokens_left']:.1f}",
+        "GFLOPs": f"{row['prefill_gflops']:.3f}",
+    }

@@ -1,0 +1,221 @@
+"""Figures of a comparison: accuracy against what the language model processes, and every method beside the others."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from analysis.comparison import ROLES, methods_at, shared_budget
+from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
+
+_SIZE = "n = {n:,} questions about {images:,} images. "
+_CONTROL_COLOURS = {
+    "random": COLOURS["random"],
+    "uniform": COLOURS["uniform"],
+    "pool": "#6b4fa0",
+    "downsample": "#3f7f7f",
+}
+_CONTROL_LINES = {"random": "-", "uniform": ":", "pool": "-.", "downsample": "--"}
+_ORACLE = COLOURS["evidence"]
+_ROLE_COLOURS = {
+    "control": FAINT,
+    "oracle": _ORACLE,
+    "vision": COLOURS["single"],
+    "decoder": COLOURS["suffix"],
+    "both": COLOURS["all"],
+}
+_MARKERS = "osD^vP"
+_POINTS = ["equivalent_tokens", "accuracy", "ci_low", "ci_high"]
+
+
+class Curve(NamedTuple):
+    """One method: `points` has the columns equivalent_tokens, accuracy, ci_low, ci_high, by rising tokens."""
+
+    method: str
+    role: str
+    points: pd.DataFrame
+
+
+class Frontier(NamedTuple):
+    """One panel: methods of some roles over controls and oracles; `full` is None without that row."""
+
+    title: str
+    methods: tuple[Curve, ...]
+    references: tuple[Curve, ...]
+    full: float | None
+    n: int
+    images: int
+
+
+class Ranking(NamedTuple):
+    """One panel: the rows of a budget with accuracy and interval; `rows` has index method, in a common order.
+
+    Attributes:
+        budget: In equivalent tokens.
+        rows: Columns role, accuracy, ci_low, ci_high; NaN where a method cannot have the budget.
+        random: Accuracy and interval of random patches, or None.
+        full: Accuracy of the uncompressed model, or None.
+        n: Questions.
+        images: Images.
+    """
+
+    budget: int
+    rows: pd.DataFrame
+    random: tuple[float, float, float] | None
+    full: float | None
+    n: int
+    images: int
+
+
+def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
+    """A panel for what drops before the language model, and one for what drops inside it."""
+    curves = {
+        str(name): Curve(str(name), rows["role"].iloc[0], rows[_POINTS].sort_values("equivalent_tokens"))
+        for name, rows in table[~table["method"].isin(["full", "blind"])].groupby("method", sort=False)
+    }
+    references = tuple(curve for curve in curves.values() if curve.role in ("control", "oracle"))
+    size = int(table["n"].iloc[0]), int(table["images"].iloc[0])
+    panels = []
+    for title, roles in (("before the language model", ("vision",)), ("inside it", ("decoder", "both"))):
+        methods = tuple(curve for curve in curves.values() if curve.role in roles)
+        if methods:
+            panels.append(Frontier(title, methods, references, _full(table), *size))
+    return panels
+
+
+def draw_frontier(data: Frontier, ax: Axes) -> Axes:
+    """Methods as named points joined by lines, controls and oracles as fainter lines, random as a band too."""
+    labels = []
+    if data.full is not None:
+        ax.axhline(data.full, color=INK, ls="--", lw=1.2, zorder=1)
+    for curve in data.references:
+        colour = _CONTROL_COLOURS.get(curve.method, _ROLE_COLOURS[curve.role])
+        x, rows = curve.points["equivalent_tokens"], curve.points
+        if curve.method == "random":
+            ax.fill_between(x, rows["ci_low"], rows["ci_high"], color=colour, alpha=0.25, lw=0, zorder=1)
+        ax.plot(x, rows["accuracy"], _CONTROL_LINES.get(curve.method, "-."), color=colour, lw=2.2, alpha=0.8, zorder=2)
+        labels.append(Label(x.iloc[0], rows["accuracy"].iloc[0], curve.method, colour))
+    hues = sns.husl_palette(max(len(data.methods), 1), l=0.5, s=0.95)
+    for number, curve in enumerate(data.methods):
+        colour = hues[(number * 7) % len(hues)] if len(hues) % 7 else hues[number]  # neighbours in the list differ
+        x, rows = curve.points["equivalent_tokens"], curve.points
+        ax.plot(x, rows["accuracy"], color=colour, lw=1, marker=_MARKERS[number % 6], ms=6, mec="white", zorder=3)
+        name = curve.method if curve.role != "both" else f"{curve.method} (before and inside)"
+        labels.append(Label(x.iloc[0], rows["accuracy"].iloc[0], name, colour))
+    tokens = pd.concat([curve.points["equivalent_tokens"] for curve in (*data.methods, *data.references)])
+    ax.set_xscale("log", base=2)
+    ticks = [2**power for power in range(0, 14) if tokens.min() / 1.5 <= 2**power <= tokens.max() * 1.5]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
+    ax.set_xlim(tokens.max() * 1.12, tokens.min() / 1.06)
+    ax.set_xlabel("equivalent tokens, measured")
+    ax.set_title(data.title)
+    percent_axis(ax)
+    label_lines(ax, labels, size=10)
+    return ax
+
+
+def frontier_figure(panels: Sequence[Frontier]) -> Figure:
+    """The panels side by side, with the same accuracies at the same height."""
+    values = pd.concat([curve.points["accuracy"] for panel in panels for curve in (*panel.methods, *panel.references)])
+    room = 0.03 * max(np.ptp(values), 0.05)
+    with house_style():
+        figure = Figure(figsize=(7 * len(panels) + 0.5, 8), layout="constrained")
+        for ax, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            ax.set_ylim(values.min() - room, max(values.max(), panel.full or 0) + room)
+            draw_frontier(panel, ax)
+        figure.axes[0].set_ylabel("accuracy")
+        note = (
+            _SIZE.format(n=panels[0].n, images=panels[0].images)
+            + "Equivalent tokens: mean of the visual tokens over the language model's blocks. Dashed: no compression. "
+            "Thick lines: controls and oracles; band: 95 % interval of random patches. Names stand in the order of the "
+            "smallest budget that each can have."
+        )
+        caption(figure, "Accuracy against what the language model processes", note)
+    return figure
+
+
+def rankings_data(table: pd.DataFrame) -> list[Ranking]:
+    """One panel per budget; roles stand together, the methods of each in the order of the budget that most can have."""
+    shared = shared_budget(table)
+    order = [
+        method
+        for role in reversed(ROLES)
+        for method in methods_at(table.assign(role=table["role"]), shared, (role,))["method"]
+    ]
+    others = table.loc[~table["method"].isin(["full", "blind", *order]), "method"].drop_duplicates().tolist()
+    panels = []
+    for budget in table.loc[~table["method"].isin(["full", "blind"]), "budget"].drop_duplicates():
+        rows = table[table["budget"] == budget].set_index("method")
+        random = tuple(rows.loc["random", _POINTS[1:]]) if "random" in rows.index else None
+        roles = table.drop_duplicates("method").set_index("method")["role"].loc[[*order, *others]]
+        shown = rows.reindex([*order, *others])[_POINTS[1:]].assign(role=roles)
+        size = int(table["n"].iloc[0]), int(table["images"].iloc[0])
+        panels.append(Ranking(int(budget), shown, random, _full(table), *size))
+    return panels
+
+
+def draw_ranking(data: Ranking, ax: Axes) -> Axes:
+    """Accuracies with intervals, one line per method; the band is that of random patches."""
+    heights = np.arange(len(data.rows))[::-1]
+    if data.random is not None:
+        mean, low, high = data.random
+        ax.axvspan(low, high, color=COLOURS["random"], alpha=0.2, lw=0)
+        ax.axvline(mean, color=COLOURS["random"], lw=1.2)
+    if data.full is not None:
+        ax.axvline(data.full, color=INK, ls="--", lw=1.2)
+    for height, (_, row) in zip(heights, data.rows.iterrows(), strict=True):
+        colour = _ROLE_COLOURS[row["role"]]
+        if pd.isna(row["accuracy"]):
+            ax.annotate(
+                "cannot", (0.02, height), xycoords=("axes fraction", "data"), va="center", color=FAINT, fontsize=9
+            )
+            continue
+        ax.plot([row["ci_low"], row["ci_high"]], [height, height], color=colour, lw=2)
+        ax.plot(row["accuracy"], height, "o", color=colour, ms=6, mec="white")
+    ax.set_yticks(heights, [str(name) for name in data.rows.index])
+    ax.tick_params(labelsize=10.5, color=FAINT, labelcolor=INK)
+    ax.set_ylim(-0.7, len(heights) - 0.3)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    ax.grid(linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.set_title(f"{data.budget} equivalent tokens")
+    return ax
+
+
+def ranking_figure(panels: Sequence[Ranking]) -> Figure:
+    """The panels side by side, with the same methods at the same height."""
+    with house_style():
+        height = 0.27 * len(panels[0].rows) + 1.9
+        figure = Figure(figsize=(3.6 * len(panels) + 2.2, height), layout="constrained")
+        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for ax, panel in zip(axes, panels, strict=True):
+            draw_ranking(panel, ax)
+        for tick, role in zip(axes[0].get_yticklabels(), panels[0].rows["role"], strict=True):
+            tick.set_color(_ROLE_COLOURS[role])
+        used = panels[0].rows["role"].drop_duplicates()
+        for role in used:
+            axes[0].plot([], [], "o-", color=_ROLE_COLOURS[role], label=ROLES[role])
+        figure.legend(loc="outside upper center", ncols=len(used), frameon=False, fontsize=11)
+        note = (
+            _SIZE.format(n=panels[0].n, images=panels[0].images)
+            + "Bars: 95 % intervals over images. Band: random patches; dashed: no compression. Colours: where a method "
+            f"drops tokens. The order within each colour is that at {_reference(panels)} equivalent tokens."
+        )
+        caption(figure, "Every method at every budget", note)
+    return figure
+
+
+def _reference(panels: Sequence[Ranking]) -> int:
+    counts = {panel.budget: int(panel.rows["accuracy"].notna().sum()) for panel in panels}
+    return min(budget for budget, count in counts.items() if count == max(counts.values()))
+
+
+def _full(table: pd.DataFrame) -> float | None:
+    full = table.loc[table["method"] == "full", "accuracy"]
+    return None if full.empty else float(full.iloc[0])

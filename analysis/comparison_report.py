@@ -1,0 +1,69 @@
+"""Everything that a finished comparison shows, written into one folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+import pandas as pd
+
+from analysis.ablation import Cell
+from analysis.comparison import Comparison, comparison_of, comparison_table, markdown, methods_at, shared_budget
+from analysis.comparison_answer import comparison_answer
+from analysis.comparison_figures import frontier_figure, frontiers_data, ranking_figure, rankings_data
+from analysis.drawing import save_figure
+from analysis.pictures import kept_patches_data, kept_patches_figure
+from analysis.report import Setting, setting_of
+from analysis.tables import accuracy, write_table
+from foveate.evaluation import EvalConfig
+from foveate.studies.study import keep_artifacts
+
+
+def report(study: optuna.Study, config: EvalConfig) -> str:
+    """Writes the report of a finished comparison beside its study and into its artifacts; returns what to print."""
+    folder = config.out / study.study_name
+    answer = write_report(comparison_of(study), config.out, folder, setting_of(study, config))
+    keep_artifacts(study, folder)
+    return f"{answer}\n\nTables and figures: {folder}"
+
+
+def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setting) -> str:
+    """Writes table.csv, table.md, frontier.png, ranking.png and kept_patches.png; returns what to print.
+
+    Args:
+        comparison: As `comparison_of` gives it.
+        out: Folder that holds `records/`.
+        folder: Where to write.
+        setting: Model and pictures.
+    """
+    table = comparison_table(comparison, out)
+    write_table(table, folder, markdown(table, comparison))
+    if panels := frontiers_data(table):
+        save_figure(frontier_figure(panels), folder / "frontier.png")
+    if rankings := rankings_data(table):
+        save_figure(ranking_figure(rankings), folder / "ranking.png")
+        budget = shared_budget(table)
+        if setting.pictures:
+            columns = telling_cells(table, comparison.cells)
+            data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
+            kept = f"{budget} equivalent tokens of {comparison.patches} patches: those that remain to the end"
+            save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
+    return f"{summary(table)}\n\n{comparison_answer(table, comparison, out)}"
+
+
+def telling_cells(table: pd.DataFrame, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells worth a picture: at the shared budget the best methods of every role, the worst, controls, evidence."""
+    budget = shared_budget(table)
+    wanted = ["full"]
+    for role in ("vision", "decoder", "both"):
+        names = methods_at(table, budget, (role,))["method"].tolist()
+        wanted += [*names[:2], *names[-1:]] if role == "vision" else names[:1]
+    wanted += ["random", "uniform", "evidence"]
+    found = {cell.family: cell for cell in reversed(cells) if cell.keep == budget or cell.family == "full"}
+    return [found[name] for name in dict.fromkeys(wanted) if name in found]
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Accuracy with interval of every method (rows) at every budget (columns), for a terminal."""
+    shown = table.assign(accuracy=[accuracy(row) for _, row in table.iterrows()])
+    wide = shown.pivot(index="method", columns="budget", values="accuracy")
+    return wide.loc[shown["method"].drop_duplicates(), sorted(wide.columns, reverse=True)].fillna("").to_string()
