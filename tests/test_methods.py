@@ -46,7 +46,7 @@ def test_the_plan_is_what_becomes_of_a_picture(name):
         )
     measured, planned = run.tokens.per_block[0].numpy(), np.array(compressor.plan(576, DEPTH))
     if name == "prumerge_plus":
-        assert abs(measured - planned).max() < 3
+        assert abs(measured - planned).max() < 5
     elif name == "feather":
         assert abs(measured - planned).max() < 10
     else:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from foveate import mergers
 from foveate.core.errors import BudgetError, UnsupportedNeed
 from foveate.core.needs import Keys
 from foveate.core.types import EXTRA, PADDING, Grid, Trace
@@ -201,3 +202,7 @@ def test_clusters_equal_sparsevlm_in_its_first_stage(sparse_states, budget):
 @pytest.mark.parametrize("dropped", [0, 1, 3, 4, 33, 34, 276, 510])
 def test_clusters_announce_as_many_tokens_as_sparsevlm_makes(dropped):
     assert Clusters().extra(dropped) == (int((int(0.3 * dropped) + 1) / 10) + 1 if dropped else 0)
+
+
+def test_every_merger_is_held_to_the_contract():
+    assert {type(merger).__name__ for merger in MERGERS} == set(mergers.__all__)

@@ -2,8 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import torch
 
+from foveate import scorers
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
@@ -194,3 +197,56 @@ def test_constant_scores_every_patch_alike_and_padding_never():
     scores = Constant().score(Trace({}, Grid(2, 4), 2, places))
     assert scores.tolist() == [[0, 0, 0], [0, 0, -torch.inf]]
     assert Constant().score(random_trace(())).unique().tolist() == [0]
+
+
+def test_every_scorer_is_held_to_the_contract():
+    assert {type(scorer).__name__ for scorer in SCORERS} == set(scorers.__all__)
+
+
+@pytest.mark.parametrize(
+    ("normalise", "oracle"),
+    [
+        ("none", lambda s: s),
+        ("softmax", lambda s: scipy.special.softmax(s)),
+        ("minmax", lambda s: (s - s.min()) / (s.max() - s.min())),
+        ("rank", lambda s: (scipy.stats.rankdata(s) - 0.5) / len(s)),
+    ],
+)
+def test_a_hybrid_is_the_weighted_sum_of_its_normalised_parts(normalise, oracle):
+    scorer = Hybrid((ClsAttention(1), TextSimilarity()), (0.3, 0.7), normalise)
+    trace = random_trace(scorer.needs)
+    parts = [part.score(trace).numpy() for part in scorer.scorers]
+    expected = [0.3 * oracle(one) + 0.7 * oracle(two) for one, two in zip(*parts, strict=True)]
+    np.testing.assert_allclose(scorer.score(trace), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalise", ("none", "softmax", "minmax", "rank"))
+def test_a_hybrid_does_not_look_at_padding(normalise):
+    """Inside the language model a shorter row ends in padding, whose values may be anything."""
+    scorer = Hybrid((PromptAttention(1), PromptAttention(2)), normalise=normalise)
+    whole = random_trace(scorer.needs, batch=1)
+    place = torch.arange(whole.grid.patches)[None].clone()
+    place[:, 40:] = PADDING
+    nonsense = {need: value.clone() for need, value in whole.values.items()}
+    for value in nonsense.values():
+        value[..., 40:] = torch.rand(8) * 100 - 50
+    padded = Trace(nonsense, whole.grid, 1, place)
+    cut = Trace({need: value[..., :40] for need, value in whole.values.items()}, whole.grid, 1, place[:, :40])
+    torch.testing.assert_close(scorer.score(padded)[:, :40], scorer.score(cut))
+
+
+def test_equal_parts_are_the_default_and_wrong_weights_are_refused():
+    parts = (ClsAttention(1), ClsAttention(2))
+    trace = random_trace(Hybrid(parts).needs)
+    torch.testing.assert_close(Hybrid(parts).score(trace), Hybrid(parts, (0.5, 0.5)).score(trace))
+    with pytest.raises(ValueError, match="1 weights for 2 scorers: give one each, or none"):
+        Hybrid(parts, (1.0,))
+
+
+def test_the_strongest_heads_are_those_that_look_at_the_picture_most():
+    scorer = PromptAttention(2, strongest=2)
+    trace = random_trace(scorer.needs)
+    rows = trace[scorer.needs[0]].numpy()
+    for found, heads in zip(scorer.score(trace), rows, strict=True):
+        best = np.argsort(heads.sum(1))[-2:]
+        np.testing.assert_allclose(found, heads[best].mean(0), rtol=1e-5)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from foveate import selectors
 from foveate.core.contracts import Selector
 from foveate.core.needs import (
     Features,
@@ -31,6 +32,7 @@ from foveate.selectors import (
     RegionQuota,
     Stride,
     TopK,
+    TopShare,
     Union,
 )
 from foveate.testing.contracts import GRID, SelectorContract, random_trace
@@ -60,8 +62,11 @@ RASTER = [
     LocalAndGlobal(windows=2),
     LeastAlike(),
     LeastAlike(pivots=1),
+    TopShare(),
+    TopShare(0.5),
 ]
 ORDERED = [
+    OutliersAndStride(sampled=0.75),
     TopK("score"),
     Outliers(0.1, "score"),
     OutliersAndStride(0.1),
@@ -407,3 +412,29 @@ def test_least_alike_tokens_equal_a_search_by_loops():
 def test_nothing_is_an_empty_choice():
     assert Nothing().select(random_scores(3), trace(3), 5).shape == (3, 0)
     assert Nothing().expected(5, 48, 48) == 0
+
+
+def test_every_selector_is_held_to_the_contract():
+    assert {type(selector).__name__ for selector in (*RASTER, *ORDERED)} >= set(selectors.__all__) - {"Nothing"}
+
+
+@pytest.mark.parametrize("keep", (1, 7, 24, 48))
+@pytest.mark.parametrize("power", (1, 2, 0.5))
+def test_a_share_of_what_is_left_is_kept_by_score(keep, power):
+    scores = torch.rand(3, GRID.patches, generator=torch.Generator().manual_seed(3))
+    scores[1, 10:] = -torch.inf
+    for row, kept in zip(scores, TopShare(power).select(scores, random_trace(()), keep), strict=True):
+        left = int((row > -torch.inf).sum())
+        count = max(1, int(left * (keep / GRID.patches) ** power + 1e-9))
+        assert kept[kept >= 0].tolist() == sorted(row.argsort(descending=True)[:count].tolist())
+        assert TopShare(power).expected(keep, left, GRID.patches) == count
+
+
+@pytest.mark.parametrize("keep", (4, 10, 16, 36, 72, 100))
+def test_a_sampled_share_meets_the_budget_on_average(keep):
+    grid = Grid(12, 12)
+    scores = torch.rand(400, 144, generator=torch.Generator().manual_seed(4))
+    selector = OutliersAndStride(sampled=0.75)
+    counts = (selector.select(scores, Trace({}, grid, 400), keep) != PADDING).sum(1).float()
+    assert abs(counts.mean() - keep) < 1.5
+    assert abs(selector.expected(keep, 144, 144) - counts.mean()) < 1

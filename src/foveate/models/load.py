@@ -73,7 +73,7 @@ class LoadedModel:
         parts = [self.model, *([self.companion.clip] if self.companion else [])]
         for name, value in (item for part in parts for item in sorted(part.state_dict().items())):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def pixels(self, images: list[Image]) -> Float[Tensor, "image channel height width"]:

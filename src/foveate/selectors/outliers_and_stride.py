@@ -27,30 +27,43 @@ class OutliersAndStride(Selector):
         factor: An outlier lies above Q3 + factor * (Q3 - Q1); there is at least one.
         outliers: How many of the best patches to take instead.
         stride: Instead of the one above. (VTC-CLS compares with 13 outliers and stride 11, or 40 and 6, or 95 and 3.)
+        sampled: Instead of all these, the share of the budget that is sampled; so many of the best patches fill the
+            rest that the budget is met on average.
     """
 
     factor: float = 1.5
     outliers: int | None = None
     stride: int | None = None
+    sampled: float | None = None
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf
-        if self.outliers is None:
+        given, stride = self._fixed(keep, trace.patches)
+        if given is None:
             best = outliers(scores, self.factor).clamp(min=1)[:, None]
         else:
-            best = torch.full_like(scores[:, :1], self.outliers, dtype=torch.long)
-        stride = real.sum(1, keepdim=True) // best // 3 if self.stride is None else torch.full_like(best, self.stride)
+            best = torch.full_like(scores[:, :1], given, dtype=torch.long)
+        stride = real.sum(1, keepdim=True) // best // 3 if stride is None else torch.full_like(best, stride)
         places, patches = trace.places.to(scores.device), trace.grid.patches
         inside = places % patches
         sampled = (places >= 0) & (inside % stride.clamp(min=1) == 0) & (inside < patches - 1)
         rank, number = rank_within(scores, torch.zeros_like(places)), torch.arange(scores.shape[1]).to(places)
         priority = torch.where(sampled, -number.double(), -torch.inf)
         priority = torch.where(rank < best, scores.shape[1] - rank, priority)
-        return ranked(priority.masked_fill(~real, -torch.inf), keep)
+        return ranked(priority.masked_fill(~real, -torch.inf), scores.shape[1] if self.sampled else keep)
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:
-        if self.outliers is None:
+        best, stride = self._fixed(keep, patches)
+        if best is None:
             return min(keep, left)
-        stride = max(1, patches // self.outliers // 3) if self.stride is None else self.stride
-        sampled = math.ceil((patches - 1) / stride) / patches * max(0, left - self.outliers)
-        return min(keep, left, self.outliers + sampled)
+        stride = max(1, patches // best // 3) if stride is None else stride
+        sampled = math.ceil((patches - 1) / stride) / patches * max(0, left - best)
+        return min(left, best + sampled) if self.sampled else min(keep, left, best + sampled)
+
+    def _fixed(self, keep: int, patches: int) -> tuple[int | None, int | None]:
+        """Number of outliers and stride, as far as they do not depend on the image."""
+        if self.sampled is None:
+            return self.outliers, self.stride
+        stride = math.ceil(patches / max(1, self.sampled * keep))
+        samples = math.ceil((patches - 1) / stride)
+        return max(1, round((keep - samples) / max(1 - samples / patches, 1 / patches))), stride
