@@ -94,10 +94,9 @@ def markdown(table: pd.DataFrame, comparison: Comparison) -> str:
     without = table["method"].isin(BUDGETLESS)
     if without.any():
         parts += ["## Whatever the budget", grid([_shown(row) for _, row in table[without].iterrows()])]
-    for budget, rows in table[~without].groupby("budget", sort=False):
-        share = percent(budget / comparison.patches)
-        parts += [f"## {budget} equivalent tokens of {comparison.patches} ({share} %)"]
-        parts += [grid([_shown(row) for _, row in rows.iterrows()])]
+    for budget in budgets_of(table):
+        rows = table[~without & (table["budget"] == budget)]
+        parts += [f"## {share(budget, comparison.patches)}", grid([_shown(row) for _, row in rows.iterrows()])]
     return "\n\n".join([*parts, *absent(comparison)]) + "\n"
 
 
@@ -113,6 +112,16 @@ def absent(comparison: Comparison) -> list[str]:
     if unable:
         parts += ["## Methods that cannot run on this model", "\n".join(unable)]
     return parts
+
+
+def budgets_of(table: pd.DataFrame) -> list[int]:
+    """Those that were asked for, falling."""
+    return [int(budget) for budget in table.loc[~table["method"].isin(BUDGETLESS), "budget"].unique()]
+
+
+def share(budget: int, patches: int) -> str:
+    """A budget in words: `16 equivalent tokens of 144 (11.1 %)`."""
+    return f"{budget} equivalent tokens of {patches} ({percent(budget / patches)} %)"
 
 
 def shared_budget(table: pd.DataFrame) -> int:
@@ -153,9 +162,9 @@ def _shown(row: pd.Series) -> dict[str, str]:
         "where": ROLES[row["role"]],
         "accuracy": accuracy(row),
         "vs random": against_random(row),
-        "p": p_value(row["p_vs_random_holm"]),
+        "p, random": p_value(row["p_vs_random_holm"]),
         "vs full": against_full(row),
-        "p ": p_value(row["p_vs_full_holm"]),
+        "p, full": p_value(row["p_vs_full_holm"]),
         "same answer as full": percent(row["agreement_with_full"]),
         "evidence recall": percent(row["evidence_recall"]),
         "equivalent": f"{row['equivalent_tokens']:.1f}",

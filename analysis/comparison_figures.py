@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.comparison import ROLES, methods_at, shared_budget
+from analysis.ablation import BUDGETLESS
+from analysis.comparison import ROLES, budgets_of, methods_at, shared_budget
 from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
 
 _SIZE = "n = {n:,} questions about {images:,} images. "
@@ -29,6 +30,7 @@ _ROLE_COLOURS = {
     "decoder": COLOURS["suffix"],
     "both": COLOURS["all"],
 }
+_ORDER = ("vision", "decoder", "both", "oracle", "control")
 _MARKERS = "osD^vP"
 _POINTS = ["equivalent_tokens", "accuracy", "ci_low", "ci_high"]
 
@@ -45,6 +47,7 @@ class Frontier(NamedTuple):
     """One panel: methods of some roles over controls and oracles; `full` is None without that row."""
 
     title: str
+    budgets: tuple[int, ...]
     methods: tuple[Curve, ...]
     references: tuple[Curve, ...]
     full: float | None
@@ -58,7 +61,7 @@ class Ranking(NamedTuple):
     Attributes:
         budget: In equivalent tokens.
         rows: Columns role, accuracy, ci_low, ci_high; NaN where a method cannot have the budget.
-        random: Accuracy and interval of random patches, or None.
+        random: Accuracy of random patches and the ends of its interval, or None.
         full: Accuracy of the uncompressed model, or None.
         n: Questions.
         images: Images.
@@ -66,25 +69,31 @@ class Ranking(NamedTuple):
 
     budget: int
     rows: pd.DataFrame
-    random: tuple[float, float, float] | None
+    random: np.ndarray | None
     full: float | None
     n: int
     images: int
 
 
 def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
-    """A panel for what drops before the language model, and one for what drops inside it."""
-    curves = {
-        str(name): Curve(str(name), rows["role"].iloc[0], rows[_POINTS].sort_values("equivalent_tokens"))
-        for name, rows in table[~table["method"].isin(["full", "blind"])].groupby("method", sort=False)
-    }
-    references = tuple(curve for curve in curves.values() if curve.role in ("control", "oracle"))
-    size = int(table["n"].iloc[0]), int(table["images"].iloc[0])
+    """A panel for what drops before the language model, and one for what drops inside it.
+
+    A control that drops inside it stands in the second panel only.
+    """
+    rows = table[~table["method"].isin(BUDGETLESS)]
+    budgets, size = tuple(budgets_of(table)), (int(rows["n"].max()), int(rows["images"].max()))
+    curves = [
+        Curve(str(name), some["role"].iloc[0], some[_POINTS].sort_values("equivalent_tokens"))
+        for name, some in rows.groupby("method", sort=False)
+    ]
+    inside = set(rows.loc[rows["tokens_given"] > rows["tokens_left"], "method"])
     panels = []
     for title, roles in (("before the language model", ("vision",)), ("inside it", ("decoder", "both"))):
-        methods = tuple(curve for curve in curves.values() if curve.role in roles)
+        methods = tuple(curve for curve in curves if curve.role in roles)
+        hidden = inside if roles == ("vision",) else ()
+        references = tuple(c for c in curves if c.role in ("control", "oracle") and c.method not in hidden)
         if methods:
-            panels.append(Frontier(title, methods, references, _full(table), *size))
+            panels.append(Frontier(title, budgets, methods, references, _full(table), *size))
     return panels
 
 
@@ -109,8 +118,7 @@ def draw_frontier(data: Frontier, ax: Axes) -> Axes:
         labels.append(Label(x.iloc[0], rows["accuracy"].iloc[0], name, colour))
     tokens = pd.concat([curve.points["equivalent_tokens"] for curve in (*data.methods, *data.references)])
     ax.set_xscale("log", base=2)
-    ticks = [2**power for power in range(0, 14) if tokens.min() / 1.5 <= 2**power <= tokens.max() * 1.5]
-    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xticks(data.budgets, [str(budget) for budget in data.budgets])
     ax.set_xticks([], minor=True)
     ax.set_xlim(tokens.max() * 1.12, tokens.min() / 1.06)
     ax.set_xlabel("equivalent tokens, measured")
@@ -133,8 +141,8 @@ def frontier_figure(panels: Sequence[Frontier]) -> Figure:
         note = (
             _SIZE.format(n=panels[0].n, images=panels[0].images)
             + "Equivalent tokens: mean of the visual tokens over the language model's blocks. Dashed: no compression. "
-            "Thick lines: controls and oracles; band: 95 % interval of random patches. Names stand in the order of the "
-            "smallest budget that each can have."
+            "Thick lines: controls and oracles; band: 95 % interval of random patches. Each name belongs to the point "
+            "of the smallest budget that the method can have."
         )
         caption(figure, "Accuracy against what the language model processes", note)
     return figure
@@ -142,21 +150,16 @@ def frontier_figure(panels: Sequence[Frontier]) -> Figure:
 
 def rankings_data(table: pd.DataFrame) -> list[Ranking]:
     """One panel per budget; roles stand together, the methods of each in the order of the budget that most can have."""
-    shared = shared_budget(table)
-    order = [
-        method
-        for role in reversed(ROLES)
-        for method in methods_at(table.assign(role=table["role"]), shared, (role,))["method"]
-    ]
-    others = table.loc[~table["method"].isin(["full", "blind", *order]), "method"].drop_duplicates().tolist()
+    measured = table[~table["method"].isin(BUDGETLESS)]
+    best_first = [*methods_at(table, shared_budget(table), ROLES)["method"], *measured["method"]]
+    role = measured.drop_duplicates("method").set_index("method")["role"]
+    order = sorted(dict.fromkeys(best_first), key=lambda method: _ORDER.index(role[method]))
     panels = []
-    for budget in table.loc[~table["method"].isin(["full", "blind"]), "budget"].drop_duplicates():
-        rows = table[table["budget"] == budget].set_index("method")
-        random = tuple(rows.loc["random", _POINTS[1:]]) if "random" in rows.index else None
-        roles = table.drop_duplicates("method").set_index("method")["role"].loc[[*order, *others]]
-        shown = rows.reindex([*order, *others])[_POINTS[1:]].assign(role=roles)
-        size = int(table["n"].iloc[0]), int(table["images"].iloc[0])
-        panels.append(Ranking(int(budget), shown, random, _full(table), *size))
+    for budget in budgets_of(table):
+        rows = measured[measured["budget"] == budget].set_index("method").reindex(order)[_POINTS[1:]]
+        random = rows.loc["random"].to_numpy(float) if "random" in rows.index else None
+        size = int(measured["n"].max()), int(measured["images"].max())
+        panels.append(Ranking(budget, rows.assign(role=role), random, _full(table), *size))
     return panels
 
 
@@ -173,7 +176,7 @@ def draw_ranking(data: Ranking, ax: Axes) -> Axes:
         colour = _ROLE_COLOURS[row["role"]]
         if pd.isna(row["accuracy"]):
             ax.annotate(
-                "cannot", (0.02, height), xycoords=("axes fraction", "data"), va="center", color=FAINT, fontsize=9
+                "out of reach", (0.02, height), xycoords=("axes fraction", "data"), va="center", color=FAINT, fontsize=9
             )
             continue
         ax.plot([row["ci_low"], row["ci_high"]], [height, height], color=colour, lw=2)
@@ -193,7 +196,7 @@ def ranking_figure(panels: Sequence[Ranking]) -> Figure:
     with house_style():
         height = 0.27 * len(panels[0].rows) + 1.9
         figure = Figure(figsize=(3.6 * len(panels) + 2.2, height), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for ax, panel in zip(axes, panels, strict=True):
             draw_ranking(panel, ax)
         for tick, role in zip(axes[0].get_yticklabels(), panels[0].rows["role"], strict=True):
@@ -201,7 +204,7 @@ def ranking_figure(panels: Sequence[Ranking]) -> Figure:
         used = panels[0].rows["role"].drop_duplicates()
         for role in used:
             axes[0].plot([], [], "o-", color=_ROLE_COLOURS[role], label=ROLES[role])
-        figure.legend(loc="outside upper center", ncols=len(used), frameon=False, fontsize=11)
+        figure.legend(loc="outside upper right", ncols=len(used), frameon=False, fontsize=11)
         note = (
             _SIZE.format(n=panels[0].n, images=panels[0].images)
             + "Bars: 95 % intervals over images. Band: random patches; dashed: no compression. Colours: where a method "

@@ -47,7 +47,7 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
             data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
             kept = f"{budget} equivalent tokens of {comparison.patches} patches: those that remain to the end"
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
-    return f"{summary(table)}\n\n{comparison_answer(table, comparison, out)}"
+    return f"{summary(table, list(comparison.roles))}\n\n{comparison_answer(table, comparison, out)}"
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell]) -> list[Cell]:
@@ -62,8 +62,8 @@ def telling_cells(table: pd.DataFrame, cells: Sequence[Cell]) -> list[Cell]:
     return [found[name] for name in dict.fromkeys(wanted) if name in found]
 
 
-def summary(table: pd.DataFrame) -> str:
+def summary(table: pd.DataFrame, order: list[str]) -> str:
     """Accuracy with interval of every method (rows) at every budget (columns), for a terminal."""
     shown = table.assign(accuracy=[accuracy(row) for _, row in table.iterrows()])
     wide = shown.pivot(index="method", columns="budget", values="accuracy")
-    return wide.loc[shown["method"].drop_duplicates(), sorted(wide.columns, reverse=True)].fillna("").to_string()
+    return wide.reindex(index=order)[sorted(wide.columns, reverse=True)].fillna("").to_string()

@@ -79,6 +79,8 @@ def _records(questions: pd.DataFrame, right: np.ndarray, kept: list[np.ndarray],
         score=np.where(right, 1.0, np.where(partial, 0.5, 0.0)),
         kept=[kept[int(image)] for image in questions["image_id"]],
         tokens=len(kept[0]),
+        tokens_per_block=[[len(kept[0])] * 4] * len(questions),
+        text_tokens=20 + questions["kind"].map(len),
         evidence_recall=chance,
         things_kept=(chance > 0.5).astype(float),
     ).sample(frac=1, random_state=0)
@@ -92,7 +94,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(cells, out, ablation_table(cells, out))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_run() -> Callable[..., None]:
     """Writes records in the layout of an evaluation."""
     return write_records
@@ -113,6 +115,8 @@ def records() -> Callable[..., pd.DataFrame]:
             score=scores,
             kept=[[0, 3]] * len(scores),
             tokens=2,
+            tokens_per_block=[[2, 2]] * len(scores),
+            text_tokens=10,
             evidence_recall=np.nan,
             things_kept=np.nan,
         )

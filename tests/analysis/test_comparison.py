@@ -1,0 +1,226 @@
+from typing import NamedTuple
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from analysis.ablation import Cell
+from analysis.comparison import (
+    Comparison,
+    budgets_of,
+    comparison_of,
+    comparison_table,
+    markdown,
+    methods_at,
+    shared_budget,
+)
+from analysis.comparison_answer import comparison_answer
+from analysis.comparison_figures import draw_frontier, draw_ranking, frontiers_data, ranking_figure, rankings_data
+from analysis.comparison_report import telling_cells, write_report
+from analysis.records import read_records
+from analysis.report import Setting
+from foveate.cost.flops import DecoderShape, prefill_flops
+
+SHAPE = DecoderShape(4, 128, 320, 4, 4, 32)
+QUESTIONS = 120
+# share of right answers, and visual tokens of the four blocks, at budgets 72 and 16
+METHODS = {
+    "random[0]": ("random", "control", 0.6, {72: [72] * 4, 16: [16] * 4}),
+    "random[1]": ("random", "control", 0.6, {72: [72] * 4, 16: [16] * 4}),
+    "random_inside[0]": ("random_inside", "control", 0.5, {72: [144, 48, 48, 48]}),
+    "pool": ("pool", "control", 0.93, {72: [72] * 4, 16: [16] * 4}),
+    "evidence": ("evidence", "oracle", 0.95, {72: [72] * 4, 16: [16] * 4}),
+    "good": ("good", "vision", 0.95, {72: [72] * 4, 16: [16] * 4}),
+    "bad": ("bad", "vision", 0.1, {72: [72] * 4, 16: [17] * 4}),
+    "same": ("same", "vision", 0.6, {72: [72] * 4, 16: [16] * 4}),
+    "cut": ("cut", "decoder", 0.5, {72: [144, 48, 48, 48]}),
+    "twice": ("twice", "both", 0.7, {72: [100, 100, 44, 44]}),
+}
+
+
+class Written(NamedTuple):
+    comparison: Comparison
+    out: object
+    table: pd.DataFrame
+
+
+def drawn(seed: int, quality: float, blocks: list[int]) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    right = rng.random(QUESTIONS) < quality
+    names = [f"{number:03d}" for number in range(QUESTIONS)]
+    return pd.DataFrame(
+        {
+            "sample_id": names,
+            "image_id": [f"i{n // 2}" for n in range(QUESTIONS)],
+            "kind": [("color", "count", "list")[n % 3] for n in range(QUESTIONS)],
+            "question": "what color is it?",
+            "reference": "red",
+            "prediction": np.where(right, "red", "blue"),
+            "score": right.astype(float),
+            "kept": [list(range(blocks[-1]))] * QUESTIONS,
+            "tokens": blocks[0],
+            "tokens_per_block": [blocks] * QUESTIONS,
+            "text_tokens": rng.integers(10, 30, QUESTIONS),
+            "evidence_recall": quality,
+            "things_kept": quality,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, write_run) -> Written:
+    out = tmp_path_factory.mktemp("comparison")
+    cells = [Cell("full", "full", "", 144, "full"), Cell("blind", "blind", "", 0, "blind")]
+    write_run(out, "full", drawn(0, 0.98, [144] * 4))
+    write_run(out, "blind", drawn(1, 0.05, [0] * 4))
+    for seed, (label, (family, _, quality, budgets)) in enumerate(METHODS.items()):
+        for budget, blocks in budgets.items():
+            cells.append(Cell(label, family, "", budget, f"{label}-{budget}"))
+            write_run(out, f"{label}-{budget}", drawn(seed + 2, quality, blocks))
+    roles = {"full": "control", "blind": "control"} | {family: role for family, role, _, _ in METHODS.values()}
+    left_out = {name: {"16": f"{name} cannot"} for name in ("random_inside", "cut", "twice")}
+    comparison = Comparison(cells, roles, SHAPE, 144, left_out, {"texts": "no companion"})
+    return Written(comparison, out, comparison_table(comparison, out))
+
+
+def row(table: pd.DataFrame, method: str, budget: int) -> pd.Series:
+    return table[(table["method"] == method) & (table["budget"] == budget)].iloc[0]
+
+
+def test_rows_stand_by_falling_budget_then_role(written):
+    expected = ["random", "random_inside", "pool", "evidence", "good", "bad", "same", "cut", "twice"]
+    smaller = [name for name in expected if name not in ("random_inside", "cut", "twice")]
+    assert written.table["method"].tolist() == ["full", *expected, *smaller, "blind"]
+    assert budgets_of(written.table) == [72, 16]
+    assert shared_budget(written.table) == 72
+
+
+def test_costs_are_means_of_what_was_measured(written):
+    got, records = row(written.table, "cut", 72), read_records(written.out, "cut-72")
+    assert (got["equivalent_tokens"], got["tokens_given"], got["tokens_left"]) == (72, 144, 48)
+    blocks = np.stack(records["tokens_per_block"].tolist())
+    flops = prefill_flops(blocks, records["text_tokens"].to_numpy(), SHAPE)
+    assert got["prefill_gflops"] == pytest.approx(flops.mean() / 1e9)
+    assert row(written.table, "bad", 16)["equivalent_tokens"] == 17
+
+
+def test_seeds_are_one_row_with_the_mean_of_every_question(written):
+    got = row(written.table, "random", 16)
+    scores = [read_records(written.out, f"random[{seed}]-16")["score"] for seed in range(2)]
+    assert got["seeds"] == 2
+    assert got["accuracy"] == pytest.approx(np.mean(scores))
+    assert row(written.table, "random_inside", 72)["seeds"] == 1
+
+
+def test_differences_are_paired_with_both_references_and_corrected(written):
+    got, full = row(written.table, "good", 16), read_records(written.out, "full")
+    good = read_records(written.out, "good-16")
+    assert got["delta_vs_full"] == pytest.approx((good["score"] - full["score"]).mean())
+    assert got["agreement_with_full"] == pytest.approx((good["prediction"] == full["prediction"]).mean())
+    tests = written.table[["p_vs_random_holm", "p_vs_full_holm"]].notna().sum()
+    assert tests.tolist() == [13, 16]  # not random itself, nor those without a budget; not full itself
+    assert got["p_vs_random_holm"] == pytest.approx(13 * 2e-5, rel=1)
+    assert row(written.table, "same", 16)["p_vs_random_holm"] > 0.05
+
+
+def test_the_page_for_readers_names_costs_and_what_is_missing(written):
+    text = markdown(written.table, written.comparison)
+    assert text.startswith("n = 120 questions about 60 images.")
+    assert "mean over the 4 blocks" in text
+    assert "## Whatever the budget" in text and "## 16 equivalent tokens of 144 (11.1 %)" in text
+    assert "| random (2 seeds) | control |" in text
+    assert "| 72.0 | 144.0 | 48.0 |" in text
+    assert "- cut at 16: cut cannot" in text
+    assert "- texts: no companion" in text
+
+
+def test_methods_stand_best_first(written):
+    assert methods_at(written.table, 16)["method"].tolist()[0] == "good"
+    assert set(methods_at(written.table, 72, ("control",))["method"]) == {"random", "random_inside", "pool"}
+
+
+def test_answer_says_who_beats_random_and_which_controls_are_as_good(written):
+    text = comparison_answer(written.table, written.comparison, written.out)
+    small = text[text.index("At 16 equivalent tokens of 144 (11.1 %):") :]
+    lines = [line.strip() for line in small.splitlines()]
+    assert lines[1].startswith("Random patches reach ")
+    assert lines[2].startswith("Better than them: good (+")
+    assert lines[3].startswith("Not to be told from them: same (")
+    assert lines[4].startswith("Worse than them: bad (-")
+    assert lines[5].startswith("Best, picked on these same questions, which flatters it: good, ")
+    _, level, below = (part.split(": ")[1] for part in lines[5].split("Against it: ")[1].split("; "))
+    assert "pool (" in level and "random (" in below
+    assert lines[6] == "Cannot have this budget: random_inside, cut, twice."
+    assert "Random patches, dropped where FastV drops its own, reach " in text
+    assert "level: cut (" in text
+    assert "Cannot run on this model: texts" in text
+
+
+def test_a_panel_shows_only_what_drops_where_its_title_says(written):
+    before, inside = frontiers_data(written.table)
+    assert [curve.method for curve in before.methods] == ["good", "bad", "same"]
+    assert [curve.method for curve in inside.methods] == ["cut", "twice"]
+    assert {curve.method for curve in before.references} == {"random", "pool", "evidence"}
+    assert {curve.method for curve in inside.references} == {"random", "random_inside", "pool", "evidence"}
+    bad = next(curve for curve in before.methods if curve.method == "bad")
+    assert bad.points["equivalent_tokens"].tolist() == [17, 72]
+
+
+def test_frontier_names_every_line(written):
+    inside = frontiers_data(written.table)[1]
+    ax = draw_frontier(inside, Figure().subplots())
+    names = {text.get_text() for text in ax.texts}
+    assert names == {"cut", "twice (before and inside)", "random", "random_inside", "pool", "evidence"}
+    assert len(ax.lines) == len(names) + 1
+    left, right = ax.get_xlim()
+    assert left > 72 > 16 > right
+
+
+def test_rankings_share_their_rows_and_say_what_is_out_of_reach(written):
+    panels = rankings_data(written.table)
+    assert [panel.budget for panel in panels] == [72, 16]
+    assert panels[0].rows.index.tolist() == panels[1].rows.index.tolist()
+    assert panels[0].rows["role"].tolist() == [*["vision"] * 3, "decoder", "both", "oracle", *["control"] * 3]
+    ax = draw_ranking(panels[1], Figure().subplots())
+    assert [text.get_text() for text in ax.texts] == ["out of reach"] * 3
+    assert len(ranking_figure(panels).axes) == 2
+
+
+def test_pictures_show_the_best_of_every_role_and_the_controls(written):
+    shown = telling_cells(written.table, written.comparison.cells)
+    assert [cell.scorer for cell in shown][:2] == ["full", "good"]
+    assert [cell.scorer for cell in shown][3:] == ["bad", "cut", "twice", "random[0]", "evidence"]
+    assert {cell.keep for cell in shown[1:]} == {72}
+
+
+def test_report_is_complete_and_the_same_when_written_again(written, tmp_path):
+    pictures = {f"i{number}": Image.new("RGB", (96, 96), (number, 90, 90)) for number in range(60)}
+    setting = Setting(4, 6, (12, 12), pictures, {})
+    answers = [write_report(written.comparison, written.out, tmp_path / name, setting) for name in ("one", "two")]
+    assert answers[0] == answers[1]
+    names = ["frontier.png", "kept_patches.png", "ranking.png", "table.csv", "table.md"]
+    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_controls_alone_are_a_table_without_a_verdict(written, tmp_path):
+    cells = [cell for cell in written.comparison.cells if cell.family in ("full", "random", "pool")]
+    comparison = written.comparison._replace(cells=cells, left_out={}, not_applicable={})
+    answer = write_report(comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
+    assert "No method was compared" in answer
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ranking.png", "table.csv", "table.md"]
+
+
+def test_a_study_gives_its_facts_back_in_table_order():
+    study = optuna.create_study()
+    facts = {"roles": {"b": "vision", "random": "control", "a": "vision"}, "patches": 144, "left_out": {}}
+    facts |= {"decoder": SHAPE.__dict__, "not_applicable": {}}
+    for name, value in facts.items():
+        study.set_user_attr(name, value)
+    comparison = comparison_of(study)
+    assert list(comparison.roles) == ["random", "b", "a"]
+    assert comparison.decoder == SHAPE

@@ -1,0 +1,129 @@
+"""A new scorer in four steps: write it, name it, compare it with everything, read its row."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from foveate.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "experiments/compare_methods.py"
+
+# a researcher's file, outside the package
+SCORER = '''
+from dataclasses import dataclass
+
+from foveate.compression import VisionCompressor
+from foveate.core.contracts import Scorer
+from foveate.core.needs import Features
+
+
+@dataclass(frozen=True)
+class Unlike(Scorer):
+    """Patches that are unlike the mean of all."""
+
+    @property
+    def needs(self):
+        return (Features(),)
+
+    def score(self, trace):
+        features = trace[Features()]
+        return (features - features.mean(1, keepdim=True)).norm(dim=2)
+
+
+def unlike(keep):
+    return VisionCompressor(Unlike(), keep)
+'''
+QUICK = ("--methods", "fastv", "mine.scorer:unlike", "cdpruner", "--keep", "0.5", "16", "--limit", "22")
+FILES = {"study.db", "table.csv", "table.md", "frontier.png", "ranking.png", "kept_patches.png"}
+
+
+def run(*options: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    command = [sys.executable, str(SCRIPT), *options]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "mine").mkdir()
+    (folder / "mine" / "scorer.py").write_text(SCORER)
+    result = run("--model", tiny, *QUICK, folder=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_a_new_scorer_stands_beside_published_methods_and_controls(finished):
+    folder, printed = finished
+    table = pd.read_csv(folder / "runs/compare_methods/table.csv")
+    controls = {"random", "uniform", "pool", "downsample", "random_inside"}
+    assert set(table["method"]) == {"full", "blind", *controls, "fastv", "unlike"}
+    mine = table[table["method"] == "unlike"].set_index("budget")
+    assert mine.index.tolist() == [72, 16]
+    assert mine["role"].tolist() == ["vision"] * 2
+    assert mine["equivalent_tokens"].tolist() == mine["tokens_left"].tolist() == [72, 16]
+    assert mine["p_vs_random_holm"].notna().all()
+    assert (table["n"] == 22).all()
+    assert table.loc[table["method"] == "random", "seeds"].tolist() == [5, 5]
+    assert "unlike (" in printed
+
+
+def test_the_comparison_writes_what_its_help_promises(finished):
+    folder, printed = finished
+    study = folder / "runs/compare_methods"
+    assert {file.name for file in study.iterdir() if file.is_file()} >= FILES
+    assert len(list((study / "artifacts").iterdir())) == 3
+    for name in ("frontier.png", "ranking.png", "kept_patches.png"):
+        with Image.open(study / name) as picture:
+            assert picture.width > 900
+    assert "At 16 equivalent tokens of 144 (11.1 %):" in printed
+    assert "Cannot have this budget: random_inside, fastv." in printed
+
+
+def test_what_is_missing_is_said_and_why(finished):
+    folder, printed = finished
+    text = (folder / "runs/compare_methods/table.md").read_text()
+    assert "- fastv at 16: fastv cannot come near 16 equivalent tokens" in text
+    assert "- cdpruner: " in text
+    assert "Cannot run on this model: cdpruner" in printed
+
+
+def test_a_second_run_computes_nothing_and_changes_no_byte_of_the_table(finished, tiny):
+    folder, printed = finished
+    tables = [folder / "runs/compare_methods" / name for name in ("table.csv", "table.md")]
+    before = [table.read_bytes() for table in tables]
+    parts = {part: part.stat().st_mtime_ns for part in folder.glob("runs/records/*/part-*")}
+    again = run("--model", tiny, *QUICK, folder=folder)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == printed
+    assert [table.read_bytes() for table in tables] == before
+    assert {part: part.stat().st_mtime_ns for part in folder.glob("runs/records/*/part-*")} == parts
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--methods", "fastvee"), "method 'fastvee' is unknown; did you mean fastv"),
+        (("--methods", "mine.scorer:likely"), "method 'mine.scorer:likely' cannot be imported"),
+        (("--keep", "200"), "keep=200: an image has 144 patches"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_gets_one_clear_line(finished, tiny, options, message):
+    result = run("--model", tiny, "--limit", "11", "--study", "bad", *options, folder=finished[0])
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert "Traceback" not in result.stderr
+    assert not (finished[0] / "runs/bad").exists()
+
+
+def test_without_arguments_every_method_takes_part(finished):
+    result = run("--help", folder=finished[0])
+    assert all(name in result.stdout for name in METHODS)
