@@ -85,7 +85,7 @@ def test_published_averages_of_the_progressive_methods():
 
 def test_layers_are_scaled_to_the_model():
     assert options_for(METHODS["vtc_cls"], 24, 32) == {"start_layer": 16}
-    assert options_for(METHODS["vtc_cls"], 6, 4) == {"start_layer": 4}
+    assert options_for(METHODS["vtc_cls"], 6, 4) == {"start_layer": 3}
     assert options_for(METHODS["pyramiddrop"], 24, 32) == {"layers": (8, 16, 24)}
     assert options_for(METHODS["pyramiddrop"], 6, 4) == {"layers": (1, 2, 3)}
     assert options_for(METHODS["sparsevlm"], 6, 4) == {"after": (0, 1, 2)}
@@ -107,6 +107,22 @@ def test_unknown_methods_are_told_their_like():
 def test_a_recipe_of_ones_own_is_found_by_module_and_function(monkeypatch):
     monkeypatch.setitem(sys.modules, "somebody.else_", sys.modules[__name__])
     assert method("somebody.else_:own")(9) == own(9)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"evidence", "cdpruner", "trim"}))
+def test_a_batch_gives_what_single_pictures_give(name):
+    pixels, prompt = golden_pixels(3), golden_prompt()
+    pixels[1] = pixels[1].mean((1, 2), keepdim=True) + 0.01 * pixels[1]  # nearly one colour: other counts, near ties
+    compressor = METHODS[name](keep=70, **options_for(METHODS[name], 24, DEPTH))
+    options = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}
+    with torch.no_grad(), compressor.attached(golden_llava()) as run:
+        together = golden_llava().generate(input_ids=prompt.expand(3, -1), pixel_values=pixels, **options)
+        kept, blocks = run.kept, run.tokens.per_block
+        for row in range(3):
+            alone = golden_llava().generate(input_ids=prompt, pixel_values=pixels[row : row + 1], **options)
+            assert run.kept[0].tolist() == kept[row].tolist()
+            assert run.tokens.per_block[0].tolist() == blocks[row].tolist()
+            assert alone[0].tolist() == together[row].tolist()
 
 
 def test_text_aware_methods_read_the_prompt_of_a_loaded_model():

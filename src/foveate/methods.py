@@ -370,9 +370,9 @@ def options_for(recipe: Callable[..., Compressor], tower_depth: int, decoder_dep
     options: dict[str, Any] = {}
     for name, parameter in signature(recipe).parameters.items():
         if name.endswith("_layer") and parameter.default >= 0:
-            options[name] = max(1, _scaled(parameter.default, tower_depth, _VISION_BLOCKS))
+            options[name] = max(1, round(parameter.default * (tower_depth - 1) / (_VISION_BLOCKS - 1)))
         elif name == "layer":
-            options[name] = max(1, _scaled(parameter.default, decoder_depth, _DECODER_BLOCKS))
+            options[name] = max(1, _scaled(parameter.default, decoder_depth))
         elif name in ("layers", "after"):
             options[name] = _spread(parameter.default, decoder_depth, first=1 if name == "layers" else 0)
     return options
@@ -413,8 +413,8 @@ def aligned(
     return compressor
 
 
-def _scaled(layer: int, depth: int, original: int) -> int:
-    return min(depth - 1, round(layer * depth / original))
+def _scaled(block: int, depth: int) -> int:
+    return min(depth - 1, round(block * depth / _DECODER_BLOCKS))
 
 
 def _spread(layers: tuple[int, ...], depth: int, first: int) -> tuple[int, ...]:
@@ -423,5 +423,5 @@ def _spread(layers: tuple[int, ...], depth: int, first: int) -> tuple[int, ...]:
     for number, layer in enumerate(layers):
         latest = depth - 2 + first - (len(layers) - 1 - number)
         lowest = found[-1] + 1 if found else first
-        found.append(max(lowest, min(latest, _scaled(layer, depth, _DECODER_BLOCKS))))
+        found.append(max(lowest, min(latest, _scaled(layer, depth))))
     return tuple(found)

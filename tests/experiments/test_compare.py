@@ -127,3 +127,18 @@ def test_bad_input_gets_one_clear_line(finished, tiny, options, message):
 def test_without_arguments_every_method_takes_part(finished):
     result = run("--help", folder=finished[0])
     assert all(name in result.stdout for name in METHODS)
+
+
+def test_an_edited_scorer_is_another_method(finished, tiny):
+    """The last test here: it changes the file."""
+    folder, _ = finished
+    source = folder / "mine/scorer.py"
+    source.write_text(source.read_text().replace("return (features", "return -(features"))
+    result = run("--model", tiny, *QUICK, folder=folder)
+    assert result.returncode == 2
+    assert "exists with another configuration (plugins: " in result.stderr
+    before = {part.parent for part in folder.glob("runs/records/*/part-*")}
+    result = run("--model", tiny, *QUICK, "--study", "again", folder=folder)
+    assert result.returncode == 0, result.stderr
+    new = {part.parent for part in folder.glob("runs/records/*/part-*")} - before
+    assert len(new) == 2  # two budgets of the one method that changed

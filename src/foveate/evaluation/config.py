@@ -1,8 +1,10 @@
 """A run is a value: what is evaluated, on what, and how."""
 
 import hashlib
+import inspect
 import json
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -55,6 +57,7 @@ class EvalConfig:
         exact = self.dtype == "float32"
         return {
             "compressor": repr(self.compressor),
+            "plugins": own_code_hash(self.compressor),
             "checkpoint": checkpoint,
             "data": self.data,
             "split": self.split,
@@ -70,6 +73,32 @@ class EvalConfig:
 def run_id(identity: dict[str, str | int | None]) -> str:
     """Short name of a run: equal if and only if the identity is."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def own_code_hash(compressor: Compressor) -> str | None:
+    """Hash of the modules outside this package that the classes of a compressor and its parts come from, if any.
+
+    What those modules import is not part of it.
+    """
+    modules = {sys.modules[kind.__module__] for kind in _kinds(compressor)}
+    own = sorted((m for m in modules if m.__name__.partition(".")[0] != "foveate"), key=lambda m: m.__name__)
+    if not own:
+        return None
+    digest = hashlib.sha256()
+    for module in own:
+        path = getattr(module, "__file__", None)
+        sources = [inspect.getsource(kind) for kind in _kinds(compressor) if kind.__module__ == module.__name__]
+        digest.update(Path(path).read_bytes() if path else "".join(sorted(sources)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _kinds(value: object) -> set[type]:
+    """The classes of a dataclass value and of the dataclass values in its fields."""
+    if isinstance(value, tuple):
+        return set().union(*(_kinds(item) for item in value))
+    if not is_dataclass(value):
+        return set()
+    return {type(value)}.union(*(_kinds(getattr(value, field.name)) for field in fields(value)))
 
 
 @cache

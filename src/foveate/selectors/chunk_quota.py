@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from foveate.core.contracts import Selector
-from foveate.core.types import Trace
+from foveate.core.types import PADDING, Trace
 from foveate.functional.ranking import ranked
 from foveate.functional.regions import group_means, proportional, rank_within, runs
 
@@ -36,4 +37,5 @@ class ChunkQuota(Selector):
         quota = proportional(group_means(scores.double().clamp(min=0), chunk, real), keep)
         rank = rank_within(scores, chunk)
         order = -(chunk * scores.shape[1] + rank).double()
-        return ranked(order.masked_fill(~real | (rank >= quota.gather(1, chunk)), -torch.inf), keep)
+        kept = ranked(order.masked_fill(~real | (rank >= quota.gather(1, chunk)), -torch.inf), keep)
+        return F.pad(kept, (0, keep - kept.shape[1]), value=PADDING)  # so that a merger can see the lost surplus

@@ -1,6 +1,7 @@
 """A comparison: methods and controls at aligned budgets on one model and one split."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
@@ -16,7 +17,7 @@ from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
 from foveate.cost.flops import DecoderShape
 from foveate.data.sample import VQASample
-from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.config import EvalConfig, own_code_hash
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.evaluation.run import cached_load, data_of
@@ -71,6 +72,7 @@ def compare(
     choices, not_applicable = _running(choices, left_out, budgets, loaded, samples[0])
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each cell has its own
+    identity["plugins"] = _own_code(choices, budgets)
     facts = {
         "model": config.model,
         "patches": patches,
@@ -85,6 +87,16 @@ def compare(
     }
     objective = Objective(config, {choice.label: choice for choice in choices}, budgets)
     return run_grid(name, objective, {**identity, "limit": config.limit, "seed": config.seed}, facts, storage)
+
+
+def _own_code(choices: Sequence[Choice], budgets: Sequence[int]) -> str | None:
+    """Of all methods from outside this package, so that a study of an edited one is not taken for finished."""
+    hashes: set[str] = set()
+    for choice in choices:
+        for budget in budgets:
+            with suppress(BudgetError):
+                hashes.add(own_code_hash(choice.recipe(budget)) or "")
+    return "-".join(sorted(hashes - {""})) or None
 
 
 def _recipes(names: Iterable[str]) -> dict[str, Callable[..., Compressor]]:
