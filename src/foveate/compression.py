@@ -20,7 +20,8 @@ from foveate.functional.geometry import nearest_grid, pooling_matrix
 from foveate.functional.ranking import marked
 from foveate.mergers import Drop
 from foveate.models.attach import Attachment, compressing
-from foveate.models.decoder import Cutting, Layout
+from foveate.models.cutting import Cutting
+from foveate.models.decoder import Layout
 from foveate.models.load import LoadedModel, adapt
 from foveate.models.pictures import TextSide
 from foveate.scorers import Constant

@@ -13,8 +13,8 @@ from transformers import Cache, StaticCache
 from foveate.core.contracts import Cut, Pictures
 from foveate.core.errors import FoveateError
 from foveate.core.types import Compressed
-from foveate.models.decoder import Cutting, Layout
-from foveate.models.engine import cutting
+from foveate.models.cutting import Cutting, cuts_of
+from foveate.models.decoder import Layout
 from foveate.models.llava import Llava
 from foveate.models.packing import pack
 from foveate.models.pictures import GivenPictures, SeenPictures, Texts, TextSide
@@ -47,6 +47,7 @@ class Attachment:
     ) -> None:
         self.llava, self.compress, self.repack, self.stages, self.note = llava, compress, repack, stages, note
         self.texts = texts
+        self._generating = False  # stock `generate` calls `forward` with what it was given here
 
     @contextmanager
     def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[dict[str, Any]]:
@@ -65,10 +66,44 @@ class Attachment:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
             compressed = self.compress(self._pictures(inputs))
             result, layout = pack(self.llava, inputs, compressed, self.repack)
-        cuts = cutting(self.llava.decoder, layout, self.stages, compressed)
+        cuts = cuts_of(self.llava.decoder, layout, self.stages, compressed)
         with _cutting(self.llava, cuts) if self.stages else ExitStack():
             yield result
         self.note(compressed, layout, cuts)
+
+    def generate(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
+        """What `generate` does while attached; `stock` is the model's own."""
+        inputs = _by_name(stock, args, kwargs)
+        if inputs.get("inputs") is not None:
+            inputs["input_ids"] = inputs.pop("inputs")
+        if inputs.get("past_key_values") is None:
+            _check_images(inputs)
+        if not _has_images(inputs) and not self.stages:
+            return stock(**inputs)  # the next turn of a conversation
+        with self.shortened(inputs, generating=True) as shortened:
+            self._generating = True
+            try:
+                output = stock(**shortened)
+            finally:
+                self._generating = False
+        return _with_prompt(output, inputs["input_ids"], shortened["input_ids"].shape[1])
+
+    def forward(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """What `forward` does while attached."""
+        inputs = _by_name(stock, args, kwargs)
+        if self._generating:
+            return stock(**inputs)
+        if inputs.get("past_key_values") is None:
+            _check_images(inputs)
+        elif self.stages:
+            raise FoveateError(
+                "a method that cuts inside the language model cannot go on from past_key_values in forward: use "
+                "generate, which keeps track of what every block knows"
+            )
+        if not _has_images(inputs):
+            return stock(**inputs)
+        with self.shortened(inputs, generating=False) as shortened:
+            return stock(**shortened)
 
     def _pictures(self, inputs: dict[str, Any]) -> Pictures:
         if inputs.get("pixel_values") is None:
@@ -101,44 +136,8 @@ def compressing(attachment: Attachment) -> Iterator[None]:
         raise FoveateError("this model already has a compressor attached: leave its `with` first")
     before = {name: vars(model).get(name) for name in ("generate", "forward")}
     generate, forward = model.generate, model.forward
-    inside_generate = False
-
-    @wraps(generate)
-    def compressed_generate(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (as in transformers)
-        nonlocal inside_generate
-        inputs = _by_name(generate, args, kwargs)
-        if inputs.get("inputs") is not None:
-            inputs["input_ids"] = inputs.pop("inputs")
-        if inputs.get("past_key_values") is None:
-            _check_images(inputs)
-        if not _has_images(inputs) and not attachment.stages:
-            return generate(**inputs)  # the next turn of a conversation
-        with attachment.shortened(inputs, generating=True) as shortened:
-            inside_generate = True
-            try:
-                output = generate(**shortened)
-            finally:
-                inside_generate = False
-        return _with_prompt(output, inputs["input_ids"], shortened["input_ids"].shape[1])
-
-    @wraps(forward)
-    def compressed_forward(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        inputs = _by_name(forward, args, kwargs)
-        if inside_generate:
-            return forward(**inputs)
-        if attachment.stages and inputs.get("past_key_values") is not None:
-            raise FoveateError(
-                "a method that cuts inside the language model cannot go on from past_key_values in forward: use "
-                "generate, which keeps track of what every block knows"
-            )
-        if inputs.get("past_key_values") is None:
-            _check_images(inputs)
-        if not _has_images(inputs):
-            return forward(**inputs)
-        with attachment.shortened(inputs, generating=False) as shortened:
-            return forward(**shortened)
-
-    model.generate, model.forward = compressed_generate, compressed_forward
+    model.generate = wraps(generate)(lambda *args, **kwargs: attachment.generate(generate, args, kwargs))
+    model.forward = wraps(forward)(lambda *args, **kwargs: attachment.forward(forward, args, kwargs))
     setattr(model, _ATTACHED, True)
     try:
         yield

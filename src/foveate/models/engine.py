@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from foveate.core.contracts import Cut
-from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import Need, ResponseRows, Role, resolve_layer
+from foveate.core.needs import ResponseRows, Role, resolve_layer
 from foveate.core.types import Compressed
 from foveate.functional.attention import attention_rows
-from foveate.functional.sequence import padded_index, positions
-from foveate.models.decoder import Cutting, Decoder, carried, check_images
+from foveate.functional.sequence import positions
+from foveate.models.cutting import Cutting, cuts_of
+from foveate.models.decoder import Decoder
 from foveate.models.llava import Llava
 from foveate.models.packing import Layout, pack
 
@@ -56,7 +56,7 @@ class Blocks:
 
     def __init__(self, decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed: Compressed) -> None:
         self.decoder, self.layout = decoder, layout
-        self.cutting = cutting(decoder, layout, stages, compressed)
+        self.cutting = cuts_of(decoder, layout, stages, compressed)
         self.cache = DynamicCache(config=decoder.config)
         self.following = layout.position[:, -1] + 1  # position of the next token, were nothing cut
 
@@ -195,24 +195,6 @@ def response_rows(
     return torch.stack([total / count for total, count in zip(sums, counts, strict=True)])
 
 
-def cutting(decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed: Compressed) -> Cutting:
-    """The cuts of a batch of prompts; what the vision side carries is laid out prompt by prompt.
-
-    Raises:
-        FoveateError: The stages do not fit the model or the prompts.
-    """
-    if stages:
-        check_images(layout.images)
-    per_prompt = int(layout.images[0]) if stages else 1
-    read = {need for stage in stages for need in stage.needs}
-    values = {
-        need: _of_prompts(need, value, compressed, per_prompt)
-        for need, value in compressed.carried.values.items()
-        if need in read
-    }
-    return Cutting(decoder, stages, layout, values, compressed.carried.grid, per_prompt)
-
-
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(row, token) ids and which of them are real."""
     longest = max(map(len, rows))
@@ -232,25 +214,6 @@ def _prompted(
 
 def _embedded(llava: Llava, inputs: dict[str, Any]) -> Tensor:
     return llava.embed(inputs["input_ids"], torch.cat(inputs["mm_encoder_outputs"]["image"].pooler_output))
-
-
-def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) -> Tensor:
-    """An answer per image as one per prompt, its patches as visual tokens in the order in which those stand.
-
-    Raises:
-        UnsupportedNeed: It says nothing of single patches, and a prompt has several images.
-    """
-    if need.patch_axis is None:
-        if images > 1:
-            raise UnsupportedNeed(f"{need} is about one image, and these prompts have {images}: give one each")
-        return value
-    compression = compressed.decision.compression
-    tokens = carried(need, value, compression).movedim(need.patch_axis, -1)
-    tokens = tokens.unflatten(0, (-1, images)).movedim(1, -2).flatten(-2)
-    index, _ = padded_index(compression.real.unflatten(0, (-1, images)).flatten(1))
-    middle = [1] * (tokens.ndim - 2)
-    index = index.reshape(len(index), *middle, -1).expand(*tokens.shape[:-1], -1)
-    return tokens.gather(-1, index).movedim(-1, need.patch_axis)
 
 
 def _greedy(

@@ -28,7 +28,8 @@ from foveate.core.needs import (
 from foveate.core.types import Compression, Grid
 from foveate.functional.attention import attention_rows, mean_attention
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.decoder import Decoder, check_stages
+from foveate.models.cutting import check_stages
+from foveate.models.decoder import Decoder
 from foveate.models.tap import tapped
 from foveate.models.tower import reduced
 
@@ -110,7 +111,6 @@ class Llava:
             LayerError: A layer is out of range.
         """
         wanted = {need: self.layers(need) for need in needs}
-        first = 1 if self.tower.has_cls else 0
         recorded: dict[tuple[type[Need], int], Tensor] = {}
 
         def listen(layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
@@ -118,17 +118,7 @@ class Llava:
             for need, layers in wanted.items():
                 if layer not in layers or (type(need), layer) in recorded:
                     continue
-                match need:
-                    case ClsRows():
-                        answer = attention_rows(query[:, :, :1], key, scaling)[:, :, 0, 1:]
-                    case ReceivedRows():
-                        rows = torch.ones(len(query), query.shape[2], device=query.device)
-                        answer = mean_attention(query, key, scaling, rows)[:, :, first:]
-                    case ClsQuery():
-                        answer = query[:, :, 0]
-                    case _:
-                        answer = self._cls_last(key.transpose(1, 2))
-                recorded[type(need), layer] = answer
+                recorded[type(need), layer] = self._heard(need, query, key, scaling)
 
         with tapped(self.inner.vision_tower, self._attention, listen) if any(wanted.values()) else nullcontext():
             sources = self._cls_last(self._states(pixels))
@@ -185,6 +175,19 @@ class Llava:
         if tail and words[-len(tail) :] == list(tail):
             words = words[: -len(tail)]
         return [token for token in words if token not in special]
+
+    def _heard(self, need: Need, query: Tensor, key: Tensor, scaling: float) -> Tensor:
+        """What one attention call of the tower answers."""
+        match need:
+            case ClsRows():
+                return attention_rows(query[:, :, :1], key, scaling)[:, :, 0, 1:]
+            case ReceivedRows():
+                rows = torch.ones(len(query), query.shape[2], device=query.device)
+                return mean_attention(query, key, scaling, rows)[:, :, 1 if self.tower.has_cls else 0 :]
+            case ClsQuery():
+                return query[:, :, 0]
+            case _:
+                return self._cls_last(key.transpose(1, 2))
 
     def _cls_last(self, states: Tensor) -> Tensor:
         return torch.cat([states[:, 1:], states[:, :1]], 1) if self.tower.has_cls else states

@@ -32,12 +32,7 @@ def pack(llava: Llava, inputs: dict[str, Any], compressed: Compressed, repack: b
     mask = (llava.mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]).bool()
     placeholder = ids == llava.image_token
     origin, real = compressed.decision.compression.origin, compressed.decision.compression.real
-    found, images = int(placeholder.sum()), len(origin)
-    if found != images * patches or (placeholder.sum(1) % patches).any():
-        raise ValueError(
-            f"input_ids hold {placeholder.sum(1).tolist()} image tokens, but {images} images of {patches} patches need "
-            f"{images * patches} in runs of {patches}: build the inputs with the model's own processor"
-        )
+    _check(placeholder.sum(1), len(origin), patches)
     ordinal = (placeholder.flatten().cumsum(0) - 1).reshape(ids.shape).clamp(min=0)
     image = ordinal // patches
     first = placeholder & (ordinal % patches == 0)
@@ -71,6 +66,14 @@ def pack(llava: Llava, inputs: dict[str, Any], compressed: Compressed, repack: b
         role.masked_fill(~there, Role.PADDING), place, result["position_ids"], placeholder.sum(1) // patches
     )
     return result, layout
+
+
+def _check(found: Tensor, images: int, patches: int) -> None:
+    if int(found.sum()) != images * patches or (found % patches).any():
+        raise ValueError(
+            f"input_ids hold {found.tolist()} image tokens, but {images} images of {patches} patches need "
+            f"{images * patches} in runs of {patches}: build the inputs with the model's own processor"
+        )
 
 
 def _after_last(visual: Tensor) -> Tensor:

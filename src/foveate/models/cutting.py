@@ -1,0 +1,391 @@
+"""Cuts inside the language model.
+
+`Cutting` is the one policy: it records what the stages need while the prompt runs, removes tokens before their blocks,
+and afterwards says for every later pass which mask and positions each block must be given. The engine calls it from
+its own loop over the blocks, `attach` from hooks inside stock `generate`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from foveate.core.contracts import Cut
+from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
+from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates, resolve_layer
+from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision, Grid, Trace
+from foveate.functional.attention import mean_attention
+from foveate.functional.sequence import padded_index, positions
+from foveate.models.decoder import Decoder, Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """The tokens that the blocks from `start` on know.
+
+    Attributes:
+        start: The first of these blocks.
+        real: (batch, token) bool, in the key-value cache of these blocks.
+        shift: (batch,) by how much their positions lag behind those before any cut.
+    """
+
+    start: int
+    real: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """The sequence between two cuts."""
+
+    role: Tensor
+    place: Tensor
+    position: Tensor
+    rater: Tensor  # weight of each token as a query of "raters"
+
+    @cached_property
+    def visual(self) -> tuple[Tensor, Tensor]:
+        return padded_index(self.role == Role.VISUAL)
+
+    @property
+    def real(self) -> Tensor:
+        return self.role != Role.PADDING
+
+    @property
+    def allowed(self) -> Tensor:
+        """(batch, query, key) bool."""
+        causal = torch.ones(self.role.shape[1], self.role.shape[1], dtype=torch.bool, device=self.role.device).tril()
+        return causal & self.real[:, None]
+
+
+class Cutting:
+    """The cuts of one batch of prompts.
+
+    Args:
+        decoder: The language model.
+        stages: In the order of their blocks.
+        layout: What the prompt's tokens are.
+        answers: Of the vision side, on the visual tokens of each prompt.
+        grid: Of one image.
+        images: How many every prompt has.
+
+    Raises:
+        LayerError: A stage stands at a block that does not exist or has nothing before it.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        stages: Sequence[Cut],
+        layout: Layout,
+        answers: Mapping[Need, Tensor],
+        grid: Grid,
+        images: int,
+    ) -> None:
+        check_stages(stages, decoder.depth)
+        self.decoder, self.grid = decoder, grid
+        self.stages = {resolve_layer(stage.layer, decoder.depth): stage for stage in stages}
+        self.images = images
+        role = layout.role
+        self.tokens = _Tokens(role, layout.place, layout.position, (role == Role.QUESTION).float())
+        self.values = dict(answers)
+        self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]))]
+        self.repeats = 1
+        self.decisions: list[Decision] = []
+        self.per_block = [(role == Role.VISUAL).sum(1)] * decoder.depth
+        self._wanted = {need for stage in stages for need in stage.needs if need.in_decoder}
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While active, attention of the blocks before a cut is recorded as its stage needs it."""
+        if not any(isinstance(need, PromptRows | TokenKeys) for need in self._wanted):
+            yield
+            return
+        with self.decoder.tapped(self._listen):
+            yield
+
+    def enter(self, block: int, states: Tensor) -> Tensor:
+        """The states that block `block` is to be given during the prompt."""
+        if block == 0 and any(isinstance(need, PromptRows) and need.query == "raters" for need in self._wanted):
+            self.tokens = replace(self.tokens, rater=_raters(states, self.tokens))
+        return self._cut(block, self.stages[block], states) if block in self.stages else states
+
+    def segment(self, block: int) -> Segment:
+        """What block `block` knows."""
+        return next(segment for segment in reversed(self.segments) if segment.start <= block)
+
+    def advance(self, real: Tensor) -> None:
+        """Notes that more tokens follow: (batch, token) bool, which of them are real."""
+        self.segments = [replace(segment, real=torch.cat([segment.real, real], 1)) for segment in self.segments]
+
+    def expand(self, times: int) -> None:
+        """Every prompt stands `times` times in the batch, as with several beams."""
+        self.repeats = times
+        self.tokens = _Tokens(*(getattr(self.tokens, f.name).repeat_interleave(times, 0) for f in fields(_Tokens)))
+        self.values = {need: value.repeat_interleave(times, 0) for need, value in self.values.items()}
+        self.select(torch.arange(len(self.segments[0].real)).repeat_interleave(times))
+
+    def select(self, rows: Tensor) -> None:
+        """Goes on with these prompts only, which may be repeated."""
+        self.segments = [
+            replace(segment, real=segment.real[rows], shift=segment.shift[rows]) for segment in self.segments
+        ]
+
+    def _listen(self, block: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        if query.shape[2] != self.tokens.role.shape[1]:
+            return  # a later pass, one token at a time
+        key = key[:, :, : query.shape[2]]  # a static cache has room for more
+        for need in self._wanted - self.values.keys():
+            match need:
+                case PromptRows(layer) if resolve_layer(layer, self.decoder.depth) == block:
+                    if not need.rotary:
+                        cosine, sine = self.decoder.rotation(query, self.tokens.position)
+                        length = cosine.square() + sine.square()  # 1, unless the model stretches its positions
+                        query, key = (_rotated(x, cosine / length, -sine / length) for x in (query, key))
+                    self.values[need] = self._rows(need, query, key, scaling)
+                case TokenKeys(layer) if resolve_layer(layer, self.decoder.depth) == block:
+                    self.values[need] = key.transpose(1, 2)
+
+    def _rows(self, need: PromptRows, query: Tensor, key: Tensor, scaling: float) -> Tensor:
+        tokens = self.tokens
+        match need.query:
+            case "last":
+                rows = slice(-1, None)
+                weight = torch.ones(len(query), 1, device=query.device)
+            case "mean":
+                rows, weight = slice(None), (tokens.role == Role.QUESTION).float()
+            case "raters":
+                rows, weight = slice(None), tokens.rater
+            case "all":
+                rows, weight = slice(None), tokens.real.float()
+        if rows == slice(None) and need.query != "all":  # the question stands at the end
+            rows = slice(int(weight.any(0).float().argmax()), None)
+            weight = weight[:, rows]
+        allowed = tokens.allowed[:, rows]
+        if need.over == "patches":
+            allowed = allowed & (tokens.role == Role.VISUAL)[:, None]
+        divisor = self._positional_bias(query, key, scaling)[:, rows] if need.debiased else None
+        attention = mean_attention(query[:, :, rows], key, scaling, weight, allowed, divisor)
+        index, _ = tokens.visual
+        return attention.gather(2, index[:, None].expand(-1, attention.shape[1], -1))
+
+    def _positional_bias(self, query: Tensor, key: Tensor, scaling: float) -> Tensor:
+        """(batch, query, key) logits of a query and a key of ones."""
+        ones = torch.ones_like(query[:, :1])
+        turned = _rotated(ones, *self.decoder.rotation(query, self.tokens.position))[:, 0].float()
+        return turned @ turned.transpose(1, 2) * scaling
+
+    def _cut(self, block: int, stage: Cut, states: Tensor) -> Tensor:
+        tokens = self.tokens
+        index, real = tokens.visual
+        place = tokens.place.gather(1, index).masked_fill(~real, PADDING)
+        values = {need: self._answer(need, block, states) for need in stage.needs}
+        trace = Trace(values, self.grid, len(states), place, self.images)
+        visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2]))
+        decision = stage.cut(visual * real[..., None], trace)
+        self.decisions.append(_on_patches(decision, place, trace.patches, self.repeats))
+        return self._without(block, stage, states, decision.compression)
+
+    def _answer(self, need: Need, block: int, states: Tensor) -> Tensor:
+        match need:
+            case PromptRows(layer) if resolve_layer(layer, self.decoder.depth) == block:
+                query, key = self.decoder.query_and_key(block, states)
+                if need.rotary:
+                    rotation = self.decoder.rotation(states, self.tokens.position)
+                    query, key = _rotated(query, *rotation), _rotated(key, *rotation)
+                return self._rows(need, query, key, self.decoder.blocks[block].self_attn.scaling)
+            case TokenStates():
+                return self.decoder.model.norm(states)
+            case TokenRoles():
+                return self.tokens.role
+            case _ if need in self.values:
+                return self.values[need]
+        raise UnsupportedNeed(
+            f"{need}: at block {block} this is not known; blocks from the last cut up to {block} can be asked, and "
+            "pictures only for what their model answers"
+        )
+
+    def _without(self, block: int, stage: Cut, states: Tensor, compression: Compression) -> Tensor:
+        """The sequence with the compressed visual tokens: each at its place, extra ones behind the last visual one."""
+        tokens, (index, real) = self.tokens, self.tokens.visual
+        compression = _in_order(compression)
+        origin = compression.origin
+        at = index.gather(1, origin.clamp(min=0)) if origin.shape[1] else origin
+        last = torch.where(real, index, 0).amax(1, keepdim=True)
+        here = torch.arange(states.shape[1], device=states.device)
+        stays = torch.where(tokens.real & (tokens.role != Role.VISUAL), here, -1).double()
+        arrives = torch.where(origin >= 0, at, torch.where(origin == EXTRA, last + 0.5, -1)).double()
+        key = torch.cat([stays, arrives], 1)
+        length = int((key >= 0).sum(1).max())
+        order = key.argsort(dim=1, stable=True)[:, key.shape[1] - length :]
+        there = key.gather(1, order) >= 0
+
+        def joined(old: Tensor, new: Tensor, padding: int) -> Tensor:
+            return torch.cat([old, new.to(old.dtype)], 1).gather(1, order).masked_fill(~there, padding)
+
+        self.tokens = _Tokens(
+            role=joined(tokens.role, torch.full_like(origin, Role.VISUAL), Role.PADDING),
+            place=joined(tokens.place, torch.where(origin >= 0, tokens.place.gather(1, at), EXTRA), PADDING),
+            position=positions(there)
+            if stage.repack
+            else joined(tokens.position, tokens.position.gather(1, torch.where(origin >= 0, at, last)), 0),
+            rater=joined(tokens.rater, torch.zeros_like(origin), 0),
+        )
+        self.values = {
+            need: carried(need, value, compression)
+            for need, value in self.values.items()
+            if not isinstance(need, TokenKeys)
+        }
+        shift = self.segments[-1].shift + tokens.position[:, -1] - self.tokens.position[:, -1]
+        self.segments.append(Segment(block, there, shift))
+        count = (self.tokens.role == Role.VISUAL).sum(1)[:: self.repeats]
+        self.per_block = self.per_block[:block] + [count] * (self.decoder.depth - block)
+        visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2])) * real[..., None]
+        return torch.cat([states, compression.apply(visual)], 1).gather(
+            1, order[..., None].expand(-1, -1, states.shape[2])
+        )
+
+
+def cuts_of(decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed: Compressed) -> Cutting:
+    """The cuts of a batch of prompts; what the vision side carries is laid out prompt by prompt.
+
+    Raises:
+        FoveateError: The stages do not fit the model or the prompts.
+    """
+    if stages:
+        check_images(layout.images)
+    per_prompt = int(layout.images[0]) if stages else 1
+    read = {need for stage in stages for need in stage.needs}
+    values = {
+        need: _of_prompts(need, value, compressed, per_prompt)
+        for need, value in compressed.carried.values.items()
+        if need in read
+    }
+    return Cutting(decoder, stages, layout, values, compressed.carried.grid, per_prompt)
+
+
+def check_stages(stages: Sequence[Cut], depth: int) -> None:
+    """Refuses stages that cannot work in a language model of so many blocks.
+
+    Raises:
+        LayerError: A stage stands at a block that does not exist or has nothing before it, or reads a later one.
+        FoveateError: The stages do not follow each other.
+    """
+    layers = [resolve_layer(stage.layer, depth, "language model") for stage in stages]
+    for layer, stage in zip(layers, stages, strict=True):
+        if layer == 0:
+            raise LayerError(
+                f"layer {stage.layer}: nothing was seen before block 0; cut before a block 1..{depth - 1}, or compress "
+                "on the vision side"
+            )
+        for need in stage.needs:
+            if isinstance(need, PromptRows | TokenKeys):
+                read = resolve_layer(need.layer, depth, "language model")
+                if read > layer - isinstance(need, TokenKeys):
+                    raise LayerError(f"{need}: it is read before block {layer}, when block {read} has not run")
+    if layers != sorted(set(layers)):
+        raise FoveateError(
+            f"stages before blocks {layers}: they must stand before different blocks, in ascending order"
+        )
+
+
+def check_images(images: Tensor) -> None:
+    """Refuses prompts whose visual tokens cannot be counted together.
+
+    Args:
+        images: Number of images of each prompt.
+
+    Raises:
+        FoveateError: A prompt has none, or not as many as the others.
+    """
+    counts = images.tolist()
+    if 0 in counts:
+        raise FoveateError(
+            f"prompt {counts.index(0)} of the batch has no image, so it has no visual tokens to choose from: leave the "
+            "`with` for prompts without an image"
+        )
+    if len(set(counts)) > 1:
+        raise FoveateError(
+            f"the prompts of this batch have {counts} images: inside the language model a budget counts the visual "
+            "tokens of a whole prompt, so put prompts with equally many images into one batch"
+        )
+
+
+def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) -> Tensor:
+    """An answer per image as one per prompt, its patches as visual tokens in the order in which those stand.
+
+    Raises:
+        UnsupportedNeed: It says nothing of single patches, and a prompt has several images.
+    """
+    if need.patch_axis is None:
+        if images > 1:
+            raise UnsupportedNeed(f"{need} is about one image, and these prompts have {images}: give one each")
+        return value
+    compression = compressed.decision.compression
+    tokens = carried(need, value, compression).movedim(need.patch_axis, -1)
+    tokens = tokens.unflatten(0, (-1, images)).movedim(1, -2).flatten(-2)
+    index, _ = padded_index(compression.real.unflatten(0, (-1, images)).flatten(1))
+    middle = [1] * (tokens.ndim - 2)
+    index = index.reshape(len(index), *middle, -1).expand(*tokens.shape[:-1], -1)
+    return tokens.gather(-1, index).movedim(-1, need.patch_axis)
+
+
+def _raters(states: Tensor, tokens: _Tokens) -> Tensor:
+    """Weight 1 for the question's tokens to which the picture is more alike than on average.
+
+    For each visual token the softmax over the question of its product with them; its mean over visual tokens.
+    """
+    question, visual = tokens.role == Role.QUESTION, tokens.role == Role.VISUAL
+    logits = (states @ states.transpose(1, 2)).float().masked_fill(~question[:, None], -torch.inf)
+    alike = (logits.softmax(2) * visual[..., None]).sum(1) / visual.sum(1, keepdim=True)
+    return (question & (alike > 1 / question.sum(1, keepdim=True))).float()
+
+
+def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """(batch, head, token, dim) turned by rotary positions; with the negative sine turned back."""
+    first, second = x.chunk(2, -1)
+    turned = x * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]
+    return turned.to(x.dtype)
+
+
+def _in_order(compression: Compression) -> Compression:
+    """Tokens with a place by place, then extra ones, then padding."""
+    origin = compression.origin
+    past = int(origin.amax()) + 1 if origin.numel() else 0
+    order = torch.where(origin >= 0, origin, past + (origin == PADDING).long()).argsort(dim=1, stable=True)
+    mixing = compression.mixing
+    if mixing is not None:
+        mixing = mixing.gather(1, order[..., None].expand(-1, -1, mixing.shape[2]))
+    return Compression(origin.gather(1, order), mixing)
+
+
+def carried(need: Need, value: Tensor, compression: Compression) -> Tensor:
+    """An answer about patches after a compression of them; a token without a place gets the mean of its sources."""
+    if need.patch_axis is None:
+        return value
+    value = value.movedim(need.patch_axis, -1)
+    origin = compression.origin
+    middle = [1] * (value.ndim - 2)
+    shape = (*value.shape[:-1], origin.shape[1])
+    kept = value.gather(-1, origin.clamp(min=0).reshape(len(origin), *middle, -1).expand(shape))
+    if compression.mixing is not None:
+        mixing = compression.mixing[..., : value.shape[-1]]  # [CLS] is no patch
+        share = mixing / mixing.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        mean = torch.einsum("b...p,btp->b...t", value, share.to(value.dtype))
+        kept = torch.where((origin == EXTRA).reshape(len(origin), *middle, -1), mean, kept)
+    return kept.movedim(-1, need.patch_axis)
+
+
+def _on_patches(decision: Decision, place: Tensor, patches: int, repeats: int) -> Decision:
+    """A decision about visual tokens as one about patches; those that were gone already have the score NaN."""
+    decision = Decision(decision.scores[::repeats], Compression(decision.compression.origin[::repeats]))
+    place = place[::repeats]
+    slots = torch.where(place >= 0, place, patches)
+    scores = decision.scores.new_full((len(place), patches + 1), torch.nan)
+    scores = scores.scatter_(1, slots, decision.scores)[:, :patches]
+    origin = decision.compression.origin
+    places = place.gather(1, origin.clamp(min=0)) if origin.shape[1] else origin
+    return Decision(scores, Compression(torch.where(origin >= 0, places, origin)))
