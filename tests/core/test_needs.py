@@ -3,7 +3,7 @@ import torch
 
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import ClsRows, Fingerprint, LayersFrom, resolve_layers
-from foveate.core.types import Compression, Grid, Trace
+from foveate.core.types import EXTRA, PADDING, Compression, Grid, Trace
 
 
 def test_layers_may_be_counted_from_the_end():
@@ -27,12 +27,26 @@ def test_a_trace_refuses_what_was_not_recorded():
         trace[ClsRows((0,))]
 
 
-def test_a_compression_is_the_sparse_matrix_it_says():
-    generator = torch.Generator().manual_seed(0)
-    source = torch.randint(6, (2, 3, 4), generator=generator)
-    weight = torch.rand(2, 3, 4, generator=generator)
-    features = torch.rand(2, 6, 5, generator=generator)
-    matrix = torch.zeros(2, 3, 6).scatter_add_(2, source, weight)
-    compression = Compression(source[..., 0], source, weight)
-    torch.testing.assert_close(compression.apply(features), matrix @ features)
-    assert compression.size.tolist() == [[4, 4, 4], [4, 4, 4]]
+def test_a_compression_is_the_matrix_it_says():
+    features = torch.rand(2, 7, 5, generator=torch.Generator().manual_seed(0))  # six patches and [CLS]
+    origin = torch.tensor([[EXTRA, 4, 1], [2, 5, PADDING]])
+    mixing = torch.zeros(2, 3, 7)
+    mixing[0, 0, 6] = mixing[0, 1, 4] = mixing[0, 2, 1] = mixing[1, 0, 2] = 1
+    mixing[1, 1, [0, 3, 5]] = torch.tensor([0.25, 0.25, 1.0])
+    compression = Compression(origin, mixing)
+    expected = torch.stack([features[0, [6, 4, 1]], torch.zeros(3, 5)])
+    expected[1, 0] = features[1, 2]
+    expected[1, 1] = features[1, 5] + (features[1, 0] + features[1, 3]) / 4
+    torch.testing.assert_close(compression.apply(features), expected)
+    assert compression.size.tolist() == [[1, 1, 1], [1, 3, 0]]
+    assert compression.count.tolist() == [3, 2]
+    assert [kept.tolist() for kept in compression.kept] == [[1, 4], [2, 5]]
+
+
+def test_a_compression_without_mixing_takes_patches_bit_by_bit():
+    features = torch.randn(2, 7, 5)
+    compression = Compression(torch.tensor([[3, 0], [5, PADDING]]))
+    tokens = compression.apply(features)
+    assert torch.equal(tokens[0], features[0, [3, 0]])
+    assert torch.equal(tokens[1, 0], features[1, 5])
+    assert compression.size.tolist() == [[1, 1], [1, 0]]

@@ -12,6 +12,8 @@ from foveate.core.types import Grid
 from foveate.data.questions import QUESTION_KINDS, make_questions
 from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
 from foveate.models.load import adapt, load
+from foveate.models.packing import pack
+from foveate.models.pictures import GivenPictures
 from foveate.reference.architecture import VOCABULARY, clip_config, make_processor, make_tokenizer
 from foveate.reference.language_training import (
     LanguageTraining,
@@ -23,7 +25,6 @@ from foveate.reference.language_training import (
 )
 from foveate.reference.vision_training import ScenePictures, caption, normalised, patch_labels, picture_attributes
 from foveate.scorers import Uniform
-from foveate.testing.contracts import random_trace
 
 ROOT = Path(__file__).parents[2]
 GRID = Grid(12, 12)
@@ -80,6 +81,13 @@ def test_attributes_and_captions_name_every_thing():
     assert ScenePictures(range(8, 9))[0]["attributes"].equal(picture_attributes(scene))
 
 
+class Encoded(GivenPictures):
+    """Pictures whose features are known, before the projector."""
+
+    def project(self, features):
+        return self.llava.project(features)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("repack", [True, False])
 def test_packed_questions_get_the_logits_of_each_question_alone(clip, bank, repack):
@@ -87,17 +95,16 @@ def test_packed_questions_get_the_logits_of_each_question_alone(clip, bank, repa
     rows = [SceneDialogues(range(6), bank)[i] for i in (1, 4)]
     batch = collate(rows)
     compressor = VisionCompressor(Uniform(), 20, positions="repacked" if repack else "original")
-    decision = compressor.decide(batch["features"], random_trace((), batch=2, grid=GRID))
-    packed, _ = module(batch, decision.kept, repack)
-
     adapter = adapt(module.llava)
+    compressed = compressor.compress(Encoded(adapter, batch["features"]))
+    packed, _ = module(batch, compressed.decision.compression.origin, repack)
+
     for row, number in itertools.product(range(2), range(len(QUESTION_KINDS))):
         own = batch["block"][row] == number
         prefix = [VOCABULARY[word] for word in ("<s>", "USER", ":")] + [adapter.image_token] * 144
         ids = torch.tensor([[*prefix, *batch["ids"][row][own].tolist()]])
-        features = batch["features"][row : row + 1]
-        alone = compressor.decide(features, random_trace((), batch=1, grid=GRID))
-        inputs = adapter.compressed_inputs({"input_ids": ids}, features, alone.compression, repack)
+        alone = compressor.compress(Encoded(adapter, batch["features"][row : row + 1]))
+        inputs, _ = pack(adapter, {"input_ids": ids}, alone, repack)
         logits = module.llava(**inputs).logits[0, -int(own.sum()) :]
         torch.testing.assert_close(packed[row][own], logits, atol=2e-4, rtol=1e-3)
 
