@@ -83,9 +83,18 @@ def test_published_averages_of_the_progressive_methods():
     assert [np.mean(METHODS["vscan"](keep).plan(576, 32)) for keep in (192, 128, 64)] == [192, 128, 64]
 
 
+def test_prumerge_plus_meets_its_budget_on_any_grid():
+    for patches in (144, 576, 729):
+        for keep in (16, 50, 64, 100, 128):
+            if patches != 576 or keep not in (64, 128):
+                assert METHODS["prumerge_plus"](keep).plan(patches, 1)[0] == pytest.approx(keep + 1, abs=2)
+
+
 def test_layers_are_scaled_to_the_model():
     assert options_for(METHODS["vtc_cls"], 24, 32) == {"start_layer": 16}
     assert options_for(METHODS["vtc_cls"], 6, 4) == {"start_layer": 3}
+    assert options_for(METHODS["hiprune"], 24, 32) == {"object_layer": 9}
+    assert options_for(METHODS["hiprune"], 6, 4) == {"object_layer": 3}
     assert options_for(METHODS["pyramiddrop"], 24, 32) == {"layers": (8, 16, 24)}
     assert options_for(METHODS["pyramiddrop"], 6, 4) == {"layers": (1, 2, 3)}
     assert options_for(METHODS["sparsevlm"], 6, 4) == {"after": (0, 1, 2)}

@@ -120,6 +120,9 @@ class Compressor(ABC):
     def attached(self, model: nn.Module | LoadedModel) -> Iterator[Run]:
         """While active, the stock model compresses the images it is given; afterwards it is as it was.
 
+        Logits of `forward` are those of the shortened, left-padded prompts, which streamers and logits processors of
+        `generate` are shown too; what `generate` returns, and its limits of length, count the prompt as it was given.
+
         Args:
             model: A stock model, or what `load` returns, which also knows the model's tokenizer and, if one was named,
                 the companion that text-aware scorers need.
@@ -173,10 +176,10 @@ class VisionCompressor(Compressor):
 
     def compress(self, pictures: Pictures) -> Compressed:
         sources, trace = pictures.encode(self.needs)
-        keep = self._selected(trace.grid.patches)
+        keep = _left_to_select(self, trace.grid.patches)
         material = pictures.project(sources[:, : trace.grid.patches]) if self.merge_projected else sources
         with torch.no_grad():  # gradients flow through the tokens, not through the choice
-            scores = self.scorer.score(trace).to(sources.device)
+            scores = _sound(self.scorer.score(trace), self.scorer).to(sources.device)
             kept = self.selector.select(scores, trace, keep)
             compression = self.merger.merge(material, kept, scores, trace)
         tokens = compression.apply(material)
@@ -185,16 +188,10 @@ class VisionCompressor(Compressor):
         )
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
-        keep = self._selected(patches)
+        keep = _left_to_select(self, patches)
         kept = self.selector.expected(keep, patches, patches)
         made = self.merger.reserved(_budget(self.keep, patches)) + self.merger.extra(round(patches - kept))
         return (float(kept + made),) * depth
-
-    def _selected(self, patches: int) -> int:
-        keep = _budget(self.keep, patches)
-        if (made := self.merger.reserved(keep)) >= keep:
-            raise BudgetError(f"keep={self.keep}: {self.merger} alone makes {made} tokens, keep more than that")
-        return keep - made
 
 
 @dataclass(frozen=True)
@@ -230,8 +227,10 @@ class PromptCompressor(Compressor, Cut):
 
     def cut(self, states: Float[Tensor, "batch patch dim"], trace: Trace) -> Decision:
         with torch.no_grad():
-            scores = self.scorer.score(trace).masked_fill(trace.places == PADDING, -torch.inf)
-            kept = self.selector.select(scores, trace, min(_budget(self.keep, trace.patches), states.shape[1]))
+            padding = trace.places == PADDING
+            scores = _sound(self.scorer.score(trace).masked_fill(padding, -torch.inf), self.scorer)
+            keep = _left_to_select(self, trace.patches)
+            kept = self.selector.select(scores, trace, min(keep, states.shape[1]))
             return Decision(scores, self.merger.merge(states, kept, scores, trace))
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
@@ -240,8 +239,9 @@ class PromptCompressor(Compressor, Cut):
     def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
         """What this stage makes of the visual tokens expected at each block without it."""
         layer = resolve_layer(self.layer, len(blocks), "language model")
-        kept = self.selector.expected(_budget(self.keep, patches), blocks[layer], patches)
-        left = kept + self.merger.extra(round(blocks[layer] - kept))
+        kept = self.selector.expected(_left_to_select(self, patches), blocks[layer], patches)
+        made = self.merger.reserved(_budget(self.keep, patches)) + self.merger.extra(round(blocks[layer] - kept))
+        left = kept + made
         return (*blocks[:layer], *(float(left),) * (len(blocks) - layer))
 
 
@@ -363,14 +363,16 @@ class Pipeline(Compressor):
     """Several compressors after each other: at most one on the vision side, then cuts inside the language model.
 
     Attributes:
-        parts: In their order.
+        parts: In their order; pipelines among them stand for their parts.
         positions: Of the vision side; as its own.
     """
 
     parts: tuple[Compressor, ...]
 
     def __post_init__(self) -> None:
-        if not self.parts or any(not part.stages for part in self.parts[1:]):
+        flat = tuple(inner for part in self.parts for inner in (part.parts if isinstance(part, Pipeline) else (part,)))
+        object.__setattr__(self, "parts", flat)
+        if not self.parts or any(part.stages != (part,) for part in self.parts[1:]):
             raise FoveateError(
                 f"Pipeline{tuple(type(part).__name__ for part in self.parts)}: expected one compressor of any kind, "
                 "then those that cut inside the language model"
@@ -448,6 +450,23 @@ def _union(*plugins: Plugin) -> tuple[Need, ...]:
 def _early(needs: tuple[Need, ...]) -> tuple[Need, ...]:
     """Those that are answered before the language model runs."""
     return tuple(need for need in needs if not need.in_decoder)
+
+
+def _left_to_select(compressor: VisionCompressor | PromptCompressor, patches: int) -> int:
+    """The budget without what the merger makes of it."""
+    keep = _budget(compressor.keep, patches)
+    if (made := compressor.merger.reserved(keep)) >= keep:
+        raise BudgetError(f"keep={compressor.keep}: {compressor.merger} alone makes {made} tokens, keep more than that")
+    return keep - made
+
+
+def _sound(scores: Tensor, scorer: Scorer) -> Tensor:
+    if wrong := int(scores.isnan().sum()):
+        raise FoveateError(
+            f"{scorer} gave {wrong} of {scores.numel()} scores as NaN, by which nothing can be chosen: look for "
+            "overflow (half precision?) or for a division by zero in the scorer"
+        )
+    return scores
 
 
 def _budget(keep: Keep | None, patches: int) -> int:

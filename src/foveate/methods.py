@@ -26,7 +26,7 @@ from foveate.compression import (
     TowerCompressor,
     VisionCompressor,
 )
-from foveate.core.budget import Floor, Geometric, Keep
+from foveate.core.budget import Capped, Floor, Geometric, Keep, Times
 from foveate.core.errors import BudgetError, UnknownMethod
 from foveate.core.needs import LayersFrom
 from foveate.mergers import Clusters, Contextual, DroppedMean, Nearest, WeightedNeighbours, ZeroFill
@@ -151,9 +151,9 @@ def prumerge_plus(keep: int | None = None) -> Compressor:
     for 192 keeps about 254, as for 256. Source: arXiv 2403.15388.
     """
     best, stride = _PRUMERGE_PLUS.get(keep or 0, (None, None))
-    sampled = 0.75 if keep is not None and best is None else None
-    selector = OutliersAndStride(outliers=best, stride=stride, sampled=sampled)
-    return VisionCompressor(WideClsAttention(-1), keep if sampled else None, selector, WeightedNeighbours())
+    sampled = None if keep is None else 0.75
+    selector = OutliersAndStride(outliers=best, stride=stride, fixed_for=576, sampled=sampled)
+    return VisionCompressor(WideClsAttention(-1), keep, selector, WeightedNeighbours())
 
 
 def cdpruner(keep: Keep, negated: bool = True) -> Compressor:
@@ -220,14 +220,14 @@ def mmtok(keep: Keep) -> Compressor:
     return VisionCompressor(Constant(), keep, MaxCoverage())
 
 
-def vscan(keep: int, local_layer: int = 5, layer: int = 16, deep_layer: int = -2) -> Compressor:
+def vscan(keep: int | float, local_layer: int = 5, layer: int = 16, deep_layer: int = -2) -> Compressor:
     """VScan: 1.5 `keep` patches, local and global, others merged into them; half of `keep` before block `layer`.
 
     Source: arXiv 2505.22654.
     """
     scorer, selector = ClsAttention(deep_layer), LocalAndGlobal(local_layer)
-    before = VisionCompressor(scorer, keep * 3 // 2, selector, Nearest(), merge_projected=True)
-    return Pipeline((before, PromptCompressor(PromptAttention(layer), max(1, keep // 2), layer, positions="repacked")))
+    before = VisionCompressor(scorer, Times(keep, 1.5), selector, Nearest(), merge_projected=True)
+    return Pipeline((before, PromptCompressor(PromptAttention(layer), Times(keep, 0.5), layer, positions="repacked")))
 
 
 def fastv(keep: Keep, layer: int = 2) -> Compressor:
@@ -248,6 +248,8 @@ def pyramiddrop(
     `ratios` are shares of all patches; `keep` replaces them by equal factors from all patches down to `keep`. Positions
     are numbered anew at every cut. Source: arXiv 2410.17247.
     """
+    if keep is None and len(layers) != len(ratios):
+        raise BudgetError(f"{len(ratios)} ratios for cuts before {len(layers)} blocks: give one each")
     steps = range(1, len(layers) + 1)
     keeps = [Floor(r) for r in ratios] if keep is None else [Geometric(keep, step, len(layers)) for step in steps]
     return Pipeline(
@@ -262,14 +264,14 @@ _SPARSEVLM = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: 
 _SPARSEVLM_PLUS = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
 
 
-def sparsevlm(keep: int, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
+def sparsevlm(keep: int | float, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
     """SparseVLM 1.5: raters' attention after each block of `after`; dropped tokens are recycled as cluster means.
 
     `keep` is the authors' name of a list of counts (192, 128, 96, 64); other numbers interpolate between the lists.
     Positions are numbered anew at every cut; density ties go to the lower index, where the authors add noise. Source:
     arXiv 2410.04417.
     """
-    counts = _interpolated(_SPARSEVLM, keep)
+    counts = _interpolated(_SPARSEVLM, keep, len(after))
     cuts = zip(after, counts, strict=True)
     return Pipeline(
         tuple(
@@ -279,12 +281,12 @@ def sparsevlm(keep: int, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
     )
 
 
-def sparsevlm_plus(keep: int, after: tuple[int, ...] = (2, 6, 15), strongest: int = 14) -> Compressor:
+def sparsevlm_plus(keep: int | float, after: tuple[int, ...] = (2, 6, 15), strongest: int = 14) -> Compressor:
     """SparseVLM+ (2.0): probabilities relative to what positions alone would score, no recycling, positions kept.
 
     Source: arXiv 2410.04417, code of version 2.0.
     """
-    cuts = zip(after, _interpolated(_SPARSEVLM_PLUS, keep), strict=True)
+    cuts = zip(after, _interpolated(_SPARSEVLM_PLUS, keep, len(after)), strict=True)
     return Pipeline(
         tuple(
             PromptCompressor(PromptAttention(k, "raters", debiased=True, strongest=strongest), n, k + 1)
@@ -293,10 +295,14 @@ def sparsevlm_plus(keep: int, after: tuple[int, ...] = (2, 6, 15), strongest: in
     )
 
 
-def _interpolated(table: dict[int, tuple[int, ...]], keep: int) -> tuple[int, ...]:
+def _interpolated(table: dict[int, tuple[int, ...]], keep: int | float, cuts: int) -> tuple[Capped, ...]:
     names = [0, *sorted(table)]
+    if not isinstance(keep, int) or not 1 <= keep <= names[-1]:
+        raise BudgetError(f"keep={keep}: SparseVLM's lists of counts are named by counts, give an int 1..{names[-1]}")
+    if cuts != 3:
+        raise BudgetError(f"{cuts} cuts: SparseVLM's lists have three counts, so give three blocks")
     lists = [(0,) * 3, *(table[name] for name in names[1:])]
-    return tuple(max(1, round(float(np.interp(keep, names, counts)))) for counts in zip(*lists, strict=True))
+    return tuple(Capped(round(float(np.interp(keep, names, counts)))) for counts in zip(*lists, strict=True))
 
 
 def dart(keep: int, layer: int = 2) -> Compressor:
@@ -307,14 +313,14 @@ def dart(keep: int, layer: int = 2) -> Compressor:
     return PromptCompressor(Constant(), keep, layer, LeastAlike(layer - 1))
 
 
-def feather(keep: Keep = 0.3, layers: tuple[int, ...] = (8, 16), step: int = 3) -> Compressor:
+def feather(keep: int | float = 0.3, layers: tuple[int, ...] = (8, 16), step: int = 3) -> Compressor:
     """FEATHER: attention without positions joined with an even grid, then the square of that share of what is left.
 
     Source: arXiv 2412.13180.
     """
     first, second = (PromptAttention(layer - 1, rotary=False, over="patches") for layer in layers)
     cut = PromptCompressor(first, _floored(keep), layers[0], Union((TopK(), Stride(step))))
-    return Pipeline((cut, PromptCompressor(second, _floored(keep), layers[1], TopShare(2))))
+    return Pipeline((cut, PromptCompressor(second, None, layers[1], TopShare(keep))))
 
 
 def vtw(keep: Keep | None = None, layer: int = 15) -> Compressor:
@@ -370,7 +376,9 @@ def options_for(recipe: Callable[..., Compressor], tower_depth: int, decoder_dep
     options: dict[str, Any] = {}
     for name, parameter in signature(recipe).parameters.items():
         if name.endswith("_layer") and parameter.default >= 0:
-            options[name] = max(1, round(parameter.default * (tower_depth - 1) / (_VISION_BLOCKS - 1)))
+            first = int(name == "object_layer")  # which counts from 1
+            scaled = (parameter.default - first) * (tower_depth - 1) / (_VISION_BLOCKS - 1)
+            options[name] = max(1, round(scaled) + first)
         elif name == "layer":
             options[name] = max(1, _scaled(parameter.default, decoder_depth))
         elif name in ("layers", "after"):

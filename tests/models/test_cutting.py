@@ -5,6 +5,7 @@ together from transformers' own pieces, in which tokens that are gone stay in th
 their block on.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -15,7 +16,7 @@ from transformers import GenerationConfig, StaticCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from foveate.compression import Pipeline, PromptCompressor, VisionCompressor
-from foveate.core.contracts import Selector
+from foveate.core.contracts import Scorer, Selector
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Role
 from foveate.core.types import Trace
@@ -25,7 +26,7 @@ from foveate.methods import dart, fastv, feather, pyramiddrop, random, sparsevlm
 from foveate.models.engine import answer_each
 from foveate.models.load import LoadedModel, load
 from foveate.models.pictures import SeenPictures
-from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention
+from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention, Random, WideClsAttention
 from foveate.selectors import Mass
 from foveate.testing.tiny import save_tiny_llava
 from tests.models.test_llava import inputs_of
@@ -355,3 +356,73 @@ def test_prompt_side_needs_on_the_vision_side_are_refused():
 
 def test_roles_tell_text_before_and_behind_the_picture():
     assert [role.name for role in Role] == ["PADDING", "BEFORE", "VISUAL", "QUESTION"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("compressor", [sparsevlm(64, after=(0, 1, 2)), sparsevlm_plus(64, after=(0, 1, 2))], ids=repr)
+def test_a_question_without_raters_rates_as_a_whole(loaded, batch, compressor):
+    """One word is as alike as the average of all; and behind the picture there may be nothing."""
+    image = batch["pixel_values"][:1]
+    for after in ([5], []):
+        ids = torch.tensor([[1, 7, *[loaded.adapter.image_token] * 144, *after]])
+        with compressor.attached(loaded.model) as run:
+            loaded.model.generate(
+                input_ids=ids, pixel_values=image, attention_mask=torch.ones_like(ids), max_new_tokens=2
+            )
+        assert run.decisions[1].scores.isfinite().all()
+        assert run.kept[0].tolist() != list(range(len(run.kept[0])))
+
+
+@torch.no_grad()
+def test_nested_pipelines_are_flat(loaded, batch):
+    first, second, third = vtc_cls(40, 1), fastv(20, 1), fastv(9, 2)
+    assert Pipeline((Pipeline((first, second)), third)) == Pipeline((first, second, third))
+    with pytest.raises(FoveateError, match="expected one compressor of any kind, then those that cut"):
+        Pipeline((vtc_cls(40, 1), vscan(24)))
+
+
+@torch.no_grad()
+def test_controls_may_cut_behind_other_compressors(loaded, batch):
+    inside = PromptCompressor(Hybrid((Random(3), PromptAttention(1))), 10, 2)
+    with Pipeline((vtc_cls(40, 1), inside)).attached(loaded.model) as run:
+        loaded.model.generate(**batch, max_new_tokens=1)
+    assert run.tokens.per_block.tolist() == [[40, 40, 10, 10]] * 3
+    with (
+        PromptCompressor(WideClsAttention(), 10, 2).attached(loaded.model),
+        pytest.raises(UnsupportedNeed, match=r"Keys\(layer=-1\): keys of the tower are not carried"),
+    ):
+        loaded.model.generate(**batch, max_new_tokens=1)
+
+
+@torch.no_grad()
+def test_threads_take_turns_at_cutting(loaded, batch):
+    options = {"max_new_tokens": 3, "do_sample": False}
+    with fastv(9, 2).attached(loaded.model), ThreadPoolExecutor(3) as pool:
+        expected = loaded.model.generate(**batch, **options)
+        calls = [pool.submit(loaded.model.generate, **batch, **options) for _ in range(9)]
+        assert all(torch.equal(call.result(), expected) for call in calls)
+
+
+def test_scores_that_are_not_numbers_are_refused(loaded, batch):
+    @dataclass(frozen=True)
+    class Broken(Scorer):
+        def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
+            return torch.full(trace.places.shape, torch.nan)
+
+    for compressor in (VisionCompressor(Broken(), 9), PromptCompressor(Broken(), 9, 1)):
+        with (
+            compressor.attached(loaded.model),
+            pytest.raises(FoveateError, match=r"Broken.* gave 432 of 432 scores as NaN"),
+        ):
+            loaded.model.generate(**batch, max_new_tokens=1)
+
+
+@torch.no_grad()
+def test_feather_squares_the_share_it_was_given(loaded, batch):
+    with feather(0.3, layers=(1, 2)).attached(loaded.model) as run:
+        loaded.model.generate(**batch, max_new_tokens=1)
+    first, second = (decision.compression.count.tolist() for decision in run.decisions[1:])
+    assert second == [int(count * 0.3**2 + 1e-9) for count in first]
+    grid = {row * 12 + column for row in range(0, 12, 3) for column in range(0, 12, 3)}
+    for scores, kept in zip(run.decisions[1].scores, run.decisions[1].compression.kept, strict=True):
+        assert set(kept.tolist()) == grid | set(scores.argsort(descending=True)[:43].tolist())

@@ -5,12 +5,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
+from transformers import DynamicCache, GenerationConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
 from foveate.compression import Blind, Compressor, Identity, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import LayersFrom
 from foveate.data.load import load_samples
+from foveate.mergers import Contextual
 from foveate.methods import (
     cdpruner,
     divprune,
@@ -19,9 +20,12 @@ from foveate.methods import (
     flowcut,
     pyramiddrop,
     random,
+    sparsevlm,
+    sparsevlm_plus,
     tome,
     uniform,
     visionzip,
+    vscan,
     vtc_cls,
 )
 from foveate.models.engine import Conversation, answer
@@ -221,6 +225,10 @@ def test_beams_and_several_sequences_return_the_full_prompt(loaded, samples):
         (vtc_cls(-3, 1), BudgetError, r"keep=-3: .*keep 1\.\.144"),
         (vtc_cls(1.5, 1), BudgetError, r"keep=1.5: a fraction lies in \(0, 1\]"),
         (vtc_cls(0.0, 1), BudgetError, r"keep=0.0: a fraction lies in \(0, 1\]"),
+        (vscan(-3, layer=2, local_layer=1), BudgetError, r"keep=-3: .*keep 1\.\.144"),
+        (vscan(120, layer=2, local_layer=1), BudgetError, r"keep=120: 1.5 times as many patches are needed.*144"),
+        (sparsevlm(180, after=(0, 1, 9)), LayerError, r"layer 10: this language model has 4 layers"),
+        (VisionCompressor(ReceivedAttention(-2), 64, merger=Contextual(0.25)), BudgetError, "another budget"),
         (fastv(0, 1), BudgetError, r"keep=0: .*keep 1\.\.144"),
         (fastv(200, 1), BudgetError, r"keep=200.*144 patches"),
         (fastv(1.5, 1), BudgetError, r"keep=1.5: a fraction lies in \(0, 1\]"),
@@ -249,6 +257,69 @@ def test_prompts_with_different_numbers_of_pictures_are_refused_inside_the_langu
         inputs = inputs_of(loaded, [samples[0].question] * 2, images)
         with fastv(16, 1).attached(loaded.model), pytest.raises(FoveateError, match=message):
             loaded.model.generate(**inputs, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("recipe", [sparsevlm, sparsevlm_plus])
+@pytest.mark.parametrize("keep", [0, -3, 193, 0.5, 1.5, 0.0])
+def test_sparsevlms_lists_have_names(recipe, keep):
+    with pytest.raises(BudgetError, match=rf"keep={keep}: .*give an int 1\.\.192"):
+        recipe(keep)
+
+
+def test_recipes_with_several_cuts_want_one_number_each():
+    with pytest.raises(BudgetError, match="3 ratios for cuts before 2 blocks"):
+        pyramiddrop(layers=(1, 2))
+    with pytest.raises(BudgetError, match="2 cuts: SparseVLM's lists have three counts"):
+        sparsevlm(64, after=(1, 2))
+
+
+@torch.no_grad()
+def test_limits_of_the_whole_length_count_the_prompt_as_the_caller_knows_it(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    length = inputs["input_ids"].shape[1]
+    given = {"max_length": length + 3, "min_length": length + 3}
+    for compressor in (vtc_cls(16, 1), fastv(16, 1)):
+        for options in (given, {"generation_config": GenerationConfig(**given, pad_token_id=0)}):
+            with compressor.attached(loaded.model):
+                assert loaded.model.generate(**inputs, do_sample=False, **options).shape[1] == length + 3
+
+
+def test_a_cache_of_fewer_tokens_than_the_prompt_is_refused_and_an_empty_one_is_not(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    with vtc_cls(16, 1).attached(loaded.model):
+        first = loaded.model.generate(
+            **inputs, max_new_tokens=2, return_dict_in_generate=True, past_key_values=DynamicCache()
+        )
+        with pytest.raises(FoveateError, match=r"already hold tokens.*Give the whole conversation without"):
+            loaded.model.generate(input_ids=first.sequences, past_key_values=first.past_key_values, max_new_tokens=2)
+    ids = torch.tensor([loaded.processor.tokenizer("what color is the star?")["input_ids"]])
+    with fastv(16, 1).attached(loaded.model), pytest.raises(FoveateError, match="no image"):
+        loaded.model.generate(input_ids=ids, past_key_values=DynamicCache(), max_new_tokens=2)
+
+
+def test_padding_is_what_generate_takes_for_it(loaded, samples, monkeypatch):
+    inputs = inputs_of(loaded, [samples[0].question, samples[8].question], [[samples[0].image]] * 2)
+    assert not inputs["attention_mask"].all()
+    with fastv(16, 1).attached(loaded.model):
+        expected = loaded.model.generate(**inputs, max_new_tokens=4)
+        del inputs["attention_mask"]
+        monkeypatch.setattr(loaded.model.config.text_config, "pad_token_id", None)
+        monkeypatch.setattr(loaded.model.generation_config, "pad_token_id", 0)
+        assert torch.equal(loaded.model.generate(**inputs, max_new_tokens=4), expected)
+
+
+def test_images_are_given_once_and_whole(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    given = {"image": loaded.model.get_image_features(inputs["pixel_values"], return_dict=True)}
+    with uniform(16).attached(loaded.model):
+        with pytest.raises(ValueError, match="pixel_values or mm_encoder_outputs, not both"):
+            loaded.model.generate(**inputs, mm_encoder_outputs=given)
+        given["image"].pooler_output = [torch.zeros(144, 128), torch.zeros(9, 128)]
+        with pytest.raises(ValueError, match=r"holds \[144, 9\] tokens: expected equally many"):
+            loaded.model.generate(input_ids=inputs["input_ids"], mm_encoder_outputs=given)
+        given["image"].pooler_output = [torch.zeros(9, 128)]
+        with pytest.raises(ValueError, match="holds 9 tokens per image, expected all 144 patches"):
+            loaded.model.generate(input_ids=inputs["input_ids"], mm_encoder_outputs=given)
 
 
 def test_placeholders_that_do_not_fit_the_pictures_are_counted(loaded, samples):

@@ -62,8 +62,8 @@ RASTER = [
     LocalAndGlobal(windows=2),
     LeastAlike(),
     LeastAlike(pivots=1),
-    TopShare(),
-    TopShare(0.5),
+    TopShare(0.4),
+    TopShare(20, 0.5),
 ]
 ORDERED = [
     OutliersAndStride(sampled=0.75),
@@ -418,16 +418,17 @@ def test_every_selector_is_held_to_the_contract():
     assert {type(selector).__name__ for selector in (*RASTER, *ORDERED)} >= set(selectors.__all__) - {"Nothing"}
 
 
-@pytest.mark.parametrize("keep", (1, 7, 24, 48))
+@pytest.mark.parametrize("keep", (1, 7, 24, 48, 0.3, 1.0))
 @pytest.mark.parametrize("power", (1, 2, 0.5))
 def test_a_share_of_what_is_left_is_kept_by_score(keep, power):
     scores = torch.rand(3, GRID.patches, generator=torch.Generator().manual_seed(3))
     scores[1, 10:] = -torch.inf
-    for row, kept in zip(scores, TopShare(power).select(scores, random_trace(()), keep), strict=True):
+    share = keep if isinstance(keep, float) else keep / GRID.patches
+    for row, kept in zip(scores, TopShare(keep, power).select(scores, random_trace(()), 48), strict=True):
         left = int((row > -torch.inf).sum())
-        count = max(1, int(left * (keep / GRID.patches) ** power + 1e-9))
+        count = max(1, int(left * share**power + 1e-9))
         assert kept[kept >= 0].tolist() == sorted(row.argsort(descending=True)[:count].tolist())
-        assert TopShare(power).expected(keep, left, GRID.patches) == count
+        assert TopShare(keep, power).expected(48, left, GRID.patches) == count
 
 
 @pytest.mark.parametrize("keep", (4, 10, 16, 36, 72, 100))

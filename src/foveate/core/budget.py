@@ -1,4 +1,4 @@
-"""The only place where a budget is rounded or judged."""
+"""The only place where a budget is judged and becomes a count; how a method splits it is the method's own."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,22 @@ class Geometric:
     steps: int
 
 
-Keep = int | float | Floor | Geometric
+@dataclass(frozen=True)
+class Times:
+    """A budget times a factor, rounded down."""
+
+    keep: int | float
+    factor: float
+
+
+@dataclass(frozen=True)
+class Capped:
+    """A count, or all patches but one where there are not as many."""
+
+    count: int
+
+
+Keep = int | float | Floor | Geometric | Times | Capped
 """A budget: a count (int), a fraction of the patches (float in (0, 1], rounded half up, at least 1), or a rule."""
 
 
@@ -42,6 +57,13 @@ def resolve_keep(keep: Keep, patches: int) -> int:
         case Geometric(last, step, steps):
             share = resolve_keep(last, patches) / patches
             return max(1, math.floor(patches * share ** (step / steps) + 1e-9))
+        case Times(base, factor):
+            count = math.floor(resolve_keep(base, patches) * factor)
+            if count > patches:
+                raise BudgetError(f"keep={base}: {factor:g} times as many patches are needed, and there are {patches}")
+            return max(1, count)
+        case Capped(count):
+            return max(1, min(count, patches - 1))
         case float():
             return max(1, math.floor(_fraction(keep, patches) * patches + 0.5))
         case _ if not 1 <= keep <= patches:

@@ -15,11 +15,13 @@ class Need:
     compressed image and the keys and values that the language model computes for it. `in_decoder` says that the
     language model answers, at the block where a `PromptCompressor` cuts; all other needs are answered before it runs.
     `patch_axis` says where the answer's patches are, so that it can be carried to such a block; None if it has none.
+    With `carried` false it cannot be.
     """
 
     per_question: ClassVar[bool] = False
     in_decoder: ClassVar[bool] = False
     patch_axis: ClassVar[int | None] = None
+    carried: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Keys(Need):
     """Keys of one layer of the tower: Float[batch source head dim]; the patches, then [CLS] if there is one."""
 
     layer: int
-    patch_axis: ClassVar[int | None] = -3
+    carried: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,15 @@ def attention_rows(
         scaling: Usually 1 / sqrt(dim).
         allowed: Which keys a row may see; None means all.
     """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    query, key = query.to(exact), key.to(exact)
     batch, heads, rows, dim = query.shape
     key_heads = key.shape[1]
     grouped = query.reshape(batch, key_heads, heads // key_heads * rows, dim)
     logits = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, rows, -1) * scaling
     if allowed is not None:
         logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
-    return logits.softmax(-1, dtype=torch.float32)
+    return logits.softmax(-1).float()
 
 
 def mean_attention(

@@ -5,13 +5,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.types import PADDING
-from foveate.functional.ranking import ranked
 
 
 def density_peaks(
     points: Float[Tensor, "batch point dim"], real: Bool[Tensor, "batch point"], clusters: Int[Tensor, " batch"]
 ) -> tuple[Int[Tensor, "batch cluster"], Int[Tensor, "batch point"]]:
-    """DPC-KNN without its random noise; equal scores go to the lower index.
+    """DPC-KNN without its random noise; equal scores stand in the order of `torch.topk`, as in the authors' code.
 
     The density of a point is exp(-mean squared distance to its k nearest points, itself among them), with as many
     neighbours as clusters and distances divided by sqrt(dim). Centres are the points with the greatest product of
@@ -34,7 +33,8 @@ def density_peaks(
     denser = (density[:, None] > density[:, :, None]) & pair
     furthest = distance.masked_fill(~pair, 0).amax((1, 2), keepdim=True)
     score = density * torch.where(denser, distance, furthest).amin(-1)
-    centres = limited(ranked(score.masked_fill(~real, -torch.inf), int(clusters.max())), clusters)
+    best = score.masked_fill(~real, -torch.inf).topk(int(clusters.max()), dim=1)
+    centres = limited(best.indices.masked_fill(best.values == -torch.inf, PADDING), clusters)
     away = distance.gather(2, centres.clamp(min=0)[:, None].expand(-1, points.shape[1], -1))
     itself = centres[:, None] == torch.arange(points.shape[1], device=points.device)[:, None]
     away = away.masked_fill(centres[:, None] == PADDING, torch.inf).masked_fill(itself, -1)

@@ -18,7 +18,7 @@ from foveate.functional.ranking import ranked
 class Clusters(Merger):
     """Kept patches unchanged, and behind them the means of clusters of the best dropped ones.
 
-    Equal densities are not broken by random noise as in the authors' code, but by the order of the scores.
+    Equal densities are not broken by random noise as in the authors' code; see `density_peaks`.
 
     Source: arXiv 2410.04417v3 (SparseVLM, "token recycling"; clusters by DPC-KNN).
 

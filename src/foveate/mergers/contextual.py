@@ -52,7 +52,10 @@ class Contextual(Merger):
         patches, sources = scores.shape[1], scores.shape[1] + self.cls
         if features.shape[1] < sources:
             raise UnsupportedNeed(f"{self}: this tower has no [CLS] to keep as a token; use cls=False")
-        count = self._merged(resolve_keep(self.keep, patches))
+        budget = resolve_keep(self.keep, trace.patches)
+        count = self._merged(budget)
+        if kept.shape[1] + count + self.cls > budget:
+            raise BudgetError(f"{self} is given {kept.shape[1]} kept patches: its compressor has another budget")
         dropped = left_over(kept, scores)
         targets = listed(_spread(dropped, count))[:, :count]
         keys = trace[Keys(self.layer)][:, :patches].mean(2)

@@ -3,7 +3,9 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import wraps
+from threading import Lock
 from typing import Any
 
 import torch
@@ -47,7 +49,9 @@ class Attachment:
     ) -> None:
         self.llava, self.compress, self.repack, self.stages, self.note = llava, compress, repack, stages, note
         self.texts = texts
-        self._generating = False  # stock `generate` calls `forward` with what it was given here
+        # stock `generate` calls `forward` with what it was given here
+        self._generating: ContextVar[bool] = ContextVar("generating", default=False)
+        self._cutting = Lock()
 
     @contextmanager
     def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[dict[str, Any]]:
@@ -61,13 +65,20 @@ class Attachment:
             raise ValueError("compression needs input_ids: image tokens cannot be found in inputs_embeds")
         if inputs.get("vision_feature_layer") is not None:
             raise ValueError("vision_feature_layer cannot be changed per call: set it in the model's configuration")
+        if inputs.get("vision_feature_select_strategy") is not None:
+            raise ValueError("vision_feature_select_strategy cannot be changed per call: it belongs to the model")
+        if inputs.get("pixel_values") is not None and (inputs.get("mm_encoder_outputs") or {}).get("image") is not None:
+            raise ValueError("give pixel_values or mm_encoder_outputs, not both")
         if self.stages:
             _refuse(inputs, self.llava, generating)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
             compressed = self.compress(self._pictures(inputs))
             result, layout = pack(self.llava, inputs, compressed, self.repack)
         cuts = cuts_of(self.llava.decoder, layout, self.stages, compressed)
-        with _cutting(self.llava, cuts) if self.stages else ExitStack():
+        with ExitStack() as stack:
+            if self.stages:
+                stack.enter_context(self._cutting)  # hooks are the model's, so one call at a time
+                stack.enter_context(_cutting(self.llava, cuts))
             yield result
         self.note(compressed, layout, cuts)
 
@@ -76,24 +87,24 @@ class Attachment:
         inputs = _by_name(stock, args, kwargs)
         if inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
-        if inputs.get("past_key_values") is None:
-            _check_images(inputs)
-        if not _has_images(inputs) and not self.stages:
-            return stock(**inputs)  # the next turn of a conversation
+        if _holds_tokens(inputs.get("past_key_values")):
+            return stock(**self._next_turn(inputs))
+        _check_images(inputs)
         with self.shortened(inputs, generating=True) as shortened:
-            self._generating = True
+            self._generating.set(True)
             try:
-                output = stock(**shortened)
+                length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
+                output = stock(**{**shortened, **_limits(inputs, self.llava, length - short)})
             finally:
-                self._generating = False
-        return _with_prompt(output, inputs["input_ids"], shortened["input_ids"].shape[1])
+                self._generating.set(False)
+        return _with_prompt(output, inputs["input_ids"], short)
 
     def forward(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """What `forward` does while attached."""
         inputs = _by_name(stock, args, kwargs)
-        if self._generating:
+        if self._generating.get():
             return stock(**inputs)
-        if inputs.get("past_key_values") is None:
+        if not _holds_tokens(inputs.get("past_key_values")):
             _check_images(inputs)
         elif self.stages:
             raise FoveateError(
@@ -105,11 +116,27 @@ class Attachment:
         with self.shortened(inputs, generating=False) as shortened:
             return stock(**shortened)
 
+    def _next_turn(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs as they are, if stock `generate` can go on from the cache.
+
+        Raises:
+            FoveateError: It cannot.
+        """
+        if self.stages or _has_images(inputs) or (inputs["input_ids"] == self.llava.image_token).any():
+            raise FoveateError(
+                "past_key_values that already hold tokens: the cache holds fewer tokens than the prompt, in which "
+                "`generate` would look for those that are new. Give the whole conversation without past_key_values"
+            )
+        return inputs
+
     def _pictures(self, inputs: dict[str, Any]) -> Pictures:
         if inputs.get("pixel_values") is None:
             given: Any = inputs["mm_encoder_outputs"]["image"].pooler_output
+            counts = [len(image) for image in given]
+            if len(set(counts)) != 1:
+                raise ValueError(f"mm_encoder_outputs holds {counts} tokens: expected equally many of every image")
             return GivenPictures(self.llava, given if isinstance(given, Tensor) else torch.stack(list(given)))
-        return SeenPictures(self.llava, inputs["pixel_values"], self._asked(inputs), self.texts.companion)
+        return SeenPictures(self.llava, inputs["pixel_values"], lambda: self._asked(inputs), self.texts.companion)
 
     def _asked(self, inputs: dict[str, Any]) -> Texts:
         """Of each image the prompt that it stands in; its question is the text behind the last image."""
@@ -208,7 +235,6 @@ def _refuse(inputs: dict[str, Any], llava: Llava, generating: bool) -> None:
         "a loss (labels)": inputs.get("labels") is not None,
         "a static cache on a GPU": static and llava.model.device.type != "cpu",
         "a sliding-window cache": sliding,
-        "past_key_values that already hold tokens": isinstance(cache, Cache) and cache.get_seq_length() > 0,
     }
     for reason, given in reasons.items():
         if given:
@@ -216,6 +242,21 @@ def _refuse(inputs: dict[str, Any], llava: Llava, generating: bool) -> None:
                 f"{reason} does not work with a method that cuts inside the language model, where every block knows "
                 "other tokens: switch it off, or use a method that compresses before the language model"
             )
+
+
+def _limits(inputs: dict[str, Any], llava: Llava, removed: int) -> dict[str, int]:
+    """Limits of the whole length, which count the prompt as the caller knows it, for the shortened prompt."""
+    config = inputs.get("generation_config") or llava.model.generation_config
+    limits = {}
+    for name, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        counted = inputs.get(new) is not None or getattr(config, new, None) is not None
+        if not counted and (total := inputs.get(name) or getattr(config, name, None)):
+            limits[name] = max(1, total - removed)
+    return limits
+
+
+def _holds_tokens(cache: Any) -> bool:  # noqa: ANN401
+    return cache is not None and (not isinstance(cache, Cache) or bool(cache.get_seq_length() > 0))
 
 
 def _has_images(inputs: dict[str, Any]) -> bool:

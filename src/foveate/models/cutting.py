@@ -90,13 +90,13 @@ class Cutting:
         self.stages = {resolve_layer(stage.layer, decoder.depth): stage for stage in stages}
         self.images = images
         role = layout.role
-        self.tokens = _Tokens(role, layout.place, layout.position, (role == Role.QUESTION).float())
+        self.tokens = _Tokens(role, layout.place, layout.position, _asking(role == Role.QUESTION))
         self.values = dict(answers)
         self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]))]
         self.repeats = 1
         self.decisions: list[Decision] = []
         self.per_block = [(role == Role.VISUAL).sum(1)] * decoder.depth
-        self._wanted = {need for stage in stages for need in stage.needs if need.in_decoder}
+        self._wanted = {need for stage in stages for need in stage.needs}
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -156,7 +156,7 @@ class Cutting:
                 rows = slice(-1, None)
                 weight = torch.ones(len(query), 1, device=query.device)
             case "mean":
-                rows, weight = slice(None), (tokens.role == Role.QUESTION).float()
+                rows, weight = slice(None), _asking(tokens.role == Role.QUESTION)
             case "raters":
                 rows, weight = slice(None), tokens.rater
             case "all":
@@ -186,6 +186,7 @@ class Cutting:
         trace = Trace(values, self.grid, len(states), place, self.images)
         visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2]))
         decision = stage.cut(visual * real[..., None], trace)
+        self._wanted = {need for later, cut in self.stages.items() if later > block for need in cut.needs}
         self.decisions.append(_on_patches(decision, place, trace.patches, self.repeats))
         return self._without(block, stage, states, decision.compression)
 
@@ -232,7 +233,7 @@ class Cutting:
             position=positions(there)
             if stage.repack
             else joined(tokens.position, tokens.position.gather(1, torch.where(origin >= 0, at, last)), 0),
-            rater=joined(tokens.rater, torch.zeros_like(origin), 0),
+            rater=_asking(joined(tokens.rater, torch.zeros_like(origin), 0) > 0),
         )
         self.values = {
             need: carried(need, value, compression)
@@ -320,6 +321,8 @@ def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) 
     Raises:
         UnsupportedNeed: It says nothing of single patches, and a prompt has several images.
     """
+    if not need.carried:
+        raise UnsupportedNeed(f"{need}: keys of the tower are not carried into the language model; use another plug-in")
     if need.patch_axis is None:
         if images > 1:
             raise UnsupportedNeed(f"{need} is about one image, and these prompts have {images}: give one each")
@@ -341,7 +344,15 @@ def _raters(states: Tensor, tokens: _Tokens) -> Tensor:
     question, visual = tokens.role == Role.QUESTION, tokens.role == Role.VISUAL
     logits = (states @ states.transpose(1, 2)).float().masked_fill(~question[:, None], -torch.inf)
     alike = (logits.softmax(2) * visual[..., None]).sum(1) / visual.sum(1, keepdim=True)
-    return (question & (alike > 1 / question.sum(1, keepdim=True))).float()
+    raters = question & (alike > 1 / question.sum(1, keepdim=True))
+    return _asking(torch.where(raters.any(1, keepdim=True), raters, question))
+
+
+def _asking(tokens: Tensor) -> Tensor:
+    """Weight 1 for these tokens of each prompt, or for the last one where there are none."""
+    weight = tokens.float()
+    weight[:, -1] = torch.where(tokens.any(1), weight[:, -1], 1)
+    return weight
 
 
 def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -66,7 +66,12 @@ class Llava:
 
     @property
     def pad_token(self) -> int:
-        return self.text_config.pad_token_id or 0
+        return self._pad or 0
+
+    @property
+    def _pad(self) -> int | None:
+        chosen = self.model.generation_config.pad_token_id
+        return self.text_config.pad_token_id if chosen is None else chosen
 
     @property
     def ends(self) -> list[int]:
@@ -159,7 +164,7 @@ class Llava:
 
     def mask(self, ids: Tensor) -> Tensor:
         """What `generate` assumes without a mask: padding is not read, unless it is also what ends an answer."""
-        pad = self.text_config.pad_token_id
+        pad = self._pad
         return torch.ones_like(ids) if pad is None or pad in self.ends else ids.ne(pad).long()
 
     def question(self, prompt: Sequence[int], tail: Sequence[int] = ()) -> list[int]:

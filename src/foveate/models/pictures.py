@@ -51,7 +51,7 @@ class Texts:
     Attributes:
         prompts: Full prompts of one image each, with all placeholders.
         questions: Token ids of the questions.
-        spelled: The questions as text, or how to get it; None if neither is known.
+        spelled: The questions as text; None if nobody can read them.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -65,7 +65,7 @@ class SeenPictures(Pictures):
     Args:
         llava: The model.
         pixels: Of the images.
-        texts: What is asked about them.
+        texts: Tells what is asked about them, if a need makes that necessary.
         companion: A text encoder that shares a space with the tower.
     """
 
@@ -73,7 +73,7 @@ class SeenPictures(Pictures):
         self,
         llava: Llava,
         pixels: Float[Tensor, "image channel height width"],
-        texts: Texts | None = None,
+        texts: Callable[[], Texts] | None = None,
         companion: Companion | None = None,
     ) -> None:
         self.llava, self.pixels, self.texts, self.companion = llava, pixels, texts, companion
@@ -81,9 +81,9 @@ class SeenPictures(Pictures):
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
         sources, values = self.llava.encode(self.pixels, needs)
-        for need in needs:
-            if need not in values:
-                values[need] = told(self.llava, need, sources, self.texts, self.companion)
+        if others := [need for need in needs if need not in values]:
+            texts = self.texts() if self.texts else None
+            values |= {need: told(self.llava, need, sources, texts, self.companion) for need in others}
         return sources, Trace(values, self.grid, len(sources))
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
@@ -117,7 +117,7 @@ class GivenPictures(Pictures):
                     values[need] = fingerprints(self.tokens)
                 case _:
                     raise UnsupportedNeed(
-                        f"{need} comes from the vision tower, but the images were given as mm_encoder_outputs: give "
+                        f"{need} cannot be answered of images that were given as mm_encoder_outputs: give "
                         "pixel_values, or use a method that needs no tower, such as fastv, divprune or uniform"
                     )
         return self.tokens, Trace(values, self.grid, len(self.tokens))
@@ -152,6 +152,8 @@ def told(llava: Llava, need: Need, sources: Tensor, texts: Texts | None, compani
             words = [table(torch.tensor(ids, dtype=torch.long, device=sources.device)) for ids in texts.questions]
             return pad_sequence(words, batch_first=True)
         case ResponseRows() if texts:
+            if any(list(prompt).count(llava.image_token) != llava.tower.grid.patches for prompt in texts.prompts):
+                raise UnsupportedNeed(f"{need}: it is known for prompts with one image each")
             everything = torch.arange(llava.tower.grid.patches, device=sources.device).expand(len(sources), -1)
             trace = Trace({}, llava.tower.grid, len(sources))
             decision = Decision(torch.zeros_like(patches[..., 0]), Compression(everything))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import EvidenceShare, Need
-from foveate.core.types import Trace
+from foveate.core.types import PADDING, Trace
 from foveate.functional.geometry import evenness
 
 
@@ -27,4 +27,8 @@ class Evidence(Scorer):
         share = trace[EvidenceShare()]
         rank = share.argsort(dim=-1, descending=True, stable=True).argsort(-1)
         turn = torch.where(share > 0, 2 - rank / share.shape[-1], 0.0).amax(1)
-        return turn + evenness(trace.grid.rows, trace.grid.columns).to(share.device) / (2 * share.shape[-1])
+        places = trace.places.to(share.device)
+        spread = evenness(trace.grid.rows, trace.grid.columns).to(share.device)[
+            places.clamp(min=0) % trace.grid.patches
+        ]
+        return (turn + spread / (2 * share.shape[-1])).masked_fill(places == PADDING, -torch.inf)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Fingerprint, Need
-from foveate.core.types import Trace
+from foveate.core.types import PADDING, Trace
 
 
 @dataclass(frozen=True)
@@ -27,5 +27,7 @@ class Random(Scorer):
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         pictures = trace[Fingerprint()]
-        rows = [np.random.default_rng([self.seed, key]).random(trace.grid.patches) for key in pictures.tolist()]
-        return torch.from_numpy(np.stack(rows)).to(pictures.device, torch.float32)
+        rows = [np.random.default_rng([self.seed, key]).random(trace.patches) for key in pictures.tolist()]
+        scores = torch.from_numpy(np.stack(rows)).to(pictures.device, torch.float32)
+        places = trace.places.to(pictures.device)
+        return scores.gather(1, places.clamp(min=0)).masked_fill(places == PADDING, -torch.inf)

@@ -27,13 +27,15 @@ class OutliersAndStride(Selector):
         factor: An outlier lies above Q3 + factor * (Q3 - Q1); there is at least one.
         outliers: How many of the best patches to take instead.
         stride: Instead of the one above. (VTC-CLS compares with 13 outliers and stride 11, or 40 and 6, or 95 and 3.)
-        sampled: Instead of all these, the share of the budget that is sampled; so many of the best patches fill the
+        fixed_for: The number of patches that `outliers` and `stride` are meant for; None means any.
+        sampled: Where those do not apply, the share of the budget that is sampled; so many of the best patches fill the
             rest that the budget is met on average.
     """
 
     factor: float = 1.5
     outliers: int | None = None
     stride: int | None = None
+    fixed_for: int | None = None
     sampled: float | None = None
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
@@ -62,7 +64,7 @@ class OutliersAndStride(Selector):
 
     def _fixed(self, keep: int, patches: int) -> tuple[int | None, int | None]:
         """Number of outliers and stride, as far as they do not depend on the image."""
-        if self.sampled is None:
+        if self.sampled is None or (self.outliers is not None and self.fixed_for in (None, patches)):
             return self.outliers, self.stride
         stride = math.ceil(patches / max(1, self.sampled * keep))
         samples = math.ceil((patches - 1) / stride)
