@@ -3,9 +3,8 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from functools import wraps
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import torch
@@ -24,6 +23,12 @@ from foveate.models.pictures import GivenPictures, SeenPictures, Texts, TextSide
 Compress = Callable[[Pictures], Compressed]
 Note = Callable[[Compressed, Layout, Cutting], None]
 _ATTACHED = "_foveate_attached"
+
+
+class _Inside(local):
+    """Whether this thread is in stock `generate`, which calls `forward` with what was shortened already."""
+
+    generate = False
 
 
 class Attachment:
@@ -49,8 +54,7 @@ class Attachment:
     ) -> None:
         self.llava, self.compress, self.repack, self.stages, self.note = llava, compress, repack, stages, note
         self.texts = texts
-        # stock `generate` calls `forward` with what it was given here
-        self._generating: ContextVar[bool] = ContextVar("generating", default=False)
+        self._inside = _Inside()
         self._cutting = Lock()
 
     @contextmanager
@@ -91,18 +95,18 @@ class Attachment:
             return stock(**self._next_turn(inputs))
         _check_images(inputs)
         with self.shortened(inputs, generating=True) as shortened:
-            self._generating.set(True)
+            self._inside.generate = True
             try:
                 length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
                 output = stock(**{**shortened, **_limits(inputs, self.llava, length - short)})
             finally:
-                self._generating.set(False)
+                self._inside.generate = False
         return _with_prompt(output, inputs["input_ids"], short)
 
     def forward(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """What `forward` does while attached."""
         inputs = _by_name(stock, args, kwargs)
-        if self._generating.get():
+        if self._inside.generate:
             return stock(**inputs)
         if not _holds_tokens(inputs.get("past_key_values")):
             _check_images(inputs)
