@@ -22,9 +22,22 @@ from foveate.core.needs import Role
 from foveate.core.types import Trace
 from foveate.data.load import load_samples
 from foveate.functional.ranking import listed
-from foveate.methods import dart, fastv, feather, pyramiddrop, random, sparsevlm, sparsevlm_plus, vscan, vtc_cls, vtw
+from foveate.methods import (
+    dart,
+    fastv,
+    feather,
+    pyramiddrop,
+    random,
+    sparsevlm,
+    sparsevlm_plus,
+    uniform,
+    vscan,
+    vtc_cls,
+    vtw,
+)
 from foveate.models.engine import answer_each
 from foveate.models.load import LoadedModel, load
+from foveate.models.packing import pack
 from foveate.models.pictures import SeenPictures
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention, Random, WideClsAttention
 from foveate.selectors import Mass
@@ -354,8 +367,31 @@ def test_prompt_side_needs_on_the_vision_side_are_refused():
         Pipeline((fastv(5, 2), vtc_cls(16, 1)))
 
 
-def test_roles_tell_text_before_and_behind_the_picture():
-    assert [role.name for role in Role] == ["PADDING", "BEFORE", "VISUAL", "QUESTION"]
+@torch.no_grad()
+def test_roles_tell_text_before_and_behind_the_picture(loaded, batch):
+    compressed = uniform(9).compress(SeenPictures(loaded.adapter, batch["pixel_values"]))
+    _, layout = pack(loaded.adapter, dict(batch), compressed, repack=True)
+    for row, ids, mask in zip(layout.role, batch["input_ids"], batch["attention_mask"], strict=True):
+        prompt = ids[mask.bool()]
+        place = (prompt == loaded.adapter.image_token).nonzero()[:, 0]
+        before, after = int(place[0]), len(prompt) - int(place[-1]) - 1
+        expected = [*[Role.BEFORE] * before, *[Role.VISUAL] * 9, *[Role.QUESTION] * after]
+        assert row.tolist() == [Role.PADDING] * (len(row) - len(expected)) + expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [1, 2])
+def test_several_readings_of_one_block_do_not_disturb_each_other(loaded, batch, layer):
+    """Read as it ran (1) or ahead (2): with positions, without, and from the whole question."""
+    parts = [PromptAttention(layer, query, rotary) for query in ("last", "mean") for rotary in (True, False)]
+    found = []
+    for scorer in (*parts, Hybrid(tuple(parts), (1.0, 10.0, 100.0, 1000.0), "none")):
+        with PromptCompressor(scorer, 9, 2).attached(loaded.model) as run:
+            loaded.model.generate(**batch, max_new_tokens=1)
+        found.append(run.scores)
+    expected = sum(weight * scores for weight, scores in zip((1.0, 10.0, 100.0, 1000.0), found, strict=False))
+    torch.testing.assert_close(found[-1], expected)
+    assert not torch.allclose(found[0], found[1])
 
 
 @torch.no_grad()

@@ -3,12 +3,12 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import wraps
+from functools import partial, wraps
 from threading import Lock, local
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, StaticCache
 
 from foveate.core.contracts import Cut, Pictures
@@ -184,7 +184,7 @@ def _cutting(llava: Llava, cuts: Cutting) -> Iterator[None]:
     decoder = llava.decoder
     prompt, state = True, {}
 
-    def hook(block: Any, args: tuple, kwargs: dict[str, Any], number: int) -> tuple[tuple, dict[str, Any]]:  # noqa: ANN401
+    def hook(block: nn.Module, args: tuple, kwargs: dict[str, Any], number: int) -> tuple[tuple, dict[str, Any]]:
         nonlocal prompt
         states = args[0]
         if number == 0:
@@ -207,16 +207,7 @@ def _cutting(llava: Llava, cuts: Cutting) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(cuts.listening())
         for number, block in enumerate(decoder.blocks):
-
-            def numbered(
-                module: Any,  # noqa: ANN401
-                args: tuple,
-                kwargs: dict[str, Any],
-                number: int = number,
-            ) -> tuple[tuple, dict[str, Any]]:
-                return hook(module, args, kwargs, number)
-
-            stack.callback(block.register_forward_pre_hook(numbered, with_kwargs=True).remove)
+            stack.callback(block.register_forward_pre_hook(partial(hook, number=number), with_kwargs=True).remove)
         yield
 
 

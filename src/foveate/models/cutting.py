@@ -141,13 +141,15 @@ class Cutting:
         for need in self._wanted - self.values.keys():
             match need:
                 case PromptRows(layer) if resolve_layer(layer, self.decoder.depth) == block:
-                    if not need.rotary:
-                        cosine, sine = self.decoder.rotation(query, self.tokens.position)
-                        length = cosine.square() + sine.square()  # 1, unless the model stretches its positions
-                        query, key = (_rotated(x, cosine / length, -sine / length) for x in (query, key))
-                    self.values[need] = self._rows(need, query, key, scaling)
+                    pair = (query, key) if need.rotary else self._unrotated(query, key)
+                    self.values[need] = self._rows(need, *pair, scaling)
                 case TokenKeys(layer) if resolve_layer(layer, self.decoder.depth) == block:
                     self.values[need] = key.transpose(1, 2)
+
+    def _unrotated(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        cosine, sine = self.decoder.rotation(query, self.tokens.position)
+        length = cosine.square() + sine.square()  # 1, unless the model stretches its positions
+        return _rotated(query, cosine / length, -sine / length), _rotated(key, cosine / length, -sine / length)
 
     def _rows(self, need: PromptRows, query: Tensor, key: Tensor, scaling: float) -> Tensor:
         tokens = self.tokens
@@ -184,11 +186,14 @@ class Cutting:
         place = tokens.place.gather(1, index).masked_fill(~real, PADDING)
         values = {need: self._answer(need, block, states) for need in stage.needs}
         trace = Trace(values, self.grid, len(states), place, self.images)
-        visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2]))
-        decision = stage.cut(visual * real[..., None], trace)
+        visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2])) * real[..., None]
+        decision = stage.cut(visual, trace)
         self._wanted = {need for later, cut in self.stages.items() if later > block for need in cut.needs}
         self.decisions.append(_on_patches(decision, place, trace.patches, self.repeats))
-        return self._without(block, stage, states, decision.compression)
+        compression = _in_order(decision.compression)
+        order = self._rearranged(block, stage, compression)
+        remaining = torch.cat([states, compression.apply(visual)], 1)
+        return remaining.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
 
     def _answer(self, need: Need, block: int, states: Tensor) -> Tensor:
         match need:
@@ -209,14 +214,17 @@ class Cutting:
             "pictures only for what their model answers"
         )
 
-    def _without(self, block: int, stage: Cut, states: Tensor, compression: Compression) -> Tensor:
-        """The sequence with the compressed visual tokens: each at its place, extra ones behind the last visual one."""
+    def _rearranged(self, block: int, stage: Cut, compression: Compression) -> Tensor:
+        """Goes on with the compressed visual tokens: each at its place, extra ones behind the last visual one.
+
+        Returns:
+            For each token of the new sequence where it stands in the old one with the compressed tokens behind it.
+        """
         tokens, (index, real) = self.tokens, self.tokens.visual
-        compression = _in_order(compression)
         origin = compression.origin
         at = index.gather(1, origin.clamp(min=0)) if origin.shape[1] else origin
         last = torch.where(real, index, 0).amax(1, keepdim=True)
-        here = torch.arange(states.shape[1], device=states.device)
+        here = torch.arange(tokens.role.shape[1], device=origin.device)
         stays = torch.where(tokens.real & (tokens.role != Role.VISUAL), here, -1).double()
         arrives = torch.where(origin >= 0, at, torch.where(origin == EXTRA, last + 0.5, -1)).double()
         key = torch.cat([stays, arrives], 1)
@@ -244,10 +252,7 @@ class Cutting:
         self.segments.append(Segment(block, there, shift))
         count = (self.tokens.role == Role.VISUAL).sum(1)[:: self.repeats]
         self.per_block = self.per_block[:block] + [count] * (self.decoder.depth - block)
-        visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2])) * real[..., None]
-        return torch.cat([states, compression.apply(visual)], 1).gather(
-            1, order[..., None].expand(-1, -1, states.shape[2])
-        )
+        return order
 
 
 def cuts_of(decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed: Compressed) -> Cutting:
