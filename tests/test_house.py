@@ -41,7 +41,7 @@ import importlib, pkgutil, sys
 others = "pytorch_lightning torchmetrics optuna datasets pandas pyarrow scipy statsmodels matplotlib tyro beartype"
 sys.modules.update(dict.fromkeys(others.split()))  # importing one of them fails
 import foveate
-packages = set("core functional scorers selectors mergers reductions compression methods models cost".split())
+packages = set("core functional scorers selectors mergers reductions compression methods settings models cost".split())
 for top in pkgutil.iter_modules(foveate.__path__, "foveate."):
     if top.name.removeprefix("foveate.") in packages:
         package = importlib.import_module(top.name)

@@ -8,9 +8,10 @@ import torch
 
 from foveate.compression import Compressor, VisionCompressor
 from foveate.core.errors import BudgetError, UnknownMethod
-from foveate.methods import METHODS, aligned, method, options_for
+from foveate.methods import METHODS
 from foveate.models.load import load
 from foveate.scorers import ClsAttention
+from foveate.settings import aligned, method, options_for
 from tests.golden_llava import golden_llava, golden_pixels, golden_prompt
 
 SIDE, DEPTH = 24, 8
@@ -66,6 +67,15 @@ def test_aligned_settings_have_the_wanted_equivalent_tokens(name, equivalent):
         return
     found = np.mean(compressor.plan(576, 32))
     assert abs(found - equivalent) <= max(1, equivalent / 10)
+
+
+@pytest.mark.parametrize("keep", (3, 50, 77, 200))
+@pytest.mark.parametrize("name", ("pool", "downsample"))
+def test_a_pooled_grid_plans_the_tokens_that_it_has(name, keep):
+    compressor = METHODS[name](keep)
+    with torch.no_grad(), compressor.attached(golden_llava()) as run:
+        golden_llava().generate(input_ids=golden_prompt(), pixel_values=golden_pixels(), max_new_tokens=1)
+    assert run.tokens.per_block[0].tolist() == list(compressor.plan(576, DEPTH))
 
 
 def test_published_conversions_of_fastv():

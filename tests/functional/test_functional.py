@@ -10,7 +10,7 @@ from foveate.functional.attention import attention_rows, mean_attention, reduce_
 from foveate.functional.fingerprint import fingerprints
 from foveate.functional.geometry import evenness
 from foveate.functional.ranking import top_k
-from foveate.functional.sequence import gather_left_padded, padded_index, positions, repeat_left_padded
+from foveate.functional.sequence import padded_index, positions, repeat_left_padded
 
 
 def test_attention_rows_equal_numpy_softmax_with_grouped_keys_and_a_mask():
@@ -42,7 +42,7 @@ def test_top_k_equals_numpy_stable_argsort_with_many_ties():
 
 def test_left_padding_keeps_order_and_allows_different_lengths():
     keep = torch.tensor([[True, False, True, True], [False, False, False, True]])
-    index, real = gather_left_padded(keep)
+    index, real, _ = repeat_left_padded(keep.long())
     assert index[0].tolist() == [0, 2, 3]
     assert real.tolist() == [[True, True, True], [False, False, True]]
     assert index[1, -1] == 3

@@ -5,16 +5,6 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 
-def gather_left_padded(
-    keep: Bool[Tensor, "batch token"],
-) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
-    """Where each row's remaining tokens come from, right-aligned in order, and which of the places are real.
-
-    Rows may keep different numbers of tokens; shorter ones are padded on the left.
-    """
-    return repeat_left_padded(keep.long())[:2]
-
-
 def repeat_left_padded(
     repeats: Int[Tensor, "batch token"],
 ) -> tuple[Int[Tensor, "batch new"], Bool[Tensor, "batch new"], Int[Tensor, "batch new"]]:

@@ -121,14 +121,14 @@ def answer(
         max_new_tokens: Longest answer.
     """
     device = compressed.tokens.device
-    ids, mask = left_padded([c.prefix for c in conversations], llava.pad_token, device)
+    ids, mask = _left_padded([c.prefix for c in conversations], llava.pad_token, device)
     inputs, layout = pack(llava, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
     blocks = Blocks(llava.decoder, layout, (), compressed)
     blocks.prompt(_embedded(llava, inputs))
     if not repack:
         blocks.following = mask.sum(1)  # the last patch, whose position counts, may be gone
     blocks.select(torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device))
-    tokens, real = left_padded([s for c in conversations for s in c.suffixes], llava.pad_token, device)
+    tokens, real = _left_padded([s for c in conversations for s in c.suffixes], llava.pad_token, device)
     states = blocks.step(llava.inner.get_input_embeddings()(tokens), real)
     return _greedy(llava, blocks, states, max_new_tokens)
 
@@ -195,7 +195,7 @@ def response_rows(
     return torch.stack([total / count for total, count in zip(sums, counts, strict=True)])
 
 
-def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(row, token) ids and which of them are real."""
     longest = max(map(len, rows))
     ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
@@ -206,7 +206,7 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -
 def _prompted(
     llava: Llava, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool, stages: Sequence[Cut]
 ) -> tuple[Blocks, Tensor]:
-    ids, mask = left_padded(prompts, llava.pad_token, compressed.tokens.device)
+    ids, mask = _left_padded(prompts, llava.pad_token, compressed.tokens.device)
     inputs, layout = pack(llava, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
     blocks = Blocks(llava.decoder, layout, stages, compressed)
     return blocks, blocks.prompt(_embedded(llava, inputs))

@@ -21,15 +21,16 @@ from foveate.evaluation.config import EvalConfig, own_code_hash
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.evaluation.run import cached_load, data_of
-from foveate.methods import METHODS, aligned, method, options_for
+from foveate.methods import METHODS
 from foveate.models.load import LoadedModel
+from foveate.settings import aligned, method, options_for
 from foveate.studies.objective import Objective
-from foveate.studies.spaces import RANDOM_SEEDS, Choice, random_inside
+from foveate.studies.spaces import RANDOM_SEEDS, Choice
 from foveate.studies.study import run_grid
 
 BUDGETLESS = ("full", "blind")
-CONTROLS = {name: METHODS[name] for name in (*BUDGETLESS, "random", "uniform", "pool", "downsample")}
-CONTROLS["random_inside"] = random_inside  # rows of every comparison
+# rows of every comparison
+CONTROLS = {n: METHODS[n] for n in (*BUDGETLESS, "random", "uniform", "pool", "downsample", "random_inside")}
 ORACLES = ("evidence", "response_attention")
 Reasons = dict[str, dict[str, str]]  # method -> budget -> why it has no cell there
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from foveate.compression import Compressor, PromptCompressor, VisionCompressor
+from foveate.compression import Compressor, VisionCompressor
 from foveate.core.errors import FoveateError
 from foveate.core.needs import LayersFrom, resolve_layer, resolve_layers
 from foveate.methods import blind, evidence, full, random, uniform, vtc_cls
 from foveate.models.llava import Tower
-from foveate.scorers import ClsAttention, ClsEnsemble, Random
+from foveate.scorers import ClsAttention, ClsEnsemble
 
 RANDOM_SEEDS = range(5)
 
@@ -55,11 +55,6 @@ def controls(seeds: Iterable[int] = RANDOM_SEEDS) -> list[Choice]:
     """The uncompressed model, no picture, the evidence oracle, the even grid and random patches."""
     plain = [Choice(recipe.__name__, recipe.__name__, "", recipe) for recipe in (full, blind, evidence, uniform)]
     return [*plain, *(Choice(f"random[{seed}]", "random", "", partial(random, seed=seed)) for seed in seeds)]
-
-
-def random_inside(keep: int, layer: int = 2, seed: int = 0) -> Compressor:
-    """Control: patches at random, dropped where FastV drops its own, so that only what chooses them differs."""
-    return PromptCompressor(Random(seed), keep, layer)
 
 
 def layer_choices(tower: Tower, layers: tuple[int, ...] = ()) -> list[Choice]:

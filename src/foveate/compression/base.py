@@ -1,0 +1,141 @@
+"""The contract of compressors, and what their kinds share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from foveate.compression.run import Run
+from foveate.core.budget import Keep, resolve_keep
+from foveate.core.contracts import Cut, Merger, Pictures, Plugin, Scorer
+from foveate.core.errors import BudgetError, FoveateError
+from foveate.core.needs import Need
+from foveate.core.types import Compressed, Compression, Decision, Trace
+from foveate.models.attach import Attachment, compressing
+from foveate.models.load import LoadedModel, adapt
+from foveate.models.pictures import TextSide
+from foveate.scorers import Constant
+
+Positions = Literal["repacked", "original"]
+
+
+class Compressor(ABC):
+    """A whole method: what it needs to know of a picture, and which tokens it makes of it.
+
+    A compressor is a value: frozen, equal to its like, and its `repr` identifies it in records.
+    """
+
+    positions: Positions
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What is read from the trace, before the language model runs or inside it; nothing, unless said otherwise."""
+        return ()
+
+    @abstractmethod
+    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+        """What the language model is given of each picture.
+
+        Args:
+            pictures: The pictures.
+            also: What later stages read; their answers are among those that are carried.
+        """
+
+    @property
+    def stages(self) -> tuple[Cut, ...]:
+        """Cuts inside the language model."""
+        return ()
+
+    @abstractmethod
+    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
+        """Expected visual tokens of one image at each of the language model's `depth` blocks."""
+
+    @property
+    def repack(self) -> bool:
+        """Whether the vision side numbers the remaining tokens consecutively."""
+        return self.positions == "repacked"
+
+    @property
+    def per_question(self) -> bool:
+        """Whether what remains of a picture may depend on the question."""
+        return bool(self.stages) or any(need.per_question for need in self.needs)
+
+    @contextmanager
+    def attached(self, model: nn.Module | LoadedModel) -> Iterator[Run]:
+        """While active, the stock model compresses the images it is given; afterwards it is as it was.
+
+        Logits of `forward` are those of the shortened, left-padded prompts, which streamers and logits processors of
+        `generate` are shown too; what `generate` returns, and its limits of length, count the prompt as it was given.
+
+        Args:
+            model: A stock model, or what `load` returns, which also knows the model's tokenizer and, if one was named,
+                the companion that text-aware scorers need.
+
+        Yields:
+            The run, which holds `kept`, `scores` and `tokens` of the latest call.
+
+        Raises:
+            UnsupportedModel: No adapter knows the model.
+            LayerError: A cut stands at a block that the language model does not have.
+            UnsupportedNeed: At the first call, if the model cannot give what the scorer needs.
+        """
+        run = Run()
+        if isinstance(model, LoadedModel):
+            adapter, texts = model.adapter, model.text_side
+        else:
+            adapter, texts = adapt(model), TextSide()
+        adapter.check(self.needs, self.stages)
+        with compressing(Attachment(adapter, self.compress, self.repack, self.stages, run.note, texts)):
+            yield run
+
+
+def whole(pictures: Pictures, needs: tuple[Need, ...]) -> Compressed:
+    """Every patch, and the answers to the needs."""
+    sources, trace = pictures.encode(needs)
+    patches = sources[:, : trace.grid.patches]
+    everything = torch.arange(trace.grid.patches, device=sources.device).expand(len(sources), -1)
+    return Compressed(pictures.project(patches), Decision(alike(trace, sources), Compression(everything)), trace)
+
+
+def alike(trace: Trace, features: Tensor) -> Tensor:
+    """Scores of a compressor that has none."""
+    return Constant().score(trace).to(features.device)
+
+
+def union(*plugins: Plugin) -> tuple[Need, ...]:
+    """What several plug-ins read."""
+    return tuple(dict.fromkeys(need for plugin in plugins for need in plugin.needs))
+
+
+def selectable(keep: Keep | None, merger: Merger, patches: int) -> int:
+    """The budget without what the merger makes of it.
+
+    Raises:
+        BudgetError: Nothing would be left.
+    """
+    count = budget(keep, patches)
+    if (made := merger.reserved(count)) >= count:
+        raise BudgetError(f"keep={keep}: {merger} alone makes {made} tokens, keep more than that")
+    return count - made
+
+
+def sound(scores: Tensor, scorer: Scorer) -> Tensor:
+    """The scores, if they are numbers.
+
+    Raises:
+        FoveateError: Some are NaN.
+    """
+    if wrong := int(scores.isnan().sum()):
+        raise FoveateError(
+            f"{scorer} gave {wrong} of {scores.numel()} scores as NaN, by which nothing can be chosen: look for "
+            "overflow (half precision?) or for a division by zero in the scorer"
+        )
+    return scores
+
+
+def budget(keep: Keep | None, patches: int) -> int:
+    """The count; all patches where there is none."""
+    return patches if keep is None else resolve_keep(keep, patches)

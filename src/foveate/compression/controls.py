@@ -1,0 +1,96 @@
+"""References and controls that need no plug-in."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from foveate.compression.base import Compressor, Positions, alike, whole
+from foveate.core.budget import Keep, resolve_keep
+from foveate.core.contracts import Pictures
+from foveate.core.needs import Downsampled, Need
+from foveate.core.types import Compressed, Compression, Decision, Grid
+from foveate.functional.geometry import nearest_grid, pooling_matrix
+
+
+@dataclass(frozen=True)
+class Pool(Compressor):
+    """Control: average pooling of the patch grid to the nearest grid of `keep` tokens."""
+
+    keep: Keep
+    positions: Positions = "repacked"
+
+    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+        sources, trace = pictures.encode(also)
+        compression = _pooled(trace.grid, resolve_keep(self.keep, trace.grid.patches), sources)
+        return Compressed(
+            pictures.project(compression.apply(sources)), Decision(alike(trace, sources), compression), trace
+        )
+
+    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
+        return _planned(self.keep, patches, depth)
+
+
+@dataclass(frozen=True)
+class Downsample(Compressor):
+    """Control: the picture itself at lower resolution, where the tower can interpolate its positions."""
+
+    keep: Keep
+    positions: Positions = "repacked"
+
+    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+        grid = pictures.grid
+        keep = resolve_keep(self.keep, grid.patches)
+        need = Downsampled(*nearest_grid(keep, grid.rows, grid.columns))
+        _, trace = pictures.encode((need, *also))
+        features = trace[need]
+        decision = Decision(alike(trace, features), _pooled(grid, keep, features))
+        return Compressed(pictures.project(features), decision, trace)
+
+    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
+        return _planned(self.keep, patches, depth)
+
+
+@dataclass(frozen=True)
+class Identity(Compressor):
+    """Keeps every patch."""
+
+    positions: Positions = "original"
+
+    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+        return whole(pictures, also)
+
+    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
+        return (float(patches),) * depth
+
+
+@dataclass(frozen=True)
+class Blind(Compressor):
+    """Keeps nothing: the language model answers without the picture."""
+
+    positions: Positions = "repacked"
+
+    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+        everything = whole(pictures, also)
+        nothing = torch.empty(len(everything.tokens), 0, dtype=torch.long, device=everything.tokens.device)
+        decision = replace(everything.decision, compression=Compression(nothing))
+        return replace(everything, tokens=everything.tokens[:, :0], decision=decision)
+
+    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
+        return (0.0,) * depth
+
+
+def _pooled(grid: Grid, keep: int, features: Tensor) -> Compression:
+    rows, columns = nearest_grid(keep, grid.rows, grid.columns)
+    mixing = pooling_matrix(grid.rows, grid.columns, rows, columns).to(features.device)
+    down, right = torch.arange(rows) * grid.rows // rows, torch.arange(columns) * grid.columns // columns
+    middle = (down + grid.rows // rows // 2)[:, None] * grid.columns + right + grid.columns // columns // 2
+    batch = len(features)
+    return Compression(middle.flatten().to(features.device).expand(batch, -1), mixing.expand(batch, -1, -1))
+
+
+def _planned(keep: Keep, patches: int, depth: int) -> tuple[float, ...]:
+    """As many tokens as the nearest grid has cells; of a square picture."""
+    side = math.isqrt(patches)
+    return (float(math.prod(nearest_grid(resolve_keep(keep, patches), side, side))),) * depth

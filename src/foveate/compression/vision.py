@@ -1,0 +1,89 @@
+"""Compression before the language model: behind the vision tower, or inside it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from foveate.compression.base import Compressor, Positions, budget, selectable, sound, union
+from foveate.core.budget import Keep, resolve_keep
+from foveate.core.contracts import Merger, Pictures, Reduction, Scorer, Selector
+from foveate.core.errors import UnsupportedNeed
+from foveate.core.needs import Need
+from foveate.core.types import Compressed, Decision, Trace
+from foveate.functional.ranking import marked
+from foveate.mergers import Drop
+from foveate.selectors import TopK
+
+
+@dataclass(frozen=True)
+class VisionCompressor(Compressor):
+    """Compresses what the vision tower gives to the language model.
+
+    Attributes:
+        scorer: Which patches matter.
+        keep: How many to keep: a count, a fraction of an image's patches, or None where the selector decides alone.
+        selector: How scores become a choice.
+        merger: What becomes of the others.
+        merge_projected: Merge behind the projector instead of before it.
+        positions: "repacked" numbers the remaining tokens consecutively, as the original LLaVA code does; "original"
+            lets every token keep the position it had.
+    """
+
+    scorer: Scorer
+    keep: Keep | None
+    selector: Selector = TopK()
+    merger: Merger = Drop()
+    merge_projected: bool = False
+    positions: Positions = "repacked"
+
+    def __post_init__(self) -> None:
+        if late := [need for need in self.needs if need.in_decoder]:
+            raise UnsupportedNeed(f"{late[0]} is known only inside the language model: use a PromptCompressor")
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return union(self.scorer, self.selector, self.merger)
+
+    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+        sources, trace = pictures.encode((*self.needs, *also))
+        keep = selectable(self.keep, self.merger, trace.grid.patches)
+        material = pictures.project(sources[:, : trace.grid.patches]) if self.merge_projected else sources
+        with torch.no_grad():  # gradients flow through the tokens, not through the choice
+            scores = sound(self.scorer.score(trace), self.scorer).to(sources.device)
+            kept = self.selector.select(scores, trace, keep)
+            compression = self.merger.merge(material, kept, scores, trace)
+        tokens = compression.apply(material)
+        return Compressed(
+            tokens if self.merge_projected else pictures.project(tokens), Decision(scores, compression), trace
+        )
+
+    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
+        keep = selectable(self.keep, self.merger, patches)
+        kept = self.selector.expected(keep, patches, patches)
+        made = self.merger.reserved(budget(self.keep, patches)) + self.merger.extra(round(patches - kept))
+        return (float(kept + made),) * depth
+
+
+@dataclass(frozen=True)
+class TowerCompressor(Compressor):
+    """Drops or merges tokens between the blocks of the vision tower.
+
+    Attributes:
+        reduction: What happens after which block.
+        keep: How many tokens leave the tower: a count, or a fraction of an image's patches.
+        positions: As in `VisionCompressor`.
+    """
+
+    reduction: Reduction
+    keep: Keep
+    positions: Positions = "repacked"
+
+    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+        keep = resolve_keep(self.keep, pictures.grid.patches)
+        features, compression = pictures.reduced(self.reduction, keep)
+        stays = marked(compression.origin, pictures.grid.patches)
+        trace = pictures.encode(also)[1] if also else Trace({}, pictures.grid, len(features))
+        return Compressed(pictures.project(features), Decision(stays.float(), compression), trace)
+
+    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
+        return (float(resolve_keep(self.keep, patches)),) * depth

@@ -1,0 +1,105 @@
+"""Methods by name, and their settings for a model and a budget."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import signature
+from statistics import fmean
+from typing import Any
+
+from foveate.compression import Compressor
+from foveate.core.errors import BudgetError, UnknownMethod
+from foveate.methods import METHODS
+
+_VISION_BLOCKS, _DECODER_BLOCKS = 24, 32  # of the models that the authors' layer numbers are for
+
+
+def method(name: str) -> Callable[..., Compressor]:
+    """A recipe by its name in `METHODS`, or a user's own as "package.module:function".
+
+    Raises:
+        UnknownMethod: There is no such method.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    module, _, function = name.partition(":")
+    if not function:
+        near = get_close_matches(name, METHODS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(METHODS)}."
+        raise UnknownMethod(f"method {name!r} is unknown; {hint} Your own is given as package.module:function")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UnknownMethod(
+            f"method {name!r} cannot be imported ({error}); expected package.module:function with the package on "
+            "PYTHONPATH, a function from keep to a compressor"
+        ) from error
+
+
+def options_for(recipe: Callable[..., Compressor], tower_depth: int, decoder_depth: int) -> dict[str, Any]:
+    """The recipe's layer options, scaled from the authors' models to one of these depths.
+
+    Options named `..._layer` count the tower's layers, `layer`, `layers` and `after` the decoder's blocks; several stay
+    different from each other. Negative ones mean the same everywhere.
+    """
+    options: dict[str, Any] = {}
+    for name, parameter in signature(recipe).parameters.items():
+        if name.endswith("_layer") and parameter.default >= 0:
+            first = int(name == "object_layer")  # which counts from 1
+            scaled = (parameter.default - first) * (tower_depth - 1) / (_VISION_BLOCKS - 1)
+            options[name] = max(1, round(scaled) + first)
+        elif name == "layer":
+            options[name] = max(1, _scaled(parameter.default, decoder_depth))
+        elif name in ("layers", "after"):
+            options[name] = _spread(parameter.default, decoder_depth, first=1 if name == "layers" else 0)
+    return options
+
+
+def aligned(
+    recipe: Callable[..., Compressor], equivalent: int | float, patches: int, depth: int, **options: object
+) -> Compressor:
+    """The recipe whose expected equivalent tokens (mean over the decoder's blocks) are nearest to a number.
+
+    The budget is varied, or the block where a method has no budget.
+
+    Args:
+        recipe: From `keep` and options to a compressor.
+        equivalent: Wanted equivalent tokens of one image.
+        patches: Of one image.
+        depth: Blocks of the language model.
+        options: For the recipe.
+
+    Raises:
+        BudgetError: The method cannot come within a token, or a tenth, of that number.
+    """
+    candidates = [dict(options, keep=keep) for keep in range(1, patches + 1)]
+    if "layer" in options and len({recipe(**c) for c in candidates[:2]}) == 1:
+        candidates = [dict(options, keep=patches, layer=layer) for layer in range(1, depth)]
+    reached: list[tuple[float, float, Compressor]] = []
+    for candidate in candidates:
+        with suppress(BudgetError):
+            compressor = recipe(**candidate)
+            tokens = fmean(compressor.plan(patches, depth))
+            reached.append((abs(tokens - equivalent), tokens, compressor))
+    gap, tokens, compressor = min(reached, key=lambda one: one[0])
+    if gap > max(1.0, equivalent / 10):
+        raise BudgetError(
+            f"{getattr(recipe, '__name__', recipe)} cannot come near {equivalent:g} equivalent tokens of {patches} in "
+            f"{depth} blocks: nearest are {tokens:g}"
+        )
+    return compressor
+
+
+def _scaled(block: int, depth: int) -> int:
+    return min(depth - 1, round(block * depth / _DECODER_BLOCKS))
+
+
+def _spread(layers: tuple[int, ...], depth: int, first: int) -> tuple[int, ...]:
+    """Scaled decoder blocks, all different; with `first` 0 a cut follows them, so the last is not among them."""
+    found: list[int] = []
+    for number, layer in enumerate(layers):
+        latest = depth - 2 + first - (len(layers) - 1 - number)
+        lowest = found[-1] + 1 if found else first
+        found.append(max(lowest, min(latest, _scaled(layer, depth))))
+    return tuple(found)
