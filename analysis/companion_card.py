@@ -1,20 +1,24 @@
 """The card of the reference model's companion: whether likeness to the question finds what it asks about, measured."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL.Image import Image
-from transformers import CLIPImageProcessorPil
 
 from analysis.statistics import mean_interval
 from analysis.tables import grid, percent
+from foveate.core.needs import AlignedPatches, AlignedText
 from foveate.core.types import Grid
 from foveate.data.load import load_samples
 from foveate.metrics.evidence import SHOWN, evidence_share
-from foveate.models.companion import Companion, load_companion
-from foveate.reference.architecture import FEATURE_LAYER, GRID
+from foveate.models.companion import Companion
+from foveate.models.load import LoadedModel, load
+from foveate.models.pictures import SeenPictures
+from foveate.reference.architecture import GRID
+from foveate.scorers import TextSimilarity
 
 _KEEP = 16
 _NAMES_NOTHING = ("count", "list", "list_colors")  # kinds whose text is the same for every picture
@@ -52,9 +56,9 @@ place of their own in the shared space.
 """
 
 
-def companion_card(folder: Path, split: str = "test") -> str:
-    """Measures the companion in `folder` on a split and describes it."""
-    found = evidence_found(load_companion(folder), CLIPImageProcessorPil.from_pretrained(folder), split)
+def companion_card(model: Path | str, companion: Path | str, split: str = "test") -> str:
+    """Measures a companion beside the model whose tower it has, on a split, and describes it."""
+    found = evidence_found(load(model, companion=companion), split)
     nameless = found["kind"].isin(_NAMES_NOTHING)
     groups = [("all", found["kind"].notna()), ("names a thing", ~nameless), ("names nothing", nameless)]
     groups += [(str(kind), found["kind"] == kind) for kind in sorted(found["kind"].unique())]
@@ -69,17 +73,20 @@ def companion_card(folder: Path, split: str = "test") -> str:
 
 
 @torch.inference_mode()
-def evidence_found(
-    companion: Companion, processor: CLIPImageProcessorPil, split: str, limit: int | None = None
-) -> pd.DataFrame:
+def evidence_found(loaded: LoadedModel, split: str, limit: int | None = None) -> pd.DataFrame:
     """For each question `kind`, `image_id`, recall of the `likest` and `least` alike patches, and `auc`."""
     samples = load_samples("scenes", split, limit)
     images = {sample.image_id: sample.image for sample in samples}
-    patches = {name: companion.patches(_states(companion, processor, image))[0] for name, image in images.items()}
+    companion = cast(Companion, loaded.companion)
+    scorer, patches = TextSimilarity(), {}
+    for name, image in images.items():
+        pictures = SeenPictures(loaded.adapter, loaded.pixels([image]), companion=loaded.companion)
+        patches[name] = pictures.encode((AlignedPatches(),))[1]
     rows = []
     for sample in samples:
-        text = companion.texts([sample.question], truncated=False)[0, 0]
-        cosine = torch.cosine_similarity(patches[sample.image_id], text, dim=1).numpy()
+        text = {AlignedText(): companion.texts([sample.question], truncated=False)}
+        trace = replace(patches[sample.image_id], values=patches[sample.image_id].values | text)
+        cosine = scorer.score(trace)[0].numpy()
         share = evidence_share(torch.from_numpy(sample.evidence), Grid(GRID, GRID))
         shown = (share >= SHOWN).any(0).numpy()
         order = np.argsort(-cosine, kind="stable")
@@ -93,11 +100,6 @@ def evidence_found(
             }
         )
     return pd.DataFrame(rows)
-
-
-def _states(companion: Companion, processor: CLIPImageProcessorPil, image: Image) -> torch.Tensor:
-    pixels = processor(image, return_tensors="pt")["pixel_values"]
-    return companion.clip.vision_model(pixels, output_hidden_states=True).hidden_states[FEATURE_LAYER][:, 1:]
 
 
 def _row(name: str, found: pd.DataFrame) -> dict[str, str]:

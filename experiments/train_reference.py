@@ -86,7 +86,7 @@ def main(
         case "card":
             config = EvalConfig(Identity(), model=str(out / "llava"), out=out)
             (out / "llava" / "README.md").write_text(model_card(config))
-            (out / "clip" / "README.md").write_text(companion_card(out / "clip"))
+            (out / "clip" / "README.md").write_text(companion_card(out / "llava", out / "clip"))
 
 
 if __name__ == "__main__":

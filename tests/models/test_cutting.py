@@ -462,3 +462,14 @@ def test_feather_squares_the_share_it_was_given(loaded, batch):
     grid = {row * 12 + column for row in range(0, 12, 3) for column in range(0, 12, 3)}
     for scores, kept in zip(run.decisions[1].scores, run.decisions[1].compression.kept, strict=True):
         assert set(kept.tolist()) == grid | set(scores.argsort(descending=True)[:43].tolist())
+
+
+def test_a_static_cache_on_a_gpu_is_refused(loaded, batch, monkeypatch):
+    """Before anything moves, so that the device's name is enough to see it."""
+    monkeypatch.setattr(type(loaded.model), "device", property(lambda model: torch.device("cuda")))
+    for options in (
+        {"cache_implementation": "static"},
+        {"past_key_values": StaticCache(loaded.model.config.text_config, 8)},
+    ):
+        with fastv(5, 2).attached(loaded.model), pytest.raises(FoveateError, match="a static cache on a GPU"):
+            loaded.model.generate(**batch, max_new_tokens=2, **options)

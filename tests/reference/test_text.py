@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import torch
 from hatchling.builders.wheel import WheelBuilder
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 
 from analysis.companion_card import companion_card, evidence_found
 from foveate.data.questions import make_questions
 from foveate.data.scenes import make_scene, stream
 from foveate.models.companion import Companion, load_companion
+from foveate.models.load import load
 from foveate.reference.architecture import PATCHES, VOCABULARY
 from foveate.reference.text_training import (
     TextPairs,
@@ -69,8 +70,7 @@ def test_the_wheel_holds_the_companion(tmp_path):
 
 
 def test_likeness_to_the_question_finds_what_it_names_and_the_reverse_avoids_it():
-    processor = CLIPImageProcessorPil.from_pretrained(REFERENCE / "clip")
-    found = evidence_found(load_companion(), processor, "search", limit=300)
+    found = evidence_found(load(), "search", limit=300)
     named = found[~found["kind"].isin(["count", "list", "list_colors"])]
     assert named["likest"].mean() > 0.85
     assert named["auc"].mean() > 0.95
@@ -170,6 +170,6 @@ def test_the_stage_of_the_script_trains_exports_and_continues(tmp_path):
     command += "--text-steps 2 --pictures 8 --batch-size 2".split()
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     first = (tmp_path / "clip" / "model.safetensors").read_bytes()
-    assert "of the `search` split" in companion_card(tmp_path / "clip", "search")
+    assert "of the `search` split" in companion_card(tmp_path / "llava", tmp_path / "clip", "search")
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     assert (tmp_path / "clip" / "model.safetensors").read_bytes() == first

@@ -5,7 +5,6 @@ visual tokens does: first about four patches of every thing, then more, then all
 and number the rest by either position convention, so that the finished model has seen what compressors do.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -20,10 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPModel, CLIPVisionConfig, LlavaForConditionalGeneration
 
-from foveate.core.files import replacing
 from foveate.data.questions import QUESTION_KINDS, Question, make_questions
-from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, Scene, make_scene, stream
+from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, PATCHES, VOCABULARY, llava_config, make_tokenizer
+from foveate.reference.training import made_once, remembered
 from foveate.reference.vision_training import adamw, normalised, patch_labels, patch_owners
 
 _IGNORE = -100
@@ -68,12 +67,7 @@ def encoded_pictures(clip: CLIPModel, pictures: int, out: Path, seed: int = 0) -
         things of each picture.
     """
     tower = clip.vision_model.eval()
-    weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in tower.state_dict().values())).hexdigest()
-    path = out / f"features-{pictures}-{seed}-{weights[:8]}.pt"
-    if not path.exists():
-        with replacing(path) as unfinished:
-            torch.save(_encode(tower, pictures, seed), unfinished)
-    return torch.load(path, mmap=True, weights_only=False)
+    return made_once(f"features-{pictures}-{seed}", tower, out, lambda: _encode(tower, pictures, seed))
 
 
 @torch.inference_mode()
@@ -108,9 +102,7 @@ class SceneDialogues(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         index = self.indices[item]
-        picture = index % len(self.bank["things"])
-        nothing = np.empty(0)
-        scene = Scene(self.bank["things"][picture], nothing, nothing)
+        picture, scene = remembered(self.bank, index)
         questions = make_questions(scene, stream("train", picture, self.seed, 2, index))
         return {
             "features": self.bank["features"][picture].float(),

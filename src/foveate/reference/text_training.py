@@ -7,7 +7,6 @@ short text is compared with the patches most like it too, or the similarity of p
 patch is ever named to the model.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +21,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from foveate.core.files import replacing
 from foveate.data.questions import make_questions
 from foveate.data.scenes import Scene, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, VOCABULARY, clip_config, make_processor, make_tokenizer
+from foveate.reference.training import made_once, remembered
 from foveate.reference.vision_training import adamw, caption, normalised
 
 PICTURES = 10_000  # enough for a frozen tower
@@ -84,12 +83,7 @@ def normed_pictures(tower: CLIPVisionModel, pictures: int, out: Path, seed: int 
         states (picture, 1 + patch, dim) float16, [CLS] and then the patches of the penultimate layer, both after the
         tower's last norm; and the things of each picture.
     """
-    weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in tower.state_dict().values())).hexdigest()
-    path = out / f"normed-{pictures}-{seed}-{weights[:8]}.pt"
-    if not path.exists():
-        with replacing(path) as unfinished:
-            torch.save(_encode(tower, pictures, seed), unfinished)
-    return torch.load(path, mmap=True, weights_only=False)
+    return made_once(f"normed-{pictures}-{seed}", tower, out, lambda: _encode(tower, pictures, seed))
 
 
 @torch.inference_mode()
@@ -117,9 +111,7 @@ class TextPairs(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         index = self.indices[item]
-        picture = index % len(self.bank["things"])
-        nothing = np.empty(0)
-        scene = Scene(self.bank["things"][picture], nothing, nothing)
+        picture, scene = remembered(self.bank, index)
         rng = stream("train", picture, self.seed, 3, index)
         words = caption(scene, rng)
         ids = self.tokenizer(phrase(scene, rng), padding="max_length", return_tensors="pt").input_ids[0]

@@ -1,16 +1,21 @@
 """Runs the two stages on two CPU processes; every epoch ends in a checkpoint from which a killed run continues."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
+from foveate.core.files import replacing
+from foveate.data.scenes import Scene
 from foveate.reference.architecture import clip_config, make_processor
 
 HELD_OUT = 10_000_000  # first index of the pictures of the `train` split that are only for watching progress
@@ -65,6 +70,22 @@ def fit(
         enable_model_summary=False,
     )
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=False)
+
+
+def made_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dict]) -> dict:
+    """What `make` makes of the training pictures with this tower, from a file in `out` that is written once."""
+    weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in tower.state_dict().values())).hexdigest()
+    path = out / f"{name}-{weights[:8]}.pt"
+    if not path.exists():
+        with replacing(path) as unfinished:
+            torch.save(make(), unfinished)
+    return torch.load(path, mmap=True, weights_only=False)
+
+
+def remembered(bank: dict, index: int) -> tuple[int, Scene]:
+    """Number and things of the picture that item `index` is about; pictures come round again."""
+    picture, nothing = index % len(bank["things"]), np.empty(0)
+    return picture, Scene(bank["things"][picture], nothing, nothing)
 
 
 def trained_clip(folder: Path) -> CLIPModel:

@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need
 from foveate.core.types import PADDING, Trace
+from foveate.functional.scaling import min_max, rank_share, softmax
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,8 @@ class Hybrid(Scorer):
             case "none":
                 return scores
             case "softmax":
-                return scores.masked_fill(~there, -torch.inf).softmax(-1)
+                return softmax(scores, there)
             case "minmax":
-                low = scores.masked_fill(~there, torch.inf).amin(-1, keepdim=True)
-                high = scores.masked_fill(~there, -torch.inf).amax(-1, keepdim=True)
-                return (scores - low) / (high - low).clamp(min=torch.finfo(scores.dtype).tiny)
+                return min_max(scores, there)
             case "rank":
-                ordered = scores.masked_fill(~there, torch.inf).sort(-1).values.contiguous()
-                below, upto = (torch.searchsorted(ordered, scores.contiguous(), right=r) for r in (False, True))
-                return ((below + upto) / 2 / there.sum(-1, keepdim=True)).to(scores.dtype)
+                return rank_share(scores, there)

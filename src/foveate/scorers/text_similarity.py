@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import AlignedPatches, AlignedText, Need
 from foveate.core.types import PADDING, Trace
+from foveate.functional.scaling import min_max, softmax
 
 _LIFT = 1e-6  # keeps the least relevant patch above 0, as CDPruner does
 
@@ -48,18 +49,11 @@ class TextSimilarity(Scorer):
             patches, text = F.normalize(patches, dim=2), F.normalize(text, dim=2)
         mean = text.sum(1) / segments.clamp(min=1)[:, None]
         likeness = torch.einsum("bpd,bd->bp", patches, mean)
-        places = trace.places.to(likeness.device)
-        return self._scaled(-likeness if self.negated else likeness, places == PADDING)
-
-    def _scaled(
-        self, scores: Float[Tensor, "batch patch"], padding: Bool[Tensor, "batch patch"]
-    ) -> Float[Tensor, "batch patch"]:
+        scores, there = -likeness if self.negated else likeness, trace.places.to(likeness.device) != PADDING
         match self.normalise:
             case "none":
                 return scores
             case "softmax":
-                return scores.masked_fill(padding, -torch.inf).softmax(1)
+                return softmax(scores, there)
             case "minmax":
-                low = scores.masked_fill(padding, torch.inf).amin(1, keepdim=True)
-                high = scores.masked_fill(padding, -torch.inf).amax(1, keepdim=True)
-                return (scores - low + _LIFT) / (high - low).clamp(min=_LIFT)
+                return min_max(scores, there, _LIFT)
