@@ -33,12 +33,25 @@ def density_peaks(
     denser = (density[:, None] > density[:, :, None]) & pair
     furthest = distance.masked_fill(~pair, 0).amax((1, 2), keepdim=True)
     score = density * torch.where(denser, distance, furthest).amin(-1)
-    best = score.masked_fill(~real, -torch.inf).topk(int(clusters.max()), dim=1)
-    centres = limited(best.indices.masked_fill(best.values == -torch.inf, PADDING), clusters)
+    centres = _best(score, real, clusters)
     away = distance.gather(2, centres.clamp(min=0)[:, None].expand(-1, points.shape[1], -1))
     itself = centres[:, None] == torch.arange(points.shape[1], device=points.device)[:, None]
     away = away.masked_fill(centres[:, None] == PADDING, torch.inf).masked_fill(itself, -1)
     return centres, away.argmin(-1)
+
+
+def _best(
+    score: Float[Tensor, "batch point"], real: Bool[Tensor, "batch point"], clusters: Int[Tensor, " batch"]
+) -> Int[Tensor, "batch cluster"]:
+    """The points with the highest scores; images with equally many points together, as ties depend on the number."""
+    counts = real.sum(1)
+    best = torch.full((len(score), int(clusters.max())), PADDING, device=score.device)
+    for count in counts.unique().tolist():
+        rows = (counts == count).nonzero()[:, 0]
+        points = real[rows].nonzero()[:, 1].reshape(len(rows), count)
+        top = score[rows[:, None], points].topk(min(count, int(clusters[rows].max())), dim=1).indices
+        best[rows, : top.shape[1]] = points.gather(1, top)
+    return limited(best, clusters)
 
 
 def limited(chosen: Int[Tensor, "batch slot"], counts: Int[Tensor, " batch"]) -> Int[Tensor, "batch slot"]:
