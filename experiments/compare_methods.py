@@ -1,11 +1,8 @@
 """Which published method keeps what the language model needs, when all are given the same number of tokens?"""
 
-from pathlib import Path
-
 from analysis.comparison_report import report
-from foveate.cli import run
-from foveate.compression import Identity
-from foveate.evaluation import EvalConfig
+from analysis.overlays import kept_picture
+from foveate.cli import Flat, Options, run
 from foveate.methods import METHODS
 from foveate.studies.comparison import compare
 
@@ -13,17 +10,7 @@ from foveate.studies.comparison import compare
 def main(
     methods: tuple[str, ...] = tuple(METHODS),
     keep: tuple[int | float, ...] = (0.5, 1 / 3, 0.11),
-    model: str = "reference",
-    data: str = "scenes",
-    split: str = "test",
-    limit: int | None = 1200,
-    batch_size: int = 256,
-    seed: int = 0,
-    study: str = "compare_methods",
-    storage: str | None = None,
-    out: Path = Path("runs"),
-    device: str = "cpu",
-    dtype: str = "float32",
+    options: Flat = Options(study="compare_methods", limit=1200),
 ) -> None:
     """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
 
@@ -36,23 +23,18 @@ def main(
             known.
         keep: Budgets in equivalent tokens, the mean of the visual tokens over the blocks of the language model: counts,
             or fractions of an image's patches.
-        model: "reference" (shipped), a checkpoint folder, or a hub id of a LLaVA.
-        data: Data set.
-        split: Split of the data set.
-        limit: Number of questions; None means all.
-        batch_size: Questions per batch; lower it for large models.
-        seed: Of the generated data.
-        study: Name of the study and of its folder.
-        storage: Database URL for several machines, which must share `out`; default a SQLite file in the study's
-            folder.
-        out: Folder of all results.
-        device: Where the model runs, such as cpu or cuda.
-        dtype: Of weights and activations: float32, bfloat16 or float16.
+        options: What every study is told.
     """
-    config = EvalConfig(
-        Identity(), model, data, split, limit, seed, dtype=dtype, batch_size=batch_size, device=device, out=out
+    study = compare(
+        options.study,
+        options.config,
+        methods,
+        keep,
+        storage=options.storage,
+        workers=options.workers,
+        draw=kept_picture,
     )
-    print(report(compare(study, config, methods, keep, storage=storage), config))
+    print(report(study, options.config))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -132,7 +133,9 @@ def test_an_interrupted_run_answers_only_what_is_missing(config):
         part.unlink()
     untouched = {part: part.stat().st_mtime_ns for part in parts[::2]}
     resumed = evaluate(replace(config, out=config.out / "again", batch_size=22))
-    assert resumed.read().equals(expected)
+    likely, wanted = resumed.read()["log_probability"].to_numpy(), expected["log_probability"].to_numpy()
+    np.testing.assert_allclose(likely, wanted, atol=2e-5)
+    assert resumed.read().drop("log_probability").equals(expected.drop("log_probability"))
     assert {part: part.stat().st_mtime_ns for part in untouched} == untouched
 
 
@@ -189,7 +192,7 @@ def test_a_place_that_cannot_be_written_is_named(config, tmp_path):
 
 def test_a_part_is_never_half_written(tmp_path, monkeypatch):
     folder = RecordFolder(tmp_path / "run")
-    record = Record("a/b", "i", "k", "q", "r", "p", 1.0, [1], 1, [1, 1], 5, 1.0, 1.0)
+    record = Record("a/b", "i", "k", "q", "r", "p", 1.0, [1], 1, [1, 1], 5, 1.0, 1.0, -0.5)
     with folder.lock({}):
         folder.append([record])
         folder.append([replace(record, sample_id="a_b")])

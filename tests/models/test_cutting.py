@@ -230,7 +230,7 @@ def test_the_own_engine_and_hooks_in_generate_agree_and_a_batch_gives_what_singl
             assert _until_end(alone, ends) == _until_end(together[row], ends)
     compressed = compressor.compress(SeenPictures(loaded.adapter, batch["pixel_values"]))
     answers, cuts = answer_each(loaded.adapter, prompts, compressed, compressor.repack, compressor.stages, NEW)
-    assert answers == [_until_end(row, ends) for row in together]
+    assert answers.tokens == [_until_end(row, ends) for row in together]
     assert [k.tolist() for k in cuts.decisions[-1].compression.kept] == kept
     assert torch.equal(torch.stack(cuts.per_block, 1).float(), tokens)
 

@@ -134,7 +134,7 @@ def test_the_engine_that_shares_pictures_answers_like_attached_generate(loaded, 
     conversations = [
         Conversation.from_prompts([loaded.prompt(s.question) for s in group], adapter.image_token) for group in groups
     ]
-    shared = answer(adapter, conversations, compressed, compressor.repack, NEW)
+    shared = answer(adapter, conversations, compressed, compressor.repack, NEW).tokens
     flat = [sample for group in groups for sample in group]
     with compressor.attached(loaded.model):
         for sample, tokens in zip(flat, shared, strict=True):

@@ -11,9 +11,9 @@ from foveate.evaluation import EvalConfig
 from foveate.models.llava import Tower
 from foveate.studies import objective
 from foveate.studies.ablation import ablate
-from foveate.studies.spaces import layer_choices, named_choices
+from foveate.studies.choices import layer_choices, named_choices
 
-TOWER = Tower(depth=6, feature_layer=4, has_cls=True, grid=Grid(12, 12))
+TOWER = Tower(depth=6, heads=4, feature_layer=4, has_cls=True, grid=Grid(12, 12))
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ def test_a_study_runs_each_cell_once_and_a_second_run_none(config):
 def test_a_study_goes_on_after_a_trial_that_failed_and_one_that_was_killed(config, monkeypatch, failing):
     evaluate, calls = objective.evaluate, []
 
-    def fails_once(cell):
+    def fails_once(cell, **options):
         calls.append(cell)
         if len(calls) == failing:
             raise RuntimeError("the machine caught fire")
-        return evaluate(cell)
+        return evaluate(cell, **options)
 
     monkeypatch.setattr(objective, "evaluate", fails_once)
     with pytest.raises(RuntimeError, match="caught fire"):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as lightning
 import torch
 from torch.utils.data import DataLoader
@@ -12,11 +13,19 @@ from foveate.data.sample import VQASample
 
 
 class QuestionsInBatches(lightning.LightningDataModule):
-    """Batches of at most `batch_size` questions; a picture with fewer questions is never torn apart."""
+    """Batches of at most `batch_size` questions; a picture with fewer questions is never torn apart.
 
-    def __init__(self, samples: Sequence[VQASample], batch_size: int) -> None:
+    Args:
+        samples: The questions; those about a picture follow each other.
+        batch_size: Questions per batch.
+        order: Seed by which the pictures are shuffled; None leaves them as they stand.
+    """
+
+    def __init__(self, samples: Sequence[VQASample], batch_size: int, order: int | None = None) -> None:
         super().__init__()
         pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
+        if order is not None:
+            np.random.default_rng(order).shuffle(pictures)  # type: ignore[arg-type] (lists of lists are sequences)
         pieces = [picture[i : i + batch_size] for picture in pictures for i in range(0, len(picture), batch_size)]
         self.batches: Any = _filled(pieces, batch_size)
 

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,12 @@ class EncodedPictures(Pictures):
         self.ids = list(dict.fromkeys(image_ids))
         self.owner = torch.tensor([self.ids.index(image_id) for image_id in image_ids], device=self.llava.model.device)
 
+    @cached_property
+    def _rows(self) -> dict[str, Any]:
+        return self.encodings.rows(self.ids)
+
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
-        device = self.llava.model.device
-        rows = self.encodings.rows(self.ids)
+        device, rows = self.llava.model.device, self._rows
         sources = rows["features"].to(device, self.llava.model.dtype)
         values: dict[Need, Tensor] = {}
         for need in needs:

@@ -1,8 +1,10 @@
 """The prediction loop: compress, answer, score."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
+import pyarrow as pa
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
@@ -10,12 +12,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from foveate.compression import Compressor
+from foveate.core.types import Grid
 from foveate.data.sample import VQASample
-from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.encodings import EncodedPictures, Encodings
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.metrics.answers import SCORINGS
 from foveate.metrics.evidence import evidence_recall, evidence_share, things_kept
-from foveate.models.engine import Conversation, answer, answer_each
+from foveate.models.engine import Answers, Conversation, answer, answer_each
 from foveate.models.pictures import Texts
 
 
@@ -28,31 +31,27 @@ class Answering(lightning.LightningModule):
         self.loaded = encodings.loaded
 
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
-        share = self._evidence(batch)
+        share = evidence_of(batch, self.loaded.adapter.tower.grid)
         groups = self._sharing_a_picture(batch)
         first = [group[0] for group in groups]
         prompts = [self.loaded.prompt(sample.question) for sample in batch]
-        texts = Texts(
-            [prompts[i] for i in first],
-            [self.loaded.adapter.question(prompts[i], self.loaded.text_side.tail) for i in first],
-            [batch[i].question for i in first],
-        )
-        pictures = self.encodings.pictures([batch[i].image_id for i in first], share[first], texts)
+        pictures = asked(self.encodings, [batch[i] for i in first], [prompts[i] for i in first], share[first])
+        references = [self.loaded.reference(sample.question, _foremost(sample.references)) for sample in batch]
         compressed = self.compressor.compress(pictures)
         repack, llava, limit = self.compressor.repack, self.loaded.adapter, self.max_new_tokens
         if self.compressor.stages:
-            tokens, cuts = answer_each(llava, prompts, compressed, repack, self.compressor.stages, limit)
+            answers, cuts = answer_each(llava, prompts, compressed, repack, self.compressor.stages, limit, references)
             kept, blocks = cuts.decisions[-1].compression.kept, torch.stack(cuts.per_block, 1)
         else:
-            asked = [[prompts[i] for i in group] for group in groups]
-            conversations = [Conversation.from_prompts(group, llava.image_token) for group in asked]
-            tokens = answer(llava, conversations, compressed, repack, limit)
+            turns = [[prompts[i] for i in group] for group in groups]
+            conversations = [Conversation.from_prompts(group, llava.image_token) for group in turns]
+            answers = answer(llava, conversations, compressed, repack, limit, references)
             compression = compressed.decision.compression
             owner = [row for row, group in enumerate(groups) for _ in group]
             kept = [compression.kept[row] for row in owner]
             blocks = compression.count[owner][:, None].expand(-1, llava.decoder.depth)
         texts_only = [len(prompt) - prompt.count(llava.image_token) for prompt in prompts]
-        return self._records(batch, self.loaded.text(tokens), kept, blocks, texts_only, share)
+        return self._records(batch, answers, kept, blocks, texts_only, share)
 
     def _sharing_a_picture(self, batch: Sequence[VQASample]) -> list[list[int]]:
         """Positions in the batch that share a compressed picture: all questions about it, unless each needs its own."""
@@ -60,14 +59,10 @@ class Answering(lightning.LightningModule):
             return [[i] for i in range(len(batch))]
         return [list(group) for _, group in groupby(range(len(batch)), key=lambda i: batch[i].image_id)]
 
-    def _evidence(self, batch: Sequence[VQASample]) -> Tensor:
-        grid = self.loaded.adapter.tower.grid
-        return pad_sequence([evidence_share(torch.from_numpy(s.evidence), grid) for s in batch], batch_first=True)
-
     def _records(
         self,
         batch: list[VQASample],
-        answers: list[str],
+        answers: Answers,
         kept: list[Tensor],
         blocks: Tensor,
         text_tokens: list[int],
@@ -76,6 +71,7 @@ class Answering(lightning.LightningModule):
         stays = torch.zeros(len(batch), share.shape[2], dtype=torch.bool)
         for row, patches in zip(stays, kept, strict=True):
             row[patches.cpu()] = True
+        said, likely = self.loaded.text(answers.tokens), answers.log_probability.tolist()
         recall, covered = evidence_recall(stays, share).tolist(), things_kept(stays, share).tolist()
         return [
             Record(
@@ -84,25 +80,68 @@ class Answering(lightning.LightningModule):
                 kind=sample.kind,
                 question=sample.question,
                 reference=" | ".join(sample.references),
-                prediction=text,
-                score=SCORINGS[sample.scoring](text, sample.references),
+                prediction=said[i],
+                score=SCORINGS[sample.scoring](said[i], sample.references),
                 kept=kept[i].tolist(),
                 tokens=int(blocks[i, 0]),
                 tokens_per_block=blocks[i].tolist(),
                 text_tokens=text_tokens[i],
                 evidence_recall=recall[i],
                 things_kept=covered[i],
+                log_probability=round(likely[i], 5),  # the rest depends on the batch
             )
-            for i, (sample, text) in enumerate(zip(batch, answers, strict=True))
+            for i, sample in enumerate(batch)
         ]
 
 
-class RecordWriter(BasePredictionWriter):
-    """Puts every batch on disk as soon as it is answered."""
+def asked(
+    encodings: Encodings, samples: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor
+) -> EncodedPictures:
+    """The pictures of these questions with what is asked about them, one row per question.
 
-    def __init__(self, folder: RecordFolder) -> None:
+    Args:
+        encodings: Of the data set.
+        samples: The questions.
+        prompts: Their full prompts.
+        share: See `evidence_of`.
+    """
+    loaded = encodings.loaded
+    questions = [loaded.adapter.question(prompt, loaded.text_side.tail) for prompt in prompts]
+    texts = Texts(prompts, questions, [sample.question for sample in samples])
+    return encodings.pictures([sample.image_id for sample in samples], share, texts)
+
+
+def evidence_of(samples: Sequence[VQASample], grid: Grid) -> Tensor:
+    """(question, thing, patch): see `evidence_share`."""
+    return pad_sequence([evidence_share(torch.from_numpy(s.evidence), grid) for s in samples], batch_first=True)
+
+
+def _foremost(references: Sequence[str]) -> str:
+    """The most frequent one; of equals the first."""
+    return Counter(references).most_common(1)[0][0]
+
+
+class Enough(Exception):
+    """The records so far say what was to be known."""
+
+
+def never(records: pa.Table) -> bool:
+    """Every question is to be answered."""
+    return False
+
+
+class RecordWriter(BasePredictionWriter):
+    """Puts every batch on disk as soon as it is answered.
+
+    Args:
+        folder: Where.
+        enough: Given all records so far, whether to stop; then `Enough` is raised, which is how Lightning's prediction
+            loop can be left.
+    """
+
+    def __init__(self, folder: RecordFolder, enough: Callable[[pa.Table], bool] = never) -> None:
         super().__init__(write_interval="batch")
-        self.folder = folder
+        self.folder, self.enough = folder, enough
 
     def write_on_batch_end(
         self,
@@ -115,3 +154,5 @@ class RecordWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         self.folder.append(prediction)
+        if self.enough is not never and self.enough(self.folder.read()):
+            raise Enough

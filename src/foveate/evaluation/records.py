@@ -35,6 +35,7 @@ class Record:
         text_tokens: All other tokens of the prompt.
         evidence_recall: See `metrics.evidence`; NaN when the evidence is unknown.
         things_kept: Likewise.
+        log_probability: Of the reference answer that most annotators gave, with its end.
     """
 
     sample_id: str
@@ -50,6 +51,7 @@ class Record:
     text_tokens: int
     evidence_recall: float
     things_kept: float
+    log_probability: float
 
 
 _COLUMN_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), list[int]: pa.list_(pa.int32())}

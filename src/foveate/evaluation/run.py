@@ -1,8 +1,10 @@
 """Runs a configuration, or returns its records when it has been run."""
 
 import signal
+from collections.abc import Callable
 from functools import lru_cache
 
+import pyarrow as pa
 import pytorch_lightning as lightning
 
 from foveate.data.load import data_hash, load_samples
@@ -10,7 +12,7 @@ from foveate.data.sample import VQASample
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.module import Answering, RecordWriter
+from foveate.evaluation.module import Answering, Enough, RecordWriter, never
 from foveate.evaluation.records import RecordFolder
 from foveate.models.load import LoadedModel, load
 
@@ -24,7 +26,9 @@ def data_of(name: str, split: str, limit: int | None, seed: int) -> tuple[tuple[
     return tuple(samples), data_hash(samples)
 
 
-def evaluate(config: EvalConfig, progress: bool = False) -> RecordFolder:
+def evaluate(
+    config: EvalConfig, progress: bool = False, order: int | None = None, enough: Callable[[pa.Table], bool] = never
+) -> RecordFolder:
     """Answers the questions of a configuration that have no record yet.
 
     Killed runs continue where they stopped; a second process waits for the first.
@@ -32,9 +36,11 @@ def evaluate(config: EvalConfig, progress: bool = False) -> RecordFolder:
     Args:
         config: What to evaluate.
         progress: Show a bar.
+        order: Seed of the order of the pictures; None means as they stand in the data set.
+        enough: Given all records so far after every batch, whether to leave it at that.
 
     Returns:
-        The complete records; the folder's name is the run id.
+        The records, complete unless that was enough; the folder's name is the run id.
 
     Raises:
         FoveateError: The model, data, compressor or place is not usable; the message says why.
@@ -47,21 +53,29 @@ def evaluate(config: EvalConfig, progress: bool = False) -> RecordFolder:
         return folder
     with folder.lock(identity):
         done = folder.done()
+        if done and enough(folder.read()):
+            return folder
         if left := [sample for sample in samples if sample.id not in done]:
-            module = Answering(_encodings(config, loaded, samples, questions), config.compressor, config.max_new_tokens)
-            trainer = _trainer(folder, progress)
-            trainer.predict(module, datamodule=QuestionsInBatches(left, config.batch_size), return_predictions=False)
+            module = Answering(
+                encodings_of(config, loaded, samples, questions), config.compressor, config.max_new_tokens
+            )
+            trainer = _trainer(RecordWriter(folder, enough), progress)
+            questions_left = QuestionsInBatches(left, config.batch_size, order)
+            try:
+                trainer.predict(module, datamodule=questions_left, return_predictions=False)
+            except Enough:
+                return folder
             if trainer.received_sigterm:  # which Lightning's prediction loop notes and goes on
                 raise SystemExit(128 + signal.SIGTERM)
         folder.finish(sample.id for sample in samples)
     return folder
 
 
-def _trainer(folder: RecordFolder, progress: bool) -> lightning.Trainer:
+def _trainer(writer: RecordWriter, progress: bool) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
         devices=1,
-        callbacks=[RecordWriter(folder)],
+        callbacks=[writer],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -69,7 +83,8 @@ def _trainer(folder: RecordFolder, progress: bool) -> lightning.Trainer:
     )
 
 
-def _encodings(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASample, ...], questions: str) -> Encodings:
+def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASample, ...], questions: str) -> Encodings:
+    """What the tower says about the pictures of a configuration's data."""
     key = run_id({"checkpoint": loaded.identity, "data_hash": questions, "dtype": config.dtype, "code": code_hash()})
     images = {sample.image_id: sample.image for sample in samples}
     return Encodings.of(loaded, images, config.out / "encodings" / key)

@@ -121,6 +121,16 @@ class Cutting:
         """Notes that more tokens follow: (batch, token) bool, which of them are real."""
         self.segments = [replace(segment, real=torch.cat([segment.real, real], 1)) for segment in self.segments]
 
+    def forget(self, tokens: Tensor) -> None:
+        """Of the tokens noted last these are none any more: (batch, token) bool."""
+        before = self.segments[0].real.new_zeros(())
+        self.segments = [
+            replace(
+                s, real=s.real & ~torch.cat([before.expand(len(tokens), s.real.shape[1] - tokens.shape[1]), tokens], 1)
+            )
+            for s in self.segments
+        ]
+
     def expand(self, times: int) -> None:
         """Every prompt stands `times` times in the batch, as with several beams."""
         self.repeats = times

@@ -47,8 +47,8 @@ class Decoder:
         return query, key
 
     def logits(self, states: Tensor) -> Tensor:
-        """Of the token that follows the last one."""
-        return self.head(self.model.norm(states[:, -1]))
+        """Of the token that follows each of these states."""
+        return self.head(self.model.norm(states))
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,6 +44,19 @@ class Conversation:
         return cls(prompts[0][:cut], [prompt[cut:] for prompt in prompts])
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the model says, and how likely it finds what it should say.
+
+    Attributes:
+        tokens: Greedy answers without the end token.
+        log_probability: (prompt,) of the reference answers, NaN without them.
+    """
+
+    tokens: list[list[int]]
+    log_probability: Tensor
+
+
 class Blocks:
     """The project's own loop over a language model's blocks: a prompt with cuts, then whatever follows it.
 
@@ -88,6 +101,11 @@ class Blocks:
         self.following = self.following + real.sum(1)
         return states
 
+    def forget(self, tokens: Tensor) -> None:
+        """Takes back some of the tokens of the last step: (batch, token) bool, left-padded as they were given."""
+        self.cutting.forget(tokens)
+        self.following = self.following - tokens.sum(1)
+
     def select(self, rows: Tensor) -> None:
         """Goes on with these prompts, which may be repeated."""
         self.cache.batch_select_indices(rows)
@@ -107,9 +125,14 @@ class Blocks:
 
 @torch.inference_mode()
 def answer(
-    llava: Llava, conversations: Sequence[Conversation], compressed: Compressed, repack: bool, max_new_tokens: int
-) -> list[list[int]]:
-    """New tokens for every question, conversation by conversation, without the end token.
+    llava: Llava,
+    conversations: Sequence[Conversation],
+    compressed: Compressed,
+    repack: bool,
+    max_new_tokens: int,
+    references: Sequence[Sequence[int]] = (),
+) -> Answers:
+    """The answer to every question, conversation by conversation.
 
     Keys and values of what precedes the questions are computed once per picture.
 
@@ -119,6 +142,7 @@ def answer(
         compressed: One row per picture.
         repack: See `pack`.
         max_new_tokens: Longest answer.
+        references: For every question the tokens that it should be answered with, the end token among them.
     """
     device = compressed.tokens.device
     ids, mask = _left_padded([c.prefix for c in conversations], llava.pad_token, device)
@@ -130,7 +154,7 @@ def answer(
     blocks.select(torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device))
     tokens, real = _left_padded([s for c in conversations for s in c.suffixes], llava.pad_token, device)
     states = blocks.step(llava.inner.get_input_embeddings()(tokens), real)
-    return _greedy(llava, blocks, states, max_new_tokens)
+    return _answered(llava, blocks, states, max_new_tokens, references)
 
 
 @torch.inference_mode()
@@ -141,8 +165,9 @@ def answer_each(
     repack: bool,
     stages: Sequence[Cut],
     max_new_tokens: int,
-) -> tuple[list[list[int]], Cutting]:
-    """New tokens for every prompt when stages inside the language model cut it, and what they cut.
+    references: Sequence[Sequence[int]] = (),
+) -> tuple[Answers, Cutting]:
+    """The answer to every prompt when stages inside the language model cut it, and what they cut.
 
     Args:
         llava: The model.
@@ -151,9 +176,10 @@ def answer_each(
         repack: Of the vision side; see `pack`.
         stages: See `Cutting`.
         max_new_tokens: Longest answer.
+        references: As in `answer`.
     """
     blocks, states = _prompted(llava, prompts, compressed, repack, stages)
-    return _greedy(llava, blocks, states, max_new_tokens), blocks.cutting
+    return _answered(llava, blocks, states, max_new_tokens, references), blocks.cutting
 
 
 @torch.inference_mode()
@@ -191,7 +217,7 @@ def response_rows(
                     sums[row] = sums[row] + seen[i][..., visual[row]]
                     counts[row] += 1
 
-        _greedy(llava, blocks, states, max_new_tokens, note)
+        _greedy(llava, blocks, llava.decoder.logits(states[:, -1]), [[] for _ in prompts], max_new_tokens, note)
     return torch.stack([total / count for total, count in zip(sums, counts, strict=True)])
 
 
@@ -216,28 +242,63 @@ def _embedded(llava: Llava, inputs: dict[str, Any]) -> Tensor:
     return llava.embed(inputs["input_ids"], torch.cat(inputs["mm_encoder_outputs"]["image"].pooler_output))
 
 
+def _answered(llava: Llava, blocks: Blocks, states: Tensor, limit: int, references: Sequence[Sequence[int]]) -> Answers:
+    """Greedy answers from the prompt's states; each reference is a draft of its answer, verified in one step.
+
+    What the model would have said itself is kept of the draft (Leviathan et al. 2023, arXiv 2211.17192, section 2.3,
+    with greedy choice), the rest is taken back; a right answer needs no further step.
+    """
+    first = llava.decoder.logits(states[:, -1])
+    answers: list[list[int]] = [[] for _ in first]
+    unknown = torch.full((len(first),), torch.nan, device=first.device)
+    if not references:
+        return Answers(_greedy(llava, blocks, first, answers, limit), unknown)
+    drafts, real = _left_padded(references, llava.pad_token, first.device)
+    states = blocks.step(llava.inner.get_input_embeddings()(drafts), real)
+    # the first token of a draft is foretold by the prompt, each later one by the token before it
+    logits = torch.cat([first[:, None], llava.decoder.logits(states)], 1)
+    start = real.shape[1] - real.sum(1)
+    logits[torch.arange(len(start)), start] = first
+    known = logits[:, :-1].float().log_softmax(-1).gather(2, drafts[..., None])[..., 0]
+    agreed = ((logits[:, :-1].argmax(-1) == drafts) | ~real).cumprod(1).bool() & real
+    said = agreed.sum(1)
+    for row, (count, reference) in enumerate(zip(said.tolist(), references, strict=True)):
+        answers[row] = [token for token in reference[:count] if token not in llava.ends][:limit]
+    ended = (said == real.sum(1)) & torch.isin(drafts[:, -1], torch.tensor(llava.ends, device=drafts.device))
+    if (going := ~ended & (said < limit)).any():
+        rows = going.nonzero()[:, 0]
+        blocks.forget(real & ~agreed)
+        blocks.select(rows)
+        rest = _greedy(llava, blocks, logits[rows, (start + said)[rows]], [answers[i] for i in rows.tolist()], limit)
+        for row, tokens in zip(rows.tolist(), rest, strict=True):
+            answers[row] = tokens
+    return Answers(answers, (known * real).sum(1))
+
+
 def _greedy(
     llava: Llava,
     blocks: Blocks,
-    states: Tensor,
+    logits: Tensor,
+    begun: Sequence[list[int]],
     limit: int,
     note: Callable[[Tensor, Tensor], None] = lambda rows, ended: None,
 ) -> list[list[int]]:
-    """Decodes on from the prompt's states; `note` hears which rows just answered and which of them are at an end."""
-    ends = torch.tensor(llava.ends, device=states.device)
-    rows = torch.arange(len(states), device=states.device)
-    answers: list[list[int]] = [[] for _ in rows]
-    for number in range(limit):
-        chosen = llava.decoder.logits(states).argmax(-1)
-        open_ = ~torch.isin(chosen, ends)
-        note(rows, ~open_)
-        for row, token in zip(rows[open_].tolist(), chosen[open_].tolist(), strict=True):
+    """Decodes on from the logits of the next token; `note` hears which rows just answered and which are at an end."""
+    ends = torch.tensor(llava.ends, device=logits.device)
+    rows = torch.arange(len(logits), device=logits.device)
+    answers = [list(tokens) for tokens in begun]
+    while True:
+        chosen = logits.argmax(-1)
+        ended = torch.isin(chosen, ends)
+        note(rows, ended)
+        for row, token in zip(rows[~ended].tolist(), chosen[~ended].tolist(), strict=True):
             answers[row].append(token)
-        if not open_.any() or number == limit - 1:
-            break
+        open_ = ~ended & torch.tensor([len(answers[row]) < limit for row in rows.tolist()], device=rows.device)
+        if not open_.any():
+            return answers
         if not open_.all():
             blocks.select(open_.nonzero()[:, 0])
             rows, chosen = rows[open_], chosen[open_]
         embeds = llava.inner.get_input_embeddings()(chosen[:, None])
         states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool))
-    return answers
+        logits = llava.decoder.logits(states[:, -1])

@@ -39,6 +39,7 @@ class Tower:
     """What can be known of a vision tower before it runs; `feature_layer` writes the language model's input."""
 
     depth: int
+    heads: int
     feature_layer: int
     has_cls: bool
     grid: Grid
@@ -224,4 +225,4 @@ def _describe(model: LlavaForConditionalGeneration, transformer: Any) -> Tower: 
         )
     side = config.vision_config.image_size // config.vision_config.patch_size
     # hidden_states[i] is the input of layer i, so it is layer i - 1 that wrote it
-    return Tower(depth, last % (depth + 1) - 1, has_cls, Grid(side, side))
+    return Tower(depth, config.vision_config.num_attention_heads, last % (depth + 1) - 1, has_cls, Grid(side, side))

@@ -84,17 +84,30 @@ class LoadedModel:
 
     def prompt(self, question: str) -> list[int]:
         """Token ids of the chat prompt for one picture and a question, the image token expanded to all patches."""
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        tokenizer = self.processor.tokenizer
-        if self.processor.chat_template:
-            turns = [{"role": "user", "content": content}]
-            text = self.processor.apply_chat_template(turns, add_generation_prompt=True)
-        else:
-            text = f"USER: {self.processor.image_token}\n{question} ASSISTANT:"
-        started = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-        ids = tokenizer(text, add_special_tokens=not started)["input_ids"]
         image, patches = self.adapter.image_token, self.adapter.tower.grid.patches
+        ids = self._ids(self._written(question))
         return [token for i in ids for token in ([image] * patches if i == image else [i])]
+
+    def reference(self, question: str, answer: str) -> list[int]:
+        """Token ids of an answer as they follow the chat prompt for a question, the end token last."""
+        written = self._written(question)
+        before, whole = self._ids(written), self._ids(written + " " * (not written[-1:].isspace()) + answer)
+        tokens = whole[len(before) :] if whole[: len(before)] == before else self._ids(answer, special=False)
+        end = self.processor.tokenizer.eos_token_id
+        ends = self.adapter.ends
+        return [*tokens, *([end] if end in ends else ends[:1])]
+
+    def _written(self, question: str) -> str:
+        """The chat prompt."""
+        if not self.processor.chat_template:
+            return f"USER: {self.processor.image_token}\n{question} ASSISTANT:"
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def _ids(self, text: str, special: bool = True) -> list[int]:
+        tokenizer = self.processor.tokenizer
+        started = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+        return tokenizer(text, add_special_tokens=special and not started)["input_ids"]
 
     @cached_property
     def text_side(self) -> TextSide:

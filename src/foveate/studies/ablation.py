@@ -1,6 +1,8 @@
 """An ablation: a grid of choices and budgets on one model and one split."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import optuna
 
@@ -9,9 +11,9 @@ from foveate.core.errors import BudgetError
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, data_of
 from foveate.models.llava import Tower
-from foveate.studies.objective import Objective
-from foveate.studies.spaces import Choice
-from foveate.studies.study import run_grid
+from foveate.studies.choices import Choice, Grid
+from foveate.studies.objective import Draw, Objective
+from foveate.studies.study import Place, open_study, queue, run
 
 
 def ablate(
@@ -20,6 +22,8 @@ def ablate(
     choices_for: Callable[[Tower], Sequence[Choice]],
     keep: Sequence[int | float],
     storage: str | None = None,
+    workers: int = 1,
+    draw: Draw | None = None,
 ) -> optuna.Study:
     """Evaluates every choice at every budget; bad budgets, layers, models and data are refused before anything runs.
 
@@ -28,7 +32,9 @@ def ablate(
         config: Model, data and place; its compressor is replaced by each cell's.
         choices_for: The rows, given the model's tower.
         keep: Budgets: counts, or fractions of an image's patches.
-        storage: See `run_grid`.
+        storage: See `Place`.
+        workers: Processes on this machine.
+        draw: See `Objective`.
 
     Raises:
         FoveateError: Something in the configuration cannot be used; the message says what.
@@ -41,7 +47,8 @@ def ablate(
     if not keeps:
         raise BudgetError(f"no budget is given: keep 1..{tower.grid.patches} patches, or a fraction of them")
     for choice in choices:
-        loaded.adapter.check(choice.recipe(keeps[0]).needs)
+        with suppress(BudgetError):  # what cannot have a budget has no cell there
+            loaded.adapter.check(choice.recipe(keeps[0]).needs)
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each cell has its own
     facts = {
@@ -51,5 +58,38 @@ def ablate(
         "depth": tower.depth,
         "feature_layer": tower.feature_layer,
     }
-    objective = Objective(config, {choice.label: choice for choice in choices}, keeps)
-    return run_grid(name, objective, {**identity, "limit": config.limit, "seed": config.seed}, facts, storage)
+    grid = Grid(tuple(choices), tuple(keeps))
+    place = Place(name, config.out, storage)
+    return run_grid(place, config, grid, draw, identity, facts, workers)
+
+
+def run_grid(
+    place: Place,
+    config: EvalConfig,
+    grid: Grid,
+    draw: Draw | None,
+    identity: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    workers: int,
+) -> optuna.Study:
+    """Runs what is left of a grid.
+
+    Args:
+        place: Where the study is kept.
+        config: Everything but the compressor.
+        grid: The cells.
+        draw: See `Objective`.
+        identity: What identifies the study besides the grid; the same name with another identity is refused.
+        facts: More to know about it.
+        workers: Processes on this machine.
+    """
+    objective = Objective(config, grid, draw=draw)
+    study = open_study(place, objective, {**identity, **size_of(config)}, facts)
+    queue(place, study, grid.cells)
+    run(place, study, objective, workers=workers)
+    return study
+
+
+def size_of(config: EvalConfig) -> dict[str, int | None]:
+    """What a study's identity says of the data's size, so that its error messages can."""
+    return {"limit": config.limit, "seed": config.seed}

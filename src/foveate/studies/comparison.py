@@ -24,9 +24,10 @@ from foveate.evaluation.run import cached_load, data_of
 from foveate.methods import METHODS
 from foveate.models.load import LoadedModel
 from foveate.settings import aligned, method, options_for
-from foveate.studies.objective import Objective
-from foveate.studies.spaces import RANDOM_SEEDS, Choice
-from foveate.studies.study import run_grid
+from foveate.studies.ablation import run_grid
+from foveate.studies.choices import RANDOM_SEEDS, Choice, Grid
+from foveate.studies.objective import Draw
+from foveate.studies.study import Place
 
 BUDGETLESS = ("full", "blind")
 # rows of every comparison
@@ -42,6 +43,8 @@ def compare(
     equivalents: Sequence[int | float] = (0.5,),
     seeds: Iterable[int] = RANDOM_SEEDS,
     storage: str | None = None,
+    workers: int = 1,
+    draw: Draw | None = None,
 ) -> optuna.Study:
     """Evaluates every method at every budget; the controls take part unasked.
 
@@ -55,7 +58,9 @@ def compare(
         methods: Names in `METHODS`, or a user's own as "package.module:function".
         equivalents: Budgets in equivalent tokens: counts, or fractions of an image's patches.
         seeds: Of methods that draw.
-        storage: See `run_grid`.
+        storage: See `Place`.
+        workers: Processes on this machine.
+        draw: See `Objective`.
 
     Raises:
         FoveateError: Something in the configuration cannot be used; the message says what.
@@ -86,8 +91,9 @@ def compare(
         "left_out": left_out,
         "not_applicable": not_applicable,
     }
-    objective = Objective(config, {choice.label: choice for choice in choices}, budgets)
-    return run_grid(name, objective, {**identity, "limit": config.limit, "seed": config.seed}, facts, storage)
+    grid = Grid(tuple(choices), tuple(budgets))
+    place = Place(name, config.out, storage)
+    return run_grid(place, config, grid, draw, identity, facts, workers)
 
 
 def _own_code(choices: Sequence[Choice], budgets: Sequence[int]) -> str | None:

@@ -1,57 +1,176 @@
-"""The one objective of grids and searches: evaluate a compressor, report its mean score."""
+"""The one objective of grids and searches: evaluate what a trial suggests, and note what was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from optuna import Trial, TrialPruned
 
+from foveate.compression import Identity
 from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.studies.spaces import Choice
+from foveate.evaluation.latency import latency_ms
+from foveate.evaluation.records import RecordFolder
+from foveate.evaluation.run import data_of
+from foveate.studies.goals import Gain, Goal, by_image, gain, mean_of
+from foveate.studies.notes import note
+from foveate.studies.spaces import Proposal, Space
+from foveate.studies.stopping import STARTUP, Rival, corrected, dominated, optimistic
+
+MEASURED: tuple[Goal, ...] = ("accuracy", "quality", "tokens")
+Draw = Callable[[EvalConfig, pa.Table], bytes]
+"""Makes the picture of what a trial kept, from its configuration and records, as PNG."""
+NEVER_STOPPED = ("default", "ensemble", "single", "spaced")  # sources whose results the report rests on
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Mean score of the choice and budget that a trial suggests; what else was measured becomes trial attributes.
+    """Evaluates the compressor that a trial suggests; what was measured becomes trial attributes.
 
-    A trial whose choice cannot have its budget is pruned; its attribute `left_out` says why.
+    A trial whose choice cannot have its budget is pruned; its attribute `left_out` says why. `stopping` says how
+    hopeless ones end early.
 
     Attributes:
         config: Everything but the compressor.
-        choices: By label.
-        keeps: Budgets in patches.
+        space: What is varied.
+        goals: What is optimised.
+        max_loss: Points of accuracy that may be lost against the uncompressed model; None means any.
+        stops: Whether hopeless trials end early.
+        draw: Makes the picture of what a trial kept; None makes none.
     """
 
     config: EvalConfig
-    choices: Mapping[str, Choice]
-    keeps: Sequence[int]
+    space: Space
+    goals: tuple[Goal, ...] = ("accuracy",)
+    max_loss: float | None = None
+    stops: bool = False
+    draw: Draw | None = None
 
-    def __call__(self, trial: Trial) -> float:
-        choice = self.choices[trial.suggest_categorical("scorer", list(self.choices))]
-        keep = trial.suggest_categorical("keep", list(self.keeps))
+    def __call__(self, trial: Trial) -> tuple[float, ...]:
         try:
-            compressor = choice.recipe(keep)
+            proposal = self.space.suggest(trial)
         except BudgetError as error:
             trial.set_user_attr("left_out", str(error))
             raise TrialPruned(str(error)) from error
-        folder = evaluate(replace(self.config, compressor=compressor))
-        records = folder.read()
-        measured = {
-            "run_id": folder.folder.name,
-            "family": choice.family,
-            "layers": choice.layers,
-            "compressor": repr(compressor),
-            "n": records.num_rows,
-            "evidence_recall": _mean(records, "evidence_recall"),
-            "tokens": _mean(records, "tokens"),
-            "equivalent_tokens": float(np.mean(records["tokens_per_block"].to_pylist())),
-        }
-        for name, value in measured.items():
+        config = replace(self.config, compressor=proposal.compressor)
+        latency = latency_ms(config) if "latency" in self.goals else None
+        hope = _Hope(self, trial, latency)
+        folder = evaluate(config, order=trial.number, enough=hope.gone) if self.stops else evaluate(config)
+        measured = self._measured(folder, hope)
+        if latency is not None:
+            measured["latency"] = latency
+        if self.max_loss is not None:
+            measured["accuracy_loss"] = 100 * (hope.full.attributes["accuracy"] - measured["accuracy"])
+            trial.set_constraint("accuracy loss", measured["accuracy_loss"] - self.max_loss)
+            measured["constraints"] = {"accuracy loss": measured["accuracy_loss"] - self.max_loss}  # for the dashboard
+        for name, value in {**_facts(proposal), **measured}.items():
             trial.set_user_attr(name, value)
-        return _mean(records, "score")
+        note(trial, config, folder, self.draw)
+        return tuple(measured[goal] for goal in self.goals)
+
+    def _measured(self, folder: RecordFolder, hope: "_Hope") -> dict[str, Any]:
+        records = folder.read()
+        means = {goal: mean_of(records, goal) for goal in MEASURED} | hope.estimated
+        return means | {
+            "run_id": folder.folder.name,
+            "n": records.num_rows,
+            "given": float(np.mean(records["tokens"].to_numpy())),
+            "evidence_recall": float(np.nanmean(records["evidence_recall"].to_numpy())),
+            "stopped": hope.lost,
+        }
 
 
-def _mean(records: pa.Table, column: str) -> float:
-    return float(np.nanmean(records[column].to_numpy()))
+class _Hope:
+    """Whether a running trial may still become one of the best.
+
+    Attributes:
+        lost: Why it cannot; empty while it can.
+        estimated: What it would have measured, once it is stopped.
+    """
+
+    def __init__(self, objective: Objective, trial: Trial, latency: float | None) -> None:
+        self.objective, self.trial, self.latency = objective, trial, latency
+        self.lost, self.estimated = "", {}
+        self.source = trial.user_attrs.get("source", "sampler")
+        self._reported: set[str] = set()
+        config = objective.config
+        samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+        self._steps = {image: step for step, image in enumerate(dict.fromkeys(sample.image_id for sample in samples))}
+        self._questions = len(samples)
+
+    @property
+    def full(self) -> Rival:
+        """The uncompressed model."""
+        records = evaluate(replace(self.objective.config, compressor=Identity())).read()
+        return Rival(-1, records, {goal: mean_of(records, goal) for goal in MEASURED})
+
+    def gone(self, records: pa.Table) -> bool:
+        """Looks at all records so far."""
+        per_question = self.objective.goals in (("quality",), ("accuracy",)) and self.objective.max_loss is None
+        if per_question:
+            self._report(records, self.objective.goals[0])
+        if self.source in NEVER_STOPPED or records.num_rows >= self._questions:
+            return False
+        if self.objective.max_loss is not None and self._infeasible(records):
+            return True
+        return self._worse(records) if per_question else self._dominated(records)
+
+    def _report(self, records: pa.Table, goal: Goal) -> None:
+        for image, value in by_image(records, goal).items():
+            if image not in self._reported:
+                self.trial.report(value, self._steps[image])  # the same step for the same picture in every trial
+                self._reported.add(image)
+
+    def _worse(self, records: pa.Table) -> bool:
+        if not self.trial.should_prune():
+            return False
+        rival = self._rival(self.trial.study.best_trial)
+        gains = self._gains(records, rival)
+        return gains[self.objective.goals[0]].mean < 0 and self._give_up("WilcoxonPruner", rival, gains)
+
+    def _infeasible(self, records: pa.Table) -> bool:
+        full, limit = self.full, self.objective.max_loss or 0.0
+        gains = self._gains(records, full)
+        lost = 100 * optimistic(gains["accuracy"].images) < -limit and 100 * gains["accuracy"].mean < -limit
+        return lost and self._give_up(f"loses more than {limit:g} points of accuracy", full, gains)
+
+    def _dominated(self, records: pa.Table) -> bool:
+        if len(set(records["image_id"].to_pylist())) < STARTUP:
+            return False
+        for front in self.trial.study.best_trials:
+            if front.user_attrs.get("stopped"):
+                continue
+            rival = self._rival(front)
+            gains = self._gains(records, rival)
+            if dominated([self._gain(goal, gains, rival) for goal in self.objective.goals]):
+                return self._give_up("dominated, optimistically seen,", rival, gains)
+        return False
+
+    def _gain(self, goal: Goal, gains: dict[Goal, Gain], rival: Rival) -> Gain | float:
+        return gains[goal] if goal in gains else rival.attributes[goal] - (self.latency or 0.0)
+
+    def _gains(self, records: pa.Table, rival: Rival) -> dict[Goal, Gain]:
+        return {goal: gain(records, rival.records, goal) for goal in MEASURED}
+
+    def _rival(self, frozen: Any) -> Rival:  # noqa: ANN401 (Optuna's FrozenTrial)
+        folder = RecordFolder(self.objective.config.out / "records" / frozen.user_attrs["run_id"])
+        return Rival(frozen.number, folder.read(), frozen.user_attrs)
+
+    def _give_up(self, why: str, rival: Rival, gains: dict[Goal, Gain]) -> bool:
+        images = len(next(iter(gains.values())).images)
+        against = "the uncompressed model" if rival.number < 0 else f"trial {rival.number}"
+        self.lost = f"{why} against {against} after {images} images"
+        self.estimated = corrected(rival, gains)
+        return True
+
+
+def _facts(proposal: Proposal) -> dict[str, Any]:
+    return {
+        "label": proposal.label,
+        "family": proposal.family,
+        "layers": proposal.layers,
+        "weights": list(proposal.weights),
+        "compressor": repr(proposal.compressor),
+    }

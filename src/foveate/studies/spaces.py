@@ -1,98 +1,284 @@
-"""What an ablation varies: named choices, each a recipe from a budget to a compressor."""
+"""What a study varies: define-by-run spaces from an Optuna trial to a compressor."""
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar, cast
 
-from foveate.compression import Compressor, VisionCompressor
-from foveate.core.errors import FoveateError
-from foveate.core.needs import LayersFrom, resolve_layer, resolve_layers
-from foveate.methods import blind, evidence, full, random, uniform, vtc_cls
+import numpy as np
+import optuna
+
+from foveate.compression import Compressor, Pipeline, PromptCompressor, VisionCompressor
+from foveate.core.budget import resolve_keep
+from foveate.core.errors import BudgetError, FoveateError
+from foveate.core.needs import resolve_layer
 from foveate.models.llava import Tower
-from foveate.scorers import ClsAttention, ClsEnsemble
+from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention
+from foveate.selectors import ImportantDiverse, Mass, TopK
 
-RANDOM_SEEDS = range(5)
+Kind = Literal["single", "range", "weights"]
+KINDS: tuple[Kind, ...] = ("single", "range", "weights")
+WORDS = {
+    "single": "one layer of the vision tower",
+    "range": "neighbouring layers, each weighing less than the one behind it by a factor",
+    "weights": "all layers with free weights that sum to 1",
+    "reduce": "sum, maximum or minimum over the layers",
+    "heads": "which attention heads are read",
+    "diversity": "a share of the budget for patches unlike those chosen",
+    "prompt": "a second cut inside the language model: where, how much of the budget, how far by prompt attention",
+    "mass": "as many patches as hold a share of the score, instead of a count",
+}
+_DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One row of an ablation.
+class Proposal:
+    """What a trial suggests.
 
     Attributes:
-        label: Unique name, such as "cls[2]" or "cls[2:]".
-        family: "single", "suffix", "all", or the name of a method or control; its seeds share it.
-        layers: The layers it reads, as text.
-        recipe: From a budget to a compressor.
+        compressor: To be evaluated.
+        label: What to call it.
+        family: Kind of layers, or the method's name.
+        layers: The layers that it reads, as text.
+        weights: Factor of every layer of the tower; empty if it is no ensemble of layers.
     """
 
+    compressor: Compressor
     label: str
     family: str
-    layers: str
-    recipe: Callable[[int], Compressor]
+    layers: str = ""
+    weights: tuple[float, ...] = ()
 
 
-def single(layer: int, tower: Tower) -> Choice:
-    """One layer's [CLS] attention."""
-    layer = resolve_layer(layer, tower.depth)
-    return Choice(f"cls[{layer}]", "single", str(layer), partial(_scored, ClsAttention(layer)))
+class Planned(dict):
+    """Parameters of a trial that is to be run in any case, with `attributes` for its user attributes."""
+
+    def __init__(self, params: Mapping[str, Any], **attributes: Any) -> None:  # noqa: ANN401
+        super().__init__(params)
+        self.attributes = attributes
 
 
-def suffix(start: int, tower: Tower) -> Choice:
-    """The sum from a layer to the one that writes the features."""
-    first = resolve_layers(LayersFrom(start), tower.depth, tower.feature_layer)[0]
-    layers = f"{first}-{tower.feature_layer}"
-    return Choice(f"cls[{first}:]", "suffix", layers, partial(vtc_cls, start_layer=first))
+class Space(ABC):
+    """A frozen value; its repr identifies it."""
+
+    @abstractmethod
+    def suggest(self, trial: optuna.Trial) -> Proposal:
+        """Asks the trial for values.
+
+        Raises:
+            BudgetError: What it suggests cannot have its budget.
+        """
 
 
-def every_layer(tower: Tower) -> Choice:
-    """The sum of all layers, also those behind the features."""
-    scorer = ClsEnsemble(tuple(range(tower.depth)))
-    return Choice("cls[all]", "all", f"0-{tower.depth - 1}", partial(_scored, scorer))
+@dataclass(frozen=True)
+class Budget:
+    """Equivalent tokens of one image: a fixed count, an opened range of counts, or as many patches as hold a mass.
+
+    Attributes:
+        low: The fewest.
+        high: The most.
+        mass: Whether a share of the score is searched instead of a count; then `high` is a cap.
+    """
+
+    low: int
+    high: int
+    mass: bool = False
+
+    def suggest(self, trial: optuna.Trial) -> int:
+        if self.mass or self.low == self.high:
+            return self.high
+        return trial.suggest_int("keep", self.low, self.high, log=True)
 
 
-def controls(seeds: Iterable[int] = RANDOM_SEEDS) -> list[Choice]:
-    """The uncompressed model, no picture, the evidence oracle, the even grid and random patches."""
-    plain = [Choice(recipe.__name__, recipe.__name__, "", recipe) for recipe in (full, blind, evidence, uniform)]
-    return [*plain, *(Choice(f"random[{seed}]", "random", "", partial(random, seed=seed)) for seed in seeds)]
+@dataclass(frozen=True)
+class LayerSpace(Space):
+    """Ensembles of [CLS] attention, alone or mixed with prompt attention and diversity.
+
+    Attributes:
+        depth: Layers of the vision tower.
+        heads: Attention heads of each.
+        decoder_depth: Blocks of the language model.
+        patches: Of an image.
+        budget: What may be kept.
+        kinds: Ways to weigh the layers; several are chosen between by `kind`.
+        reduce: Whether maximum and minimum over the layers are searched besides the sum.
+        head_subset: Whether the heads that are read are searched.
+        diversity: Whether a share of the budget may go to patches unlike those chosen.
+        prompt: Whether a part of the budget may be spent before a cut inside the language model.
+    """
+
+    depth: int
+    heads: int
+    decoder_depth: int
+    patches: int
+    budget: Budget
+    kinds: tuple[Kind, ...] = KINDS
+    reduce: bool = False
+    head_subset: bool = False
+    diversity: bool = False
+    prompt: bool = False
+
+    def suggest(self, trial: optuna.Trial) -> Proposal:
+        kind = _one_of(trial, "kind", self.kinds)
+        weights = self._weights(trial, kind)
+        layers = [i for i, weight in enumerate(weights) if weight]
+        scorer = self._scorer(trial, tuple(layers), weights)
+        compressor = self._compressor(trial, scorer, self.budget.suggest(trial))
+        shown = f"{layers[0]}-{layers[-1]}" if len(layers) > 1 else f"{layers[0]}"
+        label = {"single": f"cls[{shown}]", "range": f"cls[{shown.replace('-', ' to ')}]", "weights": "weights"}[kind]
+        return Proposal(compressor, label, kind, shown, weights)
+
+    def params_of(self, layers: range) -> dict[str, Any] | None:
+        """Parameters of the plain sum of these layers at the highest budget; None if the space does not hold it."""
+        kind: Kind = "single" if len(layers) == 1 and "single" in self.kinds else "range"
+        if kind not in self.kinds:
+            return self._uniform() if len(layers) == self.depth and "weights" in self.kinds else None
+        params: dict[str, Any] = {"kind": kind} if len(self.kinds) > 1 else {}
+        if kind == "single":
+            params |= {"layer": layers[0]}
+        else:
+            params |= {"start": layers[0], "end": self._end_share(layers), "decay": 1.0}
+        return params | self._plain(several=len(layers) > 1)
+
+    def _uniform(self) -> dict[str, Any]:
+        """Equal weights."""
+        params: dict[str, Any] = {"kind": "weights"} if len(self.kinds) > 1 else {}
+        return params | {f"weight_{i}": 0.5 for i in range(self.depth)} | self._plain(several=True)
+
+    def _plain(self, several: bool) -> dict[str, Any]:
+        """The other dimensions, closed."""
+        params: dict[str, Any] = {"reduce": "sum"} if self.reduce and several else {}
+        if self.head_subset:
+            params |= {f"head_{i}": True for i in range(self.heads)}
+        if self.budget.mass:
+            params["mass"] = 0.5
+        elif self.budget.low < self.budget.high:
+            params["keep"] = self.budget.high
+        if self.diversity:
+            params["diversity"] = 0.0
+        if self.prompt:
+            params["early"] = 0.0
+        return params
+
+    def _weights(self, trial: optuna.Trial, kind: Kind) -> tuple[float, ...]:
+        match kind:
+            case "single":
+                layer = trial.suggest_int("layer", 0, self.depth - 1)
+                return tuple(float(i == layer) for i in range(self.depth))
+            case "range":
+                start = trial.suggest_int("start", 0, self.depth - 1)
+                # a share of what is left, because the number of layers that are left depends on the start
+                left = self.depth - start
+                length = 1 + min(left - 1, int(trial.suggest_float("end", 0.0, 1.0) * left))
+                decay = trial.suggest_float("decay", 0.1, 1.0) if length > 1 else 1.0
+                last = start + length - 1
+                raw = [decay ** (last - i) if start <= i <= last else 0.0 for i in range(self.depth)]
+            case "weights":
+                # exponential variables over their sum are uniform on the simplex
+                raw = [-np.log(trial.suggest_float(f"weight_{i}", 1e-6, 1.0)) for i in range(self.depth)]
+        total = sum(raw)
+        if not total:
+            return tuple(round(1 / self.depth, _DIGITS) for _ in raw)
+        return tuple(round(float(weight / total), _DIGITS) for weight in raw)
+
+    def _end_share(self, layers: range) -> float:
+        left = self.depth - layers[0]
+        return (len(layers) - 0.5) / left
+
+    def _scorer(
+        self, trial: optuna.Trial, layers: tuple[int, ...], weights: tuple[float, ...]
+    ) -> ClsAttention | ClsEnsemble:
+        heads: tuple[int, ...] | Literal["mean"] = self._heads(trial) if self.head_subset else "mean"
+        if len(layers) == 1:
+            return ClsAttention(layers[0], heads)
+        reduce = _one_of(trial, "reduce", ("sum", "max", "min") if self.reduce else ("sum",))
+        factors = tuple(weights[i] for i in layers)
+        return ClsEnsemble(layers, () if len(set(factors)) == 1 else factors, reduce, heads)
+
+    def _heads(self, trial: optuna.Trial) -> tuple[int, ...] | Literal["mean"]:
+        """At least one: where none of the others was chosen, the last is not asked for."""
+        chosen = [i for i in range(self.heads - 1) if trial.suggest_categorical(f"head_{i}", (True, False))]
+        last = self.heads - 1
+        if not chosen or trial.suggest_categorical(f"head_{last}", (True, False)):
+            chosen.append(last)
+        return "mean" if len(chosen) == self.heads else tuple(chosen)
+
+    def _compressor(self, trial: optuna.Trial, scorer: ClsAttention | ClsEnsemble, keep: int) -> Compressor:
+        if self.budget.mass:
+            return VisionCompressor(scorer, keep, Mass(trial.suggest_float("mass", 0.05, 0.99)))
+        given, left, block = keep, keep, 0
+        if self.prompt and (early := trial.suggest_float("early", 0.0, 1.0)) > 0:
+            block = trial.suggest_int("block", 1, self.decoder_depth - 1)
+            given, left = self._split(keep, block, early)
+        diversity = trial.suggest_float("diversity", 0.0, 1.0) if self.diversity else 0.0
+        selector = ImportantDiverse(round(1 - diversity, _DIGITS)) if diversity else TopK()
+        before = VisionCompressor(scorer, given, selector)
+        if left == given:
+            return before
+        share = round(trial.suggest_float("prompt_share", 0.0, 1.0), _DIGITS)
+        mixed = Hybrid((scorer, PromptAttention(block)), (1 - share, share))
+        return Pipeline((before, PromptCompressor(mixed, left, block)))
+
+    def _split(self, keep: int, block: int, early: float) -> tuple[int, int]:
+        """Tokens given to the language model and left before `block`, of which the mean over the blocks is `keep`."""
+        behind = self.decoder_depth - block
+        most = min(self.patches, (self.decoder_depth * keep - behind) // block)
+        given = round(keep + early * (most - keep))
+        return given, max(1, round((self.decoder_depth * keep - block * given) / behind))
 
 
-def layer_choices(tower: Tower, layers: tuple[int, ...] = ()) -> list[Choice]:
-    """Every single layer, every suffix that ends where the features are written, and all layers; then the controls.
+Word = TypeVar("Word", bound=str)
+
+
+def _one_of(trial: optuna.Trial, name: str, words: Sequence[Word]) -> Word:
+    """Among several a dimension."""
+    return cast(Word, trial.suggest_categorical(name, words)) if len(words) > 1 else words[0]
+
+
+def layer_space(words: Iterable[str], keep: tuple[int | float, ...], tower: Tower, decoder_depth: int) -> LayerSpace:
+    """The space that some of `WORDS` open.
 
     Args:
+        words: What is varied.
+        keep: Equivalent tokens, as counts or fractions of the patches: one is fixed, between two is searched.
         tower: Of the model.
-        layers: Only these single layers and starts of suffixes; empty means every layer.
+        decoder_depth: Blocks of the language model.
 
     Raises:
-        LayerError: A layer does not exist.
+        FoveateError: A word is unknown, or does not go with another.
+        BudgetError: The budget is no number or pair of numbers in range.
     """
-    numbers = sorted({resolve_layer(layer, tower.depth) for layer in layers}) or range(tower.depth)
-    suffixes = [suffix(layer, tower) for layer in numbers if layer < tower.feature_layer]
-    return [*(single(layer, tower) for layer in numbers), *suffixes, every_layer(tower), *controls()]
+    words = tuple(dict.fromkeys(words))
+    for word in words:
+        if word not in WORDS:
+            near = get_close_matches(word, WORDS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise FoveateError(f"space {word!r} is unknown: {hint}known are {', '.join(WORDS)}")
+    if "mass" in words and (clash := {"diversity", "prompt"}.intersection(words)):
+        raise FoveateError(
+            f"space mass does not go with {' and '.join(sorted(clash))}: with a mass every image has a count of its "
+            "own, and the others share out a count that is the same for all"
+        )
+    kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in words) or KINDS
+    flags = {"reduce": "reduce" in words, "head_subset": "heads" in words}
+    flags |= {"diversity": "diversity" in words, "prompt": "prompt" in words}
+    budget = budget_of(keep, tower.grid.patches, mass="mass" in words)
+    return LayerSpace(tower.depth, tower.heads, decoder_depth, tower.grid.patches, budget, kinds, **flags)
 
 
-def named_choices(tower: Tower, names: Sequence[str]) -> list[Choice]:
-    """The choices with these labels ("cls[-2]", "cls[1:]", "cls[all]"), then the controls.
+def budget_of(keep: tuple[int | float, ...], patches: int, mass: bool = False) -> Budget:
+    """One number is a fixed budget, two are a range; for a mass the last is the most.
 
     Raises:
-        LayerError: A layer does not exist.
-        FoveateError: A label is not understood.
+        BudgetError: There are none or more than two, or one is out of range.
     """
-    choices: dict[str, Choice] = {}
-    for name in names:
-        match re.fullmatch(r"cls\[(-?\d+)(:?)\]|cls\[(all)\]", name):
-            case None:
-                raise FoveateError(f'scorer "{name}" is unknown; write "cls[2]", "cls[2:]" or "cls[all]"')
-            case found if found[3]:
-                choice = every_layer(tower)
-            case found if found[2]:
-                choice = suffix(int(found[1]), tower)
-            case found:
-                choice = single(int(found[1]), tower)
-        choices[choice.label] = choice
-    return [*choices.values(), *controls()]
+    counts = sorted(resolve_keep(one, patches) for one in keep)
+    if not 1 <= len(counts) <= 2:
+        raise BudgetError(f"keep={keep}: expected one number for a fixed budget or two for a range to search")
+    return Budget(1 if mass else counts[0], patches if mass and len(counts) == 1 else counts[-1], mass)
 
 
-def _scored(scorer: ClsAttention | ClsEnsemble, keep: int) -> Compressor:
-    return VisionCompressor(scorer, keep)
+def plain_sum(space: LayerSpace, start: int, tower: Tower) -> dict[str, Any] | None:
+    """Parameters of VTC-CLS: the sum from a layer to the one that writes the features."""
+    return space.params_of(range(resolve_layer(start, tower.depth), tower.feature_layer + 1))

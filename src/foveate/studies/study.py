@@ -1,58 +1,203 @@
-"""Opens, guards and runs studies."""
+"""Opens, guards and runs studies: a queue of planned trials that any number of workers empty, of which some may die."""
 
-import itertools
-from collections.abc import Mapping
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, Literal
 
+import numpy as np
 import optuna
+import torch
+from filelock import FileLock, Timeout
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
-from optuna.samplers import GridSampler
+from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from tqdm import tqdm
 
 from foveate.core.errors import OutputError
+from foveate.studies.goals import DIRECTIONS
+from foveate.studies.notes import ARTIFACTS
 from foveate.studies.objective import Objective
+from foveate.studies.spaces import Planned
+from foveate.studies.stopping import STARTUP, P
 
-ARTIFACTS = "artifacts"  # folder beside the study
-_HEARTBEAT_S, _GRACE_S = 30, 120
-_DONE = (TrialState.COMPLETE, TrialState.PRUNED)  # pruned: a cell that cannot be
+SamplerName = Literal["tpe", "nsga2", "gp", "random"]
+_SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed),
+    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
+    "gp": lambda seed: GPSampler(seed=seed),
+    "random": lambda seed: RandomSampler(seed=seed),
+}
+_POLL_S = 0.5
 
 
-def run_grid(
-    name: str, objective: Objective, identity: Mapping[str, Any], facts: Mapping[str, Any], storage: str | None = None
+def _retry(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Plans a trial once more; one that had not chosen anything yet is simply gone."""
+    if _params(trial):
+        RetryHeartbeatStaleTrialCallback()(study, trial)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study is kept.
+
+    Attributes:
+        name: Of the study.
+        out: Folder of all results; its own files lie in `<out>/<name>`, which all workers share.
+        storage: Database URL for several machines; None means a SQLite file in its folder.
+        heartbeat_s: A worker says so often that it lives.
+        grace_s: After so long a silence its trial is given to another one. Workers that died on the same machine are
+            noticed at once.
+    """
+
+    name: str
+    out: Path
+    storage: str | None = None
+    heartbeat_s: int = 30
+    grace_s: int = 120
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.name
+
+    @property
+    def queue(self) -> FileLock:
+        """Held while trials are planned or taken."""
+        return FileLock(self.folder / "queue.lock")
+
+    def open(self) -> RDBStorage:
+        """The storage.
+
+        Raises:
+            OutputError: The folder cannot be written, or the storage cannot be used.
+        """
+        try:
+            (self.folder / "workers").mkdir(parents=True, exist_ok=True)
+            (self.folder / ".writable").touch()
+            (self.folder / ".writable").unlink()
+        except OSError as error:
+            raise OutputError(f"{self.folder} cannot be written: {error.strerror}; choose another --out") from error
+        url = self.storage or f"sqlite:///{self.folder / 'study.db'}"
+        try:
+            return RDBStorage(
+                url,
+                heartbeat_interval=self.heartbeat_s,
+                grace_period=self.grace_s,
+                heartbeat_stale_trial_callback=_retry,
+            )
+        except (SQLAlchemyError, ImportError, ValueError) as error:
+            raise OutputError(
+                f"storage {_without_password(url)!r} cannot be used: {str(error).splitlines()[0]}. Expected the URL of "
+                "a database that runs and can be reached, such as postgresql+psycopg://user:password@host/database "
+                "(pip install 'foveate[postgres]') or sqlite:////folder/study.db"
+            ) from error
+
+
+def open_study(
+    place: Place, objective: Objective, identity: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> optuna.Study:
-    """Runs what is left of the grid of all choices and budgets, with a progress bar.
-
-    Trials of killed workers are run again; several machines may run the same study at once.
+    """Creates the study, or opens it if it is the same.
 
     Args:
-        name: Of the study; its files lie in `<out>/<name>`.
-        objective: Its choices and budgets span the grid.
-        identity: What identifies the study besides the grid; the same name with another identity is refused.
+        place: Where it is kept.
+        objective: Its space and goals are part of its identity.
+        identity: What identifies it besides.
         facts: More to know about it.
-        storage: Database URL for several machines; None means a SQLite file.
 
     Raises:
-        OutputError: The folder cannot be written, or the study exists with another configuration.
+        OutputError: The place cannot be used, or the study exists with another configuration.
     """
-    grid: dict[str, list] = {"scorer": list(objective.choices), "keep": list(objective.keeps)}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        study_name=name,
-        storage=_open(objective.config.out / name, storage),
-        sampler=GridSampler(grid, seed=0),
-        direction="maximize",
-        load_if_exists=True,
-    )
-    _guard(study, {**identity, "scorers": grid["scorer"], "keep": grid["keep"]})
-    for fact, value in facts.items():
-        study.set_user_attr(fact, value)
-    study.set_metric_names(["accuracy"])
-    while left := _requeue_failed(study, grid):
-        study.optimize(objective, n_trials=left, show_progress_bar=True)
+    storage = place.open()
+    with place.queue:
+        study = optuna.create_study(
+            study_name=place.name,
+            storage=storage,
+            directions=[DIRECTIONS[goal] for goal in objective.goals],
+            load_if_exists=True,
+        )
+        varied = {"space": repr(objective.space), "goals": list(objective.goals), "max_loss": objective.max_loss}
+        _guard(study, {**identity, **varied, "stops": objective.stops})
+        for fact, value in {**facts, "goals": list(objective.goals), "max_loss": objective.max_loss}.items():
+            if study.user_attrs.get(fact) != value:
+                study.set_user_attr(fact, value)
+        if study.metric_names is None:
+            study.set_metric_names(list(objective.goals))
     return study
+
+
+def queue(place: Place, study: optuna.Study, trials: Iterable[Planned]) -> None:
+    """Plans trials, unless they are in the study already, and once more those that failed."""
+    with place.queue:
+        _revive(place, study)
+        there = study.get_trials(deepcopy=False)
+        retried = {number for trial in there for number in trial.system_attrs.get("retry_history", ())}
+        for trial in there:
+            if trial.state == TrialState.FAIL and trial.number not in retried:
+                _retry(study, trial)
+        known = [_params(trial) for trial in there]
+        for planned in trials:
+            if dict(planned) not in known:
+                study.enqueue_trial(dict(planned), user_attrs=planned.attributes)
+
+
+def run(
+    place: Place,
+    study: optuna.Study,
+    objective: Objective,
+    total: int = 0,
+    sampler: SamplerName = "random",
+    seed: int = 0,
+    workers: int = 1,
+) -> None:
+    """Runs all planned trials, and new ones up to `total`; waits for trials that other workers are at.
+
+    Args:
+        place: Where the study is kept.
+        study: Opened there.
+        objective: Of the study.
+        total: Number of trials that the study shall have; less than are planned means those.
+        sampler: Of new trials.
+        seed: Of the sampler, which starts anew for every trial, so that a killed study goes on as it would have.
+        workers: Processes on this machine.
+
+    Raises:
+        OutputError: A trial failed in another process.
+    """
+    if workers < 1:
+        raise OutputError(f"workers={workers}: at least one is needed")
+    rest = (objective, total, sampler, seed)
+    context = get_context("spawn")
+    threads = max(1, torch.get_num_threads() // workers)
+    others = [context.Process(target=_worker, args=(place, *rest, threads)) for _ in range(workers - 1)]
+    for other in others:
+        other.start()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        _work(place, study, *rest, bar=True)
+        for other in others:
+            other.join()
+    finally:
+        for other in others:
+            other.terminate()
+        torch.set_num_threads(before)
+    retried = {number for trial in study.trials for number in trial.system_attrs.get("retry_history", ())}
+    if failed := [t for t in study.trials if t.state == TrialState.FAIL and t.number not in retried and _params(t)]:
+        raise OutputError(
+            f"{len(failed)} trials failed, the first is trial {failed[0].number}: "
+            f"{failed[0].user_attrs.get('failed', 'its process died')}. Run the same command again to repeat them"
+        )
 
 
 def keep_artifacts(study: optuna.Study, folder: Path) -> None:
@@ -65,22 +210,117 @@ def keep_artifacts(study: optuna.Study, folder: Path) -> None:
             upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
 
 
-def _open(folder: Path, url: str | None) -> RDBStorage:
+def _worker(place: Place, objective: Objective, total: int, sampler: SamplerName, seed: int, threads: int) -> None:
+    """A process of its own, which ends with the one that started it."""
+    parent = parent_process()
+    Thread(target=lambda: (parent.join() if parent else None, os._exit(1)), daemon=True).start()
+    torch.set_num_threads(threads)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.load_study(study_name=place.name, storage=place.open())
+    _work(place, study, objective, total, sampler, seed, bar=False)
+
+
+def _work(
+    place: Place,
+    study: optuna.Study,
+    objective: Objective,
+    total: int,
+    sampler: SamplerName,
+    seed: int,
+    bar: bool,
+) -> None:
+    """Takes trials, one at a time, until none is left and none is under way."""
+    me = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
+    study.pruner = _pruner(objective)
+    with FileLock(place.folder / "workers" / me), tqdm(unit="trial", disable=None if bar else True) as progress:
+        while True:
+            lock = place.queue
+            with lock:
+                _revive(place, study)
+                states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
+                started = states.total() - states[TrialState.FAIL] - states[TrialState.WAITING]
+                finished = started - states[TrialState.RUNNING]
+                progress.total = max(total, started + states[TrialState.WAITING])
+                progress.update(finished - progress.n)
+                if states[TrialState.WAITING] or started < total:
+                    study.sampler = _SAMPLERS[sampler](_seed(seed, started))
+                    study.optimize(_Taken(objective, me, lock), n_trials=1)
+                    continue
+            if not states[TrialState.RUNNING]:
+                break
+            time.sleep(_POLL_S)
+    (place.folder / "workers" / me).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """The objective, which lets others take the next trial as soon as this one is known to be taken."""
+
+    objective: Objective
+    worker: str
+    lock: FileLock
+
+    def __call__(self, trial: optuna.Trial) -> float | Sequence[float]:
+        trial.set_user_attr("worker", self.worker)
+        self.lock.release(force=True)
+        try:
+            return self.objective(trial)
+        except optuna.TrialPruned:
+            raise
+        except BaseException as error:
+            trial.set_user_attr("failed", f"{type(error).__name__}: {error}")
+            raise
+
+
+def _revive(place: Place, study: optuna.Study) -> None:
+    """Plans anew the trials of workers on this machine that died; the queue must be held.
+
+    Who takes a trial puts his name to it before he lets go of the queue, so one without a name is nobody's. A worker
+    holds the lock that carries his name as long as he lives. On other machines the heartbeat tells.
+    """
+    optuna.storages.fail_stale_trials(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if _alive(place, trial.user_attrs.get("worker")):
+            continue
+        study.tell(trial.number, state=TrialState.FAIL)
+        _retry(study, trial)
+
+
+def _alive(place: Place, worker: str | None) -> bool:
+    if worker is None:
+        return False
+    if not worker.startswith(f"{platform.node()}-"):
+        return True  # as far as one can tell from here; its heart may stop beating
+    path = place.folder / "workers" / worker
+    if not path.exists():
+        return False
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}; choose another --out") from error
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _params(trial: FrozenTrial) -> dict[str, Any]:
+    """Those that it has, or is to have."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def _without_password(url: str) -> str:
     try:
-        return RDBStorage(
-            url or f"sqlite:///{folder / 'study.db'}",
-            heartbeat_interval=_HEARTBEAT_S,
-            grace_period=_GRACE_S,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        raise OutputError(f"storage {url!r} cannot be used: {str(error).splitlines()[0]}") from error
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return url
+
+
+def _seed(seed: int, started: int) -> int:
+    return int(np.random.SeedSequence([seed, started]).generate_state(1)[0])
+
+
+def _pruner(objective: Objective) -> BasePruner:
+    if objective.stops and objective.max_loss is None and objective.goals in (("quality",), ("accuracy",)):
+        return WilcoxonPruner(p_threshold=P, n_startup_steps=STARTUP)
+    return NopPruner()
 
 
 def _guard(study: optuna.Study, identity: dict[str, Any]) -> None:
@@ -96,21 +336,3 @@ def _guard(study: optuna.Study, identity: dict[str, Any]) -> None:
             f"study {study.study_name!r} exists with another configuration ({'; '.join(differing)}): "
             "choose another --study, or remove the old one"
         )
-
-
-def _requeue_failed(study: optuna.Study, grid: Mapping[str, list]) -> int:
-    """Number of cells not done; those that failed are queued again, which the grid sampler does not do."""
-    trials: dict[tuple, list[optuna.trial.FrozenTrial]] = {cell: [] for cell in itertools.product(*grid.values())}
-    for trial in study.get_trials(deepcopy=False):
-        trials.get(tuple(trial.params.get(name) for name in grid), []).append(trial)
-    for tried in trials.values():
-        if tried and all(trial.state == TrialState.FAIL for trial in tried):
-            study.add_trial(
-                optuna.create_trial(
-                    state=TrialState.WAITING,
-                    params=tried[0].params,
-                    distributions=tried[0].distributions,
-                    system_attrs=tried[0].system_attrs,  # the place in the grid
-                )
-            )
-    return sum(not any(trial.state in _DONE for trial in tried) for tried in trials.values())

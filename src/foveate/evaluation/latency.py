@@ -1,0 +1,32 @@
+"""How long the answer to one question takes."""
+
+import torch
+from torch.utils.benchmark import Timer
+
+from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.module import Answering
+from foveate.evaluation.run import cached_load, data_of, encodings_of
+
+_QUESTIONS = 8
+_SECONDS = 1.0
+
+
+def latency_ms(config: EvalConfig) -> float:
+    """Median time of a question asked alone: what the method computes, prefill and decoding.
+
+    The first questions of the data set are asked one after the other until a second has passed, after a warm-up and
+    synchronised (`torch.utils.benchmark`). Features and [CLS] rows are replayed: the time of the vision tower,
+    which most methods share, is not in it.
+    """
+    loaded = cached_load(config.model, config.device, config.dtype)
+    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    module = Answering(encodings_of(config, loaded, samples, questions), config.compressor, config.max_new_tokens)
+    first = samples[:_QUESTIONS]
+
+    def ask() -> None:
+        with torch.inference_mode():
+            for sample in first:
+                module.predict_step([sample])
+
+    timer = Timer("ask()", globals={"ask": ask}, num_threads=torch.get_num_threads())
+    return 1e3 * timer.blocked_autorange(min_run_time=_SECONDS).median / len(first)

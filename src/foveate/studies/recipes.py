@@ -1,0 +1,133 @@
+"""A recipe's options as a search space, opened from text such as `layer=1:3`."""
+
+import re
+from ast import literal_eval
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from inspect import Parameter, signature
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import optuna
+
+from foveate.compression import Compressor
+from foveate.core.errors import FoveateError
+from foveate.settings import aligned, method, options_for
+from foveate.studies.spaces import Budget, Proposal, Space
+
+Value = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two ends; whole ones if both ends are."""
+
+    name: str
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    def suggest(self, trial: optuna.Trial) -> int | float:
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(self.name, self.low, self.high, log=self.log)
+        return trial.suggest_float(self.name, self.low, self.high, log=self.log)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Some values, of any type, written as Python would."""
+
+    name: str
+    values: tuple[str, ...]
+
+    def suggest(self, trial: optuna.Trial) -> object:
+        return _value(trial.suggest_categorical(self.name, self.values))
+
+
+@dataclass(frozen=True)
+class RecipeSpace(Space):
+    """A method of which some options are searched; the others are scaled to the model's depth.
+
+    Attributes:
+        name: In `METHODS`, or "package.module:function".
+        opened: The options that are searched.
+        budget: In equivalent tokens.
+        depth: Layers of the vision tower.
+        decoder_depth: Blocks of the language model.
+        patches: Of an image.
+    """
+
+    name: str
+    opened: tuple[Range | OneOf, ...]
+    budget: Budget
+    depth: int
+    decoder_depth: int
+    patches: int
+
+    def suggest(self, trial: optuna.Trial) -> Proposal:
+        recipe = method(self.name)
+        options = options_for(recipe, self.depth, self.decoder_depth)
+        options |= {dimension.name: dimension.suggest(trial) for dimension in self.opened}
+        return Proposal(self._made(recipe, options, self.budget.suggest(trial)), self.name, self.name)
+
+    def _made(self, recipe: Callable[..., Compressor], options: dict[str, Any], keep: int) -> Compressor:
+        fixed = {dimension.name for dimension in self.opened}
+        if "layer" not in fixed:
+            return aligned(recipe, keep, self.patches, self.decoder_depth, **options)
+        # a searched layer is not to be moved by `aligned`, which looks for `layer` among the options
+        bound = partial(recipe, layer=options.pop("layer"))
+        return aligned(bound, keep, self.patches, self.decoder_depth, **options)
+
+
+def opened(name: str, texts: Iterable[str]) -> tuple[Range | OneOf, ...]:
+    """Dimensions from text.
+
+    Args:
+        name: Of the method.
+        texts: `option=1:3` and `option=0.1:0.9` are ranges, with `:log` behind them on a logarithmic scale,
+            `option=a|b` some values, and `option` alone all values of a bool or of a fixed list of words.
+
+    Raises:
+        FoveateError: An option does not exist, or its values are not understood.
+    """
+    recipe = method(name)
+    parameters = {n: p for n, p in signature(recipe).parameters.items() if n != "keep"}
+    return tuple(_dimension(name, recipe, parameters, text) for text in texts)
+
+
+def _dimension(
+    name: str, recipe: Callable[..., Compressor], parameters: dict[str, Parameter], text: str
+) -> Range | OneOf:
+    option, given, written = (part.strip() for part in text.partition("="))
+    if option not in parameters:
+        known = ", ".join(str(parameter) for parameter in parameters.values()) or "none"
+        raise FoveateError(f"option {option!r} of {name} is unknown; its options: {known}. The budget is --keep")
+    if not given:
+        return OneOf(option, _all_values(name, option, get_type_hints(recipe).get(option)))
+    if "|" in written:
+        return OneOf(option, tuple(part.strip() for part in written.split("|")))
+    number = r"(-?\d+(?:\.\d*)?(?:e-?\d+)?)"
+    found = re.fullmatch(rf"{number}:{number}(:log)?", written)
+    if not found:
+        raise FoveateError(f"{text!r}: expected {option}=low:high, {option}=low:high:log or {option}=one|other")
+    low, high = literal_eval(found[1]), literal_eval(found[2])
+    if low >= high or (found[3] and low <= 0):
+        raise FoveateError(f"{text!r}: low must be below high, and above 0 on a logarithmic scale")
+    return Range(option, low, high, bool(found[3]))
+
+
+def _all_values(name: str, option: str, hint: object) -> tuple[str, ...]:
+    if hint is bool:
+        return ("True", "False")
+    if get_origin(hint) is Literal:
+        return tuple(repr(value) for value in get_args(hint))
+    raise FoveateError(
+        f"option {option!r} of {name} has no fixed list of values: write {option}=low:high or {option}=a|b"
+    )
+
+
+def _value(text: str) -> object:
+    try:
+        return literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,124 @@
+"""The cheap first rung: many proposals ranked by what they keep, without asking the language model about any of them.
+
+For each picture a proposal keeps a set of patches; its agreement is how much of what matters lies in that set, as a
+mean over the questions:
+
+    evidence: the mean share of the patches that show what is asked about which are kept (`metrics.evidence`),
+    response: the share of the attention kept that the uncompressed model pays while it answers (`ResponseAttention`),
+              for which it answers every question once.
+
+Whether that foretells accuracy is measured, not assumed: some proposals at even places of the ranking are evaluated in
+full.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import optuna
+import torch
+from torch import Tensor
+
+from foveate.core.errors import BudgetError, FoveateError
+from foveate.data.sample import VQASample
+from foveate.evaluation import EvalConfig
+from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.module import asked, evidence_of
+from foveate.evaluation.run import cached_load, data_of, encodings_of
+from foveate.metrics.evidence import SHOWN
+from foveate.scorers import ResponseAttention
+from foveate.studies.spaces import Planned, Space
+
+Signal = Literal["response", "evidence"]
+
+
+class Rung(NamedTuple):
+    """Proposals drawn from the space's prior.
+
+    Attributes:
+        params: Of each proposal.
+        agreement: Of each; higher is better.
+    """
+
+    params: list[dict]
+    agreement: np.ndarray
+
+    def planned(self, best: int, spaced: int) -> list[Planned]:
+        """The best ones, and some at even places of the ranking, which are an even sample of the prior."""
+        order = np.argsort(-self.agreement, kind="stable")
+        places = np.unique(np.linspace(0, len(order) - 1, spaced).round().astype(int)) if spaced else []
+        chosen = [("spaced", order[place]) for place in places] + [("proxy", i) for i in order[:best]]
+        return [Planned(self.params[i], source=source, agreement=float(self.agreement[i])) for source, i in chosen]
+
+
+def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, seed: int) -> Rung:
+    """Draws proposals and ranks them.
+
+    Args:
+        space: Where they come from.
+        config: Model and data.
+        signal: What the kept patches are compared with.
+        candidates: How many are drawn; of equal ones one is ranked.
+        seed: Of drawing.
+
+    Raises:
+        FoveateError: What the space keeps is only known once the language model runs.
+    """
+    loaded = cached_load(config.model, config.device, config.dtype)
+    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    encodings = encodings_of(config, loaded, samples, questions)
+    prompts = [loaded.prompt(sample.question) for sample in samples]
+    share = evidence_of(samples, loaded.adapter.tower.grid)
+    worth = _shown(share) if signal == "evidence" else _looked_at(encodings, samples, prompts, config.batch_size)
+    first = {sample.image_id: row for row, sample in reversed(list(enumerate(samples)))}
+    owner = torch.tensor([list(first).index(sample.image_id) for sample in samples])
+    wanted = torch.zeros(len(first), worth.shape[1]).index_add_(0, owner, worth) / worth.sum()
+    rows = list(first.values())
+    pictures = asked(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], share[rows])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    params, agreement, seen = [], [], set()
+    for _ in range(candidates):
+        trial = study.ask()
+        try:
+            compressor = space.suggest(trial).compressor
+        except BudgetError:
+            continue
+        if repr(compressor) in seen:
+            continue
+        seen.add(repr(compressor))
+        if compressor.stages or compressor.per_question:
+            raise FoveateError(
+                f"{compressor!r}: what it keeps is known only once the language model runs, so a first rung cannot "
+                "rank it; leave the rung out (--rung none)"
+            )
+        params.append(trial.params)
+        agreement.append(_agreement(compressor.compress(pictures).decision.compression.kept, wanted))
+    return Rung(params, np.array(agreement))
+
+
+def _agreement(kept: Sequence[Tensor], wanted: Tensor) -> float:
+    stays = torch.zeros_like(wanted)
+    for row, patches in zip(stays, kept, strict=True):
+        row[patches] = 1
+    return float((stays * wanted).sum())
+
+
+def _shown(share: Tensor) -> Tensor:
+    """(question, patch), of sum 1: the patches that show what is asked about; 0 where nothing is known."""
+    shown = (share >= SHOWN).any(1).float()
+    return shown / shown.sum(1, keepdim=True).clamp(min=1)
+
+
+@torch.inference_mode()
+def _looked_at(
+    encodings: Encodings, samples: Sequence[VQASample], prompts: Sequence[list[int]], batch_size: int
+) -> Tensor:
+    """(question, patch), of sum 1: where the uncompressed model looks while it answers."""
+    scorer, parts = ResponseAttention(), []
+    for start in range(0, len(samples), batch_size):
+        batch = slice(start, start + batch_size)
+        share = evidence_of(samples[batch], encodings.loaded.adapter.tower.grid)
+        _, trace = asked(encodings, samples[batch], prompts[batch], share).encode(scorer.needs)
+        parts.append(scorer.score(trace).float().cpu())
+    attention = torch.cat(parts)
+    return attention / attention.sum(1, keepdim=True)

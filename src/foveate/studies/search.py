@@ -1,0 +1,255 @@
+"""A search: a space, goals and a sampler on one split, and what its best finds say on another."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, cast
+
+import optuna
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+
+from foveate.compression import Compressor, Downsample, Pool, VisionCompressor
+from foveate.core.errors import BudgetError, FoveateError
+from foveate.evaluation import EvalConfig
+from foveate.evaluation.run import cached_load, data_of
+from foveate.methods import vtc_cls
+from foveate.models.llava import Tower
+from foveate.models.load import LoadedModel
+from foveate.scorers import ClsAttention, ClsEnsemble
+from foveate.settings import options_for
+from foveate.studies.ablation import ablate
+from foveate.studies.choices import Choice, controls
+from foveate.studies.goals import Goal
+from foveate.studies.objective import Draw, Objective
+from foveate.studies.recipes import RecipeSpace, opened
+from foveate.studies.rung import Signal, climb
+from foveate.studies.spaces import LayerSpace, Planned, Space, budget_of, layer_space
+from foveate.studies.study import Place, SamplerName, open_study, queue, run
+
+BEST, SPACED = 8, 20  # proposals of the first rung that are evaluated: the best ones, and some all over its ranking
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is searched, and how.
+
+    Attributes:
+        space: Words of `studies.spaces.WORDS`, or one method's name.
+        open: Options of that method that are searched: layer=1:3, negated, combine=multi|add.
+        keep: Equivalent tokens: one number is fixed, between two is searched.
+        goals: What is optimised.
+        max_loss: Points of accuracy that may be lost against the uncompressed model.
+        trials: How many, planned ones among them.
+        sampler: Of those that are not planned.
+        sampler_seed: Of sampler and rung.
+        rung: What the first rung compares kept patches with.
+        candidates: How many proposals it ranks.
+        stops: Whether hopeless trials end early.
+    """
+
+    space: tuple[str, ...] = ("single", "range", "weights")
+    open: tuple[str, ...] = ()
+    keep: tuple[int | float, ...] = (0.11,)
+    goals: tuple[Goal, ...] = ("quality",)
+    max_loss: float | None = None
+    trials: int = 80
+    sampler: SamplerName = "tpe"
+    sampler_seed: int = 0
+    rung: Signal | Literal["none"] = "response"
+    candidates: int = 2000
+    stops: bool = True
+
+
+def search(
+    place: Place, config: EvalConfig, plan: SearchPlan, workers: int = 1, draw: Draw | None = None
+) -> optuna.Study:
+    """Runs a search, or what is left of it; with more trials than before it goes on.
+
+    Trials that are planned: the published default, every single layer, all layers together, and those of the first
+    rung. A rung that the space does not allow is left out; `rung` among the study's facts says why.
+
+    Args:
+        place: Where the study is kept.
+        config: Model, data and place; its compressor is replaced by each trial's.
+        plan: What is searched.
+        workers: Processes on this machine.
+        draw: See `Objective`.
+
+    Raises:
+        FoveateError: Something cannot be used; the message says what.
+    """
+    if plan.trials < 1:
+        raise FoveateError(f"trials={plan.trials}: at least one is needed")
+    if len(set(plan.goals)) != len(plan.goals) or not plan.goals:
+        raise FoveateError(f"goals={plan.goals}: name one goal, or several different ones")
+    if set(plan.goals) <= {"tokens", "latency"} and plan.max_loss is None:
+        raise FoveateError(
+            f"goals={plan.goals}: without a limit the cheapest is to keep nothing; add quality or accuracy to the "
+            "goals, or say with --max-loss how many points of accuracy may be lost"
+        )
+    loaded = cached_load(config.model, config.device, config.dtype)
+    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    space = space_of(plan, loaded)
+    objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)
+    identity = config.identity(loaded.identity, questions)
+    del identity["compressor"]  # each trial has its own
+    tower = loaded.adapter.tower
+    facts = {
+        "model": config.model,
+        "patches": tower.grid.patches,
+        "grid": [tower.grid.rows, tower.grid.columns],
+        "depth": tower.depth,
+        "feature_layer": tower.feature_layer,
+        "decoder_depth": loaded.adapter.decoder.depth,
+        "samples": len(samples),
+        "searched": " ".join([*plan.space, *plan.open]),
+        "default_start": default_start(loaded),
+    }
+    study = open_study(place, objective, {**identity, "limit": config.limit, "seed": config.seed}, facts)
+    if "rung" not in study.user_attrs:
+        planned = baselines(space, loaded)
+        rung, more = _first_rung(space, config, plan)
+        queue(place, study, [*planned, *more])
+        study.set_user_attr("rung", rung)
+    else:
+        queue(place, study, ())
+    run(place, study, objective, plan.trials, plan.sampler, plan.sampler_seed, workers)
+    return study
+
+
+def space_of(plan: SearchPlan, loaded: LoadedModel) -> Space:
+    """The space that a plan describes, for this model."""
+    tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
+    if len(plan.space) == 1 and plan.open:
+        budget = budget_of(plan.keep, tower.grid.patches)
+        dimensions = opened(plan.space[0], plan.open)
+        return RecipeSpace(plan.space[0], dimensions, budget, tower.depth, depth, tower.grid.patches)
+    if plan.open:
+        raise FoveateError(f"open={plan.open}: options belong to one method: name it alone as the space")
+    return layer_space(plan.space, plan.keep, tower, depth)
+
+
+def baselines(space: Space, loaded: LoadedModel) -> list[Planned]:
+    """Trials with which every search of layers begins."""
+    if not isinstance(space, LayerSpace):
+        return []
+    tower = loaded.adapter.tower
+    wanted = [("default", range(default_start(loaded), tower.feature_layer + 1))]
+    wanted += [("ensemble", range(tower.depth)), *(("single", range(i, i + 1)) for i in range(tower.depth))]
+    found = [(source, space.params_of(layers)) for source, layers in wanted]
+    return [Planned(params, source=source) for source, params in found if params is not None]
+
+
+def default_start(loaded: LoadedModel) -> int:
+    """First layer of VTC-CLS in a tower of this depth."""
+    return options_for(vtc_cls, loaded.adapter.tower.depth, loaded.adapter.decoder.depth)["start_layer"]
+
+
+def winners(study: optuna.Study) -> list[FrozenTrial]:
+    """The best trial, or the Pareto front by falling tokens; none was stopped early.
+
+    Raises:
+        FoveateError: No trial keeps the constraint, or none was finished.
+    """
+    try:
+        best = study.best_trials if len(study.directions) > 1 else [study.best_trial]
+    except ValueError as error:
+        raise FoveateError(
+            f"study {study.study_name!r} has no winner: {error}. Allow a larger --max-loss or more --trials"
+        ) from error
+    front = [trial for trial in best if not trial.user_attrs["stopped"]]
+    return sorted(front, key=lambda trial: -trial.user_attrs["tokens"])
+
+
+def best_single(study: optuna.Study) -> int | None:
+    """The layer that was best alone, by the study's first measure of answers; None if there was none."""
+    measure = "accuracy" if "accuracy" in study.user_attrs["goals"] else "quality"
+    alone = [t for t in study.get_trials(states=(TrialState.COMPLETE,)) if t.user_attrs["family"] == "single"]
+    alone = [trial for trial in alone if not trial.user_attrs["stopped"]]
+    best = max(alone, key=lambda trial: trial.user_attrs[measure], default=None)
+    return None if best is None else int(best.user_attrs["layers"])
+
+
+def confirm(
+    place: Place,
+    config: EvalConfig,
+    plan: SearchPlan,
+    study: optuna.Study,
+    split: str,
+    workers: int = 1,
+    draw: Draw | None = None,
+) -> optuna.Study:
+    """Evaluates winners, baselines and controls on another split, as the study `<name>_<split>_<trials>`.
+
+    Args:
+        place: Of the search.
+        config: Of the search.
+        plan: Of the search.
+        study: The search.
+        split: The other split.
+        workers: Processes on this machine.
+        draw: See `Objective`.
+
+    Raises:
+        FoveateError: The split is the one that was searched, or there is no winner.
+    """
+    if split == config.split:
+        raise FoveateError(f"split {split!r} was searched: a winner is reported on questions that the search never saw")
+    loaded = cached_load(config.model, config.device, config.dtype)
+    tower, start = loaded.adapter.tower, default_start(loaded)
+    space, found = space_of(plan, loaded), winners(study)
+    names = ["winner"] if len(study.directions) == 1 else [f"front {i}" for i in range(1, len(found) + 1)]
+    keeps = [max(1, min(tower.grid.patches, round(trial.user_attrs["tokens"]))) for trial in found]
+    best = [
+        Choice(name, "winner", trial.user_attrs["layers"], _Found(space, tuple(trial.params.items()), keep))
+        for name, trial, keep in zip(names, found, keeps, strict=True)
+    ]
+    published, everything = tuple(range(start, tower.feature_layer + 1)), tuple(range(tower.depth))
+    rows = [
+        Choice("published default", "default", f"{start}-{tower.feature_layer}", _Scored(ClsEnsemble(published))),
+        Choice("uniform ensemble", "ensemble", f"0-{tower.depth - 1}", _Scored(ClsEnsemble(everything))),
+    ]
+    if (layer := best_single(study)) is not None:
+        rows.append(Choice("best single layer", "single", str(layer), _Scored(ClsAttention(layer))))
+    others = [Choice("pool", "pool", "", Pool), Choice("downsample", "downsample", "", Downsample)]
+    choices = [*best, *rows, *controls(), *others]
+    elsewhere = replace(config, split=split)
+    name = f"{place.name}_{split}_{len(study.trials)}"
+    return ablate(name, elsewhere, partial(_given, tuple(choices)), keeps, place.storage, workers, draw)
+
+
+def _given(choices: tuple[Choice, ...], tower: Tower) -> tuple[Choice, ...]:
+    return choices
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A trial's compressor as a recipe for the budget that it was found to have."""
+
+    space: Space
+    params: tuple[tuple[str, object], ...]
+    keep: int
+
+    def __call__(self, keep: int) -> Compressor:
+        if keep != self.keep:
+            raise BudgetError(f"keep={keep}: this one was found at {self.keep}")
+        return self.space.suggest(cast(optuna.Trial, FixedTrial(dict(self.params)))).compressor
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The recipe of one scorer."""
+
+    scorer: ClsAttention | ClsEnsemble
+
+    def __call__(self, keep: int) -> Compressor:
+        return VisionCompressor(self.scorer, keep)
+
+
+def _first_rung(space: Space, config: EvalConfig, plan: SearchPlan) -> tuple[dict | None, list[Planned]]:
+    if plan.rung == "none":
+        return None, []
+    try:
+        rung = climb(space, config, plan.rung, plan.candidates, plan.sampler_seed)
+    except FoveateError as error:
+        return {"kind": plan.rung, "candidates": 0, "why": str(error)}, []
+    return {"kind": plan.rung, "candidates": plan.candidates}, rung.planned(BEST, SPACED)
