@@ -37,7 +37,7 @@ def history_figure(study: optuna.Study) -> Figure:
     table = trials_table(study)
     values = table[f"value_{goal}"].to_numpy()
     with house_style():
-        figure, ax = _figure(9, 4.6)
+        figure, ax = _figure(11, 4.6)
         for source, (name, colour) in _SOURCES.items():
             chosen = (table["source"] == source).to_numpy()
             early = table["stopped"].astype(bool).to_numpy()
@@ -49,7 +49,7 @@ def history_figure(study: optuna.Study) -> Figure:
         ax.step(table["number"], best, where="post", color=INK, linewidth=1, label="best so far")
         ax.set(xlabel="trial", ylabel=_UNITS[goal])
         ax.grid(axis="y")
-        ax.legend(frameon=False, fontsize=10, loc="lower right")
+        ax.legend(frameon=False, fontsize=10, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         caption(figure, "The course of the search", "Rings: stopped early, at the value that they would have had.")
     return figure
 
@@ -103,7 +103,7 @@ def proxy_figure(proxy: Proxy, signal: str) -> Figure:
         ax.scatter(proxy.trials["agreement"], proxy.trials["accuracy"], color=COLOURS["single"], s=30)
         percent_axis(ax)
         ax.set(xlabel=f"agreement with {signal}", ylabel="accuracy", title=title)
-        text = "An even sample of the space's prior, every trial evaluated in full; 95 % interval by bootstrap over trials."
+        text = "An even sample of the space's prior, evaluated in full; 95 % interval by bootstrap over trials."
         caption(figure, "Does the first rung foretell accuracy?", text)
     return figure
 

@@ -85,8 +85,8 @@ def _tried(study: optuna.Study) -> str:
     saved = saving_data(study)
     return (
         f"Searched {study.user_attrs['searched']} for {' and '.join(study.user_attrs['goals'])}: "
-        f"{len(study.trials)} trials with {saved.trials} different compressors, {saved.stopped} of them stopped early; {saved.answered:,} of "
-        f"{saved.full:,} questions answered ({percent(saved.answered / saved.full)} %)."
+        f"{len(study.trials)} trials with {saved.trials} different compressors, {saved.stopped} of them stopped early; "
+        f"{saved.answered:,} of {saved.full:,} questions answered ({percent(saved.answered / saved.full)} %)."
     )
 
 
@@ -97,7 +97,8 @@ def _best(found: list[FrozenTrial]) -> str:
         weights = ", ".join(f"layer {i}: {weight:.2f}" for i, weight in enumerate(notes["weights"]) if weight)
         lines.append(
             f"Trial {trial.number} ({notes['label']}; {weights or notes['compressor']}) with {notes['tokens']:.1f} "
-            f"tokens: accuracy {percent(notes['accuracy'])} %, log-probability {notes['quality']:.3f} on the searched split."
+            f"tokens: accuracy {percent(notes['accuracy'])} %, log-probability {notes['quality']:.3f} on the searched "
+            "split."
         )
     return "\n".join(lines)
 

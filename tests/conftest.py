@@ -7,6 +7,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of one thread beat one of two, also in subprocesses
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+pytest_plugins = ["tests.services"]
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from foveate.compression import Blind, Identity, VisionCompressor
+from foveate.core.needs import LayersFrom
+from foveate.data.load import load_samples
+from foveate.methods import fastv, pyramiddrop, uniform
+from foveate.models.engine import Conversation, answer, answer_each
+from foveate.models.load import load
+from foveate.models.packing import pack
+from foveate.models.pictures import SeenPictures
+from foveate.scorers import ClsEnsemble
+
+NEW = 5
+VISION = [Identity(), VisionCompressor(ClsEnsemble(LayersFrom(1)), 16, positions="original"), uniform(9), Blind()]
+INSIDE = [fastv(20, 2), pyramiddrop(20, (1, 3))]
+
+
+@pytest.fixture(scope="module")
+def asked(tiny):
+    loaded = load(tiny)
+    samples = load_samples("scenes", "search", limit=12)
+    return loaded, [loaded.prompt(sample.question) for sample in samples], samples
+
+
+def drafts(loaded, samples, free):
+    """Right, partly right, wrong, too long and one-token references."""
+    end = loaded.adapter.ends[0]
+    rows = [loaded.reference(sample.question, sample.references[0]) for sample in samples]
+    rows[0], rows[1] = [*free[0], end], free[1]
+    rows[2], rows[3] = [*free[2][:2], 7, 8, 9, end], [*free[3], 5, 5, 5, 5, end]
+    rows[4] = [end]
+    return rows
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("compressor", [*VISION, *INSIDE], ids=repr)
+def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_forcing(asked, compressor):
+    loaded, prompts, samples = asked
+    llava = loaded.adapter
+    rows = range(len(samples))
+    images = loaded.pixels([samples[i].image for i in rows])
+    compressed = compressor.compress(SeenPictures(llava, images))
+
+    def answers(references=()):
+        if compressor.stages:
+            return answer_each(llava, prompts, compressed, compressor.repack, compressor.stages, NEW, references)[0]
+        alone = [Conversation.from_prompts([prompt], llava.image_token) for prompt in prompts]
+        return answer(llava, alone, compressed, compressor.repack, NEW, references)
+
+    free = answers()
+    assert free.log_probability.isnan().all()
+    references = drafts(loaded, samples, free.tokens)
+    drafted = answers(references)
+    assert drafted.tokens == free.tokens
+    if compressor.stages:
+        return
+    for row, reference in enumerate(references):
+        if llava.image_token in reference:  # which stock code takes for a picture
+            continue
+        one = compressor.compress(SeenPictures(llava, images[row : row + 1]))
+        inputs, _ = pack(llava, {"input_ids": torch.tensor([prompts[row]])}, one, compressor.repack)
+        width = inputs["input_ids"].shape[1]
+        start = len(prompts[row]) if not compressor.repack else width
+        more = torch.tensor([reference])
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], more], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        later = torch.arange(start, start + len(reference))[None]
+        inputs["position_ids"] = torch.cat([inputs["position_ids"], later], 1)
+        logits = loaded.model(**inputs).logits[0, width - 1 : -1]
+        expected = logits.float().log_softmax(-1).gather(1, more[0][:, None]).sum()
+        torch.testing.assert_close(drafted.log_probability[row], expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_inside_the_language_model_a_draft_has_the_probability_of_its_tokens_one_after_the_other(asked):
+    loaded, prompts, samples = asked
+    llava, compressor = loaded.adapter, fastv(20, 2)
+    compressed = compressor.compress(SeenPictures(llava, loaded.pixels([sample.image for sample in samples])))
+    free = answer_each(llava, prompts, compressed, False, compressor.stages, NEW)[0]
+    with compressor.attached(loaded.model):
+        for row in range(3):
+            ids = torch.tensor([prompts[row]])
+            output = loaded.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pixel_values=loaded.pixels([samples[row].image]),
+                max_new_tokens=NEW,
+                do_sample=False,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+            said = output.sequences[0, ids.shape[1] :]
+            expected = sum(l[0].log_softmax(-1)[t] for l, t in zip(output.logits, said, strict=True))
+            references = [said.tolist() if i == row else [3] for i in range(len(samples))]
+            drafted = answer_each(llava, prompts, compressed, False, compressor.stages, NEW, references)[0]
+            assert drafted.tokens == free.tokens
+            torch.testing.assert_close(drafted.log_probability[row], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_reference_continues_the_chat_prompt_and_ends(asked):
+    loaded, _, samples = asked
+    tokens = loaded.reference(samples[0].question, "red circle")
+    assert loaded.text([tokens]) == ["red circle"]
+    assert tokens[-1] in loaded.adapter.ends

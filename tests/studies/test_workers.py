@@ -1,0 +1,225 @@
+"""Studies that several processes share and that some of them do not survive."""
+
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from multiprocessing import get_context
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from foveate.compression import Identity
+from foveate.core.errors import OutputError
+from foveate.evaluation import EvalConfig
+from foveate.evaluation.records import RecordFolder
+from foveate.studies import study as studies
+from foveate.studies.ablation import ablate
+from foveate.studies.choices import named_choices
+from foveate.studies.objective import Objective
+from foveate.studies.spaces import Budget, LayerSpace, Planned
+from foveate.studies.study import Place, open_study, queue, run
+
+FORK = get_context("fork")  # starts in no time what this process has loaded already
+
+
+@pytest.fixture
+def config(tiny, tmp_path):
+    return EvalConfig(Identity(), model=tiny, limit=33, max_new_tokens=2, batch_size=11, out=tmp_path)
+
+
+def cells(tower):
+    return named_choices(tower, ("cls[0]", "cls[1]", "cls[2]"))
+
+
+def complete_cells(study):
+    done = study.get_trials(states=(TrialState.COMPLETE,))
+    return Counter((trial.params["scorer"], trial.params["keep"]) for trial in done)
+
+
+def check_whole(study, out, cells_wanted):
+    """Every planned cell is complete exactly once, nothing waits or runs, and its records are whole."""
+    assert complete_cells(study) == dict.fromkeys(cells_wanted, 1)
+    assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+    for trial in study.get_trials(states=(TrialState.COMPLETE,)):
+        folder = RecordFolder(out / "records" / trial.user_attrs["run_id"])
+        assert folder.complete
+        assert folder.read().num_rows == 33  # reading refuses a question that stands twice
+
+
+def work_on(place, objective, delay=0.0):
+    """A worker of its own, as on another machine if the place says so."""
+    if delay:
+        slow = EvalConfig.identity
+
+        def identity(self, *args):
+            time.sleep(delay)
+            return slow(self, *args)
+
+        EvalConfig.identity = identity
+    study = optuna.load_study(study_name=place.name, storage=place.open())
+    studies._work(place, study, objective, 0, "random", 0, bar=False)
+
+
+WANTED = {(s, k) for s in ("cls[0]", "cls[1]", "cls[2]", "full", "blind", "evidence", "uniform") for k in (36, 7)} | {
+    (f"random[{i}]", k) for i in range(5) for k in (36, 7)
+}
+
+
+def test_several_workers_share_a_study_and_leave_the_records_of_one(config, tmp_path):
+    one = ablate("s", replace(config, out=tmp_path / "one"), cells, (36, 7))
+    three = ablate("s", replace(config, out=tmp_path / "three"), cells, (36, 7), workers=3)
+    check_whole(three, tmp_path / "three", WANTED)
+    assert {t.user_attrs["worker"] for t in three.trials} > {three.trials[0].user_attrs["worker"]}
+    values = [{(t.params["scorer"], t.params["keep"]): t.value for t in study.trials} for study in (one, three)]
+    assert values[0] == values[1]
+
+
+def planned(place, config, tiny_cells=cells):
+    from foveate.evaluation.run import cached_load
+    from foveate.studies.choices import Grid
+
+    tower = cached_load(config.model).adapter.tower
+    grid = Grid(tuple(tiny_cells(tower)), (36, 7))
+    objective = Objective(config, grid)
+    study = open_study(place, objective, {"test": 1}, {})
+    queue(place, study, grid.cells)
+    return study, objective
+
+
+def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(config):
+    place = Place("s", config.out)
+    study, objective = planned(place, config)
+    rng, killed = np.random.default_rng(0), 0
+    while killed < 20:
+        worker = FORK.Process(target=work_on, args=(place, objective, 0.05))
+        worker.start()
+        worker.join(rng.uniform(0.05, 0.8))
+        if worker.exitcode is not None:
+            break
+        worker.kill()
+        worker.join()
+        killed += 1
+    assert killed >= 5
+    run(place, study, objective)
+    check_whole(study, config.out, WANTED)
+    assert any(trial.state == TrialState.FAIL for trial in study.trials)  # those that were killed
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["on this machine", "on another machine"])
+def test_a_worker_killed_over_postgresql_loses_nothing(config, postgresql_url, monkeypatch, elsewhere):
+    place = Place("s", config.out, postgresql_url, heartbeat_s=1, grace_s=3)
+    study, objective = planned(place, config)
+    if elsewhere:
+        monkeypatch.setattr(studies.platform, "node", lambda: "far-away")
+    doomed = FORK.Process(target=work_on, args=(place, objective, 0.3))
+    doomed.start()
+    monkeypatch.undo()
+    others = [FORK.Process(target=work_on, args=(place, objective, 0.05)) for _ in range(2)]
+    for other in others:
+        other.start()
+    deadline = time.monotonic() + 60
+    while not any(str(doomed.pid) in t.user_attrs.get("worker", "") for t in running(study)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(1.2 if elsewhere else 0)  # until its heart has been heard
+    doomed.kill()
+    for other in others:
+        other.join(120)
+        assert other.exitcode == 0
+    check_whole(study, config.out, WANTED)
+
+
+def running(study):
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def test_a_search_that_is_killed_suggests_what_it_would_have_suggested(config):
+    space = LayerSpace(4, 4, 4, 144, Budget(9, 9), ("weights",))
+
+    def searched(name, kills):
+        place = Place(name, config.out)
+        objective = Objective(config, space, ("quality",))
+        study = open_study(place, objective, {}, {"samples": 33})
+        queue(place, study, [Planned({f"weight_{i}": 0.5 for i in range(4)}, source="ensemble")])
+        for _ in range(kills):
+            worker = FORK.Process(target=search_on, args=(place, objective))
+            worker.start()
+            worker.join(0.7)
+            worker.kill()
+            worker.join()
+        run(place, study, objective, 8, "tpe", seed=3)
+        done = study.get_trials(states=(TrialState.COMPLETE,))
+        assert len(done) == 8
+        return {tuple(trial.params.items()) for trial in done}
+
+    assert searched("calm", 0) == searched("stormy", 3)
+
+
+def search_on(place, objective):
+    study = optuna.load_study(study_name=place.name, storage=place.open())
+    studies._work(place, study, objective, 8, "tpe", 3, bar=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nosql://here", "nosql://here.*Expected the URL of a database"),
+        ("not a url", "not a url.*Expected the URL"),
+        ("postgresql+psycopg://u:hidden@127.0.0.1:1/d", r"u:\*\*\*@127.0.0.1:1/d.*(refused|failed).*can be reached"),
+        ("sqlite:////no/such/folder/s.db", "unable to open database file"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_named_without_its_password(config, url, says):
+    with pytest.raises(OutputError, match=says) as error:
+        ablate("s", config, cells, (7,), url)
+    assert "hidden" not in str(error.value)
+
+
+def test_a_full_disk_fails_the_trial_with_its_cause_and_the_study_goes_on_later(config, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("foveate.evaluation.records.pq.write_table", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            ablate("s", config, cells, (7,))
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{config.out / 's' / 'study.db'}")
+    failed = study.get_trials(states=(TrialState.FAIL,))
+    assert "No space left on device" in failed[0].user_attrs["failed"]
+    study = ablate("s", config, cells, (7,))
+    assert set(complete_cells(study).values()) == {1}
+    assert len(complete_cells(study)) == 12
+
+
+def test_no_workers_are_refused(config):
+    with pytest.raises(OutputError, match="workers=0"):
+        ablate("s", config, cells, (7,), workers=0)
+
+
+def test_the_whole_command_survives_sigkill(tiny, tmp_path):
+    """The real command line with two workers, killed in the middle; its orphan ends by itself."""
+    import subprocess
+
+    import psutil
+
+    command = [sys.executable, "-W", "ignore", "experiments/ablate_layers.py", "--model", tiny, "--limit", "22"]
+    command += ["--out", str(tmp_path), "--keep", "7", "--workers", "2", "--layers", "0", "1"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 120
+    while not list(tmp_path.glob("records/*/part-*")):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    children = psutil.Process(first.pid).children()
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    _, alive = psutil.wait_procs(children, 30)
+    assert not alive
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    study = optuna.load_study(study_name="ablate_layers", storage=f"sqlite:///{tmp_path}/ablate_layers/study.db")
+    assert set(complete_cells(study).values()) == {1}
+    assert len(complete_cells(study)) == 14
