@@ -92,7 +92,13 @@ def browser(tmp_path):
         pytest.skip("Chromium is not installed: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    quiet = ("disable-background-networking", "disable-component-update", "disable-sync", "no-first-run", "disable-quic")
+    quiet = (
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "no-first-run",
+        "disable-quic",
+    )
     for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1400,1400", *quiet):
         options.add_argument(f"--{flag}")
     options.add_argument(f"--user-data-dir={tmp_path / 'chromium'}")

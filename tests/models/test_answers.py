@@ -91,7 +91,7 @@ def test_inside_the_language_model_a_draft_has_the_probability_of_its_tokens_one
                 return_dict_in_generate=True,
             )
             said = output.sequences[0, ids.shape[1] :]
-            expected = sum(l[0].log_softmax(-1)[t] for l, t in zip(output.logits, said, strict=True))
+            expected = sum(row_[0].log_softmax(-1)[t] for row_, t in zip(output.logits, said, strict=True))
             references = [said.tolist() if i == row else [3] for i in range(len(samples))]
             drafted = answer_each(llava, prompts, compressed, False, compressor.stages, NEW, references)[0]
             assert drafted.tokens == free.tokens

@@ -5,15 +5,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import optuna
-
 from foveate.compression import Compressor, VisionCompressor
 from foveate.core.errors import FoveateError
 from foveate.core.needs import LayersFrom, resolve_layer, resolve_layers
 from foveate.methods import blind, evidence, full, random, uniform, vtc_cls
 from foveate.models.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble
-from foveate.studies.spaces import Planned, Proposal, Space
+from foveate.studies.spaces import AnyTrial, Planned, Proposal, Space
 
 RANDOM_SEEDS = range(5)
 
@@ -47,7 +45,7 @@ class Grid(Space):
     choices: tuple[Choice, ...]
     keeps: tuple[int, ...]
 
-    def suggest(self, trial: optuna.Trial) -> Proposal:
+    def suggest(self, trial: AnyTrial) -> Proposal:
         choices = {choice.label: choice for choice in self.choices}
         choice = choices[trial.suggest_categorical("scorer", list(choices))]
         keep = trial.suggest_categorical("keep", list(self.keeps))

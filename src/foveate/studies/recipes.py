@@ -8,12 +8,10 @@ from functools import partial
 from inspect import Parameter, signature
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import optuna
-
 from foveate.compression import Compressor
 from foveate.core.errors import FoveateError
 from foveate.settings import aligned, method, options_for
-from foveate.studies.spaces import Budget, Proposal, Space
+from foveate.studies.spaces import AnyTrial, Budget, Proposal, Space
 
 Value = bool | int | float | str | None
 
@@ -27,7 +25,7 @@ class Range:
     high: int | float
     log: bool = False
 
-    def suggest(self, trial: optuna.Trial) -> int | float:
+    def suggest(self, trial: AnyTrial) -> int | float:
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(self.name, self.low, self.high, log=self.log)
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
@@ -40,7 +38,7 @@ class OneOf:
     name: str
     values: tuple[str, ...]
 
-    def suggest(self, trial: optuna.Trial) -> object:
+    def suggest(self, trial: AnyTrial) -> object:
         return _value(trial.suggest_categorical(self.name, self.values))
 
 
@@ -64,7 +62,7 @@ class RecipeSpace(Space):
     decoder_depth: int
     patches: int
 
-    def suggest(self, trial: optuna.Trial) -> Proposal:
+    def suggest(self, trial: AnyTrial) -> Proposal:
         recipe = method(self.name)
         options = options_for(recipe, self.depth, self.decoder_depth)
         options |= {dimension.name: dimension.suggest(trial) for dimension in self.opened}

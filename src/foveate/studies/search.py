@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
@@ -232,7 +232,7 @@ class _Found:
     def __call__(self, keep: int) -> Compressor:
         if keep != self.keep:
             raise BudgetError(f"keep={keep}: this one was found at {self.keep}")
-        return self.space.suggest(cast(optuna.Trial, FixedTrial(dict(self.params)))).compressor
+        return self.space.suggest(FixedTrial(dict(self.params))).compressor
 
 
 @dataclass(frozen=True)

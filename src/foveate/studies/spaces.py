@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
-import optuna
+from optuna import Trial
+from optuna.trial import FixedTrial
 
 from foveate.compression import Compressor, Pipeline, PromptCompressor, VisionCompressor
 from foveate.core.budget import resolve_keep
@@ -17,6 +18,8 @@ from foveate.models.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention
 from foveate.selectors import ImportantDiverse, Mass, TopK
 
+AnyTrial = Trial | FixedTrial
+"""One that a study runs, or a repetition of its parameters."""
 Kind = Literal["single", "range", "weights"]
 KINDS: tuple[Kind, ...] = ("single", "range", "weights")
 WORDS = {
@@ -63,7 +66,7 @@ class Space(ABC):
     """A frozen value; its repr identifies it."""
 
     @abstractmethod
-    def suggest(self, trial: optuna.Trial) -> Proposal:
+    def suggest(self, trial: AnyTrial) -> Proposal:
         """Asks the trial for values.
 
         Raises:
@@ -85,7 +88,7 @@ class Budget:
     high: int
     mass: bool = False
 
-    def suggest(self, trial: optuna.Trial) -> int:
+    def suggest(self, trial: AnyTrial) -> int:
         if self.mass or self.low == self.high:
             return self.high
         return trial.suggest_int("keep", self.low, self.high, log=True)
@@ -119,7 +122,7 @@ class LayerSpace(Space):
     diversity: bool = False
     prompt: bool = False
 
-    def suggest(self, trial: optuna.Trial) -> Proposal:
+    def suggest(self, trial: AnyTrial) -> Proposal:
         kind = _one_of(trial, "kind", self.kinds)
         weights = self._weights(trial, kind)
         layers = [i for i, weight in enumerate(weights) if weight]
@@ -161,7 +164,7 @@ class LayerSpace(Space):
             params["early"] = 0.0
         return params
 
-    def _weights(self, trial: optuna.Trial, kind: Kind) -> tuple[float, ...]:
+    def _weights(self, trial: AnyTrial, kind: Kind) -> tuple[float, ...]:
         match kind:
             case "single":
                 layer = trial.suggest_int("layer", 0, self.depth - 1)
@@ -187,7 +190,7 @@ class LayerSpace(Space):
         return (len(layers) - 0.5) / left
 
     def _scorer(
-        self, trial: optuna.Trial, layers: tuple[int, ...], weights: tuple[float, ...]
+        self, trial: AnyTrial, layers: tuple[int, ...], weights: tuple[float, ...]
     ) -> ClsAttention | ClsEnsemble:
         heads: tuple[int, ...] | Literal["mean"] = self._heads(trial) if self.head_subset else "mean"
         if len(layers) == 1:
@@ -196,7 +199,7 @@ class LayerSpace(Space):
         factors = tuple(weights[i] for i in layers)
         return ClsEnsemble(layers, () if len(set(factors)) == 1 else factors, reduce, heads)
 
-    def _heads(self, trial: optuna.Trial) -> tuple[int, ...] | Literal["mean"]:
+    def _heads(self, trial: AnyTrial) -> tuple[int, ...] | Literal["mean"]:
         """At least one: where none of the others was chosen, the last is not asked for."""
         chosen = [i for i in range(self.heads - 1) if trial.suggest_categorical(f"head_{i}", (True, False))]
         last = self.heads - 1
@@ -204,7 +207,7 @@ class LayerSpace(Space):
             chosen.append(last)
         return "mean" if len(chosen) == self.heads else tuple(chosen)
 
-    def _compressor(self, trial: optuna.Trial, scorer: ClsAttention | ClsEnsemble, keep: int) -> Compressor:
+    def _compressor(self, trial: AnyTrial, scorer: ClsAttention | ClsEnsemble, keep: int) -> Compressor:
         if self.budget.mass:
             return VisionCompressor(scorer, keep, Mass(trial.suggest_float("mass", 0.05, 0.99)))
         given, left, block = keep, keep, 0
@@ -231,7 +234,7 @@ class LayerSpace(Space):
 Word = TypeVar("Word", bound=str)
 
 
-def _one_of(trial: optuna.Trial, name: str, words: Sequence[Word]) -> Word:
+def _one_of(trial: AnyTrial, name: str, words: Sequence[Word]) -> Word:
     """Among several a dimension."""
     return cast(Word, trial.suggest_categorical(name, words)) if len(words) > 1 else words[0]
 
