@@ -10,7 +10,7 @@ STUDY ?= ablate_layers
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare test lint train dashboard clean
+.PHONY: help ablate compare search test lint train dashboard clean
 
 help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -20,6 +20,9 @@ ablate: $(INSTALLED) ## which vision layers tell what the language model needs: 
 
 compare: $(INSTALLED) ## all published methods and controls at the same cost: table and figures in runs/compare_methods
 	$(BIN)/python experiments/compare_methods.py $(ARGS)
+
+search: $(INSTALLED) ## weights of the vision layers, searched and confirmed: tables and figures in runs/search_weights
+	$(BIN)/python experiments/search_weights.py $(ARGS)
 
 test: $(INSTALLED) ## all tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
