@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
+from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 
 from foveate.methods import METHODS
@@ -78,7 +80,13 @@ def test_the_comparison_writes_what_its_help_promises(finished):
     folder, printed = finished
     study = folder / "runs/compare_methods"
     assert {file.name for file in study.iterdir() if file.is_file()} >= FILES
-    assert len(list((study / "artifacts").iterdir())) == 3
+    stored = optuna.load_study(study_name="compare_methods", storage=f"sqlite:///{study / 'study.db'}")
+    assert len(get_all_artifact_meta(stored)) == 3
+    for trial in stored.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+        assert {meta.filename for meta in get_all_artifact_meta(trial, storage=stored._storage)} == {
+            "kept.png",
+            "records.parquet",
+        }
     for name in ("frontier.png", "ranking.png", "kept_patches.png"):
         with Image.open(study / name) as picture:
             assert picture.width > 900
