@@ -54,7 +54,7 @@ def test_every_cell_costs_the_language_model_about_its_budget(config):
     for label, cell in cells.items():
         if label not in ("full", "blind"):
             assert cell["tokens"] == pytest.approx(72, rel=0.05), label
-    assert cells["pyramiddrop"]["tokens"] == cells["full"]["tokens"] == 144
+    assert cells["pyramiddrop"]["given"] == cells["full"]["tokens"] == 144
     assert cells["vscan"]["tokens"] < 144
     roles = {name: study.user_attrs["roles"][name] for name in ("vispruner", "pyramiddrop", "vscan")}
     assert roles == {"vispruner": "vision", "pyramiddrop": "decoder", "vscan": "both"}
