@@ -1,21 +1,26 @@
-"""From a search and the study that confirms its winner to numbers: what was tried, what was saved, what holds."""
+"""From a search to numbers: what was tried, what was saved, what mattered, what its first rung foretold."""
 
+import warnings
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 import pandas as pd
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import bootstrap, permutation_test, spearmanr
 
-from analysis.ablation import Cell, cells_of, read_cells
+from analysis.ranks import Correlation, correlation
 from analysis.records import read_records
-from analysis.statistics import RESAMPLES, Interval, difference_interval, holm, mean_interval, paired_p
+from analysis.statistics import mean_interval
 
-BASELINES = ("best single layer", "uniform ensemble", "published default", "random", "uniform", "pool", "downsample")
-_FOUND = ("winner", "front ")
+FEW, STEADY = 10, 50  # trials: below the one importance is not told, below the other its best tenth is under 5 trials
+_COLUMNS = (
+    *("label", "family", "layers", "n", "stopped", "accuracy", "quality", "tokens", "evidence_recall", "agreement"),
+    *("accuracy_loss", "run_id", "weights"),
+)
 
 
 class Saving(NamedTuple):
@@ -35,23 +40,17 @@ class Saving(NamedTuple):
 
 
 class Proxy(NamedTuple):
-    """How the first rung's agreement goes with accuracy, over trials that are an even sample of the space's prior.
+    """How the first rung's agreement, and kept evidence, go with what trials measured.
 
     Attributes:
-        trials: Columns agreement, accuracy, quality, evidence_recall, label; one row per different compressor.
-        rho: Spearman's rank correlation of agreement and accuracy.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        p: Two-sided, by permutation.
-        evidence_rho: The same correlation of the kept evidence.
+        trials: An even sample of the space's prior, evaluated in full; columns agreement, accuracy, quality,
+            evidence_recall, tokens, label; one row per compressor.
+        correlations: Spearman's, by signal (agreement, evidence_recall where it is known) and measure (accuracy,
+            quality); a bootstrap over trials.
     """
 
     trials: pd.DataFrame
-    rho: float
-    low: float
-    high: float
-    p: float
-    evidence_rho: float
+    correlations: dict[tuple[str, str], Correlation]
 
 
 class Importance(NamedTuple):
@@ -61,11 +60,15 @@ class Importance(NamedTuple):
         goal: The goal.
         shares: By parameter, falling, of sum 1; empty where the trials do not tell.
         trials: Complete trials.
+        rests: By parameter: trials that have it.
+        why: Why the trials do not tell, or why little can be made of it; empty otherwise.
     """
 
     goal: str
     shares: dict[str, float]
     trials: int
+    rests: dict[str, int]
+    why: str
 
 
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:
@@ -73,16 +76,28 @@ def trials_of(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
+def whole_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials that answered all questions."""
+    return [trial for trial in trials_of(study) if not trial.user_attrs.get("stopped")]
+
+
+def feasible(trial: FrozenTrial) -> bool:
+    """Whether a trial keeps its constraints, if it has any."""
+    return all(value <= 0 for value in trial.constraints.values())
+
+
 def trials_table(study: optuna.Study) -> pd.DataFrame:
-    """One row per complete trial: number, source, label, what was measured, values and parameters."""
-    names = ("label", "family", "layers", "n", "stopped", "accuracy", "quality", "tokens", "evidence_recall", "run_id")
-    rows = []
+    """One row per complete trial: number, source, label, what was measured, values, weights and parameters.
+
+    A parameter that is called like another column stands as `param_<name>`.
+    """
+    rows: list[dict[str, Any]] = []
     for trial in trials_of(study):
         row = {"number": trial.number, "source": trial.user_attrs.get("source", "sampler")}
-        row |= {name: trial.user_attrs.get(name) for name in names}
+        row |= {name: trial.user_attrs.get(name) for name in _COLUMNS}
         row |= dict(zip((f"value_{goal}" for goal in study.user_attrs["goals"]), trial.values, strict=True))
-        rows.append(row | trial.params)
-    return pd.DataFrame(rows)
+        rows.append(row | {f"param_{name}" if name in row else name: value for name, value in trial.params.items()})
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["number", "source", *_COLUMNS])
 
 
 def saving_data(study: optuna.Study) -> Saving:
@@ -92,53 +107,73 @@ def saving_data(study: optuna.Study) -> Saving:
     return Saving(len(answered), int(stopped.sum()), int(answered.sum()), len(answered) * study.user_attrs["samples"])
 
 
+def history_data(study: optuna.Study) -> pd.DataFrame:
+    """One row per goal and complete trial: goal, number, source, value, stopped, feasible, best.
+
+    `best` is the best value of this goal so far among trials that keep the constraint and were evaluated in full; NaN
+    before the first.
+    """
+    rows, trials = [], trials_of(study)
+    for index, (goal, direction) in enumerate(zip(study.user_attrs["goals"], study.directions, strict=True)):
+        better, best = (min if direction.name == "MINIMIZE" else max), np.nan
+        for trial in trials:
+            value, stopped = trial.values[index], bool(trial.user_attrs.get("stopped"))
+            if feasible(trial) and not stopped:
+                best = value if np.isnan(best) else better(best, value)
+            row = {"goal": goal, "number": trial.number, "source": trial.user_attrs.get("source", "sampler")}
+            rows.append(row | {"value": value, "stopped": stopped, "feasible": feasible(trial), "best": best})
+    return pd.DataFrame(rows)
+
+
 def importance_data(study: optuna.Study) -> list[Importance]:
     """PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255), Optuna's default, of every goal.
 
-    A parameter that only some trials have is judged on those.
+    What tells the best tenth of the complete trials from the others, whether or not they keep the constraint. A
+    parameter that only some trials have is judged on those.
     """
-    found = []
-    for number, goal in enumerate(study.user_attrs["goals"]):
-        target = (lambda trial, number=number: trial.values[number]) if len(study.directions) > 1 else None
-        try:
-            shares = get_param_importances(study, target=target)
-        except (ValueError, RuntimeError):  # too few trials, or all have the same value
-            shares = {}
-        total = sum(shares.values())
-        shares = {name: share / total for name, share in shares.items()} if total > 0 else {}
-        found.append(Importance(goal, shares, len(trials_of(study))))
+    trials, found = trials_of(study), []
+    rests = Counter(name for trial in trials for name in trial.params)
+    for number, (goal, direction) in enumerate(zip(study.user_attrs["goals"], study.directions, strict=True)):
+        shares, why = {}, ""
+        if len(trials) < FEW:
+            why = f"{len(trials)} trials are too few"
+        elif len({trial.values[number] for trial in trials}) == 1:
+            why = "all trials have the same value"
+        else:
+            sign = 1 if direction.name == "MINIMIZE" else -1  # with a target, low is better whatever the direction
+            shares = _importances(study, lambda trial, number=number, sign=sign: sign * trial.values[number])
+            why = "" if len(trials) >= STEADY else f"under {STEADY} trials, so unsteady"
+        found.append(Importance(goal, shares, len(trials), dict(rests), why))
     return found
 
 
 def proxy_data(study: optuna.Study, seed: int = 0) -> Proxy | None:
-    """None without a first rung; see `Proxy`. The interval is a bootstrap over trials."""
+    """None with fewer than 4 trials from all over the ranking; see `Proxy`."""
     rows = trials_table(study)
-    rows = rows[rows["source"] == "spaced"].drop_duplicates("run_id")
-    agreement = {trial.number: trial.user_attrs.get("agreement") for trial in trials_of(study)}
-    rows = rows.assign(agreement=rows["number"].map(agreement).astype(float))
+    rows = rows[rows["source"] == "spaced"].dropna(subset="agreement").drop_duplicates("run_id")
     if len(rows) < 4:
         return None
-    pair = rows["agreement"].to_numpy(), rows["accuracy"].to_numpy()
-    rng = np.random.default_rng(seed)
-    result = bootstrap(pair, _rho, paired=True, vectorized=False, n_resamples=RESAMPLES, method="percentile", rng=rng)
-    low, high = result.confidence_interval
-    p = permutation_test(pair, _rho, permutation_type="pairings", n_resamples=9999, rng=rng).pvalue
-    known = rows["evidence_recall"].notna().all()
-    evidence = _rho(rows["evidence_recall"].to_numpy(), pair[1]) if known else np.nan
-    columns = ["agreement", "accuracy", "quality", "evidence_recall", "label"]
-    return Proxy(rows[columns], _rho(*pair), float(low), float(high), float(p), evidence)
+    numbers = rows[["agreement", "accuracy", "quality", "evidence_recall", "tokens"]].astype(float)
+    found = {
+        (signal, measure): correlation(numbers[signal].to_numpy(), numbers[measure].to_numpy(), seed)
+        for signal in ("agreement", "evidence_recall")
+        for measure in ("accuracy", "quality")
+        if numbers[signal].notna().all()
+    }
+    return Proxy(numbers.assign(label=rows["label"]), found)
 
 
 def weights_data(study: optuna.Study, winners: list[FrozenTrial]) -> pd.DataFrame:
     """Weight of every layer, of sum 1: the winners, the ten best that were not stopped, default and uniform ensemble.
 
-    Columns: layer, weight, who ("winner", "among the ten best", "published default", "uniform ensemble"), trial.
+    The best are so by the first goal, and keep the constraint. Columns: layer, weight, who ("winner", "among the ten
+    best", "published default", "uniform ensemble"), trial.
     """
     depth, start = study.user_attrs["depth"], study.user_attrs["default_start"]
     default = [float(start <= i <= study.user_attrs["feature_layer"]) for i in range(depth)]
     lines = [("uniform ensemble", -2, [1.0] * depth), ("published default", -1, default)]
     sign = 1 if study.directions[0].name == "MINIMIZE" else -1
-    whole = [t for t in trials_of(study) if t.user_attrs["weights"] and not t.user_attrs["stopped"]]
+    whole = [t for t in whole_trials(study) if t.user_attrs["weights"] and feasible(t)]
     best = {t.user_attrs["run_id"]: t for t in sorted(whole, key=lambda t: -sign * t.values[0])}
     ten = sorted(best.values(), key=lambda t: sign * t.values[0])[:10]
     lines += [("among the ten best", t.number, t.user_attrs["weights"]) for t in ten]
@@ -152,67 +187,22 @@ def weights_data(study: optuna.Study, winners: list[FrozenTrial]) -> pd.DataFram
     )
 
 
-def confirmed_table(study: optuna.Study, test: optuna.Study, out: Path) -> pd.DataFrame:
-    """One row per winner, baseline and control on the confirming split, by falling budget.
-
-    Columns: scorer, keep, n, images, accuracy and log-probability with intervals, what the winner of that budget gains
-    over the row (paired by question, bootstrap over images, sign-flip p, Holm-corrected over the table), and optimism:
-    accuracy of the same compressor on the searched split minus this one, with the interval of a difference between two
-    independent samples of images; NaN where the search did not evaluate it.
-    """
-    frames = read_cells(cells_of(test), out, lambda records: {"log_probability": records["log_probability"].to_numpy()})
-    winner = {cell.keep: frame for cell, frame in frames.items() if cell.scorer.startswith(_FOUND)}
-    searched = {t.user_attrs["compressor"]: t for t in trials_of(study) if not t.user_attrs["stopped"]}
-    evaluated = {(t.params["scorer"], t.params["keep"]): t.user_attrs["compressor"] for t in trials_of(test)}
+def singles_data(study: optuna.Study, out: Path) -> pd.DataFrame:
+    """Accuracy of every planned single layer on the searched split: layer, accuracy, ci_low, ci_high, n, images."""
     rows = []
-    for cell, frame in frames.items():
-        twin = searched.get(evaluated.get((cell.scorer, cell.keep), ""))
-        rows.append(_row(cell, frame, winner.get(cell.keep), twin, out))
-    table = pd.DataFrame(rows)
-    table["p_holm"] = holm(table["p_holm"])
-    order = {name: i for i, name in enumerate(("full", *BASELINES))}
-    rank = [-1 if cell.scorer.startswith(_FOUND) else order.get(cell.scorer, len(order)) for cell in frames]
-    return table.assign(rank=rank).sort_values(["keep", "rank"], ascending=[False, True]).drop(columns="rank")
+    for trial in whole_trials(study):
+        if trial.user_attrs.get("source") == "single":
+            frame = read_records(out, trial.user_attrs["run_id"])
+            mean, low, high, n = mean_interval(frame["score"], frame["image_id"])
+            row = {"layer": int(trial.user_attrs["layers"]), "accuracy": mean, "ci_low": low, "ci_high": high}
+            rows.append(row | {"n": n, "images": frame["image_id"].nunique()})
+    columns = ["layer", "accuracy", "ci_low", "ci_high", "n", "images"]
+    return pd.DataFrame(rows, columns=columns).sort_values("layer", ignore_index=True)
 
 
-def optimism(searched: pd.DataFrame, confirmed: pd.DataFrame, seed: int = 0) -> Interval:
-    """Mean score on the searched split minus that on the other, pictures weighing equally, with a 95 % interval.
-
-    The splits hold different pictures, so each side is resampled on its own.
-    """
-    sides = [frame.groupby("image_id")["score"].mean().to_numpy() for frame in (searched, confirmed)]
-
-    def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return a.mean(axis) - b.mean(axis)
-
-    rng = np.random.default_rng(seed)
-    low, high = bootstrap(sides, difference, n_resamples=RESAMPLES, method="percentile", rng=rng).confidence_interval
-    return Interval(float(difference(*sides)), float(low), float(high), len(confirmed))
-
-
-def _row(cell: Cell, frame: pd.DataFrame, winner: pd.DataFrame | None, twin: FrozenTrial | None, out: Path) -> dict:
-    images = frame["image_id"]
-    mean, low, high, n = mean_interval(frame["score"], images)
-    likely = _mean_of_any(frame["log_probability"].to_numpy(), images)
-    row = {"scorer": cell.scorer, "family": cell.family, "keep": cell.keep, "n": n, "images": images.nunique()}
-    row |= {"seeds": frame["seeds"].iloc[0], "accuracy": mean, "ci_low": low, "ci_high": high}
-    row |= dict(zip(("log_probability", "log_low", "log_high"), likely, strict=True))
-    gain, p = (np.nan,) * 3, np.nan
-    if winner is not None and winner is not frame:
-        gain = difference_interval(winner["score"], frame["score"], images)[:3]
-        p = paired_p(winner["score"], frame["score"], images)
-    row |= dict(zip(("winner_gains", "gain_low", "gain_high"), gain, strict=True)) | {"p_holm": p}
-    told = (np.nan,) * 3 if twin is None else optimism(read_records(out, twin.user_attrs["run_id"]), frame)[:3]
-    return row | dict(zip(("optimism", "optimism_low", "optimism_high"), told, strict=True))
-
-
-def _mean_of_any(values: np.ndarray, images: pd.Series) -> tuple[float, float, float]:
-    """A mean of unbounded values with its interval: the difference from 0 is resampled like any other."""
-    mean, low, high, _ = difference_interval(values, np.zeros_like(values), images)
-    return mean, low, high
-
-
-def _rho(a: np.ndarray, b: np.ndarray) -> float:
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(spearmanr(a, b)[0])  # type: ignore[arg-type]
+def _importances(study: optuna.Study, target: Callable[[FrozenTrial], float]) -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that low is better, and that some parameters rest on few trials: both told
+        shares = get_param_importances(study, target=target, normalize=False)
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()} if total > 0 else {}

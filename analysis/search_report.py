@@ -6,10 +6,30 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from analysis.confirmed import confirmed_table, front_data
 from analysis.drawing import save_figure
-from analysis.search import Proxy, confirmed_table, importance_data, proxy_data, saving_data, trials_table, weights_data
-from analysis.search_figures import confirmed_figure, history_figure, importance_figure, proxy_figure, weights_figure
-from analysis.tables import accuracy, grid, p_value, percent, points, write_table
+from analysis.records import read_records
+from analysis.search import (
+    importance_data,
+    proxy_data,
+    saving_data,
+    singles_data,
+    trials_of,
+    trials_table,
+    weights_data,
+)
+from analysis.search_answer import flattered, foretold, kept_to, mattered, verdict
+from analysis.search_figures import (
+    confirmed_figure,
+    front_figure,
+    history_figure,
+    importance_figure,
+    proxy_figure,
+    weights_figure,
+)
+from analysis.statistics import mean_interval
+from analysis.tables import accuracy, between, grid, p_value, percent, write_table
+from foveate.core.files import replacing
 from foveate.evaluation import EvalConfig
 from foveate.studies.search import winners
 from foveate.studies.study import keep_artifacts
@@ -17,125 +37,99 @@ from foveate.studies.study import keep_artifacts
 _LEGEND = (
     "n = {n:,} questions about {images:,} images of a split that the search never saw. Accuracy in %, differences in "
     "points; in brackets the 95 % interval by bootstrap over images. *Winner gains* is paired by question; p: "
-    "sign-flip test, Holm-corrected over this table. *Optimism* is the accuracy of the same compressor on the searched "
-    "split minus that on this one."
+    "sign-flip test, Holm-corrected over this table. Where several of a front share a budget, the winner is the most "
+    "accurate of them on the searched split. *Optimism* is the accuracy of the same compressor on the searched split "
+    "minus that on this one, with the interval of two independent samples of images."
 )
 
 
-def report(study: optuna.Study, test: optuna.Study, config: EvalConfig) -> str:
+def report(study: optuna.Study, test: optuna.Study | None, config: EvalConfig) -> str:
     """Writes tables and figures beside the search and into its artifacts; returns what to print.
 
     Args:
         study: The search.
-        test: The study that confirms its winner.
+        test: The study that confirms its winner; None where there is no winner to confirm.
         config: Of the search.
     """
-    folder = config.out / study.study_name
-    found, proxy = winners(study), proxy_data(study)
-    table = confirmed_table(study, test, config.out)
-    write_table(table, folder, markdown(table))
-    trials_table(study).to_csv(folder / "trials.csv", index=False, lineterminator="\n")
-    _draw(study, found, table, proxy, folder)
+    folder, found, proxy = config.out / study.study_name, winners(study), proxy_data(study)
+    importances = importance_data(study)
+    with replacing(folder / "trials.csv") as path:
+        trials_table(study).to_csv(path, index=False, lineterminator="\n")
+    save_figure(importance_figure(importances), folder / "importance.png")
+    if trials_of(study):
+        save_figure(history_figure(study), folder / "history.png")
+    _draw_weights(study, found, config.out)
+    if proxy:
+        save_figure(proxy_figure(proxy, study.user_attrs["rung"]["kind"]), folder / "proxy.png")
+    parts = [_tried(study), _best(found, config.out)]
+    if test is not None:
+        parts += _confirmed(study, test, found, config.out)
     keep_artifacts(study, folder)
-    parts = [_tried(study), _best(found), grid([_shown(row) for _, row in table.iterrows()])]
-    parts += [_foretold(study, proxy), _mattered(study), verdict(table), f"Tables and figures: {folder}"]
+    parts += [foretold(study, proxy), mattered(importances), f"Tables and figures: {folder}"]
     return "\n\n".join(part for part in parts if part)
 
 
 def markdown(table: pd.DataFrame) -> str:
     """The table for readers."""
     legend = _LEGEND.format(n=table["n"].iloc[0], images=table["images"].iloc[0])
-    return f"{legend}\n\n{grid([_shown(row) for _, row in table.iterrows()])}\n"
+    return f"{legend}\n\n{_rows(table)}\n"
 
 
-def verdict(table: pd.DataFrame) -> str:
-    """Whether the search found something better than what needs no search."""
-    sentences = []
-    for rival in ("best single layer", "uniform ensemble", "published default"):
-        for _, row in table[table["scorer"] == rival].iterrows():
-            sure = row["p_holm"] < 0.05
-            word = (
-                "better than"
-                if sure and row["winner_gains"] > 0
-                else "worse than"
-                if sure
-                else "not shown to differ from"
-            )
-            gain = f"{points(row['winner_gains'])} points [{points(row['gain_low'])}, {points(row['gain_high'])}]"
-            sentences.append(
-                f"At {row['keep']} tokens the winner is {word} the {rival}: {gain}, p {p_value(row['p_holm'])}."
-            )
-    return "\n".join(sentences)
-
-
-def _draw(
-    study: optuna.Study, found: list[FrozenTrial], table: pd.DataFrame, proxy: Proxy | None, folder: Path
-) -> None:
-    save_figure(history_figure(study), folder / "history.png")
-    save_figure(importance_figure(importance_data(study)), folder / "importance.png")
-    weights = weights_data(study, found)
-    if "winner" in set(weights["who"]):
-        save_figure(weights_figure(weights, study.user_attrs["feature_layer"]), folder / "weights.png")
-    if proxy:
-        save_figure(proxy_figure(proxy, study.user_attrs["rung"]["kind"]), folder / "proxy.png")
+def _confirmed(study: optuna.Study, test: optuna.Study, found: list[FrozenTrial], out: Path) -> list[str]:
+    folder, table = out / study.study_name, confirmed_table(study, test, out)
+    write_table(table, folder, markdown(table))
     save_figure(confirmed_figure(table), folder / "test.png")
+    if len(study.directions) > 1:
+        save_figure(front_figure(front_data(study, test, found, table)), folder / "front.png")
+    return [_rows(table), verdict(table), kept_to(study.user_attrs["max_loss"], table), flattered(table)]
+
+
+def _draw_weights(study: optuna.Study, found: list[FrozenTrial], out: Path) -> None:
+    weights = weights_data(study, found)
+    if weights["who"].isin(["winner", "among the ten best"]).any():
+        figure = weights_figure(weights, study.user_attrs["feature_layer"], singles_data(study, out))
+        save_figure(figure, out / study.study_name / "weights.png")
 
 
 def _tried(study: optuna.Study) -> str:
     saved = saving_data(study)
+    share = f" ({percent(saved.answered / saved.full)} %)" if saved.full else ""
     return (
         f"Searched {study.user_attrs['searched']} for {' and '.join(study.user_attrs['goals'])}: "
         f"{len(study.trials)} trials with {saved.trials} different compressors, {saved.stopped} of them stopped early; "
-        f"{saved.answered:,} of {saved.full:,} questions answered ({percent(saved.answered / saved.full)} %)."
+        f"{saved.answered:,} of {saved.full:,} questions answered{share}."
     )
 
 
-def _best(found: list[FrozenTrial]) -> str:
+def _best(found: list[FrozenTrial], out: Path) -> str:
+    if not found:
+        return "No trial keeps the constraint, so there is no winner: allow a larger --max-loss or more --trials."
     lines = []
     for trial in found:
         notes = trial.user_attrs
         weights = ", ".join(f"layer {i}: {weight:.2f}" for i, weight in enumerate(notes["weights"]) if weight)
+        records = read_records(out, notes["run_id"])
+        mean, low, high, n = mean_interval(records["score"], records["image_id"])
         lines.append(
             f"Trial {trial.number} ({notes['label']}; {weights or notes['compressor']}) with {notes['tokens']:.1f} "
-            f"tokens: accuracy {percent(notes['accuracy'])} %, log-probability {notes['quality']:.3f} on the searched "
-            "split."
+            f"tokens: accuracy {percent(mean)} % [{percent(low)}, {percent(high)}], log-probability "
+            f"{notes['quality']:.3f} on the searched split (n = {n:,})."
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "These are the questions that it was picked on, which flatters it."])
 
 
-def _foretold(study: optuna.Study, proxy: Proxy | None) -> str:
-    rung = study.user_attrs.get("rung")
-    if not rung:
-        return ""
-    if proxy is None:
-        return f"No first rung: {rung.get('why', 'too few of its trials were evaluated')}."
-    return (
-        f"First rung: agreement with {rung['kind']} ranks accuracy with rho {proxy.rho:.2f} [{proxy.low:.2f}, "
-        f"{proxy.high:.2f}], p {p_value(proxy.p)}, over {len(proxy.trials)} proposals; kept evidence with rho "
-        f"{proxy.evidence_rho:.2f}."
-    )
-
-
-def _mattered(study: optuna.Study) -> str:
-    lines = []
-    for one in importance_data(study):
-        shares = ", ".join(f"{name} {percent(share)} %" for name, share in list(one.shares.items())[:5])
-        lines.append(f"Importance for {one.goal} over {one.trials} trials: {shares or 'the trials do not tell'}.")
-    return "\n".join(lines)
+def _rows(table: pd.DataFrame) -> str:
+    return grid([_shown(row) for _, row in table.iterrows()])
 
 
 def _shown(row: pd.Series) -> dict[str, str]:
+    likely, low, high = (f"{row[name]:.3f}" for name in ("log_probability", "log_low", "log_high"))
     return {
         "scorer": f"{row['scorer']} ({row['seeds']} seeds)" if row["seeds"] > 1 else row["scorer"],
         "tokens": str(row["keep"]),
         "accuracy": accuracy(row),
-        "log-probability": f"{row['log_probability']:.3f} [{row['log_low']:.3f}, {row['log_high']:.3f}]",
-        "winner gains": _between(row, ("winner_gains", "gain_low", "gain_high")),
+        "log-probability": likely if low == "nan" else f"{likely} [{low}, {high}]",
+        "winner gains": between(row, ("winner_gains", "gain_low", "gain_high")),
         "p": p_value(row["p_holm"]),
-        "optimism": _between(row, ("optimism", "optimism_low", "optimism_high")),
+        "optimism": between(row, ("optimism", "optimism_low", "optimism_high")),
     }
-
-
-def _between(row: pd.Series, names: tuple[str, str, str]) -> str:
-    mean, low, high = (points(row[name]) for name in names)
-    return "-" if mean == "-" else f"{mean} [{low}, {high}]"

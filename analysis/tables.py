@@ -64,9 +64,14 @@ def accuracy(row: pd.Series, unit: str = "") -> str:
     return _interval(row, ("accuracy", "ci_low", "ci_high"), percent, unit)
 
 
+def between(row: pd.Series, names: tuple[str, str, str], unit: str = "") -> str:
+    """A difference with its interval, which stand in these columns: `-1.2 [-2.0, -0.5]`."""
+    return _interval(row, names, points, unit)
+
+
 def against_full(row: pd.Series) -> str:
-    """The difference from `full` with its interval: `-1.2 [-2.0, -0.5]`."""
-    return _interval(row, ("delta_vs_full", "delta_ci_low", "delta_ci_high"), points, "")
+    """The difference from `full` with its interval."""
+    return between(row, ("delta_vs_full", "delta_ci_low", "delta_ci_high"))
 
 
 def cost(row: pd.Series) -> str:
@@ -77,7 +82,7 @@ def cost(row: pd.Series) -> str:
 
 def against_random(row: pd.Series, unit: str = "") -> str:
     """The difference from `random` with its interval."""
-    return _interval(row, ("delta_vs_random", "delta_vs_random_low", "delta_vs_random_high"), points, unit)
+    return between(row, ("delta_vs_random", "delta_vs_random_low", "delta_vs_random_high"), unit)
 
 
 def p_value(value: float) -> str:
@@ -87,7 +92,9 @@ def p_value(value: float) -> str:
 
 def _interval(row: pd.Series, names: tuple[str, str, str], form: Callable[[float], str], unit: str) -> str:
     mean, low, high = (form(row[name]) for name in names)
-    return "-" if mean == "-" else f"{mean}{unit} [{low}, {high}]"
+    if mean == "-":
+        return mean
+    return f"{mean}{unit} [{'no interval' if low == '-' else f'{low}, {high}'}]"
 
 
 def _number(value: float, form: Callable[[float], str]) -> str:

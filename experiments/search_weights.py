@@ -13,24 +13,22 @@ from foveate.studies.study import Place
 
 def main(
     plan: Annotated[SearchPlan, tyro.conf.arg(name="")] = SearchPlan(),
-    report_split: str = "test",
     options: Flat = Options(study="search_weights", split="search", limit=1200, batch_size=96),
 ) -> None:
     """Searches on one split and reports the winner on another, beside baselines and controls.
 
     Writes `<out>/<study>/{study.db, trials.csv, table.csv, table.md, history.png, importance.png, weights.png,
-    proxy.png, test.png}`. A second run adds nothing; with more `--trials` it goes on. Words for `--space`: single,
-    range, weights (how layers are weighed), reduce, heads, diversity, prompt (a second cut inside the language model),
-    mass (adaptive budgets); or one method's name, whose options `--open` then names.
+    proxy.png, test.png, front.png}`. A second run adds nothing; with more `--trials` it goes on. Words for `--space`:
+    single, range, weights (how layers are weighed), reduce, heads, diversity, prompt (a second cut inside the language
+    model), mass (adaptive budgets); or one method's name, whose options `--open` then names.
 
     Args:
         plan: What is searched, and how.
-        report_split: Where the winner is reported.
         options: What every study is told.
     """
     place = Place(options.study, options.out, options.storage)
     study = search(place, options.config, plan, options.workers, kept_picture)
-    test = confirm(place, options.config, plan, study, report_split, options.workers, kept_picture)
+    test = confirm(place, options.config, plan, study, options.workers, kept_picture)
     print(report(study, test, options.config))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -27,7 +28,7 @@ def wait_until(true, seconds, what):
     limit = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < limit, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +58,8 @@ def postgresql(tmp_path_factory):
         wait_until(lambda: _answers(port), 30, "PostgreSQL to start")
         yield port
     finally:
-        server.terminate()
-        server.wait(30)
+        server.send_signal(signal.SIGINT)  # "fast": does not wait for clients that are still connected
+        server.wait(60)
         shutil.rmtree(folder)
 
 
@@ -82,6 +83,17 @@ def postgresql_url(postgresql):
     with _connected(postgresql) as connection:
         connection.execute(f"create database {name}")
     return f"postgresql+psycopg://tester:{PASSWORD}@127.0.0.1:{postgresql}/{name}"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own with 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

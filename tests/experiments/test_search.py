@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
-from analysis.overlays import kept_overlay
+from analysis.confirmed import confirmed_table, optimism
 from analysis.records import read_records
-from analysis.search import confirmed_table, optimism, proxy_data, saving_data, trials_table, weights_data
+from analysis.search import proxy_data, saving_data, trials_table, weights_data
+from analysis.search_report import report
 from foveate.compression import Identity
-from foveate.core.errors import FoveateError, OutputError
+from foveate.core.errors import OutputError
 from foveate.evaluation import EvalConfig
 from foveate.studies.rung import climb
 from foveate.studies.search import SearchPlan, confirm, search, space_of, winners
@@ -81,7 +82,8 @@ def test_a_second_run_adds_nothing_and_more_trials_go_on(finished, tiny):
     [
         (("--space", "range"), "space: LayerSpace.*there, LayerSpace"),
         (("--goals", "tokens"), "add quality or accuracy to the goals, or say with --max-loss"),
-        (("--report-split", "search"), "was searched"),
+        (("--report-split", "search"), "is the split that is searched"),
+        (("--report-split", "tset"), "split .tset. is unknown"),
         (("--space", "colours"), "'colours' is unknown: known are single"),
         (("--space", "fastv", "--open", "layre=1:2"), "'layre' of fastv is unknown"),
         (("--storage", "nosql://x"), "nosql://x.*cannot be used"),
@@ -119,8 +121,8 @@ def test_the_report_agrees_with_the_records(finished):
     saved = saving_data(study)
     assert saved.answered == sum(len(read_records(out, run)) for run in {t.user_attrs["run_id"] for t in study.trials})
     proxy = proxy_data(study)
-    expected = spearmanr(proxy.trials["agreement"], proxy.trials["accuracy"])[0]  # NaN if all are equally accurate
-    assert proxy.rho == pytest.approx(np.nan_to_num(expected))
+    expected = spearmanr(proxy.trials["agreement"], proxy.trials["quality"])[0]
+    assert proxy.correlations["agreement", "quality"].value == pytest.approx(expected)
     weights = weights_data(study, winners(study))
     np.testing.assert_allclose(weights.groupby(["who", "trial"])["weight"].sum(), 1)
     assert len(trials_table(study)) == len(study.trials)
@@ -163,7 +165,7 @@ def test_other_goals_samplers_and_spaces(tiny, tmp_path, options):
     if "max_loss" in options:
         assert found[0].user_attrs["accuracy_loss"] <= 60
         assert found[0].user_attrs["constraints"] == {"accuracy loss": found[0].user_attrs["accuracy_loss"] - 60}
-    test = confirm(place, config, plan, study, "test")
+    test = confirm(place, config, plan, study)
     labels = {trial.params["scorer"] for trial in test.get_trials(states=(optuna.trial.TrialState.COMPLETE,))}
     assert len([label for label in labels if label.startswith(("winner", "front"))]) == len(found)
 
@@ -171,9 +173,11 @@ def test_other_goals_samplers_and_spaces(tiny, tmp_path, options):
 def test_a_search_without_a_feasible_trial_says_so(tiny, tmp_path):
     config = EvalConfig(Identity(), model=tiny, split="search", limit=11, max_new_tokens=2, out=tmp_path)
     plan = SearchPlan(trials=2, goals=("tokens",), max_loss=-100.0, rung="none", space=("weights",))
-    study = search(Place("s", tmp_path), config, plan)
-    with pytest.raises(FoveateError, match=r"no winner.*larger --max-loss"):
-        winners(study)
+    place = Place("s", tmp_path)
+    study = search(place, config, plan)
+    assert winners(study) == []
+    assert confirm(place, config, plan, study) is None
+    assert "there is no winner: allow a larger --max-loss" in report(study, None, config)
 
 
 def test_another_model_under_the_same_name_is_refused(tiny, tmp_path):
@@ -184,11 +188,3 @@ def test_another_model_under_the_same_name_is_refused(tiny, tmp_path):
         search(
             Place("s", tmp_path), EvalConfig(Identity(), split="search", limit=11, max_new_tokens=2, out=tmp_path), plan
         )
-
-
-def test_an_overlay_dims_what_was_dropped():
-    picture = Image.new("RGB", (12, 12), (0, 0, 0))
-    shown = np.asarray(kept_overlay([picture, picture], [[0], [3]], (2, 2)))
-    assert shown[10, 10].max() == 0  # kept: as it was
-    assert shown[10, 180].min() > 150  # dropped: nearly the paper
-    assert shown[180, 200 + 180].max() == 0

@@ -135,7 +135,7 @@ def test_relevance_is_that_of_the_authors_of_cdpruner():
     ours, theirs = scores[0].double().numpy(), authors["relevance"][0].astype(np.float64)
     slope, shift = np.polyfit(theirs, ours, 1)
     np.testing.assert_allclose(ours, slope * theirs + shift, atol=2e-6)
-    assert slope >= 1
+    assert slope >= 1 - 1e-6  # float32; their range spans all three pictures, so it is never the narrower one
     assert scores.min() > 0
     assert scores.max().item() == pytest.approx(1, abs=1e-4)
 

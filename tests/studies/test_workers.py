@@ -1,6 +1,8 @@
 """Studies that several processes share and that some of them do not survive."""
 
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,6 +24,7 @@ from foveate.studies.choices import named_choices
 from foveate.studies.objective import Objective
 from foveate.studies.spaces import Budget, LayerSpace, Planned
 from foveate.studies.study import Place, open_study, queue, run
+from tests.services import wait_until
 
 FORK = get_context("fork")  # starts in no time what this process has loaded already
 
@@ -91,22 +94,26 @@ def planned(place, config, tiny_cells=cells):
 
 
 def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(config):
+    """Twenty workers are killed, each at a random moment after it has taken a trial."""
     place = Place("s", config.out)
     study, objective = planned(place, config)
-    rng, killed = np.random.default_rng(0), 0
-    while killed < 20:
-        worker = FORK.Process(target=work_on, args=(place, objective, 0.05))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        worker = FORK.Process(target=work_on, args=(place, objective, 0.1))
         worker.start()
-        worker.join(rng.uniform(0.05, 0.8))
-        if worker.exitcode is not None:
-            break
+        wait_until(lambda worker=worker: taken_by(worker, study) or not worker.is_alive(), 60, "a trial to be taken")
+        time.sleep(rng.uniform(0, 0.15))
         worker.kill()
         worker.join()
-        killed += 1
-    assert killed >= 5
+    lost = study.get_trials(states=(TrialState.FAIL, TrialState.RUNNING))
+    assert len(lost) >= 5
     run(place, study, objective)
     check_whole(study, config.out, WANTED)
-    assert any(trial.state == TrialState.FAIL for trial in study.trials)  # those that were killed
+    assert {trial.state for trial in study.trials if trial.number in {t.number for t in lost}} == {TrialState.FAIL}
+
+
+def taken_by(worker, study):
+    return any(f"-{worker.pid}-" in t.user_attrs.get("worker", "") for t in running(study))
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["on this machine", "on another machine"])
@@ -121,10 +128,7 @@ def test_a_worker_killed_over_postgresql_loses_nothing(config, postgresql_url, m
     others = [FORK.Process(target=work_on, args=(place, objective, 0.05)) for _ in range(2)]
     for other in others:
         other.start()
-    deadline = time.monotonic() + 60
-    while not any(str(doomed.pid) in t.user_attrs.get("worker", "") for t in running(study)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: taken_by(doomed, study), 60, "a trial to be taken")
     time.sleep(1.2 if elsewhere else 0)  # until its heart has been heard
     doomed.kill()
     for other in others:
@@ -179,20 +183,42 @@ def test_a_storage_that_cannot_be_used_is_named_without_its_password(config, url
     assert "hidden" not in str(error.value)
 
 
-def test_a_full_disk_fails_the_trial_with_its_cause_and_the_study_goes_on_later(config, monkeypatch):
-    def full(*args):
-        raise OSError(28, "No space left on device")
+def few(tower):
+    return cells(tower)[:4]
 
-    with monkeypatch.context() as patched:
-        patched.setattr("foveate.evaluation.records.pq.write_table", full)
-        with pytest.raises(OutputError, match="No space left on device"):
-            ablate("s", config, cells, (7,))
+
+FEW = {(scorer, 7) for scorer in ("cls[0]", "cls[1]", "cls[2]", "full")}
+
+
+@pytest.mark.parametrize("free", [0, 30_000, 150_000, 220_000, 300_000, 400_000])
+def test_a_disk_that_runs_full_is_named_and_the_study_goes_on_later(config, small_disk, free):
+    """What does not fit differs: the study, the encodings, records, artifacts; nothing is lost or read half-written."""
+    config = replace(config, out=small_disk)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - free))
+    with pytest.raises(OutputError, match=r"No space left on device|disk is full|disk I/O error"):
+        ablate("s", config, few, (7,))
+    ballast.unlink()
+    study = ablate("s", config, few, (7,))
+    check_whole(study, small_disk, FEW)
+
+
+def test_records_that_cannot_be_written_fail_the_trial_with_the_cause(config, small_disk):
+    (config.out / "records").symlink_to(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OutputError, match="Read-only file system"):
+        ablate("s", config, few, (7,))
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{config.out / 's' / 'study.db'}")
-    failed = study.get_trials(states=(TrialState.FAIL,))
-    assert "No space left on device" in failed[0].user_attrs["failed"]
-    study = ablate("s", config, cells, (7,))
-    assert set(complete_cells(study).values()) == {1}
-    assert len(complete_cells(study)) == 12
+    (failed,) = study.get_trials(states=(TrialState.FAIL,))
+    assert "Read-only file system" in failed.user_attrs["failed"]
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    check_whole(ablate("s", config, few, (7,)), config.out, FEW)
+
+
+def test_a_place_that_cannot_be_written_is_refused(config, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OutputError, match=r"cannot be written: Read-only file system; choose another --out"):
+        ablate("s", replace(config, out=small_disk), few, (7,))
 
 
 def test_no_workers_are_refused(config):
@@ -202,8 +228,6 @@ def test_no_workers_are_refused(config):
 
 def test_the_whole_command_survives_sigkill(tiny, tmp_path):
     """The real command line with two workers, killed in the middle; its orphan ends by itself."""
-    import subprocess
-
     import psutil
 
     command = [sys.executable, "-W", "ignore", "experiments/ablate_layers.py", "--model", tiny, "--limit", "22"]

@@ -44,6 +44,7 @@ class SearchPlan:
         rung: What the first rung compares kept patches with.
         candidates: How many proposals it ranks.
         stops: Whether hopeless trials end early.
+        report_split: Where the winner is reported.
     """
 
     space: tuple[str, ...] = ("single", "range", "weights")
@@ -57,6 +58,7 @@ class SearchPlan:
     rung: Signal | Literal["none"] = "response"
     candidates: int = 2000
     stops: bool = True
+    report_split: str = "test"
 
 
 def search(
@@ -86,7 +88,13 @@ def search(
             f"goals={plan.goals}: without a limit the cheapest is to keep nothing; add quality or accuracy to the "
             "goals, or say with --max-loss how many points of accuracy may be lost"
         )
+    if plan.report_split == config.split:
+        raise FoveateError(
+            f"report_split={config.split!r} is the split that is searched: a winner is reported on questions that the "
+            "search never saw"
+        )
     loaded = cached_load(config.model, config.device, config.dtype)
+    data_of(config.data, plan.report_split, config.limit, config.seed)  # a split that is not there is refused now
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     space = space_of(plan, loaded)
     objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)
@@ -145,17 +153,14 @@ def default_start(loaded: LoadedModel) -> int:
 
 
 def winners(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial, or the Pareto front by falling tokens; none was stopped early.
+    """The best trial, or the Pareto front by falling tokens; none where no finished trial keeps the constraint.
 
-    Raises:
-        FoveateError: No trial keeps the constraint, or none was finished.
+    One that was stopped early is never among them.
     """
     try:
         best = study.best_trials if len(study.directions) > 1 else [study.best_trial]
-    except ValueError as error:
-        raise FoveateError(
-            f"study {study.study_name!r} has no winner: {error}. Allow a larger --max-loss or more --trials"
-        ) from error
+    except ValueError:  # Optuna has no best trial
+        return []
     front = [trial for trial in best if not trial.user_attrs["stopped"]]
     return sorted(front, key=lambda trial: -trial.user_attrs["tokens"])
 
@@ -174,29 +179,26 @@ def confirm(
     config: EvalConfig,
     plan: SearchPlan,
     study: optuna.Study,
-    split: str,
     workers: int = 1,
     draw: Draw | None = None,
-) -> optuna.Study:
-    """Evaluates winners, baselines and controls on another split, as the study `<name>_<split>_<trials>`.
+) -> optuna.Study | None:
+    """Evaluates winners, baselines and controls on the plan's other split, as the study `<name>_<split>_<trials>`.
+
+    Without a winner there is nothing to confirm, and no such study.
 
     Args:
         place: Of the search.
         config: Of the search.
         plan: Of the search.
         study: The search.
-        split: The other split.
         workers: Processes on this machine.
         draw: See `Objective`.
-
-    Raises:
-        FoveateError: The split is the one that was searched, or there is no winner.
     """
-    if split == config.split:
-        raise FoveateError(f"split {split!r} was searched: a winner is reported on questions that the search never saw")
+    if not (found := winners(study)):
+        return None
     loaded = cached_load(config.model, config.device, config.dtype)
     tower, start = loaded.adapter.tower, default_start(loaded)
-    space, found = space_of(plan, loaded), winners(study)
+    space = space_of(plan, loaded)
     names = ["winner"] if len(study.directions) == 1 else [f"front {i}" for i in range(1, len(found) + 1)]
     keeps = [max(1, min(tower.grid.patches, round(trial.user_attrs["tokens"]))) for trial in found]
     best = [
@@ -212,8 +214,8 @@ def confirm(
         rows.append(Choice("best single layer", "single", str(layer), _Scored(ClsAttention(layer))))
     others = [Choice("pool", "pool", "", Pool), Choice("downsample", "downsample", "", Downsample)]
     choices = [*best, *rows, *controls(), *others]
-    elsewhere = replace(config, split=split)
-    name = f"{place.name}_{split}_{len(study.trials)}"
+    elsewhere = replace(config, split=plan.report_split)
+    name = f"{place.name}_{plan.report_split}_{len(study.trials)}"
     return ablate(name, elsewhere, partial(_given, tuple(choices)), keeps, place.storage, workers, draw)
 
 

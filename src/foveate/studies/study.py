@@ -172,7 +172,7 @@ def run(
         workers: Processes on this machine.
 
     Raises:
-        OutputError: A trial failed in another process.
+        OutputError: A trial failed in another process, or nothing can be written any more.
     """
     if workers < 1:
         raise OutputError(f"workers={workers}: at least one is needed")
@@ -188,6 +188,13 @@ def run(
         _work(place, study, *rest, bar=True)
         for other in others:
             other.join()
+    except Exception as error:
+        if cause := _of_the_place(error):
+            raise OutputError(
+                f"{place.folder} or its storage cannot be written any more: {cause}. What was finished is kept: mend "
+                "that and run the same command again"
+            ) from error
+        raise
     finally:
         for other in others:
             other.terminate()
@@ -299,6 +306,13 @@ def _alive(place: Place, worker: str | None) -> bool:
             return False
     except Timeout:
         return True
+
+
+def _of_the_place(error: BaseException | None) -> str:
+    """What disk or database said, if one of them is behind an error; Optuna may raise another one on top of it."""
+    while error and not isinstance(error, (OSError, SQLAlchemyError)):
+        error = error.__cause__ or error.__context__
+    return str(error).splitlines()[0] if error else ""
 
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""From a search and the study that confirms its winner to numbers: what holds on questions that it never saw."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial
+from scipy.stats import bootstrap
+
+from analysis.ablation import Cell, cells_of, read_cells, row_of
+from analysis.records import read_records
+from analysis.search import trials_of, whole_trials
+from analysis.statistics import RESAMPLES, Interval, difference_interval, holm, paired_p
+
+BASELINES = ("best single layer", "uniform ensemble", "published default")
+CONTROLS = ("random", "uniform", "pool", "downsample")
+FOUND = ("winner", "front ")  # how the rows begin that the search found
+_ANSWERS = {
+    "accuracy": ("accuracy", "ci_low", "ci_high"),
+    "quality": ("log_probability", "log_low", "log_high"),
+}
+_MEMBER = ["scorer", "trial", "x", "y", "test_x", "test_y", "low", "high"]
+
+
+class Front(NamedTuple):
+    """The Pareto front over two goals, as searched and as confirmed.
+
+    Attributes:
+        goals: That of the x axis, which costs if one does, and that of the y axis.
+        tried: Columns x, y: other trials that were evaluated in full.
+        members: One row per member: scorer, trial, x, y on the searched split, and test_x, test_y, low, high.
+        controls: Random patches and the even grid at the members' budgets: scorer, x, y, low, high; confirming split.
+        n: Questions of the confirming split.
+        images: Images of the confirming split.
+    """
+
+    goals: tuple[str, str]
+    tried: pd.DataFrame
+    members: pd.DataFrame
+    controls: pd.DataFrame
+    n: int
+    images: int
+
+
+def confirmed_table(study: optuna.Study, test: optuna.Study, out: Path) -> pd.DataFrame:
+    """One row per winner, baseline and control on the confirming split, by falling budget.
+
+    Columns: those of `ablation_table`; log-probability with interval; what the winner of that budget gains over the
+    row, paired by question, with a bootstrap over images and a sign-flip p, Holm-corrected over the column; and
+    optimism, NaN where the search did not evaluate the row's compressor in full. Where members of a front share a
+    budget, its winner is the most accurate of them on the searched split. A winner that is the row's own compressor
+    gains exactly 0, without a p.
+
+    Args:
+        study: The search.
+        test: The study that confirms it.
+        out: Folder that holds `records/`.
+    """
+    frames = read_cells(cells_of(test), out, lambda records: {"log_probability": records["log_probability"].to_numpy()})
+    twins = _twins(study, test, frames)
+    full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
+    random = {cell.keep: frame for cell, frame in frames.items() if cell.scorer == "random"}
+    winner = _winner_of_budgets(twins)
+    rows = []
+    for cell, frame in frames.items():
+        row = row_of(cell, frame, full, random.get(cell.keep))
+        row |= dict(zip(_ANSWERS["quality"], _mean_of_any(frame["log_probability"], frame["image_id"]), strict=True))
+        found = None if cell.scorer.startswith(FOUND) else winner.get(cell.keep)
+        gained = np.nan, np.nan, np.nan, np.nan
+        if found and found.run_id == cell.run_id:  # the same compressor: equal for certain, and no test
+            gained = 0.0, 0.0, 0.0, np.nan
+        elif found:
+            pair = frames[found]["score"], frame["score"], frame["image_id"]
+            gained = *difference_interval(*pair)[:3], paired_p(*pair)
+        row |= dict(zip(("winner_gains", "gain_low", "gain_high", "p_holm"), gained, strict=True))
+        twin = twins[cell]
+        told = optimism(read_records(out, twin.user_attrs["run_id"]), frame)[:3] if twin else (np.nan,) * 3
+        rows.append(row | dict(zip(("optimism", "optimism_low", "optimism_high"), told, strict=True)))
+    table = pd.DataFrame(rows)
+    for column in ("p_vs_random_holm", "p_holm"):
+        table[column] = holm(table[column])
+    order = {name: i for i, name in enumerate(("full", *BASELINES, *CONTROLS))}
+    rank = [-1 if name.startswith(FOUND) else order.get(name, len(order)) for name in table["scorer"]]
+    table = table.assign(rank=rank).sort_values(["keep", "rank"], ascending=[False, True], kind="stable")
+    return table.drop(columns="rank")
+
+
+def optimism(searched: pd.DataFrame, confirmed: pd.DataFrame, seed: int = 0) -> Interval:
+    """Mean score on the searched split minus that on the other, pictures weighing equally, with a 95 % interval.
+
+    The splits hold different pictures, so each side is resampled on its own. Where all pictures of a side agree, a
+    bootstrap would claim certainty; then the sides' own intervals are combined by square-and-add (Newcombe 1998). A
+    side of one picture has no interval.
+    """
+    a, b = (frame.groupby("image_id")["score"].mean().to_numpy(float) for frame in (searched, confirmed))
+    mean, n = float(a.mean() - b.mean()), len(confirmed)
+    if min(len(a), len(b)) < 2:
+        return Interval(mean, np.nan, np.nan, n)
+    if min(np.ptp(a), np.ptp(b)) < 1e-12:
+        x, y = (difference_interval(side, np.zeros_like(side), np.arange(len(side))) for side in (a, b))
+        down, up = np.hypot(x.mean - x.low, y.high - y.mean), np.hypot(x.high - x.mean, y.mean - y.low)
+        return Interval(mean, mean - float(down), mean + float(up), n)
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return a.mean(axis) - b.mean(axis)
+
+    rng = np.random.default_rng(seed)
+    low, high = bootstrap((a, b), difference, n_resamples=RESAMPLES, method="percentile", rng=rng).confidence_interval
+    return Interval(mean, float(low), float(high), n)
+
+
+def front_data(study: optuna.Study, test: optuna.Study, winners: list[FrozenTrial], table: pd.DataFrame) -> Front:
+    """The front of a search for several goals, and what became of it.
+
+    Args:
+        study: The search.
+        test: The study that confirms it.
+        winners: The members.
+        table: As `confirmed_table` gives it.
+    """
+    goals = study.user_attrs["goals"]
+    cost = next((goal for goal in goals if goal not in _ANSWERS), goals[0])
+    worth = next((goal for goal in goals if goal in _ANSWERS and goal != cost), "accuracy")
+    place = {trial.user_attrs["compressor"]: trial for trial in winners}
+    members = []
+    for trial in trials_of(test):
+        found = place.get(trial.user_attrs["compressor"])
+        row = table[(table["scorer"] == trial.params["scorer"]) & (table["keep"] == trial.params["keep"])]
+        if found is None or row.empty or not trial.params["scorer"].startswith(FOUND):
+            continue
+        told = trial.user_attrs.get(cost, found.user_attrs[cost])  # milliseconds are measured by the search only
+        searched = {"x": found.user_attrs[cost], "y": found.user_attrs[worth], "test_x": told}
+        answers = dict(zip(("test_y", "low", "high"), row.iloc[0][list(_ANSWERS[worth])], strict=True))
+        members.append({"scorer": trial.params["scorer"], "trial": found.number} | searched | answers)
+    controls = table[table["scorer"].isin(["random", "uniform"])] if cost == "tokens" else table.head(0)
+    controls = controls[["scorer", "keep", *_ANSWERS[worth]]].set_axis(["scorer", "x", "y", "low", "high"], axis=1)
+    others = [t.user_attrs for t in whole_trials(study) if t.user_attrs["compressor"] not in place]
+    tried = pd.DataFrame([(notes[cost], notes[worth]) for notes in others], columns=["x", "y"])
+    size = int(table["n"].iloc[0]), int(table["images"].iloc[0])
+    front = pd.DataFrame(members, columns=_MEMBER).sort_values("x", ignore_index=True)
+    return Front((cost, worth), tried, front, controls, *size)
+
+
+def _twins(study: optuna.Study, test: optuna.Study, cells: Iterable[Cell]) -> dict[Cell, FrozenTrial | None]:
+    """The trial of the search that evaluated a cell's compressor, which is a value with a repr."""
+    searched = {trial.user_attrs["compressor"]: trial for trial in whole_trials(study)}
+    evaluated = {trial.user_attrs["run_id"]: trial.user_attrs["compressor"] for trial in trials_of(test)}
+    return {cell: searched.get(evaluated.get(cell.run_id, "")) for cell in cells}
+
+
+def _winner_of_budgets(twins: Mapping[Cell, FrozenTrial | None]) -> dict[int, Cell]:
+    """By budget what the search found; of several cells the most accurate on the searched split."""
+    known = [(twin.user_attrs["accuracy"] if twin else -np.inf, cell) for cell, twin in twins.items()]
+    found = [one for one in known if one[1].scorer.startswith(FOUND)]
+    return {cell.keep: cell for _, cell in sorted(found, key=lambda one: one[0])}
+
+
+def _mean_of_any(values: pd.Series, images: pd.Series) -> tuple[float, float, float]:
+    """A mean of unbounded values with its interval: the difference from 0 is resampled like any other.
+
+    Where all images agree, nothing bounds what the others may be, so there is no interval.
+    """
+    mean, low, high, _ = difference_interval(values, np.zeros(len(values)), images)
+    return (mean, low, high) if np.ptp(values.groupby(images).mean()) > 1e-12 else (mean, np.nan, np.nan)
