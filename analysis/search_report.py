@@ -81,7 +81,7 @@ def _confirmed(study: optuna.Study, test: optuna.Study, found: list[FrozenTrial]
     save_figure(confirmed_figure(table), folder / "test.png")
     if len(study.directions) > 1:
         save_figure(front_figure(front_data(study, test, found, table)), folder / "front.png")
-    return [_rows(table), verdict(table), kept_to(study.user_attrs["max_loss"], table), flattered(table)]
+    return [_rows(table), verdict(table), kept_to(study.user_attrs.get("max_loss"), table), flattered(table)]
 
 
 def _draw_weights(study: optuna.Study, found: list[FrozenTrial], out: Path) -> None:

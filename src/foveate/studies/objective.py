@@ -48,6 +48,11 @@ class Objective:
     stops: bool = False
     draw: Draw | None = None
 
+    @property
+    def pruned(self) -> bool:
+        """Whether Optuna's pruner says what is hopeless: with one goal that is measured per question."""
+        return self.stops and self.max_loss is None and self.goals in (("quality",), ("accuracy",))
+
     def __call__(self, trial: Trial) -> tuple[float, ...]:
         try:
             proposal = self.space.suggest(trial)
@@ -58,6 +63,7 @@ class Objective:
         latency = latency_ms(config) if "latency" in self.goals else None
         hope = _Hope(self, trial, latency)
         folder = evaluate(config, order=trial.number, enough=hope.gone) if self.stops else evaluate(config)
+        hope.report(folder.read())  # also of a trial whose compressor had all its records already
         measured = self._measured(folder, hope)
         if latency is not None:
             measured["latency"] = latency
@@ -108,17 +114,18 @@ class _Hope:
 
     def gone(self, records: pa.Table) -> bool:
         """Looks at all records so far."""
-        per_question = self.objective.goals in (("quality",), ("accuracy",)) and self.objective.max_loss is None
-        if per_question:
-            self._report(records, self.objective.goals[0])
+        self.report(records)
         if self.source in NEVER_STOPPED or records.num_rows >= self._questions:
             return False
         if self.objective.max_loss is not None and self._infeasible(records):
             return True
-        return self._worse(records) if per_question else self._dominated(records)
+        return self._worse(records) if self.objective.pruned else self._dominated(records)
 
-    def _report(self, records: pa.Table, goal: Goal) -> None:
-        for image, value in by_image(records, goal).items():
+    def report(self, records: pa.Table) -> None:
+        """Tells the pruner what it does not know yet, picture by picture."""
+        if not self.objective.pruned:
+            return
+        for image, value in by_image(records, self.objective.goals[0]).items():
             if image not in self._reported:
                 self.trial.report(value, self._steps[image])  # the same step for the same picture in every trial
                 self._reported.add(image)

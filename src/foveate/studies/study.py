@@ -332,9 +332,7 @@ def _seed(seed: int, started: int) -> int:
 
 
 def _pruner(objective: Objective) -> BasePruner:
-    if objective.stops and objective.max_loss is None and objective.goals in (("quality",), ("accuracy",)):
-        return WilcoxonPruner(p_threshold=P, n_startup_steps=STARTUP)
-    return NopPruner()
+    return WilcoxonPruner(p_threshold=P, n_startup_steps=STARTUP) if objective.pruned else NopPruner()
 
 
 def _guard(study: optuna.Study, identity: dict[str, Any]) -> None:
