@@ -1,15 +1,20 @@
 """Values far above the others."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
 def outliers(values: Float[Tensor, "batch patch"], factor: float) -> Int[Tensor, " batch"]:
-    """How many values of each row lie more than `factor` interquartile ranges above the upper quartile.
+    """How many values of each row are `outlying`."""
+    return outlying(values, factor).sum(1)
+
+
+def outlying(values: Float[Tensor, "*batch patch"], factor: float) -> Bool[Tensor, "*batch patch"]:
+    """Which values of each row lie more than `factor` interquartile ranges above the upper quartile.
 
     Quartiles by linear interpolation, as in `numpy.percentile`; values of -inf are left out.
     """
     real = values.double().masked_fill(values == -torch.inf, torch.nan)
-    lower, upper = torch.nanquantile(real, torch.tensor([0.25, 0.75]).to(real), dim=1)
-    return (real > (upper + factor * (upper - lower))[:, None]).sum(1)
+    lower, upper = torch.nanquantile(real, torch.tensor([0.25, 0.75]).to(real), dim=-1, keepdim=True)
+    return real > upper + factor * (upper - lower)

@@ -26,6 +26,14 @@ def evidence_recall(
     return (shown & stays).sum(1) / shown.sum(1)
 
 
+def evidence_precision(
+    stays: Bool[Tensor, "batch patch"], share: Float[Tensor, "batch thing patch"]
+) -> Float[Tensor, " batch"]:
+    """Share of the patches that stay which show any needed thing; NaN where none stay or nothing is known."""
+    shown = (share >= SHOWN).any(1)
+    return torch.where(shown.any(1), (shown & stays).sum(1) / stays.sum(1), torch.nan)
+
+
 def things_kept(
     stays: Bool[Tensor, "batch patch"], share: Float[Tensor, "batch thing patch"]
 ) -> Float[Tensor, " batch"]:
