@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from foveate.core.errors import LayerError
-from foveate.functional.attention import attention_rows, mean_attention, reduce_heads
+from foveate.functional.attention import attention_rows, causal, mean_attention, reduce_heads
 from foveate.functional.fingerprint import fingerprints
 from foveate.functional.geometry import evenness
 from foveate.functional.ranking import top_k
@@ -71,12 +71,14 @@ def test_marked_tokens_are_listed_left_aligned():
 
 def test_mean_attention_equals_the_full_matrix():
     query, key = torch.randn(2, 4, 150, 8), torch.randn(2, 2, 150, 8)
-    causal = torch.ones(150, 150).tril().bool()[None].expand(2, -1, -1)
+    real = torch.arange(150) >= torch.tensor([[0], [30]])
+    allowed = torch.ones(150, 150).tril().bool() & real[:, None]
     weight = torch.randint(0, 3, (2, 150)).float()
     divisor = torch.rand(2, 150, 150) + 0.5
-    full = attention_rows(query, key, 0.3, causal[:, None]) / divisor[:, None]
+    full = attention_rows(query, key, 0.3, allowed[:, None]) / divisor[:, None]
     expected = torch.einsum("bhqk,bq->bhk", full, weight) / weight.sum(1)[:, None, None]
-    torch.testing.assert_close(mean_attention(query, key, 0.3, weight, causal, divisor), expected)
+    for given in (allowed, lambda rows: causal(real, torch.arange(150)[rows])):
+        torch.testing.assert_close(mean_attention(query, key, 0.3, weight, given, divisor), expected)
 
 
 def test_fingerprints_depend_on_the_row_and_not_on_the_batch():

@@ -2,18 +2,11 @@ from threading import Event, Thread
 
 import pytest
 import torch
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaForConditionalGeneration,
-)
+from transformers import AttentionInterface, AttentionMaskInterface, LlavaForConditionalGeneration
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.core.needs import ClsRows, LayersFrom
-from foveate.functional.attention import attention_rows
 from foveate.models.llava import Llava
 from foveate.models.tap import tapped
 from foveate.testing.tiny import tiny_llava
@@ -129,34 +122,3 @@ def test_other_kernels_find_their_own_name_in_the_configuration(pixels):
     assert torch.equal(features, expected)
     torch.testing.assert_close(trace[ClsRows((1,))], eager_rows(model, pixels)[:, 1:2], atol=1e-5, rtol=1e-4)
     assert model.model.vision_tower.config._attn_implementation == "picky"
-
-
-def test_a_tapped_language_model_still_sees_the_padding_mask():
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=50,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config).eval()
-    ids = torch.randint(50, (2, 9))
-    mask = torch.ones_like(ids)
-    mask[0, :4] = 0
-    rows = []
-
-    def listen(layer, query, key, scaling):
-        rows.append(attention_rows(query[:, :, -1:], key, scaling, mask[:, None, None].bool()))
-
-    attention = {layer.self_attn: i for i, layer in enumerate(model.model.layers)}
-    with torch.no_grad():
-        plain = model(ids, attention_mask=mask).logits
-        with tapped(model, attention, listen):
-            through = model(ids, attention_mask=mask).logits
-        model.set_attn_implementation("eager")
-        expected = model(ids, attention_mask=mask, output_attentions=True).attentions
-    assert torch.equal(plain, through)
-    for row, matrix in zip(rows, expected, strict=True):
-        torch.testing.assert_close(row, matrix[:, :, -1:], atol=1e-5, rtol=1e-4)

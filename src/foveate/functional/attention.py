@@ -1,9 +1,10 @@
 """Attention probabilities of chosen query rows, without the full matrix."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.errors import LayerError
@@ -41,7 +42,7 @@ def mean_attention(
     key: Float[Tensor, "batch key_head key dim"],
     scaling: float,
     weight: Float[Tensor, "batch row"],
-    allowed: Bool[Tensor, "#batch row key"] | None = None,
+    allowed: Bool[Tensor, "#batch row key"] | Callable[[slice], Tensor] | None = None,
     divisor: Float[Tensor, "batch row key"] | None = None,
 ) -> Float[Tensor, "batch head key"]:
     """Weighted mean over query rows of `attention_rows`, a few rows at a time.
@@ -51,18 +52,24 @@ def mean_attention(
         key: Keys.
         scaling: Usually 1 / sqrt(dim).
         weight: Of each row; a row of weight 0 may attend to anything. Sums to more than 0.
-        allowed: Which keys a row may see.
+        allowed: Which keys a row may see; where that for all rows would be too large, a function of the rows.
         divisor: Divides the probabilities before they are averaged.
     """
     total = torch.zeros(*query.shape[:2], key.shape[2], device=query.device)
     for start in range(0, query.shape[2], _ROWS):
         rows = slice(start, start + _ROWS)
-        seen = None if allowed is None else allowed[:, None, rows]
-        probabilities = attention_rows(query[:, :, rows], key, scaling, seen)
+        seen = allowed(rows) if callable(allowed) else None if allowed is None else allowed[:, rows]
+        probabilities = attention_rows(query[:, :, rows], key, scaling, None if seen is None else seen[:, None])
         if divisor is not None:
             probabilities = probabilities / divisor[:, None, rows]
         total += (weight[:, None, rows, None] * probabilities).sum(2)
     return total / weight.sum(1)[:, None, None]
+
+
+def causal(real: Bool[Tensor, "batch key"], rows: Int[Tensor, " row"]) -> Bool[Tensor, "batch row key"]:
+    """Which keys the rows at these places may see: those up to their own place that are no padding."""
+    places = torch.arange(real.shape[1], device=real.device)
+    return (places <= rows[:, None]) & real[:, None]
 
 
 def reduce_heads(

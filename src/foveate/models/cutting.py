@@ -17,7 +17,7 @@ from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates, resolve_layer
 from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision, Grid, Trace
-from foveate.functional.attention import mean_attention
+from foveate.functional.attention import causal, mean_attention
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.decoder import Decoder, Layout
 
@@ -57,8 +57,7 @@ class _Tokens:
     @property
     def allowed(self) -> Tensor:
         """(batch, query, key) bool."""
-        causal = torch.ones(self.role.shape[1], self.role.shape[1], dtype=torch.bool, device=self.role.device).tril()
-        return causal & self.real[:, None]
+        return causal(self.real, torch.arange(self.role.shape[1], device=self.role.device))
 
 
 class Cutting:
@@ -90,7 +89,7 @@ class Cutting:
         self.stages = {resolve_layer(stage.layer, decoder.depth): stage for stage in stages}
         self.images = images
         role = layout.role
-        self.tokens = _Tokens(role, layout.place, layout.position, _asking(role == Role.QUESTION))
+        self.tokens = _Tokens(role, layout.place, layout.position, asking(role == Role.QUESTION))
         self.values = dict(answers)
         self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]))]
         self.repeats = 1
@@ -168,7 +167,7 @@ class Cutting:
                 rows = slice(-1, None)
                 weight = torch.ones(len(query), 1, device=query.device)
             case "mean":
-                rows, weight = slice(None), _asking(tokens.role == Role.QUESTION)
+                rows, weight = slice(None), asking(tokens.role == Role.QUESTION)
             case "raters":
                 rows, weight = slice(None), tokens.rater
             case "all":
@@ -251,7 +250,7 @@ class Cutting:
             position=positions(there)
             if stage.repack
             else joined(tokens.position, tokens.position.gather(1, torch.where(origin >= 0, at, last)), 0),
-            rater=_asking(joined(tokens.rater, torch.zeros_like(origin), 0) > 0),
+            rater=asking(joined(tokens.rater, torch.zeros_like(origin), 0) > 0),
         )
         self.values = {
             need: carried(need, value, compression)
@@ -360,10 +359,10 @@ def _raters(states: Tensor, tokens: _Tokens) -> Tensor:
     logits = (states @ states.transpose(1, 2)).float().masked_fill(~question[:, None], -torch.inf)
     alike = (logits.softmax(2) * visual[..., None]).sum(1) / visual.sum(1, keepdim=True)
     raters = question & (alike > 1 / question.sum(1, keepdim=True))
-    return _asking(torch.where(raters.any(1, keepdim=True), raters, question))
+    return asking(torch.where(raters.any(1, keepdim=True), raters, question))
 
 
-def _asking(tokens: Tensor) -> Tensor:
+def asking(tokens: Tensor) -> Tensor:
     """Weight 1 for these tokens of each prompt, or for the last one where there are none."""
     weight = tokens.float()
     weight[:, -1] = torch.where(tokens.any(1), weight[:, -1], 1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -144,17 +145,33 @@ def answer(
         max_new_tokens: Longest answer.
         references: For every question the tokens that it should be answered with, the end token among them.
     """
-    device = compressed.tokens.device
-    ids, mask = _left_padded([c.prefix for c in conversations], llava.pad_token, device)
-    inputs, layout = pack(llava, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
-    blocks = Blocks(llava.decoder, layout, (), compressed)
-    blocks.prompt(_embedded(llava, inputs))
-    if not repack:
-        blocks.following = mask.sum(1)  # the last patch, whose position counts, may be gone
-    blocks.select(torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device))
-    tokens, real = _left_padded([s for c in conversations for s in c.suffixes], llava.pad_token, device)
-    states = blocks.step(llava.inner.get_input_embeddings()(tokens), real)
+    blocks, states = _conversed(llava, conversations, compressed, repack)
     return _answered(llava, blocks, states, max_new_tokens, references)
+
+
+@torch.inference_mode()
+def likelihood(
+    llava: Llava,
+    conversations: Sequence[Conversation],
+    compressed: Compressed,
+    repack: bool,
+    references: Sequence[Sequence[int]],
+) -> Float[Tensor, " question"]:
+    """The log-probability of a given answer to every question, conversation by conversation; nothing is decoded.
+
+    Args:
+        llava: The model.
+        conversations: One per picture.
+        compressed: One row per picture.
+        repack: See `pack`.
+        references: As in `answer`.
+    """
+    given = iter(references)
+    spoken = [Conversation(c.prefix, [[*s, *next(given)[:-1]] for s in c.suffixes]) for c in conversations]
+    _, states = _conversed(llava, spoken, compressed, repack)
+    tokens, real = left_padded(references, llava.pad_token, states.device)
+    # a token is foretold by the one before it, and the last one foretells nothing that is asked for
+    return _log_probability(llava.decoder.logits(states[:, -tokens.shape[1] :]), tokens, real)
 
 
 @torch.inference_mode()
@@ -213,7 +230,7 @@ def response_rows(
             real = blocks.cutting.segments[0].real[:, None, None]
             seen = torch.stack([attention_rows(*latest[block], real)[:, :, 0] for block in wanted], 1)
             for i, (row, last) in enumerate(zip(rows.tolist(), ended.tolist(), strict=True)):
-                if not last or not counts[row]:  # of an empty answer, what its end token looked at
+                if counts[row] < producing_rows(counts[row] + (not last)):
                     sums[row] = sums[row] + seen[i][..., visual[row]]
                     counts[row] += 1
 
@@ -221,25 +238,51 @@ def response_rows(
     return torch.stack([total / count for total, count in zip(sums, counts, strict=True)])
 
 
-def _left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def producing_rows(length: int) -> int:
+    """How many rows produce an answer of so many tokens.
+
+    They are those of the last prompt token and of all tokens of the answer but the last; of an empty answer, that which
+    produces its end token.
+    """
+    return max(length, 1)
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """(row, token) ids and which of them are real."""
     longest = max(map(len, rows))
-    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], device=device)
-    real = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in rows], device=device)
-    return ids, real
+    ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
+    real = [[False] * (longest - len(row)) + [True] * len(row) for row in rows]
+    return torch.tensor(ids, dtype=torch.long, device=device), torch.tensor(real, dtype=torch.bool, device=device)
+
+
+def embedded(
+    llava: Llava, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool
+) -> tuple[Tensor, Layout]:
+    """Input embeddings of left-padded prompts, and what their tokens are."""
+    ids, mask = left_padded(prompts, llava.pad_token, compressed.tokens.device)
+    inputs, layout = pack(llava, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
+    return llava.embed(inputs["input_ids"], torch.cat(inputs["mm_encoder_outputs"]["image"].pooler_output)), layout
 
 
 def _prompted(
     llava: Llava, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool, stages: Sequence[Cut]
 ) -> tuple[Blocks, Tensor]:
-    ids, mask = _left_padded(prompts, llava.pad_token, compressed.tokens.device)
-    inputs, layout = pack(llava, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
+    states, layout = embedded(llava, prompts, compressed, repack)
     blocks = Blocks(llava.decoder, layout, stages, compressed)
-    return blocks, blocks.prompt(_embedded(llava, inputs))
+    return blocks, blocks.prompt(states)
 
 
-def _embedded(llava: Llava, inputs: dict[str, Any]) -> Tensor:
-    return llava.embed(inputs["input_ids"], torch.cat(inputs["mm_encoder_outputs"]["image"].pooler_output))
+def _conversed(
+    llava: Llava, conversations: Sequence[Conversation], compressed: Compressed, repack: bool
+) -> tuple[Blocks, Tensor]:
+    """The state after every question, whose picture was run once for all that is asked about it."""
+    device = compressed.tokens.device
+    blocks, _ = _prompted(llava, [c.prefix for c in conversations], compressed, repack, ())
+    if not repack:  # the last patch, whose position counts, may be gone
+        blocks.following = torch.tensor([len(c.prefix) for c in conversations], device=device)
+    blocks.select(torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device))
+    tokens, real = left_padded([s for c in conversations for s in c.suffixes], llava.pad_token, device)
+    return blocks, blocks.step(llava.inner.get_input_embeddings()(tokens), real)
 
 
 def _answered(llava: Llava, blocks: Blocks, states: Tensor, limit: int, references: Sequence[Sequence[int]]) -> Answers:
@@ -253,13 +296,12 @@ def _answered(llava: Llava, blocks: Blocks, states: Tensor, limit: int, referenc
     unknown = torch.full((len(first),), torch.nan, device=first.device)
     if not references:
         return Answers(_greedy(llava, blocks, first, answers, limit), unknown)
-    drafts, real = _left_padded(references, llava.pad_token, first.device)
+    drafts, real = left_padded(references, llava.pad_token, first.device)
     states = blocks.step(llava.inner.get_input_embeddings()(drafts), real)
     # the first token of a draft is foretold by the prompt, each later one by the token before it
     logits = torch.cat([first[:, None], llava.decoder.logits(states)], 1)
     start = real.shape[1] - real.sum(1)
     logits[torch.arange(len(start)), start] = first
-    known = logits[:, :-1].float().log_softmax(-1).gather(2, drafts[..., None])[..., 0]
     agreed = ((logits[:, :-1].argmax(-1) == drafts) | ~real).cumprod(1).bool() & real
     said = agreed.sum(1)
     for row, (count, reference) in enumerate(zip(said.tolist(), references, strict=True)):
@@ -272,7 +314,14 @@ def _answered(llava: Llava, blocks: Blocks, states: Tensor, limit: int, referenc
         rest = _greedy(llava, blocks, logits[rows, (start + said)[rows]], [answers[i] for i in rows.tolist()], limit)
         for row, tokens in zip(rows.tolist(), rest, strict=True):
             answers[row] = tokens
-    return Answers(answers, (known * real).sum(1))
+    return Answers(answers, _log_probability(logits[:, :-1], drafts, real))
+
+
+def _log_probability(
+    logits: Float[Tensor, "row token word"], tokens: Int[Tensor, "row token"], real: Bool[Tensor, "row token"]
+) -> Float[Tensor, " row"]:
+    """Of the real ones of these tokens, by the logits with which each was foretold."""
+    return (logits.float().log_softmax(-1).gather(2, tokens[..., None])[..., 0] * real).sum(1)
 
 
 def _greedy(

@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+from foveate.compression import Identity
+from foveate.core.needs import ResponseRows
+from foveate.core.types import Compressed
+from foveate.data.load import load_samples
+from foveate.models.engine import answer_each, response_rows
+from foveate.models.load import load
+from foveate.models.looks import Looks, looks
+from foveate.models.pictures import SeenPictures
+
+NAMES = ("last", "question", "every", "response")
+GIVEN = ([7, 8, 9, 10, 11], [12], [], [13, 9])
+
+
+class Asked:
+    """Four prompts of different lengths about two pictures."""
+
+    def __init__(self, checkpoint: str):
+        self.loaded = load(checkpoint)
+        samples = load_samples("scenes", "search", limit=33)
+        self.samples = [samples[i] for i in (0, 4, 11, 31)]
+        self.prompts = [self.loaded.prompt(sample.question) for sample in self.samples]
+        self.pixels = self.loaded.pixels([sample.image for sample in self.samples])
+
+    @torch.inference_mode()
+    def full(self, rows: slice = slice(None)) -> Compressed:
+        return Identity().compress(SeenPictures(self.loaded.adapter, self.pixels[rows]))
+
+    def looks(self, answers, rows: slice = slice(None)) -> Looks:
+        return looks(self.loaded.adapter, self.prompts[rows], self.full(rows), answers)
+
+
+@pytest.fixture(scope="module")
+def asked(tiny):
+    asked = Asked(tiny)
+    assert len(set(map(len, asked.prompts))) > 1  # so that there is padding
+    return asked
+
+
+@torch.inference_mode()
+def eager_matrices(asked: Asked, row: int, answer: list[int]):
+    """(layer, head, query, key) of one prompt with its answer, by the stock model without padding."""
+    model = asked.loaded.model
+    ids = torch.tensor([asked.prompts[row] + answer])
+    model.set_attn_implementation({"text_config": "eager"})
+    output = model(input_ids=ids, pixel_values=asked.pixels[row : row + 1], output_attentions=True)
+    model.set_attn_implementation({"text_config": "sdpa"})
+    return torch.cat(output.attentions)
+
+
+def test_looks_of_a_padded_batch_equal_the_eager_attention_matrices_of_each_prompt_alone(asked):
+    found = asked.looks(GIVEN)
+    for row, (prompt, answer) in enumerate(zip(asked.prompts, GIVEN, strict=True)):
+        matrices = eager_matrices(asked, row, answer)
+        patches = [i for i, token in enumerate(prompt) if token == asked.loaded.adapter.image_token]
+        length, seen = len(prompt), matrices[..., patches]
+        expected = {
+            "last": seen[:, :, length - 1],
+            "question": seen[:, :, patches[-1] + 1 : length].mean(2),
+            "every": seen[:, :, :length].mean(2),
+            "response": seen[:, :, length - 1 : length - 1 + (len(answer) or 1)].mean(2),
+        }
+        assert expected["last"].max() > 0.3  # peaky: a uniform row would prove nothing
+        for name in NAMES:
+            torch.testing.assert_close(getattr(found, name)[row], expected[name], atol=1e-5, rtol=0)
+
+
+def test_the_four_ways_to_look_differ_where_they_should(asked):
+    found = asked.looks(GIVEN)
+    means = torch.stack([getattr(found, name) for name in NAMES])
+    distance = (means[:, None] - means).abs().amax((3, 4, 5))  # (name, name, prompt)
+    assert (distance[:3, :3] + torch.eye(3)[..., None] > 0.01).all()
+    same = torch.tensor([len(answer) < 2 for answer in GIVEN])
+    assert torch.equal(distance[0, 3] < 1e-6, same)  # one row produces such an answer, that of the last prompt token
+
+
+@pytest.mark.parametrize("brief", [False, True])
+def test_given_the_own_answer_the_response_rows_are_those_recorded_while_it_was_decoded(asked, monkeypatch, brief):
+    llava, new = asked.loaded.adapter, 6
+
+    def own():
+        return answer_each(llava, asked.prompts, asked.full(), False, (), new)[0].tokens
+
+    if brief:  # what one answer begins with ends all: that one is empty, others may be short
+        monkeypatch.setattr(llava.model.generation_config, "eos_token_id", own()[0][0])
+    lengths = list(map(len, own()))
+    assert max(lengths) > 1 and (0 in lengths) == brief
+    recorded = response_rows(llava, asked.prompts, asked.full(), ResponseRows(()), new)
+    torch.testing.assert_close(asked.looks(own()).response, recorded, atol=1e-6, rtol=0)
+
+
+def test_a_batch_gives_what_single_prompts_give(asked):
+    batch = asked.looks(GIVEN)
+    for row, answer in enumerate(GIVEN):
+        single = asked.looks([answer], slice(row, row + 1))
+        for name in NAMES:
+            torch.testing.assert_close(getattr(batch, name)[row], getattr(single, name)[0], atol=1e-5, rtol=0)
+
+
+def test_an_end_token_does_not_count(asked):
+    end = asked.loaded.adapter.ends[0]
+    ended, bare = asked.looks([[*answer, end] for answer in GIVEN]), asked.looks(GIVEN)
+    for name in NAMES:
+        assert torch.equal(getattr(ended, name), getattr(bare, name))
