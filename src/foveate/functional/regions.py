@@ -22,6 +22,21 @@ def rectangles(places: Int[Tensor, "batch patch"], grid: Grid, rows: int, column
     return (image * rows + row * rows // grid.rows) * columns + column * columns // grid.columns
 
 
+def squares(grid: Grid, side: int) -> Int[Tensor, " patch"]:
+    """The block each patch lies in, of `side` x `side` patches counted from the upper left.
+
+    Blocks are numbered row by row; those at the right and at the bottom are smaller where `side` does not divide.
+    """
+    row, column = torch.arange(grid.rows) // side, torch.arange(grid.columns) // side
+    return (row[:, None] * -(-grid.columns // side) + column).flatten()
+
+
+def spread(values: Float[Tensor, "batch block"], block: Int[Tensor, " patch"]) -> Float[Tensor, "batch patch"]:
+    """The value of each block, divided evenly among its patches."""
+    block = block.to(values.device)
+    return (values / block.bincount(minlength=values.shape[1]))[:, block]
+
+
 def runs(places: Int[Tensor, "batch patch"], grid: Grid, count: int) -> Int[Tensor, "batch patch"]:
     """The run each place lies in: raster order cut in `count` parts as equal as possible, image after image."""
     image, inside = _split(places, grid)

@@ -1,0 +1,219 @@
+"""Which patches an answer hangs on, found by taking them away; attention is not asked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from foveate.compression import Identity
+from foveate.core.budget import resolve_keep
+from foveate.core.contracts import Pictures
+from foveate.core.types import Compressed, Compression, Decision, Trace
+from foveate.data.sample import VQASample
+from foveate.evaluation.encodings import Encodings
+from foveate.functional.ranking import listed
+from foveate.functional.regions import rank_within, squares
+from foveate.models.engine import Conversation, answer, likelihood
+from foveate.models.llava import Llava
+from foveate.models.pictures import Texts
+
+SEQUENCES = 48  # token sequences run at once, unless said otherwise
+
+
+@dataclass(frozen=True, eq=False)
+class Inquiry:
+    """The questions about a few pictures, and the answers whose probability tells what they hang on.
+
+    Attributes:
+        llava: The model.
+        conversations: One per picture.
+        tokens: Every patch of the pictures, behind the projector.
+        answers: One per question, conversation by conversation, the end token among them. `dataclasses.replace` asks
+            about other answers than the model's own.
+    """
+
+    llava: Llava
+    conversations: Sequence[Conversation]
+    tokens: Float[Tensor, "picture patch dim"]
+    answers: Sequence[Sequence[int]]
+
+    @classmethod
+    @torch.inference_mode()
+    def own(
+        cls, llava: Llava, pictures: Pictures, prompts: Sequence[Sequence[Sequence[int]]], max_new_tokens: int
+    ) -> "Inquiry":
+        """About what the model itself says when it sees everything.
+
+        Args:
+            llava: The model.
+            pictures: The pictures, each once.
+            prompts: For each picture the full prompts about it.
+            max_new_tokens: Longest answer; one that ends before has its end token.
+        """
+        whole = Identity().compress(pictures)
+        conversations = [Conversation.from_prompts(group, llava.image_token) for group in prompts]
+        said = answer(llava, conversations, whole, False, max_new_tokens).tokens
+        answers = [tokens + llava.ends[:1] * (len(tokens) < max_new_tokens) for tokens in said]
+        return cls(llava, conversations, whole.tokens, answers)
+
+
+def inquire(
+    encodings: Encodings, batch: Sequence[VQASample], prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> Inquiry:
+    """The model's own answers to a batch of questions; those about a picture follow each other.
+
+    Args:
+        encodings: Of the data set.
+        batch: The questions.
+        prompts: Their full prompts.
+        max_new_tokens: As in `Inquiry.own`.
+    """
+    groups = [list(group) for _, group in groupby(range(len(batch)), key=lambda i: batch[i].image_id)]
+    pictures = encodings.pictures([batch[group[0]].image_id for group in groups], torch.empty(0), Texts([], [], None))
+    return Inquiry.own(
+        encodings.loaded.adapter, pictures, [[prompts[i] for i in group] for group in groups], max_new_tokens
+    )
+
+
+def kept_log_probability(
+    inquiry: Inquiry,
+    stays: Bool[Tensor, "set row patch"],
+    repack: bool = False,
+    at_once: int = SEQUENCES,
+    desc: str | None = None,
+) -> Float[Tensor, "set question"]:
+    """Log-probability of the answers when only some patches of each picture are left in the prompt.
+
+    The tower has seen the whole picture; tokens are removed behind it.
+
+    Args:
+        inquiry: The questions.
+        stays: Sets of patches, with a row for each picture, which is then run once for all questions about it, or with
+            a row for each question.
+        repack: Number the remaining tokens consecutively; else they keep their positions, and only content is missing.
+        at_once: How many token sequences run at once.
+        desc: Title of a progress bar; None shows none.
+
+    Raises:
+        ValueError: The rows are neither as many as the pictures nor as many as the questions.
+    """
+    pieces = _pieces(inquiry, stays.shape[1], at_once)
+    jobs = [(number, piece) for number in range(len(stays)) for piece in pieces]
+    step = max(1, at_once // max(len(piece.questions) for piece in pieces))
+    values = torch.empty(len(stays), len(inquiry.answers), device=inquiry.tokens.device)
+    with tqdm(
+        total=values.numel(), desc=desc, unit="sequence", leave=False, disable=True if desc is None else None
+    ) as bar:
+        for start in range(0, len(jobs), step):
+            some = jobs[start : start + step]
+            kept = torch.stack([stays[number, piece.row] for number, piece in some]).to(values.device)
+            places = [(number, question) for number, piece in some for question in piece.questions]
+            found = likelihood(
+                inquiry.llava,
+                [piece.conversation for _, piece in some],
+                _only(inquiry, kept, [piece.picture for _, piece in some]),
+                repack,
+                [inquiry.answers[question] for _, question in places],
+            )
+            sets, questions = torch.tensor(places, device=values.device).unbind(1)
+            values[sets, questions] = found
+            bar.update(len(places))
+    return values
+
+
+def occlusion(
+    inquiry: Inquiry, side: int, repack: bool = False, at_once: int = SEQUENCES, desc: str | None = None
+) -> Float[Tensor, "question block"]:
+    """By how much the log-probability of each answer falls when a block of patches is taken away.
+
+    Args:
+        inquiry: The questions.
+        side: Of a block, in patches; the blocks are those of `squares`, and `spread` brings their values to patches.
+        repack: As in `kept_log_probability`.
+        at_once: Likewise.
+        desc: Likewise.
+    """
+    block = squares(inquiry.llava.tower.grid, side)
+    stays = block != torch.arange(-1, int(block.max()) + 1)[:, None]  # block -1: nothing is taken away
+    stays = stays[:, None].expand(-1, len(inquiry.conversations), -1)
+    values = kept_log_probability(inquiry, stays, repack, at_once, desc)
+    return (values[0] - values[1:]).T
+
+
+class Curve(NamedTuple):
+    """Log-probabilities when only the best share of the patches is left, and when it is taken away."""
+
+    insertion: Float[Tensor, "question share"]
+    deletion: Float[Tensor, "question share"]
+
+
+def curve(
+    inquiry: Inquiry,
+    scores: Float[Tensor, "row patch"],
+    shares: Sequence[float],
+    repack: bool = False,
+    at_once: int = SEQUENCES,
+    desc: str | None = None,
+) -> Curve:
+    """What the best patches by some scores do for the answers, and what the others do without them.
+
+    Args:
+        inquiry: The questions.
+        scores: A row for each picture, or one for each question; equal scores go to the lower index.
+        shares: Of the patches, between 0 and 1; the area under the curve is `functional.curves.area`.
+        repack: As in `kept_log_probability`.
+        at_once: Likewise.
+        desc: Likewise.
+
+    Raises:
+        ValueError: Some scores are NaN, by which no patch is better or worse.
+        BudgetError: A share is not between 0 and 1.
+    """
+    if wrong := int(scores.isnan().sum()):
+        raise ValueError(f"{wrong} of {scores.numel()} scores are NaN, by which patches cannot be put in order")
+    patches = scores.shape[1]
+    counts = [resolve_keep(float(share), patches) if share else 0 for share in shares]  # no budget allows nothing
+    rank = rank_within(scores, torch.zeros_like(scores, dtype=torch.long))
+    best = rank < torch.tensor(counts, device=rank.device)[:, None, None]
+    values = kept_log_probability(inquiry, torch.cat([best, ~best]), repack, at_once, desc)
+    insertion, deletion = values.T.chunk(2, 1)
+    return Curve(insertion, deletion)
+
+
+class _Piece(NamedTuple):
+    """What runs on one set of patches: questions about a picture, and which row of the sets is theirs."""
+
+    conversation: Conversation
+    picture: int
+    row: int
+    questions: Sequence[int]
+
+
+def _pieces(inquiry: Inquiry, rows: int, at_once: int) -> list[_Piece]:
+    pictures, questions = len(inquiry.conversations), len(inquiry.answers)
+    if rows not in (pictures, questions):
+        raise ValueError(
+            f"{rows} rows of patches for {questions} questions about {pictures} pictures: give one row for each "
+            "picture, or one for each question"
+        )
+    shared, pieces, first = rows == pictures, [], 0
+    for picture, (prefix, suffixes) in enumerate((c.prefix, c.suffixes) for c in inquiry.conversations):
+        size = max(1, at_once) if shared else 1
+        for start in range(0, len(suffixes), size):
+            some = suffixes[start : start + size]
+            numbers = range(first + start, first + start + len(some))
+            pieces.append(_Piece(Conversation(prefix, some), picture, picture if shared else numbers[0], numbers))
+        first += len(suffixes)
+    return pieces
+
+
+def _only(inquiry: Inquiry, stays: Bool[Tensor, "row patch"], pictures: Sequence[int]) -> Compressed:
+    """Of the given pictures the given patches."""
+    compression = Compression(listed(stays))
+    trace = Trace({}, inquiry.llava.tower.grid, len(stays))
+    return Compressed(compression.apply(inquiry.tokens[list(pictures)]), Decision(stays.float(), compression), trace)

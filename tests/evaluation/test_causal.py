@@ -1,0 +1,215 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.integrate import trapezoid
+from scipy.stats import binomtest
+
+from foveate.core.types import Grid
+from foveate.data.load import load_samples
+from foveate.evaluation.causal import Inquiry, curve, inquire, kept_log_probability, occlusion
+from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.module import evidence_of
+from foveate.functional.curves import area
+from foveate.functional.regions import spread, squares
+from foveate.metrics.evidence import SHOWN
+from foveate.models.load import load
+from foveate.models.pictures import SeenPictures
+
+NEW = 5
+PATCHES = 144
+
+
+@pytest.fixture(scope="module")
+def asked(tiny, tmp_path_factory):
+    """A model, 15 questions about two pictures, and the inquiry about them."""
+    loaded = load(tiny)
+    samples = load_samples("scenes", "search", limit=15)
+    encodings = Encodings.of(
+        loaded, {s.image_id: s.image for s in samples}, tmp_path_factory.mktemp("causal") / "encodings"
+    )
+    return loaded, samples, inquire(encodings, samples, [loaded.prompt(s.question) for s in samples], NEW)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The shipped model and what it says about eight pictures."""
+    loaded = load("reference")
+    samples = load_samples("scenes", "test", limit=96)
+    pictures = {sample.image_id: sample.image for sample in samples}
+    prompts = [[loaded.prompt(s.question) for s in samples if s.image_id == image_id] for image_id in pictures]
+    inquiry = Inquiry.own(
+        loaded.adapter, SeenPictures(loaded.adapter, loaded.pixels(list(pictures.values()))), prompts, 24
+    )
+    return loaded, samples, inquiry
+
+
+def owner(samples):
+    ids = list(dict.fromkeys(sample.image_id for sample in samples))
+    return torch.tensor([ids.index(sample.image_id) for sample in samples])
+
+
+@torch.inference_mode()
+def stock(loaded, sample, stays, tokens, repack):
+    """Log-probability by one run of the stock model over one prompt from which tokens were cut by hand."""
+    model, image = loaded.model, loaded.model.config.image_token_id
+    words = torch.tensor(loaded.prompt(sample.question))
+    embeds = model.get_input_embeddings()(words)
+    embeds[words == image] = model.get_image_features(loaded.pixels([sample.image])).pooler_output[0]
+    here = torch.ones_like(words, dtype=torch.bool)
+    here[words == image] = stays
+    position = torch.arange(len(words))[here]
+    if repack:
+        position = torch.arange(len(position))
+    start = len(position) if repack else len(words)
+    said = torch.tensor(tokens)
+    logits = model(
+        inputs_embeds=torch.cat([embeds[here], model.get_input_embeddings()(said)])[None],
+        attention_mask=torch.ones(1, len(position) + len(said), dtype=torch.long),
+        position_ids=torch.cat([position, torch.arange(start, start + len(said))])[None],
+    ).logits[0, len(position) - 1 : -1]
+    return logits.float().log_softmax(-1)[torch.arange(len(said)), said].sum()
+
+
+@pytest.mark.parametrize("repack", [False, True])
+def test_the_probability_of_an_answer_is_that_of_the_stock_model_without_the_other_tokens(asked, repack):
+    loaded, samples, inquiry = asked
+    share = torch.tensor([1.0, 0.5, 0.1, 0.02, 0.0])[:, None, None]
+    stays = torch.rand(5, len(samples), PATCHES, generator=torch.Generator().manual_seed(0)) < share
+    found = kept_log_probability(inquiry, stays, repack, at_once=8)
+    for kept, row in zip(stays, found, strict=True):
+        for i in range(0, len(samples), 2):
+            expected = stock(loaded, samples[i], kept[i], inquiry.answers[i], repack)
+            torch.testing.assert_close(row[i], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_questions_that_share_the_patches_of_a_picture_could_as_well_have_their_own(asked, at_once):
+    _, samples, inquiry = asked
+    stays = torch.rand(3, 2, PATCHES, generator=torch.Generator().manual_seed(1)) < 0.3
+    shared = kept_log_probability(inquiry, stays, at_once=at_once)
+    alone = kept_log_probability(inquiry, stays[:, owner(samples)], at_once=at_once)
+    assert shared.shape == (3, len(samples))
+    torch.testing.assert_close(shared, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("about", ["asked", "reference"])
+def test_its_own_answer_is_what_stock_generate_says_with_the_end_token_if_it_ends(about, request):
+    loaded, samples, inquiry = request.getfixturevalue(about)
+    for i in (0, 1, 13):
+        ids = torch.tensor([loaded.prompt(samples[i].question)])
+        output = loaded.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=loaded.pixels([samples[i].image]),
+            max_new_tokens=NEW if about == "asked" else 24,
+            do_sample=False,
+        )
+        assert inquiry.answers[i] == output[0, ids.shape[1] :].tolist()
+        assert about == "asked" or inquiry.answers[i][-1] in loaded.adapter.ends
+
+
+def test_other_answers_can_be_asked_about(asked):
+    loaded, samples, inquiry = asked
+    answers = [loaded.reference(sample.question, sample.references[0]) for sample in samples]
+    stays = torch.ones(1, 2, PATCHES, dtype=torch.bool)
+    found = kept_log_probability(replace(inquiry, answers=answers), stays)[0]
+    for i in (0, 14):
+        expected = stock(loaded, samples[i], stays[0, 0], answers[i], False)
+        torch.testing.assert_close(found[i], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_occlusion_is_the_fall_of_the_log_probability_without_the_block(asked):
+    loaded, samples, inquiry = asked
+    drop = occlusion(inquiry, side=5)
+    assert drop.shape == (len(samples), 9)
+    block = squares(loaded.adapter.tower.grid, 5)
+    everything = torch.ones(PATCHES, dtype=torch.bool)
+    for i, number in ((0, 0), (7, 4), (14, 8)):
+        full, without = (
+            stock(loaded, samples[i], stays, inquiry.answers[i], False) for stays in (everything, block != number)
+        )
+        torch.testing.assert_close(drop[i, number], full - without, atol=2e-4, rtol=1e-4)
+
+
+def test_without_the_one_block_that_is_the_whole_grid_the_model_is_blind(asked):
+    _, _, inquiry = asked
+    stays = torch.tensor([True, False])[:, None, None].expand(2, 2, PATCHES)
+    seeing, blind = kept_log_probability(inquiry, stays)
+    torch.testing.assert_close(occlusion(inquiry, side=12), (seeing - blind)[:, None], atol=1e-5, rtol=1e-5)
+
+
+def test_squares_are_counted_from_the_upper_left_and_the_last_are_smaller():
+    assert squares(Grid(3, 5), 2).reshape(3, 5).tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
+
+
+def test_what_is_spread_over_patches_adds_up_to_the_values_of_the_blocks():
+    block, values = squares(Grid(7, 5), 3), torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
+    patches = spread(values, block)
+    torch.testing.assert_close(torch.zeros(4, 6).index_add_(1, block, patches), values)
+    assert all(len(patches[0, block == number].unique()) == 1 for number in range(6))
+
+
+def test_a_curve_holds_the_probabilities_with_and_without_the_best_patches(asked):
+    loaded, samples, inquiry = asked
+    scores = torch.randint(0, 9, (len(samples), PATCHES), generator=torch.Generator().manual_seed(3)).float()
+    scores[:, 5] = -torch.inf
+    shares = [0.0, 0.25, 1.0]
+    insertion, deletion = curve(inquiry, scores, shares)
+    full, blind = (
+        kept_log_probability(inquiry, torch.full((1, 2, PATCHES), stays, dtype=torch.bool))[0]
+        for stays in (True, False)
+    )
+    for values, first, last in ((insertion, blind, full), (deletion, full, blind)):
+        torch.testing.assert_close(values[:, 0], first, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(values[:, 2], last, atol=1e-4, rtol=1e-4)
+    for i in (0, 14):
+        best = sorted(range(PATCHES), key=lambda patch: (-scores[i, patch], patch))[:36]
+        stays = torch.zeros(PATCHES, dtype=torch.bool)
+        stays[best] = True
+        for values, kept in ((insertion, stays), (deletion, ~stays)):
+            expected = stock(loaded, samples[i], kept, inquiry.answers[i], False)
+            torch.testing.assert_close(values[i, 1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_scores_of_a_picture_make_the_curves_of_all_questions_about_it(asked):
+    _, samples, inquiry = asked
+    scores = torch.rand(2, PATCHES, generator=torch.Generator().manual_seed(4))
+    for shared, alone in zip(
+        curve(inquiry, scores, [0.1, 0.6]), curve(inquiry, scores[owner(samples)], [0.1, 0.6]), strict=True
+    ):
+        torch.testing.assert_close(shared, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_an_area_is_the_mean_height_of_its_curve():
+    shares = [0.05, 0.1, 0.4, 1.0]
+    values = torch.randn(6, 4, generator=torch.Generator().manual_seed(5), dtype=torch.double)
+    expected = torch.from_numpy(trapezoid(values.numpy(), shares, axis=1) / 0.95)
+    torch.testing.assert_close(area(values, shares), expected)
+    torch.testing.assert_close(area(torch.full((2, 4), -1.7), shares), torch.full((2,), -1.7))
+
+
+def test_what_cannot_be_computed_is_explained(asked):
+    _, _, inquiry = asked
+    with pytest.raises(ValueError, match=r"3 rows of patches for 15 questions about 2 pictures"):
+        kept_log_probability(inquiry, torch.ones(1, 3, PATCHES, dtype=torch.bool))
+    scores = torch.zeros(2, PATCHES)
+    scores[1, 7] = torch.nan
+    with pytest.raises(ValueError, match=r"1 of 288 scores are NaN"):
+        curve(inquiry, scores, [0.5])
+    with pytest.raises(ValueError, match=r"shares=\[0.5\].*at least two"):
+        area(torch.zeros(1, 1), [0.5])
+
+
+def test_without_the_evidence_the_reference_model_loses_more_than_without_as_many_other_patches(reference):
+    loaded, samples, inquiry = reference
+    shown = (evidence_of(samples, loaded.adapter.tower.grid) >= SHOWN).any(1)
+    noise = torch.rand(shown.shape, generator=torch.Generator().manual_seed(6))
+    rank = noise.masked_fill(shown, 2.0).argsort(1).argsort(1)
+    others = rank < shown.sum(1, keepdim=True)
+    usable = shown.any(1) & ~(others & shown).any(1)
+    assert usable.sum() >= 60
+    evidence, other = kept_log_probability(inquiry, ~torch.stack([shown, others]))
+    worse = int((evidence < other)[usable].sum())
+    assert binomtest(worse, int(usable.sum()), alternative="greater").pvalue < 1e-6
+    assert (other - evidence)[usable].median() > 0.5
