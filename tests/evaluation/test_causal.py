@@ -121,7 +121,7 @@ def test_other_answers_can_be_asked_about(asked):
 
 def test_occlusion_is_the_fall_of_the_log_probability_without_the_block(asked):
     loaded, samples, inquiry = asked
-    drop = occlusion(inquiry, side=5)
+    drop = occlusion(inquiry, side=5).drop
     assert drop.shape == (len(samples), 9)
     block = squares(loaded.adapter.tower.grid, 5)
     everything = torch.ones(PATCHES, dtype=torch.bool)
@@ -136,7 +136,7 @@ def test_without_the_one_block_that_is_the_whole_grid_the_model_is_blind(asked):
     _, _, inquiry = asked
     stays = torch.tensor([True, False])[:, None, None].expand(2, 2, PATCHES)
     seeing, blind = kept_log_probability(inquiry, stays)
-    torch.testing.assert_close(occlusion(inquiry, side=12), (seeing - blind)[:, None], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(occlusion(inquiry, side=12).drop, (seeing - blind)[:, None], atol=1e-5, rtol=1e-5)
 
 
 def test_squares_are_counted_from_the_upper_left_and_the_last_are_smaller():

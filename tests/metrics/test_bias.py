@@ -19,6 +19,7 @@ from foveate.metrics.bias import (
     entropy,
     jensen_shannon,
     kendall,
+    kendall_matrix,
     last_rows_share,
     positional_null,
     raster_correlation,
@@ -360,3 +361,14 @@ def test_the_mean_of_evidence_recall_is_that_metric():
         own.update(stays[batch], share[batch])
         general.update(stays[batch], share[batch])
     np.testing.assert_allclose(general.compute(), own.compute(), rtol=1e-6)
+
+
+def test_the_matrix_of_kendall_is_that_of_scipy_pair_by_pair():
+    maps = torch.randint(0, 6, (3, 4, 30), generator=torch.Generator().manual_seed(0)).float()
+    maps[0, 1] = 2  # constant: undefined
+    found = kendall_matrix(maps)
+    for image in range(3):
+        for a in range(4):
+            for b in range(4):
+                expected = stats.kendalltau(maps[image, a], maps[image, b])[0]
+                np.testing.assert_allclose(found[image, a, b], expected, atol=1e-12)

@@ -126,9 +126,16 @@ def kept_log_probability(
     return values
 
 
+class Occlusion(NamedTuple):
+    """Log-probability of each answer with the whole picture, and by how much it falls without each block."""
+
+    whole: Float[Tensor, " question"]
+    drop: Float[Tensor, "question block"]
+
+
 def occlusion(
     inquiry: Inquiry, side: int, repack: bool = False, at_once: int = SEQUENCES, desc: str | None = None
-) -> Float[Tensor, "question block"]:
+) -> Occlusion:
     """By how much the log-probability of each answer falls when a block of patches is taken away.
 
     Args:
@@ -142,7 +149,7 @@ def occlusion(
     stays = block != torch.arange(-1, int(block.max()) + 1)[:, None]  # block -1: nothing is taken away
     stays = stays[:, None].expand(-1, len(inquiry.conversations), -1)
     values = kept_log_probability(inquiry, stays, repack, at_once, desc)
-    return (values[0] - values[1:]).T
+    return Occlusion(values[0], (values[0] - values[1:]).T)
 
 
 class Curve(NamedTuple):

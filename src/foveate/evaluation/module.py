@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import Any
 
-import pyarrow as pa
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
@@ -15,7 +15,7 @@ from foveate.compression import Compressor
 from foveate.core.types import Grid
 from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import EncodedPictures, Encodings
-from foveate.evaluation.records import Record, RecordFolder
+from foveate.evaluation.records import Record, RunFolder
 from foveate.metrics.answers import SCORINGS
 from foveate.metrics.evidence import evidence_recall, evidence_share, things_kept
 from foveate.models.engine import Answers, Conversation, answer, answer_each
@@ -125,21 +125,16 @@ class Enough(Exception):
     """The records so far say what was to be known."""
 
 
-def never(records: pa.Table) -> bool:
-    """Every question is to be answered."""
-    return False
-
-
 class RecordWriter(BasePredictionWriter):
     """Puts every batch on disk as soon as it is answered.
 
     Args:
         folder: Where.
-        enough: Given all records so far, whether to stop; then `Enough` is raised, which is how Lightning's prediction
-            loop can be left.
+        enough: Asked after every batch whether to stop; None never is. Then `Enough` is raised, which is how
+            Lightning's prediction loop can be left.
     """
 
-    def __init__(self, folder: RecordFolder, enough: Callable[[pa.Table], bool] = never) -> None:
+    def __init__(self, folder: RunFolder, enough: Callable[[], bool] | None = None) -> None:
         super().__init__(write_interval="batch")
         self.folder, self.enough = folder, enough
 
@@ -147,12 +142,12 @@ class RecordWriter(BasePredictionWriter):
         self,
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
-        prediction: list[Record],
+        prediction: Any,  # noqa: ANN401 (what the folder takes)
         batch_indices: Sequence[int] | None,
         batch: list[VQASample],
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
         self.folder.append(prediction)
-        if self.enough is not never and self.enough(self.folder.read()):
+        if self.enough and self.enough():
             raise Enough

@@ -1,6 +1,7 @@
 """Records on disk: one folder per run, one parquet part per batch, each renamed into place when it is whole."""
 
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,8 +59,8 @@ _COLUMN_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), list[in
 SCHEMA = pa.schema([(name, _COLUMN_TYPES[kind]) for name, kind in Record.__annotations__.items()])
 
 
-class RecordFolder:
-    """The records of one run; whoever writes to them holds `lock`."""
+class RunFolder(ABC):
+    """What a run leaves on disk, batch by batch; whoever writes to it holds `lock`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -99,15 +100,25 @@ class RecordFolder:
             )
         (self.folder / "DONE").touch()
 
+    @abstractmethod
     def done(self) -> frozenset[str]:
         """Ids of the questions that are already answered."""
+
+    @abstractmethod
+    def append(self, batch: Any) -> None:  # noqa: ANN401 (whatever the run's module predicts)
+        """Puts what a batch of questions gave on disk."""
+
+
+class RecordFolder(RunFolder):
+    """The records of an evaluation, one file per batch."""
+
+    def done(self) -> frozenset[str]:
         ids = [pq.read_table(part, columns=["sample_id"])["sample_id"].to_pylist() for part in self._parts()]
         return frozenset(sample_id for part in ids for sample_id in part)
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Writes one part, named after its first question."""
-        table = pa.Table.from_pylist([asdict(record) for record in records], schema=SCHEMA)
-        with replacing(self.folder / f"part-{quote(records[0].sample_id, safe='')}.parquet") as path:
+    def append(self, batch: Sequence[Record]) -> None:
+        table = pa.Table.from_pylist([asdict(record) for record in batch], schema=SCHEMA)
+        with replacing(self.folder / f"part-{quote(batch[0].sample_id, safe='')}.parquet") as path:
             pq.write_table(table, path)
 
     def read(self) -> pa.Table:

@@ -12,7 +12,7 @@ from foveate.data.sample import VQASample
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.module import Answering, Enough, RecordWriter, never
+from foveate.evaluation.module import Answering, Enough, RecordWriter
 from foveate.evaluation.records import RecordFolder
 from foveate.models.load import LoadedModel, load
 
@@ -27,7 +27,10 @@ def data_of(name: str, split: str, limit: int | None, seed: int) -> tuple[tuple[
 
 
 def evaluate(
-    config: EvalConfig, progress: bool = False, order: int | None = None, enough: Callable[[pa.Table], bool] = never
+    config: EvalConfig,
+    progress: bool = False,
+    order: int | None = None,
+    enough: Callable[[pa.Table], bool] | None = None,
 ) -> RecordFolder:
     """Answers the questions of a configuration that have no record yet.
 
@@ -53,22 +56,32 @@ def evaluate(
         return folder
     with folder.lock(identity):
         done = folder.done()
-        if done and enough(folder.read()):
+        if done and enough and enough(folder.read()):
             return folder
         if left := [sample for sample in samples if sample.id not in done]:
             module = Answering(
                 encodings_of(config, loaded, samples, questions), config.compressor, config.max_new_tokens
             )
-            trainer = _trainer(RecordWriter(folder, enough), progress)
-            questions_left = QuestionsInBatches(left, config.batch_size, order)
-            try:
-                trainer.predict(module, datamodule=questions_left, return_predictions=False)
-            except Enough:
+            batches = QuestionsInBatches(left, config.batch_size, order)
+            writer = RecordWriter(folder, (lambda: enough(folder.read())) if enough else None)
+            if not predict(module, batches, writer, progress):
                 return folder
-            if trainer.received_sigterm:  # which Lightning's prediction loop notes and goes on
-                raise SystemExit(128 + signal.SIGTERM)
         folder.finish(sample.id for sample in samples)
     return folder
+
+
+def predict(
+    module: lightning.LightningModule, batches: QuestionsInBatches, writer: RecordWriter, progress: bool
+) -> bool:
+    """Hands what the module predicts to the writer, batch by batch; false if the writer had enough before the end."""
+    trainer = _trainer(writer, progress)
+    try:
+        trainer.predict(module, datamodule=batches, return_predictions=False)
+    except Enough:
+        return False
+    if trainer.received_sigterm:  # which Lightning's prediction loop notes and goes on
+        raise SystemExit(128 + signal.SIGTERM)
+    return True
 
 
 def _trainer(writer: RecordWriter, progress: bool) -> lightning.Trainer:

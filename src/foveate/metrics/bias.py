@@ -65,6 +65,21 @@ def kendall(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch patch"]) 
     return torch.cat([_tau(*chunk) for chunk in chunks]).reshape(a.shape[:-1])
 
 
+def kendall_matrix(maps: Float[Tensor, "*batch map patch"]) -> Float[Tensor, "*batch map map"]:
+    """`kendall` of every pair of maps about the same image, by one product instead of one pass per pair.
+
+    With s_a(i, j) the sign of a_i - a_j: tau_b(a, b) = <s_a, s_b> / sqrt(<s_a, s_a> <s_b, s_b>).
+    """
+    count, patches = maps.shape[-2:]
+    parts = []
+    for few in maps.reshape(-1, count, patches).split(max(1, _AT_ONCE // (count * patches**2))):
+        signs = (few[..., :, None] - few[..., None, :]).sign().flatten(-2).double()
+        products = signs @ signs.mT
+        untied = products.diagonal(dim1=-2, dim2=-1)
+        parts.append(products / (untied[..., :, None] * untied[..., None, :]).sqrt())
+    return torch.cat(parts).reshape(*maps.shape[:-1], count)
+
+
 def jensen_shannon(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
     """Divergence in bits, H((p + q) / 2) - (H(p) + H(q)) / 2: 0 for equal rows, 1 for rows that share no patch.
 

@@ -1,0 +1,112 @@
+"""Everything that might say which patches matter, as maps over the patches of each question's picture."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.compression import Identity
+from foveate.core.contracts import Pictures
+from foveate.core.needs import ClsRows, Fingerprint, Need, ReceivedRows
+from foveate.evaluation.causal import Inquiry
+from foveate.metrics.evidence import SHOWN
+from foveate.models.llava import Llava
+from foveate.models.looks import looks
+from foveate.scorers import ClsEnsemble, Random, Uniform
+
+RANDOM_SEEDS = range(3)
+_TIE = 1e-6  # what an oracle that knows yes or no gives the rest at most, at random, so that it prefers no place
+
+
+class Signal(NamedTuple):
+    """One map per question and head.
+
+    Attributes:
+        name: What it is.
+        layers: Of the tower or the language model, as text; of random maps the seed; empty without.
+        rows: At least 0.
+        per_question: Whether it depends on the question, and not on the picture alone.
+        has_curve: Whether patches are left and taken away in its order.
+    """
+
+    name: str
+    layers: str
+    rows: Float[Tensor, "question head patch"]
+    per_question: bool
+    has_curve: bool = True
+
+    @property
+    def map(self) -> Float[Tensor, "question patch"]:
+        """The mean over heads."""
+        return self.rows.mean(1)
+
+    def scores(self, images: Sequence[str]) -> Float[Tensor, "row patch"]:
+        """Its maps, one per question, or one per picture if that is all it knows.
+
+        Args:
+            images: The picture of each question; those about a picture follow each other.
+        """
+        first = [i for i, image in enumerate(images) if not i or image != images[i - 1]]
+        return self.map if self.per_question else self.map[first]
+
+
+def signals_of(llava: Llava, pictures: Pictures, share: Float[Tensor, "question thing patch"]) -> list[Signal]:
+    """What is known before the language model runs, and the controls.
+
+    Args:
+        llava: The model.
+        pictures: One row per question.
+        share: Which patches show what is asked about; without any thing there is no oracle.
+    """
+    tower = llava.tower
+    every, received = ClsRows(tuple(range(tower.depth))), [ReceivedRows(layer) for layer in range(tower.depth)]
+    needs: list[Need] = [Fingerprint(), *received, *([every] if tower.has_cls else [])]
+    _, trace = pictures.encode(needs)
+    found = []
+    if tower.has_cls:
+        rows = trace[every].cpu()
+        found += [Signal("cls", str(layer), rows[:, layer], False) for layer in range(tower.depth)]
+        sums = range(tower.depth), llava.layers(ClsEnsemble().needs[0])
+        found += [Signal("cls sum", f"{some[0]}-{some[-1]}", rows[:, list(some)].sum(1), False) for some in sums]
+    found += [Signal("received", str(need.layer), trace[need].cpu(), False, False) for need in received]
+    if share.shape[1]:
+        rest = _TIE * Random().score(trace).cpu()
+        found.append(Signal("evidence", "", ((share >= SHOWN).any(1) + rest)[:, None], True))
+    found += [Signal("random", str(seed), Random(seed).score(trace).cpu()[:, None], False) for seed in RANDOM_SEEDS]
+    return [*found, Signal("uniform", "", Uniform().score(trace).cpu()[:, None], False)]
+
+
+def asked_signals(inquiry: Inquiry, pictures: Pictures, prompts: Sequence[Sequence[int]]) -> list[Signal]:
+    """What the uncompressed language model looks at while it reads each prompt and says its answer.
+
+    Args:
+        inquiry: The questions with the model's own answers.
+        pictures: One row per question.
+        prompts: Their full prompts.
+    """
+    seen = looks(inquiry.llava, prompts, Identity().compress(pictures), inquiry.answers)
+    depth = inquiry.llava.decoder.depth
+    found = [
+        Signal(name, str(block), rows[:, block].cpu(), True, name == "prompt")
+        for name, rows in (("prompt", seen.last), ("question", seen.question), ("every", seen.every))
+        for block in range(depth)
+    ]
+    found += [Signal("response", str(block), seen.response[:, block].cpu(), True, False) for block in range(depth)]
+    whole = f"0-{depth - 1}"
+    return [
+        *found,
+        Signal("question", whole, seen.question.mean(1).cpu(), True),
+        Signal("response", whole, seen.response.mean(1).cpu(), True),
+    ]
+
+
+def norms_of(pictures: Pictures) -> Float[Tensor, "question patch"]:
+    """Of the features that the projector is given."""
+    sources, _ = pictures.encode(())
+    return sources[:, : pictures.grid.patches].float().norm(dim=-1).cpu()
+
+
+def target_of(signals: Sequence[Signal]) -> Float[Tensor, "question patch"]:
+    """What the answer looks at: the mean response row over all blocks and heads."""
+    return next(s.map for s in reversed(signals) if s.name == "response")
