@@ -10,7 +10,7 @@ STUDY ?= ablate_layers
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search test lint train dashboard clean
+.PHONY: help ablate compare search bias notebooks test lint train dashboard clean
 
 help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -23,6 +23,15 @@ compare: $(INSTALLED) ## all published methods and controls at the same cost: ta
 
 search: $(INSTALLED) ## weights of the vision layers, searched and confirmed: tables and figures in runs/search_weights
 	$(BIN)/python experiments/search_weights.py $(ARGS)
+
+bias: $(INSTALLED) ## what prompts, answers and [CLS] look at, and what the answer hangs on: runs/measure_bias
+	$(BIN)/python experiments/measure_bias.py $(ARGS)
+
+# They start no experiment: each stops and names the command whose results it misses, and the others go on.
+notebooks: $(INSTALLED) ## executed, as web pages in runs/notebooks; they read what make ablate, bias and compare have written
+	@status=0; for notebook in notebooks/*.ipynb; do \
+		$(BIN)/jupyter nbconvert --execute --to html --output-dir runs/notebooks $(ARGS) $$notebook || status=1; \
+	done; exit $$status
 
 test: $(INSTALLED) ## all tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)

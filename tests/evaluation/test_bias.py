@@ -157,5 +157,5 @@ def test_another_plan_is_another_run(config, measured):
         measure(config, replace(PLAN, keep=0))
     with pytest.raises(BudgetError, match=r"side=13: blocks of 1\.\.12"):
         measure(config, replace(PLAN, side=13))
-    with pytest.raises(DataError, match="no table 'signals'.*measure"):
+    with pytest.raises(DataError, match=r"no table 'signals'.*measure"):
         TableFolder(config.out / "nothing").read("signals")

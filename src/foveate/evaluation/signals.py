@@ -71,7 +71,7 @@ def signals_of(llava: Llava, pictures: Pictures, share: Float[Tensor, "question 
         found += [Signal("cls sum", f"{some[0]}-{some[-1]}", rows[:, list(some)].sum(1), False) for some in sums]
     found += [Signal("received", str(need.layer), trace[need].cpu(), False, False) for need in received]
     if share.shape[1]:
-        rest = _TIE * Random().score(trace).cpu()
+        rest = _TIE * Random(len(RANDOM_SEEDS)).score(trace).cpu()  # none of the controls, so as not to agree with one
         found.append(Signal("evidence", "", ((share >= SHOWN).any(1) + rest)[:, None], True))
     found += [Signal("random", str(seed), Random(seed).score(trace).cpu()[:, None], False) for seed in RANDOM_SEEDS]
     return [*found, Signal("uniform", "", Uniform().score(trace).cpu()[:, None], False)]
