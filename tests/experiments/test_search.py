@@ -83,7 +83,7 @@ def test_a_second_run_adds_nothing_and_more_trials_go_on(finished, tiny):
         (("--space", "range"), "space: LayerSpace.*there, LayerSpace"),
         (("--goals", "tokens"), "add quality or accuracy to the goals, or say with --max-loss"),
         (("--report-split", "search"), "is the split that is searched"),
-        (("--report-split", "tset"), "split .tset. is unknown"),
+        (("--report-split", "tset"), "split .tset. of .scenes. is unknown"),
         (("--space", "colours"), "'colours' is unknown: known are single"),
         (("--space", "fastv", "--open", "layre=1:2"), "'layre' of fastv is unknown"),
         (("--storage", "nosql://x"), "nosql://x.*cannot be used"),
