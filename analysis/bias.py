@@ -25,9 +25,10 @@ CORRELATIONS = ("spearman_response", "kendall_response", "raster_correlation", "
 OTHERS = ("entropy", "effective_tokens", "centroid_down", "centroid_right")
 MEASURED = (*SHARES, *CORRELATIONS, *OTHERS)
 PLACELESS = ("placeless_spearman", "place_part")
+WITH_RESPONSE = ("overlap_response", "spearman_response", "kendall_response", "js_response", "placeless_spearman")
 AREAS = ("insertion_area", "deletion_area")
 MEASURES = (*MEASURED, *PLACELESS, *AREAS)
-_BOUNDED = (*SHARES, *CORRELATIONS, "placeless_spearman")
+_WITHIN = (*SHARES, *CORRELATIONS, "centroid_down", "centroid_right", "placeless_spearman")  # [-1, 1]
 
 _LOSSES = {"insertion": "insertion_loss", "deletion": "deletion_loss"}
 _ROW = ["sample_id", "image_id", "signal", "layers"]
@@ -75,11 +76,11 @@ def summary_table(frame: pd.DataFrame) -> pd.DataFrame:
     Args:
         frame: As `signal_frame` gives it.
     """
-    rows = []
+    frame, rows = _numbered(frame), []
     for (signal, layers), group in frame.groupby(["signal", "layers"], sort=False):
         row = {"signal": signal, "layers": layers, "n": len(group), "images": group["image_id"].nunique()}
         for measure in MEASURES:
-            row |= _named(measure, interval_of(group[measure], group["image_id"], measure in _BOUNDED))
+            row |= _named(measure, interval_of(group[measure], group["image_id"], measure))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -90,18 +91,18 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
     Args:
         frame: As `signal_frame` gives it.
     """
-    images = frame.drop_duplicates("sample_id").set_index("sample_id")["image_id"]
-    wide = {
-        measure: frame.pivot(index="sample_id", columns=["signal", "layers"], values=measure)
+    images = _numbered(frame).drop_duplicates("sample_id").set_index("sample_id")["image_id"]
+    values = {
+        measure: _by_signal(frame, measure, images.index)
         for measure in dict.fromkeys(measure for _, _, measures in _CONTRASTS for measure in measures)
     }
     rows = []
     for first, second, measures in _CONTRASTS:
         for measure in measures:
-            known = [tuple(map(str, one)) for one in wide[measure].columns[wide[measure].notna().any()]]
-            for a in (one for one in known if one[0] == first):
-                for b in (one for one in known if one[0] == second and _whole(one)):
-                    rows += _contrast(wide[measure][[a, b]].dropna(), images, measure)
+            for a in (one for one in values[measure] if one[0] == first):
+                for b in (one for one in values[measure] if one[0] == second and _whole(one)):
+                    found = _contrast(values[measure][a], values[measure][b], images.to_numpy(), measure)
+                    rows += [(measure, *a, *b, *found)] if found else []
     columns = ["measure", "signal_a", "layers_a", "signal_b", "layers_b", "mean_a", "mean_b"]
     table = pd.DataFrame(rows, columns=[*columns, "difference", "low", "high", "p", "n", "images"])
     return table.assign(p_holm=holm(table["p"]))
@@ -122,11 +123,11 @@ def curve_frame(folder: TableFolder) -> pd.DataFrame:
 
 def curve_table(curves: pd.DataFrame) -> pd.DataFrame:
     """One row per signal, layers and share: n, images, and both losses with intervals; as `summary_table`."""
-    rows = []
+    curves, rows = _numbered(curves), []
     for key, group in curves.groupby(["signal", "layers", "share"], sort=False):
         row = dict(zip(("signal", "layers", "share"), key, strict=True)) | {"images": group["image_id"].nunique()}
         for name in _LOSSES.values():
-            row |= _named(name, interval_of(group[name], group["image_id"], False))
+            row |= _named(name, interval_of(group[name], group["image_id"], name))
         rows.append(row | {"n": len(group)})
     return pd.DataFrame(rows)
 
@@ -159,10 +160,10 @@ def placeless(folder: TableFolder) -> pd.DataFrame:
     wanted, parts = _without_mean(target[0]), []
     for name in names:
         for layers, maps in _maps_of(folder, name):
-            rest = _without_mean(maps)
-            found = spearman(rest.to_numpy(), wanted.reindex(rest.index).to_numpy())
-            found[np.ptp(rest.to_numpy(), axis=1) < 1e-9] = np.nan  # rounding has an order, but says nothing
-            part = rest.index.to_frame(index=False).assign(signal=name, layers=layers, placeless_spearman=found)
+            mine, theirs = _without_mean(maps), wanted.reindex(maps.index)
+            left = np.minimum(np.ptp(mine, axis=1), np.ptp(theirs, axis=1)) > 1e-9  # less is rounding
+            found = np.where(left, spearman(mine.to_numpy(), theirs.to_numpy()), np.nan)
+            part = maps.index.to_frame(index=False).assign(signal=name, layers=layers, placeless_spearman=found)
             parts.append(part[[*_ROW, "placeless_spearman"]])
     return pd.concat(parts, ignore_index=True)
 
@@ -171,7 +172,7 @@ def mean_maps(folder: TableFolder) -> list[MeanMap]:
     """The mean map of every signal and layers over all questions, each of sum 1, on a square grid."""
     names = folder.read("maps", ["signal"])["signal"].unique().to_pylist()
     found = []
-    for name in sorted(names, key=ORDER.index):
+    for name in sorted(names, key=_signal_key):
         for layers, maps in sorted(_maps_of(folder, name), key=lambda one: _layer_key(one[0])):
             side = round(maps.shape[1] ** 0.5)
             if side**2 != maps.shape[1]:
@@ -200,45 +201,57 @@ def pair_matrix(folder: TableFolder, measure: str = "spearman") -> pd.DataFrame:
         frame.loc[frame[f"signal_{side}"] == RANDOM, f"layers_{side}"] = ""
     means = frame.groupby(sides)[measure].mean()
     square = means.unstack([2, 3])
-    order = sorted(square.index, key=lambda one: (ORDER.index(one[0]), _layer_key(one[1])))
+    order = sorted(square.index, key=lambda one: (_signal_key(one[0]), _layer_key(one[1])))
     square = square.reindex(index=order, columns=order)
     values = square.to_numpy(float, copy=True)
     np.fill_diagonal(values, 0.0 if measure == "jensen_shannon" else 1.0)
     return pd.DataFrame(values, square.index, square.columns)
 
 
-def interval_of(values: pd.Series, images: pd.Series, bounded: bool) -> Interval:
-    """The mean of what is known, with its interval over images.
+def interval_of(values: pd.Series, images: pd.Series, measure: str) -> Interval:
+    """The mean of what is known of a measure, with its interval over images.
 
     Args:
         values: One per question; NaN is left out.
         images: The image of each.
-        bounded: Whether they lie in [-1, 1]. If not, and all images agree, nothing says what others may have, so
-            there is no interval.
+        measure: Its name. If it has no bounds, and all images agree, nothing says what others may have, so there is no
+            interval.
     """
-    known = values.notna()
-    values, images = values[known].astype(float), images[known]
-    if values.empty:
+    known = values.notna().to_numpy()
+    numbers, where = values.to_numpy(float)[known], images.to_numpy()[known]
+    if not len(numbers):
         return Interval(np.nan, np.nan, np.nan, 0)
-    if bounded and values.between(0, 1).all():
-        return mean_interval(values, images)
-    return _difference(values, pd.Series(0.0, values.index), images, bounded)
+    if measure in SHARES:
+        return mean_interval(numbers.clip(0, 1), where)  # rounding may have left that range
+    return _difference(numbers, np.zeros(len(numbers)), where, measure)
 
 
-def _difference(a: pd.Series, b: pd.Series, images: pd.Series, bounded: bool) -> Interval:
-    found = difference_interval(a, b, images)
-    agree = np.ptp((a - b).groupby(images.to_numpy()).mean()) < 1e-12
-    return found._replace(low=np.nan, high=np.nan) if agree and not bounded else found
+def _difference(a: np.ndarray, b: np.ndarray, images: np.ndarray, measure: str) -> Interval:
+    found, index = difference_interval(a, b, images), np.unique(images, return_inverse=True)[1]
+    agree = np.ptp(np.bincount(index, a - b) / np.bincount(index)) < 1e-12
+    return found._replace(low=np.nan, high=np.nan) if agree and measure not in _WITHIN else found
 
 
-def _contrast(pair: pd.DataFrame, images: pd.Series, measure: str) -> Iterable[tuple]:
-    """A row, or none where no question has both."""
-    (a, b), where = pair.columns, images[pair.index]
-    if pair.empty:
-        return []
-    mean, low, high, n = _difference(pair[a], pair[b], where, measure in _BOUNDED)
-    means = float(pair[a].mean()), float(pair[b].mean())
-    return [(measure, *a, *b, *means, mean, low, high, paired_p(pair[a], pair[b], where), n, where.nunique())]
+def _contrast(a: np.ndarray, b: np.ndarray, images: np.ndarray, measure: str) -> tuple:
+    """Means, difference, interval, p, n and images of a row; empty where no question has both."""
+    known = ~np.isnan(a - b)
+    if not known.any():
+        return ()
+    a, b, where = a[known], b[known], images[known]
+    mean, low, high, n = _difference(a, b, where, measure)
+    return float(a.mean()), float(b.mean()), mean, low, high, paired_p(a, b, where), n, len(np.unique(where))
+
+
+def _by_signal(frame: pd.DataFrame, measure: str, samples: pd.Index) -> dict[tuple[str, str], np.ndarray]:
+    """Of every signal that has the measure its values, question by question in this order."""
+    wide = frame.pivot(index="sample_id", columns=["signal", "layers"], values=measure).reindex(samples)
+    columns = ((str(signal), str(layers), column) for (signal, layers), column in wide.items())  # pyright: ignore
+    return {(signal, layers): column.to_numpy(float) for signal, layers, column in columns if column.notna().any()}
+
+
+def _numbered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Images as numbers, which are told apart much faster than names."""
+    return frame.assign(image_id=pd.factorize(frame["image_id"])[0])
 
 
 def _whole(one: tuple[str, str]) -> bool:
@@ -260,9 +273,13 @@ def _one_random(frame: pd.DataFrame, beside: list[str]) -> pd.DataFrame:
 def _ordered(frame: pd.DataFrame, beside: Iterable[str] = ()) -> pd.DataFrame:
     """Signals as in `ORDER`, then single layers, then sums; questions as they come."""
     keys = frame["layers"].map({layers: _layer_key(layers) for layers in frame["layers"].unique()})
-    order = frame.assign(_signal=frame["signal"].map(ORDER.index), _layers=keys)
+    order = frame.assign(_signal=frame["signal"].map(_signal_key), _layers=keys)
     order = order.sort_values(["_signal", "_layers", *beside], kind="stable", ignore_index=True)
     return order.drop(columns=["_signal", "_layers"])
+
+
+def _signal_key(signal: str) -> int:
+    return ORDER.index(signal) if signal in ORDER else len(ORDER)
 
 
 def _layer_key(layers: str) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError
 from foveate.data.sample import VQASample
-from foveate.evaluation.causal import curve, inquire, occlusion
+from foveate.evaluation.causal import Occlusion, curve, inquire, occlusion
 from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.encodings import Encodings
@@ -107,17 +107,17 @@ class Measuring(lightning.LightningModule):
             for signal in [*seen, causal]
             if signal.has_curve
         ]
-        said = loaded.text([[t for t in answer if t not in loaded.adapter.ends] for answer in inquiry.answers])
+        said = [[token for token in answer if token not in loaded.adapter.ends] for answer in inquiry.answers]
         tables = {
             "signals": signal_rows(measured, facts, plan.head_rows),
             "pairs": pair_rows(measured, facts),
             "curves": curve_rows(measured, curves, plan.shares),
             "maps": map_rows(measured),
         }
-        return {SAMPLES: _sample_rows(batch, said, found.whole.tolist(), found.drop.tolist()), **tables}
+        return {SAMPLES: _sample_rows(batch, said, loaded.text(said), found), **tables}
 
 
-def _sample_rows(batch: list[VQASample], said: list[str], whole: list[float], drop: list[list[float]]) -> pa.Table:
+def _sample_rows(batch: list[VQASample], said: list[list[int]], texts: list[str], found: Occlusion) -> pa.Table:
     return pa.table(
         {
             "sample_id": [sample.id for sample in batch],
@@ -125,9 +125,10 @@ def _sample_rows(batch: list[VQASample], said: list[str], whole: list[float], dr
             "kind": [sample.kind for sample in batch],
             "question": [sample.question for sample in batch],
             "reference": [" | ".join(sample.references) for sample in batch],
-            "answer": said,
-            "score": [SCORINGS[s.scoring](text, s.references) for s, text in zip(batch, said, strict=True)],
-            "log_probability": pa.array(whole, pa.float64()),
-            "drop": pa.array(drop, pa.list_(pa.float32())),
+            "answer": texts,
+            "answer_tokens": [len(tokens) for tokens in said],
+            "score": [SCORINGS[s.scoring](text, s.references) for s, text in zip(batch, texts, strict=True)],
+            "log_probability": pa.array(found.whole.tolist(), pa.float64()),
+            "drop": pa.array(found.drop.tolist(), pa.list_(pa.float32())),
         }
     )

@@ -1,0 +1,301 @@
+"""Figures of a bias measurement: measures by layer, pairs of signals, mean maps, curves, heads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
+
+from analysis.bias import DECODER, RANDOM, RESPONSE, TOWER, WITH_RESPONSE, MeanMap
+from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
+
+_SKY, _VERMILION, _GREEN = sns.color_palette("colorblind")[9], COLOURS["suffix"], COLOURS["all"]
+COLOURS_OF = {
+    "cls": COLOURS["single"],
+    "cls sum": _SKY,
+    "received": "#6a4c93",
+    "prompt": sns.color_palette("colorblind")[3],
+    "question": _VERMILION,
+    "every": "#8a8000",
+    "response": _GREEN,
+    "evidence": COLOURS["evidence"],
+    "occlusion": INK,
+    "random": COLOURS["random"],
+    "uniform": COLOURS["uniform"],
+}
+MARKERS = dict(zip(COLOURS_OF, "osDovXs*PXD", strict=True))
+NAMES = {
+    "cls": "[CLS] of one layer",
+    "cls sum": "[CLS], layers summed",
+    "received": "received from patches",
+    "prompt": "last prompt token",
+    "question": "question tokens",
+    "every": "all prompt tokens",
+    "response": "response",
+    "evidence": "evidence (oracle)",
+    "occlusion": "what the answer hangs on",
+    "random": "random",
+    "uniform": "even grid",
+}
+BY_LAYER = {
+    "spearman_response": "Spearman with\nthe response",
+    "overlap_response": "overlap with the\nresponse's top",
+    "evidence_recall": "evidence in the top",
+    "causal_mass": "what the answer hangs\non, share in the top",
+    "row_correlation": "row correlation\n(above 0: lower rows)",
+}
+_PAIRS = {"spearman": "Spearman", "kendall": "Kendall", "overlap": "overlap of the tops"}
+_PERCENT = ("overlap_response", "evidence_recall", "causal_mass")
+_DOUBLINGS: Any = {"norm": Normalize(-2, 2), "cmap": "PuOr_r"}
+_SIZE = "n = {n:,} questions about {images:,} images"
+
+
+def draw_layers(summary: pd.DataFrame, measure: str, names: Sequence[str], ax: Axes) -> Axes:
+    """Lines with bands over single layers, bars over the layers that a sum spans, dashed lines for the controls.
+
+    Args:
+        summary: As `summary_table` gives it.
+        measure: A column of it.
+        names: Signals of one side of the model.
+        ax: Where to draw.
+    """
+    rows = summary[summary["signal"].isin(names)].dropna(subset=measure)
+    for signal in (name for name in names if name in set(rows["signal"])):
+        some, style = rows[rows["signal"] == signal], {"color": COLOURS_OF[signal], "marker": MARKERS[signal]}
+        single = some[some["layers"].str.isdigit()]
+        x = single["layers"].astype(int)
+        ax.fill_between(x, single[f"{measure}_low"], single[f"{measure}_high"], color=style["color"], alpha=0.16, lw=0)
+        ax.plot(x, single[measure], lw=1.8, ms=6, mec="white", mew=0.8, label=NAMES[signal], **style)
+        for _, row in some[~some["layers"].str.isdigit()].iterrows():
+            if signal == RESPONSE and measure in WITH_RESPONSE:
+                continue  # with itself
+            first, last = map(int, row["layers"].split("-"))
+            low, high = row[f"{measure}_low"], row[f"{measure}_high"]
+            ax.fill_between([first, last], low, high, color=style["color"], alpha=0.16, lw=0)
+            ax.plot([first, last], [row[measure]] * 2, lw=1.8, ms=5, ls=(0, (5, 1.5)), label=NAMES[signal], **style)
+    for _, row in _controls(summary, measure).iterrows():
+        dash = "--" if row["signal"] == RANDOM else ":"
+        ax.axhline(row[measure], color=COLOURS_OF[row["signal"]], ls=dash, lw=1.3, zorder=1)
+    ax.xaxis.set_major_locator(MaxNLocator(12, integer=True, min_n_ticks=1))
+    ax.tick_params(labelsize=11, color=FAINT, labelcolor=INK)
+    ax.grid(axis="y", linewidth=0.8)
+    ax.set_axisbelow(True)
+    if measure in _PERCENT:
+        percent_axis(ax)
+    return ax
+
+
+def layers_figure(summary: pd.DataFrame) -> Figure:
+    """A row of panels per measure: the vision tower on the left, the language model on the right."""
+    known = [measure for measure in BY_LAYER if summary[measure].notna().any()]
+    with house_style():
+        figure = Figure(figsize=(13.5, 1.3 + 2.45 * len(known)), layout="constrained")
+        axes = figure.subplots(len(known), 2, squeeze=False, sharey="row", sharex="col")
+        for line, measure in zip(axes, known, strict=True):
+            for ax, names in zip(line, (TOWER, DECODER), strict=True):
+                draw_layers(summary, measure, names, ax)
+            line[0].set_ylabel(BY_LAYER[measure])
+        axes[-1, 0].set_xlabel("layer of the vision tower")
+        axes[-1, 1].set_xlabel("block of the language model")
+        _legend(figure, axes)
+        figure.draw_without_rendering()  # labels need to know how high their panel is
+        for measure, ax in zip(known, axes[:, 1], strict=True):
+            _name_controls(summary, measure, ax)
+        text = (
+            f"{_SIZE.format(n=summary['n'].max(), images=summary['images'].max())}; bands: 95 % intervals over images. "
+            "Broken lines: sums, over the layers that they sum. Dashed and dotted: controls."
+        )
+        caption(figure, "What each signal knows, by layer", text)
+    return figure
+
+
+def _name_controls(summary: pd.DataFrame, measure: str, ax: Axes) -> None:
+    rows = _controls(summary, measure)
+    right = ax.get_xlim()[1]
+    found = zip(rows["signal"], rows[measure], strict=True)
+    label_lines(ax, [Label(right, level, NAMES[name], COLOURS_OF[name]) for name, level in found], 10.5)
+
+
+def _controls(summary: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Random patches and the even grid; of place the latter says nothing, the order that fills it is a convention."""
+    names = [RANDOM] if measure == "row_correlation" else [RANDOM, "uniform"]
+    return summary[summary["signal"].isin(names)].dropna(subset=measure)
+
+
+def pairs_data(square: pd.DataFrame, most: int = 6) -> pd.DataFrame:
+    """At most so many layers of each signal, evenly spaced, with names as labels."""
+    kept = _few(list(square.index), most)
+    names = [" ".join(filter(None, one)) for one in kept]
+    return pd.DataFrame(square.loc[kept, kept].to_numpy(), names, names)
+
+
+def draw_pairs(square: pd.DataFrame, measure: str, ax: Axes) -> Axes:
+    """A heat map of `pairs_data`; white lines part the signals."""
+    signed = measure in ("spearman", "kendall")
+    scale: dict[str, Any] = (
+        {"cmap": "vlag", "vmin": -1, "vmax": 1} if signed else {"cmap": "mako", "vmin": 0, "vmax": 1}
+    )
+    bar = {"shrink": 0.6, "pad": 0.02}
+    sns.heatmap(square, ax=ax, square=True, cbar_kws=bar, xticklabels=True, yticklabels=True, **scale)
+    names = [name.rstrip("0123456789- ") for name in square.index]
+    edges = [i for i in range(1, len(names)) if names[i] != names[i - 1]]
+    for draw in (ax.axhline, ax.axvline):
+        for edge in edges:
+            draw(edge, color="white", lw=2.2)
+    ax.tick_params(labelsize=9.5, length=0)
+    ax.set(xlabel="", ylabel="", title=_PAIRS[measure])
+    return ax
+
+
+def pairs_figure(squares: dict[str, pd.DataFrame], n: int, images: int) -> Figure:
+    """One panel per measure: its name, and its square as `pair_matrix` gives it."""
+    shown = {measure: pairs_data(square) for measure, square in squares.items()}
+    side = 2.4 + 0.2 * max(map(len, shown.values()))
+    with house_style():
+        figure = Figure(figsize=((side + 0.4) * len(shown), side + 0.7), layout="constrained")
+        for ax, (measure, square) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+            draw_pairs(square, measure, ax)
+        text = f"{_SIZE.format(n=n, images=images)}; means over questions, heads averaged. Numbers are layers."
+        caption(figure, "Which signals agree", text)
+    return figure
+
+
+def draw_map(mean: MeanMap, ax: Axes) -> Axes:
+    """The mean map in multiples of an even share, on a scale of doublings."""
+    with np.errstate(divide="ignore"):
+        times = np.log2(mean.values * mean.values.size)
+    ax.imshow(times, **_DOUBLINGS)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(mean.layers, fontsize=10.5, loc="center", pad=3)
+    return ax
+
+
+def maps_figure(maps: Sequence[MeanMap], images: int, most: int = 7) -> Figure:
+    """A row per signal, its layers from left to right; evidence stands beside the sums."""
+    rows = [
+        _few([one for one in maps if one.signal == signal], most)
+        for signal in dict.fromkeys(one.signal for one in maps)
+    ]
+    width = max(map(len, rows))
+    with house_style():
+        figure = Figure(figsize=(2.6 + 1.25 * width, 1.3 + 1.45 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), width, squeeze=False)
+        for line, row in zip(grid, rows, strict=True):
+            for ax, mean in zip(line, row, strict=False):
+                draw_map(mean, ax)
+            line[0].set_ylabel(
+                NAMES[row[0].signal].replace(", ", ",\n").replace(" (", "\n("), rotation=0, ha="right", va="center"
+            )
+            for ax in line[len(row) :]:
+                ax.remove()
+        bar = figure.colorbar(
+            ScalarMappable(**_DOUBLINGS), ax=figure.axes, shrink=0.5, pad=0.02, ticks=FixedLocator([-2, -1, 0, 1, 2])
+        )
+        bar.ax.set_yticklabels(["1/4", "1/2", "even", "2 x", "4 x"])
+        text = f"{_SIZE.format(n=maps[0].n, images=images)}; every map has sum 1 before the mean. Numbers are layers."
+        caption(figure, "Where each signal looks on average", text)
+    return figure
+
+
+def curves_data(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
+    """Of `curve_table` what can be told apart: sums, a few prompt blocks, means over the blocks of others, controls."""
+    keys = list(dict.fromkeys(zip(table["signal"], table["layers"], strict=True)))
+    kept = _few([key for key in keys if key[0] in ("cls sum", "prompt") or not key[1].isdigit()], most)
+    chosen = [key in kept for key in zip(table["signal"], table["layers"], strict=True)]
+    return table[chosen]
+
+
+def draw_curves(rows: pd.DataFrame, loss: str, ax: Axes) -> Axes:
+    """One loss against the share of the patches, with bands; lines are named where they end."""
+    labels, dashes = [], ("-", "--", "-.", ":")
+    for signal, some in rows.groupby("signal", sort=False):
+        for number, (layers, line) in enumerate(some.groupby("layers", sort=False)):
+            line, colour = line.sort_values("share"), COLOURS_OF[str(signal)]
+            ax.fill_between(line["share"], line[f"{loss}_low"], line[f"{loss}_high"], color=colour, alpha=0.1, lw=0)
+            dash = dashes[number % len(dashes)]
+            ax.plot(line["share"], line[loss], dash, color=colour, lw=1.8, marker=MARKERS[str(signal)], ms=5)
+            name = NAMES[str(signal)] + (f", {layers}" if layers else "")
+            labels.append(Label(line["share"].iloc[-1], line[loss].iloc[-1], name, colour))
+    ax.set(xlabel=f"share of the patches that is {'left' if loss.startswith('insertion') else 'taken away'}")
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    ax.grid(axis="y", linewidth=0.8)
+    ax.set_axisbelow(True)
+    label_lines(ax, labels, 10)
+    return ax
+
+
+def curves_figure(table: pd.DataFrame) -> Figure:
+    """What the own answer loses when only the best patches are left, and when they are taken away.
+
+    Args:
+        table: As `curve_table` gives it.
+    """
+    rows = curves_data(table)
+    with house_style():
+        figure = Figure(figsize=(14.5, 6.6), layout="constrained")
+        axes = figure.subplots(1, 2)
+        for ax, title in zip(axes, ("the best are left: low is good", "the best go: high is good"), strict=True):
+            ax.set(title=title, ylabel="log-probability lost (nats)", xlabel=" ")
+        figure.draw_without_rendering()  # labels need to know how high their panel is
+        for ax, loss in zip(axes, ("insertion_loss", "deletion_loss"), strict=True):
+            draw_curves(rows, loss, ax)
+        text = f"{_SIZE.format(n=rows['n'].max(), images=rows['images'].max())}; bands: 95 % intervals over images."
+        caption(figure, "What the patches that a signal prefers do for the model's own answer", text)
+    return figure
+
+
+def draw_heads(heads: pd.DataFrame, measure: str, names: Sequence[str], ax: Axes) -> Axes:
+    """A dot per head, beside each other by signal; `heads` as `heads_data` gives it, single layers only."""
+    rows = heads[heads["signal"].isin(names) & heads["layers"].str.isdigit()]
+    rows = rows.assign(layer=rows["layers"].astype(int))
+    shown = [name for name in names if name in set(rows["signal"])]
+    if shown:
+        colours = {name: COLOURS_OF[name] for name in shown}
+        style: dict[str, Any] = {"palette": colours, "hue_order": shown, "size": 4.5, "jitter": False, "legend": False}
+        sns.stripplot(rows, x="layer", y=measure, hue="signal", dodge=len(shown) > 1, ax=ax, **style)
+    for name in shown:
+        ax.plot([], [], "o", color=COLOURS_OF[name], label=NAMES[name])
+    for edge in np.arange(rows["layer"].nunique() - 1) + 0.5:
+        ax.axvline(edge, color="#e6e6e6", lw=0.8, zorder=0)
+    ax.axhline(0, color=FAINT, lw=0.8, zorder=0)
+    ax.grid(axis="y", linewidth=0.8)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def heads_figure(heads: pd.DataFrame, measure: str = "spearman_response") -> Figure:
+    """The tower on the left, the language model on the right."""
+    with house_style():
+        figure = Figure(figsize=(14, 5.2), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        for ax, names in zip(axes, (TOWER, DECODER), strict=True):
+            draw_heads(heads, measure, names, ax)
+        axes[0].set(xlabel="layer of the vision tower", ylabel=BY_LAYER[measure].replace("\n", " "))
+        axes[1].set(xlabel="block of the language model", ylabel="")
+        _legend(figure, axes)
+        text = f"A dot per head: its mean over n = {heads['n'].max():,} questions. Heads are not averaged here."
+        caption(figure, "Single heads", text)
+    return figure
+
+
+def _few(keys: list, most: int) -> list:
+    """At most so many keys (signal, layers, ...) of each signal, first and last among them, evenly spaced."""
+    kept = []
+    for signal in dict.fromkeys(key[0] for key in keys):
+        some = [key for key in keys if key[0] == signal]
+        places = np.linspace(0, len(some) - 1, min(most, len(some))).round().astype(int)
+        kept += [some[place] for place in places]
+    return kept
+
+
+def _legend(figure: Figure, axes: np.ndarray) -> None:
+    shown = {name: handle for ax in axes.flat for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    first = {name: shown[name] for name in NAMES.values() if name in shown}
+    figure.legend(first.values(), first.keys(), frameon=False, fontsize=10.5, loc="outside right upper")
