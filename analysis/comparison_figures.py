@@ -1,7 +1,7 @@
 """Figures of a comparison: accuracy against what the language model processes, and every method beside the others."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,10 @@ class Curve(NamedTuple):
 
 
 class Frontier(NamedTuple):
-    """One panel: methods of some roles over controls and oracles; `full` is None without that row."""
+    """One panel: methods of some roles over controls and oracles; `full` is None without that row.
+
+    `colours` has every method of the table, so that one has the same colour in every panel.
+    """
 
     title: str
     budgets: tuple[int, ...]
@@ -53,6 +56,7 @@ class Frontier(NamedTuple):
     full: float | None
     n: int
     images: int
+    colours: Mapping[str, Any]
 
 
 class Ranking(NamedTuple):
@@ -75,6 +79,17 @@ class Ranking(NamedTuple):
     images: int
 
 
+def method_colours(table: pd.DataFrame) -> dict[str, Any]:
+    """A colour for every method of a table: controls and oracles have theirs, the others hues far from each other."""
+    roles = table[~table["method"].isin(BUDGETLESS)].drop_duplicates("method").set_index("method")["role"]
+    methods = [str(name) for name, role in roles.items() if role in ("vision", "decoder", "both")]
+    hues = sns.husl_palette(max(len(methods), 1), l=0.5, s=0.95)
+    step = 7 if len(hues) % 7 else 1  # neighbours in the list differ
+    colours: dict[str, Any] = {name: hues[(number * step) % len(hues)] for number, name in enumerate(methods)}
+    others = {str(name): role for name, role in roles.items() if name not in colours}
+    return colours | {name: _CONTROL_COLOURS.get(name, _ROLE_COLOURS[role]) for name, role in others.items()}
+
+
 def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
     """A panel for what drops before the language model, and one for what drops inside it.
 
@@ -86,6 +101,7 @@ def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
         Curve(str(name), some["role"].iloc[0], some[_POINTS].sort_values("equivalent_tokens"))
         for name, some in rows.groupby("method", sort=False)
     ]
+    colours = method_colours(table)
     inside = set(rows.loc[rows["tokens_given"] > rows["tokens_left"], "method"])
     panels = []
     for title, roles in (("before the language model", ("vision",)), ("inside it", ("decoder", "both"))):
@@ -93,7 +109,7 @@ def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
         hidden = inside if roles == ("vision",) else ()
         references = tuple(c for c in curves if c.role in ("control", "oracle") and c.method not in hidden)
         if methods:
-            panels.append(Frontier(title, budgets, methods, references, _full(table), *size))
+            panels.append(Frontier(title, budgets, methods, references, _full(table), *size, colours))
     return panels
 
 
@@ -103,15 +119,14 @@ def draw_frontier(data: Frontier, ax: Axes) -> Axes:
     if data.full is not None:
         ax.axhline(data.full, color=INK, ls="--", lw=1.2, zorder=1)
     for curve in data.references:
-        colour = _CONTROL_COLOURS.get(curve.method, _ROLE_COLOURS[curve.role])
+        colour = data.colours[curve.method]
         x, rows = curve.points["equivalent_tokens"], curve.points
         if curve.method == "random":
             ax.fill_between(x, rows["ci_low"], rows["ci_high"], color=colour, alpha=0.25, lw=0, zorder=1)
         ax.plot(x, rows["accuracy"], _CONTROL_LINES.get(curve.method, "-."), color=colour, lw=2.2, alpha=0.8, zorder=2)
         labels.append(Label(x.iloc[0], rows["accuracy"].iloc[0], curve.method, colour))
-    hues = sns.husl_palette(max(len(data.methods), 1), l=0.5, s=0.95)
     for number, curve in enumerate(data.methods):
-        colour = hues[(number * 7) % len(hues)] if len(hues) % 7 else hues[number]  # neighbours in the list differ
+        colour = data.colours[curve.method]
         x, rows = curve.points["equivalent_tokens"], curve.points
         ax.plot(x, rows["accuracy"], color=colour, lw=1, marker=_MARKERS[number % 6], ms=6, mec="white", zorder=3)
         name = curve.method if curve.role != "both" else f"{curve.method} (before and inside)"

@@ -1,6 +1,5 @@
 """The scripts as a user runs them, on a tiny random model with a few questions."""
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -8,10 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
-from nbclient import NotebookClient
 from PIL import Image
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
@@ -102,16 +99,6 @@ def test_the_budget_ablation_runs_along_a_fine_axis(tiny, tmp_path):
     table = pd.read_csv(tmp_path / "elsewhere/ablate_budgets/table.csv")
     assert sorted(table.loc[table["scorer"] == "cls[2:]", "keep"]) == [4, 10, 20]
     assert (tmp_path / "elsewhere/ablate_budgets/frontier.png").exists()
-
-
-def test_the_notebook_reads_a_finished_study(finished):
-    notebook = nbformat.read(ROOT / "notebooks/layer_ablation.ipynb", as_version=4)
-    assert not any("def " in cell.source for cell in notebook.cells if cell.cell_type == "code")
-    environment = {**os.environ, "FOVEATE_RUNS": str(finished[0])}
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "notebooks")}})
-    client.execute(env=environment)
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
 
 
 def test_help_explains_every_option():

@@ -1,0 +1,142 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.looks import (
+    OCCLUSION,
+    Look,
+    draw_look,
+    looks_answer,
+    looks_data,
+    looks_figure,
+    looks_table,
+    measurement,
+    samples_of,
+    shown_keys,
+)
+from foveate.core.errors import DataError
+from foveate.data.load import data_hash, load_samples
+from foveate.evaluation.tables import TableFolder
+
+SIDE, LIMIT = 12, 24  # patches of a row; questions about two pictures
+SIGNALS = [("cls", "0"), ("cls", "1"), ("cls", "2"), ("cls", "3"), ("cls sum", "0-3"), ("prompt", "0"), ("prompt", "1")]
+SIGNALS += [("response", "0"), ("response", "0-1"), ("evidence", "")]
+
+
+def write(folder: TableFolder, plan: str = "BiasPlan(keep=0.11, side=6, shares=(0.05,), head_rows=True)") -> None:
+    samples = load_samples("scenes", "test", LIMIT)
+    facts = {"checkpoint": "abc", "data": "scenes", "split": "test", "data_hash": data_hash(samples), "plan": plan}
+    rng = np.random.default_rng(0)
+    with folder.lock(facts):
+        ids, images = [s.id for s in samples], [s.image_id for s in samples]
+        drop = np.abs(rng.normal(0, 0.1, (LIMIT, 4)))
+        drop[5] = [-1, 3, 0, 1]  # of patches in quarters of the picture: this answer hangs on the upper right most
+        answers = {"answer": ["red"] * LIMIT, "score": [1.0] * (LIMIT - 1) + [0.0]}
+        table = {"sample_id": ids, "image_id": images, "kind": [s.kind for s in samples]} | answers
+        table |= {"question": [s.question for s in samples], "reference": [s.references[0] for s in samples]}
+        maps = [
+            {"sample_id": name, "image_id": image, "signal": signal, "layers": layers, "map": rng.random(SIDE**2)}
+            for name, image in zip(ids, images, strict=True)
+            for signal, layers in SIGNALS
+        ]
+        folder.append(
+            {"samples": pa.table(table | {"drop": drop.tolist()}), "maps": pa.Table.from_pandas(pd.DataFrame(maps))}
+        )
+        folder.finish(ids)
+
+
+@pytest.fixture
+def folder(tmp_path) -> TableFolder:
+    made = TableFolder(tmp_path / "bias" / "one")
+    write(made)
+    return made
+
+
+def summary(**values: float) -> pd.DataFrame:
+    names = ("evidence_recall", "causal_mass", "overlap_response", "effective_tokens")
+    known = [("cls", "0", 0.2), ("cls", "1", 0.3), ("response", "0-1", 0.6), ("random", "", 0.1)]
+    rows = []
+    for signal, layers, value in known:
+        row = {"signal": signal, "layers": layers, "n": 24, "images": 2}
+        for name in names:
+            row |= {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.05, f"{name}_n": 24}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def test_only_a_finished_measurement_of_the_model_is_found(tmp_path, folder):
+    assert measurement(tmp_path, checkpoint="abc").folder == folder.folder
+    assert measurement(tmp_path, "one").folder == folder.folder
+    for name, checkpoint in ((None, "other"), ("two", None)):
+        with pytest.raises(DataError, match=r"no finished bias measurement.*run `make bias` first"):
+            measurement(tmp_path, name, checkpoint)
+    (folder.folder / "DONE").unlink()
+    with pytest.raises(DataError, match="run `make bias` first"):
+        measurement(tmp_path)
+
+
+def test_pictures_are_those_of_the_measured_questions(folder):
+    assert len(samples_of(folder)) == LIMIT
+    with pytest.raises(DataError, match="seed 1 gives: give the seed of that run"):
+        samples_of(folder, seed=1)
+
+
+def test_columns_are_first_middle_and_last_layers_sums_the_whole_response_and_occlusion(folder):
+    assert shown_keys(folder) == [
+        *(("cls", layer) for layer in "023"),
+        ("cls sum", "0-3"),
+        ("prompt", "0"),
+        ("prompt", "1"),
+        ("response", "0-1"),
+        OCCLUSION,
+    ]
+
+
+def test_the_first_example_hangs_most_on_a_block_and_others_are_of_other_kinds(folder):
+    examples = looks_data(folder, samples_of(folder), [("cls", "0"), OCCLUSION], rows=3)
+    assert examples[0].question == load_samples("scenes", "test", LIMIT)[5].question
+    attention, occlusion = examples[0].looks
+    assert attention.times.mean() == pytest.approx(1)
+    assert occlusion.times[:6, 6:] == pytest.approx(3)  # 3 of 4 nats on a quarter of the patches
+    assert occlusion.times[:6, :6] == pytest.approx(0)  # more likely without it is no importance
+    assert len({example.question for example in examples}) == 3
+
+
+def test_patches_below_an_even_share_stay_clear():
+    times = np.array([[0.5, 8.0], [np.nan, 2.0]])
+    pixels = np.random.default_rng(0).random((4, 4, 3))
+    ax = draw_look(pixels, Look(("cls", "0"), times), np.zeros((2, 2), bool), Figure().subplots())
+    heat = ax.images[1]
+    alpha = np.asarray(heat.get_alpha())
+    assert (alpha[:2, :2] == 0).all() and (alpha[2:, :2] == 0).all()
+    assert np.asarray(heat.get_array())[0, 2] == 1 and np.asarray(heat.get_array())[2, 2] == pytest.approx(1 / 3)
+    assert len(draw_look(pixels, None, np.eye(2, dtype=bool), Figure().subplots()).images) == 1
+
+
+def test_figure_has_a_row_per_question_and_says_how_they_were_picked(folder):
+    figure = looks_figure(looks_data(folder, samples_of(folder), shown_keys(folder), rows=2))
+    assert len(figure.axes) == 2 * (2 + len(shown_keys(folder))) + 1
+    assert "say nothing about averages" in figure.get_supxlabel().replace("\n", " ")
+
+
+def test_table_and_answer_rest_on_all_questions(folder):
+    keys = [("cls", "0"), ("cls", "1"), ("response", "0-1"), OCCLUSION]
+    table = looks_table(summary(), keys)
+    assert "| response blocks 0-1 | 60.0 % [55.0, 65.0] | 60.0 % [55.0, 65.0] | itself |" in table
+    assert "hangs on |" not in table.splitlines()[-1] and "random" in table
+    told = looks_answer(summary(), keys, folder)
+    assert "n = 24 questions about 2 images; the top is a share of 0.11" in told
+    assert "30.0 % [25.0, 35.0] ([CLS] layer 1), 60.0 % [55.0, 65.0] (response blocks 0-1)" in told
+    assert "[CLS] layer 0" not in told
+
+
+def test_a_measurement_that_hides_its_plan_is_refused(tmp_path):
+    made = TableFolder(tmp_path / "bias" / "two")
+    write(made, plan="")
+    assert json.loads((made.folder / "config.json").read_text())["plan"] == ""
+    with pytest.raises(DataError, match="does not say 'side' of its plan"):
+        looks_data(made, samples_of(made), [OCCLUSION])
