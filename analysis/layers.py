@@ -176,7 +176,7 @@ def sinks_figure(data: pd.DataFrame) -> Figure:
 def layers_answer(repairs: Repairs, sinks: pd.DataFrame) -> str:
     """What the sum repairs of the worst and of the last layer, and what part of attention falls on sinks, in words."""
     table = repairs.table
-    last, worst = table.loc[table["layer"].idxmax()], table.loc[table["wrong"].idxmax()]
+    last, worst = (table.iloc[int(table[column].argmax())] for column in ("layer", "wrong"))
     parts = [
         f"At {repairs.keep} patches (n = {repairs.n:,} questions about {repairs.images:,} images), with patches chosen "
         f"by the sum of layers {repairs.layers}: {_repaired(last, repairs.n, 'the last layer')}"

@@ -147,8 +147,8 @@ def looks_data(folder: TableFolder, samples: Sequence[VQASample], keys: Sequence
         known[OCCLUSION] = spread(drop, block)[0].numpy()
         evidence = np.asarray(known.get(("evidence", ""), np.zeros(side**2)), float).reshape(side, side) > 0.5
         looks = tuple(Look(key, _times(np.asarray(known[key], float), side)) for key in keys)
-        told_of = (row[column] for column in ("question", "reference", "answer", "score"))
-        examples.append(Example(*told_of, _pixels(pictures[name], side), evidence, looks))
+        told_of = {column: row[column] for column in ("question", "reference", "answer", "score")}
+        examples.append(Example(**told_of, pixels=_pixels(pictures[name], side), evidence=evidence, looks=looks))
     return examples
 
 
@@ -298,7 +298,7 @@ def _of_plan(folder: TableFolder, field: str) -> str:
 
 
 def _telling(asked: pd.DataFrame, rows: int) -> pd.DataFrame:
-    most = asked["drop"].map(lambda drop: float(np.max(drop, initial=0)))
+    most = pd.Series([max(0.0, *drop) for drop in asked["drop"]], asked.index)
     ordered = asked.loc[most.sort_values(ascending=False, kind="stable").index]
     kinds, images, first = set(), set(), []
     for name, row in ordered.iterrows():

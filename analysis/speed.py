@@ -111,7 +111,7 @@ def draw_speed(data: Speed, colours: Mapping[str, Any], ax: Axes) -> Axes:
         ax: Where to draw.
     """
     rows = data.table.iloc[::-1].reset_index(drop=True)
-    for height, row in rows.iterrows():
+    for height, (_, row) in enumerate(rows.iterrows()):
         colour = colours.get(row["method"], COLOURS["random"])
         ax.plot([row["low"], row["high"]], [height, height], color=colour, lw=2.5, solid_capstyle="butt")
         ax.plot(row["ratio"], height, "o", color=colour, ms=7, mec="white")
