@@ -141,19 +141,22 @@ def sinks_data(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_sinks(data: pd.DataFrame, names: Sequence[str], ax: Axes) -> Axes:
-    """The share of mass on sinks by layer; dashed and dotted: controls."""
+    """The share of mass on sinks by layer, dashed and dotted: controls; or that there are none."""
+    if (data["sink_share"] == 0).all():
+        ax.text(0.5, 0.5, "no patch is a sink", transform=ax.transAxes, ha="center", va="center", color=INK)
+        ax.set(xticks=[], yticks=[])
+        return ax
     draw_layers(data, "sink_share", names, ax)
     percent_axis(ax)
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    if (data["sink_share"] == 0).all():
-        ax.text(0.5, 0.5, "no patch is a sink", transform=ax.transAxes, ha="center", va="center", color=INK)
     return ax
 
 
 def sinks_figure(data: pd.DataFrame) -> Figure:
     """The vision tower on the left, the language model on the right."""
     with house_style():
-        figure = Figure(figsize=(12.5, 4.4), layout="constrained")
+        none = (data["sink_share"] == 0).all()
+        figure = Figure(figsize=(12.5, 2.2 if none else 4.4), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for ax, names in zip(axes, (TOWER, DECODER), strict=True):
             draw_sinks(data, names, ax)
@@ -163,7 +166,8 @@ def sinks_figure(data: pd.DataFrame) -> Figure:
         shown = {}
         for ax in axes:
             shown |= {name: handle for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(shown.values(), shown.keys(), frameon=False, fontsize=10.5, loc="outside right upper")
+        if shown:
+            figure.legend(shown.values(), shown.keys(), frameon=False, fontsize=10.5, loc="outside right upper")
         note = (
             f"n = {data['n'].max():,} questions about {data['images'].max():,} images; bands: 95 % intervals over "
             f"images. Sinks, also called registers: patches whose features have an outlying norm (Tukey's rule). "
@@ -176,7 +180,7 @@ def sinks_figure(data: pd.DataFrame) -> Figure:
 def layers_answer(repairs: Repairs, sinks: pd.DataFrame) -> str:
     """What the sum repairs of the worst and of the last layer, and what part of attention falls on sinks, in words."""
     table = repairs.table
-    last, worst = (table.iloc[int(table[column].argmax())] for column in ("layer", "wrong"))
+    last, worst = (table.iloc[int(table[name].argmax())] for name in ("layer", "wrong"))
     parts = [
         f"At {repairs.keep} patches (n = {repairs.n:,} questions about {repairs.images:,} images), with patches chosen "
         f"by the sum of layers {repairs.layers}: {_repaired(last, repairs.n, 'the last layer')}"

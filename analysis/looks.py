@@ -21,7 +21,7 @@ from analysis.bias import ORDER, RANDOM, RESPONSE
 from analysis.bias_answer import told
 from analysis.bias_figures import NAMES
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style
-from analysis.tables import grid
+from analysis.tables import grid, percent
 from foveate.core.errors import DataError
 from foveate.core.types import Grid
 from foveate.data.load import data_hash, load_samples
@@ -147,8 +147,8 @@ def looks_data(folder: TableFolder, samples: Sequence[VQASample], keys: Sequence
         known[OCCLUSION] = spread(drop, block)[0].numpy()
         evidence = np.asarray(known.get(("evidence", ""), np.zeros(side**2)), float).reshape(side, side) > 0.5
         looks = tuple(Look(key, _times(np.asarray(known[key], float), side)) for key in keys)
-        told_of = {column: row[column] for column in ("question", "reference", "answer", "score")}
-        examples.append(Example(**told_of, pixels=_pixels(pictures[name], side), evidence=evidence, looks=looks))
+        question, reference, answer, score = row[["question", "reference", "answer", "score"]]
+        examples.append(Example(question, reference, answer, score, _pixels(pictures[name], side), evidence, looks))
     return examples
 
 
@@ -234,10 +234,10 @@ def looks_answer(summary: pd.DataFrame, keys: Sequence[Key], folder: TableFolder
         folder: Where that was measured.
     """
     known = _rows(summary, keys)
-    n, images = summary["n"].max(), summary["images"].max()
+    n, images, keep = summary["n"].max(), summary["images"].max(), _of_plan(folder, "keep")
+    top = f"{percent(float(keep))} % of the patches" if "." in keep else f"the best {keep} patches"
     parts = [
-        f"n = {n:,} questions about {images:,} images; the top is a share of {_of_plan(folder, 'keep')} (or that "
-        "count) of the patches; brackets hold 95 % intervals over images."
+        f"n = {n:,} questions about {images:,} images; the top are {top}; brackets hold 95 % intervals over images."
     ]
     for measure, text in (
         ("evidence_recall", "Of the evidence, the top holds"),
@@ -298,8 +298,8 @@ def _of_plan(folder: TableFolder, field: str) -> str:
 
 
 def _telling(asked: pd.DataFrame, rows: int) -> pd.DataFrame:
-    most = pd.Series([max(0.0, *drop) for drop in asked["drop"]], asked.index)
-    ordered = asked.loc[most.sort_values(ascending=False, kind="stable").index]
+    most = [max(drop, default=0.0) for drop in asked["drop"]]
+    ordered = asked.iloc[np.argsort(np.negative(most), kind="stable")]
     kinds, images, first = set(), set(), []
     for name, row in ordered.iterrows():
         if row["kind"] not in kinds and row["image_id"] not in images:

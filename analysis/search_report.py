@@ -31,7 +31,7 @@ from analysis.statistics import mean_interval
 from analysis.tables import accuracy, between, grid, p_value, percent, write_table
 from foveate.core.files import replacing
 from foveate.evaluation import EvalConfig
-from foveate.studies.search import winners
+from foveate.studies.search import finished, winners
 from foveate.studies.study import keep_artifacts
 
 _LEGEND = (
@@ -96,8 +96,8 @@ def _tried(study: optuna.Study) -> str:
     share = f" ({percent(saved.answered / saved.full)} %)" if saved.full else ""
     return (
         f"Searched {study.user_attrs['searched']} for {' and '.join(study.user_attrs['goals'])}: "
-        f"{len(study.trials)} trials with {saved.trials} different compressors, {saved.stopped} of them stopped early; "
-        f"{saved.answered:,} of {saved.full:,} questions answered{share}."
+        f"{len(finished(study))} trials with {saved.trials} different compressors, {saved.stopped} of them stopped "
+        f"early; {saved.answered:,} of {saved.full:,} questions answered{share}."
     )
 
 

@@ -11,9 +11,12 @@ import optuna
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import ttest_1samp
 
+from analysis.answer import SIGNIFICANT
 from analysis.comparison import methods_at, shared_budget
 from analysis.drawing import COLOURS, INK, caption, house_style
+from analysis.statistics import holm
 from foveate.compression import Compressor, Identity
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.latency import latency_ms
@@ -28,11 +31,12 @@ class Speed(NamedTuple):
     """Times of single questions.
 
     Attributes:
-        table: A row per method and budget: method, budget, ms (median over the rounds), ratio, low and high (median,
-            least and greatest over the rounds of this round's time over that without compression).
+        table: A row per method and budget: method, budget, ms (median over the rounds), ratio (geometric mean over the
+            rounds of this time over that without compression in the same round), low and high (its 95 % interval), and
+            p_holm (of no difference, corrected over the table).
         full_ms: Without compression, median over the rounds.
         n: Questions.
-        rounds: How often each was measured, the methods in turn.
+        rounds: How often each was measured.
     """
 
     table: pd.DataFrame
@@ -57,21 +61,16 @@ def config_of(study: optuna.Study, out: Path, device: str = "cpu") -> EvalConfig
 
 
 def timed_methods(table: pd.DataFrame) -> list[str]:
-    """Of a comparison random patches, FastV, VTC-CLS, and the best that drops before, inside, and before and inside.
+    """Of a comparison random patches, FastV, VTC-CLS, and the most accurate of all methods.
 
-    Best is the most accurate one at the smallest budget that most methods can have, or else at any. One's own methods
-    have no name in `METHODS` and are left out.
+    Most accurate at the smallest budget that most methods can have. One's own have no name in `METHODS`: left out.
 
     Args:
         table: As `comparison_table` gives it.
     """
-    chosen = [name for name in ("random", "fastv", "vtc_cls") if name in set(table["method"])]
-    for role in ("vision", "decoder", "both"):
-        rows = methods_at(table, shared_budget(table), (role,))
-        if rows.empty:
-            rows = table[table["role"] == role].sort_values("accuracy", ascending=False, kind="stable")
-        chosen += [name for name in rows["method"] if name in METHODS][:1]
-    return list(dict.fromkeys(chosen))
+    known = [name for name in ("random", "fastv", "vtc_cls") if name in set(table["method"])]
+    best = [name for name in methods_at(table, shared_budget(table))["method"] if name in METHODS and name not in known]
+    return [*known, *best[:1]]
 
 
 def budgets_to_time(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, list[int]]:
@@ -80,30 +79,50 @@ def budgets_to_time(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, li
     return {name: sorted({some[0], some[-1]}, reverse=True) for name, some in found.items() if some}
 
 
-def speed_data(config: EvalConfig, budgets: Mapping[str, Sequence[int]], rounds: int = 2) -> Speed:
-    """Measures every method at its budgets and the model without compression, in turn, `rounds` times.
+def speed_data(config: EvalConfig, budgets: Mapping[str, Sequence[int]], rounds: int = 5) -> Speed:
+    """Measures every method at its budgets, and no compression, `rounds` times, every other time backwards.
 
     Args:
         config: Model, data and place.
         budgets: Of every method, in equivalent tokens.
-        rounds: What is the same in all of them is no chance of the moment.
+        rounds: A single one has no interval.
     """
-    compressors = _compressors(config, budgets)
-    full, times = [], {key: [] for key in compressors}
-    for _ in range(rounds):
-        full.append(latency_ms(replace(config, compressor=Identity())))
-        for key, compressor in compressors.items():
-            times[key].append(latency_ms(replace(config, compressor=compressor)))
+    compressors = {None: Identity(), **_compressors(config, budgets)}
+    times: dict[tuple[str, int] | None, list[float]] = {key: [] for key in compressors}
+    for number in range(rounds):
+        for key in list(compressors)[:: -1 if number % 2 else 1]:
+            times[key].append(latency_ms(replace(config, compressor=compressors[key])))
+    full = times.pop(None)
     rows = []
-    for (name, budget), some in times.items():
-        ratios = np.divide(some, full)
-        row = {"method": name, "budget": budget, "ms": median(some), "ratio": float(np.median(ratios))}
-        rows.append(row | {"low": float(ratios.min()), "high": float(ratios.max())})
-    return Speed(pd.DataFrame(rows), median(full), config.limit or QUESTIONS, rounds)
+    for key, some in times.items():
+        assert key is not None
+        row = {"method": key[0], "budget": key[1], "ms": median(some)}
+        rows.append(row | ratio_of(some, full))
+    table = pd.DataFrame(rows)
+    return Speed(table.assign(p_holm=holm(table["p_holm"])), median(full), config.limit or QUESTIONS, rounds)
+
+
+def ratio_of(times: Sequence[float], full: Sequence[float]) -> dict[str, float]:
+    """The geometric mean of paired ratios with its 95 % interval by Student's t of their logarithms.
+
+    Rounds, not questions, are the unit: what else the machine does changes from round to round. The p value is not
+    corrected yet; it and the interval are NaN for a single round.
+
+    Args:
+        times: One per round.
+        full: The same without compression.
+    """
+    logs = np.log(np.divide(times, full))
+    found = {"ratio": float(np.exp(logs.mean())), "low": np.nan, "high": np.nan, "p_holm": np.nan}
+    if len(logs) < 2:
+        return found
+    test: Any = ttest_1samp(logs, 0)
+    low, high = np.exp(test.confidence_interval(0.95))
+    return found | {"low": float(low), "high": float(high), "p_holm": float(test.pvalue)}
 
 
 def draw_speed(data: Speed, colours: Mapping[str, Any], ax: Axes) -> Axes:
-    """Time over that without compression, with the range over the rounds; right of the line compression is slower.
+    """Time over that without compression, with its interval; right of the line compression is slower.
 
     Args:
         data: As `speed_data` gives it.
@@ -120,7 +139,8 @@ def draw_speed(data: Speed, colours: Mapping[str, Any], ax: Axes) -> Axes:
     for tick, name in zip(ax.get_yticklabels(), rows["method"], strict=True):
         tick.set_color(colours.get(name, COLOURS["random"]))
     ax.set(xlabel="time of a question, times that without compression", ylim=(-0.6, len(rows) - 0.4))
-    ax.set_xlim(min(0.95, rows["low"].min() - 0.05), max(1.05, rows["high"].max() + 0.05))
+    ends = rows[["ratio", "low", "high"]]
+    ax.set_xlim(min(0.95, np.nanmin(ends) - 0.05), max(1.05, np.nanmax(ends) + 0.05))
     ax.grid(axis="x", linewidth=0.8)
     ax.set_axisbelow(True)
     return ax
@@ -132,27 +152,30 @@ def speed_figure(data: Speed, colours: Mapping[str, Any]) -> Figure:
         figure = Figure(figsize=(10.8, 1.7 + 0.36 * len(data.table)), layout="constrained")
         draw_speed(data, colours, figure.subplots())
         note = (
-            f"n = {data.n} questions, each asked alone, prefill and decoding, median; {data.rounds} rounds, bars from "
-            "the fastest to the slowest. Right of the dashed line compression costs more time than it saves. Without "
-            "the vision tower, which is replayed, but with what a method computes to choose."
+            f"n = {data.n} questions, each asked alone, prefill and decoding; {data.rounds} rounds; bars: 95 % "
+            "intervals over rounds. Right of the dashed line compression costs more time than it saves. Without the "
+            "vision tower, which is replayed, but with what a method computes to choose."
         )
         caption(figure, "What compression does to the time of a question", note)
     return figure
 
 
 def speed_answer(data: Speed) -> str:
-    """Which methods are slower and which are faster in every round, in words; times of this machine are left out."""
+    """Which methods are surely slower and which faster, in words; times of this machine are left out."""
     slower, faster, level = "slower than no compression", "faster", "not to be told from it"
     sides: dict[str, list[str]] = {slower: [], faster: [], level: []}
     for _, row in data.table.iterrows():
-        side = slower if row["low"] > 1 else faster if row["high"] < 1 else level
-        sides[side].append(f"{row['method']} at {row['budget']} tokens ({row['ratio']:.2f} x)")
-    counts = ", ".join(f"{len(found)} {side}" for side, found in sides.items())
+        sure = row["p_holm"] < SIGNIFICANT  # not where it is NaN
+        interval = "" if np.isnan(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        side = level if not sure else slower if row["ratio"] > 1 else faster
+        sides[side].append(f"{row['method']} at {row['budget']} tokens ({row['ratio']:.2f} x{interval})")
+    counts = ", ".join(f"{len(found)} are {side}" for side, found in sides.items())
     told = "; ".join(f"{side}: {', '.join(found)}" for side, found in sides.items() if found)
+    few = " A single round tells nothing apart." if data.rounds < 2 else ""
     return (
-        f"Of {len(data.table)} settings, in every one of {data.rounds} rounds over n = {data.n} questions asked alone, "
-        f"{counts}. In detail, {told}. Ratios are times over the time without compression, medians over the rounds; on "
-        "another machine, with another model or longer prompts they are others."
+        f"Of {len(data.table)} settings (n = {data.n} questions asked alone, {data.rounds} rounds), {counts}.{few} In "
+        f"detail, {told}. Ratios are times over the time without compression; brackets hold 95 % intervals over "
+        "rounds, p Holm-corrected. On another machine, with another model or longer prompts they are others."
     )
 
 

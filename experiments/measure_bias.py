@@ -6,12 +6,13 @@ import tyro
 
 from analysis.bias_report import report
 from foveate.cli import Flat, Options, run
+from foveate.core.errors import FoveateError
 from foveate.evaluation.bias import BiasPlan, measure
 
 
 def main(
     plan: Annotated[BiasPlan, tyro.conf.arg(name="")] = BiasPlan(),
-    options: Flat = Options(study="measure_bias", limit=504, batch_size=96),
+    options: Flat = Options(study="measure_bias", limit=504, batch_size=48),
 ) -> None:
     """Measures every signal of the uncompressed model, question by question, and what follows.
 
@@ -22,6 +23,8 @@ def main(
         plan: What is measured, and how.
         options: What every study is told.
     """
+    if options.workers != 1 or options.storage:
+        raise FoveateError("a measurement is one process without a database: leave --workers and --storage out")
     folder = measure(options.config, plan)
     print(report(folder, options.out / options.study))
 

@@ -1,5 +1,6 @@
 """Which weights of the vision layers, which mix of signals and which budget keep what the model needs?"""
 
+from datetime import datetime
 from typing import Annotated
 
 import tyro
@@ -7,7 +8,7 @@ import tyro
 from analysis.overlays import kept_picture
 from analysis.search_report import report
 from foveate.cli import Flat, Options, run
-from foveate.studies.search import SearchPlan, confirm, search
+from foveate.studies.search import SearchPlan, confirm, finished, search
 from foveate.studies.study import Place
 
 
@@ -26,8 +27,10 @@ def main(
         plan: What is searched, and how.
         options: What every study is told.
     """
-    place = Place(options.study, options.out, options.storage)
+    place, begun = Place(options.study, options.out, options.storage), datetime.now()
     study = search(place, options.config, plan, options.workers, kept_picture)
+    if not any(trial.datetime_complete and trial.datetime_complete > begun for trial in finished(study)):
+        print(f"Nothing was left to do: all {len(finished(study))} trials are there; more --trials go on.\n")
     test = confirm(place, options.config, plan, study, options.workers, kept_picture)
     print(report(study, test, options.config))
 

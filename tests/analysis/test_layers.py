@@ -86,7 +86,8 @@ def test_sinks_have_an_interval_per_signal_and_layer():
 def test_a_model_without_sinks_is_said_to_have_none():
     data = sinks_data(frame({("cls", "0"): [0.0, 0.0], ("random", ""): [0.0, 0.0]}))
     ax = draw_sinks(data, ("cls",), Figure().subplots())
-    assert [text.get_text() for text in ax.texts] == ["no patch is a sink"]
+    assert [text.get_text() for text in ax.texts] == ["no patch is a sink"] and not ax.lines
+    assert len(sinks_figure(data).axes) == 2
     table = pd.DataFrame([{"layer": 1, "broken": 0.0, "wrong": 0, "of_wrong": np.nan}])
     told = layers_answer(Repairs(table, "0-1", 16, 6, 3), data)
     assert "the last layer, 1, answers all questions itself" in told

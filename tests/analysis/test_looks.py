@@ -129,7 +129,7 @@ def test_table_and_answer_rest_on_all_questions(folder):
     assert "| response blocks 0-1 | 60.0 % [55.0, 65.0] | 60.0 % [55.0, 65.0] | itself |" in table
     assert "hangs on |" not in table.splitlines()[-1] and "random" in table
     told = looks_answer(summary(), keys, folder)
-    assert "n = 24 questions about 2 images; the top is a share of 0.11" in told
+    assert "n = 24 questions about 2 images; the top are 11.0 % of the patches;" in told
     assert "30.0 % [25.0, 35.0] ([CLS] layer 1), 60.0 % [55.0, 65.0] (response blocks 0-1)" in told
     assert "[CLS] layer 0" not in told
 

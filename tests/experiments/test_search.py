@@ -70,7 +70,7 @@ def test_a_second_run_adds_nothing_and_more_trials_go_on(finished, tiny):
     out, printed = finished
     before = [trial.datetime_complete for trial in load(out).trials]
     again = command(tiny, out, "--trials", "40")
-    assert again.stdout == printed
+    assert again.stdout == f"Nothing was left to do: all 40 trials are there; more --trials go on.\n\n{printed}"
     assert [trial.datetime_complete for trial in load(out).trials] == before
     more = command(tiny, out, "--trials", "42")
     assert "42 trials" in more.stdout

@@ -11,7 +11,7 @@ from foveate.core.types import Grid
 from foveate.models.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.studies.recipes import OneOf, Range, RecipeSpace, opened
-from foveate.studies.spaces import Budget, LayerSpace, layer_space, plain_sum
+from foveate.studies.spaces import Budget, LayerSpace, layer_space
 
 TOWER = Tower(depth=6, heads=4, feature_layer=4, has_cls=True, grid=Grid(12, 12))
 ALL = ("single", "range", "weights", "reduce", "heads", "diversity")
@@ -67,7 +67,7 @@ def test_known_settings_have_parameters_that_give_them_back(words):
         expected = ClsAttention(layers[0]) if len(layers) == 1 else ClsEnsemble(tuple(layers))
         assert scorer == expected
     assert space_of("single").params_of(range(2, 4)) is None
-    default = plain_sum(space_of("range"), 3, TOWER)
+    default = space_of("range").params_of(range(3, 5))
     assert space_of("range").suggest(FixedTrial(default)).compressor.scorer == ClsEnsemble((3, 4))
 
 

@@ -1,5 +1,6 @@
 """Studies that several processes share and that some of them do not survive."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -142,6 +143,7 @@ def running(study):
 
 
 def test_a_search_that_is_killed_suggests_what_it_would_have_suggested(config):
+    """Also where TPE has begun to learn, and where a kill comes in the middle of a suggestion."""
     space = LayerSpace(4, 4, 4, 144, Budget(9, 9), ("weights",))
 
     def searched(name, kills):
@@ -149,23 +151,33 @@ def test_a_search_that_is_killed_suggests_what_it_would_have_suggested(config):
         objective = Objective(config, space, ("quality",))
         study = open_study(place, objective, {}, {"samples": 33})
         queue(place, study, [Planned({f"weight_{i}": 0.5 for i in range(4)}, source="ensemble")])
-        for _ in range(kills):
-            worker = FORK.Process(target=search_on, args=(place, objective))
+        for number in kills:
+            worker = FORK.Process(target=search_on, args=(place, objective, number))
             worker.start()
-            worker.join(0.7)
-            worker.kill()
-            worker.join()
-        run(place, study, objective, 8, "tpe", seed=3)
+            worker.join(120)
+            assert worker.exitcode == -signal.SIGKILL
+        run(place, study, objective, 13, "tpe", seed=3)
         done = study.get_trials(states=(TrialState.COMPLETE,))
-        assert len(done) == 8
+        assert len(done) == 13
+        assert len(study.get_trials(states=(TrialState.FAIL,))) == len(kills)
         return {tuple(trial.params.items()) for trial in done}
 
-    assert searched("calm", 0) == searched("stormy", 3)
+    assert searched("calm", ()) == searched("stormy", (2, 7, 20, 30))
 
 
-def search_on(place, objective):
+def search_on(place, objective, suggestions):
+    """A worker that is killed after so many values have been suggested to it."""
+    suggest, left = optuna.Trial.suggest_float, [suggestions]
+
+    def counted(*args, **options):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return suggest(*args, **options)
+
+    optuna.Trial.suggest_float = counted
     study = optuna.load_study(study_name=place.name, storage=place.open())
-    studies._work(place, study, objective, 8, "tpe", 3, bar=False)
+    studies._work(place, study, objective, 13, "tpe", 3, bar=False)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class BiasPlan:
 def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableFolder:
     """Measures the questions of a configuration that have not been measured yet.
 
-    Killed runs continue where they stopped; memory does not grow with the number of questions.
+    Killed runs continue where they stopped; what is measured is not held in memory, but put on disk batch by batch.
 
     Args:
         config: Model, data and place. Its compressor plays no part: the uncompressed model is looked at.

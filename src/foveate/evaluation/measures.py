@@ -1,5 +1,6 @@
 """Signals measured against what the answer looks at, what it hangs on, and where the evidence lies, as table rows."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -34,7 +35,8 @@ from foveate.metrics.bias import (
 from foveate.metrics.evidence import evidence_precision, evidence_recall
 
 MEAN = -1  # as number of a head: the mean over all
-_ONE_OF_A_KIND = ("every", "uniform")  # signals that no pair is made of: 28 signals make 378 pairs
+_ONE_OF_A_KIND = ("every", "uniform")  # signals that no pair is made of, for pairs are many
+_AT_ONCE = 2**23  # pairs times patches; more would only cost memory
 
 
 class Facts(NamedTuple):
@@ -121,6 +123,8 @@ def signal_rows(measured: Measured, facts: Facts, head_rows: bool) -> pa.Table:
             heads += range(signal.rows.shape[1])
         names = _names(measured, len(heads)) | _constant(signal, len(measured.samples) * len(heads))
         columns = {name: values.double().flatten().numpy() for name, values in found.items()}
+        if not signal.is_attention:
+            columns["visual_mass"] = np.full_like(columns["visual_mass"], np.nan)
         parts.append(pa.table({**names, "head": pa.array(heads * len(measured.samples), pa.int16()), **columns}))
     return pa.concat_tables(parts)
 
@@ -130,14 +134,14 @@ def pair_rows(measured: Measured, facts: Facts) -> pa.Table:
     signals = [signal for signal in measured.signals if signal.name not in _ONE_OF_A_KIND]
     first, second = (list(side) for side in zip(*combinations(range(len(signals)), 2), strict=True))
     maps = torch.stack([signal.map for signal in signals], 1)
-    a, b = maps[:, first], maps[:, second]
-    found = {
-        "overlap": top_overlap(a, b, facts.keep),
-        "spearman": spearman(a, b),
-        "kendall": kendall_matrix(maps)[:, first, second],
-        "jensen_shannon": jensen_shannon(a, b),
-    }
-    columns = {name: values.flatten().numpy() for name, values in found.items()}
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    for few in maps.split(max(1, _AT_ONCE // (len(first) * maps.shape[2]))):
+        a, b = few[:, first], few[:, second]
+        found["overlap"].append(top_overlap(a, b, facts.keep))
+        found["spearman"].append(spearman(a, b))
+        found["kendall"].append(kendall_matrix(few)[:, first, second])
+        found["jensen_shannon"].append(jensen_shannon(a, b))
+    columns = {name: torch.cat(parts).flatten().numpy() for name, parts in found.items()}
     names = {
         f"{what}_{side}": [getattr(signals[i], field) for i in some] * len(measured.samples)
         for side, some in (("a", first), ("b", second))

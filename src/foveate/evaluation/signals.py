@@ -13,10 +13,10 @@ from foveate.evaluation.causal import Inquiry
 from foveate.metrics.evidence import SHOWN
 from foveate.models.llava import Llava
 from foveate.models.looks import looks
-from foveate.scorers import ClsEnsemble, Random, Uniform
+from foveate.scorers import Random, Uniform
 
 RANDOM_SEEDS = range(3)
-_TIE = 1e-6  # what an oracle that knows yes or no gives the rest at most, at random, so that it prefers no place
+_TIE = 1e-3  # what an oracle that knows yes or no gives at random, so that it prefers no place; float32 tells it from 0
 
 
 class Signal(NamedTuple):
@@ -35,6 +35,11 @@ class Signal(NamedTuple):
     rows: Float[Tensor, "question head patch"]
     per_question: bool
     has_curve: bool = True
+
+    @property
+    def is_attention(self) -> bool:
+        """Whether its sum is the attention that goes to patches at all."""
+        return self.name not in ("evidence", "random", "uniform")
 
     @property
     def map(self) -> Float[Tensor, "question patch"]:
@@ -67,8 +72,9 @@ def signals_of(llava: Llava, pictures: Pictures, share: Float[Tensor, "question 
     if tower.has_cls:
         rows = trace[every].cpu()
         found += [Signal("cls", str(layer), rows[:, layer], False) for layer in range(tower.depth)]
-        sums = range(tower.depth), llava.layers(ClsEnsemble().needs[0])
-        found += [Signal("cls sum", f"{some[0]}-{some[-1]}", rows[:, list(some)].sum(1), False) for some in sums]
+        last = range(max(0, tower.feature_layer - 2), tower.feature_layer + 1)  # three, as VTC-CLS
+        sums = dict.fromkeys((tuple(range(tower.depth)), tuple(last)))
+        found += [Signal("cls sum", f"{some[0]}-{some[-1]}", rows[:, some].mean(1), False) for some in sums]
     found += [Signal("received", str(need.layer), trace[need].cpu(), False, False) for need in received]
     if share.shape[1]:
         rest = _TIE * Random(len(RANDOM_SEEDS)).score(trace).cpu()  # none of the controls, so as not to agree with one

@@ -59,6 +59,7 @@ class Objective:
         except BudgetError as error:
             trial.set_user_attr("left_out", str(error))
             raise TrialPruned(str(error)) from error
+        trial.set_user_attr("suggested", True)  # from here on it can be taken over
         config = replace(self.config, compressor=proposal.compressor)
         latency = latency_ms(config) if "latency" in self.goals else None
         hope = _Hope(self, trial, latency)

@@ -1,5 +1,6 @@
 """A search: a space, goals and a sampler on one split, and what its best finds say on another."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -10,6 +11,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from foveate.compression import Compressor, Downsample, Pool, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.evaluation import EvalConfig
+from foveate.evaluation.config import own_code_hash
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods import vtc_cls
 from foveate.models.llava import Tower
@@ -100,6 +102,7 @@ def search(
     objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each trial has its own
+    identity["plugins"] = _own_code(space)
     tower = loaded.adapter.tower
     facts = {
         "model": config.model,
@@ -150,6 +153,11 @@ def baselines(space: Space, loaded: LoadedModel) -> list[Planned]:
 def default_start(loaded: LoadedModel) -> int:
     """First layer of VTC-CLS in a tower of this depth."""
     return options_for(vtc_cls, loaded.adapter.tower.depth, loaded.adapter.decoder.depth)["start_layer"]
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that have ended, as opposed to those whose process died or that are still to come."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
 
 
 def winners(study: optuna.Study) -> list[FrozenTrial]:
@@ -215,8 +223,16 @@ def confirm(
     others = [Choice("pool", "pool", "", Pool), Choice("downsample", "downsample", "", Downsample)]
     choices = [*best, *rows, *controls(), *others]
     elsewhere = replace(config, split=plan.report_split)
-    name = f"{place.name}_{plan.report_split}_{len(study.trials)}"
+    name = f"{place.name}_{plan.report_split}_{len(finished(study))}"
     return ablate(name, elsewhere, partial(_given, tuple(choices)), keeps, place.storage, workers, draw)
+
+
+def _own_code(space: Space) -> str | None:
+    """Hash of a method from outside this package, so that a search over an edited one is not taken for the same."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    with suppress(BudgetError):
+        return own_code_hash(space.suggest(study.ask()).compressor)
+    return None
 
 
 def _given(choices: tuple[Choice, ...], tower: Tower) -> tuple[Choice, ...]:

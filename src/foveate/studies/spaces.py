@@ -13,7 +13,6 @@ from optuna.trial import FixedTrial
 from foveate.compression import Compressor, Pipeline, PromptCompressor, VisionCompressor
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, FoveateError
-from foveate.core.needs import resolve_layer
 from foveate.models.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention
 from foveate.selectors import ImportantDiverse, Mass, TopK
@@ -280,8 +279,3 @@ def budget_of(keep: tuple[int | float, ...], patches: int, mass: bool = False) -
     if not 1 <= len(counts) <= 2:
         raise BudgetError(f"keep={keep}: expected one number for a fixed budget or two for a range to search")
     return Budget(1 if mass else counts[0], patches if mass and len(counts) == 1 else counts[-1], mass)
-
-
-def plain_sum(space: LayerSpace, start: int, tower: Tower) -> dict[str, Any] | None:
-    """Parameters of VTC-CLS: the sum from a layer to the one that writes the features."""
-    return space.params_of(range(resolve_layer(start, tower.depth), tower.feature_layer + 1))

@@ -10,6 +10,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import Any, Literal
+from warnings import warn
 
 import numpy as np
 import optuna
@@ -42,8 +43,8 @@ _POLL_S = 0.5
 
 
 def _retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Plans a trial once more; one that had not chosen anything yet is simply gone."""
-    if _params(trial):
+    """Plans a trial once more; one that had not chosen all of its parameters is simply gone, and is suggested anew."""
+    if _chosen(trial):
         RetryHeartbeatStaleTrialCallback()(study, trial)
 
 
@@ -84,7 +85,7 @@ class Place:
         try:
             (self.folder / "workers").mkdir(parents=True, exist_ok=True)
             (self.folder / ".writable").touch()
-            (self.folder / ".writable").unlink()
+            (self.folder / ".writable").unlink(missing_ok=True)  # another worker may have come first
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be written: {error.strerror}; choose another --out") from error
         url = self.storage or f"sqlite:///{self.folder / 'study.db'}"
@@ -188,6 +189,8 @@ def run(
         _work(place, study, *rest, bar=True)
         for other in others:
             other.join()
+        if lost := [other.exitcode for other in others if other.exitcode]:
+            warn(f"{len(lost)} of {workers} workers died (exit codes {lost}); the others did their work", stacklevel=2)
     except Exception as error:
         if cause := _of_the_place(error):
             raise OutputError(
@@ -200,7 +203,7 @@ def run(
             other.terminate()
         torch.set_num_threads(before)
     retried = {number for trial in study.trials for number in trial.system_attrs.get("retry_history", ())}
-    if failed := [t for t in study.trials if t.state == TrialState.FAIL and t.number not in retried and _params(t)]:
+    if failed := [t for t in study.trials if t.state == TrialState.FAIL and t.number not in retried and _chosen(t)]:
         raise OutputError(
             f"{len(failed)} trials failed, the first is trial {failed[0].number}: "
             f"{failed[0].user_attrs.get('failed', 'its process died')}. Run the same command again to repeat them"
@@ -313,6 +316,11 @@ def _of_the_place(error: BaseException | None) -> str:
     while error and not isinstance(error, (OSError, SQLAlchemyError)):
         error = error.__cause__ or error.__context__
     return str(error).splitlines()[0] if error else ""
+
+
+def _chosen(trial: FrozenTrial) -> bool:
+    """Whether it is known what the trial evaluates: it was planned, or its space has asked for everything."""
+    return bool(trial.system_attrs.get("fixed_params") or trial.user_attrs.get("suggested"))
 
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:
