@@ -108,6 +108,26 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
     return table.assign(p_holm=holm(table["p"]))
 
 
+def nearness(frame: pd.DataFrame) -> pd.DataFrame:
+    """By how much the Spearman with the response of each sum of [CLS] layers exceeds that of each prompt block.
+
+    Columns: layers, block, delta, low, high, p_holm (over these rows), n; paired by question.
+
+    Args:
+        frame: As `signal_frame` gives it.
+    """
+    wide = frame.pivot(index=["sample_id", "image_id"], columns=["signal", "layers"], values="spearman_response")
+    images, rows = wide.index.get_level_values("image_id").to_numpy(), []
+    for layers in wide.get("cls sum", pd.DataFrame()).columns:
+        for block in wide["prompt"].columns:
+            a, b = wide["cls sum", layers].to_numpy(float), wide["prompt", block].to_numpy(float)
+            delta, low, high, n = difference_interval(a, b, images)
+            row = {"layers": layers, "block": block, "delta": delta, "low": low, "high": high}
+            rows.append(row | {"p_holm": paired_p(a, b, images), "n": n})
+    table = pd.DataFrame(rows, columns=["layers", "block", "delta", "low", "high", "p_holm", "n"])
+    return table.assign(p_holm=holm(table["p_holm"]))
+
+
 def curve_frame(folder: TableFolder) -> pd.DataFrame:
     """What the own answer loses in log-probability, one row per question, signal, layers and share.
 

@@ -85,8 +85,8 @@ def _prompt_and_response(summary: pd.DataFrame, table: pd.DataFrame) -> str:
         f"Spearman {_range(rows, 'spearman_response')}.",
         f"Overlap of the tops {_range(rows, 'overlap_response')}{random}.",
         _sides("Against random patches, by Spearman", against, ("nearer", "farther"), "a"),
-        "By construction it is near: the last prompt token is one of those that produce the answer, and the only one "
-        "where the answer is a single token. [CLS] attention has no such share in the response.",
+        "The two share rows by construction: the last prompt token is one of those that produce the answer, and the "
+        "only one where the answer is a single token. [CLS] attention has no such share in the response.",
     )
 
 

@@ -14,6 +14,7 @@ from analysis.bias import (
     curve_table,
     heads_data,
     mean_maps,
+    nearness,
     pair_matrix,
     signal_frame,
     summary_table,
@@ -21,7 +22,7 @@ from analysis.bias import (
 from analysis.bias_answer import bias_answer, told
 from analysis.bias_figures import NAMES, curves_figure, heads_figure, layers_figure, maps_figure, pairs_figure
 from analysis.drawing import save_figure
-from analysis.tables import grid, write_table
+from analysis.tables import grid, p_value, write_table
 from foveate.core.files import replacing
 from foveate.evaluation.tables import SAMPLES, TableFolder
 
@@ -103,9 +104,16 @@ def _of_several_tokens(folder: TableFolder, frame: pd.DataFrame) -> str:
     several = samples.loc[samples["answer_tokens"] > 1, "sample_id"]
     if len(several) in (0, len(samples)):
         return ""
-    summary = summary_table(frame[frame["sample_id"].isin(several)])
+    part = frame[frame["sample_id"].isin(several)]
+    summary = summary_table(part)
     title = f"Only the {len(several):,} questions whose answer has several tokens ({summary['images'].max():,} images):"
-    return f"{title}\n\n{_grid(_main(summary), _PRINTED)}"
+    nearer = [
+        f"[CLS] {row['layers']} less prompt block {row['block']}: {row['delta']:+.2f} [{row['low']:+.2f}, "
+        f"{row['high']:+.2f}], p {p_value(row['p_holm'])}"
+        for _, row in nearness(part).iterrows()
+    ]
+    told_apart = f"Spearman with the response, paired (p Holm-corrected over these): {'; '.join(nearer)}."
+    return f"{title}\n\n{_grid(_main(summary), _PRINTED)}\n\n{told_apart if nearer else ''}"
 
 
 def _grid(rows: pd.DataFrame, measures: tuple[str, ...]) -> str:

@@ -393,7 +393,7 @@ def test_the_answer_confirms_what_was_planted_as_the_paper_has_it(claimed):
     assert text.count("it is a better guide than prompt attention of every block") == 2
     assert "by row correlation: lower in the picture at block 0, 1, 2" in text
     assert "smaller, but still there" in text
-    assert "By construction it is near" in text
+    assert "The two share rows by construction" in text
     assert "finds more of what the answer hangs on than chance" in text
     rows = claimed.contrasts[claimed.contrasts["measure"] == "evidence_recall"]
     rows = rows[(rows["signal_a"] == "cls sum") & (rows["layers_a"] == "1-2") & (rows["signal_b"] == "prompt")]
@@ -527,6 +527,10 @@ def test_answers_of_several_tokens_are_told_apart(claimed, saved, tmp_path):
         f"Only the {len(ids)} questions whose answer has several tokens"
     )[1]
     assert f"| last prompt token | 1 | {100 * mean:.1f} [" in told_apart
+    rows = rows[rows["sample_id"].isin(ids) & (rows["head"] == -1)]
+    wide = rows.pivot(index="sample_id", columns=["signal", "layers"], values="spearman_response")
+    delta = (wide["cls sum", "0-2"] - wide["prompt", "1"]).mean()
+    assert f"[CLS] 0-2 less prompt block 1: {delta:+.2f} [" in told_apart
 
 
 def test_a_report_needs_no_heads_and_no_evidence(saved, tmp_path):
