@@ -229,6 +229,7 @@ def confirm(
 
 def _own_code(space: Space) -> str | None:
     """Hash of a method from outside this package, so that a search over an edited one is not taken for the same."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     with suppress(BudgetError):
         return own_code_hash(space.suggest(study.ask()).compressor)
