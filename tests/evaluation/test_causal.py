@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scipy.integrate import trapezoid
 from scipy.stats import binomtest
 
 from foveate.core.types import Grid
@@ -10,7 +9,6 @@ from foveate.data.load import load_samples
 from foveate.evaluation.causal import Inquiry, curve, inquire, kept_log_probability, occlusion
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import evidence_of
-from foveate.functional.curves import area
 from foveate.functional.regions import spread, squares
 from foveate.metrics.evidence import SHOWN
 from foveate.models.load import load
@@ -181,14 +179,6 @@ def test_scores_of_a_picture_make_the_curves_of_all_questions_about_it(asked):
         torch.testing.assert_close(shared, alone, atol=1e-4, rtol=1e-4)
 
 
-def test_an_area_is_the_mean_height_of_its_curve():
-    shares = [0.05, 0.1, 0.4, 1.0]
-    values = torch.randn(6, 4, generator=torch.Generator().manual_seed(5), dtype=torch.double)
-    expected = torch.from_numpy(trapezoid(values.numpy(), shares, axis=1) / 0.95)
-    torch.testing.assert_close(area(values, shares), expected)
-    torch.testing.assert_close(area(torch.full((2, 4), -1.7), shares), torch.full((2,), -1.7))
-
-
 def test_what_cannot_be_computed_is_explained(asked):
     _, _, inquiry = asked
     with pytest.raises(ValueError, match=r"3 rows of patches for 15 questions about 2 pictures"):
@@ -197,8 +187,6 @@ def test_what_cannot_be_computed_is_explained(asked):
     scores[1, 7] = torch.nan
     with pytest.raises(ValueError, match=r"1 of 288 scores are NaN"):
         curve(inquiry, scores, [0.5])
-    with pytest.raises(ValueError, match=r"shares=\[0.5\].*at least two"):
-        area(torch.zeros(1, 1), [0.5])
 
 
 def test_without_the_evidence_the_reference_model_loses_more_than_without_as_many_other_patches(reference):

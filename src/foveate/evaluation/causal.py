@@ -172,7 +172,7 @@ def curve(
     Args:
         inquiry: The questions.
         scores: A row for each picture, or one for each question; equal scores go to the lower index.
-        shares: Of the patches, between 0 and 1; the area under the curve is `functional.curves.area`.
+        shares: Of the patches, between 0 and 1.
         repack: As in `kept_log_probability`.
         at_once: Likewise.
         desc: Likewise.
