@@ -16,7 +16,6 @@ from foveate.data.load import load_samples
 from foveate.metrics.evidence import SHOWN, evidence_share
 from foveate.models.companion import Companion
 from foveate.models.load import LoadedModel, load
-from foveate.models.pictures import SeenPictures
 from foveate.reference.architecture import GRID
 from foveate.scorers import TextSimilarity
 
@@ -80,7 +79,7 @@ def evidence_found(loaded: LoadedModel, split: str, limit: int | None = None) ->
     companion = cast(Companion, loaded.companion)
     scorer, patches = TextSimilarity(), {}
     for name, image in images.items():
-        pictures = SeenPictures(loaded.adapter, loaded.pixels([image]), companion=loaded.companion)
+        pictures = loaded.pictures([image])
         patches[name] = pictures.encode((AlignedPatches(),))[1]
     rows = []
     for sample in samples:

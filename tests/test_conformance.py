@@ -113,7 +113,7 @@ def test_vispruner_in_float64(name):
     features = torch.from_numpy(trunk["hidden_m2"][:, 1:]).double()
     scores = torch.from_numpy(trunk["cls_attn_mean"][:, 22]).double()
     recipe = METHODS["vispruner"](keep=keep, important_ratio=ratio / 100)
-    kept = recipe.selector.select(scores, Trace({Features(): features}, Grid(24, 24), 1), keep)
+    kept = recipe.selector.select(scores, Trace({Features(): features}, (Grid(24, 24),), 1), keep)
     np.testing.assert_array_equal(kept, expected[f"{name}_f64_idx"])
 
 
@@ -164,7 +164,7 @@ def aligned_trace(name, embeds, *more):
     recipe = METHODS[name](keep=64)
     text = next(need for need in recipe.needs if isinstance(need, AlignedText))
     values = {AlignedPatches(): torch.from_numpy(trunk["image_embeds_m2"]), text: torch.from_numpy(embeds)[None]}
-    return Trace({**values, **dict(more)}, Grid(24, 24), 1)
+    return Trace({**values, **dict(more)}, (Grid(24, 24),), 1)
 
 
 @pytest.mark.parametrize("keep", BUDGETS)
@@ -215,7 +215,7 @@ def test_holov_in_float64(keep, chunks):
     trunk, expected = golden("trunk"), golden("holov")[f"p{chunks}_n{keep}_order"]
     recipe = METHODS["holov"](keep=keep, chunks=chunks)
     scores = torch.from_numpy(trunk["cls_attn_mean"][:, 22]).double()
-    trace = Trace({ClsRows((-2,)): scores[:, None, None].float()}, Grid(24, 24), 1)
+    trace = Trace({ClsRows((-2,)): scores[:, None, None].float()}, (Grid(24, 24),), 1)
     kept = recipe.selector.select(scores, trace, keep)
     np.testing.assert_array_equal(kept, expected)
     features = torch.from_numpy(trunk["hidden_m2"][:, 1:])

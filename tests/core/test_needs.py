@@ -22,7 +22,7 @@ def test_layers_that_do_not_exist_are_named(layers):
 
 
 def test_a_trace_refuses_what_was_not_recorded():
-    trace = Trace({Fingerprint(): torch.zeros(1, dtype=torch.long)}, Grid(2, 2), 1)
+    trace = Trace({Fingerprint(): torch.zeros(1, dtype=torch.long)}, (Grid(2, 2),), 1)
     with pytest.raises(UnsupportedNeed, match="ClsRows"):
         trace[ClsRows((0,))]
 

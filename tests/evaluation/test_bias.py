@@ -117,7 +117,7 @@ def test_maps_are_the_attention_of_each_question(measured, config):
     with torch.inference_mode():
         tower = loaded.model.model.vision_tower
         tower.set_attn_implementation("eager")
-        attention = tower(loaded.pixels([sample.image]), output_attentions=True).attentions
+        attention = tower(loaded.images([sample.image])[0]["pixel_values"], output_attentions=True).attentions
         tower.set_attn_implementation("sdpa")
     expected = torch.stack(attention)[:, 0, :, 0, 1:].mean(1)
     found = np.stack([one(maps, sample_id=sample.id, signal="cls", layers=str(i))["map"][0] for i in range(6)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from foveate.core.types import Grid
+from foveate.core.types import Arrangement, Grid
 from foveate.data.load import load_samples
 from foveate.evaluation.causal import Inquiry, curve, inquire, kept_log_probability, occlusion
 from foveate.evaluation.encodings import Encodings
@@ -12,7 +12,6 @@ from foveate.evaluation.module import evidence_of
 from foveate.functional.regions import spread, squares
 from foveate.metrics.evidence import SHOWN
 from foveate.models.load import load
-from foveate.models.pictures import SeenPictures
 
 NEW = 5
 PATCHES = 144
@@ -36,9 +35,7 @@ def reference():
     samples = load_samples("scenes", "test", limit=96)
     pictures = {sample.image_id: sample.image for sample in samples}
     prompts = [[loaded.prompt(s.question) for s in samples if s.image_id == image_id] for image_id in pictures]
-    inquiry = Inquiry.own(
-        loaded.adapter, SeenPictures(loaded.adapter, loaded.pixels(list(pictures.values()))), prompts, 24
-    )
+    inquiry = Inquiry.own(loaded.adapter, loaded.pictures(list(pictures.values())), prompts, 24)
     return loaded, samples, inquiry
 
 
@@ -53,7 +50,7 @@ def stock(loaded, sample, stays, tokens, repack):
     model, image = loaded.model, loaded.model.config.image_token_id
     words = torch.tensor(loaded.prompt(sample.question))
     embeds = model.get_input_embeddings()(words)
-    embeds[words == image] = model.get_image_features(loaded.pixels([sample.image])).pooler_output[0]
+    embeds[words == image] = model.get_image_features(loaded.images([sample.image])[0]["pixel_values"]).pooler_output[0]
     here = torch.ones_like(words, dtype=torch.bool)
     here[words == image] = stays
     position = torch.arange(len(words))[here]
@@ -99,7 +96,7 @@ def test_its_own_answer_is_what_stock_generate_says_with_the_end_token_if_it_end
         output = loaded.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=loaded.pixels([samples[i].image]),
+            pixel_values=loaded.images([samples[i].image])[0]["pixel_values"],
             max_new_tokens=NEW if about == "asked" else 24,
             do_sample=False,
         )
@@ -191,7 +188,7 @@ def test_what_cannot_be_computed_is_explained(asked):
 
 def test_without_the_evidence_the_reference_model_loses_more_than_without_as_many_other_patches(reference):
     loaded, samples, inquiry = reference
-    shown = (evidence_of(samples, loaded.adapter.tower.grid) >= SHOWN).any(1)
+    shown = (evidence_of(samples, [Arrangement((loaded.adapter.tower.grid,))] * len(samples)) >= SHOWN).any(1)
     noise = torch.rand(shown.shape, generator=torch.Generator().manual_seed(6))
     rank = noise.masked_fill(shown, 2.0).argsort(1).argsort(1)
     others = rank < shown.sum(1, keepdim=True)

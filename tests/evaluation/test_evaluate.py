@@ -22,7 +22,7 @@ from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.methods import evidence, fastv, mmtok, prumerge, pyramiddrop, random, tome, uniform, vtc_cls
 from foveate.models.load import load
-from foveate.models.pictures import SeenPictures, Texts
+from foveate.models.pictures import Texts
 from foveate.scorers import ClsEnsemble
 from foveate.selectors import Mass
 
@@ -171,7 +171,7 @@ def test_replayed_encodings_equal_a_fresh_pass(config):
     ids = list(images)[::-1]
     needs = (ClsRows((0, -1)), ClsRows(LayersFrom(2)), Fingerprint(), Keys(-1), Features(True), ReceivedRows(2))
     with torch.no_grad():
-        live = SeenPictures(loaded.adapter, loaded.pixels([images[i] for i in ids]))
+        live = loaded.pictures([images[i] for i in ids])
         features, trace = live.encode(needs)
         encodings = Encodings.of(loaded, images, config.out / "enc")
         replayed, replay = encodings.pictures(ids, torch.rand(4, 1, 144), NO_TEXTS).encode((*needs, EvidenceShare()))

@@ -137,20 +137,20 @@ def test_rectangles_and_runs_cut_a_picture_as_evenly_as_whole_patches_allow():
     places = torch.arange(48)[None]
     grid = Grid(6, 8)
     for rows, columns in ((1, 1), (2, 4), (4, 3), (6, 8)):
-        sizes = torch.bincount(rectangles(places, grid, rows, columns)[0], minlength=rows * columns)
+        sizes = torch.bincount(rectangles(places, (grid,), rows, columns)[0], minlength=rows * columns)
         assert len(sizes) == rows * columns
         assert sizes.max() <= -(-6 // rows) * -(-8 // columns)
         assert sizes.min() >= (6 // rows) * (8 // columns)
     for count in (1, 5, 16, 48):
-        sizes = torch.bincount(runs(places, grid, count)[0], minlength=count)
+        sizes = torch.bincount(runs(places, (grid,), count)[0], minlength=count)
         assert sizes.max() - sizes.min() <= 1
-        assert (runs(places, grid, count)[0].diff() >= 0).all()
+        assert (runs(places, (grid,), count)[0].diff() >= 0).all()
 
 
 def test_neighbours_wrap_to_the_next_row_and_end_at_the_first_and_last_place():
     places, chosen = torch.arange(32)[None], torch.zeros(1, 32, dtype=torch.bool)
     chosen[0, [2, 16 + 15]] = True
-    near = with_neighbours(chosen, places, Grid(4, 4))[0]
+    near = with_neighbours(chosen, places, (Grid(4, 4),) * 2)[0]
     assert near.nonzero().flatten().tolist() == [0, 1, 2, 3, 6, 27, 30, 31]
 
 

@@ -47,7 +47,7 @@ def test_tokens_of_an_image_that_kept_fewer_are_what_they_are_alone(given, seed)
     trace = random_trace(given.needs)
     together = given.merge(features, kept, scores, trace)
     for row in range(3):
-        one = Trace({need: value[row : row + 1] for need, value in trace.values.items()}, GRID, 1)
+        one = Trace({need: value[row : row + 1] for need, value in trace.values.items()}, (GRID,), 1)
         own = kept[row : row + 1] if given == ZeroFill() else kept[row : row + 1, : (kept[row] >= 0).sum()]
         alone = given.merge(features[row : row + 1], own, scores[row : row + 1], one)
         count = int(together.count[row])
@@ -106,7 +106,7 @@ def trunk():
 
 def keys_trace(layer, keys):
     patches_first = torch.cat([keys[:, 1:], keys[:, :1]], 1)
-    return Trace({Keys(layer): patches_first[:, :, None]}, Grid(24, 24), 1)
+    return Trace({Keys(layer): patches_first[:, :, None]}, (Grid(24, 24),), 1)
 
 
 @pytest.mark.parametrize("budget", [192, 128, 64, 32])

@@ -77,7 +77,7 @@ def test_a_short_question_is_that_of_the_authors(companion, truncated):
 def test_patches_and_question_together_give_the_authors_scores(companion):
     image = companion.patches(golden("trunk")["hidden_m2"][:, 1:])
     text = companion.embed(inputs.text_tokens()[:1], False)
-    trace = Trace({AlignedPatches(): image, AlignedText(): text, AlignedText(True): text}, Grid(24, 24), 1)
+    trace = Trace({AlignedPatches(): image, AlignedText(): text, AlignedText(True): text}, (Grid(24, 24),), 1)
     trim = TextSimilarity(negated=True, cosine=False, normalise="softmax", truncated=True).score(trace)
     torch.testing.assert_close(trim, golden("trim")["scores"], rtol=2e-5, atol=0)
     ours = TextSimilarity(negated=True, normalise="minmax").score(trace)[0].double().numpy()

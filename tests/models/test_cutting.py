@@ -38,11 +38,11 @@ from foveate.methods import (
 from foveate.models.engine import answer_each
 from foveate.models.load import LoadedModel, load
 from foveate.models.packing import pack
-from foveate.models.pictures import SeenPictures
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention, Random, WideClsAttention
 from foveate.selectors import Mass
 from foveate.testing.tiny import save_tiny_llava
 from tests.models.test_llava import inputs_of
+from tests.pictures import seen
 
 NEW = 6
 
@@ -228,7 +228,7 @@ def test_the_own_engine_and_hooks_in_generate_agree_and_a_batch_gives_what_singl
             assert run.kept[0].tolist() == kept[row]
             assert torch.equal(run.tokens.per_block[0], tokens[row])
             assert _until_end(alone, ends) == _until_end(together[row], ends)
-    compressed = compressor.compress(SeenPictures(loaded.adapter, batch["pixel_values"]))
+    compressed = compressor.compress(seen(loaded.adapter, batch["pixel_values"]))
     answers, cuts = answer_each(loaded.adapter, prompts, compressed, compressor.repack, compressor.stages, NEW)
     assert answers.tokens == [_until_end(row, ends) for row in together]
     assert [k.tolist() for k in cuts.decisions[-1].compression.kept] == kept
@@ -369,7 +369,7 @@ def test_prompt_side_needs_on_the_vision_side_are_refused():
 
 @torch.no_grad()
 def test_roles_tell_text_before_and_behind_the_picture(loaded, batch):
-    compressed = uniform(9).compress(SeenPictures(loaded.adapter, batch["pixel_values"]))
+    compressed = uniform(9).compress(seen(loaded.adapter, batch["pixel_values"]))
     _, layout = pack(loaded.adapter, dict(batch), compressed, repack=True)
     for row, ids, mask in zip(layout.role, batch["input_ids"], batch["attention_mask"], strict=True):
         prompt = ids[mask.bool()]

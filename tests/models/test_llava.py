@@ -30,10 +30,10 @@ from foveate.methods import (
 )
 from foveate.models.engine import Conversation, answer
 from foveate.models.load import LoadedModel, adapt, load
-from foveate.models.pictures import SeenPictures
 from foveate.reference.architecture import clip_config, llava_config
 from foveate.scorers import ClsEnsemble, ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
+from tests.pictures import seen
 
 NEW = 6
 
@@ -63,7 +63,7 @@ def inputs_of(loaded: LoadedModel, questions, images):
 def by_hand(model: LlavaForConditionalGeneration, compressor: Compressor, ids, pixels) -> list[int]:
     """Greedy tokens of one unpadded prompt: every step a full pass without cache over embeddings put together here."""
     adapter = adapt(model)
-    compressed = compressor.compress(SeenPictures(adapter, pixels))
+    compressed = compressor.compress(seen(adapter, pixels))
     tokens = iter(compressed.tokens.flatten(0, 1))
     stays = [[p in kept for p in range(144)] for kept in compressed.decision.compression.kept]
     stays = iter([stay for image in stays for stay in image])
@@ -130,7 +130,7 @@ def test_attached_generation_equals_a_full_recomputation_with_padding_and_severa
 def test_the_engine_that_shares_pictures_answers_like_attached_generate(loaded, samples, compressor):
     groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
     adapter = loaded.adapter
-    compressed = compressor.compress(SeenPictures(adapter, loaded.pixels([group[0].image for group in groups])))
+    compressed = compressor.compress(loaded.pictures([group[0].image for group in groups]))
     conversations = [
         Conversation.from_prompts([loaded.prompt(s.question) for s in group], adapter.image_token) for group in groups
     ]
@@ -147,7 +147,7 @@ def test_the_engine_that_shares_pictures_answers_like_attached_generate(loaded, 
 def test_prompts_equal_those_of_the_stock_processor(loaded, samples):
     inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
     assert loaded.prompt(samples[0].question) == inputs["input_ids"][0].tolist()
-    torch.testing.assert_close(loaded.pixels([samples[0].image]), inputs["pixel_values"])
+    torch.testing.assert_close(loaded.images([samples[0].image])[0]["pixel_values"], inputs["pixel_values"])
 
 
 def test_forward_with_labels_is_compressed_too(loaded, samples):
@@ -325,7 +325,10 @@ def test_images_are_given_once_and_whole(loaded, samples):
 def test_placeholders_that_do_not_fit_the_pictures_are_counted(loaded, samples):
     inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
     inputs["pixel_values"] = inputs["pixel_values"].repeat(2, 1, 1, 1)
-    with vtc_cls(16, 1).attached(loaded.model), pytest.raises(ValueError, match=r"\[144\] image tokens.*2 images.*288"):
+    with (
+        vtc_cls(16, 1).attached(loaded.model),
+        pytest.raises(ValueError, match=r"\[144\] image tokens.*runs of \[144, 144\]"),
+    ):
         loaded.model.generate(**inputs, max_new_tokens=2)
 
 
@@ -346,12 +349,12 @@ def test_a_tower_without_cls_is_named(samples):
     config.vision_feature_select_strategy = "full"
     adapter = adapt(LlavaForConditionalGeneration(config))
     with pytest.raises(UnsupportedNeed, match=r"Siglip.*ClsRows.*no \[CLS\].*ReceivedAttention"):
-        adapter.encode(torch.zeros(1, 3, 96, 96), vtc_cls(16, 1).needs)
+        seen(adapter, torch.zeros(1, 3, 96, 96)).encode(vtc_cls(16, 1).needs)
     with pytest.raises(UnsupportedNeed, match=r"InformationFlow.*\[CLS\]"):
-        flowcut(16).compress(SeenPictures(adapter, torch.zeros(1, 3, 96, 96)))
+        flowcut(16).compress(seen(adapter, torch.zeros(1, 3, 96, 96)))
     stand_in = VisionCompressor(ReceivedAttention(-2), 40)
     for compressor in (uniform(40), stand_in, divprune(40), tome(40)):
-        compressed = compressor.compress(SeenPictures(adapter, torch.rand(2, 3, 96, 96)))
+        compressed = compressor.compress(seen(adapter, torch.rand(2, 3, 96, 96)))
         assert compressed.tokens.shape == (2, 40, 128)
 
 
@@ -383,4 +386,9 @@ def test_checkpoints_that_cannot_be_used_are_named(tmp_path):
 
 
 def test_pictures_of_any_mode_are_read(loaded):
-    assert loaded.pixels([Image.new(mode, (50, 70)) for mode in ("L", "RGBA", "P")]).shape == (3, 3, 96, 96)
+    assert loaded.images([Image.new(mode, (50, 70)) for mode in ("L", "RGBA", "P")])[0]["pixel_values"].shape == (
+        3,
+        3,
+        96,
+        96,
+    )

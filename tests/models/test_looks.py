@@ -8,7 +8,7 @@ from foveate.data.load import load_samples
 from foveate.models.engine import answer_each, response_rows
 from foveate.models.load import load
 from foveate.models.looks import Looks, looks
-from foveate.models.pictures import SeenPictures
+from tests.pictures import seen
 
 NAMES = ("last", "question", "every", "response")
 GIVEN = ([7, 8, 9, 10, 11], [12], [], [13, 9])
@@ -22,11 +22,11 @@ class Asked:
         samples = load_samples("scenes", "search", limit=33)
         self.samples = [samples[i] for i in (0, 4, 11, 31)]
         self.prompts = [self.loaded.prompt(sample.question) for sample in self.samples]
-        self.pixels = self.loaded.pixels([sample.image for sample in self.samples])
+        self.pixels = self.loaded.images([sample.image for sample in self.samples])[0]["pixel_values"]
 
     @torch.inference_mode()
     def full(self, rows: slice = slice(None)) -> Compressed:
-        return Identity().compress(SeenPictures(self.loaded.adapter, self.pixels[rows]))
+        return Identity().compress(seen(self.loaded.adapter, self.pixels[rows]))
 
     def looks(self, answers, rows: slice = slice(None)) -> Looks:
         return looks(self.loaded.adapter, self.prompts[rows], self.full(rows), answers)

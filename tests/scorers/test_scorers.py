@@ -73,7 +73,7 @@ def golden(name: str) -> dict[str, np.ndarray]:
 
 
 def golden_trace(answers: dict) -> Trace:
-    return Trace({need: torch.from_numpy(value) for need, value in answers.items()}, Grid(24, 24), 1)
+    return Trace({need: torch.from_numpy(value) for need, value in answers.items()}, (Grid(24, 24),), 1)
 
 
 @pytest.mark.parametrize("given", SCORERS, ids=repr)
@@ -112,7 +112,7 @@ def test_evidence_gives_every_thing_its_best_patch_before_any_its_second():
     share[0, 0, [3, 4, 5]] = torch.tensor([0.9, 1.0, 0.8])
     share[0, 1, [40, 41]] = torch.tensor([0.1, 0.2])
     trace = random_trace((), batch=1)
-    trace = type(trace)({EvidenceShare(): share}, trace.grid, 1)
+    trace = type(trace)({EvidenceShare(): share}, trace.views, 1)
     order = Evidence().score(trace)[0].argsort(descending=True).tolist()
     assert set(order[:2]) == {4, 41}
     assert set(order[2:4]) == {3, 40}
@@ -164,14 +164,14 @@ def test_scores_and_choice_are_those_of_the_authors_of_trim():
 def test_rows_of_zeros_are_no_segments():
     trace = random_trace(TextSimilarity().needs)
     padded = torch.cat([trace[AlignedText()], torch.zeros(3, 4, 5)], 1)
-    longer = Trace({AlignedPatches(): trace[AlignedPatches()], AlignedText(): padded}, trace.grid, 3)
+    longer = Trace({AlignedPatches(): trace[AlignedPatches()], AlignedText(): padded}, trace.views, 3)
     for scorer in (TextSimilarity(), TextSimilarity(cosine=False), CDPRUNER):
         torch.testing.assert_close(scorer.score(longer), scorer.score(trace))
 
 
 def test_relevance_stays_finite_where_all_patches_are_alike():
     alike = {AlignedPatches(): torch.ones(1, 48, 5), AlignedText(): torch.ones(1, 1, 5)}
-    assert CDPRUNER.score(Trace(alike, Grid(6, 8), 1)).isfinite().all()
+    assert CDPRUNER.score(Trace(alike, (Grid(6, 8),), 1)).isfinite().all()
 
 
 def test_wide_cls_attention_is_that_of_the_authors_of_prumerge():
@@ -194,7 +194,7 @@ def test_a_token_norm_is_that_of_numpy(p, projected):
 
 def test_constant_scores_every_patch_alike_and_padding_never():
     places = torch.tensor([[0, 2, 5], [7, EXTRA, PADDING]])
-    scores = Constant().score(Trace({}, Grid(2, 4), 2, places))
+    scores = Constant().score(Trace({}, (Grid(2, 4),), 2, places))
     assert scores.tolist() == [[0, 0, 0], [0, 0, -torch.inf]]
     assert Constant().score(random_trace(())).unique().tolist() == [0]
 
@@ -225,13 +225,13 @@ def test_a_hybrid_does_not_look_at_padding(normalise):
     """Inside the language model a shorter row ends in padding, whose values may be anything."""
     scorer = Hybrid((PromptAttention(1), PromptAttention(2)), normalise=normalise)
     whole = random_trace(scorer.needs, batch=1)
-    place = torch.arange(whole.grid.patches)[None].clone()
+    place = torch.arange(whole.patches)[None].clone()
     place[:, 40:] = PADDING
     nonsense = {need: value.clone() for need, value in whole.values.items()}
     for value in nonsense.values():
         value[..., 40:] = torch.rand(8) * 100 - 50
-    padded = Trace(nonsense, whole.grid, 1, place)
-    cut = Trace({need: value[..., :40] for need, value in whole.values.items()}, whole.grid, 1, place[:, :40])
+    padded = Trace(nonsense, whole.views, 1, place)
+    cut = Trace({need: value[..., :40] for need, value in whole.values.items()}, whole.views, 1, place[:, :40])
     torch.testing.assert_close(scorer.score(padded)[:, :40], scorer.score(cut))
 
 

@@ -43,7 +43,7 @@ def trunk() -> SimpleNamespace:
 
 
 def trace(values: dict[Need, torch.Tensor] | None = None) -> Trace:
-    return Trace(values or {}, Grid(24, 24), 1)
+    return Trace(values or {}, (Grid(24, 24),), 1)
 
 
 def projected(patches: torch.Tensor, wide: bool) -> torch.Tensor:

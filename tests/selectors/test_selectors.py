@@ -101,7 +101,7 @@ def real(row: torch.Tensor) -> list[int]:
 
 
 def trace(batch: int = 1, grid: Grid = GRID, places: list[list[int]] | None = None) -> Trace:
-    return Trace({}, grid, batch, None if places is None else torch.tensor(places))
+    return Trace({}, (grid,), batch, None if places is None else torch.tensor(places))
 
 
 def random_scores(batch: int = 4, patches: int = GRID.patches, seed: int = 0) -> torch.Tensor:
@@ -126,7 +126,7 @@ def left_in_decoder(selector: Selector, places: list[int], padding: int) -> Trac
             case _:
                 nonsense = torch.full((*value.shape[:-1], padding), 9.0)
                 values[need] = torch.cat([value[..., places], nonsense], -1)
-    return Trace(values, GRID, 1, torch.tensor([[*places, *[PADDING] * padding]]))
+    return Trace(values, (GRID,), 1, torch.tensor([[*places, *[PADDING] * padding]]))
 
 
 @pytest.mark.parametrize("selector", [*RASTER, *ORDERED], ids=repr)
@@ -206,7 +206,7 @@ def test_equal_scores_go_to_the_lower_index(selector):
 )
 def test_equal_patches_are_kept_once_each_and_from_the_front(selector):
     values = {need: torch.ones(1, GRID.patches, 5) for need in selector.needs}
-    kept = selector.select(torch.ones(1, GRID.patches), Trace(values, GRID, 1), 7)
+    kept = selector.select(torch.ones(1, GRID.patches), Trace(values, (GRID,), 1), 7)
     assert kept.tolist() == [list(range(7))]
 
 
@@ -314,7 +314,7 @@ def test_neighbours_of_anchors_are_those_that_are_still_there():
     grid, places = Grid(4, 4), [[0, 1, 4, 5, 6, 9, 15, 21, 16, 31, EXTRA], [0, 3, 12, 15, 16, 19, *[PADDING] * 5]]
     received = torch.zeros(2, 1, 11)
     received[0, 0, 3] = received[1, 0, 1] = 1
-    answers = Trace({ReceivedRows(8): received}, grid, 2, torch.tensor(places))
+    answers = Trace({ReceivedRows(8): received}, (grid,), 2, torch.tensor(places))
     scores = torch.where(torch.tensor(places) == PADDING, -torch.inf, -torch.arange(11.0).flip(0).expand(2, -1))
     kept = Anchors(1.0).select(scores, answers, 5)
     assert kept.tolist() == [[1, 2, 3, 4, 5], [0, 1, 3, 4, 5]]  # above place 3 is -1, which becomes place 0
@@ -377,7 +377,7 @@ def test_maximum_coverage_equals_a_search_by_loops_and_ignores_padded_words():
         powers = np.exp(rows @ columns.T / temperature)
         return powers / powers.sum(1, keepdims=True) / len(rows)
 
-    kept = selector.select(torch.zeros(3, 48), Trace(values, GRID, 3), 9)
+    kept = selector.select(torch.zeros(3, 48), Trace(values, (GRID,), 3), 9)
     for i in range(3):
         words, projected, features = (values[need][i].double().numpy() for need in selector.needs)
         words = words[:4] if i == 1 else words
@@ -436,6 +436,6 @@ def test_a_sampled_share_meets_the_budget_on_average(keep):
     grid = Grid(12, 12)
     scores = torch.rand(400, 144, generator=torch.Generator().manual_seed(4))
     selector = OutliersAndStride(sampled=0.75)
-    counts = (selector.select(scores, Trace({}, grid, 400), keep) != PADDING).sum(1).float()
+    counts = (selector.select(scores, Trace({}, (grid,), 400), keep) != PADDING).sum(1).float()
     assert abs(counts.mean() - keep) < 1.5
     assert abs(selector.expected(keep, 144, 144) - counts.mean()) < 1

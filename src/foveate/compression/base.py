@@ -95,9 +95,10 @@ class Compressor(ABC):
 def whole(pictures: Pictures, needs: tuple[Need, ...]) -> Compressed:
     """Every patch, and the answers to the needs."""
     sources, trace = pictures.encode(needs)
-    patches = sources[:, : trace.grid.patches]
-    everything = torch.arange(trace.grid.patches, device=sources.device).expand(len(sources), -1)
-    return Compressed(pictures.project(patches), Decision(alike(trace, sources), Compression(everything)), trace)
+    patches = sources[:, : trace.patches]
+    everything = torch.arange(trace.patches, device=sources.device).expand(len(sources), -1)
+    decision = Decision(alike(trace, sources), Compression(everything))
+    return Compressed.of(pictures.project(patches), decision, trace, pictures.arrangement)
 
 
 def alike(trace: Trace, features: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from foveate.compression.base import Compressor, Positions, alike, whole
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.contracts import Pictures
 from foveate.core.needs import Downsampled, Need
-from foveate.core.types import Compressed, Compression, Decision, Grid
+from foveate.core.types import Compressed, Compression, Decision, Views
 from foveate.functional.geometry import nearest_grid, pooling_matrix
+from foveate.functional.regions import proportional
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,9 @@ class Pool(Compressor):
 
     def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
         sources, trace = pictures.encode(also)
-        compression = _pooled(trace.grid, resolve_keep(self.keep, trace.grid.patches), sources)
-        return Compressed(
-            pictures.project(compression.apply(sources)), Decision(alike(trace, sources), compression), trace
-        )
+        compression = _pooled(trace.views, resolve_keep(self.keep, trace.patches), sources)
+        tokens = pictures.project(compression.apply(sources))
+        return Compressed.of(tokens, Decision(alike(trace, sources), compression), trace, pictures.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)
@@ -40,13 +40,12 @@ class Downsample(Compressor):
     positions: Positions = "repacked"
 
     def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        grid = pictures.grid
-        keep = resolve_keep(self.keep, grid.patches)
+        keep, grid = resolve_keep(self.keep, pictures.arrangement.patches), pictures.arrangement.views[0]
         need = Downsampled(*nearest_grid(keep, grid.rows, grid.columns))
         _, trace = pictures.encode((need, *also))
         features = trace[need]
-        decision = Decision(alike(trace, features), _pooled(grid, keep, features))
-        return Compressed(pictures.project(features), decision, trace)
+        decision = Decision(alike(trace, features), _pooled((grid,), keep, features))
+        return Compressed.of(pictures.project(features), decision, trace, pictures.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)
@@ -75,19 +74,25 @@ class Blind(Compressor):
         everything = whole(pictures, also)
         nothing = torch.empty(len(everything.tokens), 0, dtype=torch.long, device=everything.tokens.device)
         decision = replace(everything.decision, compression=Compression(nothing))
-        return replace(everything, tokens=everything.tokens[:, :0], decision=decision)
+        return replace(everything, tokens=everything.tokens[:, :0], decision=decision, separators=False)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return (0.0,) * depth
 
 
-def _pooled(grid: Grid, keep: int, features: Tensor) -> Compression:
-    rows, columns = nearest_grid(keep, grid.rows, grid.columns)
-    mixing = pooling_matrix(grid.rows, grid.columns, rows, columns).to(features.device)
-    down, right = torch.arange(rows) * grid.rows // rows, torch.arange(columns) * grid.columns // columns
-    middle = (down + grid.rows // rows // 2)[:, None] * grid.columns + right + grid.columns // columns // 2
-    batch = len(features)
-    return Compression(middle.flatten().to(features.device).expand(batch, -1), mixing.expand(batch, -1, -1))
+def _pooled(views: Views, keep: int, features: Tensor) -> Compression:
+    """Every view pooled by itself; the budget is shared out in proportion to their patches."""
+    sizes = torch.tensor([[float(grid.patches) for grid in views]])
+    middles, blocks, start = [], [], 0
+    for grid, share in zip(views, proportional(sizes, keep)[0].tolist(), strict=True):
+        rows, columns = nearest_grid(max(1, share), grid.rows, grid.columns)
+        blocks.append(pooling_matrix(grid.rows, grid.columns, rows, columns))
+        down, right = torch.arange(rows) * grid.rows // rows, torch.arange(columns) * grid.columns // columns
+        middle = (down + grid.rows // rows // 2)[:, None] * grid.columns + right + grid.columns // columns // 2
+        middles.append(start + middle.flatten())
+        start += grid.patches
+    origin, mixing = torch.cat(middles).to(features.device), torch.block_diag(*blocks).to(features.device)
+    return Compression(origin.expand(len(features), -1), mixing.expand(len(features), -1, -1))
 
 
 def _planned(keep: Keep, patches: int, depth: int) -> tuple[float, ...]:

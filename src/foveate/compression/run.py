@@ -1,9 +1,14 @@
 """What an attached compressor did."""
 
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from foveate.core.types import Compressed, Decision
+from foveate.core.types import Arrangement, Compressed, Decision
 from foveate.cost.tokens import TokenAccount, account
 from foveate.models.cutting import Cutting
 from foveate.models.decoder import Layout
@@ -21,21 +26,24 @@ class Run:
         compressed, layout, cuts = self._call
         if not cuts.decisions:
             return compressed.decision.compression.kept
-        patches, last = cuts.grid.patches, cuts.decisions[-1].compression.kept
-        images = layout.images.tolist()
         return [
-            prompt[prompt // patches == image] % patches
-            for prompt, count in zip(last, images, strict=True)
-            for image in range(count)
+            prompt[(prompt >= start) & (prompt < start + patches)] - start
+            for prompt, images in zip(cuts.decisions[-1].compression.kept, layout.prompts, strict=True)
+            for start, patches in _stretches(images)
         ]
 
     @property
     def scores(self) -> Float[Tensor, "image patch"]:
-        """The scores of the last stage; NaN for a patch that was gone before it."""
-        compressed, _, cuts = self._call
+        """The scores of the last stage; NaN for a patch that was gone before it, or that a smaller image lacks."""
+        compressed, layout, cuts = self._call
         if not cuts.decisions:
             return compressed.decision.scores
-        return cuts.decisions[-1].scores.unflatten(1, (-1, cuts.grid.patches)).flatten(0, 1)
+        rows = [
+            scores[start : start + patches]
+            for scores, images in zip(cuts.decisions[-1].scores, layout.prompts, strict=True)
+            for start, patches in _stretches(images)
+        ]
+        return pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
     @property
     def decisions(self) -> list[Decision]:
@@ -57,3 +65,9 @@ class Run:
         if self._latest is None:
             raise LookupError("nothing was compressed yet: call the model with an image inside the `with`")
         return self._latest
+
+
+def _stretches(images: Sequence[Arrangement]) -> list[tuple[int, int]]:
+    """Where the patches of each image of a prompt begin, and how many they are."""
+    counts = [image.patches for image in images]
+    return list(zip(accumulate(counts, initial=0), counts, strict=False))

@@ -9,7 +9,7 @@ from foveate.core.budget import Keep, resolve_keep
 from foveate.core.contracts import Merger, Pictures, Reduction, Scorer, Selector
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need
-from foveate.core.types import Compressed, Decision, Trace
+from foveate.core.types import Compressed, Decision
 from foveate.functional.ranking import marked
 from foveate.mergers import Drop
 from foveate.selectors import TopK
@@ -26,7 +26,9 @@ class VisionCompressor(Compressor):
         merger: What becomes of the others.
         merge_projected: Merge behind the projector instead of before it.
         positions: "repacked" numbers the remaining tokens consecutively, as the original LLaVA code does; "original"
-            lets every token keep the position it had.
+            lets every token keep the position it had. Where a position has three axes, it is always kept.
+        separators: Whether tokens between patches, such as those with which LLaVA-NeXT ends a row, stay; they count as
+            visual tokens, beyond `keep`.
     """
 
     scorer: Scorer
@@ -35,6 +37,7 @@ class VisionCompressor(Compressor):
     merger: Merger = Drop()
     merge_projected: bool = False
     positions: Positions = "repacked"
+    separators: bool = True
 
     def __post_init__(self) -> None:
         if late := [need for need in self.needs if need.in_decoder]:
@@ -46,16 +49,15 @@ class VisionCompressor(Compressor):
 
     def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
         sources, trace = pictures.encode((*self.needs, *also))
-        keep = selectable(self.keep, self.merger, trace.grid.patches)
-        material = pictures.project(sources[:, : trace.grid.patches]) if self.merge_projected else sources
+        keep = selectable(self.keep, self.merger, trace.patches)
+        material = pictures.project(sources[:, : trace.patches]) if self.merge_projected else sources
         with torch.no_grad():  # gradients flow through the tokens, not through the choice
             scores = sound(self.scorer.score(trace), self.scorer).to(sources.device)
             kept = self.selector.select(scores, trace, keep)
             compression = self.merger.merge(material, kept, scores, trace)
         tokens = compression.apply(material)
-        return Compressed(
-            tokens if self.merge_projected else pictures.project(tokens), Decision(scores, compression), trace
-        )
+        tokens = tokens if self.merge_projected else pictures.project(tokens)
+        return Compressed.of(tokens, Decision(scores, compression), trace, pictures.arrangement, self.separators)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         keep = selectable(self.keep, self.merger, patches)
@@ -79,11 +81,11 @@ class TowerCompressor(Compressor):
     positions: Positions = "repacked"
 
     def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        keep = resolve_keep(self.keep, pictures.grid.patches)
-        features, compression = pictures.reduced(self.reduction, keep)
-        stays = marked(compression.origin, pictures.grid.patches)
-        trace = pictures.encode(also)[1] if also else Trace({}, pictures.grid, len(features))
-        return Compressed(pictures.project(features), Decision(stays.float(), compression), trace)
+        arrangement = pictures.arrangement
+        features, compression = pictures.reduced(self.reduction, resolve_keep(self.keep, arrangement.patches))
+        stays = marked(compression.origin, arrangement.patches)
+        trace = pictures.encode(also)[1] if also else arrangement.trace({}, len(features))
+        return Compressed.of(pictures.project(features), Decision(stays.float(), compression), trace, arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return (float(resolve_keep(self.keep, patches)),) * depth

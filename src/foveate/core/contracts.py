@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from foveate.core.needs import Need
-from foveate.core.types import Block, Compression, Decision, Grid, Trace
+from foveate.core.types import Arrangement, Block, Compression, Decision, Trace
 
 
 class Plugin(ABC):  # noqa: B024 (what a plug-in must do, its kind says)
@@ -70,9 +70,9 @@ class Merger(Plugin):
 
 
 class Pictures(ABC):
-    """A batch of images as a model sees them; what a compressor works with."""
+    """A batch of images of one arrangement as a model sees them; what a compressor works with."""
 
-    grid: Grid
+    arrangement: Arrangement
 
     @abstractmethod
     def encode(self, needs: Sequence[Need]) -> tuple[Float[Tensor, "image source dim"], Trace]:

@@ -80,6 +80,13 @@ class Features(Need):
 
 
 @dataclass(frozen=True)
+class Deepstack(Need):
+    """What some language models add to their visual tokens behind their first blocks: Float[batch level patch dim]."""
+
+    patch_axis: ClassVar[int | None] = -2
+
+
+@dataclass(frozen=True)
 class Downsampled(Need):
     """Features before the projector of the picture at lower resolution, in raster order: Float[batch token dim].
 
@@ -205,6 +212,7 @@ class Role(IntEnum):
     BEFORE = 1  # text up to the last visual token
     VISUAL = 2
     QUESTION = 3  # text after it
+    SEPARATOR = 4  # stands between visual tokens, at no patch's place, such as at the end of a row
 
 
 def resolve_layers(layers: Layers, depth: int, feature_layer: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +17,7 @@ EXTRA = -2  # as origin of a token: a real token that stands at no patch's place
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the patches of an image lie: raster order, row by row."""
+    """Where the patches of a view lie: raster order, row by row."""
 
     rows: int
     columns: int
@@ -26,32 +27,76 @@ class Grid:
         return self.rows * self.columns
 
 
+Views = tuple[Grid, ...]
+"""Of an image, or of all images of a prompt: their patches are numbered view by view."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Where the patches of one image lie, and how they stand in the run of its placeholders.
+
+    A patch is what becomes one visual token: where a model merges several of its tower's patches, all of them together.
+
+    Attributes:
+        views: One for most models; the whole picture and its enlargement, or tile by tile, for those that cut it up.
+        boxes: The part of the picture that each view shows: top, left, bottom and right as shares of its sides.
+        separators: Where in the run tokens stand that are no patch, such as those that end a row; ascending.
+        tiles: Of each patch which of the tower's pictures shows it; empty where there is but one.
+    """
+
+    views: Views
+    boxes: tuple[tuple[float, float, float, float], ...] = ((0.0, 0.0, 1.0, 1.0),)
+    separators: tuple[int, ...] = ()
+    tiles: tuple[int, ...] = ()
+
+    @property
+    def patches(self) -> int:
+        return sum(view.patches for view in self.views)
+
+    @property
+    def length(self) -> int:
+        """How many placeholders the run has."""
+        return self.patches + len(self.separators)
+
+    def trace(self, values: Mapping[Need, Tensor], batch: int) -> "Trace":
+        """What was recorded of so many images of this arrangement."""
+        tiles = torch.tensor(self.tiles) if self.tiles else None
+        return Trace(values, self.views, batch, tiles=tiles)
+
+    @cached_property
+    def offsets(self) -> Int[Tensor, " patch"]:
+        """Where in the run each patch stands."""
+        stands = torch.ones(self.length, dtype=torch.bool)
+        stands[list(self.separators)] = False
+        return stands.nonzero()[:, 0]
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """What was recorded for a batch of images: the answer to each need, under that need.
 
-    Before the language model the patch axis holds every patch of an image. At a cut inside it, it holds the visual
-    tokens that are still there, `place` tells which patches they are, and with several images in a prompt the patches
-    of the second count on from those of the first.
+    All rows of a trace are of one shape. Before the language model the patch axis holds every patch of an image. At a
+    cut inside it, it holds the visual tokens that are still there, `place` tells which patches they are, and with
+    several images in a prompt the patches of the second count on from those of the first.
 
     Attributes:
         values: The answers.
-        grid: Of one image.
+        views: Of the images of every row.
         batch: Number of rows.
         place: Int[batch patch], where it is not simply every patch: the patch, `EXTRA` or `PADDING`.
-        images: How many images every row is about.
+        tiles: Of every patch of the views which of the tower's pictures shows it; None where each view is one.
     """
 
     values: Mapping[Need, Tensor]
-    grid: Grid
+    views: Views
     batch: int
     place: Int[Tensor, "batch patch"] | None = None
-    images: int = 1
+    tiles: Int[Tensor, " patch"] | None = None
 
     @property
     def patches(self) -> int:
         """How many patches the images of a row have, before any compression."""
-        return self.images * self.grid.patches
+        return sum(view.patches for view in self.views)
 
     def __getitem__(self, need: Need) -> Tensor:
         if need not in self.values:
@@ -64,7 +109,7 @@ class Trace:
     @property
     def places(self) -> Int[Tensor, "batch patch"]:
         """`place`, spelled out."""
-        return torch.arange(self.grid.patches).expand(self.batch, -1) if self.place is None else self.place
+        return torch.arange(self.patches).expand(self.batch, -1) if self.place is None else self.place
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,11 +169,30 @@ class Compressed:
         tokens: After the projector; rows without a token are zero or arbitrary.
         decision: How they came about.
         carried: Answers to needs that a later stage inside the language model reads.
+        arrangements: Of each image. Where images differ in shape, what has fewer patches than others ends in padding:
+            scores of NaN, and answers of 0.
+        separators: Whether tokens between patches, such as those that end a row, stay in the prompt.
     """
 
     tokens: Float[Tensor, "image token dim"]
     decision: Decision
-    carried: Trace
+    carried: Mapping[Need, Tensor]
+    arrangements: tuple[Arrangement, ...]
+    separators: bool = True
+
+    @property
+    def visible(self) -> Int[Tensor, " image"]:
+        """How many tokens of each image the language model is given, separators too."""
+        count = self.decision.compression.count
+        stay = [len(image.separators) if self.separators else 0 for image in self.arrangements]
+        return count + torch.tensor(stay, dtype=count.dtype, device=count.device)
+
+    @classmethod
+    def of(
+        cls, tokens: Tensor, decision: Decision, trace: Trace, arrangement: Arrangement, separators: bool = True
+    ) -> "Compressed":
+        """Of images of one arrangement."""
+        return cls(tokens, decision, trace.values, (arrangement,) * len(tokens), separators)
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,7 +92,7 @@ class Measuring(lightning.LightningModule):
         loaded, plan = self.encodings.loaded, self.plan
         grid = loaded.adapter.tower.grid
         prompts = [loaded.prompt(sample.question) for sample in batch]
-        share = evidence_of(batch, grid)
+        share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch])
         inquiry = inquire(self.encodings, batch, prompts, self.max_new_tokens)
         pictures = asked(self.encodings, batch, prompts, share)
         seen = signals_of(loaded.adapter, pictures, share) + asked_signals(inquiry, pictures, prompts)

@@ -13,13 +13,13 @@ from tqdm import tqdm
 from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.contracts import Pictures
-from foveate.core.types import Compressed, Compression, Decision, Trace
+from foveate.core.types import Arrangement, Compressed, Compression, Decision
 from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import Encodings
 from foveate.functional.ranking import listed
 from foveate.functional.regions import rank_within, squares
+from foveate.models.adapter import Adapter
 from foveate.models.engine import Conversation, answer, likelihood
-from foveate.models.llava import Llava
 from foveate.models.pictures import Texts
 
 SEQUENCES = 48  # token sequences run at once, unless said otherwise
@@ -37,7 +37,7 @@ class Inquiry:
             about other answers than the model's own.
     """
 
-    llava: Llava
+    llava: Adapter
     conversations: Sequence[Conversation]
     tokens: Float[Tensor, "picture patch dim"]
     answers: Sequence[Sequence[int]]
@@ -45,7 +45,7 @@ class Inquiry:
     @classmethod
     @torch.inference_mode()
     def own(
-        cls, llava: Llava, pictures: Pictures, prompts: Sequence[Sequence[Sequence[int]]], max_new_tokens: int
+        cls, llava: Adapter, pictures: Pictures, prompts: Sequence[Sequence[Sequence[int]]], max_new_tokens: int
     ) -> "Inquiry":
         """About what the model itself says when it sees everything.
 
@@ -222,5 +222,6 @@ def _pieces(inquiry: Inquiry, rows: int, at_once: int) -> list[_Piece]:
 def _only(inquiry: Inquiry, stays: Bool[Tensor, "row patch"], pictures: Sequence[int]) -> Compressed:
     """Of the given pictures the given patches."""
     compression = Compression(listed(stays))
-    trace = Trace({}, inquiry.llava.tower.grid, len(stays))
-    return Compressed(compression.apply(inquiry.tokens[list(pictures)]), Decision(stays.float(), compression), trace)
+    arrangements = (Arrangement((inquiry.llava.tower.grid,)),) * len(stays)
+    tokens = compression.apply(inquiry.tokens[list(pictures)])
+    return Compressed(tokens, Decision(stays.float(), compression), {}, arrangements)

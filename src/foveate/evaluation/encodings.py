@@ -1,9 +1,11 @@
 """Vision features and [CLS] rows of all layers: computed once per model and data, replayed by every configuration."""
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from dataclasses import asdict
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ from PIL.Image import Image
 from torch import Tensor
 
 from foveate.core.contracts import Pictures, Reduction
-from foveate.core.needs import AlignedPatches, ClsRows, EvidenceShare, Features, Fingerprint, Need
-from foveate.core.types import Compression, Trace
+from foveate.core.needs import AlignedPatches, ClsRows, Deepstack, EvidenceShare, Features, Fingerprint, Need
+from foveate.core.types import Arrangement, Compression, Grid, Trace
+from foveate.models.joining import alike
 from foveate.models.load import LoadedModel
-from foveate.models.pictures import Texts, told
+from foveate.models.pictures import Asked, SeenPictures, Texts, told, with_deepstack
 
 _PICTURES = 16  # encoded at a time
 
@@ -37,6 +40,9 @@ class Encodings:
     def __init__(self, loaded: LoadedModel, images: Mapping[str, Image], table: Dataset) -> None:
         self.loaded, self.images, self.table = loaded, images, table.with_format("torch")
         self._row = {image_id: row for row, image_id in enumerate(table["image_id"])}
+        read = cache(_read)
+        written = zip(table["image_id"], table["arrangement"], strict=True)
+        self.arrangements = {image_id: read(text) for image_id, text in written}
 
     @classmethod
     def of(cls, loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> "Encodings":
@@ -54,7 +60,7 @@ class Encodings:
         return cls(loaded, images, Dataset.load_from_disk(str(folder)))
 
     def pictures(self, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> "EncodedPictures":
-        """The given pictures, one per row; they may repeat.
+        """The given pictures of one arrangement, one per row; they may repeat.
 
         Args:
             image_ids: One per row.
@@ -63,9 +69,9 @@ class Encodings:
         """
         return EncodedPictures(self, image_ids, evidence, texts)
 
-    def pixels(self, image_ids: Sequence[str]) -> Tensor:
-        """What the tower is given of these pictures."""
-        return self.loaded.pixels([self.images[image_id] for image_id in image_ids])
+    def seen(self, image_ids: Sequence[str]) -> SeenPictures:
+        """These pictures themselves."""
+        return self.loaded.pictures([self.images[image_id] for image_id in image_ids])
 
     def rows(self, image_ids: Sequence[str]) -> dict[str, Any]:
         """Stored columns."""
@@ -77,49 +83,59 @@ class EncodedPictures(Pictures):
 
     def __init__(self, encodings: Encodings, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> None:
         self.encodings, self.evidence, self.texts = encodings, evidence, texts
-        self.llava = encodings.loaded.adapter
-        self.grid = self.llava.tower.grid
+        self.adapter = encodings.loaded.adapter
+        self.arrangement = encodings.arrangements[image_ids[0]]
         self.ids = list(dict.fromkeys(image_ids))
-        self.owner = torch.tensor([self.ids.index(image_id) for image_id in image_ids], device=self.llava.model.device)
+        self.owner = torch.tensor(
+            [self.ids.index(image_id) for image_id in image_ids], device=self.adapter.model.device
+        )
 
     @cached_property
     def _rows(self) -> dict[str, Any]:
         return self.encodings.rows(self.ids)
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
-        device, rows = self.llava.model.device, self._rows
-        sources = rows["features"].to(device, self.llava.model.dtype)
+        adapter, device, rows = self.adapter, self.adapter.model.device, self._rows
+        patches = self.arrangement.patches
+        sources = rows["features"].to(device, adapter.model.dtype)
+        needs = with_deepstack(adapter, needs)
         values: dict[Need, Tensor] = {}
         for need in needs:
             match need:
                 case ClsRows():
-                    layers = list(self.llava.layers(need))
-                    values[need] = rows["cls_rows"][:, layers].unflatten(2, (-1, self.grid.patches))
+                    found = rows["cls_rows"].unflatten(2, (adapter.tower.depth, -1))
+                    values[need] = found[:, :, list(adapter.layers(need))].permute(0, 2, 3, 1)
+                case Deepstack():
+                    values[need] = rows["deepstack"].unflatten(2, (adapter.deep, -1)).movedim(2, 1)
                 case Fingerprint():
                     values[need] = rows["fingerprint"]
-                case Features():
-                    patches = sources[:, : self.grid.patches]
-                    values[need] = self.llava.project(patches) if need.projected else patches
+                case Features(projected=True):
+                    values[need] = adapter.project(sources[:, :patches])
+                case Features() if not adapter.packs_projected:
+                    values[need] = sources[:, :patches]
         live = [need for need in needs if need not in values and not need.per_question]
         asked = [need for need in live if not isinstance(need, AlignedPatches)]
         if asked:
-            values |= self.llava.encode(self.encodings.pixels(self.ids), asked)[1]
+            seen = self.encodings.seen(self.ids)
+            values |= adapter.encode(seen.images, self.arrangement, asked)[1]
         companion = self.encodings.loaded.companion
-        values |= {need: told(self.llava, need, sources, None, companion) for need in live if need not in values}
+        silent = Asked(adapter, self.arrangement, None, companion)
+        values |= {need: told(silent, need, sources, values) for need in live if need not in values}
         values = {need: value.to(device)[self.owner] for need, value in values.items()}
         sources = sources[self.owner]
+        about = Asked(adapter, self.arrangement, self.texts, companion)
         for need in needs:
             if isinstance(need, EvidenceShare):
                 values[need] = self.evidence.to(device)
             elif need not in values:
-                values[need] = told(self.llava, need, sources, self.texts, companion)
-        return sources, Trace(values, self.grid, len(self.owner))
+                values[need] = told(about, need, sources, values)
+        return sources, self.arrangement.trace(values, len(self.owner))
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
-        return self.llava.project(features)
+        return self.adapter.project(features)
 
     def reduced(self, reduction: Reduction, keep: int) -> tuple[Float[Tensor, "image token dim"], Compression]:
-        features, compression = self.llava.reduced(self.encodings.pixels(self.ids), reduction, keep)
+        features, compression = self.encodings.seen(self.ids).reduced(reduction, keep)
         mixing = compression.mixing
         mixing = None if mixing is None else mixing[self.owner]
         return features[self.owner], Compression(compression.origin[self.owner], mixing)
@@ -128,8 +144,9 @@ class EncodedPictures(Pictures):
 def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> None:
     ids = list(images)
     first = next(_encoded(loaded, images, ids[:1]))
-    columns = {"image_id": Value("string"), "fingerprint": Value("int64")}
-    columns |= {name: Array2D(first[name].shape, "float32") for name in ("features", "cls_rows") if name in first}
+    columns = {"image_id": Value("string"), "fingerprint": Value("int64"), "arrangement": Value("string")}
+    arrays = {name: value for name, value in first.items() if name not in columns}
+    columns |= {name: Array2D((None, value.shape[1]), "float32") for name, value in arrays.items()}
     with _without_progress_bars():  # a study has its own
         table = Dataset.from_generator(
             _encoded,
@@ -154,16 +171,31 @@ def _without_progress_bars() -> Iterator[None]:
 
 
 def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str]) -> Iterator[dict[str, Any]]:
-    """One row per picture; [CLS] rows as (layer, head x patch)."""
-    rows = ClsRows(tuple(range(loaded.adapter.tower.depth)))
-    needs = (Fingerprint(), rows) if loaded.adapter.tower.has_cls else (Fingerprint(),)
+    """One row per picture; what is known of patches as (patch, everything else)."""
+    adapter = loaded.adapter
+    rows = ClsRows(tuple(range(adapter.tower.depth)))
+    needs = [Fingerprint(), *([rows] if adapter.tower.has_cls else []), *([Deepstack()] if adapter.deep else [])]
     for start in range(0, len(ids), _PICTURES):
         batch = ids[start : start + _PICTURES]
-        with torch.inference_mode():
-            sources, values = loaded.adapter.encode(loaded.pixels([images[i] for i in batch]), needs)
-        for number, image_id in enumerate(batch):
-            row = {"image_id": image_id, "fingerprint": int(values[Fingerprint()][number])}
-            row["features"] = sources[number].float().cpu().numpy()
-            if loaded.adapter.tower.has_cls:
-                row["cls_rows"] = values[rows][number].flatten(1).cpu().numpy()
-            yield row
+        inputs, arrangements = loaded.images([images[i] for i in batch])
+        for group in alike(arrangements):
+            some = inputs if len(group) == len(batch) else adapter.chosen(inputs, group, arrangements)
+            with torch.inference_mode():
+                sources, values = adapter.encode(some, arrangements[group[0]], needs)
+            for number, place in enumerate(group):
+                row = {"image_id": batch[place], "fingerprint": int(values[Fingerprint()][number])}
+                row["arrangement"] = json.dumps(asdict(arrangements[place]))
+                row["features"] = sources[number].float().cpu().numpy()
+                if adapter.tower.has_cls:  # (layer, head, patch)
+                    row["cls_rows"] = values[rows][number].flatten(0, 1).T.cpu().numpy()
+                if adapter.deep:  # (level, patch, dim)
+                    row["deepstack"] = values[Deepstack()][number].transpose(0, 1).flatten(1).float().cpu().numpy()
+                yield row
+
+
+def _read(text: str) -> Arrangement:
+    """An arrangement as it was written."""
+    found = json.loads(text)
+    boxes = tuple((top, left, bottom, right) for top, left, bottom, right in found["boxes"])
+    views = tuple(Grid(**view) for view in found["views"])
+    return Arrangement(views, boxes, tuple(found["separators"]), tuple(found["tiles"]))

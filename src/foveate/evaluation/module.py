@@ -9,16 +9,19 @@ import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn import functional as F
 
 from foveate.compression import Compressor
-from foveate.core.types import Grid
+from foveate.core.needs import Deepstack, Need
+from foveate.core.types import Arrangement, Compressed
 from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import EncodedPictures, Encodings
 from foveate.evaluation.records import Record, RunFolder
 from foveate.metrics.answers import SCORINGS
 from foveate.metrics.evidence import evidence_recall, evidence_share, things_kept
 from foveate.models.engine import Answers, Conversation, answer, answer_each
+from foveate.models.joining import alike
+from foveate.models.joining import compressed as joined
 from foveate.models.pictures import Texts
 
 
@@ -31,13 +34,13 @@ class Answering(lightning.LightningModule):
         self.loaded = encodings.loaded
 
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
-        share = evidence_of(batch, self.loaded.adapter.tower.grid)
+        arranged = [self.encodings.arrangements[sample.image_id] for sample in batch]
+        share = evidence_of(batch, arranged)
         groups = self._sharing_a_picture(batch)
         first = [group[0] for group in groups]
-        prompts = [self.loaded.prompt(sample.question) for sample in batch]
-        pictures = asked(self.encodings, [batch[i] for i in first], [prompts[i] for i in first], share[first])
+        prompts = [self.loaded.prompt(sample.question, image) for sample, image in zip(batch, arranged, strict=True)]
         references = [self.loaded.reference(sample.question, _foremost(sample.references)) for sample in batch]
-        compressed = self.compressor.compress(pictures)
+        compressed = self._compressed(batch, prompts, share, first)
         repack, llava, limit = self.compressor.repack, self.loaded.adapter, self.max_new_tokens
         if self.compressor.stages:
             answers, cuts = answer_each(llava, prompts, compressed, repack, self.compressor.stages, limit, references)
@@ -46,12 +49,20 @@ class Answering(lightning.LightningModule):
             turns = [[prompts[i] for i in group] for group in groups]
             conversations = [Conversation.from_prompts(group, llava.image_token) for group in turns]
             answers = answer(llava, conversations, compressed, repack, limit, references)
-            compression = compressed.decision.compression
             owner = [row for row, group in enumerate(groups) for _ in group]
-            kept = [compression.kept[row] for row in owner]
-            blocks = compression.count[owner][:, None].expand(-1, llava.decoder.depth)
+            kept = [compressed.decision.compression.kept[row] for row in owner]
+            blocks = compressed.visible[owner][:, None].expand(-1, llava.decoder.depth)
         texts_only = [len(prompt) - prompt.count(llava.image_token) for prompt in prompts]
         return self._records(batch, answers, kept, blocks, texts_only, share)
+
+    def _compressed(
+        self, batch: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor, first: Sequence[int]
+    ) -> Compressed:
+        """What the language model is given of the pictures of these questions of a batch."""
+        also: tuple[Need, ...] = (Deepstack(),) if self.loaded.adapter.deep else ()
+        samples, asks = [batch[i] for i in first], [prompts[i] for i in first]
+        groups, pictures = asked_alike(self.encodings, samples, asks, share[first])
+        return joined(lambda some: self.compressor.compress(some, also), groups, pictures)
 
     def _sharing_a_picture(self, batch: Sequence[VQASample]) -> list[list[int]]:
         """Positions in the batch that share a compressed picture: all questions about it, unless each needs its own."""
@@ -97,7 +108,7 @@ class Answering(lightning.LightningModule):
 def asked(
     encodings: Encodings, samples: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor
 ) -> EncodedPictures:
-    """The pictures of these questions with what is asked about them, one row per question.
+    """The pictures of these questions, all of one arrangement, with what is asked about them: one row per question.
 
     Args:
         encodings: Of the data set.
@@ -111,9 +122,35 @@ def asked(
     return encodings.pictures([sample.image_id for sample in samples], share, texts)
 
 
-def evidence_of(samples: Sequence[VQASample], grid: Grid) -> Tensor:
-    """(question, thing, patch): see `evidence_share`."""
-    return pad_sequence([evidence_share(torch.from_numpy(s.evidence), grid) for s in samples], batch_first=True)
+def asked_alike(
+    encodings: Encodings, samples: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor
+) -> tuple[list[list[int]], Callable[[list[int]], EncodedPictures]]:
+    """Rows whose pictures have the same arrangement, and the pictures of such rows; otherwise as `asked`."""
+    arranged = [encodings.arrangements[sample.image_id] for sample in samples]
+
+    def pictures(rows: list[int]) -> EncodedPictures:
+        needed = share[rows][..., : arranged[rows[0]].patches]
+        return asked(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], needed)
+
+    return alike(arranged), pictures
+
+
+def evidence_of(samples: Sequence[VQASample], arrangements: Sequence[Arrangement]) -> Tensor:
+    """(question, thing, patch): see `evidence_share`; of an image whose views lie nobody knows where, nothing."""
+    shares = [_evidence(torch.from_numpy(s.evidence), image) for s, image in zip(samples, arrangements, strict=True)]
+    longest = [max(share.shape[axis] for share in shares) for axis in (0, 1)]
+    return torch.stack([F.pad(s, (0, longest[1] - s.shape[1], 0, longest[0] - s.shape[0])) for s in shares])
+
+
+def _evidence(masks: Tensor, image: Arrangement) -> Tensor:
+    if not image.boxes:
+        return torch.zeros(0, image.patches)
+    height, width = masks.shape[1:]
+    views = []
+    for grid, (top, left, bottom, right) in zip(image.views, image.boxes, strict=True):
+        down, across = slice(int(top * height), int(bottom * height)), slice(int(left * width), int(right * width))
+        views.append(evidence_share(masks[:, down, across], grid))
+    return torch.cat(views, 1)
 
 
 def _foremost(references: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from foveate.core.contracts import Pictures
 from foveate.core.needs import ClsRows, Fingerprint, Need, ReceivedRows
 from foveate.evaluation.causal import Inquiry
 from foveate.metrics.evidence import SHOWN
-from foveate.models.llava import Llava
+from foveate.models.adapter import Adapter
 from foveate.models.looks import looks
 from foveate.scorers import Random, Uniform
 
@@ -56,7 +56,7 @@ class Signal(NamedTuple):
         return self.map if self.per_question else self.map[first]
 
 
-def signals_of(llava: Llava, pictures: Pictures, share: Float[Tensor, "question thing patch"]) -> list[Signal]:
+def signals_of(llava: Adapter, pictures: Pictures, share: Float[Tensor, "question thing patch"]) -> list[Signal]:
     """What is known before the language model runs, and the controls.
 
     Args:
@@ -110,7 +110,7 @@ def asked_signals(inquiry: Inquiry, pictures: Pictures, prompts: Sequence[Sequen
 def norms_of(pictures: Pictures) -> Float[Tensor, "question patch"]:
     """Of the features that the projector is given."""
     sources, _ = pictures.encode(())
-    return sources[:, : pictures.grid.patches].float().norm(dim=-1).cpu()
+    return sources[:, : pictures.arrangement.patches].float().norm(dim=-1).cpu()
 
 
 def target_of(signals: Sequence[Signal]) -> Float[Tensor, "question patch"]:

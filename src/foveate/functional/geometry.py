@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foveate.core.types import Views
+
 
 @lru_cache
 def evenness(rows: int, columns: int) -> Float[Tensor, " patch"]:
@@ -25,6 +27,11 @@ def evenness(rows: int, columns: int) -> Float[Tensor, " patch"]:
         scores[best] = 1 - rank / len(cells)
         nearest = torch.minimum(nearest, distance[best])
     return scores
+
+
+def even(views: Views) -> Float[Tensor, " patch"]:
+    """`evenness` of every view, one after the other: every prefix covers all of them in proportion to their patches."""
+    return torch.cat([evenness(grid.rows, grid.columns) for grid in views])
 
 
 def nearest_grid(keep: int, rows: int, columns: int) -> tuple[int, int]:

@@ -4,22 +4,33 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.types import PADDING, Grid
+from foveate.core.types import PADDING, Grid, Views
 from foveate.functional.ranking import marked
 
 
+def numbered(
+    places: Int[Tensor, "batch patch"], views: Views
+) -> tuple[Int[Tensor, "batch patch"], Int[Tensor, "batch patch"]]:
+    """In which view each place lies, and its number there."""
+    real, starts = places.clamp(min=0), _starts(views).to(places.device)
+    view = torch.searchsorted(starts, real, right=True) - 1
+    return view, real - starts[view]
+
+
 def located(
-    places: Int[Tensor, "batch patch"], grid: Grid
+    places: Int[Tensor, "batch patch"], views: Views
 ) -> tuple[Int[Tensor, "batch patch"], Int[Tensor, "batch patch"], Int[Tensor, "batch patch"]]:
-    """In which of a prompt's images, which row and which column each place lies."""
-    image, inside = _split(places, grid)
-    return image, inside // grid.columns, inside % grid.columns
+    """In which view, which row and which column each place lies."""
+    view, inside = numbered(places, views)
+    columns = torch.tensor([grid.columns for grid in views], device=places.device)[view]
+    return view, inside // columns, inside % columns
 
 
-def rectangles(places: Int[Tensor, "batch patch"], grid: Grid, rows: int, columns: int) -> Int[Tensor, "batch patch"]:
-    """The rectangle each place lies in, of `rows` x `columns` as equal as whole patches allow, image after image."""
-    image, row, column = located(places, grid)
-    return (image * rows + row * rows // grid.rows) * columns + column * columns // grid.columns
+def rectangles(places: Int[Tensor, "batch patch"], views: Views, rows: int, columns: int) -> Int[Tensor, "batch patch"]:
+    """The rectangle each place lies in, of `rows` x `columns` as equal as whole patches allow, view after view."""
+    view, row, column = located(places, views)
+    down, right = torch.tensor([(grid.rows, grid.columns) for grid in views], device=places.device)[view].unbind(-1)
+    return (view * rows + row * rows // down) * columns + column * columns // right
 
 
 def squares(grid: Grid, side: int) -> Int[Tensor, " patch"]:
@@ -37,25 +48,27 @@ def spread(values: Float[Tensor, "batch block"], block: Int[Tensor, " patch"]) -
     return (values / block.bincount(minlength=values.shape[1]))[:, block]
 
 
-def runs(places: Int[Tensor, "batch patch"], grid: Grid, count: int) -> Int[Tensor, "batch patch"]:
-    """The run each place lies in: raster order cut in `count` parts as equal as possible, image after image."""
-    image, inside = _split(places, grid)
-    return image * count + inside * count // grid.patches
+def runs(places: Int[Tensor, "batch patch"], views: Views, count: int) -> Int[Tensor, "batch patch"]:
+    """The run each place lies in: raster order cut in `count` parts as equal as possible, view after view."""
+    view, inside = numbered(places, views)
+    patches = torch.tensor([grid.patches for grid in views], device=places.device)
+    return view * count + inside * count // patches[view]
 
 
 def with_neighbours(
-    chosen: Bool[Tensor, "batch patch"], places: Int[Tensor, "batch patch"], grid: Grid
+    chosen: Bool[Tensor, "batch patch"], places: Int[Tensor, "batch patch"], views: Views
 ) -> Bool[Tensor, "batch patch"]:
     """The chosen and the places one before, after, above and below them.
 
     By the number of the place, as HiPrune does: the one after a row's last is the first of the next row, and what
-    would leave the image at its top or bottom becomes its first or last place.
+    would leave the view at its top or bottom becomes its first or last place.
     """
-    image, inside = _split(places, grid)
-    steps = torch.tensor([0, -1, 1, -grid.columns, grid.columns], device=places.device)
-    around = image[..., None] * grid.patches + (inside[..., None] + steps).clamp(0, grid.patches - 1)
+    view, inside = numbered(places, views)
+    steps = torch.tensor([(0, -1, 1, -grid.columns, grid.columns) for grid in views], device=places.device)[view]
+    last = torch.tensor([grid.patches - 1 for grid in views], device=places.device)[view][..., None]
+    around = _starts(views).to(places.device)[view][..., None] + (inside[..., None] + steps).clamp(min=0).minimum(last)
     around = around.masked_fill(~(chosen & (places >= 0))[..., None], PADDING).flatten(1)
-    near = marked(around, (int(image.max()) + 1) * grid.patches).gather(1, places.clamp(min=0))
+    near = marked(around, sum(grid.patches for grid in views)).gather(1, places.clamp(min=0))
     return chosen | (near & (places >= 0))
 
 
@@ -86,8 +99,6 @@ def proportional(weights: Float[Tensor, "batch group"], total: int) -> Int[Tenso
     return whole + (rank < total - whole.sum(1, keepdim=True)).long()
 
 
-def _split(
-    places: Int[Tensor, "batch patch"], grid: Grid
-) -> tuple[Int[Tensor, "batch patch"], Int[Tensor, "batch patch"]]:
-    real = places.clamp(min=0)
-    return real // grid.patches, real % grid.patches
+def _starts(views: Views) -> Int[Tensor, " view"]:
+    """The number of each view's first patch."""
+    return torch.tensor([0, *(grid.patches for grid in views[:-1])]).cumsum(0)

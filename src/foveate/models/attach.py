@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from threading import Lock, local
 from typing import Any
 
@@ -13,14 +13,18 @@ from transformers import Cache, StaticCache
 
 from foveate.core.contracts import Cut, Pictures
 from foveate.core.errors import FoveateError
-from foveate.core.types import Compressed
+from foveate.core.needs import Deepstack, Need
+from foveate.core.types import Arrangement, Compressed
+from foveate.models.adapter import Adapter
 from foveate.models.cutting import Cutting, cuts_of
 from foveate.models.decoder import Layout
+from foveate.models.joining import alike
+from foveate.models.joining import compressed as joined
 from foveate.models.llava import Llava
-from foveate.models.packing import pack
+from foveate.models.packing import pack, prompts_of
 from foveate.models.pictures import GivenPictures, SeenPictures, Texts, TextSide
 
-Compress = Callable[[Pictures], Compressed]
+Compress = Callable[..., Compressed]
 Note = Callable[[Compressed, Layout, Cutting], None]
 _ATTACHED = "_foveate_attached"
 
@@ -35,7 +39,7 @@ class Attachment:
     """What `compressing` does in one call of the model.
 
     Args:
-        llava: The model.
+        adapter: Of the model.
         compress: The vision side of a compressor.
         repack: Its positions; see `pack`.
         stages: Its cuts inside the language model.
@@ -45,14 +49,14 @@ class Attachment:
 
     def __init__(
         self,
-        llava: Llava,
+        adapter: Adapter,
         compress: Compress,
         repack: bool,
         stages: Sequence[Cut],
         note: Note,
         texts: TextSide,
     ) -> None:
-        self.llava, self.compress, self.repack, self.stages, self.note = llava, compress, repack, stages, note
+        self.adapter, self.compress, self.repack, self.stages, self.note = adapter, compress, repack, stages, note
         self.texts = texts
         self._inside = _Inside()
         self._cutting = Lock()
@@ -71,18 +75,18 @@ class Attachment:
             raise ValueError("vision_feature_layer cannot be changed per call: set it in the model's configuration")
         if inputs.get("vision_feature_select_strategy") is not None:
             raise ValueError("vision_feature_select_strategy cannot be changed per call: it belongs to the model")
-        if inputs.get("pixel_values") is not None and (inputs.get("mm_encoder_outputs") or {}).get("image") is not None:
-            raise ValueError("give pixel_values or mm_encoder_outputs, not both")
+        if _pixels(self.adapter, inputs) is not None and _given(self.adapter, inputs) is not None:
+            raise ValueError(f"give {self.adapter.image_inputs[0]} or mm_encoder_outputs, not both")
         if self.stages:
-            _refuse(inputs, self.llava, generating)
+            _refuse(inputs, self.adapter, generating)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
-            compressed = self.compress(self._pictures(inputs))
-            result, layout = pack(self.llava, inputs, compressed, self.repack)
-        cuts = cuts_of(self.llava.decoder, layout, self.stages, compressed)
+            compressed = self._compressed(inputs)
+            result, layout = pack(self.adapter, inputs, compressed, self.repack)
+        cuts = cuts_of(self.adapter.decoder, layout, self.stages, compressed)
         with ExitStack() as stack:
             if self.stages:
                 stack.enter_context(self._cutting)  # hooks are the model's, so one call at a time
-                stack.enter_context(_cutting(self.llava, cuts))
+                stack.enter_context(_cutting(self.adapter, cuts))
             yield result
         self.note(compressed, layout, cuts)
 
@@ -93,12 +97,12 @@ class Attachment:
             inputs["input_ids"] = inputs.pop("inputs")
         if _holds_tokens(inputs.get("past_key_values")):
             return stock(**self._next_turn(inputs))
-        _check_images(inputs)
+        _check_images(self.adapter, inputs)
         with self.shortened(inputs, generating=True) as shortened:
             self._inside.generate = True
             try:
                 length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
-                output = stock(**{**shortened, **_limits(inputs, self.llava, length - short)})
+                output = stock(**{**shortened, **_limits(inputs, self.adapter, length - short)})
             finally:
                 self._inside.generate = False
         return _with_prompt(output, inputs["input_ids"], short)
@@ -109,13 +113,13 @@ class Attachment:
         if self._inside.generate:
             return stock(**inputs)
         if not _holds_tokens(inputs.get("past_key_values")):
-            _check_images(inputs)
+            _check_images(self.adapter, inputs)
         elif self.stages:
             raise FoveateError(
                 "a method that cuts inside the language model cannot go on from past_key_values in forward: use "
                 "generate, which keeps track of what every block knows"
             )
-        if not _has_images(inputs):
+        if not _has_images(self.adapter, inputs):
             return stock(**inputs)
         with self.shortened(inputs, generating=False) as shortened:
             return stock(**shortened)
@@ -126,32 +130,42 @@ class Attachment:
         Raises:
             FoveateError: It cannot.
         """
-        if self.stages or _has_images(inputs) or (inputs["input_ids"] == self.llava.image_token).any():
+        if self.stages or _has_images(self.adapter, inputs) or (inputs["input_ids"] == self.adapter.image_token).any():
             raise FoveateError(
                 "past_key_values that already hold tokens: the cache holds fewer tokens than the prompt, in which "
                 "`generate` would look for those that are new. Give the whole conversation without past_key_values"
             )
         return inputs
 
-    def _pictures(self, inputs: dict[str, Any]) -> Pictures:
-        if inputs.get("pixel_values") is None:
-            given: Any = inputs["mm_encoder_outputs"]["image"].pooler_output
-            counts = [len(image) for image in given]
-            if len(set(counts)) != 1:
-                raise ValueError(f"mm_encoder_outputs holds {counts} tokens: expected equally many of every image")
-            return GivenPictures(self.llava, given if isinstance(given, Tensor) else torch.stack(list(given)))
-        return SeenPictures(self.llava, inputs["pixel_values"], lambda: self._asked(inputs), self.texts.companion)
+    def _compressed(self, inputs: dict[str, Any]) -> Compressed:
+        adapter = self.adapter
+        if _pixels(adapter, inputs) is None:
+            return self.compress(_given_pictures(adapter, _given(adapter, inputs).pooler_output))
+        images = {name: inputs[name] for name in adapter.image_inputs if inputs.get(name) is not None}
+        if missing := sorted(set(adapter.image_inputs[:2]) - set(images) - {"mm_token_type_ids"}):
+            raise ValueError(
+                f"this model's pictures need {', '.join(missing)}: build the inputs with its own processor"
+            )
+        arrangements = adapter.arrangements(images, _runs(inputs["input_ids"] == adapter.image_token))
+        also: tuple[Need, ...] = (Deepstack(),) if adapter.deep else ()
+        texts = cache(lambda: self._asked(inputs, arrangements))
 
-    def _asked(self, inputs: dict[str, Any]) -> Texts:
+        def pictures(rows: list[int]) -> Pictures:
+            some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
+            return SeenPictures(adapter, some, arrangements[rows[0]], lambda: texts().of(rows), self.texts.companion)
+
+        return joined(lambda some: self.compress(some, also), alike(arrangements), pictures)
+
+    def _asked(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
         """Of each image the prompt that it stands in; its question is the text behind the last image."""
-        ids, token = inputs["input_ids"], self.llava.image_token
-        mask = self.llava.mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]
+        ids, token = inputs["input_ids"], self.adapter.image_token
+        mask = self.adapter.mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]
         prompts, questions = [], []
-        for row, real in zip(ids, mask.bool(), strict=True):
+        groups = prompts_of((ids == token).sum(1).tolist(), arrangements)
+        for row, real, images in zip(ids, mask.bool(), groups, strict=True):
             prompt = row[real].tolist()
-            images = prompt.count(token) // self.llava.tower.grid.patches
-            prompts += [prompt] * images
-            questions += [self.llava.question(prompt, self.texts.tail)] * images
+            prompts += [prompt] * len(images)
+            questions += [self.adapter.question(prompt, self.texts.tail)] * len(images)
         return Texts(prompts, questions, self.texts.spell(questions) if self.texts.spell else None)
 
 
@@ -162,7 +176,7 @@ def compressing(attachment: Attachment) -> Iterator[None]:
     `generate` still returns the full prompt followed by the new tokens, so that callers who cut off the prompt by its
     length go on working. On leaving, the model is as it was.
     """
-    model: Any = attachment.llava.model
+    model: Any = attachment.adapter.model
     if _ATTACHED in vars(model):
         raise FoveateError("this model already has a compressor attached: leave its `with` first")
     before = {name: vars(model).get(name) for name in ("generate", "forward")}
@@ -179,9 +193,9 @@ def compressing(attachment: Attachment) -> Iterator[None]:
 
 
 @contextmanager
-def _cutting(llava: Llava, cuts: Cutting) -> Iterator[None]:
+def _cutting(adapter: Adapter, cuts: Cutting) -> Iterator[None]:
     """Hooks that cut the prompt before its stages' blocks and give every later pass what its blocks know."""
-    decoder = llava.decoder
+    decoder = adapter.decoder
     prompt, state = True, {}
 
     def hook(block: nn.Module, args: tuple, kwargs: dict[str, Any], number: int) -> tuple[tuple, dict[str, Any]]:
@@ -199,9 +213,16 @@ def _cutting(llava: Llava, cuts: Cutting) -> Iterator[None]:
         if segment.start == 0:
             return (states, *args[1:]), kwargs
         if number == segment.start:
-            position = cuts.tokens.position if prompt else kwargs["position_ids"] - segment.shift[:, None]
             state["attention_mask"] = decoder.mask(states, segment.real, kwargs["past_key_values"], number)
-            state["position_ids"], state["position_embeddings"] = position, decoder.rotation(states, position)
+            if prompt:
+                state["position_ids"] = cuts.tokens.position[0]
+                state["position_embeddings"] = decoder.rotation(states, cuts.tokens.position)
+            elif len(cuts.tokens.position) == 1:
+                state["position_ids"] = kwargs["position_ids"] - segment.shift[:, None]
+                state["position_embeddings"] = decoder.rotation(states, state["position_ids"][None])
+            else:  # whose positions were kept, so nothing lags behind
+                state["position_ids"] = kwargs["position_ids"]
+                state["position_embeddings"] = kwargs["position_embeddings"]
         return (states, *args[1:]), {**kwargs, **state}
 
     with ExitStack() as stack:
@@ -211,16 +232,16 @@ def _cutting(llava: Llava, cuts: Cutting) -> Iterator[None]:
         yield
 
 
-def _refuse(inputs: dict[str, Any], llava: Llava, generating: bool) -> None:
+def _refuse(inputs: dict[str, Any], adapter: Adapter, generating: bool) -> None:
     """What a method that cuts inside the language model cannot work with."""
-    config = inputs.get("generation_config") or llava.model.generation_config
+    config = inputs.get("generation_config") or adapter.model.generation_config
 
     def option(name: str) -> Any:  # noqa: ANN401
         return inputs[name] if inputs.get(name) is not None else getattr(config, name, None)
 
     cache = inputs.get("past_key_values")
     static = isinstance(cache, StaticCache) or "static" in str(option("cache_implementation"))
-    sliding = any("sliding" in kind for kind in getattr(llava.decoder.config, "layer_types", None) or ())
+    sliding = any("sliding" in kind for kind in getattr(adapter.decoder.config, "layer_types", None) or ())
     sliding = sliding or "sliding" in str(option("cache_implementation")) or any(getattr(cache, "is_sliding", ()))
     reasons = {
         "chunked prefill (prefill_chunk_size)": option("prefill_chunk_size") is not None,
@@ -228,7 +249,7 @@ def _refuse(inputs: dict[str, Any], llava: Llava, generating: bool) -> None:
         or option("prompt_lookup_num_tokens") is not None,
         "decoding without a cache (use_cache=False)": generating and option("use_cache") is False,
         "a loss (labels)": inputs.get("labels") is not None,
-        "a static cache on a GPU": static and llava.model.device.type != "cpu",
+        "a static cache on a GPU": static and adapter.model.device.type != "cpu",
         "a sliding-window cache": sliding,
     }
     for reason, given in reasons.items():
@@ -239,9 +260,9 @@ def _refuse(inputs: dict[str, Any], llava: Llava, generating: bool) -> None:
             )
 
 
-def _limits(inputs: dict[str, Any], llava: Llava, removed: int) -> dict[str, int]:
+def _limits(inputs: dict[str, Any], adapter: Adapter, removed: int) -> dict[str, int]:
     """Limits of the whole length, which count the prompt as the caller knows it, for the shortened prompt."""
-    config = inputs.get("generation_config") or llava.model.generation_config
+    config = inputs.get("generation_config") or adapter.model.generation_config
     limits = {}
     for name, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         counted = inputs.get(new) is not None or getattr(config, new, None) is not None
@@ -254,16 +275,48 @@ def _holds_tokens(cache: Any) -> bool:  # noqa: ANN401
     return cache is not None and (not isinstance(cache, Cache) or bool(cache.get_seq_length() > 0))
 
 
-def _has_images(inputs: dict[str, Any]) -> bool:
-    return inputs.get("pixel_values") is not None or bool((inputs.get("mm_encoder_outputs") or {}).get("image"))
+def _pixels(adapter: Adapter, inputs: dict[str, Any]) -> Tensor | None:
+    return inputs.get(adapter.image_inputs[0])
 
 
-def _check_images(inputs: dict[str, Any]) -> None:
-    if not _has_images(inputs):
+def _given(adapter: Adapter, inputs: dict[str, Any]) -> Any:  # noqa: ANN401
+    return (inputs.get("mm_encoder_outputs") or {}).get(adapter.modality)
+
+
+def _has_images(adapter: Adapter, inputs: dict[str, Any]) -> bool:
+    return _pixels(adapter, inputs) is not None or bool(_given(adapter, inputs))
+
+
+def _check_images(adapter: Adapter, inputs: dict[str, Any]) -> None:
+    if not _has_images(adapter, inputs):
         raise FoveateError(
-            "this call has no image (neither pixel_values nor mm_encoder_outputs), so there is nothing to compress: "
-            "leave the `with` for prompts without an image"
+            f"this call has no {adapter.modality} (neither {adapter.image_inputs[0]} nor mm_encoder_outputs), so there "
+            "is nothing to compress: leave the `with` for prompts without one"
         )
+
+
+def _given_pictures(adapter: Adapter, given: Any) -> GivenPictures:  # noqa: ANN401
+    """Pictures of which only the tokens are given.
+
+    Raises:
+        ValueError: Nothing but their number could tell how they lie, and this model has pictures of any size.
+    """
+    counts = [len(image) for image in given]
+    if len(set(counts)) != 1:
+        raise ValueError(f"mm_encoder_outputs holds {counts} tokens: expected equally many of every image")
+    tokens = given if isinstance(given, Tensor) else torch.stack(list(given))
+    if not isinstance(adapter, Llava):
+        raise ValueError(
+            f"{type(adapter.model).__name__} with mm_encoder_outputs: its pictures have different shapes, which tokens "
+            f"alone do not tell; give {adapter.image_inputs[0]}"
+        )
+    return GivenPictures(tokens, Arrangement((adapter.tower.grid,)))
+
+
+def _runs(placeholder: Tensor) -> list[int]:
+    """Lengths of the runs of placeholders, in reading order."""
+    edges = torch.nn.functional.pad(placeholder.int(), (1, 1)).diff(dim=1)
+    return ((edges == -1).nonzero()[:, 1] - (edges == 1).nonzero()[:, 1]).tolist()
 
 
 def _by_name(function: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from torch import Tensor
 from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates, resolve_layer
-from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision, Grid, Trace
+from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision, Trace, Views
 from foveate.functional.attention import causal, mean_attention
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.decoder import Decoder, Layout
+from foveate.models.joining import carried, together
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,11 @@ class _Tokens:
         return self.role != Role.PADDING
 
     @property
+    def visible(self) -> Tensor:
+        """(batch,) how many tokens of the picture each prompt has, separators too."""
+        return ((self.role == Role.VISUAL) | (self.role == Role.SEPARATOR)).sum(1)
+
+    @property
     def allowed(self) -> Tensor:
         """(batch, query, key) bool."""
         return causal(self.real, torch.arange(self.role.shape[1], device=self.role.device))
@@ -68,11 +74,6 @@ class Cutting:
         stages: In the order of their blocks.
         layout: What the prompt's tokens are.
         answers: Of the vision side, on the visual tokens of each prompt.
-        grid: Of one image.
-        images: How many every prompt has.
-
-    Raises:
-        LayerError: A stage stands at a block that does not exist or has nothing before it.
     """
 
     def __init__(
@@ -81,20 +82,17 @@ class Cutting:
         stages: Sequence[Cut],
         layout: Layout,
         answers: Mapping[Need, Tensor],
-        grid: Grid,
-        images: int,
     ) -> None:
-        check_stages(stages, decoder.depth)
-        self.decoder, self.grid = decoder, grid
+        self.decoder = decoder
         self.stages = {resolve_layer(stage.layer, decoder.depth): stage for stage in stages}
-        self.images = images
+        self.views: list[Views] = [tuple(view for image in images for view in image.views) for images in layout.prompts]
         role = layout.role
         self.tokens = _Tokens(role, layout.place, layout.position, asking(role == Role.QUESTION))
         self.values = dict(answers)
         self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]))]
         self.repeats = 1
         self.decisions: list[Decision] = []
-        self.per_block = [(role == Role.VISUAL).sum(1)] * decoder.depth
+        self.per_block = [self.tokens.visible] * decoder.depth
         self._wanted = {need for stage in stages for need in stage.needs}
 
     @contextmanager
@@ -133,7 +131,8 @@ class Cutting:
     def expand(self, times: int) -> None:
         """Every prompt stands `times` times in the batch, as with several beams."""
         self.repeats = times
-        self.tokens = _Tokens(*(getattr(self.tokens, f.name).repeat_interleave(times, 0) for f in fields(_Tokens)))
+        self.tokens = _Tokens(*(getattr(self.tokens, f.name).repeat_interleave(times, -2) for f in fields(_Tokens)))
+        self.views = [views for views in self.views for _ in range(times)]
         self.values = {need: value.repeat_interleave(times, 0) for need, value in self.values.items()}
         self.select(torch.arange(len(self.segments[0].real)).repeat_interleave(times))
 
@@ -194,15 +193,29 @@ class Cutting:
         index, real = tokens.visual
         place = tokens.place.gather(1, index).masked_fill(~real, PADDING)
         values = {need: self._answer(need, block, states) for need in stage.needs}
-        trace = Trace(values, self.grid, len(states), place, self.images)
         visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2])) * real[..., None]
-        decision = stage.cut(visual, trace)
+        decision = self._decided(stage, visual, values, place)
         self._wanted = {need for later, cut in self.stages.items() if later > block for need in cut.needs}
-        self.decisions.append(_on_patches(decision, place, trace.patches, self.repeats))
+        patches = max(sum(view.patches for view in views) for views in self.views)
+        self.decisions.append(_on_patches(decision, place, patches, self.repeats))
         compression = _in_order(decision.compression)
         order = self._rearranged(block, stage, compression)
         remaining = torch.cat([states, compression.apply(visual)], 1)
         return remaining.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
+
+    def _decided(self, stage: Cut, visual: Tensor, values: Mapping[Need, Tensor], place: Tensor) -> Decision:
+        """What a stage makes of the visual tokens; it is asked about prompts whose pictures have the same shape."""
+        groups: dict[Views, list[int]] = {}
+        for row, views in enumerate(self.views):
+            groups.setdefault(views, []).append(row)
+        decisions = [
+            stage.cut(
+                visual[rows],
+                Trace({need: value[rows] for need, value in values.items()}, views, len(rows), place[rows]),
+            )
+            for views, rows in groups.items()
+        ]
+        return together(decisions, [row for rows in groups.values() for row in rows])
 
     def _answer(self, need: Need, block: int, states: Tensor) -> Tensor:
         match need:
@@ -247,9 +260,11 @@ class Cutting:
         self.tokens = _Tokens(
             role=joined(tokens.role, torch.full_like(origin, Role.VISUAL), Role.PADDING),
             place=joined(tokens.place, torch.where(origin >= 0, tokens.place.gather(1, at), EXTRA), PADDING),
-            position=positions(there)
-            if stage.repack
-            else joined(tokens.position, tokens.position.gather(1, torch.where(origin >= 0, at, last)), 0),
+            position=positions(there)[None]
+            if stage.repack and len(tokens.position) == 1
+            else torch.stack(
+                [joined(axis, axis.gather(1, torch.where(origin >= 0, at, last)), 0) for axis in tokens.position]
+            ),
             rater=asking(joined(tokens.rater, torch.zeros_like(origin), 0) > 0),
         )
         self.values = {
@@ -257,9 +272,9 @@ class Cutting:
             for need, value in self.values.items()
             if not isinstance(need, TokenKeys)
         }
-        shift = self.segments[-1].shift + tokens.position[:, -1] - self.tokens.position[:, -1]
+        shift = self.segments[-1].shift + tokens.position[0, :, -1] - self.tokens.position[0, :, -1]
         self.segments.append(Segment(block, there, shift))
-        count = (self.tokens.role == Role.VISUAL).sum(1)[:: self.repeats]
+        count = self.tokens.visible[:: self.repeats]
         self.per_block = self.per_block[:block] + [count] * (self.decoder.depth - block)
         return order
 
@@ -271,19 +286,24 @@ def cuts_of(decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed:
         FoveateError: The stages do not fit the model or the prompts.
     """
     if stages:
-        check_images(layout.images)
-    per_prompt = int(layout.images[0]) if stages else 1
+        check_images([len(images) for images in layout.prompts])
+    per_prompt = len(layout.prompts[0]) if stages else 1
     read = {need for stage in stages for need in stage.needs}
     values = {
         need: _of_prompts(need, value, compressed, per_prompt)
-        for need, value in compressed.carried.values.items()
+        for need, value in compressed.carried.items()
         if need in read
     }
-    return Cutting(decoder, stages, layout, values, compressed.carried.grid, per_prompt)
+    return Cutting(decoder, stages, layout, values)
 
 
-def check_stages(stages: Sequence[Cut], depth: int) -> None:
+def check_stages(stages: Sequence[Cut], depth: int, deep: int = 0) -> None:
     """Refuses stages that cannot work in a language model of so many blocks.
+
+    Args:
+        stages: The cuts.
+        depth: Number of blocks.
+        deep: Behind so many of the first ones more of the picture is added to its tokens.
 
     Raises:
         LayerError: A stage stands at a block that does not exist or has nothing before it, or reads a later one.
@@ -296,6 +316,11 @@ def check_stages(stages: Sequence[Cut], depth: int) -> None:
                 f"layer {stage.layer}: nothing was seen before block 0; cut before a block 1..{depth - 1}, or compress "
                 "on the vision side"
             )
+        if layer < deep:
+            raise LayerError(
+                f"layer {stage.layer}: behind its first {deep} blocks this model adds to its visual tokens what the "
+                f"tower saw in earlier layers; cut before a block {deep}..{depth - 1}"
+            )
         for need in stage.needs:
             if isinstance(need, PromptRows | TokenKeys):
                 read = resolve_layer(need.layer, depth, "language model")
@@ -307,16 +332,15 @@ def check_stages(stages: Sequence[Cut], depth: int) -> None:
         )
 
 
-def check_images(images: Tensor) -> None:
+def check_images(counts: Sequence[int]) -> None:
     """Refuses prompts whose visual tokens cannot be counted together.
 
     Args:
-        images: Number of images of each prompt.
+        counts: Number of images of each prompt.
 
     Raises:
         FoveateError: A prompt has none, or not as many as the others.
     """
-    counts = images.tolist()
     if 0 in counts:
         raise FoveateError(
             f"prompt {counts.index(0)} of the batch has no image, so it has no visual tokens to choose from: leave the "
@@ -324,8 +348,8 @@ def check_images(images: Tensor) -> None:
         )
     if len(set(counts)) > 1:
         raise FoveateError(
-            f"the prompts of this batch have {counts} images: inside the language model a budget counts the visual "
-            "tokens of a whole prompt, so put prompts with equally many images into one batch"
+            f"the prompts of this batch have {list(counts)} images: inside the language model a budget counts the "
+            "visual tokens of a whole prompt, so put prompts with equally many images into one batch"
         )
 
 
@@ -385,23 +409,6 @@ def _in_order(compression: Compression) -> Compression:
     if mixing is not None:
         mixing = mixing.gather(1, order[..., None].expand(-1, -1, mixing.shape[2]))
     return Compression(origin.gather(1, order), mixing)
-
-
-def carried(need: Need, value: Tensor, compression: Compression) -> Tensor:
-    """An answer about patches after a compression of them; a token without a place gets the mean of its sources."""
-    if need.patch_axis is None:
-        return value
-    value = value.movedim(need.patch_axis, -1)
-    origin = compression.origin
-    middle = [1] * (value.ndim - 2)
-    shape = (*value.shape[:-1], origin.shape[1])
-    kept = value.gather(-1, origin.clamp(min=0).reshape(len(origin), *middle, -1).expand(shape))
-    if compression.mixing is not None:
-        mixing = compression.mixing[..., : value.shape[-1]]  # [CLS] is no patch
-        share = mixing / mixing.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        mean = torch.einsum("b...p,btp->b...t", value, share.to(value.dtype))
-        kept = torch.where((origin == EXTRA).reshape(len(origin), *middle, -1), mean, kept)
-    return kept.movedim(-1, need.patch_axis)
 
 
 def _on_patches(decision: Decision, place: Tensor, patches: int, repeats: int) -> Decision:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.masking_utils import create_causal_mask
 
+from foveate.core.types import Arrangement
 from foveate.models.tap import tapped
 
 
@@ -32,9 +33,9 @@ class Decoder:
         """What attention from block `block` on is given; `seen` marks the real ones of all its tokens."""
         return create_causal_mask(self.config, states, seen.long(), cache, layer_idx=block)
 
-    def rotation(self, states: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    def rotation(self, states: Tensor, position: Int[Tensor, "axis batch token"]) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the positions."""
-        return self.model.rotary_emb(states, position_ids=position)
+        return self.model.rotary_emb(states, position_ids=position if len(position) > 1 else position[0])
 
     def query_and_key(self, block: int, states: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys that a block would compute from the states entering it, without positions."""
@@ -60,10 +61,16 @@ class Layout:
         place: Of visual tokens the patch, where those of a prompt's second image count on from the first's, or
             `EXTRA`; of others `PADDING`.
         position: What the rotary embedding is given.
-        images: Number of images of each prompt.
+        following: Position of the token that follows each prompt.
+        prompts: The images of each prompt.
+        tokens: The image tokens in reading order.
+        deep: What is added to them behind each of the first blocks.
     """
 
     role: Int[Tensor, "batch token"]
     place: Int[Tensor, "batch token"]
-    position: Int[Tensor, "batch token"]
-    images: Int[Tensor, " batch"]
+    position: Int[Tensor, "axis batch token"]
+    following: Int[Tensor, " batch"]
+    prompts: Sequence[Sequence[Arrangement]]
+    tokens: Float[Tensor, "visual dim"]
+    deep: Sequence[Float[Tensor, "visual dim"]] = ()

@@ -14,9 +14,9 @@ from foveate.core.needs import ResponseRows, Role, resolve_layer
 from foveate.core.types import Compressed
 from foveate.functional.attention import attention_rows
 from foveate.functional.sequence import positions
+from foveate.models.adapter import Adapter
 from foveate.models.cutting import Cutting, cuts_of
 from foveate.models.decoder import Decoder
-from foveate.models.llava import Llava
 from foveate.models.packing import Layout, pack
 
 
@@ -72,7 +72,7 @@ class Blocks:
         self.decoder, self.layout = decoder, layout
         self.cutting = cuts_of(decoder, layout, stages, compressed)
         self.cache = DynamicCache(config=decoder.config)
-        self.following = layout.position[:, -1] + 1  # position of the next token, were nothing cut
+        self.following = layout.following  # position of the next token, were nothing cut
 
     def prompt(self, states: Tensor) -> Tensor:
         """Runs the prompt's embeddings; returns the last block's states."""
@@ -84,7 +84,12 @@ class Blocks:
                     position = self.cutting.tokens.position
                     mask = self.decoder.mask(states, self.cutting.tokens.real, self.cache, number)
                     rotation = self.decoder.rotation(states, position)
-                states = self._run(block, states, mask, position, rotation)
+                states = self._run(block, states, mask, position[0], rotation)
+                if number < len(self.layout.deep):
+                    seen = self.layout.role == Role.VISUAL
+                    states = states.masked_scatter(
+                        seen[..., None], states[seen] + self.layout.deep[number].to(states.dtype)
+                    )
         return states
 
     def step(self, states: Tensor, real: Tensor) -> Tensor:
@@ -97,7 +102,7 @@ class Blocks:
             if number == segment.start:
                 position = base - segment.shift[:, None]
                 mask = self.decoder.mask(states, segment.real, self.cache, number)
-                rotation = self.decoder.rotation(states, position)
+                rotation = self.decoder.rotation(states, position.expand(len(self.layout.position), -1, -1))
             states = self._run(block, states, mask, position, rotation)
         self.following = self.following + real.sum(1)
         return states
@@ -126,7 +131,7 @@ class Blocks:
 
 @torch.inference_mode()
 def answer(
-    llava: Llava,
+    adapter: Adapter,
     conversations: Sequence[Conversation],
     compressed: Compressed,
     repack: bool,
@@ -138,20 +143,20 @@ def answer(
     Keys and values of what precedes the questions are computed once per picture.
 
     Args:
-        llava: The model.
+        adapter: Of the model.
         conversations: One per picture.
         compressed: One row per picture.
         repack: See `pack`.
         max_new_tokens: Longest answer.
         references: For every question the tokens that it should be answered with, the end token among them.
     """
-    blocks, states = _conversed(llava, conversations, compressed, repack)
-    return _answered(llava, blocks, states, max_new_tokens, references)
+    blocks, states = _conversed(adapter, conversations, compressed, repack)
+    return _answered(adapter, blocks, states, max_new_tokens, references)
 
 
 @torch.inference_mode()
 def likelihood(
-    llava: Llava,
+    adapter: Adapter,
     conversations: Sequence[Conversation],
     compressed: Compressed,
     repack: bool,
@@ -160,7 +165,7 @@ def likelihood(
     """The log-probability of a given answer to every question, conversation by conversation; nothing is decoded.
 
     Args:
-        llava: The model.
+        adapter: Of the model.
         conversations: One per picture.
         compressed: One row per picture.
         repack: See `pack`.
@@ -168,15 +173,15 @@ def likelihood(
     """
     given = iter(references)
     spoken = [Conversation(c.prefix, [[*s, *next(given)[:-1]] for s in c.suffixes]) for c in conversations]
-    _, states = _conversed(llava, spoken, compressed, repack)
-    tokens, real = left_padded(references, llava.pad_token, states.device)
+    _, states = _conversed(adapter, spoken, compressed, repack)
+    tokens, real = left_padded(references, adapter.pad_token, states.device)
     # a token is foretold by the one before it, and the last one foretells nothing that is asked for
-    return _log_probability(llava.decoder.logits(states[:, -tokens.shape[1] :]), tokens, real)
+    return _log_probability(adapter.decoder.logits(states[:, -tokens.shape[1] :]), tokens, real)
 
 
 @torch.inference_mode()
 def answer_each(
-    llava: Llava,
+    adapter: Adapter,
     prompts: Sequence[Sequence[int]],
     compressed: Compressed,
     repack: bool,
@@ -187,7 +192,7 @@ def answer_each(
     """The answer to every prompt when stages inside the language model cut it, and what they cut.
 
     Args:
-        llava: The model.
+        adapter: Of the model.
         prompts: Full prompts of one image each.
         compressed: One row per prompt.
         repack: Of the vision side; see `pack`.
@@ -195,24 +200,24 @@ def answer_each(
         max_new_tokens: Longest answer.
         references: As in `answer`.
     """
-    blocks, states = _prompted(llava, prompts, compressed, repack, stages)
-    return _answered(llava, blocks, states, max_new_tokens, references), blocks.cutting
+    blocks, states = _prompted(adapter, prompts, compressed, repack, stages)
+    return _answered(adapter, blocks, states, max_new_tokens, references), blocks.cutting
 
 
 @torch.inference_mode()
 def response_rows(
-    llava: Llava, prompts: Sequence[Sequence[int]], full: Compressed, need: ResponseRows, max_new_tokens: int = 32
+    adapter: Adapter, prompts: Sequence[Sequence[int]], full: Compressed, need: ResponseRows, max_new_tokens: int = 32
 ) -> Tensor:
     """(prompt, layer, head, patch): see `ResponseRows`.
 
     Args:
-        llava: The model.
+        adapter: Of the model.
         prompts: Full prompts of one image each.
         full: Uncompressed, one row per prompt.
         need: The blocks.
         max_new_tokens: Longest answer.
     """
-    depth = llava.decoder.depth
+    depth = adapter.decoder.depth
     wanted = [resolve_layer(layer, depth, "language model") for layer in need.layers or range(depth)]
     latest: dict[int, tuple[Tensor, Tensor, float]] = {}
 
@@ -220,8 +225,8 @@ def response_rows(
         if block in wanted:
             latest[block] = query[:, :, -1:], key, scaling
 
-    with llava.decoder.tapped(listen):
-        blocks, states = _prompted(llava, prompts, full, False, ())
+    with adapter.decoder.tapped(listen):
+        blocks, states = _prompted(adapter, prompts, full, False, ())
         visual = (blocks.layout.role == Role.VISUAL).nonzero()[:, 1].reshape(len(prompts), -1)
         sums: list[Tensor] = [torch.zeros(())] * len(prompts)
         counts = [0] * len(prompts)
@@ -234,7 +239,7 @@ def response_rows(
                     sums[row] = sums[row] + seen[i][..., visual[row]]
                     counts[row] += 1
 
-        _greedy(llava, blocks, llava.decoder.logits(states[:, -1]), [[] for _ in prompts], max_new_tokens, note)
+        _greedy(adapter, blocks, adapter.decoder.logits(states[:, -1]), [[] for _ in prompts], max_new_tokens, note)
     return torch.stack([total / count for total, count in zip(sums, counts, strict=True)])
 
 
@@ -256,62 +261,62 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -
 
 
 def embedded(
-    llava: Llava, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool
+    adapter: Adapter, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool
 ) -> tuple[Tensor, Layout]:
     """Input embeddings of left-padded prompts, and what their tokens are."""
-    ids, mask = left_padded(prompts, llava.pad_token, compressed.tokens.device)
-    inputs, layout = pack(llava, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
-    return llava.embed(inputs["input_ids"], torch.cat(inputs["mm_encoder_outputs"]["image"].pooler_output)), layout
+    ids, mask = left_padded(prompts, adapter.pad_token, compressed.tokens.device)
+    inputs, layout = pack(adapter, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
+    return adapter.embed(inputs["input_ids"], layout.tokens), layout
 
 
 def _prompted(
-    llava: Llava, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool, stages: Sequence[Cut]
+    adapter: Adapter, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool, stages: Sequence[Cut]
 ) -> tuple[Blocks, Tensor]:
-    states, layout = embedded(llava, prompts, compressed, repack)
-    blocks = Blocks(llava.decoder, layout, stages, compressed)
+    states, layout = embedded(adapter, prompts, compressed, repack)
+    blocks = Blocks(adapter.decoder, layout, stages, compressed)
     return blocks, blocks.prompt(states)
 
 
 def _conversed(
-    llava: Llava, conversations: Sequence[Conversation], compressed: Compressed, repack: bool
+    adapter: Adapter, conversations: Sequence[Conversation], compressed: Compressed, repack: bool
 ) -> tuple[Blocks, Tensor]:
     """The state after every question, whose picture was run once for all that is asked about it."""
     device = compressed.tokens.device
-    blocks, _ = _prompted(llava, [c.prefix for c in conversations], compressed, repack, ())
-    if not repack:  # the last patch, whose position counts, may be gone
-        blocks.following = torch.tensor([len(c.prefix) for c in conversations], device=device)
+    blocks, _ = _prompted(adapter, [c.prefix for c in conversations], compressed, repack, ())
     blocks.select(torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device))
-    tokens, real = left_padded([s for c in conversations for s in c.suffixes], llava.pad_token, device)
-    return blocks, blocks.step(llava.inner.get_input_embeddings()(tokens), real)
+    tokens, real = left_padded([s for c in conversations for s in c.suffixes], adapter.pad_token, device)
+    return blocks, blocks.step(adapter.inner.get_input_embeddings()(tokens), real)
 
 
-def _answered(llava: Llava, blocks: Blocks, states: Tensor, limit: int, references: Sequence[Sequence[int]]) -> Answers:
+def _answered(
+    adapter: Adapter, blocks: Blocks, states: Tensor, limit: int, references: Sequence[Sequence[int]]
+) -> Answers:
     """Greedy answers from the prompt's states; each reference is a draft of its answer, verified in one step.
 
     What the model would have said itself is kept of the draft (Leviathan et al. 2023, arXiv 2211.17192, section 2.3,
     with greedy choice), the rest is taken back; a right answer needs no further step.
     """
-    first = llava.decoder.logits(states[:, -1])
+    first = adapter.decoder.logits(states[:, -1])
     answers: list[list[int]] = [[] for _ in first]
     unknown = torch.full((len(first),), torch.nan, device=first.device)
     if not references:
-        return Answers(_greedy(llava, blocks, first, answers, limit), unknown)
-    drafts, real = left_padded(references, llava.pad_token, first.device)
-    states = blocks.step(llava.inner.get_input_embeddings()(drafts), real)
+        return Answers(_greedy(adapter, blocks, first, answers, limit), unknown)
+    drafts, real = left_padded(references, adapter.pad_token, first.device)
+    states = blocks.step(adapter.inner.get_input_embeddings()(drafts), real)
     # the first token of a draft is foretold by the prompt, each later one by the token before it
-    logits = torch.cat([first[:, None], llava.decoder.logits(states)], 1)
+    logits = torch.cat([first[:, None], adapter.decoder.logits(states)], 1)
     start = real.shape[1] - real.sum(1)
     logits[torch.arange(len(start)), start] = first
     agreed = ((logits[:, :-1].argmax(-1) == drafts) | ~real).cumprod(1).bool() & real
     said = agreed.sum(1)
     for row, (count, reference) in enumerate(zip(said.tolist(), references, strict=True)):
-        answers[row] = [token for token in reference[:count] if token not in llava.ends][:limit]
-    ended = (said == real.sum(1)) & torch.isin(drafts[:, -1], torch.tensor(llava.ends, device=drafts.device))
+        answers[row] = [token for token in reference[:count] if token not in adapter.ends][:limit]
+    ended = (said == real.sum(1)) & torch.isin(drafts[:, -1], torch.tensor(adapter.ends, device=drafts.device))
     if (going := ~ended & (said < limit)).any():
         rows = going.nonzero()[:, 0]
         blocks.forget(real & ~agreed)
         blocks.select(rows)
-        rest = _greedy(llava, blocks, logits[rows, (start + said)[rows]], [answers[i] for i in rows.tolist()], limit)
+        rest = _greedy(adapter, blocks, logits[rows, (start + said)[rows]], [answers[i] for i in rows.tolist()], limit)
         for row, tokens in zip(rows.tolist(), rest, strict=True):
             answers[row] = tokens
     return Answers(answers, _log_probability(logits[:, :-1], drafts, real))
@@ -325,7 +330,7 @@ def _log_probability(
 
 
 def _greedy(
-    llava: Llava,
+    adapter: Adapter,
     blocks: Blocks,
     logits: Tensor,
     begun: Sequence[list[int]],
@@ -333,7 +338,7 @@ def _greedy(
     note: Callable[[Tensor, Tensor], None] = lambda rows, ended: None,
 ) -> list[list[int]]:
     """Decodes on from the logits of the next token; `note` hears which rows just answered and which are at an end."""
-    ends = torch.tensor(llava.ends, device=logits.device)
+    ends = torch.tensor(adapter.ends, device=logits.device)
     rows = torch.arange(len(logits), device=logits.device)
     answers = [list(tokens) for tokens in begun]
     while True:
@@ -348,6 +353,6 @@ def _greedy(
         if not open_.all():
             blocks.select(open_.nonzero()[:, 0])
             rows, chosen = rows[open_], chosen[open_]
-        embeds = llava.inner.get_input_embeddings()(chosen[:, None])
+        embeds = adapter.inner.get_input_embeddings()(chosen[:, None])
         states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool))
-        logits = llava.decoder.logits(states[:, -1])
+        logits = adapter.decoder.logits(states[:, -1])

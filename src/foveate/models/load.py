@@ -1,6 +1,8 @@
 """Loads a checkpoint, shipped, local or from the hub, with its processor and adapter."""
 
 import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -9,29 +11,40 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from PIL import __version__ as pillow_version
 from PIL.Image import Image
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
     PreTrainedModel,
 )
 
 from foveate.core.errors import UnsupportedModel
+from foveate.core.types import Arrangement
+from foveate.models.adapter import Adapter, Images
 from foveate.models.companion import Companion, load_companion
 from foveate.models.llava import Llava
-from foveate.models.pictures import TextSide
+from foveate.models.pictures import SeenPictures, Texts, TextSide
+from foveate.models.processor import load_processor
+from foveate.models.qwen_vl import QwenVL
+from foveate.models.tiled import InternVL, LlavaNext, LlavaNextVideo, LlavaOnevision
 
 REFERENCE = "reference"
 _DTYPES = ("float32", "bfloat16", "float16")
-_ADAPTERS = {"llava": Llava}  # by model_type of the configuration
+_ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the configuration
+    "llava": Llava,
+    "llava_next": LlavaNext,
+    "llava_next_video": LlavaNextVideo,
+    "llava_onevision": LlavaOnevision,
+    "qwen2_5_vl": QwenVL,
+    "qwen3_vl": QwenVL,
+    "internvl": InternVL,
+}
 
 
-def adapt(model: nn.Module) -> Llava:
+def adapt(model: nn.Module) -> Adapter:
     """The adapter of a stock model.
 
     Raises:
@@ -48,7 +61,7 @@ class LoadedModel:
     """A checkpoint ready to run."""
 
     name: str
-    adapter: Llava
+    adapter: Adapter
     processor: Any
     companion: Companion | None = None
 
@@ -69,24 +82,47 @@ class LoadedModel:
                 self.companion.tokenizer.save_pretrained(Path(folder) / "companion")
             for path in sorted(Path(folder).rglob("*")):
                 if path.is_file():
-                    digest.update(path.name.encode() + path.read_bytes())
+                    digest.update(path.name.encode() + _lasting(path))
         parts = [self.model, *([self.companion.clip] if self.companion else [])]
         for name, value in (item for part in parts for item in sorted(part.state_dict().items())):
             digest.update(name.encode())
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def pixels(self, images: list[Image]) -> Float[Tensor, "image channel height width"]:
-        """Pictures as the tower wants them."""
+    def images(self, images: Sequence[Image]) -> tuple[Images, list[Arrangement]]:
+        """Pictures as the model wants them, and how each is arranged."""
         rgb = [image.convert("RGB") for image in images]
-        pixels = self.processor.image_processor(rgb, return_tensors="pt")["pixel_values"]
-        return pixels.to(self.model.device)
+        seen = self.processor.image_processor(rgb, return_tensors="pt")
+        names = [name for name in self.adapter.image_inputs if name in seen]
+        if self.adapter.image_inputs[0] not in names:
+            raise UnsupportedModel(f"{type(self.model).__name__} is not given pictures, but {self.adapter.modality}s")
+        inputs = {name: seen[name].to(self.model.device) for name in names}
+        tiles = seen["num_patches"] if "num_patches" in seen else []
+        runs = [int(count) * self.adapter.tower.grid.patches for count in tiles]
+        return inputs, self.adapter.arrangements(inputs, runs)
 
-    def prompt(self, question: str) -> list[int]:
-        """Token ids of the chat prompt for one picture and a question, the image token expanded to all patches."""
-        image, patches = self.adapter.image_token, self.adapter.tower.grid.patches
+    def pictures(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> SeenPictures:
+        """Pictures of one arrangement, to be compressed.
+
+        Raises:
+            ValueError: They are arranged differently.
+        """
+        inputs, arrangements = self.images(images)
+        if len(set(arrangements)) != 1:
+            raise ValueError(f"these {len(images)} pictures have different shapes: give those of one shape together")
+        return SeenPictures(self.adapter, inputs, arrangements[0], texts, self.companion)
+
+    def prompt(self, question: str, arrangement: Arrangement | None = None) -> list[int]:
+        """Token ids of the chat prompt for one picture and a question, the image token expanded to a whole run.
+
+        Args:
+            question: The question.
+            arrangement: Of the picture; None means one of the tower's own size.
+        """
+        image = self.adapter.image_token
+        length = arrangement.length if arrangement else self.adapter.tower.grid.patches
         ids = self._ids(self._written(question))
-        return [token for i in ids for token in ([image] * patches if i == image else [i])]
+        return [token for i in ids for token in ([image] * length if i == image else [i])]
 
     def reference(self, question: str, answer: str) -> list[int]:
         """Token ids of an answer as they follow the chat prompt for a question, the end token last."""
@@ -119,22 +155,35 @@ class LoadedModel:
         return [t.strip() for t in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
+def _lasting(path: Path) -> bytes:
+    """What a saved file says of the checkpoint itself, and not of how it was fetched."""
+    if path.name != "tokenizer_config.json":
+        return path.read_bytes()
+    return json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "local_files_only"}).encode()
+
+
 def load(
     name: str | Path = REFERENCE,
     device: str = "cpu",
     dtype: str = "float32",
     attention: str = "sdpa",
     companion: str | Path | None = None,
+    revision: str = "main",
+    **options: Any,  # noqa: ANN401 (as in transformers)
 ) -> LoadedModel:
-    """Loads a checkpoint.
+    """Loads a checkpoint: weights from safetensors only, and never code from its folder.
 
     Args:
         name: "reference" (the shipped model), a checkpoint folder, or a hub id.
         device: Where it runs.
-        dtype: "float32", "bfloat16" or "float16".
+        dtype: "float32", "bfloat16" or "float16", of all its parts: a tower in another precision than its language
+            model would answer differently without a word.
         attention: Attention implementation, as transformers names it.
         companion: Checkpoint of the CLIP that the vision tower came from, for scorers that compare patches with text;
             the shipped model has its own.
+        revision: Branch, tag or commit of a hub id.
+        options: For `from_pretrained` of transformers, such as `device_map="auto"` (then `device` is not used) or
+            `quantization_config`, for models larger than one GPU.
 
     Raises:
         UnsupportedModel: There is no such checkpoint, it is not a supported model or not whole, or device or dtype
@@ -142,9 +191,12 @@ def load(
     """
     if dtype not in _DTYPES:
         raise UnsupportedModel(f"dtype {dtype!r} is unknown; known: {', '.join(_DTYPES)}")
+    if refused := sorted({"trust_remote_code", "use_safetensors", "dtype", "attn_implementation"} & set(options)):
+        raise UnsupportedModel(f"{', '.join(refused)} cannot be given: dtype and attention have arguments of their own")
     place = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
+    safe: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
     try:
-        config: Any = AutoConfig.from_pretrained(place)
+        config: Any = AutoConfig.from_pretrained(place, **safe)
     except (OSError, ValueError) as error:
         raise UnsupportedModel(
             f"model {str(name)!r}: neither {REFERENCE!r}, nor a checkpoint folder, nor a reachable hub id "
@@ -154,17 +206,28 @@ def load(
         known = ", ".join(_ADAPTERS)
         raise UnsupportedModel(f"model {str(name)!r} is of type {config.model_type!r}; supported: {known}")
     try:
-        processor = AutoProcessor.from_pretrained(place)
+        processor = load_processor(place, **safe)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            place, dtype=getattr(torch, dtype), attn_implementation=attention, output_loading_info=True
+            place,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            output_loading_info=True,
+            **safe,
+            **options,
         )
-    except (OSError, SafetensorError) as error:
-        raise UnsupportedModel(f"model {str(name)!r} is incomplete: {str(error).splitlines()[0]}") from error
+    except (OSError, SafetensorError, ImportError) as error:
+        raise UnsupportedModel(
+            f"model {str(name)!r} is incomplete: {str(error).splitlines()[0]} Looked for: config.json, *.safetensors, "
+            f"tokenizer and image processor; `hf download {name}` fetches them, and HF_HOME tells where from"
+        ) from error
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModel(f"model {str(name)!r} lacks {len(missing)} of its weights, such as {missing[0]}")
+    if "quantization_config" not in options and getattr(config, "quantization_config", None) is None:
+        model.to(getattr(torch, dtype))  # parts that a checkpoint keeps in another precision
     try:
-        adapter = adapt(model.to(device).eval())
+        adapter = adapt((model if "device_map" in options else model.to(device)).eval())
     except (RuntimeError, AssertionError) as error:
         raise UnsupportedModel(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     companion = REFERENCE if companion is None and str(name) == REFERENCE else companion

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,9 +12,9 @@ from foveate.core.needs import Role
 from foveate.core.types import Compressed
 from foveate.functional.attention import causal, mean_attention
 from foveate.functional.sequence import positions
+from foveate.models.adapter import Adapter
 from foveate.models.cutting import asking
 from foveate.models.engine import embedded, left_padded, producing_rows
-from foveate.models.llava import Llava
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,21 +80,23 @@ class RowRecorder:
 
 
 @torch.inference_mode()
-def looks(llava: Llava, prompts: Sequence[Sequence[int]], full: Compressed, answers: Sequence[Sequence[int]]) -> Looks:
+def looks(
+    adapter: Adapter, prompts: Sequence[Sequence[int]], full: Compressed, answers: Sequence[Sequence[int]]
+) -> Looks:
     """What the model looks at on its way through each prompt and the answer to it, in one pass.
 
     Args:
-        llava: The model.
+        adapter: Of the model.
         prompts: Full prompts of one image each.
         full: Uncompressed, one row per prompt.
         answers: What is said, be it the model's own words or not; an end token does not count.
     """
-    states, layout = embedded(llava, prompts, full, repack=False)
-    said = [[token for token in answer if token not in llava.ends] for answer in answers]
+    states, layout = embedded(adapter, prompts, full, repack=False)
+    said = [[token for token in answer if token not in adapter.ends] for answer in answers]
     words, spoken = left_padded(
-        [answer[: producing_rows(len(answer)) - 1] for answer in said], llava.pad_token, states.device
+        [answer[: producing_rows(len(answer)) - 1] for answer in said], adapter.pad_token, states.device
     )
-    states = torch.cat([states, llava.inner.get_input_embeddings()(words)], 1)
+    states = torch.cat([states, adapter.inner.get_input_embeddings()(words)], 1)
     read, visual = layout.role != Role.PADDING, layout.role == Role.VISUAL
     real = torch.cat([read, spoken], 1)
     silent, last = torch.zeros_like(spoken), torch.zeros_like(read)
@@ -108,12 +111,17 @@ def looks(llava: Llava, prompts: Sequence[Sequence[int]], full: Compressed, answ
         },
         visual.nonzero()[:, 1].reshape(len(prompts), -1),
     )
-    following = layout.position[:, -1:] + 1 + positions(spoken)
-    with llava.decoder.tapped(recorder):
-        llava.decoder.model(
+    following = (layout.following[:, None] + positions(spoken)).expand(len(layout.position), -1, -1)
+    position = torch.cat([layout.position, following], 2)
+    deep: dict[str, Any] = {}
+    if layout.deep:
+        deep = {"visual_pos_masks": torch.cat([visual, silent], 1), "deepstack_visual_embeds": list(layout.deep)}
+    with adapter.decoder.tapped(recorder):
+        adapter.decoder.model(
             inputs_embeds=states,
             attention_mask=real.long(),
-            position_ids=torch.cat([layout.position, following], 1),
+            position_ids=position if len(position) > 1 else position[0],
             use_cache=False,
+            **deep,
         )
     return Looks(**{name: recorder.rows(name) for name in recorder.weights})

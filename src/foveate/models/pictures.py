@@ -1,6 +1,6 @@
 """Images as a live model sees them, with what is asked about them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,17 +13,18 @@ from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
+    Deepstack,
     Features,
     Fingerprint,
     Need,
     QuestionEmbeddings,
     ResponseRows,
 )
-from foveate.core.types import Compressed, Compression, Decision, Trace
+from foveate.core.types import Arrangement, Compressed, Compression, Decision, Trace
 from foveate.functional.fingerprint import fingerprints
+from foveate.models.adapter import Adapter, Images
 from foveate.models.companion import Companion
 from foveate.models.engine import response_rows
-from foveate.models.llava import Llava
 
 Reader = Callable[[list[list[int]]], list[str]]
 """Turns token ids into text."""
@@ -58,39 +59,48 @@ class Texts:
     questions: Sequence[Sequence[int]]
     spelled: Sequence[str] | None
 
+    def of(self, rows: Sequence[int]) -> "Texts":
+        """About some of the images."""
+        spelled = None if self.spelled is None else [self.spelled[row] for row in rows]
+        return Texts([self.prompts[row] for row in rows], [self.questions[row] for row in rows], spelled)
+
 
 class SeenPictures(Pictures):
-    """Images given as pixels, encoded when asked for.
+    """Images of one arrangement given as pixels, encoded when asked for.
 
     Args:
-        llava: The model.
-        pixels: Of the images.
+        adapter: Of the model.
+        images: The model's inputs about them.
+        arrangement: Of all.
         texts: Tells what is asked about them, if a need makes that necessary.
         companion: A text encoder that shares a space with the tower.
     """
 
     def __init__(
         self,
-        llava: Llava,
-        pixels: Float[Tensor, "image channel height width"],
+        adapter: Adapter,
+        images: Images,
+        arrangement: Arrangement,
         texts: Callable[[], Texts] | None = None,
         companion: Companion | None = None,
     ) -> None:
-        self.llava, self.pixels, self.texts, self.companion = llava, pixels, texts, companion
-        self.grid = llava.tower.grid
+        self.adapter, self.images, self.arrangement = adapter, images, arrangement
+        self.texts, self.companion = texts, companion
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
-        sources, values = self.llava.encode(self.pixels, needs)
+        needs = with_deepstack(self.adapter, needs)
+        sources, values = self.adapter.encode(self.images, self.arrangement, needs)
         if others := [need for need in needs if need not in values]:
             texts = self.texts() if self.texts else None
-            values |= {need: told(self.llava, need, sources, texts, self.companion) for need in others}
-        return sources, Trace(values, self.grid, len(sources))
+            asked = Asked(self.adapter, self.arrangement, texts, self.companion)
+            values |= {need: told(asked, need, sources, values) for need in others}
+        return sources, self.arrangement.trace(values, len(sources))
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
-        return self.llava.project(features)
+        return self.adapter.project(features)
 
     def reduced(self, reduction: Reduction, keep: int) -> tuple[Float[Tensor, "image token dim"], Compression]:
-        return self.llava.reduced(self.pixels, reduction, keep)
+        return self.adapter.reduced(self.images, reduction, keep)
 
 
 class GivenPictures(Pictures):
@@ -100,11 +110,12 @@ class GivenPictures(Pictures):
         ValueError: They are not as many as the tower has patches.
     """
 
-    def __init__(self, llava: Llava, tokens: Float[Tensor, "image patch dim"]) -> None:
-        self.llava, self.tokens, self.grid = llava, tokens, llava.tower.grid
-        if tokens.shape[1] != self.grid.patches:
+    def __init__(self, tokens: Float[Tensor, "image patch dim"], arrangement: Arrangement) -> None:
+        self.tokens, self.arrangement = tokens, arrangement
+        if tokens.shape[1] != arrangement.patches or arrangement.separators:
             raise ValueError(
-                f"mm_encoder_outputs holds {tokens.shape[1]} tokens per image, expected all {self.grid.patches} patches"
+                f"mm_encoder_outputs holds {tokens.shape[1]} tokens per image, expected all {arrangement.patches} "
+                "patches and nothing between them: give pixel_values instead"
             )
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
@@ -120,7 +131,7 @@ class GivenPictures(Pictures):
                         f"{need} cannot be answered of images that were given as mm_encoder_outputs: give "
                         "pixel_values, or use a method that needs no tower, such as fastv, divprune or uniform"
                     )
-        return self.tokens, Trace(values, self.grid, len(self.tokens))
+        return self.tokens, self.arrangement.trace(values, len(self.tokens))
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         return features
@@ -129,13 +140,36 @@ class GivenPictures(Pictures):
         raise UnsupportedNeed(f"{reduction} works inside the vision tower: give pixel_values, not mm_encoder_outputs")
 
 
-def told(llava: Llava, need: Need, sources: Tensor, texts: Texts | None, companion: Companion | None) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Pictures of one arrangement with what is asked about them."""
+
+    adapter: Adapter
+    arrangement: Arrangement
+    texts: Texts | None
+    companion: Companion | None
+
+
+def with_deepstack(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
+    """The needs, and what the language model must be given of pictures if it shall answer one of them."""
+    runs = adapter.deep and any(isinstance(need, ResponseRows) for need in needs)
+    return tuple(dict.fromkeys((*needs, Deepstack()))) if runs else tuple(needs)
+
+
+def told(asked: Asked, need: Need, sources: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
     """The answer to a need that pictures alone cannot give.
+
+    Args:
+        asked: The pictures.
+        need: What is to be told.
+        sources: As the tower gives them.
+        values: What it answered.
 
     Raises:
         UnsupportedNeed: What would be needed for it is not there; the message says what.
     """
-    patches = sources[:, : llava.tower.grid.patches]
+    adapter, texts, companion = asked.adapter, asked.texts, asked.companion
+    patches = sources[:, : asked.arrangement.patches]
     match need:
         case AlignedPatches() if companion:
             return companion.patches(patches)
@@ -148,14 +182,14 @@ def told(llava: Llava, need: Need, sources: Tensor, texts: Texts | None, compani
                 "that its tower came from, and attach to what that returns"
             )
         case QuestionEmbeddings() if texts:
-            table = llava.inner.get_input_embeddings()
+            table = adapter.inner.get_input_embeddings()
             words = [table(torch.tensor(ids, dtype=torch.long, device=sources.device)) for ids in texts.questions]
             return pad_sequence(words, batch_first=True)
         case ResponseRows() if texts:
-            if any(list(prompt).count(llava.image_token) != llava.tower.grid.patches for prompt in texts.prompts):
+            if any(list(prompt).count(adapter.image_token) != asked.arrangement.length for prompt in texts.prompts):
                 raise UnsupportedNeed(f"{need}: it is known for prompts with one image each")
-            everything = torch.arange(llava.tower.grid.patches, device=sources.device).expand(len(sources), -1)
-            trace = Trace({}, llava.tower.grid, len(sources))
+            everything = torch.arange(patches.shape[1], device=sources.device).expand(len(sources), -1)
             decision = Decision(torch.zeros_like(patches[..., 0]), Compression(everything))
-            return response_rows(llava, texts.prompts, Compressed(llava.project(patches), decision, trace), need)
-    raise UnsupportedNeed(f"{need}: {type(llava.model).__name__} cannot answer it from what it was given")
+            full = Compressed(adapter.project(patches), decision, values, (asked.arrangement,) * len(sources))
+            return response_rows(adapter, texts.prompts, full, need)
+    raise UnsupportedNeed(f"{need}: {type(adapter.model).__name__} cannot answer it from what it was given")

@@ -9,7 +9,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import EvidenceShare, Need
 from foveate.core.types import PADDING, Trace
-from foveate.functional.geometry import evenness
+from foveate.functional.geometry import even
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,5 @@ class Evidence(Scorer):
         rank = share.argsort(dim=-1, descending=True, stable=True).argsort(-1)
         turn = torch.where(share > 0, 2 - rank / share.shape[-1], 0.0).amax(1)
         places = trace.places.to(share.device)
-        spread = evenness(trace.grid.rows, trace.grid.columns).to(share.device)[
-            places.clamp(min=0) % trace.grid.patches
-        ]
+        spread = even(trace.views).to(share.device)[places.clamp(min=0)]
         return (turn + spread / (2 * share.shape[-1])).masked_fill(places == PADDING, -torch.inf)

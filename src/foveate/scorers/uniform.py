@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.types import PADDING, Trace
-from foveate.functional.geometry import evenness
+from foveate.functional.geometry import even
 
 
 @dataclass(frozen=True)
@@ -17,5 +17,4 @@ class Uniform(Scorer):
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         places = trace.places
-        scores = evenness(trace.grid.rows, trace.grid.columns).to(places.device)
-        return scores[places.clamp(min=0) % trace.grid.patches].masked_fill(places == PADDING, -torch.inf)
+        return even(trace.views).to(places.device)[places.clamp(min=0)].masked_fill(places == PADDING, -torch.inf)

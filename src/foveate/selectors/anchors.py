@@ -38,5 +38,5 @@ class Anchors(Selector):
         real = scores > -torch.inf
         received = trace[ReceivedRows(self.layer)].mean(1).masked_fill(~real, -torch.inf)
         anchors = marked(ranked(received, round(keep * self.alpha / 5)), scores.shape[1])
-        first = with_neighbours(anchors, trace.places.to(scores.device), trace.grid) & real
+        first = with_neighbours(anchors, trace.places.to(scores.device), trace.views) & real
         return top_k(scores.masked_fill(first, torch.inf), keep)

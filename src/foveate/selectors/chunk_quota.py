@@ -33,7 +33,7 @@ class ChunkQuota(Selector):
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf
-        chunk = runs(trace.places.to(scores.device), trace.grid, self.chunks)
+        chunk = runs(trace.places.to(scores.device), trace.views, self.chunks)
         quota = proportional(group_means(scores.double().clamp(min=0), chunk, real), keep)
         rank = rank_within(scores, chunk)
         order = -(chunk * scores.shape[1] + rank).double()

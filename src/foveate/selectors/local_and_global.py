@@ -37,7 +37,7 @@ class LocalAndGlobal(Selector):
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf
         early = trace[ClsRows((self.layer,))][:, 0].mean(1).masked_fill(~real, -torch.inf)
-        window = rectangles(trace.places.to(scores.device), trace.grid, self.windows, self.windows)
+        window = rectangles(trace.places.to(scores.device), trace.views, self.windows, self.windows)
         local = real & (rank_within(early, window) < keep // 2 // self.windows**2)
         best = top_k(scores.masked_fill(local, -torch.inf), keep - keep // 2)
         return listed(local | marked(best, scores.shape[1]))

@@ -11,7 +11,7 @@ from foveate.core.contracts import Selector
 from foveate.core.types import Trace
 from foveate.functional.outliers import outliers
 from foveate.functional.ranking import ranked
-from foveate.functional.regions import rank_within
+from foveate.functional.regions import numbered, rank_within
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class OutliersAndStride(Selector):
         else:
             best = torch.full_like(scores[:, :1], given, dtype=torch.long)
         stride = real.sum(1, keepdim=True) // best // 3 if stride is None else torch.full_like(best, stride)
-        places, patches = trace.places.to(scores.device), trace.grid.patches
-        inside = places % patches
-        sampled = (places >= 0) & (inside % stride.clamp(min=1) == 0) & (inside < patches - 1)
+        places = trace.places.to(scores.device)
+        view, inside = numbered(places, trace.views)
+        last = torch.tensor([grid.patches - 1 for grid in trace.views], device=places.device)[view]
+        sampled = (places >= 0) & (inside % stride.clamp(min=1) == 0) & (inside < last)
         rank, number = rank_within(scores, torch.zeros_like(places)), torch.arange(scores.shape[1]).to(places)
         priority = torch.where(sampled, -number.double(), -torch.inf)
         priority = torch.where(rank < best, scores.shape[1] - rank, priority)

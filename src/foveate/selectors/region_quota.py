@@ -27,7 +27,7 @@ class RegionQuota(Selector):
     columns: int = 4
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        region = rectangles(trace.places.to(scores.device), trace.grid, self.rows, self.columns)
+        region = rectangles(trace.places.to(scores.device), trace.views, self.rows, self.columns)
         best = rank_within(scores, torch.zeros_like(region))
         order = -(rank_within(scores, region) * scores.shape[1] + best).double()
         return top_k(order.masked_fill(scores == -torch.inf, -torch.inf), keep)

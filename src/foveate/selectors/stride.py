@@ -29,7 +29,7 @@ class Stride(Selector):
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         places = trace.places.to(scores.device)
-        _, row, column = located(places, trace.grid)
+        _, row, column = located(places, trace.views)
         return listed((row % self.step == 0) & (column % self.step == 0) & (places >= 0) & (scores > -torch.inf))
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:

@@ -18,14 +18,16 @@ import numpy as np
 import optuna
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.module import asked, evidence_of
+from foveate.evaluation.module import asked_alike, evidence_of
 from foveate.evaluation.run import cached_load, data_of, encodings_of
 from foveate.metrics.evidence import SHOWN
+from foveate.models.joining import compressed
 from foveate.scorers import ResponseAttention
 from foveate.studies.spaces import Planned, Space
 
@@ -67,14 +69,15 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
-    prompts = [loaded.prompt(sample.question) for sample in samples]
-    share = evidence_of(samples, loaded.adapter.tower.grid)
+    arranged = [encodings.arrangements[sample.image_id] for sample in samples]
+    prompts = [loaded.prompt(sample.question, image) for sample, image in zip(samples, arranged, strict=True)]
+    share = evidence_of(samples, arranged)
     worth = _shown(share) if signal == "evidence" else _looked_at(encodings, samples, prompts, config.batch_size)
     first = {sample.image_id: row for row, sample in reversed(list(enumerate(samples)))}
     owner = torch.tensor([list(first).index(sample.image_id) for sample in samples])
     wanted = torch.zeros(len(first), worth.shape[1]).index_add_(0, owner, worth) / worth.sum()
     rows = list(first.values())
-    pictures = asked(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], share[rows])
+    groups, pictures = asked_alike(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], share[rows])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     params, agreement, seen = [], [], set()
     for _ in range(candidates):
@@ -92,7 +95,9 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
                 "rank it; leave the rung out (--rung none)"
             )
         params.append(trial.params)
-        agreement.append(_agreement(compressor.compress(pictures).decision.compression.kept, wanted))
+        agreement.append(
+            _agreement(compressed(compressor.compress, groups, pictures).decision.compression.kept, wanted)
+        )
     return Rung(params, np.array(agreement))
 
 
@@ -114,11 +119,14 @@ def _looked_at(
     encodings: Encodings, samples: Sequence[VQASample], prompts: Sequence[list[int]], batch_size: int
 ) -> Tensor:
     """(question, patch), of sum 1: where the uncompressed model looks while it answers."""
-    scorer, parts = ResponseAttention(), []
+    scorer, scores = ResponseAttention(), [torch.empty(0)] * len(samples)
     for start in range(0, len(samples), batch_size):
         batch = slice(start, start + batch_size)
-        share = evidence_of(samples[batch], encodings.loaded.adapter.tower.grid)
-        _, trace = asked(encodings, samples[batch], prompts[batch], share).encode(scorer.needs)
-        parts.append(scorer.score(trace).float().cpu())
-    attention = torch.cat(parts)
+        share = torch.zeros(len(samples[batch]), 0, 0)
+        groups, pictures = asked_alike(encodings, samples[batch], prompts[batch], share)
+        for rows in groups:
+            found = scorer.score(pictures(rows).encode(scorer.needs)[1]).float().cpu()
+            for row, score in zip(rows, found, strict=True):
+                scores[start + row] = score
+    attention = pad_sequence(scores, batch_first=True)
     return attention / attention.sum(1, keepdim=True)

@@ -37,7 +37,7 @@ _BEFORE, _QUESTION = 3, 6  # text tokens around the picture
 def random_trace(needs: tuple[Need, ...], batch: int = 3, seed: int = 0, grid: Grid = GRID) -> Trace:
     """A trace with plausible random answers to any need; row i does not depend on how many rows follow it."""
     values = {need: torch.stack([_answer(need, grid, seed * 1000 + row) for row in range(batch)]) for need in needs}
-    return Trace(values, grid, batch)
+    return Trace(values, (grid,), batch)
 
 
 def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
@@ -170,7 +170,7 @@ class MergerContract(ABC):
         for i, row in enumerate(kept):
             if PADDING not in row.tolist():
                 trace = random_trace(self.merger().needs)
-                one = Trace({need: value[i : i + 1] for need, value in trace.values.items()}, GRID, 1)
+                one = Trace({need: value[i : i + 1] for need, value in trace.values.items()}, (GRID,), 1)
                 alone = self.merger().merge(self._features(3)[i : i + 1], row[None], _scores()[i : i + 1], one)
                 torch.testing.assert_close(alone.apply(self._features(3)[i : i + 1])[0], together[i])
 

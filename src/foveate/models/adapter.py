@@ -1,0 +1,207 @@
+"""What all adapters share: the parts of a stock model, run one by one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from foveate.core.contracts import Cut, Reduction
+from foveate.core.errors import UnsupportedNeed
+from foveate.core.needs import ClsQuery, ClsRows, Keys, Need, ReceivedRows, resolve_layer, resolve_layers
+from foveate.core.types import Arrangement, Compression, Grid
+from foveate.functional.sequence import positions
+from foveate.models.cutting import check_stages
+from foveate.models.decoder import Decoder
+
+Images = Mapping[str, Tensor]
+"""Those inputs of a model that belong to its pictures."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What can be known of a vision tower before it runs.
+
+    Attributes:
+        depth: Number of layers.
+        heads: Of each.
+        feature_layer: The layer that writes the language model's input.
+        has_cls: Whether there is a [CLS] token.
+        grid: Visual tokens of one picture of its size, before any compression; where it takes pictures of any size, of
+            a typical one.
+    """
+
+    depth: int
+    heads: int
+    feature_layer: int
+    has_cls: bool
+    grid: Grid
+
+
+class Adapter(ABC):
+    """Runs the parts of a stock model one by one.
+
+    Attributes:
+        tower: What is known of the vision tower.
+        image_inputs: Names of the inputs that belong to pictures, the pixels first.
+        modality: What the stock model calls them.
+        axes: How many numbers a position has.
+        packs_projected: Whether sources are behind the projector already.
+        separator: Embedding of tokens between patches; None where there are none.
+        deep: Behind so many of the first blocks the language model is given more of the picture.
+    """
+
+    tower: Tower
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    modality: ClassVar[str] = "image"
+    axes: ClassVar[int] = 1
+    packs_projected: ClassVar[bool] = False
+    separator: Tensor | None = None
+    deep: int = 0
+
+    def __init__(self, model: Any, language_model: nn.Module) -> None:  # noqa: ANN401 (a class per family)
+        self.model: PreTrainedModel = model
+        self.inner: Any = model.model
+        self.text_config: Any = model.config.text_config
+        self.decoder = Decoder(language_model, model.lm_head)
+
+    @abstractmethod
+    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+        """How each picture is arranged.
+
+        Args:
+            images: Of all pictures of a call.
+            runs: Lengths of the runs of placeholders in the prompts, in reading order; adjacent pictures share one.
+        """
+
+    @abstractmethod
+    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+        """Only some of the pictures.
+
+        Args:
+            images: Of all pictures of a call.
+            rows: Which.
+            arrangements: Of all.
+        """
+
+    @abstractmethod
+    def encode(
+        self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
+    ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
+        """Sources (patches, then [CLS] if there is one), and what the vision side can answer of `needs`.
+
+        Args:
+            images: Pictures of one arrangement.
+            arrangement: Of all of them.
+            needs: What is asked.
+
+        Raises:
+            UnsupportedNeed: This family cannot answer a need about its tower.
+            LayerError: A layer is out of range.
+        """
+
+    def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
+        """From sources to what the language model is given, token by token."""
+        return self.inner.multi_modal_projector(features)
+
+    def reduced(
+        self, images: Images, reduction: Reduction, keep: int
+    ) -> tuple[Float[Tensor, "image token dim"], Compression]:
+        """Sources when `reduction` drops or merges tokens between the tower's blocks.
+
+        Raises:
+            UnsupportedNeed: It cannot in this family.
+        """
+        raise UnsupportedNeed(
+            f"{reduction} works inside the tower of LLaVA-1.5; {type(self.model).__name__} cuts its pictures up or "
+            "merges their patches afterwards: use a method that compresses behind the tower"
+        )
+
+    def rope(self, ids: Tensor, mask: Tensor, arrangements: Sequence[Arrangement]) -> Int[Tensor, "axis batch token"]:
+        """Positions of full, left-padded prompts with images so arranged, in reading order."""
+        return positions(mask.bool())[None]
+
+    def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
+        """What the stock model takes for its pictures' features.
+
+        Args:
+            tokens: Of each picture.
+            deep: The same for each of the `deep` blocks.
+        """
+        listed: Any = list(tokens)
+        return BaseModelOutputWithPooling(pooler_output=listed)
+
+    @property
+    def image_token(self) -> int:
+        return self.model.config.image_token_id
+
+    @property
+    def pad_token(self) -> int:
+        return self._pad or 0
+
+    @property
+    def _pad(self) -> int | None:
+        chosen = self.model.generation_config.pad_token_id
+        return self.text_config.pad_token_id if chosen is None else chosen
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        ends = self.model.generation_config.eos_token_id
+        return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+    def layers(self, need: Need) -> tuple[int, ...]:
+        """The tower's layers that a need names, non-negative.
+
+        Raises:
+            UnsupportedNeed: The need asks for [CLS] and the tower has none.
+            LayerError: A layer is out of range.
+        """
+        if isinstance(need, ClsRows | ClsQuery) and not self.tower.has_cls:
+            tower = getattr(self.inner, "vision_tower", None) or self.inner.visual
+            raise UnsupportedNeed(
+                f"{type(tower).__name__} cannot answer {need}: it has no [CLS] token whose attention "
+                "could be read; the stand-in for such towers is the scorer ReceivedAttention(layer=-2)"
+            )
+        match need:
+            case ClsRows(layers):
+                return resolve_layers(layers, self.tower.depth, self.tower.feature_layer)
+            case ClsQuery(layer) | Keys(layer) | ReceivedRows(layer):
+                return (resolve_layer(layer, self.tower.depth),)
+            case _:
+                return ()
+
+    def check(self, needs: Sequence[Need], stages: Sequence[Cut] = ()) -> None:
+        """Raises what running these needs and stages would raise about layers, without a picture."""
+        for need in needs:
+            self.layers(need)
+        check_stages(stages, self.decoder.depth, self.deep)
+
+    def embed(self, ids: Tensor, tokens: Float[Tensor, "visual dim"]) -> Float[Tensor, "batch token dim"]:
+        """Input embeddings in which the image tokens, in reading order, are the given ones."""
+        words = self.inner.get_input_embeddings()(ids)
+        return words.masked_scatter((ids == self.image_token)[..., None], tokens.to(words.dtype))
+
+    def mask(self, ids: Tensor) -> Tensor:
+        """What `generate` assumes without a mask: padding is not read, unless it is also what ends an answer."""
+        pad = self._pad
+        return (ids == ids).long() if pad is None or pad in self.ends else ids.ne(pad).long()
+
+    def question(self, prompt: Sequence[int], tail: Sequence[int] = ()) -> list[int]:
+        """The text behind the last image of a prompt, without special tokens.
+
+        Args:
+            prompt: Token ids with all placeholders.
+            tail: What the chat template puts behind every question.
+        """
+        special = {self.image_token, self.pad_token, self.text_config.bos_token_id, *self.ends}
+        special |= {getattr(self.model.config, name, None) for name in ("vision_start_token_id", "vision_end_token_id")}
+        start = max((i for i, token in enumerate(prompt) if token == self.image_token), default=-1) + 1
+        words = list(prompt[start:])
+        if tail and words[-len(tail) :] == list(tail):
+            words = words[: -len(tail)]
+        return [token for token in words if token not in special]

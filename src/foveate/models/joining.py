@@ -1,0 +1,89 @@
+"""Images of different shapes in one batch: each shape is decided on by itself, and what is shorter is padded."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foveate.core.contracts import Pictures
+from foveate.core.needs import Need
+from foveate.core.types import EXTRA, PADDING, Arrangement, Compressed, Compression, Decision
+from foveate.functional.mixing import unit_rows
+
+
+def alike(arrangements: Sequence[Arrangement]) -> list[list[int]]:
+    """The images of each arrangement."""
+    groups: dict[Arrangement, list[int]] = {}
+    for row, arrangement in enumerate(arrangements):
+        groups.setdefault(arrangement, []).append(row)
+    return list(groups.values())
+
+
+def compressed(
+    compress: Callable[[Pictures], Compressed],
+    groups: Sequence[Sequence[int]],
+    pictures: Callable[[list[int]], Pictures],
+) -> Compressed:
+    """Images of several arrangements, compressed group by group.
+
+    Args:
+        compress: Of a compressor.
+        groups: As `alike` gives them.
+        pictures: The images of a group.
+    """
+    parts = [compress(pictures(list(rows))) for rows in groups]
+    if len(parts) == 1:
+        return parts[0]
+    rows = [row for group in groups for row in group]
+    order = torch.tensor(rows).argsort().tolist()
+    decision = together([part.decision for part in parts], rows)
+    tokens = padded([part.tokens for part in parts], (-2,), 0)[order]
+    values = {
+        need: padded([part.carried[need] for part in parts], () if need.patch_axis is None else (need.patch_axis,), 0)[
+            order
+        ]
+        for need in parts[0].carried
+    }
+    every = [arrangement for part in parts for arrangement in part.arrangements]
+    return Compressed(tokens, decision, values, tuple(every[i] for i in order), parts[0].separators)
+
+
+def together(decisions: Sequence[Decision], rows: Sequence[int]) -> Decision:
+    """One decision about all rows, which the given ones were about in this order; what is shorter ends in padding."""
+    order = torch.tensor(rows).argsort().tolist()
+    scores = padded([decision.scores for decision in decisions], (-1,), torch.nan)[order]
+    compressions = [decision.compression for decision in decisions]
+    origin = padded([compression.origin for compression in compressions], (-1,), PADDING)[order]
+    if all(compression.mixing is None for compression in compressions):
+        return Decision(scores, Compression(origin))
+    sources = scores.shape[1]
+    mixing = [c.mixing if c.mixing is not None else unit_rows(c.origin, sources) for c in compressions]
+    return Decision(scores, Compression(origin, padded(mixing, (-2, -1), 0.0)[order]))
+
+
+def padded(parts: Sequence[Tensor], axes: Sequence[int], fill: float | int) -> Tensor:
+    """Stacks of rows as one; the given axes, counted from the last, get the length of the longest."""
+    longest = [max(part.shape[axis] for part in parts) if axis in axes else None for axis in range(-1, -4, -1)]
+    stacks = []
+    for part in parts:
+        missing = [0 if size is None else size - part.shape[-1 - i] for i, size in enumerate(longest[: part.ndim])]
+        stacks.append(F.pad(part, [width for after in missing for width in (0, after)], value=fill))
+    return torch.cat(stacks)
+
+
+def carried(need: Need, value: Tensor, compression: Compression) -> Tensor:
+    """An answer about patches after a compression of them; a token without a place gets the mean of its sources."""
+    if need.patch_axis is None:
+        return value
+    value = value.movedim(need.patch_axis, -1)
+    origin = compression.origin
+    middle = [1] * (value.ndim - 2)
+    shape = (*value.shape[:-1], origin.shape[1])
+    kept = value.gather(-1, origin.clamp(min=0).reshape(len(origin), *middle, -1).expand(shape))
+    if compression.mixing is not None:
+        mixing = compression.mixing[..., : value.shape[-1]]  # [CLS] is no patch
+        share = mixing / mixing.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        mean = torch.einsum("b...p,btp->b...t", value, share.to(value.dtype))
+        kept = torch.where((origin == EXTRA).reshape(len(origin), *middle, -1), mean, kept)
+    return kept.movedim(-1, need.patch_axis)

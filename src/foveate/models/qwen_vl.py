@@ -1,0 +1,140 @@
+"""Qwen2.5-VL and Qwen3-VL: a tower for pictures of any size, squares of patches merged, positions with three axes."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+from transformers.vision_utils import get_vision_window_index
+
+from foveate.core.errors import LayerError, UnsupportedNeed
+from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, ReceivedRows
+from foveate.core.types import Arrangement, Grid
+from foveate.functional.attention import mean_attention
+from foveate.functional.fingerprint import fingerprints
+from foveate.models.adapter import Adapter, Images, Tower
+from foveate.models.tap import tapped
+
+_TYPICAL = Grid(24, 24)  # of a picture of 672 x 672 pixels with patches of 14
+
+
+class QwenVL(Adapter):
+    """A token is a merged square of patches; what is known of its patches is averaged over them."""
+
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
+    axes: ClassVar[int] = 3
+    packs_projected: ClassVar[bool] = True
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model, model.model.language_model)
+        tower, config = self.inner.visual, model.config.vision_config
+        self._layer_of = {block.attn: number for number, block in enumerate(tower.blocks)}
+        self.tower = Tower(len(tower.blocks), config.num_heads, len(tower.blocks) - 1, False, _TYPICAL)
+        self.side = config.spatial_merge_size
+        # the others only see windows
+        self.whole = getattr(tower, "fullatt_block_indexes", range(len(tower.blocks)))
+        self.deep = len(getattr(config, "deepstack_visual_indexes", ()))
+
+    def layers(self, need: Need) -> tuple[int, ...]:
+        found = super().layers(need)
+        if isinstance(need, ReceivedRows) and found[0] not in self.whole:
+            raise LayerError(
+                f"{need}: in this layer a patch only sees its window, so that attention received says nothing about "
+                f"the picture; choose one of {', '.join(map(str, self.whole))}"
+            )
+        return found
+
+    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+        sizes = images["image_grid_thw"].tolist()
+        if any(frames != 1 for frames, _, _ in sizes):
+            raise UnsupportedNeed(f"image_grid_thw {sizes}: only pictures are supported, which have one frame")
+        return [Arrangement((Grid(rows // self.side, columns // self.side),)) for _, rows, columns in sizes]
+
+    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+        pixels = images["pixel_values"].split([a.patches * self.side**2 for a in arrangements])
+        return {
+            "pixel_values": torch.cat([pixels[row] for row in rows]),
+            "image_grid_thw": images["image_grid_thw"][list(rows)],
+        }
+
+    def encode(
+        self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
+    ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
+        wanted = {need: self.layers(need) for need in needs}
+        heard: dict[Need, list[Tensor]] = {need: [] for need, layers in wanted.items() if layers}
+        patches, count = arrangement.patches * self.side**2, len(images["image_grid_thw"])
+        before: list[Tensor] = []
+
+        def listen(layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+            for need in (need for need in heard if layer in wanted[need]):
+                # several pictures in one call under FlashAttention, one picture or window per call otherwise
+                q, k = (x.detach()[0].transpose(0, 1) for x in (query, key))
+                heard[need].append(_heard(need, q, k, scaling, patches))
+
+        hook = self.inner.visual.merger.register_forward_pre_hook(lambda _, args: before.append(args[0]))
+        try:
+            with tapped(self.inner.visual, self._layer_of, listen) if heard else nullcontext():
+                seen = self.inner.get_image_features(images["pixel_values"], images["image_grid_thw"], return_dict=True)
+        finally:
+            hook.remove()
+        order = self._order(images["image_grid_thw"])
+        tokens = torch.stack(list(seen.pooler_output))
+        values: dict[Need, Tensor] = {}
+        for need in needs:
+            match need:
+                case Features(projected=True):
+                    values[need] = tokens
+                case Features():
+                    squares = before[0].reshape(count * arrangement.patches, -1)
+                    values[need] = squares[order].unflatten(0, (count, -1))
+                case Fingerprint():
+                    values[need] = fingerprints(images["pixel_values"].reshape(count, -1))
+                case Deepstack():
+                    values[need] = torch.stack([torch.stack(list(level)) for level in seen.deepstack_features], 1)
+                case Downsampled():
+                    raise UnsupportedNeed(f"{need}: give this model a smaller picture instead")
+                case _ if need in heard:  # (patch of all pictures, head, ...), windows in the tower's order
+                    tower = torch.cat(heard[need]).unflatten(0, (-1, self.side**2)).mean(1)[order]
+                    picture = tower.unflatten(0, (count, -1))
+                    values[need] = picture if isinstance(need, Keys) else picture.transpose(1, 2)
+        return tokens, values
+
+    def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
+        return features  # the tower's last part has merged and projected them
+
+    def rope(self, ids: Tensor, mask: Tensor, arrangements: Sequence[Arrangement]) -> Int[Tensor, "axis batch token"]:
+        kind = (ids == self.image_token).int()
+        sizes = [(1, grid.rows * self.side, grid.columns * self.side) for image in arrangements for grid in image.views]
+        grid = torch.tensor(sizes, device=ids.device)
+        found, _ = self.inner.get_rope_index(ids, mm_token_type_ids=kind, image_grid_thw=grid, attention_mask=mask)
+        return found
+
+    def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
+        listed: Any = list(tokens)
+        if not self.deep:
+            return BaseModelOutputWithPooling(pooler_output=listed)
+        levels: Any = [list(level) for level in deep]
+        return BaseModelOutputWithDeepstackFeatures(pooler_output=listed, deepstack_features=levels)
+
+    def _order(self, grid: Tensor) -> Tensor:
+        """Where each token stands in the tower, which goes through the picture window by window."""
+        tower = self.inner.visual
+        if not hasattr(tower, "window_size"):
+            return torch.arange(int(grid.prod(1).sum()) // self.side**2, device=grid.device)
+        found = get_vision_window_index(
+            grid, spatial_merge_size=self.side, window_size=tower.window_size, patch_size=tower.patch_size, kwargs={}
+        )
+        return found[0].argsort()
+
+
+def _heard(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int) -> Tensor:
+    """(patch, head, ...) of one attention call, in which each `patches` see each other."""
+    if isinstance(need, Keys):
+        return key
+    pictures = [x.unflatten(0, (-1, patches)).transpose(1, 2) for x in (query, key)]
+    rows = torch.ones(pictures[0].shape[0], patches, device=query.device)
+    return mean_attention(pictures[0], pictures[1], scaling, rows).transpose(1, 2).flatten(0, 1)

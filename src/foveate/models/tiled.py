@@ -1,0 +1,262 @@
+"""Models that cut a picture into tiles, each a picture of the tower, and pack the patches of all."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from foveate.core.errors import UnsupportedModel, UnsupportedNeed
+from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, Keys, Need
+from foveate.core.types import Arrangement, Grid
+from foveate.functional.fingerprint import fingerprints
+from foveate.models.adapter import Adapter, Images, Tower
+from foveate.models.llava import clip_like, square
+from foveate.models.tiles import TileTower, hidden, writing
+
+_BREAK = -1.0  # marks where the packing code puts what is no patch
+
+
+class Tiled(Adapter):
+    """What is asked of the tower is answered tile by tile and packed by the model's own code."""
+
+    tiles: TileTower
+
+    @abstractmethod
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        """The tiles of pictures of one arrangement."""
+
+    def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
+        """What one token is made of, where that is several patches of the tower."""
+        return features
+
+    def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
+        """What is known of patches, as the mean over those of a token."""
+        return values
+
+    def packed(
+        self, tiles: Float[Tensor, "image tile token width"], images: Images
+    ) -> Float[Tensor, "image patch width"]:
+        """The tokens of all tiles in the order of the placeholders; without what is no patch."""
+        return tiles.flatten(1, 2)
+
+    def encode(
+        self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
+    ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
+        for need in needs:
+            if isinstance(need, ClsQuery | Downsampled):
+                raise UnsupportedNeed(
+                    f"{need}: {type(self.model).__name__} cuts a picture into tiles, of which each has its own"
+                )
+        pixels = self.pixels(images, arrangement)
+        sources, answers = self.tiles.encode(pixels.flatten(0, 1), {need: self.layers(need) for need in needs})
+        patches = sources.shape[1] - self.tower.has_cls
+
+        def pack(tiles: Tensor) -> Tensor:
+            return self.packed(tiles.unflatten(0, (len(pixels), -1)), images)
+
+        def pack_values(tiles: Tensor) -> Tensor:
+            """(tile, patch, ...) to (image, patch, ...)."""
+            return pack(self.pooled(tiles.flatten(2))).unflatten(-1, tiles.shape[2:])
+
+        features = self.joined(sources[:, :patches])
+        tokens = pack(super().project(features) if self.packs_projected else features)
+        values: dict[Need, Tensor] = {}
+        for need in needs:
+            match need:
+                case Keys():
+                    values[need] = pack_values(answers[need][:, :patches].float())
+                case Fingerprint():
+                    values[need] = fingerprints(pixels)
+                case Features(projected=True):
+                    values[need] = self.project(tokens)
+                case Features():
+                    values[need] = pack(features) if self.packs_projected else tokens
+                case _ if need in answers:
+                    values[need] = pack_values(answers[need].movedim(-1, 1)).movedim(1, -1)
+        return tokens, values
+
+    def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
+        return features if self.packs_projected else super().project(features)
+
+
+class AnyResolution(Tiled):
+    """The whole picture, then its enlargement: tiles, without what pads them, a separator at the end of each row."""
+
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes", "batch_num_images")
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model, model.model.language_model)
+        self.tiles = clip_like(model)
+        self.tower = self.tiles.about
+        self.separator = self.inner.image_newline
+        self._known: dict[tuple[int, int], Arrangement] = {}
+
+    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+        if images.get("batch_num_images") is not None and (images["batch_num_images"] > 1).any():
+            raise UnsupportedModel(
+                "batch_num_images above 1: pictures of a prompt with several are not cut into tiles; give one each"
+            )
+        return [self._arranged((int(height), int(width))) for height, width in images["image_sizes"].tolist()]
+
+    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+        return {name: images[name][list(rows)] for name in ("pixel_values", "image_sizes")}
+
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        return images["pixel_values"][:, : self.count(images["image_sizes"][0])]
+
+    def packed(
+        self, tiles: Float[Tensor, "image tile token width"], images: Images
+    ) -> Float[Tensor, "image patch width"]:
+        size = images["image_sizes"][0]
+        stands = self.arranged(size).offsets.to(tiles.device)
+        newline = torch.full(tiles.shape[-1:], _BREAK, dtype=tiles.dtype, device=tiles.device)
+        return torch.stack([self.pack(picture, size, newline)[stands] for picture in tiles])
+
+    def arranged(self, size: Tensor) -> Arrangement:
+        """How a picture of this height and width is arranged."""
+        height, width = size.tolist()
+        return self._arranged((int(height), int(width)))
+
+    def count(self, size: Tensor) -> int:
+        """Number of tiles of a picture of this height and width."""
+        config: Any = self.model.config
+        return image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+
+    @abstractmethod
+    def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
+        """The model's own packing of one picture."""
+
+    def _arranged(self, size: tuple[int, int]) -> Arrangement:
+        if size not in self._known:
+            where = torch.tensor(size)
+            count = self.count(where)
+            tile = (
+                torch.arange(count).repeat_interleave(square(self.model.config).patches).reshape(count, -1, 1).float()
+            )
+            run = self.pack(tile, where, torch.tensor([_BREAK]))[:, 0].round().long()
+            self._known[size] = _read(run, square(self.model.config))
+        return self._known[size]
+
+
+def _read(run: Tensor, base: Grid) -> Arrangement:
+    """From the tile of each token, -1 where there is none."""
+    separators = (run < 0).nonzero()[:, 0].tolist()
+    tiles = tuple(run[run >= 0].tolist())
+    if len(tiles) == base.patches:
+        return Arrangement((base,), separators=tuple(separators))
+    rows = len(separators)
+    whole = (0.0, 0.0, 1.0, 1.0)
+    enlarged = Grid(rows, (len(tiles) - base.patches) // rows)
+    return Arrangement((base, enlarged), (whole, whole), tuple(separators), tiles)
+
+
+class LlavaNext(AnyResolution):
+    """LLaVA-NeXT, also called 1.6."""
+
+    def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
+        strategy = self.model.config.vision_feature_select_strategy
+        return self.inner.pack_image_features([tiles], size[None], strategy, newline)[0][0]
+
+
+class LlavaOnevision(AnyResolution):
+    """LLaVA-OneVision, which shrinks large enlargements behind the projector."""
+
+    packs_projected: ClassVar[bool] = True
+
+    def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
+        ratio = self.model.config.vision_aspect_ratio
+        return self.inner.pack_image_features([tiles], size[None], newline, ratio)[0][0]
+
+
+class InternVL(Tiled):
+    """InternVL: a token is a square of patches, by pixel shuffle; tile after tile, the whole picture last."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model, model.model.language_model)
+        tower, config = self.inner.vision_tower, model.config
+        layers, chosen = tower.encoder.layer, config.vision_feature_layer
+        if config.vision_feature_select_strategy != "default":
+            raise UnsupportedModel("InternVL with vision_feature_select_strategy='full' is not supported")
+
+        def states(pixels: Tensor) -> Tensor:
+            whole = tower(pixels.to(model.dtype), output_hidden_states=chosen != -1)
+            return whole.last_hidden_state if chosen == -1 else hidden(whole, chosen)
+
+        whole, heads = square(config), config.vision_config.num_attention_heads
+        grid = Grid(int(whole.rows * config.downsample_ratio), int(whole.columns * config.downsample_ratio))
+        self.tower = Tower(len(layers), heads, writing(chosen, len(layers)), True, grid)
+        self.tiles = TileTower(tower, [layer.attention for layer in layers], self.tower, states)
+
+    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+        tiles = self.tower.grid.patches
+        if any(run % tiles for run in runs) or sum(runs) != len(images["pixel_values"]) * tiles:
+            raise ValueError(
+                f"runs of {list(runs)} image tokens for {len(images['pixel_values'])} tiles of {tiles}: build the "
+                "inputs with the model's own processor"
+            )
+        return [self._arranged(run // tiles) for run in runs]
+
+    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+        tiles = images["pixel_values"].split([len(arrangement.views) for arrangement in arrangements])
+        return {"pixel_values": torch.cat([tiles[row] for row in rows])}
+
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        return images["pixel_values"].unflatten(0, (-1, len(arrangement.views)))
+
+    def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
+        side = square(self.model.config)
+        picture = features.unflatten(1, (side.rows, side.columns))
+        return self.inner.pixel_shuffle(picture, scale_factor=self.model.config.downsample_ratio).flatten(1, 2)
+
+    def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
+        return self.joined(values).unflatten(-1, (-1, values.shape[-1])).mean(-2)
+
+    def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
+        every: Any = torch.cat(list(tokens))[None]
+        return BaseModelOutputWithPooling(pooler_output=every)
+
+    def _arranged(self, tiles: int) -> Arrangement:
+        if tiles == 1:
+            return Arrangement((self.tower.grid,))
+        number = tuple(tile for tile in range(tiles) for _ in range(self.tower.grid.patches))
+        return Arrangement((self.tower.grid,) * tiles, (), tiles=number)
+
+
+class LlavaNextVideo(Tiled):
+    """LLaVA-NeXT-Video, for videos: frame by frame, patches of a frame pooled."""
+
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
+    modality = "video"
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model, model.model.language_model)
+        self.tiles = clip_like(model)
+        whole, stride = self.tiles.about.grid, model.config.spatial_pool_stride
+        self.tower = replace(self.tiles.about, grid=Grid(whole.rows // stride, whole.columns // stride))
+
+    @property
+    def image_token(self) -> int:
+        return self.model.config.video_token_id
+
+    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+        videos, frames = images["pixel_values_videos"].shape[:2]
+        number = tuple(frame for frame in range(frames) for _ in range(self.tower.grid.patches))
+        return [Arrangement((self.tower.grid,) * frames, Arrangement.boxes * frames, tiles=number)] * videos
+
+    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+        return {"pixel_values_videos": images["pixel_values_videos"][list(rows)]}
+
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        return images["pixel_values_videos"]
+
+    def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
+        return self.inner.vision_resampler(features)
+
+    def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
+        return self.inner.vision_resampler(values)
