@@ -135,25 +135,21 @@ class AnyResolution(Tiled):
     def _arranged(self, size: tuple[int, int]) -> Arrangement:
         if size not in self._known:
             where = torch.tensor(size)
-            count = self.count(where)
-            tile = (
-                torch.arange(count).repeat_interleave(square(self.model.config).patches).reshape(count, -1, 1).float()
-            )
-            run = self.pack(tile, where, torch.tensor([_BREAK]))[:, 0].round().long()
-            self._known[size] = _read(run, square(self.model.config))
+            count, patches = self.count(where), square(self.model.config).patches
+            mark = torch.eye(count)[:, None].expand(-1, patches, -1)  # of each patch its tile; shrinking may mix them
+            self._known[size] = _read(self.pack(mark, where, torch.full((count,), _BREAK)), square(self.model.config))
         return self._known[size]
 
 
-def _read(run: Tensor, base: Grid) -> Arrangement:
-    """From the tile of each token, -1 where there is none."""
-    separators = (run < 0).nonzero()[:, 0].tolist()
-    tiles = tuple(run[run >= 0].tolist())
+def _read(run: Float[Tensor, "token tile"], base: Grid) -> Arrangement:
+    """From how much of each token every tile shows, -1 where it is no patch."""
+    separators = tuple((run[:, 0] < 0).nonzero()[:, 0].tolist())
+    tiles = tuple(run[run[:, 0] >= 0].argmax(1).tolist())
     if len(tiles) == base.patches:
-        return Arrangement((base,), separators=tuple(separators))
+        return Arrangement((base,), separators=separators)
     rows = len(separators)
-    whole = (0.0, 0.0, 1.0, 1.0)
     enlarged = Grid(rows, (len(tiles) - base.patches) // rows)
-    return Arrangement((base, enlarged), (whole, whole), tuple(separators), tiles)
+    return Arrangement((base, enlarged), Arrangement.boxes * 2, separators, tiles)
 
 
 class LlavaNext(AnyResolution):

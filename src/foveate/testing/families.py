@@ -1,0 +1,204 @@
+"""Tiny random models of every family, and batches of inputs for them.
+
+Weights are scaled so that attention is peaked and answers depend on the pictures; nothing is downloaded.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionConfig,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextVideoConfig,
+    LlavaNextVideoForConditionalGeneration,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    SiglipVisionConfig,
+)
+
+WORDS = 120
+IMAGE, VIDEO, PAD, BEGIN, START, END = 119, 118, 0, 1, 117, 116
+_SIDE, _PATCH = 24, 4  # pixels: 6 x 6 patches
+_POINTS = [[24, 48], [48, 24], [48, 48], [24, 72], [72, 24], [72, 72]]
+_TEXT: dict[str, Any] = {
+    "vocab_size": WORDS,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": BEGIN,
+    "eos_token_id": None,
+    "pad_token_id": PAD,
+    "tie_word_embeddings": False,
+}
+_TOWER: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": _SIDE,
+    "patch_size": _PATCH,
+}
+
+
+def _clip() -> CLIPVisionConfig:
+    return CLIPVisionConfig(**_TOWER, projection_dim=16)
+
+
+def _llama() -> LlamaConfig:
+    return LlamaConfig(**_TEXT)
+
+
+def llava() -> nn.Module:
+    """LLaVA-1.5."""
+    config = LlavaConfig(vision_config=_clip(), text_config=_llama(), image_token_id=IMAGE, image_seq_length=36)
+    return _made(LlavaForConditionalGeneration, config)
+
+
+def llava_next() -> nn.Module:
+    """LLaVA-NeXT."""
+    config = LlavaNextConfig(vision_config=_clip(), text_config=_llama(), image_token_id=IMAGE, image_grid_pinpoints=_POINTS)
+    return _made(LlavaNextForConditionalGeneration, config)
+
+
+def llava_next_video() -> nn.Module:
+    """LLaVA-NeXT-Video."""
+    config = LlavaNextVideoConfig(
+        vision_config=_clip(), text_config=_llama(), image_token_index=IMAGE, video_token_index=VIDEO, image_grid_pinpoints=_POINTS
+    )
+    return _made(LlavaNextVideoForConditionalGeneration, config)
+
+
+def llava_onevision() -> nn.Module:
+    """LLaVA-OneVision; enlargements of more than two tiles are shrunk."""
+    config = LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(**_TOWER, vision_use_head=False),
+        text_config=Qwen2Config(**_TEXT),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        image_grid_pinpoints=_POINTS,
+        vision_aspect_ratio="anyres_max_2",
+    )
+    return _made(LlavaOnevisionForConditionalGeneration, config)
+
+
+def internvl() -> nn.Module:
+    """InternVL."""
+    tower = {**_TOWER, "image_size": [_SIDE, _SIDE], "patch_size": [_PATCH, _PATCH]}
+    config = InternVLConfig(
+        vision_config=InternVLVisionConfig(**tower, use_qk_norm=True, layer_scale_init_value=1.0),
+        text_config=Qwen2Config(**_TEXT),
+        image_token_id=IMAGE,
+        image_seq_length=9,
+        tie_word_embeddings=False,
+    )
+    return _made(InternVLForConditionalGeneration, config)
+
+
+def qwen2_5_vl() -> nn.Module:
+    """Qwen2.5-VL: windows of two by two tokens in all but two layers of the tower."""
+    vision = {
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "patch_size": _PATCH,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "window_size": 16,
+        "out_hidden_size": 32,
+        "fullatt_block_indexes": [1, 3],
+    }
+    text = {**_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_QWEN)
+    return _made(Qwen2_5_VLForConditionalGeneration, config)
+
+
+def qwen3_vl() -> nn.Module:
+    """Qwen3-VL: more of the picture is added behind the first two blocks of the language model."""
+    vision = {
+        "depth": 4,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "patch_size": _PATCH,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "out_hidden_size": 32,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 2],
+    }
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e4}
+    config = Qwen3VLConfig(text_config={**_TEXT, "head_dim": 8, "rope_parameters": rope}, vision_config=vision, **_QWEN)
+    return _made(Qwen3VLForConditionalGeneration, config)
+
+
+_QWEN: dict[str, Any] = {
+    "image_token_id": IMAGE,
+    "video_token_id": VIDEO,
+    "vision_start_token_id": START,
+    "vision_end_token_id": END,
+    "tie_word_embeddings": False,
+}
+FAMILIES: dict[str, Callable[[], nn.Module]] = {
+    "LLaVA-1.5": llava,
+    "LLaVA-NeXT": llava_next,
+    "LLaVA-OneVision": llava_onevision,
+    "LLaVA-NeXT-Video": llava_next_video,
+    "InternVL": internvl,
+    "Qwen2.5-VL": qwen2_5_vl,
+    "Qwen3-VL": qwen3_vl,
+}
+
+
+def pictures(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
+    """The inputs about each of four pictures (or videos) of a family, of which two have the same shape."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    if name == "LLaVA-1.5":
+        return [{"pixel_values": noise(1, 3, _SIDE, _SIDE)} for _ in range(4)]
+    if name == "LLaVA-NeXT-Video":
+        return [{"pixel_values_videos": noise(1, 3, 3, _SIDE, _SIDE)} for _ in range(4)]
+    if name == "InternVL":
+        return [{"pixel_values": noise(tiles, 3, _SIDE, _SIDE)} for tiles in (3, 1, 3, 2)]
+    if name in ("Qwen2.5-VL", "Qwen3-VL"):
+        sizes = [(8, 12), (6, 6), (8, 12), (4, 10)]
+        return [
+            {"pixel_values": noise(h * w, 3 * 2 * _PATCH**2), "image_grid_thw": torch.tensor([[1, h, w]])}
+            for h, w in sizes
+        ]
+    sizes = [(20, 50), (60, 61), (20, 50), (50, 22)]  # of one, nine, one and two tiles enlarged
+    return [{"pixel_values": noise(1, 10, 3, _SIDE, _SIDE), "image_sizes": torch.tensor([size])} for size in sizes]
+
+
+def _made(kind: Any, config: Any) -> nn.Module:  # noqa: ANN401 (a class per family)
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim < 2 and "norm" in name:
+                continue
+            weight.normal_(0, 0.1)
+            if any(part in name for part in ("q_proj", "k_proj", "qkv", "lm_head")):
+                weight.mul_(4)
+    model.generation_config.pad_token_id = PAD
+    return model

@@ -1,0 +1,20 @@
+"""Every family keeps the contract of adapters, on a tiny random model of it."""
+
+import pytest
+from foveate.testing.families import FAMILIES, pictures
+from foveate.testing.models import ModelContract
+
+
+class Contract(ModelContract):
+    family = ""
+
+    def model(self):
+        return FAMILIES[self.family]()
+
+    def pictures(self):
+        return pictures(self.family)
+
+
+for _name in FAMILIES:
+    _kind = type(f"Test{_name.replace('-', '').replace('.', '')}", (Contract,), {"family": _name})
+    globals()[_kind.__name__] = _kind
