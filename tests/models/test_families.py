@@ -1,6 +1,5 @@
 """Every family keeps the contract of adapters, on a tiny random model of it."""
 
-import pytest
 from foveate.testing.families import FAMILIES, pictures
 from foveate.testing.models import ModelContract
 

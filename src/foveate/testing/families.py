@@ -73,14 +73,20 @@ def llava() -> nn.Module:
 
 def llava_next() -> nn.Module:
     """LLaVA-NeXT."""
-    config = LlavaNextConfig(vision_config=_clip(), text_config=_llama(), image_token_id=IMAGE, image_grid_pinpoints=_POINTS)
+    config = LlavaNextConfig(
+        vision_config=_clip(), text_config=_llama(), image_token_id=IMAGE, image_grid_pinpoints=_POINTS
+    )
     return _made(LlavaNextForConditionalGeneration, config)
 
 
 def llava_next_video() -> nn.Module:
     """LLaVA-NeXT-Video."""
     config = LlavaNextVideoConfig(
-        vision_config=_clip(), text_config=_llama(), image_token_index=IMAGE, video_token_index=VIDEO, image_grid_pinpoints=_POINTS
+        vision_config=_clip(),
+        text_config=_llama(),
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        image_grid_pinpoints=_POINTS,
     )
     return _made(LlavaNextVideoForConditionalGeneration, config)
 

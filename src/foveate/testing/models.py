@@ -1,23 +1,23 @@
 """The contract of model adapters as a test class, against a reference that neither pads nor caches nor packs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foveate.compression import Identity, VisionCompressor
+from foveate.compression import Identity, PromptCompressor, VisionCompressor
 from foveate.core.needs import Deepstack
-from foveate.core.types import Compression
+from foveate.core.types import Arrangement, Compression
 from foveate.mergers import Nearest
 from foveate.models.adapter import Adapter
-from foveate.models.engine import Conversation, answer
+from foveate.models.engine import Conversation, answer, answer_each
 from foveate.models.joining import alike
 from foveate.models.joining import compressed as joined
 from foveate.models.load import adapt
 from foveate.models.pictures import SeenPictures
-from foveate.scorers import Random
+from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, PAD, START
 
 _NEW = 4  # tokens of an answer
@@ -88,11 +88,9 @@ class ModelContract(ABC):
         arrangements = adapter.arrangements(images, lengths)
         prompts = [self._prompt(adapter, [length]) for length in lengths]
 
-        def pictures(rows: list[int]) -> SeenPictures:
-            return SeenPictures(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]])
-
         also = (Deepstack(),) if adapter.deep else ()
-        compressed = joined(lambda some: compressor.compress(some, also), alike(arrangements), pictures)
+        seen = _seen(adapter, images, arrangements)
+        compressed = joined(lambda some: compressor.compress(some, also), alike(arrangements), seen)
         turns = [Conversation.from_prompts([prompt, [*prompt, 13]], adapter.image_token) for prompt in prompts]
         found = answer(adapter, turns, compressed, compressor.repack, _NEW).tokens
         for row, number in enumerate(group):
@@ -103,6 +101,29 @@ class ModelContract(ABC):
                     alone = model.generate(**_typed(adapter, one), **_OPTIONS).sequences[0, -_NEW:]
                 assert found[2 * row + which] == alone.tolist()
 
+    def test_cuts_inside_the_language_model_equal_hiding_the_tokens_from_later_blocks(self) -> None:
+        compressor = PromptCompressor(PromptAttention(1), 4, layer=2)
+        model, adapter, inputs, prompts = self._batch([[0], [1], [2]])
+        with compressor.attached(model) as run:
+            seen = model.generate(**inputs, **_OPTIONS)
+        for row, prompt in enumerate(prompts):
+            ids = torch.tensor([prompt])
+            features, levels, newline = _features(adapter, self.pictures()[row])
+            hidden = torch.zeros(len(prompt), dtype=torch.bool)
+            patches = (ids[0] == adapter.image_token).nonzero()[:, 0][~newline]
+            hidden[patches] = True
+            hidden[patches[run.kept[row]]] = False
+            logits = self._hiding(adapter, ids, self.pictures()[row], features, levels, hidden, 2)
+            self._close(seen.logits[0][row], logits)
+        compressed = compressor.compress
+        images = self._joined(self.pictures()[:3])
+        arrangements = adapter.arrangements(images, [self._length(adapter, n) for n in range(3)])
+        also = (Deepstack(),) if adapter.deep else ()
+        whole = joined(lambda some: compressed(some, also), alike(arrangements), _seen(adapter, images, arrangements))
+        answers, cuts = answer_each(adapter, prompts, whole, False, compressor.stages, _NEW)
+        assert [kept.tolist() for kept in cuts.decisions[0].compression.kept] == [kept.tolist() for kept in run.kept]
+        assert answers.tokens == [row[-_NEW:].tolist() for row in seen.sequences]
+
     def test_nothing_stays_behind(self) -> None:
         model, _, inputs, _ = self._batch()
         before = model.generate(**inputs, **_OPTIONS)
@@ -112,14 +133,21 @@ class ModelContract(ABC):
         assert _state(model) == state
         assert torch.equal(torch.stack(model.generate(**inputs, **_OPTIONS).logits), torch.stack(before.logits))
 
-    def _batch(self) -> tuple[Any, Adapter, dict[str, Tensor], list[list[int]]]:
+    def _batch(
+        self, groups: Sequence[Sequence[int]] = _TOGETHER
+    ) -> tuple[Any, Adapter, dict[str, Tensor], list[list[int]]]:
         model: Any = self.model()
         adapter = adapt(model)
-        prompts = [self._prompt(adapter, [self._length(adapter, n) for n in group]) for group in _TOGETHER]
+        prompts = [self._prompt(adapter, [self._length(adapter, n) for n in group]) for group in groups]
         longest = max(map(len, prompts))
         ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
-        inputs = self._joined([self.pictures()[number] for group in _TOGETHER for number in group])
-        return model, adapter, _typed(adapter, {**inputs, "input_ids": ids, "attention_mask": (ids != PAD).long()}), prompts
+        inputs = self._joined([self.pictures()[number] for group in groups for number in group])
+        return (
+            model,
+            adapter,
+            _typed(adapter, {**inputs, "input_ids": ids, "attention_mask": (ids != PAD).long()}),
+            prompts,
+        )
 
     def _prompt(self, adapter: Adapter, lengths: Sequence[int]) -> list[int]:
         prompt = list(_TEXT[0])
@@ -198,6 +226,33 @@ class ModelContract(ABC):
         )
         return adapter.decoder.head(output.last_hidden_state)[0, length - 1 :]
 
+    def _hiding(
+        self,
+        adapter: Adapter,
+        ids: Tensor,
+        picture: dict[str, Tensor],
+        features: Tensor,
+        levels: Sequence[Tensor],
+        hidden: Tensor,
+        layer: int,
+    ) -> Tensor:
+        """Logits of the first answer token if from block `layer` on no token sees the hidden ones."""
+        placeholder = ids[0] == adapter.image_token
+        states = adapter.inner.get_input_embeddings()(ids)
+        states[0, placeholder] = features
+        place = torch.arange(ids.shape[1])[None, None]
+        if "image_grid_thw" in picture:
+            grid = picture["image_grid_thw"]
+            place, _ = adapter.inner.get_rope_index(ids, mm_token_type_ids=placeholder[None].int(), image_grid_thw=grid)
+        rotation = adapter.inner.language_model.rotary_emb(states, place if len(place) > 1 else place[0])
+        earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+        for number, block in enumerate(adapter.inner.language_model.layers):
+            mask = earlier & (~hidden | torch.eye(len(hidden), dtype=torch.bool) if number >= layer else True)
+            states = block(states, attention_mask=mask[None, None], position_embeddings=rotation)
+            if number < len(levels):
+                states[0, placeholder] += levels[number]
+        return adapter.decoder.head(adapter.inner.language_model.norm(states))[0, -1]
+
     def _close(self, found: Tensor, expected: Tensor) -> None:
         torch.testing.assert_close(found, expected, atol=self.tolerance * float(expected.abs().max()), rtol=0)
 
@@ -209,6 +264,12 @@ _OPTIONS: dict[str, Any] = {
     "return_dict_in_generate": True,
     "output_logits": True,
 }
+
+
+def _seen(
+    adapter: Adapter, images: dict[str, Tensor], arrangements: Sequence[Arrangement]
+) -> Callable[[list[int]], SeenPictures]:
+    return lambda rows: SeenPictures(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]])
 
 
 def _typed(adapter: Adapter, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
