@@ -33,6 +33,8 @@ from transformers import (
 WORDS = 120
 IMAGE, VIDEO, PAD, BEGIN, START, END = 119, 118, 0, 1, 117, 116
 _SIDE, _PATCH = 24, 4  # pixels: 6 x 6 patches
+_PICTURE: dict[str, Any] = {"image_token_id": IMAGE}
+_TOKENS: dict[str, Any] = {**_PICTURE, "video_token_id": VIDEO}
 _POINTS = [[24, 48], [48, 24], [48, 48], [24, 72], [72, 24], [72, 72]]
 _TEXT: dict[str, Any] = {
     "vocab_size": WORDS,
@@ -67,15 +69,13 @@ def _llama() -> LlamaConfig:
 
 def llava() -> nn.Module:
     """LLaVA-1.5."""
-    config = LlavaConfig(vision_config=_clip(), text_config=_llama(), image_token_id=IMAGE, image_seq_length=36)
+    config = LlavaConfig(vision_config=_clip(), text_config=_llama(), **_PICTURE, image_seq_length=36)
     return _made(LlavaForConditionalGeneration, config)
 
 
 def llava_next() -> nn.Module:
     """LLaVA-NeXT."""
-    config = LlavaNextConfig(
-        vision_config=_clip(), text_config=_llama(), image_token_id=IMAGE, image_grid_pinpoints=_POINTS
-    )
+    config = LlavaNextConfig(vision_config=_clip(), text_config=_llama(), **_PICTURE, image_grid_pinpoints=_POINTS)
     return _made(LlavaNextForConditionalGeneration, config)
 
 
@@ -96,8 +96,7 @@ def llava_onevision() -> nn.Module:
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**_TOWER, vision_use_head=False),
         text_config=Qwen2Config(**_TEXT),
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
+        **_TOKENS,
         image_grid_pinpoints=_POINTS,
         vision_aspect_ratio="anyres_max_2",
     )
@@ -110,7 +109,7 @@ def internvl() -> nn.Module:
     config = InternVLConfig(
         vision_config=InternVLVisionConfig(**tower, use_qk_norm=True, layer_scale_init_value=1.0),
         text_config=Qwen2Config(**_TEXT),
-        image_token_id=IMAGE,
+        **_PICTURE,
         image_seq_length=9,
         tie_word_embeddings=False,
     )
