@@ -25,11 +25,12 @@ from foveate.metrics.bias import (
     raster_correlation,
     retained_mass,
     row_correlation,
+    row_null,
     sink_share,
     spearman,
     top_overlap,
 )
-from foveate.metrics.evidence import EvidenceRecall, evidence_precision, evidence_recall
+from foveate.metrics.evidence import evidence_precision, evidence_recall
 from foveate.metrics.mean import MeanOf
 
 GRID = Grid(5, 7)
@@ -313,8 +314,18 @@ def test_p_is_one_where_every_order_gives_the_same_and_does_not_depend_on_chunks
     assert positional_null(statistic, torch.full((3, 35), 0.1), 99, seed=0) == 1
     rows = random_rows(3)
     expected = positional_null(statistic, rows, 99, seed=5)
-    monkeypatch.setattr(bias, "_AT_ONCE", 10 * rows.numel())
+    monkeypatch.setattr(bias, "_PERMUTED_AT_ONCE", 10 * rows.numel())
     assert positional_null(statistic, rows, 99, seed=5) == expected
+
+
+@pytest.mark.parametrize("lean", [0.0, 0.02, -0.02, 0.5], ids=str)
+def test_the_fast_p_of_the_row_correlation_is_that_of_any_statistic(lean):
+    rows = random_rows(9) + 1 + lean * torch.from_numpy(ROW_INDEX).float()
+    rows[4] = 0.25  # constant: says nothing
+    expected = positional_null(partial(row_correlation, grid=GRID), rows, 199, seed=3)
+    assert row_null(rows, GRID, 199, seed=3) == expected
+    assert (expected == 2 / 200) == (lean == 0.5)
+    assert np.isnan(row_null(rows[4:5], GRID, 9, seed=0))
 
 
 def test_precision_equals_sets_by_hand():
@@ -349,18 +360,6 @@ def test_the_mean_of_a_function_is_taken_over_updates_without_nan():
     metric.reset()
     metric.update(a[1], b[1])
     np.testing.assert_allclose(metric.compute(), spearman(a[1], b[1]).mean())
-
-
-def test_the_mean_of_evidence_recall_is_that_metric():
-    rng = np.random.default_rng(0)
-    share = torch.from_numpy(rng.random((20, 2, 30)) < 0.1).float()
-    share[3] = 0
-    stays = torch.from_numpy(rng.random((20, 30)) < 0.3)
-    own, general = EvidenceRecall(), MeanOf(evidence_recall)
-    for batch in (slice(0, 15), slice(15, None)):
-        own.update(stays[batch], share[batch])
-        general.update(stays[batch], share[batch])
-    np.testing.assert_allclose(general.compute(), own.compute(), rtol=1e-6)
 
 
 def test_the_matrix_of_kendall_is_that_of_scipy_pair_by_pair():

@@ -1,20 +1,27 @@
 """What every signal looks at, what the answer looks at, and what the answer hangs on, question by question.
 
 Written are the tables `samples` (a row per question), `signals` (per question, signal, layer and head), `pairs` (per
-question and pair of signals), `curves` (per question and signal) and `maps` (the signals themselves); the schemas below
-name the columns.
+question and pair of signals), `curves` (per question, signal and share) and `maps` (the signals themselves); `measures`
+names their columns. A signal has no row about a question that it says nothing about, such as the evidence where none is
+known. `config.json` beside them says what was measured, with the plan as it was carried out and the grid of patches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pytorch_lightning as lightning
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
 
 from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError
+from foveate.core.types import Grid
 from foveate.data.sample import VQASample
-from foveate.evaluation.causal import Occlusion, curve, inquire, occlusion
+from foveate.evaluation.causal import Curve, Inquiry, Occlusion, curve, inquire, occlusion
 from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.encodings import Encodings
@@ -26,6 +33,8 @@ from foveate.evaluation.tables import SAMPLES, TableFolder
 from foveate.functional.regions import spread, squares
 from foveate.metrics.answers import SCORINGS
 
+_PATIENCE = 3.0  # seconds before a bar appears within a batch
+
 
 @dataclass(frozen=True)
 class BiasPlan:
@@ -34,14 +43,38 @@ class BiasPlan:
     Attributes:
         keep: How many patches "the top" are, a count or a share of them.
         side: Of the blocks of patches that are taken away to see what the answer hangs on.
+        blocks: At most so many blocks, which are larger than `side` where more would be needed to cover the picture;
+            None: as many as there are of that side.
         shares: Of the patches that are left, or taken away, along the curves.
         head_rows: Whether single heads have rows of their own.
     """
 
     keep: int | float = 0.11
     side: int = 3
-    shares: tuple[float, ...] = (0.05, 0.11, 0.25)
+    blocks: int | None = None
+    shares: tuple[float, ...] = (0.05, 0.11, 0.25, 0.5)
     head_rows: bool = True
+
+    def on(self, grid: Grid) -> "BiasPlan":
+        """The plan as it is carried out on a grid: with the side and the number of the blocks that are taken away.
+
+        Raises:
+            BudgetError: Something in it does not fit the grid.
+        """
+        for share in (self.keep, *self.shares):
+            resolve_keep(share, grid.patches)
+        if not self.shares:
+            raise BudgetError("shares=(): a curve needs at least one share of the patches, such as 0.1")
+        largest = max(grid.rows, grid.columns)
+        if not 1 <= self.side <= largest:
+            raise BudgetError(
+                f"side={self.side}: blocks of 1..{largest} patches fit this grid of {grid.rows} x {grid.columns}"
+            )
+        if self.blocks is not None and self.blocks < 1:
+            raise BudgetError(f"blocks={self.blocks}: at least one is taken away; leave it out to cut by side alone")
+        counts = {side: len(squares(grid, side).unique()) for side in range(self.side, largest + 1)}
+        side = next(side for side, count in counts.items() if self.blocks is None or count <= self.blocks)
+        return replace(self, side=side, blocks=counts[side])
 
 
 def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableFolder:
@@ -61,21 +94,16 @@ def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableF
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     grid = loaded.adapter.tower.grid
-    for share in (plan.keep, *plan.shares):
-        resolve_keep(share, grid.patches)
-    if not 1 <= plan.side <= max(grid.rows, grid.columns):
-        raise BudgetError(
-            f"side={plan.side}: blocks of 1..{max(grid.rows, grid.columns)} patches fit this grid of {grid.rows} x "
-            f"{grid.columns}"
-        )
-    identity = config.identity(loaded.identity, questions) | {"plan": repr(plan)}
+    plan = plan.on(grid)
+    identity = config.identity(loaded.identity, questions) | {"plan": repr(plan), "grid": [grid.rows, grid.columns]}
     folder = TableFolder(config.out / "bias" / run_id(identity))
     if folder.complete:
         return folder
     with folder.lock(identity):
         done = folder.done()
         if left := [sample for sample in samples if sample.id not in done]:
-            module = Measuring(encodings_of(config, loaded, samples, questions), plan, config.max_new_tokens)
+            encodings = encodings_of(config, loaded, samples, questions)
+            module = Measuring(encodings, plan, config.max_new_tokens, progress)
             predict(module, QuestionsInBatches(left, config.batch_size), RecordWriter(folder), progress)
         folder.finish(sample.id for sample in samples)
     return folder
@@ -84,9 +112,9 @@ def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableF
 class Measuring(lightning.LightningModule):
     """Measures batches of questions whose pictures follow each other."""
 
-    def __init__(self, encodings: Encodings, plan: BiasPlan, max_new_tokens: int) -> None:
+    def __init__(self, encodings: Encodings, plan: BiasPlan, max_new_tokens: int, progress: bool) -> None:
         super().__init__()
-        self.encodings, self.plan, self.max_new_tokens = encodings, plan, max_new_tokens
+        self.encodings, self.plan, self.max_new_tokens, self.progress = encodings, plan, max_new_tokens, progress
 
     def predict_step(self, batch: list[VQASample]) -> dict[str, pa.Table]:
         loaded, plan = self.encodings.loaded, self.plan
@@ -96,17 +124,12 @@ class Measuring(lightning.LightningModule):
         inquiry = inquire(self.encodings, batch, prompts, self.max_new_tokens)
         pictures = asked(self.encodings, batch, prompts, share)
         seen = signals_of(loaded.adapter, pictures, share) + asked_signals(inquiry, pictures, prompts)
+        ids, images = (np.array([getattr(sample, name) for sample in batch]) for name in ("id", "image_id"))
         blocks = squares(grid, plan.side)
-        found = occlusion(inquiry, plan.side)
+        found, curves = self._without(inquiry, seen, images, blocks)
         keep = resolve_keep(plan.keep, grid.patches)
         facts = Facts(grid, keep, target_of(seen), share, norms_of(pictures), found.drop.cpu(), blocks)
-        measured = Measured([sample.id for sample in batch], [sample.image_id for sample in batch], seen)
-        causal = Signal("occlusion", "", spread(found.drop.cpu(), blocks)[:, None], True)
-        curves = [
-            (signal, curve(inquiry, signal.scores(measured.images), plan.shares))
-            for signal in [*seen, causal]
-            if signal.has_curve
-        ]
+        measured = Measured(ids, images, seen)
         said = [[token for token in answer if token not in loaded.adapter.ends] for answer in inquiry.answers]
         tables = {
             "signals": signal_rows(measured, facts, plan.head_rows),
@@ -115,6 +138,24 @@ class Measuring(lightning.LightningModule):
             "maps": map_rows(measured),
         }
         return {SAMPLES: _sample_rows(batch, said, loaded.text(said), found), **tables}
+
+    def _without(
+        self, inquiry: Inquiry, seen: Sequence[Signal], images: np.ndarray, blocks: Int[Tensor, " patch"]
+    ) -> tuple[Occlusion, list[tuple[Signal, Curve]]]:
+        """What becomes of the answers without each block, and along the curves of the signals and of the blocks."""
+        shares, curves, numbers = self.plan.shares, [], np.arange(len(images))
+        signals = [signal for signal in seen if signal.has_curve]
+        rows = sum(len(signal.rows) for signal in signals) + len(images)
+        total = len(images) * (int(blocks.max()) + 2) + 2 * len(shares) * rows
+        silent = None if self.progress else True  # None: only a terminal shows it
+        with tqdm(total=total, unit="sequence", leave=False, delay=_PATIENCE, disable=silent) as bar:
+            bar.set_description("blocks", refresh=False)
+            found = occlusion(inquiry, self.plan.side, ran=bar.update)
+            for signal in [*signals, Signal("occlusion", "", spread(found.drop.cpu(), blocks)[:, None], True)]:
+                bar.set_description(f"{signal.name} {signal.layers}".strip(), refresh=False)
+                some = inquiry.of(set(numbers[signal.about].tolist()))
+                curves.append((signal, curve(some, signal.scores(images), shares, ran=bar.update)))
+        return found, curves
 
 
 def _sample_rows(batch: list[VQASample], said: list[list[int]], texts: list[str], found: Occlusion) -> pa.Table:

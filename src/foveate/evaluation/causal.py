@@ -1,14 +1,13 @@
 """Which patches an answer hangs on, found by taking them away; attention is not asked."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, groupby
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
@@ -23,6 +22,9 @@ from foveate.models.engine import Conversation, answer, likelihood
 from foveate.models.pictures import Texts
 
 SEQUENCES = 48  # token sequences run at once, unless said otherwise
+
+
+def _told_nobody(count: int) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,18 @@ class Inquiry:
         answers = [tokens + llava.ends[:1] * (len(tokens) < max_new_tokens) for tokens in said]
         return cls(llava, conversations, whole.tokens, answers)
 
+    def of(self, questions: Collection[int]) -> "Inquiry":
+        """About some of its questions only, in the same order; pictures that none of them is about are left out."""
+        numbers = count()
+        chosen = [[s for s in c.suffixes if next(numbers) in questions] for c in self.conversations]
+        pictures = [picture for picture, suffixes in enumerate(chosen) if suffixes]
+        return replace(
+            self,
+            conversations=[Conversation(self.conversations[i].prefix, chosen[i]) for i in pictures],
+            tokens=self.tokens[pictures],
+            answers=[answer for i, answer in enumerate(self.answers) if i in questions],
+        )
+
 
 def inquire(
     encodings: Encodings, batch: Sequence[VQASample], prompts: Sequence[Sequence[int]], max_new_tokens: int
@@ -85,7 +99,7 @@ def kept_log_probability(
     stays: Bool[Tensor, "set row patch"],
     repack: bool = False,
     at_once: int = SEQUENCES,
-    desc: str | None = None,
+    ran: Callable[[int], object] = _told_nobody,
 ) -> Float[Tensor, "set question"]:
     """Log-probability of the answers when only some patches of each picture are left in the prompt.
 
@@ -97,7 +111,7 @@ def kept_log_probability(
             a row for each question.
         repack: Number the remaining tokens consecutively; else they keep their positions, and only content is missing.
         at_once: How many token sequences run at once.
-        desc: Title of a progress bar; None shows none.
+        ran: Told after every step how many sequences it ran.
 
     Raises:
         ValueError: The rows are neither as many as the pictures nor as many as the questions.
@@ -106,23 +120,20 @@ def kept_log_probability(
     jobs = [(number, piece) for number in range(len(stays)) for piece in pieces]
     step = max(1, at_once // max(len(piece.questions) for piece in pieces))
     values = torch.empty(len(stays), len(inquiry.answers), device=inquiry.tokens.device)
-    with tqdm(
-        total=values.numel(), desc=desc, unit="sequence", leave=False, disable=True if desc is None else None
-    ) as bar:
-        for start in range(0, len(jobs), step):
-            some = jobs[start : start + step]
-            kept = torch.stack([stays[number, piece.row] for number, piece in some]).to(values.device)
-            places = [(number, question) for number, piece in some for question in piece.questions]
-            found = likelihood(
-                inquiry.llava,
-                [piece.conversation for _, piece in some],
-                _only(inquiry, kept, [piece.picture for _, piece in some]),
-                repack,
-                [inquiry.answers[question] for _, question in places],
-            )
-            sets, questions = torch.tensor(places, device=values.device).unbind(1)
-            values[sets, questions] = found
-            bar.update(len(places))
+    for start in range(0, len(jobs), step):
+        some = jobs[start : start + step]
+        kept = torch.stack([stays[number, piece.row] for number, piece in some]).to(values.device)
+        places = [(number, question) for number, piece in some for question in piece.questions]
+        found = likelihood(
+            inquiry.llava,
+            [piece.conversation for _, piece in some],
+            _only(inquiry, kept, [piece.picture for _, piece in some]),
+            repack,
+            [inquiry.answers[question] for _, question in places],
+        )
+        sets, questions = torch.tensor(places, device=values.device).unbind(1)
+        values[sets, questions] = found
+        ran(len(places))
     return values
 
 
@@ -134,7 +145,11 @@ class Occlusion(NamedTuple):
 
 
 def occlusion(
-    inquiry: Inquiry, side: int, repack: bool = False, at_once: int = SEQUENCES, desc: str | None = None
+    inquiry: Inquiry,
+    side: int,
+    repack: bool = False,
+    at_once: int = SEQUENCES,
+    ran: Callable[[int], object] = _told_nobody,
 ) -> Occlusion:
     """By how much the log-probability of each answer falls when a block of patches is taken away.
 
@@ -143,12 +158,12 @@ def occlusion(
         side: Of a block, in patches; the blocks are those of `squares`, and `spread` brings their values to patches.
         repack: As in `kept_log_probability`.
         at_once: Likewise.
-        desc: Likewise.
+        ran: Likewise.
     """
     block = squares(inquiry.llava.tower.grid, side)
     stays = block != torch.arange(-1, int(block.max()) + 1)[:, None]  # block -1: nothing is taken away
     stays = stays[:, None].expand(-1, len(inquiry.conversations), -1)
-    values = kept_log_probability(inquiry, stays, repack, at_once, desc)
+    values = kept_log_probability(inquiry, stays, repack, at_once, ran)
     return Occlusion(values[0], (values[0] - values[1:]).T)
 
 
@@ -165,7 +180,7 @@ def curve(
     shares: Sequence[float],
     repack: bool = False,
     at_once: int = SEQUENCES,
-    desc: str | None = None,
+    ran: Callable[[int], object] = _told_nobody,
 ) -> Curve:
     """What the best patches by some scores do for the answers, and what the others do without them.
 
@@ -175,7 +190,7 @@ def curve(
         shares: Of the patches, between 0 and 1.
         repack: As in `kept_log_probability`.
         at_once: Likewise.
-        desc: Likewise.
+        ran: Likewise.
 
     Raises:
         ValueError: Some scores are NaN, by which no patch is better or worse.
@@ -187,7 +202,7 @@ def curve(
     counts = [resolve_keep(float(share), patches) if share else 0 for share in shares]  # no budget allows nothing
     rank = rank_within(scores, torch.zeros_like(scores, dtype=torch.long))
     best = rank < torch.tensor(counts, device=rank.device)[:, None, None]
-    values = kept_log_probability(inquiry, torch.cat([best, ~best]), repack, at_once, desc)
+    values = kept_log_probability(inquiry, torch.cat([best, ~best]), repack, at_once, ran)
     insertion, deletion = values.T.chunk(2, 1)
     return Curve(insertion, deletion)
 

@@ -4,11 +4,13 @@ import hashlib
 import inspect
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from foveate.compression import Compressor
 
@@ -70,7 +72,7 @@ class EvalConfig:
         }
 
 
-def run_id(identity: dict[str, str | int | None]) -> str:
+def run_id(identity: Mapping[str, Any]) -> str:
     """Short name of a run: equal if and only if the identity is."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 

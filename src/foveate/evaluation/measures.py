@@ -1,7 +1,7 @@
 """Signals measured against what the answer looks at, what it hangs on, and where the evidence lies, as table rows."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from foveate.core.types import Grid
 from foveate.evaluation.causal import Curve
-from foveate.evaluation.signals import Signal
+from foveate.evaluation.signals import EVERY, Signal
 from foveate.functional.ranking import marked, ranked
 from foveate.functional.regions import spread
 from foveate.metrics.bias import (
@@ -60,12 +60,17 @@ class Facts(NamedTuple):
     drop: Float[Tensor, "question block"]
     block: Int[Tensor, " patch"]
 
+    def of(self, questions: Bool[np.ndarray, " question"] | slice) -> "Facts":
+        """About some of the questions."""
+        response, share, norms, drop = (x[questions] for x in (self.response, self.share, self.norms, self.drop))
+        return self._replace(response=response, share=share, norms=norms, drop=drop)
+
 
 class Measured(NamedTuple):
     """The questions of a batch, and the signals about them."""
 
-    samples: Sequence[str]
-    images: Sequence[str]
+    samples: np.ndarray
+    images: np.ndarray
     signals: Sequence[Signal]
 
 
@@ -112,28 +117,32 @@ def measures(
 
 
 def signal_rows(measured: Measured, facts: Facts, head_rows: bool) -> pa.Table:
-    """A row per question, signal and head, the mean over heads as head -1."""
+    """A row per signal, question that it is about and head, the mean over heads as head -1."""
     parts = []
     for signal in measured.signals:
-        found = measures(signal.map[:, None], facts)
+        known = facts.of(signal.about)
+        found = measures(signal.map[:, None], known)
         heads = [MEAN]
         if head_rows and signal.rows.shape[1] > 1:
-            single = measures(signal.rows, facts, with_kendall=False)
+            single = measures(signal.rows, known, with_kendall=False)
             found = {name: torch.cat([values, single[name]], 1) for name, values in found.items()}
             heads += range(signal.rows.shape[1])
-        names = _names(measured, len(heads)) | _constant(signal, len(measured.samples) * len(heads))
+        names = _named(measured, len(heads), signal)
         columns = {name: values.double().flatten().numpy() for name, values in found.items()}
         if not signal.is_attention:
             columns["visual_mass"] = np.full_like(columns["visual_mass"], np.nan)
-        parts.append(pa.table({**names, "head": pa.array(heads * len(measured.samples), pa.int16()), **columns}))
+        parts.append(pa.table({**names, "head": pa.array(heads * len(signal.rows), pa.int16()), **columns}))
     return pa.concat_tables(parts)
 
 
 def pair_rows(measured: Measured, facts: Facts) -> pa.Table:
-    """A row per question and pair of signals, heads averaged."""
+    """A row per question and pair of signals that are about it, heads averaged."""
     signals = [signal for signal in measured.signals if signal.name not in _ONE_OF_A_KIND]
     first, second = (list(side) for side in zip(*combinations(range(len(signals)), 2), strict=True))
-    maps = torch.stack([signal.map for signal in signals], 1)
+    maps = torch.zeros(len(measured.samples), len(signals), facts.grid.patches)
+    about = np.zeros(maps.shape[:2], bool)
+    for number, signal in enumerate(signals):
+        maps[signal.about, number], about[signal.about, number] = signal.map, True
     found: dict[str, list[Tensor]] = defaultdict(list)
     for few in maps.split(max(1, _AT_ONCE // (len(first) * maps.shape[2]))):
         a, b = few[:, first], few[:, second]
@@ -147,52 +156,55 @@ def pair_rows(measured: Measured, facts: Facts) -> pa.Table:
         for side, some in (("a", first), ("b", second))
         for what, field in (("signal", "name"), ("layers", "layers"))
     }
-    return pa.table({**_names(measured, len(first)), **names, **columns})
+    table = pa.table({**_names(measured, len(first)), **names, **columns})
+    return table.filter(pa.array((about[:, first] & about[:, second]).flatten()))
 
 
 def curve_rows(measured: Measured, curves: Sequence[tuple[Signal, Curve]], shares: Sequence[float]) -> pa.Table:
-    """A row per question, signal and share of the patches."""
+    """A row per signal, question that it is about and share of the patches."""
     parts = []
     for signal, found in curves:
-        names = _names(measured, len(shares)) | _constant(signal, len(measured.samples) * len(shares))
+        names = _named(measured, len(shares), signal)
         columns = {name: values.double().cpu().flatten().numpy() for name, values in found._asdict().items()}
-        parts.append(pa.table({**names, "share": list(shares) * len(measured.samples), **columns}))
+        parts.append(pa.table({**names, "share": list(shares) * len(signal.rows), **columns}))
     return pa.concat_tables(parts)
 
 
 def map_rows(measured: Measured) -> pa.Table:
-    """A row per question and signal, heads averaged; controls aside, which anyone can draw."""
+    """A row per signal and question that it is about, heads averaged; controls aside, which anyone can draw."""
     kind = pa.list_(pa.float32())
     return pa.concat_tables(
         [
-            pa.table(
-                {
-                    **_names(measured, 1),
-                    **_constant(signal, len(measured.samples)),
-                    "map": pa.array(signal.map.tolist(), kind),
-                }
-            )
+            pa.table({**_named(measured, 1, signal), "map": pa.array(signal.map.tolist(), kind)})
             for signal in measured.signals
             if signal.name not in ("random", "uniform")
         ]
     )
 
 
-def _names(measured: Measured, times: int) -> dict[str, np.ndarray]:
-    """Each question so many times."""
-    return {"sample_id": np.repeat(measured.samples, times), "image_id": np.repeat(measured.images, times)}
+def _names(
+    measured: Measured, times: int, about: Bool[np.ndarray, " question"] | slice = EVERY
+) -> dict[str, np.ndarray]:
+    """Each of these questions so many times."""
+    return {
+        "sample_id": np.repeat(measured.samples[about], times),
+        "image_id": np.repeat(measured.images[about], times),
+    }
 
 
-def _constant(signal: Signal, count: int) -> dict[str, list[str]]:
-    return {"signal": [signal.name] * count, "layers": [signal.layers] * count}
+def _named(measured: Measured, times: int, signal: Signal) -> dict[str, np.ndarray]:
+    """Each question that the signal is about so many times, with the signal's name and layers."""
+    count = times * len(signal.rows)
+    names = _names(measured, times, signal.about)
+    return names | {"signal": np.repeat(signal.name, count), "layers": np.repeat(signal.layers, count)}
 
 
 def _of_each(
-    metric: object, stays: Bool[Tensor, "question head patch"], share: Float[Tensor, "row thing patch"]
+    metric: Callable[[Tensor, Tensor], Tensor],
+    stays: Bool[Tensor, "question head patch"],
+    share: Float[Tensor, "row thing patch"],
 ) -> Float[Tensor, "question head"]:
-    if not share.shape[1]:
-        return torch.full(stays.shape[:2], torch.nan)
-    return metric(stays.flatten(0, 1), share).unflatten(0, stays.shape[:2])  # type: ignore[operator]
+    return metric(stays.flatten(0, 1), share).unflatten(0, stays.shape[:2])
 
 
 def _by_block(

@@ -85,6 +85,20 @@ class RunFolder(ABC):
             ) from error
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What the run is, as noted when it began.
+
+        Raises:
+            DataError: Nothing was run here.
+        """
+        try:
+            return json.loads((self.folder / "config.json").read_text())
+        except FileNotFoundError as error:
+            raise DataError(
+                f"no config.json in {self.folder}: nothing was run here; start it with this --out"
+            ) from error
+
+    @property
     def complete(self) -> bool:
         return (self.folder / "DONE").exists()
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 import pytorch_lightning as lightning
+from pytorch_lightning.callbacks import TQDMProgressBar
 
 from foveate.data.load import data_hash, load_samples
 from foveate.data.sample import VQASample
@@ -88,7 +89,7 @@ def _trainer(writer: RecordWriter, progress: bool) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
         devices=1,
-        callbacks=[writer],
+        callbacks=[writer, *([TQDMProgressBar()] if progress else [])],  # Rich's would hide bars within a batch
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from foveate.compression import Identity
@@ -16,11 +17,12 @@ from foveate.models.looks import looks
 from foveate.scorers import Random, Uniform
 
 RANDOM_SEEDS = range(3)
+EVERY = slice(None)  # question of a batch
 _TIE = 1e-3  # what an oracle that knows yes or no gives at random, so that it prefers no place; float32 tells it from 0
 
 
 class Signal(NamedTuple):
-    """One map per question and head.
+    """One map per head and question that it is about.
 
     Attributes:
         name: What it is.
@@ -28,13 +30,15 @@ class Signal(NamedTuple):
         rows: At least 0.
         per_question: Whether it depends on the question, and not on the picture alone.
         has_curve: Whether patches are left and taken away in its order.
+        about: Which questions of the batch have a row.
     """
 
     name: str
     layers: str
-    rows: Float[Tensor, "question head patch"]
+    rows: Float[Tensor, "row head patch"]
     per_question: bool
     has_curve: bool = True
+    about: Bool[np.ndarray, " question"] | slice = EVERY
 
     @property
     def is_attention(self) -> bool:
@@ -42,27 +46,31 @@ class Signal(NamedTuple):
         return self.name not in ("evidence", "random", "uniform")
 
     @property
-    def map(self) -> Float[Tensor, "question patch"]:
+    def map(self) -> Float[Tensor, "row patch"]:
         """The mean over heads."""
         return self.rows.mean(1)
 
-    def scores(self, images: Sequence[str]) -> Float[Tensor, "row patch"]:
-        """Its maps, one per question, or one per picture if that is all it knows.
+    def scores(self, images: np.ndarray) -> Float[Tensor, "row patch"]:
+        """Its maps, one per question that it is about, or one per picture if that is all it knows.
 
         Args:
-            images: The picture of each question; those about a picture follow each other.
+            images: The picture of each question of the batch; those about a picture follow each other.
         """
-        first = [i for i, image in enumerate(images) if not i or image != images[i - 1]]
+        asked = images[self.about]
+        first = [i for i, image in enumerate(asked) if not i or image != asked[i - 1]]
         return self.map if self.per_question else self.map[first]
 
 
 def signals_of(llava: Adapter, pictures: Pictures, share: Float[Tensor, "question thing patch"]) -> list[Signal]:
     """What is known before the language model runs, and the controls.
 
+    The seeds of the random maps are the same in every measurement, whatever the seed of the data: a map is drawn from
+    its seed and the pixels of its picture, so that runs can be compared question by question.
+
     Args:
         llava: The model.
         pictures: One row per question.
-        share: Which patches show what is asked about; without any thing there is no oracle.
+        share: Which patches show what is asked about; the oracle is silent about questions of which none is known to.
     """
     tower = llava.tower
     every, received = ClsRows(tuple(range(tower.depth))), [ReceivedRows(layer) for layer in range(tower.depth)]
@@ -75,10 +83,14 @@ def signals_of(llava: Adapter, pictures: Pictures, share: Float[Tensor, "questio
         last = range(max(0, tower.feature_layer - 2), tower.feature_layer + 1)  # three, as VTC-CLS
         sums = dict.fromkeys((tuple(range(tower.depth)), tuple(last)))
         found += [Signal("cls sum", f"{some[0]}-{some[-1]}", rows[:, some].mean(1), False) for some in sums]
-    found += [Signal("received", str(need.layer), trace[need].cpu(), False, False) for need in received]
-    if share.shape[1]:
+    stand_in = max(0, tower.depth - 2)  # ReceivedAttention(layer=-2), which the adapter names where there is no [CLS]
+    found += [
+        Signal("received", str(need.layer), trace[need].cpu(), False, need.layer == stand_in) for need in received
+    ]
+    shown = (share >= SHOWN).any(1)
+    if (known := shown.any(1)).any():
         rest = _TIE * Random(len(RANDOM_SEEDS)).score(trace).cpu()  # none of the controls, so as not to agree with one
-        found.append(Signal("evidence", "", ((share >= SHOWN).any(1) + rest)[:, None], True))
+        found.append(Signal("evidence", "", (shown + rest)[known][:, None], True, about=known.numpy()))
     found += [Signal("random", str(seed), Random(seed).score(trace).cpu()[:, None], False) for seed in RANDOM_SEEDS]
     return [*found, Signal("uniform", "", Uniform().score(trace).cpu()[:, None], False)]
 

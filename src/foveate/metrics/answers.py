@@ -1,11 +1,6 @@
 """How right an answer is."""
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
-
-import torch
-from torch import Tensor
-from torchmetrics import Metric
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -39,30 +34,3 @@ def _f1(found: set[str], true: set[str]) -> float:
 
 
 SCORINGS = {"exact": exact_match, "set_f1": set_f1}
-
-
-class AnswerScore(Metric):
-    """Mean score of answers.
-
-    Args:
-        scoring: A key of `SCORINGS`.
-    """
-
-    higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, scoring: Literal["exact", "set_f1"] = "exact") -> None:
-        super().__init__()
-        self.scoring = SCORINGS[scoring]
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-        for prediction, reference in zip(predictions, references, strict=True):
-            self.total += self.scoring(prediction, reference)
-            self.count += 1
-
-    def compute(self) -> Tensor:
-        return self.total / self.count

@@ -9,8 +9,9 @@ sum, and is NaN where that is 0. Values are float64.
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
 from foveate.core.errors import BudgetError
@@ -18,7 +19,8 @@ from foveate.core.types import Grid
 from foveate.functional.outliers import outlying
 from foveate.functional.ranking import marked, ranked
 
-_AT_ONCE = 2**22  # pairs of patches, or permuted patches; more would only cost memory
+_AT_ONCE = 2**22  # pairs of patches; more would only cost memory
+_PERMUTED_AT_ONCE = 2**18  # patches, which a processor's cache holds
 _ROUNDING = 1e-12  # two means of the same values in another order differ by less
 
 
@@ -46,9 +48,7 @@ def spearman(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch patch"])
 
     Source: Spearman 1904, "The proof and measurement of association between two things".
     """
-    a, b = _centred_ranks(a), _centred_ranks(b)
-    scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
-    return ((a * b).sum(-1) / scale).clamp(-1, 1)
+    return _correlated(_centred_ranks(a), _centred_ranks(b))
 
 
 def kendall(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
@@ -111,8 +111,8 @@ def effective_tokens(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batc
 
 def raster_correlation(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
     """`spearman` of score and raster index: 1 where later patches always have more."""
-    index = torch.arange(row.shape[-1], dtype=torch.float64, device=row.device)
-    return spearman(row, index.expand_as(row))
+    index = torch.arange(row.shape[-1], device=row.device)
+    return _correlated(_centred_ranks(row), _centred_ranks(index))
 
 
 def row_correlation(row: Float[Tensor, "*batch patch"], grid: Grid) -> Float[Tensor, "*batch"]:
@@ -122,8 +122,7 @@ def row_correlation(row: Float[Tensor, "*batch patch"], grid: Grid) -> Float[Ten
 
     Source: arXiv 2412.13180v1 (the bias of early layers towards the bottom; the coefficient is ours).
     """
-    index = torch.arange(grid.patches, dtype=torch.float64, device=row.device) // grid.columns
-    return spearman(row, index.expand_as(row))
+    return _correlated(_centred_ranks(row), _row_ranks(grid).to(row.device))
 
 
 def centroid_shift(
@@ -188,19 +187,34 @@ def positional_null(
         permutations: How many; p is at least 2 / (1 + permutations).
         seed: Of the permutations, which are the same on every device.
     """
-    generator = torch.Generator().manual_seed(seed)
-    chunk = max(1, _AT_ONCE // rows.numel())
+    rng, scores = np.random.default_rng(seed), rows.double().cpu().numpy()
+    chunk = max(1, _PERMUTED_AT_ONCE // rows.numel())
     means = []
     for start in range(0, permutations, chunk):
-        shape = (min(chunk, permutations - start), *rows.shape)
-        order = torch.rand(shape, generator=generator, dtype=torch.float64).argsort(-1).to(rows.device)
-        means.append(statistic(rows.expand(shape).gather(-1, order)).nanmean(-1))
-    null, mean = torch.cat(means), statistic(rows).nanmean()
+        some = np.broadcast_to(scores, (min(chunk, permutations - start), *scores.shape))
+        means.append(statistic(torch.from_numpy(rng.permuted(some, axis=-1)).to(rows.device)).nanmean(-1))
+    null, mean = torch.cat(means), statistic(rows.double()).nanmean()
     if mean.isnan():
         return math.nan
     same = torch.isclose(null, mean, rtol=_ROUNDING, atol=_ROUNDING)
     fewer = min(int(((null > mean) | same).sum()), int(((null < mean) | same).sum()))
     return min(1.0, 2 * (1 + fewer) / (1 + permutations))
+
+
+def row_null(rows: Float[Tensor, "image patch"], grid: Grid, permutations: int, seed: int) -> float:
+    """`positional_null` of `row_correlation`, ten times as fast: ranks are permuted, and so found only once.
+
+    The coefficient is the product of both sides' ranks over their scales, which are the same in any order.
+
+    Args:
+        rows: As in `positional_null`.
+        grid: Of the patches.
+        permutations: As in `positional_null`.
+        seed: Likewise.
+    """
+    ranks, place = _centred_ranks(rows), _row_ranks(grid).to(rows.device)
+    scaled = ranks / (ranks.norm(dim=-1, keepdim=True) * place.norm())
+    return positional_null(lambda some: some @ place, scaled, permutations, seed)
 
 
 def _shares(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch patch"]:
@@ -212,13 +226,24 @@ def _shares(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch patch"]
     return row.double() / row.double().sum(-1, keepdim=True)
 
 
-def _centred_ranks(scores: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch patch"]:
+def _centred_ranks(scores: Real[Tensor, "*batch patch"]) -> Float[Tensor, "*batch patch"]:
     """Mean ranks less their mean, which makes those of a constant row exactly 0."""
     scores = scores.contiguous()
     ordered = scores.sort(-1).values
     below = torch.searchsorted(ordered, scores)
     ranks = (below + torch.searchsorted(ordered, scores, right=True)).double() / 2
     return (ranks - scores.shape[-1] / 2).masked_fill(scores.isnan().any(-1, keepdim=True), torch.nan)
+
+
+def _row_ranks(grid: Grid) -> Float[Tensor, " patch"]:
+    """Ranks of the patches by grid row."""
+    return _centred_ranks(torch.arange(grid.patches) // grid.columns)
+
+
+def _correlated(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*#batch patch"]) -> Float[Tensor, "*batch"]:
+    """Pearson correlation of ranks that are centred."""
+    scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+    return ((a * b).sum(-1) / scale).clamp(-1, 1)
 
 
 def _tau(a: Float[Tensor, "row patch"], b: Float[Tensor, "row patch"]) -> Float[Tensor, " row"]:

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from foveate.core.types import Grid
 
@@ -42,25 +41,3 @@ def things_kept(
     needed = shown.any(2)
     seen = (shown & stays[:, None]).any(2)
     return torch.where(needed.any(1), (seen | ~needed).all(1).float(), torch.nan)
-
-
-class EvidenceRecall(Metric):
-    """Mean of `evidence_recall` over the questions whose evidence is known."""
-
-    higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, stays: Bool[Tensor, "batch patch"], share: Float[Tensor, "batch thing patch"]) -> None:
-        values = evidence_recall(stays, share)
-        self.total += values.nansum()
-        self.count += (~values.isnan()).sum()
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
