@@ -93,7 +93,7 @@ def label_lines(ax: Axes, labels: Sequence[Label], size: float = 11) -> None:
             color=label.colour,
             fontsize=size,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": label.colour, "lw": 0.7, "shrinkA": 1, "shrinkB": 2},
+            arrowprops={"arrowstyle": "-", "color": label.colour, "lw": 0.7, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2},
         )
 
 
