@@ -43,19 +43,20 @@ class Cell(NamedTuple):
         return int(self.layers.split("-")[0]) if self.layers else -1
 
 
-def load_study(study_db: Path | str, study_name: str) -> optuna.Study:
+def load_study(study_db: Path | str, study_name: str, command: str = "the experiment that writes it") -> optuna.Study:
     """A stored study.
 
     Args:
         study_db: An SQLite file, or the URL of any Optuna storage.
         study_name: The study's name in that storage.
+        command: What makes such a study.
 
     Raises:
-        DataError: There is no such file.
+        DataError: There is no such file; the message names the command.
     """
     if isinstance(study_db, Path):
         if not study_db.is_file():
-            raise DataError(f"no study in {study_db}: run the experiment that writes it first")
+            raise DataError(f"no study in {study_db}: run {command} first")
         study_db = f"sqlite:///{study_db}"
     return optuna.load_study(study_name=study_name, storage=study_db)
 

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.answer import SIGNIFICANT
-from analysis.bias import AREAS, RANDOM, RESPONSE, SHARES
+from analysis.bias import AREAS, SHARES, UNNOTICED
+from analysis.signals import EVIDENCE, RANDOM, RESPONSE
+from analysis.statistics import Interval
 from analysis.tables import p_value, percent, points
 
 _WORDS = {
@@ -51,12 +53,13 @@ def side(row: pd.Series) -> int:
     return 1 if row["low"] > 0 else -1 if row["high"] < 0 else 0
 
 
-def bias_answer(summary: pd.DataFrame, contrasts: pd.DataFrame) -> str:
+def bias_answer(summary: pd.DataFrame, contrasts: pd.DataFrame, unnoticed: Interval) -> str:
     """A paragraph per question that the seed paper's claim raises.
 
     Args:
         summary: As `summary_table` gives it.
         contrasts: As `contrasts` gives it, of the same questions.
+        unnoticed: As `analysis.bias.unnoticed` gives it.
     """
     n, images = summary["n"].max(), summary["images"].max()
     table = contrasts.assign(all=n)
@@ -70,6 +73,7 @@ def bias_answer(summary: pd.DataFrame, contrasts: pd.DataFrame) -> str:
         _place(summary, table),
         _worth(table),
         _response_as_guide(summary, table),
+        _hangs_on_little(unnoticed),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -109,13 +113,44 @@ def _place(summary: pd.DataFrame, table: pd.DataFrame) -> str:
             f"prompt attention {_range(prompt, 'row_correlation')}; share in the last quarter of the rows "
             f"{told(row, 'last_rows_share')} and {_range(prompt, 'last_rows_share')}."
         )
+    words = ("lower in the picture", "higher in the picture")
     for measure in ("row_correlation", "last_rows_share"):
         for first, name in (("prompt", "Prompt attention"), ("cls sum", "Summed [CLS] attention")):
             text = f"{name} against the response, by {_WORDS[measure]}"
-            rows = _pick(table, first, RESPONSE, measure)
-            lines.append(_sides(text, rows, ("lower in the picture", "higher in the picture"), "a"))
+            lines.append(_sides(text, _pick(table, first, RESPONSE, measure), words, "a"))
+    lines += _against_evidence(summary, table, words)
+    lines.append(_acquitted(summary))
     lines += [_explained(table, layers) for layers in _sums(table, "place_part")]
     return _lines("Is the difference one of place?", *lines)
+
+
+def _against_evidence(summary: pd.DataFrame, table: pd.DataFrame, words: tuple[str, str]) -> list[str]:
+    """Whether a signal lies lower or higher than the things that are asked about, which may have places themselves."""
+    evidence, lines = _rows(summary, EVIDENCE).dropna(subset="row_correlation"), []
+    for _, row in evidence.iterrows():
+        correlation, share = told(row, "row_correlation"), told(row, "last_rows_share")
+        lines.append(f"Of the evidence, the control: row correlation {correlation}, share in the last rows {share}.")
+    for measure in ("row_correlation", "last_rows_share"):
+        for first, name in (("prompt", "Prompt attention"), ("cls sum", "Summed [CLS]"), (RESPONSE, "The response")):
+            rows = _pick(table, first, EVIDENCE, measure)
+            if first == RESPONSE:
+                rows = rows[rows["layers_a"].str.contains("-")]
+            lines.append(_sides(f"{name} against the evidence, by {_WORDS[measure]}", rows, words, "a"))
+    return lines
+
+
+def _acquitted(summary: pd.DataFrame) -> str:
+    """Signals that shuffling the patches of every image does not tell from themselves."""
+    tested = summary.dropna(subset="row_correlation_p_null")
+    if tested.empty:
+        return ""
+    same = tested[tested["row_correlation_p_null"] >= SIGNIFICANT].groupby("signal", sort=False)["layers"]
+    found = "; ".join(f"{signal} {', '.join(layers)}".strip() for signal, layers in same) or "no signal"
+    return (
+        f"With the patches of every image shuffled, a row correlation as large as the own one is no rarity (p at least "
+        f"{SIGNIFICANT}) for {found}: that acquits. A smaller p alone shows no bias, because attention falls on "
+        "things, which are larger than a patch."
+    )
 
 
 def _explained(table: pd.DataFrame, layers: str) -> str:
@@ -175,6 +210,17 @@ def _response_as_guide(summary: pd.DataFrame, table: pd.DataFrame) -> str:
         if sides:
             lines.append(_GUIDE[sides[0]])
     return _lines("Is response attention itself a good guide?", *lines)
+
+
+def _hangs_on_little(unnoticed: Interval) -> str:
+    if not unnoticed.n:
+        return ""
+    share, low, high = map(percent, unnoticed[:3])
+    return _lines(
+        "On how much of the picture does the answer hang?",
+        f"Of the blocks of patches, taken away one at a time, {share} % [{low}, {high}] (n = {unnoticed.n:,}) cost the "
+        f"answer less than {UNNOTICED} nats.",
+    )
 
 
 def _verdict(rows: pd.DataFrame, better: str, worse: str, by: str) -> str:

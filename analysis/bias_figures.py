@@ -12,8 +12,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
-from analysis.bias import DECODER, RANDOM, RESPONSE, TOWER, WITH_RESPONSE, MeanMap
+from analysis.bias import WITH_RESPONSE
 from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
+from analysis.maps import MeanMap
+from analysis.signals import DECODER, RANDOM, RESPONSE, TOWER
 
 _SKY, _VERMILION, _GREEN = sns.color_palette("colorblind")[9], COLOURS["suffix"], COLOURS["all"]
 COLOURS_OF = {
@@ -204,9 +206,12 @@ def maps_figure(maps: Sequence[MeanMap], images: int, most: int = 7) -> Figure:
 
 
 def curves_data(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
-    """Of `curve_table` what can be told apart: sums, a few prompt blocks, means over the blocks of others, controls."""
+    """Of `curve_table` what can be told apart.
+
+    These are sums, a few prompt blocks and layers of what is received, means over the blocks of others, and controls.
+    """
     keys = list(dict.fromkeys(zip(table["signal"], table["layers"], strict=True)))
-    kept = _few([key for key in keys if key[0] in ("cls sum", "prompt") or not key[1].isdigit()], most)
+    kept = _few([key for key in keys if key[0] in ("received", "prompt") or not key[1].isdigit()], most)
     chosen = [key in kept for key in zip(table["signal"], table["layers"], strict=True)]
     return table[chosen]
 

@@ -5,23 +5,23 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.bias import (
-    CONTROLS,
-    RESPONSE,
     SHARES,
     WITH_RESPONSE,
     contrasts,
     curve_frame,
     curve_table,
     heads_data,
-    mean_maps,
     nearness,
     pair_matrix,
     signal_frame,
     summary_table,
+    unnoticed,
 )
 from analysis.bias_answer import bias_answer, told
 from analysis.bias_figures import NAMES, curves_figure, heads_figure, layers_figure, maps_figure, pairs_figure
 from analysis.drawing import save_figure
+from analysis.maps import PERMUTATIONS, mean_maps, place_nulls
+from analysis.signals import CONTROLS, RESPONSE
 from analysis.tables import grid, p_value, write_table
 from foveate.core.files import replacing
 from foveate.evaluation.tables import SAMPLES, TableFolder
@@ -32,6 +32,7 @@ _SHOWN = {
     "placeless_spearman": "the same without mean maps",
     "evidence_recall": "evidence in the top",
     "row_correlation": "row correlation",
+    "row_correlation_p_null": "its p of shuffled patches",
     "last_rows_share": "in the last quarter of the rows",
     "causal_mass": "what the answer hangs on, in the top",
     "causal_spearman": "Spearman with it",
@@ -39,17 +40,20 @@ _SHOWN = {
     "deletion_area": "nats lost, the best gone",
 }
 _PRINTED = (
-    *("overlap_response", "spearman_response", "evidence_recall", "row_correlation", "causal_mass"),
-    "causal_spearman",
+    *("overlap_response", "spearman_response", "evidence_recall", "row_correlation", "row_correlation_p_null"),
+    *("causal_mass", "causal_spearman"),
 )
 _LEGEND = (
     "n = {n:,} questions about {images:,} images; where a measure is known for fewer, its n stands with it. In "
     "brackets the 95 % interval by bootstrap over images; shares in %. The *response* is what the answer's tokens look "
     "at, mean over blocks and heads; the *top* are the patches that would be kept. *Row correlation* is above 0 where "
-    "lower rows of the picture have more. *Without mean maps*: from both sides the mean over all questions is taken "
-    "away. *What the answer hangs on*: by how much the log-probability of the model's own answer falls when a block "
-    "of patches is taken away. *Nats lost*: mean over the shares of patches that are left, or gone. Random patches are "
-    "the mean over seeds. Differences, and what is sure of them: contrasts.csv."
+    "lower rows of the picture have more. *Its p of shuffled patches*: of so large a mean over images if "
+    "the patches of each stood in any order ({permutations} permutations, a map per image). A large p acquits a signal "
+    "of a bias of place; a small one shows none, for attention falls on things, which are larger than a patch: that "
+    "takes the interval, and the evidence beside it. *Without mean maps*: from both sides the mean over all questions "
+    "is taken away. *What the answer hangs on*: by how much the log-probability of the model's own answer falls when a "
+    "block of patches is taken away. *Nats lost*: mean over the shares of patches that are left, or gone. Random "
+    "patches are the mean over seeds. Differences, and what is sure of them: contrasts.csv."
 )
 
 
@@ -61,18 +65,19 @@ def report(folder: TableFolder, out: Path) -> str:
         out: Where to write; made if missing.
     """
     frame = signal_frame(folder)
-    summary, differences = summary_table(frame), contrasts(frame)
+    summary, differences = summary_table(frame, place_nulls(folder)), contrasts(frame)
     write_table(summary, out, markdown(summary))
     with replacing(out / "contrasts.csv") as path:
         differences.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
     _draw(folder, summary, out)
-    parts = [_grid(_main(summary), _PRINTED), _of_several_tokens(folder, frame), bias_answer(summary, differences)]
+    answer = bias_answer(summary, differences, unnoticed(folder))
+    parts = [_grid(_main(summary), _PRINTED), _of_several_tokens(folder, frame), answer]
     return "\n\n".join(part for part in [*parts, f"Tables and figures: {out}"] if part)
 
 
 def markdown(summary: pd.DataFrame) -> str:
     """The table for readers, every signal and layer."""
-    legend = _LEGEND.format(n=summary["n"].max(), images=summary["images"].max())
+    legend = _LEGEND.format(n=summary["n"].max(), images=summary["images"].max(), permutations=PERMUTATIONS)
     return f"{legend}\n\n{_grid(summary, tuple(_SHOWN))}\n"
 
 
@@ -130,5 +135,7 @@ def _grid(rows: pd.DataFrame, measures: tuple[str, ...]) -> str:
 
 
 def _cell(row: pd.Series, measure: str) -> str:
+    if measure.endswith("_p_null"):
+        return p_value(row[measure])
     itself = row["signal"] == RESPONSE and "-" in row["layers"] and measure in WITH_RESPONSE
     return "is the response" if itself else told(row, measure).replace(" %", "")

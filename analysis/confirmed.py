@@ -13,7 +13,7 @@ from scipy.stats import bootstrap
 from analysis.ablation import Cell, cells_of, read_cells, row_of
 from analysis.records import read_records
 from analysis.search import trials_of, whole_trials
-from analysis.statistics import RESAMPLES, Interval, difference_interval, holm, paired_p
+from analysis.statistics import RESAMPLES, Interval, difference_interval, holm, mean_interval, paired_p
 
 BASELINES = ("best single layer", "uniform ensemble", "published default")
 CONTROLS = ("random", "uniform", "pool", "downsample")
@@ -100,7 +100,7 @@ def optimism(searched: pd.DataFrame, confirmed: pd.DataFrame, seed: int = 0) -> 
     if min(len(a), len(b)) < 2:
         return Interval(mean, np.nan, np.nan, n)
     if min(np.ptp(a), np.ptp(b)) < 1e-12:
-        x, y = (difference_interval(side, np.zeros_like(side), np.arange(len(side))) for side in (a, b))
+        x, y = (mean_interval(side, np.arange(len(side))) for side in (a, b))
         down, up = np.hypot(x.mean - x.low, y.high - y.mean), np.hypot(x.high - x.mean, y.mean - y.low)
         return Interval(mean, mean - float(down), mean + float(up), n)
 
@@ -163,5 +163,4 @@ def _mean_of_any(values: pd.Series, images: pd.Series) -> tuple[float, float, fl
 
     Where all images agree, nothing bounds what the others may be, so there is no interval.
     """
-    mean, low, high, _ = difference_interval(values, np.zeros(len(values)), images)
-    return (mean, low, high) if np.ptp(values.groupby(images).mean()) > 1e-12 else (mean, np.nan, np.nan)
+    return difference_interval(values, np.zeros(len(values)), images, half_range=np.inf)[:3]

@@ -83,6 +83,8 @@ def label_lines(ax: Axes, labels: Sequence[Label], size: float = 11) -> None:
     ranks = np.arange(len(labels)) * 1.2 * size / height
     wanted = np.array([(label.y - bottom) / (top - bottom) for label in labels])
     places = isotonic_regression(wanted - ranks).x + ranks if labels else []
+    # relpos: the hair starts at the left edge of the text, not at its centre
+    hair: dict[str, Any] = {"arrowstyle": "-", "lw": 0.7, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2}
     for label, place in zip(labels, places, strict=True):
         ax.annotate(
             label.text,
@@ -93,7 +95,7 @@ def label_lines(ax: Axes, labels: Sequence[Label], size: float = 11) -> None:
             color=label.colour,
             fontsize=size,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": label.colour, "lw": 0.7, "shrinkA": 1, "shrinkB": 2},
+            arrowprops={**hair, "color": label.colour},
         )
 
 

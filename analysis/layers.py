@@ -12,13 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.ablation import Cell, read_cells
-from analysis.bias import DECODER, RANDOM, TOWER, interval_of
+from analysis.bias import interval_of
 from analysis.bias_figures import NAMES, draw_layers
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style, percent_axis
-from analysis.statistics import Interval, mean_interval
-from analysis.tables import percent
+from analysis.signals import DECODER, RANDOM, TOWER
+from analysis.statistics import difference_interval, holm, mean_interval, paired_p
 from foveate.core.errors import DataError
 
+_SINKS = (
+    *("signal", "layers", "images", "n", "sink_share", "sink_share_low", "sink_share_high"),
+    *("difference", "low", "high", "p"),
+)
 _OUTCOMES = {  # of a question, alone and by the sum: column of `repairs_data` and colour
     "right both times": ("kept", "#d9d9d9"),
     "repaired by the sum": ("repaired", RIGHT),
@@ -30,9 +34,16 @@ _OUTCOMES = {  # of a question, alone and by the sum: column of `repairs_data` a
 class Repairs(NamedTuple):
     """What a sum makes of the answers of single layers.
 
+    Whoever else is asked repairs some of a layer's wrong answers too, for a layer's worst questions are partly bad luck
+    (regression to the mean). So the controls are asked the same questions.
+
     Attributes:
         table: A row per single layer: layer, shares of all questions kept, repaired, lost and broken, which sum to 1,
-            wrong (questions), and of those the share repaired with its interval: of_wrong, of_wrong_low, of_wrong_high.
+            wrong (questions), and of those with its interval the share that is answered by the sum (`of_wrong`, `_low`,
+            `_high`), by the other single layer that is right most often (`other`, and `other_layer`) and by random
+            patches (`random`, mean over seeds); by how much the sum exceeds both (`over_other`, `over_random`, `_low`,
+            `_high`, and `_p`, paired over images and Holm-corrected over the table). NaN where nothing is known.
+        seeds: Of random patches.
         layers: Of the sum.
         keep: Patches kept.
         n: Questions.
@@ -44,6 +55,7 @@ class Repairs(NamedTuple):
     keep: int
     n: int
     images: int
+    seeds: int
 
 
 def repairs_data(cells: Iterable[Cell], out: Path, keep: int, total: str = "cls[all]") -> Repairs:
@@ -58,8 +70,9 @@ def repairs_data(cells: Iterable[Cell], out: Path, keep: int, total: str = "cls[
     Raises:
         DataError: The sum or every single layer is missing at this budget.
     """
-    here = [cell for cell in cells if cell.keep == keep and (cell.family == "single" or cell.scorer == total)]
-    frames = read_cells(here, out)
+    families = ("single", RANDOM)
+    here = [cell for cell in cells if cell.keep == keep and (cell.family in families or cell.scorer == total)]
+    frames = read_cells(here, out, lambda records: {"right": (records["score"] == 1).to_numpy(float)})
     whole = next((cell for cell in frames if cell.scorer == total), None)
     singles = [cell for cell in frames if cell.family == "single"]
     if whole is None or not singles:
@@ -67,24 +80,45 @@ def repairs_data(cells: Iterable[Cell], out: Path, keep: int, total: str = "cls[
         raise DataError(
             f"{total} and single layers are needed at {keep} patches, the study has {known}: run `make ablate`"
         )
-    by_sum, images = frames[whole]["score"] == 1, frames[whole]["image_id"]
+    right = {cell: frame["right"] for cell, frame in frames.items()}
+    by_sum, images = right[whole] == 1, frames[whole]["image_id"]
+    random = next((cell for cell in frames if cell.family == RANDOM), None)  # of all seeds
     rows = []
     for cell in singles:
-        alone = frames[cell]["score"] == 1
+        alone = right[cell] == 1
         outcomes = {
             "kept": alone & by_sum,
             "repaired": ~alone & by_sum,
             "lost": ~alone & ~by_sum,
             "broken": alone & ~by_sum,
         }
-        rate = Interval(np.nan, np.nan, np.nan, 0)
-        if (~alone).any():
-            rate = mean_interval(by_sum[~alone].astype(float), images[~alone])
         row = {"layer": cell.first_layer, **{name: float(which.mean()) for name, which in outcomes.items()}}
-        rows.append(
-            row | {"wrong": rate.n, "of_wrong": rate.mean, "of_wrong_low": rate.low, "of_wrong_high": rate.high}
-        )
-    return Repairs(pd.DataFrame(rows), whole.layers, keep, len(images), images.nunique())
+        other = max((one for one in singles if one != cell), key=lambda one: right[one].mean(), default=None)
+        controls = {name: None if one is None else right[one] for name, one in (("other", other), ("random", random))}
+        row |= {"wrong": int((~alone).sum()), "other_layer": np.nan if other is None else other.first_layer}
+        rows.append(row | _answered(right[whole], controls, ~alone, images))
+    table = pd.DataFrame(rows)
+    p = ["over_other_p", "over_random_p"]
+    table[p] = holm(table[p].to_numpy(float).ravel()).reshape(-1, 2)
+    seeds = 0 if random is None else int(frames[random]["seeds"].iloc[0])
+    return Repairs(table, whole.layers, keep, len(images), images.nunique(), seeds)
+
+
+def _answered(
+    by_sum: pd.Series, controls: dict[str, pd.Series | None], which: pd.Series, images: pd.Series
+) -> dict[str, float]:
+    """What the sum and the controls answer of some questions, and by how much the sum is better."""
+    found: dict[str, float] = {}
+    for name, scores in {"of_wrong": by_sum, **controls}.items():
+        rate, over = (np.nan,) * 3, (np.nan,) * 4
+        if scores is not None and which.any():
+            pair = by_sum[which], scores[which], images[which]
+            rate = mean_interval(*pair[1:])[:3]
+            over = *difference_interval(*pair)[:3], paired_p(*pair)
+        found |= {f"{name}{end}": value for end, value in zip(("", "_low", "_high"), rate, strict=True)}
+        if name != "of_wrong":
+            found |= {f"over_{name}{end}": value for end, value in zip(("", "_low", "_high", "_p"), over, strict=True)}
+    return found
 
 
 def draw_repairs(data: Repairs, ax: Axes) -> Axes:
@@ -129,15 +163,28 @@ def repairs_figure(data: Repairs) -> Figure:
 def sinks_data(frame: pd.DataFrame) -> pd.DataFrame:
     """The share of mass on patches of outlying norm, a row per signal and layers; as `analysis.bias.summary_table`.
 
+    Random maps say how large a share of the patches sinks are. By how much a layer of the tower exceeds them is told by
+    `difference`, `low`, `high` and `p_holm`: paired by question, over images, Holm-corrected over the layers of a
+    signal; NaN for other signals.
+
     Args:
-        frame: As `analysis.bias.signal_frame` gives it. Random maps say how large a share of the patches sinks are.
+        frame: As `analysis.bias.signal_frame` gives it.
     """
+    known = frame.dropna(subset="sink_share")
+    even = known[known["signal"] == RANDOM].set_index("sample_id")["sink_share"]
     rows = []
-    for (signal, layers), group in frame.dropna(subset="sink_share").groupby(["signal", "layers"], sort=False):
+    for (signal, layers), group in known.groupby(["signal", "layers"], sort=False):
         found = interval_of(group["sink_share"], group["image_id"], "sink_share")
         row = {"signal": signal, "layers": layers, "images": group["image_id"].nunique(), "n": found.n}
-        rows.append(row | {"sink_share": found.mean, "sink_share_low": found.low, "sink_share_high": found.high})
-    return pd.DataFrame(rows)
+        row |= {"sink_share": found.mean, "sink_share_low": found.low, "sink_share_high": found.high}
+        both = group[group["sample_id"].isin(even.index)]
+        if signal in ("cls", "received") and len(both):
+            pair = both["sink_share"].to_numpy(), even[both["sample_id"]].to_numpy(), both["image_id"]
+            row |= dict(zip(("difference", "low", "high"), difference_interval(*pair), strict=False))
+            row["p"] = paired_p(*pair)
+        rows.append(row)
+    table = pd.DataFrame(rows).reindex(columns=_SINKS)
+    return table.assign(p_holm=table.groupby("signal", sort=False)["p"].transform(holm)).drop(columns="p")
 
 
 def draw_sinks(data: pd.DataFrame, names: Sequence[str], ax: Axes) -> Axes:
@@ -175,56 +222,3 @@ def sinks_figure(data: pd.DataFrame) -> Figure:
         )
         caption(figure, "Do sinks draw the attention?", note)
     return figure
-
-
-def layers_answer(repairs: Repairs, sinks: pd.DataFrame) -> str:
-    """What the sum repairs of the worst and of the last layer, and what part of attention falls on sinks, in words."""
-    table = repairs.table
-    last, worst = (table.iloc[int(table[name].argmax())] for name in ("layer", "wrong"))
-    parts = [
-        f"At {repairs.keep} patches (n = {repairs.n:,} questions about {repairs.images:,} images), with patches chosen "
-        f"by the sum of layers {repairs.layers}: {_repaired(last, repairs.n, 'the last layer')}"
-    ]
-    if worst["layer"] != last["layer"]:
-        parts.append(_repaired(worst, repairs.n, "the worst layer"))
-    if sinks.empty or sinks["n"].max() == 0:
-        parts.append("Whether sinks play a part was not measured.")
-    else:
-        parts.append(_on_sinks(sinks))
-    return "\n\n".join(parts)
-
-
-def _repaired(row: pd.Series, n: int, what: str) -> str:
-    name = f"{what}, {row['layer']:.0f},"
-    if row["wrong"] == 0:
-        return f"{name} answers all questions itself."
-    rate = f"{percent(row['of_wrong'])} % [{percent(row['of_wrong_low'])}, {percent(row['of_wrong_high'])}]"
-    return (
-        f"of the {row['wrong']:.0f} questions that {name} gets wrong the sum answers {rate}; it breaks "
-        f"{round(row['broken'] * n)} of the {n - row['wrong']:.0f} others."
-    )
-
-
-def _on_sinks(sinks: pd.DataFrame) -> str:
-    known = {(row["signal"], row["layers"]): row for _, row in sinks.iterrows()}
-    even = known.get((RANDOM, ""))
-    tower = {key: row for key, row in known.items() if key[0] == "cls"} or {
-        key: row for key, row in known.items() if key[0] == "received"
-    }
-    if not tower:
-        return "No layer of the tower was measured for sinks."
-    key, most = max(tower.items(), key=lambda one: one[1]["sink_share"])
-    share = f"{percent(most['sink_share'])} % [{percent(most['sink_share_low'])}, {percent(most['sink_share_high'])}]"
-    beside = "" if even is None else f"; of random patches {percent(even['sink_share'])} % are sinks"
-    size = f"n = {most['n']:,} questions about {most['images']:,} images"
-    if most["sink_share"] == 0 and (even is None or even["sink_share"] == 0):
-        return f"This model has no sinks: no patch of these pictures has an outlying norm ({size})."
-    verdict = ""
-    if even is not None:
-        told = (
-            "more than an even share"
-            if most["sink_share_low"] > even["sink_share"]
-            else "not surely more than an even share"
-        )
-        verdict = f", {told}"
-    return f"The layer with most mass on sinks is {key[1]}: {share}{verdict}{beside} ({size})."

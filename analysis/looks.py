@@ -1,12 +1,9 @@
 """What scorers, prompt, response and interventions look at in example pictures: heat maps over the picture."""
 
-import json
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,21 +14,19 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.bias import ORDER, RANDOM, RESPONSE
 from analysis.bias_answer import told
 from analysis.bias_figures import NAMES
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style
+from analysis.measured import grid_of, mapped, plan_of
+from analysis.signals import EVIDENCE, RANDOM, RESPONSE, Key
 from analysis.tables import grid, percent
-from foveate.core.errors import DataError
 from foveate.core.types import Grid
-from foveate.data.load import data_hash, load_samples
 from foveate.data.sample import VQASample
 from foveate.evaluation.tables import SAMPLES, TableFolder
 from foveate.functional.regions import spread, squares
 
-Key = tuple[str, str]  # signal and layers
 OCCLUSION: Key = ("occlusion", "")
-_CONTROLS = ("evidence", RANDOM, "uniform")
+_CONTROLS = (EVIDENCE, RANDOM, "uniform")
 _MOST = 8  # times an even share, where the colours end
 _LETTERS = 22  # of a line beside the pictures
 
@@ -55,60 +50,12 @@ class Example(NamedTuple):
     looks: tuple[Look, ...]
 
 
-def measurement(out: Path, name: str | None = None, checkpoint: str | None = None) -> TableFolder:
-    """A finished bias measurement under `<out>/bias`, the newest one.
-
-    Args:
-        out: Folder of all results.
-        name: Of the folder; None means any.
-        checkpoint: Hash of the model that was looked at; None means any.
-
-    Raises:
-        DataError: There is none.
-    """
-    found = sorted((out / "bias").glob(f"{name or '*'}/DONE"), key=lambda done: done.stat().st_mtime)
-    folders = [TableFolder(done.parent) for done in found]
-    if checkpoint is not None:
-        folders = [folder for folder in folders if facts_of(folder)["checkpoint"] == checkpoint]
-    if not folders:
-        which = "" if checkpoint is None else f" of the model with checkpoint {checkpoint}"
-        raise DataError(f"no finished bias measurement{which} in {out / 'bias' / (name or '')}: run `make bias` first")
-    return folders[-1]
-
-
-def facts_of(folder: TableFolder) -> dict[str, Any]:
-    """What identifies a measurement."""
-    return json.loads((folder.folder / "config.json").read_text())
-
-
-def samples_of(folder: TableFolder, seed: int = 0) -> list[VQASample]:
-    """The questions that were measured, with their pictures.
-
-    Args:
-        folder: A finished measurement.
-        seed: Of generated data.
-
-    Raises:
-        DataError: The data set gives other questions now.
-    """
-    facts = facts_of(folder)
-    limit = folder.read(SAMPLES, ["sample_id"]).num_rows
-    samples = load_samples(facts["data"], facts["split"], limit, seed)
-    if data_hash(samples) != facts["data_hash"]:
-        raise DataError(
-            f"{folder.folder} was measured on other questions than {facts['data']!r}, split {facts['split']!r}, "
-            f"seed {seed} gives: give the seed of that run, or measure again"
-        )
-    return samples
-
-
 def shown_keys(folder: TableFolder) -> list[Key]:
     """What is worth a column: a few [CLS] layers, their sums, a few blocks of the prompt, the response, occlusion.
 
     Single layers are the first, the middle and the last one, and of [CLS] the last but one, which most methods read.
     """
-    known = folder.read("maps", ["signal", "layers"]).group_by(["signal", "layers"]).aggregate([]).to_pylist()
-    keys = sorted(((row["signal"], row["layers"]) for row in known), key=_order)
+    keys = mapped(folder)
     chosen: list[Key] = []
     for signal in ("cls", "cls sum", "prompt", RESPONSE):
         single = [key for key in keys if key[0] == signal and key[1].isdigit()]
@@ -130,25 +77,24 @@ def looks_data(folder: TableFolder, samples: Sequence[VQASample], keys: Sequence
     """
     asked = folder.read(SAMPLES).to_pandas().set_index("sample_id")
     chosen = list(_telling(asked, rows).index)
-    wanted = [*keys, ("evidence", "")]
+    wanted = [*keys, (EVIDENCE, "")]
     columns = ["sample_id", "signal", "layers", "map"]
     table = folder.read("maps", columns, [("sample_id", "in", chosen)]).to_pandas()
     table = table[[key in wanted for key in zip(table["signal"], table["layers"], strict=True)]]
     maps = table.set_index(["sample_id", "signal", "layers"])["map"]
-    side = math.isqrt(len(maps.iloc[0]))
-    if side**2 != len(maps.iloc[0]):
-        raise ValueError(f"{len(maps.iloc[0])} patches are not a square grid: only square ones can be drawn")
-    block = squares(Grid(side, side), int(_of_plan(folder, "side")))
+    shape = grid_of(folder)
+    block = squares(shape, int(plan_of(folder, "side")))
     pictures = {sample.id: sample.image for sample in samples}
     examples = []
     for name in chosen:
         row, known = asked.loc[name], dict(maps.loc[name].items())
         drop = torch.tensor(np.asarray(row["drop"], float)[None]).clamp(min=0)
         known[OCCLUSION] = spread(drop, block)[0].numpy()
-        evidence = np.asarray(known.get(("evidence", ""), np.zeros(side**2)), float).reshape(side, side) > 0.5
-        looks = tuple(Look(key, _times(np.asarray(known[key], float), side)) for key in keys)
+        evidence = np.asarray(known.get((EVIDENCE, ""), np.zeros(shape.patches)), float) > 0.5
+        looks = tuple(Look(key, _times(np.asarray(known[key], float), shape)) for key in keys)
         question, reference, answer, score = row[["question", "reference", "answer", "score"]]
-        examples.append(Example(question, reference, answer, score, _pixels(pictures[name], side), evidence, looks))
+        pixels, evidence = _pixels(pictures[name], shape), evidence.reshape(shape.rows, shape.columns)
+        examples.append(Example(question, reference, answer, score, pixels, evidence, looks))
     return examples
 
 
@@ -234,7 +180,7 @@ def looks_answer(summary: pd.DataFrame, keys: Sequence[Key], folder: TableFolder
         folder: Where that was measured.
     """
     known = _rows(summary, keys)
-    n, images, keep = summary["n"].max(), summary["images"].max(), _of_plan(folder, "keep")
+    n, images, keep = summary["n"].max(), summary["images"].max(), plan_of(folder, "keep")
     top = f"{percent(float(keep))} % of the patches" if "." in keep else f"the best {keep} patches"
     parts = [
         f"n = {n:,} questions about {images:,} images; the top are {top}; brackets hold 95 % intervals over images."
@@ -285,18 +231,6 @@ def _rows(summary: pd.DataFrame, keys: Sequence[Key]) -> dict[Key, pd.Series]:
     return {key: rows[key] for key in keys if key in rows}
 
 
-def _order(key: Key) -> tuple[int, list[int]]:
-    return ORDER.index(key[0]) if key[0] in ORDER else len(ORDER), [int(end) for end in key[1].split("-") if end]
-
-
-def _of_plan(folder: TableFolder, field: str) -> str:
-    """A field of the plan, which is kept as it prints."""
-    found = re.search(rf"\b{field}=([\d.]+)", facts_of(folder).get("plan", ""))
-    if found is None:
-        raise DataError(f"{folder.folder} does not say {field!r} of its plan: measure this configuration again")
-    return found[1]
-
-
 def _telling(asked: pd.DataFrame, rows: int) -> pd.DataFrame:
     most = [max(drop, default=0.0) for drop in asked["drop"]]
     ordered = asked.iloc[np.argsort(np.negative(most), kind="stable")]
@@ -309,14 +243,16 @@ def _telling(asked: pd.DataFrame, rows: int) -> pd.DataFrame:
     return ordered.loc[[*first, *ordered.index.difference(first, sort=False)][:rows]]
 
 
-def _times(values: np.ndarray, side: int) -> np.ndarray:
+def _times(values: np.ndarray, shape: Grid) -> np.ndarray:
     total = values.sum()
     shares = values / total if total > 0 else np.full(values.shape, np.nan)
-    return (shares * values.size).reshape(side, side)
+    return (shares * values.size).reshape(shape.rows, shape.columns)
 
 
-def _pixels(picture: Image.Image, side: int) -> np.ndarray:
-    width, height = (math.ceil(size / side) * side for size in picture.size)
+def _pixels(picture: Image.Image, shape: Grid) -> np.ndarray:
+    """Enlarged to a whole number of pixels per patch."""
+    sides = zip(picture.size, (shape.columns, shape.rows), strict=True)
+    width, height = (math.ceil(size / patches) * patches for size, patches in sides)
     return np.asarray(picture.convert("RGB").resize((width, height)), float) / 255
 
 

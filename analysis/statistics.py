@@ -13,6 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 2000
+ROUNDING = 1e-6  # by so much a value may leave its range
 FLIPS = 99_999  # the smallest p is 2 / 100,000: small enough to survive Holm's correction over 2,000 tests
 
 
@@ -48,18 +49,38 @@ def mean_interval(scores: ArrayLike, images: ArrayLike, seed: int = 0) -> Interv
     return Interval(float(mean), float(low), float(high), int(counts.sum()))
 
 
-def difference_interval(scores: ArrayLike, baseline: ArrayLike, images: ArrayLike, seed: int = 0) -> Interval:
+def difference_interval(
+    scores: ArrayLike, baseline: ArrayLike, images: ArrayLike, seed: int = 0, half_range: float = 1.0
+) -> Interval:
     """Mean of `scores - baseline`, paired by question, with the percentile bootstrap over images.
 
     As `mean_interval` of the differences. Where the difference is the same d in all n images, the share of images
-    with another one is still only known to be below the upper end u of Wilson's interval for 0 of n, and the interval
-    is d - u to d + u, within [-1, 1].
+    with another one is still only known to be below the upper end u of Wilson's interval for 0 of n. Those may have
+    any difference from -h to h, so the interval is d - u (h + d) to d + u (h - d).
+
+    Args:
+        scores: One per question.
+        baseline: Of the same questions.
+        images: The image of each question.
+        seed: Seed of the resampling.
+        half_range: h, the largest difference that there can be: 1 for scores in [0, 1], 2 for those in [-1, 1]. If it
+            is infinite and all images agree, nothing is known of the others, and the ends are NaN.
+
+    Raises:
+        ValueError: A difference is larger.
     """
-    sums, counts = _per_image(np.subtract(scores, baseline), images)
+    differences = np.subtract(scores, baseline)
+    sums, counts = _per_image(differences, images)
+    if (largest := np.abs(differences).max()) > half_range + ROUNDING:
+        raise ValueError(
+            f"a difference of {largest:g}, where at most half_range={half_range:g} was expected: give the largest "
+            "difference that these scores can have"
+        )
     mean = sums.sum() / counts.sum()
     if _agree(sums / counts):
         unseen = _wilson(0, len(sums))[1]
-        low, high = max(mean - unseen, -1.0), min(mean + unseen, 1.0)
+        known = np.isfinite(half_range)
+        low, high = (mean + unseen * (end - mean) if known else np.nan for end in (-half_range, half_range))
     else:
         low, high = _bootstrap(sums, counts, seed)
     return Interval(float(mean), float(low), float(high), int(counts.sum()))

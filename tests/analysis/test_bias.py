@@ -21,11 +21,10 @@ from analysis.bias import (
     curve_table,
     heads_data,
     interval_of,
-    mean_maps,
     pair_matrix,
-    placeless,
     signal_frame,
     summary_table,
+    unnoticed,
 )
 from analysis.bias_answer import bias_answer, number, side, told
 from analysis.bias_figures import (
@@ -38,13 +37,16 @@ from analysis.bias_figures import (
     pairs_data,
 )
 from analysis.bias_report import report
+from analysis.maps import mean_maps, place_nulls, placeless
+from analysis.statistics import Interval
 from foveate.evaluation.tables import TableFolder
 
-IMAGES, ASKED, SIDE, HEADS = 20, 3, 6, 4
+IMAGES, ASKED, ROWS, COLUMNS, HEADS = 20, 3, 6, 5, 4
 SHARES = (0.05, 0.11, 0.25)
+CONFIG = {"grid": [ROWS, COLUMNS]}
 FREE = (  # measures whose values here follow a planted level, and nothing else
     *("visual_mass", "js_response", "retained_response", "evidence_precision", "entropy", "effective_tokens"),
-    *("centroid_down", "centroid_right", "sink_share", "causal_spearman", "causal_hit", "raster_correlation"),
+    *("sink_share", "causal_spearman", "causal_hit", "raster_correlation"),
 )
 
 
@@ -75,8 +77,8 @@ REFUTED = planted(Planted(0.1, 0.0, 0.2), Planted(2.0, 0.0, 0.7), Planted(0.0, 2
 
 def maps_of(signals: dict[tuple[str, str], Planted], rng: np.random.Generator) -> dict[tuple[str, str], np.ndarray]:
     """Attention over patches, one row per question."""
-    questions, patches = IMAGES * ASKED, SIDE**2
-    wanted, down = rng.normal(size=(questions, patches)), np.repeat(np.linspace(-1, 1, SIDE), SIDE)
+    questions, patches = IMAGES * ASKED, ROWS * COLUMNS
+    wanted, down = rng.normal(size=(questions, patches)), np.repeat(np.linspace(-1, 1, ROWS), COLUMNS)
     found = {}
     for (name, layers), how in signals.items():
         own = how.near * wanted + rng.normal(size=wanted.shape)
@@ -88,15 +90,16 @@ def maps_of(signals: dict[tuple[str, str], Planted], rng: np.random.Generator) -
 
 
 def ranked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = (stats.rankdata(np.broadcast_to(side, (IMAGES * ASKED, SIDE**2)), axis=1) for side in (a, b))
+    a, b = (stats.rankdata(np.broadcast_to(side, (IMAGES * ASKED, ROWS * COLUMNS)), axis=1) for side in (a, b))
     return stats.pearsonr(a, b, axis=1).statistic
 
 
 def measured(row: np.ndarray, target: np.ndarray, how: Planted, ease: np.ndarray, rng: np.random.Generator) -> dict:
     """Every measure of one signal; some are not known for some questions."""
-    down, n = np.repeat(np.arange(SIDE), SIDE), len(row)
+    down, n = np.repeat(np.arange(ROWS), COLUMNS), len(row)
     tops = [np.argsort(-side, axis=1)[:, :4] for side in (row, target)]
     found = {measure: 0.5 + rng.normal(0, 0.05, n) for measure in FREE}
+    found |= {measure: rng.normal(0, 0.05, n) for measure in ("centroid_down", "centroid_right")}
     found["causal_hit"] = (rng.random(n) < how.causal).astype(float)
     found["kendall_response"] = 0.3 + 0.1 * rng.normal(size=n)
     found["overlap_response"] = np.array([len({*a} & {*b}) / 4 for a, b in zip(*tops, strict=True)])
@@ -153,7 +156,8 @@ def tables_of(signals: dict[tuple[str, str], Planted], seed: int, heads: bool) -
     found["maps"] = joined([ids | {"signal": name, "layers": layers} for name, layers in shown])
     found["maps"]["map"] = [row for rows in shown.values() for row in rows]
     tokens = [1 + number % 3 for number in range(len(whole))]
-    return found | {"samples": pd.DataFrame(ids | {"log_probability": whole, "answer_tokens": tokens})}
+    samples = ids | {"log_probability": whole, "answer_tokens": tokens}
+    return found | {"samples": pd.DataFrame(samples | {"drop": list(rng.exponential(0.01, (n, 4)))})}
 
 
 class Made(NamedTuple):
@@ -164,6 +168,7 @@ class Made(NamedTuple):
     frame: pd.DataFrame
     summary: pd.DataFrame
     contrasts: pd.DataFrame
+    unnoticed: Interval
 
     def of(self, signal: str, layers: str, measure: str) -> pd.Series:
         """What was measured of the mean over heads, by question; of random maps the mean over seeds."""
@@ -189,12 +194,12 @@ def make(out: Path, signals: dict[tuple[str, str], Planted], seed: int = 0, head
     """Tables in two parts."""
     tables, folder = tables_of(signals, seed, heads), TableFolder(out)
     ids = tables["samples"]["sample_id"]
-    with folder.lock({}):
+    with folder.lock(CONFIG):
         for half in (ids[:30], ids[30:]):
             rows = {name: table[table["sample_id"].isin(half)] for name, table in tables.items()}
             folder.append({name: pa.Table.from_pandas(some, preserve_index=False) for name, some in rows.items()})
     frame = signal_frame(folder)
-    return Made(folder, tables, frame, summary_table(frame), contrasts(frame))
+    return Made(folder, tables, frame, summary_table(frame, place_nulls(folder)), contrasts(frame), unnoticed(folder))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -249,6 +254,26 @@ def test_what_all_images_agree_on_has_an_interval_only_where_the_measure_is_boun
     assert interval_of(values * np.nan, images, "entropy").n == 0
 
 
+def test_a_value_out_of_its_range_is_named_and_rounding_is_not():
+    images = pd.Series(list("aabb"))
+    with pytest.raises(ValueError, match=r"causal_mass of 1\.01: expected a value in \[0, 1\]"):
+        interval_of(pd.Series([0.5, 1.01, 0.2, np.nan]), images, "causal_mass")
+    with pytest.raises(ValueError, match=r"row_correlation of -1\.2: expected a value in \[-1, 1\]"):
+        interval_of(pd.Series([0.5, -1.2, 0.2, 0.1]), images, "row_correlation")
+    assert interval_of(pd.Series([1 + 1e-9, 1.0, 1.0, 1.0]), images, "causal_mass").mean == 1
+    assert interval_of(pd.Series([5.0, 7.0, -9.0, 1.0]), images, "insertion_area").mean == 1
+
+
+def test_the_share_of_blocks_that_go_unnoticed_weighs_questions_and_draws_images(claimed):
+    drops = np.stack(claimed.tables["samples"]["drop"])
+    few = [sum(drop < 0.01 for drop in row) / 4 for row in drops]
+    per_image = np.reshape(few, (IMAGES, ASKED)).mean(1)
+    drawn = per_image[np.random.default_rng(1).integers(0, IMAGES, (4000, IMAGES))].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert 0.4 < low < high < 0.9
+    assert claimed.unnoticed == pytest.approx((np.mean(few), low, high, 60), abs=0.15 * (high - low))
+
+
 def test_signals_stand_in_order_with_sums_after_single_layers(claimed):
     keys = list(zip(claimed.summary["signal"], claimed.summary["layers"], strict=True))
     assert keys[:5] == [*(("cls", str(i)) for i in range(3)), ("cls sum", "0-2"), ("cls sum", "1-2")]
@@ -264,6 +289,8 @@ def test_signals_stand_in_order_with_sums_after_single_layers(claimed):
         (("prompt", "2"), ("response", "0-2"), "causal_mass"),
         (("received", "1"), ("random", ""), "evidence_recall"),
         (("prompt", "2"), ("response", "0-2"), "row_correlation"),
+        (("prompt", "2"), ("evidence", ""), "row_correlation"),
+        (("response", "0-2"), ("evidence", ""), "last_rows_share"),
     ],
 )
 def test_contrasts_are_paired_differences_with_a_sign_flip_p(claimed, a, b, measure):
@@ -326,12 +353,31 @@ def stacked(made: Made, signal: str, layers: str) -> np.ndarray:
     return maps / maps.sum(1, keepdims=True).astype(float)
 
 
+def test_shuffled_patches_acquit_what_has_no_place_and_no_other(claimed, refuted):
+    p = claimed.summary.set_index(["signal", "layers"])["row_correlation_p_null"]
+    assert p["prompt", "1"] == 2 / 1000  # the least that 999 permutations can give
+    assert (p["evidence", ""], p["cls sum", "0-2"]) > (0.01, 0.01)
+    assert p[["random", "uniform", "occlusion"]].isna().all()  # they have no maps
+    assert refuted.row("response", "0-2")["row_correlation_p_null"] == 2 / 1000
+    rng = np.random.default_rng(5)
+    maps = stacked(claimed, "evidence", "").reshape(IMAGES, ASKED, -1).mean(1)
+    down = np.repeat(np.arange(ROWS), COLUMNS)
+
+    def mean(order: np.ndarray) -> float:
+        return float(np.mean([stats.spearmanr(row[some], down)[0] for row, some in zip(maps, order, strict=True)]))
+
+    own = mean(np.tile(np.arange(maps.shape[1]), (IMAGES, 1)))
+    null = [mean(rng.permuted(np.tile(np.arange(maps.shape[1]), (IMAGES, 1)), axis=1)) for _ in range(400)]
+    tails = np.mean(np.array(null) >= own), np.mean(np.array(null) <= own)
+    assert p["evidence", ""] == pytest.approx(min(1, 2 * min(tails)), abs=0.1)
+
+
 def test_mean_maps_weigh_every_question_equally(claimed):
     maps = {(one.signal, one.layers): one for one in mean_maps(claimed.folder)}
     assert len(maps) == len(CLAIMED) - 4
     for key, one in maps.items():
         assert one.values.ravel() == pytest.approx(stacked(claimed, *key).mean(0))
-        assert (one.values.sum(), one.values.shape, one.n) == (pytest.approx(1), (SIDE, SIDE), 60)
+        assert (one.values.sum(), one.values.shape, one.n) == (pytest.approx(1), (ROWS, COLUMNS), 60)
     lowest = maps["prompt", "0"].values.sum(1)
     assert lowest[-1] > 2 * lowest[0]
 
@@ -363,6 +409,24 @@ def test_a_map_that_never_changes_has_nothing_left(tmp_path):
     assert placeless(folder).set_index("signal").loc["prompt", "placeless_spearman"].isna().all()
 
 
+def test_questions_without_evidence_have_no_map_and_no_part_in_its_mean(tmp_path):
+    ids = {"sample_id": [f"q{i}" for i in range(4)], "image_id": ["p0", "p0", "p1", "p1"]}
+    known = np.random.default_rng(0).random((4, 9))
+    rows = [
+        pd.DataFrame(ids).assign(signal="response", layers="0-2", map=list(known)),
+        pd.DataFrame(ids).assign(signal="evidence", layers="", map=[known[0], [np.nan] * 9, None, known[3]]),
+        pd.DataFrame(ids)[:1].assign(signal="prompt", layers="0", map=[known[1]]),
+    ]
+    folder = TableFolder(tmp_path)
+    with folder.lock({"grid": [1, 9]}):
+        folder.append({"maps": pa.Table.from_pandas(pd.concat(rows)), "samples": pa.table(ids)})
+    evidence = next(one for one in mean_maps(folder) if one.signal == "evidence")
+    expected = (known[0] / known[0].sum() + known[3] / known[3].sum()) / 2
+    assert (evidence.signal, evidence.n, evidence.values.ravel()) == ("evidence", 2, pytest.approx(expected))
+    found = placeless(folder)
+    assert set(found.loc[found["signal"] == "evidence", "sample_id"]) == {"q0", "q3"}
+
+
 def test_heads_have_their_own_means(claimed):
     heads = heads_data(claimed.folder)
     rows = claimed.tables["signals"]
@@ -388,7 +452,7 @@ def test_pairs_make_a_symmetric_square(claimed, measure):
 
 
 def test_the_answer_confirms_what_was_planted_as_the_paper_has_it(claimed):
-    text = bias_answer(claimed.summary, claimed.contrasts)
+    text = bias_answer(claimed.summary, claimed.contrasts, claimed.unnoticed)
     assert text.count("by Spearman, it is nearer to the response than prompt attention of every block") == 2
     assert text.count("it is a better guide than prompt attention of every block") == 2
     assert "by row correlation: lower in the picture at block 0, 1, 2" in text
@@ -403,10 +467,16 @@ def test_the_answer_confirms_what_was_planted_as_the_paper_has_it(claimed):
     assert "n = 60 questions about 20 images" in text
     assert "n = 45" in text
     assert f"over the {len(claimed.contrasts)} contrasts" in text
+    assert "Prompt attention against the evidence, by row correlation: lower in the picture at block 0, 1, 2" in text
+    assert "The response against the evidence, by row correlation: not shown to differ at blocks 0-2" in text
+    share, low, high = (f"{100 * value:.1f}" for value in claimed.unnoticed[:3])
+    assert f"{share} % [{low}, {high}] (n = 60) cost the answer less than 0.01 nats" in text
+    acquitted = text.split("is no rarity")[1].split(": that acquits")[0]
+    assert "evidence" in acquitted and "prompt" not in acquitted
 
 
 def test_the_answer_refutes_what_was_planted_the_other_way_round(refuted):
-    text = bias_answer(refuted.summary, refuted.contrasts)
+    text = bias_answer(refuted.summary, refuted.contrasts, refuted.unnoticed)
     assert text.count("by Spearman, it is farther from the response than prompt attention of every block") == 2
     assert text.count("it is a worse guide than prompt attention of every block") == 2
     assert "by row correlation: higher in the picture at block 0, 1, 2" in text
@@ -416,7 +486,7 @@ def test_the_answer_refutes_what_was_planted_the_other_way_round(refuted):
 
 
 def test_the_answer_claims_nothing_where_nothing_was_planted(claimed):
-    text = bias_answer(claimed.summary, claimed.contrasts.assign(p_holm=0.3))
+    text = bias_answer(claimed.summary, claimed.contrasts.assign(p_holm=0.3), claimed.unnoticed)
     assert "shown to be neither nearer to the response than prompt attention nor farther" in text
     assert "neither a better guide than prompt attention nor a worse guide" in text
     assert "place has nothing to explain" in text
@@ -430,7 +500,7 @@ def test_the_answer_counts_blocks_where_they_differ(claimed):
     table.loc[one, ["difference", "low", "high"]] *= -1
     table.loc[one, ["low", "high"]] = table.loc[one, ["high", "low"]].to_numpy()
     table.loc[(table["layers_b"] == "2") & (table["signal_b"] == "prompt"), "p_holm"] = 0.2
-    text = bias_answer(claimed.summary, table)
+    text = bias_answer(claimed.summary, table, claimed.unnoticed)
     counted = "nearer to the response than 1, farther from the response than 1, not shown to differ from 1, of 3 blocks"
     assert text.count(counted) == 2
 
@@ -471,7 +541,7 @@ def test_pictures_show_the_data(claimed):
     assert np.asarray(drawn).ravel() == pytest.approx(square.to_numpy().ravel())
     one = mean_maps(claimed.folder)[0]
     shown = draw_map(one, Figure().subplots()).get_images()[0].get_array()
-    assert 2 ** np.asarray(shown) / SIDE**2 == pytest.approx(one.values)
+    assert 2 ** np.asarray(shown) / (ROWS * COLUMNS) == pytest.approx(one.values)
     heads = heads_data(claimed.folder)
     dots = draw_heads(heads, "spearman_response", ("cls",), Figure().subplots()).collections
     heights = np.sort(np.concatenate([np.asarray(some.get_offsets())[:, 1] for some in dots]))
@@ -515,7 +585,8 @@ def test_the_report_writes_tables_and_figures(claimed, saved, tmp_path):
     assert "| response | 0-2 | is the response | is the response |" in text
     assert written.count("| question tokens |") == 2
     assert "question tokens" not in text.split("\n\n")[0]
-    assert bias_answer(claimed.summary, claimed.contrasts) in text
+    assert bias_answer(claimed.summary, claimed.contrasts, claimed.unnoticed) in text
+    assert "| prompt" not in text and "| 0.002 |" in text and "A large p acquits" in written
 
 
 def test_answers_of_several_tokens_are_told_apart(claimed, saved, tmp_path):
@@ -537,7 +608,7 @@ def test_a_report_needs_no_heads_and_no_evidence(saved, tmp_path):
     few = {("cls sum", "0-2"), ("prompt", "1"), ("response", "0-2"), ("random", "0"), ("uniform", "")}
     tables, folder = tables_of({key: CLAIMED[key] for key in few}, 3, False), TableFolder(tmp_path / "data")
     tables["signals"]["evidence_recall"] = np.nan
-    with folder.lock({}):
+    with folder.lock(CONFIG):
         folder.append({name: pa.Table.from_pandas(table, preserve_index=False) for name, table in tables.items()})
     text = report(folder, tmp_path)
     assert "heads.png" not in saved

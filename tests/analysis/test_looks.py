@@ -14,22 +14,25 @@ from analysis.looks import (
     looks_data,
     looks_figure,
     looks_table,
-    measurement,
-    samples_of,
     shown_keys,
 )
+from analysis.measured import grid_of, measurement, samples_of
 from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
 from foveate.evaluation.tables import TableFolder
 
-SIDE, LIMIT = 12, 24  # patches of a row; questions about two pictures
+GRID, LIMIT = (12, 12), 24  # patches; questions about two pictures
 SIGNALS = [("cls", "0"), ("cls", "1"), ("cls", "2"), ("cls", "3"), ("cls sum", "0-3"), ("prompt", "0"), ("prompt", "1")]
 SIGNALS += [("response", "0"), ("response", "0-1"), ("evidence", "")]
 
 
-def write(folder: TableFolder, plan: str = "BiasPlan(keep=0.11, side=6, shares=(0.05,), head_rows=True)") -> None:
+PLAN = "BiasPlan(keep=0.11, side=6, shares=(0.05,), head_rows=True)"
+
+
+def write(folder: TableFolder, plan: str = PLAN, grid: tuple[int, ...] = GRID) -> None:
     samples = load_samples("scenes", "test", LIMIT)
     facts = {"checkpoint": "abc", "data": "scenes", "split": "test", "data_hash": data_hash(samples), "plan": plan}
+    facts |= {"grid": list(grid)}
     rng = np.random.default_rng(0)
     with folder.lock(facts):
         ids, images = [s.id for s in samples], [s.image_id for s in samples]
@@ -39,7 +42,13 @@ def write(folder: TableFolder, plan: str = "BiasPlan(keep=0.11, side=6, shares=(
         table = {"sample_id": ids, "image_id": images, "kind": [s.kind for s in samples]} | answers
         table |= {"question": [s.question for s in samples], "reference": [s.references[0] for s in samples]}
         maps = [
-            {"sample_id": name, "image_id": image, "signal": signal, "layers": layers, "map": rng.random(SIDE**2)}
+            {
+                "sample_id": name,
+                "image_id": image,
+                "signal": signal,
+                "layers": layers,
+                "map": rng.random(np.prod(grid or GRID)),
+            }
             for name, image in zip(ids, images, strict=True)
             for signal, layers in SIGNALS
         ]
@@ -104,6 +113,28 @@ def test_the_first_example_hangs_most_on_a_block_and_others_are_of_other_kinds(f
     assert occlusion.times[:6, 6:] == pytest.approx(3)  # 3 of 4 nats on a quarter of the patches
     assert occlusion.times[:6, :6] == pytest.approx(0)  # more likely without it is no importance
     assert len({example.question for example in examples}) == 3
+
+
+def test_pictures_and_maps_of_a_rectangular_grid_have_its_rows_and_columns(tmp_path):
+    made = TableFolder(tmp_path / "bias" / "wide")
+    write(made, grid=(6, 12))
+    maps = made.read("maps").to_pandas().set_index(["sample_id", "signal", "layers"])["map"]
+    example = looks_data(made, samples_of(made), [("cls", "0"), OCCLUSION], rows=1)[0]
+    height, width = example.pixels.shape[:2]
+    assert (height % 6, width % 12, example.evidence.shape) == (0, 0, (6, 12))
+    asked = made.read("samples").to_pandas()
+    name = asked.loc[asked["question"] == example.question, "sample_id"].iloc[0]
+    own = np.asarray(maps[name, "cls", "0"])
+    assert example.looks[0].times == pytest.approx((own / own.sum() * 72).reshape(6, 12))
+    figure = looks_figure([example])
+    assert figure.axes[1].get_images()[0].get_array().shape[:2] == (height, width)
+
+
+def test_a_measurement_that_hides_its_grid_is_refused(tmp_path):
+    made = TableFolder(tmp_path / "bias" / "old")
+    write(made, grid=())
+    with pytest.raises(DataError, match="does not say its 'grid' of patches: measure this configuration again"):
+        grid_of(made)
 
 
 def test_patches_below_an_even_share_stay_clear():

@@ -81,6 +81,30 @@ def test_equal_scores_do_not_prove_a_difference_of_exactly_zero():
     assert result == pytest.approx((0.0, -bound, bound, 40))
 
 
+@pytest.mark.parametrize("half_range", [1.0, 2.0])
+@pytest.mark.parametrize("same", [-1.0, -0.3, 0.0, 0.75, 1.0])
+def test_what_all_images_agree_on_is_as_wrong_as_unseen_images_can_make_it(same, half_range):
+    images = np.arange(12).repeat(2)
+    scores = 0.5 + np.full(24, same) + np.tile([0.0, 0.2], 12) * (half_range > 1)  # questions differ, images do not
+    result = difference_interval(scores, np.full(24, 0.5 + 0.1 * (half_range > 1)), images, half_range=half_range)
+    unseen = wilson(0.0, 12)[1]
+    shares, others = np.meshgrid(np.linspace(0, unseen, 201), np.linspace(-half_range, half_range, 201))
+    worlds = (1 - shares) * same + shares * others  # a share of all images has any other difference
+    assert result == pytest.approx((same, worlds.min(), worlds.max(), 24))
+
+
+def test_without_a_range_nothing_is_known_of_unseen_images():
+    images = np.arange(4)
+    assert np.isnan(difference_interval(np.full(4, 7.0), np.zeros(4), images, half_range=np.inf)[1:3]).all()
+    spread = difference_interval([5.0, 7.0, 9.0, 7.0], np.zeros(4), images, half_range=np.inf)
+    assert 5 <= spread.low < 7 < spread.high <= 9
+
+
+def test_a_difference_beyond_the_range_is_named():
+    with pytest.raises(ValueError, match=r"a difference of 1\.5, where at most half_range=1 was expected"):
+        difference_interval([1.0, 0.5], [-0.5, 0.5], ["a", "b"])
+
+
 @pytest.mark.parametrize("decimals", [9, 0])  # with whole numbers many patterns tie with the one observed
 def test_p_equals_the_full_enumeration_of_signs(decimals):
     rng = np.random.default_rng(2)

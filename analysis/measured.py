@@ -1,0 +1,141 @@
+"""A finished bias measurement: which one it is, what it says of itself, and its tables, batch by batch."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from analysis.signals import Key, key_order
+from foveate.core.errors import DataError
+from foveate.core.types import Grid
+from foveate.data.load import data_hash, load_samples
+from foveate.data.sample import VQASample
+from foveate.evaluation.tables import SAMPLES, TableFolder
+
+
+def measurement(out: Path, name: str | None = None, checkpoint: str | None = None) -> TableFolder:
+    """A finished bias measurement under `<out>/bias`, the newest one.
+
+    Args:
+        out: Folder of all results.
+        name: Of the folder; None means any.
+        checkpoint: Hash of the model that was looked at; None means any.
+
+    Raises:
+        DataError: There is none.
+    """
+    found = sorted((out / "bias").glob(f"{name or '*'}/DONE"), key=lambda done: done.stat().st_mtime)
+    folders = [TableFolder(done.parent) for done in found]
+    if checkpoint is not None:
+        folders = [folder for folder in folders if facts_of(folder)["checkpoint"] == checkpoint]
+    if not folders:
+        which = "" if checkpoint is None else f" of the model with checkpoint {checkpoint}"
+        raise DataError(f"no finished bias measurement{which} in {out / 'bias' / (name or '')}: run `make bias` first")
+    return folders[-1]
+
+
+def facts_of(folder: TableFolder) -> dict[str, Any]:
+    """What identifies a measurement."""
+    return json.loads((folder.folder / "config.json").read_text())
+
+
+def grid_of(folder: TableFolder) -> Grid:
+    """Rows and columns of the patches of a picture.
+
+    Raises:
+        DataError: The measurement does not say, as those of earlier versions.
+    """
+    if not (found := facts_of(folder).get("grid")):
+        raise DataError(f"{folder.folder} does not say its 'grid' of patches: measure this configuration again")
+    return Grid(*found)
+
+
+def plan_of(folder: TableFolder, field: str) -> str:
+    """A field of the plan, which is kept as it prints.
+
+    Raises:
+        DataError: There is no such number.
+    """
+    found = re.search(rf"\b{field}=([\d.]+)", facts_of(folder).get("plan", ""))
+    if found is None:
+        raise DataError(f"{folder.folder} does not say {field!r} of its plan: measure this configuration again")
+    return found[1]
+
+
+def samples_of(folder: TableFolder, seed: int = 0) -> list[VQASample]:
+    """The questions that were measured, with their pictures.
+
+    Args:
+        folder: A finished measurement.
+        seed: Of generated data.
+
+    Raises:
+        DataError: The data set gives other questions now.
+    """
+    facts = facts_of(folder)
+    limit = folder.read(SAMPLES, ["sample_id"]).num_rows
+    samples = load_samples(facts["data"], facts["split"], limit, seed)
+    if data_hash(samples) != facts["data_hash"]:
+        raise DataError(
+            f"{folder.folder} was measured on other questions than {facts['data']!r}, split {facts['split']!r}, "
+            f"seed {seed} gives: give the seed of that run, or measure again"
+        )
+    return samples
+
+
+def batches(
+    folder: TableFolder,
+    table: str,
+    columns: Sequence[str],
+    filters: Any = None,  # noqa: ANN401
+) -> Iterator[pa.Table]:
+    """One table, a batch of questions at a time; all rows about a question are in the same batch.
+
+    Args:
+        folder: What was measured.
+        table: Its name.
+        columns: Only these.
+        filters: As in `pyarrow.parquet.read_table`.
+
+    Raises:
+        DataError: There is none.
+    """
+    if not (files := sorted(folder.folder.glob(f"part-*/{table}.parquet"))):
+        raise DataError(f"no table {table!r} in {folder.folder}: measure this configuration first")
+    for file in files:
+        yield pq.read_table(file, columns=list(columns), filters=filters)
+
+
+def mapped(folder: TableFolder) -> list[Key]:
+    """The signals and layers that have maps, in order."""
+    keys = ["signal", "layers"]
+    parts = [batch.group_by(keys).aggregate([]) for batch in batches(folder, "maps", keys)]
+    return sorted({(row["signal"], row["layers"]) for part in parts for row in part.to_pylist()}, key=key_order)
+
+
+def means(folder: TableFolder, table: str, keys: Sequence[str], measure: str, filters: Any = None) -> pd.DataFrame:  # noqa: ANN401
+    """The mean of what is known of one measure, and its `n`, a row per different keys; rows are not held.
+
+    Args:
+        folder: What was measured.
+        table: Its name.
+        keys: Columns whose equal rows belong together.
+        measure: Another column; NaN is left out.
+        filters: As in `pyarrow.parquet.read_table`.
+    """
+    total = pd.DataFrame(columns=["sum", "count"], dtype=float)
+    for batch in batches(folder, table, [*keys, measure], filters):
+        values = batch[measure]
+        known = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)  # pyright: ignore
+        batch = batch.select(list(keys)).append_column("value", known)
+        found = batch.group_by(list(keys)).aggregate([("value", "sum"), ("value", "count")]).to_pandas()
+        found = found.set_index(list(keys)).set_axis(["sum", "count"], axis=1).fillna(0.0)
+        total = total.add(found, fill_value=0.0) if len(total) else found
+    frame = pd.DataFrame({measure: total["sum"] / total["count"], "n": total["count"].astype(int)}, total.index)
+    return frame.rename_axis(list(keys)).reset_index()
