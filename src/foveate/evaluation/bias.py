@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import BudgetError
+from foveate.core.errors import BudgetError, UnsupportedModel
 from foveate.core.types import Grid
 from foveate.data.sample import VQASample
 from foveate.evaluation.causal import Curve, Inquiry, Occlusion, curve, inquire, occlusion
@@ -103,10 +103,26 @@ def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableF
         done = folder.done()
         if left := [sample for sample in samples if sample.id not in done]:
             encodings = encodings_of(config, loaded, samples, questions)
+            _of_one_shape(encodings, grid)
             module = Measuring(encodings, plan, config.max_new_tokens, progress)
             predict(module, QuestionsInBatches(left, config.batch_size), RecordWriter(folder), progress)
         folder.finish(sample.id for sample in samples)
     return folder
+
+
+def _of_one_shape(encodings: Encodings, grid: Grid) -> None:
+    """Refuses pictures that are not all arranged as one grid.
+
+    Raises:
+        UnsupportedModel: Some are not.
+    """
+    for name, image in encodings.arrangements.items():
+        if image.views != (grid,):
+            raise UnsupportedModel(
+                f"picture {name!r} lies in {[(view.rows, view.columns) for view in image.views]} patches: bias is "
+                f"compared place by place over one grid, here {grid.rows} x {grid.columns}; measure a model that gives "
+                "every picture the same, such as LLaVA-1.5"
+            )
 
 
 class Measuring(lightning.LightningModule):
