@@ -8,6 +8,11 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 STUDY ?= ablate_layers
 ARGS ?=
+NOTEBOOKS ?= notebooks/*.ipynb
+# What notebooks read, each written by the experiment of that name; STUDY_ARGS are options of those that must be run for it.
+# Whoever names results of another folder has made them.
+STUDY_ARGS ?=
+READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods))
 
 .DEFAULT_GOAL := help
 .PHONY: help ablate compare search bias notebooks test lint train dashboard clean
@@ -27,11 +32,15 @@ search: $(INSTALLED) ## weights of the vision layers, searched and confirmed: ta
 bias: $(INSTALLED) ## what prompts, answers and [CLS] look at, and what the answer hangs on: runs/measure_bias
 	$(BIN)/python experiments/measure_bias.py $(ARGS)
 
-# They start no experiment: each stops and names the command whose results it misses, and the others go on.
-notebooks: $(INSTALLED) ## executed, as web pages in runs/notebooks; they read what make ablate, bias and compare have written
-	@status=0; for notebook in notebooks/*.ipynb; do \
+# Results that are there are read as they are, whatever options they were made with. A notebook that still misses
+# something names the command, and the others go on.
+notebooks: $(INSTALLED) $(READ) ## executed, as web pages in runs/notebooks, after bias, ablate and compare where results are missing
+	@status=0; for notebook in $(NOTEBOOKS); do \
 		$(BIN)/jupyter nbconvert --execute --to html --output-dir runs/notebooks $(ARGS) $$notebook || status=1; \
 	done; exit $$status
+
+runs/%/table.csv: | $(INSTALLED)
+	$(BIN)/python experiments/$*.py $(STUDY_ARGS)
 
 test: $(INSTALLED) ## all tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)

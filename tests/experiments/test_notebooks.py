@@ -3,6 +3,9 @@
 import ast
 import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
 from foveate.compression import Identity
+from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.bias import BiasPlan, measure
 from foveate.models.llava import Tower
@@ -21,7 +25,8 @@ from foveate.studies.ablation import ablate
 from foveate.studies.choices import Choice, controls, every_layer, single, suffix
 from foveate.studies.comparison import compare
 
-FOLDER = Path(__file__).parents[2] / "notebooks"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "notebooks"
 PICTURES = {"01_what_scorers_see": 1, "02_perception_bias": 5, "03_layers_and_ensembles": 5, "04_accuracy_and_cost": 3}
 MADE_BY = {"01": ("bias",), "02": ("bias",), "03": ("ablate", "bias"), "04": ("compare",)}
 
@@ -61,6 +66,27 @@ def execute(name: str, kernel: KernelManager) -> NotebookNode:
     return notebook
 
 
+def source_of(cell: NotebookNode) -> str:
+    """What of it is Python."""
+    return re.sub(r"^%.*$", "", cell.source, flags=re.MULTILINE)
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`make` in a fresh folder, in the environment of this test run, which it is not to install anew."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "experiments"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(FOLDER, folder / "notebooks", dirs_exist_ok=True)  # a link would lead to the results of this clone
+    options = ("--old-file", f"{sys.prefix}/.installed", f"VENV={sys.prefix}")
+    return subprocess.run(["make", *options, *words], cwd=folder, capture_output=True, text=True)
+
+
+def finish(folder: Path, *studies: str) -> None:
+    for study in studies:
+        (folder / "runs" / study).mkdir(parents=True)
+        (folder / "runs" / study / "table.csv").touch()
+
+
 def shown(cell: NotebookNode) -> str:
     return "\n".join(str(text) for output in cell.outputs for text in output.get("data", {}).values())
 
@@ -76,9 +102,12 @@ def test_a_notebook_asks_a_question_names_its_sources_defines_nothing_and_is_sto
     assert cells[0].cell_type == "markdown" and "?" in cells[0].source.splitlines()[0]
     assert set(re.findall(r"`make (\w+)`", cells[0].source)) == set(MADE_BY[name[:2]])
     for cell in (cell for cell in cells if cell.cell_type == "code"):
-        source = re.sub(r"^%.*$", "", cell.source, flags=re.MULTILINE)
+        nodes = list(ast.walk(ast.parse(source_of(cell))))
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-        assert not [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+        assert not [node for node in nodes if isinstance(node, kinds)]
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert {name.split(".")[0] for name in names} <= {"analysis", "IPython", *sys.stdlib_module_names}
         assert not cell.outputs and cell.execution_count is None
 
 
@@ -90,4 +119,39 @@ def test_a_notebook_runs_draws_and_ends_with_an_answer_in_numbers(name, kernel):
     assert pictures == PICTURES[name]
     answer = shown(cells[-1])
     assert re.search(r"n = \d+ questions", answer)
-    assert "nan" not in answer.split()
+    assert not re.search(r"\bnan\b", answer, re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_notebook_without_results_names_the_command_that_makes_them(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOVEATE_RUNS", str(tmp_path))
+    first = next(cell for cell in read(name).cells if cell.cell_type == "code")
+    with pytest.raises(DataError, match=f"run `make {MADE_BY[name[:2]][0]}` first"):
+        exec(compile(source_of(first), name, "exec"), {})
+
+
+def test_make_notebooks_runs_the_experiments_whose_results_are_missing_with_their_own_options(tmp_path):
+    words = ("--dry-run", "notebooks", "ARGS=--allow-errors", "STUDY_ARGS=--limit 24")
+    scripts = {
+        name: f"experiments/{name}.py --limit 24" for name in ("measure_bias", "ablate_layers", "compare_methods")
+    }
+    planned = make(tmp_path, *words).stdout
+    lines = planned.splitlines()
+    for script in scripts.values():
+        assert sum(line.endswith(script) for line in lines) == 1  # and so without ARGS
+    assert re.search(r"nbconvert .* --allow-errors \$notebook", planned)
+    finish(tmp_path, "measure_bias", "compare_methods")
+    planned = make(tmp_path, *words).stdout
+    assert re.findall(r"experiments/(\w+)", planned) == ["ablate_layers"]
+    assert "experiments/" not in make(tmp_path, *words, f"FOVEATE_RUNS={tmp_path}").stdout
+
+
+def test_make_notebooks_measures_once_and_shows_the_answer(tiny, tmp_path):
+    finish(tmp_path, "ablate_layers", "compare_methods")  # this notebook does not read them
+    words = ("notebooks", "NOTEBOOKS=notebooks/01_what_scorers_see.ipynb")
+    first = make(tmp_path, *words, f"STUDY_ARGS=--model {tiny} --limit 13")
+    assert first.returncode == 0, first.stderr
+    page = tmp_path / "runs/notebooks/01_what_scorers_see.html"
+    assert "n = 13 questions about 2 images" in page.read_text(encoding="utf-8")
+    again = make(tmp_path, "--dry-run", *words).stdout
+    assert "experiments/" not in again and "nbconvert" in again
