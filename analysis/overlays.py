@@ -8,6 +8,7 @@ import pyarrow as pa
 from PIL import Image
 
 from foveate.evaluation import EvalConfig
+from foveate.evaluation.module import as_seen
 from foveate.evaluation.run import cached_load, data_of
 
 PICTURES = 4
@@ -18,11 +19,13 @@ _DIMMED = 0.22  # of the brightness of what was dropped
 def kept_picture(config: EvalConfig, records: pa.Table) -> bytes:
     """A PNG of what was kept of the first pictures, each for the first question about it."""
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
-    grid = cached_load(config.model, config.device, config.dtype).adapter.tower.grid
+    loaded = cached_load(config.model, config.device, config.dtype)
+    grid = loaded.adapter.tower.grid
     kept = dict(zip(records["sample_id"].to_pylist(), records["kept"].to_pylist(), strict=True))
     first = {sample.image_id: sample for sample in reversed(samples) if sample.id in kept}
     shown = sorted(first.values(), key=lambda sample: sample.image_id)[:PICTURES]
-    montage = kept_overlay([s.image for s in shown], [kept[s.id] for s in shown], (grid.rows, grid.columns))
+    pictures = [as_seen(loaded, sample.image, grid) for sample in shown]
+    montage = kept_overlay(pictures, [kept[s.id] for s in shown], (grid.rows, grid.columns))
     png = BytesIO()
     montage.save(png, "PNG")
     return png.getvalue()

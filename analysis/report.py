@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import optuna
 import pandas as pd
-import torch
 from PIL import Image
 
 from analysis.ablation import Cell, ablation_table, best_scorer, cells_of
@@ -17,9 +16,11 @@ from analysis.figures import accuracy_by_layer_data, accuracy_by_layer_figure, f
 from analysis.pictures import kept_patches_data, kept_patches_figure
 from analysis.tables import summary, write_table
 from foveate.core.types import Grid
+from foveate.data.sample import Lazily, VQASample, pictured
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.run import data_of
-from foveate.metrics.evidence import SHOWN, evidence_share
+from foveate.evaluation.module import as_seen, evidence_of
+from foveate.evaluation.run import cached_load, data_of
+from foveate.metrics.evidence import SHOWN
 from foveate.studies.study import keep_artifacts
 
 
@@ -54,17 +55,18 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
     facts = study.user_attrs
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
     grid = Grid(*facts["grid"])
-    evidence = {
-        sample.id: (evidence_share(torch.from_numpy(sample.evidence), grid) >= SHOWN).any(0).reshape(*facts["grid"])
-        for sample in samples
-        if len(sample.evidence)
-    }
+    loaded = cached_load(config.model, config.device, config.dtype)
+
+    def shown(sample: VQASample) -> np.ndarray:
+        share = evidence_of([sample], grid, loaded)[0]
+        return (share >= SHOWN).any(0).reshape(grid.rows, grid.columns).numpy()
+
     return Setting(
         facts["feature_layer"],
         facts["depth"],
         (grid.rows, grid.columns),
-        {sample.image_id: sample.image for sample in samples},
-        {name: mask.numpy() for name, mask in evidence.items()},
+        Lazily(pictured(samples), lambda sample: as_seen(loaded, sample.image, grid)),
+        Lazily({sample.id: sample for sample in samples if sample.things.known}, shown),
     )
 
 

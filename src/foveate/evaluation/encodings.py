@@ -17,12 +17,14 @@ from datasets import (
     enable_progress_bars,
 )
 from datasets import Features as Columns
+from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
 from foveate.core.contracts import Pictures, Reduction
+from foveate.core.errors import DataError
 from foveate.core.needs import AlignedPatches, ClsRows, EvidenceShare, Features, Fingerprint, Need
 from foveate.core.types import Compression, Trace
 from foveate.models.load import LoadedModel
@@ -39,17 +41,26 @@ class Encodings:
         self._row = {image_id: row for row, image_id in enumerate(table["image_id"])}
 
     @classmethod
-    def of(cls, loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> "Encodings":
+    def of(cls, loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip: bool = False) -> "Encodings":
         """Opens the encodings in `folder`, after making them if need be.
 
         Only a finished table ever carries the name; a second process waits for the first.
+
+        Args:
+            loaded: The model.
+            images: By id.
+            folder: Where the encodings are.
+            skip: Whether pictures that cannot be decoded are left out, and not an error.
+
+        Raises:
+            DataError: A picture, or with `skip` every picture, cannot be decoded.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 unfinished = folder.with_suffix(".part")
                 shutil.rmtree(unfinished, ignore_errors=True)
-                _write(loaded, images, unfinished)
+                _write(loaded, images, unfinished, skip)
                 unfinished.rename(folder)
         return cls(loaded, images, Dataset.load_from_disk(str(folder)))
 
@@ -62,6 +73,9 @@ class Encodings:
             texts: What is asked, row by row.
         """
         return EncodedPictures(self, image_ids, evidence, texts)
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._row
 
     def pixels(self, image_ids: Sequence[str]) -> Tensor:
         """What the tower is given of these pictures."""
@@ -125,19 +139,26 @@ class EncodedPictures(Pictures):
         return features[self.owner], Compression(compression.origin[self.owner], mixing)
 
 
-def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> None:
+def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip: bool) -> None:
     ids = list(images)
-    first = next(_encoded(loaded, images, ids[:1]))
+    first = next((row for i in ids for row in _encoded(loaded, images, [i], skip)), None)
+    if first is None:
+        raise DataError(f"none of {len(ids)} pictures can be decoded")
     columns = {"image_id": Value("string"), "fingerprint": Value("int64")}
     columns |= {name: Array2D(first[name].shape, "float32") for name in ("features", "cls_rows") if name in first}
     with _without_progress_bars():  # a study has its own
-        table = Dataset.from_generator(
-            _encoded,
-            features=Columns(columns),
-            gen_kwargs={"loaded": loaded, "images": images, "ids": ids},
-            cache_dir=str(folder / "scratch"),
-            fingerprint=folder.name,
-        )
+        try:
+            table = Dataset.from_generator(
+                _encoded,
+                features=Columns(columns),
+                gen_kwargs={"loaded": loaded, "images": images, "ids": ids, "skip": skip},
+                cache_dir=str(folder / "scratch"),
+                fingerprint=folder.name,
+            )
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, DataError):
+                raise error.__cause__ from None
+            raise
         table.save_to_disk(str(folder))
     shutil.rmtree(folder / "scratch")
 
@@ -153,17 +174,31 @@ def _without_progress_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str]) -> Iterator[dict[str, Any]]:
+def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], skip: bool) -> Iterator[dict[str, Any]]:
     """One row per picture; [CLS] rows as (layer, head x patch)."""
     rows = ClsRows(tuple(range(loaded.adapter.tower.depth)))
     needs = (Fingerprint(), rows) if loaded.adapter.tower.has_cls else (Fingerprint(),)
     for start in range(0, len(ids), _PICTURES):
-        batch = ids[start : start + _PICTURES]
+        opened = _opened(images, ids[start : start + _PICTURES], skip)
+        if not opened:
+            continue
         with torch.inference_mode():
-            sources, values = loaded.adapter.encode(loaded.pixels([images[i] for i in batch]), needs)
-        for number, image_id in enumerate(batch):
+            sources, values = loaded.adapter.encode(loaded.pixels(list(opened.values())), needs)
+        for number, image_id in enumerate(opened):
             row = {"image_id": image_id, "fingerprint": int(values[Fingerprint()][number])}
             row["features"] = sources[number].float().cpu().numpy()
             if loaded.adapter.tower.has_cls:
                 row["cls_rows"] = values[rows][number].flatten(1).cpu().numpy()
             yield row
+
+
+def _opened(images: Mapping[str, Image], ids: list[str], skip: bool) -> dict[str, Image]:
+    """Those that can be decoded."""
+    opened: dict[str, Image] = {}
+    for image_id in ids:
+        try:
+            opened[image_id] = images[image_id]
+        except DataError:
+            if not skip:
+                raise
+    return opened

@@ -23,7 +23,7 @@ from foveate.core.errors import BudgetError, FoveateError
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.module import asked, evidence_of
+from foveate.evaluation.module import asked, asked_text, evidence_of
 from foveate.evaluation.run import cached_load, data_of, encodings_of
 from foveate.metrics.evidence import SHOWN
 from foveate.scorers import ResponseAttention
@@ -67,8 +67,8 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
-    prompts = [loaded.prompt(sample.question) for sample in samples]
-    share = evidence_of(samples, loaded.adapter.tower.grid)
+    prompts = [loaded.prompt(asked_text(loaded, sample)) for sample in samples]
+    share = evidence_of(samples, loaded.adapter.tower.grid, loaded)
     worth = _shown(share) if signal == "evidence" else _looked_at(encodings, samples, prompts, config.batch_size)
     first = {sample.image_id: row for row, sample in reversed(list(enumerate(samples)))}
     owner = torch.tensor([list(first).index(sample.image_id) for sample in samples])
@@ -117,7 +117,7 @@ def _looked_at(
     scorer, parts = ResponseAttention(), []
     for start in range(0, len(samples), batch_size):
         batch = slice(start, start + batch_size)
-        share = evidence_of(samples[batch], encodings.loaded.adapter.tower.grid)
+        share = evidence_of(samples[batch], encodings.loaded.adapter.tower.grid, encodings.loaded)
         _, trace = asked(encodings, samples[batch], prompts[batch], share).encode(scorer.needs)
         parts.append(scorer.score(trace).float().cpu())
     attention = torch.cat(parts)
