@@ -7,6 +7,7 @@ import optuna
 import pandas as pd
 
 from analysis.ablation import Cell
+from analysis.benchmarks import failures, write_numbers
 from analysis.comparison import Comparison, comparison_of, comparison_table, markdown, methods_at, shared_budget
 from analysis.comparison_answer import comparison_answer
 from analysis.comparison_figures import frontier_figure, frontiers_data, ranking_figure, rankings_data
@@ -14,6 +15,7 @@ from analysis.drawing import save_figure
 from analysis.pictures import kept_patches_data, kept_patches_figure
 from analysis.report import Setting, setting_of
 from analysis.tables import accuracy, write_table
+from foveate.data.load import parsed
 from foveate.evaluation import EvalConfig
 from foveate.studies.study import keep_artifacts
 
@@ -21,7 +23,10 @@ from foveate.studies.study import keep_artifacts
 def report(study: optuna.Study, config: EvalConfig) -> str:
     """Writes the report of a finished comparison beside its study and into its artifacts; returns what to print."""
     folder = config.out / study.study_name
-    answer = write_report(comparison_of(study), config.out, folder, setting_of(study, config))
+    comparison = comparison_of(study)
+    answer = write_report(comparison, config.out, folder, setting_of(study, config))
+    numbers = write_numbers(parsed(config.data)[0], comparison.cells, config.out, folder)
+    answer = f"{answer}\n\n{numbers}" if numbers else answer
     keep_artifacts(study, folder)
     return f"{answer}\n\nTables and figures: {folder}"
 
@@ -36,7 +41,8 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
         setting: Model and pictures.
     """
     table = comparison_table(comparison, out)
-    write_table(table, folder, markdown(table, comparison))
+    failed = failures(comparison.cells, out)
+    write_table(table, folder, markdown(table, comparison) + (f"\n{failed}\n" if failed else ""))
     if panels := frontiers_data(table):
         save_figure(frontier_figure(panels), folder / "frontier.png")
     if rankings := rankings_data(table):
@@ -47,7 +53,8 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
             data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
             kept = f"{budget} equivalent tokens of {comparison.patches} patches: those that remain to the end"
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
-    return f"{summary(table, list(comparison.roles))}\n\n{comparison_answer(table, comparison, out)}"
+    parts = [summary(table, list(comparison.roles)), comparison_answer(table, comparison, out), failed]
+    return "\n\n".join(part for part in parts if part)
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell]) -> list[Cell]:

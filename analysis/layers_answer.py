@@ -72,11 +72,11 @@ def _on_sinks(sinks: pd.DataFrame) -> str:
     if (sinks["sink_share"] == 0).all():
         return f"This model has no sinks: no patch of these pictures has an outlying norm ({size})."
     names = sinks["signal"].unique()
-    name = next((name for name in ("cls", "received") if name in names), None)
+    name: str | None = next((name for name in ("cls", "received") if name in names), None)
     if name is None:
         return "No layer of the tower was measured for sinks."
     layers = sinks[sinks["signal"] == name]
-    most, even = layers.loc[layers["sink_share"].idxmax()], sinks[sinks["signal"] == RANDOM]
+    most, even = layers.iloc[int(layers["sink_share"].to_numpy().argmax())], sinks[sinks["signal"] == RANDOM]
     text = f"The layer with most mass on sinks is {most['layers']}: {_share(most, 'sink_share')} ({size})."
     if even.empty:
         return f"{text} Random patches, which would tell an even share, were not measured."

@@ -74,7 +74,8 @@ def place_nulls(folder: TableFolder, permutations: int = PERMUTATIONS, seed: int
     for signal in dict.fromkeys(signal for signal, _ in mapped(folder)):
         sums: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(float))
         for about, maps in _unit_maps(folder, [("signal", "==", signal)]):
-            for (layers, image), places in about.groupby(["layers", "image_id"]).indices.items():
+            groups: Any = about.groupby(["layers", "image_id"]).indices
+            for (layers, image), places in groups.items():
                 sums[layers][image] += maps[places].sum(0)
         for layers, images in sums.items():
             ranks = torch.from_numpy(_unit_ranks(np.stack(list(images.values()))))  # of a sum as of the mean
@@ -95,7 +96,8 @@ def _mean_rows(folder: TableFolder) -> dict[Key, tuple[np.ndarray, int]]:
     sums: dict[Key, Any] = defaultdict(float)
     counts: dict[Key, int] = defaultdict(int)
     for rows, maps in _unit_maps(folder):
-        for key, places in rows.groupby(["signal", "layers"]).indices.items():
+        groups: Any = rows.groupby(["signal", "layers"]).indices
+        for key, places in groups.items():
             sums[key] += maps[places].sum(0)
             counts[key] += len(places)
     return {key: (sums[key] / counts[key], counts[key]) for key in sorted(sums, key=key_order)}

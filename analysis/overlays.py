@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from foveate.core.types import Arrangement
 from foveate.evaluation import EvalConfig
+from foveate.evaluation.module import as_seen
 from foveate.evaluation.run import cached_load, data_of
 
 PICTURES = 4
@@ -18,31 +20,37 @@ _DIMMED = 0.22  # of the brightness of what was dropped
 def kept_picture(config: EvalConfig, records: pa.Table) -> bytes:
     """A PNG of what was kept of the first pictures, each for the first question about it."""
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
-    grid = cached_load(config.model, config.device, config.dtype).adapter.tower.grid
+    loaded = cached_load(config.model, config.device, config.dtype)
     kept = dict(zip(records["sample_id"].to_pylist(), records["kept"].to_pylist(), strict=True))
     first = {sample.image_id: sample for sample in reversed(samples) if sample.id in kept}
     shown = sorted(first.values(), key=lambda sample: sample.image_id)[:PICTURES]
-    montage = kept_overlay([s.image for s in shown], [kept[s.id] for s in shown], (grid.rows, grid.columns))
+    arrangements = [loaded.images([sample.image])[1][0] for sample in shown]
+    pictures = [as_seen(loaded, sample.image, loaded.adapter.tower.grid) for sample in shown]
+    lights = [lit(image, kept[sample.id]) for image, sample in zip(arrangements, shown, strict=True)]
+    montage = kept_overlay(pictures, lights)
     png = BytesIO()
     montage.save(png, "PNG")
     return png.getvalue()
 
 
-def kept_overlay(pictures: Sequence[Image.Image], kept: Sequence[Sequence[int]], grid: tuple[int, int]) -> Image.Image:
+def lit(image: Arrangement, kept: Sequence[int]) -> np.ndarray:
+    """Brightness over the last view, which shows the whole picture or its enlargement: of what was dropped less."""
+    grid = image.views[-1]
+    light = np.full(image.patches, _DIMMED)
+    light[list(kept)] = 1
+    return light[-grid.patches :].reshape(grid.rows, grid.columns)
+
+
+def kept_overlay(pictures: Sequence[Image.Image], lights: Sequence[np.ndarray]) -> Image.Image:
     """The pictures side by side, patches that were dropped dimmed.
 
     Args:
         pictures: At least one.
-        kept: Patches that stay, per picture.
-        grid: Rows and columns of patches.
+        lights: (rows, columns) of each, as `lit` gives them.
     """
     montage = Image.new("RGB", (len(pictures) * (_SIDE + _GAP) - _GAP, _SIDE), "white")
-    for number, (picture, patches) in enumerate(zip(pictures, kept, strict=True)):
-        light = np.full(grid[0] * grid[1], _DIMMED)
-        light[list(patches)] = 1
-        mask = Image.fromarray((255 * light.reshape(grid)).astype(np.uint8)).resize(
-            (_SIDE, _SIDE), Image.Resampling.NEAREST
-        )
+    for number, (picture, light) in enumerate(zip(pictures, lights, strict=True)):
+        mask = Image.fromarray((255 * light).astype(np.uint8)).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
         shown = Image.new("RGB", (_SIDE, _SIDE), "white")
         shown.paste(picture.convert("RGB").resize((_SIDE, _SIDE)), mask=mask)
         montage.paste(shown, (number * (_SIDE + _GAP), 0))

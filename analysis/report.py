@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import optuna
 import pandas as pd
-import torch
 from PIL import Image
 
 from analysis.ablation import Cell, ablation_table, best_scorer, cells_of
@@ -16,10 +15,13 @@ from analysis.drawing import save_figure
 from analysis.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
 from analysis.pictures import kept_patches_data, kept_patches_figure
 from analysis.tables import summary, write_table
-from foveate.core.types import Grid
+from foveate.core.types import Arrangement, Grid
+from foveate.data.sample import Lazily, VQASample, pictured
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.run import data_of
-from foveate.metrics.evidence import SHOWN, evidence_share
+from foveate.evaluation.module import as_seen, evidence_of
+from foveate.evaluation.run import cached_load, data_of
+from foveate.metrics.evidence import SHOWN
+from foveate.models.llava import Llava
 from foveate.studies.study import keep_artifacts
 
 
@@ -30,7 +32,7 @@ class Setting(NamedTuple):
         feature_layer: The layer that writes the features.
         depth: Number of layers of the vision tower.
         grid: Rows and columns of patches.
-        pictures: Some pictures by `image_id`, as the vision tower sees them.
+        pictures: Pictures by `image_id`, as the vision tower sees them; none where it does not see all in one grid.
         evidence: By `sample_id`, (rows, columns) bool: patches that hold the answer; empty if unknown.
     """
 
@@ -54,17 +56,20 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
     facts = study.user_attrs
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
     grid = Grid(*facts["grid"])
-    evidence = {
-        sample.id: (evidence_share(torch.from_numpy(sample.evidence), grid) >= SHOWN).any(0).reshape(*facts["grid"])
-        for sample in samples
-        if len(sample.evidence)
-    }
+    loaded = cached_load(config.model, config.device, config.dtype)
+
+    def shown(sample: VQASample) -> np.ndarray:
+        share = evidence_of([sample], [Arrangement((grid,))], loaded)[0]
+        return (share >= SHOWN).any(0).reshape(grid.rows, grid.columns).numpy()
+
+    if not isinstance(loaded.adapter, Llava):  # whose pictures do not all lie in one grid
+        return Setting(facts["feature_layer"], facts["depth"], (grid.rows, grid.columns), {}, {})
     return Setting(
         facts["feature_layer"],
         facts["depth"],
         (grid.rows, grid.columns),
-        {sample.image_id: sample.image for sample in samples},
-        {name: mask.numpy() for name, mask in evidence.items()},
+        Lazily(pictured(samples), lambda sample: as_seen(loaded, sample.image, grid)),
+        Lazily({sample.id: sample for sample in samples if sample.things.known}, shown),
     )
 
 

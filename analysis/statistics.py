@@ -4,6 +4,7 @@ Questions about one image share what was kept of it, so their scores are not ind
 whole images. Scores and images are aligned arrays, one element per question.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +85,44 @@ def difference_interval(
     else:
         low, high = _bootstrap(sums, counts, seed)
     return Interval(float(mean), float(low), float(high), int(counts.sum()))
+
+
+def summed_interval(
+    parts: Sequence[np.ndarray],
+    images: ArrayLike,
+    of: Callable[[np.ndarray], np.ndarray],
+    strata: ArrayLike | None = None,
+    seed: int = 0,
+) -> Interval:
+    """A number that is a function of sums over questions, such as F1, with the percentile bootstrap over images.
+
+    A resample draws as many images as there are, with replacement, which weights the sums of each image by how often it
+    was drawn. Where all resamples agree there is no interval, and its ends are NaN.
+
+    Args:
+        parts: (question, part) summands; several, such as those of seeds, are resampled together, and their mean is
+            the number.
+        images: The image of each question.
+        of: From (..., part) sums to (...) numbers; NaN where undefined, as in a resample without positives.
+        strata: Of each question; images are drawn within their stratum. None means all together.
+        seed: Seed of the resampling.
+    """
+    names, first, index = np.unique(np.asarray(images), return_index=True, return_inverse=True)
+    sums = [np.stack([np.bincount(index, column, len(names)) for column in one.T], 1) for one in parts]
+    mean = np.mean([of(one.sum(0)) for one in sums])
+    stratum_of = np.zeros(len(names)) if strata is None else np.asarray(strata)[first]
+    rng, drawn, batch = np.random.default_rng(seed), [], 100  # bounds the memory at 100 x images
+    for _ in range(RESAMPLES // batch):
+        weights = np.zeros((batch, len(names)))
+        for stratum in np.unique(stratum_of):
+            members = np.flatnonzero(stratum_of == stratum)
+            weights[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), batch)
+        drawn.append(np.mean([of(weights @ one) for one in sums], 0))
+    values = np.concatenate(drawn)
+    defined = values[~np.isnan(values)]
+    agree = len(defined) == 0 or np.ptp(defined) < 1e-12
+    low, high = (np.nan, np.nan) if agree else np.percentile(defined, [2.5, 97.5])
+    return Interval(float(mean), float(low), float(high), len(index))
 
 
 def paired_p(scores: ArrayLike, baseline: ArrayLike, images: ArrayLike, seed: int = 0) -> float:

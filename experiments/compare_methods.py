@@ -1,5 +1,6 @@
 """Which published method keeps what the language model needs, when all are given the same number of tokens?"""
 
+from analysis.benchmarks import overview
 from analysis.comparison_report import report
 from analysis.overlays import kept_picture
 from foveate.cli import Flat, Options, run
@@ -18,6 +19,9 @@ def main(
     continues the first. The controls (no compression, no picture, random, even grid, pooling, smaller picture) take
     part unasked.
 
+    A benchmark has its study in `<out>/<study>_<data>`, with its official numbers in `benchmark.csv` and
+    `benchmark.md`; several have the first number of each in `<out>/<study>/{benchmarks.csv, benchmarks.md}`.
+
     Args:
         methods: Names, or your own as package.module:function, from a budget to a compressor; default all that are
             known.
@@ -25,16 +29,15 @@ def main(
             or fractions of an image's patches.
         options: What every study is told.
     """
-    study = compare(
-        options.study,
-        options.config,
-        methods,
-        keep,
-        storage=options.storage,
-        workers=options.workers,
-        draw=kept_picture,
-    )
-    print(report(study, options.config))
+    folders = {}
+    for name, config in options.each:
+        study = compare(
+            name, config, methods, keep, storage=options.storage, workers=options.workers, draw=kept_picture
+        )
+        print(report(study, config))
+        folders[config.data] = config.out / name
+    if table := overview(folders, options.out / options.study):
+        print(table)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from foveate.compression import Identity
-from foveate.core.errors import FoveateError
+from foveate.core.errors import DataError, FoveateError
+from foveate.data.load import SCENES, answer_tokens, default_split, parsed
 from foveate.evaluation import EvalConfig
 
 _NOISE = (
@@ -30,8 +31,9 @@ class Options:
     Attributes:
         study: Name of the study and of its folder.
         model: "reference" (shipped), a checkpoint folder, or a hub id of a LLaVA.
-        data: Data set.
-        split: Split of the data set.
+        data: Data sets: scenes, or a benchmark (docs/benchmarks.md), read from the hub or, as in pope:PLACE, from a
+            parquet file, a folder or another hub id.
+        split: Split of the data set; None means the one that results are usually given for.
         limit: Number of questions; None means all.
         seed: Of the generated data.
         batch_size: Questions per batch; lower it for large models.
@@ -41,12 +43,14 @@ class Options:
         storage: Database URL for several machines, such as postgresql+psycopg://user:password@host/database; they
             run the same command and must share `out`. Default is a SQLite file in the study's folder.
         out: Folder of all results.
+        on_error: What becomes of a question that cannot be asked: stop the run, or skip it, to be recorded as failed.
+        max_new_tokens: Longest answer; None means what the data set calls for.
     """
 
     study: str
     model: str = "reference"
-    data: str = "scenes"
-    split: str = "test"
+    data: tuple[str, ...] = (SCENES,)
+    split: str | None = None
     limit: int | None = None
     seed: int = 0
     batch_size: int = 256
@@ -55,21 +59,57 @@ class Options:
     workers: int = 1
     storage: str | None = None
     out: Path = Path("runs")
+    on_error: Literal["stop", "skip"] = "stop"
+    max_new_tokens: int | None = None
 
     @property
     def config(self) -> EvalConfig:
-        """The evaluation, its compressor still to be chosen."""
+        """The evaluation, its compressor still to be chosen.
+
+        Raises:
+            DataError: Several data sets are given.
+        """
+        if len(self.data) != 1:
+            raise DataError(f"data {' '.join(self.data)}: this experiment takes one data set")
+        return self._on(self.data[0])
+
+    @property
+    def each(self) -> tuple[tuple[str, EvalConfig], ...]:
+        """Of every data set the name of its study and the evaluation.
+
+        A study of scenes is called as the user says; that of a benchmark, or of another than its usual split, says so.
+
+        Raises:
+            DataError: None is given, one is unknown, or one is given twice.
+        """
+        if not self.data:
+            raise DataError("no data set is given")
+        configs = [self._on(data) for data in self.data]
+        names = [self._name(config) for config in configs]
+        if len(set(names)) < len(names):
+            raise DataError(f"data {' '.join(self.data)}: the same data set twice; give each run another --study")
+        return tuple(zip(names, configs, strict=True))
+
+    def _name(self, config: EvalConfig) -> str:
+        data, _ = parsed(config.data)
+        if data == SCENES:
+            return self.study
+        return f"{self.study}_{data}" + (f"_{config.split}" if config.split != default_split(data) else "")
+
+    def _on(self, data: str) -> EvalConfig:
         return EvalConfig(
             Identity(),
             self.model,
-            self.data,
-            self.split,
+            data,
+            self.split or "",
             self.limit,
             self.seed,
             dtype=self.dtype,
             batch_size=self.batch_size,
             device=self.device,
             out=self.out,
+            on_error=self.on_error,
+            max_new_tokens=self.max_new_tokens or answer_tokens(data),
         )
 
 

@@ -9,9 +9,11 @@ from statistics import fmean
 from typing import Any
 
 from foveate.compression import Compressor
+from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, UnknownMethod
 from foveate.methods import METHODS
 
+BUDGETLESS = ("full", "blind")
 _VISION_BLOCKS, _DECODER_BLOCKS = 24, 32  # of the models that the authors' layer numbers are for
 
 
@@ -89,6 +91,26 @@ def aligned(
             f"{depth} blocks: nearest are {tokens:g}"
         )
     return compressor
+
+
+def at_budget(name: str, budget: int | float, patches: int, tower_depth: int, decoder_depth: int) -> Compressor:
+    """A method by its name, set to cost a model as much as a number of visual tokens; see `aligned`.
+
+    Args:
+        name: See `method`.
+        budget: Equivalent tokens: a count, or a fraction of the patches.
+        patches: Of one image.
+        tower_depth: Layers of the vision tower.
+        decoder_depth: Blocks of the language model.
+
+    Raises:
+        FoveateError: There is no such method, or it cannot have this budget.
+    """
+    recipe = method(name)
+    if name in BUDGETLESS:
+        return recipe()
+    options = options_for(recipe, tower_depth, decoder_depth)
+    return aligned(recipe, resolve_keep(budget, patches), patches, decoder_depth, **options)
 
 
 def _scaled(block: int, depth: int) -> int:

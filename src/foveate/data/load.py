@@ -1,74 +1,115 @@
 """Data sets by name."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from PIL import Image
 
 from foveate.core.errors import DataError
+from foveate.data.benchmarks import BENCHMARKS
 from foveate.data.questions import SEVERAL_ITEMS, make_questions
-from foveate.data.sample import VQASample
+from foveate.data.sample import Drawn, Masks, VQASample
 from foveate.data.scenes import SPLITS, make_scene, stream
 
+SCENES = "scenes"
 SCENES_PER_SPLIT = 200
 
 
 def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0) -> list[VQASample]:
     """The first `limit` questions of a split; all questions about a picture follow each other.
 
+    Pictures of benchmarks are opened when they are looked at, so a split of any size can be loaded.
+
     Args:
-        name: A key of `DATASETS`.
+        name: "scenes", the name of a benchmark, or `<benchmark>:<place>` with a parquet file, a folder or a hub id that
+            has the benchmark's columns.
         split: A split of that data set.
         limit: Number of questions; None means all.
         seed: Of generated data.
 
     Raises:
-        DataError: Data set or split is unknown, or nothing is left.
+        DataError: Data set or split is unknown, cannot be read, or nothing is left.
     """
-    if name not in DATASETS:
-        raise DataError(f"data {name!r} is unknown; known: {', '.join(DATASETS)}")
+    known, place = parsed(name)
     if limit is not None and limit < 1:
         raise DataError(f"limit={limit}: at least one question is needed; leave it out for the whole split")
-    samples = DATASETS[name](split, limit, seed)[:limit]
+    samples = _scenes(split, limit, seed) if known == SCENES else BENCHMARKS[known].samples(split, limit, place)
     if not samples:
         raise DataError(f"split {split!r} of {name!r} has no questions")
     return samples
 
 
+def parsed(name: str) -> tuple[str, str | None]:
+    """Name of a data set, and the place that was given with it.
+
+    Raises:
+        DataError: The data set is unknown, or is made and has no place.
+    """
+    known, given, place = name.partition(":")
+    if known != SCENES and known not in BENCHMARKS:
+        raise DataError(f"data {known!r} is unknown; known: {SCENES}, {', '.join(BENCHMARKS)}")
+    if given and (known == SCENES or not place):
+        raise DataError(
+            f"data {name!r}: {SCENES} are made, not read"
+            if known == SCENES
+            else f"data {name!r}: no place after the colon"
+        )
+    return known, place or None
+
+
+def default_split(name: str) -> str:
+    """The split that results are usually given for."""
+    known, _ = parsed(name)
+    return "test" if known == SCENES else BENCHMARKS[known].split
+
+
+def answer_tokens(name: str) -> int:
+    """Tokens that the longest answer may have."""
+    known, _ = parsed(name)
+    return 32 if known == SCENES else BENCHMARKS[known].answer_tokens
+
+
 def data_hash(samples: Sequence[VQASample]) -> str:
-    """Identifies questions, references, evidence and pictures."""
+    """Identifies questions, references, evidence and pictures; of a picture its encoded bytes, once."""
     digest = hashlib.sha256()
+    seen: set[str] = set()
     for sample in samples:
         facts = (sample.id, sample.image_id, sample.kind, sample.question, sample.references, sample.scoring)
-        digest.update(repr(facts).encode() + sample.evidence.tobytes())
-    for image in {sample.image_id: sample.image for sample in samples}.values():
-        digest.update(image.tobytes())
+        more = (sample.form, sample.options, sample.hint, sample.problem)
+        digest.update(repr(facts + more).encode() + sample.things.content())
+        if sample.image_id not in seen:
+            seen.add(sample.image_id)
+            digest.update(_identity(sample))
     return digest.hexdigest()[:16]
+
+
+def _identity(sample: VQASample) -> bytes:
+    try:
+        return sample.picture.content()
+    except DataError as error:  # that it is missing identifies it as well
+        return str(error).encode()
 
 
 def _scenes(split: str, limit: int | None, seed: int) -> list[VQASample]:
     if split not in SPLITS:
-        raise DataError(f"split {split!r} of 'scenes' is unknown; known: {', '.join(SPLITS)}")
+        raise DataError(f"split {split!r} of {SCENES!r} is unknown; known: {', '.join(SPLITS)}")
     samples: list[VQASample] = []
     for index in range(SCENES_PER_SPLIT):
         if limit is not None and len(samples) >= limit:
             break
         scene = make_scene(split, index, seed)
-        picture = Image.fromarray(scene.pixels)
+        picture = Drawn(Image.fromarray(scene.pixels))
         for question in make_questions(scene, stream(split, index, seed, 1)):
             samples.append(
                 VQASample(
                     id=f"{split}-{index:05d}-{question.kind}",
                     image_id=f"{split}-{index:05d}",
-                    image=picture,
+                    picture=picture,
                     kind=question.kind,
                     question=question.text,
                     references=(question.answer,),
                     scoring="set_f1" if question.kind in SEVERAL_ITEMS else "exact",
-                    evidence=scene.masks(question.needed),
+                    things=Masks(scene.masks(question.needed)),
                 )
             )
-    return samples
-
-
-DATASETS: dict[str, Callable[[str, int | None, int], list[VQASample]]] = {"scenes": _scenes}
+    return samples[:limit]

@@ -1,13 +1,123 @@
 """One question about one picture, in the form that every data set is brought into."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool
 from PIL.Image import Image
 
-Scoring = Literal["exact", "set_f1"]
+from foveate.core.errors import DataError
+
+T = TypeVar("T")
+Scoring = Literal["exact", "set_f1", "vqa", "textvqa", "gqa", "pope", "yes_no", "letter", "mentions", "box", "none"]
+Form = Literal["plain", "short", "unanswerable", "yes_no", "letter", "letter_context", "letter_cn", "free", "box"]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom as shares of the picture's width and height."""
+
+
+class Picture(ABC):
+    """A picture that is opened when it is looked at."""
+
+    @abstractmethod
+    def open(self) -> Image:
+        """The picture.
+
+        Raises:
+            DataError: It cannot be decoded.
+        """
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, for which nothing is decoded.
+
+        Raises:
+            DataError: It is no picture.
+        """
+
+    @abstractmethod
+    def content(self) -> bytes:
+        """What identifies it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn(Picture):
+    """A picture in memory."""
+
+    image: Image
+
+    def open(self) -> Image:
+        return self.image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.size
+
+    def content(self) -> bytes:
+        return self.image.tobytes()
+
+
+class Evidence(ABC):
+    """What must be seen to answer."""
+
+    @property
+    @abstractmethod
+    def known(self) -> bool:
+        """Whether anything is."""
+
+    @abstractmethod
+    def masks(self, picture: Picture) -> Bool[np.ndarray, "thing height width"]:
+        """One mask in the picture's pixels for each thing."""
+
+    @abstractmethod
+    def content(self) -> bytes:
+        """What identifies it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Masks(Evidence):
+    """Masks in memory."""
+
+    things: Bool[np.ndarray, "thing height width"]
+
+    @property
+    def known(self) -> bool:
+        return len(self.things) > 0
+
+    def masks(self, picture: Picture) -> np.ndarray:
+        return self.things
+
+    def content(self) -> bytes:
+        return self.things.tobytes()
+
+
+@dataclass(frozen=True)
+class Boxes(Evidence):
+    """Boxes, which become masks when they are asked for; no boxes mean that the evidence is unknown."""
+
+    boxes: tuple[Box, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        return bool(self.boxes)
+
+    def masks(self, picture: Picture) -> np.ndarray:
+        if not self.boxes:
+            return np.zeros((0, 1, 1), bool)
+        width, height = picture.size
+        x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+        return np.stack(
+            [
+                ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))
+                for left, top, right, bottom in self.boxes
+            ]
+        )
+
+    def content(self) -> bytes:
+        return repr(self.boxes).encode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,19 +127,79 @@ class VQASample:
     Attributes:
         id: Unique in its data set and split.
         image_id: Shared by all questions about the picture.
-        image: The picture.
+        picture: The picture, opened when it is looked at.
         kind: Question type.
         question: The question, without any prompt around it.
         references: Answers that count as right.
-        scoring: "exact" compares whole answers, "set_f1" the items between commas.
-        evidence: One mask in the picture's pixels for each thing that must be seen; none when unknown.
+        scoring: How an answer is compared with them, a key of `metrics.answers.SCORINGS`; "none" where the split has
+            no answers.
+        things: What must be seen.
+        form: What kind of answer is asked for; `data.prompts` puts that into words.
+        options: To choose from, in the order of their letters.
+        hint: What is said beside the question.
+        problem: Why the question cannot be asked; empty if it can.
     """
 
     id: str
     image_id: str
-    image: Image
+    picture: Picture
     kind: str
     question: str
     references: tuple[str, ...]
     scoring: Scoring
-    evidence: Bool[np.ndarray, "thing height width"]
+    things: Evidence = Boxes()
+    form: Form = "plain"
+    options: tuple[str, ...] = ()
+    hint: str = ""
+    problem: str = ""
+
+    @property
+    def image(self) -> Image:
+        """The picture.
+
+        Raises:
+            DataError: It cannot be decoded; the message names the question.
+        """
+        try:
+            return self.picture.open()
+        except DataError as error:
+            raise DataError(f"question {self.id!r}: {error}") from error
+
+    @property
+    def evidence(self) -> Bool[np.ndarray, "thing height width"]:
+        """One mask in the picture's pixels for each thing that must be seen; none when unknown."""
+        return self.things.masks(self.picture)
+
+
+class Lazily(Mapping[str, T]):
+    """What is made of questions, by name, when it is looked up.
+
+    Args:
+        samples: By name.
+        look: What to make of one.
+    """
+
+    def __init__(self, samples: Mapping[str, VQASample], look: Callable[[VQASample], T]) -> None:
+        self.samples, self.look = samples, look
+
+    def __getitem__(self, name: str) -> T:
+        return self.look(self.samples[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def pictured(samples: Sequence[VQASample]) -> dict[str, VQASample]:
+    """The first question about each picture, by `image_id`."""
+    first: dict[str, VQASample] = {}
+    for sample in samples:
+        first.setdefault(sample.image_id, sample)
+    return first
+
+
+def images_of(samples: Sequence[VQASample]) -> Lazily[Image]:
+    """The pictures of questions by `image_id`, each opened when it is looked up."""
+    return Lazily(pictured(samples), lambda sample: sample.image)

@@ -26,7 +26,7 @@ from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.measures import Facts, Measured, curve_rows, map_rows, pair_rows, signal_rows
-from foveate.evaluation.module import RecordWriter, asked, evidence_of
+from foveate.evaluation.module import RecordWriter, asked, asked_text, evidence_of
 from foveate.evaluation.run import cached_load, data_of, encodings_of, predict
 from foveate.evaluation.signals import Signal, asked_signals, norms_of, signals_of, target_of
 from foveate.evaluation.tables import SAMPLES, TableFolder
@@ -135,8 +135,8 @@ class Measuring(lightning.LightningModule):
     def predict_step(self, batch: list[VQASample]) -> dict[str, pa.Table]:
         loaded, plan = self.encodings.loaded, self.plan
         grid = loaded.adapter.tower.grid
-        prompts = [loaded.prompt(sample.question) for sample in batch]
-        share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch])
+        prompts = [loaded.prompt(asked_text(loaded, sample)) for sample in batch]
+        share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], loaded)
         inquiry = inquire(self.encodings, batch, prompts, self.max_new_tokens)
         pictures = asked(self.encodings, batch, prompts, share)
         seen = signals_of(loaded.adapter, pictures, share) + asked_signals(inquiry, pictures, prompts)

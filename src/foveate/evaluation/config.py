@@ -10,9 +10,10 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foveate.compression import Compressor
+from foveate.data.load import default_split, parsed
 
 _CANNOT_CHANGE_AN_ANSWER = ("studies", "reference", "testing", "cli.py")
 
@@ -24,8 +25,8 @@ class EvalConfig:
     Attributes:
         compressor: The method.
         model: "reference", a checkpoint folder or a hub id.
-        data: Name of a data set.
-        split: One of its splits.
+        data: Name of a data set, or `<name>:<place>`; see `load_samples`.
+        split: One of its splits; empty means the one that results are usually given for.
         limit: Number of questions; None means the whole split.
         seed: Of generated data.
         max_new_tokens: Longest answer.
@@ -33,12 +34,14 @@ class EvalConfig:
         batch_size: Questions per batch, each with its own keys and values: lower it for large models.
         device: "cpu", "cuda" or another accelerator.
         out: Folder under which records and encodings are kept.
+        on_error: What becomes of a question that cannot be asked: "stop" the run, or "skip" the question, which is then
+            recorded as failed.
     """
 
     compressor: Compressor
     model: str = "reference"
     data: str = "scenes"
-    split: str = "test"
+    split: str = ""
     limit: int | None = None
     seed: int = 0
     max_new_tokens: int = 32
@@ -46,6 +49,11 @@ class EvalConfig:
     batch_size: int = 256
     device: str = "cpu"
     out: Path = Path("runs")
+    on_error: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        if not self.split:
+            object.__setattr__(self, "split", default_split(self.data))
 
     def identity(self, checkpoint: str, data: str) -> dict[str, str | int | None]:
         """Everything that can change an answer.
@@ -61,10 +69,11 @@ class EvalConfig:
             "compressor": repr(self.compressor),
             "plugins": own_code_hash(self.compressor),
             "checkpoint": checkpoint,
-            "data": self.data,
+            "data": parsed(self.data)[0],  # wherever it lies, the hash says what it is
             "split": self.split,
             "data_hash": data,
             "max_new_tokens": self.max_new_tokens,
+            "on_error": self.on_error,
             "dtype": self.dtype,
             "batch_size": None if exact else self.batch_size,
             "device": None if exact else self.device.split(":")[0],

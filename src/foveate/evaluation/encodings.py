@@ -19,12 +19,14 @@ from datasets import (
     enable_progress_bars,
 )
 from datasets import Features as Columns
+from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
 from foveate.core.contracts import Pictures, Reduction
+from foveate.core.errors import DataError
 from foveate.core.needs import AlignedPatches, ClsRows, Deepstack, EvidenceShare, Features, Fingerprint, Need
 from foveate.core.types import Arrangement, Compression, Grid, Trace
 from foveate.models.joining import alike
@@ -45,17 +47,26 @@ class Encodings:
         self.arrangements = {image_id: read(text) for image_id, text in written}
 
     @classmethod
-    def of(cls, loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> "Encodings":
+    def of(cls, loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip: bool = False) -> "Encodings":
         """Opens the encodings in `folder`, after making them if need be.
 
         Only a finished table ever carries the name; a second process waits for the first.
+
+        Args:
+            loaded: The model.
+            images: By id.
+            folder: Where the encodings are.
+            skip: Whether pictures that cannot be decoded are left out, and not an error.
+
+        Raises:
+            DataError: A picture, or with `skip` every picture, cannot be decoded.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 unfinished = folder.with_suffix(".part")
                 shutil.rmtree(unfinished, ignore_errors=True)
-                _write(loaded, images, unfinished)
+                _write(loaded, images, unfinished, skip)
                 unfinished.rename(folder)
         return cls(loaded, images, Dataset.load_from_disk(str(folder)))
 
@@ -68,6 +79,9 @@ class Encodings:
             texts: What is asked, row by row.
         """
         return EncodedPictures(self, image_ids, evidence, texts)
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._row
 
     def seen(self, image_ids: Sequence[str]) -> SeenPictures:
         """These pictures themselves."""
@@ -141,20 +155,27 @@ class EncodedPictures(Pictures):
         return features[self.owner], Compression(compression.origin[self.owner], mixing)
 
 
-def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path) -> None:
+def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip: bool) -> None:
     ids = list(images)
-    first = next(_encoded(loaded, images, ids[:1]))
+    first = next((row for i in ids for row in _encoded(loaded, images, [i], skip)), None)
+    if first is None:
+        raise DataError(f"none of {len(ids)} pictures can be decoded")
     columns = {"image_id": Value("string"), "fingerprint": Value("int64"), "arrangement": Value("string")}
     arrays = {name: value for name, value in first.items() if name not in columns}
     columns |= {name: Array2D((None, value.shape[1]), "float32") for name, value in arrays.items()}
     with _without_progress_bars():  # a study has its own
-        table = Dataset.from_generator(
-            _encoded,
-            features=Columns(columns),
-            gen_kwargs={"loaded": loaded, "images": images, "ids": ids},
-            cache_dir=str(folder / "scratch"),
-            fingerprint=folder.name,
-        )
+        try:
+            table = Dataset.from_generator(
+                _encoded,
+                features=Columns(columns),
+                gen_kwargs={"loaded": loaded, "images": images, "ids": ids, "skip": skip},
+                cache_dir=str(folder / "scratch"),
+                fingerprint=folder.name,
+            )
+        except DatasetGenerationError as error:
+            if isinstance(error.__cause__, DataError):
+                raise error.__cause__ from None
+            raise
         table.save_to_disk(str(folder))
     shutil.rmtree(folder / "scratch")
 
@@ -170,20 +191,23 @@ def _without_progress_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str]) -> Iterator[dict[str, Any]]:
+def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], skip: bool) -> Iterator[dict[str, Any]]:
     """One row per picture; what is known of patches as (patch, everything else)."""
     adapter = loaded.adapter
     rows = ClsRows(tuple(range(adapter.tower.depth)))
     needs = [Fingerprint(), *([rows] if adapter.tower.has_cls else []), *([Deepstack()] if adapter.deep else [])]
     for start in range(0, len(ids), _PICTURES):
-        batch = ids[start : start + _PICTURES]
-        inputs, arrangements = loaded.images([images[i] for i in batch])
+        opened = _opened(images, ids[start : start + _PICTURES], skip)
+        if not opened:
+            continue
+        names = list(opened)
+        inputs, arrangements = loaded.images(list(opened.values()))
         for group in alike(arrangements):
-            some = inputs if len(group) == len(batch) else adapter.chosen(inputs, group, arrangements)
+            some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)
             with torch.inference_mode():
                 sources, values = adapter.encode(some, arrangements[group[0]], needs)
             for number, place in enumerate(group):
-                row = {"image_id": batch[place], "fingerprint": int(values[Fingerprint()][number])}
+                row = {"image_id": names[place], "fingerprint": int(values[Fingerprint()][number])}
                 row["arrangement"] = json.dumps(asdict(arrangements[place]))
                 row["features"] = sources[number].float().cpu().numpy()
                 if adapter.tower.has_cls:  # (layer, head, patch)
@@ -191,6 +215,18 @@ def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str]) -
                 if adapter.deep:  # (level, patch, dim)
                     row["deepstack"] = values[Deepstack()][number].transpose(0, 1).flatten(1).float().cpu().numpy()
                 yield row
+
+
+def _opened(images: Mapping[str, Image], ids: list[str], skip: bool) -> dict[str, Image]:
+    """Those that can be decoded."""
+    opened: dict[str, Image] = {}
+    for image_id in ids:
+        try:
+            opened[image_id] = images[image_id]
+        except DataError:
+            if not skip:
+                raise
+    return opened
 
 
 def _read(text: str) -> Arrangement:

@@ -5,7 +5,7 @@ from torch.utils.benchmark import Timer
 
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.module import Answering
-from foveate.evaluation.run import cached_load, data_of, encodings_of
+from foveate.evaluation.run import cached_load, data_of, encodings_of, set_aside
 
 _QUESTIONS = 8
 _SECONDS = 1.0
@@ -20,8 +20,9 @@ def latency_ms(config: EvalConfig) -> float:
     """
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-    module = Answering(encodings_of(config, loaded, samples, questions), config.compressor, config.max_new_tokens)
-    first = samples[:_QUESTIONS]
+    encodings = encodings_of(config, loaded, samples, questions)
+    module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip")
+    first = set_aside(samples, encodings)[0][:_QUESTIONS]
 
     def ask() -> None:
         with torch.inference_mode():

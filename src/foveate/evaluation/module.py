@@ -1,19 +1,24 @@
 """The prediction loop: compress, answer, score."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as lightning
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.nn import functional as F
 
 from foveate.compression import Compressor
+from foveate.core.errors import DataError
 from foveate.core.needs import Deepstack, Need
-from foveate.core.types import Arrangement, Compressed
+from foveate.core.types import Arrangement, Compressed, Grid
+from foveate.data.prompts import phrased
 from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import EncodedPictures, Encodings
 from foveate.evaluation.records import Record, RunFolder
@@ -22,24 +27,57 @@ from foveate.metrics.evidence import evidence_recall, evidence_share, things_kep
 from foveate.models.engine import Answers, Conversation, answer, answer_each
 from foveate.models.joining import alike
 from foveate.models.joining import compressed as joined
+from foveate.models.llava import Llava
+from foveate.models.load import LoadedModel
 from foveate.models.pictures import Texts
+
+RECORD_IT = "mend the data, or let such questions be recorded as failed: --on-error skip"
 
 
 class Answering(lightning.LightningModule):
-    """Answers batches of questions whose pictures follow each other."""
+    """Answers batches of questions whose pictures follow each other.
 
-    def __init__(self, encodings: Encodings, compressor: Compressor, max_new_tokens: int) -> None:
+    Args:
+        encodings: Of the data set.
+        compressor: The method.
+        max_new_tokens: Longest answer.
+        skip: Whether a question that does not fit into the model's context is recorded as failed, and not an error.
+    """
+
+    def __init__(self, encodings: Encodings, compressor: Compressor, max_new_tokens: int, skip: bool = False) -> None:
         super().__init__()
         self.encodings, self.compressor, self.max_new_tokens = encodings, compressor, max_new_tokens
-        self.loaded = encodings.loaded
+        self.loaded, self.skip = encodings.loaded, skip
 
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
         arranged = [self.encodings.arrangements[sample.image_id] for sample in batch]
-        share = evidence_of(batch, arranged)
+        asks = [asked_text(self.loaded, sample) for sample in batch]
+        prompts = [self.loaded.prompt(text, image) for text, image in zip(asks, arranged, strict=True)]
+        wrong = [self._too_long(prompt) for prompt in prompts]
+        for sample, why in zip(batch, wrong, strict=True):
+            if why and not self.skip:
+                raise DataError(f"question {sample.id!r}: {why}; {RECORD_IT}")
+        failed = [Record.of_failure(sample, why) for sample, why in zip(batch, wrong, strict=True) if why]
+        rows = [row for row, why in enumerate(wrong) if not why]
+        return failed + (self._answered([batch[i] for i in rows], [prompts[i] for i in rows]) if rows else [])
+
+    def _too_long(self, prompt: Sequence[int]) -> str:
+        """By the uncompressed prompt, so that the same questions fail whatever the compressor."""
+        context = getattr(self.loaded.adapter.text_config, "max_position_embeddings", None)
+        if context is None or len(prompt) + self.max_new_tokens <= context:
+            return ""
+        return (
+            f"its prompt of {len(prompt)} tokens and {self.max_new_tokens} of an answer exceed the model's context of "
+            f"{context}"
+        )
+
+    def _answered(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Record]:
+        share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], self.loaded)
         groups = self._sharing_a_picture(batch)
         first = [group[0] for group in groups]
-        prompts = [self.loaded.prompt(sample.question, image) for sample, image in zip(batch, arranged, strict=True)]
-        references = [self.loaded.reference(sample.question, _foremost(sample.references)) for sample in batch]
+        references = [
+            self.loaded.reference(asked_text(self.loaded, sample), _foremost(sample.references)) for sample in batch
+        ]
         compressed = self._compressed(batch, prompts, share, first)
         repack, llava, limit = self.compressor.repack, self.loaded.adapter, self.max_new_tokens
         if self.compressor.stages:
@@ -89,7 +127,7 @@ class Answering(lightning.LightningModule):
                 sample_id=sample.id,
                 image_id=sample.image_id,
                 kind=sample.kind,
-                question=sample.question,
+                question=asked_text(self.loaded, sample),
                 reference=" | ".join(sample.references),
                 prediction=said[i],
                 score=SCORINGS[sample.scoring](said[i], sample.references),
@@ -99,7 +137,7 @@ class Answering(lightning.LightningModule):
                 text_tokens=text_tokens[i],
                 evidence_recall=recall[i],
                 things_kept=covered[i],
-                log_probability=round(likely[i], 5),  # the rest depends on the batch
+                log_probability=round(likely[i], 5) if sample.references else math.nan,  # the rest depends on the batch
             )
             for i, sample in enumerate(batch)
         ]
@@ -135,27 +173,69 @@ def asked_alike(
     return alike(arranged), pictures
 
 
-def evidence_of(samples: Sequence[VQASample], arrangements: Sequence[Arrangement]) -> Tensor:
-    """(question, thing, patch): see `evidence_share`; of an image whose views lie nobody knows where, nothing."""
-    shares = [_evidence(torch.from_numpy(s.evidence), image) for s, image in zip(samples, arrangements, strict=True)]
+def asked_text(loaded: LoadedModel, sample: VQASample) -> str:
+    """What a model is asked, in the words of its family."""
+    return phrased(sample, loaded.model.config.model_type)
+
+
+def evidence_of(
+    samples: Sequence[VQASample], arrangements: Sequence[Arrangement], loaded: LoadedModel | None = None
+) -> Tensor:
+    """(question, thing, patch): the share of each patch that shows each thing.
+
+    Of an image whose views lie nobody knows where, nothing is known.
+
+    Args:
+        samples: The questions.
+        arrangements: Of their pictures.
+        loaded: The model whose processor crops, pads or stretches the pictures; None stretches them over the views.
+    """
+    shares = [_share(s.evidence, image, loaded) for s, image in zip(samples, arrangements, strict=True)]
     longest = [max(share.shape[axis] for share in shares) for axis in (0, 1)]
     return torch.stack([F.pad(s, (0, longest[1] - s.shape[1], 0, longest[0] - s.shape[0])) for s in shares])
 
 
-def _evidence(masks: Tensor, image: Arrangement) -> Tensor:
-    if not image.boxes:
-        return torch.zeros(0, image.patches)
+def _share(masks: np.ndarray, image: Arrangement, loaded: LoadedModel | None) -> Tensor:
+    """Where a picture has the grid's shape, every processor stretches it; else the masks take the picture's way."""
     height, width = masks.shape[1:]
+    if not image.boxes or not len(masks):
+        return torch.zeros(0, image.patches)
+    if loaded is not None and isinstance(loaded.adapter, Llava) and not _fits((width, height), image.views[0]):
+        painted = [Image.fromarray(np.uint8(255) * mask) for mask in masks]
+        shown = _light(loaded, painted).mean(1, keepdim=True)
+        return F.adaptive_avg_pool2d(shown, (image.views[0].rows, image.views[0].columns)).flatten(1)
     views = []
     for grid, (top, left, bottom, right) in zip(image.views, image.boxes, strict=True):
         down, across = slice(int(top * height), int(bottom * height)), slice(int(left * width), int(right * width))
-        views.append(evidence_share(masks[:, down, across], grid))
+        views.append(evidence_share(torch.from_numpy(masks[:, down, across]), grid))
     return torch.cat(views, 1)
 
 
+def as_seen(loaded: LoadedModel, image: Image.Image, grid: Grid) -> Image.Image:
+    """The part of a picture that the vision tower sees, padding black."""
+    if not isinstance(loaded.adapter, Llava) or _fits(image.size, grid):
+        return image
+    light = _light(loaded, [image.convert("RGB")])[0].permute(1, 2, 0)
+    return Image.fromarray((255 * light).round().byte().numpy())
+
+
+def _fits(size: tuple[int, int], grid: Grid) -> bool:
+    return size[1] * grid.columns == size[0] * grid.rows
+
+
+def _light(loaded: LoadedModel, images: list[Image.Image]) -> Tensor:
+    """(image, channel, height, width) in [0, 1]: what the processor makes of pictures of one size.
+
+    It lies between what the processor makes of black and of white; what those do not tell apart is padding.
+    """
+    plain = [Image.new("RGB", images[0].size, (light,) * 3) for light in (0, 255)]
+    pixels = loaded.images([*plain, *images])[0]["pixel_values"].float().cpu()
+    return ((pixels[2:] - pixels[0]) / (pixels[1] - pixels[0])).nan_to_num(0, 0, 0).clamp(0, 1)
+
+
 def _foremost(references: Sequence[str]) -> str:
-    """The most frequent one; of equals the first."""
-    return Counter(references).most_common(1)[0][0]
+    """The most frequent one; of equals the first; nothing where there is none."""
+    return Counter(references).most_common(1)[0][0] if references else ""
 
 
 class Enough(Exception):

@@ -1,6 +1,7 @@
 """Records on disk: one folder per run, one parquet part per batch, each renamed into place when it is whole."""
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock
 
 from foveate.core.errors import DataError, OutputError
 from foveate.core.files import replacing
+from foveate.data.sample import VQASample
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Record:
         evidence_recall: See `metrics.evidence`; NaN when the evidence is unknown.
         things_kept: Likewise.
         log_probability: Of the reference answer that most annotators gave, with its end.
+        error: Why the question could not be asked; empty if it was.
     """
 
     sample_id: str
@@ -53,6 +57,13 @@ class Record:
     evidence_recall: float
     things_kept: float
     log_probability: float
+    error: str = ""
+
+    @classmethod
+    def of_failure(cls, sample: VQASample, error: str) -> "Record":
+        """Of a question that could not be asked: neither right nor wrong."""
+        facts = (sample.id, sample.image_id, sample.kind, sample.question, " | ".join(sample.references))
+        return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error)
 
 
 _COLUMN_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), list[int]: pa.list_(pa.int32())}
@@ -136,15 +147,33 @@ class RecordFolder(RunFolder):
             pq.write_table(table, path)
 
     def read(self) -> pa.Table:
-        """All records, by sample id.
+        """The records of the questions that were answered, by sample id.
 
         Raises:
             DataError: There are none, or a question stands twice.
         """
+        table = self._all()
+        answered = table.filter(pc.field("error") == "")
+        if not answered.num_rows:
+            raise DataError(
+                f"none of {table.num_rows} questions could be asked; the first, {table['sample_id'][0].as_py()!r}: "
+                f"{table['error'][0].as_py()}"
+            )
+        return answered
+
+    def failed(self) -> dict[str, str]:
+        """By sample id: why a question could not be asked."""
+        table = self._all()
+        failed = table.filter(pc.field("error") != "")
+        return dict(zip(failed["sample_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
+
+    def _all(self) -> pa.Table:
         parts = [pq.read_table(part, schema=SCHEMA) for part in self._parts()]
         if not parts:
             raise DataError(f"no records in {self.folder}: evaluate this configuration first, with the same --out")
         table = pa.concat_tables(parts).sort_by("sample_id")
+        error = pc.fill_null(table["error"], "")  # of older records
+        table = table.set_column(table.column_names.index("error"), "error", error)
         counts = Counter(table["sample_id"].to_pylist())
         if twice := [sample_id for sample_id, count in counts.items() if count > 1]:
             raise DataError(

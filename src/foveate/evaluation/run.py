@@ -1,20 +1,21 @@
 """Runs a configuration, or returns its records when it has been run."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import pyarrow as pa
 import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import TQDMProgressBar
 
+from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
-from foveate.data.sample import VQASample
+from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.module import Answering, Enough, RecordWriter
-from foveate.evaluation.records import RecordFolder
+from foveate.evaluation.module import RECORD_IT, Answering, Enough, RecordWriter
+from foveate.evaluation.records import Record, RecordFolder
 from foveate.models.load import LoadedModel, load
 
 cached_load = lru_cache(maxsize=1)(load)
@@ -60,12 +61,14 @@ def evaluate(
         if done and enough and enough(folder.read()):
             return folder
         if left := [sample for sample in samples if sample.id not in done]:
-            module = Answering(
-                encodings_of(config, loaded, samples, questions), config.compressor, config.max_new_tokens
-            )
-            batches = QuestionsInBatches(left, config.batch_size, order)
+            encodings = encodings_of(config, loaded, samples, questions)
+            good, failed = set_aside(left, encodings)
+            if failed:
+                folder.append(failed)
+            module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip")
+            batches = QuestionsInBatches(good, config.batch_size, order)
             writer = RecordWriter(folder, (lambda: enough(folder.read())) if enough else None)
-            if not predict(module, batches, writer, progress):
+            if good and not predict(module, batches, writer, progress):
                 return folder
         folder.finish(sample.id for sample in samples)
     return folder
@@ -98,7 +101,72 @@ def _trainer(writer: RecordWriter, progress: bool) -> lightning.Trainer:
 
 
 def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASample, ...], questions: str) -> Encodings:
-    """What the tower says about the pictures of a configuration's data."""
+    """What the tower says about the pictures of a configuration's data.
+
+    Raises:
+        DataError: A question cannot be asked or a picture not decoded, and the configuration says to stop there.
+    """
+    skip = config.on_error == "skip"
+    if not skip:
+        refuse_bad(samples)
     key = run_id({"checkpoint": loaded.identity, "data_hash": questions, "dtype": config.dtype, "code": code_hash()})
-    images = {sample.image_id: sample.image for sample in samples}
-    return Encodings.of(loaded, images, config.out / "encodings" / key)
+    images = images_of([sample for sample in samples if not sample.problem])
+    encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)
+    if not skip:  # an earlier run may have skipped
+        lost = [image_id for image_id in images if image_id not in encodings]
+        if lost:
+            images[lost[0]].close()  # opening it says why
+    return encodings
+
+
+def refuse_bad(samples: Sequence[VQASample]) -> None:
+    """Raises `DataError` if one of the questions cannot be asked."""
+    bad = [sample for sample in samples if sample.problem]
+    if bad:
+        more = f" ({len(bad)} such questions)" if len(bad) > 1 else ""
+        raise DataError(f"question {bad[0].id!r}: {bad[0].problem}{more}; {RECORD_IT}")
+
+
+def first_usable(config: EvalConfig, samples: Sequence[VQASample]) -> VQASample:
+    """The first question that can be asked of those that a study compares methods on.
+
+    Raises:
+        DataError: The split has no answers, none can be asked, or one cannot and the configuration says to stop there.
+    """
+    if any(sample.scoring == "none" and not sample.problem for sample in samples):
+        raise DataError(
+            f"split {config.split!r} of {config.data!r} comes without answers, so methods cannot be compared on it; "
+            "write what one of them answers for the benchmark's server: python experiments/answer_benchmark.py"
+        )
+    if config.on_error == "stop":
+        refuse_bad(samples)
+    for sample in samples:
+        why = _why(sample)
+        if not why:
+            return sample
+        if config.on_error == "stop":
+            raise DataError(f"{why}; {RECORD_IT}")
+    raise DataError(f"none of {len(samples)} questions of {config.data!r} can be asked; the first: {_why(samples[0])}")
+
+
+def _why(sample: VQASample) -> str:
+    """Why a question cannot be asked; empty if it can."""
+    if sample.problem:
+        return sample.problem
+    try:
+        sample.image  # noqa: B018 (says why it cannot be decoded)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[VQASample], list[Record]]:
+    """The questions that can be asked, and the records of the others."""
+    good: list[VQASample] = []
+    failed: list[Record] = []
+    for sample in samples:
+        if sample.problem or sample.image_id not in encodings:
+            failed.append(Record.of_failure(sample, _why(sample)))
+        else:
+            good.append(sample)
+    return good, failed

@@ -1,6 +1,12 @@
 """How right an answer is."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from foveate.data.sample import Scoring
+from foveate.metrics.boxes import box_hit
+from foveate.metrics.choices import letter_match, pope_match, yes_no_match
+from foveate.metrics.open_answers import gqa_match, mentions, textvqa_accuracy, vqa_accuracy
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -33,4 +39,22 @@ def _f1(found: set[str], true: set[str]) -> float:
     return 2 * len(found & true) / (len(found) + len(true)) if found or true else 1.0
 
 
-SCORINGS = {"exact": exact_match, "set_f1": set_f1}
+def unknown(prediction: str, references: Sequence[str]) -> float:
+    """NaN: the split has no answers."""
+    return math.nan
+
+
+SCORINGS: dict[Scoring, Callable[[str, Sequence[str]], float]] = {
+    "exact": exact_match,
+    "set_f1": set_f1,
+    "vqa": vqa_accuracy,
+    "textvqa": textvqa_accuracy,
+    "gqa": gqa_match,
+    "pope": pope_match,
+    "yes_no": yes_no_match,
+    "letter": letter_match,
+    "mentions": mentions,
+    "box": box_hit,
+    "none": unknown,
+}
+"""From an answer and its references to a score in [0, 1]."""

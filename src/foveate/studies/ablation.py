@@ -9,7 +9,7 @@ import optuna
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError
 from foveate.evaluation.config import EvalConfig
-from foveate.evaluation.run import cached_load, data_of
+from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.models.llava import Tower
 from foveate.studies.choices import Choice, Grid
 from foveate.studies.objective import Draw, Objective
@@ -40,7 +40,8 @@ def ablate(
         FoveateError: Something in the configuration cannot be used; the message says what.
     """
     loaded = cached_load(config.model, config.device, config.dtype)
-    _, questions = data_of(config.data, config.split, config.limit, config.seed)
+    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    first_usable(config, samples)  # bad data is refused now
     tower = loaded.adapter.tower
     choices = choices_for(tower)
     keeps = sorted({resolve_keep(budget, tower.grid.patches) for budget in keep}, reverse=True)

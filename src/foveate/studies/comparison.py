@@ -16,20 +16,19 @@ from foveate.compression import Compressor
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
 from foveate.cost.flops import DecoderShape
-from foveate.data.sample import VQASample
+from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig, own_code_hash
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
-from foveate.evaluation.run import cached_load, data_of
+from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods import METHODS
 from foveate.models.load import LoadedModel
-from foveate.settings import aligned, method, options_for
+from foveate.settings import BUDGETLESS, aligned, method, options_for
 from foveate.studies.ablation import run_grid
 from foveate.studies.choices import RANDOM_SEEDS, Choice, Grid
 from foveate.studies.objective import Draw
 from foveate.studies.study import Place
 
-BUDGETLESS = ("full", "blind")
 # rows of every comparison
 CONTROLS = {n: METHODS[n] for n in (*BUDGETLESS, "random", "uniform", "pool", "downsample", "random_inside")}
 ORACLES = ("evidence", "response_attention")
@@ -75,7 +74,7 @@ def compare(
         raise BudgetError(f"no budget is given: keep 1..{patches} equivalent tokens, or a fraction of the patches")
     choices = [choice for label, recipe in recipes.items() for choice in _choices(label, recipe, loaded, tuple(seeds))]
     choices, left_out = _reaching(choices, budgets)
-    choices, not_applicable = _running(choices, left_out, budgets, loaded, samples[0])
+    choices, not_applicable = _running(choices, left_out, budgets, loaded, first_usable(config, samples))
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each cell has its own
     identity["plugins"] = _own_code(choices, budgets)
@@ -149,7 +148,7 @@ def _running(
     """Those that answer one question on this model, and why the others do not."""
     why: dict[str, str] = {}
     with TemporaryDirectory() as folder:
-        encodings = Encodings.of(loaded, {sample.image_id: sample.image}, Path(folder) / "encodings")
+        encodings = Encodings.of(loaded, images_of([sample]), Path(folder) / "encodings")
         for choice in choices:
             try:
                 compressor = choice.recipe(_first(choice, left_out, budgets))

@@ -1,5 +1,6 @@
 """The one objective of grids and searches: evaluate what a trial suggests, and note what was measured."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,12 +80,14 @@ class Objective:
 
     def _measured(self, folder: RecordFolder, hope: "_Hope") -> dict[str, Any]:
         records = folder.read()
+        recall = records["evidence_recall"].to_numpy()
+        known = recall[~np.isnan(recall)]
         means = {goal: mean_of(records, goal) for goal in MEASURED} | hope.estimated
         return means | {
             "run_id": folder.folder.name,
             "n": records.num_rows,
             "given": float(np.mean(records["tokens"].to_numpy())),
-            "evidence_recall": float(np.nanmean(records["evidence_recall"].to_numpy())),
+            "evidence_recall": float(known.mean()) if len(known) else math.nan,
             "stopped": hope.lost,
         }
 

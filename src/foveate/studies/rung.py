@@ -24,7 +24,7 @@ from foveate.core.errors import BudgetError, FoveateError
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.module import asked_alike, evidence_of
+from foveate.evaluation.module import asked_alike, asked_text, evidence_of
 from foveate.evaluation.run import cached_load, data_of, encodings_of
 from foveate.metrics.evidence import SHOWN
 from foveate.models.joining import compressed
@@ -70,8 +70,9 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
     arranged = [encodings.arrangements[sample.image_id] for sample in samples]
-    prompts = [loaded.prompt(sample.question, image) for sample, image in zip(samples, arranged, strict=True)]
-    share = evidence_of(samples, arranged)
+    asks = [asked_text(loaded, sample) for sample in samples]
+    prompts = [loaded.prompt(text, image) for text, image in zip(asks, arranged, strict=True)]
+    share = evidence_of(samples, arranged, loaded)
     worth = _shown(share) if signal == "evidence" else _looked_at(encodings, samples, prompts, config.batch_size)
     first = {sample.image_id: row for row, sample in reversed(list(enumerate(samples)))}
     owner = torch.tensor([list(first).index(sample.image_id) for sample in samples])

@@ -12,7 +12,7 @@ from foveate.compression import Compressor, Downsample, Pool, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import own_code_hash
-from foveate.evaluation.run import cached_load, data_of
+from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods import vtc_cls
 from foveate.models.llava import Tower
 from foveate.models.load import LoadedModel
@@ -98,6 +98,7 @@ def search(
     loaded = cached_load(config.model, config.device, config.dtype)
     data_of(config.data, plan.report_split, config.limit, config.seed)  # a split that is not there is refused now
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    first_usable(config, samples)  # bad data is refused now
     space = space_of(plan, loaded)
     objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)
     identity = config.identity(loaded.identity, questions)

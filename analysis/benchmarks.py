@@ -1,0 +1,152 @@
+"""The numbers that benchmarks are known by, of every method, with intervals over images."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.ablation import BUDGETLESS, Cell
+from analysis.records import read_records
+from analysis.statistics import Interval, mean_interval, summed_interval
+from analysis.tables import grid
+from foveate.core.files import replacing
+from foveate.evaluation.records import RecordFolder
+from foveate.metrics.benchmarks import ACCURACY, MEASURES, Measure, measures_of
+
+FILE = "benchmark.csv"
+_KEYS = ["method", "budget"]
+
+
+def benchmark_table(data: str, cells: Iterable[Cell], out: Path) -> pd.DataFrame:
+    """One row per method, budget and number, in the order of the cells.
+
+    Columns: data, method, budget, number, largest (possible value), n, images, failed, value, low, high. Seeds are one
+    row with their mean.
+
+    Args:
+        data: Name of the data set.
+        cells: As `cells_of` gives them.
+        out: Folder that holds `records/`.
+    """
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.family, cell.keep), []).append(cell)
+    rows = []
+    for (method, budget), members in groups.items():
+        seeds = [read_records(out, cell.run_id) for cell in members]
+        named = {"data": data, "method": method, "budget": budget}
+        size = {"n": len(seeds[0]), "images": seeds[0]["image_id"].nunique()}
+        size["failed"] = len(RecordFolder(out / "records" / members[0].run_id).failed())
+        for measure in measures_of(data):
+            value, low, high, _ = number_of(measure, seeds)
+            row = {"number": measure.name, "largest": measure.unit, **size, "value": value, "low": low, "high": high}
+            rows.append(named | row)
+    return pd.DataFrame(rows)
+
+
+def number_of(measure: Measure, seeds: Sequence[pd.DataFrame]) -> Interval:
+    """One number of a run, or the mean over the runs of several seeds on the same questions."""
+    images = seeds[0]["image_id"]
+    if measure is ACCURACY:
+        return mean_interval(np.mean([frame["score"].to_numpy(float) for frame in seeds], 0), images)
+    parts = [measure.parts({str(name): column.to_numpy() for name, column in frame.items()}) for frame in seeds]
+    strata = seeds[0][measure.stratum] if measure.stratum else None
+    return summed_interval(parts, images, measure.of, strata)
+
+
+def write_numbers(data: str, cells: Sequence[Cell], out: Path, folder: Path) -> str:
+    """Writes the table of a benchmark as `benchmark.csv` and `benchmark.md`; returns what to print, its first number.
+
+    Nothing is written of data sets that are no benchmark and have no other number than the mean score.
+
+    Args:
+        data: Name of the data set.
+        cells: As `cells_of` gives them.
+        out: Folder that holds `records/`.
+        folder: Where to write.
+    """
+    if data == "scenes":
+        return ""
+    table = benchmark_table(data, cells, out)
+    _write(table, folder / FILE)
+    with replacing(folder / "benchmark.md") as path:
+        path.write_text(_markdown(table), encoding="utf-8")
+    if data not in MEASURES:
+        return ""
+    first = table[table["number"] == table["number"].iloc[0]]
+    return f"{first['number'].iloc[0]} of {data}, 95 % intervals over images:\n\n{_wide(first, 'budget').to_string()}"
+
+
+def overview(folders: Mapping[str, Path], out: Path) -> str:
+    """The first number of every benchmark by method and budget, as `benchmarks.csv` and `.md` in a folder.
+
+    Args:
+        folders: By data set: where `write_numbers` wrote.
+        out: Folder to write to.
+
+    Returns:
+        What to print; nothing with fewer than two benchmarks.
+    """
+    tables = [pd.read_csv(folder / FILE) for folder in folders.values() if (folder / FILE).exists()]
+    if len(tables) < 2:
+        return ""
+    firsts = pd.concat([table[table["number"] == table["number"].iloc[0]] for table in tables])
+    firsts = firsts.assign(headline=firsts["data"] + " " + firsts["number"])
+    shown = firsts.assign(budget=firsts["budget"].where(~firsts["method"].isin(BUDGETLESS), 0))
+    wide = _wide(shown, "headline", _KEYS)
+    _write(firsts, out / "benchmarks.csv")
+    cells = [{"method": m, "budget": str(b) if b else "", **row} for (m, b), row in wide.to_dict("index").items()]
+    with replacing(out / "benchmarks.md") as path:
+        path.write_text(f"{_sizes(firsts)}\n\n{grid(cells)}\n", encoding="utf-8")
+    return wide.to_string()
+
+
+def failures(cells: Sequence[Cell], out: Path) -> str:
+    """How many questions could not be asked, in a sentence; nothing if all could."""
+    failed = RecordFolder(out / "records" / cells[0].run_id).failed() if cells else {}
+    if not failed:
+        return ""
+    first = min(failed)
+    return (
+        f"{len(failed)} questions could not be asked; they are in no number, neither as right nor as wrong. The first, "
+        f"{first!r}: {failed[first]}"
+    )
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    parts = [_sizes(table)]
+    for number, rows in table.groupby("number", sort=False):
+        wide = _wide(rows, "budget")
+        lines = [{"method": str(m), **{str(b): v for b, v in row.items()}} for m, row in wide.to_dict("index").items()]
+        parts += [f"## {number}", grid(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sizes(table: pd.DataFrame) -> str:
+    sizes = table.drop_duplicates("data")
+    said = [f"{r.data}: {r.n:,} questions about {r.images:,} images, {r.failed} not asked" for r in sizes.itertuples()]
+    return "In brackets the 95 % interval by bootstrap over images; columns are budgets. " + "; ".join(said) + "."
+
+
+def _wide(rows: pd.DataFrame, columns: str, index: list[str] | str = "method") -> pd.DataFrame:
+    values = rows[["value", "low", "high", "largest"]].to_numpy(float)
+    shown = rows.assign(shown=[_shown(*value) for value in values])
+    order = rows[index].drop_duplicates()
+    wide = shown.pivot(index=index, columns=columns, values="shown").fillna("")
+    wide = wide[list(rows[columns].drop_duplicates())]
+    return wide.loc[list(order.itertuples(index=False, name=None)) if isinstance(index, list) else list(order)]
+
+
+def _shown(value: float, low: float, high: float, largest: float) -> str:
+    """In percent if it is a share: `81.2 [79.5, 82.8]`."""
+    scale = 100 if largest == 1 else 1
+    if pd.isna(value):
+        return "-"
+    interval = "no interval" if pd.isna(low) else f"{scale * low:.1f}, {scale * high:.1f}"
+    return f"{scale * value:.1f} [{interval}]"
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with replacing(path) as file:
+        table.to_csv(file, index=False, float_format="%.6f", lineterminator="\n")

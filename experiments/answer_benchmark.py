@@ -1,0 +1,36 @@
+"""What does a model answer on a benchmark when one method compresses its pictures?"""
+
+from dataclasses import replace
+
+from analysis.benchmark_run import report_answers
+from foveate.cli import Flat, Options, run
+from foveate.data.load import parsed
+from foveate.evaluation.run import cached_load, evaluate
+from foveate.settings import at_budget
+
+
+def main(
+    method: str = "full",
+    keep: int | float = 1.0,
+    options: Flat = Options(study="answers"),
+) -> None:
+    """Answers benchmarks with one method; also those without answers, for their servers.
+
+    Writes `<out>/<study>_<data>/{benchmark.csv, benchmark.md}` where the answers are known, and `submission.json` where
+    the benchmark has such a format. A second run continues the first.
+
+    Args:
+        method: Name, or your own as package.module:function, from a budget to a compressor.
+        keep: Budget in equivalent tokens: a count, or a fraction of an image's patches.
+        options: What every study is told.
+    """
+    for name, config in options.each:
+        loaded = cached_load(config.model, config.device, config.dtype)
+        tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
+        compressor = at_budget(method, keep, tower.grid.patches, tower.depth, depth)
+        folder = evaluate(replace(config, compressor=compressor), progress=True)
+        print(report_answers(method, parsed(config.data)[0], folder, config.out / name))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,191 @@
+"""What a benchmark is: where its tables are, and how a row becomes questions."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+from foveate.core.errors import DataError
+from foveate.data.sample import Boxes, Evidence, Form, Scoring, VQASample
+from foveate.data.stored import Part, Stored, checked, encoded, filled, table_of
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question of a row, without its picture; fields as in `VQASample`, an empty `id` means the row's number."""
+
+    id: str
+    kind: str
+    question: str
+    references: tuple[str, ...]
+    scoring: Scoring
+    form: Form
+    options: tuple[str, ...] = ()
+    hint: str = ""
+    things: Evidence = Boxes()
+
+
+class Pixels(NamedTuple):
+    """Width and height of a row's picture, for what is given in pixels."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set of questions about pictures.
+
+    Attributes:
+        name: As on the command line.
+        repo: Hub id of the standard copy.
+        parts: By split: where it is.
+        split: The one that results are usually given for.
+        columns: Those that `ask` reads, apart from optional ones.
+        ask: From a row to its questions.
+        picture: Column that says which rows share a picture; None means that none do.
+        picture_of: From a value of that column to the picture.
+        image: Column of pictures.
+        images: Where the pictures are if not in the same table; there `id` is what `picture` is here.
+        pictureless: Whether rows without a picture belong to the data set, and are left out.
+        sized: Whether `ask` needs the size of the picture: then rows have a `pixels` of type `Pixels`.
+        answer_tokens: Tokens that the longest answer may have.
+    """
+
+    name: str
+    repo: str
+    parts: Mapping[str, Part]
+    split: str
+    columns: tuple[str, ...]
+    ask: Callable[[Row], Iterator[Asked]]
+    picture: str | None = None
+    picture_of: Callable[[Any], str] = str
+    image: str = "image"
+    images: Mapping[str, Part] | None = None
+    pictureless: bool = False
+    sized: bool = False
+    answer_tokens: int = 32
+
+    def samples(self, split: str, limit: int | None = None, place: str | None = None) -> list[VQASample]:
+        """The first questions of a split; those about a picture follow each other.
+
+        Pictures are left in the table. What is wrong with a row becomes the sample's `problem`.
+
+        Args:
+            split: A key of `parts`.
+            limit: Number of questions; None means all.
+            place: See `table_of`.
+
+        Raises:
+            DataError: The split is unknown, or its table is not there, empty or of other columns.
+        """
+        if split not in self.parts:
+            raise DataError(f"split {split!r} of {self.name!r} is unknown; known: {', '.join(self.parts)}")
+        part = self.parts[split]
+        table = table_of(self.name, self.repo, place, part)
+        gallery = _Gallery(self, table, split, place)
+        columns = [*self.columns, *([self.picture] if self.picture else []), *gallery.columns]
+        checked(self.name, table, list(dict.fromkeys(columns)), self.repo)
+        questions = table.remove_columns(gallery.columns)
+        samples: list[VQASample] = []
+        names: Counter[str] = Counter()
+        for row in gallery.order():
+            for sample in self._of(row, questions, gallery, part):
+                names[sample.id] += 1
+                again = names[sample.id]
+                samples.append(replace(sample, id=f"{sample.id}#{again}") if again > 1 else sample)
+            if limit is not None and len(samples) >= limit:
+                break
+        return samples[:limit]
+
+    def _of(self, row: int, questions: Dataset, gallery: "_Gallery", part: Part) -> Iterator[VQASample]:
+        facts: dict[str, Any] = dict(questions[row])
+        picture = gallery.picture(row)
+        image_id, name = gallery.names[row], f"{gallery.split}-{row:06d}"
+        problem, asked = "", []
+        try:
+            if picture is None:
+                raise DataError(f"its picture {image_id!r} is not in the table of pictures")
+            if self.sized:
+                facts["pixels"] = Pixels(*picture.size)
+            asked = list(self.ask(facts))
+        except DataError as error:
+            problem = str(error)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            problem = f"the row is not as {self.repo} has it: {type(error).__name__}: {error}"
+        if problem:
+            nothing = Stored(questions, row, image_id, gallery.folder)
+            yield VQASample(name, image_id, picture or nothing, "", "", (), "none", problem=problem)
+            return
+        assert picture is not None
+        for one in asked:
+            wrong = _problem(one, part.answered)
+            given = {**vars(one), "id": one.id or name}
+            if not part.answered:
+                given |= {"references": (), "scoring": "none"}
+            yield VQASample(image_id=image_id, picture=picture, problem=wrong, **given)
+
+
+class _Gallery:
+    """Which picture belongs to which row."""
+
+    def __init__(self, benchmark: Benchmark, table: Dataset, split: str, place: str | None) -> None:
+        self.split = split
+        self.columns = [] if benchmark.images and benchmark.image not in table.column_names else [benchmark.image]
+        self.folder = Path(place).parent if place and Path(place).is_file() else Path(place or ".")
+        key = benchmark.picture if benchmark.picture in table.column_names else None
+        keys = [benchmark.picture_of(value) for value in table[key]] if key else None
+        self.names = keys or [f"{split}-{row:06d}" for row in range(len(table))]
+        self.kept = [True] * len(table)
+        self._rows: Mapping[str, int] | None = None
+        if self.columns and benchmark.image in table.column_names:
+            self._pictures = encoded(table, benchmark.image)
+            if benchmark.pictureless:
+                self.kept = filled(table, benchmark.image)
+        elif benchmark.images and not self.columns:
+            apart = table_of(benchmark.name, benchmark.repo, place, benchmark.images[split])
+            checked(benchmark.name, apart, ["id", benchmark.image], benchmark.repo)
+            self._rows = {str(name): row for row, name in enumerate(apart["id"])}
+            self._pictures = encoded(apart, benchmark.image)
+
+    def order(self) -> list[int]:
+        """Rows, those of one picture after each other, pictures by their first row."""
+        first: dict[str, int] = {}
+        for row, name in enumerate(self.names):
+            first.setdefault(name, row)
+        return sorted(
+            (row for row, kept in enumerate(self.kept) if kept), key=lambda row: (first[self.names[row]], row)
+        )
+
+    def picture(self, row: int) -> Stored | None:
+        if self._rows is None:
+            return Stored(self._pictures, row, self.names[row], self.folder)
+        place = self._rows.get(self.names[row])
+        return None if place is None else Stored(self._pictures, place, self.names[row], self.folder)
+
+
+def text_of(row: Row, column: str) -> str:
+    """A text that must be there."""
+    value = row[column]
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{column} is {value!r}, expected a text")
+    return value.strip()
+
+
+def optional(row: Row, column: str) -> str:
+    """A text that may be missing; tables made with pandas write that as nan."""
+    value = row.get(column)
+    return value.strip() if isinstance(value, str) and value.strip().lower() != "nan" else ""
+
+
+def _problem(asked: Asked, answered: bool) -> str:
+    if not asked.question:
+        return "it has no question"
+    if answered and not any(reference.strip() for reference in asked.references):
+        return f"its list of answers is {list(asked.references)}: at least one is needed in a split with answers"
+    return ""

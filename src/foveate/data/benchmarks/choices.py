@@ -1,0 +1,94 @@
+"""Benchmarks of questions that are answered by the letter of an option.
+
+References are the letter and the text of the right option.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from string import ascii_uppercase
+
+from foveate.core.errors import DataError
+from foveate.data.benchmark import Asked, Benchmark, Row, optional, text_of
+from foveate.data.sample import Form
+from foveate.data.stored import Part
+
+ROTATIONS = 1_000_000
+"""MMBench's questions whose `index` is the same modulo this number are one, with its options in another order."""
+
+
+def _scienceqa(row: Row) -> Iterator[Asked]:
+    options = tuple(str(choice) for choice in row["choices"])
+    letter = ascii_uppercase[int(row["answer"])]
+    yield _chosen("", optional(row, "subject"), row, options, letter, "letter_context")
+
+
+def _mmbench(row: Row, form: Form = "letter") -> Iterator[Asked]:
+    options = tuple(option for letter in "ABCDE" if (option := _shown(row, letter)))
+    yield _chosen(str(row["index"]), optional(row, "category"), row, options, optional(row, "answer"), form)
+
+
+def _mmbench_cn(row: Row) -> Iterator[Asked]:
+    yield from _mmbench(row, "letter_cn")
+
+
+def _seed(row: Row) -> Iterator[Asked]:
+    options = tuple(str(row[f"choice_{letter}"]) for letter in "abcd")
+    kind = str(row.get("question_type_id", ""))
+    yield _chosen(str(row["question_id"]), kind, row, options, text_of(row, "answer"), "letter")
+
+
+def _chosen(name: str, kind: str, row: Row, options: tuple[str, ...], letter: str, form: Form) -> Asked:
+    if len(options) < 2:
+        raise DataError(f"its options are {list(options)}, expected at least two")
+    if letter and (len(letter) != 1 or letter not in ascii_uppercase[: len(options)]):
+        raise DataError(f"its answer is {letter!r}, expected one of {', '.join(ascii_uppercase[: len(options)])}")
+    references = (letter, options[ascii_uppercase.index(letter)]) if letter else ()
+    question, hint = text_of(row, "question"), optional(row, "hint")
+    return Asked(name, kind, question, references, "letter", form, options, hint)
+
+
+def _shown(row: Row, letter: str) -> str:
+    value = row.get(letter)
+    return "" if value is None else optional({letter: str(value)}, letter)
+
+
+SCIENCEQA = Benchmark(
+    name="scienceqa",
+    repo="lmms-lab/ScienceQA",
+    parts={split: Part(split, "ScienceQA-IMG") for split in ("test", "validation", "train")},
+    split="test",
+    columns=("question", "choices", "answer", "hint"),
+    ask=_scienceqa,
+    pictureless=True,
+)
+"""School questions, those with a picture. Source: Lu et al. 2022, arXiv 2209.09513v2."""
+
+MMBENCH = Benchmark(
+    name="mmbench",
+    repo="lmms-lab/MMBench",
+    parts={"dev": Part("dev", "en"), "test": Part("test", "en", answered=False)},
+    split="dev",
+    columns=("index", "question", "hint", "answer", "A", "B"),
+    ask=_mmbench,
+    picture="index",
+    picture_of=lambda index: str(int(index) % ROTATIONS),
+)
+"""Each question is asked with its options in every rotation. Source: Liu et al. 2023, arXiv 2307.06281v5."""
+
+MMBENCH_CN = replace(
+    MMBENCH,
+    name="mmbench_cn",
+    parts={"dev": Part("dev", "cn"), "test": Part("test", "cn", answered=False)},
+    ask=_mmbench_cn,
+)
+"""The same in Chinese."""
+
+SEEDBENCH = Benchmark(
+    name="seedbench",
+    repo="lmms-lab/SEED-Bench",
+    parts={"test": Part("test", only=("data_type", "image"))},
+    split="test",
+    columns=("question_id", "question", "answer", "choice_a", "choice_b", "choice_c", "choice_d", "data_type"),
+    ask=_seed,
+)
+"""The questions about pictures, not those about videos. Source: Li et al. 2023, arXiv 2307.16125v2."""

@@ -1,0 +1,56 @@
+"""Benchmarks that ask for the box of what is described; the box is also the evidence."""
+
+import re
+from collections.abc import Iterator
+
+from foveate.core.errors import DataError
+from foveate.data.benchmark import Asked, Benchmark, Row
+from foveate.data.sample import Box, Boxes
+from foveate.data.stored import Part
+
+
+def _refcoco(row: Row) -> Iterator[Asked]:
+    """One question per description; `bbox` is left, top, width and height in pixels."""
+    box = _shares(row)
+    written = "[" + ", ".join(f"{share:.2f}" for share in box) + "]"
+    exact = "[" + ", ".join(f"{share:.6f}" for share in box) + "]"
+    descriptions = [row["answer"]] if isinstance(row["answer"], str) else list(row["answer"] or ())
+    if not descriptions:
+        raise DataError("answer is empty, expected descriptions of what is in the box")
+    for text in descriptions:
+        yield Asked(
+            str(row["question_id"]), "", str(text).strip(), (written, exact), "box", "box", things=Boxes((box,))
+        )
+
+
+def _shares(row: Row) -> Box:
+    left, top, width, height = (float(value) for value in row["bbox"])
+    across, down = row["pixels"]
+    if not (width > 0 and height > 0):
+        raise DataError(f"bbox is {list(row['bbox'])}, expected left, top, width and height, the last two positive")
+    return left / across, top / down, min((left + width) / across, 1.0), min((top + height) / down, 1.0)
+
+
+def _picture(file_name: str) -> str:
+    """COCO_train2014_000000581857_16.jpg is the sixteenth annotation of the picture COCO_train2014_000000581857."""
+    return re.sub(r"(_\d{12})_\d+$", r"\1", str(file_name).rsplit(".", 1)[0])
+
+
+def _benchmark(name: str, repo: str, splits: tuple[str, ...]) -> Benchmark:
+    return Benchmark(
+        name=name,
+        repo=repo,
+        parts={split: Part(split) for split in splits},
+        split="val",
+        columns=("question_id", "answer", "bbox", "file_name"),
+        ask=_refcoco,
+        picture="file_name",
+        picture_of=_picture,
+        sized=True,
+    )
+
+
+REFCOCO = _benchmark("refcoco", "lmms-lab/RefCOCO", ("val", "test", "testA", "testB"))
+REFCOCO_PLUS = _benchmark("refcoco+", "lmms-lab/RefCOCOplus", ("val", "testA", "testB"))
+REFCOCOG = _benchmark("refcocog", "lmms-lab/RefCOCOg", ("val", "test"))
+"""Source: Yu et al. 2016, arXiv 1608.00272v3; Mao et al. 2016, arXiv 1511.02283v3."""

@@ -1,0 +1,121 @@
+"""Benchmarks of questions that are answered by a word or phrase, or at length."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from foveate.core.errors import DataError
+from foveate.data.benchmark import Asked, Benchmark, Row, optional, text_of
+from foveate.data.stored import Part
+
+
+def _vqav2(row: Row) -> Iterator[Asked]:
+    answers = tuple(entry["answer"] for entry in _entries(row.get("answers")))
+    kind = optional(row, "answer_type")
+    yield Asked(str(row["question_id"]), kind, text_of(row, "question"), answers, "vqa", "short")
+
+
+def _textvqa(row: Row) -> Iterator[Asked]:
+    answers = _texts(row, "answers")
+    yield Asked(str(row["question_id"]), "", text_of(row, "question"), answers, "textvqa", "short")
+
+
+def _textvqa_ocr(row: Row) -> Iterator[Asked]:
+    for asked in _textvqa(row):
+        yield replace(asked, hint=", ".join(_texts(row, "ocr_tokens")))
+
+
+def _vizwiz(row: Row) -> Iterator[Asked]:
+    answers, kind = _texts(row, "answers"), optional(row, "category")
+    name = str(row["question_id"]).removesuffix(".jpg")
+    yield Asked(name, kind, text_of(row, "question"), answers, "textvqa", "unanswerable")
+
+
+def _gqa(row: Row) -> Iterator[Asked]:
+    kind = (row.get("types") or {}).get("structural") or ""
+    yield Asked(str(row["id"]), kind, text_of(row, "question"), (text_of(row, "answer"),), "gqa", "short")
+
+
+def _mmvet(row: Row) -> Iterator[Asked]:
+    kind = row.get("capability")
+    kind = ",".join(kind) if isinstance(kind, list) else kind or ""
+    yield Asked(
+        text_of(row, "question_id"), kind, text_of(row, "question"), (text_of(row, "answer"),), "mentions", "free"
+    )
+
+
+def _texts(row: Row, column: str) -> tuple[str, ...]:
+    value = row.get(column)
+    if value is not None and not isinstance(value, (list, tuple)):
+        raise DataError(f"{column} is {value!r}, expected a list of texts")
+    return tuple(str(text) for text in value or ())
+
+
+def _entries(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (as the table has it)
+    """A list of structs, which older versions of `datasets` wrote as a struct of lists."""
+    if isinstance(value, dict):
+        return [dict(zip(value, entry, strict=True)) for entry in zip(*value.values(), strict=True)]
+    return list(value or ())
+
+
+VQAV2 = Benchmark(
+    name="vqav2",
+    repo="lmms-lab/VQAv2",
+    parts={
+        "validation": Part("validation"),
+        "testdev": Part("testdev", answered=False),
+        "test": Part("test", answered=False),
+    },
+    split="validation",
+    columns=("question_id", "question", "image_id"),
+    ask=_vqav2,
+    picture="image_id",
+)
+"""Source: Goyal et al. 2017, arXiv 1612.00837v3."""
+
+TEXTVQA = Benchmark(
+    name="textvqa",
+    repo="lmms-lab/textvqa",
+    parts={"validation": Part("validation"), "train": Part("train"), "test": Part("test", answered=False)},
+    split="validation",
+    columns=("question_id", "question", "image_id"),
+    ask=_textvqa,
+    picture="image_id",
+)
+"""Text in pictures. Source: Singh et al. 2019, arXiv 1904.08920v2."""
+
+TEXTVQA_OCR = replace(TEXTVQA, name="textvqa_ocr", columns=(*TEXTVQA.columns, "ocr_tokens"), ask=_textvqa_ocr)
+"""The same, told what an OCR system reads, as in LLaVA-1.5's own evaluation."""
+
+VIZWIZ = Benchmark(
+    name="vizwiz",
+    repo="lmms-lab/VizWiz-VQA",
+    parts={"val": Part("val"), "test": Part("test", answered=False)},
+    split="val",
+    columns=("question_id", "question"),
+    ask=_vizwiz,
+)
+"""Questions of blind people, of which many cannot be answered. Source: Gurari et al. 2018, arXiv 1802.08218v4."""
+
+GQA = Benchmark(
+    name="gqa",
+    repo="lmms-lab/GQA",
+    parts={"testdev": Part("testdev", "testdev_balanced_instructions")},
+    split="testdev",
+    columns=("id", "imageId", "question", "answer"),
+    ask=_gqa,
+    picture="imageId",
+    images={"testdev": Part("testdev", "testdev_balanced_images")},
+)
+"""Compositional questions about scenes. Source: Hudson and Manning 2019, arXiv 1902.09506v3."""
+
+MMVET = Benchmark(
+    name="mmvet",
+    repo="lmms-lab/MMVet",
+    parts={"test": Part("test")},
+    split="test",
+    columns=("question_id", "question", "answer"),
+    ask=_mmvet,
+    answer_tokens=512,
+)
+"""Answers at length, which the authors have graded by GPT-4. Source: Yu et al. 2023, arXiv 2308.02490v4."""

@@ -1,0 +1,68 @@
+"""Benchmarks of questions that are answered by yes or no."""
+
+from collections.abc import Iterator
+
+from foveate.core.errors import DataError
+from foveate.data.benchmark import Asked, Benchmark, Row, text_of
+from foveate.data.stored import Part
+
+_ADDED = "Please answer yes or no."  # to every question of MME; how to say it is the prompt's business
+
+
+def _pope(row: Row) -> Iterator[Asked]:
+    kind = text_of(row, "category")
+    yield Asked(f"{kind}-{row['question_id']}", kind, text_of(row, "question"), (_truth(row),), "pope", "yes_no")
+
+
+def _mme(row: Row) -> Iterator[Asked]:
+    question = text_of(row, "question").removesuffix(_ADDED).strip()
+    yield Asked(text_of(row, "question_id"), text_of(row, "category"), question, (_truth(row),), "yes_no", "yes_no")
+
+
+def _truth(row: Row) -> str:
+    answer = text_of(row, "answer").lower().rstrip(".")
+    if answer not in ("yes", "no"):
+        raise DataError(f"answer is {row['answer']!r}, expected yes or no")
+    return answer
+
+
+POPE = Benchmark(
+    name="pope",
+    repo="lmms-lab/POPE",
+    parts={
+        "test": Part("test"),
+        "random": Part("test", only=("category", "random")),
+        "popular": Part("test", only=("category", "popular")),
+        "adversarial": Part("test", only=("category", "adversarial")),
+    },
+    split="test",
+    columns=("question_id", "question", "answer", "image_source", "category"),
+    ask=_pope,
+    picture="image_source",
+)
+"""Whether objects are in a picture that are not. Source: Li et al. 2023, arXiv 2305.10355v3."""
+
+PERCEPTION = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
+"""The subtasks of MME whose scores make up its perception score; the others are its cognition."""
+
+MME = Benchmark(
+    name="mme",
+    repo="lmms-lab/MME",
+    parts={"test": Part("test")},
+    split="test",
+    columns=("question_id", "question", "answer", "category"),
+    ask=_mme,
+    picture="question_id",  # names the picture: its two questions share it
+)
+"""Two questions per picture, one of which is to be affirmed. Source: Fu et al. 2023, arXiv 2306.13394v4."""

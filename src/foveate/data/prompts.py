@@ -1,0 +1,82 @@
+"""How a model is asked, in the words that its authors use in their evaluations.
+
+Sources: LLaVA-1.5's evaluation files and docs/Evaluation.md; for Qwen-VL and InternVL the prompts that their authors
+contributed to VLMEvalKit. Where authors have no prompt for a kind of question, it is asked in LLaVA's words.
+"""
+
+from string import ascii_uppercase
+from typing import NamedTuple
+
+from foveate.data.sample import Form, VQASample
+
+
+class Phrase(NamedTuple):
+    """A prompt, and how a hint is put where `{hint}` stands in it, if there is one."""
+
+    text: str
+    hint: str = ""
+
+
+_SHORT = "Answer the question using a single word or phrase."
+_LETTER = "{hint}{question}\n{options}\nAnswer with the option's letter from the given choices directly."
+_OCR = "\nReference OCR token: {hint}"
+_BOX = "Please provide the bounding box coordinate of the region this sentence describes: {question}"
+_UNSURE = "When the provided information is insufficient, respond with 'Unanswerable'."
+
+LLAVA: dict[Form, Phrase] = {
+    "plain": Phrase("{question}"),
+    "short": Phrase("{question}{hint}\n" + _SHORT, _OCR),
+    "unanswerable": Phrase("{question}\n" + _UNSURE + "\n" + _SHORT),
+    "yes_no": Phrase("{question}\n" + _SHORT),
+    "letter": Phrase(_LETTER, "{hint}\n"),
+    "letter_context": Phrase(_LETTER, "Context: {hint}\n"),
+    "letter_cn": Phrase("{hint}{question}\n{options}\n请直接回答选项字母。", "{hint}\n"),
+    "free": Phrase("{question}"),
+    "box": Phrase(_BOX),
+}
+_CHOICE = "{hint}Question: {question}\nOptions:\n{options}\n"
+_BRIEFLY = "Please try to answer the question with short words or phrases if possible."
+QWEN: dict[Form, Phrase] = {
+    **LLAVA,
+    "short": Phrase("{question}{hint}\n" + _BRIEFLY, _OCR),
+    "unanswerable": Phrase("{question}\n" + _UNSURE + "\n" + _BRIEFLY),
+    "yes_no": Phrase("{question} Please answer yes or no."),
+    "letter": Phrase(_CHOICE + "Please select the correct answer from the options above.", "Hint: {hint}\n"),
+    "letter_context": Phrase(_CHOICE + "Please select the correct answer from the options above.", "Hint: {hint}\n"),
+    "letter_cn": Phrase(_CHOICE + "请直接回答选项字母。", "Hint: {hint}\n"),
+}
+INTERNVL: dict[Form, Phrase] = {
+    **LLAVA,
+    "letter_context": Phrase(_LETTER, "{hint}\n"),
+    "box": Phrase(_BOX.replace("{question}", "<ref>{question}</ref>")),
+}
+FAMILIES = {
+    "qwen2_vl": QWEN,
+    "qwen2_5_vl": QWEN,
+    "qwen3_vl": QWEN,
+    "internvl": INTERNVL,
+}
+"""By the `model_type` of a checkpoint; all others are asked in LLaVA's words."""
+
+
+def phrased(sample: VQASample, family: str) -> str:
+    """What a model of a family is asked.
+
+    Args:
+        sample: The question.
+        family: The `model_type` of the checkpoint's configuration.
+    """
+    phrase = FAMILIES.get(family, LLAVA)[sample.form]
+    hint = phrase.hint.replace("{hint}", sample.hint) if sample.hint else ""
+    options = "\n".join(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, sample.options, strict=False))
+    parts = {"{question}": sample.question, "{hint}": hint, "{options}": options}
+    return _filled(phrase.text, parts)
+
+
+def _filled(text: str, parts: dict[str, str]) -> str:
+    """Fills the first placeholder, then what follows it, so that braces in a question stay what they are."""
+    places = [(text.find(name), name) for name in parts if name in text]
+    if not places:
+        return text
+    start, name = min(places)
+    return text[:start] + parts[name] + _filled(text[start + len(name) :], parts)

@@ -1,0 +1,211 @@
+"""Tables of questions and pictures on disk or on the hub; pictures stay there until they are looked at."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+from datasets import (
+    Dataset,
+    DatasetDict,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    load_dataset,
+    load_from_disk,
+)
+from PIL import Image as PILImage
+from PIL.Image import Image
+
+from foveate.core.errors import DataError
+from foveate.data.sample import Picture
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where the questions of a split are.
+
+    Attributes:
+        split: Name of the split on the hub.
+        config: Name of the configuration on the hub.
+        only: Column and value of the rows that belong to it; None means all rows.
+        answered: Whether it comes with answers.
+    """
+
+    split: str
+    config: str | None = None
+    only: tuple[str, str] | None = None
+    answered: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Stored(Picture):
+    """A picture in a table.
+
+    Pixels are taken as they are stored: an EXIF orientation is not applied, as LLaVA does not apply it. Pillow's limits
+    on the size of what it decodes stay on.
+
+    Attributes:
+        table: See `encoded`; of a list of pictures the first is meant.
+        row: In the table.
+        name: What an error calls the picture.
+        folder: What relative paths in the table start from.
+    """
+
+    table: Dataset
+    row: int
+    name: str
+    folder: Path
+
+    def open(self) -> Image:
+        with self._opened() as picture:
+            picture.load()
+            return picture.copy()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        with self._opened() as picture:
+            return picture.size
+
+    def content(self) -> bytes:
+        value: Any = cast(pa.Table, self.table[self.row]).column(0)[0].as_py()
+        value = value[0] if isinstance(value, list) and value else value
+        if value and value.get("bytes"):
+            return value["bytes"]
+        if not value or not value.get("path"):
+            raise DataError(f"picture {self.name!r} is missing: its cell holds neither bytes nor a path")
+        try:
+            return (self.folder / value["path"]).read_bytes()
+        except OSError as error:
+            raise DataError(f"picture {self.name!r} cannot be read: {error}") from error
+
+    @contextmanager
+    def _opened(self) -> Iterator[Image]:
+        data = self.content()
+        try:
+            with PILImage.open(BytesIO(data)) as picture:
+                if 0 in picture.size:
+                    raise DataError(f"picture {self.name!r} has no pixels: it is {picture.width} x {picture.height}")
+                yield picture
+        except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+            raise DataError(
+                f"picture {self.name!r} ({len(data):,} bytes) cannot be decoded: {error}; mend or remove it"
+            ) from error
+
+
+def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
+    """The rows of a split.
+
+    Args:
+        name: Of the data set, for messages.
+        repo: Its hub id.
+        place: A parquet file, a folder of them, a folder written by `save_to_disk`, or another hub id; None means
+            `repo`.
+        part: What to read. In a folder, files below `<config>` and those whose names start with `<split>` are
+            preferred; a single file is taken for the split.
+
+    Raises:
+        DataError: There is no such table, it cannot be read, or has no rows.
+    """
+    with _quiet():
+        if place is not None and (Path(place).expanduser().exists() or not _is_hub_id(place)):
+            table = _local(name, Path(place).expanduser(), part)
+        else:
+            table = _from_hub(name, place or repo, part)
+    if part.only:
+        column, value = part.only
+        if column not in table.column_names:
+            raise DataError(f"data {name!r} has no column {column!r}, by which its splits are told apart")
+        rows = [row for row, found in enumerate(table[column]) if found == value]
+        table = table.select(rows)
+    if not len(table):
+        which = f" with {part.only[0]} {part.only[1]!r}" if part.only else ""
+        raise DataError(f"data {name!r}: split {part.split!r} has no rows{which}")
+    return table
+
+
+def checked(name: str, table: Dataset, columns: Sequence[str], repo: str) -> None:
+    """Raises `DataError` if columns are missing."""
+    if missing := [column for column in columns if column not in table.column_names]:
+        raise DataError(
+            f"data {name!r} lacks the columns {', '.join(missing)}; found: {', '.join(table.column_names)}; expected "
+            f"those of {repo}: {', '.join(columns)}"
+        )
+
+
+def encoded(table: Dataset, column: str) -> Dataset:
+    """The column of pictures alone, undecoded: its rows are Arrow tables of one row."""
+    return table.select_columns([column]).with_format("arrow")
+
+
+def filled(table: Dataset, column: str) -> list[bool]:
+    """Which rows have a picture."""
+    pictures = encoded(table, column)
+    return [valid for batch in pictures.iter(batch_size=64) for valid in _valid(cast(pa.Table, batch))]
+
+
+def _valid(batch: pa.Table) -> list[bool]:
+    return batch.column(0).is_valid().to_pylist()
+
+
+def _is_hub_id(place: str) -> bool:
+    return place.count("/") == 1 and not place.startswith((".", "/", "~")) and not place.endswith(".parquet")
+
+
+def _local(name: str, place: Path, part: Part) -> Dataset:
+    if not place.exists():
+        raise DataError(f"data {name!r}: there is no file or folder {place}")
+    if place.is_dir() and any((place / note).exists() for note in ("dataset_info.json", "dataset_dict.json")):
+        saved = load_from_disk(str(place))
+        if not isinstance(saved, DatasetDict):
+            return saved
+        if part.split not in saved:
+            raise DataError(f"data {name!r}: {place} has no split {part.split!r}; it has: {', '.join(map(str, saved))}")
+        return saved[part.split]
+    files = [place] if place.is_file() else _files(place, part)
+    if not files:
+        raise DataError(f"data {name!r}: {place} holds no parquet files of split {part.split!r}")
+    try:
+        return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
+    except Exception as error:  # pyarrow and datasets raise what they like
+        raise DataError(f"data {name!r}: {place} cannot be read as parquet: {_cause(error)}") from error
+
+
+def _files(folder: Path, part: Part) -> list[Path]:
+    """Of the split as the hub lays it out: [<config>/]<split>-00000-of-00001.parquet, in `data` or elsewhere below."""
+    found = sorted(folder.rglob("*.parquet"))
+    if part.config:
+        found = [file for file in found if part.config in file.relative_to(folder).parts] or found
+    named = [file for file in found if file.name.split("-")[0].split(".")[0] == part.split]
+    return named or ([] if any("-of-" in file.name for file in found) else found)
+
+
+def _from_hub(name: str, repo: str, part: Part) -> Dataset:
+    try:
+        return cast(Dataset, load_dataset(repo, part.config, split=part.split))
+    except Exception as error:  # of the network, the hub, the cache
+        raise DataError(
+            f"data {name!r}: {repo} (config {part.config or 'default'}, split {part.split}) cannot be read from the "
+            f"hub: {_cause(error)}; load it once where the hub can be reached, or give a folder or a parquet file: "
+            f"--data {name}:PATH"
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__:
+        error = error.__cause__
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()

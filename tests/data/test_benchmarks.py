@@ -1,0 +1,316 @@
+import tracemalloc
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from foveate.core.errors import DataError
+from foveate.data.benchmarks import BENCHMARKS
+from foveate.data.load import data_hash, default_split, load_samples
+from foveate.data.prompts import phrased
+from foveate.metrics.answers import SCORINGS
+from tests.data import tables
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+FILES = {
+    "pope": tables.pope,
+    "mme": tables.mme,
+    "textvqa": tables.textvqa,
+    "textvqa_ocr": tables.textvqa,
+    "vqav2": tables.vqav2,
+    "vizwiz": tables.vizwiz,
+    "scienceqa": tables.scienceqa,
+    "mmbench": tables.mmbench,
+    "mmbench_cn": tables.mmbench,
+    "seedbench": tables.seedbench,
+    "mmvet": tables.mmvet,
+    "refcoco": tables.refcoco,
+    "refcoco+": tables.refcoco,
+    "refcocog": tables.refcoco,
+    "gqa": tables.gqa,
+}
+# questions, pictures, and what the first question becomes: references, kind, LLaVA's prompt
+SHORT = "\nAnswer the question using a single word or phrase."
+LETTER = "\nAnswer with the option's letter from the given choices directly."
+EXPECTED = {
+    "pope": (18, 3, ("yes",), "random", "Is there a star in the image?" + SHORT),
+    "mme": (8, 4, ("yes",), "existence", "Is this a star?" + SHORT),
+    "textvqa": (4, 2, ("nokia",) * 7 + ("the nokia", "phone", "Nokia."), "", "what is number 0?" + SHORT),
+    "textvqa_ocr": (
+        4,
+        2,
+        ("nokia",) * 7 + ("the nokia", "phone", "Nokia."),
+        "",
+        "what is number 0?\nReference OCR token: NOKIA, 3310" + SHORT,
+    ),
+    "vqav2": (2, 2, ("yes",) * 9 + ("no",), "yes/no", "is there any red star?" + SHORT),
+    "vizwiz": (
+        2,
+        2,
+        ("unanswerable",) * 6 + ("beige", "brown", "tan", "tan"),
+        "unanswerable",
+        "Ok. There is another picture I hope it is a better one.\n"
+        "When the provided information is insufficient, respond with 'Unanswerable'." + SHORT,
+    ),
+    "scienceqa": (2, 2, ("A", "the star"), "natural science", "Which is red?\nA. the star\nB. the ring" + LETTER),
+    "mmbench": (
+        4,
+        2,
+        ("A", "red"),
+        "attribute",
+        "There is one star.\nWhat color is the star?\nA. red\nB. blue" + LETTER,
+    ),
+    "mmbench_cn": (
+        4,
+        2,
+        ("A", "red"),
+        "attribute",
+        "There is one star.\nWhat color is the star?\nA. red\nB. blue\n请直接回答选项字母。",
+    ),
+    "seedbench": (
+        2,
+        2,
+        ("C", "Three"),
+        "5",
+        "How many shapes are there?\nA. One\nB. Two\nC. Three\nD. Four" + LETTER,
+    ),
+    "mmvet": (2, 2, ("-1<AND>-5",), "ocr,math", "What is x in the equation?"),
+    "gqa": (4, 2, ("red",), "query", "What color is the star?" + SHORT),
+} | {
+    name: (
+        3,
+        1,
+        ("[0.50, 0.00, 0.75, 0.50]", "[0.500000, 0.000000, 0.750000, 0.500000]"),
+        "",
+        "Please provide the bounding box coordinate of the region this sentence describes: red star",
+    )
+    for name in ("refcoco", "refcoco+", "refcocog")
+}
+
+
+def test_every_benchmark_is_tried_here():
+    assert set(BENCHMARKS) == set(FILES) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_table_of_the_hubs_columns_becomes_questions(name, tmp_path):
+    place = FILES[name](tmp_path / ("gqa" if name == "gqa" else "questions.parquet"))
+    samples = load_samples(f"{name}:{place}", default_split(name))
+    questions, pictures, references, kind, prompt = EXPECTED[name]
+    assert [sample.problem for sample in samples] == [""] * questions
+    assert len({sample.id for sample in samples}) == questions
+    images = [sample.image_id for sample in samples]
+    assert len(set(images)) == pictures == 1 + sum(a != b for a, b in pairwise(images))
+    first = samples[0]
+    assert (first.references, first.kind, phrased(first, "llava")) == (references, kind, prompt)
+    assert first.image.size == ((160, 80) if name.startswith("refcoco") else (96, 96))
+    assert SCORINGS[first.scoring](references[0].replace("<AND>", " and "), references) == 1
+    assert SCORINGS[first.scoring]("no, 7, 7, 7, 7", references) < 1
+
+
+def test_the_pixels_are_those_of_the_file(tmp_path):
+    place = tables.pope(tmp_path / "pope.parquet")
+    for sample in load_samples(f"pope:{place}", "test"):
+        number = int(sample.image_id[-1])
+        blocks = np.random.default_rng(number).integers(0, 256, (12, 12, 3), np.uint8)
+        np.testing.assert_array_equal(np.asarray(sample.image), np.kron(blocks, np.ones((8, 8, 1), np.uint8)))
+
+
+def test_splits_of_pope_are_its_categories_and_all_of_them(tmp_path):
+    place = tables.pope(tmp_path / "pope.parquet")
+    parts = {kind: load_samples(f"pope:{place}", kind) for kind in tables.POPE_KINDS}
+    assert all({sample.kind for sample in samples} == {kind} for kind, samples in parts.items())
+    together = {sample.id for samples in parts.values() for sample in samples}
+    assert together == {sample.id for sample in load_samples(f"pope:{place}", "test")}
+
+
+def test_an_unknown_split_lists_the_known_ones(tmp_path):
+    place = tables.pope(tmp_path / "pope.parquet")
+    with pytest.raises(DataError, match="'hard' of 'pope' is unknown; known: test, random, popular, adversarial"):
+        load_samples(f"pope:{place}", "hard")
+
+
+@pytest.mark.parametrize("limit", [1, 4, 7])
+def test_a_limited_split_is_the_beginning_of_the_whole(limit, tmp_path):
+    place = tables.pope(tmp_path / "pope.parquet")
+    whole = load_samples(f"pope:{place}", "test")
+    some = load_samples(f"pope:{place}", "test", limit)
+    assert [sample.id for sample in some] == [sample.id for sample in whole[:limit]]
+    assert data_hash(some) == data_hash(whole[:limit]) != data_hash(whole)
+
+
+def test_folders_of_the_hubs_layout_and_of_save_to_disk_are_read_alike(tmp_path):
+    file = tables.pope(tmp_path / "one.parquet")
+    rows = tables.pope_rows()
+    tables.write(tmp_path / "hub/data/test-00000-of-00002.parquet", rows[:7], tables.POPE)
+    tables.write(tmp_path / "hub/data/test-00001-of-00002.parquet", rows[7:], tables.POPE)
+    tables.write(tmp_path / "hub/data/other-00000-of-00001.parquet", rows[:1], tables.POPE)
+    Dataset.from_parquet(str(file)).save_to_disk(tmp_path / "saved")
+    hashes = {data_hash(load_samples(f"pope:{tmp_path / place}", "test")) for place in ("one.parquet", "hub", "saved")}
+    assert len(hashes) == 1
+
+
+def test_a_picture_may_be_a_path_beside_the_table(tmp_path):
+    rows = tables.pope_rows(1)[:2]
+    (tmp_path / "star.png").write_bytes(rows[0]["image"]["bytes"])
+    pictures = [{"bytes": None, "path": "star.png"}] * 2
+    stored = tables.write(
+        tmp_path / "pope.parquet",
+        [row | {"image": image} for row, image in zip(rows, pictures, strict=True)],
+        tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}},
+    )
+    assert load_samples(f"pope:{stored}", "test")[0].image.size == (96, 96)
+
+
+def test_an_orientation_in_exif_is_not_applied(tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (96, 48)).save(path, exif=exif)
+    rows = [tables.pope_rows(1)[0] | {"image": {"bytes": path.read_bytes(), "path": None}}]
+    place = tables.write(tmp_path / "pope.parquet", rows, tables.POPE)
+    assert load_samples(f"pope:{place}", "test")[0].image.size == (96, 48)
+
+
+def test_the_hash_knows_the_pictures_and_the_answers(tmp_path):
+    rows = tables.pope_rows(1)
+    other = [rows[0] | {"image": tables.picture(99)}, *rows[1:]]
+    wrong = [rows[0] | {"answer": "no"}, *rows[1:]]
+    hashes = {
+        data_hash(load_samples(f"pope:{tables.write(tmp_path / f'{n}.parquet', some, tables.POPE)}", "test"))
+        for n, some in enumerate((rows, other, wrong))
+    }
+    assert len(hashes) == 3
+    assert data_hash(load_samples(f"pope:{tmp_path / '0.parquet'}", "test")) in hashes
+
+
+def test_no_picture_is_decoded_before_it_is_looked_at(tmp_path, monkeypatch):
+    place = tables.pope(tmp_path / "pope.parquet")
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda data: opened.append(data))
+    samples = load_samples(f"pope:{place}", "test")
+    data_hash(samples)
+    assert opened == [] and len(samples) == 18
+
+
+def test_splits_without_answers_have_no_references(tmp_path):
+    place = tables.vqav2(tmp_path / "vqav2.parquet", answered=False)
+    assert [(s.references, s.scoring, s.problem) for s in load_samples(f"vqav2:{place}", "test")] == [
+        ((), "none", "")
+    ] * 2
+
+
+def test_a_box_is_the_evidence(tmp_path):
+    place = tables.refcoco(tmp_path / "refcoco.parquet")
+    (mask,) = load_samples(f"refcoco:{place}", "val")[0].evidence
+    expected = np.zeros((80, 160), bool)
+    expected[:40, 80:120] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "internvl", "unheard_of"])
+def test_every_family_has_words_for_every_form_and_says_all_that_is_asked(family, tmp_path):
+    samples = [
+        load_samples(f"{name}:{make(tmp_path / (name if name == 'gqa' else f'{name}.parquet'))}", default_split(name))[
+            -1
+        ]
+        for name, make in FILES.items()
+    ]
+    for sample in samples:
+        text = phrased(replace(sample, question="what {hint} is {options}?"), family)
+        assert text.count("what {hint} is {options}?") == 1  # braces in a question are no places
+        assert sample.hint in text
+        assert all(f"{letter}. {option}" in text for letter, option in zip("ABCDE", sample.options, strict=False))
+
+
+BROKEN = {
+    "no bytes": ({"image": {"bytes": None, "path": None}}, "neither bytes nor a path"),
+    "noise": ({"image": {"bytes": b"noise", "path": None}}, "cannot be decoded"),
+    "cut": ({"image": {"bytes": tables.picture(1)["bytes"][:60], "path": None}}, "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_picture_is_named_with_its_question(kind, tmp_path):
+    change, cause = BROKEN[kind]
+    rows = tables.pope_rows(1)
+    types = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
+    place = tables.write(tmp_path / "pope.parquet", [row | change for row in rows], types)
+    sample = load_samples(f"pope:{place}", "test")[0]
+    with pytest.raises(DataError, match=rf"question 'random-1': picture 'COCO_val2014_000000000000'.*{cause}"):
+        _ = sample.image
+
+
+def test_a_picture_beyond_pillows_limit_is_refused(tmp_path, monkeypatch):
+    place = tables.pope(tmp_path / "pope.parquet")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(DataError, match="exceeds limit of 2000 pixels"):
+        _ = load_samples(f"pope:{place}", "test")[0].image
+
+
+ROWS = {
+    "answers": (tables.textvqa_rows, tables.TEXTVQA, {"answers": []}, "textvqa", "validation", "list of answers is []"),
+    "answer": (tables.pope_rows, tables.POPE, {"answer": "maybe"}, "pope", "test", "'maybe', expected yes or no"),
+    "question": (tables.pope_rows, tables.POPE, {"question": " "}, "pope", "test", "question is ' ', expected a text"),
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_a_malformed_row_is_a_question_with_a_problem_and_the_others_stand(what, tmp_path):
+    make, types, change, name, split, problem = ROWS[what]
+    rows = make()
+    place = tables.write(tmp_path / "rows.parquet", [rows[0] | change, *rows[1:]], types)
+    samples = load_samples(f"{name}:{place}", split)
+    assert len(samples) == len(rows)
+    assert [problem in sample.problem for sample in samples if sample.problem] == [True]
+
+
+def refused(data: str, split: str = "test") -> str:
+    with pytest.raises(DataError) as caught:
+        load_samples(data, split)
+    return str(caught.value)
+
+
+def test_what_is_wrong_with_a_table_is_said(tmp_path):
+    rows = [{name: row[name] for name in ("question", "image", "category")} for row in tables.pope_rows()]
+    lacking = tables.write(tmp_path / "lacking.parquet", rows, tables.POPE)
+    assert "lacks the columns question_id, answer, image_source; found: " in refused(f"pope:{lacking}")
+    some = [row for row in tables.pope_rows() if row["category"] == "random"]
+    place = tables.write(tmp_path / "random.parquet", some, tables.POPE)
+    assert "has no rows with category 'popular'" in refused(f"pope:{place}", "popular")
+    (tmp_path / "noise.parquet").write_text("noise")
+    assert "cannot be read as parquet" in refused(f"pope:{tmp_path / 'noise.parquet'}")
+    assert "there is no file or folder" in refused(f"pope:{tmp_path / 'nothing'}")
+    (tmp_path / "empty").mkdir()
+    assert "holds no parquet files of split 'test'" in refused(f"pope:{tmp_path / 'empty'}")
+    assert "--data pope:PATH" in refused("pope")  # no hub is reachable in tests
+    assert "data 'pop' is unknown; known: scenes, gqa, mmbench" in refused("pop")
+    assert "scenes are made, not read" in refused("scenes:here")
+    assert "no place after the colon" in refused("pope:")
+
+
+def test_a_table_of_many_questions_stays_small_in_memory(tmp_path):
+    """Objects that a split of 5,000 questions with pictures of 20 kB each keeps alive."""
+    data = np.random.default_rng(0).bytes(20_000)
+    row = tables.pope_rows(1)[0] | {"image": {"bytes": data, "path": None}}
+    types = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
+    rows = [row | {"image_source": f"i{n}", "question_id": str(n)} for n in range(5000)]
+    place = tables.write(tmp_path / "pope.parquet", rows, types)
+    del rows
+    tracemalloc.start()
+    try:
+        samples = load_samples(f"pope:{place}", "test")
+        data_hash(samples)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(samples) == 5000
+    assert kept < 5000 * 4_000 and peak < 5000 * 5_000  # a fifth of the pictures

@@ -1,0 +1,236 @@
+"""Official numbers against hand-worked cases and against torchmetrics."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import (
+    binary_accuracy,
+    binary_f1_score,
+    binary_precision,
+    binary_recall,
+)
+
+from foveate.metrics.answers import SCORINGS
+from foveate.metrics.benchmarks import MEASURES, measured, measures_of
+from foveate.metrics.boxes import box_hit, box_overlap, named_box, overlap
+from foveate.metrics.choices import letter_match, option_letter, pope_answer, yes_or_no
+from foveate.metrics.open_answers import (
+    gqa_match,
+    mentions,
+    textvqa_accuracy,
+    textvqa_normalised,
+    vqa_accuracy,
+    vqa_normalised,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "normalised"),
+    [
+        ("The cat", "cat"),
+        ("an  apple a day", "apple day"),
+        ("Two dogs", "2 dogs"),
+        ("none", "0"),
+        ("ten.", "10"),
+        ("3.5", "3.5"),
+        ("1,000", "1000"),
+        ("dont", "don't"),
+        ("couldnt've", "couldn't've"),
+        ("couldn'tve", "couldn't've"),
+        ("couldntve", "couldntve"),
+        ("somebody'd", "somebodyd"),
+        ("hi! there", "hi there"),
+        ("black-white", "black white"),
+        ("black - white", "black white"),
+        ("a/b", "b"),
+        ("yes\n", "yes"),
+        ("$5", "$5"),
+        ("what?", "what"),
+        ("U.S.A.", "usa"),
+    ],
+)
+def test_vqa_normalises_as_its_evaluation_page_says(text, normalised):
+    assert vqa_normalised(text) == normalised
+
+
+@pytest.mark.parametrize(("text", "normalised"), [("Tom's", "tom 's"), ("a, b", "b"), ("who?me", "whome")])
+def test_textvqa_also_sets_the_possessive_apart(text, normalised):
+    assert textvqa_normalised(text) == normalised
+
+
+def test_vqa_accuracy_is_the_mean_over_subsets_of_nine_annotators():
+    """By the definition: for each nine of ten annotators min(1, agreeing / 3), averaged."""
+    for agreeing in range(11):
+        references = ["red"] * agreeing + [f"other {n}" for n in range(10 - agreeing)]
+        subsets = [min(1, sum(r == "red" for r in nine) / 3) for nine in itertools.combinations(references, 9)]
+        assert vqa_accuracy("The red.", references) == pytest.approx(np.mean(subsets))
+        assert textvqa_accuracy("Red", references) == pytest.approx(np.mean(subsets))
+    assert vqa_accuracy("red", ["red"] * 3 + ["blue"] * 7) == pytest.approx(0.9)
+
+
+def test_annotators_answers_are_normalised_too():
+    assert textvqa_accuracy("two", ["2", "Two.", "two!", "the two"] + ["x"] * 6) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("said", "true", "score"),
+    [("Red.", "red", 1), ("to the left", "left", 0), ("T-shirt", "tshirt", 1), ("", "red", 0)],
+)
+def test_gqa_compares_bare_words(said, true, score):
+    assert gqa_match(said, (true,)) == score
+
+
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [("x = -1 or x = -5", 1), ("x is -5.", 0.5), ("I do not know", 0), ("15 and 51", 0)],
+)
+def test_mentions_counts_the_parts_of_a_reference(said, share):
+    assert mentions(said, ("-1<AND>-5",)) == share
+    assert mentions(said, ("-1<AND>-5<OR>never",)) == share
+    assert mentions("never", ("-1<AND>-5<OR>never",)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Yes, there is a star.", "yes"),
+        ("No, there is no star.", "no"),
+        ("There is not. Yes.", "no"),
+        ("I see a star. There is no ring.", "yes"),
+        ("nothing", "yes"),
+        ("", "yes"),
+    ],
+)
+def test_pope_takes_everything_for_yes_that_does_not_deny_in_its_first_sentence(text, answer):
+    assert pope_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("Yes", "yes"), ("no.", "no"), ("Y", "yes"), ("Not at all", "no"), ("The answer is yes", "other"), ("", "other")],
+)
+def test_mme_looks_at_the_first_letters(text, answer):
+    assert yes_or_no(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("b", "B"),
+        ("(c)", "C"),
+        ("D. four", "D"),
+        ("A: one", "A"),
+        ("The answer is B.", "B"),
+        ("answer: (C)", "C"),
+        ("I would choose B here", "B"),
+        ("A red star is there", ""),
+        ("A star", "A"),
+        ("B or C", ""),
+        ("blue", ""),
+        ("Because", ""),
+        ("I don't know", ""),
+        ("", ""),
+    ],
+)
+def test_the_letter_of_an_option_is_found(text, letter):
+    assert option_letter(text) == letter
+
+
+def test_an_answer_without_letter_may_be_the_options_text():
+    assert letter_match("The Blue.", ("B", "the blue")) == 1
+    assert letter_match("blue", ("B", "the blue")) == 0
+    assert letter_match("A. the blue", ("B", "the blue")) == 0
+
+
+def test_overlap_equals_counting_pixels():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:20, :20]
+    for _ in range(200):
+        boxes = [np.sort(rng.integers(0, 21, (2, 2)), 1).ravel().tolist() for _ in "ab"]
+        boxes = [(left, top, right, bottom) for left, right, top, bottom in boxes]
+        one, other = [(x >= b[0]) & (x < b[2]) & (y >= b[1]) & (y < b[3]) for b in boxes]
+        expected = (one & other).sum() / (one | other).sum() if one.any() and other.any() else 0
+        assert overlap(*boxes) == pytest.approx(expected)
+
+
+def test_boxes_are_read_from_shares_and_thousandths():
+    truth = ("[0.10, 0.20, 0.50, 0.60]", "[0.100000, 0.200000, 0.500000, 0.600000]")
+    for said in ("[0.1, 0.2, 0.5, 0.6]", "It is at (100,200),(500,600).", "<box>[[100, 200, 500, 600]]</box>"):
+        assert box_overlap(said, truth) == pytest.approx(1)
+    assert named_box("in the middle") is None
+    assert box_hit("in the middle", truth) == 0
+    assert box_hit("[0.1, 0.2, 0.5, 0.41]", truth) == 1  # 21 / 40 of the box
+    assert box_hit("[0.1, 0.2, 0.5, 0.39]", truth) == 0
+
+
+def columns(rows):
+    names = ("image_id", "kind", "prediction", "reference", "score")
+    return {name: np.array([row[i] for row in rows], object) for i, name in enumerate(names)}
+
+
+def test_pope_equals_torchmetrics():
+    rng = np.random.default_rng(3)
+    rows = [
+        (f"i{n // 6}", "random", ("Yes.", "No, there is none.")[rng.integers(2)], ("yes", "no")[rng.integers(2)], 0)
+        for n in range(600)
+    ]
+    said = torch.tensor([row[2] == "Yes." for row in rows]).int()
+    true = torch.tensor([row[3] == "yes" for row in rows]).int()
+    expected = {
+        "F1": binary_f1_score(said, true),
+        "accuracy": binary_accuracy(said, true),
+        "precision": binary_precision(said, true),
+        "recall": binary_recall(said, true),
+        "yes ratio": said.float().mean(),
+    }
+    found = {measure.name: measured(measure, columns(rows)) for measure in MEASURES["pope"]}
+    assert found == pytest.approx({name: value.item() for name, value in expected.items()})
+
+
+def test_pope_without_positives_has_no_f1():
+    rows = [("i", "random", "no", "no", 1.0)] * 3
+    found = {measure.name: measured(measure, columns(rows)) for measure in MEASURES["pope"]}
+    assert np.isnan([found["F1"], found["precision"], found["recall"]]).all()
+    assert (found["accuracy"], found["yes ratio"]) == (1, 0)
+
+
+def test_mme_adds_accuracy_and_pairs_per_subtask():
+    rows = [
+        *[("e/1", "existence", "yes", "yes", 1.0), ("e/1", "existence", "no", "no", 1.0)],
+        *[("e/2", "existence", "yes", "yes", 1.0), ("e/2", "existence", "yes", "no", 0.0)],
+        *[("c/1", "count", "no", "yes", 0.0), ("c/1", "count", "no", "no", 1.0)],
+        *[("k/1", "code_reasoning", "yes", "yes", 1.0), ("k/1", "code_reasoning", "no", "no", 1.0)],
+    ]
+    order = np.random.default_rng(0).permutation(len(rows))  # pictures need not stay together
+    found = {m.name: measured(m, columns([rows[i] for i in order])) for m in MEASURES["mme"]}
+    assert found["existence"] == 100 * 3 / 4 + 100 * 1 / 2
+    assert found["count"] == 50 + 0
+    assert found["perception"] == found["existence"] + found["count"]
+    assert found["cognition"] == found["code_reasoning"] == 200
+
+
+def test_a_circular_question_is_right_if_all_its_rotations_are():
+    rows = [
+        *[("1", "", "A", "A", 1.0), ("1", "", "B", "B", 1.0)],
+        *[("2", "", "A", "A", 1.0), ("2", "", "A", "B", 0.0)],
+    ]
+    circular, each = (measured(measure, columns(rows)) for measure in measures_of("mmbench"))
+    assert (circular, each) == (0.5, 0.75)
+
+
+def test_grounding_reports_hits_and_overlap():
+    truth = "[0.00, 0.00, 1.00, 1.00] | [0.000000, 0.000000, 1.000000, 1.000000]"
+    rows = [("1", "", "[0, 0, 1, 1]", truth, 1.0), ("2", "", "[0, 0, 0.4, 1]", truth, 0.0)]
+    hits, mean = (measured(measure, columns(rows)) for measure in measures_of("refcoco"))
+    assert (hits, mean) == (0.5, pytest.approx(0.7))
+
+
+def test_every_score_lies_between_0_and_1():
+    references = ("[0.1, 0.1, 0.2, 0.2]", "B", "yes")
+    for name, scoring in SCORINGS.items():
+        if name != "none":
+            for said in ("", "yes", "B", "[0.1, 0.1, 0.2, 0.2]", "red, blue", "0 0 0 0"):
+                assert 0 <= scoring(said, references[::-1]) <= 1
