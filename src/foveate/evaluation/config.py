@@ -9,9 +9,11 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from foveate.compression import Compressor
 
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 _CANNOT_CHANGE_AN_ANSWER = ("studies", "reference", "testing", "cli.py")
 
 
@@ -31,6 +33,8 @@ class EvalConfig:
         batch_size: Questions per batch, each with its own keys and values: lower it for large models.
         device: "cpu", "cuda" or another accelerator.
         out: Folder under which records and encodings are kept.
+        loggers: Where the course of an evaluation is told besides: see `evaluation.loggers`.
+        project: Under which name loggers that know projects file it.
     """
 
     compressor: Compressor
@@ -44,6 +48,8 @@ class EvalConfig:
     batch_size: int = 256
     device: str = "cpu"
     out: Path = Path("runs")
+    loggers: tuple[LoggerName, ...] = ()
+    project: str = "foveate"
 
     def identity(self, checkpoint: str, data: str) -> dict[str, str | int | None]:
         """Everything that can change an answer.
