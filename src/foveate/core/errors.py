@@ -29,5 +29,13 @@ class DataError(FoveateError):
     """A data set, split or sample that is unknown, empty or malformed."""
 
 
+class DeviceError(FoveateError):
+    """Devices that are not there, or processes that do not work together."""
+
+
+class MissingPackage(FoveateError):
+    """An optional package that is asked for and not installed."""
+
+
 class OutputError(FoveateError):
     """A place for results that cannot be written, or that holds results of another configuration."""

@@ -18,12 +18,13 @@ from tqdm import tqdm
 
 from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import BudgetError, UnsupportedModel
+from foveate.core.errors import BudgetError, DeviceError, UnsupportedModel
 from foveate.core.types import Grid
 from foveate.data.sample import VQASample
 from foveate.evaluation.causal import Curve, Inquiry, Occlusion, curve, inquire, occlusion
 from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
+from foveate.evaluation.devices import team
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.measures import Facts, Measured, curve_rows, map_rows, pair_rows, signal_rows
 from foveate.evaluation.module import RecordWriter, asked, asked_text, evidence_of
@@ -90,6 +91,8 @@ def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableF
     Raises:
         FoveateError: The model, data, plan or place is not usable; the message says why.
     """
+    if team().size > 1:
+        raise DeviceError("bias is measured by one process: leave --devices and --nodes out")
     config = replace(config, compressor=Identity())
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from foveate.compression import Compressor
 from foveate.data.load import default_split, parsed
 
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 _CANNOT_CHANGE_AN_ANSWER = ("studies", "reference", "testing", "cli.py")
 
 
@@ -36,6 +37,8 @@ class EvalConfig:
         out: Folder under which records and encodings are kept.
         on_error: What becomes of a question that cannot be asked: "stop" the run, or "skip" the question, which is then
             recorded as failed.
+        loggers: Where the course of an evaluation is told besides: see `evaluation.loggers`.
+        project: Under which name loggers that know projects file it.
     """
 
     compressor: Compressor
@@ -50,6 +53,8 @@ class EvalConfig:
     device: str = "cpu"
     out: Path = Path("runs")
     on_error: Literal["stop", "skip"] = "stop"
+    loggers: tuple[LoggerName, ...] = ()
+    project: str = "foveate"
 
     def __post_init__(self) -> None:
         if not self.split:

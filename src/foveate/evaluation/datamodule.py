@@ -15,19 +15,32 @@ from foveate.data.sample import VQASample
 class QuestionsInBatches(lightning.LightningDataModule):
     """Batches of at most `batch_size` questions; a picture with fewer questions is never torn apart.
 
+    Processes that share the questions take turns, batch by batch, so the batches are the same for any number of them.
+
     Args:
         samples: The questions; those about a picture follow each other.
         batch_size: Questions per batch.
         order: Seed by which the pictures are shuffled; None leaves them as they stand.
+        process: Number of this one.
+        processes: How many there are.
     """
 
-    def __init__(self, samples: Sequence[VQASample], batch_size: int, order: int | None = None) -> None:
+    def __init__(
+        self,
+        samples: Sequence[VQASample],
+        batch_size: int,
+        order: int | None = None,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
         super().__init__()
         pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
         if order is not None:
             np.random.default_rng(order).shuffle(pictures)  # type: ignore[arg-type] (lists of lists are sequences)
         pieces = [picture[i : i + batch_size] for picture in pictures for i in range(0, len(picture), batch_size)]
-        self.batches: Any = _filled(pieces, batch_size)
+        batches = _filled(pieces, batch_size)
+        self.batches: Any = batches[process::processes]
+        self.turns_of_all = len(batches) // processes  # in a later turn not every process has a batch
 
     def predict_dataloader(self) -> DataLoader:
         return DataLoader(self.batches, batch_size=None, collate_fn=list)

@@ -1,6 +1,7 @@
 """The prediction loop: compress, answer, score."""
 
 import math
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -266,5 +267,7 @@ class RecordWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         self.folder.append(prediction)
+        if trainer.received_sigterm:  # which Lightning's prediction loop notes and goes on
+            raise SystemExit(128 + signal.SIGTERM)
         if self.enough and self.enough():
             raise Enough

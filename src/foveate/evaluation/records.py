@@ -4,7 +4,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ SCHEMA = pa.schema([(name, _COLUMN_TYPES[kind]) for name, kind in Record.__annot
 
 
 class RunFolder(ABC):
-    """What a run leaves on disk, batch by batch; whoever writes to it holds `lock`."""
+    """What a run leaves on disk, batch by batch; whoever leads a run holds `lock`, who only writes to it `hand`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -86,6 +86,9 @@ class RunFolder(ABC):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock"):
+                for helper in self.folder.glob(".hand-*"):  # of a leader that is gone
+                    with FileLock(helper):
+                        pass
                 if not (self.folder / "config.json").exists():
                     with replacing(self.folder / "config.json") as path:
                         path.write_text(json.dumps(identity, indent=1))
@@ -94,6 +97,10 @@ class RunFolder(ABC):
             raise OutputError(
                 f"records cannot be written to {self.folder}: {error.strerror}; choose another --out"
             ) from error
+
+    def hand(self, number: int) -> FileLock:
+        """Held by helper `number` as long as it writes, so that no other run begins before an orphan has ended."""
+        return FileLock(self.folder / f".hand-{number}")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -181,6 +188,15 @@ class RecordFolder(RunFolder):
                 "remove the folder and evaluate again"
             )
         return table
+
+    def since(self, known: Collection[Path], columns: Sequence[str]) -> dict[Path, pa.Table]:
+        """The parts that are not among the known ones.
+
+        Args:
+            known: Earlier parts.
+            columns: Which are read.
+        """
+        return {part: pq.read_table(part, columns=list(columns)) for part in self._parts() if part not in known}
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))

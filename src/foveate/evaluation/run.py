@@ -1,19 +1,22 @@
 """Runs a configuration, or returns its records when it has been run."""
 
-import signal
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import pyarrow as pa
 import pytorch_lightning as lightning
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import TQDMProgressBar
 
-from foveate.core.errors import DataError
+from foveate.core.errors import DataError, OutputError
 from foveate.data.load import data_hash, load_samples
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
+from foveate.evaluation.devices import team
 from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.loggers import check_loggers, told
 from foveate.evaluation.module import RECORD_IT, Answering, Enough, RecordWriter
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.models.load import LoadedModel, load
@@ -50,6 +53,7 @@ def evaluate(
     Raises:
         FoveateError: The model, data, compressor or place is not usable; the message says why.
     """
+    check_loggers(config.loggers)
     loaded: LoadedModel = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     identity = config.identity(loaded.identity, questions)
@@ -60,44 +64,96 @@ def evaluate(
         done = folder.done()
         if done and enough and enough(folder.read()):
             return folder
-        if left := [sample for sample in samples if sample.id not in done]:
-            encodings = encodings_of(config, loaded, samples, questions)
-            good, failed = set_aside(left, encodings)
-            if failed:
-                folder.append(failed)
-            module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip")
-            batches = QuestionsInBatches(good, config.batch_size, order)
-            writer = RecordWriter(folder, (lambda: enough(folder.read())) if enough else None)
-            if good and not predict(module, batches, writer, progress):
-                return folder
+        if left := frozenset(sample.id for sample in samples) - done:
+            share = Share(config, folder.folder.name, left, order, enough is not None)
+            with told(config, folder, identity) as callbacks:
+                own = partial(share.answer, (lambda: enough(folder.read())) if enough else None, progress, callbacks)
+                if not team().together(share, own):
+                    return folder
         folder.finish(sample.id for sample in samples)
     return folder
 
 
+@dataclass(frozen=True)
+class Share:
+    """What every process of a team does in an evaluation; a value, so that it can be sent.
+
+    Attributes:
+        config: Of the evaluation.
+        run: Its id.
+        left: Questions without a record.
+        order: See `evaluate`.
+        stops: Whether the first process may have enough before the end.
+    """
+
+    config: EvalConfig
+    run: str
+    left: frozenset[str]
+    order: int | None
+    stops: bool
+
+    def __call__(self) -> None:
+        """The share of a helper.
+
+        Raises:
+            OutputError: It would answer something else than the leader.
+        """
+        with RecordFolder(self.config.out / "records" / self.run).hand(team().number):
+            self.answer((lambda: False) if self.stops else None)  # the first process is asked
+
+    def answer(
+        self,
+        enough: Callable[[], bool] | None = None,
+        progress: bool = False,
+        callbacks: Sequence[lightning.Callback] = (),
+    ) -> bool:
+        """Answers this process's turns; false if the first process had enough before the end."""
+        config = self.config
+        loaded = cached_load(config.model, config.device, config.dtype)
+        samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+        if (run := run_id(config.identity(loaded.identity, questions))) != self.run:
+            raise OutputError(
+                f"run {run} here, {self.run} in the first process: model, data, code and versions must be the same on "
+                "all nodes"
+            )
+        encodings = encodings_of(config, loaded, samples, questions)
+        good, failed = set_aside([sample for sample in samples if sample.id in self.left], encodings)
+        module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip")
+        us, folder = team(), RecordFolder(config.out / "records" / run)
+        batches = QuestionsInBatches(good, config.batch_size, self.order, us.number, us.size)
+        asked = us.asked_by_all(enough, batches.turns_of_all) if enough else None
+        writer = RecordWriter(folder, asked)
+        us.meet()  # nobody writes before all hold what they have to hold
+        if failed and us.number == 0:
+            folder.append(failed)
+        return predict(module, batches, writer, progress, callbacks)
+
+
 def predict(
-    module: lightning.LightningModule, batches: QuestionsInBatches, writer: RecordWriter, progress: bool
+    module: lightning.LightningModule,
+    batches: QuestionsInBatches,
+    writer: RecordWriter,
+    progress: bool,
+    callbacks: Sequence[lightning.Callback] = (),
 ) -> bool:
     """Hands what the module predicts to the writer, batch by batch; false if the writer had enough before the end."""
-    trainer = _trainer(writer, progress)
-    try:
-        trainer.predict(module, datamodule=batches, return_predictions=False)
-    except Enough:
-        return False
-    if trainer.received_sigterm:  # which Lightning's prediction loop notes and goes on
-        raise SystemExit(128 + signal.SIGTERM)
-    return True
-
-
-def _trainer(writer: RecordWriter, progress: bool) -> lightning.Trainer:
-    return lightning.Trainer(
+    if not batches.batches:
+        return True
+    trainer = lightning.Trainer(
         accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
         devices=1,
-        callbacks=[writer, *([TQDMProgressBar()] if progress else [])],  # Rich's would hide bars within a batch
-        logger=False,
+        plugins=[LightningEnvironment()],  # whatever has started this process; see `devices`
+        callbacks=[writer, *callbacks, *([TQDMProgressBar()] if progress else [])],  # Rich's would hide bars in a batch
+        logger=False,  # who is told hears of the records of all processes: see `loggers`
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=progress,
     )
+    try:
+        trainer.predict(module, datamodule=batches, return_predictions=False)
+    except Enough:
+        return False
+    return True
 
 
 def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASample, ...], questions: str) -> Encodings:

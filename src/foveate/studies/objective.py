@@ -109,6 +109,8 @@ class _Hope:
         samples, _ = data_of(config.data, config.split, config.limit, config.seed)
         self._steps = {image: step for step, image in enumerate(dict.fromkeys(sample.image_id for sample in samples))}
         self._questions = len(samples)
+        if objective.max_loss is not None:
+            self.full  # noqa: B018 (is evaluated now: none can begin within another one)
 
     @property
     def full(self) -> Rival:

@@ -1,0 +1,200 @@
+"""One evaluation on several devices: a process for each, of which the first leads and the others help.
+
+Lightning starts the processes by running the command once more for every device, or finds those that torchrun or SLURM
+has started. Only the leader runs what the command says, such as a study; whenever it evaluates, all processes answer
+their share of the batches.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from threading import Thread
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import distributed
+
+from foveate.core.errors import DeviceError, FoveateError
+
+_FOREVER = timedelta(days=365)  # helpers wait while the leader thinks; who dies is noticed without a timeout
+
+
+class Team:
+    """The processes that evaluate together, one per device; what they send each other are small values."""
+
+    def __init__(self, devices: int = 1, nodes: int = 1) -> None:
+        alone = devices * nodes == 1
+        self.fabric = Fabric(
+            accelerator="cpu",  # of what is sent; every process has its model where `load` has put it
+            devices=devices,
+            num_nodes=nodes,
+            strategy="auto" if alone else DDPStrategy(timeout=_FOREVER),
+            plugins=[LightningEnvironment()] if alone else None,  # alone, whatever has started it
+        )
+        self.at_work = False
+
+    @property
+    def number(self) -> int:
+        return self.fabric.global_rank
+
+    @property
+    def size(self) -> int:
+        return self.fabric.world_size
+
+    def meet(self) -> None:
+        """Waits until every process has come here."""
+        self.fabric.barrier()
+
+    def asked_by_all(self, enough: Callable[[], bool], turns: int) -> Callable[[], bool]:
+        """Asked by every process after each of its turns, when all have come so far: the leader's answer.
+
+        Args:
+            enough: The leader's is asked.
+            turns: Of the process that has fewest; later ones are not waited for, and hear no.
+        """
+        left = iter(range(turns))
+
+        def asked() -> bool:
+            if next(left, None) is None:
+                return False
+            self.meet()
+            return self.fabric.broadcast(enough() if self.number == 0 else False)
+
+        return asked
+
+    def together(self, task: Callable[[], object], own: Callable[[], bool]) -> bool:
+        """Has every helper call `task` while this process calls `own`, and returns what that returned.
+
+        Args:
+            task: Can be pickled.
+            own: The same with what only the leader does, such as a bar.
+
+        Raises:
+            DeviceError: Another process died or failed, now or before.
+        """
+        if self.at_work:
+            raise DeviceError("an evaluation of these processes has failed before: start the command again")
+        self.at_work = True
+        try:
+            self.fabric.broadcast(task)
+            result = own()
+            self.meet()  # all have written what they have to write
+        except (RuntimeError, distributed.DistError) as error:
+            if self.size > 1 and _broken(error):
+                raise DeviceError(
+                    "the process of another device died or failed, see above. What is recorded is kept: run the same "
+                    "command again"
+                ) from error
+            raise
+        self.at_work = False
+        return result
+
+    def help(self) -> None:
+        """Works for the leader until it sends the team home, or is no more."""
+        while task := self.fabric.broadcast(None):
+            task()
+            self.meet()
+
+    def go_home(self) -> None:
+        """Ends the helpers; those that are at work end when they notice that the leader has."""
+        if not self.at_work:
+            self.fabric.broadcast(None)
+
+
+_team: Team | None = None
+
+
+def team() -> Team:
+    """Of this process; on its own unless it is led."""
+    global _team
+    _team = _team or Team()
+    return _team
+
+
+def lead(main: Callable[[], None], device: str = "cpu", devices: int = 1, nodes: int = 1) -> None:
+    """Runs `main` in one process, whose evaluations the processes of all devices share.
+
+    Args:
+        main: What to run.
+        device: Kind of the devices, such as "cuda"; every process uses the one of its local rank, modulo those that it
+            sees.
+        devices: Processes per node. torchrun or SLURM must have started as many; without them Lightning starts them.
+        nodes: Machines that run the same command and share the folder of results.
+
+    Raises:
+        DeviceError: The devices are not there, or other numbers of processes were started.
+    """
+    global _team
+    if devices < 1 or nodes < 1:
+        raise DeviceError(f"devices={devices}, nodes={nodes}: at least one of each is needed")
+    started = int(os.environ.get("WORLD_SIZE", "1")) if distributed.is_torchelastic_launched() else 1
+    if devices * nodes == 1 and started == 1:
+        return main()
+    if ":" in device:
+        raise DeviceError(f"device {device!r} is one device: give its kind, {device.split(':')[0]!r}, and --devices")
+    orphan = int(os.environ.get("LOCAL_RANK", "0")) > 0
+    try:
+        if devices * nodes == 1:
+            raise ValueError(f"torchrun has started {started} processes.")
+        _team = Team(devices, nodes)
+        _team.fabric.launch()
+        if _team.size != devices * nodes:
+            raise ValueError(f"{_team.size} processes were started.")
+    except (ValueError, RuntimeError) as error:
+        raise DeviceError(
+            f"devices={devices}, nodes={nodes}: {error} Give --devices, the processes of each node, and --nodes "
+            "as they are started (srun --ntasks-per-node, torchrun --nproc-per-node)"
+        ) from error
+    if orphan:
+        Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _use(device, _team.fabric.local_rank)
+    try:
+        if _team.number == 0:
+            try:
+                main()
+            finally:
+                _team.go_home()
+        else:
+            _help(_team)
+    finally:
+        _team = None
+
+
+def _help(team: Team) -> None:
+    try:
+        team.help()
+    except FoveateError as error:
+        print(f"error: process {team.number} of {team.size}: {error}", file=sys.stderr)
+    except (RuntimeError, distributed.DistError) as error:
+        if not _broken(error):
+            raise
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _broken(error: BaseException) -> bool:
+    """Whether the connection to another process broke."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+
+
+def _use(device: str, number: int) -> None:
+    """Makes the device of this process the one that its kind alone means, such as "cuda"."""
+    if device == "cpu":
+        return
+    if not torch.accelerator.is_available():
+        raise DeviceError(f"device {device!r} is not available to torch on this machine")
+    there = torch.accelerator.device_count()
+    if 1 < there <= number:
+        raise DeviceError(f"device {number + 1} is wanted, and this machine has {there}: choose --devices {there}")
+    torch.accelerator.set_device_index(number % there)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when the one that started it is gone, so that no orphan goes on."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
