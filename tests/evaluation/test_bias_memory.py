@@ -1,0 +1,56 @@
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# The model is narrow, to be quick, and has as many layers, heads and patches as tables have rows for. What is live is
+# what stays when the allocator has given back all that it need not hold; peaks within a batch vary by more than tables.
+PROGRAM = """
+import ctypes, os
+from pathlib import Path
+from transformers import LlavaForConditionalGeneration
+from foveate.compression import Identity
+from foveate.evaluation import EvalConfig
+from foveate.evaluation.bias import BiasPlan, measure
+from foveate.evaluation.tables import TableFolder
+from foveate.reference.architecture import clip_config, llava_config, make_processor
+
+narrow = llava_config(clip_config().vision_config)
+for half in (narrow.vision_config, narrow.text_config):
+    half.hidden_size, half.intermediate_size, half.head_dim = 16, 16, 4
+LlavaForConditionalGeneration(narrow).save_pretrained("narrow")
+make_processor().save_pretrained("narrow")
+
+append, live, written, held = TableFolder.append, [], [], []
+
+def noting(folder, batch):
+    append(folder, batch)
+    if folder.folder.parents[1].name == "held":
+        held.append(batch)
+    written.append(sum(table.nbytes for table in batch.values()))
+    del batch
+    ctypes.CDLL(None).malloc_trim(0)
+    live.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+
+TableFolder.append = noting
+for place, questions in (("put on disk", 48), ("held", 36)):
+    config = EvalConfig(Identity(), "narrow", limit=questions, max_new_tokens=2, batch_size=12, out=Path(place))
+    measure(config, BiasPlan(side=12, shares=(0.5,)), progress=False)
+    print("grown", live[-1] - live[0], sum(written[1:]))
+    live.clear(), written.clear()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are not told to give memory back")
+def test_after_four_times_as_many_questions_a_measurement_holds_no_more_memory(tmp_path):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    lines = [line.split() for line in result.stdout.splitlines() if line.startswith("grown")]
+    (grown, written), (grown_with_tables, held) = ((int(line[1]), int(line[2])) for line in lines)
+    assert grown_with_tables > 0.9 * held  # what is measured is memory
+    assert grown < 0.25 * written
