@@ -160,7 +160,8 @@ def pairs_figure(squares: dict[str, pd.DataFrame], n: int, images: int) -> Figur
     shown = {measure: pairs_data(square) for measure, square in squares.items()}
     side = 2.4 + 0.2 * max(map(len, shown.values()))
     with house_style():
-        figure = Figure(figsize=((side + 0.4) * len(shown), side + 0.7), layout="constrained")
+        # a square takes what names and colours leave of the width, and so of the height: more would stay empty
+        figure = Figure(figsize=((side + 0.4) * len(shown), side + 0.35), layout="constrained")
         for ax, (measure, square) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
             draw_pairs(square, measure, ax)
         text = f"{_SIZE.format(n=n, images=images)}; means over questions, heads averaged. Numbers are layers."

@@ -216,9 +216,13 @@ def sinks_figure(data: pd.DataFrame) -> Figure:
         if shown:
             figure.legend(shown.values(), shown.keys(), frameon=False, fontsize=10.5, loc="outside right upper")
         note = (
-            f"n = {data['n'].max():,} questions about {data['images'].max():,} images; bands: 95 % intervals over "
-            f"images. Sinks, also called registers: patches whose features have an outlying norm (Tukey's rule). "
-            f"Dashed: {NAMES[RANDOM]} patches; dotted: {NAMES['uniform']}: the share that sinks are of all patches."
+            f"n = {data['n'].max():,} questions about {data['images'].max():,} images. Sinks, also called registers: "
+            "patches whose features have an outlying norm (Tukey's rule)."
         )
+        if not none:
+            note += (
+                f" Bands: 95 % intervals over images. Dashed: {NAMES[RANDOM]} patches; dotted: {NAMES['uniform']}: the "
+                "share that sinks are of all patches."
+            )
         caption(figure, "Do sinks draw the attention?", note)
     return figure

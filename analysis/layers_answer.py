@@ -32,24 +32,20 @@ def _repaired(row: pd.Series, repairs: Repairs, what: str) -> str:
     name = f"{what}, {row['layer']:.0f},"
     if row["wrong"] == 0:
         return f"{name} answers all questions itself."
-    controls = (
-        {f"layer {row['other_layer']:.0f}, the best other one on all questions,": "other"}
-        if pd.notna(row["other"])
-        else {}
-    )
-    if pd.notna(row["random"]):
-        controls[f"random patches ({repairs.seeds} seeds)"] = "random"
+    named = {"other": f"layer {row['other_layer']:.0f}", "random": f"random patches ({repairs.seeds} seeds)"}
+    controls = {column: who for column, who in named.items() if pd.notna(row[column])}
     parts = [
         f"of the {row['wrong']:.0f} questions that {name} gets wrong the sum answers {_share(row, 'of_wrong')}; it "
         f"breaks {round(row['broken'] * n)} of the {n - row['wrong']:.0f} others."
     ]
     if controls:
-        others = " and ".join(f"{who} {_share(row, column)}" for who, column in controls.items())
+        about = {"other": ", the best other one on all questions"}
+        rates = [f"{_share(row, column)} with {who}{about.get(column, '')}" for column, who in controls.items()]
         parts.append(
             "Whoever else chooses repairs some too, for what a layer gets wrong is partly bad luck (regression to the "
-            f"mean): of the same questions {others}."
+            f"mean). Of the same questions are answered: {'; '.join(rates)}."
         )
-        parts += [_beyond(row, column, who.rstrip(",")) for who, column in controls.items()]
+        parts += [_beyond(row, column, who) for column, who in controls.items()]
     return " ".join(parts)
 
 
@@ -72,11 +68,11 @@ def _on_sinks(sinks: pd.DataFrame) -> str:
     if (sinks["sink_share"] == 0).all():
         return f"This model has no sinks: no patch of these pictures has an outlying norm ({size})."
     names = sinks["signal"].unique()
-    name: str | None = next((name for name in ("cls", "received") if name in names), None)
+    name = next((name for name in ("cls", "received") if name in names), None)
     if name is None:
         return "No layer of the tower was measured for sinks."
     layers = sinks[sinks["signal"] == name]
-    most, even = layers.iloc[int(layers["sink_share"].to_numpy().argmax())], sinks[sinks["signal"] == RANDOM]
+    most, even = layers.iloc[int(layers["sink_share"].argmax())], sinks[sinks["signal"] == RANDOM]
     text = f"The layer with most mass on sinks is {most['layers']}: {_share(most, 'sink_share')} ({size})."
     if even.empty:
         return f"{text} Random patches, which would tell an even share, were not measured."

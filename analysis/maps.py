@@ -74,8 +74,7 @@ def place_nulls(folder: TableFolder, permutations: int = PERMUTATIONS, seed: int
     for signal in dict.fromkeys(signal for signal, _ in mapped(folder)):
         sums: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(float))
         for about, maps in _unit_maps(folder, [("signal", "==", signal)]):
-            groups: Any = about.groupby(["layers", "image_id"]).indices
-            for (layers, image), places in groups.items():
+            for (layers, image), places in _equal(about, "layers", "image_id"):
                 sums[layers][image] += maps[places].sum(0)
         for layers, images in sums.items():
             ranks = torch.from_numpy(_unit_ranks(np.stack(list(images.values()))))  # of a sum as of the mean
@@ -96,11 +95,16 @@ def _mean_rows(folder: TableFolder) -> dict[Key, tuple[np.ndarray, int]]:
     sums: dict[Key, Any] = defaultdict(float)
     counts: dict[Key, int] = defaultdict(int)
     for rows, maps in _unit_maps(folder):
-        groups: Any = rows.groupby(["signal", "layers"]).indices
-        for key, places in groups.items():
+        for key, places in _equal(rows, "signal", "layers"):
             sums[key] += maps[places].sum(0)
             counts[key] += len(places)
     return {key: (sums[key] / counts[key], counts[key]) for key in sorted(sums, key=key_order)}
+
+
+def _equal(rows: pd.DataFrame, first: str, second: str) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """What stands in two columns, and the places of the rows where it does."""
+    for (a, b), places in rows.groupby([first, second]).indices.items():  # pyright: ignore
+        yield (str(a), str(b)), np.asarray(places)
 
 
 def _unit_maps(folder: TableFolder, filters: Any = None) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:  # noqa: ANN401

@@ -5,6 +5,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from analysis.drawing import Label, label_lines, save_figure
 from analysis.figures import (
@@ -50,6 +51,17 @@ def test_panel_draws_its_points_and_marks_the_feature_layer(study):
     assert ax.get_title() == "16 of 144 patches (11 %)"
     assert {text.get_text() for text in ax.texts} == {"full", "evidence", "uniform", "random"}
     assert ax.patches[0].get_x() < 4 < ax.patches[0].get_x() + ax.patches[0].get_width()
+
+
+def test_hairs_end_at_the_left_edge_of_their_names():
+    figure = Figure()
+    ax = figure.subplots()
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    label_lines(ax, [Label(1, 0.5, "a rather long name", "black"), Label(1, 0.5, "b", "black")])
+    figure.draw_without_rendering()
+    for name in ax.texts:
+        hair = name.arrow_patch.get_window_extent()
+        assert hair.x1 <= Text.get_window_extent(name).x0 + 1
 
 
 def test_panel_does_without_controls_and_sums(study):

@@ -83,7 +83,8 @@ def test_controls_are_asked_the_same_questions_and_compared_in_pairs(tmp_path, r
     assert got == pytest.approx(multipletests(raw, method="holm")[1], abs=0.01)
     assert got.max() > 0.001
     told = layers_answer(data, pd.DataFrame())
-    assert "of the same questions layer 1, the best other one on all questions," in told
+    assert "] with layer 1, the best other one on all questions; " in told
+    assert "] with random patches (2 seeds). The sum" in told
     assert "The sum answers more of them than random patches (2 seeds): +" in told
 
 
@@ -135,6 +136,7 @@ def test_sinks_have_an_interval_per_signal_and_layer():
 def test_a_model_without_sinks_is_said_to_have_none():
     data = sinks_data(frame({("cls", "0"): [0.0, 0.0], ("random", ""): [0.0, 0.0]}))
     ax = draw_sinks(data, ("cls",), Figure().subplots())
+    assert "Dashed" not in sinks_figure(data).get_supxlabel()  # there is nothing to explain
     assert [text.get_text() for text in ax.texts] == ["no patch is a sink"] and not ax.lines
     assert len(sinks_figure(data).axes) == 2
     table = pd.DataFrame([{"layer": 1, "broken": 0.0, "wrong": 0, "of_wrong": np.nan}])
@@ -147,7 +149,8 @@ def test_the_answer_counts_what_the_sum_repairs(tmp_path, cells):
     told = layers_answer(repairs_data(cells, tmp_path, 16), pd.DataFrame())
     assert "of the 3 questions that the worst layer, 0, gets wrong the sum answers 66.7 % [" in told
     assert "it breaks 1 of the 3 others" in told
-    assert "of the same questions layer 1, the best other one on all questions, 100.0 % [" in told
+    assert "Of the same questions are answered: 100.0 % [" in told
+    assert "] with layer 1, the best other one on all questions. The sum is not shown to differ from layer 1: " in told
     assert "random patches" not in told  # there are none
 
 
