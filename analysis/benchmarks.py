@@ -109,8 +109,8 @@ def failures(cells: Sequence[Cell], out: Path) -> str:
         return ""
     first = min(failed)
     return (
-        f"{len(failed)} questions could not be asked; they are in no number, neither as right nor as wrong. The first, "
-        f"{first!r}: {failed[first]}"
+        f"Not asked, and in no number, neither as right nor as wrong: {len(failed)} questions. The first, {first!r}: "
+        f"{failed[first]}"
     )
 
 

@@ -80,7 +80,9 @@ def samples_of(folder: TableFolder, seed: int = 0) -> list[VQASample]:
     """
     facts = facts_of(folder)
     limit = folder.read(SAMPLES, ["sample_id"]).num_rows
-    samples = load_samples(facts["data"], facts["split"], limit, seed)
+    place = facts.get("place")
+    data = f"{facts['data']}:{place}" if place else facts["data"]
+    samples = load_samples(data, facts["split"], limit, seed)
     if data_hash(samples) != facts["data_hash"]:
         raise DataError(
             f"{folder.folder} was measured on other questions than {facts['data']!r}, split {facts['split']!r}, "

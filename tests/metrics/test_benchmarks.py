@@ -149,7 +149,7 @@ def test_overlap_equals_counting_pixels():
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:20, :20]
     for _ in range(200):
-        boxes = [np.sort(rng.integers(0, 21, (2, 2)), 1).ravel().tolist() for _ in "ab"]
+        boxes = [np.sort(rng.integers(0, 21, (2, 2)), 1).ravel().astype(float).tolist() for _ in "ab"]
         boxes = [(left, top, right, bottom) for left, right, top, bottom in boxes]
         one, other = [(x >= b[0]) & (x < b[2]) & (y >= b[1]) & (y < b[3]) for b in boxes]
         expected = (one & other).sum() / (one | other).sum() if one.any() and other.any() else 0

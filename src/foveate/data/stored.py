@@ -18,6 +18,7 @@ from datasets import (
     load_from_disk,
 )
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
 from foveate.core.errors import DataError
@@ -90,10 +91,12 @@ class Stored(Picture):
                 if 0 in picture.size:
                     raise DataError(f"picture {self.name!r} has no pixels: it is {picture.width} x {picture.height}")
                 yield picture
-        except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+        except UnidentifiedImageError as error:
             raise DataError(
-                f"picture {self.name!r} ({len(data):,} bytes) cannot be decoded: {error}; mend or remove it"
+                f"picture {self.name!r} cannot be decoded: its {len(data):,} bytes are in no known format"
             ) from error
+        except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+            raise DataError(f"picture {self.name!r} ({len(data):,} bytes) cannot be decoded: {error}") from error
 
 
 def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:

@@ -20,6 +20,7 @@ from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, DeviceError, UnsupportedModel
 from foveate.core.types import Grid
+from foveate.data.load import parsed
 from foveate.data.sample import VQASample
 from foveate.evaluation.causal import Curve, Inquiry, Occlusion, curve, inquire, occlusion
 from foveate.evaluation.config import EvalConfig, run_id
@@ -102,7 +103,7 @@ def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableF
     folder = TableFolder(config.out / "bias" / run_id(identity))
     if folder.complete:
         return folder
-    with folder.lock(identity):
+    with folder.lock(identity | {"place": parsed(config.data)[1]}):
         done = folder.done()
         if left := [sample for sample in samples if sample.id not in done]:
             encodings = encodings_of(config, loaded, samples, questions)

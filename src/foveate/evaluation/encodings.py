@@ -68,7 +68,10 @@ class Encodings:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 _write(loaded, images, unfinished, skip)
                 unfinished.rename(folder)
-        return cls(loaded, images, Dataset.load_from_disk(str(folder)))
+        encodings = cls(loaded, images, Dataset.load_from_disk(str(folder)))
+        if not skip:  # but whoever made them may have skipped
+            _opened(images, [image_id for image_id in images if image_id not in encodings], skip)
+        return encodings
 
     def pictures(self, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> "EncodedPictures":
         """The given pictures of one arrangement, one per row; they may repeat.

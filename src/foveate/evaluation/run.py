@@ -10,7 +10,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from foveate.core.errors import DataError, OutputError
-from foveate.data.load import data_hash, load_samples
+from foveate.data.load import data_hash, load_samples, parsed
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
@@ -60,7 +60,7 @@ def evaluate(
     folder = RecordFolder(config.out / "records" / run_id(identity))
     if folder.complete:
         return folder
-    with folder.lock(identity):
+    with folder.lock(identity | {"place": parsed(config.data)[1]}):
         done = folder.done()
         if done and enough and enough(folder.read()):
             return folder
@@ -167,12 +167,10 @@ def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASamp
         refuse_bad(samples)
     key = run_id({"checkpoint": loaded.identity, "data_hash": questions, "dtype": config.dtype, "code": code_hash()})
     images = images_of([sample for sample in samples if not sample.problem])
-    encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)
-    if not skip:  # an earlier run may have skipped
-        lost = [image_id for image_id in images if image_id not in encodings]
-        if lost:
-            images[lost[0]].close()  # opening it says why
-    return encodings
+    try:
+        return Encodings.of(loaded, images, config.out / "encodings" / key, skip)
+    except DataError as error:
+        raise DataError(f"{error}; {RECORD_IT}") from error
 
 
 def refuse_bad(samples: Sequence[VQASample]) -> None:

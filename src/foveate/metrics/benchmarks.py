@@ -97,7 +97,7 @@ def _mme_score(sums: np.ndarray) -> np.ndarray:
     right, asked, both, pictures = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 4), -1, 0)
     with np.errstate(invalid="ignore"):
         scores = 100 * right / asked + 100 * both / pictures
-    return np.where(asked > 0, scores, 0.0).sum(-1)
+    return np.asarray(np.where(asked > 0, scores, 0.0).sum(-1))
 
 
 _MEAN = _share(lambda s: s[..., 0], lambda s: s[..., 1])

@@ -1,0 +1,176 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import bootstrap
+from torchmetrics.functional.classification import binary_f1_score
+
+from analysis.ablation import Cell
+from analysis.benchmarks import benchmark_table, failures, number_of, overview, write_numbers
+from analysis.statistics import mean_interval, summed_interval
+from analysis.submissions import write_submission
+from foveate.core.errors import DataError
+from foveate.metrics.benchmarks import ACCURACY, measures_of
+from tests.analysis.conftest import write_records
+
+
+def records(seed: int, images: int = 60, skill: float = 0.7) -> pd.DataFrame:
+    """Answers to six questions about each picture, of which some are easier than others."""
+    rng = np.random.default_rng(seed)
+    n = 6 * images
+    true = rng.random(n) < 0.5
+    easy = np.repeat(rng.normal(0, 0.2, images), 6)
+    right = rng.random(n) < skill + easy
+    said = np.where(right, true, ~true)
+    return pd.DataFrame(
+        {
+            "sample_id": [f"{k:04d}" for k in range(n)],
+            "image_id": [f"i{k // 6}" for k in range(n)],
+            "kind": "random",
+            "question": "Is there a star?",
+            "reference": np.where(true, "yes", "no"),
+            "prediction": np.where(said, "Yes", "No."),
+            "score": right.astype(float),
+            "kept": [[0]] * n,
+            "tokens": 1,
+            "tokens_per_block": [[1]] * n,
+            "text_tokens": 5,
+            "evidence_recall": np.nan,
+            "things_kept": np.nan,
+            "log_probability": -1.0,
+            "error": "",
+        }
+    )
+
+
+def f1(frame: pd.DataFrame) -> float:
+    said, true = (
+        torch.tensor((frame[c] == yes).to_numpy()).int() for c, yes in (("prediction", "Yes"), ("reference", "yes"))
+    )
+    return binary_f1_score(said, true).item()
+
+
+def test_f1_and_its_interval_equal_scipys_bootstrap_over_images():
+    frame = records(0)
+    found = number_of(measures_of("pope")[0], [frame])
+    assert found.mean == pytest.approx(f1(frame))
+    groups = [group for _, group in frame.groupby("image_id")]
+    counts = np.array(
+        [
+            [
+                ((g["prediction"] == "Yes") & (g["reference"] == "yes")).sum(),
+                ((g["prediction"] == "Yes") != (g["reference"] == "yes")).sum(),
+            ]
+            for g in groups
+        ]
+    )
+    drawn = bootstrap(
+        (counts[:, 0], counts[:, 1]),
+        lambda tp, wrong, axis: 2 * tp.sum(axis) / (2 * tp.sum(axis) + wrong.sum(axis)),
+        paired=True,
+        vectorized=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((drawn.low, drawn.high), abs=0.006)
+    assert found.n == 360
+
+
+def test_a_mean_has_the_interval_of_the_other_tables():
+    frame = records(1)
+    expected = mean_interval(frame["score"], frame["image_id"])
+    assert number_of(ACCURACY, [frame]) == expected
+    general = summed_interval([ACCURACY.parts({"score": frame["score"].to_numpy()})], frame["image_id"], ACCURACY.of)
+    assert general[:3] == pytest.approx(expected[:3], abs=0.006)
+
+
+def test_seeds_are_resampled_together():
+    one, other = records(2), records(3)
+    other[["reference", "image_id"]] = one[["reference", "image_id"]]
+    together = number_of(measures_of("pope")[0], [one, other])
+    assert together.mean == pytest.approx((f1(one) + f1(other)) / 2)
+    twice = number_of(measures_of("pope")[0], [one, one])
+    assert twice == number_of(measures_of("pope")[0], [one])
+
+
+def test_images_are_drawn_within_their_subtask():
+    """With one picture per subtask nothing can vary; drawn from all together, much would."""
+    frame = records(4, images=2).assign(kind=["count"] * 6 + ["scene"] * 6)
+    perception = measures_of("mme")[0]
+    assert perception.stratum == "kind"
+    found = number_of(perception, [frame])
+    assert np.isnan([found.low, found.high]).all()
+    apart = summed_interval(
+        [perception.parts({n: c.to_numpy() for n, c in frame.items()})], frame["image_id"], perception.of
+    )
+    assert apart.high > apart.low
+
+
+@pytest.fixture
+def study(tmp_path):
+    cells = []
+    for number, (label, family, keep) in enumerate(
+        [("full", "full", 144), ("good", "good", 16), ("random[0]", "random", 16), ("random[1]", "random", 16)]
+    ):
+        cells.append(Cell(label, family, "", keep, f"run{number}"))
+        frame = records(0, skill=0.9 - 0.1 * number)
+        failed = frame.iloc[:1].assign(sample_id="zz", error="picture 'x' cannot be decoded", score=np.nan)
+        write_records(tmp_path, f"run{number}", pd.concat([frame, failed]))
+    return cells, tmp_path
+
+
+def test_the_table_has_every_number_of_every_method_and_says_how_many_failed(study):
+    cells, out = study
+    table = benchmark_table("pope", cells, out)
+    assert table["number"].tolist() == ["F1", "accuracy", "precision", "recall", "yes ratio"] * 3
+    assert table["method"].unique().tolist() == ["full", "good", "random"]
+    assert (table["failed"] == 1).all() and (table["n"] == 360).all() and (table["images"] == 60).all()
+    assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
+    assert (
+        table.loc[table["method"] == "full", "value"].iloc[0] > table.loc[table["method"] == "random", "value"].iloc[0]
+    )
+    assert failures(cells, out) == (
+        "Not asked, and in no number, neither as right nor as wrong: 1 questions. The first, 'zz': picture "
+        "'x' cannot be decoded"
+    )
+
+
+def test_files_and_overview_hold_the_same_numbers(study, tmp_path):
+    cells, out = study
+    printed = write_numbers("pope", cells, out, tmp_path / "pope")
+    assert "F1 of pope" in printed and write_numbers("gqa", cells, out, tmp_path / "gqa") == ""
+    assert write_numbers("scenes", cells, out, tmp_path / "scenes") == "" and not (tmp_path / "scenes").exists()
+    table = pd.read_csv(tmp_path / "pope/benchmark.csv")
+    assert "## yes ratio" in (tmp_path / "pope/benchmark.md").read_text()
+    assert overview({"pope": tmp_path / "pope"}, tmp_path / "one") == ""
+    text = overview({"pope": tmp_path / "pope", "gqa": tmp_path / "gqa"}, tmp_path / "all")
+    assert "pope F1" in text and "gqa accuracy" in text
+    both = pd.read_csv(tmp_path / "all/benchmarks.csv")
+    assert len(both) == 6
+    f1s = table[table["number"] == "F1"]["value"]
+    np.testing.assert_allclose(both[both["data"] == "pope"]["value"], f1s)
+    shown = f"{100 * f1s.iloc[0]:.1f} ["
+    assert shown in (tmp_path / "all/benchmarks.md").read_text()
+
+
+def test_submissions_are_what_the_servers_read(tmp_path):
+    frame = pd.DataFrame({"sample_id": ["12", "13"], "prediction": ["The Two dogs.", "Café"]})
+    write_submission("vqav2", frame, tmp_path / "vqav2.json")
+    assert json.loads((tmp_path / "vqav2.json").read_text()) == [
+        {"question_id": 12, "answer": "2 dogs"},
+        {"question_id": 13, "answer": "café"},
+    ]
+    frame["sample_id"] = ["VizWiz_test_00000000", "VizWiz_test_00000001"]
+    write_submission("vizwiz", frame, tmp_path / "vizwiz.json")
+    assert json.loads((tmp_path / "vizwiz.json").read_text())[1] == {
+        "image": "VizWiz_test_00000001.jpg",
+        "answer": "café",
+    }
+    frame["sample_id"] = ["v1_0", "v1_1"]
+    write_submission("mmvet", frame, tmp_path / "mmvet.json")
+    assert json.loads((tmp_path / "mmvet.json").read_text()) == {"v1_0": "The Two dogs.", "v1_1": "Café"}
+    with pytest.raises(DataError, match="'pope' has no format"):
+        write_submission("pope", frame, tmp_path / "pope.json")

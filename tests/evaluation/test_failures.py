@@ -1,0 +1,148 @@
+"""Questions that cannot be asked: named, then fatal or recorded, never counted as right or wrong."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from foveate.compression import Identity
+from foveate.core.errors import DataError
+from foveate.core.types import Grid
+from foveate.data.load import load_samples
+from foveate.data.sample import Boxes, Drawn
+from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.module import as_seen, evidence_of
+from foveate.evaluation.run import data_of, first_usable
+from foveate.methods import uniform
+from foveate.models.load import load
+from foveate.studies.goals import mean_of
+from tests.data import tables
+
+TYPES = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def config(tiny, tmp_path, change, rows=None) -> EvalConfig:
+    rows = rows or [row for row in tables.pope_rows() if row["category"] == "random"]
+    rows = [row | (change if number == 2 else {}) for number, row in enumerate(rows)]
+    place = tables.write(tmp_path / "pope.parquet", rows, TYPES)
+    return EvalConfig(Identity(), model=tiny, data=f"pope:{place}", max_new_tokens=3, out=tmp_path / "runs")
+
+
+BROKEN = {
+    "noise": ({"image": {"bytes": b"noise", "path": None}, "image_source": "lone"}, "cannot be decoded"),
+    "answer": ({"answer": ""}, "answer is ''"),
+    "context": ({"question": "is there any star? " * 200}, "exceed the model's context of 512"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_question_that_cannot_be_asked_stops_the_run_and_is_named(kind, tiny, tmp_path):
+    change, cause = BROKEN[kind]
+    with pytest.raises(DataError, match="question '") as caught:
+        evaluate(config(tiny, tmp_path, change))
+    assert cause in str(caught.value)
+    assert ("000002" if kind == "answer" else "random-3") in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_or_it_is_skipped_and_recorded_as_failed_for_every_method_alike(kind, tiny, tmp_path):
+    change, cause = BROKEN[kind]
+    broken = replace(config(tiny, tmp_path, change), on_error="skip")
+    for compressor in (Identity(), uniform(9)):
+        folder = evaluate(replace(broken, compressor=compressor))
+        assert folder.complete
+        table = folder.read()
+        assert table.num_rows == 5
+        assert table["error"].to_pylist() == [""] * 5
+        assert not math.isnan(mean_of(table, "accuracy"))
+        ((name, why),) = folder.failed().items()
+        assert cause in why
+        assert name == ("test-000002" if kind == "answer" else "random-3")
+    intact = evaluate(config(tiny, tmp_path / "intact", {})).read()
+    same = intact.filter([name in table["sample_id"].to_pylist() for name in intact["sample_id"].to_pylist()])
+    expected = evaluate(broken).read()
+    assert expected["prediction"].to_pylist() == same["prediction"].to_pylist()
+
+
+def test_a_skipping_run_does_not_hide_the_failure_from_one_that_stops(tiny, tmp_path):
+    broken = config(tiny, tmp_path, BROKEN["noise"][0])
+    evaluate(replace(broken, on_error="skip"))
+    with pytest.raises(DataError, match="'random-3': picture 'lone'"):
+        evaluate(broken)
+
+
+def test_nothing_that_can_be_asked_is_an_error_too(tiny, tmp_path):
+    rows = [row | BROKEN["noise"][0] for row in tables.pope_rows(1)]
+    broken = replace(config(tiny, tmp_path, {}, rows), on_error="skip")
+    samples, _ = data_of(broken.data, broken.split, None, 0)
+    with pytest.raises(DataError, match="none of 6 questions"):
+        first_usable(broken, samples)
+
+
+def test_methods_are_not_compared_on_a_split_without_answers(tiny, tmp_path):
+    place = tables.vqav2(tmp_path / "vqav2.parquet", answered=False)
+    unanswered = EvalConfig(Identity(), model=tiny, data=f"vqav2:{place}", split="test", out=tmp_path)
+    samples, _ = data_of(unanswered.data, unanswered.split, None, 0)
+    with pytest.raises(DataError, match=r"comes without answers.*answer_benchmark"):
+        first_usable(unanswered, samples)
+    table = evaluate(replace(unanswered, max_new_tokens=3)).read()
+    assert np.isnan(table["score"].to_numpy()).all() and np.isnan(table["log_probability"].to_numpy()).all()
+    assert table["error"].to_pylist() == ["", ""]
+
+
+def test_a_moved_file_is_the_same_run_and_another_split_is_not(tiny, tmp_path):
+    first = config(tiny, tmp_path, {})
+    moved = tmp_path / "elsewhere" / "questions.parquet"
+    moved.parent.mkdir()
+    moved.write_bytes((tmp_path / "pope.parquet").read_bytes())
+    second = replace(first, data=f"pope:{moved}")
+    assert evaluate(first).folder == evaluate(second).folder
+    assert evaluate(replace(first, split="random")).folder != evaluate(first).folder
+    assert first.split == "test" and EvalConfig(Identity(), data="vizwiz").split == "val"
+
+
+@pytest.fixture
+def cropping(tiny, tmp_path):
+    """A model whose processor scales the shorter edge and keeps the middle square, as LLaVA-1.5's does."""
+    folder = shutil.copytree(tiny, tmp_path / "cropping")
+    settings = json.loads((folder / "processor_config.json").read_text())
+    settings["image_processor"] |= {"do_center_crop": True, "size": {"shortest_edge": 96}}
+    (folder / "processor_config.json").write_text(json.dumps(settings))
+    return load(str(folder))
+
+
+def test_evidence_and_pictures_are_cropped_as_the_processor_crops(cropping, tmp_path):
+    grid = Grid(12, 12)
+    place = tables.refcoco(tmp_path / "refcoco.parquet")  # 160 x 80, the thing at x 80..120, y 0..40
+    sample = load_samples(f"refcoco:{place}", "val")[0]
+    expected = torch.zeros(12, 12)
+    expected[:6, 6:] = 1  # of the square x 40..120 the right half, its upper half
+    seen = evidence_of([sample], grid, cropping)[0].reshape(12, 12)
+    torch.testing.assert_close(seen, expected, atol=0.1, rtol=0)
+    stretched = evidence_of([sample], grid)[0].reshape(12, 12)
+    assert stretched[:, 9:].sum() == 0 and stretched.sum() > 0
+    picture = np.asarray(as_seen(cropping, sample.image, grid))
+    crop = sample.image.resize((192, 96), Image.Resampling.BICUBIC).crop((48, 0, 144, 96))
+    assert np.abs(picture.astype(int) - np.asarray(crop.convert("RGB"))).max() <= 1
+
+
+def test_the_reference_models_processor_stretches(tiny):
+    loaded = load(tiny)
+    sample = replace(
+        load_samples("scenes", "test", 1)[0],
+        picture=Drawn(Image.new("RGB", (192, 96))),
+        things=Boxes(((0.5, 0.0, 1.0, 0.5),)),
+    )
+    seen = evidence_of([sample], loaded.adapter.tower.grid, loaded)
+    stretched = evidence_of([sample], loaded.adapter.tower.grid)
+    torch.testing.assert_close(seen, stretched, atol=0.1, rtol=0)

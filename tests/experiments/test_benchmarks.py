@@ -1,0 +1,92 @@
+"""Benchmarks as a user runs them, on the shipped model and a few questions of the hub's columns."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.data import tables
+
+ROOT = Path(__file__).parents[2]
+TYPES = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
+
+
+def run(script: str, *options: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache")}
+    command = [sys.executable, str(ROOT / "experiments" / script), *options]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    rows = tables.pope_rows()
+    rows[0] |= {"image": {"bytes": b"noise", "path": None}, "image_source": "lone"}
+    tables.write(folder / "pope.parquet", rows, TYPES)
+    tables.mme(folder / "mme.parquet")
+    tables.mmvet(folder / "mmvet.parquet")
+    tables.vqav2(folder / "vqav2.parquet", answered=False)
+    return folder
+
+
+def test_several_benchmarks_are_compared_and_failures_are_said(place):
+    options = ("--data", "pope:pope.parquet", "mme:mme.parquet", "--methods", "vtc_cls", "--keep", "16")
+    result = run("compare_methods.py", *options, "--on-error", "skip", folder=place)
+    assert result.returncode == 0, result.stderr
+    pope = pd.read_csv(place / "runs/compare_methods_pope/benchmark.csv")
+    assert set(pope["method"]) >= {"full", "vtc_cls", "random", "uniform", "blind"}
+    assert (pope["n"] == 17).all() and (pope["failed"] == 1).all()
+    mme = pd.read_csv(place / "runs/compare_methods_mme/benchmark.csv")
+    assert (mme["n"] == 8).all() and {"perception", "existence"} <= set(mme["number"])
+    both = pd.read_csv(place / "runs/compare_methods/benchmarks.csv")
+    assert set(both["data"]) == {"pope", "mme"}
+    assert "F1 of pope" in result.stdout and "pope F1" in result.stdout
+    failed = "1 questions. The first, 'random-1': question 'random-1': picture 'lone' cannot be decoded"
+    assert failed in result.stdout
+    assert failed in (place / "runs/compare_methods_pope/table.md").read_text()
+    table = pd.read_csv(place / "runs/compare_methods_pope/table.csv")
+    accuracy = pope[pope["number"] == "accuracy"].set_index("method")["value"]
+    for _, row in table.iterrows():
+        assert row["accuracy"] == pytest.approx(accuracy[row["method"]])
+    again = run("compare_methods.py", *options, "--on-error", "skip", folder=place)
+    assert again.stdout == result.stdout
+
+
+BAD = {
+    "stop": (("--data", "pope:pope.parquet"), "question 'random-1': picture 'lone' cannot be decoded"),
+    "unknown": (("--data", "pop"), "data 'pop' is unknown; known: scenes, gqa"),
+    "split": (("--data", "pope:pope.parquet", "--split", "hard"), "known: test, random, popular, adversarial"),
+    "twice": (("--data", "pope:pope.parquet", "pope:other.parquet"), "the same data set twice"),
+    "answers": (("--data", "vqav2:vqav2.parquet", "--split", "test"), "comes without answers"),
+    "columns": (("--data", "gqa:pope.parquet"), "data 'gqa' lacks the columns imageId"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_data_gets_one_clear_line(kind, place):
+    options, message = BAD[kind]
+    result = run("compare_methods.py", *options, "--study", "bad", "--methods", "vtc_cls", folder=place)
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert "Traceback" not in result.stderr
+
+
+def test_other_experiments_take_one_data_set(place):
+    result = run("ablate_layers.py", "--data", "scenes", "pope", folder=place)
+    assert result.returncode == 2
+    assert "data scenes pope: this experiment takes one data set" in result.stderr
+
+
+def test_answers_are_written_for_the_graders(place):
+    options = ("--data", "mmvet:mmvet.parquet", "vqav2:vqav2.parquet", "--max-new-tokens", "4", "--keep", "16")
+    result = run("answer_benchmark.py", *options, "--method", "vtc_cls", "--split", "test", folder=place)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((place / "runs/answers_mmvet/submission.json").read_text()).keys() == {"v1_0", "v1_1"}
+    entries = json.loads((place / "runs/answers_vqav2_test/submission.json").read_text())
+    assert [entry["question_id"] for entry in entries] == [9000000, 9000001]
+    assert "not the GPT-4 grade" in result.stdout
