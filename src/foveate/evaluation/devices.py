@@ -120,13 +120,13 @@ def lead(main: Callable[[], None], device: str = "cpu", devices: int = 1, nodes:
 
     Args:
         main: What to run.
-        device: Kind of the devices, such as "cuda"; every process uses the one of its local rank, modulo those that it
+        device: Kind of the devices, such as "cuda"; every process uses the one of its local rank, or the only one it
             sees.
         devices: Processes per node. torchrun or SLURM must have started as many; without them Lightning starts them.
         nodes: Machines that run the same command and share the folder of results.
 
     Raises:
-        DeviceError: The devices are not there, or other numbers of processes were started.
+        DeviceError: The devices are not there, or another number of processes was started.
     """
     global _team
     if devices < 1 or nodes < 1:
@@ -136,30 +136,33 @@ def lead(main: Callable[[], None], device: str = "cpu", devices: int = 1, nodes:
         return main()
     if ":" in device:
         raise DeviceError(f"device {device!r} is one device: give its kind, {device.split(':')[0]!r}, and --devices")
-    orphan = int(os.environ.get("LOCAL_RANK", "0")) > 0
+    there = _there(device, devices)
+    child = int(os.environ.get("LOCAL_RANK", "0")) > 0
     try:
         if devices * nodes == 1:
             raise ValueError(f"torchrun has started {started} processes.")
-        _team = Team(devices, nodes)
-        _team.fabric.launch()
-        if _team.size != devices * nodes:
-            raise ValueError(f"{_team.size} processes were started.")
+        us = Team(devices, nodes)
+        us.fabric.launch()
+        if us.size != devices * nodes:
+            raise ValueError(f"{us.size} processes were started.")
     except (ValueError, RuntimeError) as error:
         raise DeviceError(
             f"devices={devices}, nodes={nodes}: {error} Give --devices, the processes of each node, and --nodes "
             "as they are started (srun --ntasks-per-node, torchrun --nproc-per-node)"
         ) from error
-    if orphan:
+    if child:
         Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    _use(device, _team.fabric.local_rank)
+    if there:  # from now on the kind alone, such as "cuda", means the device of this process
+        torch.accelerator.set_device_index(us.fabric.local_rank % there)
+    _team = us
     try:
-        if _team.number == 0:
+        if us.number == 0:
             try:
                 main()
             finally:
-                _team.go_home()
+                us.go_home()
         else:
-            _help(_team)
+            _help(us)
     finally:
         _team = None
 
@@ -181,16 +184,16 @@ def _broken(error: BaseException) -> bool:
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
-def _use(device: str, number: int) -> None:
-    """Makes the device of this process the one that its kind alone means, such as "cuda"."""
+def _there(device: str, devices: int) -> int:
+    """How many devices of this kind there are, or 0 for the processor; a scheduler may show a process only its own."""
     if device == "cpu":
-        return
-    if not torch.accelerator.is_available():
-        raise DeviceError(f"device {device!r} is not available to torch on this machine")
+        return 0
     there = torch.accelerator.device_count()
-    if 1 < there <= number:
-        raise DeviceError(f"device {number + 1} is wanted, and this machine has {there}: choose --devices {there}")
-    torch.accelerator.set_device_index(number % there)
+    if there == 0 or 1 < there < devices:
+        raise DeviceError(
+            f"devices={devices}: torch sees {there} of {device!r} here, choose other --devices"
+        )
+    return there
 
 
 def _end_with(parent: int) -> None:
