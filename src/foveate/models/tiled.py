@@ -207,7 +207,7 @@ class InternVL(Tiled):
 
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
         side = square(self.model.config)
-        picture = features.unflatten(1, (side.rows, side.columns))
+        picture = features.unflatten(1, (side.rows, side.columns)).contiguous()  # of which the model takes views
         return self.inner.pixel_shuffle(picture, scale_factor=self.model.config.downsample_ratio).flatten(1, 2)
 
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
