@@ -1,6 +1,6 @@
 """From the cells of a comparison to its table: every method at every budget, against full and against random."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ class Comparison(NamedTuple):
         patches: Of an image.
         left_out: By method and budget: why there is no cell.
         not_applicable: By method: why it cannot run on this model.
+        stand_ins: Methods that read received attention in the place of [CLS] attention.
     """
 
     cells: list[Cell]
@@ -49,6 +50,7 @@ class Comparison(NamedTuple):
     patches: int
     left_out: Mapping[str, Mapping[str, str]]
     not_applicable: Mapping[str, str]
+    stand_ins: Sequence[str] = ()
 
 
 def comparison_of(study: optuna.Study) -> Comparison:
@@ -61,6 +63,7 @@ def comparison_of(study: optuna.Study) -> Comparison:
         facts["patches"],
         facts["left_out"],
         facts["not_applicable"],
+        facts["stand_ins"],
     )
 
 
@@ -111,6 +114,9 @@ def absent(comparison: Comparison) -> list[str]:
         parts += ["## Budgets that a method cannot have", "\n".join(left_out)]
     if unable:
         parts += ["## Methods that cannot run on this model", "\n".join(unable)]
+    if comparison.stand_ins:
+        told = "This tower has no [CLS] token; the attention that patches receive stands in for its attention in:"
+        parts += ["## Stand-ins", f"{told} {', '.join(comparison.stand_ins)}."]
     return parts
 
 

@@ -118,12 +118,13 @@ def vispruner(keep: Keep, important_ratio: float = 0.5, deep_layer: int = -2) ->
     return VisionCompressor(ClsAttention(deep_layer), keep, ImportantDiverse(important_ratio))
 
 
-def visionzip(keep: Keep, share: float = 5 / 32, deep_layer: int = -2) -> Compressor:
+def visionzip(keep: Keep, share: float = 5 / 32, deep_layer: int = -2, cls: bool = True) -> Compressor:
     """VisionZip: [CLS] itself, patches by its attention, and a `share` of merged ones, `keep` together.
 
-    The authors' 64 = 54 + 10, where 54 counts [CLS]. Source: arXiv 2412.04467.
+    The authors' 64 = 54 + 10, where 54 counts [CLS], which models without one leave out (`cls`). Source: arXiv
+    2412.04467.
     """
-    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, merger=Contextual(keep, share, deep_layer))
+    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, merger=Contextual(keep, share, deep_layer, cls))
 
 
 def prumerge(keep: Keep | None = None) -> Compressor:

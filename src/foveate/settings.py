@@ -8,10 +8,15 @@ from inspect import signature
 from statistics import fmean
 from typing import Any
 
-from foveate.compression import Compressor
+from torch import nn
+
+from foveate.compression import Compressor, StandIn
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, UnknownMethod
+from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer
 from foveate.methods import METHODS
+from foveate.models.adapter import Adapter, Tower
+from foveate.models.load import LoadedModel, adapt
 
 BUDGETLESS = ("full", "blind")
 _VISION_BLOCKS, _DECODER_BLOCKS = 24, 32  # of the models that the authors' layer numbers are for
@@ -39,11 +44,42 @@ def method(name: str) -> Callable[..., Compressor]:
         ) from error
 
 
-def options_for(recipe: Callable[..., Compressor], tower_depth: int, decoder_depth: int) -> dict[str, Any]:
-    """The recipe's layer options, scaled from the authors' models to one of these depths.
+def suited(compressor: Compressor, model: nn.Module | LoadedModel | Tower) -> Compressor:
+    """The compressor itself, or its `StandIn` where the model's vision tower cannot answer what it reads.
+
+    A tower without [CLS] answers by the attention that patches receive, and for a layer that only sees windows the
+    nearest one that sees the whole picture, of two the deeper.
+    """
+    tower = model if isinstance(model, Tower) else _adapter(model).tower
+    whole = [layer for layer in reversed(range(tower.depth)) if layer not in tower.narrow]
+    nearest = tuple(min(whole, key=lambda other: abs(other - layer)) for layer in range(tower.depth))
+    stand_in = StandIn(compressor, nearest, tower.feature_layer)
+    lacks = not tower.has_cls and any(isinstance(need, ClsRows) for need in compressor.needs)
+    return stand_in if lacks or any(_narrow(need, tower) for need in compressor.needs) else compressor
+
+
+def _adapter(model: nn.Module | LoadedModel) -> Adapter:
+    return model.adapter if isinstance(model, LoadedModel) else adapt(model)
+
+
+def _narrow(need: Need, tower: Tower) -> bool:
+    return isinstance(need, ReceivedRows) and resolve_layer(need.layer, tower.depth) in tower.narrow
+
+
+def options_for(
+    recipe: Callable[..., Compressor], tower_depth: int, decoder_depth: int, deep: int = 0, keeps_cls: bool = True
+) -> dict[str, Any]:
+    """The recipe's options for a model; those about layers are scaled from the authors' models to its depths.
 
     Options named `..._layer` count the tower's layers, `layer`, `layers` and `after` the decoder's blocks; several stay
     different from each other. Negative ones mean the same everywhere.
+
+    Args:
+        recipe: From a budget and options to a compressor.
+        tower_depth: Layers of the vision tower.
+        decoder_depth: Blocks of the language model.
+        deep: Before so many of the first ones no token may go.
+        keeps_cls: Whether [CLS] could be a token.
     """
     options: dict[str, Any] = {}
     for name, parameter in signature(recipe).parameters.items():
@@ -52,9 +88,12 @@ def options_for(recipe: Callable[..., Compressor], tower_depth: int, decoder_dep
             scaled = (parameter.default - first) * (tower_depth - 1) / (_VISION_BLOCKS - 1)
             options[name] = max(1, round(scaled) + first)
         elif name == "layer":
-            options[name] = max(1, _scaled(parameter.default, decoder_depth))
+            options[name] = max(1, deep, _scaled(parameter.default, decoder_depth))
         elif name in ("layers", "after"):
-            options[name] = _spread(parameter.default, decoder_depth, first=1 if name == "layers" else 0)
+            behind = int(name == "after")  # the cut is
+            options[name] = _spread(parameter.default, decoder_depth, max(1, deep) - behind, decoder_depth - 1 - behind)
+        elif name == "cls" and not keeps_cls:
+            options[name] = False
     return options
 
 
@@ -117,11 +156,11 @@ def _scaled(block: int, depth: int) -> int:
     return min(depth - 1, round(block * depth / _DECODER_BLOCKS))
 
 
-def _spread(layers: tuple[int, ...], depth: int, first: int) -> tuple[int, ...]:
-    """Scaled decoder blocks, all different; with `first` 0 a cut follows them, so the last is not among them."""
+def _spread(layers: tuple[int, ...], depth: int, first: int, last: int) -> tuple[int, ...]:
+    """Scaled decoder blocks, all different, from the first that is possible to the last."""
     found: list[int] = []
     for number, layer in enumerate(layers):
-        latest = depth - 2 + first - (len(layers) - 1 - number)
+        latest = last - (len(layers) - 1 - number)
         lowest = found[-1] + 1 if found else first
         found.append(max(lowest, min(latest, _scaled(layer, depth))))
     return tuple(found)

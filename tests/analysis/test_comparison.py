@@ -218,7 +218,7 @@ def test_controls_alone_are_a_table_without_a_verdict(written, tmp_path):
 def test_a_study_gives_its_facts_back_in_table_order():
     study = optuna.create_study()
     facts = {"roles": {"b": "vision", "random": "control", "a": "vision"}, "patches": 144, "left_out": {}}
-    facts |= {"decoder": SHAPE.__dict__, "not_applicable": {}}
+    facts |= {"decoder": SHAPE.__dict__, "not_applicable": {}, "stand_ins": []}
     for name, value in facts.items():
         study.set_user_attr(name, value)
     comparison = comparison_of(study)

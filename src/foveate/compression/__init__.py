@@ -4,6 +4,7 @@ from foveate.compression.base import Compressor
 from foveate.compression.controls import Blind, Downsample, Identity, Pool
 from foveate.compression.prompt import Pipeline, PromptCompressor
 from foveate.compression.run import Run
+from foveate.compression.stand_in import StandIn
 from foveate.compression.vision import TowerCompressor, VisionCompressor
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Pool",
     "PromptCompressor",
     "Run",
+    "StandIn",
     "TowerCompressor",
     "VisionCompressor",
 ]

@@ -33,6 +33,7 @@ class Tower:
         has_cls: Whether there is a [CLS] token.
         grid: Visual tokens of one picture of its size, before any compression; where it takes pictures of any size, of
             a typical one.
+        narrow: Layers in which a patch only sees a window of the picture.
     """
 
     depth: int
@@ -40,6 +41,7 @@ class Tower:
     feature_layer: int
     has_cls: bool
     grid: Grid
+    narrow: tuple[int, ...] = ()
 
 
 class Adapter(ABC):
@@ -49,6 +51,8 @@ class Adapter(ABC):
         tower: What is known of the vision tower.
         image_inputs: Names of the inputs that belong to pictures, the pixels first.
         modality: What the stock model calls them.
+        image_options: What the model's own processor asks of its image processor.
+        around: The tokenizer's names of the tokens that this processor puts before and behind a picture's run.
         axes: How many numbers a position has.
         packs_projected: Whether sources are behind the projector already.
         separator: Embedding of tokens between patches; None where there are none.
@@ -58,6 +62,8 @@ class Adapter(ABC):
     tower: Tower
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     modality: ClassVar[str] = "image"
+    image_options: ClassVar[Mapping[str, Any]] = {}
+    around: ClassVar[tuple[str, ...]] = ()
     axes: ClassVar[int] = 1
     packs_projected: ClassVar[bool] = False
     separator: Tensor | None = None
@@ -154,6 +160,11 @@ class Adapter(ABC):
         ends = self.model.generation_config.eos_token_id
         return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
+    @property
+    def keeps_cls(self) -> bool:
+        """Whether [CLS] is among the sources."""
+        return self.tower.has_cls
+
     def layers(self, need: Need) -> tuple[int, ...]:
         """The tower's layers that a need names, non-negative.
 
@@ -163,9 +174,10 @@ class Adapter(ABC):
         """
         if isinstance(need, ClsRows | ClsQuery) and not self.tower.has_cls:
             tower = getattr(self.inner, "vision_tower", None) or self.inner.visual
+            hint = "; foveate.settings.suited(compressor, model) puts received attention in its place"
             raise UnsupportedNeed(
-                f"{type(tower).__name__} cannot answer {need}: it has no [CLS] token whose attention "
-                "could be read; the stand-in for such towers is the scorer ReceivedAttention(layer=-2)"
+                f"{type(tower).__name__} cannot answer {need}: it has no [CLS] token whose attention could be read"
+                + hint * isinstance(need, ClsRows)
             )
         match need:
             case ClsRows(layers):

@@ -92,7 +92,7 @@ class LoadedModel:
     def images(self, images: Sequence[Image]) -> tuple[Images, list[Arrangement]]:
         """Pictures as the model wants them, and how each is arranged."""
         rgb = [image.convert("RGB") for image in images]
-        seen = self.processor.image_processor(rgb, return_tensors="pt")
+        seen = self.processor.image_processor(rgb, return_tensors="pt", **self.adapter.image_options)
         names = [name for name in self.adapter.image_inputs if name in seen]
         if self.adapter.image_inputs[0] not in names:
             raise UnsupportedModel(f"{type(self.model).__name__} is not given pictures, but {self.adapter.modality}s")
@@ -121,8 +121,9 @@ class LoadedModel:
         """
         image = self.adapter.image_token
         length = arrangement.length if arrangement else self.adapter.tower.grid.patches
-        ids = self._ids(self._written(question))
-        return [token for i in ids for token in ([image] * length if i == image else [i])]
+        edges = [[getattr(self.processor.tokenizer, name)] for name in self.adapter.around] or [[], []]
+        run = [*edges[0], *[image] * length, *edges[1]]
+        return [token for i in self._ids(self._written(question)) for token in (run if i == image else [i])]
 
     def reference(self, question: str, answer: str) -> list[int]:
         """Token ids of an answer as they follow the chat prompt for a question, the end token last."""
@@ -137,7 +138,7 @@ class LoadedModel:
         """The chat prompt."""
         if not self.processor.chat_template:
             return f"USER: {self.processor.image_token}\n{question} ASSISTANT:"
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+        content = [{"type": self.adapter.modality}, {"type": "text", "text": question}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     def _ids(self, text: str, special: bool = True) -> list[int]:
@@ -148,7 +149,10 @@ class LoadedModel:
     @cached_property
     def text_side(self) -> TextSide:
         """What the model alone does not know of texts."""
-        return TextSide(self.companion, self.text, self.adapter.question(self.prompt("")))
+        one, other = (self.adapter.question(self.prompt(question)) for question in ("", "?"))
+        same = [a == b for a, b in zip(reversed(one), reversed(other), strict=False)]
+        length = same.index(False) if False in same else len(same)
+        return TextSide(self.companion, self.text, one[len(one) - length :])
 
     def text(self, tokens: list[list[int]]) -> list[str]:
         """Answers as strings without special tokens."""

@@ -171,6 +171,10 @@ def told(asked: Asked, need: Need, sources: Tensor, values: Mapping[Need, Tensor
     adapter, texts, companion = asked.adapter, asked.texts, asked.companion
     patches = sources[:, : asked.arrangement.patches]
     match need:
+        case AlignedPatches() if companion and adapter.packs_projected:
+            raise UnsupportedNeed(
+                f"{need}: {type(adapter.model).__name__} has a tower of its own, which no CLIP shares a space with"
+            )
         case AlignedPatches() if companion:
             return companion.patches(patches)
         case AlignedText() if companion and texts and texts.spelled is not None:

@@ -39,7 +39,9 @@ def load_processor(place: str, **options: Any) -> Any:  # noqa: ANN401 (a class 
     """The checkpoint's processor, or its parts."""
     try:
         return AutoProcessor.from_pretrained(place, **options)
-    except (ImportError, AttributeError):  # both mean that torchvision is not there
-        return Parts(
-            AutoImageProcessor.from_pretrained(place, **options), AutoTokenizer.from_pretrained(place, **options)
-        )
+    except (ImportError, AttributeError):  # how classes say that torchvision is not there
+        pass
+    except ValueError as error:  # how the automatic choice of a class does
+        if "torchvision" not in str(error):
+            raise
+    return Parts(AutoImageProcessor.from_pretrained(place, **options), AutoTokenizer.from_pretrained(place, **options))

@@ -33,18 +33,20 @@ class QwenVL(Adapter):
         super().__init__(model, model.model.language_model)
         tower, config = self.inner.visual, model.config.vision_config
         self._layer_of = {block.attn: number for number, block in enumerate(tower.blocks)}
-        self.tower = Tower(len(tower.blocks), config.num_heads, len(tower.blocks) - 1, False, _TYPICAL)
+        depth = len(tower.blocks)
+        whole = getattr(tower, "fullatt_block_indexes", range(depth))
+        narrow = tuple(layer for layer in range(depth) if layer not in whole)
+        self.tower = Tower(depth, config.num_heads, depth - 1, False, _TYPICAL, narrow)
         self.side = config.spatial_merge_size
-        # the others only see windows
-        self.whole = getattr(tower, "fullatt_block_indexes", range(len(tower.blocks)))
         self.deep = len(getattr(config, "deepstack_visual_indexes", ()))
 
     def layers(self, need: Need) -> tuple[int, ...]:
         found = super().layers(need)
-        if isinstance(need, ReceivedRows) and found[0] not in self.whole:
+        if isinstance(need, ReceivedRows) and found[0] in self.tower.narrow:
+            whole = [str(layer) for layer in range(self.tower.depth) if layer not in self.tower.narrow]
             raise LayerError(
                 f"{need}: in this layer a patch only sees its window, so that attention received says nothing about "
-                f"the picture; choose one of {', '.join(map(str, self.whole))}"
+                f"the picture; choose one of {', '.join(whole)}, or let foveate.settings.suited do so"
             )
         return found
 

@@ -1,7 +1,7 @@
 """Models that cut a picture into tiles, each a picture of the tower, and pack the patches of all."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -26,6 +26,10 @@ class Tiled(Adapter):
     """What is asked of the tower is answered tile by tile and packed by the model's own code."""
 
     tiles: TileTower
+
+    @property
+    def keeps_cls(self) -> bool:
+        return False  # every tile has its own
 
     @abstractmethod
     def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
@@ -173,6 +177,9 @@ class LlavaOnevision(AnyResolution):
 class InternVL(Tiled):
     """InternVL: a token is a square of patches, by pixel shuffle; tile after tile, the whole picture last."""
 
+    image_options: ClassVar[Mapping[str, Any]] = {"crop_to_patches": True}
+    around: ClassVar[tuple[str, ...]] = ("start_image_token_id", "end_image_token_id")
+
     def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
         super().__init__(model, model.model.language_model)
         tower, config = self.inner.vision_tower, model.config
@@ -207,7 +214,7 @@ class InternVL(Tiled):
 
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
         side = square(self.model.config)
-        picture = features.unflatten(1, (side.rows, side.columns))
+        picture = features.unflatten(1, (side.rows, side.columns)).contiguous()  # of which the model takes views
         return self.inner.pixel_shuffle(picture, scale_factor=self.model.config.downsample_ratio).flatten(1, 2)
 
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import optuna
 import torch
 
-from foveate.compression import Compressor
+from foveate.compression import Compressor, StandIn
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
 from foveate.cost.flops import DecoderShape
@@ -22,8 +22,9 @@ from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods import METHODS
+from foveate.models.adapter import Tower
 from foveate.models.load import LoadedModel
-from foveate.settings import BUDGETLESS, aligned, method, options_for
+from foveate.settings import BUDGETLESS, aligned, method, options_for, suited
 from foveate.studies.ablation import run_grid
 from foveate.studies.choices import RANDOM_SEEDS, Choice, Grid
 from foveate.studies.objective import Draw
@@ -89,6 +90,7 @@ def compare(
         "roles": {c.family: _role(c, left_out, budgets, patches, depth) for c in choices},
         "left_out": left_out,
         "not_applicable": not_applicable,
+        "stand_ins": sorted({c.family for c in choices if _stands_in(c, left_out, budgets)}),
     }
     grid = Grid(tuple(choices), tuple(budgets))
     place = Place(name, config.out, storage)
@@ -123,11 +125,15 @@ def _choices(
     if label in BUDGETLESS:
         return [Choice(label, label, "", recipe)]
     tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
-    options = options_for(recipe, tower.depth, depth)
-    fixed = partial(aligned, recipe, patches=tower.grid.patches, depth=depth, **options)
+    options = options_for(recipe, tower.depth, depth, loaded.adapter.deep, loaded.adapter.keeps_cls)
+    fixed = partial(_suited, tower, partial(aligned, recipe, patches=tower.grid.patches, depth=depth, **options))
     if "seed" not in signature(recipe).parameters:
         return [Choice(label, label, "", fixed)]
     return [Choice(f"{label}[{seed}]", label, "", partial(fixed, seed=seed)) for seed in seeds]
+
+
+def _suited(tower: Tower, recipe: Callable[..., Compressor], equivalent: int, **options: int) -> Compressor:
+    return suited(recipe(equivalent, **options), tower)
 
 
 def _reaching(choices: Sequence[Choice], budgets: Sequence[int]) -> tuple[list[Choice], Reasons]:
@@ -162,6 +168,10 @@ def _running(
 
 def _first(choice: Choice, left_out: Mapping[str, Mapping[str, str]], budgets: Sequence[int]) -> int:
     return next(budget for budget in budgets if str(budget) not in left_out.get(choice.family, {}))
+
+
+def _stands_in(choice: Choice, left_out: Reasons, budgets: Sequence[int]) -> bool:
+    return isinstance(choice.recipe(_first(choice, left_out, budgets)), StandIn)
 
 
 def _role(choice: Choice, left_out: Reasons, budgets: Sequence[int], patches: int, depth: int) -> str:

@@ -150,7 +150,8 @@ def qwen3_vl() -> nn.Module:
         "deepstack_visual_indexes": [0, 2],
     }
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e4}
-    config = Qwen3VLConfig(text_config={**_TEXT, "head_dim": 8, "rope_parameters": rope}, vision_config=vision, **_QWEN)
+    text = {**_TEXT, "num_hidden_layers": 6, "head_dim": 8, "rope_parameters": rope}  # room for three cuts
+    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_QWEN)
     return _made(Qwen3VLForConditionalGeneration, config)
 
 

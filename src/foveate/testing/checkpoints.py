@@ -1,0 +1,113 @@
+"""Checkpoint folders of the tiny models of every family, with tokenizer, chat template and image processor."""
+
+import string
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import LlavaNextProcessor, LlavaProcessor, PreTrainedTokenizerFast
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from foveate.models.processor import Parts
+from foveate.testing.families import BEGIN, END, FAMILIES, IMAGE, PAD, START, VIDEO, WORDS
+
+_SIDE, _PATCH = 24, 4
+_SQUARE: dict[str, Any] = {"size": {"height": _SIDE, "width": _SIDE}}
+
+
+class _Spelling(NamedTuple):
+    """How a family writes a picture: its token, the tokens around it, and what the chat template says."""
+
+    image: str = "<image>"
+    start: str = "<start>"
+    end: str = "<end>"
+    written: str = "<image>\n"
+
+
+_QWEN = _Spelling("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>")
+_SPELLINGS = {
+    "InternVL": _Spelling("<IMG_CONTEXT>", "<img>", "</img>", "<IMG_CONTEXT>\n"),
+    "Qwen2.5-VL": _QWEN,
+    "Qwen3-VL": _QWEN,
+    "LLaVA-NeXT-Video": _Spelling(written="<video>\n"),
+}
+
+
+def tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """A token per character, and the special tokens of a family."""
+    spelling = _SPELLINGS.get(name, _Spelling())
+    special = {"<pad>": PAD, "<s>": BEGIN, "</s>": 2, "<unk>": 3}
+    special |= {spelling.end: END, spelling.start: START, "<video>": VIDEO, spelling.image: IMAGE}
+    vocabulary = special | {letter: 4 + i for i, letter in enumerate("\n" + string.printable[:95])}
+    vocabulary |= {f"<{i}>": i for i in range(WORDS) if i not in vocabulary.values()}
+    model = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    model.pre_tokenizer = Split(Regex("[\\s\\S]"), "isolated")
+    model.decoder = Fuse()
+    extra = {"image_token": spelling.image, "video_token": "<video>"}
+    extra |= {"start_image_token": spelling.start, "end_image_token": spelling.end}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
+        extra_special_tokens={**extra, "context_image_token": spelling.image},
+        clean_up_tokenization_spaces=False,
+        chat_template=_template(spelling.written),
+    )
+
+
+def _template(written: str) -> str:
+    part = "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}{{ '" + written.replace("\n", "\\n") + "' }}"
+    return (
+        "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% for part in message['content'] %}"
+        + part
+        + "{% endif %}{% endfor %}{{ ' ' }}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+
+
+def image_processor(name: str, points: list[list[int]] | None = None) -> Any:  # noqa: ANN401 (a class per family)
+    """For pictures of 24 pixels, patches of 4, and as many tiles as the family's tiny model knows.
+
+    Args:
+        name: Of the family.
+        points: Heights and widths of enlargements, where the family has them.
+    """
+    shortest = {"size": {"shortest_edge": _SIDE}, "crop_size": _SQUARE["size"]}
+    match name:
+        case "LLaVA-1.5" | "LLaVA-NeXT-Video":
+            return CLIPImageProcessorPil(**_SQUARE, crop_size=_SQUARE["size"])
+        case "LLaVA-NeXT":
+            return LlavaNextImageProcessorPil(**shortest, image_grid_pinpoints=points)
+        case "LLaVA-OneVision":
+            return LlavaOnevisionImageProcessorPil(**_SQUARE, image_grid_pinpoints=points)
+        case "InternVL":
+            return GotOcr2ImageProcessorPil(**_SQUARE, min_patches=1, max_patches=3)
+    sizes = {"shortest_edge": 8 * 8, "longest_edge": 40 * 40}
+    return Qwen2VLImageProcessorPil(size=sizes, patch_size=_PATCH, temporal_patch_size=2, merge_size=2)
+
+
+def save_family(name: str, folder: Path) -> Path:
+    """Writes an ordinary checkpoint folder of a family's tiny model, and returns it."""
+    model: Any = FAMILIES[name]()
+    model.save_pretrained(folder)
+    words = tokenizer(name)
+    seen = image_processor(name, getattr(model.config, "image_grid_pinpoints", None))
+    clip = {"patch_size": _PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    match name:
+        case "LLaVA-1.5":
+            processor = LlavaProcessor(seen, words, chat_template=words.chat_template, **clip)
+        case "LLaVA-NeXT":
+            processor = LlavaNextProcessor(seen, words, chat_template=words.chat_template, **clip)
+        case _:
+            processor = Parts(seen, words)
+    processor.save_pretrained(folder)
+    return folder

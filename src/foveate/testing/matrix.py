@@ -1,0 +1,86 @@
+"""Which method runs on which family of models, found out by running each."""
+
+import re
+from functools import cache
+from typing import Any
+
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from foveate.compression import StandIn
+from foveate.core.errors import FoveateError
+from foveate.methods import METHODS
+from foveate.models.companion import Companion
+from foveate.models.load import LoadedModel, adapt
+from foveate.models.processor import Parts
+from foveate.settings import options_for, suited
+from foveate.testing.checkpoints import image_processor, tokenizer
+from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, pictures
+
+_KEEP = 8
+REASONS = {
+    "a": (r"EvidenceShare", "needs annotated data: runs in evaluations only"),
+    "b": (r"cuts a picture into tiles|smaller picture instead", "needs one picture for the tower, not tiles of it"),
+    "c": (r"ClsQuery.*no \[CLS\]", "needs the query of [CLS] itself, for which nothing can stand in"),
+    "d": (r"works inside the tower of LLaVA-1.5", "works between the blocks of a tower like LLaVA-1.5's"),
+    "e": (
+        r"which no CLIP shares|companion: its vision tower",
+        "needs a CLIP that the tower came from",
+    ),
+}
+"""By sign: what an error's message says, and the same in few words."""
+
+
+def table() -> str:
+    """Methods and families as Markdown, with the reasons below."""
+    rows = [["method", *FAMILIES], ["---"] * (1 + len(FAMILIES))]
+    rows += [[f"`{name}`", *(runs(name, family) for family in FAMILIES)] for name in METHODS]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([*lines, "", *(f"- ({sign}) {words}" for sign, (_, words) in REASONS.items())])
+
+
+@torch.no_grad()
+def runs(name: str, family: str) -> str:
+    """Whether a recipe, set for a family's tiny model, compresses a picture and answers.
+
+    Returns:
+        "works", "stand-in", or the sign of a reason in brackets.
+
+    Raises:
+        FoveateError: It cannot, and for none of the known reasons.
+    """
+    loaded = _loaded(family)
+    adapter = loaded.adapter
+    options = options_for(METHODS[name], adapter.tower.depth, adapter.decoder.depth, adapter.deep, adapter.keeps_cls)
+    try:
+        compressor = suited(METHODS[name](keep=_KEEP, **options), loaded)
+        with compressor.attached(loaded):
+            loaded.model.generate(**_inputs(family), max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    except FoveateError as error:
+        if sign := next((sign for sign, (found, _) in REASONS.items() if re.search(found, str(error))), None):
+            return f"({sign})"
+        raise
+    return "stand-in" if isinstance(compressor, StandIn) or "cls" in options else "works"
+
+
+@cache
+def _loaded(family: str) -> LoadedModel:
+    """With a CLIP whose vision half is as wide as the family's tower."""
+    adapter: Any = adapt(FAMILIES[family]())
+    words = tokenizer(family)
+    width = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {**width, "vocab_size": WORDS, "bos_token_id": BEGIN, "eos_token_id": 2, "pad_token_id": PAD}
+    config = CLIPConfig(text_config=text, vision_config={**width, "image_size": 24, "patch_size": 4}, projection_dim=16)
+    companion = Companion(CLIPModel(config).eval(), words)
+    return LoadedModel(family, adapter, Parts(image_processor(family, [[24, 48]]), words), companion)
+
+
+@cache
+def _inputs(family: str) -> dict[str, Any]:
+    """A prompt about the family's first picture."""
+    adapter, picture = _loaded(family).adapter, pictures(family)[0]
+    runs_of = [len(picture["pixel_values"]) * adapter.tower.grid.patches] if family == "InternVL" else []
+    (arrangement,) = adapter.arrangements(picture, runs_of)
+    ids = torch.tensor([[5, 6, START, *[adapter.image_token] * arrangement.length, END, 9, 10, 11]])
+    kind = {"mm_token_type_ids": (ids == adapter.image_token).int()} if "image_grid_thw" in picture else {}
+    return {**picture, **kind, "input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -1,0 +1,44 @@
+"""`docs/families.md`: its table is what comes out when it is computed anew, and its examples run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from foveate.core.budget import resolve_keep
+from foveate.testing.checkpoints import save_family
+from foveate.testing.families import FAMILIES
+from foveate.testing.matrix import table
+
+PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+
+
+def example(family):
+    return re.search(rf"### {re.escape(family)}\n\n```python\n(.*?)```", PAGE, re.DOTALL)[1]
+
+
+def test_the_table_of_methods_and_families_is_up_to_date():
+    assert table() in PAGE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_example_of_a_family_runs(family, tmp_path, monkeypatch, capsys):
+    code = example(family)
+    (hub,) = re.findall(r'"([\w-]+/[\w.-]+)"', code)
+    picture = torch.randint(256, (50, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for name in ("table", *(f"frame_{number}" for number in range(4))):
+        Image.fromarray(picture.numpy()).save(tmp_path / f"{name}.jpg")
+    save_family(family, tmp_path / "checkpoint")
+    monkeypatch.chdir(tmp_path)
+    said = {}
+    exec(compile(code.replace(hub, "checkpoint"), f"{family}.py", "exec"), said)
+    model = said.get("model") or said["loaded"].model
+    assert type(model).__name__ in code
+    run = said["run"]
+    patches = run.scores.shape[1]
+    assert [len(kept) for kept in run.kept] == [resolve_keep(0.2, patches)]
+    assert (run.tokens.per_block < patches).all()
+    assert capsys.readouterr().out

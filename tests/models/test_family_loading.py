@@ -1,0 +1,147 @@
+"""Checkpoint folders of every family load, and give what the family's own processor would."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    InternVLProcessor,
+    LlavaNextProcessor,
+    LlavaOnevisionProcessor,
+    LlavaProcessor,
+    Qwen2_5_VLProcessor,
+    Qwen3VLProcessor,
+)
+
+from foveate.core.errors import UnsupportedModel
+from foveate.models.load import load
+from foveate.models.processor import Parts
+from foveate.testing.checkpoints import save_family
+from foveate.testing.families import END, FAMILIES, START
+
+OWN = {"LLaVA-1.5": LlavaProcessor, "LLaVA-NeXT": LlavaNextProcessor}  # those that do not need torchvision
+OTHERS = {
+    "LLaVA-OneVision": (LlavaOnevisionProcessor, {"num_image_tokens": 36, "vision_feature_select_strategy": "full"}),
+    "InternVL": (InternVLProcessor, {"image_seq_length": 9, "start_image_token": "<img>", "end_image_token": "</img>"}),
+    "Qwen2.5-VL": (Qwen2_5_VLProcessor, {}),
+    "Qwen3-VL": (Qwen3VLProcessor, {}),
+}
+QUESTION = "What is it?"
+
+
+def noise(width, height):
+    generator = torch.Generator().manual_seed(width)
+    return Image.fromarray(torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
+
+
+PICTURES = [noise(50, 20), noise(61, 60), noise(22, 50)]
+
+
+@pytest.fixture(scope="module")
+def loaded_of(tmp_path_factory):
+    known = {}
+
+    def get(family):
+        if family not in known:
+            known[family] = load(save_family(family, tmp_path_factory.mktemp("family")))
+        return known[family]
+
+    return get
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_of_every_family_loads_as_it_was_saved(family, loaded_of):
+    loaded, model = loaded_of(family), FAMILIES[family]()
+    assert type(loaded.model) is type(model)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), model.parameters(), strict=True))
+    assert type(loaded.processor) is OWN.get(family, Parts)
+    again = load(loaded.name)
+    assert again.identity == loaded.identity
+    with torch.no_grad():
+        next(again.model.parameters())[0] += 1
+    assert replace(again).identity != loaded.identity
+
+
+@pytest.mark.parametrize("family", OWN)
+def test_pictures_and_prompts_are_those_of_the_familys_processor(family, loaded_of):
+    loaded = loaded_of(family)
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = loaded.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    for picture in PICTURES:
+        expected = loaded.processor(images=picture, text=text, return_tensors="pt")
+        images, (arrangement,) = loaded.images([picture])
+        assert loaded.prompt(QUESTION, arrangement) == expected["input_ids"][0].tolist()
+        for name in images:
+            assert torch.equal(images[name], expected[name])
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_prompts_are_those_of_a_processor_that_was_never_given_a_video_half(family, loaded_of):
+    loaded, (kind, settings) = loaded_of(family), OTHERS[family]
+    parts, tokenizer = loaded.processor, loaded.processor.tokenizer
+    own = object.__new__(kind)  # whose __init__ wants torchvision
+    ratio = getattr(loaded.model.config, "vision_aspect_ratio", None)
+    every = {
+        "image_processor": parts.image_processor,
+        "image_token": tokenizer.image_token,
+        "vision_aspect_ratio": ratio,
+    }
+    for name, value in {**every, **settings}.items():
+        object.__setattr__(own, name, value)
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = parts.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    for picture in PICTURES:
+        seen = parts.image_processor([picture], return_tensors="pt", **getattr(kind, "images_kwargs", {}))
+        written = text.replace(tokenizer.image_token, own.replace_image_token(seen, 0))
+        images, (arrangement,) = loaded.images([picture])
+        assert loaded.prompt(QUESTION, arrangement) == tokenizer(written)["input_ids"]
+        for name in images:
+            assert torch.equal(images[name], seen[name])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [*OWN, *OTHERS])
+def test_the_stock_model_takes_them(family, loaded_of):
+    """It counts placeholders and features, and refuses where they differ."""
+    loaded = loaded_of(family)
+    for picture in PICTURES:
+        images, (arrangement,) = loaded.images([picture])
+        ids = torch.tensor([loaded.prompt(QUESTION, arrangement)])
+        kind = {"mm_token_type_ids": (ids == loaded.adapter.image_token).int()} if "image_grid_thw" in images else {}
+        output = loaded.model.generate(input_ids=ids, **images, **kind, max_new_tokens=2, min_new_tokens=2)
+        assert output.shape == (1, ids.shape[1] + 2)
+
+
+@pytest.mark.parametrize("family", [*OWN, *OTHERS])
+def test_pictures_of_different_shapes_are_arranged_as_each_alone(family, loaded_of):
+    loaded = loaded_of(family)
+    images, arrangements = loaded.images(PICTURES)
+    for row, picture in enumerate(PICTURES):
+        alone, (arrangement,) = loaded.images([picture])
+        assert arrangements[row] == arrangement
+        some = loaded.adapter.chosen(images, [row], arrangements)
+        tokens = loaded.adapter.encode(some, arrangement, [])[0]
+        torch.testing.assert_close(tokens, loaded.adapter.encode(alone, arrangement, [])[0], atol=1e-5, rtol=0)
+
+
+def test_internvl_puts_its_own_tokens_around_a_picture(loaded_of):
+    loaded = loaded_of("InternVL")
+    prompt = loaded.prompt(QUESTION, loaded.images(PICTURES[:1])[1][0])
+    image = loaded.adapter.image_token
+    first, last = prompt.index(image), len(prompt) - 1 - prompt[::-1].index(image)
+    assert (prompt[first - 1], prompt[last + 1]) == (START, END)
+
+
+@pytest.mark.parametrize("family", [*OWN, *OTHERS])
+def test_what_the_template_puts_behind_a_question_is_no_part_of_it(family, loaded_of):
+    loaded = loaded_of(family)
+    tail = loaded.text_side.tail
+    assert loaded.text([list(tail)]) == ["ASSISTANT:"]
+    asked = loaded.adapter.question(loaded.prompt(QUESTION), tail)
+    assert loaded.text([asked]) == [QUESTION]
+
+
+def test_videos_are_no_pictures(loaded_of):
+    with pytest.raises(UnsupportedModel, match="is not given pictures, but videos"):
+        loaded_of("LLaVA-NeXT-Video").images(PICTURES)

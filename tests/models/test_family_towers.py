@@ -1,0 +1,309 @@
+"""What adapters answer about every family's tower, against what follows from the stock tower, tile by tile."""
+
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers.image_processing_utils import select_best_resolution
+
+from foveate.core.errors import LayerError, UnsupportedNeed
+from foveate.core.needs import ClsRows, Deepstack, Features, Fingerprint, Keys, ReceivedRows
+from foveate.models.load import adapt
+from foveate.testing.families import FAMILIES, pictures
+
+DEPTH, HEADS, WIDTH, SIDE = 4, 4, 8, 6
+LAYERS = range(DEPTH)
+TILED = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "LLaVA-NeXT-Video", "InternVL")
+QWEN = ("Qwen2.5-VL", "Qwen3-VL")
+ALIKE = ([0, 2], [1], [3])  # pictures of one arrangement each
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients():
+    with torch.no_grad():
+        yield
+
+
+@cache
+def adapter_of(family):
+    return adapt(FAMILIES[family]())
+
+
+def joined(family, numbers):
+    """The inputs about these pictures, and how each is arranged."""
+    adapter, every = adapter_of(family), pictures(family)
+    images = {name: torch.cat([every[n][name] for n in numbers]) for name in every[0]}
+    runs = [9 * len(every[n]["pixel_values"]) for n in numbers] if family == "InternVL" else []
+    return images, adapter.arrangements(images, runs)
+
+
+def answered(family, numbers, needs):
+    images, arrangements = joined(family, numbers)
+    assert len(set(arrangements)) == 1
+    return adapter_of(family).encode(images, arrangements[0], needs)
+
+
+def close(found, expected):
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def needs_of(family):
+    adapter = adapter_of(family)
+    received = [layer for layer in LAYERS if family != "Qwen2.5-VL" or layer in (1, 3)]
+    return (
+        *([ClsRows(tuple(LAYERS))] if adapter.tower.has_cls else []),
+        *(ReceivedRows(layer) for layer in received),
+        *(Keys(layer) for layer in LAYERS),
+        *(Features(), Features(projected=True), Fingerprint()),
+        *([Deepstack()] if adapter.deep else []),
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_is_answered_as_its_pictures_alone_are(family):
+    needs = needs_of(family)
+    sources, values = answered(family, [0, 2], needs)
+    assert set(values) == set(needs)
+    for row, number in enumerate((0, 2)):
+        alone, one = answered(family, [number], needs)
+        close(sources[row : row + 1], alone)
+        for need in needs:
+            if need == Fingerprint():
+                assert torch.equal(values[need][row : row + 1], one[need])
+            else:
+                close(values[need][row : row + 1], one[need])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fingerprint_tells_pictures_apart_and_nothing_else(family):
+    found = [int(answered(family, [number], [Fingerprint()])[1][Fingerprint()]) for number in (0, 1, 2, 3)]
+    again = answered(family, [2, 0, 2], [Fingerprint(), Keys(1)])[1][Fingerprint()].tolist()
+    assert len(set(found)) == 4
+    assert again == [found[2], found[0], found[2]]
+
+
+def pixels_of(family, picture):
+    """The tiles of one picture that its tokens come from."""
+    if family == "LLaVA-NeXT-Video":
+        return picture["pixel_values_videos"][0]
+    if "image_sizes" not in picture:
+        return picture["pixel_values"]
+    rows, columns = enlargement(picture)
+    return picture["pixel_values"][0, : 1 + rows * columns]
+
+
+def enlargement(picture):
+    """How many tiles the enlargement of a picture has, down and across."""
+    points = adapter_of("LLaVA-NeXT").model.config.image_grid_pinpoints
+    height, width = select_best_resolution(picture["image_sizes"][0].tolist(), points)
+    return height // 24, width // 24
+
+
+def stock_tower(family, tiles):
+    """Of the tower's own eager run: attention (tile, layer, head, query, key), keys (tile, layer, token, head, dim)
+    and the hidden states of all layers."""
+    model = adapter_of(family).model.model
+    tower, keys = model.vision_tower, []
+    attentions = [m for m in tower.modules() if hasattr(m, "k_proj")]
+
+    def hear(module, args, kwargs):
+        states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        key = getattr(module, "k_norm", lambda key: key)(module.k_proj(states))
+        keys.append(key.unflatten(-1, (HEADS, WIDTH)))
+
+    hooks = [module.register_forward_pre_hook(hear, with_kwargs=True) for module in attentions]
+    tower.set_attn_implementation("eager")
+    output = tower(tiles, output_attentions=True, output_hidden_states=True)
+    tower.set_attn_implementation("sdpa")
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(output.attentions, 1), torch.stack(keys, 1), output.hidden_states
+
+
+def placed(family, picture, tiles):
+    """(tile, patch, ...) as (token, ...), picture by picture, one token after the other; plain patches in `tiles`."""
+    square = tiles.unflatten(1, (SIDE, SIDE))
+    if family == "LLaVA-1.5":
+        return tiles[0]
+    if family in ("InternVL", "LLaVA-NeXT-Video"):
+        return torch.stack(
+            [
+                torch.stack([tile[2 * r + i, 2 * c + j] for i in (0, 1) for j in (0, 1)]).mean(0)
+                for tile in square
+                for r in range(SIDE // 2)
+                for c in range(SIDE // 2)
+            ]
+        )
+    (down, across), (height, width) = enlargement(picture), picture["image_sizes"][0].tolist()
+    rows, columns = range(down * SIDE), range(across * SIDE)
+    if width / height > across / down:  # the enlargement was padded above and below
+        padding = (len(rows) - int(height * len(columns) / width)) // 2
+        rows = rows[padding : len(rows) - padding]
+    else:
+        padding = (len(columns) - int(width * len(rows) / height)) // 2
+        columns = columns[padding : len(columns) - padding]
+    enlarged = [square[1 + r // SIDE * across + c // SIDE, r % SIDE, c % SIDE].flatten() for r in rows for c in columns]
+    enlarged = torch.stack(enlarged).unflatten(0, (len(rows), len(columns)))
+    shrink = (len(rows) * len(columns) / (2 * SIDE**2)) ** 0.5
+    if family == "LLaVA-OneVision" and shrink > 1.1:
+        size = (int(len(rows) // shrink), int(len(columns) // shrink))
+        enlarged = F.interpolate(enlarged.movedim(-1, 0)[None], size, mode="bilinear")[0].movedim(0, -1)
+    return torch.cat([tiles[0], enlarged.flatten(0, 1).unflatten(1, tiles.shape[2:])])
+
+
+@pytest.mark.parametrize("family", TILED)
+@pytest.mark.parametrize("numbers", ALIKE, ids=str)
+def test_attention_and_keys_equal_the_eager_towers(family, numbers):
+    needs = needs_of(family)
+    _, values = answered(family, numbers, needs)
+    cls = int(family != "LLaVA-OneVision")
+    for row, number in enumerate(numbers):
+        picture = pictures(family)[number]
+        attention, keys, _ = stock_tower(family, pixels_of(family, picture))
+        assert attention.amax((0, 2, 3, 4)).min() > 0.2  # uniform rows would prove nothing
+        if cls:
+            rows = placed(family, picture, attention[:, :, :, 0, 1:].movedim(-1, 1))
+            close(values[ClsRows(tuple(LAYERS))][row], rows.movedim(0, -1))
+        for layer in LAYERS:
+            received = attention[:, layer].mean(2)[..., cls:]
+            close(values[ReceivedRows(layer)][row], placed(family, picture, received.movedim(-1, 1)).movedim(0, -1))
+            expected = placed(family, picture, keys[:, layer, cls:])
+            if family == "LLaVA-1.5":
+                expected = torch.cat([expected, keys[0, layer, :1]])
+            close(values[Keys(layer)][row], expected)
+
+
+@pytest.mark.parametrize("family", TILED)
+@pytest.mark.parametrize("numbers", ALIKE, ids=str)
+def test_features_equal_those_of_the_stock_tower(family, numbers):
+    sources, values = answered(family, numbers, [Features(), Features(projected=True)])
+    adapter = adapter_of(family)
+    model, cls = adapter.model, int(family != "LLaVA-OneVision")
+    for row, number in enumerate(numbers):
+        picture = pictures(family)[number]
+        tiles = pixels_of(family, picture)
+        states = stock_tower(family, tiles)[2][model.config.vision_feature_layer][:, cls:]
+        if family == "InternVL":
+            square = model.model.vision_tower(tiles).last_hidden_state[:, 1:].unflatten(1, (SIDE, SIDE))
+            expected = torch.stack(
+                [
+                    torch.cat([tile[2 * r + i, 2 * c + j] for i in (0, 1) for j in (0, 1)])
+                    for tile in square
+                    for r in range(SIDE // 2)
+                    for c in range(SIDE // 2)
+                ]
+            )
+        else:
+            expected = placed(family, picture, states)
+        projected = model.model.multi_modal_projector(states if family == "LLaVA-OneVision" else expected)
+        if family == "LLaVA-OneVision":
+            projected = placed(family, picture, projected)
+        close(values[Features()][row], expected)
+        close(values[Features(projected=True)][row], projected)
+        close(sources[row, : len(expected)], projected if adapter.packs_projected else expected)
+        close(adapter.project(sources)[row, : len(expected)], projected)
+        close(projected, stock_tokens(family, picture))
+
+
+def stock_tokens(family, picture):
+    """What the stock model makes of one picture, without what ends a row."""
+    model = adapter_of(family).model
+    get = model.get_video_features if family == "LLaVA-NeXT-Video" else model.get_image_features
+    tokens = torch.cat([part.reshape(-1, part.shape[-1]) for part in get(**picture, return_dict=True).pooler_output])
+    if "image_sizes" not in picture:
+        return tokens
+    return tokens[(tokens != model.model.image_newline).any(1)]
+
+
+def shown(picture):
+    """Of each token of the tower, window by window in Qwen2.5-VL, its row and column in the picture."""
+    _, height, width = (picture["image_grid_thw"][0] // torch.tensor([1, 2, 2])).tolist()
+    windows = [(r, c) for r in range(0, height, 2) for c in range(0, width, 2)]
+    by_window = [
+        (r, c) for top, left in windows for r in range(top, top + 2) for c in range(left, left + 2)
+        if r < height and c < width
+    ]  # fmt: skip
+    return by_window, [(r, c) for r in range(height) for c in range(width)]
+
+
+def entering(family, picture):
+    """What enters and what leaves each block of the stock tower, which sees this picture alone."""
+    visual = adapter_of(family).model.model.visual
+    before, after = [], []
+    hooks = [block.register_forward_pre_hook(lambda _, args: before.append(args[0])) for block in visual.blocks]
+    hooks += [block.register_forward_hook(lambda _, args, output: after.append(output)) for block in visual.blocks]
+    visual(picture["pixel_values"], picture["image_grid_thw"])
+    for hook in hooks:
+        hook.remove()
+    return before, after
+
+
+def turned(states, positions):
+    """Rotary positions of rows and columns: of (patch, head, dim), the first half by the row, the second by the column.
+
+    A pair of numbers half the width apart is a complex number, which is turned by position / 10000^(2k / (width / 2)).
+    """
+    quarter = WIDTH // 4
+    speed = 10000.0 ** (-torch.arange(quarter) * 2 / (WIDTH // 2))
+    angle = torch.cat([positions[:, :1] * speed, positions[:, 1:] * speed], 1)[:, None]
+    complex_ = torch.complex(states[..., : WIDTH // 2].double(), states[..., WIDTH // 2 :].double())
+    complex_ = complex_ * torch.polar(torch.ones_like(angle).double(), angle.double())
+    return torch.cat([complex_.real, complex_.imag], -1).float()
+
+
+@pytest.mark.parametrize("family", QWEN)
+@pytest.mark.parametrize("numbers", ALIKE, ids=str)
+def test_qwens_attention_and_keys_equal_a_recomputation_of_the_block(family, numbers):
+    needs = needs_of(family)
+    _, values = answered(family, numbers, needs)
+    for row, number in enumerate(numbers):
+        picture = pictures(family)[number]
+        by_window, raster = shown(picture)
+        order = by_window if family == "Qwen2.5-VL" else raster
+        patches = torch.tensor([(2 * r + i, 2 * c + j) for r, c in order for i in (0, 1) for j in (0, 1)]).float()
+        before, _ = entering(family, picture)
+
+        def tokens(of_patches, order=order, raster=raster):
+            means = [of_patches[4 * n : 4 * n + 4].mean(0) for n in range(len(order))]
+            return torch.stack([means[order.index(place)] for place in raster])
+
+        for layer, block in enumerate(adapter_of(family).model.model.visual.blocks):
+            qkv = block.attn.qkv(block.norm1(before[layer])).unflatten(1, (3, HEADS, WIDTH))
+            query, key = turned(qkv[:, 0], patches), turned(qkv[:, 1], patches)
+            close(values[Keys(layer)][row], tokens(key))
+            if ReceivedRows(layer) in needs:
+                attention = (torch.einsum("qhd,khd->hqk", query, key) / WIDTH**0.5).softmax(-1)
+                assert attention.max() > 0.2  # uniform rows would prove nothing
+                close(values[ReceivedRows(layer)][row], tokens(attention.mean(1).T).T)
+
+
+@pytest.mark.parametrize("family", QWEN)
+@pytest.mark.parametrize("numbers", ALIKE, ids=str)
+def test_qwens_features_are_in_raster_order(family, numbers):
+    also = [Deepstack()] if family == "Qwen3-VL" else []
+    sources, values = answered(family, numbers, [Features(), Features(projected=True), *also])
+    visual = adapter_of(family).model.model.visual
+    for row, number in enumerate(numbers):
+        picture = pictures(family)[number]
+        expected = stock_tokens(family, picture)
+        close(sources[row], expected)
+        close(values[Features(projected=True)][row], expected)
+        close(visual.merger(values[Features()][row].reshape(-1, HEADS * WIDTH)), expected)
+        if also:
+            _, after = entering(family, picture)
+            levels = [visual.deepstack_merger_list[n](after[layer]) for n, layer in enumerate((0, 2))]
+            close(values[Deepstack()][row], torch.stack(levels))
+
+
+def test_layers_of_windows_say_nothing_about_the_picture():
+    for layer in (0, 2, -2):
+        with pytest.raises(LayerError, match=r"only sees its window.*choose one of 1, 3"):
+            answered("Qwen2.5-VL", [0], [ReceivedRows(layer)])
+
+
+@pytest.mark.parametrize("family", ("LLaVA-OneVision", *QWEN))
+def test_towers_without_cls_name_the_stand_in(family):
+    with pytest.raises(UnsupportedNeed, match=r"no \[CLS\] token.*ReceivedAttention"):
+        answered(family, [0], [ClsRows((0,))])
