@@ -1,15 +1,17 @@
 """Methods by name, and their settings for a model and a budget."""
 
-from collections.abc import Callable
+from ast import literal_eval
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from statistics import fmean
 from typing import Any
 
 from foveate.compression import Compressor
-from foveate.core.errors import BudgetError, UnknownMethod
+from foveate.core.budget import Keep
+from foveate.core.errors import BudgetError, FoveateError, UnknownMethod
 from foveate.methods import METHODS
 
 _VISION_BLOCKS, _DECODER_BLOCKS = 24, 32  # of the models that the authors' layer numbers are for
@@ -56,6 +58,37 @@ def options_for(recipe: Callable[..., Compressor], tower_depth: int, decoder_dep
     return options
 
 
+def for_model(
+    name: str, keep: Keep | None, given: Mapping[str, Any], tower_depth: int, decoder_depth: int
+) -> Compressor:
+    """The method of a name, with its authors' own budget, its layers scaled to a model's depths where none are given.
+
+    Args:
+        name: See `method`.
+        keep: The budget; None for methods that have one of their own.
+        given: Options of the recipe; whole numbers may be floats, and tuples lists or their text, such as "[8, 16]".
+        tower_depth: Layers of the vision tower.
+        decoder_depth: Blocks of the language model.
+
+    Raises:
+        UnknownMethod: There is no such method.
+        BudgetError: The method needs a budget, or this is none.
+        FoveateError: The method has no such option, or the value is not of its kind.
+    """
+    recipe = method(name)
+    parameters = {n: p for n, p in signature(recipe).parameters.items() if n != "keep"}
+    if unknown := sorted(set(given) - set(parameters)):
+        known = ", ".join(str(parameter) for parameter in parameters.values()) or "none"
+        raise FoveateError(f"option {unknown[0]!r} of {name} is unknown; its options: {known}")
+    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
+        raise BudgetError(f"keep={keep!r}: expected how many patches stay, as a count or a fraction such as 0.25")
+    if keep is None and signature(recipe).parameters["keep"].default is Parameter.empty:
+        raise BudgetError(f"{name} needs keep: how many patches stay, as a count or a fraction such as 0.25")
+    options = options_for(recipe, tower_depth, decoder_depth)
+    options |= {n: _like(parameters[n].default, n, value) for n, value in given.items()}
+    return recipe(**options) if keep is None else recipe(keep=keep, **options)
+
+
 def aligned(
     recipe: Callable[..., Compressor], equivalent: int | float, patches: int, depth: int, **options: object
 ) -> Compressor:
@@ -89,6 +122,30 @@ def aligned(
             f"{depth} blocks: nearest are {tokens:g}"
         )
     return compressor
+
+
+def _like(default: object, name: str, value: object) -> object:
+    """The value as the option's default is written.
+
+    Raises:
+        FoveateError: It cannot be.
+    """
+    if isinstance(default, tuple) and isinstance(value, str):
+        with suppress(ValueError, SyntaxError):
+            value = literal_eval(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    match default:
+        case bool() if isinstance(value, bool):
+            return value
+        case int() if number and not isinstance(default, bool) and value == value // 1:
+            return int(value)
+        case float() if number:
+            return float(value)
+        case tuple() if isinstance(value, list | tuple):
+            return tuple(value)
+        case bool() | int() | float() | tuple():
+            raise FoveateError(f"{name}={value!r}: expected {type(default).__name__}, like {default!r}")
+    return value
 
 
 def _scaled(block: int, depth: int) -> int:
