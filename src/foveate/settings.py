@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import Any
 
 from foveate.compression import Compressor
-from foveate.core.budget import Keep
 from foveate.core.errors import BudgetError, FoveateError, UnknownMethod
 from foveate.methods import METHODS
 
@@ -58,9 +57,7 @@ def options_for(recipe: Callable[..., Compressor], tower_depth: int, decoder_dep
     return options
 
 
-def for_model(
-    name: str, keep: Keep | None, given: Mapping[str, Any], tower_depth: int, decoder_depth: int
-) -> Compressor:
+def for_model(name: str, keep: object, given: Mapping[str, Any], tower_depth: int, decoder_depth: int) -> Compressor:
     """The method of a name, with its authors' own budget, its layers scaled to a model's depths where none are given.
 
     Args:
@@ -124,7 +121,7 @@ def aligned(
     return compressor
 
 
-def _like(default: object, name: str, value: object) -> object:
+def _like(default: Any, name: str, value: Any) -> Any:  # noqa: ANN401 (of any option)
     """The value as the option's default is written.
 
     Raises:

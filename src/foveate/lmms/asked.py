@@ -1,4 +1,4 @@
-"""From a request of lmms-eval to a chat prompt with pictures, and from its generation options to those of `generate`."""
+"""From lmms-eval's requests to chat prompts with pictures, and from its generation options to those of `generate`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -56,14 +56,14 @@ class Foveate(lmms):
         self,
         pretrained: str = REFERENCE,
         method: str = "full",
-        keep: float | None = None,
+        keep: int | float | str | None = None,
         device: str | None = None,
         dtype: str | None = None,
         attn_implementation: str = "sdpa",
         revision: str = "main",
         companion: str | None = None,
         device_map: str | None = None,
-        batch_size: int = 1,
+        batch_size: int | str = 1,
         max_new_tokens: int = _NEW_TOKENS,
         system_prompt: str = "",
         max_batch_size: int | None = None,  # which lmms-eval gives to every model
@@ -200,7 +200,9 @@ class Foveate(lmms):
 
     @torch.inference_mode()
     def _generate(
-        self, asked: Sequence[Asked], **options: Any
+        self,
+        asked: Sequence[Asked],
+        **options: Any,  # noqa: ANN401 (of `generate`)
     ) -> tuple[list[list[int]], list[float], tuple[torch.Tensor, ...]]:
         """Of each prompt the answer's tokens and how many it was given; of each step the logits."""
         adapter = self.loaded.adapter
@@ -218,16 +220,16 @@ class Foveate(lmms):
             given = given + run.tokens.equivalent.to(given.device)
         passed = {adapter.pad_token, *adapter.ends}
         said = [[t for t in row if t not in passed] for row in output.sequences[:, ids.shape[1] :].tolist()]
-        return said, given.tolist(), output.logits
+        return said, given.tolist(), output.logits or ()
 
 
 def _apart(asked: Sequence[Asked], run: Callable[[Sequence[Asked]], list[Any]]) -> list[Any]:
-    """Results in order, of prompts with and without pictures apart: the latter cannot be compressed."""
+    """Results in order, of prompts with equally many pictures together: a budget inside the model counts a prompt's."""
     results: list[Any] = [None] * len(asked)
-    for seen in (True, False):
-        if rows := [row for row, one in enumerate(asked) if bool(one.images) == seen]:
-            for row, result in zip(rows, run([asked[row] for row in rows]), strict=True):
-                results[row] = result
+    for count in sorted({len(one.images) for one in asked}):
+        rows = [row for row, one in enumerate(asked) if len(one.images) == count]
+        for row, result in zip(rows, run([asked[row] for row in rows]), strict=True):
+            results[row] = result
     return results
 
 

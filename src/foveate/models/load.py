@@ -182,9 +182,7 @@ class LoadedModel:
             [] if (token := getattr(self.processor.tokenizer, name, None)) is None else [token]
             for name in ("start_image_token_id", "end_image_token_id")  # InternVL's, whose template does not write them
         )
-        return [
-            token for i in ids for token in ([*before, *[i] * next(left).length, *behind] if i == image else [i])
-        ]
+        return [token for i in ids for token in ([*before, *[i] * next(left).length, *behind] if i == image else [i])]
 
     def _ids(self, text: str, special: bool = True) -> list[int]:
         tokenizer = self.processor.tokenizer

@@ -39,7 +39,9 @@ def load_processor(place: str, **options: Any) -> Any:  # noqa: ANN401 (a class 
     """The checkpoint's processor, or its parts."""
     try:
         return AutoProcessor.from_pretrained(place, **options)
-    except (ImportError, AttributeError):  # both mean that torchvision is not there
+    except (ImportError, AttributeError, ValueError) as error:  # any of them may mean that torchvision is not there
+        if isinstance(error, ValueError) and "torchvision" not in str(error):
+            raise
         return Parts(
             AutoImageProcessor.from_pretrained(place, **options), AutoTokenizer.from_pretrained(place, **options)
         )
