@@ -6,6 +6,9 @@ INSTALLED := $(VENV)/.installed
 # The pins are tested with 3.11; any later Python is the second choice.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# See lmms-light in pyproject.toml: with their requirements they would bring torchvision and another torch.
+WITHOUT_REQUIREMENTS := \
+	lmms-eval pytablewriter chardet dataproperty mbstrdecoder pathvalidate tabledata tcolorpy typepy
 STUDY ?= ablate_layers
 ARGS ?=
 NOTEBOOKS ?= notebooks/*.ipynb
@@ -65,4 +68,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(if $(PYTHON),,$(error foveate needs Python 3.11 or later, and none was found: name one with PYTHON=/path/to/python))
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps $(WITHOUT_REQUIREMENTS)
 	touch $@

@@ -20,6 +20,7 @@ REFERENCE_MODEL = ROOT / "src/foveate/reference/llava"
 
 IMPORT_EVERYTHING = """
 import importlib, os, pkgutil
+from importlib.util import find_spec
 import datasets, optuna, pytorch_lightning, torch, torchmetrics
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -32,7 +33,8 @@ def state():
 before = state()
 import foveate
 for module in pkgutil.walk_packages(foveate.__path__, "foveate."):
-    importlib.import_module(module.name)
+    if find_spec("lmms_eval") or not module.name.startswith("foveate.lmms."):
+        importlib.import_module(module.name)
 assert state() == before
 """
 

@@ -1,10 +1,11 @@
 """Methods by name, and their settings for a model and a budget."""
 
-from collections.abc import Callable
+from ast import literal_eval
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from foveate.compression import Compressor, StandIn
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import BudgetError, UnknownMethod
+from foveate.core.errors import BudgetError, FoveateError, UnknownMethod
 from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer
 from foveate.methods import METHODS
 from foveate.models.adapter import Adapter, Tower
@@ -97,6 +98,35 @@ def options_for(
     return options
 
 
+def for_model(name: str, keep: object, given: Mapping[str, Any], tower_depth: int, decoder_depth: int) -> Compressor:
+    """The method of a name, with its authors' own budget, its layers scaled to a model's depths where none are given.
+
+    Args:
+        name: See `method`.
+        keep: The budget; None for methods that have one of their own.
+        given: Options of the recipe; whole numbers may be floats, and tuples lists or their text, such as "[8, 16]".
+        tower_depth: Layers of the vision tower.
+        decoder_depth: Blocks of the language model.
+
+    Raises:
+        UnknownMethod: There is no such method.
+        BudgetError: The method needs a budget, or this is none.
+        FoveateError: The method has no such option, or the value is not of its kind.
+    """
+    recipe = method(name)
+    parameters = {n: p for n, p in signature(recipe).parameters.items() if n != "keep"}
+    if unknown := sorted(set(given) - set(parameters)):
+        known = ", ".join(str(parameter) for parameter in parameters.values()) or "none"
+        raise FoveateError(f"option {unknown[0]!r} of {name} is unknown; its options: {known}")
+    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
+        raise BudgetError(f"keep={keep!r}: expected how many patches stay, as a count or a fraction such as 0.25")
+    if keep is None and signature(recipe).parameters["keep"].default is Parameter.empty:
+        raise BudgetError(f"{name} needs keep: how many patches stay, as a count or a fraction such as 0.25")
+    options = options_for(recipe, tower_depth, decoder_depth)
+    options |= {n: _like(parameters[n].default, n, value) for n, value in given.items()}
+    return recipe(**options) if keep is None else recipe(keep=keep, **options)
+
+
 def aligned(
     recipe: Callable[..., Compressor], equivalent: int | float, patches: int, depth: int, **options: object
 ) -> Compressor:
@@ -150,6 +180,30 @@ def at_budget(name: str, budget: int | float, patches: int, tower_depth: int, de
         return recipe()
     options = options_for(recipe, tower_depth, decoder_depth)
     return aligned(recipe, resolve_keep(budget, patches), patches, decoder_depth, **options)
+
+
+def _like(default: Any, name: str, value: Any) -> Any:  # noqa: ANN401 (of any option)
+    """The value as the option's default is written.
+
+    Raises:
+        FoveateError: It cannot be.
+    """
+    if isinstance(default, tuple) and isinstance(value, str):
+        with suppress(ValueError, SyntaxError):
+            value = literal_eval(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    match default:
+        case bool() if isinstance(value, bool):
+            return value
+        case int() if number and not isinstance(default, bool) and value == value // 1:
+            return int(value)
+        case float() if number:
+            return float(value)
+        case tuple() if isinstance(value, list | tuple):
+            return tuple(value)
+        case bool() | int() | float() | tuple():
+            raise FoveateError(f"{name}={value!r}: expected {type(default).__name__}, like {default!r}")
+    return value
 
 
 def _scaled(block: int, depth: int) -> int:

@@ -14,17 +14,18 @@ import torch
 from PIL import __version__ as pillow_version
 from PIL.Image import Image
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
     PreTrainedModel,
 )
 
-from foveate.core.errors import UnsupportedModel
+from foveate.core.errors import DataError, UnsupportedModel
 from foveate.core.types import Arrangement
 from foveate.models.adapter import Adapter, Images
 from foveate.models.companion import Companion, load_companion
+from foveate.models.engine import left_padded
 from foveate.models.llava import Llava
 from foveate.models.pictures import SeenPictures, Texts, TextSide
 from foveate.models.processor import load_processor
@@ -112,6 +113,27 @@ class LoadedModel:
             raise ValueError(f"these {len(images)} pictures have different shapes: give those of one shape together")
         return SeenPictures(self.adapter, inputs, arrangements[0], texts, self.companion)
 
+    def inputs(self, texts: Sequence[str], images: Sequence[Sequence[Image]]) -> dict[str, Tensor]:
+        """What the stock model takes: left-padded prompts with every image token expanded to a whole run, and pictures.
+
+        Args:
+            texts: Chat prompts, as `written`.
+            images: Of each prompt, in reading order.
+
+        Raises:
+            DataError: A prompt has not as many image tokens as pictures.
+        """
+        flat = [image for own in images for image in own]
+        seen, arrangements = self.images(flat) if flat else ({}, [])
+        left, prompts = iter(arrangements), []
+        for text, own in zip(texts, images, strict=True):
+            ids = self._ids(text)
+            if (found := ids.count(self.adapter.image_token)) != len(own):
+                raise DataError(f"{text!r} has {found} image tokens for {len(own)} pictures: expected one for each")
+            prompts.append(self._expanded(ids, [next(left) for _ in own]))
+        padded, real = left_padded(prompts, self.adapter.pad_token, self.model.device)
+        return {"input_ids": padded, "attention_mask": real.long(), **seen}
+
     def prompt(self, question: str, arrangement: Arrangement | None = None) -> list[int]:
         """Token ids of the chat prompt for one picture and a question, the image token expanded to a whole run.
 
@@ -119,27 +141,50 @@ class LoadedModel:
             question: The question.
             arrangement: Of the picture; None means one of the tower's own size.
         """
-        image = self.adapter.image_token
-        length = arrangement.length if arrangement else self.adapter.tower.grid.patches
-        edges = [[getattr(self.processor.tokenizer, name)] for name in self.adapter.around] or [[], []]
-        run = [*edges[0], *[image] * length, *edges[1]]
-        return [token for i in self._ids(self._written(question)) for token in (run if i == image else [i])]
+        image = arrangement or Arrangement((self.adapter.tower.grid,))
+        return self._expanded(self._ids(self._asked(question)), [image])
 
     def reference(self, question: str, answer: str) -> list[int]:
         """Token ids of an answer as they follow the chat prompt for a question, the end token last."""
-        written = self._written(question)
+        return self.continued(self._asked(question), answer)
+
+    def continued(self, written: str, answer: str) -> list[int]:
+        """Token ids of an answer as they follow a chat prompt, the end token last."""
         before, whole = self._ids(written), self._ids(written + " " * (not written[-1:].isspace()) + answer)
         tokens = whole[len(before) :] if whole[: len(before)] == before else self._ids(answer, special=False)
         end = self.processor.tokenizer.eos_token_id
         ends = self.adapter.ends
         return [*tokens, *([end] if end in ends else ends[:1])]
 
-    def _written(self, question: str) -> str:
-        """The chat prompt."""
+    def written(self, content: Sequence[str | None], system: str = "") -> str:
+        """The chat prompt of one turn.
+
+        Args:
+            content: Texts, and None where a picture stands.
+            system: What comes before the turn; empty means what the checkpoint's template has.
+        """
         if not self.processor.chat_template:
-            return f"USER: {self.processor.image_token}\n{question} ASSISTANT:"
-        content = [{"type": self.adapter.modality}, {"type": "text", "text": question}]
-        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+            image = f"{self.processor.image_token}\n"
+            turn = "".join(image if part is None else part for part in content)
+            return f"{system} USER: {turn} ASSISTANT:".lstrip()
+        picture = {"type": self.adapter.modality}
+        parts = [picture if part is None else {"type": "text", "text": part} for part in content]
+        turns = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+        turns.append({"role": "user", "content": parts})
+        return self.processor.apply_chat_template(turns, add_generation_prompt=True)
+
+    def _asked(self, question: str) -> str:
+        return self.written([None, question])
+
+    def _expanded(self, ids: Sequence[int], arrangements: Sequence[Arrangement]) -> list[int]:
+        """The prompt with a whole run for each of its image tokens, inside what the processor puts around one."""
+        left, image = iter(arrangements), self.adapter.image_token
+        edges = [[getattr(self.processor.tokenizer, name)] for name in self.adapter.around] or [[], []]
+
+        def run() -> list[int]:
+            return [*edges[0], *[image] * next(left).length, *edges[1]]
+
+        return [token for i in ids for token in (run() if i == image else [i])]
 
     def _ids(self, text: str, special: bool = True) -> list[int]:
         tokenizer = self.processor.tokenizer

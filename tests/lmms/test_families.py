@@ -1,0 +1,88 @@
+"""Checkpoints of every family that takes pictures, loaded as a user loads them and asked by lmms-eval's requests."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import InternVLProcessor
+
+from foveate.models.load import load
+from tests.lmms.checkpoints import save_tiny
+
+pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
+from foveate.lmms.model import Foveate
+from tests.lmms.asking import generating
+
+SHAPES = [(20, 50), (60, 61), (20, 50), (50, 22)]
+FAMILIES = ["LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL"]
+NEW = 4
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request, tmp_path_factory):
+    return save_tiny(request.param, tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def docs():
+    """Questions about one picture, about several, and about none."""
+    noise = np.random.default_rng(0)
+    pictures = [Image.fromarray(noise.integers(0, 255, (*shape, 3), dtype=np.uint8)) for shape in SHAPES]
+    rows = [([0], "w20 w21"), ([1, 2], "w30 <image> w31 <image> w32"), ([], "w40 w41 w42"), ([3], "w50"), ([2], "w60")]
+    return [{"pictures": [pictures[i] for i in chosen], "text": text} for chosen, text in rows]
+
+
+def stock(loaded, doc):
+    """What the checkpoint says without us: prompt and pictures put together here, one at a time."""
+    words, pictures = doc["text"].split(), doc["pictures"]
+    if "<image>" not in words:
+        words = ["<image>"] * len(pictures) + words
+    tokenizer, adapter = loaded.processor.tokenizer, loaded.adapter
+    inputs, arrangements = loaded.images(pictures) if pictures else ({}, [])
+    runs = [["<image>"] * arrangement.length for arrangement in arrangements]
+    if type(loaded.model).__name__.startswith("InternVL"):
+        runs = [["<start>", *run, "<end>"] for run in runs]
+    spelled = [token for word in words for token in (runs.pop(0) if word == "<image>" else [word])]
+    ids = torch.tensor([tokenizer.convert_tokens_to_ids(["<s>", "<unk>", *spelled, "w9"])])
+    if "image_grid_thw" in inputs:
+        inputs = {**inputs, "mm_token_type_ids": (ids == adapter.image_token).int()}
+    output = loaded.model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), **inputs, max_new_tokens=NEW, do_sample=False
+    )
+    return loaded.text([output[0, ids.shape[1] :].tolist()])[0]
+
+
+def answers(folder, docs, method, batch_size, **options):
+    model = Foveate(str(folder), method, keep=5, device="cpu", batch_size=batch_size, **options)
+    return [answer.text for answer in model.generate_until(generating(model, docs, max_new_tokens=NEW))]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_without_compression_answers_are_those_of_the_stock_model(folder, docs, batch_size):
+    loaded = load(folder)
+    expected = [stock(loaded, doc) for doc in docs]
+    assert len(set(expected)) >= 4  # so that a confused order would show
+    assert answers(folder, docs, "full", batch_size) == expected
+
+
+def test_batch_size_changes_no_answer(folder, docs):
+    one = answers(folder, docs, "fastv", 1, layer=2)
+    assert answers(folder, docs, "fastv", 4, layer=2) == one
+    assert one != answers(folder, docs, "full", 4)
+
+
+def test_a_picture_of_internvl_stands_inside_what_its_own_processor_puts_around_it(tmp_path):
+    loaded = load(save_tiny("InternVL", tmp_path))
+    tokenizer, image = loaded.processor.tokenizer, Image.new("RGB", (50, 20))
+    names = {"start_image_token": "<start>", "end_image_token": "<end>", "image_token": "<image>"}
+    processor = SimpleNamespace(**names, image_seq_length=9)
+    (arrangement,) = loaded.images([image])[1]
+    run = InternVLProcessor.replace_image_token(processor, {"num_patches": [arrangement.length // 9]}, 0)
+    spelled = run.replace("<", " <").split()
+    assert len(spelled) == arrangement.length + 2 > 11
+    expected = tokenizer.convert_tokens_to_ids(["<s>", "<unk>", *spelled, "w20", "w9"])
+    assert loaded.prompt("w20", arrangement) == expected
+    assert loaded.inputs([loaded.written([None, "w20"])], [[image]])["input_ids"].tolist() == [expected]
