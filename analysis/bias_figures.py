@@ -151,7 +151,7 @@ def draw_pairs(square: pd.DataFrame, measure: str, ax: Axes) -> Axes:
         for edge in edges:
             draw(edge, color="white", lw=2.2)
     ax.tick_params(labelsize=9.5, length=0)
-    ax.set(xlabel="", ylabel="", title=_PAIRS[measure])
+    ax.set(xlabel="", ylabel="", title=_PAIRS[measure], anchor="N")  # what is left of the height is for the names below
     return ax
 
 
