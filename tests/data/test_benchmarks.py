@@ -249,6 +249,16 @@ def test_a_broken_picture_is_named_with_its_question(kind, tmp_path):
         _ = sample.image
 
 
+def test_a_question_whose_picture_is_in_no_table_is_named_when_it_is_looked_at(tmp_path):
+    place = tables.gqa(tmp_path / "gqa")
+    (file,) = (place / "testdev_balanced_images").iterdir()
+    tables.write(file, [{"id": "n0", "image": tables.picture(0)}], {"id": tables.TEXT, "image": tables.Image()})
+    samples = load_samples(f"gqa:{place}", "testdev")
+    assert len(data_hash(samples)) == 16 and samples[0].image.size == (96, 96)
+    with pytest.raises(DataError, match="question '201': picture 'n1' is not in the table of pictures"):
+        _ = next(sample for sample in samples if sample.id == "201").image
+
+
 def test_a_picture_beyond_pillows_limit_is_refused(tmp_path, monkeypatch):
     place = tables.pope(tmp_path / "pope.parquet")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 from foveate.core.errors import DataError
-from foveate.data.sample import Boxes, Evidence, Form, Scoring, VQASample
-from foveate.data.stored import Part, Stored, checked, encoded, filled, table_of
+from foveate.data.sample import Boxes, Evidence, Form, Picture, Scoring, VQASample
+from foveate.data.stored import Missing, Part, Stored, checked, encoded, filled, table_of
 
 Row = Mapping[str, Any]
 
@@ -109,8 +109,6 @@ class Benchmark:
         image_id, name = gallery.names[row], f"{gallery.split}-{row:06d}"
         problem, asked = "", []
         try:
-            if picture is None:
-                raise DataError(f"its picture {image_id!r} is not in the table of pictures")
             if self.sized:
                 facts["pixels"] = Pixels(*picture.size)
             asked = list(self.ask(facts))
@@ -119,10 +117,7 @@ class Benchmark:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             problem = f"the row is not as {self.repo} has it: {type(error).__name__}: {error}"
         if problem:
-            nothing = Stored(questions, row, image_id, gallery.folder)
-            yield VQASample(name, image_id, picture or nothing, "", "", (), "none", problem=problem)
-            return
-        assert picture is not None
+            yield VQASample(name, image_id, picture, "", "", (), "none", problem=problem)
         for one in asked:
             wrong = _problem(one, part.answered)
             given = {**vars(one), "id": one.id or name}
@@ -137,7 +132,8 @@ class _Gallery:
     def __init__(self, benchmark: Benchmark, table: Dataset, split: str, place: str | None) -> None:
         self.split = split
         self.columns = [] if benchmark.images and benchmark.image not in table.column_names else [benchmark.image]
-        self.folder = Path(place).parent if place and Path(place).is_file() else Path(place or ".")
+        path = Path(place or ".").expanduser()
+        self.folder = path.parent if path.is_file() else path
         key = benchmark.picture if benchmark.picture in table.column_names else None
         keys = [benchmark.picture_of(value) for value in table[key]] if key else None
         self.names = keys or [f"{split}-{row:06d}" for row in range(len(table))]
@@ -162,11 +158,10 @@ class _Gallery:
             (row for row, kept in enumerate(self.kept) if kept), key=lambda row: (first[self.names[row]], row)
         )
 
-    def picture(self, row: int) -> Stored | None:
-        if self._rows is None:
-            return Stored(self._pictures, row, self.names[row], self.folder)
-        place = self._rows.get(self.names[row])
-        return None if place is None else Stored(self._pictures, place, self.names[row], self.folder)
+    def picture(self, row: int) -> Picture:
+        name = self.names[row]
+        place = row if self._rows is None else self._rows.get(name)
+        return Missing(name) if place is None else Stored(self._pictures, place, name, self.folder)
 
 
 def text_of(row: Row, column: str) -> str:

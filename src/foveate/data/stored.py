@@ -99,6 +99,27 @@ class Stored(Picture):
             raise DataError(f"picture {self.name!r} ({len(data):,} bytes) cannot be decoded: {error}") from error
 
 
+@dataclass(frozen=True)
+class Missing(Picture):
+    """A picture that a question is about and that no table has."""
+
+    name: str
+
+    def open(self) -> Image:
+        raise self._error
+
+    @property
+    def size(self) -> tuple[int, int]:
+        raise self._error
+
+    def content(self) -> bytes:
+        raise self._error
+
+    @property
+    def _error(self) -> DataError:
+        return DataError(f"picture {self.name!r} is not in the table of pictures")
+
+
 def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
     """The rows of a split.
 

@@ -199,7 +199,7 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample]) -> VQASample:
         if not why:
             return sample
         if config.on_error == "stop":
-            raise DataError(f"{why}; {RECORD_IT}")
+            raise DataError(f"question {sample.id!r}: {why}; {RECORD_IT}")
     raise DataError(f"none of {len(samples)} questions of {config.data!r} can be asked; the first: {_why(samples[0])}")
 
 
@@ -208,7 +208,7 @@ def _why(sample: VQASample) -> str:
     if sample.problem:
         return sample.problem
     try:
-        sample.image  # noqa: B018 (says why it cannot be decoded)
+        sample.picture.open()
     except DataError as error:
         return str(error)
     return ""
