@@ -190,9 +190,7 @@ def _there(device: str, devices: int) -> int:
         return 0
     there = torch.accelerator.device_count()
     if there == 0 or 1 < there < devices:
-        raise DeviceError(
-            f"devices={devices}: torch sees {there} of {device!r} here, choose other --devices"
-        )
+        raise DeviceError(f"devices={devices}: torch sees {there} of {device!r} here, choose other --devices")
     return there
 
 
