@@ -67,14 +67,14 @@ def _llama() -> LlamaConfig:
 
 def llava() -> nn.Module:
     """LLaVA-1.5."""
-    config = LlavaConfig(vision_config=_clip(), text_config=_llama(), image_token_id=IMAGE, image_seq_length=36)
+    config = LlavaConfig(vision_config=_clip(), text_config=_llama(), image_token_index=IMAGE, image_seq_length=36)
     return _made(LlavaForConditionalGeneration, config)
 
 
 def llava_next() -> nn.Module:
     """LLaVA-NeXT."""
     config = LlavaNextConfig(
-        vision_config=_clip(), text_config=_llama(), image_token_id=IMAGE, image_grid_pinpoints=_POINTS
+        vision_config=_clip(), text_config=_llama(), image_token_index=IMAGE, image_grid_pinpoints=_POINTS
     )
     return _made(LlavaNextForConditionalGeneration, config)
 
@@ -96,8 +96,8 @@ def llava_onevision() -> nn.Module:
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**_TOWER, vision_use_head=False),
         text_config=Qwen2Config(**_TEXT),
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
         image_grid_pinpoints=_POINTS,
         vision_aspect_ratio="anyres_max_2",
     )

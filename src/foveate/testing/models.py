@@ -309,5 +309,6 @@ def _applied(compression: Compression, features: Tensor) -> Tensor:
 def _state(model: nn.Module) -> dict[str, Any]:
     """What an attachment could leave behind: hooks, attributes, attention functions."""
     hooks = {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()}
-    kernels = {n: m.config._attn_implementation for n, m in model.named_modules() if hasattr(m, "config")}
+    every: Any = list(model.named_modules())
+    kernels = {name: part.config._attn_implementation for name, part in every if hasattr(part, "config")}
     return {"hooks": hooks, "kernels": kernels, "attributes": sorted(vars(model))}
