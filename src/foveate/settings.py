@@ -3,9 +3,10 @@
 from ast import literal_eval
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from statistics import fmean
 from typing import Any
 
@@ -23,12 +24,52 @@ BUDGETLESS = ("full", "blind")
 _VISION_BLOCKS, _DECODER_BLOCKS = 24, 32  # of the models that the authors' layer numbers are for
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A recipe whose compressor is told what to do with tiles; options are those of the recipe.
+
+    Attributes:
+        recipe: From a budget to a compressor.
+        per_tile: See `Compressor.tiled`.
+        separators: Likewise.
+    """
+
+    recipe: Callable[..., Compressor]
+    per_tile: bool = False
+    separators: bool = True
+
+    def __call__(self, *args: Any, **options: Any) -> Compressor:  # noqa: ANN401 (those of the recipe)
+        return self.recipe(*args, **options).tiled(self.per_tile, self.separators)
+
+    @property
+    def __signature__(self) -> Signature:
+        return signature(self.recipe, eval_str=True)
+
+    @property
+    def __name__(self) -> str:
+        told = "+per_tile" * self.per_tile + "+no_separators" * (not self.separators)
+        return getattr(self.recipe, "__name__", str(self.recipe)) + told
+
+
+_VARIANTS: dict[str, dict[str, bool]] = {"per_tile": {"per_tile": True}, "no_separators": {"separators": False}}
+
+
 def method(name: str) -> Callable[..., Compressor]:
     """A recipe by its name in `METHODS`, or a user's own as "package.module:function".
+
+    For models that cut pictures into tiles a name may go on: in "vtc_cls+per_tile" every tile has its own share of the
+    budget, and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT.
 
     Raises:
         UnknownMethod: There is no such method.
     """
+    plain, *variants = name.split("+")
+    if variants:
+        if unknown := [variant for variant in variants if variant not in _VARIANTS]:
+            raise UnknownMethod(
+                f"method {name!r}: {unknown[0]!r} is unknown; a name may go on with +{' or +'.join(_VARIANTS)}"
+            )
+        return Variant(method(plain), **{k: v for variant in variants for k, v in _VARIANTS[variant].items()})
     if name in METHODS:
         return METHODS[name]
     module, _, function = name.partition(":")

@@ -29,6 +29,7 @@ from foveate.selectors import (
     Nothing,
     Outliers,
     OutliersAndStride,
+    PerTile,
     RegionQuota,
     Stride,
     TopK,
@@ -52,10 +53,13 @@ EXACT = [
     ImportantDiverse(0.0),
     Anchors(),
     Anchors(0.9),
+    PerTile(),
+    PerTile(MaxMin()),
 ]
 RASTER = [
     *(selector for selector in EXACT if selector != TopK("score")),
     Mass(0.3),
+    PerTile(Mass(0.3)),
     Outliers(0.2),
     Stride(),
     Union((TopK(), Stride(2), MaxMin())),

@@ -63,6 +63,21 @@ class Compressor(ABC):
         """Whether what remains of a picture may depend on the question."""
         return bool(self.stages) or any(need.per_question for need in self.needs)
 
+    def tiled(self, per_tile: bool = False, separators: bool = True) -> "Compressor":
+        """The same, told what to do where a model cuts its pictures into tiles.
+
+        Args:
+            per_tile: Whether every tile has a budget of its own (`PerTile`).
+            separators: Whether the tokens between patches stay; see `VisionCompressor`.
+
+        Raises:
+            FoveateError: It does not choose patches behind the vision tower.
+        """
+        raise FoveateError(
+            f"{self} does not choose among patches behind the vision tower, where tiles and what stands between them "
+            "matter: give per_tile and no_separators to a method that does, such as vtc_cls"
+        )
+
     @contextmanager
     def attached(self, model: nn.Module | LoadedModel) -> Iterator[Run]:
         """While active, the stock model compresses the images it is given; afterwards it is as it was.

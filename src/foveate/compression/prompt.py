@@ -87,6 +87,9 @@ class Pipeline(Compressor):
                 "then those that cut inside the language model"
             )
 
+    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
+        return Pipeline((self.parts[0].tiled(per_tile, separators), *self.parts[1:]))
+
     @property
     def positions(self) -> Positions:  # type: ignore[override] (a field of the others, here its first part's)
         return "repacked" if self.parts[0].repack and not self.parts[0].stages else "original"

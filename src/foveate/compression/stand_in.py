@@ -46,6 +46,9 @@ class StandIn(Compressor):
     def repack(self) -> bool:
         return self.compressor.repack
 
+    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
+        return replace(self, compressor=self.compressor.tiled(per_tile, separators))
+
     def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
         return self.compressor.compress(_Standing(self, pictures), also)
 

@@ -1,6 +1,6 @@
 """Compression before the language model: behind the vision tower, or inside it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,7 +12,7 @@ from foveate.core.needs import Need
 from foveate.core.types import Compressed, Decision
 from foveate.functional.ranking import marked
 from foveate.mergers import Drop
-from foveate.selectors import TopK
+from foveate.selectors import PerTile, TopK
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class VisionCompressor(Compressor):
     @property
     def needs(self) -> tuple[Need, ...]:
         return union(self.scorer, self.selector, self.merger)
+
+    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
+        selector = PerTile(self.selector) if per_tile else self.selector
+        return replace(self, selector=selector, separators=separators)
 
     def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
         sources, trace = pictures.encode((*self.needs, *also))

@@ -84,14 +84,14 @@ class Trace:
         views: Of the images of every row.
         batch: Number of rows.
         place: Int[batch patch], where it is not simply every patch: the patch, `EXTRA` or `PADDING`.
-        tiles: Of every patch of the views which of the tower's pictures shows it; None where each view is one.
+        tiles: Int[every], of each patch of the views which of the tower's pictures shows it; None where a view is one.
     """
 
     values: Mapping[Need, Tensor]
     views: Views
     batch: int
     place: Int[Tensor, "batch patch"] | None = None
-    tiles: Int[Tensor, " patch"] | None = None
+    tiles: Int[Tensor, " every"] | None = None
 
     @property
     def patches(self) -> int:
@@ -105,6 +105,12 @@ class Trace:
                 f"annotated data can answer. Recorded: {', '.join(map(str, self.values)) or 'nothing'}"
             )
         return self.values[need]
+
+    def of(self, rows: Int[Tensor, " row"]) -> "Trace":
+        """What was recorded of some of the rows."""
+        values = {need: value[rows.to(value.device)] for need, value in self.values.items()}
+        place = None if self.place is None else self.place[rows.to(self.place.device)]
+        return Trace(values, self.views, len(rows), place, self.tiles)
 
     @property
     def places(self) -> Int[Tensor, "batch patch"]:

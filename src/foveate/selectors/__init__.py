@@ -14,6 +14,7 @@ from foveate.selectors.max_min import MaxMin
 from foveate.selectors.nothing import Nothing
 from foveate.selectors.outliers import Outliers
 from foveate.selectors.outliers_and_stride import OutliersAndStride
+from foveate.selectors.per_tile import PerTile
 from foveate.selectors.region_quota import RegionQuota
 from foveate.selectors.stride import Stride
 from foveate.selectors.top_k import TopK
@@ -35,6 +36,7 @@ __all__ = [
     "Nothing",
     "Outliers",
     "OutliersAndStride",
+    "PerTile",
     "RegionQuota",
     "Stride",
     "TopK",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from foveate.compression import Compressor
 from foveate.core.errors import FoveateError
@@ -89,19 +89,17 @@ def opened(name: str, texts: Iterable[str]) -> tuple[Range | OneOf, ...]:
         FoveateError: An option does not exist, or its values are not understood.
     """
     recipe = method(name)
-    parameters = {n: p for n, p in signature(recipe).parameters.items() if n != "keep"}
-    return tuple(_dimension(name, recipe, parameters, text) for text in texts)
+    parameters = {n: p for n, p in signature(recipe, eval_str=True).parameters.items() if n != "keep"}
+    return tuple(_dimension(name, parameters, text) for text in texts)
 
 
-def _dimension(
-    name: str, recipe: Callable[..., Compressor], parameters: dict[str, Parameter], text: str
-) -> Range | OneOf:
+def _dimension(name: str, parameters: dict[str, Parameter], text: str) -> Range | OneOf:
     option, given, written = (part.strip() for part in text.partition("="))
     if option not in parameters:
         known = ", ".join(str(parameter) for parameter in parameters.values()) or "none"
         raise FoveateError(f"option {option!r} of {name} is unknown; its options: {known}. The budget is --keep")
     if not given:
-        return OneOf(option, _all_values(name, option, get_type_hints(recipe).get(option)))
+        return OneOf(option, _all_values(name, option, parameters[option].annotation))
     if "|" in written:
         return OneOf(option, tuple(part.strip() for part in written.split("|")))
     number = r"(-?\d+(?:\.\d*)?(?:e-?\d+)?)"

@@ -74,7 +74,7 @@ def _template(written: str) -> str:
     )
 
 
-def image_processor(name: str, points: list[list[int]] | None = None) -> Any:  # noqa: ANN401 (a class per family)
+def image_processor(name: str, points: Any = None) -> Any:  # noqa: ANN401 (a class per family)
     """For pictures of 24 pixels, patches of 4, and as many tiles as the family's tiny model knows.
 
     Args:

@@ -2,7 +2,7 @@
 
 import re
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import CLIPConfig, CLIPModel
@@ -50,12 +50,12 @@ def runs(name: str, family: str) -> str:
         FoveateError: It cannot, and for none of the known reasons.
     """
     loaded = _loaded(family)
-    adapter = loaded.adapter
+    adapter, model = loaded.adapter, cast(Any, loaded.model)
     options = options_for(METHODS[name], adapter.tower.depth, adapter.decoder.depth, adapter.deep, adapter.keeps_cls)
     try:
         compressor = suited(METHODS[name](keep=_KEEP, **options), loaded)
         with compressor.attached(loaded):
-            loaded.model.generate(**_inputs(family), max_new_tokens=2, min_new_tokens=2, do_sample=False)
+            model.generate(**_inputs(family), max_new_tokens=2, min_new_tokens=2, do_sample=False)
     except FoveateError as error:
         if sign := next((sign for sign, (found, _) in REASONS.items() if re.search(found, str(error))), None):
             return f"({sign})"

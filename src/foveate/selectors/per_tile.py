@@ -1,0 +1,56 @@
+"""A budget for each of the pictures that a model cuts an image into."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from foveate.core.contracts import Selector
+from foveate.core.needs import Need
+from foveate.core.types import Trace
+from foveate.functional.ranking import listed, marked
+from foveate.functional.regions import numbered, proportional
+from foveate.selectors.top_k import TopK
+
+
+@dataclass(frozen=True)
+class PerTile(Selector):
+    """Shares the budget out among an image's tiles, by their patches, and lets another selector choose in each.
+
+    Scores of different tiles are not compared: each softmax of the tower runs over one tile. Where nothing is known of
+    tiles, such as inside the language model, every view is one. The expected count is that of the other selector for
+    the whole image.
+
+    Attributes:
+        selector: Sees one tile at a time; elsewhere there is nothing to keep.
+    """
+
+    selector: Selector = TopK()
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.selector.needs
+
+    def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
+        tiles = _tiles(trace).to(scores.device)
+        shares = proportional(tiles.bincount()[None].float(), keep)[0].tolist()
+        here = tiles[trace.places.to(scores.device).clamp(min=0)]
+        stays = torch.zeros_like(scores, dtype=torch.bool)
+        for tile, share in enumerate(shares):
+            inside = (here == tile) & (scores > -torch.inf)
+            rows = inside.any(1).nonzero()[:, 0]
+            if share and len(rows):
+                masked = scores[rows].masked_fill(~inside[rows], -torch.inf)
+                stays[rows] |= marked(self.selector.select(masked, trace.of(rows), share), scores.shape[1])
+        return listed(stays)
+
+    def expected(self, keep: int, left: int | float, patches: int) -> int | float:
+        return self.selector.expected(keep, left, patches)
+
+
+def _tiles(trace: Trace) -> Int[Tensor, " patch"]:
+    """Of every patch of the views its tile."""
+    if trace.tiles is not None:
+        return trace.tiles
+    return numbered(torch.arange(trace.patches)[None], trace.views)[0][0]
