@@ -1,13 +1,18 @@
+import math
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
 from foveate.compression import Identity
 from foveate.core.errors import BudgetError, DataError, OutputError
+from foveate.core.types import Grid
+from foveate.data import load as data
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig
 from foveate.evaluation import bias as measuring
@@ -16,8 +21,11 @@ from foveate.evaluation.run import cached_load
 from foveate.evaluation.tables import TableFolder
 from foveate.functional.regions import squares
 from foveate.metrics.evidence import evidence_share
+from foveate.models.load import load
+from foveate.reference.architecture import clip_config, llava_config, make_processor
 
 PLAN = BiasPlan(keep=16, side=4, shares=(0.1, 0.5))
+QUICK = BiasPlan(keep=16, side=12, shares=(0.5,), head_rows=False)
 TABLES = ("samples", "signals", "pairs", "curves", "maps")
 
 
@@ -57,6 +65,11 @@ def test_every_question_has_one_row_per_signal_layer_and_head(measured):
     assert layers["cls sum"] == {"0-5", "2-4"}
     assert layers["prompt"] == layers["every"] == set("0123")
     assert layers["response"] == layers["question"] == {*"0123", "0-3"}
+    curves = tables["curves"].groupby("signal")["layers"].unique().map(set)
+    assert curves["received"] == {"4"}  # ReceivedAttention(layer=-2)
+    assert curves["cls"] == set("012345")
+    assert measured.identity["grid"] == [12, 12]
+    assert "side=4, blocks=9" in measured.identity["plan"]
     assert not tables["signals"].duplicated(["sample_id", "signal", "layers", "head"]).any()
 
 
@@ -124,6 +137,111 @@ def test_maps_are_the_attention_of_each_question(measured, config):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def unknown_to(samples, blind):
+    """The same questions, of which these do not say where their evidence is, or show too little of it."""
+    speck = np.zeros((1, 96, 96), bool)
+    speck[0, 40, 40] = True
+    masks = {False: None, "none": speck[:0], "speck": speck}
+    return [
+        sample if (mask := masks[blind(i)]) is None else replace(sample, evidence=mask)
+        for i, sample in enumerate(samples)
+    ]
+
+
+def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_as_ever(config, measured, monkeypatch):
+    def blind(i):
+        return False if i in (1, 2, 7) else "speck" if i == 5 else "none"  # nothing is known in the second batch
+
+    samples = load_samples("scenes", "test", 24)
+    known = {samples[i].id for i in (1, 2, 7)}
+    monkeypatch.setitem(data.DATASETS, "partly", lambda split, limit, seed: unknown_to(samples, blind))
+    found, expected = frames(measure(replace(config, data="partly"), PLAN, progress=False)), frames(measured)
+    for name, sides in (("signals", [""]), ("pairs", ["_a", "_b"]), ("curves", [""]), ("maps", [""])):
+        about = [found[name][f"signal{side}"] == "evidence" for side in sides]
+        assert set(found[name].loc[np.logical_or.reduce(about), "sample_id"]) == known
+        rows, wanted = found[name], expected[name]
+        keys = [column for column in rows if column.split("_")[0] in ("sample", "signal", "layers", "head", "share")]
+        evidence = np.logical_or.reduce([wanted[f"signal{side}"] == "evidence" for side in sides])
+        wanted = wanted[~evidence | wanted["sample_id"].isin(known)]
+        measures = ["evidence_recall", "evidence_precision"] if name == "signals" else []
+        assert rows.loc[~rows["sample_id"].isin(known), measures].isna().all(axis=None)
+        assert rows.loc[rows["sample_id"].isin(known), measures].notna().all(axis=None)
+        rows, wanted = (frame.sort_values(keys, ignore_index=True).drop(columns=measures) for frame in (rows, wanted))
+        pd.testing.assert_frame_equal(rows, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_data_without_evidence_are_measured_without_that_signal(config, monkeypatch):
+    samples = unknown_to(load_samples("scenes", "test", 11), lambda i: "none")
+    monkeypatch.setitem(data.DATASETS, "unknown", lambda split, limit, seed: samples)
+    tables = frames(measure(replace(config, data="unknown", limit=11), QUICK, progress=False))
+    for name in ("signals", "curves", "maps"):
+        assert "evidence" not in set(tables[name]["signal"])
+        assert set(tables[name]["sample_id"]) == {sample.id for sample in samples}
+    assert "evidence" not in {*tables["pairs"]["signal_a"], *tables["pairs"]["signal_b"]}
+    assert tables["signals"][["evidence_recall", "evidence_precision"]].isna().all(axis=None)
+    assert tables["signals"].loc[tables["signals"]["head"] == -1, "causal_mass"].notna().any()
+
+
+def test_grids_need_not_be_square(config, tmp_path, monkeypatch):
+    """The same 144 patches told to lie in 9 rows of 16: what speaks of places is recomputed with numpy and scipy."""
+
+    @cache
+    def wide(*args):
+        loaded = load(*args)
+        loaded.adapter.tower = replace(loaded.adapter.tower, grid=Grid(9, 16))
+        return loaded
+
+    monkeypatch.setattr(measuring, "cached_load", wide)
+    folder = measure(replace(config, limit=11, out=tmp_path), replace(QUICK, side=4), progress=False)
+    assert folder.identity["grid"] == [9, 16]
+    tables, samples = frames(folder), {sample.id: sample for sample in load_samples("scenes", "test", 11)}
+    row, column = np.divmod(np.arange(144), 16)
+    block = row // 4 * 4 + column // 4
+    drops = tables["samples"].set_index("sample_id")["drop"]
+    assert {len(drop) for drop in drops} == {12}
+    maps = tables["maps"].set_index(["sample_id", "signal", "layers"])["map"].map(np.asarray)
+    rows = tables["signals"][~tables["signals"]["signal"].isin(["random", "uniform"])]
+    for one_row in rows.sample(30, random_state=2).itertuples():
+        a, drop = maps[one_row.sample_id, one_row.signal, one_row.layers], np.asarray(drops[one_row.sample_id])
+        best = np.argsort(-a, kind="stable")[:16]
+        assert one_row.row_correlation == pytest.approx(stats.spearmanr(a, row)[0], abs=1e-6)
+        assert one_row.last_rows_share == pytest.approx(a[row >= 7].sum() / a.sum(), abs=1e-6)
+        assert one_row.centroid_down == pytest.approx(np.average((row + 0.5) / 9, weights=a) - 0.5, abs=1e-6)
+        assert one_row.centroid_right == pytest.approx(np.average((column + 0.5) / 16, weights=a) - 0.5, abs=1e-6)
+        pixels = samples[one_row.sample_id].evidence
+        across = np.minimum(np.arange(96) * 16 // 96, 15)  # 96 pixels of width over 16 patches
+        down = [
+            slice(i * 96 // 9, -(-(i + 1) * 96 // 9)) for i in range(9)
+        ]  # which share pixels, for 9 does not divide
+        shown = np.array(
+            [
+                [pixels[:, part][:, :, across == j].mean((1, 2)).max(initial=0) >= 1 / 16 for j in range(16)]
+                for part in down
+            ]
+        ).ravel()
+        assert one_row.evidence_recall == pytest.approx(shown[best].sum() / shown.sum())
+        falls = (np.clip(drop, 0, None) / np.bincount(block))[block]
+        assert one_row.causal_mass == pytest.approx(falls[best].sum() / falls.sum(), abs=1e-5)
+        assert one_row.causal_hit == float(np.bincount(block, a).argmax() == drop.argmax())
+
+
+def test_a_tower_without_cls_has_a_curve_where_the_stand_in_scorer_looks(config, tmp_path):
+    llava = llava_config(clip_config().vision_config)
+    llava.vision_config = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=96, patch_size=8
+    )
+    llava.vision_feature_select_strategy, llava.vision_feature_layer = "full", -1
+    LlavaForConditionalGeneration(llava).save_pretrained(tmp_path / "siglip")
+    make_processor().save_pretrained(tmp_path / "siglip")
+    model = replace(config, model=str(tmp_path / "siglip"), limit=11, out=tmp_path)
+    curves = measure(model, QUICK, progress=False).read("curves").to_pandas()
+    of_tower = curves[
+        ~curves["signal"].isin(["prompt", "question", "response", "evidence", "occlusion", "random", "uniform"])
+    ]
+    assert set(zip(of_tower["signal"], of_tower["layers"], strict=True)) == {("received", "1")}  # ReceivedAttention(-2)
+    assert of_tower["insertion"].notna().all()
+
+
 def test_a_measurement_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(config, measured, monkeypatch):
     elsewhere = replace(config, out=config.out / "killed")
     whole, calls = measuring.Measuring.predict_step, []
@@ -152,11 +270,24 @@ def test_a_measurement_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(co
 def test_another_plan_is_another_run(config, measured, monkeypatch):
     monkeypatch.setattr(measuring, "predict", lambda *args: None)
     names = set()
-    for change in ({}, {"keep": 15}, {"side": 6}, {"shares": (0.1,)}, {"head_rows": False}):
+    for change in ({}, {"keep": 15}, {"side": 6}, {"blocks": 4}, {"shares": (0.1,)}, {"head_rows": False}):
         with pytest.raises(OutputError, match="24 questions have no record"):
             measure(replace(config, out=config.out / "plans"), replace(PLAN, **change))
         names = {path.name for path in (config.out / "plans" / "bias").iterdir()}
-    assert len(names) == 5
+    assert len(names) == 5  # at most 4 blocks are 4 blocks of side 6
+
+
+@pytest.mark.parametrize("grid", [Grid(12, 12), Grid(9, 16), Grid(24, 24), Grid(3, 1)], ids=str)
+def test_a_plan_takes_the_smallest_blocks_that_are_not_too_many(grid):
+    longest = max(grid.rows, grid.columns)
+    for side in range(1, longest + 1):
+        counts = {s: math.ceil(grid.rows / s) * math.ceil(grid.columns / s) for s in range(side, longest + 1)}
+        assert BiasPlan(side=side).on(grid) == BiasPlan(side=side, blocks=counts[side])
+        for most in {1, 4, 10, counts[side], counts[side] + 1}:
+            plan = BiasPlan(side=side, blocks=most).on(grid)
+            assert plan.side == min(s for s, count in counts.items() if count <= most)
+            assert plan.blocks == counts[plan.side] == len(squares(grid, plan.side).unique())
+            assert plan.on(grid) == plan
 
 
 def test_what_cannot_be_measured_is_refused(config):
@@ -164,5 +295,11 @@ def test_what_cannot_be_measured_is_refused(config):
         measure(config, replace(PLAN, keep=0))
     with pytest.raises(BudgetError, match=r"side=13: blocks of 1\.\.12"):
         measure(config, replace(PLAN, side=13))
+    with pytest.raises(BudgetError, match=r"blocks=0: at least one"):
+        measure(config, replace(PLAN, blocks=0))
+    with pytest.raises(BudgetError, match=r"shares=\(\): a curve needs at least one"):
+        measure(config, replace(PLAN, shares=()))
+    with pytest.raises(DataError, match=r"no config.json.*run here"):
+        _ = TableFolder(config.out / "nothing").identity
     with pytest.raises(DataError, match=r"no table 'signals'.*measure"):
         TableFolder(config.out / "nothing").read("signals")

@@ -176,6 +176,29 @@ def test_scores_of_a_picture_make_the_curves_of_all_questions_about_it(asked):
         torch.testing.assert_close(shared, alone, atol=1e-4, rtol=1e-4)
 
 
+def test_some_of_the_questions_are_asked_as_if_there_were_no_others(asked):
+    _, samples, inquiry = asked
+    stays = torch.rand(2, len(samples), PATCHES, generator=torch.Generator().manual_seed(5)) < 0.4
+    whole = kept_log_probability(inquiry, stays)
+    for chosen in ({0, 3, 14}, {12, 13}, set(range(15))):
+        some, places = inquiry.of(chosen), sorted(chosen)
+        assert some.answers == [inquiry.answers[i] for i in places]
+        assert len(some.conversations) == len(some.tokens) == len({samples[i].image_id for i in chosen})
+        torch.testing.assert_close(kept_log_probability(some, stays[:, places]), whole[:, places], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [4, 48])
+def test_every_sequence_is_reported_once_it_ran(asked, at_once):
+    _, samples, inquiry = asked
+    counts = []
+    occlusion(inquiry, side=6, at_once=at_once, ran=counts.append)
+    assert sum(counts) == 5 * len(samples)
+    assert max(counts) <= at_once
+    counts.clear()
+    curve(inquiry, torch.zeros(len(samples), PATCHES), [0.2, 0.5], at_once=at_once, ran=counts.append)
+    assert sum(counts) == 4 * len(samples)
+
+
 def test_what_cannot_be_computed_is_explained(asked):
     _, _, inquiry = asked
     with pytest.raises(ValueError, match=r"3 rows of patches for 15 questions about 2 pictures"):

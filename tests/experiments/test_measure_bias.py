@@ -1,0 +1,143 @@
+"""The measurement of perception bias as a user runs it, on a tiny random model with a few questions."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from analysis.bias import contrasts, signal_frame, summary_table
+from foveate.evaluation.tables import TableFolder
+
+ROOT = Path(__file__).parents[2]
+QUICK = ("--limit", "36", "--batch-size", "12", "--side", "6", "--shares", "0.1", "0.5")
+WRITTEN = ("table.csv", "table.md", "contrasts.csv")
+FIGURES = ("layers.png", "pairs.png", "maps.png", "curves.png", "heads.png")
+
+
+def command(tiny: str, *options: str) -> list[str]:
+    return [sys.executable, str(ROOT / "experiments" / "measure_bias.py"), "--model", tiny, *options]
+
+
+def run(tiny: str, *options: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(tiny, *options), cwd=folder, capture_output=True, text=True)
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("runs/bias/*/part-*"))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("measure_bias")
+    result = run(tiny, *QUICK, folder=folder)
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "sequence" not in result.stderr + result.stdout  # a bar is for terminals
+    return folder, result.stdout
+
+
+def test_the_measurement_writes_what_its_help_promises(finished):
+    folder, printed = finished
+    assert len(parts(folder)) == 3
+    table = pd.read_csv(folder / "runs/measure_bias/table.csv", dtype={"layers": str}, keep_default_na=False)
+    assert {"cls", "cls sum", "received", "prompt", "response", "evidence", "occlusion", "random"} <= set(
+        table["signal"]
+    )
+    assert (table["n"] == "36").all() or (table["n"] == 36).all()
+    for name in FIGURES:
+        with Image.open(folder / "runs/measure_bias" / name) as picture:
+            assert picture.width > 800
+    assert "How far is prompt attention from response attention?" in printed
+    assert "Tables and figures: runs/measure_bias" in printed
+
+
+def test_the_printed_tables_are_those_of_the_measured_rows(finished):
+    folder, _ = finished
+    (measured,) = (folder / "runs/bias").iterdir()
+    frame = signal_frame(TableFolder(measured))
+    for name, expected in (("table.csv", summary_table(frame)), ("contrasts.csv", contrasts(frame))):
+        numbers = expected.select_dtypes("number").columns
+        found = pd.read_csv(folder / "runs/measure_bias" / name)
+        pd.testing.assert_frame_equal(found[numbers], expected[numbers], atol=1e-6, check_dtype=False)
+
+
+def test_a_second_run_measures_nothing_and_changes_no_byte(finished, tiny):
+    folder, printed = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/bias/*/**/*")}
+    written = {name: (folder / "runs/measure_bias" / name).read_bytes() for name in WRITTEN}
+    encodings = (folder / "runs/encodings").rename(folder / "encodings")  # without which nothing can be measured
+    try:
+        again = run(tiny, *QUICK, folder=folder)
+        assert again.returncode == 0, again.stderr
+        assert not (folder / "runs/encodings").exists()
+    finally:
+        encodings.rename(folder / "runs/encodings")
+    assert again.stdout == printed
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/bias/*/**/*")} == before
+    assert {name: (folder / "runs/measure_bias" / name).read_bytes() for name in WRITTEN} == written
+
+
+def test_a_killed_measurement_ends_in_the_same_bytes(finished, tiny, tmp_path):
+    process = subprocess.Popen(
+        command(tiny, *QUICK), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 240
+    while not parts(tmp_path):
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begun = {part: part.stat().st_mtime_ns for part in parts(tmp_path)}
+    assert len(begun) < 3
+    assert not list(tmp_path.glob("runs/bias/*/DONE"))
+    result = run(tiny, *QUICK, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == finished[1]
+    assert {part: part.stat().st_mtime_ns for part in begun} == begun
+    for name in WRITTEN:
+        found, expected = (folder / "runs/measure_bias" / name for folder in (tmp_path, finished[0]))
+        assert found.read_bytes() == expected.read_bytes()
+    for found, expected in zip(parts(tmp_path), parts(finished[0]), strict=True):
+        for table in ("samples", "signals", "pairs", "curves", "maps"):
+            assert pq.read_table(found / f"{table}.parquet").equals(pq.read_table(expected / f"{table}.parquet"))
+
+
+def test_help_explains_every_option(tiny):
+    result = run(tiny, "--help", folder=ROOT)
+    assert result.returncode == 0
+    for option in "keep side blocks shares head-rows study model data split limit seed batch-size device out".split():
+        assert f"--{option}" in result.stdout
+    told = " ".join(result.stdout.replace("│", " ").split())
+    assert "At most so many blocks, which are larger than `side`" in told
+    assert "Killed, it goes on where it stopped" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--workers", "2"), "a measurement is one process without a database: leave --workers and --storage out"),
+        (("--storage", "sqlite:///x.db"), "leave --workers and --storage out"),
+        (("--keep", "0"), "keep=0: an image has 144 patches here, keep 1..144 of them"),
+        (("--side", "99"), "side=99: blocks of 1..12 patches fit this grid of 12 x 12"),
+        (("--blocks", "0"), "blocks=0: at least one is taken away"),
+        (("--shares", "1.5"), "keep=1.5: a fraction lies in (0, 1]"),
+        (("--data", "coco"), "data 'coco' is unknown; known: "),
+        (("--out", "file"), "file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_gets_one_clear_line(options, message, tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(tiny, "--limit", "11", *options, folder=tmp_path)
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode == 2
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
