@@ -232,11 +232,12 @@ def _like(default: Any, name: str, value: Any) -> Any:  # noqa: ANN401 (of any o
     if isinstance(default, tuple) and isinstance(value, str):
         with suppress(ValueError, SyntaxError):
             value = literal_eval(value)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    whole = number and float(value).is_integer()
     match default:
         case bool() if isinstance(value, bool):
             return value
-        case int() if number and not isinstance(default, bool) and value == value // 1:
+        case int() if whole and not isinstance(default, bool):
             return int(value)
         case float() if number:
             return float(value)

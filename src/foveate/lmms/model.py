@@ -120,11 +120,11 @@ class Foveate(lmms):
     def tokenizer(self) -> Any:  # noqa: ANN401 (a class per family)
         return self.loaded.processor.tokenizer
 
-    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answers, each with the tokens that the language model's blocks were given of its prompt, on average."""
-        for name in sorted({name for request in requests for name in request.args[1]} - set(USED)):
+    def generate_until(self, requests: list[Instance]) -> list[Any]:
+        """Answers (`GenerationResult`), each with the tokens that a block was given of its prompt, on average."""
+        for name in sorted({name for request in requests for name in request.arguments[1]} - set(USED)):
             logger.warning(f"generation_kwargs: {name} is not used by foveate")
-        order = Collator([request.args for request in requests], lambda args: -len(args[0]), lambda a: a[1], True)
+        order = Collator([request.arguments for request in requests], lambda args: -len(args[0]), lambda a: a[1], True)
         answers: list[GenerationResult] = []
         with tqdm(total=len(requests), disable=self.rank != 0, desc="foveate") as bar:
             for batch in order.get_batched(self.batch_size):
@@ -142,12 +142,12 @@ class Foveate(lmms):
         Raises:
             FoveateError: A metric asks for the continuation without its question.
         """
-        if any(len(request.args) != 6 for request in requests):
+        if any(len(request.arguments) != 6 for request in requests):
             raise FoveateError("acc_mutual_info asks for choices without question or picture: use acc or acc_norm")
         losses: list[tuple[float, bool]] = []
         with tqdm(total=len(requests), disable=self.rank != 0, desc="foveate") as bar:
             for start in range(0, len(requests), self.batch_size):
-                batch = [request.args for request in requests[start : start + self.batch_size]]
+                batch = [request.arguments for request in requests[start : start + self.batch_size]]
                 asked = [self._asked(context, visual, *where) for context, _, visual, *where in batch]
                 texts = [str(t(self._doc(*where)) if callable(t) else t).strip() for _, t, _, *where in batch]
                 targets = [self.loaded.continued(one.written, t) for one, t in zip(asked, texts, strict=True)]
@@ -162,7 +162,7 @@ class Foveate(lmms):
         Raises:
             FoveateError: Always.
         """
-        task = requests[0].args[-2] if requests else "this task"
+        task = requests[0].arguments[-2] if requests else "this task"
         raise FoveateError(
             f"task {task!r} asks in several rounds (generate_until_multi_round), of which each may show new pictures; "
             "foveate answers single questions: choose tasks with output_type generate_until or multiple_choice"
@@ -208,8 +208,9 @@ class Foveate(lmms):
         adapter = self.loaded.adapter
         inputs = self.loaded.inputs([one.written for one in asked], [one.images for one in asked])
         ids, compressed = inputs["input_ids"], bool(asked[0].images)
+        model: Any = self.loaded.model
         with self.compressor.attached(self.loaded) if compressed else nullcontext() as run:
-            output = self.loaded.model.generate(
+            output = model.generate(
                 **inputs,
                 **options,
                 pad_token_id=adapter.pad_token,
