@@ -12,8 +12,8 @@ from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 from foveate.compression import Identity
 from foveate.core.errors import BudgetError, DataError, OutputError
 from foveate.core.types import Grid
-from foveate.data import load as data
-from foveate.data.load import load_samples
+from foveate.data.load import data_hash, load_samples
+from foveate.data.sample import Masks
 from foveate.evaluation import EvalConfig
 from foveate.evaluation import bias as measuring
 from foveate.evaluation.bias import BiasPlan, measure
@@ -143,9 +143,13 @@ def unknown_to(samples, blind):
     speck[0, 40, 40] = True
     masks = {False: None, "none": speck[:0], "speck": speck}
     return [
-        sample if (mask := masks[blind(i)]) is None else replace(sample, evidence=mask)
+        sample if (mask := masks[blind(i)]) is None else replace(sample, things=Masks(mask))
         for i, sample in enumerate(samples)
     ]
+
+
+def ask_instead(monkeypatch, samples):
+    monkeypatch.setattr(measuring, "data_of", lambda *args: (tuple(samples), data_hash(samples)))
 
 
 def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_as_ever(config, measured, monkeypatch):
@@ -154,8 +158,8 @@ def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_
 
     samples = load_samples("scenes", "test", 24)
     known = {samples[i].id for i in (1, 2, 7)}
-    monkeypatch.setitem(data.DATASETS, "partly", lambda split, limit, seed: unknown_to(samples, blind))
-    found, expected = frames(measure(replace(config, data="partly"), PLAN, progress=False)), frames(measured)
+    ask_instead(monkeypatch, unknown_to(samples, blind))
+    found, expected = frames(measure(config, PLAN, progress=False)), frames(measured)
     for name, sides in (("signals", [""]), ("pairs", ["_a", "_b"]), ("curves", [""]), ("maps", [""])):
         about = [found[name][f"signal{side}"] == "evidence" for side in sides]
         assert set(found[name].loc[np.logical_or.reduce(about), "sample_id"]) == known
@@ -172,8 +176,8 @@ def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_
 
 def test_data_without_evidence_are_measured_without_that_signal(config, monkeypatch):
     samples = unknown_to(load_samples("scenes", "test", 11), lambda i: "none")
-    monkeypatch.setitem(data.DATASETS, "unknown", lambda split, limit, seed: samples)
-    tables = frames(measure(replace(config, data="unknown", limit=11), QUICK, progress=False))
+    ask_instead(monkeypatch, samples)
+    tables = frames(measure(replace(config, limit=11), QUICK, progress=False))
     for name in ("signals", "curves", "maps"):
         assert "evidence" not in set(tables[name]["signal"])
         assert set(tables[name]["sample_id"]) == {sample.id for sample in samples}
