@@ -1,5 +1,6 @@
 """What do prompts look at, what do answers look at, what did [CLS] know, and what does the answer hang on?"""
 
+import sys
 from typing import Annotated
 
 import tyro
@@ -25,7 +26,7 @@ def main(
     """
     if options.workers != 1 or options.storage:
         raise FoveateError("a measurement is one process without a database: leave --workers and --storage out")
-    folder = measure(options.config, plan)
+    folder = measure(options.config, plan, progress=sys.stdout.isatty())  # the report alone goes into files and pipes
     print(report(folder, options.out / options.study))
 
 
