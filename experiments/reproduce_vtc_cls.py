@@ -1,0 +1,45 @@
+"""Do the paper's numbers come out? VTC-CLS, FastV and PruMerge+ on eight benchmarks, beside what the paper prints."""
+
+from dataclasses import replace
+
+from analysis.reproduction import BENCHMARKS, BUDGETS, CHECKPOINT, METHODS, Reproduced, needed, report
+from foveate.cli import Flat, Options, run
+from foveate.core.errors import DataError, UnsupportedModel
+from foveate.data.load import parsed
+from foveate.evaluation.run import cached_load, evaluate
+from foveate.settings import method, options_for
+
+
+def main(
+    keep: tuple[int, ...] = BUDGETS,
+    options: Flat = Options(study="reproduce_vtc_cls", model=CHECKPOINT, data=tuple(BENCHMARKS), batch_size=32),
+) -> None:
+    """Runs the grid of arXiv 2412.05819 and sets every number beside the published one, with interval and verdict.
+
+    Writes `<out>/<study>/{table.csv, table.md}`. A second run continues the first. MM-Vet is graded by GPT-4 there, so
+    its number here is another one, and said to be.
+
+    Args:
+        keep: Patches that stay, as the paper counts them.
+        options: What every study is told.
+    """
+    if strange := [data for data in options.data if parsed(data)[0] not in BENCHMARKS]:
+        raise DataError(f"data {strange[0]!r} is not in the paper; its benchmarks: {', '.join(BENCHMARKS)}")
+    runs = []
+    try:
+        adapter = cached_load(options.model, options.device, options.dtype).adapter
+        for _, config in options.each:
+            for name in METHODS:
+                recipe = method(name)
+                layers = options_for(recipe, adapter.tower.depth, adapter.decoder.depth)
+                for budget in [None] if name == "full" else keep:
+                    compressor = recipe() if budget is None else recipe(budget, **layers)
+                    folder = evaluate(replace(config, compressor=compressor), progress=True)
+                    runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{error}. {needed(options.model, options.data)}") from error
+    print(report(runs, options.model, options.out / options.study))
+
+
+if __name__ == "__main__":
+    run(main)
