@@ -52,8 +52,6 @@ def test_several_benchmarks_are_compared_and_failures_are_said(place):
     accuracy = pope[pope["number"] == "accuracy"].set_index("method")["value"]
     for _, row in table.iterrows():
         assert row["accuracy"] == pytest.approx(accuracy[row["method"]])
-    again = run("compare_methods.py", *options, "--on-error", "skip", folder=place)
-    assert again.stdout == result.stdout
 
 
 BAD = {
