@@ -98,7 +98,7 @@ def test_a_process_that_is_killed_ends_the_others_and_leaves_a_run_that_goes_on(
         "if __name__ == '__main__':\n"
         "    run(main)\n"
     )
-    options = ("--model", tiny, "--limit", "330", "--batch-size", "2", "--out", str(tmp_path))
+    options = ("--model", tiny, "--limit", "132", "--batch-size", "2", "--out", str(tmp_path))
     leader = started(str(code), *options, "--devices", "2")
     wait_until(lambda: len(list(tmp_path.glob("records/*/part-*"))) > 4 or leader.poll() is not None, 300, "records")
     (helper,) = psutil.Process(leader.pid).children()
@@ -108,8 +108,8 @@ def test_a_process_that_is_killed_ends_the_others_and_leaves_a_run_that_goes_on(
     assert not psutil.wait_procs([helper], 120)[1]
     (folder,) = tmp_path.glob("records/*")
     assert not (folder / "DONE").exists()
-    assert 0 < parts(folder) < 165
-    config = EvalConfig(Identity(), model=tiny, limit=330, batch_size=66, out=tmp_path)
+    assert 0 < parts(folder) < 66
+    config = EvalConfig(Identity(), model=tiny, limit=132, batch_size=66, out=tmp_path)
     resumed = evaluate(config).read()
     fresh = evaluate(replace(config, out=tmp_path / "fresh")).read()
     assert resumed.drop("log_probability").equals(
@@ -131,9 +131,9 @@ def test_no_run_begins_before_an_orphan_of_the_last_one_has_ended(tmp_path):
     orphan.communicate()
 
 
-def test_a_search_over_two_devices_stops_hopeless_trials(tiny, tmp_path):
+def test_a_search_over_two_devices_asks_every_trial_once(tiny, tmp_path):
     """The limit of lost accuracy makes every trial ask for the uncompressed model, which is evaluated before."""
-    command = ["experiments/search_weights.py", "--model", tiny, "--limit", "132", "--batch-size", "4", "--keep", "7"]
+    command = ["experiments/search_weights.py", "--model", tiny, "--limit", "66", "--batch-size", "4", "--keep", "7"]
     command += ["--trials", "8", "--rung", "none", "--max-loss", "0", "--out", str(tmp_path), "--devices", "2"]
     process = started(*command)
     _, error = process.communicate(timeout=900)
@@ -141,7 +141,6 @@ def test_a_search_over_two_devices_stops_hopeless_trials(tiny, tmp_path):
     storage = f"sqlite:///{tmp_path}/search_weights/study.db"
     trials = optuna.load_study(study_name="search_weights", storage=storage).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8  # and none is asked for by the helper
-    assert any(trial.user_attrs["stopped"] for trial in trials)
 
 
 @pytest.mark.parametrize(
