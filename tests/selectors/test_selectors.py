@@ -267,9 +267,9 @@ def test_more_than_a_third_of_outliers_give_a_stride_of_one():
 def test_strides_count_places_and_not_tokens():
     grid, places = Grid(4, 4), [[1, 2, 4, 8, 12, 15, 16, 24, EXTRA], [0, 8, 10, 30, 31, *[PADDING] * 4]]
     scores = torch.where(torch.tensor(places) == PADDING, -torch.inf, torch.zeros(2, 9))
-    uniform = Stride(2).select(scores, trace(2, grid, places), 9)
+    uniform = Stride(2).select(scores, Trace({}, (grid,) * 2, 2, torch.tensor(places)), 9)
     assert uniform.tolist() == [[1, 3, 6, 7], [0, 1, 2, PADDING]]
-    kept = OutliersAndStride(outliers=1, stride=4).select(scores, trace(2, grid, places), 9)
+    kept = OutliersAndStride(outliers=1, stride=4).select(scores, Trace({}, (grid,) * 2, 2, torch.tensor(places)), 9)
     assert kept.tolist() == [[0, 2, 3, 4, 6, 7], [0, 1, *[PADDING] * 4]]
 
 
@@ -318,7 +318,7 @@ def test_neighbours_of_anchors_are_those_that_are_still_there():
     grid, places = Grid(4, 4), [[0, 1, 4, 5, 6, 9, 15, 21, 16, 31, EXTRA], [0, 3, 12, 15, 16, 19, *[PADDING] * 5]]
     received = torch.zeros(2, 1, 11)
     received[0, 0, 3] = received[1, 0, 1] = 1
-    answers = Trace({ReceivedRows(8): received}, (grid,), 2, torch.tensor(places))
+    answers = Trace({ReceivedRows(8): received}, (grid,) * 2, 2, torch.tensor(places))
     scores = torch.where(torch.tensor(places) == PADDING, -torch.inf, -torch.arange(11.0).flip(0).expand(2, -1))
     kept = Anchors(1.0).select(scores, answers, 5)
     assert kept.tolist() == [[1, 2, 3, 4, 5], [0, 1, 3, 4, 5]]  # above place 3 is -1, which becomes place 0
