@@ -29,6 +29,7 @@ BENCHMARKS = {  # as the paper names them
 }
 METHODS = {"full": "full", "fastv": "FastV", "prumerge_plus": "PruMerge+", "vtc_cls": "VTC-CLS"}
 BUDGETS = (256, 128, 64)
+_QUALITY = ("acc", "F1", "score")  # and not seconds
 _JUDGED = "mmvet"  # by GPT-4, which is not asked here
 
 
@@ -54,12 +55,14 @@ def reproduction_table(runs: Sequence[Reproduced]) -> pd.DataFrame:
     """One row per run: our number with its interval, the published one, and the verdict.
 
     "inside": the published number lies in our 95 % interval, rounded as it is printed; "outside" otherwise; "not
-    comparable" where the paper's number is another measure, and "-" where it gives none.
+    comparable" where the paper's number is another measure, "no interval" where too few questions give one, and "-"
+    where the paper has no number.
 
     Args:
         runs: Of the paper's grid.
     """
-    numbers = {(p.method, p.tokens_kept, p.benchmark): p for p in published(PAPER) if p.model == MODEL}
+    theirs_all = (p for p in published(PAPER) if p.model == MODEL and p.metric in _QUALITY)
+    numbers = {(p.method, p.tokens_kept, p.benchmark): p for p in theirs_all}
     rows = []
     for run in runs:
         measure, frame = measures_of(run.data)[0], read_records(run.records.folder.parents[1], run.records.folder.name)
@@ -105,7 +108,13 @@ def _verdict(data: str, value: float, low: float, high: float) -> str:
         return "-"
     if data == _JUDGED:
         return "not comparable"
+    if np.isnan(low):
+        return "no interval"
     return "inside" if low <= value <= high else "outside"
+
+
+def _bounds(low: float, high: float) -> str:
+    return "no interval" if np.isnan(low) else f"{low:.1f}, {high:.1f}"
 
 
 def _shown(table: pd.DataFrame) -> list[dict[str, str]]:
@@ -115,7 +124,7 @@ def _shown(table: pd.DataFrame) -> list[dict[str, str]]:
             "method": row["method"],
             "kept": str(row["kept"]),
             "number": row["number"],
-            "ours": f"{row['ours']:.1f} [{row['low']:.1f}, {row['high']:.1f}]",
+            "ours": f"{row['ours']:.1f} [{_bounds(row['low'], row['high'])}]",
             "n": f"{row['n']:,}",
             "published": "-" if pd.isna(row["published"]) else f"{row['published']:.1f}",
             "verdict": row["verdict"],

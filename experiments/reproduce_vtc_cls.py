@@ -1,5 +1,6 @@
 """Do the paper's numbers come out? VTC-CLS, FastV and PruMerge+ on eight benchmarks, beside what the paper prints."""
 
+import sys
 from dataclasses import replace
 
 from analysis.reproduction import BENCHMARKS, BUDGETS, CHECKPOINT, METHODS, Reproduced, needed, report
@@ -34,7 +35,7 @@ def main(
                 layers = options_for(recipe, adapter.tower.depth, adapter.decoder.depth)
                 for budget in [None] if name == "full" else keep:
                     compressor = recipe() if budget is None else recipe(budget, **layers)
-                    folder = evaluate(replace(config, compressor=compressor), progress=True)
+                    folder = evaluate(replace(config, compressor=compressor), progress=sys.stdout.isatty())
                     runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}. {needed(options.model, options.data)}") from error

@@ -305,5 +305,5 @@ def test_layers_of_windows_say_nothing_about_the_picture():
 
 @pytest.mark.parametrize("family", ("LLaVA-OneVision", *QWEN))
 def test_towers_without_cls_name_the_stand_in(family):
-    with pytest.raises(UnsupportedNeed, match=r"no \[CLS\] token.*ReceivedAttention"):
+    with pytest.raises(UnsupportedNeed, match=r"no \[CLS\] token.*settings\.suited"):
         answered(family, [0], [ClsRows((0,))])

@@ -348,7 +348,7 @@ def test_a_tower_without_cls_is_named(samples):
     )
     config.vision_feature_select_strategy = "full"
     adapter = adapt(LlavaForConditionalGeneration(config))
-    with pytest.raises(UnsupportedNeed, match=r"Siglip.*ClsRows.*no \[CLS\].*ReceivedAttention"):
+    with pytest.raises(UnsupportedNeed, match=r"Siglip.*ClsRows.*no \[CLS\].*settings\.suited"):
         seen(adapter, torch.zeros(1, 3, 96, 96)).encode(vtc_cls(16, 1).needs)
     with pytest.raises(UnsupportedNeed, match=r"InformationFlow.*\[CLS\]"):
         flowcut(16).compress(seen(adapter, torch.zeros(1, 3, 96, 96)))
