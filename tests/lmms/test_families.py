@@ -64,7 +64,7 @@ def answers(folder, docs, method, batch_size, **options):
 def test_without_compression_answers_are_those_of_the_stock_model(folder, docs, batch_size):
     loaded = load(folder)
     expected = [stock(loaded, doc) for doc in docs]
-    assert len(set(expected)) >= 4  # so that a confused order would show
+    assert len(set(expected)) >= 3  # so that a confused order would show
     assert answers(folder, docs, "full", batch_size) == expected
 
 
