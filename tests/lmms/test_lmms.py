@@ -104,8 +104,9 @@ def test_the_command_line_finds_the_adapter_by_its_entry_point(folder, ours, tmp
     run(["-m", "lmms_eval", *options.split(), *written.split()], folder)
     (samples,) = tmp_path.rglob("*samples_scenes.jsonl")
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
-    answers = {row["doc_id"]: row["filtered_resps"] for row in rows}
-    assert answers == dict(enumerate(row["prediction"] for row in ours[text].values()))
+    names = [sample.id for sample in load_samples("scenes", "test", limit=QUESTIONS)]
+    answers = {names[row["doc_id"]]: row["filtered_resps"] for row in rows}
+    assert answers == {name: row["prediction"] for name, row in ours[text].items()}
 
 
 def test_the_cache_is_that_of_one_method_one_checkpoint_and_one_state_of_the_code(folder, tiny, tmp_path):

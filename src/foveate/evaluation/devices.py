@@ -76,6 +76,8 @@ class Team:
         Raises:
             DeviceError: Another process died or failed, now or before.
         """
+        if self.size == 1:
+            return own()
         if self.at_work:
             raise DeviceError("an evaluation of these processes has failed before: start the command again")
         self.at_work = True
