@@ -12,7 +12,7 @@ from PIL import Image
 
 from foveate.compression import Identity
 from foveate.core.errors import DataError
-from foveate.core.types import Grid
+from foveate.core.types import Arrangement, Grid
 from foveate.data.load import load_samples
 from foveate.data.sample import Boxes, Drawn
 from foveate.evaluation import EvalConfig, evaluate
@@ -127,9 +127,9 @@ def test_evidence_and_pictures_are_cropped_as_the_processor_crops(cropping, tmp_
     sample = load_samples(f"refcoco:{place}", "val")[0]
     expected = torch.zeros(12, 12)
     expected[:6, 6:] = 1  # of the square x 40..120 the right half, its upper half
-    seen = evidence_of([sample], grid, cropping)[0].reshape(12, 12)
+    seen = evidence_of([sample], [Arrangement((grid,))], cropping)[0].reshape(12, 12)
     torch.testing.assert_close(seen, expected, atol=0.1, rtol=0)
-    stretched = evidence_of([sample], grid)[0].reshape(12, 12)
+    stretched = evidence_of([sample], [Arrangement((grid,))])[0].reshape(12, 12)
     assert stretched[:, 9:].sum() == 0 and stretched.sum() > 0
     picture = np.asarray(as_seen(cropping, sample.image, grid))
     crop = sample.image.resize((192, 96), Image.Resampling.BICUBIC).crop((48, 0, 144, 96))
@@ -143,6 +143,7 @@ def test_the_reference_models_processor_stretches(tiny):
         picture=Drawn(Image.new("RGB", (192, 96))),
         things=Boxes(((0.5, 0.0, 1.0, 0.5),)),
     )
-    seen = evidence_of([sample], loaded.adapter.tower.grid, loaded)
-    stretched = evidence_of([sample], loaded.adapter.tower.grid)
+    image = Arrangement((loaded.adapter.tower.grid,))
+    seen = evidence_of([sample], [image], loaded)
+    stretched = evidence_of([sample], [image])
     torch.testing.assert_close(seen, stretched, atol=0.1, rtol=0)

@@ -8,6 +8,7 @@ import torch
 
 from foveate.compression import Identity
 from foveate.data.load import load_samples
+from foveate.data.sample import Drawn, Masks
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
@@ -57,7 +58,8 @@ def test_batches_and_cached_encodings_never_change_an_answer(family, name, folde
 def cropped(sample, width, height):
     """A question about a part of its picture, which is a picture of its own."""
     image, evidence = sample.image.crop((0, 0, width, height)), sample.evidence[:, :height, :width]
-    return replace(sample, image=image, evidence=evidence, image_id=f"{sample.image_id}/{width}x{height}")
+    name = f"{sample.image_id}/{width}x{height}"
+    return replace(sample, picture=Drawn(image), things=Masks(evidence), image_id=name)
 
 
 @torch.no_grad()
