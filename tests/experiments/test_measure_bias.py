@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from analysis.bias import contrasts, signal_frame, summary_table
+from analysis.maps import place_nulls
 from foveate.evaluation.tables import TableFolder
 
 ROOT = Path(__file__).parents[2]
@@ -60,8 +60,10 @@ def test_the_measurement_writes_what_its_help_promises(finished):
 def test_the_printed_tables_are_those_of_the_measured_rows(finished):
     folder, _ = finished
     (measured,) = (folder / "runs/bias").iterdir()
-    frame = signal_frame(TableFolder(measured))
-    for name, expected in (("table.csv", summary_table(frame)), ("contrasts.csv", contrasts(frame))):
+    folder_of_it = TableFolder(measured)
+    frame = signal_frame(folder_of_it)
+    summary = summary_table(frame, place_nulls(folder_of_it))
+    for name, expected in (("table.csv", summary), ("contrasts.csv", contrasts(frame))):
         numbers = expected.select_dtypes("number").columns
         found = pd.read_csv(folder / "runs/measure_bias" / name)
         pd.testing.assert_frame_equal(found[numbers], expected[numbers], atol=1e-6, check_dtype=False)
@@ -105,7 +107,7 @@ def test_a_killed_measurement_ends_in_the_same_bytes(finished, tiny, tmp_path):
         assert found.read_bytes() == expected.read_bytes()
     for found, expected in zip(parts(tmp_path), parts(finished[0]), strict=True):
         for table in ("samples", "signals", "pairs", "curves", "maps"):
-            assert pq.read_table(found / f"{table}.parquet").equals(pq.read_table(expected / f"{table}.parquet"))
+            assert (found / f"{table}.parquet").read_bytes() == (expected / f"{table}.parquet").read_bytes()
 
 
 def test_help_explains_every_option(tiny):
