@@ -22,7 +22,7 @@ from foveate.evaluation import EvalConfig
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.run import cached_load
 from foveate.methods import METHODS
-from foveate.settings import aligned, method, options_for, suited
+from foveate.settings import aligned, method, options_on, suited
 
 QUESTIONS = 8  # that `latency_ms` asks
 
@@ -186,7 +186,7 @@ def _compressors(config: EvalConfig, budgets: Mapping[str, Sequence[int]]) -> di
     found = {}
     for name, some in budgets.items():
         recipe = method(name)
-        options = options_for(recipe, llava.tower.depth, depth, llava.deep, llava.keeps_cls)
+        options = options_on(recipe, llava)
         for budget in some:
             found[name, budget] = suited(aligned(recipe, budget, patches, depth, **options), llava.tower)
     return found

@@ -25,9 +25,7 @@ def main(
         options: What every study is told.
     """
     for name, config in options.each:
-        loaded = cached_load(config.model, config.device, config.dtype)
-        tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
-        compressor = at_budget(method, keep, tower.grid.patches, tower.depth, depth)
+        compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
         folder = evaluate(replace(config, compressor=compressor), progress=True)
         print(report_answers(method, parsed(config.data)[0], folder, config.out / name))
 

@@ -8,7 +8,7 @@ from foveate.cli import Flat, Options, run
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.data.load import parsed
 from foveate.evaluation.run import cached_load, evaluate
-from foveate.settings import method, options_for
+from foveate.settings import for_model
 
 
 def main(
@@ -31,10 +31,8 @@ def main(
         adapter = cached_load(options.model, options.device, options.dtype).adapter
         for _, config in options.each:
             for name in METHODS:
-                recipe = method(name)
-                layers = options_for(recipe, adapter.tower.depth, adapter.decoder.depth)
                 for budget in [None] if name == "full" else keep:
-                    compressor = recipe() if budget is None else recipe(budget, **layers)
+                    compressor = for_model(name, budget, {}, adapter)
                     folder = evaluate(replace(config, compressor=compressor), progress=sys.stdout.isatty())
                     runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
     except UnsupportedModel as error:

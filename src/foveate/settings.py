@@ -139,15 +139,19 @@ def options_for(
     return options
 
 
-def for_model(name: str, keep: object, given: Mapping[str, Any], tower_depth: int, decoder_depth: int) -> Compressor:
-    """The method of a name, with its authors' own budget, its layers scaled to a model's depths where none are given.
+def options_on(recipe: Callable[..., Compressor], adapter: Adapter) -> dict[str, Any]:
+    """`options_for` the model of this adapter."""
+    return options_for(recipe, adapter.tower.depth, adapter.decoder.depth, adapter.deep, adapter.keeps_cls)
+
+
+def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapter) -> Compressor:
+    """The method of a name with its authors' own budget, `suited` to a model; options that are not given are scaled.
 
     Args:
         name: See `method`.
         keep: The budget; None for methods that have one of their own.
         given: Options of the recipe; whole numbers may be floats, and tuples lists or their text, such as "[8, 16]".
-        tower_depth: Layers of the vision tower.
-        decoder_depth: Blocks of the language model.
+        adapter: Of the model.
 
     Raises:
         UnknownMethod: There is no such method.
@@ -163,9 +167,9 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], tower_depth: in
         raise BudgetError(f"keep={keep!r}: expected how many patches stay, as a count or a fraction such as 0.25")
     if keep is None and signature(recipe).parameters["keep"].default is Parameter.empty:
         raise BudgetError(f"{name} needs keep: how many patches stay, as a count or a fraction such as 0.25")
-    options = options_for(recipe, tower_depth, decoder_depth)
+    options = options_on(recipe, adapter)
     options |= {n: _like(parameters[n].default, n, value) for n, value in given.items()}
-    return recipe(**options) if keep is None else recipe(keep=keep, **options)
+    return suited(recipe(**options) if keep is None else recipe(keep=keep, **options), adapter.tower)
 
 
 def aligned(
@@ -203,15 +207,13 @@ def aligned(
     return compressor
 
 
-def at_budget(name: str, budget: int | float, patches: int, tower_depth: int, decoder_depth: int) -> Compressor:
-    """A method by its name, set to cost a model as much as a number of visual tokens; see `aligned`.
+def at_budget(name: str, budget: int | float, adapter: Adapter) -> Compressor:
+    """A method by its name, `suited` to a model and set to cost it as much as a number of visual tokens; see `aligned`.
 
     Args:
         name: See `method`.
-        budget: Equivalent tokens: a count, or a fraction of the patches.
-        patches: Of one image.
-        tower_depth: Layers of the vision tower.
-        decoder_depth: Blocks of the language model.
+        budget: Equivalent tokens: a count, or a fraction of the patches of a picture of the tower's size.
+        adapter: Of the model.
 
     Raises:
         FoveateError: There is no such method, or it cannot have this budget.
@@ -219,8 +221,9 @@ def at_budget(name: str, budget: int | float, patches: int, tower_depth: int, de
     recipe = method(name)
     if name in BUDGETLESS:
         return recipe()
-    options = options_for(recipe, tower_depth, decoder_depth)
-    return aligned(recipe, resolve_keep(budget, patches), patches, decoder_depth, **options)
+    patches, depth = adapter.tower.grid.patches, adapter.decoder.depth
+    fitting = aligned(recipe, resolve_keep(budget, patches), patches, depth, **options_on(recipe, adapter))
+    return suited(fitting, adapter.tower)
 
 
 def _like(default: Any, name: str, value: Any) -> Any:  # noqa: ANN401 (of any option)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import InternVLProcessor
 
+from foveate.compression import StandIn
 from foveate.models.load import load
 from tests.lmms.checkpoints import save_tiny
 
@@ -86,3 +87,9 @@ def test_a_picture_of_internvl_stands_inside_what_its_own_processor_puts_around_
     expected = tokenizer.convert_tokens_to_ids(["<s>", "<unk>", *spelled, "w20", "w9"])
     assert loaded.prompt("w20", arrangement) == expected
     assert loaded.inputs([loaded.written([None, "w20"])], [[image]])["input_ids"].tolist() == [expected]
+
+
+def test_a_method_that_reads_cls_has_its_stand_in_where_there_is_none(folder, docs):
+    model = Foveate(str(folder), "vtc_cls", keep=5, device="cpu", batch_size=2)
+    assert isinstance(model.compressor, StandIn) == (not model.loaded.adapter.tower.has_cls)
+    assert len(model.generate_until(generating(model, docs[:2], max_new_tokens=NEW))) == 2

@@ -74,8 +74,7 @@ class Foveate(lmms):
         self.dtype = dtype or ("float32" if device.startswith("cpu") else "bfloat16")
         more = {"device_map": device_map} if device_map else {}
         self.loaded = load(pretrained, device, self.dtype, attn_implementation, companion, revision, **more)
-        adapter = self.loaded.adapter
-        self.compressor = for_model(method, keep, options, adapter.tower.depth, adapter.decoder.depth)
+        self.compressor = for_model(method, keep, options, self.loaded.adapter)
         with self.compressor.attached(self.loaded):
             pass  # a layer that the model lacks is better told now
         self.attention, self.max_new_tokens = attn_implementation, int(max_new_tokens)

@@ -24,7 +24,7 @@ from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods import METHODS
 from foveate.models.adapter import Tower
 from foveate.models.load import LoadedModel
-from foveate.settings import BUDGETLESS, aligned, method, options_for, suited
+from foveate.settings import BUDGETLESS, aligned, method, options_on, suited
 from foveate.studies.ablation import run_grid
 from foveate.studies.choices import RANDOM_SEEDS, Choice, Grid
 from foveate.studies.objective import Draw
@@ -125,7 +125,7 @@ def _choices(
     if label in BUDGETLESS:
         return [Choice(label, label, "", recipe)]
     tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
-    options = options_for(recipe, tower.depth, depth, loaded.adapter.deep, loaded.adapter.keeps_cls)
+    options = options_on(recipe, loaded.adapter)
     fixed = partial(_suited, tower, partial(aligned, recipe, patches=tower.grid.patches, depth=depth, **options))
     if "seed" not in signature(recipe).parameters:
         return [Choice(label, label, "", fixed)]

@@ -17,7 +17,7 @@ from foveate.methods import vtc_cls
 from foveate.models.llava import Tower
 from foveate.models.load import LoadedModel
 from foveate.scorers import ClsAttention, ClsEnsemble
-from foveate.settings import options_for
+from foveate.settings import options_on
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import Choice, controls
 from foveate.studies.goals import Goal
@@ -153,7 +153,7 @@ def baselines(space: Space, loaded: LoadedModel) -> list[Planned]:
 
 def default_start(loaded: LoadedModel) -> int:
     """First layer of VTC-CLS in a tower of this depth."""
-    return options_for(vtc_cls, loaded.adapter.tower.depth, loaded.adapter.decoder.depth)["start_layer"]
+    return options_on(vtc_cls, loaded.adapter)["start_layer"]
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

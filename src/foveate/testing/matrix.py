@@ -13,7 +13,7 @@ from foveate.methods import METHODS
 from foveate.models.companion import Companion
 from foveate.models.load import LoadedModel, adapt
 from foveate.models.processor import Parts
-from foveate.settings import options_for, suited
+from foveate.settings import options_on, suited
 from foveate.testing.checkpoints import image_processor, tokenizer
 from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, pictures
 
@@ -51,7 +51,7 @@ def runs(name: str, family: str) -> str:
     """
     loaded = _loaded(family)
     adapter, model = loaded.adapter, cast(Any, loaded.model)
-    options = options_for(METHODS[name], adapter.tower.depth, adapter.decoder.depth, adapter.deep, adapter.keeps_cls)
+    options = options_on(METHODS[name], adapter)
     try:
         compressor = suited(METHODS[name](keep=_KEEP, **options), loaded)
         with compressor.attached(loaded):
