@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 import torch
-from scipy.stats import rankdata
 
-from analysis.measured import batches, grid_of, mapped
+from analysis.measured import grid_of, mapped
 from analysis.ranks import spearman
 from analysis.signals import RESPONSE, Key, is_whole, key_order
 from foveate.evaluation.tables import TableFolder
-from foveate.metrics.bias import positional_null
+from foveate.metrics.bias import row_null
 
 ROW = ["sample_id", "image_id", "signal", "layers"]
 PERMUTATIONS = 999
@@ -61,8 +60,7 @@ def place_nulls(folder: TableFolder, permutations: int = PERMUTATIONS, seed: int
     """Of every signal and layers the p of its row correlation if place meant nothing: `row_correlation_p_null`.
 
     `foveate.metrics.bias.positional_null` says what it means; one map per image, the mean over its questions. Those of
-    one signal are held at a time. Spearman's coefficient is a product of ranks, which permuting only reorders, so they
-    are found once and not for every permutation.
+    one signal are held at a time.
 
     Args:
         folder: What was measured.
@@ -70,24 +68,15 @@ def place_nulls(folder: TableFolder, permutations: int = PERMUTATIONS, seed: int
         seed: Of the permutations.
     """
     grid, rows = grid_of(folder), []
-    place = torch.from_numpy(_unit_ranks(np.arange(grid.patches) // grid.columns))
     for signal in dict.fromkeys(signal for signal, _ in mapped(folder)):
         sums: dict[str, dict[str, Any]] = defaultdict(lambda: defaultdict(float))
         for about, maps in _unit_maps(folder, [("signal", "==", signal)]):
             for (layers, image), places in _equal(about, "layers", "image_id"):
                 sums[layers][image] += maps[places].sum(0)
         for layers, images in sums.items():
-            ranks = torch.from_numpy(_unit_ranks(np.stack(list(images.values()))))  # of a sum as of the mean
-            rows.append((signal, layers, positional_null(lambda some: some @ place, ranks, permutations, seed)))
+            maps = torch.from_numpy(np.stack(list(images.values())))  # sums, which rank as means do
+            rows.append((signal, layers, row_null(maps, grid, permutations, seed)))
     return pd.DataFrame(rows, columns=["signal", "layers", "row_correlation_p_null"])
-
-
-def _unit_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks with mean 0 and norm 1 along the last axis, of which a correlation is the product; NaN if all are equal."""
-    ranks = rankdata(values, axis=-1)
-    ranks -= ranks.mean(-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return ranks / np.linalg.norm(ranks, axis=-1, keepdims=True)
 
 
 def _mean_rows(folder: TableFolder) -> dict[Key, tuple[np.ndarray, int]]:
@@ -109,7 +98,7 @@ def _equal(rows: pd.DataFrame, first: str, second: str) -> Iterator[tuple[tuple[
 
 def _unit_maps(folder: TableFolder, filters: Any = None) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:  # noqa: ANN401
     """Batch by batch the columns `ROW`, and the maps, each of sum 1; those that are not known are left out."""
-    for batch in batches(folder, "maps", [*ROW, "map"], filters):
+    for batch in folder.batches("maps", [*ROW, "map"], filters):
         batch = batch.filter(pc.is_valid(batch["map"]))  # pyright: ignore
         if not batch.num_rows:
             continue

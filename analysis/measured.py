@@ -1,15 +1,13 @@
 """A finished bias measurement: which one it is, what it says of itself, and its tables, batch by batch."""
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from analysis.signals import Key, key_order
 from foveate.core.errors import DataError
@@ -33,16 +31,11 @@ def measurement(out: Path, name: str | None = None, checkpoint: str | None = Non
     found = sorted((out / "bias").glob(f"{name or '*'}/DONE"), key=lambda done: done.stat().st_mtime)
     folders = [TableFolder(done.parent) for done in found]
     if checkpoint is not None:
-        folders = [folder for folder in folders if facts_of(folder)["checkpoint"] == checkpoint]
+        folders = [folder for folder in folders if folder.identity["checkpoint"] == checkpoint]
     if not folders:
         which = "" if checkpoint is None else f" of the model with checkpoint {checkpoint}"
         raise DataError(f"no finished bias measurement{which} in {out / 'bias' / (name or '')}: run `make bias` first")
     return folders[-1]
-
-
-def facts_of(folder: TableFolder) -> dict[str, Any]:
-    """What identifies a measurement."""
-    return json.loads((folder.folder / "config.json").read_text())
 
 
 def grid_of(folder: TableFolder) -> Grid:
@@ -51,7 +44,7 @@ def grid_of(folder: TableFolder) -> Grid:
     Raises:
         DataError: The measurement does not say, as those of earlier versions.
     """
-    if not (found := facts_of(folder).get("grid")):
+    if not (found := folder.identity.get("grid")):
         raise DataError(f"{folder.folder} does not say its 'grid' of patches: measure this configuration again")
     return Grid(*found)
 
@@ -62,7 +55,7 @@ def plan_of(folder: TableFolder, field: str) -> str:
     Raises:
         DataError: There is no such number.
     """
-    found = re.search(rf"\b{field}=([\d.]+)", facts_of(folder).get("plan", ""))
+    found = re.search(rf"\b{field}=([\d.]+)", folder.identity.get("plan", ""))
     if found is None:
         raise DataError(f"{folder.folder} does not say {field!r} of its plan: measure this configuration again")
     return found[1]
@@ -78,7 +71,7 @@ def samples_of(folder: TableFolder, seed: int = 0) -> list[VQASample]:
     Raises:
         DataError: The data set gives other questions now.
     """
-    facts = facts_of(folder)
+    facts = folder.identity
     limit = folder.read(SAMPLES, ["sample_id"]).num_rows
     place = facts.get("place")
     data = f"{facts['data']}:{place}" if place else facts["data"]
@@ -91,33 +84,10 @@ def samples_of(folder: TableFolder, seed: int = 0) -> list[VQASample]:
     return samples
 
 
-def batches(
-    folder: TableFolder,
-    table: str,
-    columns: Sequence[str],
-    filters: Any = None,  # noqa: ANN401
-) -> Iterator[pa.Table]:
-    """One table, a batch of questions at a time; all rows about a question are in the same batch.
-
-    Args:
-        folder: What was measured.
-        table: Its name.
-        columns: Only these.
-        filters: As in `pyarrow.parquet.read_table`.
-
-    Raises:
-        DataError: There is none.
-    """
-    if not (files := sorted(folder.folder.glob(f"part-*/{table}.parquet"))):
-        raise DataError(f"no table {table!r} in {folder.folder}: measure this configuration first")
-    for file in files:
-        yield pq.read_table(file, columns=list(columns), filters=filters)
-
-
 def mapped(folder: TableFolder) -> list[Key]:
     """The signals and layers that have maps, in order."""
     keys = ["signal", "layers"]
-    parts = [batch.group_by(keys).aggregate([]) for batch in batches(folder, "maps", keys)]
+    parts = [batch.group_by(keys).aggregate([]) for batch in folder.batches("maps", keys)]
     return sorted({(row["signal"], row["layers"]) for part in parts for row in part.to_pylist()}, key=key_order)
 
 
@@ -132,7 +102,7 @@ def means(folder: TableFolder, table: str, keys: Sequence[str], measure: str, fi
         filters: As in `pyarrow.parquet.read_table`.
     """
     total = pd.DataFrame(columns=["sum", "count"], dtype=float)
-    for batch in batches(folder, table, [*keys, measure], filters):
+    for batch in folder.batches(table, [*keys, measure], filters):
         values = batch[measure]
         known = pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)  # pyright: ignore
         batch = batch.select(list(keys)).append_column("value", known)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from foveate.core.types import Arrangement
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.module import as_seen
+from foveate.evaluation.evidence import as_seen
 from foveate.evaluation.run import cached_load, data_of
 
 PICTURES = 4

@@ -18,10 +18,9 @@ from analysis.tables import summary, write_table
 from foveate.core.types import Arrangement, Grid
 from foveate.data.sample import Lazily, VQASample, pictured
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.module import as_seen, evidence_of
+from foveate.evaluation.evidence import as_seen, evidence_of
 from foveate.evaluation.run import cached_load, data_of
 from foveate.metrics.evidence import SHOWN
-from foveate.models.llava import Llava
 from foveate.studies.study import keep_artifacts
 
 
@@ -62,7 +61,7 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
         share = evidence_of([sample], [Arrangement((grid,))], loaded)[0]
         return (share >= SHOWN).any(0).reshape(grid.rows, grid.columns).numpy()
 
-    if not isinstance(loaded.adapter, Llava):  # whose pictures do not all lie in one grid
+    if not loaded.adapter.one_grid:
         return Setting(facts["feature_layer"], facts["depth"], (grid.rows, grid.columns), {}, {})
     return Setting(
         facts["feature_layer"],

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from analysis.bias import MEASURED, RANGES
-from analysis.measured import batches, means
+from analysis.measured import means
 from foveate.core.errors import DataError
 from foveate.evaluation.tables import TableFolder
 
@@ -121,7 +121,7 @@ def test_what_nobody_knows_has_no_mean(tmp_path):
 
 
 def test_batches_are_all_rows_of_their_questions_in_order(few):
-    parts = list(batches(few, "pairs", ["sample_id", "spearman"]))
+    parts = list(few.batches("pairs", ["sample_id", "spearman"]))
     assert pa.concat_tables(parts).equals(few.read("pairs", ["sample_id", "spearman"]))
     questions = [set(part["sample_id"].to_pylist()) for part in parts]
     assert len(questions) == 3 and sum(map(len, questions)) == len(set().union(*questions))
@@ -129,4 +129,4 @@ def test_batches_are_all_rows_of_their_questions_in_order(few):
 
 def test_a_table_that_is_not_there_is_named(few):
     with pytest.raises(DataError, match=r"no table 'heads' in .*: measure this configuration first"):
-        list(batches(few, "heads", ["sample_id"]))
+        list(few.batches("heads", ["sample_id"]))

@@ -8,7 +8,7 @@ from foveate.core.types import Arrangement, Grid
 from foveate.data.load import load_samples
 from foveate.evaluation.causal import Inquiry, curve, inquire, kept_log_probability, occlusion
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.module import evidence_of
+from foveate.evaluation.evidence import evidence_of
 from foveate.functional.regions import spread, squares
 from foveate.metrics.evidence import SHOWN
 from foveate.models.load import load

@@ -16,7 +16,7 @@ from foveate.core.types import Arrangement, Grid
 from foveate.data.load import load_samples
 from foveate.data.sample import Boxes, Drawn
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.evaluation.module import as_seen, evidence_of
+from foveate.evaluation.evidence import as_seen, evidence_of
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import uniform
 from foveate.models.load import load

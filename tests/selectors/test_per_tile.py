@@ -16,7 +16,7 @@ from foveate.scorers import Random
 from foveate.selectors import MaxMin, Outliers, PerTile, TopK
 from foveate.settings import method, options_for, suited
 from foveate.testing.families import FAMILIES, pictures
-from foveate.testing.models import _features  # what the stock model makes of a picture
+from foveate.testing.models import features_of  # what the stock model makes of a picture
 
 VIEWS = (Grid(2, 3), Grid(4, 5))
 TILES = torch.tensor([0] * 6 + [1, 1, 2, 2, 2] * 2 + [3, 3, 4, 4, 4] * 2)  # sizes 6, 4, 6, 4, 6 of 26
@@ -83,7 +83,7 @@ def test_tokens_count_to_the_tile_of_their_place():
 def test_tiles_of_a_model_get_what_their_patches_deserve():
     model = FAMILIES["LLaVA-NeXT"]()
     adapter, picture = adapt(model), pictures("LLaVA-NeXT")[1]  # of nine tiles and the whole picture
-    run_length = len(_features(adapter, picture)[0])
+    run_length = len(features_of(adapter, picture)[0])
     (arrangement,) = adapter.arrangements(picture, [])
     tiles, patches = torch.tensor(arrangement.tiles), arrangement.patches
     ids = torch.tensor([[5, *[adapter.image_token] * run_length, 9]])

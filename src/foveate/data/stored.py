@@ -11,9 +11,6 @@ import pyarrow as pa
 from datasets import (
     Dataset,
     DatasetDict,
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
     load_dataset,
     load_from_disk,
 )
@@ -22,6 +19,7 @@ from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
 from foveate.core.errors import DataError
+from foveate.data.quiet import quiet
 from foveate.data.sample import Picture
 
 
@@ -134,7 +132,7 @@ def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
     Raises:
         DataError: There is no such table, it cannot be read, or has no rows.
     """
-    with _quiet():
+    with quiet():
         if place is not None and (Path(place).expanduser().exists() or not _is_hub_id(place)):
             table = _local(name, Path(place).expanduser(), part)
         else:
@@ -222,14 +220,3 @@ def _cause(error: BaseException) -> str:
     while error.__cause__:
         error = error.__cause__
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bars()

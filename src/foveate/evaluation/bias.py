@@ -27,8 +27,9 @@ from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.devices import team
 from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.measures import Facts, Measured, curve_rows, map_rows, pair_rows, signal_rows
-from foveate.evaluation.module import RecordWriter, asked, asked_text, evidence_of
+from foveate.evaluation.module import RecordWriter, asked, asked_text
 from foveate.evaluation.run import cached_load, data_of, encodings_of, predict
 from foveate.evaluation.signals import Signal, asked_signals, norms_of, signals_of, target_of
 from foveate.evaluation.tables import SAMPLES, TableFolder

@@ -86,7 +86,7 @@ class Team:
             result = own()
             self.meet()  # all have written what they have to write
         except (RuntimeError, distributed.DistError) as error:
-            if self.size > 1 and _broken(error):
+            if _broken(error):
                 raise DeviceError(
                     "the process of another device died or failed, see above. What is recorded is kept: run the same "
                     "command again"

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,9 +13,6 @@ from datasets import (
     Array2D,
     Dataset,
     Value,
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
 )
 from datasets import Features as Columns
 from datasets.exceptions import DatasetGenerationError
@@ -29,9 +25,10 @@ from foveate.core.contracts import Pictures, Reduction
 from foveate.core.errors import DataError
 from foveate.core.needs import AlignedPatches, ClsRows, Deepstack, EvidenceShare, Features, Fingerprint, Need
 from foveate.core.types import Arrangement, Compression, Grid, Trace
+from foveate.data.quiet import quiet
 from foveate.models.joining import alike
 from foveate.models.load import LoadedModel
-from foveate.models.pictures import Asked, SeenPictures, Texts, told, with_deepstack
+from foveate.models.pictures import Asked, SeenPictures, Texts, told, with_besides
 
 _PICTURES = 16  # encoded at a time
 
@@ -115,7 +112,7 @@ class EncodedPictures(Pictures):
         adapter, device, rows = self.adapter, self.adapter.model.device, self._rows
         patches = self.arrangement.patches
         sources = rows["features"].to(device, adapter.model.dtype)
-        needs = with_deepstack(adapter, needs)
+        needs = with_besides(adapter, needs)
         values: dict[Need, Tensor] = {}
         for need in needs:
             match need:
@@ -166,7 +163,7 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip:
     columns = {"image_id": Value("string"), "fingerprint": Value("int64"), "arrangement": Value("string")}
     arrays = {name: value for name, value in first.items() if name not in columns}
     columns |= {name: Array2D((None, value.shape[1]), "float32") for name, value in arrays.items()}
-    with _without_progress_bars():  # a study has its own
+    with quiet():  # a study has its own
         try:
             table = Dataset.from_generator(
                 _encoded,
@@ -183,22 +180,11 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip:
     shutil.rmtree(folder / "scratch")
 
 
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            enable_progress_bars()
-
-
 def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], skip: bool) -> Iterator[dict[str, Any]]:
     """One row per picture; what is known of patches as (patch, everything else)."""
     adapter = loaded.adapter
     rows = ClsRows(tuple(range(adapter.tower.depth)))
-    needs = [Fingerprint(), *([rows] if adapter.tower.has_cls else []), *([Deepstack()] if adapter.deep else [])]
+    needs = [Fingerprint(), *([rows] if adapter.tower.has_cls else []), *adapter.besides]
     for start in range(0, len(ids), _PICTURES):
         opened = _opened(images, ids[start : start + _PICTURES], skip)
         if not opened:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,7 +35,16 @@ class TableFolder(RunFolder):
         os.rename(temporary, self.folder / name)
 
     def read(self, table: str, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:  # noqa: ANN401
-        """One table, in the order of the parts.
+        """One table as a whole; otherwise as `batches`."""
+        return pa.concat_tables(self.batches(table, columns, filters))
+
+    def batches(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        filters: Any = None,  # noqa: ANN401 (as in pyarrow)
+    ) -> Iterator[pa.Table]:
+        """One table, part after part; all rows about a question are in the same part.
 
         Args:
             table: Its name.
@@ -47,8 +56,8 @@ class TableFolder(RunFolder):
         """
         if not (files := self._files(table)):
             raise DataError(f"no table {table!r} in {self.folder}: measure this configuration first")
-        names = None if columns is None else list(columns)
-        return pa.concat_tables([pq.read_table(path, columns=names, filters=filters) for path in files])
+        for path in files:
+            yield pq.read_table(path, columns=None if columns is None else list(columns), filters=filters)
 
     def _files(self, table: str) -> list[Path]:
         return sorted(self.folder.glob(f"part-*/{table}.parquet"))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -12,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.contracts import Cut, Reduction
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import ClsQuery, ClsRows, Keys, Need, ReceivedRows, resolve_layer, resolve_layers
+from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Keys, Need, ReceivedRows, resolve_layer, resolve_layers
 from foveate.core.types import Arrangement, Compression, Grid
 from foveate.functional.sequence import positions
 from foveate.models.cutting import check_stages
@@ -53,6 +54,7 @@ class Adapter(ABC):
         modality: What the stock model calls them.
         image_options: What the model's own processor asks of its image processor.
         around: The tokenizer's names of the tokens that this processor puts before and behind a picture's run.
+        one_grid: Whether every picture lies in the tower's own grid, and its tokens say all about it.
         axes: How many numbers a position has.
         packs_projected: Whether sources are behind the projector already.
         separator: Embedding of tokens between patches; None where there are none.
@@ -64,6 +66,7 @@ class Adapter(ABC):
     modality: ClassVar[str] = "image"
     image_options: ClassVar[Mapping[str, Any]] = {}
     around: ClassVar[tuple[str, ...]] = ()
+    one_grid: ClassVar[bool] = False
     axes: ClassVar[int] = 1
     packs_projected: ClassVar[bool] = False
     separator: Tensor | None = None
@@ -161,6 +164,11 @@ class Adapter(ABC):
         return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
     @property
+    def besides(self) -> tuple[Need, ...]:
+        """What of pictures the language model must be given besides their tokens."""
+        return (Deepstack(),) if self.deep else ()
+
+    @property
     def keeps_cls(self) -> bool:
         """Whether [CLS] is among the sources."""
         return self.tower.has_cls
@@ -201,7 +209,7 @@ class Adapter(ABC):
     def mask(self, ids: Tensor) -> Tensor:
         """What `generate` assumes without a mask: padding is not read, unless it is also what ends an answer."""
         pad = self._pad
-        return (ids == ids).long() if pad is None or pad in self.ends else ids.ne(pad).long()
+        return torch.ones_like(ids) if pad is None or pad in self.ends else ids.ne(pad).long()
 
     def question(self, prompt: Sequence[int], tail: Sequence[int] = ()) -> list[int]:
         """The text behind the last image of a prompt, without special tokens.

@@ -13,14 +13,11 @@ from transformers import Cache, StaticCache
 
 from foveate.core.contracts import Cut, Pictures
 from foveate.core.errors import FoveateError
-from foveate.core.needs import Deepstack, Need
 from foveate.core.types import Arrangement, Compressed
 from foveate.models.adapter import Adapter
 from foveate.models.cutting import Cutting, cuts_of
 from foveate.models.decoder import Layout
-from foveate.models.joining import alike
-from foveate.models.joining import compressed as joined
-from foveate.models.llava import Llava
+from foveate.models.joining import alike, in_groups
 from foveate.models.packing import pack, prompts_of
 from foveate.models.pictures import GivenPictures, SeenPictures, Texts, TextSide
 
@@ -142,19 +139,18 @@ class Attachment:
         if _pixels(adapter, inputs) is None:
             return self.compress(_given_pictures(adapter, _given(adapter, inputs).pooler_output))
         images = {name: inputs[name] for name in adapter.image_inputs if inputs.get(name) is not None}
-        if missing := sorted(set(adapter.image_inputs[:2]) - set(images) - {"mm_token_type_ids"}):
+        if missing := [name for name in adapter.image_inputs[:2] if name not in images]:
             raise ValueError(
                 f"this model's pictures need {', '.join(missing)}: build the inputs with its own processor"
             )
         arrangements = adapter.arrangements(images, _runs(inputs["input_ids"] == adapter.image_token))
-        also: tuple[Need, ...] = (Deepstack(),) if adapter.deep else ()
         texts = cache(lambda: self._asked(inputs, arrangements))
 
         def pictures(rows: list[int]) -> Pictures:
             some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
             return SeenPictures(adapter, some, arrangements[rows[0]], lambda: texts().of(rows), self.texts.companion)
 
-        return joined(lambda some: self.compress(some, also), alike(arrangements), pictures)
+        return in_groups(lambda some: self.compress(some, adapter.besides), alike(arrangements), pictures)
 
     def _asked(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
         """Of each image the prompt that it stands in; its question is the text behind the last image."""
@@ -305,7 +301,7 @@ def _given_pictures(adapter: Adapter, given: Any) -> GivenPictures:  # noqa: ANN
     if len(set(counts)) != 1:
         raise ValueError(f"mm_encoder_outputs holds {counts} tokens: expected equally many of every image")
     tokens = given if isinstance(given, Tensor) else torch.stack(list(given))
-    if not isinstance(adapter, Llava):
+    if not adapter.one_grid:
         raise ValueError(
             f"{type(adapter.model).__name__} with mm_encoder_outputs: its pictures have different shapes, which tokens "
             f"alone do not tell; give {adapter.image_inputs[0]}"

@@ -20,7 +20,7 @@ def alike(arrangements: Sequence[Arrangement]) -> list[list[int]]:
     return list(groups.values())
 
 
-def compressed(
+def in_groups(
     compress: Callable[[Pictures], Compressed],
     groups: Sequence[Sequence[int]],
     pictures: Callable[[list[int]], Pictures],
@@ -39,12 +39,10 @@ def compressed(
     order = torch.tensor(rows).argsort().tolist()
     decision = together([part.decision for part in parts], rows)
     tokens = padded([part.tokens for part in parts], (-2,), 0)[order]
-    values = {
-        need: padded([part.carried[need] for part in parts], () if need.patch_axis is None else (need.patch_axis,), 0)[
-            order
-        ]
-        for need in parts[0].carried
-    }
+    values = {}
+    for need in parts[0].carried:
+        axes = () if need.patch_axis is None else (need.patch_axis,)
+        values[need] = padded([part.carried[need] for part in parts], axes, 0)[order]
     every = [arrangement for part in parts for arrangement in part.arrangements]
     return Compressed(tokens, decision, values, tuple(every[i] for i in order), parts[0].separators)
 

@@ -1,7 +1,7 @@
 """LLaVA-1.5: a CLIP-like tower, a projector, a causal language model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +20,8 @@ from foveate.models.tower import reduced
 
 class Llava(Adapter):
     """Every picture is one picture of the tower."""
+
+    one_grid: ClassVar[bool] = True
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
         super().__init__(model, model.model.language_model)

@@ -60,11 +60,11 @@ def pack(
     place = place.masked_fill(~visual | separator, PADDING)
     role = torch.where(_after_last(visual), Role.QUESTION, Role.BEFORE).masked_fill(visual, Role.VISUAL)
     role = role.masked_fill(separator, Role.SEPARATOR).masked_fill(~there, Role.PADDING)
-    rope = adapter.rope(ids, mask.long(), arrangements)
     if repack and adapter.axes == 1:
         position, following = positions(there)[None], there.sum(1)
     else:
         came = torch.where(visual, index + (offsets[owner, at] if offsets.numel() else 0), index)
+        rope = adapter.rope(ids, mask.long(), arrangements)
         position = rope.gather(2, came.expand(adapter.axes, -1, -1))
         following = rope[:, :, -1].amax(0) + 1
     position = position.masked_fill(~there, 0)

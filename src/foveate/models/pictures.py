@@ -13,7 +13,6 @@ from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
-    Deepstack,
     Features,
     Fingerprint,
     Need,
@@ -88,7 +87,7 @@ class SeenPictures(Pictures):
         self.texts, self.companion = texts, companion
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
-        needs = with_deepstack(self.adapter, needs)
+        needs = with_besides(self.adapter, needs)
         sources, values = self.adapter.encode(self.images, self.arrangement, needs)
         if others := [need for need in needs if need not in values]:
             texts = self.texts() if self.texts else None
@@ -150,10 +149,10 @@ class Asked:
     companion: Companion | None
 
 
-def with_deepstack(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
+def with_besides(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
     """The needs, and what the language model must be given of pictures if it shall answer one of them."""
-    runs = adapter.deep and any(isinstance(need, ResponseRows) for need in needs)
-    return tuple(dict.fromkeys((*needs, Deepstack()))) if runs else tuple(needs)
+    runs = any(isinstance(need, ResponseRows) for need in needs)
+    return tuple(dict.fromkeys((*needs, *adapter.besides))) if runs else tuple(needs)
 
 
 def told(asked: Asked, need: Need, sources: Tensor, values: Mapping[Need, Tensor]) -> Tensor:

@@ -24,10 +24,11 @@ from foveate.core.errors import BudgetError, FoveateError
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.module import asked_alike, asked_text, evidence_of
+from foveate.evaluation.evidence import evidence_of
+from foveate.evaluation.module import asked_alike, asked_text
 from foveate.evaluation.run import cached_load, data_of, encodings_of
 from foveate.metrics.evidence import SHOWN
-from foveate.models.joining import compressed
+from foveate.models.joining import in_groups
 from foveate.scorers import ResponseAttention
 from foveate.studies.spaces import Planned, Space
 
@@ -96,9 +97,7 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
                 "rank it; leave the rung out (--rung none)"
             )
         params.append(trial.params)
-        agreement.append(
-            _agreement(compressed(compressor.compress, groups, pictures).decision.compression.kept, wanted)
-        )
+        agreement.append(_agreement(in_groups(compressor.compress, groups, pictures).decision.compression.kept, wanted))
     return Rung(params, np.array(agreement))
 
 

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from foveate.compression import Identity, PromptCompressor, VisionCompressor
-from foveate.core.needs import Deepstack
 from foveate.core.types import Arrangement, Compression
 from foveate.mergers import Nearest
 from foveate.models.adapter import Adapter
 from foveate.models.engine import Conversation, answer, answer_each
-from foveate.models.joining import alike
-from foveate.models.joining import compressed as joined
+from foveate.models.joining import alike, in_groups
 from foveate.models.load import adapt
 from foveate.models.pictures import SeenPictures
 from foveate.scorers import PromptAttention, Random
@@ -88,9 +86,8 @@ class ModelContract(ABC):
         arrangements = adapter.arrangements(images, lengths)
         prompts = [self._prompt(adapter, [length]) for length in lengths]
 
-        also = (Deepstack(),) if adapter.deep else ()
         seen = _seen(adapter, images, arrangements)
-        compressed = joined(lambda some: compressor.compress(some, also), alike(arrangements), seen)
+        compressed = in_groups(lambda some: compressor.compress(some, adapter.besides), alike(arrangements), seen)
         turns = [Conversation.from_prompts([prompt, [*prompt, 13]], adapter.image_token) for prompt in prompts]
         found = answer(adapter, turns, compressed, compressor.repack, _NEW).tokens
         for row, number in enumerate(group):
@@ -108,18 +105,17 @@ class ModelContract(ABC):
             seen = model.generate(**inputs, **_OPTIONS)
         for row, prompt in enumerate(prompts):
             ids = torch.tensor([prompt])
-            features, levels, newline = _features(adapter, self.pictures()[row])
+            features, levels, newline = features_of(adapter, self.pictures()[row])
             hidden = torch.zeros(len(prompt), dtype=torch.bool)
             patches = (ids[0] == adapter.image_token).nonzero()[:, 0][~newline]
             hidden[patches] = True
             hidden[patches[run.kept[row]]] = False
             logits = self._hiding(adapter, ids, self.pictures()[row], features, levels, hidden, 2)
             self._close(seen.logits[0][row], logits)
-        compressed = compressor.compress
         images = self._joined(self.pictures()[:3])
         arrangements = adapter.arrangements(images, [self._length(adapter, n) for n in range(3)])
-        also = (Deepstack(),) if adapter.deep else ()
-        whole = joined(lambda some: compressed(some, also), alike(arrangements), _seen(adapter, images, arrangements))
+        seen_by = _seen(adapter, images, arrangements)
+        whole = in_groups(lambda some: compressor.compress(some, adapter.besides), alike(arrangements), seen_by)
         answers, cuts = answer_each(adapter, prompts, whole, False, compressor.stages, _NEW)
         assert [kept.tolist() for kept in cuts.decisions[0].compression.kept] == [kept.tolist() for kept in run.kept]
         assert answers.tokens == [row[-_NEW:].tolist() for row in seen.sequences]
@@ -156,7 +152,7 @@ class ModelContract(ABC):
         return prompt + list(_TEXT[2])
 
     def _length(self, adapter: Adapter, number: int) -> int:
-        return len(_features(adapter, self.pictures()[number])[0])
+        return len(features_of(adapter, self.pictures()[number])[0])
 
     def _joined(self, pictures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {name: torch.cat([picture[name] for picture in pictures]) for name in pictures[0]}
@@ -190,7 +186,7 @@ class ModelContract(ABC):
                 at += 1
                 continue
             picture, compression = queue.pop(0)
-            features, levels, newline = _features(adapter, picture)
+            features, levels, newline = features_of(adapter, picture)
             run = torch.tensor([next(placeholders) for _ in features])
             patches = (~newline).nonzero()[:, 0]
             offset = patches[compression.origin[0]]
@@ -254,7 +250,7 @@ class ModelContract(ABC):
         return adapter.decoder.head(adapter.inner.language_model.norm(states))[0, -1]
 
     def _close(self, found: Tensor, expected: Tensor) -> None:
-        torch.testing.assert_close(found, expected, atol=self.tolerance * float(expected.abs().max()), rtol=0)
+        torch.testing.assert_close(found, expected, atol=self.tolerance * float(expected.detach().abs().max()), rtol=0)
 
 
 _OPTIONS: dict[str, Any] = {
@@ -279,7 +275,7 @@ def _typed(adapter: Adapter, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**inputs, "mm_token_type_ids": (inputs["input_ids"] == adapter.image_token).int()}
 
 
-def _features(adapter: Adapter, picture: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
+def features_of(adapter: Adapter, picture: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
     """What the stock model makes of one picture: tokens, what is added in deeper blocks, and which are newlines."""
     model: Any = adapter.model
     get = model.get_video_features if adapter.modality == "video" else model.get_image_features
