@@ -94,13 +94,11 @@ def report(runs: Sequence[Reproduced], model: str, folder: Path) -> str:
 
 
 def _legend(model: str) -> str:
-    about = (
-        f"Beside the numbers of {PAPER} (arXiv 2412.05819) for {MODEL}; brackets hold 95 % intervals by bootstrap over "
-        "images. The verdict says whether the published number lies in our interval."
+    return (
+        f"Run on {model}, beside the numbers of {PAPER} (arXiv 2412.05819) for {MODEL}; brackets hold 95 % intervals "
+        "by bootstrap over images. The verdict says whether the published number lies in our interval; about the paper "
+        "it says something only if the two models are the same."
     )
-    if MODEL.lower().split("-", 1)[1].replace("-", "") in model.lower().replace("-", ""):
-        return about
-    return f"{about} **This model, {model}, is another one: no verdict about the paper follows.**"
 
 
 def _verdict(data: str, value: float, low: float, high: float) -> str:

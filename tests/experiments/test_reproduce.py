@@ -54,7 +54,7 @@ def test_a_model_that_is_there_goes_through_the_whole_grid(tmp_path):
             assert row.verdict == ("no interval" if np.isnan(row.low) else inside)
     assert set(table.loc[table["kept"] == "16", "verdict"]) == {"-"}
     assert set(table.loc[(table["benchmark"] == "MM-Vet") & (table["kept"] != "16"), "verdict"]) == {"not comparable"}
-    assert "This model, reference, is another one" in result.stdout
+    assert f"Run on reference, beside the numbers of {PAPER}" in result.stdout
     f1 = {round(100 * _f1(read_records(tmp_path / "runs", p.name)), 1) for p in _pope_runs(tmp_path)}
     assert set(table.loc[table["benchmark"] == "POPE", "ours"]) == f1
     again = run(*options, folder=tmp_path)

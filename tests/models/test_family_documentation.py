@@ -1,4 +1,4 @@
-"""`docs/families.md`: its table is what comes out when it is computed anew, and its examples run."""
+"""The README's table of families is what comes out when it is computed anew; the examples of `docs/families.md` run."""
 
 import re
 from pathlib import Path
@@ -12,15 +12,17 @@ from foveate.testing.checkpoints import save_family
 from foveate.testing.families import FAMILIES
 from foveate.testing.matrix import table
 
-PAGE = (Path(__file__).parents[2] / "docs" / "families.md").read_text()
+ROOT = Path(__file__).parents[2]
 
 
 def example(family):
-    return re.search(rf"### {re.escape(family)}\n\n```python\n(.*?)```", PAGE, re.DOTALL)[1]
+    return re.search(
+        rf"### {re.escape(family)}\n\n```python\n(.*?)```", (ROOT / "docs" / "families.md").read_text(), re.DOTALL
+    )[1]
 
 
 def test_the_table_of_methods_and_families_is_up_to_date():
-    assert table() in PAGE
+    assert table() in (ROOT / "README.md").read_text()
 
 
 @torch.no_grad()

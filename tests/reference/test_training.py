@@ -8,7 +8,7 @@ import torch
 from transformers import CLIPModel
 
 from foveate.compression import VisionCompressor
-from foveate.core.types import Grid
+from foveate.core.types import Arrangement, Grid
 from foveate.data.questions import QUESTION_KINDS, make_questions
 from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
 from foveate.models.load import adapt, load
@@ -81,11 +81,8 @@ def test_attributes_and_captions_name_every_thing():
     assert ScenePictures(range(8, 9))[0]["attributes"].equal(picture_attributes(scene))
 
 
-class Encoded(GivenPictures):
-    """Pictures whose features are known, before the projector."""
-
-    def project(self, features):
-        return self.llava.project(features)
+def projected(adapter, features):
+    return GivenPictures(adapter.project(features), Arrangement((GRID,)))
 
 
 @torch.no_grad()
@@ -96,14 +93,14 @@ def test_packed_questions_get_the_logits_of_each_question_alone(clip, bank, repa
     batch = collate(rows)
     compressor = VisionCompressor(Uniform(), 20, positions="repacked" if repack else "original")
     adapter = adapt(module.llava)
-    compressed = compressor.compress(Encoded(adapter, batch["features"]))
+    compressed = compressor.compress(projected(adapter, batch["features"]))
     packed, _ = module(batch, compressed.decision.compression.origin, repack)
 
     for row, number in itertools.product(range(2), range(len(QUESTION_KINDS))):
         own = batch["block"][row] == number
         prefix = [VOCABULARY[word] for word in ("<s>", "USER", ":")] + [adapter.image_token] * 144
         ids = torch.tensor([[*prefix, *batch["ids"][row][own].tolist()]])
-        alone = compressor.compress(Encoded(adapter, batch["features"][row : row + 1]))
+        alone = compressor.compress(projected(adapter, batch["features"][row : row + 1]))
         inputs, _ = pack(adapter, {"input_ids": ids}, alone, repack)
         logits = module.llava(**inputs).logits[0, -int(own.sum()) :]
         torch.testing.assert_close(packed[row][own], logits, atol=2e-4, rtol=1e-3)

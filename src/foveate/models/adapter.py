@@ -16,8 +16,8 @@ from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Keys, Need, ReceivedRows, resolve_layer, resolve_layers
 from foveate.core.types import Arrangement, Compression, Grid
 from foveate.functional.sequence import positions
-from foveate.models.cutting import check_stages
 from foveate.models.decoder import Decoder
+from foveate.models.stages import check_stages
 
 Images = Mapping[str, Tensor]
 """Those inputs of a model that belong to its pictures."""

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from foveate.core.contracts import Cut
-from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
+from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates, resolve_layer
 from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision, Trace, Views
 from foveate.functional.attention import causal, mean_attention
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.decoder import Decoder, Layout
-from foveate.models.joining import carried, together
+from foveate.models.joining import carried, in_order, together
+from foveate.models.stages import check_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +199,7 @@ class Cutting:
         self._wanted = {need for later, cut in self.stages.items() if later > block for need in cut.needs}
         patches = max(sum(view.patches for view in views) for views in self.views)
         self.decisions.append(_on_patches(decision, place, patches, self.repeats))
-        compression = _in_order(decision.compression)
+        compression = in_order(decision.compression)
         order = self._rearranged(block, stage, compression)
         remaining = torch.cat([states, compression.apply(visual)], 1)
         return remaining.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
@@ -297,62 +298,6 @@ def cuts_of(decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed:
     return Cutting(decoder, stages, layout, values)
 
 
-def check_stages(stages: Sequence[Cut], depth: int, deep: int = 0) -> None:
-    """Refuses stages that cannot work in a language model of so many blocks.
-
-    Args:
-        stages: The cuts.
-        depth: Number of blocks.
-        deep: Behind so many of the first ones more of the picture is added to its tokens.
-
-    Raises:
-        LayerError: A stage stands at a block that does not exist or has nothing before it, or reads a later one.
-        FoveateError: The stages do not follow each other.
-    """
-    layers = [resolve_layer(stage.layer, depth, "language model") for stage in stages]
-    for layer, stage in zip(layers, stages, strict=True):
-        if layer == 0:
-            raise LayerError(
-                f"layer {stage.layer}: nothing was seen before block 0; cut before a block 1..{depth - 1}, or compress "
-                "on the vision side"
-            )
-        if layer < deep:
-            raise LayerError(
-                f"layer {stage.layer}: behind its first {deep} blocks this model adds to its visual tokens what the "
-                f"tower saw in earlier layers; cut before a block {deep}..{depth - 1}"
-            )
-        for need in stage.needs:
-            if isinstance(need, PromptRows | TokenKeys):
-                read = resolve_layer(need.layer, depth, "language model")
-                if read > layer - isinstance(need, TokenKeys):
-                    raise LayerError(f"{need}: it is read before block {layer}, when block {read} has not run")
-    if layers != sorted(set(layers)):
-        raise FoveateError(
-            f"stages before blocks {layers}: they must stand before different blocks, in ascending order"
-        )
-
-
-def check_images(counts: Sequence[int]) -> None:
-    """Refuses prompts whose visual tokens cannot be counted together.
-
-    Args:
-        counts: Number of images of each prompt.
-
-    Raises:
-        FoveateError: A prompt has none, or not as many as the others.
-    """
-    if 0 in counts:
-        raise FoveateError(
-            f"prompt {counts.index(0)} of the batch has no image, so it has no visual tokens to choose from: leave the "
-            "`with` for prompts without an image"
-        )
-    if len(set(counts)) > 1:
-        raise FoveateError(
-            f"the prompts of this batch have {list(counts)} images: inside the language model a budget counts the "
-            "visual tokens of a whole prompt, so put prompts with equally many images into one batch"
-        )
-
-
 def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) -> Tensor:
     """An answer per image as one per prompt, its patches as visual tokens in the order in which those stand.
 
@@ -398,17 +343,6 @@ def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = x.chunk(2, -1)
     turned = x * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]
     return turned.to(x.dtype)
-
-
-def _in_order(compression: Compression) -> Compression:
-    """Tokens with a place by place, then extra ones, then padding."""
-    origin = compression.origin
-    past = int(origin.amax()) + 1 if origin.numel() else 0
-    order = torch.where(origin >= 0, origin, past + (origin == PADDING).long()).argsort(dim=1, stable=True)
-    mixing = compression.mixing
-    if mixing is not None:
-        mixing = mixing.gather(1, order[..., None].expand(-1, -1, mixing.shape[2]))
-    return Compression(origin.gather(1, order), mixing)
 
 
 def _on_patches(decision: Decision, place: Tensor, patches: int, repeats: int) -> Decision:

@@ -85,3 +85,14 @@ def carried(need: Need, value: Tensor, compression: Compression) -> Tensor:
         mean = torch.einsum("b...p,btp->b...t", value, share.to(value.dtype))
         kept = torch.where((origin == EXTRA).reshape(len(origin), *middle, -1), mean, kept)
     return kept.movedim(-1, need.patch_axis)
+
+
+def in_order(compression: Compression) -> Compression:
+    """Tokens with a place by place, then extra ones, then padding."""
+    origin = compression.origin
+    past = int(origin.amax()) + 1 if origin.numel() else 0
+    order = torch.where(origin >= 0, origin, past + (origin == PADDING).long()).argsort(dim=1, stable=True)
+    mixing = compression.mixing
+    if mixing is not None:
+        mixing = mixing.gather(1, order[..., None].expand(-1, -1, mixing.shape[2]))
+    return Compression(origin.gather(1, order), mixing)

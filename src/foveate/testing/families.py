@@ -119,15 +119,8 @@ def internvl() -> nn.Module:
 def qwen2_5_vl() -> nn.Module:
     """Qwen2.5-VL: windows of two by two tokens in all but two layers of the tower."""
     vision = {
-        "depth": 4,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 4,
-        "patch_size": _PATCH,
-        "temporal_patch_size": 2,
-        "spatial_merge_size": 2,
+        **_QWEN_TOWER,
         "window_size": 16,
-        "out_hidden_size": 32,
         "fullatt_block_indexes": [1, 3],
     }
     text = {**_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}
@@ -138,14 +131,7 @@ def qwen2_5_vl() -> nn.Module:
 def qwen3_vl() -> nn.Module:
     """Qwen3-VL: more of the picture is added behind the first two blocks of the language model."""
     vision = {
-        "depth": 4,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 4,
-        "patch_size": _PATCH,
-        "temporal_patch_size": 2,
-        "spatial_merge_size": 2,
-        "out_hidden_size": 32,
+        **_QWEN_TOWER,
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0, 2],
     }
@@ -155,6 +141,16 @@ def qwen3_vl() -> nn.Module:
     return _made(Qwen3VLForConditionalGeneration, config)
 
 
+_QWEN_TOWER: dict[str, Any] = {
+    "depth": 4,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 4,
+    "patch_size": _PATCH,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+    "out_hidden_size": 32,
+}
 _QWEN: dict[str, Any] = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,

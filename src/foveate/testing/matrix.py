@@ -32,9 +32,12 @@ REASONS = {
 
 
 def table() -> str:
-    """Methods and families as Markdown, with the reasons below."""
-    rows = [["method", *FAMILIES], ["---"] * (1 + len(FAMILIES))]
-    rows += [[f"`{name}`", *(runs(name, family) for family in FAMILIES)] for name in METHODS]
+    """Methods and families as Markdown, methods of equal rows together, with the reasons below."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name in METHODS:
+        alike.setdefault(tuple(runs(name, family) for family in FAMILIES), []).append(f"`{name}`")
+    rows = [["methods", *FAMILIES], ["---"] * (1 + len(FAMILIES))]
+    rows += [[" ".join(names), *cells] for cells, names in alike.items()]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"- ({sign}) {words}" for sign, (_, words) in REASONS.items())])
 

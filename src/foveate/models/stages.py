@@ -1,0 +1,63 @@
+"""What stages inside the language model ask of it and of the prompts, refused before anything runs."""
+
+from collections.abc import Sequence
+
+from foveate.core.contracts import Cut
+from foveate.core.errors import FoveateError, LayerError
+from foveate.core.needs import PromptRows, TokenKeys, resolve_layer
+
+
+def check_stages(stages: Sequence[Cut], depth: int, deep: int = 0) -> None:
+    """Refuses stages that cannot work in a language model of so many blocks.
+
+    Args:
+        stages: The cuts.
+        depth: Number of blocks.
+        deep: Behind so many of the first ones more of the picture is added to its tokens.
+
+    Raises:
+        LayerError: A stage stands at a block that does not exist or has nothing before it, or reads a later one.
+        FoveateError: The stages do not follow each other.
+    """
+    layers = [resolve_layer(stage.layer, depth, "language model") for stage in stages]
+    for layer, stage in zip(layers, stages, strict=True):
+        if layer == 0:
+            raise LayerError(
+                f"layer {stage.layer}: nothing was seen before block 0; cut before a block 1..{depth - 1}, or compress "
+                "on the vision side"
+            )
+        if layer < deep:
+            raise LayerError(
+                f"layer {stage.layer}: behind its first {deep} blocks this model adds to its visual tokens what the "
+                f"tower saw in earlier layers; cut before a block {deep}..{depth - 1}"
+            )
+        for need in stage.needs:
+            if isinstance(need, PromptRows | TokenKeys):
+                read = resolve_layer(need.layer, depth, "language model")
+                if read > layer - isinstance(need, TokenKeys):
+                    raise LayerError(f"{need}: it is read before block {layer}, when block {read} has not run")
+    if layers != sorted(set(layers)):
+        raise FoveateError(
+            f"stages before blocks {layers}: they must stand before different blocks, in ascending order"
+        )
+
+
+def check_images(counts: Sequence[int]) -> None:
+    """Refuses prompts whose visual tokens cannot be counted together.
+
+    Args:
+        counts: Number of images of each prompt.
+
+    Raises:
+        FoveateError: A prompt has none, or not as many as the others.
+    """
+    if 0 in counts:
+        raise FoveateError(
+            f"prompt {counts.index(0)} of the batch has no image, so it has no visual tokens to choose from: leave the "
+            "`with` for prompts without an image"
+        )
+    if len(set(counts)) > 1:
+        raise FoveateError(
+            f"the prompts of this batch have {list(counts)} images: inside the language model a budget counts the "
+            "visual tokens of a whole prompt, so put prompts with equally many images into one batch"
+        )
