@@ -55,9 +55,9 @@ place of their own in the shared space.
 """
 
 
-def companion_card(model: Path | str, companion: Path | str, split: str = "test") -> str:
-    """Measures a companion beside the model whose tower it has, on a split, and describes it."""
-    found = evidence_found(load(model, companion=companion), split)
+def companion_card(model: Path | str, companion: Path | str, split: str = "test", limit: int | None = None) -> str:
+    """Measures a companion beside the model whose tower it has, on (so many questions of) a split, and describes it."""
+    found = evidence_found(load(model, companion=companion), split, limit)
     nameless = found["kind"].isin(_NAMES_NOTHING)
     groups = [("all", found["kind"].notna()), ("names a thing", ~nameless), ("names nothing", nameless)]
     groups += [(str(kind), found["kind"] == kind) for kind in sorted(found["kind"].unique())]

@@ -31,6 +31,7 @@ def main(
     batch_size: int = 16,
     processes: int = 2,
     seed: int = 0,
+    card_questions: int | None = None,
 ) -> None:
     """Every stage continues where a killed run stopped; a finished one takes seconds.
 
@@ -46,6 +47,7 @@ def main(
         batch_size: Pictures per process and step; in the text stage, whose texts are told apart, four times as many.
         processes: CPU processes of one thread each; the text stage has one.
         seed: Of initialisation and data.
+        card_questions: How many questions of the `test` split the cards rest on; default all.
     """
     if stage == "all":  # a process each: the second process of a stage re-runs this script
         for each in STAGES:
@@ -84,9 +86,9 @@ def main(
             fit(module, pairs, out / stage, text_steps, processes=1)
             text.export_clip(module.clip, out / "clip")
         case "card":
-            config = EvalConfig(Identity(), model=str(out / "llava"), out=out)
+            config = EvalConfig(Identity(), model=str(out / "llava"), limit=card_questions, out=out)
             (out / "llava" / "README.md").write_text(model_card(config))
-            (out / "clip" / "README.md").write_text(companion_card(out / "llava", out / "clip"))
+            (out / "clip" / "README.md").write_text(companion_card(out / "llava", out / "clip", limit=card_questions))
 
 
 if __name__ == "__main__":
