@@ -1,0 +1,1 @@
+"""Ratios of speed and memory, both sides measured in one run."""
