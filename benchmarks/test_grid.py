@@ -42,7 +42,9 @@ def test_a_grid_of_layers_and_budgets_is_ten_times_faster_with_equal_answers(ben
                 start = perf_counter()
                 records = evaluate(replace(config, compressor=compressor, out=Path(folder))).read()
                 between = perf_counter()
-                layers = [layer for need in compressor.needs if isinstance(need, ClsRows) for layer in adapter.layers(need)]
+                layers = [
+                    layer for need in compressor.needs if isinstance(need, ClsRows) for layer in adapter.layers(need)
+                ]
                 answers = [baseline.answer(sample.image, sample.question, layers, keep) for sample in samples]
                 ours.append(between - start)
                 theirs.append(perf_counter() - between)
@@ -53,7 +55,9 @@ def test_a_grid_of_layers_and_budgets_is_ten_times_faster_with_equal_answers(ben
     whole = ratio([sum(theirs)], [sum(ours)])
     per_cell = ratio(theirs[1:], ours[1:])  # the first one also encodes the pictures
     found(
-        Result(f"grid of {len(cells)} cells x {len(samples)} questions: one at a time / shared", whole, "x", at_least=10),
+        Result(
+            f"grid of {len(cells)} cells x {len(samples)} questions: one at a time / shared", whole, "x", at_least=10
+        ),
         Result("the same, cell by cell without the first", per_cell, "x"),
         Result("answers that differ in the grid", Estimate(float(len(unlike)), *[float("nan")] * 3, 1), "", at_most=0),
     )

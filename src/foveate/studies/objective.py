@@ -14,7 +14,8 @@ from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.records import RecordFolder
-from foveate.evaluation.run import data_of
+from foveate.evaluation.run import cached_load, data_of
+from foveate.settings import suited
 from foveate.studies.goals import Gain, Goal, by_image, gain, mean_of
 from foveate.studies.notes import note
 from foveate.studies.spaces import Proposal, Space
@@ -61,6 +62,8 @@ class Objective:
             trial.set_user_attr("left_out", str(error))
             raise TrialPruned(str(error)) from error
         trial.set_user_attr("suggested", True)  # from here on it can be taken over
+        tower = cached_load(self.config.model, self.config.device, self.config.dtype).adapter.tower
+        proposal = replace(proposal, compressor=suited(proposal.compressor, tower))
         config = replace(self.config, compressor=proposal.compressor)
         latency = latency_ms(config) if "latency" in self.goals else None
         hope = _Hope(self, trial, latency)
