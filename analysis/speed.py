@@ -6,6 +6,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from scipy.stats import ttest_1samp
 
 from analysis.answer import SIGNIFICANT
 from analysis.statistics import holm
-from foveate.core.errors import DataError
+from foveate.core.errors import DataError, OutputError
 from foveate.core.files import replacing
 from foveate.cost.clock import device_name
 from foveate.cost.flops import CONVENTIONS
@@ -104,6 +105,21 @@ def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[s
         | facts
         | counted
     )
+
+
+def place_of(out: Path) -> Path:
+    """The folder of the measurement, looked at before anything is measured.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    folder = out / "measure_speed"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}; choose another --out") from error
 
 
 def write_rounds(rows: Sequence[Mapping[str, Any]], conditions: Conditions, path: Path) -> None:
