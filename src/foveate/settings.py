@@ -1,7 +1,7 @@
 """Methods by name, and their settings for a model and a budget."""
 
 from ast import literal_eval
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -207,13 +207,14 @@ def aligned(
     return compressor
 
 
-def at_budget(name: str, budget: int | float, adapter: Adapter) -> Compressor:
+def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | None = None) -> Compressor:
     """A method by its name, `suited` to a model and set to cost it as much as a number of visual tokens; see `aligned`.
 
     Args:
         name: See `method`.
-        budget: Equivalent tokens: a count, or a fraction of the patches of a picture of the tower's size.
+        budget: Equivalent tokens: a count, or a fraction of the patches.
         adapter: Of the model.
+        patches: Of a picture; None means one of the tower's own, or a typical, size.
 
     Raises:
         FoveateError: There is no such method, or it cannot have this budget.
@@ -221,9 +222,29 @@ def at_budget(name: str, budget: int | float, adapter: Adapter) -> Compressor:
     recipe = method(name)
     if name in BUDGETLESS:
         return recipe()
-    patches, depth = adapter.tower.grid.patches, adapter.decoder.depth
+    patches, depth = patches or adapter.tower.grid.patches, adapter.decoder.depth
     fitting = aligned(recipe, resolve_keep(budget, patches), patches, depth, **options_on(recipe, adapter))
     return suited(fitting, adapter.tower)
+
+
+def at_budgets(
+    names: Sequence[str], budgets: Sequence[int | float], adapter: Adapter, patches: int
+) -> tuple[dict[tuple[str, int], Compressor], dict[tuple[str, int], str]]:
+    """Every method `at_budget`, by name and count of equivalent tokens, and why some cannot have it.
+
+    Raises:
+        FoveateError: There is no such method, or no such budget.
+    """
+    found: dict[tuple[str, int], Compressor] = {}
+    unable: dict[tuple[str, int], str] = {}
+    for name in dict.fromkeys(names):
+        method(name)
+        for budget in dict.fromkeys(resolve_keep(budget, patches) for budget in budgets):
+            try:
+                found[name, budget] = at_budget(name, budget, adapter, patches)
+            except BudgetError as error:
+                unable[name, budget] = str(error)
+    return found, unable
 
 
 def _like(default: Any, name: str, value: Any) -> Any:  # noqa: ANN401 (of any option)
