@@ -48,13 +48,14 @@ def determinantal(
     own = kernel.diagonal(dim1=1, dim2=2)
     spent = own - own.amax(1, keepdim=True) - 1  # negative, so after all that still add something
     left = own.clone()
-    factor = left.new_zeros(*choice.chosen.shape, left.shape[1])
+    factor = left.new_empty(len(left), choice.width, left.shape[1])
+    part = left.new_empty(len(left), choice.width, min(_POOL, left.shape[1]))  # its columns of the pool
     while choice.open:
         start = choice.step
         best = choice.among(torch.where(left > _SPENT * own, left, spent)).sort(dim=1, descending=True, stable=True)
         pool = best.indices[:, :_POOL].sort(1).values  # ascending, as equal gains go to the lower index
         rival = best.values[:, _POOL:].amax(1, keepdim=True) if left.shape[1] > _POOL else None
-        part = factor.gather(2, pool[:, None].expand(-1, factor.shape[1], -1))
+        part[:, :start] = factor[:, :start].gather(2, pool[:, None].expand(-1, start, -1))
         picks = _picked_in(pool, rival, part, kernel, (left, own, spent), choice)
         rows = _caught_up(kernel, factor[:, :start], part[:, start : choice.step], pool, picks)
         factor[:, start : choice.step] = rows
@@ -88,17 +89,17 @@ def coverage(
 
     everybody = torch.arange(free.shape[1], device=free.device).expand_as(free)
     bound = torch.cat([gain(some) for some in everybody.split(_RENEWED, 1)], 1)
+    exact = torch.ones_like(free)
     while choice.open:
-        exact = torch.zeros_like(free)
-        while True:
-            pick = choice.among(bound).argmax(1, keepdim=True)
-            if (exact.gather(1, pick) | ~choice.free.any(1, keepdim=True)).all():
-                break
+        pick = choice.among(bound).argmax(1, keepdim=True)
+        if (exact.gather(1, pick) | choice.ended).all():
+            choice.take(pick)
+            torch.maximum(covered, columns[choice.image, pick][:, 0], out=covered)
+            exact = torch.zeros_like(free)
+        else:
             doubtful = choice.among(bound).masked_fill(exact, -torch.inf).topk(min(_RENEWED, free.shape[1])).indices
             bound.scatter_(1, doubtful, gain(doubtful))
             exact.scatter_(1, doubtful, True)
-        choice.take(pick)
-        torch.maximum(covered, columns[choice.image, pick][:, 0], out=covered)
     return choice.chosen
 
 
@@ -139,22 +140,36 @@ class _Choice:
     def __init__(self, free: Bool[Tensor, "batch patch"], keep: int) -> None:
         self.free = free.clone()
         self.image = torch.arange(len(free), device=free.device)[:, None]
-        self.chosen = torch.full((len(free), min(keep, int(free.sum(1).max()))), PADDING, device=free.device)
-        self.step = 0
+        self._count = free.sum(1, keepdim=True)
+        self.width = min(keep, int(self._count.max()))
+        self._picks: list[Tensor] = []
+
+    @property
+    def step(self) -> int:
+        return len(self._picks)
 
     @property
     def open(self) -> bool:
-        return self.step < self.chosen.shape[1]
+        return self.step < self.width
+
+    @property
+    def ended(self) -> Bool[Tensor, "batch 1"]:
+        """Images without any patch that could be chosen; their picks do not count."""
+        return self._count <= self.step
+
+    @property
+    def chosen(self) -> Int[Tensor, "batch kept"]:
+        picks = torch.cat([*self._picks, self._count[:, :0]], 1)
+        return picks.masked_fill(torch.arange(self.step, device=picks.device) >= self._count, PADDING)
 
     def among(self, gain: Float[Tensor, "batch patch"]) -> Float[Tensor, "batch patch"]:
         """The gains of those who can be chosen, and -inf."""
         return gain.masked_fill(~self.free, -torch.inf)
 
     def take(self, pick: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
-        """Chooses a patch of each image; where none is free the pick does not count."""
-        self.chosen[:, self.step] = torch.where(self.free.any(1), pick[:, 0], PADDING)
+        """Chooses a patch of each image."""
         self.free.scatter_(1, pick, False)
-        self.step += 1
+        self._picks.append(pick)
         return pick
 
 
@@ -215,8 +230,9 @@ def _caught_up(
     """The rows of the Cholesky factor that the picks add, in all columns."""
     image = torch.arange(len(pool), device=pool.device)[:, None]
     patches = pool.gather(1, picks)
-    rows = torch.baddbmm(kernel[image, patches], factor[image, :, patches], factor, alpha=-1)
+    rows = kernel[image, patches].baddbmm_(factor[image, :, patches], factor, alpha=-1)
     corner = part.gather(2, picks[:, None].expand(-1, part.shape[1], -1))
     void = corner.diagonal(dim1=1, dim2=2) == 0
     corner = corner + torch.diag_embed(void.to(corner))
-    return torch.linalg.solve_triangular(corner.mT, rows, upper=False) * ~void[..., None]
+    rows = torch.linalg.solve_triangular(corner, rows.mT, upper=True, left=False).mT  # so that nothing is copied
+    return rows.masked_fill_(void[..., None], 0)
