@@ -31,7 +31,7 @@ from foveate.methods import (
 from foveate.models.engine import Conversation, answer
 from foveate.models.load import LoadedModel, adapt, load
 from foveate.reference.architecture import clip_config, llava_config
-from foveate.scorers import ClsEnsemble, ReceivedAttention
+from foveate.scorers import ClsAttention, ClsEnsemble, ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
 from tests.pictures import seen
 
@@ -339,6 +339,20 @@ def test_a_second_compressor_on_the_same_model_is_refused(loaded):
         uniform(4).attached(loaded.model),
     ):
         pass
+
+
+@pytest.mark.parametrize(("layer", "runs"), [(-2, 0), (-1, 1)])
+def test_blocks_behind_the_features_run_only_for_who_reads_them(loaded, samples, layer, runs):
+    last = []
+    block = loaded.model.model.vision_tower.encoder.layers[-1]
+    handle = block.register_forward_pre_hook(lambda *_: last.append(1))
+    try:
+        with VisionCompressor(ClsAttention(layer), 20).attached(loaded.model):
+            loaded.model(**inputs_of(loaded, ["what?"], [[samples[0].picture.open()]]))
+    finally:
+        handle.remove()
+    assert loaded.model.config.vision_feature_layer == -2
+    assert len(last) == runs
 
 
 def test_a_tower_without_cls_is_named(samples):

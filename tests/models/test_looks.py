@@ -5,9 +5,10 @@ from foveate.compression import Identity
 from foveate.core.needs import ResponseRows
 from foveate.core.types import Compressed
 from foveate.data.load import load_samples
-from foveate.models.engine import answer_each, response_rows
+from foveate.models.engine import answer_each
 from foveate.models.load import load
 from foveate.models.looks import Looks, looks
+from foveate.models.responses import response_rows
 from tests.pictures import seen
 
 NAMES = ("last", "question", "every", "response")

@@ -1,8 +1,18 @@
-"""Removing tokens from padded sequences."""
+"""Padded sequences, and removing tokens from them."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+
+def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(row, token) ids and which of them are real."""
+    longest = max(map(len, rows))
+    ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
+    real = [[False] * (longest - len(row)) + [True] * len(row) for row in rows]
+    return torch.tensor(ids, dtype=torch.long, device=device), torch.tensor(real, dtype=torch.bool, device=device)
 
 
 def repeat_left_padded(

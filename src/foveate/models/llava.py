@@ -15,7 +15,7 @@ from foveate.core.types import Arrangement, Compression, Grid
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.adapter import Adapter, Images, Tower
 from foveate.models.tiles import TileTower, hidden, writing
-from foveate.models.tower import reduced
+from foveate.models.tower import entered, reduced
 
 
 class Llava(Adapter):
@@ -64,7 +64,8 @@ class Llava(Adapter):
         side = config.vision_config.patch_size
         size = (need.rows * side, need.columns * side)
         small = F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
-        return self.tiles.states(small, interpolate_pos_encoding=True)[:, int(self.tower.has_cls) :]
+        states = self.tiles.states(small, self.tower.feature_layer, interpolate_pos_encoding=True)
+        return states[:, int(self.tower.has_cls) :]
 
 
 def clip_like(model: Any) -> TileTower:  # noqa: ANN401 (LLaVA and its descendants)
@@ -86,8 +87,11 @@ def clip_like(model: Any) -> TileTower:  # noqa: ANN401 (LLaVA and its descendan
         )
     heads = config.vision_config.num_attention_heads
 
-    def states(pixels: Tensor, **options: bool) -> Tensor:
-        return hidden(tower(pixels.to(model.dtype), output_hidden_states=True, **options), chosen)
+    def states(pixels: Tensor, last: int, **options: bool) -> Tensor:
+        seen = [entered(transformer, pixels.to(model.dtype), **options)]
+        for block in layers[: last + 1]:
+            seen.append(block(seen[-1], None))
+        return hidden(seen, chosen, len(layers))
 
     about = Tower(len(layers), heads, writing(chosen, len(layers)), has_cls, square(config))
     return TileTower(tower, [layer.self_attn for layer in layers], about, states)

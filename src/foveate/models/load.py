@@ -23,9 +23,9 @@ from transformers import (
 
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.core.types import Arrangement
+from foveate.functional.sequence import left_padded
 from foveate.models.adapter import Adapter, Images
 from foveate.models.companion import Companion, load_companion
-from foveate.models.engine import left_padded
 from foveate.models.llava import Llava
 from foveate.models.pictures import SeenPictures, Texts, TextSide
 from foveate.models.processor import load_processor

@@ -11,10 +11,11 @@ from torch import Tensor
 from foveate.core.needs import Role
 from foveate.core.types import Compressed
 from foveate.functional.attention import causal, mean_attention
-from foveate.functional.sequence import positions
+from foveate.functional.sequence import left_padded, positions
 from foveate.models.adapter import Adapter
 from foveate.models.cutting import asking
-from foveate.models.engine import embedded, left_padded, producing_rows
+from foveate.models.engine import embedded
+from foveate.models.responses import producing_rows
 
 
 @dataclass(frozen=True, eq=False)

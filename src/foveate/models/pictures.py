@@ -23,7 +23,7 @@ from foveate.core.types import Arrangement, Compressed, Compression, Decision, T
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.adapter import Adapter, Images
 from foveate.models.companion import Companion
-from foveate.models.engine import response_rows
+from foveate.models.responses import response_rows
 
 Reader = Callable[[list[list[int]]], list[str]]
 """Turns token ids into text."""

@@ -187,9 +187,9 @@ class InternVL(Tiled):
         if config.vision_feature_select_strategy != "default":
             raise UnsupportedModel("InternVL with vision_feature_select_strategy='full' is not supported")
 
-        def states(pixels: Tensor) -> Tensor:
+        def states(pixels: Tensor, last: int) -> Tensor:
             whole = tower(pixels.to(model.dtype), output_hidden_states=chosen != -1)
-            return whole.last_hidden_state if chosen == -1 else hidden(whole, chosen)
+            return whole.last_hidden_state if chosen == -1 else hidden(whole.hidden_states, chosen, len(layers))
 
         whole, heads = square(config), config.vision_config.num_attention_heads
         grid = Grid(int(whole.rows * config.downsample_ratio), int(whole.columns * config.downsample_ratio))

@@ -21,7 +21,8 @@ class TileTower:
         model: The tower.
         attention: Its attention modules, layer by layer.
         about: What is known of it.
-        states: From its pixels to the features that go on to the projector, [CLS] first if there is one.
+        states: From its pixels to the features that go on to the projector, [CLS] first if there is one; also told the
+            last layer that has to run.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class TileTower:
                 if layer in layers and (type(need), layer) not in recorded:
                     recorded[type(need), layer] = self._heard(need, query, key, scaling)
 
+        last = max([self.about.feature_layer, *(layer for layers in wanted.values() for layer in layers)])
         with tapped(self.model, self._layer_of, listen) if any(wanted.values()) else nullcontext():
-            sources = self._cls_last(self.states(pixels))
+            sources = self._cls_last(self.states(pixels, last))
         values: dict[Need, Tensor] = {}
         for need, layers in wanted.items():
             if isinstance(need, ClsRows):
@@ -79,9 +81,15 @@ class TileTower:
         return torch.cat([states[:, 1:], states[:, :1]], 1) if self.about.has_cls else states
 
 
-def hidden(output: Any, layers: int | Sequence[int]) -> Tensor:  # noqa: ANN401
-    """The hidden states that a configuration's `vision_feature_layer` names, side by side."""
-    return torch.cat([output.hidden_states[i] for i in ([layers] if isinstance(layers, int) else layers)], -1)
+def hidden(states: Sequence[Tensor], layers: int | Sequence[int], depth: int) -> Tensor:
+    """The hidden states that a configuration's `vision_feature_layer` names, side by side.
+
+    Args:
+        states: The input of the first layer and the output of each that has run.
+        layers: As in the configuration.
+        depth: How many layers there are.
+    """
+    return torch.cat([states[i % (depth + 1)] for i in ([layers] if isinstance(layers, int) else layers)], -1)
 
 
 def writing(layers: int | Sequence[int], depth: int) -> int:

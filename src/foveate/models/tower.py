@@ -46,8 +46,7 @@ def reduced(
         name = type(tower).__name__
         raise UnsupportedNeed(f"{reduction} reads the attention of [CLS], and {name} has none: use another reduction")
     transformer: Any = getattr(tower, "vision_model", tower)
-    states = transformer.embeddings(pixels)
-    states = transformer.pre_layrnorm(states) if hasattr(transformer, "pre_layrnorm") else states
+    states = entered(transformer, pixels)
     original = states.shape[1]
     total = Compression(torch.arange(original, device=states.device).expand(len(states), -1))
     carried: Tensor | None = None
@@ -66,6 +65,12 @@ def reduced(
         states = states if reduction.before_mlp else step.apply(states)
         total = _composed(total, step, original)
     return _patches(states, total, has_cls)
+
+
+def entered(transformer: Any, pixels: Tensor, **options: bool) -> Float[Tensor, "image token dim"]:  # noqa: ANN401
+    """What the first block of CLIP's or SigLIP's tower is given."""
+    states = transformer.embeddings(pixels, **options)
+    return transformer.pre_layrnorm(states) if hasattr(transformer, "pre_layrnorm") else states
 
 
 def _heads(attention: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 (CLIP, SigLIP)
