@@ -11,7 +11,8 @@ import pandas as pd
 from analysis.ablation import BUDGETLESS, Cell, cells_of, read_cells, row_of
 from analysis.statistics import holm, paired_p
 from analysis.tables import accuracy, against_full, against_random, grid, p_value, percent
-from foveate.cost.flops import DecoderShape, prefill_flops
+from foveate.cost.flops import prefill_flops
+from foveate.cost.shapes import DecoderShape
 
 ROLES = {
     "control": "control",

@@ -207,13 +207,14 @@ def aligned(
     return compressor
 
 
-def at_budget(name: str, budget: int | float, adapter: Adapter) -> Compressor:
+def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | None = None) -> Compressor:
     """A method by its name, `suited` to a model and set to cost it as much as a number of visual tokens; see `aligned`.
 
     Args:
         name: See `method`.
-        budget: Equivalent tokens: a count, or a fraction of the patches of a picture of the tower's size.
+        budget: Equivalent tokens: a count, or a fraction of the patches.
         adapter: Of the model.
+        patches: Of a picture; None means one of the tower's own, or a typical, size.
 
     Raises:
         FoveateError: There is no such method, or it cannot have this budget.
@@ -221,7 +222,7 @@ def at_budget(name: str, budget: int | float, adapter: Adapter) -> Compressor:
     recipe = method(name)
     if name in BUDGETLESS:
         return recipe()
-    patches, depth = adapter.tower.grid.patches, adapter.decoder.depth
+    patches, depth = patches or adapter.tower.grid.patches, adapter.decoder.depth
     fitting = aligned(recipe, resolve_keep(budget, patches), patches, depth, **options_on(recipe, adapter))
     return suited(fitting, adapter.tower)
 

@@ -22,7 +22,8 @@ from analysis.comparison_figures import draw_frontier, draw_ranking, frontiers_d
 from analysis.comparison_report import telling_cells, write_report
 from analysis.records import read_records
 from analysis.report import Setting
-from foveate.cost.flops import DecoderShape, prefill_flops
+from foveate.cost.flops import prefill_flops
+from foveate.cost.shapes import DecoderShape
 
 SHAPE = DecoderShape(4, 128, 320, 4, 4, 32)
 QUESTIONS = 120

@@ -5,7 +5,7 @@ from optuna.trial import TrialState
 
 from foveate.compression import Identity
 from foveate.core.errors import BudgetError, FoveateError, OutputError, UnknownMethod
-from foveate.cost.flops import DecoderShape
+from foveate.cost.shapes import DecoderShape
 from foveate.evaluation import EvalConfig
 from foveate.studies.comparison import CONTROLS, compare
 

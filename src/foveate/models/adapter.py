@@ -113,9 +113,18 @@ class Adapter(ABC):
             LayerError: A layer is out of range.
         """
 
+    @abstractmethod
+    def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+        """Of one of these pictures all that the tower runs over, such as tiles: the tower's own patches of each."""
+
+    @property
+    def projector(self) -> nn.Module:
+        """The module between tower and language model."""
+        return self.inner.multi_modal_projector
+
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         """From sources to what the language model is given, token by token."""
-        return self.inner.multi_modal_projector(features)
+        return self.projector(features)
 
     def reduced(
         self, images: Images, reduction: Reduction, keep: int

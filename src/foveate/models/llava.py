@@ -34,6 +34,9 @@ class Llava(Adapter):
     def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
         return {"pixel_values": images["pixel_values"][list(rows)]}
 
+    def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+        return (self.tower.grid,)
+
     def encode(
         self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:

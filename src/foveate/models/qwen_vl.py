@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.vision_utils import get_vision_window_index
@@ -63,6 +63,13 @@ class QwenVL(Adapter):
             "image_grid_thw": images["image_grid_thw"][list(rows)],
         }
 
+    def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+        return tuple(Grid(grid.rows * self.side, grid.columns * self.side) for grid in arrangement.views)
+
+    @property
+    def projector(self) -> nn.Module:
+        return self.inner.visual.merger
+
     def encode(
         self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
@@ -77,7 +84,7 @@ class QwenVL(Adapter):
                 q, k = (x.detach()[0].transpose(0, 1) for x in (query, key))
                 heard[need].append(_heard(need, q, k, scaling, patches))
 
-        hook = self.inner.visual.merger.register_forward_pre_hook(lambda _, args: before.append(args[0]))
+        hook = self.projector.register_forward_pre_hook(lambda _, args: before.append(args[0]))
         try:
             with tapped(self.inner.visual, self._layer_of, listen) if heard else nullcontext():
                 seen = self.inner.get_image_features(images["pixel_values"], images["image_grid_thw"], return_dict=True)

@@ -49,6 +49,9 @@ class Tiled(Adapter):
         """The tokens of all tiles in the order of the placeholders; without what is no patch."""
         return tiles.flatten(1, 2)
 
+    def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+        return (square(self.model.config),) * self.pixels(images, arrangement).shape[1]
+
     def encode(
         self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:

@@ -15,7 +15,7 @@ import torch
 from foveate.compression import Compressor, StandIn
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
-from foveate.cost.flops import DecoderShape
+from foveate.cost.shapes import DecoderShape
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig, own_code_hash
 from foveate.evaluation.encodings import Encodings

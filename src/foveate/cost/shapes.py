@@ -1,0 +1,131 @@
+"""The sizes of a model's parts that decide how much it multiplies, read from its `config.json`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """A LLaMA-like decoder: gated FFN of three matrices, query groups that share keys and values.
+
+    Attributes:
+        blocks: Number of blocks.
+        hidden: Width of a token.
+        intermediate: Inner width of the FFN.
+        heads: Query heads.
+        kv_heads: Key-value heads.
+        head_dim: Width of a head.
+    """
+
+    blocks: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "DecoderShape":
+        """From the fields of a decoder's `config.json`."""
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        return cls(
+            config["num_hidden_layers"],
+            hidden,
+            config["intermediate_size"],
+            heads,
+            config.get("num_key_value_heads") or heads,
+            config.get("head_dim") or hidden // heads,
+        )
+
+
+@dataclass(frozen=True)
+class TowerShape:
+    """A ViT, patches cut out by a convolution without overlap.
+
+    Attributes:
+        blocks: Number of blocks that run.
+        hidden: Width of a token.
+        intermediate: Inner width of the FFN.
+        patch_values: Numbers in one patch: 3 x side x side, of Qwen-VL's two frames twice as many.
+        extra_tokens: Tokens that are no patches: 1 for [CLS].
+        ffn_matrices: 2, or 3 where the FFN is gated.
+        narrow_blocks: In so many a patch sees its window only.
+        window: Side of a window in patches.
+    """
+
+    blocks: int
+    hidden: int
+    intermediate: int
+    patch_values: int
+    extra_tokens: int = 1
+    ffn_matrices: int = 2
+    narrow_blocks: int = 0
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class ProjectorShape:
+    """Two layers between tower and decoder.
+
+    Attributes:
+        widths: Of what a token is made of, between the layers, and behind them.
+        copies: How many there are; Qwen3-VL has more for deeper blocks.
+    """
+
+    widths: tuple[int, int, int]
+    copies: int = 1
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A vision-language model of one of the families that are supported."""
+
+    decoder: DecoderShape
+    tower: TowerShape
+    projector: ProjectorShape
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "ModelShape":
+        """From a `config.json`, or `config.to_dict()`."""
+        vision, decoder = config["vision_config"], DecoderShape.of(config["text_config"])
+        parts = _qwen_vl if "spatial_merge_size" in vision else _tiles
+        tower, projector = parts(config, vision, decoder.hidden)
+        return cls(decoder, tower, projector)
+
+
+def _tiles(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> tuple[TowerShape, ProjectorShape]:
+    """CLIP's, SigLIP's and InternVL's."""
+    side, hidden = vision["patch_size"], vision["hidden_size"]
+    rows, columns = (side, side) if isinstance(side, int) else side
+    cls_token = int(config["vision_feature_select_strategy"] == "default")
+    tower = TowerShape(
+        vision["num_hidden_layers"],
+        hidden,
+        vision["intermediate_size"],
+        vision.get("num_channels", 3) * rows * columns,
+        cls_token,
+    )
+    if ratio := config.get("downsample_ratio"):  # InternVL's, by which a square of patches becomes one token
+        return tower, ProjectorShape((hidden * round(1 / ratio) ** 2, out, out))
+    layers = config["vision_feature_layer"]
+    return tower, ProjectorShape((hidden * (1 if isinstance(layers, int) else len(layers)), out, out))
+
+
+def _qwen_vl(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> tuple[TowerShape, ProjectorShape]:
+    """Qwen2.5-VL's, gated and mostly windowed, and Qwen3-VL's, which says more to deeper blocks."""
+    side, hidden, merged = vision["patch_size"], vision["hidden_size"], vision["spatial_merge_size"]
+    windowed = "fullatt_block_indexes" in vision
+    tower = TowerShape(
+        vision["depth"],
+        hidden,
+        vision["intermediate_size"],
+        vision.get("in_channels", 3) * vision["temporal_patch_size"] * side**2,
+        extra_tokens=0,
+        ffn_matrices=3 if windowed else 2,
+        narrow_blocks=vision["depth"] - len(vision["fullatt_block_indexes"]) if windowed else 0,
+        window=vision["window_size"] // merged // side * merged if windowed else 0,
+    )
+    joined = hidden * merged**2
+    levels = len(vision.get("deepstack_visual_indexes") or ())
+    return tower, ProjectorShape((joined, joined, vision["out_hidden_size"]), 1 + levels)

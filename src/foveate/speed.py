@@ -1,0 +1,242 @@
+"""Where the time of an answer goes, part by part, and what it takes besides: memory, cache, operations, tokens.
+
+A batch of prompts with a picture each goes through the project's own engine, and nothing is shared between questions:
+
+    vision       the tower, with recording the rows of attention that a method needs inside its pass
+    scoring      what else a method computes of pictures and questions, selecting and merging, also at a cut inside the
+                 language model, and putting tokens in order
+    projector    from the tower's width to the language model's
+    prefill      from embedding the prompt to the first token of the answer; recording rows inside is part of it
+    decode       all further tokens
+
+The parts add up to the total. Before them stands "inputs": making tensors of pictures and words.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from foveate.compression import Compressor
+from foveate.core.contracts import Cut
+from foveate.core.errors import FoveateError
+from foveate.core.needs import Need
+from foveate.core.types import Arrangement, Decision, Trace
+from foveate.cost.clock import Clock, peak_bytes
+from foveate.cost.flops import CONVENTIONS, operations, projector_macs, tower_macs
+from foveate.cost.shapes import ModelShape
+from foveate.cost.tokens import TokenAccount, account
+from foveate.models.adapter import Images
+from foveate.models.engine import Blocks, embedded
+from foveate.models.joining import alike, in_groups
+from foveate.models.load import LoadedModel
+from foveate.models.pictures import SeenPictures, Texts
+
+INPUTS, PARTS = "inputs", ("vision", "scoring", "projector", "prefill", "decode")
+_WARM_UPS = 2
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Prompts with a picture each, as a model is given them.
+
+    Attributes:
+        loaded: The model.
+        images: Its inputs about the pictures.
+        arrangements: Of each picture.
+        texts: Prompts and questions.
+    """
+
+    loaded: LoadedModel
+    images: Images
+    arrangements: Sequence[Arrangement]
+    texts: Texts
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, pictures: Sequence[Image], questions: Sequence[str]) -> "Batch":
+        """A question about each picture."""
+        images, arrangements = loaded.images(pictures)
+        prompts = [loaded.prompt(question, image) for question, image in zip(questions, arrangements, strict=True)]
+        asked = [loaded.adapter.question(prompt, loaded.text_side.tail) for prompt in prompts]
+        return cls(loaded, images, arrangements, Texts(prompts, asked, questions))
+
+    def pictures(self, rows: list[int]) -> SeenPictures:
+        """Some of them, of one arrangement."""
+        adapter = self.loaded.adapter
+        images = adapter.chosen(self.images, rows, self.arrangements)
+        return SeenPictures(
+            adapter, images, self.arrangements[rows[0]], lambda: self.texts.of(rows), self.loaded.companion
+        )
+
+
+class Answered(NamedTuple):
+    """What came of one batch.
+
+    Attributes:
+        tokens: (prompt, token) of the answers.
+        visual: Visual tokens of each prompt, block by block.
+        text: Other tokens of each prompt.
+        kv_bytes: Keys and values of all prompts, padding too, when the prompts have run.
+    """
+
+    tokens: Tensor
+    visual: TokenAccount
+    text: Tensor
+    kv_bytes: int
+
+
+class Footprint(NamedTuple):
+    """What a method takes besides time.
+
+    Attributes:
+        equivalent_tokens: Visual tokens, mean over the language model's blocks; this and the next three are means over
+            prompts.
+        given_tokens: Those that enter its first block.
+        left_tokens: Those that its last block sees.
+        text_tokens: All others of the prompt.
+        kv_bytes: Keys and values of a prompt, padding to the longest of the batch included.
+        peak_bytes: Most memory that the batch holds at once above weights and inputs; None where it cannot be known.
+        operations: By name of `CONVENTIONS`, mean over prompts. A tower counts once and in full, also if a method
+            shortens it or runs it twice.
+    """
+
+    equivalent_tokens: float
+    given_tokens: float
+    left_tokens: float
+    text_tokens: float
+    kv_bytes: float
+    peak_bytes: int | None
+    operations: Mapping[str, float]
+
+
+@torch.inference_mode()
+def answered(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock) -> Answered:
+    """Greedy answers of a fixed length; the end of an answer is not heeded, so that all methods decode as much.
+
+    Args:
+        batch: The questions.
+        compressor: The method.
+        new_tokens: Of every answer.
+        clock: Told the parts.
+
+    Raises:
+        FoveateError: The method cannot work with this model.
+    """
+    adapter = batch.loaded.adapter
+    stages = [_TimedCut(stage, clock) for stage in compressor.stages]
+    parts = ((adapter, "encode", "vision"), (adapter, "reduced", "vision"), (adapter.projector, "forward", "projector"))
+    with clock.part("scoring"), clock.listening(*parts):
+        groups = alike(batch.arrangements)
+        compressed = in_groups(lambda some: compressor.compress(some, adapter.besides), groups, batch.pictures)
+    with clock.part("prefill"):
+        states, layout = embedded(adapter, batch.texts.prompts, compressed, compressor.repack)
+        blocks = Blocks(adapter.decoder, layout, stages, compressed)
+        answer = [adapter.decoder.logits(blocks.prompt(states)[:, -1]).argmax(-1)]
+    kv_bytes = sum(x.nbytes for layer in blocks.cache.layers for x in (layer.keys, layer.values))
+    with clock.part("decode"):
+        embed = adapter.inner.get_input_embeddings()
+        real = torch.ones_like(answer[0][:, None], dtype=torch.bool)
+        for _ in range(new_tokens - 1):
+            states = blocks.step(embed(answer[-1][:, None]), real)
+            answer.append(adapter.decoder.logits(states[:, -1]).argmax(-1))
+    visual = account(blocks.cutting.per_block)
+    text = layout.following.new_tensor([len(p) - p.count(adapter.image_token) for p in map(list, batch.texts.prompts)])
+    return Answered(torch.stack(answer, 1), visual, text, kv_bytes)
+
+
+def footprint(batch: Batch, compressor: Compressor, new_tokens: int) -> Footprint:
+    """What a method takes besides time, from passes of their own.
+
+    Raises:
+        FoveateError: The method cannot work with this model.
+    """
+    adapter, device = batch.loaded.adapter, batch.loaded.model.device
+    adapter.check(compressor.needs, compressor.stages)
+    projected: list[int] = []
+    hook = adapter.projector.register_forward_hook(lambda _, args, out: projected.append(out.shape[:-1].numel()))
+    try:
+        seen = answered(batch, compressor, new_tokens, Clock(device))
+    finally:
+        hook.remove()
+    peak = peak_bytes(lambda: answered(batch, compressor, new_tokens, Clock(device)), device)
+    shape, prompts = ModelShape.of(adapter.model.config.to_dict()), len(seen.text)
+    sights = [grid for image in batch.arrangements for grid in adapter.sights(batch.images, image)]
+    vision = (tower_macs(shape.tower, sights) + projector_macs(shape.projector, sum(projected))) / prompts
+    visual, text = seen.visual.per_block.double().cpu().numpy(), seen.text.double().cpu().numpy()
+    counted = {n: float(np.mean(operations(visual, text, shape.decoder, vision, c))) for n, c in CONVENTIONS.items()}
+    tokens = (float(x.mean()) for x in (seen.visual.equivalent, seen.visual.given, seen.visual.left, seen.text.float()))
+    return Footprint(*tokens, seen.kv_bytes / prompts, peak, counted)
+
+
+def timed(
+    contestants: Mapping[Key, Callable[[Clock], object]], device: torch.device, rounds: int
+) -> Iterator[tuple[Key, int, dict[str, float]]]:
+    """The parts of each contestant in every round, in milliseconds; every other round backwards, after a warm-up.
+
+    Whatever else the machine does changes from round to round, so what belongs to one round should be compared.
+
+    Args:
+        contestants: Each tells the clock its parts.
+        device: Where they work.
+        rounds: How many.
+    """
+    for _ in range(_WARM_UPS):
+        for run in contestants.values():
+            run(Clock(device))
+    for number in range(rounds):
+        for key in list(contestants)[:: -1 if number % 2 else 1]:
+            clock = Clock(device)
+            contestants[key](clock)
+            yield key, number, clock.ms
+
+
+def contestant(
+    loaded: LoadedModel, pictures: Sequence[Image], questions: Sequence[str], compressor: Compressor, new_tokens: int
+) -> Callable[[Clock], object]:
+    """A method that answers these questions from pictures and words, for `timed`.
+
+    Raises:
+        FoveateError: Fewer than two tokens are asked for, of which decoding has none.
+    """
+    if new_tokens < 2:
+        raise FoveateError(f"new_tokens={new_tokens}: the first token comes from prefill, decoding needs 2 or more")
+
+    def run(clock: Clock) -> Answered:
+        with clock.part(INPUTS):
+            batch = Batch.of(loaded, pictures, questions)
+        return answered(batch, compressor, new_tokens, clock)
+
+    return run
+
+
+@dataclass(frozen=True)
+class _TimedCut(Cut):
+    """A cut that does what another one does, and is told apart from the blocks around it."""
+
+    stage: Cut
+    clock: Clock
+
+    @property
+    def layer(self) -> int:  # type: ignore[override] (a field of the others, here that of what it wraps)
+        return self.stage.layer
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.stage.needs
+
+    @property
+    def repack(self) -> bool:
+        return self.stage.repack
+
+    def cut(self, states: Tensor, trace: Trace) -> Decision:
+        with self.clock.part("scoring"):
+            return self.stage.cut(states, trace)
+
+    def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
+        return self.stage.planned(blocks, patches)

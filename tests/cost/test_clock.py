@@ -1,0 +1,102 @@
+import sys
+from itertools import count
+
+import pytest
+import torch
+from torch import nn
+
+from foveate.cost import clock as module
+from foveate.cost.clock import Clock, peak_bytes
+
+MIB = 2**20
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """One that is a second further on whenever it is read."""
+    seconds = count(5.0)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(seconds))
+    return Clock("cpu")
+
+
+def test_time_belongs_to_the_innermost_part_and_parts_add_up(clock):
+    with clock.part("outer"):
+        with clock.part("inner"):
+            pass
+        with clock.part("inner"):
+            pass
+    # read six times, so five seconds passed between the first and the last
+    assert clock.ms == {"outer": 3000.0, "inner": 2000.0}
+
+
+def test_time_between_parts_is_nobodys(clock):
+    for _ in range(2):
+        with clock.part("one"):
+            pass
+    assert clock.ms == {"one": 2000.0}
+
+
+def test_a_part_that_fails_ends(clock):
+    with pytest.raises(ValueError), clock.part("failing"):
+        raise ValueError
+    with clock.part("next"):
+        pass
+    assert clock.ms == {"failing": 1000.0, "next": 1000.0}
+
+
+def test_calls_that_are_listened_to_are_parts_and_return_what_they_return(clock):
+    layer = nn.Linear(2, 3)
+    with torch.no_grad(), clock.listening((layer, "forward", "layer")), clock.part("rest"):
+        seen = layer(torch.ones(1, 2))
+    assert torch.equal(seen, layer(torch.ones(1, 2)))
+    assert clock.ms == {"rest": 2000.0, "layer": 1000.0}
+
+
+def test_afterwards_objects_are_as_they_were_also_those_with_a_method_of_their_own(clock):
+    plain, hooked = nn.Linear(2, 3), nn.Linear(2, 3)
+    hooked.forward = own = lambda states: states
+    with pytest.raises(ValueError), clock.listening((plain, "forward", "a"), (hooked, "forward", "b")):
+        assert "forward" in vars(plain)
+        raise ValueError
+    assert "forward" not in vars(plain)
+    assert hooked.forward is own
+
+
+def test_an_accelerator_is_waited_for_at_both_ends_of_every_part(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    with Clock("cuda").part("one"):
+        assert waited == [torch.device("cuda")]
+    assert len(waited) == 2
+    with Clock("cpu").part("one"):
+        pass
+    assert len(waited) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of a process cannot be set back")
+def test_the_peak_is_what_a_call_holds_at_once_and_nothing_from_before():
+    before = torch.ones(96 * MIB // 4)
+    del before  # a peak that is over
+
+    def twice() -> None:
+        for _ in range(2):
+            torch.ones(48 * MIB // 4)
+
+    assert peak_bytes(twice, "cpu") == pytest.approx(48 * MIB, rel=0.06)
+    assert peak_bytes(lambda: None, "cpu") < 2 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of a process cannot be set back")
+def test_small_pieces_that_the_allocator_kept_show_when_they_are_used_again():
+    def many() -> None:
+        [torch.ones(16 * 1024 // 4) for _ in range(1024)]  # 16 MiB
+
+    many()
+    assert peak_bytes(many, "cpu") == pytest.approx(16 * MIB, rel=0.15)
+
+
+def test_where_the_peak_cannot_be_known_nothing_is_claimed(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "_PROCESS", tmp_path / "missing")
+    called = []
+    assert peak_bytes(lambda: called.append(1), "cpu") is None
+    assert not called
