@@ -13,12 +13,14 @@ STUDY ?= ablate_layers
 ARGS ?=
 NOTEBOOKS ?= notebooks/*.ipynb
 # What notebooks read, each written by the experiment of that name; STUDY_ARGS are options of those that must be run for it.
-# Whoever names results of another folder has made them.
+# The measurement of speed asks no study's questions and has options of its own. Whoever names results of another folder
+# has made them.
 STUDY_ARGS ?=
-READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods))
+SPEED_ARGS ?=
+READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias notebooks test bench lint train dashboard clean
+.PHONY: help ablate compare search bias speed notebooks test bench lint train dashboard clean
 
 help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -35,12 +37,18 @@ search: $(INSTALLED) ## weights of the vision layers, searched and confirmed: ta
 bias: $(INSTALLED) ## what prompts, answers and [CLS] look at, and what the answer hangs on: runs/measure_bias
 	$(BIN)/python experiments/measure_bias.py $(ARGS)
 
+speed: $(INSTALLED) ## where the time of an answer goes, and whether compression pays: table and figure in runs/measure_speed
+	$(BIN)/python experiments/measure_speed.py $(ARGS)
+
 # Results that are there are read as they are, whatever options they were made with. A notebook that still misses
 # something names the command, and the others go on.
-notebooks: $(INSTALLED) $(READ) ## executed, as web pages in runs/notebooks, after bias, ablate and compare where results are missing
+notebooks: $(INSTALLED) $(READ) ## executed, as web pages in runs/notebooks, after bias, ablate, compare and speed where results are missing
 	@status=0; for notebook in $(NOTEBOOKS); do \
 		$(BIN)/jupyter nbconvert --execute --to html --output-dir runs/notebooks $(ARGS) $$notebook || status=1; \
 	done; exit $$status
+
+runs/measure_speed/table.csv: | $(INSTALLED)
+	$(BIN)/python experiments/measure_speed.py $(SPEED_ARGS)
 
 runs/%/table.csv: | $(INSTALLED)
 	$(BIN)/python experiments/$*.py $(STUDY_ARGS)

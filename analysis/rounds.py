@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import ttest_1samp
 
 T = TypeVar("T")
@@ -64,16 +65,17 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
     return seconds
 
 
-def mean(values: Sequence[float]) -> Estimate:
+def mean(values: ArrayLike) -> Estimate:
     """The mean over rounds, with the interval of Student's t."""
-    if len(values) < 2:
-        return Estimate(float(np.mean(values)), np.nan, np.nan, np.nan, len(values))
-    test: Any = ttest_1samp(values, 0)
+    rounds = np.asarray(values, dtype=float)
+    if len(rounds) < 2:
+        return Estimate(float(rounds.mean()), np.nan, np.nan, np.nan, len(rounds))
+    test: Any = ttest_1samp(rounds, 0)
     low, high = test.confidence_interval(0.95)
-    return Estimate(float(np.mean(values)), float(low), float(high), float(test.pvalue), len(values))
+    return Estimate(float(rounds.mean()), float(low), float(high), float(test.pvalue), len(rounds))
 
 
-def ratio(values: Sequence[float], others: Sequence[float], scale: float = 1.0) -> Estimate:
+def ratio(values: ArrayLike, others: ArrayLike, scale: float = 1.0) -> Estimate:
     """The geometric mean over rounds of `values / others`, with the interval of Student's t of the logarithms.
 
     Args:
@@ -81,7 +83,7 @@ def ratio(values: Sequence[float], others: Sequence[float], scale: float = 1.0) 
         others: Of the same rounds.
         scale: Multiplies the ratio.
     """
-    logs = mean(list(np.log(np.divide(values, others))))
+    logs = mean(np.log(np.divide(values, others)))
     return Estimate(*(float(scale * np.exp(end)) for end in logs[:3]), logs.p, logs.n)
 
 
@@ -95,4 +97,4 @@ def growth(sizes: Sequence[float], values: Sequence[Sequence[float]]) -> Estimat
         values: At each size, one per round.
     """
     logs = np.log(np.asarray(values, dtype=float))
-    return mean(np.polyfit(np.log(sizes), logs, 1)[0].tolist())
+    return mean(np.polyfit(np.log(sizes), logs, 1)[0])

@@ -1,192 +1,219 @@
-"""How long a question takes with a few methods, as multiples of the time without compression, measured on the spot."""
+"""From timed rounds to a table: where the time goes, whether compression pays, and how sure that is."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from platform import python_version
 from typing import Any, NamedTuple
 
 import numpy as np
-import optuna
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from scipy.stats import ttest_1samp
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 
 from analysis.answer import SIGNIFICANT
-from analysis.comparison import methods_at, shared_budget
-from analysis.drawing import COLOURS, INK, caption, house_style
+from analysis.rounds import ratio
 from analysis.statistics import holm
-from foveate.compression import Compressor, Identity
-from foveate.evaluation import EvalConfig
-from foveate.evaluation.latency import latency_ms
-from foveate.evaluation.run import cached_load
-from foveate.methods import METHODS
-from foveate.settings import aligned, method, options_on, suited
+from foveate.core.errors import DataError
+from foveate.core.files import replacing
+from foveate.cost.clock import device_name
+from foveate.cost.flops import CONVENTIONS
+from foveate.models.load import LoadedModel
+from foveate.speed import INPUTS, PARTS, Round
 
-QUESTIONS = 8  # that `latency_ms` asks
+FULL, ONE_BY_ONE, TOTAL = "full", "one by one", "total"
+FASTER, SLOWER, LEVEL = "faster", "slower than no compression at this size", "no difference to be told"
+GROUP = ["size", "batch"]
+_METADATA = b"foveate"
+_FACTS = ("equivalent_tokens", "given_tokens", "left_tokens", "kv_bytes", "peak_bytes")
 
 
-class Speed(NamedTuple):
-    """Times of single questions.
+class Conditions(NamedTuple):
+    """What was measured where.
 
     Attributes:
-        table: A row per method and budget: method, budget, ms (median over the rounds), ratio (geometric mean over the
-            rounds of this time over that without compression in the same round), low and high (its 95 % interval), and
-            p_holm (of no difference, corrected over the table).
-        full_ms: Without compression, median over the rounds.
-        n: Questions.
-        rounds: How often each was measured.
+        model: Its name.
+        device: What the device calls itself.
+        kernel: Attention implementation, the same with and without compression.
+        dtype: Of weights and activations.
+        threads: Of the host.
+        new_tokens: Of every answer.
+        versions: Of Python and the libraries.
+        date: Of the measurement.
+        left_out: Of methods and budgets that were not measured, why.
+        no_one_by_one: Why there is no second baseline; empty where there is one.
     """
 
-    table: pd.DataFrame
-    full_ms: float
-    n: int
-    rounds: int
+    model: str
+    device: str
+    kernel: str
+    dtype: str
+    threads: int
+    new_tokens: int
+    versions: str
+    date: str
+    left_out: Mapping[str, str] = {}
+    no_one_by_one: str = ""
 
 
-def config_of(study: optuna.Study, out: Path, device: str = "cpu") -> EvalConfig:
-    """A study's model and data without compression, with no more questions than are timed.
+def conditions_of(loaded: LoadedModel, new_tokens: int, left_out: Mapping[str, str], no_second: str) -> Conditions:
+    """What this process would measure a model under, and now.
 
     Args:
-        study: A comparison or an ablation.
-        out: Folder of all results; encodings are kept there.
-        device: Where the model runs.
+        loaded: The model.
+        new_tokens: Of every answer.
+        left_out: See `Conditions`.
+        no_second: See `no_one_by_one` there.
     """
-    known = study.user_attrs["identity"]
-    model = {"model": study.user_attrs["model"], "dtype": known["dtype"], "max_new_tokens": known["max_new_tokens"]}
-    data = {"data": known["data"], "split": known["split"], "seed": known["seed"]}
-    limit = min(QUESTIONS, known["limit"] or QUESTIONS)
-    return EvalConfig(Identity(), limit=limit, device=device, out=out, **model, **data)
-
-
-def timed_methods(table: pd.DataFrame) -> list[str]:
-    """Of a comparison random patches, FastV, VTC-CLS, and the most accurate of all methods.
-
-    Most accurate at the smallest budget that most methods can have. One's own have no name in `METHODS`: left out.
-
-    Args:
-        table: As `comparison_table` gives it.
-    """
-    known = [name for name in ("random", "fastv", "vtc_cls") if name in set(table["method"])]
-    best = [name for name in methods_at(table, shared_budget(table))["method"] if name in METHODS and name not in known]
-    return [*known, *best[:1]]
-
-
-def budgets_to_time(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, list[int]]:
-    """Of every method its largest and its smallest budget in the table."""
-    found = {name: sorted(set(table.loc[table["method"] == name, "budget"].astype(int))) for name in methods}
-    return {name: sorted({some[0], some[-1]}, reverse=True) for name, some in found.items() if some}
-
-
-def speed_data(config: EvalConfig, budgets: Mapping[str, Sequence[int]], rounds: int = 5) -> Speed:
-    """Measures every method at its budgets, and no compression, `rounds` times, every other time backwards.
-
-    Args:
-        config: Model, data and place.
-        budgets: Of every method, in equivalent tokens.
-        rounds: A single one has no interval.
-    """
-    compressors = {None: Identity(), **_compressors(config, budgets)}
-    times: dict[tuple[str, int] | None, list[float]] = {key: [] for key in compressors}
-    for number in range(rounds):
-        for key in list(compressors)[:: -1 if number % 2 else 1]:
-            times[key].append(latency_ms(replace(config, compressor=compressors[key])))
-    full = times.pop(None)
-    rows = []
-    for key, some in times.items():
-        assert key is not None
-        row = {"method": key[0], "budget": key[1], "ms": median(some)}
-        rows.append(row | ratio_of(some, full))
-    table = pd.DataFrame(rows)
-    return Speed(table.assign(p_holm=holm(table["p_holm"])), median(full), config.limit or QUESTIONS, rounds)
-
-
-def ratio_of(times: Sequence[float], full: Sequence[float]) -> dict[str, float]:
-    """The geometric mean of paired ratios with its 95 % interval by Student's t of their logarithms.
-
-    Rounds, not questions, are the unit: what else the machine does changes from round to round. The p value is not
-    corrected yet; it and the interval are NaN for a single round.
-
-    Args:
-        times: One per round.
-        full: The same without compression.
-    """
-    logs = np.log(np.divide(times, full))
-    found = {"ratio": float(np.exp(logs.mean())), "low": np.nan, "high": np.nan, "p_holm": np.nan}
-    if len(logs) < 2:
-        return found
-    test: Any = ttest_1samp(logs, 0)
-    low, high = np.exp(test.confidence_interval(0.95))
-    return found | {"low": float(low), "high": float(high), "p_holm": float(test.pvalue)}
-
-
-def draw_speed(data: Speed, colours: Mapping[str, Any], ax: Axes) -> Axes:
-    """Time over that without compression, with its interval; right of the line compression is slower.
-
-    Args:
-        data: As `speed_data` gives it.
-        colours: Of the methods; those without one are grey.
-        ax: Where to draw.
-    """
-    rows = data.table.iloc[::-1].reset_index(drop=True)
-    for height, (_, row) in enumerate(rows.iterrows()):
-        colour = colours.get(row["method"], COLOURS["random"])
-        ax.plot([row["low"], row["high"]], [height, height], color=colour, lw=2.5, solid_capstyle="butt")
-        ax.plot(row["ratio"], height, "o", color=colour, ms=7, mec="white")
-    ax.axvline(1, color=INK, ls="--", lw=1.2, zorder=1)
-    ax.set_yticks(range(len(rows)), [f"{row['method']}, {row['budget']} tokens" for _, row in rows.iterrows()])
-    for tick, name in zip(ax.get_yticklabels(), rows["method"], strict=True):
-        tick.set_color(colours.get(name, COLOURS["random"]))
-    ax.set(xlabel="time of a question, times that without compression", ylim=(-0.6, len(rows) - 0.4))
-    ends = rows[["ratio", "low", "high"]]
-    ax.set_xlim(min(0.95, np.nanmin(ends) - 0.05), max(1.05, np.nanmax(ends) + 0.05))
-    ax.grid(axis="x", linewidth=0.8)
-    ax.set_axisbelow(True)
-    return ax
-
-
-def speed_figure(data: Speed, colours: Mapping[str, Any]) -> Figure:
-    """The times with title and caption."""
-    with house_style():
-        figure = Figure(figsize=(10.8, 1.7 + 0.36 * len(data.table)), layout="constrained")
-        draw_speed(data, colours, figure.subplots())
-        note = (
-            f"n = {data.n} questions, each asked alone, prefill and decoding; {data.rounds} rounds; bars: 95 % "
-            "intervals over rounds. Right of the dashed line compression costs more time than it saves. Without the "
-            "vision tower, which is replayed, but with what a method computes to choose."
-        )
-        caption(figure, "What compression does to the time of a question", note)
-    return figure
-
-
-def speed_answer(data: Speed) -> str:
-    """Which methods are surely slower and which faster, in words; times of this machine are left out."""
-    slower, faster, level = "slower than no compression", "faster", "not to be told from it"
-    sides: dict[str, list[str]] = {slower: [], faster: [], level: []}
-    for _, row in data.table.iterrows():
-        sure = row["p_holm"] < SIGNIFICANT  # not where it is NaN
-        interval = "" if np.isnan(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
-        side = level if not sure else slower if row["ratio"] > 1 else faster
-        sides[side].append(f"{row['method']} at {row['budget']} tokens ({row['ratio']:.2f} x{interval})")
-    counts = ", ".join(f"{len(found)} are {side}" for side, found in sides.items())
-    told = "; ".join(f"{side}: {', '.join(found)}" for side, found in sides.items() if found)
-    few = " A single round tells nothing apart." if data.rounds < 2 else ""
-    return (
-        f"Of {len(data.table)} settings (n = {data.n} questions asked alone, {data.rounds} rounds), {counts}.{few} In "
-        f"detail, {told}. Ratios are times over the time without compression; brackets hold 95 % intervals over "
-        "rounds, p Holm-corrected. On another machine, with another model or longer prompts they are others."
+    model: Any = loaded.model
+    names = {"Python": python_version()} | {name: version(name) for name in ("torch", "transformers", "foveate")}
+    return Conditions(
+        loaded.name,
+        device_name(model.device),
+        model.config._attn_implementation,
+        str(model.dtype).removeprefix("torch."),
+        torch.get_num_threads(),
+        new_tokens,
+        ", ".join(" ".join(pair) for pair in names.items()),
+        date.today().isoformat(),
+        left_out,
+        no_second,
     )
 
 
-def _compressors(config: EvalConfig, budgets: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], Compressor]:
-    """Set as in a comparison, so that the mean over the language model's blocks is the budget."""
-    llava = cached_load(config.model, config.device, config.dtype).adapter
-    patches, depth = llava.tower.grid.patches, llava.decoder.depth
-    found = {}
-    for name, some in budgets.items():
-        recipe = method(name)
-        options = options_on(recipe, llava)
-        for budget in some:
-            found[name, budget] = suited(aligned(recipe, budget, patches, depth, **options), llava.tower)
-    return found
+def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[str, Any]:
+    """A row of the parquet file; times are those of the whole batch, what is not known is None.
+
+    Args:
+        size: Of the pictures, in pixels.
+        batch: Questions at a time.
+        new_tokens: Of every answer.
+        measured: One round of one setting.
+    """
+    (method, budget), ms, taken = measured.key, measured.ms, measured.taken
+    total = sum(ms.get(part, 0.0) for part in PARTS) if taken else ms[TOTAL]
+    facts = {name: getattr(taken, name, None) for name in _FACTS}
+    counted = {f"gflops_{name}": taken.operations[name] / 1e9 if taken else None for name in CONVENTIONS}
+    return (
+        {"size": size, "batch": batch, "method": method, "budget": budget, "round": measured.number}
+        | {"new_tokens": new_tokens, "total_ms": total}
+        | {f"{part}_ms": ms.get(part, 0.0) if taken else None for part in (INPUTS, *PARTS)}
+        | facts
+        | counted
+    )
+
+
+def write_rounds(rows: Sequence[Mapping[str, Any]], conditions: Conditions, path: Path) -> None:
+    """Writes a row per setting and round as parquet, the conditions among its metadata, complete or not at all."""
+    table = pa.Table.from_pylist([dict(row) for row in rows])
+    told = {**(table.schema.metadata or {}), _METADATA: json.dumps(conditions._asdict()).encode()}
+    with replacing(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(told), temporary)
+
+
+def read_rounds(path: Path) -> tuple[pd.DataFrame, Conditions]:
+    """What `write_rounds` wrote.
+
+    Raises:
+        DataError: It is not there, or is something else.
+    """
+    try:
+        table = pq.read_table(path)
+        told = json.loads((table.schema.metadata or {})[_METADATA])
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise DataError(f"no timed rounds in {path} ({type(error).__name__}): run `make speed` first") from error
+    return table.to_pandas(), Conditions(**told)
+
+
+def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
+    """One row per size of the pictures, batch, method and budget, in the order in which they were measured.
+
+    Times are medians over rounds, in milliseconds per question; `decode_ms` is per token. `speedup` is the geometric
+    mean over rounds of the total time without compression over this one's, with its 95 % interval and p of no
+    difference, Holm-corrected over the table; `vs_one_by_one` the same of the second baseline at the same budget, both
+    with the time that pictures and words take to become tensors. `flops_ratio` are operations without compression over
+    these.
+
+    Args:
+        rounds: As `read_rounds` gives them.
+    """
+    rows = []
+    for keys, group in rounds.groupby(GROUP, sort=False):
+        settings = {key: rows for key, rows in group.groupby(["method", "budget"], sort=False)}
+        full = next(rows for (method, _), rows in settings.items() if method == FULL)
+        for (method, budget), times in settings.items():
+            other = settings.get((ONE_BY_ONE, budget))
+            rows.append(dict(zip(GROUP, keys, strict=True)) | _row(method, budget, times, full, other))
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p_holm"])
+    return table.assign(verdict=[verdict(row) for _, row in table.iterrows()])
+
+
+def speedup_of(times: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+    """How many times as fast: the geometric mean of paired ratios, its 95 % interval, and p of no difference.
+
+    By Student's t of their logarithms. Rounds, not questions, are the unit: what else the machine does changes from
+    round to round. Interval and p are NaN for a single round.
+
+    Args:
+        times: One per round.
+        baseline: Of the same rounds.
+    """
+    return ratio(baseline, times)[:4]
+
+
+def verdict(row: pd.Series) -> str:
+    """In plain words; what cannot be told, such as by a single round, is not claimed."""
+    if row["method"] == FULL:
+        return "no compression"
+    if row["method"] == ONE_BY_ONE:
+        return "second baseline"
+    if not row["p_holm"] < SIGNIFICANT:
+        return LEVEL
+    return f"{times(row['speedup'])} {FASTER}" if row["speedup"] > 1 else SLOWER
+
+
+def side_of(row: pd.Series) -> str:
+    """The verdict without its number: `FASTER`, `SLOWER`, `LEVEL`, or that of a baseline."""
+    return FASTER if str(row["verdict"]).endswith(f" {FASTER}") else str(row["verdict"])
+
+
+def times(ratio: float) -> str:
+    """A ratio with as many digits as tell it from 1: `1.9x`, `1.03x`."""
+    return f"{ratio:.1f}x" if abs(ratio - 1) >= 0.095 else f"{ratio:.2f}x"
+
+
+def groups_of(table: pd.DataFrame) -> Iterable[tuple[tuple[int, int], pd.DataFrame]]:
+    """The rows of each size and batch."""
+    for size, batch in table[GROUP].drop_duplicates().itertuples(index=False):
+        yield (int(size), int(batch)), table[(table["size"] == size) & (table["batch"] == batch)]
+
+
+def _row(
+    method: str, budget: int, times: pd.DataFrame, full: pd.DataFrame, other: pd.DataFrame | None
+) -> dict[str, Any]:
+    times, full = times.sort_values("round"), full.sort_values("round")
+    first, batch = times.iloc[0], times["batch"].iloc[0]
+    known = {f"{name}_ms": (times[f"{name}_ms"] / batch).median() for name in (INPUTS, *PARTS)}
+    known["decode_ms"] /= first["new_tokens"] - 1
+    low, median, high = (times["total_ms"] / batch).quantile([0.25, 0.5, 0.75])
+    known |= {"total_ms": median, "total_q25_ms": low, "total_q75_ms": high}
+    known |= {name: first[name] for name in (*_FACTS, *(c for c in times.columns if c.startswith("gflops_")))}
+    known["flops_ratio"] = full.iloc[0]["gflops_foveate"] / first["gflops_foveate"]
+    speedup = (np.nan,) * 4
+    if method not in (FULL, ONE_BY_ONE):
+        speedup = speedup_of(times["total_ms"], full["total_ms"])
+    second = (np.nan,) * 4
+    if other is not None and method != ONE_BY_ONE:
+        whole = times["total_ms"] + times[f"{INPUTS}_ms"]
+        second = speedup_of(whole.to_numpy(), other.sort_values("round")["total_ms"].to_numpy())
+    named = {"method": method, "budget": budget, "rounds": len(times)}
+    return (
+        named
+        | known
+        | dict(zip(("speedup", "low", "high", "p_holm"), speedup, strict=True))
+        | dict(zip(("vs_one_by_one", "vs_low", "vs_high"), second, strict=False))
+    )

@@ -14,7 +14,7 @@ from benchmarks.results import MISSED, Result
 _noted = pytest.StashKey[list[str]]()
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure(config: pytest.Config) -> None:  # noqa: D103 (a hook)
     config.stash[_noted] = []
     torch.set_grad_enabled(False)
 
@@ -47,7 +47,7 @@ def found(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Callab
     return note
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:  # noqa: D103
     if config.stash[_noted]:
         results.render()
         terminalreporter.write_sep("=", f"noted in {results.RESULTS.name} and {results.README.name}")

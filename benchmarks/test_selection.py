@@ -1,4 +1,4 @@
-"""Diverse choices of 320 among 2,880 patches of eight images at once, against loops over images; of given similarities."""
+"""Diverse choices of 320 among 2,880 patches of eight images, at once and one by one, of given similarities."""
 
 from itertools import cycle
 

@@ -1,7 +1,7 @@
 """Methods by name, and their settings for a model and a budget."""
 
 from ast import literal_eval
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -225,6 +225,26 @@ def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | N
     patches, depth = patches or adapter.tower.grid.patches, adapter.decoder.depth
     fitting = aligned(recipe, resolve_keep(budget, patches), patches, depth, **options_on(recipe, adapter))
     return suited(fitting, adapter.tower)
+
+
+def at_budgets(
+    names: Sequence[str], budgets: Sequence[int | float], adapter: Adapter, patches: int
+) -> tuple[dict[tuple[str, int], Compressor], dict[tuple[str, int], str]]:
+    """Every method `at_budget`, by name and count of equivalent tokens, and why some cannot have it.
+
+    Raises:
+        FoveateError: There is no such method, or no such budget.
+    """
+    found: dict[tuple[str, int], Compressor] = {}
+    unable: dict[tuple[str, int], str] = {}
+    for name in dict.fromkeys(names):
+        method(name)
+        for budget in dict.fromkeys(resolve_keep(budget, patches) for budget in budgets):
+            try:
+                found[name, budget] = at_budget(name, budget, adapter, patches)
+            except BudgetError as error:
+                unable[name, budget] = str(error)
+    return found, unable
 
 
 def _like(default: Any, name: str, value: Any) -> Any:  # noqa: ANN401 (of any option)

@@ -12,18 +12,20 @@ A batch of prompts with a picture each goes through the project's own engine, an
 The parts add up to the total. Before them stands "inputs": making tensors of pictures and words.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from foveate.compression import Compressor
 from foveate.core.contracts import Cut
-from foveate.core.errors import FoveateError
+from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Need
 from foveate.core.types import Arrangement, Decision, Trace
 from foveate.cost.clock import Clock, peak_bytes
@@ -38,8 +40,7 @@ from foveate.models.pictures import SeenPictures, Texts
 
 INPUTS, PARTS = "inputs", ("vision", "scoring", "projector", "prefill", "decode")
 _WARM_UPS = 2
-
-Key = TypeVar("Key", bound=Hashable)
+_TYPICAL = 672  # pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,45 +175,100 @@ def footprint(batch: Batch, compressor: Compressor, new_tokens: int) -> Footprin
     return Footprint(*tokens, seen.kv_bytes / prompts, peak, counted)
 
 
-def timed(
-    contestants: Mapping[Key, Callable[[Clock], object]], device: torch.device, rounds: int
-) -> Iterator[tuple[Key, int, dict[str, float]]]:
-    """The parts of each contestant in every round, in milliseconds; every other round backwards, after a warm-up.
+class Round(NamedTuple):
+    """One round of one setting.
+
+    Attributes:
+        key: Which setting.
+        number: Of the round.
+        ms: By part.
+        taken: What it takes besides time; None of what is no compressor.
+    """
+
+    key: tuple[str, int]
+    number: int
+    ms: Mapping[str, float]
+    taken: Footprint | None
+
+
+def measured(
+    loaded: LoadedModel,
+    asked: Sequence[tuple[Image, str]],
+    compressors: Mapping[tuple[str, int], Compressor],
+    others: Mapping[tuple[str, int], Callable[[Clock], object]],
+    length: tuple[int, int],
+    progress: bool = False,
+) -> tuple[list[Round], dict[tuple[str, int], str]]:
+    """All settings in every round, every other round backwards, after a warm-up; and why some could not be measured.
 
     Whatever else the machine does changes from round to round, so what belongs to one round should be compared.
 
     Args:
-        contestants: Each tells the clock its parts.
-        device: Where they work.
-        rounds: How many.
-    """
-    for _ in range(_WARM_UPS):
-        for run in contestants.values():
-            run(Clock(device))
-    for number in range(rounds):
-        for key in list(contestants)[:: -1 if number % 2 else 1]:
-            clock = Clock(device)
-            contestants[key](clock)
-            yield key, number, clock.ms
-
-
-def contestant(
-    loaded: LoadedModel, pictures: Sequence[Image], questions: Sequence[str], compressor: Compressor, new_tokens: int
-) -> Callable[[Clock], object]:
-    """A method that answers these questions from pictures and words, for `timed`.
+        loaded: The model.
+        asked: Pictures with a question each: one batch.
+        compressors: The settings.
+        others: What else is timed in turn with them; told its clock.
+        length: Tokens of every answer, and number of rounds.
+        progress: Show a bar.
 
     Raises:
-        FoveateError: Fewer than two tokens are asked for, of which decoding has none.
+        FoveateError: Fewer than two tokens are asked for, of which decoding has none, or no round.
     """
-    if new_tokens < 2:
-        raise FoveateError(f"new_tokens={new_tokens}: the first token comes from prefill, decoding needs 2 or more")
+    new_tokens, rounds = length
+    if new_tokens < 2 or rounds < 1:
+        raise FoveateError(
+            f"new_tokens={new_tokens}, rounds={rounds}: expected at least 2 tokens, of which the first comes from "
+            "prefill and the others from decoding, and at least 1 round"
+        )
+    pictures, questions = zip(*asked, strict=True)
+    taken, unable = {}, {}
+    for key, compressor in compressors.items():
+        try:
+            taken[key] = footprint(Batch.of(loaded, pictures, questions), compressor, new_tokens)
+        except (UnsupportedNeed, LayerError) as error:
+            unable[key] = str(error)
 
-    def run(clock: Clock) -> Answered:
+    def run(compressor: Compressor, clock: Clock) -> None:
         with clock.part(INPUTS):
             batch = Batch.of(loaded, pictures, questions)
-        return answered(batch, compressor, new_tokens, clock)
+        answered(batch, compressor, new_tokens, clock)
 
-    return run
+    settings = {key: partial(run, compressors[key]) for key in taken} | dict(others)
+    found: list[Round] = []
+    with tqdm(total=len(settings) * (_WARM_UPS + rounds), disable=not progress, leave=False, unit="pass") as bar:
+        for number in range(-_WARM_UPS, rounds):
+            for key in list(settings)[:: -1 if number % 2 else 1]:
+                clock = Clock(loaded.model.device)
+                settings[key](clock)
+                bar.update()
+                if number >= 0:
+                    found.append(Round(key, number, clock.ms, taken.get(key)))
+    return found, unable
+
+
+def sides_of(loaded: LoadedModel, asked: Sequence[int], picture: Image) -> Sequence[int]:
+    """Sides of square pictures in pixels that a model can be shown.
+
+    Args:
+        loaded: The model.
+        asked: The sides that are wanted; nothing means what the model sees, or a typical one.
+        picture: Any.
+
+    Raises:
+        FoveateError: The model sees every picture at one other size.
+    """
+    wanted = " ".join(map(str, asked))
+    if min(asked, default=1) < 1:
+        raise FoveateError(f"size {wanted}: expected numbers of pixels from 1 up")
+    if not loaded.adapter.one_grid:
+        return asked or (_TYPICAL,)
+    own = loaded.images([picture])[0]["pixel_values"].shape[-1]
+    if set(asked) - {own}:
+        raise FoveateError(
+            f"size {wanted}: {type(loaded.model).__name__} sees every picture at {own} x {own} pixels; leave it out, "
+            "or take a model that sees pictures of any size"
+        )
+    return (own,)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -28,17 +29,19 @@ from foveate.studies.comparison import compare
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
 PICTURES = {"01_what_scorers_see": 1, "02_perception_bias": 5, "03_layers_and_ensembles": 5, "04_accuracy_and_cost": 3}
-MADE_BY = {"01": ("bias",), "02": ("bias",), "03": ("ablate", "bias"), "04": ("compare",)}
+MADE_BY = {"01": ("bias",), "02": ("bias",), "03": ("ablate", "bias"), "04": ("compare", "speed")}
 
 
 @pytest.fixture(scope="module")
 def runs(tiny, tmp_path_factory) -> Path:
-    """What `make bias`, `make ablate` and `make compare` write, of 13 questions about two pictures."""
+    """What `make bias`, `make ablate`, `make compare` and `make speed` write, of 13 questions about two pictures."""
     folder = tmp_path_factory.mktemp("notebooks")
     config = EvalConfig(Identity(), model=tiny, limit=13, max_new_tokens=3, out=folder)
     measure(config, BiasPlan(side=6, shares=(0.11, 0.25)), progress=False)
     ablate("ablate_layers", config, choices, (16,))
     compare("compare_methods", config, ("fastv", "vtc_cls"), (72,), seeds=(0,))
+    measure_speed = runpy.run_path(str(ROOT / "experiments" / "measure_speed.py"))["main"]
+    measure_speed(("vtc_cls",), (72,), batch=(1,), new_tokens=2, rounds=2, model=tiny, out=folder)
     return folder
 
 
@@ -50,7 +53,7 @@ def choices(tower: Tower) -> list[Choice]:
 def kernel(runs) -> Iterator[KernelManager]:
     """One for all notebooks, which saves the time of importing everything again; `execute` empties it first."""
     manager = KernelManager()
-    manager.start_kernel(env={**os.environ, "FOVEATE_RUNS": str(runs), "FOVEATE_ROUNDS": "1"}, cwd=str(FOLDER))
+    manager.start_kernel(env={**os.environ, "FOVEATE_RUNS": str(runs)}, cwd=str(FOLDER))
     yield manager
     manager.shutdown_kernel(now=True)
 
@@ -131,23 +134,23 @@ def test_a_notebook_without_results_names_the_command_that_makes_them(name, tmp_
 
 
 def test_make_notebooks_runs_the_experiments_whose_results_are_missing_with_their_own_options(tmp_path):
-    words = ("--dry-run", "notebooks", "ARGS=--allow-errors", "STUDY_ARGS=--limit 24")
+    words = ("--dry-run", "notebooks", "ARGS=--allow-errors", "STUDY_ARGS=--limit 24", "SPEED_ARGS=--rounds 3")
     scripts = {
         name: f"experiments/{name}.py --limit 24" for name in ("measure_bias", "ablate_layers", "compare_methods")
     }
     planned = make(tmp_path, *words).stdout
     lines = planned.splitlines()
-    for script in scripts.values():
+    for script in (*scripts.values(), "experiments/measure_speed.py --rounds 3"):
         assert sum(line.endswith(script) for line in lines) == 1  # and so without ARGS
     assert re.search(r"nbconvert .* --allow-errors \$notebook", planned)
-    finish(tmp_path, "measure_bias", "compare_methods")
+    finish(tmp_path, "measure_bias", "compare_methods", "measure_speed")
     planned = make(tmp_path, *words).stdout
     assert re.findall(r"experiments/(\w+)", planned) == ["ablate_layers"]
     assert "experiments/" not in make(tmp_path, *words, f"FOVEATE_RUNS={tmp_path}").stdout
 
 
 def test_make_notebooks_measures_once_and_shows_the_answer(tiny, tmp_path):
-    finish(tmp_path, "ablate_layers", "compare_methods")  # this notebook does not read them
+    finish(tmp_path, "ablate_layers", "compare_methods", "measure_speed")  # this notebook does not read them
     words = ("notebooks", "NOTEBOOKS=notebooks/01_what_scorers_see.ipynb")
     first = make(tmp_path, *words, f"STUDY_ARGS=--model {tiny} --limit 13")
     assert first.returncode == 0, first.stderr

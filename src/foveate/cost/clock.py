@@ -1,6 +1,7 @@
 """How long the parts of a call take, and how much memory it holds at its peak."""
 
 import ctypes
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-_PROCESS = Path("/proc/self")
+_PROCESS, _CPU = Path("/proc/self"), Path("/proc/cpuinfo")
 
 
 class Clock:
@@ -100,6 +101,18 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str) -> int | 
     call()
     _wait(device)
     return torch.accelerator.max_memory_allocated(device) - before
+
+
+def device_name(device: torch.device | str) -> str:
+    """What a device calls itself."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{device.type} of {platform.machine()}"
+    about = _CPU.read_text().splitlines() if _CPU.exists() else []
+    names = [line.partition(":")[2].strip() for line in about if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _wait(device: torch.device) -> None:

@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForImageTextToText,
     PreTrainedModel,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.core.types import Arrangement
@@ -235,13 +236,15 @@ def load(
             `quantization_config`, for models larger than one GPU.
 
     Raises:
-        UnsupportedModel: There is no such checkpoint, it is not a supported model or not whole, or device or dtype
-            cannot be had.
+        UnsupportedModel: There is no such checkpoint, it is not a supported model or not whole, or device, dtype or
+            attention cannot be had.
     """
     if dtype not in _DTYPES:
         raise UnsupportedModel(f"dtype {dtype!r} is unknown; known: {', '.join(_DTYPES)}")
     if refused := sorted({"trust_remote_code", "use_safetensors", "dtype", "attn_implementation"} & set(options)):
         raise UnsupportedModel(f"{', '.join(refused)} cannot be given: dtype and attention have arguments of their own")
+    if attention not in (known := ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())):
+        raise UnsupportedModel(f"attention {attention!r} is unknown; known: {', '.join(sorted(known))}")
     place = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
     safe: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
     try:

@@ -1,0 +1,90 @@
+"""The figure of a speed report: where the time goes, and how many times as fast as without compression."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style
+from analysis.speed import FASTER, FULL, ONE_BY_ONE, SLOWER, Conditions, groups_of, side_of
+from foveate.speed import PARTS
+
+_COLOURS = dict(zip(PARTS, sns.color_palette("colorblind", len(PARTS)), strict=True))
+_SIDES = {FASTER: RIGHT, SLOWER: WRONG}
+
+
+def parts_data(rows: pd.DataFrame, new_tokens: int) -> pd.DataFrame:
+    """Milliseconds per question of every part, decoding in full; the index names the settings."""
+    shown = rows[rows["method"] != ONE_BY_ONE]
+    parts = shown[[f"{part}_ms" for part in PARTS]].set_axis(list(PARTS), axis=1)
+    return parts.assign(decode=parts["decode"] * (new_tokens - 1)).set_axis(
+        [_named(row) for _, row in shown.iterrows()]
+    )
+
+
+def draw_parts(data: pd.DataFrame, ax: Axes) -> Axes:
+    """A stacked bar per setting."""
+    heights = np.arange(len(data))[::-1]
+    left = np.zeros(len(data))
+    for part in PARTS:
+        ax.barh(heights, data[part], left=left, color=_COLOURS[part], height=0.72, label=part)
+        left += data[part].to_numpy()
+    ax.set_yticks(heights, [str(name) for name in data.index])
+    ax.set(xlabel="ms per question, medians over rounds", ylim=(-0.6, len(data) - 0.4))
+    ax.tick_params(labelsize=10.5, color=FAINT, labelcolor=INK)
+    return ax
+
+
+def draw_speedups(rows: pd.DataFrame, ax: Axes) -> Axes:
+    """How many times as fast, with the interval; left of the line compression is slower."""
+    shown = rows[rows["method"] != ONE_BY_ONE]
+    for height, (_, row) in zip(range(len(shown) - 1, -1, -1), shown.iterrows(), strict=True):
+        if row["method"] == FULL:
+            continue
+        colour = _SIDES.get(side_of(row), FAINT)
+        ax.plot([row["low"], row["high"]], [height, height], color=colour, lw=2.5, solid_capstyle="butt")
+        ax.plot(row["speedup"], height, "o", color=colour, ms=7, mec="white")
+        ax.plot(row["flops_ratio"], height, "|", color=INK, ms=11, mew=1.4)
+    ax.axvline(1, color=INK, ls="--", lw=1.2, zorder=1)
+    left, right = ax.get_xlim()
+    ax.set_xlim(min(0.9, left), max(1.1, right))
+    ax.set(xlabel="times as fast as no compression", ylim=(-0.6, len(shown) - 0.4), yticks=[])
+    ax.grid(axis="x", linewidth=0.8)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def speed_figure(table: pd.DataFrame, conditions: Conditions) -> Figure:
+    """A line of two panels for every size and batch.
+
+    Args:
+        table: As `speed_table` gives it.
+        conditions: Under which.
+    """
+    groups = list(groups_of(table))
+    tallest = max((rows["method"] != ONE_BY_ONE).sum() for _, rows in groups)
+    with house_style():
+        figure = Figure(figsize=(12.5, 1.9 + len(groups) * (1.0 + 0.31 * tallest)), layout="constrained")
+        axes = figure.subplots(len(groups), 2, squeeze=False, sharex="col", width_ratios=(3, 2))
+        for line, ((size, batch), rows) in zip(axes, groups, strict=True):
+            draw_parts(parts_data(rows, conditions.new_tokens), line[0])
+            draw_speedups(rows, line[1])  # whose limits all groups share, and only widen
+            line[0].set_title(f"pictures of {size} pixels, batch {batch}")
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False, fontsize=11)
+        caption(figure, "What compression does to the time of an answer", _note(table, conditions))
+    return figure
+
+
+def _note(table: pd.DataFrame, conditions: Conditions) -> str:
+    return (
+        f"{conditions.model} on {conditions.device}, {conditions.kernel}, {conditions.dtype}; {table['rounds'].max()} "
+        f"rounds, {conditions.new_tokens} tokens per answer. Points: geometric mean over rounds, with its 95 % "
+        "interval; green: faster, red: slower, grey: no difference to be told, Holm-corrected. Left of the dashed line "
+        "compression costs more time than it saves. Strokes: how many times fewer operations, tower included."
+    )
+
+
+def _named(row: pd.Series) -> str:
+    return "no compression" if row["method"] == FULL else f"{row['method']}, {row['budget']} tokens"

@@ -1,0 +1,86 @@
+"""Where does the time of an answer go, and does compression pay, on this model and this machine?"""
+
+import sys
+from functools import partial
+from itertools import cycle, islice, product
+from pathlib import Path
+from typing import Any
+
+from analysis.speed import FULL, ONE_BY_ONE, TOTAL, conditions_of, round_row, write_rounds
+from analysis.speed_report import ROUNDS, report
+from benchmarks.timed import one_by_one
+from foveate.cli import run
+from foveate.compression import Identity
+from foveate.core.errors import FoveateError
+from foveate.data.load import SCENES, load_samples
+from foveate.data.sample import pictured
+from foveate.models.load import load
+from foveate.settings import at_budgets
+from foveate.speed import measured, sides_of
+
+_NO_SECOND = "benchmarks/one_by_one.py is for LLaVA-1.5 with a [CLS] token"
+
+
+def main(
+    methods: tuple[str, ...] = ("random", "vtc_cls", "visionzip", "divprune", "fastv", "pyramiddrop"),
+    keep: tuple[int | float, ...] = (0.5, 0.11),
+    batch: tuple[int, ...] = (1, 8),
+    size: tuple[int, ...] = (),
+    new_tokens: int = 10,
+    rounds: int = 20,
+    model: str = "reference",
+    companion: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    out: Path = Path("runs"),
+) -> None:
+    """Times the parts of an answer, for every method beside no compression with the same kernel.
+
+    Writes `<out>/measure_speed/{rounds.parquet, table.csv, table.md, speed.png}`. A LLaVA-1.5 is also timed as scripts
+    of this field run it: one question at a time, eager, all attention matrices returned. Leave the machine alone
+    meanwhile.
+
+    Args:
+        methods: Names, or your own as package.module:function.
+        keep: Budgets in equivalent tokens: counts, or fractions of a picture's patches.
+        batch: Questions at a time, each about another picture.
+        size: Sides of the pictures in pixels, for models that see pictures of any size; default 672.
+        new_tokens: Of every answer, whatever they are.
+        rounds: How often each setting is timed.
+        model: "reference" (shipped), a checkpoint folder, or a hub id.
+        companion: Checkpoint of the CLIP that the tower came from, for methods that compare patches with text.
+        device: Where the model runs, such as cpu, cuda or mps.
+        dtype: Of weights and activations: float32, bfloat16 or float16.
+        attention: Kernel, as transformers names it: sdpa, eager, flash_attention_2.
+        out: Folder of all results.
+    """
+    if min(batch, default=0) < 1:
+        raise FoveateError(f"--batch {' '.join(map(str, batch))}: expected one or more numbers from 1 up")
+    loaded = load(model, device, dtype, attention, companion)
+    second = one_by_one(loaded, new_tokens, TOTAL)
+    samples = pictured(load_samples(SCENES, "test")).values()
+    rows: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    for side, count in product(sides_of(loaded, size, next(iter(samples)).image), batch):
+        asked = [(s.image.resize((side, side)), s.question) for s in islice(cycle(samples), count)]
+        patches = loaded.images([asked[0][0]])[1][0].patches
+        compressors, unable = at_budgets(methods, keep, loaded.adapter, patches)
+        counts = dict.fromkeys([patches, *(budget for _, budget in compressors)]) if second else ()
+        found, failed = measured(
+            loaded,
+            asked,
+            {(FULL, patches): Identity(), **compressors},
+            {(ONE_BY_ONE, k): partial(second, asked, k) for k in counts if second},
+            (new_tokens, rounds),
+            progress=sys.stderr.isatty(),
+        )
+        rows += [round_row(side, count, new_tokens, one) for one in found]
+        left_out |= {f"{name} at {k} of {patches} tokens": why for (name, k), why in (unable | failed).items()}
+    folder = out / "measure_speed"
+    write_rounds(rows, conditions_of(loaded, new_tokens, left_out, "" if second else _NO_SECOND), folder / ROUNDS)
+    print(report(folder))
+
+
+if __name__ == "__main__":
+    run(main)
