@@ -18,6 +18,7 @@ from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import LoggerName
 from foveate.evaluation.devices import lead
 from foveate.evaluation.loggers import check_loggers
+from foveate.evaluation.sharing import SHARINGS, Sharing
 
 _CHATTER = {
     "lightning_fabric": logging.WARNING,
@@ -62,6 +63,8 @@ class Options:
         out: Folder of all results.
         on_error: What becomes of a question that cannot be asked: stop the run, or skip it, to be recorded as failed.
         max_new_tokens: Longest answer; None means what the data set calls for.
+        sharing: What is computed once and used again, without changing an answer in float32; all but what is named is
+            switched off.
     """
 
     study: str
@@ -81,6 +84,7 @@ class Options:
     out: Path = Path("runs")
     on_error: Literal["stop", "skip"] = "stop"
     max_new_tokens: int | None = None
+    sharing: tuple[Sharing, ...] = SHARINGS
 
     @property
     def config(self) -> EvalConfig:
@@ -132,6 +136,7 @@ class Options:
             max_new_tokens=self.max_new_tokens or answer_tokens(data),
             loggers=self.logger,
             project=self.study,
+            sharing=self.sharing,
         )
 
 

@@ -1,6 +1,6 @@
 """The values that pass between model, scorer, selector and merger."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -192,6 +192,15 @@ class Compressed:
         count = self.decision.compression.count
         stay = [len(image.separators) if self.separators else 0 for image in self.arrangements]
         return count + torch.tensor(stay, dtype=count.dtype, device=count.device)
+
+    def chosen(self, rows: Sequence[int]) -> "Compressed":
+        """Some of the images."""
+        some, compression = list(rows), self.decision.compression
+        mixing = None if compression.mixing is None else compression.mixing[some]
+        decision = Decision(self.decision.scores[some], Compression(compression.origin[some], mixing))
+        carried = {need: value[some] for need, value in self.carried.items()}
+        arrangements = tuple(self.arrangements[row] for row in some)
+        return Compressed(self.tokens[some], decision, carried, arrangements, self.separators)
 
     @classmethod
     def of(

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from foveate.compression import Compressor
 from foveate.data.load import default_split, parsed
+from foveate.evaluation.sharing import SHARINGS, Sharing
 
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 _CANNOT_CHANGE_AN_ANSWER = ("studies", "reference", "testing", "cli.py")
@@ -39,6 +40,7 @@ class EvalConfig:
             recorded as failed.
         loggers: Where the course of an evaluation is told besides: see `evaluation.loggers`.
         project: Under which name loggers that know projects file it.
+        sharing: What is computed once and used again: see `evaluation.sharing`.
     """
 
     compressor: Compressor
@@ -55,21 +57,27 @@ class EvalConfig:
     on_error: Literal["stop", "skip"] = "stop"
     loggers: tuple[LoggerName, ...] = ()
     project: str = "foveate"
+    sharing: tuple[Sharing, ...] = SHARINGS
 
     def __post_init__(self) -> None:
         if not self.split:
             object.__setattr__(self, "split", default_split(self.data))
 
+    @property
+    def exact(self) -> bool:
+        """Whether rounding changes no answer."""
+        return self.dtype == "float32"
+
     def identity(self, checkpoint: str, data: str) -> dict[str, str | int | None]:
         """Everything that can change an answer.
 
-        In float32 neither batch size nor device can; in half precision both do, by rounding.
+        In float32 neither batch size nor device nor sharing can; in half precision they do, by rounding.
 
         Args:
             checkpoint: Hash of parameters, configuration and processor.
             data: Hash of the questions and pictures.
         """
-        exact = self.dtype == "float32"
+        exact = self.exact
         return {
             "compressor": repr(self.compressor),
             "plugins": own_code_hash(self.compressor),
@@ -82,6 +90,7 @@ class EvalConfig:
             "dtype": self.dtype,
             "batch_size": None if exact else self.batch_size,
             "device": None if exact else self.device.split(":")[0],
+            "sharing": None if exact else " ".join(sorted(self.sharing)),
             "code": code_hash(),
         }
 

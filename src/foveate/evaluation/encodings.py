@@ -34,10 +34,15 @@ _PICTURES = 16  # encoded at a time
 
 
 class Encodings:
-    """The tower's view of every picture of a data set, on disk."""
+    """The tower's view of every picture of a data set, on disk.
+
+    Attributes:
+        replayed: Whether it is read from there; else the tower runs again.
+    """
 
     def __init__(self, loaded: LoadedModel, images: Mapping[str, Image], table: Dataset) -> None:
         self.loaded, self.images, self.table = loaded, images, table.with_format("torch")
+        self.replayed = True
         self._row = {image_id: row for row, image_id in enumerate(table["image_id"])}
         read = cache(_read)
         written = zip(table["image_id"], table["arrangement"], strict=True)
@@ -109,10 +114,32 @@ class EncodedPictures(Pictures):
         return self.encodings.rows(self.ids)
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
-        adapter, device, rows = self.adapter, self.adapter.model.device, self._rows
-        patches = self.arrangement.patches
-        sources = rows["features"].to(device, adapter.model.dtype)
+        adapter, device = self.adapter, self.adapter.model.device
         needs = with_besides(adapter, needs)
+        sources, values = self._replayed(needs) if self.encodings.replayed else (None, {})
+        live = [need for need in needs if need not in values and not need.per_question]
+        asked = [need for need in live if not isinstance(need, AlignedPatches)]
+        if asked or sources is None:
+            seen, found = adapter.encode(self.encodings.seen(self.ids).images, self.arrangement, asked)
+            sources, values = seen if sources is None else sources, values | found
+        companion = self.encodings.loaded.companion
+        silent = Asked(adapter, self.arrangement, None, companion)
+        values |= {need: told(silent, need, sources, values) for need in live if need not in values}
+        values = {need: value.to(device)[self.owner] for need, value in values.items()}
+        sources = sources[self.owner]
+        about = Asked(adapter, self.arrangement, self.texts, companion)
+        for need in needs:
+            if isinstance(need, EvidenceShare):
+                values[need] = self.evidence.to(device)
+            elif need not in values:
+                values[need] = told(about, need, sources, values)
+        return sources, self.arrangement.trace(values, len(self.owner))
+
+    def _replayed(self, needs: Sequence[Need]) -> tuple[Tensor, dict[Need, Tensor]]:
+        """Sources of the pictures, and those answers that are on disk."""
+        adapter, rows = self.adapter, self._rows
+        sources = rows["features"].to(adapter.model.device, adapter.model.dtype)
+        patches = self.arrangement.patches
         values: dict[Need, Tensor] = {}
         for need in needs:
             match need:
@@ -127,23 +154,7 @@ class EncodedPictures(Pictures):
                     values[need] = adapter.project(sources[:, :patches])
                 case Features() if not adapter.packs_projected:
                     values[need] = sources[:, :patches]
-        live = [need for need in needs if need not in values and not need.per_question]
-        asked = [need for need in live if not isinstance(need, AlignedPatches)]
-        if asked:
-            seen = self.encodings.seen(self.ids)
-            values |= adapter.encode(seen.images, self.arrangement, asked)[1]
-        companion = self.encodings.loaded.companion
-        silent = Asked(adapter, self.arrangement, None, companion)
-        values |= {need: told(silent, need, sources, values) for need in live if need not in values}
-        values = {need: value.to(device)[self.owner] for need, value in values.items()}
-        sources = sources[self.owner]
-        about = Asked(adapter, self.arrangement, self.texts, companion)
-        for need in needs:
-            if isinstance(need, EvidenceShare):
-                values[need] = self.evidence.to(device)
-            elif need not in values:
-                values[need] = told(about, need, sources, values)
-        return sources, self.arrangement.trace(values, len(self.owner))
+        return sources, values
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         return self.adapter.project(features)

@@ -21,7 +21,7 @@ def latency_ms(config: EvalConfig) -> float:
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
-    module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip")
+    module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.sharing)
     first = set_aside(samples, encodings)[0][:_QUESTIONS]
 
     def ask() -> None:

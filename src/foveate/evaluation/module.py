@@ -3,7 +3,7 @@
 import math
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,9 +20,11 @@ from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import EncodedPictures, Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.records import Record, RunFolder
+from foveate.evaluation.sharing import SHARINGS, Said, Sharing
 from foveate.metrics.answers import SCORINGS
 from foveate.metrics.evidence import evidence_recall, things_kept
-from foveate.models.engine import Answers, Conversation, answer, answer_each
+from foveate.models.cutting import Cutting
+from foveate.models.engine import Answers, Conversation, answer, answer_each, likelihood
 from foveate.models.joining import alike, in_groups
 from foveate.models.load import LoadedModel
 from foveate.models.pictures import Texts
@@ -38,12 +40,22 @@ class Answering(lightning.LightningModule):
         compressor: The method.
         max_new_tokens: Longest answer.
         skip: Whether a question that does not fit into the model's context is recorded as failed, and not an error.
+        sharing: See `evaluation.sharing`.
+        said: Where "answers" are shared, what the model has said so far.
     """
 
-    def __init__(self, encodings: Encodings, compressor: Compressor, max_new_tokens: int, skip: bool = False) -> None:
+    def __init__(
+        self,
+        encodings: Encodings,
+        compressor: Compressor,
+        max_new_tokens: int,
+        skip: bool = False,
+        sharing: Collection[Sharing] = SHARINGS,
+        said: Said | None = None,
+    ) -> None:
         super().__init__()
         self.encodings, self.compressor, self.max_new_tokens = encodings, compressor, max_new_tokens
-        self.loaded, self.skip = encodings.loaded, skip
+        self.loaded, self.skip, self.sharing, self.said = encodings.loaded, skip, sharing, said
 
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
         arranged = [self.encodings.arrangements[sample.image_id] for sample in batch]
@@ -75,19 +87,55 @@ class Answering(lightning.LightningModule):
             self.loaded.reference(asked_text(self.loaded, sample), _foremost(sample.references)) for sample in batch
         ]
         compressed = self._compressed(batch, prompts, share, first)
-        repack, llava, limit = self.compressor.repack, self.loaded.adapter, self.max_new_tokens
         if self.compressor.stages:
-            answers, cuts = answer_each(llava, prompts, compressed, repack, self.compressor.stages, limit, references)
+            answers, cuts = self._asked_inside(prompts, compressed, references)
             kept, blocks = cuts.decisions[-1].compression.kept, torch.stack(cuts.per_block, 1)
         else:
-            turns = [[prompts[i] for i in group] for group in groups]
-            conversations = [Conversation.from_prompts(group, llava.image_token) for group in turns]
-            answers = answer(llava, conversations, compressed, repack, limit, references)
+            answers = self._asked(groups, prompts, compressed, references)
             owner = [row for row, group in enumerate(groups) for _ in group]
             kept = [compressed.decision.compression.kept[row] for row in owner]
-            blocks = compressed.visible[owner][:, None].expand(-1, llava.decoder.depth)
+            blocks = compressed.visible[owner][:, None].expand(-1, self.loaded.adapter.decoder.depth)
+        llava = self.loaded.adapter
         texts_only = [len(prompt) - prompt.count(llava.image_token) for prompt in prompts]
         return self._records(batch, answers, kept, blocks, texts_only, share)
+
+    def _asked_inside(
+        self, prompts: Sequence[list[int]], compressed: Compressed, references: Sequence[Sequence[int]]
+    ) -> tuple[Answers, Cutting]:
+        """With cuts inside the language model, for which every question has its own."""
+        adapter, method, limit = self.loaded.adapter, self.compressor, self.max_new_tokens
+
+        def ask(drafts: Sequence[Sequence[int]]) -> tuple[Answers, Cutting]:
+            return answer_each(adapter, prompts, compressed, method.repack, method.stages, limit, drafts)
+
+        answers, cuts = ask(references)
+        if "drafts" not in self.sharing:
+            answers = Answers(ask(())[0].tokens, answers.log_probability)
+        return answers, cuts
+
+    def _asked(
+        self,
+        groups: Sequence[Sequence[int]],
+        prompts: Sequence[list[int]],
+        compressed: Compressed,
+        references: Sequence[Sequence[int]],
+    ) -> Answers:
+        """What is asked about a picture, after keys and values of it that are computed once."""
+        adapter, repack, limit = self.loaded.adapter, self.compressor.repack, self.max_new_tokens
+        turns = [Conversation.from_prompts([prompts[i] for i in group], adapter.image_token) for group in groups]
+        drafts = [[references[i] for i in group] for group in groups]
+
+        def ask(rows: Sequence[int]) -> Answers:
+            some, given = [turns[i] for i in rows], [draft for i in rows for draft in drafts[i]]
+            of = (adapter, some, compressed.chosen(rows), repack, limit)
+            texts = "texts" in self.sharing
+            if "drafts" in self.sharing:
+                return answer(*of, given, share=texts)
+            return Answers(answer(*of, share=texts).tokens, likelihood(*of[:4], given, share=texts))
+
+        if self.said is None:
+            return ask(range(len(groups)))
+        return self.said.answers(compressed, turns, [(draft, repack, limit) for draft in drafts], ask)
 
     def _compressed(
         self, batch: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor, first: Sequence[int]
@@ -100,7 +148,7 @@ class Answering(lightning.LightningModule):
 
     def _sharing_a_picture(self, batch: Sequence[VQASample]) -> list[list[int]]:
         """Positions in the batch that share a compressed picture: all questions about it, unless each needs its own."""
-        if self.compressor.per_question:
+        if self.compressor.per_question or "pictures" not in self.sharing:
             return [[i] for i in range(len(batch))]
         return [list(group) for _, group in groupby(range(len(batch)), key=lambda i: batch[i].image_id)]
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -149,7 +149,7 @@ class RecordFolder(RunFolder):
         return frozenset(sample_id for part in ids for sample_id in part)
 
     def append(self, batch: Sequence[Record]) -> None:
-        table = pa.Table.from_pylist([asdict(record) for record in batch], schema=SCHEMA)
+        table = pa.Table.from_pylist([vars(record) for record in batch], schema=SCHEMA)
         with replacing(self.folder / f"part-{quote(batch[0].sample_id, safe='')}.parquet") as path:
             pq.write_table(table, path)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import groupby
 
 import pyarrow as pa
 import pytorch_lightning as lightning
@@ -19,6 +20,7 @@ from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.loggers import check_loggers, told
 from foveate.evaluation.module import RECORD_IT, Answering, Enough, RecordWriter
 from foveate.evaluation.records import Record, RecordFolder
+from foveate.evaluation.sharing import said_by
 from foveate.models.load import LoadedModel, load
 
 cached_load = lru_cache(maxsize=1)(load)
@@ -118,8 +120,12 @@ class Share:
             )
         encodings = encodings_of(config, loaded, samples, questions)
         good, failed = set_aside([sample for sample in samples if sample.id in self.left], encodings)
-        module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip")
+        said = said_by(loaded, config.out) if "answers" in config.sharing and config.exact else None
+        skip = config.on_error == "skip"
+        module = Answering(encodings, config.compressor, config.max_new_tokens, skip, config.sharing, said)
         us, folder = team(), RecordFolder(config.out / "records" / run)
+        if self.order is None and "lengths" in config.sharing:
+            good = longest_first(good, encodings)
         batches = QuestionsInBatches(good, config.batch_size, self.order, us.number, us.size)
         asked = us.asked_by_all(enough, batches.turns_of_all) if enough else None
         writer = RecordWriter(folder, asked)
@@ -168,9 +174,11 @@ def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASamp
     key = run_id({"checkpoint": loaded.identity, "data_hash": questions, "dtype": config.dtype, "code": code_hash()})
     images = images_of([sample for sample in samples if not sample.problem])
     try:
-        return Encodings.of(loaded, images, config.out / "encodings" / key, skip)
+        encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)
     except DataError as error:
         raise DataError(f"{error}; {RECORD_IT}") from error
+    encodings.replayed = "encodings" in config.sharing
+    return encodings
 
 
 def refuse_bad(samples: Sequence[VQASample]) -> None:
@@ -212,6 +220,19 @@ def _why(sample: VQASample) -> str:
     except DataError as error:
         return str(error)
     return ""
+
+
+def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQASample]:
+    """Pictures with longer prompts before others: of equally many tokens, those with longer questions.
+
+    What does not fit into memory fails at once, and prompts of a batch are padded less.
+    """
+    pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
+
+    def length(some: list[VQASample]) -> tuple[int, int]:
+        return encodings.arrangements[some[0].image_id].length, max(len(sample.question) for sample in some)
+
+    return [sample for some in sorted(pictures, key=length, reverse=True) for sample in some]
 
 
 def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[VQASample], list[Record]]:

@@ -97,6 +97,7 @@ def likelihood(
     compressed: Compressed,
     repack: bool,
     references: Sequence[Sequence[int]],
+    share: bool = True,
 ) -> Float[Tensor, " question"]:
     """The log-probability of a given answer to every question, conversation by conversation; nothing is decoded.
 
@@ -106,8 +107,9 @@ def likelihood(
         compressed: One row per picture.
         repack: See `pack`.
         references: As in `answer`.
+        share: As in `answer`.
     """
-    _, states = _conversed(adapter, _spoken(conversations, references), compressed, repack)
+    _, states = _conversed(adapter, _spoken(conversations, references), compressed, repack, share)
     tokens, real = left_padded(references, adapter.pad_token, states.device)
     return _log_probability(adapter.decoder.logits(states[:, -tokens.shape[1] :]), tokens, real)
 
@@ -238,7 +240,7 @@ def _padded_behind(common: int, states: Tensor, layout: Layout) -> tuple[Tensor,
 
 
 def _conversed(
-    adapter: Adapter, conversations: Sequence[Conversation], compressed: Compressed, repack: bool, share: bool = True
+    adapter: Adapter, conversations: Sequence[Conversation], compressed: Compressed, repack: bool, share: bool
 ) -> tuple[Blocks, Tensor]:
     """The state after every question, whose picture was run once for all that is asked about it."""
     device = compressed.tokens.device

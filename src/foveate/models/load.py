@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,6 +56,9 @@ def adapt(model: nn.Module) -> Adapter:
     if kind not in _ADAPTERS or not hasattr(model, "lm_head"):
         raise UnsupportedModel(f"{type(model).__name__} is not supported; supported types: {', '.join(_ADAPTERS)}")
     return _ADAPTERS[kind](cast(Any, model))
+
+
+_TEXTS = 100_000  # whose tokens are remembered
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,11 +146,11 @@ class LoadedModel:
             arrangement: Of the picture; None means one of the tower's own size.
         """
         image = arrangement or Arrangement((self.adapter.tower.grid,))
-        return self._expanded(self._ids(self._asked(question)), [image])
+        return self._expanded(self._spelled(question), [image])
 
     def reference(self, question: str, answer: str) -> list[int]:
         """Token ids of an answer as they follow the chat prompt for a question, the end token last."""
-        return self.continued(self._asked(question), answer)
+        return list(self._spelled(question, answer))
 
     def continued(self, written: str, answer: str) -> list[int]:
         """Token ids of an answer as they follow a chat prompt, the end token last."""
@@ -174,8 +177,15 @@ class LoadedModel:
         turns.append({"role": "user", "content": parts})
         return self.processor.apply_chat_template(turns, add_generation_prompt=True)
 
-    def _asked(self, question: str) -> str:
-        return self.written([None, question])
+    @cached_property
+    def _spelled(self) -> Callable[..., tuple[int, ...]]:
+        """Tokens of a question, or of an answer to it; remembered, for every method of a comparison asks the same."""
+
+        def spelled(question: str, answer: str | None = None) -> tuple[int, ...]:
+            asked = self.written([None, question])
+            return tuple(self._ids(asked) if answer is None else self.continued(asked, answer))
+
+        return lru_cache(_TEXTS)(spelled)
 
     def _expanded(self, ids: Sequence[int], arrangements: Sequence[Arrangement]) -> list[int]:
         """The prompt with a whole run for each of its image tokens, inside what the processor puts around one."""

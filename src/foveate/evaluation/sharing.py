@@ -1,0 +1,90 @@
+"""What evaluations share. Each sharing can be switched off, and none changes an answer in float32.
+
+encodings  Features and [CLS] rows of a picture: the tower runs once per model and data, not once per evaluation.
+pictures   Keys and values of a picture: computed once for all questions about it, where the method allows.
+texts      Keys and values of the text before the pictures: computed once per batch.
+drafts     A reference answer is read together with its question; only what the model says instead is decoded.
+answers    A conversation in which the language model is given, bit by bit, what another evaluation into the same
+folder has given it: is not asked again. Only in float32.
+lengths    Pictures with long prompts come first, so that a batch holds prompts of like length.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal, get_args
+from weakref import WeakKeyDictionary
+
+import torch
+
+from foveate.core.needs import Deepstack
+from foveate.core.types import Compressed
+from foveate.models.engine import Answers, Conversation
+from foveate.models.load import LoadedModel
+
+Sharing = Literal["encodings", "pictures", "texts", "drafts", "answers", "lengths"]
+SHARINGS: tuple[Sharing, ...] = get_args(Sharing)
+
+_CONVERSATIONS = 200_000  # remembered; some 100 bytes each
+
+
+class Said:
+    """What a model has said in conversations, to be said again."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[bytes, tuple[list[list[int]], list[float]]] = OrderedDict()
+        self.repeated = 0
+
+    def answers(
+        self,
+        compressed: Compressed,
+        conversations: Sequence[Conversation],
+        rules: Sequence[object],
+        ask: Callable[[list[int]], Answers],
+    ) -> Answers:
+        """The answers in all conversations, of which only the unknown ones are held.
+
+        Args:
+            compressed: One row per conversation.
+            conversations: The questions.
+            rules: For each conversation whatever else decides what is said.
+            ask: The answers in the conversations at these places.
+        """
+        keys = [_key(compressed, row, *rest) for row, rest in enumerate(zip(conversations, rules, strict=True))]
+        new = [row for row, key in enumerate(keys) if key not in self._known]
+        self.repeated += len(keys) - len(new)
+        if new:
+            found, start = ask(new), 0
+            likely = found.log_probability.tolist()
+            for row in new:
+                end = start + len(conversations[row].suffixes)
+                self._known[keys[row]] = found.tokens[start:end], likely[start:end]
+                start = end
+        known = [self._known[key] for key in keys]
+        while len(self._known) > _CONVERSATIONS:
+            self._known.popitem(last=False)
+        tokens = [list(answer) for some, _ in known for answer in some]
+        return Answers(tokens, torch.tensor([value for _, some in known for value in some]))
+
+
+def said_by(loaded: LoadedModel, out: Path) -> Said:
+    """What a model has said so far in evaluations into a folder."""
+    return _said.setdefault(loaded, {}).setdefault(out.absolute(), Said())
+
+
+_said: WeakKeyDictionary[LoadedModel, dict[Path, Said]] = WeakKeyDictionary()
+
+
+def _key(compressed: Compressed, row: int, conversation: Conversation, rules: object) -> bytes:
+    """Hash of everything that the language model is given."""
+    origin = compressed.decision.compression.origin[row]
+    real, mixing = compressed.decision.compression.real[row], compressed.decision.compression.mixing
+    deep = compressed.carried.get(Deepstack())  # of all patches; what is given of it the compression says
+    digest = blake2b(digest_size=16)
+    rows = [compressed.tokens[row][real], origin[real], *(some[row] for some in (mixing, deep) if some is not None)]
+    for values in rows:
+        digest.update(values.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    facts = (compressed.arrangements[row], compressed.separators, conversation.prefix, conversation.suffixes, rules)
+    digest.update(repr(facts).encode())
+    return digest.digest()

@@ -1,0 +1,131 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from foveate.compression import Identity, VisionCompressor
+from foveate.core.needs import LayersFrom
+from foveate.data.load import load_samples
+from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.run import cached_load, encodings_of, longest_first
+from foveate.evaluation.sharing import SHARINGS, said_by
+from foveate.methods import fastv, prumerge, random, vtc_cls
+from foveate.models.engine import Conversation, answer, likelihood
+from foveate.scorers import ClsAttention, ClsEnsemble
+from foveate.selectors import Mass
+from tests.pictures import seen
+
+COMPRESSORS = [
+    vtc_cls(16, 1),
+    VisionCompressor(ClsEnsemble(LayersFrom(3)), 9, positions="original"),
+    prumerge(5),
+    fastv(20, 2),
+]
+
+
+@pytest.fixture
+def config(tiny, tmp_path):
+    return EvalConfig(Identity(), model=tiny, limit=44, max_new_tokens=5, out=tmp_path / "shared")
+
+
+def answers(config):
+    table = evaluate(config).read()
+    return dict(zip(table["sample_id"].to_pylist(), table["prediction"].to_pylist(), strict=True)), torch.tensor(
+        table["log_probability"].to_pylist()
+    )
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+def test_no_sharing_changes_an_answer(config, tmp_path, compressor):
+    config = replace(config, compressor=compressor)
+    texts, likely = answers(config)
+    assert len(set(texts.values())) > 3
+    for off in [*[{name} for name in SHARINGS], set(SHARINGS)]:
+        sharing = tuple(name for name in SHARINGS if name not in off)
+        alone, likely_alone = answers(replace(config, sharing=sharing, out=tmp_path / "-".join(sorted(off))))
+        assert {i: (texts[i], alone[i]) for i in texts if texts[i] != alone[i]} == {}, off
+        torch.testing.assert_close(likely, likely_alone, atol=1e-4, rtol=1e-4)
+
+
+def runs_of(module):
+    """A list that gets the shape of what the module is given, call by call."""
+    shapes = []
+    module.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append((args or (*kwargs.values(),))[0].shape), with_kwargs=True
+    )
+    return shapes
+
+
+@pytest.fixture
+def loaded(config):
+    cached_load.cache_clear()  # whose hooks end with it
+    yield cached_load(config.model, config.device, config.dtype)
+    cached_load.cache_clear()
+
+
+def test_conversations_with_the_same_tokens_are_held_once_into_one_folder(config, loaded, tmp_path):
+    shapes = runs_of(loaded.adapter.decoder.blocks[0])
+    evaluate(replace(config, compressor=VisionCompressor(ClsAttention(4), 16)))
+    asked = len(shapes)
+    assert asked
+    same = replace(config, compressor=VisionCompressor(ClsEnsemble((4,)), 16))
+    repeated = evaluate(same).read()
+    assert len(shapes) == asked and said_by(loaded, config.out).repeated == len(set(repeated["image_id"].to_pylist()))
+    evaluate(replace(config, compressor=random(16)))
+    assert len(shapes) > asked
+    again = len(shapes)
+    evaluate(replace(same, out=tmp_path / "other"))
+    assert len(shapes) > again
+
+
+def test_half_precision_shares_no_answers_for_a_batch_may_change_them(config, loaded):
+    config = replace(config, dtype="bfloat16", limit=11)
+    for scorer in (ClsAttention(4), ClsEnsemble((4,))):
+        evaluate(replace(config, compressor=VisionCompressor(scorer, 16)))
+    half = cached_load(config.model, config.device, config.dtype)
+    assert said_by(half, config.out).repeated == 0
+
+
+def test_the_tower_runs_once_for_all_evaluations_or_for_each(config, loaded):
+    shapes = runs_of(loaded.model.model.vision_tower.encoder.layers[0])
+    for compressor in (vtc_cls(16, 1), vtc_cls(9, 1)):
+        evaluate(replace(config, compressor=compressor))
+    once = len(shapes)
+    assert once
+    evaluate(replace(config, compressor=vtc_cls(7, 1), sharing=tuple(set(SHARINGS) - {"encodings"})))
+    assert len(shapes) > once
+
+
+@torch.inference_mode()
+def test_text_before_pictures_runs_once_and_padding_stands_behind_it(config, loaded):
+    llava, samples = loaded.adapter, load_samples("scenes", "search", limit=60)
+    pictures = list({sample.image_id: sample for sample in samples}.values())
+    prompts = [loaded.prompt(sample.question) for sample in pictures]
+    system = [5, 6, 7, 8, 9, 10, 11, 12]
+    turns = [Conversation.from_prompts([[*system, *prompt]], llava.image_token) for prompt in prompts]
+    pixels = loaded.images([sample.image for sample in pictures])[0]["pixel_values"]
+    ragged = VisionCompressor(ClsEnsemble((0, 5)), None, Mass(0.6)).compress(seen(llava, pixels))
+    assert len(set(ragged.decision.compression.count.tolist())) > 1
+    references = [loaded.reference(sample.question, sample.references[0]) for sample in pictures]
+    shapes = runs_of(llava.decoder.blocks[0])
+    for repack in (True, False):
+        of = (llava, turns, ragged, repack)
+        alone = answer(*of, 5, share=False)
+        start = len(shapes)
+        assert answer(*of, 5).tokens == alone.tokens
+        assert shapes[start][:2] == (1, len(system) + prompts[0].index(llava.image_token))
+        torch.testing.assert_close(
+            likelihood(*of, references), likelihood(*of, references, share=False), atol=1e-4, rtol=1e-4
+        )
+
+
+def test_long_prompts_come_first_and_pictures_stay_whole(config, loaded):
+    samples = load_samples("scenes", "test", limit=66)
+    data = (replace(config, limit=66), loaded, tuple(samples), "hash")
+    ordered = longest_first(samples, encodings_of(*data))
+    assert sorted(sample.id for sample in ordered) == sorted(sample.id for sample in samples)
+    images = [sample.image_id for sample in ordered]
+    assert len(list(dict.fromkeys(images))) == sum(a != b for a, b in pairwise(images)) + 1
+    longest = [max(len(s.question) for s in ordered if s.image_id == image) for image in dict.fromkeys(images)]
+    assert longest == sorted(longest, reverse=True) and longest[0] > longest[-1]
