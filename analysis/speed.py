@@ -14,9 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from scipy.stats import ttest_1samp
 
 from analysis.answer import SIGNIFICANT
+from analysis.rounds import ratio
 from analysis.statistics import holm
 from foveate.core.errors import DataError, OutputError
 from foveate.core.files import replacing
@@ -178,12 +178,7 @@ def speedup_of(times: Sequence[float] | np.ndarray, baseline: Sequence[float] | 
         times: One per round.
         baseline: Of the same rounds.
     """
-    logs = np.log(np.asarray(baseline) / np.asarray(times))
-    if len(logs) < 2:
-        return float(np.exp(logs.mean())), np.nan, np.nan, np.nan
-    test: Any = ttest_1samp(logs, 0)
-    low, high = np.exp(test.confidence_interval(0.95))
-    return float(np.exp(logs.mean())), float(low), float(high), float(test.pvalue)
+    return ratio(baseline, times)[:4]
 
 
 def verdict(row: pd.Series) -> str:
@@ -224,9 +219,9 @@ def _row(
     known |= {"total_ms": median, "total_q25_ms": low, "total_q75_ms": high}
     known |= {name: first[name] for name in (*_FACTS, *(c for c in times.columns if c.startswith("gflops_")))}
     known["flops_ratio"] = full.iloc[0]["gflops_foveate"] / first["gflops_foveate"]
-    ratio = (np.nan,) * 4
+    speedup = (np.nan,) * 4
     if method not in (FULL, ONE_BY_ONE):
-        ratio = speedup_of(times["total_ms"], full["total_ms"])
+        speedup = speedup_of(times["total_ms"], full["total_ms"])
     second = (np.nan,) * 4
     if other is not None and method != ONE_BY_ONE:
         whole = times["total_ms"] + times[f"{INPUTS}_ms"]
@@ -235,6 +230,6 @@ def _row(
     return (
         named
         | known
-        | dict(zip(("speedup", "low", "high", "p_holm"), ratio, strict=True))
+        | dict(zip(("speedup", "low", "high", "p_holm"), speedup, strict=True))
         | dict(zip(("vs_one_by_one", "vs_low", "vs_high"), second, strict=False))
     )

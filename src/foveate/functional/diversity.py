@@ -3,9 +3,10 @@
 All give the chosen in the order of choice. Equal gains go to the lower index, nothing is chosen twice, and rows with
 fewer `free` patches than the others end in `PADDING`. Similarities are best given in float64: gains differ by so little
 that float32 lets rounding, and with it the size of the batch, decide.
-"""
 
-from collections.abc import Callable
+What a patch would add only falls while others are chosen. So what it would have added once is a bound, and nobody whose
+bound is below the best gain need be looked at (Minoux 1978); what is chosen stays the same.
+"""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,21 +15,22 @@ from torch import Tensor
 from foveate.core.types import PADDING
 
 _SPENT = 1e-10  # share of a patch's own variance below which what is left of it is rounding
+_POOL = 128  # patches among which `determinantal` chooses until another one might be better
+_RENEWED = 32  # bounds that `coverage` computes anew at a time
+_ROWS = 64  # of a matrix at a time: so few that their copy stays in the processor's cache
 
 
 def max_min(
     similarity: Float[Tensor, "batch patch patch"], free: Bool[Tensor, "batch patch"], keep: int
 ) -> Int[Tensor, "batch kept"]:
     """First the patch whose nearest other is furthest; then the one furthest from its nearest chosen one."""
-    distance = 1 - similarity
-    itself = torch.eye(distance.shape[1], dtype=torch.bool, device=distance.device)
-    nearest_other = distance.masked_fill(itself | ~free[:, None], torch.inf).amin(-1)
-    nearest_chosen = torch.full_like(nearest_other, torch.inf)
-
-    def take(pick: Int[Tensor, " batch"]) -> Float[Tensor, "batch patch"]:
-        return torch.minimum(nearest_chosen, _row(distance, pick), out=nearest_chosen)
-
-    return _greedily(nearest_other, take, free, keep)
+    choice = _Choice(free, keep)
+    gain = _to_nearest_other(similarity, free)
+    nearest_chosen = torch.full_like(gain, torch.inf)
+    while choice.open:
+        pick = choice.take(choice.among(gain).argmax(1, keepdim=True))
+        gain = torch.minimum(nearest_chosen, 1 - similarity[choice.image, pick][:, 0], out=nearest_chosen)
+    return choice.chosen
 
 
 def determinantal(
@@ -36,25 +38,29 @@ def determinantal(
 ) -> Int[Tensor, "batch kept"]:
     """Always the patch that makes the determinant of the chosen part of a positive semidefinite kernel greatest.
 
-    The gain is the diagonal of the Schur complement. Once the chosen span everything (there are more to choose than the
-    kernel has rank), the others follow by their own entry on the diagonal.
+    The gain is what the chosen leave of a patch's own variance. Once they span everything (there are more to choose
+    than the kernel has rank), the others follow by their own entry on the diagonal.
+
+    Every pick adds a row to the kernel's Cholesky factor (Chen et al. 2018, arXiv 1709.05135v2), at first only in the
+    columns of a pool of the best. When somebody outside might be better, all columns catch up in one matrix product.
     """
-    left = kernel.double().clone()
-    own = left.diagonal(dim1=1, dim2=2).clone()
+    choice, kernel = _Choice(free, keep), kernel.double()
+    own = kernel.diagonal(dim1=1, dim2=2)
     spent = own - own.amax(1, keepdim=True) - 1  # negative, so after all that still add something
-
-    def gain() -> Float[Tensor, "batch patch"]:
-        rest = left.diagonal(dim1=1, dim2=2)
-        return torch.where(rest > _SPENT * own, rest, spent)
-
-    def take(pick: Int[Tensor, " batch"]) -> Float[Tensor, "batch patch"]:
-        row = _row(left, pick)
-        pivot = row.gather(1, pick[:, None])
-        row = torch.where(pivot > _SPENT * own.gather(1, pick[:, None]), row / pivot.abs().sqrt(), 0)
-        left.sub_(row[:, :, None] * row[:, None])
-        return gain()
-
-    return _greedily(gain(), take, free, keep)
+    left = own.clone()
+    factor = left.new_empty(len(left), choice.width, left.shape[1])
+    part = left.new_empty(len(left), choice.width, min(_POOL, left.shape[1]))  # its columns of the pool
+    while choice.open:
+        start = choice.step
+        best = choice.among(torch.where(left > _SPENT * own, left, spent)).sort(dim=1, descending=True, stable=True)
+        pool = best.indices[:, :_POOL].sort(1).values  # ascending, as equal gains go to the lower index
+        rival = best.values[:, _POOL:].amax(1, keepdim=True) if left.shape[1] > _POOL else None
+        part[:, :start] = factor[:, :start].gather(2, pool[:, None].expand(-1, start, -1))
+        picks = _picked_in(pool, rival, part, kernel, (left, own, spent), choice)
+        rows = _caught_up(kernel, factor[:, :start], part[:, start : choice.step], pool, picks)
+        factor[:, start : choice.step] = rows
+        left -= rows.square().sum(1)
+    return choice.chosen
 
 
 def coverage(
@@ -67,23 +73,34 @@ def coverage(
     """Always the patch that best raises the sum, over rows, of the greatest entry among the chosen (0 at first).
 
     Args:
-        cover: How well each patch covers each row; negative entries cover nothing. Rows of zeros do not count.
-        weight: Multiplies a patch's gain.
+        cover: How well each patch covers each row; negative entries cover nothing. Rows of zeros do not count. Fastest
+            if it is the transpose of a contiguous tensor.
+        weight: Multiplies a patch's gain; not negative.
         bonus: Is added to it.
         free: The patches to choose from.
         keep: How many.
     """
-    covered = torch.zeros_like(cover[:, :, 0])
-    images = torch.arange(len(cover), device=cover.device)
+    choice, columns = _Choice(free, keep), cover.mT.contiguous()
+    covered = torch.zeros_like(columns[:, 0])
 
-    def gain() -> Float[Tensor, "batch patch"]:
-        return (cover - covered[..., None]).clamp(min=0).sum(1) * weight + bonus
+    def gain(patches: Int[Tensor, "batch some"]) -> Float[Tensor, "batch some"]:
+        added = columns[choice.image, patches].sub_(covered[:, None]).clamp_(min=0).sum(-1)
+        return added * weight.gather(1, patches) + bonus.gather(1, patches)
 
-    def take(pick: Int[Tensor, " batch"]) -> Float[Tensor, "batch patch"]:
-        torch.maximum(covered, cover[images, :, pick], out=covered)
-        return gain()
-
-    return _greedily(gain(), take, free, keep)
+    everybody = torch.arange(free.shape[1], device=free.device).expand_as(free)
+    bound = torch.cat([gain(some) for some in everybody.split(_RENEWED, 1)], 1)
+    exact = torch.ones_like(free)
+    while choice.open:
+        pick = choice.among(bound).argmax(1, keepdim=True)
+        if (exact.gather(1, pick) | choice.ended).all():
+            choice.take(pick)
+            torch.maximum(covered, columns[choice.image, pick][:, 0], out=covered)
+            exact = torch.zeros_like(free)
+        else:
+            doubtful = choice.among(bound).masked_fill(exact, -torch.inf).topk(min(_RENEWED, free.shape[1])).indices
+            bound.scatter_(1, doubtful, gain(doubtful))
+            exact.scatter_(1, doubtful, True)
+    return choice.chosen
 
 
 def thinned(
@@ -117,22 +134,105 @@ def thinned(
         queue = queue.gather(1, (queue == PADDING).long().argsort(dim=-1, stable=True))
 
 
-def _greedily(
-    gain: Float[Tensor, "batch patch"],
-    take: Callable[[Int[Tensor, " batch"]], Float[Tensor, "batch patch"]],
-    free: Bool[Tensor, "batch patch"],
-    keep: int,
-) -> Int[Tensor, "batch kept"]:
-    """Picks the greatest gain, asks `take` for the gains after that pick, and so on."""
-    free = free.clone()
-    chosen = torch.full((len(free), min(keep, int(free.sum(1).max()))), PADDING, device=free.device)
-    for step in range(chosen.shape[1]):
-        pick = gain.masked_fill(~free, -torch.inf).argmax(1)
-        chosen[:, step] = torch.where(free.any(1), pick, PADDING)
-        free.scatter_(1, pick[:, None], False)
-        gain = take(pick)
-    return chosen
+class _Choice:
+    """Who has been chosen, and who can still be."""
+
+    def __init__(self, free: Bool[Tensor, "batch patch"], keep: int) -> None:
+        self.free = free.clone()
+        self.image = torch.arange(len(free), device=free.device)[:, None]
+        self._count = free.sum(1, keepdim=True)
+        self.width = min(keep, int(self._count.max()))
+        self._picks: list[Tensor] = []
+
+    @property
+    def step(self) -> int:
+        return len(self._picks)
+
+    @property
+    def open(self) -> bool:
+        return self.step < self.width
+
+    @property
+    def ended(self) -> Bool[Tensor, "batch 1"]:
+        """Images without any patch that could be chosen; their picks do not count."""
+        return self._count <= self.step
+
+    @property
+    def chosen(self) -> Int[Tensor, "batch kept"]:
+        picks = torch.cat([*self._picks, self._count[:, :0]], 1)
+        return picks.masked_fill(torch.arange(self.step, device=picks.device) >= self._count, PADDING)
+
+    def among(self, gain: Float[Tensor, "batch patch"]) -> Float[Tensor, "batch patch"]:
+        """The gains of those who can be chosen, and -inf."""
+        return gain.masked_fill(~self.free, -torch.inf)
+
+    def take(self, pick: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
+        """Chooses a patch of each image."""
+        self.free.scatter_(1, pick, False)
+        self._picks.append(pick)
+        return pick
 
 
-def _row(matrix: Float[Tensor, "batch patch patch"], pick: Int[Tensor, " batch"]) -> Float[Tensor, "batch patch"]:
-    return matrix[torch.arange(len(matrix), device=matrix.device), pick]
+def _to_nearest_other(
+    similarity: Float[Tensor, "batch patch patch"], free: Bool[Tensor, "batch patch"]
+) -> Float[Tensor, "batch patch"]:
+    itself = torch.eye(free.shape[1], dtype=torch.bool, device=free.device)
+    alike = [
+        some.masked_fill(own | ~free[:, None], -torch.inf).amax(-1)
+        for some, own in zip(similarity.split(_ROWS, 1), itself.split(_ROWS), strict=True)
+    ]
+    return 1 - torch.cat(alike, 1)
+
+
+def _picked_in(
+    pool: Int[Tensor, "batch slot"],
+    rival: Float[Tensor, "batch 1"] | None,
+    part: Float[Tensor, "batch step slot"],
+    kernel: Float[Tensor, "batch patch patch"],
+    variance: tuple[Tensor, Tensor, Tensor],
+    choice: _Choice,
+) -> Int[Tensor, "batch pick"]:
+    """Slots of the patches chosen while nobody outside the pool might be better, at least one; fills rows of `part`.
+
+    Args:
+        pool: The patches to choose from.
+        rival: The greatest gain outside.
+        part: Their columns of the Cholesky factor.
+        kernel: See `determinantal`.
+        variance: Of all patches what is left, their own, and the gain of those of which nothing is left.
+        choice: So far.
+    """
+    left, own, spent = (values.gather(1, pool) for values in variance)
+    picks: list[Tensor] = []
+    while choice.open:
+        gain = torch.where(left > _SPENT * own, left, spent).masked_fill(~choice.free.gather(1, pool), -torch.inf)
+        slot = gain.argmax(1, keepdim=True)
+        best = gain.gather(1, slot)
+        if picks and rival is not None and not ((best > rival) | (rival == -torch.inf)).all():
+            break
+        pick, pivot = choice.take(pool.gather(1, slot)), left.gather(1, slot)
+        before = part[:, : choice.step - 1]
+        row = kernel[choice.image, pick, pool] - (before[choice.image, :, slot] @ before)[:, 0]
+        row = torch.where(best > 0, row / pivot.abs().sqrt(), 0)  # not of those that are spent or were not free
+        part[:, choice.step - 1] = row
+        left = left - row.square()
+        picks.append(slot)
+    return torch.cat(picks, 1)
+
+
+def _caught_up(
+    kernel: Float[Tensor, "batch patch patch"],
+    factor: Float[Tensor, "batch step patch"],
+    part: Float[Tensor, "batch pick slot"],
+    pool: Int[Tensor, "batch slot"],
+    picks: Int[Tensor, "batch pick"],
+) -> Float[Tensor, "batch pick patch"]:
+    """The rows of the Cholesky factor that the picks add, in all columns."""
+    image = torch.arange(len(pool), device=pool.device)[:, None]
+    patches = pool.gather(1, picks)
+    rows = kernel[image, patches].baddbmm_(factor[image, :, patches], factor, alpha=-1)
+    corner = part.gather(2, picks[:, None].expand(-1, part.shape[1], -1))
+    void = corner.diagonal(dim1=1, dim2=2) == 0
+    corner = corner + torch.diag_embed(void.to(corner))
+    rows = torch.linalg.solve_triangular(corner, rows.mT, upper=True, left=False).mT  # so that nothing is copied
+    return rows.masked_fill_(void[..., None], 0)

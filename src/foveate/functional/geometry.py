@@ -20,12 +20,16 @@ def evenness(rows: int, columns: int) -> Float[Tensor, " patch"]:
     cells = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).double()
     distance = torch.cdist(cells, cells, compute_mode="donot_use_mm_for_euclid_dist").square().round()
     nearest = torch.full((len(cells),), float(rows**2 + columns**2), dtype=torch.double)
+    gain = (nearest - distance).sum(1)  # of whole numbers, so that keeping it up to date is exact
     scores = torch.zeros(len(cells))
     for rank in range(len(cells)):
-        cost = torch.minimum(nearest, distance).sum(1).masked_fill(scores > 0, torch.inf)
-        best = int(cost.argmin())
+        best = int(gain.argmax())
         scores[best] = 1 - rank / len(cells)
-        nearest = torch.minimum(nearest, distance[best])
+        gain[best] = -torch.inf
+        nearer = (distance[best] < nearest).nonzero()[:, 0]
+        before, after, far = nearest[nearer, None], distance[nearer, best, None], distance[nearer]
+        gain -= ((before - far).clamp(min=0) - (after - far).clamp(min=0)).sum(0)
+        nearest[nearer] = after[:, 0]
     return scores
 
 

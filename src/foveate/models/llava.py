@@ -1,6 +1,7 @@
 """LLaVA-1.5: a CLIP-like tower, a projector, a causal language model."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -91,10 +92,9 @@ def clip_like(model: Any) -> TileTower:  # noqa: ANN401 (LLaVA and its descendan
     heads = config.vision_config.num_attention_heads
 
     def states(pixels: Tensor, last: int, **options: bool) -> Tensor:
-        seen = [entered(transformer, pixels.to(model.dtype), **options)]
-        for block in layers[: last + 1]:
-            seen.append(block(seen[-1], None))
-        return hidden(seen, chosen, len(layers))
+        first = entered(transformer, pixels.to(model.dtype), **options)
+        states = accumulate(layers[: last + 1], lambda states, block: block(states, None), initial=first)
+        return hidden(states, chosen, len(layers))
 
     about = Tower(len(layers), heads, writing(chosen, len(layers)), has_cls, square(config))
     return TileTower(tower, [layer.self_attn for layer in layers], about, states)

@@ -1,6 +1,6 @@
 """A vision tower that sees pictures of one size: CLIP's, SigLIP's, InternViT."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -81,15 +81,17 @@ class TileTower:
         return torch.cat([states[:, 1:], states[:, :1]], 1) if self.about.has_cls else states
 
 
-def hidden(states: Sequence[Tensor], layers: int | Sequence[int], depth: int) -> Tensor:
-    """The hidden states that a configuration's `vision_feature_layer` names, side by side.
+def hidden(states: Iterable[Tensor], layers: int | Sequence[int], depth: int) -> Tensor:
+    """The hidden states that a configuration's `vision_feature_layer` names, side by side; no others are kept.
 
     Args:
-        states: The input of the first layer and the output of each that has run.
+        states: The input of the first layer and the output of each that runs.
         layers: As in the configuration.
         depth: How many layers there are.
     """
-    return torch.cat([states[i % (depth + 1)] for i in ([layers] if isinstance(layers, int) else layers)], -1)
+    named = [i % (depth + 1) for i in ([layers] if isinstance(layers, int) else layers)]
+    kept = {i: state for i, state in enumerate(states) if i in named}
+    return torch.cat([kept[i] for i in named], -1)
 
 
 def writing(layers: int | Sequence[int], depth: int) -> int:

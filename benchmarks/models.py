@@ -1,0 +1,50 @@
+"""Models of the shapes that are measured, with random weights: time and memory do not depend on them."""
+
+from typing import Any
+
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+IMAGE_TOKEN = 9
+PATCH_SIZE = 14
+
+
+def llava(tower: dict[str, Any], language: dict[str, Any]) -> LlavaForConditionalGeneration:
+    """A LLaVA-1.5 whose features are those of the layer before the last.
+
+    Args:
+        tower: Fields of its CLIP, whose patches are 14 pixels wide.
+        language: Fields of its LLaMA.
+    """
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(patch_size=PATCH_SIZE, **tower)
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=LlamaConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2, **language),
+        image_token_index=IMAGE_TOKEN,
+        image_seq_length=(vision.image_size // PATCH_SIZE) ** 2,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )
+    return LlavaForConditionalGeneration(config).eval()
+
+
+def with_tower(side: int, layers: int, width: int = 1024, inner: int = 4096) -> LlavaForConditionalGeneration:
+    """Around a CLIP of 16 heads, which matters here, a language model that does not.
+
+    Args:
+        side: Patches in a row of the picture.
+        layers: Of the tower; 24 layers of width 1024 with 24 patches in a row are CLIP-L/14-336.
+        width: Of its tokens.
+        inner: Of its FFN.
+    """
+    tower = {"image_size": side * PATCH_SIZE, "num_hidden_layers": layers, "num_attention_heads": 16}
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    return llava({**tower, "hidden_size": width, "intermediate_size": inner}, {**small, "vocab_size": 16})
+
+
+def medium() -> LlavaForConditionalGeneration:
+    """A language model of 8 blocks of width 1024 behind 576 patches, whose tower does not matter here."""
+    tower = {"image_size": 24 * PATCH_SIZE, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_attention_heads": 16}
+    return llava({**tower, "num_attention_heads": 1}, {**shape, "vocab_size": 32000})

@@ -1,0 +1,145 @@
+"""The table of all benchmarks: what was found, where, with which versions, and what is promised.
+
+`results.csv` keeps one row per name and machine; measured again, a row is replaced. The table in `README.md` is made of
+it.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from analysis.rounds import Estimate
+from foveate.core.files import replacing
+from foveate.cost.clock import device_name
+
+FOLDER = Path(__file__).parent
+RESULTS, README = FOLDER / "results.csv", FOLDER / "README.md"
+BEGIN, END = "<!-- made of results.csv -->", "<!-- end -->"
+HOLDS, OPEN, MISSED = "holds", "open", "missed"
+MACHINE = ["cpu", "cores", "threads"]
+VERSIONS = ["torch", "transformers", "python", "foveate"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A number with its interval, and what is promised of it.
+
+    Attributes:
+        name: Of the row; what the number is of, and what it is compared with.
+        estimate: See `Estimate`.
+        unit: Such as x, %, MiB.
+        at_least: The promise; None where there is none.
+        at_most: The same from above.
+    """
+
+    name: str
+    estimate: Estimate
+    unit: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the promise holds: open where the interval, or a single round, does not tell; empty without one."""
+        return _verdict(self.row())
+
+    def row(self) -> dict[str, Any]:
+        """The columns that are not about machine and versions."""
+        limits = {"at_least": self.at_least, "at_most": self.at_most}
+        told = {side: np.nan if limit is None else limit for side, limit in limits.items()}
+        return {"name": self.name, **self.estimate._asdict(), "unit": self.unit, **told}
+
+
+def note(result: Result, path: Path = RESULTS) -> None:
+    """Writes a result into the table, in the place of what was found on this machine under this name before.
+
+    Args:
+        result: What was found.
+        path: The table; made if missing.
+    """
+    row = pd.DataFrame([{**result.row(), **conditions()}])
+    table = pd.concat([read(path), row], ignore_index=True) if path.exists() else row
+    table = table.drop_duplicates(["name", *MACHINE], keep="last").sort_values([*MACHINE, "name"])
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def conditions() -> dict[str, Any]:
+    """The machine, the versions and the day."""
+    return {
+        "cpu": device_name("cpu"),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        "python": python_version(),
+        "foveate": version("foveate"),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def read(path: Path = RESULTS) -> pd.DataFrame:
+    """The table."""
+    return pd.read_csv(path, dtype=dict.fromkeys([*VERSIONS, "date"], str))
+
+
+def rendered(table: pd.DataFrame) -> str:
+    """The table for readers, a section per machine."""
+    sections = []
+    for (cpu, cores, threads), rows in table.groupby(MACHINE):
+        lines = ["| | found | rounds | promised | |", "|:--|--:|--:|--:|:--|"]
+        lines += [f"| {' | '.join(_cells(row))} |" for row in rows.to_dict("records")]
+        sections.append(f"### {cpu}, {cores} cores, {threads} threads\n\n" + "\n".join(lines) + f"\n\n{_when(rows)}")
+    return "\n\n".join(sections)
+
+
+def render(path: Path = README, results: Path = RESULTS) -> None:
+    """Puts the table into the page, between its two marks.
+
+    Args:
+        path: The page.
+        results: The table.
+    """
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    with replacing(path) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n\n{rendered(read(results))}\n\n{END}{after}", encoding="utf-8")
+
+
+def summary(names: list[str], path: Path = RESULTS) -> str:
+    """What these rows of this machine say, for a terminal."""
+    now = conditions()
+    rows = [r for r in read(path).to_dict("records") if r["name"] in names and all(r[k] == now[k] for k in MACHINE)]
+    cells = pd.DataFrame([_cells(row) for row in rows], columns=["", "found", "rounds", "promised", "verdict"])
+    return cells.to_string(index=False)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    least, most = row["at_least"], row["at_most"]
+    if np.isnan(least) and np.isnan(most):
+        return ""
+    least, most = (-np.inf if np.isnan(least) else least), (np.inf if np.isnan(most) else most)
+    if least <= row["low"] and row["high"] <= most:
+        return HOLDS
+    return MISSED if row["high"] < least or row["low"] > most else OPEN
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    promised = [f"{word} {row[key]:g}" for key, word in (("at_least", "at least"), ("at_most", "at most"))]
+    found = f"{row['value']:.3g}" + ("" if np.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]")
+    said = " and ".join(text for text in promised if not text.endswith("nan"))
+    return [row["name"], f"{found} {row['unit']}".strip(), str(row["n"]), said, _verdict(row)]
+
+
+def _when(rows: pd.DataFrame) -> str:
+    dates = sorted(set(rows["date"]))
+    days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return ", ".join(f"{name} {', '.join(sorted(set(rows[name])))}" for name in VERSIONS) + f"; measured {days}."

@@ -1,0 +1,145 @@
+"""What it costs to record the [CLS] rows of all layers while a CLIP tower runs under SDPA."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from analysis.rounds import growth, mean, ratio
+from benchmarks.models import PATCH_SIZE, with_tower
+from benchmarks.results import Result
+from foveate.core.needs import ClsRows
+from foveate.cost.clock import peak_bytes
+from foveate.models import tiles
+from foveate.models.load import adapt
+from foveate.models.tap import tapped
+
+BATCH, MIB = 4, 2**20
+SIDES = (24, 32, 48)
+TOKENS = [side**2 + 1 for side in SIDES]
+
+
+class Pass(NamedTuple):
+    """One pass through the tower: time, memory above what was held before, and time inside the tap."""
+
+    seconds: float
+    mib: float
+    inside: float = 0.0
+
+
+def measured(call: Callable[[], object]) -> Callable[[], Pass]:
+    def run() -> Pass:
+        spent: list[float] = []
+
+        def clocked() -> None:
+            start = perf_counter()
+            call()
+            spent.append(perf_counter() - start)
+
+        peak = peak_bytes(clocked, "cpu")
+        if peak is None:
+            pytest.skip("peak memory is known on Linux alone")
+        return Pass(spent[0], peak / MIB)
+
+    return run
+
+
+class Tower:
+    """A tower of so many patches in a row, with and without the tap."""
+
+    def __init__(self, side: int, layers: int, width: int = 1024, inner: int = 4096) -> None:
+        self.model: Any = with_tower(side, layers, width, inner)
+        self.adapter = adapt(self.model)
+        size = side * PATCH_SIZE
+        self.pixels = torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
+        self.need = ClsRows(tuple(range(layers)))
+        self.plain()
+
+    def plain(self) -> None:
+        self.model.model.vision_tower(self.pixels)
+
+    def with_rows(self) -> torch.Tensor:
+        images = {"pixel_values": self.pixels}
+        arrangement = self.adapter.arrangements(images, [])[0]
+        return self.adapter.encode(images, arrangement, (self.need,))[1][self.need]
+
+    def with_matrices(self) -> torch.Tensor:
+        tower = self.model.model.vision_tower
+        tower.set_attn_implementation("eager")
+        try:
+            matrices = tower(self.pixels, output_attentions=True).attentions
+        finally:
+            tower.set_attn_implementation("sdpa")
+        return torch.stack([matrix[:, :, 0, 1:] for matrix in matrices], 1)
+
+
+@pytest.fixture
+def listened(monkeypatch) -> Callable[[Tower], Callable[[], Pass]]:
+    """Measures a pass with the tap, and how long its listener is at work."""
+    inside: list[float] = []
+
+    @contextmanager
+    def clocked(model, layers, listener) -> Iterator[None]:
+        def listen(*call: Any) -> None:
+            start = perf_counter()
+            listener(*call)
+            inside.append(perf_counter() - start)
+
+        with tapped(model, layers, listen):
+            yield
+
+    monkeypatch.setattr(tiles, "tapped", clocked)
+
+    def measure(tower: Tower) -> Callable[[], Pass]:
+        def run() -> Pass:
+            inside.clear()
+            return measured(tower.with_rows)()._replace(inside=sum(inside))
+
+        return run
+
+    return measure
+
+
+def test_rows_of_clip_large(in_turn, found, listened):
+    tower = Tower(24, 24)
+    sides = {"plain": measured(tower.plain), "rows": listened(tower), "matrices": measured(tower.with_matrices)}
+    passes = in_turn(sides, 4, warm_up=0)
+    seconds = {name: [run.seconds for run in runs] for name, runs in passes.items()}
+    share = mean([100 * run.inside / run.seconds for run in passes["rows"]])
+
+    def above(name: str) -> list[float]:
+        return [run.mib - plain.mib for run, plain in zip(passes[name], passes["plain"], strict=True)]
+
+    found(
+        Result("[CLS] rows of all layers of CLIP-L/14-336, batch 4: time inside the tap", share, "%", at_most=3),
+        Result("the same: tower with rows / plain SDPA", ratio(seconds["rows"], seconds["plain"]), "x", at_most=1.03),
+        Result("the same: memory above plain SDPA", mean(above("rows")), "MiB", at_most=10),
+        Result("output_attentions: tower / plain SDPA", ratio(seconds["matrices"], seconds["plain"]), "x"),
+        Result("output_attentions: memory above plain SDPA", mean(above("matrices")), "MiB"),
+    )
+    torch.testing.assert_close(tower.with_rows(), tower.with_matrices(), atol=1e-5, rtol=1e-3)
+
+
+def test_growth_with_the_number_of_patches(in_turn, found, listened):
+    towers = {tokens: Tower(side, 6, inner=256) for tokens, side in zip(TOKENS, SIDES, strict=True)}
+    plain = {f"plain {tokens}": measured(tower.plain) for tokens, tower in towers.items()}
+    passes = in_turn({str(tokens): listened(tower) for tokens, tower in towers.items()} | plain, 4)
+    inside = [[run.inside for run in passes[str(tokens)]] for tokens in TOKENS]
+    mib = [
+        [run.mib - other.mib for run, other in zip(passes[str(n)], passes[f"plain {n}"], strict=True)] for n in TOKENS
+    ]
+    for tokens, times, memory in zip(TOKENS, inside, mib, strict=True):
+        found(
+            Result(
+                f"tap, {tokens:,} tokens: time per token and layer", mean([1e9 * t / tokens / 24 for t in times]), "ns"
+            ),
+            Result(f"tap, {tokens:,} tokens, 6 layers: memory above plain SDPA", mean(memory), "MiB"),
+        )
+    # 1 is in proportion to the tokens, 2 to their square, as the whole matrix would be
+    found(
+        Result("tap, from 577 to 2,305 tokens: exponent of time", growth(TOKENS, inside), "", at_most=1.25),
+        Result("tap, from 577 to 2,305 tokens: exponent of memory", growth(TOKENS, mib), "", at_most=1.25),
+    )
