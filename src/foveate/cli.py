@@ -1,5 +1,6 @@
 """What all experiments are told on the command line, and how they run."""
 
+import errno
 import logging
 import sys
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from sqlalchemy.exc import OperationalError
 
 from foveate.compression import Identity
 from foveate.core.errors import DataError, DeviceError, FoveateError
@@ -34,6 +36,9 @@ _NOISE = (
     ".*is experimental",
     ".*is an experimental feature",
 )
+
+
+_REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO".split()}
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,20 @@ def run(main: Callable[..., None]) -> None:
     except FoveateError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if not (refused := _refused(error)):
+            raise
+        print(f"error: {refused}. What is finished is kept: mend that and run the same command again", file=sys.stderr)
+        sys.exit(2)
+
+
+def _refused(error: BaseException | None) -> str:
+    """What disk or database said when they did not take what was written, if that is behind an error."""
+    while error:
+        if isinstance(error, OperationalError) or (isinstance(error, OSError) and error.errno in _REFUSED):
+            return str(error).splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _led(main: Callable[..., None]) -> Callable[..., None]:

@@ -120,7 +120,8 @@ class Share:
         good, failed = set_aside([sample for sample in samples if sample.id in self.left], encodings)
         module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip")
         us, folder = team(), RecordFolder(config.out / "records" / run)
-        batches = QuestionsInBatches(good, config.batch_size, self.order, us.number, us.size)
+        asked_now = frozenset(sample.id for sample in good)
+        batches = QuestionsInBatches(samples, config.batch_size, self.order, us.number, us.size, asked_now)
         asked = us.asked_by_all(enough, batches.turns_of_all) if enough else None
         writer = RecordWriter(folder, asked)
         us.meet()  # nobody writes before all hold what they have to hold
