@@ -1,5 +1,6 @@
 """What all experiments are told on the command line, and how they run."""
 
+import errno
 import logging
 import sys
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from sqlalchemy.exc import OperationalError
 
 from foveate.compression import Identity
 from foveate.core.errors import DataError, DeviceError, FoveateError
@@ -18,7 +20,7 @@ from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import LoggerName
 from foveate.evaluation.devices import lead
 from foveate.evaluation.loggers import check_loggers
-from foveate.evaluation.sharing import SHARINGS, Sharing
+from foveate.evaluation.sharing import SHARED, Sharing
 
 _CHATTER = {
     "lightning_fabric": logging.WARNING,
@@ -35,6 +37,9 @@ _NOISE = (
     ".*is experimental",
     ".*is an experimental feature",
 )
+
+
+_REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO".split()}
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,8 @@ class Options:
         out: Folder of all results.
         on_error: What becomes of a question that cannot be asked: stop the run, or skip it, to be recorded as failed.
         max_new_tokens: Longest answer; None means what the data set calls for.
-        sharing: What is computed once and used again, without changing an answer in float32; all but what is named is
-            switched off.
+        sharing: What is computed once and used again, without changing an answer in float32; what is not named is
+            switched off. Only "answers" is off by default.
     """
 
     study: str
@@ -84,7 +89,7 @@ class Options:
     out: Path = Path("runs")
     on_error: Literal["stop", "skip"] = "stop"
     max_new_tokens: int | None = None
-    sharing: tuple[Sharing, ...] = SHARINGS
+    sharing: tuple[Sharing, ...] = SHARED
 
     @property
     def config(self) -> EvalConfig:
@@ -155,6 +160,20 @@ def run(main: Callable[..., None]) -> None:
     except FoveateError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if not (refused := _refused(error)):
+            raise
+        print(f"error: {refused}. What is finished is kept: mend that and run the same command again", file=sys.stderr)
+        sys.exit(2)
+
+
+def _refused(error: BaseException | None) -> str:
+    """What disk or database said when they did not take what was written, if that is behind an error."""
+    while error:
+        if isinstance(error, OperationalError) or (isinstance(error, OSError) and error.errno in _REFUSED):
+            return str(error).splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _led(main: Callable[..., None]) -> Callable[..., None]:

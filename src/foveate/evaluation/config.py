@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from foveate.compression import Compressor
 from foveate.data.load import default_split, parsed
-from foveate.evaluation.sharing import SHARINGS, Sharing
+from foveate.evaluation.sharing import SHARED, Sharing
 
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 _CANNOT_CHANGE_AN_ANSWER = ("studies", "reference", "testing", "cli.py")
@@ -57,7 +57,7 @@ class EvalConfig:
     on_error: Literal["stop", "skip"] = "stop"
     loggers: tuple[LoggerName, ...] = ()
     project: str = "foveate"
-    sharing: tuple[Sharing, ...] = SHARINGS
+    sharing: tuple[Sharing, ...] = SHARED
 
     def __post_init__(self) -> None:
         if not self.split:
