@@ -143,7 +143,7 @@ class _Gallery:
         path = Path(place or ".").expanduser()
         self.folder = path.parent if path.is_file() else path
         self.benchmark = benchmark
-        key = benchmark.picture if benchmark.picture in table.column_names else None
+        key = benchmark.picture if benchmark.picture in table.column_names else ""
         own = [f"{split}-{row:06d}" for row in range(len(table))]
         named = [self._named(value) for value in table[key]] if key else own
         self.names = [name or alone for name, alone in zip(named, own, strict=True)]
@@ -161,7 +161,7 @@ class _Gallery:
 
     def check(self, row: Row) -> None:
         """Raises `DataError` if the row does not say which picture it is about."""
-        column = self.benchmark.picture
+        column = self.benchmark.picture or ""
         if column in row and not self._named(row[column]):
             raise DataError(f"{column} is {shown(row[column])}, which names no picture")
 
