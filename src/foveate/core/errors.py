@@ -25,6 +25,10 @@ class FoveateError(Exception):
     """Base of all errors that a user can mend."""
 
 
+class OptionError(FoveateError, ValueError):
+    """A value that an option cannot have."""
+
+
 class BudgetError(FoveateError, ValueError):
     """A number of tokens to keep that the image does not allow."""
 

@@ -168,7 +168,7 @@ def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
         DataError: There is no such table, it cannot be read, or has no rows.
     """
     with quiet():
-        if place is not None and (Path(place).expanduser().exists() or not _is_hub_id(place)):
+        if place is not None and (_is_there(name, place) or not _is_hub_id(place)):
             table = _local(name, Path(place).expanduser(), part)
         else:
             table = _from_hub(name, place or repo, part)
@@ -206,6 +206,13 @@ def filled(table: Dataset, column: str) -> list[bool]:
 
 def _valid(batch: pa.Table) -> list[bool]:
     return batch.column(0).is_valid().to_pylist()
+
+
+def _is_there(name: str, place: str) -> bool:
+    try:
+        return Path(place).expanduser().exists()
+    except (OSError, RuntimeError) as error:  # too long, or the home of a user that is unknown
+        raise DataError(f"data {name!r}: no file or folder can be called {shown(place)}: {said(error)}") from error
 
 
 def _is_hub_id(place: str) -> bool:

@@ -86,9 +86,9 @@ def made_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dict]) 
     return torch.load(path, mmap=True, weights_only=True)
 
 
-def facts_of(scene: Scene) -> list[tuple[str | int, ...]]:
+def facts_of(scene: Scene) -> tuple[tuple[str | int, ...], ...]:
     """The things of a scene, as `remembered` reads them."""
-    return [astuple(thing) for thing in scene.things]
+    return tuple(astuple(thing) for thing in scene.things)
 
 
 def remembered(bank: dict, index: int) -> tuple[int, Scene]:
