@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import tyro
 from sqlalchemy.exc import OperationalError
 
 from foveate.compression import Identity
-from foveate.core.errors import DataError, DeviceError, FoveateError
+from foveate.core.errors import DataError, DeviceError, FoveateError, OptionError, shown
 from foveate.data.load import SCENES, answer_tokens, default_split, parsed
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import LoggerName
@@ -91,6 +92,41 @@ class Options:
     max_new_tokens: int | None = None
     sharing: tuple[Sharing, ...] = SHARED
 
+    def check(self) -> None:
+        """Refuses what would be noticed late, or not at all.
+
+        Raises:
+            OptionError: The study's name is none for a folder, or a value is out of range.
+            MissingPackage: A logger is not installed.
+            DeviceError: Workers and devices are asked for.
+        """
+        if not re.fullmatch(r"(?!\.)[\w.+ -]{1,100}", self.study):
+            raise OptionError(
+                f"study {shown(self.study)}: it names a folder in --out; expected up to 100 letters, digits, spaces "
+                "and any of _ . + -, the first no dot"
+            )
+        if "\0" in str(self.out):
+            raise OptionError(f"out {shown(str(self.out))}: no folder can be called so")
+        if self.storage == "":
+            raise OptionError("storage '': expected the URL of a database; leave it out for a file in --out")
+        if self.workers < 1:
+            raise OptionError(f"workers={self.workers}: at least one is needed")
+        check_loggers(self.logger)
+        if self.workers > 1 and self.devices * self.nodes > 1:
+            raise DeviceError(
+                f"--workers {self.workers} with --devices {self.devices} --nodes {self.nodes}: either workers share "
+                "the evaluations of a study, or devices share every evaluation; leave one of them out"
+            )
+
+    def alone(self) -> None:
+        """Refuses what only studies have.
+
+        Raises:
+            OptionError: Workers or a database are given.
+        """
+        if self.workers != 1 or self.storage is not None:
+            raise OptionError("this is one process without a database: leave --workers and --storage out")
+
     @property
     def config(self) -> EvalConfig:
         """The evaluation, its compressor still to be chosen.
@@ -138,7 +174,7 @@ class Options:
             device=self.device,
             out=self.out,
             on_error=self.on_error,
-            max_new_tokens=self.max_new_tokens or answer_tokens(data),
+            max_new_tokens=answer_tokens(data) if self.max_new_tokens is None else self.max_new_tokens,
             loggers=self.logger,
             project=self.study,
             sharing=self.sharing,
@@ -185,12 +221,7 @@ def _led(main: Callable[..., None]) -> Callable[..., None]:
         options = next((value for value in arguments.values() if isinstance(value, Options)), None)
         if options is None:
             return work()
-        check_loggers(options.logger)
-        if options.workers > 1 and options.devices * options.nodes > 1:
-            raise DeviceError(
-                f"--workers {options.workers} with --devices {options.devices} --nodes {options.nodes}: either workers "
-                "share the evaluations of a study, or devices share every evaluation; leave one of them out"
-            )
+        options.check()
         lead(work, options.device, options.devices, options.nodes)
 
     return led

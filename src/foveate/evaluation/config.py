@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveate.compression import Compressor
+from foveate.core.errors import OptionError
 from foveate.data.load import default_split, parsed
 from foveate.evaluation.sharing import SHARED, Sharing
 
@@ -62,6 +63,9 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if not self.split:
             object.__setattr__(self, "split", default_split(self.data))
+        for name, least in {"seed": 0, "batch_size": 1, "max_new_tokens": 1}.items():
+            if (value := getattr(self, name)) < least:
+                raise OptionError(f"{name}={value}: expected {least} or more")
 
     @property
     def exact(self) -> bool:
