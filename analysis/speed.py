@@ -158,7 +158,10 @@ def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for keys, group in rounds.groupby(GROUP, sort=False):
-        settings = {key: rows for key, rows in group.groupby(["method", "budget"], sort=False)}
+        settings = {
+            (str(method), int(budget)): group[(group["method"] == method) & (group["budget"] == budget)]
+            for method, budget in group[["method", "budget"]].drop_duplicates().itertuples(index=False)
+        }
         full = next(rows for (method, _), rows in settings.items() if method == FULL)
         for (method, budget), times in settings.items():
             other = settings.get((ONE_BY_ONE, budget))
@@ -168,7 +171,7 @@ def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
     return table.assign(verdict=[verdict(row) for _, row in table.iterrows()])
 
 
-def speedup_of(times: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+def speedup_of(times: ArrayLike, baseline: ArrayLike) -> tuple[float, ...]:
     """How many times as fast: the geometric mean of paired ratios, its 95 % interval, and p of no difference.
 
     By Student's t of their logarithms. Rounds, not questions, are the unit: what else the machine does changes from
@@ -225,7 +228,7 @@ def _row(
     second = (np.nan,) * 4
     if other is not None and method != ONE_BY_ONE:
         whole = times["total_ms"] + times[f"{INPUTS}_ms"]
-        second = speedup_of(whole.to_numpy(), other.sort_values("round")["total_ms"].to_numpy())
+        second = speedup_of(whole, other.sort_values("round")["total_ms"])
     named = {"method": method, "budget": budget, "rounds": len(times)}
     return (
         named

@@ -238,5 +238,15 @@ def test_the_other_panel_has_a_line_as_long_as_each_interval_in_the_colour_of_it
     lines = {tuple(line.get_xdata()): line.get_color() for line in ax.lines}
     assert lines[quick["low"], quick["high"]] != lines[slow["low"], slow["high"]]
     assert len([line for line in ax.lines if line.get_marker() == "o"]) == 3  # none for the baselines
-    left, right = ax.get_xlim()
-    assert left < slow["low"] and right > quick["flops_ratio"]
+
+
+def test_no_group_is_cut_off_by_the_limits_of_another():
+    rows = planted() + [
+        row | {"total_ms": row["total_ms"] / (3 if row["method"] == "quick" else 1)} for row in planted(1)
+    ]
+    wide = speed_table(pd.DataFrame(rows))
+    panels = speed_figure(wide, CONDITIONS).axes[1::2]
+    assert len(panels) == 2
+    for panel in panels:
+        left, right = panel.get_xlim()
+        assert left < wide["low"].min() and right > max(wide["high"].max(), wide["flops_ratio"].max())
