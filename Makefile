@@ -18,7 +18,7 @@ STUDY_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias notebooks test lint train dashboard clean
+.PHONY: help ablate compare search bias notebooks test faults lint train dashboard clean
 
 help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -47,6 +47,9 @@ runs/%/table.csv: | $(INSTALLED)
 
 test: $(INSTALLED) ## all tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+faults: $(INSTALLED) ## over 200 faults for the real commands: killed, disk full, files damaged; fails when something is lost
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(INSTALLED) ## style, format, types and the order of imports
 	$(BIN)/ruff check
