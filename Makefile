@@ -20,7 +20,7 @@ SPEED_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias speed notebooks test bench lint train dashboard clean
+.PHONY: help ablate compare search bias speed notebooks test faults bench lint train dashboard clean
 
 help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -58,6 +58,9 @@ test: $(INSTALLED) ## all tests
 
 bench: $(INSTALLED) ## speed and memory against what is promised: table in benchmarks/README.md, a quarter of an hour
 	$(BIN)/pytest benchmarks $(ARGS)
+
+faults: $(INSTALLED) ## over 200 faults for the real commands: killed, disk full, files damaged; fails when something is lost
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: $(INSTALLED) ## style, format, types and the order of imports
 	$(BIN)/ruff check

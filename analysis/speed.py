@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import ArrayLike
 
 from analysis.answer import SIGNIFICANT
 from analysis.rounds import ratio

@@ -50,8 +50,8 @@ def checksum(path: Path) -> str:
 
 def sound(path: Path) -> bool:
     """Whether the content of what was `stamped` is what its name says; read once as long as it seems untouched."""
-    seen = [file.stat() for file in _files(path)]
-    return _sound(path, tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in seen))
+    seen = [(str(file), file.stat()) for file in _files(path)]
+    return _sound(path, tuple((name, now.st_ino, now.st_size, now.st_mtime_ns) for name, now in seen))
 
 
 def put_aside(path: Path, why: str = "it is not what its checksum says") -> Path:
@@ -71,7 +71,7 @@ def remove(path: Path) -> None:
 
 
 @cache
-def _sound(path: Path, seen: tuple[tuple[int, int, int], ...]) -> bool:
+def _sound(path: Path, seen: tuple[tuple[str, int, int, int], ...]) -> bool:
     return checksum(path) in path.name.split(".")
 
 

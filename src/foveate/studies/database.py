@@ -31,9 +31,9 @@ _PATIENCE = 60.0  # seconds until another process has written
 
 def check(path: Path) -> None:
     """Sets a damaged database aside, with a warning; the queue of its study must be held."""
-    if path.exists() and not (why := _flaw(path)):
-        return
     if path.exists():
+        if not (why := _flaw(path)):
+            return
         put_aside(path, why)
     for side in (path.with_name(path.name + end) for end in _SIDE_FILES):
         if side.exists():

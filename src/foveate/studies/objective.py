@@ -88,7 +88,7 @@ class Objective:
         """Answers those questions of a finished trial anew whose records are damaged or lost; often none."""
         notes = trial.user_attrs
         folder = RecordFolder(self.config.out / "records" / notes["run_id"])
-        if folder.parts() and not folder.flaws():
+        if folder.complete or (notes["stopped"] and folder.parts() and not folder.flaws()):
             return
         compressor = self.space.suggest(FixedTrial(trial.params)).compressor
         config, order = replace(self.config, compressor=compressor), _order(compressor) if self.stops else None
