@@ -58,7 +58,7 @@ train: $(INSTALLED) ## the reference model, from nothing
 	$(BIN)/python experiments/train_reference.py $(ARGS)
 
 dashboard: $(INSTALLED) ## a study in the browser: make dashboard STUDY=ablate_budgets
-	$(BIN)/optuna-dashboard --artifact-dir runs/$(STUDY)/artifacts sqlite:///runs/$(STUDY)/study.db
+	$(BIN)/optuna-dashboard --host 127.0.0.1 --artifact-dir runs/$(STUDY)/artifacts sqlite:///runs/$(STUDY)/study.db
 
 clean: ## removes environment and caches; results in runs/ stay
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache .import_linter_cache
