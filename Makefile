@@ -18,7 +18,7 @@ STUDY_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias notebooks test lint train dashboard clean
+.PHONY: help ablate compare search bias notebooks test properties audit lint train dashboard clean
 
 help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -47,6 +47,15 @@ runs/%/table.csv: | $(INSTALLED)
 
 test: $(INSTALLED) ## all tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+
+properties: $(INSTALLED) ## new examples for the tests that hold of any input, a thousand for each
+	FOVEATE_HYPOTHESIS=deep $(BIN)/pytest --numprocesses auto --maxprocesses 4 tests/properties $(ARGS)
+
+# In an environment of its own, which is gone afterwards.
+audit: ## known vulnerabilities of the pins
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv $$folder \
+		&& $$folder/bin/pip install --quiet --disable-pip-version-check pip-audit \
+		&& $$folder/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(ARGS)
 
 lint: $(INSTALLED) ## style, format, types and the order of imports
 	$(BIN)/ruff check

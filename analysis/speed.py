@@ -22,7 +22,7 @@ from foveate.evaluation import EvalConfig
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.run import cached_load
 from foveate.methods import METHODS
-from foveate.settings import aligned, method, options_on, suited
+from foveate.settings import aligned, options_on, suited
 
 QUESTIONS = 8  # that `latency_ms` asks
 
@@ -185,7 +185,7 @@ def _compressors(config: EvalConfig, budgets: Mapping[str, Sequence[int]]) -> di
     patches, depth = llava.tower.grid.patches, llava.decoder.depth
     found = {}
     for name, some in budgets.items():
-        recipe = method(name)
+        recipe = METHODS[name]  # names may come from a table, which must not have anything imported
         options = options_on(recipe, llava)
         for budget in some:
             found[name, budget] = suited(aligned(recipe, budget, patches, depth, **options), llava.tower)

@@ -74,7 +74,7 @@ def test_nothing_is_unpickled_while_a_model_data_encodings_and_records_are_read(
     config = EvalConfig(Identity(), tiny, f"pope:{place}", max_new_tokens=1, out=tmp_path / "runs")
     first = evaluate(config).read()
     again = evaluate(config)
-    assert again.read().equals(first)
+    assert repr(again.read().to_pylist()) == repr(first.to_pylist())  # nan is not equal to itself
     assert again.failed() == {}
 
 
@@ -87,6 +87,10 @@ def test_pickled_weights_are_refused_and_not_opened(name, tiny, tmp_path):
     with pytest.raises(UnsupportedModel, match=r"is incomplete.*model\.safetensors"):
         load(folder)
     assert not marker.exists()
+
+
+def _weight(folder, name):
+    return next(value for key, value in load_file(folder / "model.safetensors").items() if key.endswith(name))
 
 
 class _Trap:
@@ -116,7 +120,7 @@ def test_code_in_a_checkpoint_stays_where_it_is(kind, tiny, tmp_path):
         with pytest.raises(UnsupportedModel, match="custom code"):
             load(folder)
     else:
-        assert torch.equal(load(folder).model.lm_head.weight, load_file(folder / "model.safetensors")["lm_head.weight"])
+        assert torch.equal(load(folder).model.lm_head.weight, _weight(folder, "lm_head.weight"))
     assert not marker.exists()
 
 
