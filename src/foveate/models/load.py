@@ -89,7 +89,8 @@ class LoadedModel:
                 f"a prompt for one picture has ids from {min(ids)} to {max(ids)}; expected the image token "
                 f"{self.adapter.image_token} among them, and all below {known}"
             )
-        self.images([PILImage.new("RGB", (336, 224))])
+        if self.adapter.modality == "image":
+            self.images([PILImage.new("RGB", (336, 224))])
 
     @cached_property
     def identity(self) -> str:
@@ -299,7 +300,7 @@ def load(
     model = (model if "device_map" in options else placed(model, device)).eval()
     companion = REFERENCE if companion is None and str(name) == REFERENCE else companion
     beside = load_companion(companion, device) if companion else None
-    with reading(f"{what} cannot be used", "Expected the tokenizer, template and image processor of this very model"):
+    with reading(f"{what} is incomplete", "Expected tokenizer, template and image processor of this very model"):
         loaded = LoadedModel(str(name), adapt(model), load_processor(place, **SAFE, revision=revision), beside)
         loaded.check()
     return loaded
