@@ -123,7 +123,7 @@ def summary(names: list[str], path: Path = RESULTS) -> str:
     return cells.to_string(index=False)
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: Mapping[Any, Any]) -> str:
     """What a row of the table says of its promise; see `Result.verdict`."""
     least, most = row["at_least"], row["at_most"]
     if np.isnan(least) and np.isnan(most):
@@ -134,7 +134,7 @@ def verdict(row: Mapping[str, Any]) -> str:
     return MISSED if row["high"] < least or row["low"] > most else OPEN
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[Any, Any]) -> list[str]:
     promised = [f"{word} {row[key]:g}" for key, word in (("at_least", "at least"), ("at_most", "at most"))]
     found = f"{row['value']:.3g}" + ("" if np.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]")
     said = " and ".join(text for text in promised if not text.endswith("nan"))
