@@ -20,7 +20,7 @@ SPEED_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias speed notebooks test bench lint train dashboard clean
+.PHONY: help ablate compare search bias speed notebooks test properties faults bench audit lint train dashboard clean
 
 help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -59,6 +59,18 @@ test: $(INSTALLED) ## all tests
 bench: $(INSTALLED) ## speed and memory against what is promised: table in benchmarks/README.md, a quarter of an hour
 	$(BIN)/pytest benchmarks $(ARGS)
 
+faults: $(INSTALLED) ## over 200 faults for the real commands: killed, disk full, files damaged; fails when something is lost
+	$(BIN)/python -m tests.faults $(ARGS)
+
+properties: $(INSTALLED) ## new examples for the tests that hold of any input, a thousand for each
+	FOVEATE_HYPOTHESIS=deep $(BIN)/pytest --numprocesses auto --maxprocesses 4 tests/properties $(ARGS)
+
+# In an environment of its own, which is gone afterwards.
+audit: ## known vulnerabilities of the pins
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv $$folder \
+		&& $$folder/bin/pip install --quiet --disable-pip-version-check pip-audit \
+		&& $$folder/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(ARGS)
+
 lint: $(INSTALLED) ## style, format, types and the order of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -69,7 +81,7 @@ train: $(INSTALLED) ## the reference model, from nothing
 	$(BIN)/python experiments/train_reference.py $(ARGS)
 
 dashboard: $(INSTALLED) ## a study in the browser: make dashboard STUDY=ablate_budgets
-	$(BIN)/optuna-dashboard --artifact-dir runs/$(STUDY)/artifacts sqlite:///runs/$(STUDY)/study.db
+	$(BIN)/optuna-dashboard --host 127.0.0.1 --artifact-dir runs/$(STUDY)/artifacts sqlite:///runs/$(STUDY)/study.db
 
 clean: ## removes environment and caches; results in runs/ stay
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache .import_linter_cache

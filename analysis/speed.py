@@ -6,6 +6,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,11 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import ArrayLike
 
 from analysis.answer import SIGNIFICANT
 from analysis.rounds import ratio
 from analysis.statistics import holm
-from foveate.core.errors import DataError
+from foveate.core.errors import DataError, OutputError
 from foveate.core.files import replacing
 from foveate.cost.clock import device_name
 from foveate.cost.flops import CONVENTIONS
@@ -106,6 +108,21 @@ def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[s
     )
 
 
+def place_of(out: Path) -> Path:
+    """The folder of the measurement, looked at before anything is measured.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    folder = out / "measure_speed"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}; choose another --out") from error
+
+
 def write_rounds(rows: Sequence[Mapping[str, Any]], conditions: Conditions, path: Path) -> None:
     """Writes a row per setting and round as parquet, the conditions among its metadata, complete or not at all."""
     table = pa.Table.from_pylist([dict(row) for row in rows])
@@ -142,7 +159,10 @@ def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for keys, group in rounds.groupby(GROUP, sort=False):
-        settings = {key: rows for key, rows in group.groupby(["method", "budget"], sort=False)}
+        settings = {
+            (str(method), int(budget)): group[(group["method"] == method) & (group["budget"] == budget)]
+            for method, budget in group[["method", "budget"]].drop_duplicates().itertuples(index=False)
+        }
         full = next(rows for (method, _), rows in settings.items() if method == FULL)
         for (method, budget), times in settings.items():
             other = settings.get((ONE_BY_ONE, budget))
@@ -152,7 +172,7 @@ def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
     return table.assign(verdict=[verdict(row) for _, row in table.iterrows()])
 
 
-def speedup_of(times: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+def speedup_of(times: ArrayLike, baseline: ArrayLike) -> tuple[float, ...]:
     """How many times as fast: the geometric mean of paired ratios, its 95 % interval, and p of no difference.
 
     By Student's t of their logarithms. Rounds, not questions, are the unit: what else the machine does changes from
@@ -209,7 +229,7 @@ def _row(
     second = (np.nan,) * 4
     if other is not None and method != ONE_BY_ONE:
         whole = times["total_ms"] + times[f"{INPUTS}_ms"]
-        second = speedup_of(whole.to_numpy(), other.sort_values("round")["total_ms"].to_numpy())
+        second = speedup_of(whole, other.sort_values("round")["total_ms"])
     named = {"method": method, "budget": budget, "rounds": len(times)}
     return (
         named

@@ -47,8 +47,6 @@ def draw_speedups(rows: pd.DataFrame, ax: Axes) -> Axes:
         ax.plot(row["speedup"], height, "o", color=colour, ms=7, mec="white")
         ax.plot(row["flops_ratio"], height, "|", color=INK, ms=11, mew=1.4)
     ax.axvline(1, color=INK, ls="--", lw=1.2, zorder=1)
-    left, right = ax.get_xlim()
-    ax.set_xlim(min(0.9, left), max(1.1, right))
     ax.set(xlabel="times as fast as no compression", ylim=(-0.6, len(shown) - 0.4), yticks=[])
     ax.grid(axis="x", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -69,8 +67,10 @@ def speed_figure(table: pd.DataFrame, conditions: Conditions) -> Figure:
         axes = figure.subplots(len(groups), 2, squeeze=False, sharex="col", width_ratios=(3, 2))
         for line, ((size, batch), rows) in zip(axes, groups, strict=True):
             draw_parts(parts_data(rows, conditions.new_tokens), line[0])
-            draw_speedups(rows, line[1])  # whose limits all groups share, and only widen
+            draw_speedups(rows, line[1])
             line[0].set_title(f"pictures of {size} pixels, batch {batch}")
+        left, right = axes[0][1].get_xlim()  # which hold for the whole column
+        axes[0][1].set_xlim(min(0.9, left), max(1.1, right))
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False, fontsize=11)
         caption(figure, "What compression does to the time of an answer", _note(table, conditions))

@@ -90,10 +90,10 @@ def _told(key: tuple[int, int], rows: pd.DataFrame, new_tokens: int) -> str:
     for side, found in sides.items():
         if len(found):
             listed = "; ".join(_setting(row, full if side != FASTER else None) for _, row in found.iterrows())
-            lines.append(f"{side[0].upper()}{side[1:]}: {listed}.")
+            lines.append(f"{side.capitalize()}: {listed}.")
     second = rows[rows["method"] == ONE_BY_ONE]
     if len(second) and len(methods):
-        best = methods.loc[methods["vs_one_by_one"].idxmax()]
+        best = methods.sort_values("vs_one_by_one").iloc[-1]
         ends = _ends(best, "vs_low", "vs_high")
         lines.append(
             f"Against one by one with as many tokens: up to {times(best['vs_one_by_one'])}{ends} as fast "

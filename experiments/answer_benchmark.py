@@ -24,6 +24,7 @@ def main(
         keep: Budget in equivalent tokens: a count, or a fraction of an image's patches.
         options: What every study is told.
     """
+    options.alone()
     for name, config in options.each:
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
         folder = evaluate(replace(config, compressor=compressor), progress=True)

@@ -7,7 +7,6 @@ import tyro
 
 from analysis.bias_report import report
 from foveate.cli import Flat, Options, run
-from foveate.core.errors import FoveateError
 from foveate.evaluation.bias import BiasPlan, measure
 
 
@@ -24,8 +23,7 @@ def main(
         plan: What is measured, and how.
         options: What every study is told.
     """
-    if options.workers != 1 or options.storage:
-        raise FoveateError("a measurement is one process without a database: leave --workers and --storage out")
+    options.alone()
     folder = measure(options.config, plan, progress=sys.stdout.isatty())  # the report alone goes into files and pipes
     print(report(folder, options.out / options.study))
 

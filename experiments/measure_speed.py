@@ -6,13 +6,14 @@ from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
-from analysis.speed import FULL, ONE_BY_ONE, TOTAL, conditions_of, round_row, write_rounds
+from analysis.speed import FULL, ONE_BY_ONE, TOTAL, conditions_of, place_of, round_row, write_rounds
 from analysis.speed_report import ROUNDS, report
 from benchmarks.timed import one_by_one
 from foveate.cli import run
 from foveate.compression import Identity
 from foveate.core.errors import FoveateError
 from foveate.data.load import SCENES, load_samples
+from foveate.data.questions import QUESTION_KINDS
 from foveate.data.sample import pictured
 from foveate.models.load import load
 from foveate.settings import at_budgets
@@ -57,9 +58,9 @@ def main(
     """
     if min(batch, default=0) < 1:
         raise FoveateError(f"--batch {' '.join(map(str, batch))}: expected one or more numbers from 1 up")
-    loaded = load(model, device, dtype, attention, companion)
+    folder, loaded = place_of(out), load(model, device, dtype, attention, companion)
     second = one_by_one(loaded, new_tokens, TOTAL)
-    samples = pictured(load_samples(SCENES, "test")).values()
+    samples = pictured(load_samples(SCENES, "test", limit=len(QUESTION_KINDS) * max(batch))).values()
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
     for side, count in product(sides_of(loaded, size, next(iter(samples)).image), batch):
@@ -77,7 +78,6 @@ def main(
         )
         rows += [round_row(side, count, new_tokens, one) for one in found]
         left_out |= {f"{name} at {k} of {patches} tokens": why for (name, k), why in (unable | failed).items()}
-    folder = out / "measure_speed"
     write_rounds(rows, conditions_of(loaded, new_tokens, left_out, "" if second else _NO_SECOND), folder / ROUNDS)
     print(report(folder))
 

@@ -24,6 +24,7 @@ def main(
         keep: Patches that stay, as the paper counts them.
         options: What every study is told.
     """
+    options.alone()
     if strange := [data for data in options.data if parsed(data)[0] not in BENCHMARKS]:
         raise DataError(f"data {strange[0]!r} is not in the paper; its benchmarks: {', '.join(BENCHMARKS)}")
     runs = []

@@ -1,6 +1,8 @@
 """What all experiments are told on the command line, and how they run."""
 
+import errno
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -10,15 +12,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from sqlalchemy.exc import OperationalError
 
 from foveate.compression import Identity
-from foveate.core.errors import DataError, DeviceError, FoveateError
+from foveate.core.errors import DataError, DeviceError, FoveateError, OptionError, shown
 from foveate.data.load import SCENES, answer_tokens, default_split, parsed
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import LoggerName
 from foveate.evaluation.devices import lead
 from foveate.evaluation.loggers import check_loggers
-from foveate.evaluation.sharing import SHARINGS, Sharing
+from foveate.evaluation.sharing import SHARED, Sharing
 
 _CHATTER = {
     "lightning_fabric": logging.WARNING,
@@ -35,6 +38,9 @@ _NOISE = (
     ".*is experimental",
     ".*is an experimental feature",
 )
+
+
+_REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO".split()}
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ class Options:
         out: Folder of all results.
         on_error: What becomes of a question that cannot be asked: stop the run, or skip it, to be recorded as failed.
         max_new_tokens: Longest answer; None means what the data set calls for.
-        sharing: What is computed once and used again, without changing an answer in float32; all but what is named is
-            switched off.
+        sharing: What is computed once and used again, without changing an answer in float32; what is not named is
+            switched off. Only "answers" is off by default.
     """
 
     study: str
@@ -84,7 +90,42 @@ class Options:
     out: Path = Path("runs")
     on_error: Literal["stop", "skip"] = "stop"
     max_new_tokens: int | None = None
-    sharing: tuple[Sharing, ...] = SHARINGS
+    sharing: tuple[Sharing, ...] = SHARED
+
+    def check(self) -> None:
+        """Refuses what would be noticed late, or not at all.
+
+        Raises:
+            OptionError: The study's name is none for a folder, or a value is out of range.
+            MissingPackage: A logger is not installed.
+            DeviceError: Workers and devices are asked for.
+        """
+        if not re.fullmatch(r"(?!\.)[\w.+ -]{1,100}", self.study):
+            raise OptionError(
+                f"study {shown(self.study)}: it names a folder in --out; expected up to 100 letters, digits, spaces "
+                "and any of _ . + -, the first no dot"
+            )
+        if "\0" in str(self.out):
+            raise OptionError(f"out {shown(str(self.out))}: no folder can be called so")
+        if self.storage == "":
+            raise OptionError("storage '': expected the URL of a database; leave it out for a file in --out")
+        if self.workers < 1:
+            raise OptionError(f"workers={self.workers}: at least one is needed")
+        check_loggers(self.logger)
+        if self.workers > 1 and self.devices * self.nodes > 1:
+            raise DeviceError(
+                f"--workers {self.workers} with --devices {self.devices} --nodes {self.nodes}: either workers share "
+                "the evaluations of a study, or devices share every evaluation; leave one of them out"
+            )
+
+    def alone(self) -> None:
+        """Refuses what only studies have.
+
+        Raises:
+            OptionError: Workers or a database are given.
+        """
+        if self.workers != 1 or self.storage is not None:
+            raise OptionError("this is one process without a database: leave --workers and --storage out")
 
     @property
     def config(self) -> EvalConfig:
@@ -133,7 +174,7 @@ class Options:
             device=self.device,
             out=self.out,
             on_error=self.on_error,
-            max_new_tokens=self.max_new_tokens or answer_tokens(data),
+            max_new_tokens=answer_tokens(data) if self.max_new_tokens is None else self.max_new_tokens,
             loggers=self.logger,
             project=self.study,
             sharing=self.sharing,
@@ -155,6 +196,20 @@ def run(main: Callable[..., None]) -> None:
     except FoveateError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if not (refused := _refused(error)):
+            raise
+        print(f"error: {refused}. What is finished is kept: mend that and run the same command again", file=sys.stderr)
+        sys.exit(2)
+
+
+def _refused(error: BaseException | None) -> str:
+    """What disk or database said when they did not take what was written, if that is behind an error."""
+    while error:
+        if isinstance(error, OperationalError) or (isinstance(error, OSError) and error.errno in _REFUSED):
+            return str(error).splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _led(main: Callable[..., None]) -> Callable[..., None]:
@@ -166,12 +221,7 @@ def _led(main: Callable[..., None]) -> Callable[..., None]:
         options = next((value for value in arguments.values() if isinstance(value, Options)), None)
         if options is None:
             return work()
-        check_loggers(options.logger)
-        if options.workers > 1 and options.devices * options.nodes > 1:
-            raise DeviceError(
-                f"--workers {options.workers} with --devices {options.devices} --nodes {options.nodes}: either workers "
-                "share the evaluations of a study, or devices share every evaluation; leave one of them out"
-            )
+        options.check()
         lead(work, options.device, options.devices, options.nodes)
 
     return led

@@ -14,7 +14,7 @@ from torch import nn
 
 from foveate.compression import Compressor, StandIn
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import BudgetError, FoveateError, UnknownMethod
+from foveate.core.errors import BudgetError, FoveateError, UnknownMethod, shown
 from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer
 from foveate.methods import METHODS
 from foveate.models.adapter import Adapter, Tower
@@ -77,13 +77,22 @@ def method(name: str) -> Callable[..., Compressor]:
         near = get_close_matches(name, METHODS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(METHODS)}."
         raise UnknownMethod(f"method {name!r} is unknown; {hint} Your own is given as package.module:function")
+    return _own(name, module, function)
+
+
+def _own(name: str, module: str, function: str) -> Callable[..., Compressor]:
+    """A user's recipe; only what a person has typed comes here, never what a file says."""
+    expected = "expected package.module:function with the package on PYTHONPATH, a function from keep to a compressor"
     try:
-        return getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UnknownMethod(
-            f"method {name!r} cannot be imported ({error}); expected package.module:function with the package on "
-            "PYTHONPATH, a function from keep to a compressor"
-        ) from error
+        recipe = getattr(import_module(module), function)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: of names that are none
+        raise UnknownMethod(f"method {shown(name)} cannot be imported ({error}); {expected}") from error
+    try:
+        if "keep" in signature(recipe).parameters:
+            return recipe
+    except (TypeError, ValueError):  # it is no function, or one that does not say what it takes
+        pass
+    raise UnknownMethod(f"method {shown(name)} is {shown(recipe)}, which takes no keep; {expected}")
 
 
 def suited(compressor: Compressor, model: nn.Module | LoadedModel | Tower) -> Compressor:
@@ -196,6 +205,11 @@ def aligned(
     for candidate in candidates:
         with suppress(BudgetError):
             compressor = recipe(**candidate)
+            if not isinstance(compressor, Compressor):
+                raise UnknownMethod(
+                    f"{getattr(recipe, '__name__', recipe)} gave {shown(compressor)}; expected a compressor, such as a "
+                    "VisionCompressor"
+                )
             tokens = fmean(compressor.plan(patches, depth))
             reached.append((abs(tokens - equivalent), tokens, compressor))
     gap, tokens, compressor = min(reached, key=lambda one: one[0])
@@ -220,10 +234,11 @@ def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | N
         FoveateError: There is no such method, or it cannot have this budget.
     """
     recipe = method(name)
+    patches, depth = patches or adapter.tower.grid.patches, adapter.decoder.depth
+    count = resolve_keep(budget, patches)
     if name in BUDGETLESS:
         return recipe()
-    patches, depth = patches or adapter.tower.grid.patches, adapter.decoder.depth
-    fitting = aligned(recipe, resolve_keep(budget, patches), patches, depth, **options_on(recipe, adapter))
+    fitting = aligned(recipe, count, patches, depth, **options_on(recipe, adapter))
     return suited(fitting, adapter.tower)
 
 

@@ -15,7 +15,7 @@ The parts add up to the total. Before them stands "inputs": making tensors of pi
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,10 +70,8 @@ class Batch:
     def pictures(self, rows: list[int]) -> SeenPictures:
         """Some of them, of one arrangement."""
         adapter = self.loaded.adapter
-        images = adapter.chosen(self.images, rows, self.arrangements)
-        return SeenPictures(
-            adapter, images, self.arrangements[rows[0]], lambda: self.texts.of(rows), self.loaded.companion
-        )
+        images, one = adapter.chosen(self.images, rows, self.arrangements), self.arrangements[rows[0]]
+        return SeenPictures(adapter, images, one, lambda: self.texts.of(rows), self.loaded.companion)
 
 
 class Answered(NamedTuple):
@@ -139,7 +137,8 @@ def answered(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock
         states, layout = embedded(adapter, batch.texts.prompts, compressed, compressor.repack)
         blocks = Blocks(adapter.decoder, layout, stages, compressed)
         answer = [adapter.decoder.logits(blocks.prompt(states)[:, -1]).argmax(-1)]
-    kv_bytes = sum(x.nbytes for layer in blocks.cache.layers for x in (layer.keys, layer.values))
+    cached: Any = blocks.cache.layers  # keys and values, but in models with linear attention
+    kv_bytes = sum(x.nbytes for layer in cached for x in (layer.keys, layer.values))
     with clock.part("decode"):
         embed = adapter.inner.get_input_embeddings()
         real = torch.ones_like(answer[0][:, None], dtype=torch.bool)
@@ -160,19 +159,23 @@ def footprint(batch: Batch, compressor: Compressor, new_tokens: int) -> Footprin
     adapter, device = batch.loaded.adapter, batch.loaded.model.device
     adapter.check(compressor.needs, compressor.stages)
     projected: list[int] = []
-    hook = adapter.projector.register_forward_hook(lambda _, args, out: projected.append(out.shape[:-1].numel()))
-    try:
+    with adapter.projector.register_forward_hook(lambda _, args, out: projected.append(out.shape[:-1].numel())):
         seen = answered(batch, compressor, new_tokens, Clock(device))
-    finally:
-        hook.remove()
     peak = peak_bytes(lambda: answered(batch, compressor, new_tokens, Clock(device)), device)
     shape, prompts = ModelShape.of(adapter.model.config.to_dict()), len(seen.text)
     sights = [grid for image in batch.arrangements for grid in adapter.sights(batch.images, image)]
     vision = (tower_macs(shape.tower, sights) + projector_macs(shape.projector, sum(projected))) / prompts
     visual, text = seen.visual.per_block.double().cpu().numpy(), seen.text.double().cpu().numpy()
     counted = {n: float(np.mean(operations(visual, text, shape.decoder, vision, c))) for n, c in CONVENTIONS.items()}
-    tokens = (float(x.mean()) for x in (seen.visual.equivalent, seen.visual.given, seen.visual.left, seen.text.float()))
-    return Footprint(*tokens, seen.kv_bytes / prompts, peak, counted)
+    return Footprint(
+        equivalent_tokens=float(seen.visual),
+        given_tokens=float(seen.visual.given.mean()),
+        left_tokens=float(seen.visual.left.mean()),
+        text_tokens=float(text.mean()),
+        kv_bytes=seen.kv_bytes / prompts,
+        peak_bytes=peak,
+        operations=counted,
+    )
 
 
 class Round(NamedTuple):
@@ -216,10 +219,8 @@ def measured(
     """
     new_tokens, rounds = length
     if new_tokens < 2 or rounds < 1:
-        raise FoveateError(
-            f"new_tokens={new_tokens}, rounds={rounds}: expected at least 2 tokens, of which the first comes from "
-            "prefill and the others from decoding, and at least 1 round"
-        )
+        told = f"new_tokens={new_tokens}, rounds={rounds}: expected at least 2 tokens, the first of which comes from "
+        raise FoveateError(f"{told}prefill and the others from decoding, and at least 1 round")
     pictures, questions = zip(*asked, strict=True)
     taken, unable = {}, {}
     for key, compressor in compressors.items():

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from analysis.ablation import Cell, ablation_table
+from foveate.core.files import stamped
+from foveate.evaluation.records import RecordFolder
 
 KINDS = ("color", "count", "describe", "exist", "exist_adversarial", "list", "multiple_choice", "position", "reading",
          "relation", "shape")  # fmt: skip
@@ -43,12 +45,12 @@ def cell_of(scorer: str, keep: int) -> Cell:
 
 def write_records(out: Path, run_id: str, frame: pd.DataFrame, parts: int = 1) -> None:
     """Records of one run in the layout of an evaluation."""
-    folder = out / "records" / run_id
-    folder.mkdir(parents=True)
-    for part in range(parts):
-        frame.iloc[part::parts].to_parquet(folder / f"part-{part:05d}.parquet")
-    (folder / "config.json").write_text("{}")
-    (folder / "DONE").touch()
+    folder = RecordFolder(out / "records" / run_id)
+    with folder.lock({}):
+        for part in range(parts):
+            with stamped(folder.folder, f"part-{part:05d}", ".parquet") as path:
+                frame.iloc[part::parts].to_parquet(path)
+        folder.finish(frame["sample_id"])
 
 
 def simulate(out: Path, scorers: tuple[str, ...], keeps: tuple[int, ...], images: int) -> list[Cell]:

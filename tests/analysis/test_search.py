@@ -32,6 +32,7 @@ from analysis.search_answer import kept_to, verdict
 from analysis.search_figures import confirmed_figure, draw_front, draw_history, draw_weights, importance_figure
 from analysis.search_report import report
 from foveate.compression import Identity
+from foveate.core.files import stamped
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.studies.search import winners
@@ -497,8 +498,11 @@ def test_one_image_has_no_interval_of_its_log_probability(tmp_path):
     for folder in (tmp_path / "records").iterdir():
         for part in folder.glob("part-*"):
             frame = pd.read_parquet(part)
+            part.unlink()
             frame = frame[frame["image_id"] == frame["image_id"].iloc[0].split("-")[0] + "-000"]
-            frame.to_parquet(part) if len(frame) else part.unlink()
+            if len(frame):
+                with stamped(folder, part.name.split(".")[0], ".parquet") as path:
+                    frame.to_parquet(path)
     got = row(confirmed_table(maker.study, test, tmp_path), "winner")
     assert got["images"] == 1
     assert np.isfinite(got["log_probability"])

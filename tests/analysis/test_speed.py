@@ -1,115 +1,252 @@
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-from analysis import speed
 from analysis.speed import (
-    Speed,
-    budgets_to_time,
-    draw_speed,
-    ratio_of,
-    speed_answer,
-    speed_data,
-    speed_figure,
-    timed_methods,
+    FASTER,
+    FULL,
+    LEVEL,
+    ONE_BY_ONE,
+    SLOWER,
+    Conditions,
+    groups_of,
+    read_rounds,
+    round_row,
+    side_of,
+    speed_table,
+    speedup_of,
+    times,
+    write_rounds,
 )
-from foveate.compression import Identity
-from foveate.evaluation import EvalConfig
+from analysis.speed_figures import draw_parts, draw_speedups, parts_data, speed_figure
+from analysis.speed_report import ROUNDS, markdown, report, speed_answer
+from foveate.core.errors import DataError
+from foveate.cost.flops import CONVENTIONS
+from foveate.speed import PARTS, Footprint, Round
 
-TABLE = pd.DataFrame(
-    [
-        ("full", "control", 144, 0.99),
-        ("random", "control", 72, 0.8),
-        ("random", "control", 16, 0.6),
-        ("fastv", "decoder", 72, 0.7),
-        ("pyramiddrop", "decoder", 72, 0.75),
-        ("vtc_cls", "vision", 72, 0.9),
-        ("vtc_cls", "vision", 16, 0.8),
-        ("hiprune", "vision", 72, 0.95),
-        ("hiprune", "vision", 36, 0.8),
-        ("hiprune", "vision", 16, 0.9),
-        ("my_own", "vision", 72, 0.97),
-    ],
-    columns=["method", "role", "budget", "accuracy"],
+NEW, BATCH, ROUNDS_EACH = 11, 4, 12
+CONDITIONS = Conditions(
+    "a model", "a device", "sdpa", "float32", 2, NEW, "torch 3", "2026-01-02", {"fastv at 9 of 144 tokens": "too few"}
 )
+# ms of a batch by part, in the order of PARTS
+PLANTED = {
+    (FULL, 144): (40.0, 0.0, 4.0, 56.0, 100.0),
+    ("quick", 16): (40.0, 2.0, 1.0, 17.0, 40.0),  # half the time
+    ("slow", 16): (40.0, 90.0, 4.0, 66.0, 100.0),
+    ("level", 72): (40.0, 1.0, 4.0, 55.0, 100.0),
+}
 
 
-@pytest.fixture
-def timed() -> Speed:
-    rows = [
-        ("slow", 72, 30.0, 1.5, 1.2, 1.9, 0.01),
-        ("quick", 16, 10.0, 0.5, 0.4, 0.6, 0.01),
-        ("level", 16, 20.0, 1.2, 1.05, 1.4, 0.06),  # its interval leaves out 1, and is one of three
-    ]
-    table = pd.DataFrame(rows, columns=["method", "budget", "ms", "ratio", "low", "high", "p_holm"])
-    return Speed(table, full_ms=20.0, n=8, rounds=3)
+def taken(budget: int) -> Footprint:
+    counted = {name: 1e9 * budget * (number + 1) for number, name in enumerate(CONVENTIONS)}
+    return Footprint(budget, budget, budget, 10.0, 1024.0 * budget, None if budget == 72 else 2**20 * budget, counted)
 
 
-def test_timed_are_a_control_the_papers_pair_and_the_best_method():
-    assert timed_methods(TABLE) == ["random", "fastv", "vtc_cls", "hiprune"]
+def planted(batch: int = BATCH, noise: float = 0.02, seed: int = 0) -> list[dict]:
+    """Rounds in which the machine is slower and faster, all settings together, and each a little by itself."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(ROUNDS_EACH):
+        machine = math.exp(rng.normal(0, 0.5))
+        for key, parts in PLANTED.items():
+            own = machine * math.exp(rng.normal(0, noise))
+            ms = {"inputs": 8.0 * own} | {part: own * x for part, x in zip(PARTS, parts, strict=True)}
+            rows.append(round_row(96, batch, NEW, Round(key, number, ms, taken(key[1]))))
+        for budget in (144, 16, 72):
+            rows.append(round_row(96, batch, NEW, Round((ONE_BY_ONE, budget), number, {"total": 832 * machine}, None)))
+    return rows
 
 
-def test_every_method_is_timed_at_its_largest_and_its_smallest_budget():
-    found = budgets_to_time(TABLE, ["hiprune", "fastv", "missing"])
-    assert found == {"hiprune": [72, 16], "fastv": [72]}
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return speed_table(pd.DataFrame(planted()))
 
 
-def test_ratios_are_those_of_the_same_round_and_every_other_round_runs_backwards(monkeypatch, tiny):
-    times = iter([10.0, 5.0, 10.0, 40.0])  # without compression, with it, and the other way round
+def row(table: pd.DataFrame, method: str) -> pd.Series:
+    return table[table["method"] == method].iloc[0]
 
-    def latency_ms(config: EvalConfig) -> float:
-        asked.append(config.compressor)
-        return next(times)
 
-    asked = []
-    monkeypatch.setattr(speed, "latency_ms", latency_ms)
-    data = speed_data(EvalConfig(Identity(), model=tiny, limit=4), {"random": [16]}, rounds=2)
-    (row,) = data.table.to_dict("records")
-    assert row["ratio"] == pytest.approx((1 / 2 * 1 / 4) ** 0.5)
-    assert (row["ms"], data.full_ms, data.n, data.rounds) == (7.5, 25.0, 4, 2)
-    assert asked[0] == asked[3] == Identity()
-    assert asked[1] == asked[2] and set(asked[1].plan(144, 4)) == {16}
+def test_verdicts_are_those_that_were_planted(table):
+    found = dict(zip(table["method"], table["verdict"], strict=True))
+    assert found[FULL] == "no compression"
+    assert found["quick"] == "2.0x faster"
+    assert found["slow"] == "slower than no compression at this size"
+    assert found["level"] == "no difference to be told"
+    assert [side_of(row(table, name)) for name in ("quick", "slow", "level")] == [FASTER, SLOWER, LEVEL]
+
+
+def test_times_are_per_question_and_decoding_is_per_token():
+    quiet = pd.DataFrame(planted(noise=0))
+    once = quiet[quiet["round"] == 0]
+    found, machine = row(speed_table(once), "quick"), once.iloc[0]["vision_ms"] / 40
+    assert found["vision_ms"] / machine == pytest.approx(10)
+    assert found["decode_ms"] / machine == pytest.approx(40 / BATCH / (NEW - 1))
+    assert found["total_ms"] / machine == pytest.approx(25)
+    assert found["speedup"] == pytest.approx(2)
+
+
+def test_quartiles_are_those_of_the_total():
+    frame = pd.DataFrame(planted())
+    of_full = frame.loc[frame["method"] == FULL, "total_ms"] / BATCH
+    found = row(speed_table(frame), FULL)
+    assert found["total_ms"] == pytest.approx(np.median(of_full))
+    assert (found["total_q25_ms"], found["total_q75_ms"]) == pytest.approx(tuple(np.quantile(of_full, [0.25, 0.75])))
+
+
+def test_rounds_are_paired_so_that_what_else_the_machine_does_cancels(table):
+    found = row(table, "quick")
+    assert found["low"] < 2 < found["high"] < 2.1
+    shuffled = pd.DataFrame(planted()).sample(frac=1, random_state=0)
+    assert row(speed_table(shuffled), "quick")["speedup"] == pytest.approx(found["speedup"])
+
+
+def test_the_second_baseline_is_compared_with_the_time_for_tensors_on_both_sides(table):
+    found = row(table, "quick")
+    assert found["vs_low"] < 832 / (100 + 8) < found["vs_high"]
+    assert row(table, FULL)["vs_one_by_one"] == pytest.approx(832 / 208, rel=0.02)
+    assert math.isnan(row(table, ONE_BY_ONE)["vs_one_by_one"])
+
+
+def test_without_a_second_baseline_there_is_nothing_to_compare_with():
+    frame = pd.DataFrame(planted())
+    alone = speed_table(frame[frame["method"] != ONE_BY_ONE])
+    assert alone["vs_one_by_one"].isna().all()
+    told = markdown(alone, CONDITIONS._replace(no_one_by_one="it is for others"))
+    assert "No second baseline (one by one): it is for others." in told
+    assert "ne by one: up" not in speed_answer(alone, CONDITIONS)
 
 
 def test_the_interval_is_students_of_the_logarithms():
-    full, times = [10.0, 20.0, 10.0, 40.0], [8.0, 18.0, 7.0, 30.0]
-    logs = np.log(np.array(times) / full)
+    full, some = [10.0, 20.0, 10.0, 40.0], [8.0, 18.0, 7.0, 30.0]
+    logs = np.log(np.array(full) / some)
     half = stats.t.ppf(0.975, 3) * logs.std(ddof=1) / 2
-    found = ratio_of(times, full)
-    assert found["ratio"] == pytest.approx(stats.gmean(np.array(times) / full))
-    assert (found["low"], found["high"]) == pytest.approx((np.exp(logs.mean() - half), np.exp(logs.mean() + half)))
-    assert found["p_holm"] < 0.05
-    assert np.isnan(ratio_of([8.0], [10.0])["low"])
+    ratio, low, high, p = speedup_of(some, full)
+    assert ratio == pytest.approx(stats.gmean(np.array(full) / some))
+    assert (low, high) == pytest.approx((np.exp(logs.mean() - half), np.exp(logs.mean() + half)))
+    assert p == pytest.approx(stats.ttest_rel(np.log(full), np.log(some)).pvalue)
 
 
 def test_rounds_that_differ_by_noise_alone_are_rarely_called_faster_or_slower():
     rng = np.random.default_rng(0)
-    called = [ratio_of(*np.exp(rng.normal(0, 0.2, (2, 5))))["p_holm"] < 0.05 for _ in range(2000)]
+    called = [speedup_of(*np.exp(rng.normal(0, 0.2, (2, 5))))[3] < 0.05 for _ in range(2000)]
     assert 0.035 < np.mean(called) < 0.065
 
 
-def test_only_what_survives_holms_correction_is_called_slower_or_faster(timed):
-    told = speed_answer(timed)
-    assert "1 are slower than no compression, 1 are faster, 1 are not to be told from it" in told
-    assert "slower than no compression: slow at 72 tokens (1.50 x [1.20, 1.90])" in told
-    assert "faster: quick at 16 tokens (0.50 x [0.40, 0.60])" in told
-    assert "n = 8" in told and " ms" not in told
+def test_p_values_are_corrected_over_all_sizes_and_batches():
+    frame = pd.DataFrame(planted() + planted(batch=1, seed=1))
+    table = speed_table(frame)
+    assert list(dict(groups_of(table))) == [(96, BATCH), (96, 1)]
+    raw = []
+    for batch in (BATCH, 1):
+        group = frame[frame["batch"] == batch].set_index(["method", "round"])["total_ms"]
+        raw += [speedup_of(group[name], group[FULL])[3] for name in ("quick", "slow", "level")]
+    found = table[~table["method"].isin((FULL, ONE_BY_ONE))]["p_holm"]
+    assert found.tolist() == pytest.approx(multipletests(raw, method="holm")[1].tolist())
 
 
-def test_a_single_round_tells_nothing_apart(timed):
-    alone = timed._replace(table=timed.table.assign(low=np.nan, high=np.nan, p_holm=np.nan), rounds=1)
-    told = speed_answer(alone)
-    assert "0 are slower than no compression, 0 are faster, 3 are not to be told" in told
+def test_a_single_round_tells_nothing_apart_and_says_so():
+    frame = pd.DataFrame(planted())
+    alone = speed_table(frame[frame["round"] == 0])
+    methods = alone[~alone["method"].isin((FULL, ONE_BY_ONE))]
+    assert set(methods["verdict"]) == {LEVEL}
+    told = speed_answer(alone, CONDITIONS)
+    assert "compression pays in none of 3 settings" in told
     assert "A single round tells nothing apart" in told and "nan" not in told
-    left, right = draw_speed(alone, {}, Figure().subplots()).get_xlim()
-    assert left < 0.5 and right > 1.5
+    assert "nan" not in markdown(alone, CONDITIONS)
+    speed_figure(alone, CONDITIONS)
 
 
-def test_a_method_has_its_colour_and_a_line_as_long_as_its_interval(timed):
-    ax = draw_speed(timed, {"slow": "#ff0000"}, Figure().subplots())
-    assert [tick.get_text() for tick in ax.get_yticklabels()][-1] == "slow, 72 tokens"
-    assert ax.get_yticklabels()[-1].get_color() == "#ff0000"
-    assert any(list(line.get_xdata()) == [1.2, 1.9] for line in ax.lines)
-    assert "n = 8 questions" in speed_figure(timed, {}).get_supxlabel()
+def test_the_answer_says_where_compression_pays_what_it_saves_and_what_it_costs(table):
+    told = speed_answer(table, CONDITIONS)
+    assert "compression pays in 1 of 3 settings" in told
+    assert "Of the time without compression the vision tower 20 %, prefill 28 %, decoding 50 %." in told
+    assert "Faster: quick at 16 tokens (2.0x [" in told
+    slow = row(table, "slow")
+    assert "Slower than no compression at this size: slow at 16 tokens (0.7x [" in told
+    assert f"ms more prefill, {slow['scoring_ms']:.2f} ms to choose)" in told
+    assert "(quick at 16 tokens), without compression 4.0x [" in told
+    assert f"n = {ROUNDS_EACH} rounds" in told
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(1.94, "1.9x"), (1.03, "1.03x"), (0.97, "0.97x"), (0.5, "0.5x"), (12.3, "12.3x")]
+)
+def test_ratios_have_as_many_digits_as_tell_them_from_one(ratio, text):
+    assert times(ratio) == text
+
+
+def test_the_table_for_readers_has_every_number_and_convention(table):
+    told = markdown(table, CONDITIONS)
+    assert "a model on a device (2 threads), attention kernel sdpa, float32, torch 3, 2026-01-02." in told
+    assert f"Medians over {ROUNDS_EACH} rounds" in told
+    (quick,) = [line for line in told.splitlines() if line.startswith("| quick |")]
+    cells = [cell.strip() for cell in quick.strip("|").split("|")]
+    assert cells[1:3] == ["16.0", "16"]
+    assert cells[9:11] == ["16.0", "16"]  # MiB and KiB
+    assert cells[12] == "2.0x faster"
+    assert "not known" in next(line for line in told.splitlines() if line.startswith("| level |"))
+    assert "- FastV: MACs, visual tokens, 2 FFN matrices, no vision" in told
+    assert "| quick, 16 tokens | 16 | 32 | 48 | 64 |" in told
+    assert "- fastv at 9 of 144 tokens: too few" in told
+
+
+def test_rounds_are_read_as_they_were_written(tmp_path):
+    rows = planted()
+    write_rounds(rows, CONDITIONS, tmp_path / "made" / ROUNDS)
+    frame, conditions = read_rounds(tmp_path / "made" / ROUNDS)
+    assert conditions == CONDITIONS
+    pd.testing.assert_frame_equal(frame, pd.DataFrame(rows), check_dtype=False)
+
+
+def test_what_is_no_file_of_rounds_is_refused(tmp_path):
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    for name in ("missing", "other", "broken"):
+        with pytest.raises(DataError, match=rf"no timed rounds in .*{name}.parquet .*: run `make speed` first"):
+            read_rounds(tmp_path / f"{name}.parquet")
+
+
+def test_the_report_is_written_beside_the_rounds(tmp_path):
+    write_rounds(planted(), CONDITIONS, tmp_path / ROUNDS)
+    told = report(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {ROUNDS, "table.csv", "table.md", "speed.png"}
+    written = pd.read_csv(tmp_path / "table.csv")
+    assert written["verdict"].tolist()[:2] == ["no compression", "2.0x faster"]
+    assert "2.0x faster" in told and str(tmp_path) in told
+
+
+def test_a_bar_is_as_long_as_the_total_and_begins_with_the_tower(table):
+    data = parts_data(table, NEW)
+    assert list(data.index) == ["no compression", "quick, 16 tokens", "slow, 16 tokens", "level, 72 tokens"]
+    ax = draw_parts(data, Figure().subplots())
+    bars = [container.patches for container in ax.containers]
+    assert len(bars) == len(PARTS)
+    assert bars[0][1].get_width() == data.loc["quick, 16 tokens", "vision"]
+    ends = [bar.get_x() + bar.get_width() for bar in bars[-1]]
+    assert ends == pytest.approx(data.sum(axis=1).tolist())
+    assert data.loc["slow, 16 tokens", "decode"] == pytest.approx(row(table, "slow")["decode_ms"] * (NEW - 1))
+
+
+def test_the_other_panel_has_a_line_as_long_as_each_interval_in_the_colour_of_its_verdict(table):
+    ax = draw_speedups(table, Figure().subplots())
+    quick, slow = row(table, "quick"), row(table, "slow")
+    lines = {tuple(line.get_xdata()): line.get_color() for line in ax.lines}
+    assert lines[quick["low"], quick["high"]] != lines[slow["low"], slow["high"]]
+    assert len([line for line in ax.lines if line.get_marker() == "o"]) == 3  # none for the baselines
+
+
+def test_no_group_is_cut_off_by_the_limits_of_another():
+    rows = planted() + [
+        row | {"total_ms": row["total_ms"] / (3 if row["method"] == "quick" else 1)} for row in planted(1)
+    ]
+    wide = speed_table(pd.DataFrame(rows))
+    panels = speed_figure(wide, CONDITIONS).axes[1::2]
+    assert len(panels) == 2
+    for panel in panels:
+        left, right = panel.get_xlim()
+        assert left < wide["low"].min() and right > max(wide["high"].max(), wide["flops_ratio"].max())

@@ -26,7 +26,7 @@ COMPRESSORS = [
 
 @pytest.fixture
 def config(tiny, tmp_path):
-    return EvalConfig(Identity(), model=tiny, limit=44, max_new_tokens=5, out=tmp_path / "shared")
+    return EvalConfig(Identity(), model=tiny, limit=44, max_new_tokens=5, out=tmp_path / "shared", sharing=SHARINGS)
 
 
 def answers(config):

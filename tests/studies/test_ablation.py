@@ -12,6 +12,7 @@ from foveate.models.llava import Tower
 from foveate.studies import objective
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import layer_choices, named_choices
+from foveate.testing.checkpoints import save_family
 
 TOWER = Tower(depth=6, heads=4, feature_layer=4, has_cls=True, grid=Grid(12, 12))
 
@@ -59,6 +60,15 @@ def test_a_study_runs_each_cell_once_and_a_second_run_none(config):
     assert len({t.user_attrs["run_id"] for t in study.trials if t.params["scorer"] == "full"}) == 1
     again = ablate("s", config, few, (0.25, 7))
     assert [trial.number for trial in again.trials] == [trial.number for trial in study.trials]
+
+
+@pytest.mark.parametrize("family", ["LLaVA-OneVision", "Qwen2.5-VL"])
+def test_layers_of_towers_without_cls_are_ablated_by_their_stand_ins(config, tmp_path, family):
+    save_family(family, tmp_path / "model")
+    study = ablate("s", replace(config, model=str(tmp_path / "model"), limit=6), few, (4,))
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    stands = {t.params["scorer"]: t.user_attrs["compressor"].startswith("StandIn(") for t in study.trials}
+    assert stands == {"cls[2]": True, "full": False, "blind": False}
 
 
 @pytest.mark.parametrize("failing", [1, 3, 5, 6])

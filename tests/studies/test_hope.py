@@ -1,5 +1,6 @@
 """Trials that are given up, on the shipped model, where one layer is good and another one hopeless."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -81,3 +82,27 @@ def test_what_the_report_rests_on_is_never_given_up_and_finishes_what_another_tr
     assert [trial.user_attrs["stopped"] for trial in study.trials] == ["", ""]
     assert records_of(config, study.trials[1]).complete
     assert study.trials[1].user_attrs["n"] == IMAGES * ASKED
+
+
+def test_a_trial_that_was_given_up_is_given_up_at_the_same_question_whatever_befell_its_records(config, tmp_path):
+    config = replace(config, out=tmp_path)
+
+    def ended():
+        study = searched(config, "s", ("quality",), None, [(GOOD, "single"), (HOPELESS, "sampler")])
+        trial = study.trials[1]
+        assert trial.user_attrs["stopped"]
+        return trial.values, records_of(config, trial)
+
+    values, records = ended()
+    expected = records.read()
+    first, *rest = sorted(records.parts(), key=lambda part: part.stat().st_mtime_ns)
+    rest[1].write_bytes(rest[1].read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=f"damaged: .*{rest[1].name}"):
+        assert ended()[1].read().equals(expected)
+    for part in records.parts():  # as if killed after the first batch
+        if part != first:
+            part.unlink()
+    shutil.rmtree(tmp_path / "s")
+    again, records = ended()
+    assert again == values
+    assert records.read().equals(expected)

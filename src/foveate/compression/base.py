@@ -139,15 +139,15 @@ def selectable(keep: Keep | None, merger: Merger, patches: int) -> int:
 
 
 def sound(scores: Tensor, scorer: Scorer) -> Tensor:
-    """The scores, if they are numbers.
+    """The scores, if they are finite, or -inf for what is not there.
 
     Raises:
-        FoveateError: Some are NaN.
+        FoveateError: Some are NaN or infinite.
     """
-    if wrong := int(scores.isnan().sum()):
+    if wrong := int((scores.isnan() | (scores == torch.inf)).sum()):
         raise FoveateError(
-            f"{scorer} gave {wrong} of {scores.numel()} scores as NaN, by which nothing can be chosen: look for "
-            "overflow (half precision?) or for a division by zero in the scorer"
+            f"{scorer} gave {wrong} of {scores.numel()} scores as NaN or infinite, by which nothing can be chosen: "
+            "look for overflow (half precision?) or for a division by zero in the scorer"
         )
     return scores
 

@@ -1,8 +1,32 @@
 """Errors that say which value was received, what was expected, and what to do."""
 
+from reprlib import Repr
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+_SHORT.maxlist = _SHORT.maxtuple = 8
+
+
+def shown(value: object) -> str:
+    """The value as an error shows it: like `repr`, but short however long the value is."""
+    return _SHORT.repr(value)
+
+
+def said(error: BaseException) -> str:
+    """What a library's error says, in one line of bounded length, with its kind where it says nothing."""
+    while error.__cause__:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error)[:2000].splitlines() if line.strip()]
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= 300 else f"{line[:300]}..."
+
 
 class FoveateError(Exception):
     """Base of all errors that a user can mend."""
+
+
+class OptionError(FoveateError, ValueError):
+    """A value that an option cannot have."""
 
 
 class BudgetError(FoveateError, ValueError):

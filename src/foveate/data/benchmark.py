@@ -4,15 +4,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+from urllib.parse import quote
 
+import pyarrow as pa
 from datasets import Dataset
 
-from foveate.core.errors import DataError
+from foveate.core.errors import DataError, said, shown
 from foveate.data.sample import Boxes, Evidence, Form, Picture, Scoring, VQASample
 from foveate.data.stored import Missing, Part, Stored, checked, encoded, filled, table_of
 
 Row = Mapping[str, Any]
+LONGEST_TEXT = 1_000_000  # characters; far beyond the context of any model
+LONGEST_ID = 200  # of an id as it stands in the name of a file
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class Benchmark:
         gallery = _Gallery(self, table, split, place)
         columns = [*self.columns, *([self.picture] if self.picture else []), *gallery.columns]
         checked(self.name, table, list(dict.fromkeys(columns)), self.repo)
-        questions = table.remove_columns(gallery.columns)
+        # as Arrow has them: `datasets` would decode pictures and sounds in columns that nobody reads
+        questions = table.remove_columns(gallery.columns).with_format("arrow")
         samples: list[VQASample] = []
         names: Counter[str] = Counter()
         for row in gallery.order():
@@ -104,18 +109,21 @@ class Benchmark:
         return samples[:limit]
 
     def _of(self, row: int, questions: Dataset, gallery: "_Gallery", part: Part) -> Iterator[VQASample]:
-        facts: dict[str, Any] = dict(questions[row])
+        facts: dict[str, Any] = cast(pa.Table, questions[row]).to_pylist()[0]
         picture = gallery.picture(row)
         image_id, name = gallery.names[row], f"{gallery.split}-{row:06d}"
         problem, asked = "", []
         try:
+            gallery.check(facts)
             if self.sized:
                 facts["pixels"] = Pixels(*picture.size)
             asked = list(self.ask(facts))
+            if wrong := next(filter(None, map(_malformed, asked)), ""):
+                problem, asked = wrong, []
         except DataError as error:
             problem = str(error)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            problem = f"the row is not as {self.repo} has it: {type(error).__name__}: {error}"
+        except Exception as error:  # a row may hold anything
+            problem = f"the row is not as {self.repo} has it: {type(error).__name__}: {said(error)}"
         if problem:
             yield VQASample(name, image_id, picture, "", "", (), "none", problem=problem)
         for one in asked:
@@ -134,9 +142,11 @@ class _Gallery:
         self.columns = [] if benchmark.images and benchmark.image not in table.column_names else [benchmark.image]
         path = Path(place or ".").expanduser()
         self.folder = path.parent if path.is_file() else path
-        key = benchmark.picture if benchmark.picture in table.column_names else None
-        keys = [benchmark.picture_of(value) for value in table[key]] if key else None
-        self.names = keys or [f"{split}-{row:06d}" for row in range(len(table))]
+        self.benchmark = benchmark
+        key = benchmark.picture if benchmark.picture in table.column_names else ""
+        own = [f"{split}-{row:06d}" for row in range(len(table))]
+        named = [self._named(value) for value in table[key]] if key else own
+        self.names = [name or alone for name, alone in zip(named, own, strict=True)]
         self.kept = [True] * len(table)
         self._rows: Mapping[str, int] | None = None
         if self.columns and benchmark.image in table.column_names:
@@ -148,6 +158,20 @@ class _Gallery:
             checked(benchmark.name, apart, ["id", benchmark.image], benchmark.repo)
             self._rows = {str(name): row for row, name in enumerate(apart["id"])}
             self._pictures = encoded(apart, benchmark.image)
+
+    def check(self, row: Row) -> None:
+        """Raises `DataError` if the row does not say which picture it is about."""
+        column = self.benchmark.picture or ""
+        if column in row and not self._named(row[column]):
+            raise DataError(f"{column} is {shown(row[column])}, which names no picture")
+
+    def _named(self, value: Any) -> str:  # noqa: ANN401 (as the table has it)
+        """Which picture a value means; empty if it means none, for rows without one must not share one."""
+        try:
+            name = "" if value is None else self.benchmark.picture_of(value).strip()
+        except (TypeError, ValueError, OverflowError):
+            return ""
+        return name if len(quote(name, safe="")) <= LONGEST_ID else ""
 
     def order(self) -> list[int]:
         """Rows, those of one picture after each other, pictures by their first row."""
@@ -168,7 +192,7 @@ def text_of(row: Row, column: str) -> str:
     """A text that must be there."""
     value = row[column]
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{column} is {value!r}, expected a text")
+        raise DataError(f"{column} is {shown(value)}, expected a text")
     return value.strip()
 
 
@@ -178,9 +202,34 @@ def optional(row: Row, column: str) -> str:
     return value.strip() if isinstance(value, str) and value.strip().lower() != "nan" else ""
 
 
+def id_of(row: Row, column: str) -> str:
+    """What names a question; empty if nothing does."""
+    value = row[column]
+    return "" if value is None else str(value).strip()
+
+
+def option_of(value: Any) -> str:  # noqa: ANN401 (as the table has it)
+    """An option to choose from; tables have numbers among them."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise DataError(f"an option is {shown(value)}, expected a text")
+    return str(value)
+
+
+def _malformed(asked: Asked) -> str:
+    """What is wrong with a question that cannot be written down as it is; empty if nothing is."""
+    if len(quote(asked.id, safe="")) > LONGEST_ID:
+        return f"its id {shown(asked.id)} is too long: at most {LONGEST_ID} characters, escaped as in a URL"
+    for text in (asked.kind, asked.question, asked.hint, *asked.references, *asked.options):
+        if not isinstance(text, str):
+            return f"it holds {shown(text)}, expected a text"
+        if len(text) > LONGEST_TEXT:
+            return f"a text of it, {shown(text)}, has {len(text):,} characters, expected at most {LONGEST_TEXT:,}"
+    return ""
+
+
 def _problem(asked: Asked, answered: bool) -> str:
     if not asked.question:
         return "it has no question"
     if answered and not any(reference.strip() for reference in asked.references):
-        return f"its list of answers is {list(asked.references)}: at least one is needed in a split with answers"
+        return f"its list of answers is {shown(list(asked.references))}: at least one is needed in a split with answers"
     return ""

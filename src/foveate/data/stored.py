@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 from datasets import (
     Dataset,
@@ -18,9 +19,13 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
-from foveate.core.errors import DataError
+from foveate.core.errors import DataError, said, shown
 from foveate.data.quiet import quiet
 from foveate.data.sample import Picture
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Of pictures. Others are refused: Pillow has some, such as EPS, drawn by programs of the machine."""
+LARGEST_FILE = 256 * 2**20  # bytes of one encoded picture
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,9 @@ class Part:
 class Stored(Picture):
     """A picture in a table.
 
-    Pixels are taken as they are stored: an EXIF orientation is not applied, as LLaVA does not apply it. Pillow's limits
-    on the size of what it decodes stay on.
+    Pixels are taken as they are stored: an EXIF orientation is not applied, as LLaVA does not apply it. Of an animation
+    the first frame is taken, of 16 bits the upper eight. Pillow's limits on the size of what it decodes stay on. A file
+    that a table names must lie below the table's folder: a table is data, and reads nothing else of the machine.
 
     Attributes:
         table: See `encoded`; of a list of pictures the first is meant.
@@ -62,7 +68,7 @@ class Stored(Picture):
     def open(self) -> Image:
         with self._opened() as picture:
             picture.load()
-            return picture.copy()
+            return self._eight_bits(picture)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -70,31 +76,60 @@ class Stored(Picture):
             return picture.size
 
     def content(self) -> bytes:
-        value: Any = cast(pa.Table, self.table[self.row]).column(0)[0].as_py()
-        value = value[0] if isinstance(value, list) and value else value
-        if value and value.get("bytes"):
-            return value["bytes"]
-        if not value or not value.get("path"):
-            raise DataError(f"picture {self.name!r} is missing: its cell holds neither bytes nor a path")
+        cell: Any = cast(pa.Table, self.table[self.row]).column(0)[0].as_py()
+        value = cell[0] if isinstance(cell, list) and cell else cell
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        if data and isinstance(data, bytes):
+            return data
+        if path and isinstance(path, str):
+            return self._file(path)
+        if data or path:
+            raise DataError(
+                f"picture {shown(self.name)} is {shown(value)}: expected encoded bytes, or a path beside the table"
+            )
+        raise DataError(f"picture {shown(self.name)} is missing: its cell holds neither bytes nor a path")
+
+    def _file(self, path: str) -> bytes:
         try:
-            return (self.folder / value["path"]).read_bytes()
-        except OSError as error:
-            raise DataError(f"picture {self.name!r} cannot be read: {error}") from error
+            file = (self.folder / path).resolve()
+            if not file.is_relative_to(self.folder.resolve()):
+                raise DataError(
+                    f"picture {shown(self.name)}: its path {shown(path)} leads out of the folder of its table; put it "
+                    "beside the table, or its bytes into it"
+                )
+            if not file.is_file():
+                raise DataError(f"picture {shown(self.name)}: there is no file {shown(path)} beside its table")
+            if (size := file.stat().st_size) > LARGEST_FILE:
+                raise DataError(f"picture {shown(self.name)} has {size:,} bytes, at most {LARGEST_FILE:,} are read")
+            return file.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: of paths that no system can have
+            raise DataError(f"picture {shown(self.name)} cannot be read: {said(error)}") from error
+
+    def _eight_bits(self, picture: Image) -> Image:
+        """By itself Pillow would make white of all that is above 255."""
+        if picture.mode in ("I", "F"):
+            raise DataError(
+                f"picture {shown(self.name)} has 32 bits per pixel, of which nobody knows what is white: store 8 or 16"
+            )
+        if picture.mode.startswith("I;16"):
+            return PILImage.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        return picture.copy()
 
     @contextmanager
     def _opened(self) -> Iterator[Image]:
         data = self.content()
+        about = f"picture {shown(self.name)} ({len(data):,} bytes)"
         try:
-            with PILImage.open(BytesIO(data)) as picture:
+            with PILImage.open(BytesIO(data), formats=FORMATS) as picture:
                 if 0 in picture.size:
-                    raise DataError(f"picture {self.name!r} has no pixels: it is {picture.width} x {picture.height}")
+                    raise DataError(f"{about} has no pixels: it is {picture.width} x {picture.height}")
                 yield picture
         except UnidentifiedImageError as error:
-            raise DataError(
-                f"picture {self.name!r} cannot be decoded: its {len(data):,} bytes are in no known format"
-            ) from error
-        except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
-            raise DataError(f"picture {self.name!r} ({len(data):,} bytes) cannot be decoded: {error}") from error
+            raise DataError(f"{about} cannot be decoded: it is in none of {', '.join(FORMATS)}") from error
+        except DataError:
+            raise
+        except Exception as error:  # Pillow's decoders raise what they like
+            raise DataError(f"{about} cannot be decoded: {said(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -115,7 +150,7 @@ class Missing(Picture):
 
     @property
     def _error(self) -> DataError:
-        return DataError(f"picture {self.name!r} is not in the table of pictures")
+        return DataError(f"picture {shown(self.name)} is not in the table of pictures")
 
 
 def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
@@ -133,7 +168,7 @@ def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
         DataError: There is no such table, it cannot be read, or has no rows.
     """
     with quiet():
-        if place is not None and (Path(place).expanduser().exists() or not _is_hub_id(place)):
+        if place is not None and (_is_there(name, place) or not _is_hub_id(place)):
             table = _local(name, Path(place).expanduser(), part)
         else:
             table = _from_hub(name, place or repo, part)
@@ -173,6 +208,13 @@ def _valid(batch: pa.Table) -> list[bool]:
     return batch.column(0).is_valid().to_pylist()
 
 
+def _is_there(name: str, place: str) -> bool:
+    try:
+        return Path(place).expanduser().exists()
+    except (OSError, RuntimeError) as error:  # too long, or the home of a user that is unknown
+        raise DataError(f"data {name!r}: no file or folder can be called {shown(place)}: {said(error)}") from error
+
+
 def _is_hub_id(place: str) -> bool:
     return place.count("/") == 1 and not place.startswith((".", "/", "~")) and not place.endswith(".parquet")
 
@@ -181,19 +223,26 @@ def _local(name: str, place: Path, part: Part) -> Dataset:
     if not place.exists():
         raise DataError(f"data {name!r}: there is no file or folder {place}")
     if place.is_dir() and any((place / note).exists() for note in ("dataset_info.json", "dataset_dict.json")):
-        saved = load_from_disk(str(place))
-        if not isinstance(saved, DatasetDict):
-            return saved
-        if part.split not in saved:
-            raise DataError(f"data {name!r}: {place} has no split {part.split!r}; it has: {', '.join(map(str, saved))}")
-        return saved[part.split]
+        return _saved(name, place, part)
     files = [place] if place.is_file() else _files(place, part)
     if not files:
         raise DataError(f"data {name!r}: {place} holds no parquet files of split {part.split!r}")
     try:
         return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # pyarrow and datasets raise what they like
-        raise DataError(f"data {name!r}: {place} cannot be read as parquet: {_cause(error)}") from error
+        raise DataError(f"data {name!r}: {place} cannot be read as parquet: {said(error)}") from error
+
+
+def _saved(name: str, place: Path, part: Part) -> Dataset:
+    try:
+        saved = load_from_disk(str(place))
+    except Exception as error:  # pyarrow and datasets raise what they like
+        raise DataError(f"data {name!r}: {place} cannot be read as `save_to_disk` writes it: {said(error)}") from error
+    if not isinstance(saved, DatasetDict):
+        return saved
+    if part.split not in saved:
+        raise DataError(f"data {name!r}: {place} has no split {part.split!r}; it has: {', '.join(map(str, saved))}")
+    return saved[part.split]
 
 
 def _files(folder: Path, part: Part) -> list[Path]:
@@ -211,12 +260,6 @@ def _from_hub(name: str, repo: str, part: Part) -> Dataset:
     except Exception as error:  # of the network, the hub, the cache
         raise DataError(
             f"data {name!r}: {repo} (config {part.config or 'default'}, split {part.split}) cannot be read from the "
-            f"hub: {_cause(error)}; load it once where the hub can be reached, or give a folder or a parquet file: "
+            f"hub: {said(error)}; load it once where the hub can be reached, or give a folder or a parquet file: "
             f"--data {name}:PATH"
         ) from error
-
-
-def _cause(error: BaseException) -> str:
-    while error.__cause__:
-        error = error.__cause__
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -110,7 +110,8 @@ def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableF
             encodings = encodings_of(config, loaded, samples, questions)
             _of_one_shape(encodings, grid)
             module = Measuring(encodings, plan, config.max_new_tokens, progress)
-            predict(module, QuestionsInBatches(left, config.batch_size), RecordWriter(folder), progress)
+            batches = QuestionsInBatches(samples, config.batch_size, only=frozenset(sample.id for sample in left))
+            predict(module, batches, RecordWriter(folder), progress)
         folder.finish(sample.id for sample in samples)
     return folder
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveate.compression import Compressor
+from foveate.core.errors import OptionError
 from foveate.data.load import default_split, parsed
-from foveate.evaluation.sharing import SHARINGS, Sharing
+from foveate.evaluation.sharing import SHARED, Sharing
 
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 _CANNOT_CHANGE_AN_ANSWER = ("studies", "reference", "testing", "cli.py")
@@ -57,11 +58,14 @@ class EvalConfig:
     on_error: Literal["stop", "skip"] = "stop"
     loggers: tuple[LoggerName, ...] = ()
     project: str = "foveate"
-    sharing: tuple[Sharing, ...] = SHARINGS
+    sharing: tuple[Sharing, ...] = SHARED
 
     def __post_init__(self) -> None:
         if not self.split:
             object.__setattr__(self, "split", default_split(self.data))
+        for name, least in {"seed": 0, "batch_size": 1, "max_new_tokens": 1}.items():
+            if (value := getattr(self, name)) < least:
+                raise OptionError(f"{name}={value}: expected {least} or more")
 
     @property
     def exact(self) -> bool:

@@ -1,6 +1,6 @@
 """Questions in batches that keep those about one picture together, so that what depends on it is computed once."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +23,8 @@ class QuestionsInBatches(lightning.LightningDataModule):
         order: Seed by which the pictures are shuffled; None leaves them as they stand.
         process: Number of this one.
         processes: How many there are.
+        only: Ids of the questions that are asked; None means all. The others leave gaps, so that a run that goes on has
+            the order and the batches of one that was never interrupted.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class QuestionsInBatches(lightning.LightningDataModule):
         order: int | None = None,
         process: int = 0,
         processes: int = 1,
+        only: Collection[str] | None = None,
     ) -> None:
         super().__init__()
         pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
@@ -39,6 +42,9 @@ class QuestionsInBatches(lightning.LightningDataModule):
             np.random.default_rng(order).shuffle(pictures)  # type: ignore[arg-type] (lists of lists are sequences)
         pieces = [picture[i : i + batch_size] for picture in pictures for i in range(0, len(picture), batch_size)]
         batches = _filled(pieces, batch_size)
+        if only is not None:
+            kept = ([sample for sample in batch if sample.id in only] for batch in batches)
+            batches = [batch for batch in kept if batch]
         self.batches: Any = batches[process::processes]
         self.turns_of_all = len(batches) // processes  # in a later turn not every process has a batch
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Pictures, Reduction
 from foveate.core.errors import DataError
+from foveate.core.files import put_aside, remove, sound, stamped
 from foveate.core.needs import AlignedPatches, ClsRows, Deepstack, EvidenceShare, Features, Fingerprint, Need
 from foveate.core.types import Arrangement, Compression, Grid, Trace
 from foveate.data.quiet import quiet
@@ -50,14 +51,15 @@ class Encodings:
 
     @classmethod
     def of(cls, loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip: bool = False) -> "Encodings":
-        """Opens the encodings in `folder`, after making them if need be.
+        """Opens the encodings `<folder>.<checksum>`, after making them if need be.
 
-        Only a finished table ever carries the name; a second process waits for the first.
+        Only a finished table ever carries the name; a second process waits for the first. One whose content is not what
+        its name says is set aside. So all of it is read once by every process.
 
         Args:
             loaded: The model.
             images: By id.
-            folder: Where the encodings are.
+            folder: Where the encodings are, without the checksum.
             skip: Whether pictures that cannot be decoded are left out, and not an error.
 
         Raises:
@@ -65,12 +67,14 @@ class Encodings:
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                unfinished = folder.with_suffix(".part")
-                shutil.rmtree(unfinished, ignore_errors=True)
-                _write(loaded, images, unfinished, skip)
-                unfinished.rename(folder)
-        encodings = cls(loaded, images, Dataset.load_from_disk(str(folder)))
+            for stale in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+                remove(stale)
+            for damaged in (found for found in _made(folder) if not sound(found)):
+                put_aside(damaged)
+            if not _made(folder):
+                with stamped(folder.parent, folder.name) as unfinished:
+                    _write(loaded, images, unfinished, skip)
+        encodings = cls(loaded, images, Dataset.load_from_disk(str(_made(folder)[0])))
         if not skip:  # but whoever made them may have skipped
             _opened(images, [image_id for image_id in images if image_id not in encodings], skip)
         return encodings
@@ -164,6 +168,10 @@ class EncodedPictures(Pictures):
         mixing = compression.mixing
         mixing = None if mixing is None else mixing[self.owner]
         return features[self.owner], Compression(compression.origin[self.owner], mixing)
+
+
+def _made(folder: Path) -> list[Path]:
+    return list(folder.parent.glob(f"{folder.name}.????????????????"))  # the checksum
 
 
 def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip: bool) -> None:

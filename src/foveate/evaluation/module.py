@@ -20,7 +20,7 @@ from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import EncodedPictures, Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.records import Record, RunFolder
-from foveate.evaluation.sharing import SHARINGS, Said, Sharing
+from foveate.evaluation.sharing import SHARED, Said, Sharing
 from foveate.metrics.answers import SCORINGS
 from foveate.metrics.evidence import evidence_recall, things_kept
 from foveate.models.cutting import Cutting
@@ -50,7 +50,7 @@ class Answering(lightning.LightningModule):
         compressor: Compressor,
         max_new_tokens: int,
         skip: bool = False,
-        sharing: Collection[Sharing] = SHARINGS,
+        sharing: Collection[Sharing] = SHARED,
         said: Said | None = None,
     ) -> None:
         super().__init__()

@@ -1,4 +1,8 @@
-"""Records on disk: one folder per run, one parquet part per batch, each renamed into place when it is whole."""
+"""Records on disk: one folder per run, one parquet part per batch, each renamed into place when it is whole.
+
+The name of a part carries the checksum of its content, `config.json` holds its own, and `DONE` names the parts that a
+finished run consists of. Whoever reads verifies; whoever locks the run sets aside what is damaged.
+"""
 
 import json
 import math
@@ -17,8 +21,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from foveate.core.errors import DataError, OutputError
-from foveate.core.files import replacing
+from foveate.core.files import put_aside, remove, replacing, sound, stamped
 from foveate.data.sample import VQASample
+from foveate.evaluation.config import run_id
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Record:
         return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error)
 
 
+_CHECKSUM = "checksum"  # of all else in `config.json`
 _COLUMN_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), list[int]: pa.list_(pa.int32())}
 SCHEMA = pa.schema([(name, _COLUMN_TYPES[kind]) for name, kind in Record.__annotations__.items()])
 
@@ -73,12 +79,14 @@ SCHEMA = pa.schema([(name, _COLUMN_TYPES[kind]) for name, kind in Record.__annot
 class RunFolder(ABC):
     """What a run leaves on disk, batch by batch; whoever leads a run holds `lock`, who only writes to it `hand`."""
 
+    _PARTS: str  # pattern of their names
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @contextmanager
     def lock(self, identity: Mapping[str, Any]) -> Iterator[None]:
-        """Makes the folder, waits until no other process writes to it, and notes what the run is.
+        """Makes the folder, waits until no other process writes to it, mends it, and notes what the run is.
 
         Raises:
             OutputError: The place cannot be written.
@@ -89,14 +97,27 @@ class RunFolder(ABC):
                 for helper in self.folder.glob(".hand-*"):  # of a leader that is gone
                     with FileLock(helper):
                         pass
-                if not (self.folder / "config.json").exists():
-                    with replacing(self.folder / "config.json") as path:
-                        path.write_text(json.dumps(identity, indent=1))
+                self._mend()
+                if not self._config.exists():
+                    with replacing(self._config) as path:
+                        path.write_text(json.dumps(dict(identity) | {_CHECKSUM: run_id(identity)}, indent=1))
                 yield
         except OSError as error:
             raise OutputError(
                 f"records cannot be written to {self.folder}: {error.strerror}; choose another --out"
             ) from error
+
+    def _mend(self) -> None:
+        """Removes what killed processes left half-written, and sets aside what is damaged."""
+        for stale in self.folder.glob(".part-*"):
+            remove(stale)
+        damaged = self.damaged()
+        if damaged:
+            self._done.unlink(missing_ok=True)  # first, for without its parts the run is not finished
+        for path in damaged:
+            put_aside(path)
+        if flaws := self.flaws():
+            put_aside(self._done, flaws[0])
 
     def hand(self, number: int) -> FileLock:
         """Held by helper `number` as long as it writes, so that no other run begins before an orphan has ended."""
@@ -107,18 +128,18 @@ class RunFolder(ABC):
         """What the run is, as noted when it began.
 
         Raises:
-            DataError: Nothing was run here.
+            DataError: Nothing was run here, or the note is damaged.
         """
-        try:
-            return json.loads((self.folder / "config.json").read_text())
-        except FileNotFoundError as error:
-            raise DataError(
-                f"no config.json in {self.folder}: nothing was run here; start it with this --out"
-            ) from error
+        if not self._config.exists():
+            raise DataError(f"no config.json in {self.folder}: nothing was run here; start it with this --out")
+        if not _noted(self._config):
+            raise self._error(f"{self._config.name} is damaged")
+        return {name: value for name, value in json.loads(self._config.read_text()).items() if name != _CHECKSUM}
 
     @property
     def complete(self) -> bool:
-        return (self.folder / "DONE").exists()
+        """Whether every question has a record, and no file is damaged or lost."""
+        return self._done.exists() and not self.flaws()
 
     def finish(self, sample_ids: Iterable[str]) -> None:
         """Marks the run as complete if every question has a record.
@@ -130,7 +151,53 @@ class RunFolder(ABC):
             raise OutputError(
                 f"{len(missing)} questions have no record in {self.folder}, the first is {min(missing)!r}: run it again"
             )
-        (self.folder / "DONE").touch()
+        with replacing(self._done) as path:
+            path.write_text(self._mark())
+
+    def parts(self) -> list[Path]:
+        """All parts by name, sound or not."""
+        return sorted(self.folder.glob(self._PARTS))
+
+    def damaged(self) -> list[Path]:
+        """Files and folders whose content is not what it was."""
+        config = [self._config] if self._config.exists() and not _noted(self._config) else []
+        return config + [part for part in self.parts() if not sound(part)]
+
+    def flaws(self) -> list[str]:
+        """What is damaged, and which parts of a finished run are lost, each in words."""
+        damaged = [f"{path.name} is damaged" for path in self.damaged()]
+        if not self._done.exists() or (mark := self._done.read_bytes().decode(errors="replace")) == self._mark():
+            return damaged
+        lost = [name for name in mark.split("\n") if name and not (self.folder / name).exists()]
+        return damaged + [f"{name!r} is lost" for name in lost] or [f"{self._done.name} does not name its parts"]
+
+    def sound_parts(self) -> list[Path]:
+        """All parts, which may be read.
+
+        Raises:
+            DataError: Something is damaged or lost.
+        """
+        if flaws := self.flaws():
+            raise self._error(f"{len(flaws)} flaws, the first: {flaws[0]}")
+        return self.parts()
+
+    def _mark(self) -> str:
+        """What `DONE` says: the parts that the run consists of."""
+        return "".join(f"{part.name}\n" for part in self.parts())
+
+    def _error(self, what: str) -> DataError:
+        return DataError(
+            f"{self.folder}: {what} (or of an earlier version); run the command that made it again: it sets aside what "
+            "is damaged and makes it anew"
+        )
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def _done(self) -> Path:
+        return self.folder / "DONE"
 
     @abstractmethod
     def done(self) -> frozenset[str]:
@@ -144,20 +211,23 @@ class RunFolder(ABC):
 class RecordFolder(RunFolder):
     """The records of an evaluation, one file per batch."""
 
+    _PARTS = "part-*.parquet"
+
     def done(self) -> frozenset[str]:
-        ids = [pq.read_table(part, columns=["sample_id"])["sample_id"].to_pylist() for part in self._parts()]
+        parts = [part for part in self.parts() if sound(part)]
+        ids = [pq.read_table(part, columns=["sample_id"])["sample_id"].to_pylist() for part in parts]
         return frozenset(sample_id for part in ids for sample_id in part)
 
     def append(self, batch: Sequence[Record]) -> None:
         table = pa.Table.from_pylist([vars(record) for record in batch], schema=SCHEMA)
-        with replacing(self.folder / f"part-{quote(batch[0].sample_id, safe='')}.parquet") as path:
+        with stamped(self.folder, f"part-{quote(batch[0].sample_id, safe='')}", ".parquet") as path:
             pq.write_table(table, path)
 
     def read(self) -> pa.Table:
         """The records of the questions that were answered, by sample id.
 
         Raises:
-            DataError: There are none, or a question stands twice.
+            DataError: There are none, a question stands twice, or a part is damaged or lost.
         """
         table = self._all()
         answered = table.filter(pc.field("error") == "")
@@ -175,7 +245,7 @@ class RecordFolder(RunFolder):
         return dict(zip(failed["sample_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
 
     def _all(self) -> pa.Table:
-        parts = [pq.read_table(part, schema=SCHEMA) for part in self._parts()]
+        parts = [pq.read_table(part, schema=SCHEMA) for part in self.sound_parts()]
         if not parts:
             raise DataError(f"no records in {self.folder}: evaluate this configuration first, with the same --out")
         table = pa.concat_tables(parts).sort_by("sample_id")
@@ -196,7 +266,16 @@ class RecordFolder(RunFolder):
             known: Earlier parts.
             columns: Which are read.
         """
-        return {part: pq.read_table(part, columns=list(columns)) for part in self._parts() if part not in known}
+        new = [part for part in self.parts() if part not in known]
+        if damaged := [part for part in new if not sound(part)]:
+            raise self._error(f"{damaged[0].name} is damaged")
+        return {part: pq.read_table(part, columns=list(columns)) for part in new}
 
-    def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob("part-*.parquet"))
+
+def _noted(config: Path) -> bool:
+    """Whether a `config.json` is what its checksum says."""
+    try:
+        found = json.loads(config.read_text())
+        return found.pop(_CHECKSUM) == run_id(found)
+    except (ValueError, AttributeError, LookupError, TypeError):
+        return False

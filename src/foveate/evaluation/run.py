@@ -124,9 +124,9 @@ class Share:
         skip = config.on_error == "skip"
         module = Answering(encodings, config.compressor, config.max_new_tokens, skip, config.sharing, said)
         us, folder = team(), RecordFolder(config.out / "records" / run)
-        if self.order is None and "lengths" in config.sharing:
-            good = longest_first(good, encodings)
-        batches = QuestionsInBatches(good, config.batch_size, self.order, us.number, us.size)
+        ordered = longest_first(samples, encodings) if self.order is None and "lengths" in config.sharing else samples
+        asked_now = frozenset(sample.id for sample in good)
+        batches = QuestionsInBatches(ordered, config.batch_size, self.order, us.number, us.size, asked_now)
         asked = us.asked_by_all(enough, batches.turns_of_all) if enough else None
         writer = RecordWriter(folder, asked)
         us.meet()  # nobody writes before all hold what they have to hold
@@ -230,7 +230,8 @@ def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQ
     pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
 
     def length(some: list[VQASample]) -> tuple[int, int]:
-        return encodings.arrangements[some[0].image_id].length, max(len(sample.question) for sample in some)
+        seen = encodings.arrangements.get(some[0].image_id)  # unless it cannot be decoded
+        return seen.length if seen else 0, max(len(sample.question) for sample in some)
 
     return [sample for some in sorted(pictures, key=length, reverse=True) for sample in some]
 

@@ -25,6 +25,8 @@ from foveate.models.load import LoadedModel
 
 Sharing = Literal["encodings", "pictures", "texts", "drafts", "answers", "lengths"]
 SHARINGS: tuple[Sharing, ...] = get_args(Sharing)
+SHARED: tuple[Sharing, ...] = tuple(name for name in SHARINGS if name != "answers")
+"""Unless something else is said: a run that was killed then ends with the very bytes of one that was not."""
 
 _CONVERSATIONS = 200_000  # remembered; some 100 bytes each
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoTokenizer, CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 
-from foveate.core.errors import UnsupportedModel
+from foveate.core.errors import UnsupportedModel, shown
+from foveate.models.checkpoint import SAFE, config_of, placed, reading, weights_of
 
 REFERENCE = "reference"
 _HINT = "name the CLIP that the vision tower came from; for LLaVA-1.5 it is openai/clip-vit-large-patch14-336"
@@ -104,31 +104,16 @@ def load_companion(name: str | Path = REFERENCE, device: str | torch.device = "c
         UnsupportedModel: There is no such checkpoint, or it is not a whole CLIP.
     """
     place = str(files("foveate.reference") / "clip") if str(name) == REFERENCE else str(name)
-    try:
-        config: Any = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise UnsupportedModel(
-            f"companion {str(name)!r}: neither {REFERENCE!r}, nor a checkpoint folder, nor a reachable hub id "
-            f"({str(error).splitlines()[0]}); {_HINT}"
-        ) from error
+    what = f"companion {shown(str(name))}"
+    config = config_of(what, place, hint=_HINT)
     if config.model_type != "clip":
-        raise UnsupportedModel(
-            f"companion {str(name)!r} is of type {config.model_type!r}, not a CLIP with both its halves; {_HINT}"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place)
-        loaded: Any = CLIPModel.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UnsupportedModel(f"companion {str(name)!r} is incomplete: {str(error).splitlines()[0]}") from error
-    clip, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise UnsupportedModel(f"companion {str(name)!r} lacks {len(missing)} of its weights, such as {missing[0]}")
+        raise UnsupportedModel(f"{what} is of type {config.model_type!r}, not a CLIP with both its halves; {_HINT}")
+    clip: Any = weights_of(what, CLIPModel, place, dtype=torch.float32)
+    with reading(f"{what} is incomplete"):
+        tokenizer = AutoTokenizer.from_pretrained(place, **SAFE)
     known, embedded = len(tokenizer), clip.text_model.config.vocab_size
     if not embedded / 2 < known <= embedded:  # where there is none, transformers makes up one that knows no word
         raise UnsupportedModel(
-            f"companion {str(name)!r} lacks its tokenizer: the one found knows {known} tokens, its text half {embedded}"
+            f"{what} lacks its tokenizer: the one found knows {known} tokens, its text half {embedded}"
         )
-    try:
-        return Companion(clip.to(device).eval(), tokenizer)
-    except (RuntimeError, AssertionError) as error:
-        raise UnsupportedModel(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return Companion(placed(clip, device).eval(), tokenizer)

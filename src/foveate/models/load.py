@@ -11,21 +11,18 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
+from PIL import Image as PILImage
 from PIL import __version__ as pillow_version
 from PIL.Image import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    PreTrainedModel,
-)
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from foveate.core.errors import DataError, UnsupportedModel
+from foveate.core.errors import DataError, UnsupportedModel, said, shown
 from foveate.core.types import Arrangement
 from foveate.functional.sequence import left_padded
 from foveate.models.adapter import Adapter, Images
+from foveate.models.checkpoint import SAFE, config_of, placed, reading, weights_of
 from foveate.models.companion import Companion, load_companion
 from foveate.models.llava import Llava
 from foveate.models.pictures import SeenPictures, Texts, TextSide
@@ -74,6 +71,27 @@ class LoadedModel:
     def model(self) -> PreTrainedModel:
         return self.adapter.model
 
+    def check(self) -> None:
+        """Has everything that is not weights done once, for a checkpoint may say anything.
+
+        Raises:
+            UnsupportedModel: Model, tokenizer, template and image processor do not go together.
+        """
+        tower, known = self.adapter.tower, self.adapter.text_config.vocab_size
+        if min(tower.depth, self.adapter.decoder.depth) < 1 or not 0 <= tower.feature_layer < tower.depth:
+            raise UnsupportedModel(
+                f"its tower has {tower.depth} layers, of which {tower.feature_layer} writes the features, and its "
+                f"language model {self.adapter.decoder.depth} blocks"
+            )
+        ids = self.prompt("?")
+        if self.adapter.image_token not in ids or not 0 <= min(ids) <= max(ids) < known:
+            raise UnsupportedModel(
+                f"a prompt for one picture has ids from {min(ids)} to {max(ids)}; expected the image token "
+                f"{self.adapter.image_token} among them, and all below {known}"
+            )
+        if self.adapter.modality == "image":
+            self.images([PILImage.new("RGB", (336, 224))])
+
     @cached_property
     def identity(self) -> str:
         """Hash of everything that the checkpoint decides: parameters, configurations, tokenizer, image processor."""
@@ -95,9 +113,17 @@ class LoadedModel:
         return digest.hexdigest()[:16]
 
     def images(self, images: Sequence[Image]) -> tuple[Images, list[Arrangement]]:
-        """Pictures as the model wants them, and how each is arranged."""
+        """Pictures as the model wants them, and how each is arranged.
+
+        Raises:
+            DataError: The model's image processor refuses one of them.
+        """
         rgb = [image.convert("RGB") for image in images]
-        seen = self.processor.image_processor(rgb, return_tensors="pt", **self.adapter.image_options)
+        try:
+            seen = self.processor.image_processor(rgb, return_tensors="pt", **self.adapter.image_options)
+        except (ValueError, ZeroDivisionError, RuntimeError) as error:
+            sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in rgb}))
+            raise DataError(f"the model's image processor takes no picture of {shown(sizes)}: {said(error)}") from error
         names = [name for name in self.adapter.image_inputs if name in seen]
         if self.adapter.image_inputs[0] not in names:
             raise UnsupportedModel(f"{type(self.model).__name__} is not given pictures, but {self.adapter.modality}s")
@@ -256,41 +282,25 @@ def load(
     if attention not in (known := ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())):
         raise UnsupportedModel(f"attention {attention!r} is unknown; known: {', '.join(sorted(known))}")
     place = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
-    safe: dict[str, Any] = {"trust_remote_code": False, "revision": revision}
-    try:
-        config: Any = AutoConfig.from_pretrained(place, **safe)
-    except (OSError, ValueError) as error:
-        raise UnsupportedModel(
-            f"model {str(name)!r}: neither {REFERENCE!r}, nor a checkpoint folder, nor a reachable hub id "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+    what = f"model {shown(str(name))}"
+    config = config_of(what, place, revision=revision)
     if config.model_type not in _ADAPTERS:
-        known = ", ".join(_ADAPTERS)
-        raise UnsupportedModel(f"model {str(name)!r} is of type {config.model_type!r}; supported: {known}")
-    try:
-        processor = load_processor(place, **safe)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            place,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            use_safetensors=True,
-            output_loading_info=True,
-            **safe,
-            **options,
-        )
-    except (OSError, SafetensorError, ImportError) as error:
-        raise UnsupportedModel(
-            f"model {str(name)!r} is incomplete: {str(error).splitlines()[0]} Looked for: config.json, *.safetensors, "
-            f"tokenizer and image processor; `hf download {name}` fetches them, and HF_HOME tells where from"
-        ) from error
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise UnsupportedModel(f"model {str(name)!r} lacks {len(missing)} of its weights, such as {missing[0]}")
+        raise UnsupportedModel(f"{what} is of type {config.model_type!r}; supported: {', '.join(_ADAPTERS)}")
+    model: Any = weights_of(
+        what,
+        AutoModelForImageTextToText,
+        place,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        revision=revision,
+        **options,
+    )
     if "quantization_config" not in options and getattr(config, "quantization_config", None) is None:
         model.to(getattr(torch, dtype))  # parts that a checkpoint keeps in another precision
-    try:
-        adapter = adapt((model if "device_map" in options else model.to(device)).eval())
-    except (RuntimeError, AssertionError) as error:
-        raise UnsupportedModel(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    model = (model if "device_map" in options else placed(model, device)).eval()
     companion = REFERENCE if companion is None and str(name) == REFERENCE else companion
-    return LoadedModel(str(name), adapter, processor, load_companion(companion, device) if companion else None)
+    beside = load_companion(companion, device) if companion else None
+    with reading(f"{what} is incomplete", "Expected tokenizer, template and image processor of this very model"):
+        loaded = LoadedModel(str(name), adapt(model), load_processor(place, **SAFE, revision=revision), beside)
+        loaded.check()
+    return loaded

@@ -38,7 +38,9 @@ class Parts:
 def load_processor(place: str, **options: Any) -> Any:  # noqa: ANN401 (a class per family)
     """The checkpoint's processor, or its parts."""
     try:
-        return AutoProcessor.from_pretrained(place, **options)
+        processor = AutoProcessor.from_pretrained(place, **options)
+        if hasattr(processor, "image_processor"):  # else it is the tokenizer alone
+            return processor
     except (ImportError, AttributeError):  # how classes say that torchvision is not there
         pass
     except ValueError as error:  # how the automatic choice of a class does

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from foveate.core.errors import LayerError
 from foveate.core.needs import ClsQuery, ClsRows, Keys, Need, ReceivedRows
 from foveate.functional.attention import attention_rows, mean_attention
 from foveate.models.adapter import Tower
@@ -96,5 +97,8 @@ def hidden(states: Iterable[Tensor], layers: int | Sequence[int], depth: int) ->
 
 def writing(layers: int | Sequence[int], depth: int) -> int:
     """The layer (0-based) that writes the last of these hidden states; state i is the input of layer i."""
-    last = layers if isinstance(layers, int) else max(layers, key=lambda layer: layer % (depth + 1))
+    several = [layers] if isinstance(layers, int) else list(layers)
+    if wrong := [layer for layer in several if not -depth - 1 <= layer <= depth]:
+        raise LayerError(f"vision_feature_layer={wrong[0]}: this tower has {depth} layers, states 0..{depth} of them")
+    last = max(several, key=lambda layer: layer % (depth + 1))
     return last % (depth + 1) - 1

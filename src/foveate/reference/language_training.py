@@ -22,7 +22,7 @@ from transformers import CLIPModel, CLIPVisionConfig, LlavaForConditionalGenerat
 from foveate.data.questions import QUESTION_KINDS, Question, make_questions
 from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, PATCHES, VOCABULARY, llava_config, make_tokenizer
-from foveate.reference.training import made_once, remembered
+from foveate.reference.training import facts_of, made_once, remembered
 from foveate.reference.vision_training import adamw, normalised, patch_labels, patch_owners
 
 _IGNORE = -100
@@ -56,7 +56,7 @@ class _TrainingPictures(Dataset):
         scene = make_scene("train", index, self.seed)
         _, cover = patch_owners(scene)
         cover = F.pad(cover, (0, 0, 0, _MAX_THINGS - len(cover)))
-        return normalised(scene.pixels), cover.to(torch.uint8), torch.stack(patch_labels(scene)), scene.things
+        return normalised(scene.pixels), cover.to(torch.uint8), torch.stack(patch_labels(scene)), facts_of(scene)
 
 
 def encoded_pictures(clip: CLIPModel, pictures: int, out: Path, seed: int = 0) -> dict:

@@ -24,7 +24,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, LlavaForConditi
 from foveate.data.questions import make_questions
 from foveate.data.scenes import Scene, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, VOCABULARY, clip_config, make_processor, make_tokenizer
-from foveate.reference.training import made_once, remembered
+from foveate.reference.training import facts_of, made_once, remembered
 from foveate.reference.vision_training import adamw, caption, normalised
 
 PICTURES = 10_000  # enough for a frozen tower
@@ -73,7 +73,7 @@ class _Pictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, tuple]:
         scene = make_scene("train", index, self.seed)
-        return normalised(scene.pixels), scene.things
+        return normalised(scene.pixels), facts_of(scene)
 
 
 def normed_pictures(tower: CLIPVisionModel, pictures: int, out: Path, seed: int = 0) -> dict:

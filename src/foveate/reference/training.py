@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
 from foveate.core.files import replacing
-from foveate.data.scenes import Scene
+from foveate.data.scenes import Scene, Thing
 from foveate.reference.architecture import clip_config, make_processor
 
 HELD_OUT = 10_000_000  # first index of the pictures of the `train` split that are only for watching progress
@@ -69,28 +70,37 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=False)
+    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
 
 
 def made_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dict]) -> dict:
-    """What `make` makes of the training pictures with this tower, from a file in `out` that is written once."""
+    """What `make` makes of the training pictures with this tower, from a file in `out` that is written once.
+
+    Tensors, texts and numbers only: a file that may hold more could run code when it is read.
+    """
     weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in tower.state_dict().values())).hexdigest()
-    path = out / f"{name}-{weights[:8]}.pt"
+    path = out / f"{name}-{weights[:8]}.tensors"
     if not path.exists():
         with replacing(path) as unfinished:
             torch.save(make(), unfinished)
-    return torch.load(path, mmap=True, weights_only=False)
+    return torch.load(path, mmap=True, weights_only=True)
+
+
+def facts_of(scene: Scene) -> tuple[tuple[str | int, ...], ...]:
+    """The things of a scene, as `remembered` reads them."""
+    return tuple(astuple(thing) for thing in scene.things)
 
 
 def remembered(bank: dict, index: int) -> tuple[int, Scene]:
     """Number and things of the picture that item `index` is about; pictures come round again."""
     picture, nothing = index % len(bank["things"]), np.empty(0)
-    return picture, Scene(bank["things"][picture], nothing, nothing)
+    things = tuple(Thing(*facts) for facts in bank["things"][picture])
+    return picture, Scene(things, nothing, nothing)
 
 
 def trained_clip(folder: Path) -> CLIPModel:
     """The CLIP of a finished vision stage."""
-    checkpoint = torch.load(folder / "last.ckpt", weights_only=False)["state_dict"]
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
     clip = CLIPModel(clip_config())
     clip.load_state_dict({name[5:]: value for name, value in checkpoint.items() if name.startswith("clip.")})
     return clip

@@ -43,6 +43,8 @@ class PerTile(Selector):
             if share and len(rows):
                 masked = scores[rows].masked_fill(~inside[rows], -torch.inf)
                 stays[rows] |= marked(self.selector.select(masked, trace.of(rows), share), scores.shape[1])
+        if len(rows := (~stays.any(1)).nonzero()[:, 0]):  # all that is left of them lies in tiles without a share
+            stays[rows] = marked(self.selector.select(scores[rows], trace.of(rows), keep), scores.shape[1])
         return listed(stays)
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:

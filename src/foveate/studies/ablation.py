@@ -11,6 +11,7 @@ from foveate.core.errors import BudgetError
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.models.llava import Tower
+from foveate.settings import suited
 from foveate.studies.choices import Choice, Grid
 from foveate.studies.objective import Draw, Objective
 from foveate.studies.study import Place, open_study, queue, run
@@ -49,7 +50,7 @@ def ablate(
         raise BudgetError(f"no budget is given: keep 1..{tower.grid.patches} patches, or a fraction of them")
     for choice in choices:
         with suppress(BudgetError):  # what cannot have a budget has no cell there
-            loaded.adapter.check(choice.recipe(keeps[0]).needs)
+            loaded.adapter.check(suited(choice.recipe(keeps[0]), loaded).needs)
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each cell has its own
     facts = {

@@ -3,18 +3,21 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from optuna import Trial, TrialPruned
+from optuna.trial import FixedTrial, FrozenTrial
 
-from foveate.compression import Identity
+from foveate.compression import Compressor, Identity
 from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.records import RecordFolder
-from foveate.evaluation.run import data_of
+from foveate.evaluation.run import cached_load, data_of
+from foveate.settings import suited
 from foveate.studies.goals import Gain, Goal, by_image, gain, mean_of
 from foveate.studies.notes import note
 from foveate.studies.spaces import Proposal, Space
@@ -61,10 +64,13 @@ class Objective:
             trial.set_user_attr("left_out", str(error))
             raise TrialPruned(str(error)) from error
         trial.set_user_attr("suggested", True)  # from here on it can be taken over
+        tower = cached_load(self.config.model, self.config.device, self.config.dtype).adapter.tower
+        proposal = replace(proposal, compressor=suited(proposal.compressor, tower))
         config = replace(self.config, compressor=proposal.compressor)
         latency = latency_ms(config) if "latency" in self.goals else None
         hope = _Hope(self, trial, latency)
-        folder = evaluate(config, order=trial.number, enough=hope.gone) if self.stops else evaluate(config)
+        order = _order(proposal.compressor)
+        folder = evaluate(config, order=order, enough=hope.gone) if self.stops else evaluate(config)
         hope.report(folder.read())  # also of a trial whose compressor had all its records already
         measured = self._measured(folder, hope)
         if latency is not None:
@@ -77,6 +83,17 @@ class Objective:
             trial.set_user_attr(name, value)
         note(trial, config, folder, self.draw)
         return tuple(measured[goal] for goal in self.goals)
+
+    def restore(self, trial: FrozenTrial) -> None:
+        """Answers those questions of a finished trial anew whose records are damaged or lost; often none."""
+        notes = trial.user_attrs
+        folder = RecordFolder(self.config.out / "records" / notes["run_id"])
+        if folder.complete or (notes["stopped"] and folder.parts() and not folder.flaws()):
+            return
+        compressor = self.space.suggest(FixedTrial(trial.params)).compressor
+        config, order = replace(self.config, compressor=compressor), _order(compressor) if self.stops else None
+        enough = (lambda records: records.num_rows >= notes["n"]) if notes["stopped"] else None
+        evaluate(config, order=order, enough=enough)
 
     def _measured(self, folder: RecordFolder, hope: "_Hope") -> dict[str, Any]:
         records = folder.read()
@@ -177,6 +194,11 @@ class _Hope:
         self.lost = f"{why} against {against} after {images} images"
         self.estimated = corrected(rival, gains)
         return True
+
+
+def _order(compressor: Compressor) -> int:
+    """Seed of the order of the pictures: another one for every compressor, whenever and however often it is tried."""
+    return int(sha256(repr(compressor).encode()).hexdigest()[:8], 16)
 
 
 def _facts(proposal: Proposal) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from foveate.evaluation.run import cached_load, data_of, encodings_of
 from foveate.metrics.evidence import SHOWN
 from foveate.models.joining import in_groups
 from foveate.scorers import ResponseAttention
+from foveate.settings import suited
 from foveate.studies.spaces import Planned, Space
 
 Signal = Literal["response", "evidence"]
@@ -85,7 +86,7 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
     for _ in range(candidates):
         trial = study.ask()
         try:
-            compressor = space.suggest(trial).compressor
+            compressor = suited(space.suggest(trial).compressor, loaded.adapter.tower)
         except BudgetError:
             continue
         if repr(compressor) in seen:

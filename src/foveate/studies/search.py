@@ -1,5 +1,6 @@
 """A search: a space, goals and a sampler on one split, and what its best finds say on another."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +10,8 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from foveate.compression import Compressor, Downsample, Pool, VisionCompressor
-from foveate.core.errors import BudgetError, FoveateError
+from foveate.core.errors import BudgetError, FoveateError, shown
+from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import own_code_hash
 from foveate.evaluation.run import cached_load, data_of, first_usable
@@ -63,6 +65,16 @@ class SearchPlan:
     report_split: str = "test"
 
 
+def _check_apart(searched: Sequence[VQASample], reported: Sequence[VQASample], split: str, other: str) -> None:
+    """Splits of other names may share questions, as those of POPE do."""
+    seen = {(sample.image_id, sample.question) for sample in searched}
+    if shared := [sample for sample in reported if (sample.image_id, sample.question) in seen]:
+        raise FoveateError(
+            f"report_split={other!r} shares {len(shared)} questions with split {split!r}, which is searched, such as "
+            f"{shown(shared[0].question)}: a winner is reported on questions that the search never saw"
+        )
+
+
 def search(
     place: Place, config: EvalConfig, plan: SearchPlan, workers: int = 1, draw: Draw | None = None
 ) -> optuna.Study:
@@ -96,8 +108,9 @@ def search(
             "search never saw"
         )
     loaded = cached_load(config.model, config.device, config.dtype)
-    data_of(config.data, plan.report_split, config.limit, config.seed)  # a split that is not there is refused now
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    reported, _ = data_of(config.data, plan.report_split, config.limit, config.seed)
+    _check_apart(samples, reported, config.split, plan.report_split)
     first_usable(config, samples)  # bad data is refused now
     space = space_of(plan, loaded)
     objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)

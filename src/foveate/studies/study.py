@@ -26,6 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from foveate.core.errors import OutputError
+from foveate.studies import database
 from foveate.studies.goals import DIRECTIONS
 from foveate.studies.notes import ARTIFACTS
 from foveate.studies.objective import Objective
@@ -88,14 +89,16 @@ class Place:
             (self.folder / ".writable").unlink(missing_ok=True)  # another worker may have come first
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be written: {error.strerror}; choose another --out") from error
-        url = self.storage or f"sqlite:///{self.folder / 'study.db'}"
+        url = self.storage or f"sqlite:///{self.folder / database.NAME}"
         try:
-            return RDBStorage(
-                url,
-                heartbeat_interval=self.heartbeat_s,
-                grace_period=self.grace_s,
-                heartbeat_stale_trial_callback=_retry,
-            )
+            with self.queue:  # one process checks, and one makes the tables
+                database.check(self.folder / database.NAME)
+                return RDBStorage(
+                    url,
+                    heartbeat_interval=self.heartbeat_s,
+                    grace_period=self.grace_s,
+                    heartbeat_stale_trial_callback=_retry,
+                )
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise OutputError(
                 f"storage {_without_password(url)!r} cannot be used: {str(error).splitlines()[0]}. Expected the URL of "
@@ -186,6 +189,8 @@ def run(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
+        for trial in study.get_trials(states=(TrialState.COMPLETE,)):
+            objective.restore(trial)
         _work(place, study, *rest, bar=True)
         for other in others:
             other.join()
@@ -218,6 +223,7 @@ def keep_artifacts(study: optuna.Study, folder: Path) -> None:
     for picture in sorted(folder.glob("*.png")):
         if picture.read_bytes() not in kept:
             upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
+    database.seal(folder / database.NAME)
 
 
 def _worker(place: Place, objective: Objective, total: int, sampler: SamplerName, seed: int, threads: int) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from string import ascii_uppercase
 
-from foveate.core.errors import DataError
-from foveate.data.benchmark import Asked, Benchmark, Row, optional, text_of
+from foveate.core.errors import DataError, shown
+from foveate.data.benchmark import Asked, Benchmark, Row, id_of, option_of, optional, text_of
 from foveate.data.sample import Form
 from foveate.data.stored import Part
 
@@ -17,14 +17,19 @@ ROTATIONS = 1_000_000
 
 
 def _scienceqa(row: Row) -> Iterator[Asked]:
-    options = tuple(str(choice) for choice in row["choices"])
+    options = tuple(option_of(choice) for choice in row["choices"])
+    if not 0 <= int(row["answer"]) < len(options):
+        raise DataError(f"its answer is {shown(row['answer'])}, expected a number below {len(options)}")
     letter = ascii_uppercase[int(row["answer"])]
     yield _chosen("", optional(row, "subject"), row, options, letter, "letter_context")
 
 
 def _mmbench(row: Row, form: Form = "letter") -> Iterator[Asked]:
-    options = tuple(option for letter in "ABCDE" if (option := _shown(row, letter)))
-    yield _chosen(str(row["index"]), optional(row, "category"), row, options, optional(row, "answer"), form)
+    given = [_shown(row, letter) for letter in "ABCDE"]
+    options = tuple(filter(None, given))
+    if any(given[len(options) :]):
+        raise DataError(f"its options are {shown(given)}, expected none to be left out between two")
+    yield _chosen(id_of(row, "index"), optional(row, "category"), row, options, optional(row, "answer"), form)
 
 
 def _mmbench_cn(row: Row) -> Iterator[Asked]:
@@ -32,16 +37,16 @@ def _mmbench_cn(row: Row) -> Iterator[Asked]:
 
 
 def _seed(row: Row) -> Iterator[Asked]:
-    options = tuple(str(row[f"choice_{letter}"]) for letter in "abcd")
+    options = tuple(option_of(row[f"choice_{letter}"]) for letter in "abcd")
     kind = str(row.get("question_type_id", ""))
-    yield _chosen(str(row["question_id"]), kind, row, options, text_of(row, "answer"), "letter")
+    yield _chosen(id_of(row, "question_id"), kind, row, options, text_of(row, "answer"), "letter")
 
 
 def _chosen(name: str, kind: str, row: Row, options: tuple[str, ...], letter: str, form: Form) -> Asked:
     if len(options) < 2:
-        raise DataError(f"its options are {list(options)}, expected at least two")
+        raise DataError(f"its options are {shown(list(options))}, expected at least two")
     if letter and (len(letter) != 1 or letter not in ascii_uppercase[: len(options)]):
-        raise DataError(f"its answer is {letter!r}, expected one of {', '.join(ascii_uppercase[: len(options)])}")
+        raise DataError(f"its answer is {shown(letter)}, expected one of {', '.join(ascii_uppercase[: len(options)])}")
     references = (letter, options[ascii_uppercase.index(letter)]) if letter else ()
     question, hint = text_of(row, "question"), optional(row, "hint")
     return Asked(name, kind, question, references, "letter", form, options, hint)

@@ -1,10 +1,11 @@
 """Benchmarks that ask for the box of what is described; the box is also the evidence."""
 
+import math
 import re
 from collections.abc import Iterator
 
-from foveate.core.errors import DataError
-from foveate.data.benchmark import Asked, Benchmark, Row
+from foveate.core.errors import DataError, shown
+from foveate.data.benchmark import Asked, Benchmark, Row, id_of
 from foveate.data.sample import Box, Boxes
 from foveate.data.stored import Part
 
@@ -19,15 +20,19 @@ def _refcoco(row: Row) -> Iterator[Asked]:
         raise DataError("answer is empty, expected descriptions of what is in the box")
     for text in descriptions:
         yield Asked(
-            str(row["question_id"]), "", str(text).strip(), (written, exact), "box", "box", things=Boxes((box,))
+            id_of(row, "question_id"), "", str(text).strip(), (written, exact), "box", "box", things=Boxes((box,))
         )
 
 
 def _shares(row: Row) -> Box:
     left, top, width, height = (float(value) for value in row["bbox"])
     across, down = row["pixels"]
-    if not (width > 0 and height > 0):
-        raise DataError(f"bbox is {list(row['bbox'])}, expected left, top, width and height, the last two positive")
+    seen = 0 < left + width and left < across and 0 < top + height and top < down
+    if not (all(map(math.isfinite, (left, top, width, height))) and width > 0 and height > 0 and seen):
+        raise DataError(
+            f"bbox is {shown(list(row['bbox']))}, expected left, top, width and height, the last two positive, of "
+            f"a part of the picture, which has {across} x {down} pixels"
+        )
     return left / across, top / down, min((left + width) / across, 1.0), min((top + height) / down, 1.0)
 
 

@@ -4,20 +4,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from foveate.core.errors import DataError
-from foveate.data.benchmark import Asked, Benchmark, Row, optional, text_of
+from foveate.core.errors import DataError, shown
+from foveate.data.benchmark import Asked, Benchmark, Row, id_of, optional, text_of
 from foveate.data.stored import Part
 
 
 def _vqav2(row: Row) -> Iterator[Asked]:
     answers = tuple(entry["answer"] for entry in _entries(row.get("answers")))
     kind = optional(row, "answer_type")
-    yield Asked(str(row["question_id"]), kind, text_of(row, "question"), answers, "vqa", "short")
+    yield Asked(id_of(row, "question_id"), kind, text_of(row, "question"), answers, "vqa", "short")
 
 
 def _textvqa(row: Row) -> Iterator[Asked]:
     answers = _texts(row, "answers")
-    yield Asked(str(row["question_id"]), "", text_of(row, "question"), answers, "textvqa", "short")
+    yield Asked(id_of(row, "question_id"), "", text_of(row, "question"), answers, "textvqa", "short")
 
 
 def _textvqa_ocr(row: Row) -> Iterator[Asked]:
@@ -27,13 +27,13 @@ def _textvqa_ocr(row: Row) -> Iterator[Asked]:
 
 def _vizwiz(row: Row) -> Iterator[Asked]:
     answers, kind = _texts(row, "answers"), optional(row, "category")
-    name = str(row["question_id"]).removesuffix(".jpg")
+    name = id_of(row, "question_id").removesuffix(".jpg")
     yield Asked(name, kind, text_of(row, "question"), answers, "textvqa", "unanswerable")
 
 
 def _gqa(row: Row) -> Iterator[Asked]:
     kind = (row.get("types") or {}).get("structural") or ""
-    yield Asked(str(row["id"]), kind, text_of(row, "question"), (text_of(row, "answer"),), "gqa", "short")
+    yield Asked(id_of(row, "id"), kind, text_of(row, "question"), (text_of(row, "answer"),), "gqa", "short")
 
 
 def _mmvet(row: Row) -> Iterator[Asked]:
@@ -47,7 +47,9 @@ def _mmvet(row: Row) -> Iterator[Asked]:
 def _texts(row: Row, column: str) -> tuple[str, ...]:
     value = row.get(column)
     if value is not None and not isinstance(value, (list, tuple)):
-        raise DataError(f"{column} is {value!r}, expected a list of texts")
+        raise DataError(f"{column} is {shown(value)}, expected a list of texts")
+    if any(text is None for text in value or ()):
+        raise DataError(f"{column} is {shown(value)}, expected no empty entries")
     return tuple(str(text) for text in value or ())
 
 

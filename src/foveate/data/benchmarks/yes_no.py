@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from foveate.core.errors import DataError
-from foveate.data.benchmark import Asked, Benchmark, Row, text_of
+from foveate.core.errors import DataError, shown
+from foveate.data.benchmark import Asked, Benchmark, Row, id_of, text_of
 from foveate.data.stored import Part
 
 _ADDED = "Please answer yes or no."  # to every question of MME; how to say it is the prompt's business
 
 
 def _pope(row: Row) -> Iterator[Asked]:
-    kind = text_of(row, "category")
-    yield Asked(f"{kind}-{row['question_id']}", kind, text_of(row, "question"), (_truth(row),), "pope", "yes_no")
+    kind, name = text_of(row, "category"), id_of(row, "question_id")
+    yield Asked(f"{kind}-{name}" if name else "", kind, text_of(row, "question"), (_truth(row),), "pope", "yes_no")
 
 
 def _mme(row: Row) -> Iterator[Asked]:
@@ -22,7 +22,7 @@ def _mme(row: Row) -> Iterator[Asked]:
 def _truth(row: Row) -> str:
     answer = text_of(row, "answer").lower().rstrip(".")
     if answer not in ("yes", "no"):
-        raise DataError(f"answer is {row['answer']!r}, expected yes or no")
+        raise DataError(f"answer is {shown(row['answer'])}, expected yes or no")
     return answer
 
 

@@ -1,0 +1,95 @@
+"""Reads what lies in a checkpoint folder, of which nothing is believed: what cannot be used is named.
+
+Weights are read from safetensors only, which hold numbers and nothing that could run, and code in the folder stays
+where it is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from foveate.core.errors import FoveateError, UnsupportedModel, said
+
+SAFE: dict[str, Any] = {"trust_remote_code": False}
+"""For every call of transformers that reads from a checkpoint."""
+
+
+def config_of(what: str, place: str, hint: str = "", **options: Any) -> Any:  # noqa: ANN401 (a class per family)
+    """The configuration of a checkpoint.
+
+    Args:
+        what: It is, for messages, such as "model 'name'".
+        place: Folder or hub id.
+        hint: What to do where there is none.
+        options: For `from_pretrained`.
+
+    Raises:
+        UnsupportedModel: There is none that can be read.
+    """
+    with reading(f"{what}: neither 'reference', nor a checkpoint folder, nor a reachable hub id", hint):
+        return AutoConfig.from_pretrained(place, **SAFE, **options)
+
+
+def weights_of(what: str, kind: Any, place: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401 (a class)
+    """The model of a checkpoint, with all of its weights.
+
+    Args:
+        what: It is, for messages.
+        kind: Class of transformers that reads it.
+        place: Folder or hub id.
+        options: For `from_pretrained`.
+
+    Raises:
+        UnsupportedModel: Weights are damaged, lacking, or of another shape than the configuration says.
+    """
+    hint = (
+        f"Looked for: config.json, *.safetensors, tokenizer and image processor; `hf download {place}` fetches them, "
+        "and HF_HOME tells where from"
+    )
+    with reading(f"{what} is incomplete", hint):
+        model, report = kind.from_pretrained(
+            place, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE, **options
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise UnsupportedModel(f"{what} lacks {len(missing)} of its weights, such as {missing[0]}. {hint}")
+    if wrong := sorted(report["mismatched_keys"]):
+        name, there, expected = wrong[0]
+        raise UnsupportedModel(
+            f"{what}: {len(wrong)} of its weights are not as its config.json says, such as {name}: {tuple(there)} "
+            f"there, {tuple(expected)} expected; take both from the same checkpoint"
+        )
+    return model
+
+
+@contextmanager
+def reading(failure: str, hint: str = "") -> Iterator[None]:
+    """What fails inside is no fault of the program: transformers raises what it likes at damaged files.
+
+    Raises:
+        UnsupportedModel: With what was said, this failure before it and the hint behind it.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except FoveateError as error:
+        raise UnsupportedModel(f"{failure} ({error}). {hint}".strip()) from error
+    except Exception as error:
+        raise UnsupportedModel(f"{failure} ({type(error).__name__}: {said(error)}). {hint}".strip()) from error
+
+
+def placed(model: Any, device: str | torch.device) -> Any:  # noqa: ANN401 (a class per family)
+    """The model on the device.
+
+    Raises:
+        UnsupportedModel: There is no such device.
+    """
+    try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UnsupportedModel(f"device {str(device)!r} cannot be used: {said(error)}") from error

@@ -1,0 +1,103 @@
+"""The command as a user runs it, on tiny random models and a few rounds."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from analysis.speed import read_rounds
+from foveate.cli import run as command
+from foveate.testing.checkpoints import save_family
+
+ROOT = Path(__file__).parents[2]
+QUICK = ("--methods", "random", "fastv", "--keep", "0.5", "9", "--new-tokens", "2", "--rounds", "2")
+
+
+def run(*options: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "experiments/measure_speed.py"), *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("speed")
+    result = run("--model", tiny, *QUICK, "--batch", "1", "3", folder=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "runs/measure_speed", result.stdout
+
+
+def test_it_writes_what_its_help_promises(finished):
+    folder, printed = finished
+    assert {file.name for file in folder.iterdir()} == {"rounds.parquet", "table.csv", "table.md", "speed.png"}
+    with Image.open(folder / "speed.png") as picture:
+        assert picture.width > 900
+    assert "Pictures of 96 pixels, batch 3: compression pays in" in printed
+    assert f"Tables and figure: {Path('runs/measure_speed')}" in printed
+
+
+def test_both_baselines_stand_beside_every_setting(finished):
+    table = pd.read_csv(finished[0] / "table.csv")
+    settings = [("full", 144), ("random", 72), ("random", 9), ("fastv", 72)]
+    lone = [("one by one", budget) for budget in (144, 72, 9)]
+    for batch in (1, 3):
+        rows = table[table["batch"] == batch]
+        assert list(zip(rows["method"], rows["budget"], strict=True)) == [*settings, *lone]
+    assert (table["rounds"] == 2).all()
+    assert table.loc[table["method"] != "one by one", "vs_one_by_one"].notna().all()
+    assert table.loc[~table["method"].isin(("full", "one by one")), "speedup"].notna().all()
+
+
+def test_the_rounds_say_on_what_they_were_measured(finished, tiny):
+    rounds, conditions = read_rounds(finished[0] / "rounds.parquet")
+    assert (conditions.model, conditions.kernel, conditions.dtype) == (tiny, "sdpa", "float32")
+    assert conditions.device and conditions.date and "torch" in conditions.versions
+    assert list(conditions.left_out) == ["fastv at 9 of 144 tokens"]
+    assert "cannot come near 9 equivalent tokens" in conditions.left_out["fastv at 9 of 144 tokens"]
+    parts = [f"{part}_ms" for part in ("vision", "scoring", "projector", "prefill", "decode")]
+    own = rounds[rounds["method"] != "one by one"]
+    assert own[parts].sum(axis=1).tolist() == pytest.approx(own["total_ms"].tolist())
+    assert len(rounds) == 2 * 2 * 7
+
+
+def test_pictures_of_several_sizes_are_shown_to_a_model_that_sees_any(tmp_path):
+    model = str(save_family("Qwen2.5-VL", tmp_path / "model"))
+    result = run("--model", model, *QUICK[:5], *QUICK[6:], "--size", "16", "32", "--batch", "2", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "runs/measure_speed/table.csv")
+    full = table[table["method"] == "full"]
+    assert full["size"].tolist() == [16, 32]
+    assert full["equivalent_tokens"].tolist() == [4, 16]
+    assert table.loc[table["method"] == "random", "equivalent_tokens"].tolist() == [2, 8]
+    assert "No second baseline (one by one): benchmarks/one_by_one.py is for LLaVA-1.5" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--batch", "0"), "--batch 0: expected one or more numbers from 1 up"),
+        (("--rounds", "0"), "new_tokens=2, rounds=0: expected at least 2 tokens"),
+        (("--new-tokens", "1"), "new_tokens=1, rounds=2: expected at least 2 tokens"),
+        (("--size", "48"), "size 48: LlavaForConditionalGeneration sees every picture at 96 x 96 pixels"),
+        (("--keep", "500"), "keep=500: an image has 144 patches"),
+        (("--methods", "fastvv"), "method 'fastvv' is unknown; did you mean fastv"),
+        (("--attention", "fast"), "attention 'fast' is unknown; known: "),
+        (("--device", "cuda:77"), "device 'cuda:77' cannot be used"),
+        (("--out", "/dev/null"), "/dev/null/measure_speed cannot be written: Not a directory; choose another --out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_gets_one_clear_line(options, message, tiny, tmp_path, capsys, monkeypatch):
+    """As the command does it, without starting Python anew for each."""
+    script = ROOT / "experiments/measure_speed.py"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script), "--model", tiny, *QUICK, *options])
+    with pytest.raises(SystemExit) as ended:
+        command(runpy.run_path(str(script))["main"])
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and message in last
+    assert not list(tmp_path.rglob("*.*"))

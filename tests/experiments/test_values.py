@@ -1,0 +1,148 @@
+"""Values that no option can have, of every experiment, in this process: one clear line, whatever was typed."""
+
+import importlib.util
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from foveate import cli
+
+ROOT = Path(__file__).parents[2]
+NUL, LONG = "a\0b", "x" * 5000
+COMMON = [
+    (("--limit", "-5"), "limit=-5: at least one question"),
+    (("--limit", "1e400"), "--limit"),
+    (("--seed", "-1"), "seed=-1: expected 0 or more"),
+    (("--batch-size", "0"), "batch_size=0: expected 1 or more"),
+    (("--max-new-tokens", "0"), "max_new_tokens=0: expected 1 or more"),
+    (("--device", ""), "device '' cannot be used"),
+    (("--device", "nonsense"), "device 'nonsense' cannot be used"),
+    (("--device", "meta"), "device 'meta' cannot be used"),
+    (("--dtype", "float64"), "dtype 'float64' is unknown; known: float32"),
+    (("--devices", "0"), "devices=0"),
+    (("--nodes", "-1"), "nodes=-1"),
+    (("--workers", "0"), "workers=0: at least one is needed"),
+    (("--storage", ""), "storage '': expected the URL of a database"),
+    (("--logger", "nothing"), "--logger"),
+    (("--study", ""), "study '': it names a folder"),
+    (("--study", "../elsewhere"), "study '../elsewhere': it names a folder"),
+    (("--study", "."), "study '.'"),
+    (("--study", LONG), "expected up to 100 letters"),
+    (("--study", NUL), "it names a folder"),
+    (("--out", NUL), "no folder can be called so"),
+    (("--on-error", "maybe"), "--on-error"),
+    (("--data", ""), "data '' is unknown; known: scenes"),
+    (("--data", "scenes:x"), "scenes are made, not read"),
+    (("--data", "pope:/no/such"), "there is no file or folder /no/such"),
+    (("--data", "pope:" + LONG), "no file or folder can be called"),
+    (("--data", "pope:a/b/c"), "there is no file or folder a/b/c"),
+    (("--split", "nope"), "split 'nope' of 'scenes' is unknown"),
+    (("--model", ""), "model ''"),
+    (("--model", NUL), "neither 'reference', nor a checkpoint folder"),
+    (("--model", LONG), "neither 'reference', nor a checkpoint folder"),
+    (("--nonsense", "1"), "nonsense"),
+]
+OWN = {
+    "ablate_layers": [
+        *((("--keep", keep), "keep=") for keep in ("0", "nan", "inf", "-1", "1.5", "99999999999999999999")),
+        (("--keep",), "no budget is given"),
+        (("--keep", "x"), "--keep"),
+        (("--layers", "-99"), "layer -99: this tower has 6 layers"),
+        (("--layers", "99999999999999999999"), "this tower has 6 layers"),
+    ],
+    "ablate_budgets": [
+        *((("--scorers", name), "choice") for name in ("", "cls", "cls[x]", "__import__('os')")),
+        (("--scorers", "cls[99]"), "layer 99"),
+        (("--keep", "nan"), "keep=nan"),
+    ],
+    "compare_methods": [
+        (("--methods", "nope"), "method 'nope' is unknown"),
+        (("--methods", ""), "method '' is unknown"),
+        (("--methods", "os:"), "method 'os:' is unknown"),
+        (("--methods", ":f"), "method ':f' cannot be imported"),
+        (("--methods", "..:x"), "method '..:x' cannot be imported"),
+        (("--methods", "a b:c"), "method 'a b:c' cannot be imported"),
+        (("--methods", "os:path"), "which takes no keep"),
+        (("--methods", "os:getcwd"), "which takes no keep"),
+        (("--methods", "json:loads"), "which takes no keep"),
+        (("--methods", "fastv+nothing"), "'nothing' is unknown"),
+        (("--keep", "inf"), "keep=inf"),
+    ],
+    "answer_benchmark": [
+        (("--method", "builtins:print"), "which takes no keep"),
+        (("--keep", "nan"), "keep=nan"),
+        (("--keep", "0"), "keep=0"),
+        (("--method", "fastv", "--keep", "99999"), "keep=99999"),
+        (("--workers", "2"), "leave --workers and --storage out"),
+        (("--storage", "sqlite:///x"), "leave --workers and --storage out"),
+    ],
+    "measure_bias": [
+        (("--blocks", "0"), "blocks=0"),
+        (("--side", "-1"), "side=-1"),
+        (("--shares", "nan"), "keep=nan"),
+        (("--shares",), "at least one share"),
+        (("--workers", "2"), "leave --workers and --storage out"),
+    ],
+    "search_weights": [
+        (("--space", "nope"), "nope"),
+        (("--space", "vispruner", "--open", "important_ratio=0.9:0.1"), "low must be below high"),
+        (("--space", "vispruner", "--open", "x"), "option 'x' of vispruner is unknown"),
+        (("--goals", "nope"), "--goals"),
+        (("--goals",), "name one goal"),
+        (("--keep", "nan"), "keep=nan"),
+        (("--report-split", "search"), "the split that is searched"),
+    ],
+    "reproduce_vtc_cls": [
+        (("--data", "scenes"), "not in the paper"),
+        (("--keep", "x"), "--keep"),
+        (("--workers", "2"), "leave --workers and --storage out"),
+    ],
+}
+CASES = [
+    *(("ablate_layers", *case) for case in COMMON),
+    *((name, *case) for name, cases in OWN.items() for case in cases),
+]
+
+
+@pytest.fixture(autouse=True)
+def quietly_undone(monkeypatch):
+    """`run` sets levels of loggers and filters of warnings for a whole process."""
+    with warnings.catch_warnings():
+        levels = {name: logging.getLogger(name).level for name in cli._CHATTER}
+        yield
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def main_of(name):
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name].main
+
+
+@pytest.mark.parametrize(("name", "options", "says"), CASES, ids=lambda value: str(value)[:40].replace("\0", "NUL"))
+def test_a_value_that_cannot_be_is_one_line(name, options, says, tiny, tmp_path, monkeypatch, capsys):
+    given = {"--model": tiny, "--limit": "3", "--max-new-tokens": "1", "--out": str(tmp_path / "runs")}
+    if name == "reproduce_vtc_cls":
+        given["--data"] = "pope"
+    words = [word for option, value in given.items() if option not in options for word in (option, value)]
+    monkeypatch.setattr(sys, "argv", [name, *words, *options])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main_of(name))
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    lines = (said.err + said.out).strip().splitlines()
+    assert says in " ".join(" ".join(lines).split())
+    assert "Traceback" not in said.err + said.out
+    assert len(lines[-1]) < 1500
+
+
+def test_every_experiment_is_tried():
+    scripts = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    assert scripts == {*OWN, "train_reference"}
