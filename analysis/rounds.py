@@ -84,7 +84,8 @@ def ratio(values: ArrayLike, others: ArrayLike, scale: float = 1.0) -> Estimate:
         scale: Multiplies the ratio.
     """
     logs = mean(np.log(np.divide(values, others)))
-    return Estimate(*(float(scale * np.exp(end)) for end in logs[:3]), logs.p, logs.n)
+    value, low, high = (float(scale * np.exp(end)) for end in logs[:3])
+    return Estimate(value, low, high, logs.p, logs.n)
 
 
 def growth(sizes: Sequence[float], values: Sequence[Sequence[float]]) -> Estimate:

@@ -14,17 +14,21 @@ from benchmarks.results import MISSED, Result
 _noted = pytest.StashKey[list[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:  # noqa: D103
+    parser.addoption("--rounds", type=int, help="at most so many rounds of each comparison, for a quick look")
+
+
 def pytest_configure(config: pytest.Config) -> None:  # noqa: D103 (a hook)
     config.stash[_noted] = []
     torch.set_grad_enabled(False)
 
 
 @pytest.fixture
-def in_turn(benchmark: BenchmarkFixture) -> Callable[..., dict[str, list[Any]]]:
+def in_turn(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[..., dict[str, list[Any]]]:
     """Measures several sides in so many rounds, after one that does not count; under --benchmark-disable in one."""
 
     def measure(sides: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[Any]]:
-        once = Rounds(sides)
+        once, rounds = Rounds(sides), min(rounds, request.config.getoption("rounds") or rounds)
         benchmark.pedantic(once, rounds=rounds, warmup_rounds=warm_up)
         return {name: measured[-rounds:] for name, measured in once.measured.items()}
 

@@ -17,12 +17,12 @@ def llava(tower: dict[str, Any], language: dict[str, Any]) -> LlavaForConditiona
         language: Fields of its LLaMA.
     """
     torch.manual_seed(0)
-    vision = CLIPVisionConfig(patch_size=PATCH_SIZE, **tower)
+    side = tower["image_size"] // PATCH_SIZE
     config = LlavaConfig(
-        vision_config=vision,
+        vision_config=CLIPVisionConfig(patch_size=PATCH_SIZE, **tower),
         text_config=LlamaConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2, **language),
         image_token_index=IMAGE_TOKEN,
-        image_seq_length=(vision.image_size // PATCH_SIZE) ** 2,
+        image_seq_length=side**2,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
     )

@@ -5,6 +5,7 @@ it.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -49,7 +50,7 @@ class Result:
     @property
     def verdict(self) -> str:
         """Whether the promise holds: open where the interval, or a single round, does not tell; empty without one."""
-        return _verdict(self.row())
+        return verdict(self.row())
 
     def row(self) -> dict[str, Any]:
         """The columns that are not about machine and versions."""
@@ -122,7 +123,8 @@ def summary(names: list[str], path: Path = RESULTS) -> str:
     return cells.to_string(index=False)
 
 
-def _verdict(row: dict[str, Any]) -> str:
+def verdict(row: Mapping[Any, Any]) -> str:
+    """What a row of the table says of its promise; see `Result.verdict`."""
     least, most = row["at_least"], row["at_most"]
     if np.isnan(least) and np.isnan(most):
         return ""
@@ -132,11 +134,11 @@ def _verdict(row: dict[str, Any]) -> str:
     return MISSED if row["high"] < least or row["low"] > most else OPEN
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: Mapping[Any, Any]) -> list[str]:
     promised = [f"{word} {row[key]:g}" for key, word in (("at_least", "at least"), ("at_most", "at most"))]
     found = f"{row['value']:.3g}" + ("" if np.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]")
     said = " and ".join(text for text in promised if not text.endswith("nan"))
-    return [row["name"], f"{found} {row['unit']}".strip(), str(row["n"]), said, _verdict(row)]
+    return [row["name"], f"{found} {row['unit']}".strip(), str(row["n"]), said, verdict(row)]
 
 
 def _when(rows: pd.DataFrame) -> str:

@@ -35,7 +35,8 @@ class Prefill:
         self.ids = torch.cat([words[:, :BEFORE], image, words[:, BEFORE:]], 1)
 
     def stock(self) -> torch.Tensor:
-        given = {"image": BaseModelOutputWithPooling(pooler_output=list(self.pictures))}
+        listed: Any = list(self.pictures)
+        given = {"image": BaseModelOutputWithPooling(pooler_output=listed)}
         mask = torch.ones_like(self.ids)
         call = self.model(input_ids=self.ids, attention_mask=mask, mm_encoder_outputs=given, logits_to_keep=1)
         return call.logits[:, -1]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from foveate.core.types import PADDING, Grid
+from foveate.functional import diversity
 from foveate.functional.diversity import coverage, determinantal, max_min, thinned
 from foveate.functional.matching import cosine
 from foveate.functional.outliers import outliers
@@ -22,12 +23,20 @@ def free(patches: int = 20) -> torch.Tensor:
     return torch.arange(patches) < torch.tensor(COUNTS)[:, None]
 
 
+@pytest.fixture(params=["by default", "small"])
+def pools(request, monkeypatch):
+    """With pools as they are, which hold all 20 patches, and so small that others become better than those inside."""
+    if request.param == "small":
+        for name, size in {"_POOL": 3, "_RENEWED": 2, "_ROWS": 7}.items():
+            monkeypatch.setattr(diversity, name, size)
+
+
 def padded(chosen: list[int], width: int) -> list[int]:
     return chosen + [PADDING] * (width - len(chosen))
 
 
 @pytest.mark.parametrize("keep", [1, 2, 9, 20, 30])
-def test_max_min_equals_a_search_by_loops(keep):
+def test_max_min_equals_a_search_by_loops(pools, keep):
     similarity = similarities()
     order = max_min(similarity, free(), keep)
     assert order.shape[1] == min(keep, 20)
@@ -45,7 +54,7 @@ def test_max_min_equals_a_search_by_loops(keep):
 
 
 @pytest.mark.parametrize("keep", [1, 4, 20, 30])
-def test_greedy_determinants_of_a_kernel_of_full_rank_equal_explicit_ones(keep):
+def test_greedy_determinants_of_a_kernel_of_full_rank_equal_explicit_ones(pools, keep):
     kernel = similarities() + 0.3 * torch.eye(20).double()
     order = determinantal(kernel, free(), keep)
     for row, table, count in zip(order.tolist(), kernel.numpy(), COUNTS, strict=True):
@@ -56,15 +65,33 @@ def test_greedy_determinants_of_a_kernel_of_full_rank_equal_explicit_ones(keep):
         assert row == padded(chosen, order.shape[1])
 
 
-def test_a_kernel_of_zeros_and_of_duplicates_still_gives_different_patches():
+def test_a_kernel_of_zeros_and_of_duplicates_still_gives_different_patches(pools):
     everything = torch.ones(1, 6, dtype=torch.bool)
     assert determinantal(torch.zeros(1, 6, 6), everything, 4).tolist() == [[0, 1, 2, 3]]
     quality = torch.tensor([0.1, 0.6, 0.0, 0.9, 0.5, 0.7]).double()
     assert determinantal((quality[:, None] * quality)[None], everything, 6).tolist() == [[3, 5, 1, 4, 0, 2]]
 
 
+def test_a_kernel_whose_rank_is_spent_within_a_pool_goes_on_by_its_diagonal(pools):
+    features = torch.randn(2, 20, 5, generator=torch.Generator().manual_seed(2)).double()
+    kernel = features @ features.mT
+    order = determinantal(kernel, torch.ones(2, 20, dtype=torch.bool), 20)
+    for row, own in zip(order.tolist(), kernel.diagonal(dim1=1, dim2=2).tolist(), strict=True):
+        assert sorted(row) == list(range(20))
+        assert row[5:] == sorted(row[5:], key=lambda patch, own=own: -own[patch])
+
+
+def test_equal_patches_go_to_the_lower_index(pools):
+    features = similarities(1, 5)[0].repeat_interleave(4, 0)
+    twins = cosine(features[None], features[None]).round(decimals=12)
+    everybody, one = torch.ones(1, 20, dtype=torch.bool), torch.ones(1, 20).double()
+    for chosen in (max_min(twins, everybody, 5), coverage(twins, one, 0 * one, everybody, 5)):
+        assert all(patch % 4 == 0 for patch in chosen[0].tolist()[:2])
+    assert all(patch % 4 == 0 for patch in determinantal(twins, everybody, 5)[0].tolist())
+
+
 @pytest.mark.parametrize("keep", [1, 9, 30])
-def test_coverage_equals_a_search_by_loops(keep):
+def test_coverage_equals_a_search_by_loops(pools, keep):
     generator = torch.Generator().manual_seed(3)
     cover = torch.randn(4, 11, 20, generator=generator)
     weight, bonus = torch.rand(2, 4, 20, generator=generator)
@@ -99,7 +126,7 @@ def test_thinning_equals_lists_and_loops_for_any_length(keep, step):
         assert sorted(patch for patch in row if patch != PADDING) == sorted(line)
 
 
-def test_choices_do_not_depend_on_the_rest_of_the_batch():
+def test_choices_do_not_depend_on_the_rest_of_the_batch(pools):
     similarity = similarities()
     for i, count in enumerate(COUNTS[:3]):
         alone = similarity[i : i + 1, :count, :count]

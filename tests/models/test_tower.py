@@ -1,5 +1,6 @@
 from dataclasses import replace
 from functools import cache
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from foveate.core.errors import UnsupportedNeed
+from foveate.models.tiles import hidden
 from foveate.models.tower import reduced
 from foveate.reductions import Bipartite, InformationFlow
 from tests.golden_llava import golden, golden_llava, golden_pixels
@@ -178,3 +180,19 @@ def test_dropping_and_merging_may_follow_each_other():
 def test_without_cls_token_information_flow_says_so():
     with pytest.raises(UnsupportedNeed, match=r"InformationFlow.*SiglipVisionModel has none"):
         reduced(tiny_tower("siglip"), pixels(), InformationFlow(), 9, FEATURE_LAYER, False)
+
+
+@pytest.mark.parametrize(("layers", "expected"), [(-2, [7]), ((1, -1), [1, 8])])
+def test_of_all_hidden_states_only_the_named_ones_are_kept(layers, expected):
+    born, alive = [], []
+
+    def run():
+        for number in range(9):
+            state = torch.full((1, 1, 1), float(number))
+            born.append(ref(state))
+            yield state
+            del state
+            alive.append(sum(one() is not None for one in born))
+
+    assert hidden(run(), layers, 8)[0, 0].tolist() == expected
+    assert max(alive) <= len(expected) + 1

@@ -57,9 +57,9 @@ def determinantal(
         rival = best.values[:, _POOL:].amax(1, keepdim=True) if left.shape[1] > _POOL else None
         part[:, :start] = factor[:, :start].gather(2, pool[:, None].expand(-1, start, -1))
         picks = _picked_in(pool, rival, part, kernel, (left, own, spent), choice)
-        rows = _caught_up(kernel, factor[:, :start], part[:, start : choice.step], pool, picks)
-        factor[:, start : choice.step] = rows
-        left -= rows.square().sum(1)
+        _catch_up(kernel, factor[:, : choice.step], part[:, start : choice.step], pool, picks)
+        for row in factor[:, start : choice.step].unbind(1):
+            left.addcmul_(row, row, value=-1)
     return choice.chosen
 
 
@@ -220,19 +220,22 @@ def _picked_in(
     return torch.cat(picks, 1)
 
 
-def _caught_up(
+def _catch_up(
     kernel: Float[Tensor, "batch patch patch"],
     factor: Float[Tensor, "batch step patch"],
     part: Float[Tensor, "batch pick slot"],
     pool: Int[Tensor, "batch slot"],
     picks: Int[Tensor, "batch pick"],
-) -> Float[Tensor, "batch pick patch"]:
-    """The rows of the Cholesky factor that the picks add, in all columns."""
+) -> None:
+    """Fills in the last rows of the Cholesky factor, those that the picks add, from their columns of the pool."""
     image = torch.arange(len(pool), device=pool.device)[:, None]
-    patches = pool.gather(1, picks)
-    rows = kernel[image, patches].baddbmm_(factor[image, :, patches], factor, alpha=-1)
+    patches, start = pool.gather(1, picks), factor.shape[1] - picks.shape[1]
     corner = part.gather(2, picks[:, None].expand(-1, part.shape[1], -1))
     void = corner.diagonal(dim1=1, dim2=2) == 0
-    corner = corner + torch.diag_embed(void.to(corner))
-    rows = torch.linalg.solve_triangular(corner, rows.mT, upper=True, left=False).mT  # so that nothing is copied
-    return rows.masked_fill_(void[..., None], 0)
+    solved = torch.linalg.solve_triangular(
+        (corner + torch.diag_embed(void.to(corner))).mT, torch.eye(picks.shape[1]).to(corner), upper=False
+    )
+    solved = solved.masked_fill(void[..., None], 0)
+    known = factor[image, :start, patches]
+    torch.bmm(solved, kernel[image, patches], out=factor[:, start:])
+    factor[:, start:].baddbmm_(solved @ known, factor[:, :start], alpha=-1)
