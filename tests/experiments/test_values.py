@@ -54,7 +54,7 @@ OWN = {
         (("--layers", "99999999999999999999"), "this tower has 6 layers"),
     ],
     "ablate_budgets": [
-        *((("--scorers", name), "choice") for name in ("", "cls", "cls[x]", "__import__('os')")),
+        *((("--scorers", name), 'is unknown; write "cls[2]"') for name in ("", "cls", "cls[x]", "__import__('os')")),
         (("--scorers", "cls[99]"), "layer 99"),
         (("--keep", "nan"), "keep=nan"),
     ],

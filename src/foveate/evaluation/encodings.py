@@ -208,8 +208,13 @@ def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], s
         opened = _opened(images, ids[start : start + _PICTURES], skip)
         if not opened:
             continue
+        try:
+            inputs, arrangements = loaded.images(list(opened.values()))
+        except DataError:
+            if not (opened := _taken(loaded, opened, skip)):
+                continue
+            inputs, arrangements = loaded.images(list(opened.values()))
         names = list(opened)
-        inputs, arrangements = loaded.images(list(opened.values()))
         for group in alike(arrangements):
             some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)
             with torch.inference_mode():
@@ -235,6 +240,19 @@ def _opened(images: Mapping[str, Image], ids: list[str], skip: bool) -> dict[str
             if not skip:
                 raise
     return opened
+
+
+def _taken(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> dict[str, Image]:
+    """Those that the model's image processor takes."""
+    taken: dict[str, Image] = {}
+    for image_id, image in opened.items():
+        try:
+            loaded.images([image])
+            taken[image_id] = image
+        except DataError as error:
+            if not skip:
+                raise DataError(f"picture {image_id!r}: {error}") from error
+    return taken
 
 
 def _read(text: str) -> Arrangement:

@@ -236,13 +236,22 @@ def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQ
     return [sample for some in sorted(pictures, key=length, reverse=True) for sample in some]
 
 
+def _refused(sample: VQASample, loaded: LoadedModel) -> str:
+    """Why a picture that can be decoded was not encoded."""
+    try:
+        loaded.images([sample.image])
+    except DataError as error:
+        return str(error)
+    return "its picture was not encoded"
+
+
 def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[VQASample], list[Record]]:
     """The questions that can be asked, and the records of the others."""
     good: list[VQASample] = []
     failed: list[Record] = []
     for sample in samples:
         if sample.problem or sample.image_id not in encodings:
-            failed.append(Record.of_failure(sample, _why(sample)))
+            failed.append(Record.of_failure(sample, _why(sample) or _refused(sample, encodings.loaded)))
         else:
             good.append(sample)
     return good, failed

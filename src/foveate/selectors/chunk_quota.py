@@ -37,5 +37,7 @@ class ChunkQuota(Selector):
         quota = proportional(group_means(scores.double().clamp(min=0), chunk, real), keep)
         rank = rank_within(scores, chunk)
         order = -(chunk * scores.shape[1] + rank).double()
-        kept = ranked(order.masked_fill(~real | (rank >= quota.gather(1, chunk)), -torch.inf), keep)
+        order = order.masked_fill(~real | (rank >= quota.gather(1, chunk)), -torch.inf)
+        nothing = (order == -torch.inf).all(1, keepdim=True)  # all scores are 0, and quotas went to empty chunks
+        kept = ranked(torch.where(nothing, scores.double(), order), keep)
         return F.pad(kept, (0, keep - kept.shape[1]), value=PADDING)  # so that a merger can see the lost surplus
