@@ -89,7 +89,8 @@ def conditions() -> dict[str, Any]:
 
 def read(path: Path = RESULTS) -> pd.DataFrame:
     """The table."""
-    return pd.read_csv(path, dtype=dict.fromkeys([*VERSIONS, "date"], str))
+    table = pd.read_csv(path, dtype=dict.fromkeys([*VERSIONS, "date"], str))
+    return table.assign(unit=table["unit"].fillna(""))
 
 
 def rendered(table: pd.DataFrame) -> str:

@@ -31,7 +31,10 @@ def attention_rows(
     batch, heads, rows, dim = query.shape
     key_heads = key.shape[1]
     grouped = query.reshape(batch, key_heads, heads // key_heads * rows, dim)
-    logits = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, rows, -1) * scaling
+    logits = query.new_empty(*grouped.shape[:3], key.shape[2])
+    for image in range(batch):  # one product for all would first copy the keys, which models give token by token
+        logits[image] = grouped[image] @ key[image].mT
+    logits = logits.reshape(batch, heads, rows, -1) * scaling
     if allowed is not None:
         logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
     return logits.softmax(-1).float()
