@@ -23,6 +23,7 @@ class Arguments:
         short: Only what the test run injects.
         only: Only faults with one of these words in their name.
         commands: Only into these commands.
+        most: At most so many of one kind into one command; None means as many as are planned.
         seed: Of moments, sizes, files and places in them.
         folder: Where the commands run; None means a temporary folder. What was lost stays there.
     """
@@ -30,6 +31,7 @@ class Arguments:
     short: bool = False
     only: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    most: int | None = None
     seed: int = 0
     folder: Path | None = None
 
@@ -37,7 +39,11 @@ class Arguments:
 def main(arguments: Arguments) -> int:
     """Injects the faults; returns the exit status."""
     plan = {
-        kind: {name: n for name, n in counts.items() if not arguments.commands or name in arguments.commands}
+        kind: {
+            name: n if arguments.most is None else min(n, arguments.most)
+            for name, n in counts.items()
+            if not arguments.commands or name in arguments.commands
+        }
         for kind, counts in (SHORT if arguments.short else LONG).items()
         if not arguments.only or any(word in kind for word in arguments.only)
     }

@@ -215,12 +215,13 @@ def test_a_disk_that_runs_full_is_named_and_the_study_goes_on_later(config, smal
     check_whole(study, small_disk, FEW)
 
 
-def test_records_that_cannot_be_written_fail_the_trial_with_the_cause(config, small_disk):
+def test_records_that_cannot_be_written_fail_the_trial_with_the_cause(config, small_disk, capfd):
     (config.out / "records").symlink_to(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(OutputError, match="Read-only file system"):
         ablate("s", config, few, (7,))
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{config.out / 's' / 'study.db'}")
+    assert "Traceback" not in capfd.readouterr().err
     (failed,) = study.get_trials(states=(TrialState.FAIL,))
     assert "Read-only file system" in failed.user_attrs["failed"]
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)

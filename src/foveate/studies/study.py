@@ -121,7 +121,7 @@ def open_study(
     Raises:
         OutputError: The place cannot be used, or the study exists with another configuration.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # why a trial failed is said once, and by us
     storage = place.open()
     with place.queue:
         study = optuna.create_study(
