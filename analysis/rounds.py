@@ -83,7 +83,7 @@ def ratio(values: ArrayLike, others: ArrayLike, scale: float = 1.0) -> Estimate:
         others: Of the same rounds.
         scale: Multiplies the ratio.
     """
-    logs = mean(np.log(np.divide(values, others)))
+    logs = mean(np.log(np.asarray(values) / np.asarray(others)))  # of series, whose indices differ, too
     value, low, high = (float(scale * np.exp(end)) for end in logs[:3])
     return Estimate(value, low, high, logs.p, logs.n)
 
