@@ -1,5 +1,6 @@
 import sys
 from itertools import count
+from statistics import median
 
 import pytest
 import torch
@@ -82,8 +83,9 @@ def test_the_peak_is_what_a_call_holds_at_once_and_nothing_from_before():
         for _ in range(2):
             torch.ones(48 * MIB // 4)
 
-    assert peak_bytes(twice, "cpu") == pytest.approx(48 * MIB, rel=0.06)
-    assert peak_bytes(lambda: None, "cpu") < 2 * MIB
+    # what the system takes back meanwhile, or gives to another thread, is noise
+    assert median(peak_bytes(twice, "cpu") for _ in range(5)) == pytest.approx(48 * MIB, rel=0.06)
+    assert median(peak_bytes(lambda: None, "cpu") for _ in range(5)) < 2 * MIB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of a process cannot be set back")
@@ -92,7 +94,7 @@ def test_small_pieces_that_the_allocator_kept_show_when_they_are_used_again():
         [torch.ones(16 * 1024 // 4) for _ in range(1024)]  # 16 MiB
 
     many()
-    assert peak_bytes(many, "cpu") == pytest.approx(16 * MIB, rel=0.15)
+    assert median(peak_bytes(many, "cpu") for _ in range(5)) == pytest.approx(16 * MIB, rel=0.15)
 
 
 def test_where_the_peak_cannot_be_known_nothing_is_claimed(monkeypatch, tmp_path):
