@@ -86,6 +86,12 @@ OWN = {
         (("--shares",), "at least one share"),
         (("--workers", "2"), "leave --workers and --storage out"),
     ],
+    "measure_speed": [
+        (("--batch", "0"), "expected one or more numbers"),
+        (("--attention", "nope"), "attention 'nope' is unknown"),
+        (("--methods", "nope"), "method 'nope' is unknown"),
+        (("--keep", "nan"), "keep=nan"),
+    ],
     "search_weights": [
         (("--space", "nope"), "nope"),
         (("--space", "vispruner", "--open", "important_ratio=0.9:0.1"), "low must be below high"),
@@ -130,6 +136,8 @@ def test_a_value_that_cannot_be_is_one_line(name, options, says, tiny, tmp_path,
     given = {"--model": tiny, "--limit": "3", "--max-new-tokens": "1", "--out": str(tmp_path / "runs")}
     if name == "reproduce_vtc_cls":
         given["--data"] = "pope"
+    if name == "measure_speed":
+        del given["--limit"], given["--max-new-tokens"]
     words = [word for option, value in given.items() if option not in options for word in (option, value)]
     monkeypatch.setattr(sys, "argv", [name, *words, *options])
     monkeypatch.chdir(tmp_path)
