@@ -8,8 +8,8 @@ import tyro
 from analysis.overlays import kept_picture
 from analysis.search_report import report
 from foveate.cli import Flat, Options, run
+from foveate.studies.place import Place
 from foveate.studies.search import SearchPlan, confirm, finished, search
-from foveate.studies.study import Place
 
 
 def main(

@@ -15,7 +15,7 @@ import tyro
 from sqlalchemy.exc import OperationalError
 
 from foveate.compression import Identity
-from foveate.core.errors import DataError, DeviceError, FoveateError, OptionError, shown
+from foveate.core.errors import DataError, DeviceError, FoveateError, OptionError, behind, shown
 from foveate.data.load import SCENES, answer_tokens, default_split, parsed
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import LoggerName
@@ -38,8 +38,6 @@ _NOISE = (
     ".*is experimental",
     ".*is an experimental feature",
 )
-
-
 _REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO".split()}
 
 
@@ -203,13 +201,14 @@ def run(main: Callable[..., None]) -> None:
         sys.exit(2)
 
 
-def _refused(error: BaseException | None) -> str:
+def _refused(error: BaseException) -> str:
     """What disk or database said when they did not take what was written, if that is behind an error."""
-    while error:
-        if isinstance(error, OperationalError) or (isinstance(error, OSError) and error.errno in _REFUSED):
-            return str(error).splitlines()[0]
-        error = error.__cause__ or error.__context__
-    return ""
+
+    def refused(one: BaseException) -> bool:
+        return isinstance(one, OperationalError) or (isinstance(one, OSError) and one.errno in _REFUSED)
+
+    found = behind(error, refused)
+    return str(found).splitlines()[0] if found else ""
 
 
 def _led(main: Callable[..., None]) -> Callable[..., None]:

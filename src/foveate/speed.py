@@ -33,7 +33,8 @@ from foveate.cost.flops import CONVENTIONS, operations, projector_macs, tower_ma
 from foveate.cost.shapes import ModelShape
 from foveate.cost.tokens import TokenAccount, account
 from foveate.models.adapter import Images
-from foveate.models.engine import Blocks, embedded
+from foveate.models.blocks import Blocks
+from foveate.models.engine import embedded
 from foveate.models.joining import alike, in_groups
 from foveate.models.load import LoadedModel
 from foveate.models.pictures import SeenPictures, Texts

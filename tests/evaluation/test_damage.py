@@ -16,6 +16,7 @@ from foveate.evaluation.tables import TableFolder
 from foveate.methods import vtc_cls
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import named_choices
+from foveate.testing.checkpoints import save_family
 
 PLAN = BiasPlan(keep=16, side=12, shares=(0.5,), head_rows=False)
 
@@ -127,9 +128,13 @@ def test_a_damaged_table_of_a_measurement_is_measured_anew(tiny, tmp_path):
         pd.testing.assert_frame_equal(again.read(name).to_pandas(), frame)
 
 
-def test_a_finished_study_restores_the_records_that_it_has_lost(config):
+@pytest.mark.parametrize("family", ["LLaVA-1.5", "LLaVA-OneVision"])
+def test_a_finished_study_restores_the_records_that_it_has_lost(config, tmp_path, family):
+    """Of a tower without [CLS] too, where the choices have stand-ins."""
+    config = replace(config, model=str(save_family(family, tmp_path / "model")), limit=6)
+
     def studied():
-        return ablate("s", config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (7,))
+        return ablate("s", config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (4,))
 
     trials = studied().trials
     folders = [RecordFolder(config.out / "records" / trial.user_attrs["run_id"]) for trial in trials]

@@ -18,9 +18,9 @@ from analysis.search_report import report
 from foveate.compression import Identity
 from foveate.core.errors import OutputError
 from foveate.evaluation import EvalConfig
+from foveate.studies.place import Place
 from foveate.studies.rung import climb
 from foveate.studies.search import SearchPlan, confirm, search, space_of, winners
-from foveate.studies.study import Place
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ("history", "importance", "weights", "proxy", "test")

@@ -10,9 +10,10 @@ from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load
 from foveate.studies.objective import Objective
+from foveate.studies.place import Place
 from foveate.studies.search import SearchPlan, space_of, winners
 from foveate.studies.spaces import Planned
-from foveate.studies.study import Place, open_study, queue, run
+from foveate.studies.study import open_study, queue, run
 
 GOOD, HOPELESS = 0, 5
 IMAGES, ASKED = 40, 12

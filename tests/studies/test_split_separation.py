@@ -5,8 +5,8 @@ import pytest
 from foveate.compression import Identity
 from foveate.core.errors import FoveateError
 from foveate.evaluation import EvalConfig
+from foveate.studies.place import Place
 from foveate.studies.search import SearchPlan, search
-from foveate.studies.study import Place
 from tests.data import tables
 
 

@@ -23,8 +23,9 @@ from foveate.studies import study as studies
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import named_choices
 from foveate.studies.objective import Objective
+from foveate.studies.place import Place
 from foveate.studies.spaces import Budget, LayerSpace, Planned
-from foveate.studies.study import Place, open_study, queue, run
+from foveate.studies.study import open_study, queue, run
 from tests.services import wait_until
 
 FORK = get_context("fork")  # starts in no time what this process has loaded already

@@ -1,5 +1,6 @@
 """Errors that say which value was received, what was expected, and what to do."""
 
+from collections.abc import Callable
 from reprlib import Repr
 
 _SHORT = Repr()
@@ -19,6 +20,13 @@ def said(error: BaseException) -> str:
     lines = [line.strip() for line in str(error)[:2000].splitlines() if line.strip()]
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= 300 else f"{line[:300]}..."
+
+
+def behind(error: BaseException | None, wanted: Callable[[BaseException], bool]) -> BaseException | None:
+    """The first that is wanted among an error and those that it was raised from, or during."""
+    while error and not wanted(error):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 class FoveateError(Exception):

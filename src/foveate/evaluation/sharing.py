@@ -1,12 +1,13 @@
 """What evaluations share. Each sharing can be switched off, and none changes an answer in float32.
 
-encodings  Features and [CLS] rows of a picture: the tower runs once per model and data, not once per evaluation.
-pictures   Keys and values of a picture: computed once for all questions about it, where the method allows.
-texts      Keys and values of the text before the pictures: computed once per batch.
-drafts     A reference answer is read together with its question; only what the model says instead is decoded.
-answers    A conversation in which the language model is given, bit by bit, what another evaluation into the same
-folder has given it: is not asked again. Only in float32.
-lengths    Pictures with long prompts come first, so that a batch holds prompts of like length.
+- encodings: features and [CLS] rows of a picture. The tower runs once per model and data, not once per evaluation.
+- pictures: keys and values of a picture, computed once for all questions about it, where the method allows.
+- texts: keys and values of the text before the pictures, computed once per batch.
+- drafts: a reference answer is read together with its question; only what the model says instead is decoded.
+- answers: a conversation in which the language model is given, bit by bit, what another evaluation into the same folder
+  has given it, is not asked again. Only in float32, and only if it is named: the last digit of a log-probability
+  depends on the batch, and so on what was evaluated before.
+- lengths: pictures with long prompts come first, so that a batch holds prompts of like length.
 """
 
 from collections import OrderedDict

@@ -14,7 +14,8 @@ from foveate.functional.sequence import left_padded
 from foveate.models.adapter import Adapter
 from foveate.models.blocks import Blocks
 from foveate.models.cutting import Cutting
-from foveate.models.packing import Layout, pack
+from foveate.models.decoder import Layout
+from foveate.models.packing import pack
 
 _WORTH = 0.1  # share of a prompt below which a mask of its own costs more than running common text once saves
 

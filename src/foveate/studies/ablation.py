@@ -14,7 +14,8 @@ from foveate.models.llava import Tower
 from foveate.settings import suited
 from foveate.studies.choices import Choice, Grid
 from foveate.studies.objective import Draw, Objective
-from foveate.studies.study import Place, open_study, queue, run
+from foveate.studies.place import Place
+from foveate.studies.study import open_study, queue, run
 
 
 def ablate(

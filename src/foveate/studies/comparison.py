@@ -28,7 +28,7 @@ from foveate.settings import BUDGETLESS, aligned, method, options_on, suited
 from foveate.studies.ablation import run_grid
 from foveate.studies.choices import RANDOM_SEEDS, Choice, Grid
 from foveate.studies.objective import Draw
-from foveate.studies.study import Place
+from foveate.studies.place import Place
 
 # rows of every comparison
 CONTROLS = {n: METHODS[n] for n in (*BUDGETLESS, "random", "uniform", "pool", "downsample", "random_inside")}

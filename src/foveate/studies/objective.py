@@ -20,7 +20,7 @@ from foveate.evaluation.run import cached_load, data_of
 from foveate.settings import suited
 from foveate.studies.goals import Gain, Goal, by_image, gain, mean_of
 from foveate.studies.notes import note
-from foveate.studies.spaces import Proposal, Space
+from foveate.studies.spaces import AnyTrial, Proposal, Space
 from foveate.studies.stopping import STARTUP, Rival, corrected, dominated, optimistic
 
 MEASURED: tuple[Goal, ...] = ("accuracy", "quality", "tokens")
@@ -59,13 +59,11 @@ class Objective:
 
     def __call__(self, trial: Trial) -> tuple[float, ...]:
         try:
-            proposal = self.space.suggest(trial)
+            proposal = self._proposed(trial)
         except BudgetError as error:
             trial.set_user_attr("left_out", str(error))
             raise TrialPruned(str(error)) from error
         trial.set_user_attr("suggested", True)  # from here on it can be taken over
-        tower = cached_load(self.config.model, self.config.device, self.config.dtype).adapter.tower
-        proposal = replace(proposal, compressor=suited(proposal.compressor, tower))
         config = replace(self.config, compressor=proposal.compressor)
         latency = latency_ms(config) if "latency" in self.goals else None
         hope = _Hope(self, trial, latency)
@@ -90,10 +88,16 @@ class Objective:
         folder = RecordFolder(self.config.out / "records" / notes["run_id"])
         if folder.complete or (notes["stopped"] and folder.parts() and not folder.flaws()):
             return
-        compressor = self.space.suggest(FixedTrial(trial.params)).compressor
+        compressor = self._proposed(FixedTrial(trial.params)).compressor
         config, order = replace(self.config, compressor=compressor), _order(compressor) if self.stops else None
         enough = (lambda records: records.num_rows >= notes["n"]) if notes["stopped"] else None
         evaluate(config, order=order, enough=enough)
+
+    def _proposed(self, trial: AnyTrial) -> Proposal:
+        """What the space suggests, made to suit the model's tower."""
+        tower = cached_load(self.config.model, self.config.device, self.config.dtype).adapter.tower
+        proposal = self.space.suggest(trial)
+        return replace(proposal, compressor=suited(proposal.compressor, tower))
 
     def _measured(self, folder: RecordFolder, hope: "_Hope") -> dict[str, Any]:
         records = folder.read()

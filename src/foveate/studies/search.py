@@ -24,10 +24,11 @@ from foveate.studies.ablation import ablate
 from foveate.studies.choices import Choice, controls
 from foveate.studies.goals import Goal
 from foveate.studies.objective import Draw, Objective
+from foveate.studies.place import Place
 from foveate.studies.recipes import RecipeSpace, opened
 from foveate.studies.rung import Signal, climb
 from foveate.studies.spaces import LayerSpace, Planned, Space, budget_of, layer_space
-from foveate.studies.study import Place, SamplerName, open_study, queue, run
+from foveate.studies.study import SamplerName, open_study, queue, run
 
 BEST, SPACED = 8, 20  # proposals of the first rung that are evaluated: the best ones, and some all over its ranking
 

@@ -19,17 +19,16 @@ from filelock import FileLock, Timeout
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from foveate.core.errors import OutputError
+from foveate.core.errors import OutputError, behind, said
 from foveate.studies import database
 from foveate.studies.goals import DIRECTIONS
 from foveate.studies.notes import ARTIFACTS
 from foveate.studies.objective import Objective
+from foveate.studies.place import Place, chosen, retry
 from foveate.studies.spaces import Planned
 from foveate.studies.stopping import STARTUP, P
 
@@ -41,70 +40,6 @@ _SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
 }
 _POLL_S = 0.5
-
-
-def _retry(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Plans a trial once more; one that had not chosen all of its parameters is simply gone, and is suggested anew."""
-    if _chosen(trial):
-        RetryHeartbeatStaleTrialCallback()(study, trial)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a study is kept.
-
-    Attributes:
-        name: Of the study.
-        out: Folder of all results; its own files lie in `<out>/<name>`, which all workers share.
-        storage: Database URL for several machines; None means a SQLite file in its folder.
-        heartbeat_s: A worker says so often that it lives.
-        grace_s: After so long a silence its trial is given to another one. Workers that died on the same machine are
-            noticed at once.
-    """
-
-    name: str
-    out: Path
-    storage: str | None = None
-    heartbeat_s: int = 30
-    grace_s: int = 120
-
-    @property
-    def folder(self) -> Path:
-        return self.out / self.name
-
-    @property
-    def queue(self) -> FileLock:
-        """Held while trials are planned or taken."""
-        return FileLock(self.folder / "queue.lock")
-
-    def open(self) -> RDBStorage:
-        """The storage.
-
-        Raises:
-            OutputError: The folder cannot be written, or the storage cannot be used.
-        """
-        try:
-            (self.folder / "workers").mkdir(parents=True, exist_ok=True)
-            (self.folder / ".writable").touch()
-            (self.folder / ".writable").unlink(missing_ok=True)  # another worker may have come first
-        except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error.strerror}; choose another --out") from error
-        url = self.storage or f"sqlite:///{self.folder / database.NAME}"
-        try:
-            with self.queue:  # one process checks, and one makes the tables
-                database.check(self.folder / database.NAME)
-                return RDBStorage(
-                    url,
-                    heartbeat_interval=self.heartbeat_s,
-                    grace_period=self.grace_s,
-                    heartbeat_stale_trial_callback=_retry,
-                )
-        except (SQLAlchemyError, ImportError, ValueError) as error:
-            raise OutputError(
-                f"storage {_without_password(url)!r} cannot be used: {str(error).splitlines()[0]}. Expected the URL of "
-                "a database that runs and can be reached, such as postgresql+psycopg://user:password@host/database "
-                "(pip install 'foveate[postgres]') or sqlite:////folder/study.db"
-            ) from error
 
 
 def open_study(
@@ -148,7 +83,7 @@ def queue(place: Place, study: optuna.Study, trials: Iterable[Planned]) -> None:
         retried = {number for trial in there for number in trial.system_attrs.get("retry_history", ())}
         for trial in there:
             if trial.state == TrialState.FAIL and trial.number not in retried:
-                _retry(study, trial)
+                retry(study, trial)
         known = [_params(trial) for trial in there]
         for planned in trials:
             if dict(planned) not in known:
@@ -197,10 +132,10 @@ def run(
         if lost := [other.exitcode for other in others if other.exitcode]:
             warn(f"{len(lost)} of {workers} workers died (exit codes {lost}); the others did their work", stacklevel=2)
     except Exception as error:
-        if cause := _of_the_place(error):
+        if cause := behind(error, lambda one: isinstance(one, OSError | SQLAlchemyError)):  # under one of Optuna's
             raise OutputError(
-                f"{place.folder} or its storage cannot be written any more: {cause}. What was finished is kept: mend "
-                "that and run the same command again"
+                f"{place.folder} or its storage cannot be written any more: {said(cause)}. What was finished is kept: "
+                "mend that and run the same command again"
             ) from error
         raise
     finally:
@@ -208,7 +143,7 @@ def run(
             other.terminate()
         torch.set_num_threads(before)
     retried = {number for trial in study.trials for number in trial.system_attrs.get("retry_history", ())}
-    if failed := [t for t in study.trials if t.state == TrialState.FAIL and t.number not in retried and _chosen(t)]:
+    if failed := [t for t in study.trials if t.state == TrialState.FAIL and t.number not in retried and chosen(t)]:
         raise OutputError(
             f"{len(failed)} trials failed, the first is trial {failed[0].number}: "
             f"{failed[0].user_attrs.get('failed', 'its process died')}. Run the same command again to repeat them"
@@ -299,7 +234,7 @@ def _revive(place: Place, study: optuna.Study) -> None:
         if _alive(place, trial.user_attrs.get("worker")):
             continue
         study.tell(trial.number, state=TrialState.FAIL)
-        _retry(study, trial)
+        retry(study, trial)
 
 
 def _alive(place: Place, worker: str | None) -> bool:
@@ -317,28 +252,9 @@ def _alive(place: Place, worker: str | None) -> bool:
         return True
 
 
-def _of_the_place(error: BaseException | None) -> str:
-    """What disk or database said, if one of them is behind an error; Optuna may raise another one on top of it."""
-    while error and not isinstance(error, (OSError, SQLAlchemyError)):
-        error = error.__cause__ or error.__context__
-    return str(error).splitlines()[0] if error else ""
-
-
-def _chosen(trial: FrozenTrial) -> bool:
-    """Whether it is known what the trial evaluates: it was planned, or its space has asked for everything."""
-    return bool(trial.system_attrs.get("fixed_params") or trial.user_attrs.get("suggested"))
-
-
 def _params(trial: FrozenTrial) -> dict[str, Any]:
     """Those that it has, or is to have."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-def _without_password(url: str) -> str:
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except SQLAlchemyError:
-        return url
 
 
 def _seed(seed: int, started: int) -> int:
