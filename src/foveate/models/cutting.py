@@ -8,7 +8,6 @@ its own loop over the blocks, `attach` from hooks inside stock `generate`.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,10 +16,10 @@ from foveate.core.contracts import Cut
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates, resolve_layer
 from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision, Trace, Views
-from foveate.functional.attention import causal, mean_attention
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.decoder import Decoder, Layout
 from foveate.models.joining import carried, in_order, together
+from foveate.models.prompt_rows import Tokens, asking, prompt_rows, raters, rotated, unrotated
 from foveate.models.stages import check_images
 
 
@@ -37,34 +36,6 @@ class Segment:
     start: int
     real: Tensor
     shift: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Tokens:
-    """The sequence between two cuts."""
-
-    role: Tensor
-    place: Tensor
-    position: Tensor
-    rater: Tensor  # weight of each token as a query of "raters"
-
-    @cached_property
-    def visual(self) -> tuple[Tensor, Tensor]:
-        return padded_index(self.role == Role.VISUAL)
-
-    @property
-    def real(self) -> Tensor:
-        return self.role != Role.PADDING
-
-    @property
-    def visible(self) -> Tensor:
-        """(batch,) how many tokens of the picture each prompt has, separators too."""
-        return ((self.role == Role.VISUAL) | (self.role == Role.SEPARATOR)).sum(1)
-
-    @property
-    def allowed(self) -> Tensor:
-        """(batch, query, key) bool."""
-        return causal(self.real, torch.arange(self.role.shape[1], device=self.role.device))
 
 
 class Cutting:
@@ -88,7 +59,7 @@ class Cutting:
         self.stages = {resolve_layer(stage.layer, decoder.depth): stage for stage in stages}
         self.views: list[Views] = [tuple(view for image in images for view in image.views) for images in layout.prompts]
         role = layout.role
-        self.tokens = _Tokens(role, layout.place, layout.position, asking(role == Role.QUESTION))
+        self.tokens = Tokens(role, layout.place, layout.position, asking(role == Role.QUESTION))
         self.values = dict(answers)
         self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]))]
         self.repeats = 1
@@ -108,7 +79,7 @@ class Cutting:
     def enter(self, block: int, states: Tensor) -> Tensor:
         """The states that block `block` is to be given during the prompt."""
         if block == 0 and any(isinstance(need, PromptRows) and need.query == "raters" for need in self._wanted):
-            self.tokens = replace(self.tokens, rater=_raters(states, self.tokens))
+            self.tokens = replace(self.tokens, rater=raters(states, self.tokens))
         return self._cut(block, self.stages[block], states) if block in self.stages else states
 
     def segment(self, block: int) -> Segment:
@@ -132,7 +103,7 @@ class Cutting:
     def expand(self, times: int) -> None:
         """Every prompt stands `times` times in the batch, as with several beams."""
         self.repeats = times
-        self.tokens = _Tokens(*(getattr(self.tokens, f.name).repeat_interleave(times, -2) for f in fields(_Tokens)))
+        self.tokens = Tokens(*(getattr(self.tokens, f.name).repeat_interleave(times, -2) for f in fields(Tokens)))
         self.views = [views for views in self.views for _ in range(times)]
         self.values = {need: value.repeat_interleave(times, 0) for need, value in self.values.items()}
         self.select(torch.arange(len(self.segments[0].real)).repeat_interleave(times))
@@ -150,44 +121,10 @@ class Cutting:
         for need in self._wanted - self.values.keys():
             match need:
                 case PromptRows(layer) if resolve_layer(layer, self.decoder.depth) == block:
-                    pair = (query, key) if need.rotary else self._unrotated(query, key)
-                    self.values[need] = self._rows(need, *pair, scaling)
+                    pair = (query, key) if need.rotary else unrotated(self.decoder, self.tokens, query, key)
+                    self.values[need] = prompt_rows(self.decoder, self.tokens, need, *pair, scaling)
                 case TokenKeys(layer) if resolve_layer(layer, self.decoder.depth) == block:
                     self.values[need] = key.transpose(1, 2)
-
-    def _unrotated(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        cosine, sine = self.decoder.rotation(query, self.tokens.position)
-        length = cosine.square() + sine.square()  # 1, unless the model stretches its positions
-        return _rotated(query, cosine / length, -sine / length), _rotated(key, cosine / length, -sine / length)
-
-    def _rows(self, need: PromptRows, query: Tensor, key: Tensor, scaling: float) -> Tensor:
-        tokens = self.tokens
-        match need.query:
-            case "last":
-                rows = slice(-1, None)
-                weight = torch.ones(len(query), 1, device=query.device)
-            case "mean":
-                rows, weight = slice(None), asking(tokens.role == Role.QUESTION)
-            case "raters":
-                rows, weight = slice(None), tokens.rater
-            case "all":
-                rows, weight = slice(None), tokens.real.float()
-        if rows == slice(None) and need.query != "all":  # the question stands at the end
-            rows = slice(int(weight.any(0).float().argmax()), None)
-            weight = weight[:, rows]
-        allowed = tokens.allowed[:, rows]
-        if need.over == "patches":
-            allowed = allowed & (tokens.role == Role.VISUAL)[:, None]
-        divisor = self._positional_bias(query, key, scaling)[:, rows] if need.debiased else None
-        attention = mean_attention(query[:, :, rows], key, scaling, weight, allowed, divisor)
-        index, _ = tokens.visual
-        return attention.gather(2, index[:, None].expand(-1, attention.shape[1], -1))
-
-    def _positional_bias(self, query: Tensor, key: Tensor, scaling: float) -> Tensor:
-        """(batch, query, key) logits of a query and a key of ones."""
-        ones = torch.ones_like(query[:, :1])
-        turned = _rotated(ones, *self.decoder.rotation(query, self.tokens.position))[:, 0].float()
-        return turned @ turned.transpose(1, 2) * scaling
 
     def _cut(self, block: int, stage: Cut, states: Tensor) -> Tensor:
         tokens = self.tokens
@@ -224,8 +161,9 @@ class Cutting:
                 query, key = self.decoder.query_and_key(block, states)
                 if need.rotary:
                     rotation = self.decoder.rotation(states, self.tokens.position)
-                    query, key = _rotated(query, *rotation), _rotated(key, *rotation)
-                return self._rows(need, query, key, self.decoder.blocks[block].self_attn.scaling)
+                    query, key = rotated(query, *rotation), rotated(key, *rotation)
+                scaling = self.decoder.blocks[block].self_attn.scaling
+                return prompt_rows(self.decoder, self.tokens, need, query, key, scaling)
             case TokenStates():
                 return self.decoder.model.norm(states)
             case TokenRoles():
@@ -258,7 +196,7 @@ class Cutting:
         def joined(old: Tensor, new: Tensor, padding: int) -> Tensor:
             return torch.cat([old, new.to(old.dtype)], 1).gather(1, order).masked_fill(~there, padding)
 
-        self.tokens = _Tokens(
+        self.tokens = Tokens(
             role=joined(tokens.role, torch.full_like(origin, Role.VISUAL), Role.PADDING),
             place=joined(tokens.place, torch.where(origin >= 0, tokens.place.gather(1, at), EXTRA), PADDING),
             position=positions(there)[None]
@@ -317,32 +255,6 @@ def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) 
     middle = [1] * (tokens.ndim - 2)
     index = index.reshape(len(index), *middle, -1).expand(*tokens.shape[:-1], -1)
     return tokens.gather(-1, index).movedim(-1, need.patch_axis)
-
-
-def _raters(states: Tensor, tokens: _Tokens) -> Tensor:
-    """Weight 1 for the question's tokens to which the picture is more alike than on average.
-
-    For each visual token the softmax over the question of its product with them; its mean over visual tokens.
-    """
-    question, visual = tokens.role == Role.QUESTION, tokens.role == Role.VISUAL
-    logits = (states @ states.transpose(1, 2)).float().masked_fill(~question[:, None], -torch.inf)
-    alike = (logits.softmax(2) * visual[..., None]).sum(1) / visual.sum(1, keepdim=True)
-    raters = question & (alike > 1 / question.sum(1, keepdim=True))
-    return asking(torch.where(raters.any(1, keepdim=True), raters, question))
-
-
-def asking(tokens: Tensor) -> Tensor:
-    """Weight 1 for these tokens of each prompt, or for the last one where there are none."""
-    weight = tokens.float()
-    weight[:, -1] = torch.where(tokens.any(1), weight[:, -1], 1)
-    return weight
-
-
-def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """(batch, head, token, dim) turned by rotary positions; with the negative sine turned back."""
-    first, second = x.chunk(2, -1)
-    turned = x * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]
-    return turned.to(x.dtype)
 
 
 def _on_patches(decision: Decision, place: Tensor, patches: int, repeats: int) -> Decision:

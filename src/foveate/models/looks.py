@@ -13,8 +13,8 @@ from foveate.core.types import Compressed
 from foveate.functional.attention import causal, mean_attention
 from foveate.functional.sequence import left_padded, positions
 from foveate.models.adapter import Adapter
-from foveate.models.cutting import asking
 from foveate.models.engine import embedded
+from foveate.models.prompt_rows import asking
 from foveate.models.responses import producing_rows
 
 
