@@ -114,24 +114,6 @@ def test_a_second_run_computes_nothing_and_changes_no_byte_of_the_table(finished
     assert {part: part.stat().st_mtime_ns for part in folder.glob("runs/records/*/part-*")} == parts
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--methods", "fastvee"), "method 'fastvee' is unknown; did you mean fastv"),
-        (("--methods", "mine.scorer:likely"), "method 'mine.scorer:likely' cannot be imported"),
-        (("--keep", "200"), "keep=200: an image has 144 patches"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_bad_input_gets_one_clear_line(finished, tiny, options, message):
-    result = run("--model", tiny, "--limit", "11", "--study", "bad", *options, folder=finished[0])
-    assert result.returncode == 2
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and message in last
-    assert "Traceback" not in result.stderr
-    assert not (finished[0] / "runs/bad").exists()
-
-
 def test_without_arguments_every_method_takes_part(finished):
     result = run("--help", folder=finished[0])
     assert all(name in result.stdout for name in METHODS)

@@ -119,28 +119,3 @@ def test_help_explains_every_option(tiny):
     told = " ".join(result.stdout.replace("│", " ").split())
     assert "At most so many blocks, which are larger than `side`" in told
     assert "Killed, it goes on where it stopped" in told
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--workers", "2"), "a measurement is one process without a database: leave --workers and --storage out"),
-        (("--storage", "sqlite:///x.db"), "leave --workers and --storage out"),
-        (("--keep", "0"), "keep=0: an image has 144 patches here, keep 1..144 of them"),
-        (("--side", "99"), "side=99: blocks of 1..12 patches fit this grid of 12 x 12"),
-        (("--blocks", "0"), "blocks=0: at least one is taken away"),
-        (("--shares", "1.5"), "keep=1.5: a fraction lies in (0, 1]"),
-        (("--data", "coco"), "data 'coco' is unknown; known: "),
-        (("--out", "file"), "file"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_bad_input_gets_one_clear_line(options, message, tiny, tmp_path):
-    (tmp_path / "file").write_text("")
-    result = run(tiny, "--limit", "11", *options, folder=tmp_path)
-    last = result.stderr.strip().splitlines()[-1]
-    assert result.returncode == 2
-    assert last.startswith("error: ")
-    assert message in last
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "runs").exists()

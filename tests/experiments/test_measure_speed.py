@@ -1,6 +1,5 @@
 """The command as a user runs it, on tiny random models and a few rounds."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 from PIL import Image
 
 from analysis.speed import read_rounds
-from foveate.cli import run as command
 from foveate.testing.checkpoints import save_family
 
 ROOT = Path(__file__).parents[2]
@@ -73,31 +71,3 @@ def test_pictures_of_several_sizes_are_shown_to_a_model_that_sees_any(tmp_path):
     assert full["equivalent_tokens"].tolist() == [4, 16]
     assert table.loc[table["method"] == "random", "equivalent_tokens"].tolist() == [2, 8]
     assert "No second baseline (one by one): benchmarks/one_by_one.py is for LLaVA-1.5" in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--batch", "0"), "--batch 0: expected one or more numbers from 1 up"),
-        (("--rounds", "0"), "new_tokens=2, rounds=0: expected at least 2 tokens"),
-        (("--new-tokens", "1"), "new_tokens=1, rounds=2: expected at least 2 tokens"),
-        (("--size", "48"), "size 48: LlavaForConditionalGeneration sees every picture at 96 x 96 pixels"),
-        (("--keep", "500"), "keep=500: an image has 144 patches"),
-        (("--methods", "fastvv"), "method 'fastvv' is unknown; did you mean fastv"),
-        (("--attention", "fast"), "attention 'fast' is unknown; known: "),
-        (("--device", "cuda:77"), "device 'cuda:77' cannot be used"),
-        (("--out", "/dev/null"), "/dev/null/measure_speed cannot be written: Not a directory; choose another --out"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_bad_input_gets_one_clear_line(options, message, tiny, tmp_path, capsys, monkeypatch):
-    """As the command does it, without starting Python anew for each."""
-    script = ROOT / "experiments/measure_speed.py"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [str(script), "--model", tiny, *QUICK, *options])
-    with pytest.raises(SystemExit) as ended:
-        command(runpy.run_path(str(script))["main"])
-    assert ended.value.code == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: ") and message in last
-    assert not list(tmp_path.rglob("*.*"))

@@ -33,6 +33,7 @@ COMMON = [
     (("--study", LONG), "expected up to 100 letters"),
     (("--study", NUL), "it names a folder"),
     (("--out", NUL), "no folder can be called so"),
+    (("--out", "file"), "file"),
     (("--on-error", "maybe"), "--on-error"),
     (("--data", ""), "data '' is unknown; known: scenes"),
     (("--data", "scenes:x"), "scenes are made, not read"),
@@ -47,7 +48,8 @@ COMMON = [
 ]
 OWN = {
     "ablate_layers": [
-        *((("--keep", keep), "keep=") for keep in ("0", "nan", "inf", "-1", "1.5", "99999999999999999999")),
+        *((("--keep", keep), "keep=") for keep in ("nan", "inf", "-1", "1.5", "99999999999999999999")),
+        (("--keep", "0"), "keep=0: an image has 144 patches here, keep 1..144 of them"),
         (("--keep",), "no budget is given"),
         (("--keep", "x"), "--keep"),
         (("--layers", "-99"), "layer -99: this tower has 6 layers"),
@@ -59,7 +61,7 @@ OWN = {
         (("--keep", "nan"), "keep=nan"),
     ],
     "compare_methods": [
-        (("--methods", "nope"), "method 'nope' is unknown"),
+        (("--methods", "fastvee"), "method 'fastvee' is unknown; did you mean fastv"),
         (("--methods", ""), "method '' is unknown"),
         (("--methods", "os:"), "method 'os:' is unknown"),
         (("--methods", ":f"), "method ':f' cannot be imported"),
@@ -80,17 +82,25 @@ OWN = {
         (("--storage", "sqlite:///x"), "leave --workers and --storage out"),
     ],
     "measure_bias": [
-        (("--blocks", "0"), "blocks=0"),
+        (("--blocks", "0"), "blocks=0: at least one is taken away"),
         (("--side", "-1"), "side=-1"),
+        (("--side", "99"), "side=99: blocks of 1..12 patches fit this grid of 12 x 12"),
+        (("--keep", "0"), "keep=0: an image has 144 patches here, keep 1..144 of them"),
+        (("--shares", "1.5"), "keep=1.5: a fraction lies in (0, 1]"),
         (("--shares", "nan"), "keep=nan"),
         (("--shares",), "at least one share"),
         (("--workers", "2"), "leave --workers and --storage out"),
     ],
     "measure_speed": [
-        (("--batch", "0"), "expected one or more numbers"),
-        (("--attention", "nope"), "attention 'nope' is unknown"),
-        (("--methods", "nope"), "method 'nope' is unknown"),
+        (("--batch", "0"), "--batch 0: expected one or more numbers from 1 up"),
+        (("--rounds", "0"), "rounds=0: expected at least 2 tokens"),
+        (("--new-tokens", "1"), "new_tokens=1, rounds=20: expected at least 2 tokens"),
+        (("--size", "48"), "size 48: LlavaForConditionalGeneration sees every picture at 96 x 96 pixels"),
         (("--keep", "nan"), "keep=nan"),
+        (("--methods", "nope"), "method 'nope' is unknown"),
+        (("--attention", "fast"), "attention 'fast' is unknown; known: "),
+        (("--device", "cuda:77"), "device 'cuda:77' cannot be used"),
+        (("--out", "/dev/null"), "/dev/null/measure_speed cannot be written: Not a directory; choose another --out"),
     ],
     "search_weights": [
         (("--space", "nope"), "nope"),
@@ -141,6 +151,7 @@ def test_a_value_that_cannot_be_is_one_line(name, options, says, tiny, tmp_path,
     words = [word for option, value in given.items() if option not in options for word in (option, value)]
     monkeypatch.setattr(sys, "argv", [name, *words, *options])
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as ended:
         cli.run(main_of(name))
     assert ended.value.code == 2
@@ -149,6 +160,7 @@ def test_a_value_that_cannot_be_is_one_line(name, options, says, tiny, tmp_path,
     assert says in " ".join(" ".join(lines).split())
     assert "Traceback" not in said.err + said.out
     assert len(lines[-1]) < 1500
+    assert not list(tmp_path.rglob("table.csv"))
 
 
 def test_every_experiment_is_tried():
