@@ -14,7 +14,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import ArrayLike
 
 from analysis.answer import SIGNIFICANT
 from analysis.rounds import ratio
@@ -172,19 +171,6 @@ def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
     return table.assign(verdict=[verdict(row) for _, row in table.iterrows()])
 
 
-def speedup_of(times: ArrayLike, baseline: ArrayLike) -> tuple[float, ...]:
-    """How many times as fast: the geometric mean of paired ratios, its 95 % interval, and p of no difference.
-
-    By Student's t of their logarithms. Rounds, not questions, are the unit: what else the machine does changes from
-    round to round. Interval and p are NaN for a single round.
-
-    Args:
-        times: One per round.
-        baseline: Of the same rounds.
-    """
-    return ratio(baseline, times)[:4]
-
-
 def verdict(row: pd.Series) -> str:
     """In plain words; what cannot be told, such as by a single round, is not claimed."""
     if row["method"] == FULL:
@@ -225,11 +211,11 @@ def _row(
     known["flops_ratio"] = full.iloc[0]["gflops_foveate"] / first["gflops_foveate"]
     speedup = (np.nan,) * 4
     if method not in (FULL, ONE_BY_ONE):
-        speedup = speedup_of(times["total_ms"], full["total_ms"])
+        speedup = ratio(full["total_ms"], times["total_ms"])[:4]
     second = (np.nan,) * 4
     if other is not None and method != ONE_BY_ONE:
         whole = times["total_ms"] + times[f"{INPUTS}_ms"]
-        second = speedup_of(whole, other.sort_values("round")["total_ms"])
+        second = ratio(other.sort_values("round")["total_ms"], whole)[:4]
     named = {"method": method, "budget": budget, "rounds": len(times)}
     return (
         named

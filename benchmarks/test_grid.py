@@ -20,6 +20,7 @@ from foveate.data.load import load_samples
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.run import cached_load
+from foveate.evaluation.sharing import SHARINGS
 from foveate.studies.choices import layer_choices
 
 QUESTIONS = int(os.environ.get("FOVEATE_GRID_QUESTIONS", "600"))
@@ -29,7 +30,7 @@ BUDGETS = (0.5, 0.25, 0.11, 0.05)
 def test_a_grid_of_layers_and_budgets_is_ten_times_faster_with_equal_answers(benchmark, found):
     samples = load_samples("scenes", "test", QUESTIONS)
     baseline = OneByOne(str(files("foveate.reference") / "llava"))
-    config = EvalConfig(Identity(), limit=QUESTIONS, out=Path())
+    config = EvalConfig(Identity(), limit=QUESTIONS, out=Path(), sharing=SHARINGS)
     adapter = cached_load(config.model, config.device, config.dtype).adapter
     cells = list(grid())
     ours: list[float] = []
