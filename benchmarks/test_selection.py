@@ -72,7 +72,7 @@ def compared(in_turn, found):
 def test_max_min(compared, similarity, everybody):
     compared(
         "max-min",
-        8,
+        16,
         lambda: max_min(similarity, everybody, KEEP),
         lambda image: loops.max_min(similarity[image], KEEP),
         ("with a running minimum", lambda image: loops.max_min_running(similarity[image], KEEP)),
@@ -83,7 +83,7 @@ def test_determinantal(compared, similarity, quality, everybody):
     kernel = quality[:, :, None] * similarity * quality[:, None]
     compared(
         "determinantal",
-        8,
+        16,
         lambda: determinantal(kernel, everybody, KEEP),
         lambda image: loops.determinantal(kernel[image], KEEP),
         ("in memory set aside", lambda image: loops.determinantal_in_place(kernel[image], KEEP)),

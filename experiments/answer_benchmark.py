@@ -27,7 +27,7 @@ def main(
     options.alone()
     for name, config in options.each:
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
-        folder = evaluate(replace(config, compressor=compressor), progress=True)
+        folder = evaluate(replace(config, compressor=compressor))
         print(report_answers(method, parsed(config.data)[0], folder, config.out / name))
 
 

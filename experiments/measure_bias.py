@@ -1,6 +1,5 @@
 """What do prompts look at, what do answers look at, what did [CLS] know, and what does the answer hang on?"""
 
-import sys
 from typing import Annotated
 
 import tyro
@@ -24,7 +23,7 @@ def main(
         options: What every study is told.
     """
     options.alone()
-    folder = measure(options.config, plan, progress=sys.stdout.isatty())  # the report alone goes into files and pipes
+    folder = measure(options.config, plan)
     print(report(folder, options.out / options.study))
 
 

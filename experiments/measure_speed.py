@@ -1,6 +1,5 @@
 """Where does the time of an answer go, and does compression pay, on this model and this machine?"""
 
-import sys
 from functools import partial
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -74,7 +73,6 @@ def main(
             {(FULL, patches): Identity(), **compressors},
             {(ONE_BY_ONE, k): partial(second, asked, k) for k in counts if second},
             (new_tokens, rounds),
-            progress=sys.stderr.isatty(),
         )
         rows += [round_row(side, count, new_tokens, one) for one in found]
         left_out |= {f"{name} at {k} of {patches} tokens": why for (name, k), why in (unable | failed).items()}

@@ -1,6 +1,5 @@
 """Do the paper's numbers come out? VTC-CLS, FastV and PruMerge+ on eight benchmarks, beside what the paper prints."""
 
-import sys
 from dataclasses import replace
 
 from analysis.reproduction import BENCHMARKS, BUDGETS, CHECKPOINT, METHODS, Reproduced, needed, report
@@ -34,7 +33,7 @@ def main(
             for name in METHODS:
                 for budget in [None] if name == "full" else keep:
                     compressor = for_model(name, budget, {}, adapter)
-                    folder = evaluate(replace(config, compressor=compressor), progress=sys.stdout.isatty())
+                    folder = evaluate(replace(config, compressor=compressor))
                     runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}. {needed(options.model, options.data)}") from error

@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -191,6 +191,9 @@ def run(main: Callable[..., None]) -> None:
         warnings.filterwarnings("ignore", message=message)
     try:
         tyro.cli(_led(main))
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
     except FoveateError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -216,11 +219,22 @@ def _led(main: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(main)
     def led(**arguments: object) -> None:
-        work = partial(main, **arguments)
         options = next((value for value in arguments.values() if isinstance(value, Options)), None)
         if options is None:
-            return work()
+            return main(**arguments)
         options.check()
-        lead(work, options.device, options.devices, options.nodes)
+        lead(partial(_said_how_to_go_on, main, arguments, options.out), options.device, options.devices, options.nodes)
 
     return led
+
+
+def _said_how_to_go_on(main: Callable[..., None], arguments: Mapping[str, object], out: Path) -> None:
+    if sys.stderr.isatty():
+        print(
+            f"Results go to {out}/. Ctrl-C stops after a batch; the same command goes on from there.", file=sys.stderr
+        )
+    try:
+        main(**arguments)
+    except KeyboardInterrupt:
+        print(f"\nstopped: what is finished is kept in {out}/, and the same command goes on", file=sys.stderr)
+        sys.exit(130)

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from foveate.compression import Compressor
 from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Need
+from foveate.core.progress import bar
 from foveate.core.types import Arrangement, Decision, Trace
 from foveate.cost.clock import Clock, peak_bytes
 from foveate.cost.flops import CONVENTIONS, operations, projector_macs, tower_macs
@@ -201,7 +201,6 @@ def measured(
     compressors: Mapping[tuple[str, int], Compressor],
     others: Mapping[tuple[str, int], Callable[[Clock], object]],
     length: tuple[int, int],
-    progress: bool = False,
 ) -> tuple[list[Round], dict[tuple[str, int], str]]:
     """All settings in every round, every other round backwards, after a warm-up; and why some could not be measured.
 
@@ -213,7 +212,6 @@ def measured(
         compressors: The settings.
         others: What else is timed in turn with them; told its clock.
         length: Tokens of every answer, and number of rounds.
-        progress: Show a bar.
 
     Raises:
         FoveateError: Fewer than two tokens are asked for, of which decoding has none, or no round.
@@ -237,12 +235,12 @@ def measured(
 
     settings = {key: partial(run, compressors[key]) for key in taken} | dict(others)
     found: list[Round] = []
-    with tqdm(total=len(settings) * (_WARM_UPS + rounds), disable=not progress, leave=False, unit="pass") as bar:
+    with bar(len(settings) * (_WARM_UPS + rounds), "pass") as shown:
         for number in range(-_WARM_UPS, rounds):
             for key in list(settings)[:: -1 if number % 2 else 1]:
                 clock = Clock(loaded.model.device)
                 settings[key](clock)
-                bar.update()
+                shown.update()
                 if number >= 0:
                     found.append(Round(key, number, clock.ms, taken.get(key)))
     return found, unable

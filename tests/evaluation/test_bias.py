@@ -38,7 +38,7 @@ def config(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(config):
-    return measure(config, PLAN, progress=False)
+    return measure(config, PLAN)
 
 
 def frames(folder: TableFolder) -> dict[str, pd.DataFrame]:
@@ -159,7 +159,7 @@ def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_
     samples = load_samples("scenes", "test", 24)
     known = {samples[i].id for i in (1, 2, 7)}
     ask_instead(monkeypatch, unknown_to(samples, blind))
-    found, expected = frames(measure(config, PLAN, progress=False)), frames(measured)
+    found, expected = frames(measure(config, PLAN)), frames(measured)
     for name, sides in (("signals", [""]), ("pairs", ["_a", "_b"]), ("curves", [""]), ("maps", [""])):
         about = [found[name][f"signal{side}"] == "evidence" for side in sides]
         assert set(found[name].loc[np.logical_or.reduce(about), "sample_id"]) == known
@@ -177,7 +177,7 @@ def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_
 def test_data_without_evidence_are_measured_without_that_signal(config, monkeypatch):
     samples = unknown_to(load_samples("scenes", "test", 11), lambda i: "none")
     ask_instead(monkeypatch, samples)
-    tables = frames(measure(replace(config, limit=11), QUICK, progress=False))
+    tables = frames(measure(replace(config, limit=11), QUICK))
     for name in ("signals", "curves", "maps"):
         assert "evidence" not in set(tables[name]["signal"])
         assert set(tables[name]["sample_id"]) == {sample.id for sample in samples}
@@ -196,7 +196,7 @@ def test_grids_need_not_be_square(config, tmp_path, monkeypatch):
         return loaded
 
     monkeypatch.setattr(measuring, "cached_load", wide)
-    folder = measure(replace(config, limit=11, out=tmp_path), replace(QUICK, side=4), progress=False)
+    folder = measure(replace(config, limit=11, out=tmp_path), replace(QUICK, side=4))
     assert folder.identity["grid"] == [9, 16]
     tables, samples = frames(folder), {sample.id: sample for sample in load_samples("scenes", "test", 11)}
     row, column = np.divmod(np.arange(144), 16)
@@ -238,7 +238,7 @@ def test_a_tower_without_cls_has_a_curve_where_the_stand_in_scorer_looks(config,
     LlavaForConditionalGeneration(llava).save_pretrained(tmp_path / "siglip")
     make_processor().save_pretrained(tmp_path / "siglip")
     model = replace(config, model=str(tmp_path / "siglip"), limit=11, out=tmp_path)
-    curves = measure(model, QUICK, progress=False).read("curves").to_pandas()
+    curves = measure(model, QUICK).read("curves").to_pandas()
     of_tower = curves[
         ~curves["signal"].isin(["prompt", "question", "response", "evidence", "occlusion", "random", "uniform"])
     ]
@@ -259,16 +259,16 @@ def test_a_measurement_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(co
     with monkeypatch.context() as patched:
         patched.setattr(measuring.Measuring, "predict_step", dies)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            measure(elsewhere, PLAN, progress=False)
+            measure(elsewhere, PLAN)
     (begun,) = (elsewhere.out / "bias").iterdir()
     assert len(TableFolder(begun).done()) == 12
     (begun / ".part-stale").mkdir()  # as one leaves that is killed while it writes
-    folder = measure(elsewhere, PLAN, progress=False)
+    folder = measure(elsewhere, PLAN)
     assert folder.complete
     assert not list(begun.glob(".part-*"))
     for table in TABLES:
         pd.testing.assert_frame_equal(folder.read(table).to_pandas(), measured.read(table).to_pandas(), rtol=1e-6)
-    assert measure(elsewhere, PLAN, progress=False).folder == folder.folder
+    assert measure(elsewhere, PLAN).folder == folder.folder
 
 
 def test_another_plan_is_another_run(config, measured, monkeypatch):

@@ -37,7 +37,7 @@ def noting(folder, batch):
 TableFolder.append = noting
 for place, questions in (("put on disk", 48), ("held", 36)):
     config = EvalConfig(Identity(), "narrow", limit=questions, max_new_tokens=2, batch_size=12, out=Path(place))
-    measure(config, BiasPlan(side=12, shares=(0.5,)), progress=False)
+    measure(config, BiasPlan(side=12, shares=(0.5,)))
     print("grown", live[-1] - live[0], sum(written[1:]))
     live.clear(), written.clear()
 """

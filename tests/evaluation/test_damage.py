@@ -115,7 +115,7 @@ def test_damaged_encodings_are_set_aside_and_encoded_anew(config, damage):
 
 def test_a_damaged_table_of_a_measurement_is_measured_anew(tiny, tmp_path):
     config = EvalConfig(vtc_cls(16, 1), model=tiny, limit=4, max_new_tokens=2, batch_size=2, out=tmp_path)
-    folder = measure(config, PLAN, progress=False)
+    folder = measure(config, PLAN)
     expected = {name: folder.read(name).to_pandas() for name in ("samples", "signals", "pairs", "curves", "maps")}
     part = folder.parts()[0]
     flip(part / "signals.parquet")
@@ -123,7 +123,7 @@ def test_a_damaged_table_of_a_measurement_is_measured_anew(tiny, tmp_path):
         with pytest.raises(DataError, match=f"{part.name} is damaged"):
             TableFolder(folder.folder).read(name)
     with pytest.warns(UserWarning, match=f"damaged: {part}"):
-        again = measure(config, PLAN, progress=False)
+        again = measure(config, PLAN)
     for name, frame in expected.items():
         pd.testing.assert_frame_equal(again.read(name).to_pandas(), frame)
 

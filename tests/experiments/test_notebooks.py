@@ -37,7 +37,7 @@ def runs(tiny, tmp_path_factory) -> Path:
     """What `make bias`, `make ablate`, `make compare` and `make speed` write, of 13 questions about two pictures."""
     folder = tmp_path_factory.mktemp("notebooks")
     config = EvalConfig(Identity(), model=tiny, limit=13, max_new_tokens=3, out=folder)
-    measure(config, BiasPlan(side=6, shares=(0.11, 0.25)), progress=False)
+    measure(config, BiasPlan(side=6, shares=(0.11, 0.25)))
     ablate("ablate_layers", config, choices, (16,))
     compare("compare_methods", config, ("fastv", "vtc_cls"), (72,), seeds=(0,))
     measure_speed = runpy.run_path(str(ROOT / "experiments" / "measure_speed.py"))["main"]

@@ -10,6 +10,8 @@ from itertools import count
 from pathlib import Path
 from warnings import warn
 
+from foveate.core.progress import bar
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -44,7 +46,8 @@ def checksum(path: Path) -> str:
     if not path.is_dir():
         with path.open("rb") as file:
             return file_digest(file, "sha256").hexdigest()[:16]
-    parts = [f"{file.relative_to(path)} {checksum(file)}\n" for file in _files(path)]
+    files = bar(_files(path), "file", f"reading {path.name}")
+    parts = [f"{file.relative_to(path)} {checksum(file)}\n" for file in files]
     return sha256("".join(parts).encode()).hexdigest()[:16]
 
 

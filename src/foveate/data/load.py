@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from foveate.core.errors import DataError
+from foveate.core.progress import bar
 from foveate.data.benchmarks import BENCHMARKS
 from foveate.data.questions import SEVERAL_ITEMS, make_questions
 from foveate.data.sample import Drawn, Masks, VQASample
@@ -73,7 +74,7 @@ def data_hash(samples: Sequence[VQASample]) -> str:
     """Identifies questions, references, evidence and pictures; of a picture its encoded bytes, once."""
     digest = hashlib.sha256()
     seen: set[str] = set()
-    for sample in samples:
+    for sample in bar(samples, "question", "reading"):
         facts = (sample.id, sample.image_id, sample.kind, sample.question, sample.references, sample.scoring)
         more = (sample.form, sample.options, sample.hint, sample.problem)
         digest.update(repr(facts + more).encode() + sample.things.content())

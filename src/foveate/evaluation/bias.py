@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytorch_lightning as lightning
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
 from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, DeviceError, UnsupportedModel
+from foveate.core.progress import bar
 from foveate.core.types import Grid
 from foveate.data.load import parsed
 from foveate.data.sample import VQASample
@@ -35,8 +35,6 @@ from foveate.evaluation.signals import Signal, asked_signals, norms_of, signals_
 from foveate.evaluation.tables import SAMPLES, TableFolder
 from foveate.functional.regions import spread, squares
 from foveate.metrics.answers import SCORINGS
-
-_PATIENCE = 3.0  # seconds before a bar appears within a batch
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class BiasPlan:
         return replace(self, side=side, blocks=counts[side])
 
 
-def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableFolder:
+def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
     """Measures the questions of a configuration that have not been measured yet.
 
     Killed runs continue where they stopped; what is measured is not held in memory, but put on disk batch by batch.
@@ -88,7 +86,6 @@ def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableF
     Args:
         config: Model, data and place. Its compressor plays no part: the uncompressed model is looked at.
         plan: What is measured.
-        progress: Show a bar.
 
     Raises:
         FoveateError: The model, data, plan or place is not usable; the message says why.
@@ -109,9 +106,9 @@ def measure(config: EvalConfig, plan: BiasPlan, progress: bool = True) -> TableF
         if left := [sample for sample in samples if sample.id not in done]:
             encodings = encodings_of(config, loaded, samples, questions)
             _of_one_shape(encodings, grid)
-            module = Measuring(encodings, plan, config.max_new_tokens, progress)
+            module = Measuring(encodings, plan, config.max_new_tokens)
             batches = QuestionsInBatches(samples, config.batch_size, only=frozenset(sample.id for sample in left))
-            predict(module, batches, RecordWriter(folder), progress)
+            predict(module, batches, RecordWriter(folder))
         folder.finish(sample.id for sample in samples)
     return folder
 
@@ -134,9 +131,9 @@ def _of_one_shape(encodings: Encodings, grid: Grid) -> None:
 class Measuring(lightning.LightningModule):
     """Measures batches of questions whose pictures follow each other."""
 
-    def __init__(self, encodings: Encodings, plan: BiasPlan, max_new_tokens: int, progress: bool) -> None:
+    def __init__(self, encodings: Encodings, plan: BiasPlan, max_new_tokens: int) -> None:
         super().__init__()
-        self.encodings, self.plan, self.max_new_tokens, self.progress = encodings, plan, max_new_tokens, progress
+        self.encodings, self.plan, self.max_new_tokens = encodings, plan, max_new_tokens
 
     def predict_step(self, batch: list[VQASample]) -> dict[str, pa.Table]:
         loaded, plan = self.encodings.loaded, self.plan
@@ -169,14 +166,13 @@ class Measuring(lightning.LightningModule):
         signals = [signal for signal in seen if signal.has_curve]
         rows = sum(len(signal.rows) for signal in signals) + len(images)
         total = len(images) * (int(blocks.max()) + 2) + 2 * len(shares) * rows
-        silent = None if self.progress else True  # None: only a terminal shows it
-        with tqdm(total=total, unit="sequence", leave=False, delay=_PATIENCE, disable=silent) as bar:
-            bar.set_description("blocks", refresh=False)
-            found = occlusion(inquiry, self.plan.side, ran=bar.update)
+        with bar(total, "sequence") as shown:
+            shown.set_description("blocks", refresh=False)
+            found = occlusion(inquiry, self.plan.side, ran=shown.update)
             for signal in [*signals, Signal("occlusion", "", spread(found.drop.cpu(), blocks)[:, None], True)]:
-                bar.set_description(f"{signal.name} {signal.layers}".strip(), refresh=False)
+                shown.set_description(f"{signal.name} {signal.layers}".strip(), refresh=False)
                 some = inquiry.of(set(numbers[signal.about].tolist()))
-                curves.append((signal, curve(some, signal.scores(images), shares, ran=bar.update)))
+                curves.append((signal, curve(some, signal.scores(images), shares, ran=shown.update)))
         return found, curves
 
 

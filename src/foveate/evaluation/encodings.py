@@ -25,6 +25,7 @@ from foveate.core.contracts import Pictures, Reduction
 from foveate.core.errors import DataError
 from foveate.core.files import put_aside, remove, sound, stamped
 from foveate.core.needs import AlignedPatches, ClsRows, Deepstack, EvidenceShare, Features, Fingerprint, Need
+from foveate.core.progress import bar
 from foveate.core.types import Arrangement, Compression, Grid, Trace
 from foveate.data.quiet import quiet
 from foveate.models.joining import alike
@@ -182,7 +183,7 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip:
     columns = {"image_id": Value("string"), "fingerprint": Value("int64"), "arrangement": Value("string")}
     arrays = {name: value for name, value in first.items() if name not in columns}
     columns |= {name: Array2D((None, value.shape[1]), "float32") for name, value in arrays.items()}
-    with quiet():  # a study has its own
+    with quiet():
         try:
             table = Dataset.from_generator(
                 _encoded,
@@ -201,33 +202,35 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip:
 
 def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], skip: bool) -> Iterator[dict[str, Any]]:
     """One row per picture; what is known of patches as (patch, everything else)."""
+    with bar(len(ids), "picture", "encoding") as shown:
+        for start in range(0, len(ids), _PICTURES):
+            some = ids[start : start + _PICTURES]
+            yield from _encoded_at_once(loaded, _opened(images, some, skip), skip)
+            shown.update(len(some))
+
+
+def _encoded_at_once(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> Iterator[dict[str, Any]]:
     adapter = loaded.adapter
-    rows = ClsRows(tuple(range(adapter.tower.depth)))
+    try:
+        inputs, arrangements = loaded.images(list(opened.values())) if opened else ({}, [])
+    except DataError:
+        opened = _taken(loaded, opened, skip)
+        inputs, arrangements = loaded.images(list(opened.values())) if opened else ({}, [])
+    rows, names = ClsRows(tuple(range(adapter.tower.depth))), list(opened)
     needs = [Fingerprint(), *([rows] if adapter.tower.has_cls else []), *adapter.besides]
-    for start in range(0, len(ids), _PICTURES):
-        opened = _opened(images, ids[start : start + _PICTURES], skip)
-        if not opened:
-            continue
-        try:
-            inputs, arrangements = loaded.images(list(opened.values()))
-        except DataError:
-            if not (opened := _taken(loaded, opened, skip)):
-                continue
-            inputs, arrangements = loaded.images(list(opened.values()))
-        names = list(opened)
-        for group in alike(arrangements):
-            some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)
-            with torch.inference_mode():
-                sources, values = adapter.encode(some, arrangements[group[0]], needs)
-            for number, place in enumerate(group):
-                row = {"image_id": names[place], "fingerprint": int(values[Fingerprint()][number])}
-                row["arrangement"] = json.dumps(asdict(arrangements[place]))
-                row["features"] = sources[number].float().cpu().numpy()
-                if adapter.tower.has_cls:  # (layer, head, patch)
-                    row["cls_rows"] = values[rows][number].flatten(0, 1).T.cpu().numpy()
-                if adapter.deep:  # (level, patch, dim)
-                    row["deepstack"] = values[Deepstack()][number].transpose(0, 1).flatten(1).float().cpu().numpy()
-                yield row
+    for group in alike(arrangements):
+        some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)
+        with torch.inference_mode():
+            sources, values = adapter.encode(some, arrangements[group[0]], needs)
+        for number, place in enumerate(group):
+            row = {"image_id": names[place], "fingerprint": int(values[Fingerprint()][number])}
+            row["arrangement"] = json.dumps(asdict(arrangements[place]))
+            row["features"] = sources[number].float().cpu().numpy()
+            if adapter.tower.has_cls:  # (layer, head, patch)
+                row["cls_rows"] = values[rows][number].flatten(0, 1).T.cpu().numpy()
+            if adapter.deep:  # (level, patch, dim)
+                row["deepstack"] = values[Deepstack()][number].transpose(0, 1).flatten(1).float().cpu().numpy()
+            yield row
 
 
 def _opened(images: Mapping[str, Image], ids: list[str], skip: bool) -> dict[str, Image]:

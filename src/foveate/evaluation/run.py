@@ -8,15 +8,16 @@ from itertools import groupby
 import pyarrow as pa
 import pytorch_lightning as lightning
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import TQDMProgressBar
 
 from foveate.core.errors import DataError, OutputError
+from foveate.core.progress import bar
 from foveate.data.load import data_hash, load_samples, parsed
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.devices import team
 from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.interruption import BetweenBatches, interruptible
 from foveate.evaluation.loggers import check_loggers, told
 from foveate.evaluation.module import RECORD_IT, Answering, Enough, RecordWriter
 from foveate.evaluation.records import Record, RecordFolder
@@ -35,17 +36,16 @@ def data_of(name: str, split: str, limit: int | None, seed: int) -> tuple[tuple[
 
 def evaluate(
     config: EvalConfig,
-    progress: bool = False,
     order: int | None = None,
     enough: Callable[[pa.Table], bool] | None = None,
 ) -> RecordFolder:
     """Answers the questions of a configuration that have no record yet.
 
-    Killed runs continue where they stopped; a second process waits for the first.
+    Killed runs continue where they stopped; a second process waits for the first. Ctrl-C once ends it
+    after the batch, twice at once.
 
     Args:
         config: What to evaluate.
-        progress: Show a bar.
         order: Seed of the order of the pictures; None means as they stand in the data set.
         enough: Given all records so far after every batch, whether to leave it at that.
 
@@ -69,7 +69,7 @@ def evaluate(
         if left := frozenset(sample.id for sample in samples) - done:
             share = Share(config, folder.folder.name, left, order, enough is not None)
             with told(config, folder, identity) as callbacks:
-                own = partial(share.answer, (lambda: enough(folder.read())) if enough else None, progress, callbacks)
+                own = partial(share.answer, (lambda: enough(folder.read())) if enough else None, callbacks)
                 if not team().together(share, own):
                     return folder
         folder.finish(sample.id for sample in samples)
@@ -106,7 +106,6 @@ class Share:
     def answer(
         self,
         enough: Callable[[], bool] | None = None,
-        progress: bool = False,
         callbacks: Sequence[lightning.Callback] = (),
     ) -> bool:
         """Answers this process's turns; false if the first process had enough before the end."""
@@ -132,33 +131,38 @@ class Share:
         us.meet()  # nobody writes before all hold what they have to hold
         if failed and us.number == 0:
             folder.append(failed)
-        return predict(module, batches, writer, progress, callbacks)
+        return predict(module, batches, writer, callbacks)
 
 
 def predict(
     module: lightning.LightningModule,
     batches: QuestionsInBatches,
     writer: RecordWriter,
-    progress: bool,
     callbacks: Sequence[lightning.Callback] = (),
 ) -> bool:
-    """Hands what the module predicts to the writer, batch by batch; false if the writer had enough before the end."""
+    """Hands what the module predicts to the writer, batch by batch; false if the writer had enough before the end.
+
+    Raises:
+        KeyboardInterrupt: After the batch at which Ctrl-C was pressed.
+    """
     if not batches.batches:
         return True
-    trainer = lightning.Trainer(
-        accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
-        devices=1,
-        plugins=[LightningEnvironment()],  # whatever has started this process; see `devices`
-        callbacks=[writer, *callbacks, *([TQDMProgressBar()] if progress else [])],  # Rich's would hide bars in a batch
-        logger=False,  # who is told hears of the records of all processes: see `loggers`
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
-    )
-    try:
-        trainer.predict(module, datamodule=batches, return_predictions=False)
-    except Enough:
-        return False
+    questions = sum(map(len, batches.batches))
+    with bar(questions, "question", silent=team().number > 0) as shown, interruptible() as leave:
+        trainer = lightning.Trainer(
+            accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
+            devices=1,
+            plugins=[LightningEnvironment()],  # whatever has started this process; see `devices`
+            callbacks=[writer, *callbacks, BetweenBatches(shown, leave)],
+            logger=False,  # who is told hears of the records of all processes: see `loggers`
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,  # of batches, which hold more or fewer questions
+        )
+        try:
+            trainer.predict(module, datamodule=batches, return_predictions=False)
+        except Enough:
+            return False
     return True
 
 

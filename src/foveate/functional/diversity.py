@@ -15,7 +15,7 @@ from torch import Tensor
 from foveate.core.types import PADDING
 
 _SPENT = 1e-10  # share of a patch's own variance below which what is left of it is rounding
-_POOL = 128  # patches among which `determinantal` chooses until another one might be better
+_POOL = 512  # patches among which `determinantal` chooses until another one might be better
 _RENEWED = 32  # bounds that `coverage` computes anew at a time
 _ROWS = 64  # of a matrix at a time: so few that their copy stays in the processor's cache
 
@@ -57,6 +57,8 @@ def determinantal(
         rival = best.values[:, _POOL:].amax(1, keepdim=True) if left.shape[1] > _POOL else None
         part[:, :start] = factor[:, :start].gather(2, pool[:, None].expand(-1, start, -1))
         picks = _picked_in(pool, rival, part, kernel, (left, own, spent), choice)
+        if not choice.open:
+            break
         _catch_up(kernel, factor[:, : choice.step], part[:, start : choice.step], pool, picks)
         for row in factor[:, start : choice.step].unbind(1):
             left.addcmul_(row, row, value=-1)

@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from foveate.core.errors import FoveateError, UnsupportedModel, said
+from foveate.core.progress import seen
 
 SAFE: dict[str, Any] = {"trust_remote_code": False}
 """For every call of transformers that reads from a checkpoint."""
@@ -49,7 +51,7 @@ def weights_of(what: str, kind: Any, place: str, **options: Any) -> PreTrainedMo
         f"Looked for: config.json, *.safetensors, tokenizer and image processor; `hf download {place}` fetches them, "
         "and HF_HOME tells where from"
     )
-    with reading(f"{what} is incomplete", hint):
+    with reading(f"{what} is incomplete", hint), _bars():
         model, report = kind.from_pretrained(
             place, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE, **options
         )
@@ -62,6 +64,19 @@ def weights_of(what: str, kind: Any, place: str, **options: Any) -> PreTrainedMo
             f"there, {tuple(expected)} expected; take both from the same checkpoint"
         )
     return model
+
+
+@contextmanager
+def _bars() -> Iterator[None]:
+    """Those of transformers only where somebody sees them."""
+    hidden = is_progress_bar_enabled() and not seen()
+    if hidden:
+        disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            enable_progress_bar()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.core.errors import DataError, UnsupportedModel, said, shown
+from foveate.core.progress import bar
 from foveate.core.types import Arrangement
 from foveate.functional.sequence import left_padded
 from foveate.models.adapter import Adapter, Images
@@ -107,7 +108,8 @@ class LoadedModel:
                 if path.is_file():
                     digest.update(path.name.encode() + _lasting(path))
         parts = [self.model, *([self.companion.clip] if self.companion else [])]
-        for name, value in (item for part in parts for item in sorted(part.state_dict().items())):
+        weights = [item for part in parts for item in sorted(part.state_dict().items())]
+        for name, value in bar(weights, "tensor", "reading weights"):
             digest.update(name.encode())
             digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]

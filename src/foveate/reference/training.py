@@ -1,6 +1,7 @@
 """Runs the two stages on two CPU processes; every epoch ends in a checkpoint from which a killed run continues."""
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
@@ -67,7 +68,7 @@ def fit(
         callbacks=[every_epoch],
         logger=CSVLogger(out, name="log"),
         log_every_n_steps=50,
-        enable_progress_bar=False,
+        enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)

@@ -21,9 +21,9 @@ from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
-from tqdm import tqdm
 
 from foveate.core.errors import OutputError, behind, said
+from foveate.core.progress import bar
 from foveate.studies import database
 from foveate.studies.goals import DIRECTIONS
 from foveate.studies.notes import ARTIFACTS
@@ -124,9 +124,10 @@ def run(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for trial in study.get_trials(states=(TrialState.COMPLETE,)):
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        for trial in bar(done, "trial", "looking at what is there"):
             objective.restore(trial)
-        _work(place, study, *rest, bar=True)
+        _work(place, study, *rest)
         for other in others:
             other.join()
         if lost := [other.exitcode for other in others if other.exitcode]:
@@ -168,7 +169,10 @@ def _worker(place: Place, objective: Objective, total: int, sampler: SamplerName
     torch.set_num_threads(threads)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(study_name=place.name, storage=place.open())
-    _work(place, study, objective, total, sampler, seed, bar=False)
+    try:
+        _work(place, study, objective, total, sampler, seed)
+    except KeyboardInterrupt:  # which whoever pressed Ctrl-C hears from the first process
+        os._exit(130)
 
 
 def _work(
@@ -178,12 +182,11 @@ def _work(
     total: int,
     sampler: SamplerName,
     seed: int,
-    bar: bool,
 ) -> None:
     """Takes trials, one at a time, until none is left and none is under way."""
     me = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
     study.pruner = _pruner(objective)
-    with FileLock(place.folder / "workers" / me), tqdm(unit="trial", disable=None if bar else True) as progress:
+    with FileLock(place.folder / "workers" / me), bar(None, "trial", delay=0, leave=True) as shown:
         while True:
             lock = place.queue
             with lock:
@@ -191,8 +194,8 @@ def _work(
                 states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
                 started = states.total() - states[TrialState.FAIL] - states[TrialState.WAITING]
                 finished = started - states[TrialState.RUNNING]
-                progress.total = max(total, started + states[TrialState.WAITING])
-                progress.update(finished - progress.n)
+                shown.total = max(total, started + states[TrialState.WAITING])
+                shown.update(finished - shown.n)
                 if states[TrialState.WAITING] or started < total:
                     study.sampler = _SAMPLERS[sampler](_seed(seed, started))
                     study.optimize(_Taken(objective, me, lock), n_trials=1)

@@ -1,0 +1,174 @@
+"""What 100,000 questions, 5,000 trials and 1,000,000 records cost, against the first few of them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from optuna.trial import TrialState
+from PIL import Image
+
+from analysis.drawing import save_figure
+from analysis.load_figure import load_figure
+from analysis.records import read_records
+from analysis.rounds import Estimate, mean, ratio, timed
+from benchmarks.results import FOLDER, Result
+from foveate.compression import Identity
+from foveate.data.questions import make_questions
+from foveate.data.scenes import make_scene, stream
+from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.records import Record, RecordFolder
+from foveate.methods import random, vtc_cls
+from foveate.studies.objective import Objective
+from foveate.studies.place import Place
+from foveate.studies.spaces import AnyTrial, Proposal, Space
+from foveate.studies.study import open_study, run
+from foveate.testing.tiny import save_tiny_llava
+
+SCALE = float(os.environ.get("FOVEATE_LOAD_SCALE", "1"))
+QUESTIONS, TRIALS, ROWS = int(100_000 * SCALE), int(5_000 * SCALE), int(1_000_000 * SCALE)
+PER_PICTURE, BATCH = 12, 252
+PERIOD_S = 0.5
+MEMORY, BETWEEN, FIGURE = (FOLDER / name for name in ("memory.csv", "trials.csv", "load.png"))
+
+
+def test_memory_stays_flat_over_the_questions_of_an_evaluation(benchmark, found, tmp_path):
+    place = questions(tmp_path / "questions.parquet")
+    config = EvalConfig(
+        vtc_cls(16, 1), data=f"pope:{place}", split="random", batch_size=BATCH, max_new_tokens=4, out=tmp_path
+    )
+
+    def watched() -> pd.DataFrame:
+        with watching(tmp_path / "records") as seen:
+            evaluate(config)
+        return pd.DataFrame(seen, columns=["questions", "bytes"])
+
+    memory = benchmark.pedantic(watched, rounds=1)
+    memory.to_csv(MEMORY, index=False)
+    share = memory["questions"] / QUESTIONS
+    early, late = (memory["bytes"][there].mean() for there in (share.between(0.1, 0.2), share > 0.9))
+    name = f"evaluation of {QUESTIONS:,} questions"
+    found(
+        Result(f"{name}: memory of its own in the last tenth", single(late / 2**20), "MiB"),
+        Result(f"{name}: that in the last tenth / in the second tenth", single(late / early), "x", at_most=1.1),
+    )
+
+
+def test_trials_begin_as_fast_late_as_early(benchmark, found, tmp_path):
+    model = str(save_tiny_llava(tmp_path / "model"))
+    config = EvalConfig(Identity(), model=model, limit=PER_PICTURE, max_new_tokens=1, out=tmp_path)
+    place, objective = Place("load", tmp_path), Objective(config, Seeds())
+
+    def whole() -> list[float]:
+        study = open_study(place, objective, {"load": TRIALS}, {})
+        run(place, study, objective, TRIALS, "tpe")
+        trials = study.get_trials(states=(TrialState.COMPLETE,))
+        begun = [trial.datetime_start.timestamp() for trial in trials if trial.datetime_start]
+        return np.diff(begun).tolist()
+
+    between = benchmark.pedantic(whole, rounds=1)
+    pd.DataFrame({"trial": range(1, TRIALS), "seconds": between}).to_csv(BETWEEN, index=False)
+    save_figure(load_figure(pd.read_csv(MEMORY), pd.read_csv(BETWEEN)), FIGURE)
+    tenth = TRIALS // 10
+    study = open_study(place, objective, {"load": TRIALS}, {})
+    again = timed(lambda: run(place, study, objective, TRIALS))()
+    found(
+        Result(f"study of {TRIALS:,} trials: from one to the next, first tenth", mean(between[:tenth]), "s"),
+        Result(f"study of {TRIALS:,} trials: the same, last tenth", mean(between[-tenth:]), "s", at_most=1),
+        Result(f"study of {TRIALS:,} trials: last / first tenth", ratio(between[-tenth:], between[:tenth]), "x"),
+        Result(f"study of {TRIALS:,} trials: to find that all are there", single(again), "s"),
+    )
+
+
+def test_a_million_records_load_in_seconds(benchmark, found, tmp_path):
+    records(tmp_path / "records" / "many")
+    seconds = benchmark.pedantic(timed(lambda: read_records(tmp_path, "many")), rounds=1)
+    first = single(seconds)
+    again = mean([timed(lambda: read_records(tmp_path, "many"))() for _ in range(3)])
+    assert len(read_records(tmp_path, "many")) == ROWS
+    found(
+        Result(f"{ROWS:,} records into a frame, checksums included", first, "s", at_most=20),
+        Result(f"{ROWS:,} records into a frame, once more in the same process", again, "s"),
+    )
+
+
+@dataclass(frozen=True)
+class Seeds(Space):
+    """Choices that cost nothing to evaluate, each another one."""
+
+    def suggest(self, trial: AnyTrial) -> Proposal:
+        seed, keep = trial.suggest_int("seed", 0, 10**9), trial.suggest_int("keep", 1, 9)
+        return Proposal(random(keep, seed), f"random[{seed}]", "random")
+
+
+def single(value: float) -> Estimate:
+    return Estimate(float(value), np.nan, np.nan, np.nan, 1)
+
+
+def questions(path: Path) -> Path:
+    """A table as POPE has it, of drawn scenes, a part at a time."""
+    draw = np.random.default_rng(0)
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("question_id", "question", "answer", "image_source", "category")]
+        + [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
+    )
+    with pq.ParquetWriter(path, schema) as writer:
+        for first in range(0, QUESTIONS, 100 * PER_PICTURE):
+            rows = []
+            for index in range(first // PER_PICTURE, min(first + 100 * PER_PICTURE, QUESTIONS) // PER_PICTURE):
+                scene, data = make_scene("test", index), BytesIO()
+                Image.fromarray(scene.pixels).save(data, "JPEG")
+                texts = [question.text for question in make_questions(scene, stream("test", index, 0, 1))]
+                rows += [
+                    {
+                        "question_id": f"{index}-{number}",
+                        "question": texts[number % len(texts)],
+                        "answer": ("yes", "no")[draw.integers(2)],
+                        "image_source": str(index),
+                        "category": "random",
+                        "image": {"bytes": data.getvalue(), "path": None},
+                    }
+                    for number in range(PER_PICTURE)
+                ]
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+    return path
+
+
+@contextmanager
+def watching(folder: Path) -> Iterator[list[tuple[int, int]]]:
+    """Notes how many questions are answered and how much memory is this process's own, every half second."""
+    seen: list[tuple[int, int]] = []
+    done, process = Event(), psutil.Process()
+
+    def watch() -> None:
+        while not done.wait(PERIOD_S):
+            seen.append((BATCH * len(list(folder.glob("*/part-*"))), process.memory_full_info().uss))
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watcher.join()
+
+
+def records(folder: Path) -> None:
+    """A finished run of so many questions, in the parts that evaluations write."""
+    out = folder.parent.parent / "one"
+    few = evaluate(EvalConfig(random(16), limit=240, max_new_tokens=4, out=out))
+    rows = few.read().to_pylist()
+    made = RecordFolder(folder)
+    with made.lock({"made": ROWS}):
+        for first in range(0, ROWS, len(rows)):
+            some = rows[: ROWS - first]
+            made.append([Record(**row | {"sample_id": f"{first + n:09d}"}) for n, row in enumerate(some)])
+        made.finish(())

@@ -1,0 +1,134 @@
+"""Ctrl-C: once finishes the batch and saves it, twice stops at once; bars are for those who see them."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from foveate.compression import Identity, VisionCompressor
+from foveate.core.progress import bar
+from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.interruption import interruptible
+from foveate.evaluation.records import RecordFolder
+from foveate.scorers import Random
+from tests.faults.commands import COMMANDS, OUT, Running, finished, prepared
+
+ROOT = Path(__file__).parents[2]
+asked: list[int] = []
+
+
+@dataclass(frozen=True)
+class Pressing(Random):
+    """Has Ctrl-C pressed while it scores the second batch."""
+
+    times: int = 1
+
+    def score(self, trace):
+        asked.append(trace.patches)
+        if len(asked) == 2:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+        return super().score(trace)
+
+
+@pytest.mark.parametrize(("times", "saved"), [(1, 2), (2, 1)])
+def test_ctrl_c_once_saves_the_batch_and_twice_does_not(times, saved, tiny, tmp_path, capfd):
+    asked.clear()
+    compressor = VisionCompressor(Pressing(times=times), 9)
+    config = EvalConfig(compressor, model=tiny, limit=48, batch_size=12, max_new_tokens=2, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "stops when this batch is saved" in capfd.readouterr().err
+    (folder,) = (tmp_path / "records").iterdir()
+    assert len(RecordFolder(folder).done()) == 12 * saved
+    assert not list(folder.glob(".part-*"))
+    assert evaluate(config).read().num_rows == 48  # asked for the second time only once
+    assert len(asked) == 1 + 4 - saved + 1
+
+
+def test_ctrl_c_after_the_last_batch_is_heard_as_well():
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_who_has_ctrl_c_ignored_or_is_another_thread_goes_on():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible() as leave:
+            signal.raise_signal(signal.SIGINT)
+            leave()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    def elsewhere() -> None:
+        with interruptible() as leave:
+            leave()
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_command_that_is_stopped_says_how_to_go_on(tmp_path):
+    command = COMMANDS["compare_methods"]
+    running = Running(command, prepared(tmp_path / "place"))
+    while not list(tmp_path.glob(f"place/{OUT}/records/*/part-*")):
+        assert running.works(0.0), running.printed
+    os.kill(running.process.pid, signal.SIGINT)
+    assert running.ends(60)
+    assert running.process.exitcode == 130, running.printed
+    assert f"stopped: what is finished is kept in {OUT}/, and the same command goes on" in running.printed
+    assert "Traceback" not in running.printed
+    finished(command, tmp_path / "place")
+
+
+def test_bars_are_shown_in_a_terminal_and_nowhere_else(tiny, tmp_path):
+    command = [sys.executable, str(ROOT / "experiments" / "ablate_layers.py"), "--model", tiny, "--limit", "12"]
+    command += ["--keep", "16", "--layers", "0", "--max-new-tokens", "2", "--logger", "--out"]
+    piped = subprocess.run([*command, str(tmp_path / "a")], capture_output=True, text=True, check=True)
+    assert piped.stderr == ""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (25, 80))
+    with subprocess.Popen([*command, str(tmp_path / "b")], stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while part := _read(ours):
+            shown += part
+        assert process.wait() == 0
+    os.close(ours)
+    assert f"Results go to {tmp_path / 'b'}/. Ctrl-C stops after a batch".encode() in shown
+    assert b"trial/s]" in shown or b"s/trial]" in shown
+
+
+def test_a_short_step_shows_no_bar(capsys):
+    with bar(2, "step", disable=False) as shown:
+        shown.update(2)
+    assert capsys.readouterr().err == ""
+    with bar(2, "step", disable=False, delay=0, mininterval=0) as shown:
+        shown.update(2)
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_questions_are_counted(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "foveate.evaluation.run.bar", lambda *args, **options: bar(*args, disable=False, delay=0, mininterval=0)
+    )
+    evaluate(EvalConfig(Identity(), model=tiny, limit=24, batch_size=12, max_new_tokens=1, out=tmp_path))
+    assert "12/24" in (shown := capsys.readouterr().err)
+    assert "question" in shown
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # which is how Linux says that the other side has closed
+        return b""
