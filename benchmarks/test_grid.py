@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import pyarrow as pa
+import pytest
 
 from analysis.rounds import Estimate, ratio
 from benchmarks.one_by_one import OneByOne
@@ -23,6 +24,7 @@ from foveate.evaluation.run import cached_load
 from foveate.evaluation.sharing import SHARINGS
 from foveate.studies.choices import layer_choices
 
+pytestmark = pytest.mark.long
 QUESTIONS = int(os.environ.get("FOVEATE_GRID_QUESTIONS", "600"))
 BUDGETS = (0.5, 0.25, 0.11, 0.05)
 
@@ -55,12 +57,11 @@ def test_a_grid_of_layers_and_budgets_is_ten_times_faster_with_equal_answers(ben
     assert not unlike, f"{len(unlike)} of {len(cells) * len(samples)} answers differ: {unlike[:5]}"
     whole = ratio([sum(theirs)], [sum(ours)])
     per_cell = ratio(theirs[1:], ours[1:])  # the first one also encodes the pictures
+    name = f"grid of {len(cells)} cells x {len(samples)} questions"
     found(
-        Result(
-            f"grid of {len(cells)} cells x {len(samples)} questions: one at a time / shared", whole, "x", at_least=10
-        ),
-        Result("the same, cell by cell without the first", per_cell, "x"),
-        Result("answers that differ in the grid", Estimate(float(len(unlike)), *[float("nan")] * 3, 1), "", at_most=0),
+        Result(f"{name}: one at a time / shared", whole, "x", at_least=10),
+        Result(f"{name}: the same of a cell, without the first", per_cell, "x"),
+        Result(f"{name}: answers that differ", Estimate(float(len(unlike)), *[float("nan")] * 3, 1), "", at_most=0),
     )
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from optuna.trial import TrialState
 from PIL import Image
 
@@ -33,6 +34,7 @@ from foveate.studies.spaces import AnyTrial, Proposal, Space
 from foveate.studies.study import open_study, run
 from foveate.testing.tiny import save_tiny_llava
 
+pytestmark = pytest.mark.long
 SCALE = float(os.environ.get("FOVEATE_LOAD_SCALE", "1"))
 QUESTIONS, TRIALS, ROWS = int(100_000 * SCALE), int(5_000 * SCALE), int(1_000_000 * SCALE)
 PER_PICTURE, BATCH = 12, 252

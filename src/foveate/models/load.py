@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -206,12 +207,12 @@ class LoadedModel:
         return self.processor.apply_chat_template(turns, add_generation_prompt=True)
 
     @cached_property
-    def _spelled(self) -> Callable[..., tuple[int, ...]]:
+    def _spelled(self) -> Callable[..., "array[int]"]:
         """Tokens of a question, or of an answer to it; remembered, for every method of a comparison asks the same."""
 
-        def spelled(question: str, answer: str | None = None) -> tuple[int, ...]:
+        def spelled(question: str, answer: str | None = None) -> "array[int]":
             asked = self.written([None, question])
-            return tuple(self._ids(asked) if answer is None else self.continued(asked, answer))
+            return array("i", self._ids(asked) if answer is None else self.continued(asked, answer))
 
         return lru_cache(_TEXTS)(spelled)
 
