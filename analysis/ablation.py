@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.records import read_records
 from analysis.statistics import difference_interval, holm, mean_interval, paired_p
 from foveate.core.errors import DataError
+from foveate.core.progress import bar
 from foveate.metrics.answers import agreement
 
 FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", "random", "blind")
@@ -93,7 +94,7 @@ def read_cells(
     cells = sorted(cells, key=_order)
     full = next((read_records(out, cell.run_id) for cell in cells if cell.family == "full"), None)
     groups = defaultdict(list)
-    for cell in cells:
+    for cell in bar(cells, "cell", "reading records"):
         seeded = cell.scorer.startswith(f"{cell.family}[")
         records = read_records(out, cell.run_id)
         pooled = cell._replace(scorer=cell.family, run_id="") if seeded else cell
@@ -122,7 +123,8 @@ def ablation_table(cells: Iterable[Cell], out: Path) -> pd.DataFrame:
     frames = read_cells(cells, out)
     full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
     random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
-    table = pd.DataFrame([row_of(cell, frame, full, random.get(cell.keep)) for cell, frame in frames.items()])
+    told = bar(frames.items(), "cell", "comparing")
+    table = pd.DataFrame([row_of(cell, frame, full, random.get(cell.keep)) for cell, frame in told])
     table["p_vs_random_holm"] = holm(table["p_vs_random_holm"])
     return table
 

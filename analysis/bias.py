@@ -7,6 +7,7 @@ from analysis.maps import ROW, placeless
 from analysis.measured import means
 from analysis.signals import EVIDENCE, ORDER, RANDOM, RESPONSE, Key, is_whole, key_order, ordered
 from analysis.statistics import ROUNDING, Interval, difference_interval, holm, mean_interval, paired_p
+from foveate.core.progress import bar
 from foveate.evaluation.tables import SAMPLES, TableFolder
 
 SHARES = (  # in [0, 1]
@@ -67,7 +68,7 @@ def summary_table(frame: pd.DataFrame, nulls: pd.DataFrame | None = None) -> pd.
         nulls: As `analysis.maps.place_nulls` gives them, for `row_correlation_p_null`, which is NaN without.
     """
     frame, rows = _numbered(frame), []
-    for (signal, layers), group in frame.groupby(["signal", "layers"], sort=False):
+    for (signal, layers), group in bar(frame.groupby(["signal", "layers"], sort=False), "signal", "summing up"):
         row = {"signal": signal, "layers": layers, "n": len(group), "images": group["image_id"].nunique()}
         for measure in MEASURES:
             row |= _named(measure, interval_of(group[measure], group["image_id"], measure))
@@ -90,7 +91,7 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
         for measure in dict.fromkeys(measure for _, _, measures in _CONTRASTS for measure in measures)
     }
     rows = []
-    for first, second, measures in _CONTRASTS:
+    for first, second, measures in bar(_CONTRASTS, "contrast", "comparing"):
         for measure in measures:
             for a in (one for one in values[measure] if one[0] == first):
                 for b in (one for one in values[measure] if one[0] == second and is_whole(one)):

@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.ablation import BUDGETLESS, Cell, cells_of, read_cells, row_of
 from analysis.statistics import holm, paired_p
 from analysis.tables import accuracy, against_full, against_random, grid, p_value, percent
+from foveate.core.progress import bar
 from foveate.cost.flops import prefill_flops
 from foveate.cost.shapes import DecoderShape
 
@@ -82,7 +83,8 @@ def comparison_table(comparison: Comparison, out: Path) -> pd.DataFrame:
     frames = read_cells(comparison.cells, out, lambda records: _costs(records, comparison.decoder))
     full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
     random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
-    rows = [_row(cell, frame, full, random.get(cell.keep), comparison.roles) for cell, frame in frames.items()]
+    told = bar(frames.items(), "cell", "comparing")
+    rows = [_row(cell, frame, full, random.get(cell.keep), comparison.roles) for cell, frame in told]
     order = list(comparison.roles)
     rows.sort(key=lambda row: (-row["budget"], order.index(row["method"])))
     table = pd.DataFrame(rows)

@@ -14,6 +14,7 @@ from analysis.ablation import Cell, cells_of, read_cells, row_of
 from analysis.records import read_records
 from analysis.search import trials_of, whole_trials
 from analysis.statistics import RESAMPLES, Interval, difference_interval, holm, mean_interval, paired_p
+from foveate.core.progress import bar
 
 BASELINES = ("best single layer", "uniform ensemble", "published default")
 CONTROLS = ("random", "uniform", "pool", "downsample")
@@ -65,7 +66,7 @@ def confirmed_table(study: optuna.Study, test: optuna.Study, out: Path) -> pd.Da
     random = {cell.keep: frame for cell, frame in frames.items() if cell.scorer == "random"}
     winner = _winner_of_budgets(twins)
     rows = []
-    for cell, frame in frames.items():
+    for cell, frame in bar(frames.items(), "cell", "comparing"):
         row = row_of(cell, frame, full, random.get(cell.keep))
         row |= dict(zip(_ANSWERS["quality"], _mean_of_any(frame["log_probability"], frame["image_id"]), strict=True))
         found = None if cell.scorer.startswith(FOUND) else winner.get(cell.keep)

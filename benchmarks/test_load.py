@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from optuna.trial import TrialState
 from PIL import Image
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from analysis.drawing import save_figure
 from analysis.load_figure import load_figure
@@ -36,10 +37,17 @@ from foveate.testing.tiny import save_tiny_llava
 
 pytestmark = pytest.mark.long
 SCALE = float(os.environ.get("FOVEATE_LOAD_SCALE", "1"))
-QUESTIONS, TRIALS, ROWS = int(100_000 * SCALE), int(5_000 * SCALE), int(1_000_000 * SCALE)
 PER_PICTURE, BATCH = 12, 252
+PICTURES, TRIALS, ROWS = (round(SCALE * count) for count in (8_334, 5_000, 1_000_000))
+QUESTIONS = PER_PICTURE * PICTURES
 PERIOD_S = 0.5
 MEMORY, BETWEEN, FIGURE = (FOLDER / name for name in ("memory.csv", "trials.csv", "load.png"))
+
+
+@pytest.fixture(autouse=True)
+def only_the_full_size_is_noted(request):
+    if SCALE != 1 and not request.config.option.benchmark_disable:
+        pytest.fail("FOVEATE_LOAD_SCALE is for a quick look: give --benchmark-disable as well")
 
 
 def test_memory_stays_flat_over_the_questions_of_an_evaluation(benchmark, found, tmp_path):
@@ -54,7 +62,7 @@ def test_memory_stays_flat_over_the_questions_of_an_evaluation(benchmark, found,
         return pd.DataFrame(seen, columns=["questions", "bytes"])
 
     memory = benchmark.pedantic(watched, rounds=1)
-    memory.to_csv(MEMORY, index=False)
+    drawn(benchmark, memory, MEMORY)
     share = memory["questions"] / QUESTIONS
     early, late = (memory["bytes"][there].mean() for there in (share.between(0.1, 0.2), share > 0.9))
     name = f"evaluation of {QUESTIONS:,} questions"
@@ -77,8 +85,7 @@ def test_trials_begin_as_fast_late_as_early(benchmark, found, tmp_path):
         return np.diff(begun).tolist()
 
     between = benchmark.pedantic(whole, rounds=1)
-    pd.DataFrame({"trial": range(1, TRIALS), "seconds": between}).to_csv(BETWEEN, index=False)
-    save_figure(load_figure(pd.read_csv(MEMORY), pd.read_csv(BETWEEN)), FIGURE)
+    drawn(benchmark, pd.DataFrame({"trial": range(1, TRIALS), "seconds": between}), BETWEEN)
     tenth = TRIALS // 10
     study = open_study(place, objective, {"load": TRIALS}, {})
     again = timed(lambda: run(place, study, objective, TRIALS))()
@@ -111,6 +118,13 @@ class Seeds(Space):
         return Proposal(random(keep, seed), f"random[{seed}]", "random")
 
 
+def drawn(benchmark: BenchmarkFixture, course: pd.DataFrame, path: Path) -> None:
+    """Keeps the course of a run, and draws what is kept."""
+    if benchmark.enabled:
+        course.to_csv(path, index=False, float_format="%.4g")
+        save_figure(load_figure(pd.read_csv(MEMORY), pd.read_csv(BETWEEN)), FIGURE)
+
+
 def single(value: float) -> Estimate:
     return Estimate(float(value), np.nan, np.nan, np.nan, 1)
 
@@ -123,9 +137,9 @@ def questions(path: Path) -> Path:
         + [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
     )
     with pq.ParquetWriter(path, schema) as writer:
-        for first in range(0, QUESTIONS, 100 * PER_PICTURE):
+        for first in range(0, PICTURES, 100):
             rows = []
-            for index in range(first // PER_PICTURE, min(first + 100 * PER_PICTURE, QUESTIONS) // PER_PICTURE):
+            for index in range(first, min(first + 100, PICTURES)):
                 scene, data = make_scene("test", index), BytesIO()
                 Image.fromarray(scene.pixels).save(data, "JPEG")
                 texts = [question.text for question in make_questions(scene, stream("test", index, 0, 1))]
@@ -152,7 +166,8 @@ def watching(folder: Path) -> Iterator[list[tuple[int, int]]]:
 
     def watch() -> None:
         while not done.wait(PERIOD_S):
-            seen.append((BATCH * len(list(folder.glob("*/part-*"))), process.memory_full_info().uss))
+            answered = min(BATCH * len(list(folder.glob("*/part-*"))), QUESTIONS)
+            seen.append((answered, process.memory_full_info().uss))
 
     watcher = Thread(target=watch)
     watcher.start()

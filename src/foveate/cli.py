@@ -6,10 +6,11 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import tyro
 from sqlalchemy.exc import OperationalError
@@ -192,8 +193,7 @@ def run(main: Callable[..., None]) -> None:
     try:
         tyro.cli(_led(main))
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        sys.exit(130)
+        _stopped("")
     except FoveateError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -230,11 +230,15 @@ def _led(main: Callable[..., None]) -> Callable[..., None]:
 
 def _said_how_to_go_on(main: Callable[..., None], arguments: Mapping[str, object], out: Path) -> None:
     if sys.stderr.isatty():
-        print(
-            f"Results go to {out}/. Ctrl-C stops after a batch; the same command goes on from there.", file=sys.stderr
-        )
+        print(f"Results go to {out}/. Ctrl-C ends the run after a batch; the same command goes on.", file=sys.stderr)
     try:
         main(**arguments)
     except KeyboardInterrupt:
-        print(f"\nstopped: what is finished is kept in {out}/, and the same command goes on", file=sys.stderr)
-        sys.exit(130)
+        _stopped(f": what is finished is kept in {out}/, and the same command goes on")
+
+
+def _stopped(how_to_go_on: str) -> NoReturn:
+    """Says so, if anybody is left who reads it: what a pipe leads to has heard Ctrl-C as well."""
+    with suppress(OSError):
+        print(f"\nstopped{how_to_go_on}", file=sys.stderr, flush=True)
+    sys.exit(130)

@@ -35,10 +35,12 @@ SLURM = {
 }
 
 
-def started(*arguments, **variables):
+def started(*arguments, group=False, **variables):
     environment = {**os.environ, **variables}
     pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=group
+    )
 
 
 def launched(launcher, *arguments):
@@ -88,6 +90,30 @@ def test_two_processes_leave_the_records_of_one(launcher, alone, tiny, tmp_path)
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 @pytest.mark.parametrize(("doomed", "sign"), [("leader", "SIGKILL"), ("helper", "SIGKILL"), ("leader", "SIGTERM")])
 def test_a_process_that_is_killed_ends_the_others_and_leaves_a_run_that_goes_on(doomed, sign, tiny, tmp_path):
+    leader, helper = long_run(tiny, tmp_path)
+    (leader if doomed == "leader" else helper).send_signal(getattr(signal, sign))
+    said = leader.communicate(timeout=300)
+    assert leader.returncode != 0, said
+    assert not psutil.wait_procs([helper], 120)[1]
+    goes_on(tiny, tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_ctrl_c_ends_all_processes_after_their_batches(tiny, tmp_path):
+    leader, helper = long_run(tiny, tmp_path)
+    os.killpg(leader.pid, signal.SIGINT)  # as a terminal does
+    out, error = leader.communicate(timeout=300)
+    assert leader.returncode == 130, error
+    assert out == ""
+    assert error.splitlines()[-1] == f"stopped: what is finished is kept in {tmp_path}/, and the same command goes on"
+    assert "Traceback" not in error
+    assert "Forcefully" not in error
+    assert not psutil.wait_procs([helper], 120)[1]
+    goes_on(tiny, tmp_path)
+
+
+def long_run(tiny, tmp_path):
+    """An evaluation under way on two devices: its processes."""
     code = tmp_path / "long.py"
     code.write_text(
         "from dataclasses import replace\n"
@@ -99,13 +125,14 @@ def test_a_process_that_is_killed_ends_the_others_and_leaves_a_run_that_goes_on(
         "    run(main)\n"
     )
     options = ("--model", tiny, "--limit", "132", "--batch-size", "2", "--out", str(tmp_path))
-    leader = started(str(code), *options, "--devices", "2")
+    leader = started(str(code), *options, "--devices", "2", group=True)
     wait_until(lambda: len(list(tmp_path.glob("records/*/part-*"))) > 4 or leader.poll() is not None, 300, "records")
     (helper,) = psutil.Process(leader.pid).children()
-    (leader if doomed == "leader" else helper).send_signal(getattr(signal, sign))
-    said = leader.communicate(timeout=300)
-    assert leader.returncode != 0, said
-    assert not psutil.wait_procs([helper], 120)[1]
+    return leader, helper
+
+
+def goes_on(tiny, tmp_path):
+    """What is left of it is half a run, which comes to the same records."""
     (folder,) = tmp_path.glob("records/*")
     assert not (folder / "DONE").exists()
     assert 0 < parts(folder) < 66

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import termios
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,25 @@ def test_ctrl_c_after_the_last_batch_is_heard_as_well():
         signal.raise_signal(signal.SIGINT)
 
 
+def test_ctrl_c_is_heard_by_who_writes_into_a_pipe_that_nobody_reads_any_more():
+    reads, writes = os.pipe()
+    os.close(reads)
+    before = os.dup(2)
+    os.dup2(writes, 2)
+    done = []
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible() as leave:
+            signal.raise_signal(signal.SIGINT)
+            done.append("the batch")
+            leave()
+            done.append("another one")
+    finally:
+        os.dup2(before, 2)
+        for end in (before, writes):
+            os.close(end)
+    assert done == ["the batch"]
+
+
 def test_who_has_ctrl_c_ignored_or_is_another_thread_goes_on():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -72,9 +91,8 @@ def test_who_has_ctrl_c_ignored_or_is_another_thread_goes_on():
         with interruptible() as leave:
             leave()
 
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor() as thread:
+        thread.submit(elsewhere).result()
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -105,7 +123,7 @@ def test_bars_are_shown_in_a_terminal_and_nowhere_else(tiny, tmp_path):
             shown += part
         assert process.wait() == 0
     os.close(ours)
-    assert f"Results go to {tmp_path / 'b'}/. Ctrl-C stops after a batch".encode() in shown
+    assert f"Results go to {tmp_path / 'b'}/. Ctrl-C ends the run after a batch".encode() in shown
     assert b"trial/s]" in shown or b"s/trial]" in shown
 
 

@@ -79,6 +79,8 @@ def killed(number: signal.Signals) -> Injection:
         os.kill(running.process.pid, number)
         if not running.ends(ENDS_S):
             raise Lost(f"does not end after {number.name}")
+        if number == signal.SIGINT and "Traceback" in running.printed:
+            raise Lost(f"answers Ctrl-C with a traceback: {running.printed[-1500:]}")
         yield ()
 
     return inject

@@ -9,11 +9,14 @@ import time
 from collections import Counter
 from dataclasses import replace
 from multiprocessing import get_context
+from threading import Thread
 
 import numpy as np
 import optuna
+import psutil
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from foveate.compression import Identity
 from foveate.core.errors import OutputError
@@ -66,7 +69,38 @@ def work_on(place, objective, delay=0.0):
 
         EvalConfig.identity = identity
     study = optuna.load_study(study_name=place.name, storage=place.open())
-    studies._work(place, study, objective, 0, "random", 0, bar=False)
+    studies._work(place, study, objective, 0, "random", 0)
+
+
+def test_a_heart_that_cannot_be_written_is_no_traceback_and_another_thread_that_fails_is(monkeypatch):
+    told = []
+    monkeypatch.setattr("threading.excepthook", lambda failed: told.append(failed.exc_type))
+
+    def fails(error):
+        def work():
+            raise optuna.exceptions.StorageInternalError("not written") from error
+
+        thread = Thread(target=work)
+        thread.start()
+        thread.join()
+
+    with studies._quiet_hearts():
+        fails(SQLAlchemyError("attempt to write a readonly database"))
+        assert told == []
+        fails(ValueError("of another kind"))
+    fails(SQLAlchemyError("outside"))
+    assert told == [optuna.exceptions.StorageInternalError] * 2
+
+
+def test_a_study_is_sealed_when_it_has_run(config):
+    place = Place("s", config.out)
+    study, objective = planned(place, config)
+    run(place, study, objective)
+    content = bytearray((place.folder / "study.db").read_bytes())
+    content[-100] ^= 1
+    (place.folder / "study.db").write_bytes(content)
+    with pytest.warns(match="damaged: .*study.db"):
+        place.open()
 
 
 WANTED = {(s, k) for s in ("cls[0]", "cls[1]", "cls[2]", "full", "blind", "evidence", "uniform") for k in (36, 7)} | {
@@ -81,6 +115,30 @@ def test_several_workers_share_a_study_and_leave_the_records_of_one(config, tmp_
     assert {t.user_attrs["worker"] for t in three.trials} > {three.trials[0].user_attrs["worker"]}
     values = [{(t.params["scorer"], t.params["keep"]): t.value for t in study.trials} for study in (one, three)]
     assert values[0] == values[1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_ctrl_c_ends_all_workers_after_their_batches(tiny, tmp_path):
+    command = [sys.executable, "experiments/ablate_layers.py", "--model", tiny, "--limit", "132", "--batch-size", "2"]
+    command += ["--max-new-tokens", "2", "--keep", "36", "--workers", "2", "--out", str(tmp_path)]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+    def both_at_work():
+        return len(list(tmp_path.glob("records/*/part-*"))) > 4 and len(list(tmp_path.glob("*/workers/*"))) == 2
+
+    wait_until(lambda: both_at_work() or process.poll() is not None, 300, "two workers")
+    others = psutil.Process(process.pid).children(recursive=True)
+    assert len(others) >= 1
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert out == ""
+    assert error.splitlines()[-1] == f"stopped: what is finished is kept in {tmp_path}/, and the same command goes on"
+    assert "Traceback" not in error
+    assert error.count("stops when this batch is saved") <= 1
+    assert not list(tmp_path.glob("records/*/.part-*"))
+    assert not psutil.wait_procs(others, 60)[1]
 
 
 def planned(place, config, tiny_cells=cells):
@@ -178,7 +236,7 @@ def search_on(place, objective, suggestions):
 
     optuna.Trial.suggest_float = counted
     study = optuna.load_study(study_name=place.name, storage=place.open())
-    studies._work(place, study, objective, 13, "tpe", 3, bar=False)
+    studies._work(place, study, objective, 13, "tpe", 3)
 
 
 @pytest.mark.parametrize(

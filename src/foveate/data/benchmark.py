@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from foveate.core.errors import DataError, said, shown
+from foveate.core.progress import bar
 from foveate.data.sample import Boxes, Evidence, Form, Picture, Scoring, VQASample
 from foveate.data.stored import Missing, Part, Stored, checked, encoded, filled, table_of
 
@@ -99,7 +100,7 @@ class Benchmark:
         questions = table.remove_columns(gallery.columns).with_format("arrow")
         samples: list[VQASample] = []
         names: Counter[str] = Counter()
-        for row in gallery.order():
+        for row in bar(gallery.order(), "row", f"reading {self.name}"):
             for sample in self._of(row, questions, gallery, part):
                 names[sample.id] += 1
                 again = names[sample.id]

@@ -74,7 +74,7 @@ def data_hash(samples: Sequence[VQASample]) -> str:
     """Identifies questions, references, evidence and pictures; of a picture its encoded bytes, once."""
     digest = hashlib.sha256()
     seen: set[str] = set()
-    for sample in bar(samples, "question", "reading"):
+    for sample in bar(samples, "question", "reading pictures"):
         facts = (sample.id, sample.image_id, sample.kind, sample.question, sample.references, sample.scoring)
         more = (sample.form, sample.options, sample.hint, sample.problem)
         digest.update(repr(facts + more).encode() + sample.things.content())
@@ -95,7 +95,7 @@ def _scenes(split: str, limit: int | None, seed: int) -> list[VQASample]:
     if split not in SPLITS:
         raise DataError(f"split {split!r} of {SCENES!r} is unknown; known: {', '.join(SPLITS)}")
     samples: list[VQASample] = []
-    for index in range(SCENES_PER_SPLIT):
+    for index in bar(range(SCENES_PER_SPLIT), "scene", "drawing"):
         if limit is not None and len(samples) >= limit:
             break
         scene = make_scene(split, index, seed)

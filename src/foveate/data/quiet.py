@@ -1,4 +1,4 @@
-"""Steps of `datasets` without its progress bars: what is worth a bar has one of our own."""
+"""Steps of `datasets` without its progress bars."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
 """Tables of questions and pictures on disk or on the hub; pictures stay there until they are looked at."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
 from foveate.core.errors import DataError, said, shown
+from foveate.core.progress import seen
 from foveate.data.quiet import quiet
 from foveate.data.sample import Picture
 
@@ -167,10 +168,11 @@ def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
     Raises:
         DataError: There is no such table, it cannot be read, or has no rows.
     """
-    with quiet():
-        if place is not None and (_is_there(name, place) or not _is_hub_id(place)):
+    if place is not None and (_is_there(name, place) or not _is_hub_id(place)):
+        with quiet():
             table = _local(name, Path(place).expanduser(), part)
-        else:
+    else:
+        with nullcontext() if seen() else quiet():  # what is fetched may be large
             table = _from_hub(name, place or repo, part)
     if part.only:
         column, value = part.only

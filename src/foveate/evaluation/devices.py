@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from threading import Thread
+from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -19,7 +20,9 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 
 from foveate.core.errors import DeviceError, FoveateError
+from foveate.core.progress import hush
 
+T = TypeVar("T")
 _FOREVER = timedelta(days=365)  # helpers wait while the leader thinks; who dies is noticed without a timeout
 
 
@@ -83,8 +86,7 @@ class Team:
         self.at_work = True
         try:
             self.fabric.broadcast(task)
-            result = own()
-            self.meet()  # all have written what they have to write
+            result = self._finished(own)
         except (RuntimeError, distributed.DistError) as error:
             if _broken(error):
                 raise DeviceError(
@@ -98,8 +100,17 @@ class Team:
     def help(self) -> None:
         """Works for the leader until it sends the team home, or is no more."""
         while task := self.fabric.broadcast(None):
-            task()
+            self._finished(task)
+
+    def _finished(self, work: Callable[[], T]) -> T:
+        """Does this process's part, and waits until all have written theirs; also after Ctrl-C, which all hear."""
+        try:
+            done = work()
+        except KeyboardInterrupt:
             self.meet()
+            raise
+        self.meet()
+        return done
 
     def go_home(self) -> None:
         """Ends the helpers; those that are at work end when they notice that the leader has."""
@@ -158,13 +169,14 @@ def lead(main: Callable[[], None], device: str = "cpu", devices: int = 1, nodes:
         torch.accelerator.set_device_index(us.fabric.local_rank % there)
     _team = us
     try:
-        if us.number == 0:
+        if us.number:
+            hush()
+            _help(us)
+        else:
             try:
                 main()
             finally:
                 us.go_home()
-        else:
-            _help(us)
     finally:
         _team = None
 
@@ -178,7 +190,7 @@ def _help(team: Team) -> None:
         if not _broken(error):
             raise
     except KeyboardInterrupt:
-        sys.exit(130)
+        return  # the leader says so; of a helper that fails Lightning would kill it before it can
 
 
 def _broken(error: BaseException) -> bool:

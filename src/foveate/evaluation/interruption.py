@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -58,7 +58,8 @@ def interruptible() -> Iterator[Callable[[], None]]:
         if pressed:
             raise Interrupted
         pressed = True
-        os.write(2, _TOLD)  # print may have been interrupted itself
+        with suppress(OSError):  # who reads it may have heard Ctrl-C as well
+            os.write(2, _TOLD)  # print may have been interrupted itself
 
     def leave() -> None:
         if pressed:

@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from foveate.core.errors import DataError, OutputError
 from foveate.core.files import put_aside, remove, replacing, sound, stamped
+from foveate.core.progress import bar
 from foveate.data.sample import VQASample
 from foveate.evaluation.config import run_id
 
@@ -161,7 +162,7 @@ class RunFolder(ABC):
     def damaged(self) -> list[Path]:
         """Files and folders whose content is not what it was."""
         config = [self._config] if self._config.exists() and not _noted(self._config) else []
-        return config + [part for part in self.parts() if not sound(part)]
+        return config + [part for part in bar(self.parts(), "part", "checking records") if not sound(part)]
 
     def flaws(self) -> list[str]:
         """What is damaged, and which parts of a finished run are lost, each in words."""
@@ -245,7 +246,7 @@ class RecordFolder(RunFolder):
         return dict(zip(failed["sample_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
 
     def _all(self) -> pa.Table:
-        parts = [pq.read_table(part, schema=SCHEMA) for part in self.sound_parts()]
+        parts = [pq.read_table(part, schema=SCHEMA) for part in bar(self.sound_parts(), "part", "reading records")]
         if not parts:
             raise DataError(f"no records in {self.folder}: evaluate this configuration first, with the same --out")
         table = pa.concat_tables(parts).sort_by("sample_id")

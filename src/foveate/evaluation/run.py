@@ -41,8 +41,8 @@ def evaluate(
 ) -> RecordFolder:
     """Answers the questions of a configuration that have no record yet.
 
-    Killed runs continue where they stopped; a second process waits for the first. Ctrl-C once ends it
-    after the batch, twice at once.
+    Killed runs continue where they stopped; a second process waits for the first. Ctrl-C once ends the evaluation after
+    the batch, twice at once.
 
     Args:
         config: What to evaluate.
@@ -54,6 +54,7 @@ def evaluate(
 
     Raises:
         FoveateError: The model, data, compressor or place is not usable; the message says why.
+        KeyboardInterrupt: After the batch at which Ctrl-C was pressed.
     """
     check_loggers(config.loggers)
     loaded: LoadedModel = cached_load(config.model, config.device, config.dtype)
@@ -148,7 +149,7 @@ def predict(
     if not batches.batches:
         return True
     questions = sum(map(len, batches.batches))
-    with bar(questions, "question", silent=team().number > 0) as shown, interruptible() as leave:
+    with bar(questions, "question") as shown, interruptible() as leave:
         trainer = lightning.Trainer(
             accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
             devices=1,

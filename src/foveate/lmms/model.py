@@ -16,6 +16,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from foveate.core.errors import FoveateError
+from foveate.core.progress import bar
 from foveate.evaluation.config import code_hash, own_code_hash
 from foveate.lmms.asked import USED, Asked, decoding, until
 from foveate.lmms.cache import known_to_cache
@@ -119,18 +120,21 @@ class Foveate(lmms):
     def tokenizer(self) -> Any:  # noqa: ANN401 (a class per family)
         return self.loaded.processor.tokenizer
 
+    def _bar(self, requests: Sequence[Instance]) -> tqdm:
+        return bar(len(requests), "request", "foveate", **({} if self.rank == 0 else {"disable": True}))
+
     def generate_until(self, requests: list[Instance]) -> list[Any]:
         """Answers (`GenerationResult`), each with the tokens that a block was given of its prompt, on average."""
         for name in sorted({name for request in requests for name in request.arguments[1]} - set(USED)):
             logger.warning(f"generation_kwargs: {name} is not used by foveate")
         order = Collator([request.arguments for request in requests], lambda args: -len(args[0]), lambda a: a[1], True)
         answers: list[GenerationResult] = []
-        with tqdm(total=len(requests), disable=self.rank != 0, desc="foveate") as bar:
+        with self._bar(requests) as shown:
             for batch in order.get_batched(self.batch_size):
                 options = dict(batch[0][1])
                 asked = [self._asked(context, visual, *where) for context, _, visual, *where in batch]
                 answers += _apart(asked, partial(self._answers, options=options))
-                bar.update(len(batch))
+                shown.update(len(batch))
         return order.get_original(answers)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
@@ -144,7 +148,7 @@ class Foveate(lmms):
         if any(len(request.arguments) != 6 for request in requests):
             raise FoveateError("acc_mutual_info asks for choices without question or picture: use acc or acc_norm")
         losses: list[tuple[float, bool]] = []
-        with tqdm(total=len(requests), disable=self.rank != 0, desc="foveate") as bar:
+        with self._bar(requests) as shown:
             for start in range(0, len(requests), self.batch_size):
                 batch = [request.arguments for request in requests[start : start + self.batch_size]]
                 asked = [self._asked(context, visual, *where) for context, _, visual, *where in batch]
@@ -152,7 +156,7 @@ class Foveate(lmms):
                 targets = [self.loaded.continued(one.written, t) for one, t in zip(asked, texts, strict=True)]
                 asked = [replace(one, target=target) for one, target in zip(asked, targets, strict=True)]
                 losses += _apart(asked, self._losses)
-                bar.update(len(batch))
+                shown.update(len(batch))
         return losses
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPModel, CLIPVisionConfig, LlavaForConditionalGeneration
 
+from foveate.core.progress import bar
 from foveate.data.questions import QUESTION_KINDS, Question, make_questions
 from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, PATCHES, VOCABULARY, llava_config, make_tokenizer
@@ -74,7 +75,7 @@ def encoded_pictures(clip: CLIPModel, pictures: int, out: Path, seed: int = 0) -
 def _encode(tower: nn.Module, pictures: int, seed: int) -> dict:
     loader = DataLoader(_TrainingPictures(pictures, seed), batch_size=64, num_workers=2, collate_fn=_columns)
     features, covers, labels, things = [], [], [], []
-    for pixels, cover, label, contents in loader:
+    for pixels, cover, label, contents in bar(loader, "batch", "encoding"):
         states = tower(pixel_values=torch.stack(pixels), output_hidden_states=True).hidden_states
         features.append(states[FEATURE_LAYER][:, 1:].half())
         covers.append(torch.stack(cover))

@@ -68,7 +68,7 @@ def fit(
         callbacks=[every_epoch],
         logger=CSVLogger(out, name="log"),
         log_every_n_steps=50,
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
     )
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)

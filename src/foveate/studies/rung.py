@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from foveate.core.errors import BudgetError, FoveateError
+from foveate.core.progress import bar
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.encodings import Encodings
@@ -83,7 +84,7 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
     groups, pictures = asked_alike(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], share[rows])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     params, agreement, seen = [], [], set()
-    for _ in range(candidates):
+    for _ in bar(range(candidates), "proposal", "ranking"):
         trial = study.ask()
         try:
             compressor = suited(space.suggest(trial).compressor, loaded.adapter.tower)
@@ -121,7 +122,7 @@ def _looked_at(
 ) -> Tensor:
     """(question, patch), of sum 1: where the uncompressed model looks while it answers."""
     scorer, scores = ResponseAttention(), [torch.empty(0)] * len(samples)
-    for start in range(0, len(samples), batch_size):
+    for start in bar(range(0, len(samples), batch_size), "batch", "looking"):
         batch = slice(start, start + batch_size)
         share = torch.zeros(len(samples[batch]), 0, 0)
         groups, pictures = asked_alike(encodings, samples[batch], prompts[batch], share)

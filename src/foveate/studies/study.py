@@ -2,13 +2,16 @@
 
 import os
 import platform
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from threading import Thread
 from typing import Any, Literal
 from warnings import warn
 
@@ -23,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from foveate.core.errors import OutputError, behind, said
-from foveate.core.progress import bar
+from foveate.core.progress import bar, hush
 from foveate.studies import database
 from foveate.studies.goals import DIRECTIONS
 from foveate.studies.notes import ARTIFACTS
@@ -119,8 +122,9 @@ def run(
     context = get_context("spawn")
     threads = max(1, torch.get_num_threads() // workers)
     others = [context.Process(target=_worker, args=(place, *rest, threads)) for _ in range(workers - 1)]
-    for other in others:
-        other.start()
+    with _without_ctrl_c():
+        for other in others:
+            other.start()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -132,6 +136,9 @@ def run(
             other.join()
         if lost := [other.exitcode for other in others if other.exitcode]:
             warn(f"{len(lost)} of {workers} workers died (exit codes {lost}); the others did their work", stacklevel=2)
+    except KeyboardInterrupt:
+        _dismiss(others)
+        raise
     except Exception as error:
         if cause := behind(error, lambda one: isinstance(one, OSError | SQLAlchemyError)):  # under one of Optuna's
             raise OutputError(
@@ -141,7 +148,7 @@ def run(
         raise
     finally:
         for other in others:
-            other.terminate()
+            other.terminate()  # unless it has ended
         torch.set_num_threads(before)
     retried = {number for trial in study.trials for number in trial.system_attrs.get("retry_history", ())}
     if failed := [t for t in study.trials if t.state == TrialState.FAIL and t.number not in retried and chosen(t)]:
@@ -149,6 +156,7 @@ def run(
             f"{len(failed)} trials failed, the first is trial {failed[0].number}: "
             f"{failed[0].user_attrs.get('failed', 'its process died')}. Run the same command again to repeat them"
         )
+    database.seal(place.folder / database.NAME)
 
 
 def keep_artifacts(study: optuna.Study, folder: Path) -> None:
@@ -165,14 +173,54 @@ def keep_artifacts(study: optuna.Study, folder: Path) -> None:
 def _worker(place: Place, objective: Objective, total: int, sampler: SamplerName, seed: int, threads: int) -> None:
     """A process of its own, which ends with the one that started it."""
     parent = parent_process()
-    Thread(target=lambda: (parent.join() if parent else None, os._exit(1)), daemon=True).start()
+    threading.Thread(target=lambda: (parent.join() if parent else None, os._exit(1)), daemon=True).start()
+    hush()
     torch.set_num_threads(threads)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.load_study(study_name=place.name, storage=place.open())
+    _work(place, study, objective, total, sampler, seed)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes that are started here do not hear it: the first one does, and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _work(place, study, objective, total, sampler, seed)
-    except KeyboardInterrupt:  # which whoever pressed Ctrl-C hears from the first process
-        os._exit(130)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _quiet_hearts() -> Iterator[None]:
+    """Optuna's heartbeats fail where the study cannot be written, which is said once, by who works."""
+    loud = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not behind(failed.exc_value, lambda one: isinstance(one, SQLAlchemyError)):
+            loud(failed)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = loud
+
+
+def _dismiss(workers: Sequence[SpawnProcess]) -> None:
+    """Has workers end after the batch that they are at, or at once if Ctrl-C is pressed meanwhile."""
+    try:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.kill()
+        raise
 
 
 def _work(
@@ -186,7 +234,9 @@ def _work(
     """Takes trials, one at a time, until none is left and none is under way."""
     me = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
     study.pruner = _pruner(objective)
-    with FileLock(place.folder / "workers" / me), bar(None, "trial", delay=0, leave=True) as shown:
+    there = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    shown = bar(max(total, there), "trial", initial=there, miniters=1, delay=0, leave=True)
+    with FileLock(place.folder / "workers" / me), shown, _quiet_hearts():
         while True:
             lock = place.queue
             with lock:
