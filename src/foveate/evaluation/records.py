@@ -162,7 +162,7 @@ class RunFolder(ABC):
     def damaged(self) -> list[Path]:
         """Files and folders whose content is not what it was."""
         config = [self._config] if self._config.exists() and not _noted(self._config) else []
-        return config + [part for part in bar(self.parts(), "part", "checking records") if not sound(part)]
+        return config + [part for part in self.parts() if not sound(part)]
 
     def flaws(self) -> list[str]:
         """What is damaged, and which parts of a finished run are lost, each in words."""

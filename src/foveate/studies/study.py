@@ -150,8 +150,9 @@ def run(
         for other in others:
             other.terminate()  # unless it has ended
         torch.set_num_threads(before)
-    retried = {number for trial in study.trials for number in trial.system_attrs.get("retry_history", ())}
-    if failed := [t for t in study.trials if t.state == TrialState.FAIL and t.number not in retried and chosen(t)]:
+    there = study.get_trials(deepcopy=False)
+    retried = {number for trial in there for number in trial.system_attrs.get("retry_history", ())}
+    if failed := [t for t in there if t.state == TrialState.FAIL and t.number not in retried and chosen(t)]:
         raise OutputError(
             f"{len(failed)} trials failed, the first is trial {failed[0].number}: "
             f"{failed[0].user_attrs.get('failed', 'its process died')}. Run the same command again to repeat them"
