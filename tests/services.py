@@ -24,6 +24,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def hears_ctrl_c() -> None:
+    """For a process that is about to begin: what runs in the background, as these tests may, has Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_until(true, seconds, what):
     limit = time.monotonic() + seconds
     while not true():

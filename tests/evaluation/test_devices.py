@@ -20,7 +20,7 @@ from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.devices import lead
 from foveate.evaluation.records import RecordFolder
 from tests.evaluation.shared_evaluations import evaluations
-from tests.services import free_port, wait_until
+from tests.services import free_port, hears_ctrl_c, wait_until
 
 SCRIPT = str(Path(__file__).with_name("shared_evaluations.py"))
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -38,9 +38,8 @@ SLURM = {
 def started(*arguments, group=False, **variables):
     environment = {**os.environ, **variables}
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=group
-    )
+    heard = {"start_new_session": True, "preexec_fn": hears_ctrl_c} if group else {}
+    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True, **heard)
 
 
 def launched(launcher, *arguments):

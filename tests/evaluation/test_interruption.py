@@ -24,6 +24,14 @@ ROOT = Path(__file__).parents[2]
 asked: list[int] = []
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Ctrl-C, also where these tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @dataclass(frozen=True)
 class Pressing(Random):
     """Has Ctrl-C pressed while it scores the second batch."""

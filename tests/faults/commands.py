@@ -9,6 +9,7 @@ import os
 import resource
 import runpy
 import shutil
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -154,6 +155,7 @@ def finished(command: Command, folder: Path) -> str:
 def _execute(arguments: list[str], folder: Path, log: Path, largest_file: int | None, obedient: bool) -> None:
     assert _LIBRARIES in sys.modules, f"start from {ROOT}: the server could not import {_LIBRARIES}"
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is ignored by what runs in the background
     with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

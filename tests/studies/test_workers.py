@@ -29,7 +29,7 @@ from foveate.studies.objective import Objective
 from foveate.studies.place import Place
 from foveate.studies.spaces import Budget, LayerSpace, Planned
 from foveate.studies.study import open_study, queue, run
-from tests.services import wait_until
+from tests.services import hears_ctrl_c, wait_until
 
 FORK = get_context("fork")  # starts in no time what this process has loaded already
 
@@ -122,7 +122,9 @@ def test_ctrl_c_ends_all_workers_after_their_batches(tiny, tmp_path):
     command = [sys.executable, "experiments/ablate_layers.py", "--model", tiny, "--limit", "132", "--batch-size", "2"]
     command += ["--max-new-tokens", "2", "--keep", "36", "--workers", "2", "--out", str(tmp_path)]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=hears_ctrl_c
+    )
 
     def both_at_work():
         return len(list(tmp_path.glob("records/*/part-*"))) > 4 and len(list(tmp_path.glob("*/workers/*"))) == 2
