@@ -249,8 +249,8 @@ class RecordFolder(RunFolder):
         parts = [_content(part) for part in bar(self.sound_parts(), "part", "reading records")]
         if not parts:
             raise DataError(f"no records in {self.folder}: evaluate this configuration first, with the same --out")
-        whole = pa.concat_tables([SCHEMA.empty_table(), *parts], promote_options="default")
-        table = whole.combine_chunks().sort_by("sample_id")
+        whole = pa.concat_tables([SCHEMA.empty_table(), *parts], promote_options="permissive")
+        table = whole.select(SCHEMA.names).cast(SCHEMA).combine_chunks().sort_by("sample_id")
         error = pc.fill_null(table["error"], "")  # of older records
         table = table.set_column(table.column_names.index("error"), "error", error)
         counts = Counter(table["sample_id"].to_pylist())
