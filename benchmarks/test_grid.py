@@ -60,7 +60,7 @@ def test_a_grid_of_layers_and_budgets_is_ten_times_faster_with_equal_answers(ben
     name = f"grid of {len(cells)} cells x {len(samples)} questions"
     found(
         Result(f"{name}: one at a time / shared", whole, "x", at_least=10),
-        Result(f"{name}: the same of a cell, without the first", per_cell, "x", at_least=10),
+        Result(f"{name}: one at a time / shared, cell by cell without the first", per_cell, "x", at_least=10),
         Result(f"{name}: answers that differ", Estimate(*[float(len(unlike))] * 3, float("nan"), 1), "", at_most=0),
     )
 

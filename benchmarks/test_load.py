@@ -70,7 +70,9 @@ def test_memory_stays_flat_over_the_questions_of_an_evaluation(benchmark, found,
     name = f"evaluation of {QUESTIONS:,} questions"
     found(
         Result(f"{name}: memory of its own in the last tenth", single(late / 2**20), "MiB"),
-        Result(f"{name}: that in the last tenth / in the second tenth", single(late / early), "x", at_most=1.1),
+        Result(
+            f"{name}: memory of its own in the last tenth / in the second tenth", single(late / early), "x", at_most=1.1
+        ),
     )
 
 
@@ -98,8 +100,10 @@ def test_trials_begin_as_fast_late_as_early(benchmark, found, tmp_path):
     name = f"study of {TRIALS:,} trials"
     found(
         Result(f"{name}: from one trial to the next, first {RUN}", mean(early), "s"),
-        Result(f"{name}: the same, last {RUN}", mean(late), "s", at_most=1),
-        Result(f"{name}: ten more whose choice is left to Optuna's TPE", mean(between(study, TRIALS)), "s"),
+        Result(f"{name}: from one trial to the next, last {RUN}", mean(late), "s", at_most=1),
+        Result(
+            f"{name}: from one trial to the next, ten more chosen by Optuna's TPE", mean(between(study, TRIALS)), "s"
+        ),
         Result(f"{name}: to find that all are there", single(again), "s"),
     )
 
@@ -111,7 +115,7 @@ def between(study: optuna.Study, first: int) -> list[float]:
 
 
 def filled_up(study: optuna.Study, size: int) -> None:
-    """As many trials, all but the first ones copies with other parameters."""
+    """Adds copies of the last trial, with parameters of their own, until there are so many."""
     there = study.get_trials(deepcopy=False)
     copies = [
         create_trial(

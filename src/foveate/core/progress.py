@@ -16,7 +16,7 @@ def hush() -> None:
     tqdm.set_lock(RLock())  # its own is a semaphore of the system, which remains if the process is killed
 
 
-def bar(steps: Iterable[Any] | int | None, unit: str, what: str = "", **options: Any) -> tqdm:  # noqa: ANN401
+def bar(steps: Iterable[Any] | int, unit: str, what: str = "", **options: Any) -> tqdm:  # noqa: ANN401
     """A bar with the time left, below those that are shown already; it goes when the step is done.
 
     Steps of less than three seconds show none. Only a terminal or a notebook shows it, and of several processes that
@@ -29,13 +29,12 @@ def bar(steps: Iterable[Any] | int | None, unit: str, what: str = "", **options:
         **options: More of tqdm's.
     """
     hidden = True if _hushed else None  # None: by what the output is
-    counted = steps is None or isinstance(steps, int)
-    over: dict[str, Any] = {"total": steps} if counted else {"iterable": steps}
+    over: dict[str, Any] = {"total": steps} if isinstance(steps, int) else {"iterable": steps}
     over |= {"desc": what or None, "unit": unit, "leave": False, "delay": 3.0, "disable": hidden}
     return tqdm(**(over | options))
 
 
 def seen() -> bool:
     """Whether anybody sees bars."""
-    with bar(None, "") as tried:
+    with bar(0, "") as tried:
         return not tried.disable

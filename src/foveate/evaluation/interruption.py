@@ -6,40 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
-
-import pytorch_lightning as lightning
-from tqdm import tqdm
 
 _TOLD = b"\nCtrl-C: stops when this batch is saved; once more stops at once\n"
 
 
 class Interrupted(BaseException):
     """What leaves Lightning's loop, which would answer a `KeyboardInterrupt` by ending the process."""
-
-
-class BetweenBatches(lightning.Callback):
-    """When a batch is saved, the bar moves, and Ctrl-C is heard.
-
-    Args:
-        bar: Of questions.
-        leave: See `interruptible`.
-    """
-
-    def __init__(self, bar: tqdm, leave: Callable[[], None]) -> None:
-        self.bar, self.leave = bar, leave
-
-    def on_predict_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,  # noqa: ANN401 (whatever the module predicts)
-        batch: Any,  # noqa: ANN401 (whatever it is given)
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.bar.update(len(batch))
-        self.leave()
 
 
 @contextmanager

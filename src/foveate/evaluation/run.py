@@ -8,6 +8,7 @@ from itertools import groupby
 import pyarrow as pa
 import pytorch_lightning as lightning
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.callbacks import LambdaCallback
 
 from foveate.core.errors import DataError, OutputError
 from foveate.core.progress import bar
@@ -17,7 +18,7 @@ from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.devices import team
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.interruption import BetweenBatches, interruptible
+from foveate.evaluation.interruption import interruptible
 from foveate.evaluation.loggers import check_loggers, told
 from foveate.evaluation.module import RECORD_IT, Answering, Enough, RecordWriter
 from foveate.evaluation.records import Record, RecordFolder
@@ -150,11 +151,16 @@ def predict(
         return True
     questions = sum(map(len, batches.batches))
     with bar(questions, "question") as shown, interruptible() as leave:
+
+        def saved(trainer: object, module: object, records: object, batch: Sequence[VQASample], *_: int) -> None:
+            shown.update(len(batch))
+            leave()
+
         trainer = lightning.Trainer(
             accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
             devices=1,
             plugins=[LightningEnvironment()],  # whatever has started this process; see `devices`
-            callbacks=[writer, *callbacks, BetweenBatches(shown, leave)],
+            callbacks=[writer, *callbacks, LambdaCallback(on_predict_batch_end=saved)],
             logger=False,  # who is told hears of the records of all processes: see `loggers`
             enable_checkpointing=False,
             enable_model_summary=False,

@@ -13,10 +13,9 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.utils import Collator
 from loguru import logger
-from tqdm import tqdm
 
 from foveate.core.errors import FoveateError
-from foveate.core.progress import bar
+from foveate.core.progress import bar, hush
 from foveate.evaluation.config import code_hash, own_code_hash
 from foveate.lmms.asked import USED, Asked, decoding, until
 from foveate.lmms.cache import known_to_cache
@@ -83,6 +82,8 @@ class Foveate(lmms):
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise FoveateError(f"batch_size={batch_size!r}: expected a number of questions; it is not found out here")
         self.batch_size = int(batch_size)
+        if self.rank:
+            hush()
         logger.info(f"{pretrained}: {self.compressor}")
 
     @classmethod
@@ -120,16 +121,13 @@ class Foveate(lmms):
     def tokenizer(self) -> Any:  # noqa: ANN401 (a class per family)
         return self.loaded.processor.tokenizer
 
-    def _bar(self, requests: Sequence[Instance]) -> tqdm:
-        return bar(len(requests), "request", "foveate", **({} if self.rank == 0 else {"disable": True}))
-
     def generate_until(self, requests: list[Instance]) -> list[Any]:
         """Answers (`GenerationResult`), each with the tokens that a block was given of its prompt, on average."""
         for name in sorted({name for request in requests for name in request.arguments[1]} - set(USED)):
             logger.warning(f"generation_kwargs: {name} is not used by foveate")
         order = Collator([request.arguments for request in requests], lambda args: -len(args[0]), lambda a: a[1], True)
         answers: list[GenerationResult] = []
-        with self._bar(requests) as shown:
+        with bar(len(requests), "request", "foveate") as shown:
             for batch in order.get_batched(self.batch_size):
                 options = dict(batch[0][1])
                 asked = [self._asked(context, visual, *where) for context, _, visual, *where in batch]
@@ -148,7 +146,7 @@ class Foveate(lmms):
         if any(len(request.arguments) != 6 for request in requests):
             raise FoveateError("acc_mutual_info asks for choices without question or picture: use acc or acc_norm")
         losses: list[tuple[float, bool]] = []
-        with self._bar(requests) as shown:
+        with bar(len(requests), "request", "foveate") as shown:
             for start in range(0, len(requests), self.batch_size):
                 batch = [request.arguments for request in requests[start : start + self.batch_size]]
                 asked = [self._asked(context, visual, *where) for context, _, visual, *where in batch]

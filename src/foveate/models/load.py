@@ -207,10 +207,10 @@ class LoadedModel:
         return self.processor.apply_chat_template(turns, add_generation_prompt=True)
 
     @cached_property
-    def _spelled(self) -> Callable[..., "array[int]"]:
+    def _spelled(self) -> Callable[..., array]:
         """Tokens of a question, or of an answer to it; remembered, for every method of a comparison asks the same."""
 
-        def spelled(question: str, answer: str | None = None) -> "array[int]":
+        def spelled(question: str, answer: str | None = None) -> array:
             asked = self.written([None, question])
             return array("i", self._ids(asked) if answer is None else self.continued(asked, answer))
 

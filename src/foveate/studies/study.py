@@ -148,7 +148,7 @@ def run(
         raise
     finally:
         for other in others:
-            other.terminate()  # unless it has ended
+            other.terminate()
         torch.set_num_threads(before)
     there = study.get_trials(deepcopy=False)
     retried = {number for trial in there for number in trial.system_attrs.get("retry_history", ())}
