@@ -16,11 +16,12 @@ import tyro
 from sqlalchemy.exc import OperationalError
 
 from foveate.compression import Identity
-from foveate.core.errors import DataError, DeviceError, FoveateError, OptionError, behind, shown
+from foveate.core.errors import DataError, DeviceError, FoveateError, OptionError, behind, interrupted, shown
 from foveate.data.load import SCENES, answer_tokens, default_split, parsed
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import LoggerName
 from foveate.evaluation.devices import lead
+from foveate.evaluation.interruption import end_quietly, overhear_nothing
 from foveate.evaluation.loggers import check_loggers
 from foveate.evaluation.sharing import SHARED, Sharing
 
@@ -190,17 +191,19 @@ def run(main: Callable[..., None]) -> None:
         logging.getLogger(name).setLevel(level)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
+    overhear_nothing()
     try:
         tyro.cli(_led(main))
-    except KeyboardInterrupt:
-        _stopped("")
-    except FoveateError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Exception as error:
-        if not (refused := _refused(error)):
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupted(error):
+            _stopped("")
+        if isinstance(error, FoveateError):
+            what = str(error)
+        elif refused := _refused(error):
+            what = f"{refused}. What is finished is kept: mend that and run the same command again"
+        else:
             raise
-        print(f"error: {refused}. What is finished is kept: mend that and run the same command again", file=sys.stderr)
+        print(f"error: {what}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -233,12 +236,15 @@ def _said_how_to_go_on(main: Callable[..., None], arguments: Mapping[str, object
         print(f"Results go to {out}/. Ctrl-C ends the run after a batch; the same command goes on.", file=sys.stderr)
     try:
         main(**arguments)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
+        if not interrupted(error):
+            raise
         _stopped(f": what is finished is kept in {out}/, and the same command goes on")
 
 
 def _stopped(how_to_go_on: str) -> NoReturn:
     """Says so, if anybody is left who reads it: what a pipe leads to has heard Ctrl-C as well."""
+    end_quietly()
     with suppress(OSError):
         print(f"\nstopped{how_to_go_on}", file=sys.stderr, flush=True)
     sys.exit(130)

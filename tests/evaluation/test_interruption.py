@@ -6,16 +6,20 @@ import signal
 import subprocess
 import sys
 import termios
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from foveate.cli import Flat, Options, run
 from foveate.compression import Identity, VisionCompressor
+from foveate.core.errors import OutputError
 from foveate.core.progress import bar
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.evaluation.interruption import interruptible
+from foveate.evaluation.interruption import end_quietly, interruptible, overhear_nothing
 from foveate.evaluation.records import RecordFolder
 from foveate.scorers import Random
 from tests.faults.commands import COMMANDS, OUT, Running, finished, prepared
@@ -30,6 +34,12 @@ def heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def hook(monkeypatch):
+    """What these tests change."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,62 @@ def test_ctrl_c_is_heard_by_who_writes_into_a_pipe_that_nobody_reads_any_more():
         for end in (before, writes):
             os.close(end)
     assert done == ["the batch"]
+
+
+class _Destroyed:
+    def __init__(self, end: Callable[[], object]) -> None:
+        self.end = end
+
+    def __del__(self) -> None:
+        self.end()
+
+
+def test_ctrl_c_in_a_destructor_is_heard_a_moment_later(hook):
+    overhear_nothing()
+    destroyed = _Destroyed(lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        del destroyed  # which raises nothing
+        time.sleep(10)
+
+
+def test_other_errors_in_destructors_are_said_unless_ctrl_c_was_pressed(hook, capsys):
+    def fail() -> None:
+        raise RuntimeError("half done")
+
+    overhear_nothing()
+    _Destroyed(fail)
+    assert "half done" in capsys.readouterr().err
+    end_quietly()
+    _Destroyed(fail)
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_the_interpreter_ends_ends_it_without_a_traceback_after_all_is_said():
+    lines = (
+        "import atexit, signal",
+        "from foveate.evaluation.interruption import overhear_nothing",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
+        "atexit.register(signal.raise_signal, signal.SIGINT)",
+        "overhear_nothing()",
+        "print('all is said')",
+    )
+    ended = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "all is said\n", "")
+
+
+@pytest.mark.parametrize("theirs", [KeyboardInterrupt, RuntimeError, OutputError])
+def test_ctrl_c_that_a_library_answers_with_an_error_is_still_ctrl_c(theirs, hook, monkeypatch, capsys, tmp_path):
+    def main(options: Flat = Options("study")) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise theirs("while it was at work") from None
+
+    monkeypatch.setattr(sys, "argv", ["study", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 130
+    assert f"stopped: what is finished is kept in {tmp_path}/" in capsys.readouterr().err
 
 
 def test_who_has_ctrl_c_ignored_or_is_another_thread_goes_on():

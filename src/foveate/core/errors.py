@@ -29,6 +29,11 @@ def behind(error: BaseException | None, wanted: Callable[[BaseException], bool])
     return error
 
 
+def interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error: a library that it comes upon may raise one of its own."""
+    return behind(error, lambda one: isinstance(one, KeyboardInterrupt)) is not None
+
+
 class FoveateError(Exception):
     """Base of all errors that a user can mend."""
 

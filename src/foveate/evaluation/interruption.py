@@ -1,17 +1,45 @@
 """Ctrl-C while questions are answered: once finishes the batch and saves it, twice stops at once."""
 
+import _thread
+import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 _TOLD = b"\nCtrl-C: stops when this batch is saved; once more stops at once\n"
+_LATER_S = 0.05
 
 
 class Interrupted(BaseException):
     """What leaves Lightning's loop, which would answer a `KeyboardInterrupt` by ending the process."""
+
+
+def overhear_nothing() -> None:
+    """Hears Ctrl-C a moment later where Python cannot raise it, as in a destructor; at exit the system hears it."""
+    sys.unraisablehook = _again
+    atexit.register(_leave_to_the_system)
+
+
+def end_quietly() -> None:
+    """Lets nothing be said by what Ctrl-C has left half done, and is done away with after it."""
+    sys.unraisablehook = lambda _: None
+
+
+def _again(lost: "sys.UnraisableHookArgs") -> None:
+    if not issubclass(lost.exc_type, KeyboardInterrupt | Interrupted):
+        return sys.__unraisablehook__(lost)
+    later = threading.Timer(_LATER_S, _thread.interrupt_main)
+    later.daemon = True
+    later.start()
+
+
+def _leave_to_the_system() -> None:
+    sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

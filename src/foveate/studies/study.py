@@ -25,7 +25,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from foveate.core.errors import OutputError, behind, said
+from foveate.core.errors import OutputError, behind, interrupted, said
 from foveate.core.progress import bar, hush
 from foveate.studies import database
 from foveate.studies.goals import DIRECTIONS
@@ -136,10 +136,10 @@ def run(
             other.join()
         if lost := [other.exitcode for other in others if other.exitcode]:
             warn(f"{len(lost)} of {workers} workers died (exit codes {lost}); the others did their work", stacklevel=2)
-    except KeyboardInterrupt:
-        _dismiss(others)
-        raise
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupted(error):
+            _dismiss(others)
+            raise
         if cause := behind(error, lambda one: isinstance(one, OSError | SQLAlchemyError)):  # under one of Optuna's
             raise OutputError(
                 f"{place.folder} or its storage cannot be written any more: {said(cause)}. What was finished is kept: "
