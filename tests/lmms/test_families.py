@@ -1,16 +1,13 @@
 """Checkpoints of every family that takes pictures, loaded as a user loads them and asked by lmms-eval's requests."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import InternVLProcessor
 
 from foveate.compression import StandIn
 from foveate.models.load import load
-from tests.lmms.checkpoints import save_tiny
+from foveate.testing.checkpoints import save_family
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
 from foveate.lmms.model import Foveate
@@ -23,7 +20,7 @@ NEW = 4
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def folder(request, tmp_path_factory):
-    return save_tiny(request.param, tmp_path_factory.mktemp("checkpoint"))
+    return save_family(request.param, tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +34,23 @@ def docs():
 
 def stock(loaded, doc):
     """What the checkpoint says without us: prompt and pictures put together here, one at a time."""
-    words, pictures = doc["text"].split(), doc["pictures"]
-    if "<image>" not in words:
-        words = ["<image>"] * len(pictures) + words
     tokenizer, adapter = loaded.processor.tokenizer, loaded.adapter
+    pictures, parts = doc["pictures"], doc["text"].split("<image>")
+    if len(parts) == 1:
+        parts = [""] * len(pictures) + parts
+    content = [{"type": "text", "text": parts[0].strip()}]
+    for part in parts[1:]:
+        content += [{"type": "image"}, {"type": "text", "text": part.strip()}]
+    content = [part for part in content if part != {"type": "text", "text": ""}]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
     inputs, arrangements = loaded.images(pictures) if pictures else ({}, [])
-    runs = [["<image>"] * arrangement.length for arrangement in arrangements]
-    if type(loaded.model).__name__.startswith("InternVL"):
-        runs = [["<start>", *run, "<end>"] for run in runs]
-    spelled = [token for word in words for token in (runs.pop(0) if word == "<image>" else [word])]
-    ids = torch.tensor([tokenizer.convert_tokens_to_ids(["<s>", "<unk>", *spelled, "w9"])])
+    framed = type(loaded.model).__name__.startswith("InternVL")
+    for arrangement in arrangements:
+        run = "<placeholder>" * arrangement.length
+        text = text.replace(tokenizer.image_token, f"<img>{run}</img>" if framed else run, 1)
+    ids = tokenizer(text.replace("<placeholder>", tokenizer.image_token), return_tensors="pt")["input_ids"]
     if "image_grid_thw" in inputs:
         inputs = {**inputs, "mm_token_type_ids": (ids == adapter.image_token).int()}
     output = loaded.model.generate(
@@ -73,20 +77,6 @@ def test_batch_size_changes_no_answer(folder, docs):
     one = answers(folder, docs, "fastv", 1, layer=2)
     assert answers(folder, docs, "fastv", 4, layer=2) == one
     assert one != answers(folder, docs, "full", 4)
-
-
-def test_a_picture_of_internvl_stands_inside_what_its_own_processor_puts_around_it(tmp_path):
-    loaded = load(save_tiny("InternVL", tmp_path))
-    tokenizer, image = loaded.processor.tokenizer, Image.new("RGB", (50, 20))
-    names = {"start_image_token": "<start>", "end_image_token": "<end>", "image_token": "<image>"}
-    processor = SimpleNamespace(**names, image_seq_length=9)
-    (arrangement,) = loaded.images([image])[1]
-    run = InternVLProcessor.replace_image_token(processor, {"num_patches": [arrangement.length // 9]}, 0)
-    spelled = run.replace("<", " <").split()
-    assert len(spelled) == arrangement.length + 2 > 11
-    expected = tokenizer.convert_tokens_to_ids(["<s>", "<unk>", *spelled, "w20", "w9"])
-    assert loaded.prompt("w20", arrangement) == expected
-    assert loaded.inputs([loaded.written([None, "w20"])], [[image]])["input_ids"].tolist() == [expected]
 
 
 def test_a_method_that_reads_cls_has_its_stand_in_where_there_is_none(folder, docs):
