@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -35,6 +36,7 @@ from analysis.bias_figures import (
     draw_map,
     draw_pairs,
     pairs_data,
+    pairs_figure,
 )
 from analysis.bias_report import report
 from analysis.maps import mean_maps, place_nulls, placeless
@@ -546,6 +548,17 @@ def test_pictures_show_the_data(claimed):
     dots = draw_heads(heads, "spearman_response", ("cls",), Figure().subplots()).collections
     heights = np.sort(np.concatenate([np.asarray(some.get_offsets())[:, 1] for some in dots]))
     assert heights == pytest.approx(np.sort(heads.loc[heads["signal"] == "cls", "spearman_response"]))
+
+
+def test_names_below_a_small_square_end_above_the_caption():
+    keys = [*(("cls", str(layer)) for layer in range(6)), ("cls sum", "0-5"), ("cls sum", "2-4")]
+    index = pd.MultiIndex.from_tuples(keys)
+    square = pd.DataFrame(np.eye(8), index, index)
+    figure = pairs_figure({"spearman": square}, 504, 42)
+    FigureCanvasAgg(figure).draw()
+    lowest = min(name.get_window_extent().y0 for name in figure.axes[0].get_xticklabels())
+    (caption,) = (text for text in figure.texts if text.get_text().startswith("n = 504"))
+    assert caption.get_window_extent().y1 < lowest
 
 
 def test_curves_are_drawn_for_what_can_be_told_apart(claimed):
