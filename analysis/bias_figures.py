@@ -106,6 +106,7 @@ def layers_figure(summary: pd.DataFrame) -> Figure:
         axes[-1, 0].set_xlabel("layer of the vision tower")
         axes[-1, 1].set_xlabel("block of the language model")
         _legend(figure, axes)
+        figure.draw_without_rendering()  # labels need to know how high their panel is
         for measure, ax in zip(known, axes[:, 1], strict=True):
             _name_controls(summary, measure, ax)
         text = (
@@ -249,6 +250,7 @@ def curves_figure(table: pd.DataFrame) -> Figure:
         axes = figure.subplots(1, 2)
         for ax, title in zip(axes, ("the best are left: low is good", "the best go: high is good"), strict=True):
             ax.set(title=title, ylabel="log-probability lost (nats)", xlabel=" ")
+        figure.draw_without_rendering()  # labels need to know how high their panel is
         for ax, loss in zip(axes, ("insertion_loss", "deletion_loss"), strict=True):
             draw_curves(rows, loss, ax)
         text = f"{_SIZE.format(n=rows['n'].max(), images=rows['images'].max())}; bands: 95 % intervals over images."

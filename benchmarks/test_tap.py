@@ -151,7 +151,7 @@ def test_growth_of_memory_with_the_number_of_patches(in_turn, found):
     """Of many rows of a narrow tower, beside which what else the process does with its memory is little."""
     towers = {tokens: Tower(side, LAYERS, 256, 256, MANY) for tokens, side in zip(TOKENS, SIDES, strict=True)}
     rows = {f"{tokens} rows": measured(tower.with_rows) for tokens, tower in towers.items()}
-    passes = in_turn(rows | {str(tokens): measured(tower.plain) for tokens, tower in towers.items()}, 4)
+    passes = in_turn(rows | {str(tokens): measured(tower.plain) for tokens, tower in towers.items()}, 8)
     mib = [
         [run.mib - plain.mib for run, plain in zip(passes[f"{n} rows"], passes[str(n)], strict=True)] for n in TOKENS
     ]

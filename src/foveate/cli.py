@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import re
 import sys
 import warnings
@@ -21,7 +22,7 @@ from foveate.data.load import SCENES, answer_tokens, default_split, parsed
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import LoggerName
 from foveate.evaluation.devices import lead
-from foveate.evaluation.interruption import end_quietly, overhear_nothing
+from foveate.evaluation.interruption import hear_nothing_more, overhear_nothing
 from foveate.evaluation.loggers import check_loggers
 from foveate.evaluation.sharing import SHARED, Sharing
 
@@ -40,7 +41,7 @@ _NOISE = (
     ".*is experimental",
     ".*is an experimental feature",
 )
-_REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO".split()}
+_REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO EPIPE".split()}
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,10 @@ Flat = Annotated[Options, tyro.conf.arg(name="")]
 
 
 def run(main: Callable[..., None]) -> None:
-    """Parses the command line into the arguments of `main`; what a user can mend is said in one line, exit status 2."""
+    """Parses the command line into the arguments of `main`; what a user can mend is said in one line, exit status 2.
+
+    Ctrl-C is said in one line as well, exit status 130.
+    """
     for name, level in _CHATTER.items():
         logging.getLogger(name).setLevel(level)
     for message in _NOISE:
@@ -244,7 +248,11 @@ def _said_how_to_go_on(main: Callable[..., None], arguments: Mapping[str, object
 
 def _stopped(how_to_go_on: str) -> NoReturn:
     """Says so, if anybody is left who reads it: what a pipe leads to has heard Ctrl-C as well."""
-    end_quietly()
+    hear_nothing_more()
     with suppress(OSError):
         print(f"\nstopped{how_to_go_on}", file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:  # else Python tries once more and changes the status
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(130)

@@ -185,6 +185,7 @@ def test_what_cannot_be_together_is_refused_before_anything_starts(options, says
 
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which `run` sets for a whole process
     with pytest.raises(SystemExit, match="2"):
         cli.run(main)
     assert re.search(says, capsys.readouterr().err)

@@ -125,7 +125,8 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def quietly_undone(monkeypatch):
-    """`run` sets levels of loggers and filters of warnings for a whole process."""
+    """`run` sets levels of loggers, filters of warnings and a hook for a whole process."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with warnings.catch_warnings():
         levels = {name: logging.getLogger(name).level for name in cli._CHATTER}
         yield

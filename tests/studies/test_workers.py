@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing import get_context
 from threading import Thread
@@ -90,6 +92,38 @@ def test_a_heart_that_cannot_be_written_is_no_traceback_and_another_thread_that_
         fails(ValueError("of another kind"))
     fails(SQLAlchemyError("outside"))
     assert told == [optuna.exceptions.StorageInternalError] * 2
+
+
+def test_ctrl_c_is_not_forgotten_where_the_trial_cannot_be_told_to_have_failed(config, monkeypatch):
+    place = Place("s", config.out)
+    study, objective = planned(place, config)
+
+    def stopped(*_):
+        with closing(sqlite3.connect(place.folder / "study.db")) as connection:
+            connection.execute("DROP TABLE trials")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Objective, "__call__", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(place, study, objective)
+
+
+def test_workers_are_dismissed_where_the_storage_answers_ctrl_c_with_an_error_of_its_own(config, monkeypatch):
+    place = Place("s", config.out)
+    study, objective = planned(place, config)
+    dismissed = []
+
+    def work(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SQLAlchemyError("the session is in a prepared state") from None
+
+    monkeypatch.setattr(studies, "_work", work)
+    monkeypatch.setattr(studies, "_dismiss", dismissed.append)
+    with pytest.raises(SQLAlchemyError):
+        run(place, study, objective)
+    assert dismissed == [[]]
 
 
 def test_a_study_is_sealed_when_it_has_run(config):

@@ -19,7 +19,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 
-from foveate.core.errors import DeviceError, FoveateError
+from foveate.core.errors import DeviceError, FoveateError, interrupted
 from foveate.core.progress import hush
 
 T = TypeVar("T")
@@ -106,8 +106,9 @@ class Team:
         """Does this process's part, and waits until all have written theirs; also after Ctrl-C, which all hear."""
         try:
             done = work()
-        except KeyboardInterrupt:
-            self.meet()
+        except (KeyboardInterrupt, Exception) as error:
+            if interrupted(error):
+                self.meet()
             raise
         self.meet()
         return done
@@ -184,13 +185,13 @@ def lead(main: Callable[[], None], device: str = "cpu", devices: int = 1, nodes:
 def _help(team: Team) -> None:
     try:
         team.help()
-    except FoveateError as error:
-        print(f"error: process {team.number} of {team.size}: {error}", file=sys.stderr)
-    except (RuntimeError, distributed.DistError) as error:
-        if not _broken(error):
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupted(error):
+            return  # the leader says so; of a helper that fails Lightning would kill it before it can
+        if isinstance(error, FoveateError):
+            print(f"error: process {team.number} of {team.size}: {error}", file=sys.stderr)
+        elif not _broken(error):
             raise
-    except KeyboardInterrupt:
-        return  # the leader says so; of a helper that fails Lightning would kill it before it can
 
 
 def _broken(error: BaseException) -> bool:

@@ -1,6 +1,5 @@
-"""Ctrl-C while questions are answered: once finishes the batch and saves it, twice stops at once."""
+"""Ctrl-C: once finishes a batch of questions and saves it, twice stops at once; none is lost, none is a traceback."""
 
-import _thread
 import atexit
 import os
 import signal
@@ -9,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from foveate.core.errors import behind
 
 _TOLD = b"\nCtrl-C: stops when this batch is saved; once more stops at once\n"
 _LATER_S = 0.05
@@ -21,25 +22,30 @@ class Interrupted(BaseException):
 def overhear_nothing() -> None:
     """Hears Ctrl-C a moment later where Python cannot raise it, as in a destructor; at exit the system hears it."""
     sys.unraisablehook = _again
+    atexit.unregister(_leave_to_the_system)
     atexit.register(_leave_to_the_system)
 
 
-def end_quietly() -> None:
-    """Lets nothing be said by what Ctrl-C has left half done, and is done away with after it."""
+def hear_nothing_more() -> None:
+    """For a command that Ctrl-C ends: neither another one, nor what this one has left half done, says anything."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.unraisablehook = lambda _: None
 
 
 def _again(lost: "sys.UnraisableHookArgs") -> None:
     if not issubclass(lost.exc_type, KeyboardInterrupt | Interrupted):
         return sys.__unraisablehook__(lost)
-    later = threading.Timer(_LATER_S, _thread.interrupt_main)
+    ours = threading.main_thread().ident or 0
+    later = threading.Timer(_LATER_S, signal.pthread_kill, (ours, signal.SIGINT))  # which ends a wait as well
     later.daemon = True
     later.start()
 
 
 def _leave_to_the_system() -> None:
-    sys.stdout.flush()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with suppress(OSError, ValueError):  # of a pipe that nobody reads, which Python says itself
+        sys.stdout.flush()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
@@ -75,7 +81,9 @@ def interruptible() -> Iterator[Callable[[], None]]:
     try:
         yield leave
         leave()
-    except Interrupted:
-        raise KeyboardInterrupt from None
+    except BaseException as error:
+        if behind(error, lambda one: isinstance(one, Interrupted)):
+            raise KeyboardInterrupt from None
+        raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

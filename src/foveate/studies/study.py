@@ -249,7 +249,7 @@ def _work(
                 shown.update(finished - shown.n)
                 if states[TrialState.WAITING] or started < total:
                     study.sampler = _SAMPLERS[sampler](_seed(seed, started))
-                    study.optimize(_Taken(objective, me, lock), n_trials=1)
+                    _optimize(study, _Taken(objective, me, lock))
                     continue
             if not states[TrialState.RUNNING]:
                 break
@@ -257,13 +257,24 @@ def _work(
     (place.folder / "workers" / me).unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
+def _optimize(study: optuna.Study, taken: "_Taken") -> None:
+    """One trial. Optuna keeps Ctrl-C until the trial is told to have failed, and forgets it if that fails as well."""
+    try:
+        study.optimize(taken, n_trials=1)
+    except Exception as error:
+        if taken.interrupted:
+            raise KeyboardInterrupt from error
+        raise
+
+
+@dataclass
 class _Taken:
     """The objective, which lets others take the next trial as soon as this one is known to be taken."""
 
     objective: Objective
     worker: str
     lock: FileLock
+    interrupted: bool = False
 
     def __call__(self, trial: optuna.Trial) -> float | Sequence[float]:
         trial.set_user_attr("worker", self.worker)
@@ -273,6 +284,7 @@ class _Taken:
         except optuna.TrialPruned:
             raise
         except BaseException as error:
+            self.interrupted = interrupted(error)
             trial.set_user_attr("failed", f"{type(error).__name__}: {error}")
             raise
 
