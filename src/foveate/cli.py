@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -255,4 +256,5 @@ def _stopped(how_to_go_on: str) -> NoReturn:
         sys.stdout.flush()
     except OSError:  # else Python tries once more and changes the status
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more stops at once, whatever is still tidied up
     sys.exit(130)

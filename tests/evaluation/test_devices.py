@@ -17,7 +17,7 @@ from foveate import cli
 from foveate.compression import Identity
 from foveate.core.errors import DeviceError
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.evaluation.devices import lead
+from foveate.evaluation.devices import Team, _help, lead
 from foveate.evaluation.records import RecordFolder
 from tests.evaluation.shared_evaluations import evaluations
 from tests.services import free_port, hears_ctrl_c, wait_until
@@ -203,6 +203,30 @@ def test_other_numbers_of_processes_than_were_started_are_refused(devices, varia
         monkeypatch.setenv(name, value)
     with pytest.raises(DeviceError, match=says):
         lead(lambda: None, devices=devices)
+
+
+class Stopped(Team):
+    """A process in which a library answers Ctrl-C with an error of its own."""
+
+    met = 0
+
+    def work(self):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("while it was at work") from None
+
+    def help(self):
+        self._finished(self.work)
+
+    def meet(self):
+        self.met += 1
+
+
+def test_ctrl_c_that_a_library_answers_with_an_error_ends_a_helper_after_it_has_met_the_others():
+    team = Stopped()
+    _help(team)  # raises nothing, else Lightning would kill the leader
+    assert team.met == 1
 
 
 def test_a_worker_that_slurm_started_is_on_its_own(tiny, tmp_path, monkeypatch):

@@ -139,22 +139,24 @@ def test_ctrl_c_while_the_interpreter_ends_ends_it_without_a_traceback_after_all
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "all is said\n", "")
 
 
+def _pressed_in_a_library(theirs: type[Exception] | type[KeyboardInterrupt]) -> None:
+    """One that answers with an error of its own, or, as it should, does not."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except (KeyboardInterrupt, Interrupted):
+        raise theirs("while it was at work") from None
+
+
 def test_a_second_ctrl_c_that_a_library_answers_with_an_error_is_still_ctrl_c():
     with pytest.raises(KeyboardInterrupt), interruptible():
         signal.raise_signal(signal.SIGINT)
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except Interrupted:
-            raise RuntimeError("while it was at work") from None
+        _pressed_in_a_library(RuntimeError)
 
 
 @pytest.mark.parametrize("theirs", [KeyboardInterrupt, RuntimeError, OutputError])
 def test_ctrl_c_that_a_library_answers_with_an_error_is_still_ctrl_c(theirs, hook, monkeypatch, capsys, tmp_path):
     def main(options: Flat = Options("study")) -> None:
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise theirs("while it was at work") from None
+        _pressed_in_a_library(theirs)
 
     monkeypatch.setattr(sys, "argv", ["study", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
@@ -164,37 +166,41 @@ def test_ctrl_c_that_a_library_answers_with_an_error_is_still_ctrl_c(theirs, hoo
 
 
 def test_a_command_without_a_place_for_results_is_stopped_as_well(hook, monkeypatch, capsys):
-    def main() -> None:
-        try:
-            signal.raise_signal(signal.SIGINT)
-        except KeyboardInterrupt:
-            raise RuntimeError("while it was at work") from None
-
     monkeypatch.setattr(sys, "argv", ["measure"])
     with pytest.raises(SystemExit) as ended:
-        run(main)
+        run(lambda: _pressed_in_a_library(RuntimeError))
     assert ended.value.code == 130
     assert capsys.readouterr().err == "\nstopped\n"
 
 
-def test_a_stopped_command_says_one_line_though_ctrl_c_is_pressed_again_and_nobody_reads_its_output():
-    lines = (
-        "import atexit, signal",
-        "from foveate.cli import run",
-        "atexit.register(signal.raise_signal, signal.SIGINT)",
-        "signal.signal(signal.SIGINT, signal.default_int_handler)",
-        "def main() -> None:",
-        "    print('half of a table')",
-        "    signal.raise_signal(signal.SIGINT)",
-        "run(main)",
-    )
+STOPS = "def main() -> None:\n    print('half of a table')\n    signal.raise_signal(signal.SIGINT)"
+BROKEN = "error: [Errno 32] Broken pipe. What is finished is kept: mend that and run the same command again\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "unbuffered", "status", "says"),
+    [
+        ([STOPS], "", 130, "\nstopped\n"),
+        ([STOPS, "atexit.register(signal.raise_signal, signal.SIGINT)"], "", -signal.SIGINT, "\nstopped\n"),
+        (["def main() -> None:\n    print('a table')"], "1", 2, BROKEN),
+    ],
+    ids=["stopped", "stopped twice", "not stopped"],
+)
+def test_a_command_whose_output_nobody_reads_ends_with_one_line(lines, unbuffered, status, says):
+    head = ("import atexit, signal", "from foveate.cli import run")
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
     reads, writes = os.pipe()
     os.close(reads)
-    command = [sys.executable, "-c", "\n".join(lines)]
-    kept = os.environ | {"PYTHONUNBUFFERED": ""}  # until the end
-    ended = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, env=kept, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n".join([*head, heard, *lines, "run(main)"])],
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
     os.close(writes)
-    assert (ended.returncode, ended.stderr) == (130, "\nstopped\n")
+    assert (ended.returncode, ended.stderr) == (status, says)
 
 
 def test_who_has_ctrl_c_ignored_or_is_another_thread_goes_on():

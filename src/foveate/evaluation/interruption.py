@@ -27,7 +27,7 @@ def overhear_nothing() -> None:
 
 
 def hear_nothing_more() -> None:
-    """For a command that Ctrl-C ends: neither another one, nor what this one has left half done, says anything."""
+    """While a command says that Ctrl-C ends it: another one is ignored, and what is half done says nothing."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.unraisablehook = lambda _: None
 

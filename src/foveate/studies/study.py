@@ -257,16 +257,6 @@ def _work(
     (place.folder / "workers" / me).unlink(missing_ok=True)
 
 
-def _optimize(study: optuna.Study, taken: "_Taken") -> None:
-    """One trial. Optuna keeps Ctrl-C until the trial is told to have failed, and forgets it if that fails as well."""
-    try:
-        study.optimize(taken, n_trials=1)
-    except Exception as error:
-        if taken.interrupted:
-            raise KeyboardInterrupt from error
-        raise
-
-
 @dataclass
 class _Taken:
     """The objective, which lets others take the next trial as soon as this one is known to be taken."""
@@ -287,6 +277,16 @@ class _Taken:
             self.interrupted = interrupted(error)
             trial.set_user_attr("failed", f"{type(error).__name__}: {error}")
             raise
+
+
+def _optimize(study: optuna.Study, taken: _Taken) -> None:
+    """One trial. Optuna keeps Ctrl-C until the trial is told to have failed, and forgets it if that fails as well."""
+    try:
+        study.optimize(taken, n_trials=1)
+    except Exception as error:
+        if taken.interrupted:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _revive(place: Place, study: optuna.Study) -> None:
