@@ -1,11 +1,9 @@
 """A run is a value: what is evaluated, on what, and how."""
 
 import hashlib
-import inspect
 import json
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -15,10 +13,15 @@ from typing import Any, Literal
 from foveate.compression import Compressor
 from foveate.core.errors import OptionError
 from foveate.data.load import default_split, parsed
+from foveate.evaluation.identity import identity_of
+from foveate.evaluation.source import digest, tree_hash
 from foveate.evaluation.sharing import SHARED, Sharing
 
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
-_CANNOT_CHANGE_AN_ANSWER = ("studies", "reference", "testing", "cli.py")
+_CANNOT_CHANGE_AN_ANSWER = (
+    *("studies/", "reference/", "testing/", "methods", "settings.py", "cli.py", "speed.py", "core/progress.py"),
+    *("evaluation/loggers.py", "evaluation/interruption.py", "evaluation/identity.py", "evaluation/source.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,7 @@ class EvalConfig:
         """
         exact = self.exact
         return {
-            "compressor": repr(self.compressor),
-            "plugins": own_code_hash(self.compressor),
+            "compressor": identity_of(self.compressor, "compressor"),
             "checkpoint": checkpoint,
             "data": parsed(self.data)[0],  # wherever it lies, the hash says what it is
             "split": self.split,
@@ -104,39 +106,16 @@ def run_id(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def own_code_hash(compressor: Compressor) -> str | None:
-    """Hash of the modules outside this package that the classes of a compressor and its parts come from, if any.
-
-    What those modules import is not part of it.
-    """
-    modules = {sys.modules[kind.__module__] for kind in _kinds(compressor)}
-    own = sorted((m for m in modules if m.__name__.partition(".")[0] != "foveate"), key=lambda m: m.__name__)
-    if not own:
-        return None
-    digest = hashlib.sha256()
-    for module in own:
-        path = getattr(module, "__file__", None)
-        sources = [inspect.getsource(kind) for kind in _kinds(compressor) if kind.__module__ == module.__name__]
-        digest.update(Path(path).read_bytes() if path else "".join(sorted(sources)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _kinds(value: object) -> set[type]:
-    """The classes of a dataclass value and of the dataclass values in its fields."""
-    if isinstance(value, tuple):
-        return set().union(*(_kinds(item) for item in value))
-    if not is_dataclass(value):
-        return set()
-    return {type(value)}.union(*(_kinds(getattr(value, field.name)) for field in fields(value)))
-
-
 @cache
 def code_hash() -> str:
-    """Hash of the source that can change an answer, and of the versions of what computes with it."""
-    digest = hashlib.sha256(f"{version('torch')} {version('transformers')}".encode())
+    """Returns the hash of this package's code that can change an answer, and of the versions of what computes with it.
+
+    Comments, docstrings and layout do not count, nor does code that only makes compressors, whose values count.
+    """
     root = Path(str(files("foveate")))
+    parts = [version("torch"), version("transformers")]
     for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root)
-        if name.parts[0] not in _CANNOT_CHANGE_AN_ANSWER:
-            digest.update(str(name).encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+        name = path.relative_to(root).as_posix()
+        if not name.startswith(_CANNOT_CHANGE_AN_ANSWER):
+            parts += [name, tree_hash(path.read_bytes(), name)]
+    return digest(*parts)[:16]

@@ -64,7 +64,7 @@ def evaluate(
     folder = RecordFolder(config.out / "records" / run_id(identity))
     if folder.complete:
         return folder
-    with folder.lock(identity | {"place": parsed(config.data)[1]}):
+    with folder.lock(identity | {"method": repr(config.compressor), "place": parsed(config.data)[1]}):
         done = folder.done()
         if done and enough and enough(folder.read()):
             return folder

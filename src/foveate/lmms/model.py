@@ -16,7 +16,8 @@ from loguru import logger
 
 from foveate.core.errors import FoveateError
 from foveate.core.progress import bar, hush
-from foveate.evaluation.config import code_hash, own_code_hash
+from foveate.evaluation.config import code_hash
+from foveate.evaluation.identity import identity_of
 from foveate.lmms.asked import USED, Asked, decoding, until
 from foveate.lmms.cache import known_to_cache
 from foveate.models.load import REFERENCE, load
@@ -97,8 +98,7 @@ class Foveate(lmms):
         """Everything that can change an answer; in half precision batch size and device do, by rounding."""
         exact = self.dtype == "float32"
         return {
-            "compressor": repr(self.compressor),
-            "plugins": own_code_hash(self.compressor),
+            "compressor": identity_of(self.compressor, "compressor"),
             "checkpoint": self.loaded.identity,
             "dtype": self.dtype,
             "attention": self.attention,

@@ -92,7 +92,7 @@ class Attachment:
         inputs = _by_name(stock, args, kwargs)
         if inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
-        if _holds_tokens(inputs.get("past_key_values")):
+        if _holds_tokens(_cache(inputs)):
             return stock(**self._next_turn(inputs))
         _check_images(self.adapter, inputs)
         with self.shortened(inputs, generating=True) as shortened:
@@ -109,7 +109,7 @@ class Attachment:
         inputs = _by_name(stock, args, kwargs)
         if self._inside.generate:
             return stock(**inputs)
-        if not _holds_tokens(inputs.get("past_key_values")):
+        if not _holds_tokens(_cache(inputs)):
             _check_images(self.adapter, inputs)
         elif self.stages:
             raise FoveateError(
@@ -198,7 +198,8 @@ def _cutting(adapter: Adapter, cuts: Cutting) -> Iterator[None]:
         nonlocal prompt
         states = args[0]
         if number == 0:
-            prompt = kwargs["past_key_values"] is None or kwargs["past_key_values"].get_seq_length() == 0
+            cache = kwargs[decoder.cache_argument]
+            prompt = cache is None or cache.get_seq_length() == 0
             if prompt and len(states) != len(cuts.segments[0].real):
                 cuts.expand(len(states) // len(cuts.segments[0].real))
             if not prompt:
@@ -209,7 +210,7 @@ def _cutting(adapter: Adapter, cuts: Cutting) -> Iterator[None]:
         if segment.start == 0:
             return (states, *args[1:]), kwargs
         if number == segment.start:
-            state["attention_mask"] = decoder.mask(states, segment.real, kwargs["past_key_values"], number)
+            state["attention_mask"] = decoder.mask(states, segment.real, kwargs[decoder.cache_argument], number)
             if prompt:
                 state["position_ids"] = cuts.tokens.position[0]
                 state["position_embeddings"] = decoder.rotation(states, cuts.tokens.position)
@@ -235,7 +236,7 @@ def _refuse(inputs: dict[str, Any], adapter: Adapter, generating: bool) -> None:
     def option(name: str) -> Any:  # noqa: ANN401
         return inputs[name] if inputs.get(name) is not None else getattr(config, name, None)
 
-    cache = inputs.get("past_key_values")
+    cache = _cache(inputs)
     static = isinstance(cache, StaticCache) or "static" in str(option("cache_implementation"))
     sliding = any("sliding" in kind for kind in getattr(adapter.decoder.config, "layer_types", None) or ())
     sliding = sliding or "sliding" in str(option("cache_implementation")) or any(getattr(cache, "is_sliding", ()))
@@ -265,6 +266,11 @@ def _limits(inputs: dict[str, Any], adapter: Adapter, removed: int) -> dict[str,
         if not counted and (total := inputs.get(name) or getattr(config, name, None)):
             limits[name] = max(1, total - removed)
     return limits
+
+
+def _cache(inputs: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Returns the key-value cache that a caller gave, under its name in transformers 5.24 or under the older one."""
+    return inputs.get("cache") if inputs.get("cache") is not None else inputs.get("past_key_values")
 
 
 def _holds_tokens(cache: Any) -> bool:  # noqa: ANN401

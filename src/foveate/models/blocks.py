@@ -95,7 +95,7 @@ class Blocks:
             states,
             attention_mask=mask,
             position_ids=position,
-            past_key_values=self.cache,
             use_cache=True,
             position_embeddings=rotation,
+            **{self.decoder.cache_argument: self.cache},
         )

@@ -7,9 +7,9 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache
-from transformers.masking_utils import create_causal_mask
 
 from foveate.core.types import Arrangement
+from foveate.models.internals import cache_argument, internal
 from foveate.models.tap import tapped
 
 
@@ -19,6 +19,7 @@ class Decoder:
     def __init__(self, model: Any, head: nn.Module) -> None:  # noqa: ANN401 (a class per family)
         self.model, self.head, self.config = model, head, model.config
         self.blocks: Sequence[Any] = model.layers
+        self.cache_argument = cache_argument(self.blocks[0]) if len(self.blocks) else "cache"  # none: refused by `check`
         self._attention = {block.self_attn: number for number, block in enumerate(self.blocks)}
 
     @property
@@ -31,6 +32,7 @@ class Decoder:
 
     def mask(self, states: Tensor, seen: Tensor, cache: Cache | None, block: int) -> Any:  # noqa: ANN401
         """What attention from block `block` on is given; `seen` marks the real ones of all its tokens."""
+        create_causal_mask = internal("masking_utils.create_causal_mask")
         return create_causal_mask(self.config, states, seen.long(), cache, layer_idx=block)
 
     def rotation(self, states: Tensor, position: Int[Tensor, "axis batch token"]) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,6 @@ from PIL import __version__ as pillow_version
 from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.core.errors import DataError, UnsupportedModel, said, shown
 from foveate.core.progress import bar
@@ -26,6 +25,7 @@ from foveate.functional.sequence import left_padded
 from foveate.models.adapter import Adapter, Images
 from foveate.models.checkpoint import SAFE, config_of, placed, reading, weights_of
 from foveate.models.companion import Companion, load_companion
+from foveate.models.internals import internal
 from foveate.models.llava import Llava
 from foveate.models.pictures import SeenPictures, Texts, TextSide
 from foveate.models.processor import load_processor
@@ -282,7 +282,7 @@ def load(
         raise UnsupportedModel(f"dtype {dtype!r} is unknown; known: {', '.join(_DTYPES)}")
     if refused := sorted({"trust_remote_code", "use_safetensors", "dtype", "attn_implementation"} & set(options)):
         raise UnsupportedModel(f"{', '.join(refused)} cannot be given: dtype and attention have arguments of their own")
-    if attention not in (known := ("eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())):
+    if attention not in (known := ("eager", *internal("modeling_utils.ALL_ATTENTION_FUNCTIONS").valid_keys())):
         raise UnsupportedModel(f"attention {attention!r} is unknown; known: {', '.join(sorted(known))}")
     place = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
     what = f"model {shown(str(name))}"

@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
-from transformers.vision_utils import get_vision_window_index
 
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, ReceivedRows
@@ -17,6 +15,7 @@ from foveate.core.types import Arrangement, Grid
 from foveate.functional.attention import mean_attention
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.adapter import Adapter, Images, Tower
+from foveate.models.internals import internal
 from foveate.models.tap import tapped
 
 _TYPICAL = Grid(24, 24)  # of a picture of 672 x 672 pixels with patches of 14
@@ -127,14 +126,15 @@ class QwenVL(Adapter):
         if not self.deep:
             return BaseModelOutputWithPooling(pooler_output=listed)
         levels: Any = [list(level) for level in deep]
-        return BaseModelOutputWithDeepstackFeatures(pooler_output=listed, deepstack_features=levels)
+        output = internal("models.qwen3_vl.modeling_qwen3_vl.BaseModelOutputWithDeepstackFeatures")
+        return output(pooler_output=listed, deepstack_features=levels)
 
     def _order(self, grid: Tensor) -> Tensor:
         """Where each token stands in the tower, which goes through the picture window by window."""
         tower = self.inner.visual
         if not hasattr(tower, "window_size"):
             return torch.arange(int(grid.prod(1).sum()) // self.side**2, device=grid.device)
-        found = get_vision_window_index(
+        found = internal("vision_utils.get_vision_window_index")(
             grid, spatial_merge_size=self.side, window_size=tower.window_size, patch_size=tower.patch_size, kwargs={}
         )
         return found[0].argsort()

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from foveate.models.internals import internal
 
 Listener = Callable[[int, Tensor, Tensor, float], None]
 """Called with layer number, query, key (batch, head, token, dim) and scaling."""
@@ -74,7 +74,7 @@ def _alias(implementation: str | None) -> str:
     alias = _ALIASES.get(implementation, f"foveate_tap_{implementation}")
     if alias not in _registered:
         AttentionInterface.register(alias, _attention_through(kernel))
-        AttentionMaskInterface.register(alias, ALL_MASK_ATTENTION_FUNCTIONS[kernel])
+        AttentionMaskInterface.register(alias, internal("masking_utils.ALL_MASK_ATTENTION_FUNCTIONS")[kernel])
         _registered.add(alias)
     return alias
 
@@ -92,7 +92,7 @@ def _attention_through(kernel: str) -> Callable:
         for tap in _active.get():
             if module in tap.layer_of:
                 tap.listener(tap.layer_of[module], query, key, scaling or query.shape[-1] ** -0.5)
-        run = ALL_ATTENTION_FUNCTIONS[kernel]
+        run = internal("modeling_utils.ALL_ATTENTION_FUNCTIONS")[kernel]
         if kernel == "sdpa":
             return run(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         configured: Any = module.config

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 from foveate.core.errors import UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, Keys, Need
 from foveate.core.types import Arrangement, Grid
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.adapter import Adapter, Images, Tower
+from foveate.models.internals import internal
 from foveate.models.llava import clip_like, square
 from foveate.models.tiles import TileTower, hidden, writing
 
@@ -133,6 +133,7 @@ class AnyResolution(Tiled):
     def count(self, size: Tensor) -> int:
         """Number of tiles of a picture of this height and width."""
         config: Any = self.model.config
+        image_size_to_num_patches = internal("models.llava_next.modeling_llava_next.image_size_to_num_patches")
         return image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
 
     @abstractmethod

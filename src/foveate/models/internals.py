@@ -1,0 +1,71 @@
+"""The names of transformers that foveate uses although they are not documented for users.
+
+A release may rename any of them without notice. They are looked up here and nowhere else, so that the error names the one
+that is missing, and so that importing foveate does not import them.
+"""
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from inspect import signature
+from typing import Any
+
+from foveate.core.errors import UnsupportedModel
+
+INTERNALS = {
+    "masking_utils.ALL_MASK_ATTENTION_FUNCTIONS": "the mask function of each attention kernel",
+    "masking_utils.create_causal_mask": "masks for key-value caches whose layers differ in length",
+    "modeling_utils.ALL_ATTENTION_FUNCTIONS": "the attention kernels by name",
+    "models.llava_next.modeling_llava_next.image_size_to_num_patches": "the number of tiles of LLaVA-NeXT images",
+    "models.qwen3_vl.modeling_qwen3_vl.BaseModelOutputWithDeepstackFeatures": "the image features of Qwen3-VL",
+    "vision_utils.get_vision_window_index": "the windows of the Qwen2.5-VL tower",
+}
+"""Each name below `transformers`, and what it is used for."""
+
+
+@cache
+def internal(name: str) -> Any:  # noqa: ANN401 (functions, classes and tables)
+    """Looks up one of `INTERNALS`.
+
+    Raises:
+        UnsupportedModel: The installed transformers does not have it.
+    """
+    module, _, attribute = f"transformers.{name}".rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UnsupportedModel(
+            f"transformers {version('transformers')} has no {name}, which foveate uses for {INTERNALS[name]}: install a "
+            "version within the range of foveate's pyproject.toml"
+        ) from error
+
+
+def missing_internals() -> dict[str, str]:
+    """Returns those of `INTERNALS` that the installed transformers does not have, with the error of each."""
+    missing = {}
+    for name in INTERNALS:
+        try:
+            internal(name)
+        except UnsupportedModel as error:
+            missing[name] = str(error)
+    return missing
+
+
+def cache_argument(block: Any) -> str:  # noqa: ANN401 (a class per family)
+    """Returns the name of the argument by which a decoder block is given the key-value cache.
+
+    It is "cache" from transformers 5.24 on, "past_key_values" before.
+
+    Args:
+        block: A decoder block of transformers.
+
+    Raises:
+        UnsupportedModel: The block has no such argument.
+    """
+    parameters = signature(block.forward).parameters
+    if known := [name for name in ("cache", "past_key_values") if name in parameters]:
+        return known[0]
+    raise UnsupportedModel(
+        f"{type(block).__name__}.forward takes {', '.join(parameters)}: expected a key-value cache as cache or "
+        "past_key_values among them"
+    )
