@@ -125,10 +125,10 @@ def front_data(study: optuna.Study, test: optuna.Study, winners: list[FrozenTria
     goals = study.user_attrs["goals"]
     cost = next((goal for goal in goals if goal not in _ANSWERS), goals[0])
     worth = next((goal for goal in goals if goal in _ANSWERS and goal != cost), "accuracy")
-    place = {trial.user_attrs["compressor"]: trial for trial in winners}
+    place = {trial.user_attrs["compressor_id"]: trial for trial in winners}
     members = []
     for trial in trials_of(test):
-        found = place.get(trial.user_attrs["compressor"])
+        found = place.get(trial.user_attrs["compressor_id"])
         row = table[(table["scorer"] == trial.params["scorer"]) & (table["keep"] == trial.params["keep"])]
         if found is None or row.empty or not trial.params["scorer"].startswith(FOUND):
             continue
@@ -138,7 +138,7 @@ def front_data(study: optuna.Study, test: optuna.Study, winners: list[FrozenTria
         members.append({"scorer": trial.params["scorer"], "trial": found.number} | searched | answers)
     controls = table[table["scorer"].isin(["random", "uniform"])] if cost == "tokens" else table.head(0)
     controls = controls[["scorer", "keep", *_ANSWERS[worth]]].set_axis(["scorer", "x", "y", "low", "high"], axis=1)
-    others = [t.user_attrs for t in whole_trials(study) if t.user_attrs["compressor"] not in place]
+    others = [t.user_attrs for t in whole_trials(study) if t.user_attrs["compressor_id"] not in place]
     tried = pd.DataFrame([(notes[cost], notes[worth]) for notes in others], columns=["x", "y"])
     size = int(table["n"].iloc[0]), int(table["images"].iloc[0])
     front = pd.DataFrame(members, columns=_MEMBER).sort_values("x", ignore_index=True)
@@ -146,9 +146,9 @@ def front_data(study: optuna.Study, test: optuna.Study, winners: list[FrozenTria
 
 
 def _twins(study: optuna.Study, test: optuna.Study, cells: Iterable[Cell]) -> dict[Cell, FrozenTrial | None]:
-    """The trial of the search that evaluated a cell's compressor, which is a value with a repr."""
-    searched = {trial.user_attrs["compressor"]: trial for trial in whole_trials(study)}
-    evaluated = {trial.user_attrs["run_id"]: trial.user_attrs["compressor"] for trial in trials_of(test)}
+    """The trial of the search that evaluated a cell's compressor, found by its identity."""
+    searched = {trial.user_attrs["compressor_id"]: trial for trial in whole_trials(study)}
+    evaluated = {trial.user_attrs["run_id"]: trial.user_attrs["compressor_id"] for trial in trials_of(test)}
     return {cell: searched.get(evaluated.get(cell.run_id, "")) for cell in cells}
 
 

@@ -12,7 +12,7 @@ from foveate.studies.choices import named_choices
 def main(
     scorers: tuple[str, ...] = ("cls[-2]", "cls[-1]", "cls[all]"),
     keep: tuple[int | float, ...] = (0.75, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.06, 0.04, 0.03, 0.02, 0.01),
-    options: Flat = Options(study="ablate_budgets"),
+    options: Flat = Options("ablate_budgets"),
 ) -> None:
     """Evaluates the chosen scorers and the controls along a fine budget axis; see `ablate_layers.py` for the output.
 
@@ -23,7 +23,9 @@ def main(
         options: What every study is told.
     """
     choices = partial(named_choices, names=scorers)
-    study = ablate(options.study, options.config, choices, keep, options.storage, options.workers, kept_picture)
+    study = ablate(
+        options.name, options.config, choices, keep, options.storage, options.workers, kept_picture, options.existing
+    )
     print(report(study, options.config))
 
 

@@ -12,7 +12,7 @@ from foveate.studies.choices import layer_choices
 def main(
     keep: tuple[int | float, ...] = (0.5, 0.25, 0.11, 0.05),
     layers: tuple[int, ...] = (),
-    options: Flat = Options(study="ablate_layers"),
+    options: Flat = Options("ablate_layers"),
 ) -> None:
     """Evaluates every layer, every suffix of layers, all layers and the controls at several budgets.
 
@@ -25,7 +25,9 @@ def main(
         options: What every study is told.
     """
     choices = partial(layer_choices, layers=layers)
-    study = ablate(options.study, options.config, choices, keep, options.storage, options.workers, kept_picture)
+    study = ablate(
+        options.name, options.config, choices, keep, options.storage, options.workers, kept_picture, options.existing
+    )
     print(report(study, options.config))
 
 

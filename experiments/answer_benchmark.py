@@ -12,7 +12,7 @@ from foveate.settings import at_budget
 def main(
     method: str = "full",
     keep: int | float = 1.0,
-    options: Flat = Options(study="answers"),
+    options: Flat = Options("answers"),
 ) -> None:
     """Answers benchmarks with one method; also those without answers, for their servers.
 

@@ -11,7 +11,7 @@ from foveate.studies.comparison import compare
 def main(
     methods: tuple[str, ...] = tuple(METHODS),
     keep: tuple[int | float, ...] = (0.5, 1 / 3, 0.11),
-    options: Flat = Options(study="compare_methods", limit=1200),
+    options: Flat = Options("compare_methods", limit=1200),
 ) -> None:
     """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
 
@@ -32,11 +32,18 @@ def main(
     folders = {}
     for name, config in options.each:
         study = compare(
-            name, config, methods, keep, storage=options.storage, workers=options.workers, draw=kept_picture
+            name,
+            config,
+            methods,
+            keep,
+            storage=options.storage,
+            workers=options.workers,
+            draw=kept_picture,
+            existing=options.existing,
         )
         print(report(study, config))
-        folders[config.data] = config.out / name
-    if table := overview(folders, options.out / options.study):
+        folders[config.data] = config.out / study.study_name
+    if table := overview(folders, options.out / options.name):
         print(table)
 
 

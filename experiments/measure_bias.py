@@ -11,7 +11,7 @@ from foveate.evaluation.bias import BiasPlan, measure
 
 def main(
     plan: Annotated[BiasPlan, tyro.conf.arg(name="")] = BiasPlan(),
-    options: Flat = Options(study="measure_bias", limit=504, batch_size=48),
+    options: Flat = Options("measure_bias", limit=504, batch_size=48),
 ) -> None:
     """Measures every signal of the uncompressed model, question by question, and what follows.
 
@@ -24,7 +24,7 @@ def main(
     """
     options.alone()
     folder = measure(options.config, plan)
-    print(report(folder, options.out / options.study))
+    print(report(folder, options.out / options.name))
 
 
 if __name__ == "__main__":

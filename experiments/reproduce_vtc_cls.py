@@ -12,7 +12,7 @@ from foveate.settings import for_model
 
 def main(
     keep: tuple[int, ...] = BUDGETS,
-    options: Flat = Options(study="reproduce_vtc_cls", model=CHECKPOINT, data=tuple(BENCHMARKS), batch_size=32),
+    options: Flat = Options("reproduce_vtc_cls", model=CHECKPOINT, data=tuple(BENCHMARKS), batch_size=32),
 ) -> None:
     """Runs the grid of arXiv 2412.05819 and sets every number beside the published one, with interval and verdict.
 
@@ -37,7 +37,7 @@ def main(
                     runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}. {needed(options.model, options.data)}") from error
-    print(report(runs, options.model, options.out / options.study))
+    print(report(runs, options.model, options.out / options.name))
 
 
 if __name__ == "__main__":

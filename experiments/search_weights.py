@@ -14,7 +14,7 @@ from foveate.studies.search import SearchPlan, confirm, finished, search
 
 def main(
     plan: Annotated[SearchPlan, tyro.conf.arg(name="")] = SearchPlan(),
-    options: Flat = Options(study="search_weights", split="search", limit=1200, batch_size=96),
+    options: Flat = Options("search_weights", split="search", limit=1200, batch_size=96),
 ) -> None:
     """Searches on one split and reports the winner on another, beside baselines and controls.
 
@@ -27,7 +27,7 @@ def main(
         plan: What is searched, and how.
         options: What every study is told.
     """
-    place, begun = Place(options.study, options.out, options.storage), datetime.now()
+    place, begun = Place(options.name, options.out, options.storage, existing=options.existing), datetime.now()
     study = search(place, options.config, plan, options.workers, kept_picture)
     if not any(trial.datetime_complete and trial.datetime_complete > begun for trial in finished(study)):
         print(f"Nothing was left to do: all {len(finished(study))} trials are there; more --trials go on.\n")

@@ -26,6 +26,7 @@ from foveate.evaluation.devices import lead
 from foveate.evaluation.interruption import hear_nothing_more, overhear_nothing
 from foveate.evaluation.loggers import check_loggers
 from foveate.evaluation.sharing import SHARED, Sharing
+from foveate.studies.place import Existing
 
 _CHATTER = {
     "lightning_fabric": logging.WARNING,
@@ -50,7 +51,9 @@ class Options:
     """What every study is told.
 
     Attributes:
-        study: Name of the study and of its folder.
+        study: Name of the study and of its folder. Without it the study has the name of the experiment, and one with
+            another configuration goes to a folder of its own beside the first.
+        fresh: Moves the study of this name aside, to <study>.old-<n>, and starts anew.
         model: "reference" (shipped), a checkpoint folder, or a hub id of a LLaVA.
         data: Data sets: scenes, or a benchmark (docs/benchmarks.md), read from the hub or, as in pope:PLACE, from a
             parquet file, a folder or another hub id.
@@ -75,7 +78,9 @@ class Options:
             switched off. Only "answers" is off by default.
     """
 
-    study: str
+    default_study: tyro.conf.Suppress[str]
+    study: str | None = None
+    fresh: bool = False
     model: str = "reference"
     data: tuple[str, ...] = (SCENES,)
     split: str | None = None
@@ -94,6 +99,16 @@ class Options:
     max_new_tokens: int | None = None
     sharing: tuple[Sharing, ...] = SHARED
 
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.default_study if self.study is None else self.study
+
+    @property
+    def existing(self) -> Existing:
+        """What becomes of a study of that name."""
+        return "aside" if self.fresh else "beside" if self.study is None else "refuse"
+
     def check(self) -> None:
         """Refuses what would be noticed late, or not at all.
 
@@ -102,9 +117,9 @@ class Options:
             MissingPackage: A logger is not installed.
             DeviceError: Workers and devices are asked for.
         """
-        if not re.fullmatch(r"(?!\.)[\w.+ -]{1,100}", self.study):
+        if not re.fullmatch(r"(?!\.)[\w.+ -]{1,100}", self.name):
             raise OptionError(
-                f"study {shown(self.study)}: it names a folder in --out; expected up to 100 letters, digits, spaces "
+                f"study {shown(self.name)}: it names a folder in --out; expected up to 100 letters, digits, spaces "
                 "and any of _ . + -, the first no dot"
             )
         if "\0" in str(self.out):
@@ -128,6 +143,8 @@ class Options:
         """
         if self.workers != 1 or self.storage is not None:
             raise OptionError("this is one process without a database: leave --workers and --storage out")
+        if self.fresh:
+            raise OptionError("this command keeps no study that could be moved aside: leave --fresh out")
 
     @property
     def config(self) -> EvalConfig:
@@ -160,8 +177,8 @@ class Options:
     def _name(self, config: EvalConfig) -> str:
         data, _ = parsed(config.data)
         if data == SCENES:
-            return self.study
-        return f"{self.study}_{data}" + (f"_{config.split}" if config.split != default_split(data) else "")
+            return self.name
+        return f"{self.name}_{data}" + (f"_{config.split}" if config.split != default_split(data) else "")
 
     def _on(self, data: str) -> EvalConfig:
         return EvalConfig(
@@ -178,7 +195,7 @@ class Options:
             on_error=self.on_error,
             max_new_tokens=answer_tokens(data) if self.max_new_tokens is None else self.max_new_tokens,
             loggers=self.logger,
-            project=self.study,
+            project=self.name,
             sharing=self.sharing,
         )
 

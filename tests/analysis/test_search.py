@@ -130,7 +130,7 @@ class Maker:
         shown = f"{layers[0]}" if single else f"{layers[0]}-{layers[-1]}"
         attributes = {"run_id": run_id, "label": f"cls[{shown}]" if single else "weights", "layers": shown}
         attributes |= {"family": "single" if single else "weights", "weights": weights.tolist(), "stopped": stopped}
-        attributes |= {"compressor": compressor, "n": len(records), "given": float(keep), "source": source}
+        attributes |= {"compressor": compressor, "compressor_id": compressor, "n": len(records), "given": float(keep), "source": source}
         attributes |= {"evidence_recall": records["evidence_recall"].mean()} | measured | notes
         params: dict = {"kind": "single" if single else "weights", "keep": keep}
         spread: dict = {"kind": CategoricalDistribution(("single", "weights")), "keep": IntDistribution(1, PATCHES)}
@@ -188,7 +188,8 @@ def confirm(maker: Maker, name: str) -> optuna.Study:
         skill = skill_of(how, keep) if isinstance(how, np.ndarray) else how
         write_run(maker.out, run_id, "test", skill, kept)
         ranges = {"scorer": CategoricalDistribution(labels), "keep": IntDistribution(0, PATCHES)}
-        notes = {"run_id": run_id, "family": family, "layers": layers, "compressor": compressor, "tokens": float(kept)}
+        notes = {"run_id": run_id, "family": family, "layers": layers, "tokens": float(kept)}
+        notes |= {"compressor": compressor, "compressor_id": compressor}
         params = {"scorer": label, "keep": keep}
         study.add_trial(create_trial(params=params, distributions=ranges, value=0.5, user_attrs=notes))
     return study

@@ -18,7 +18,7 @@ def evaluations(config):
     )
 
 
-def main(options: Flat = Options(study="shared")) -> None:
+def main(options: Flat = Options("shared")) -> None:
     """Evaluates: all; what is missing once half of the records are gone; until there is enough. And measures."""
     for config in evaluations(options.config):
         evaluate(config)

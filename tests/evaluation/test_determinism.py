@@ -18,7 +18,7 @@ def ablation(tiny, out, **options):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     settings = {"model": tiny, "limit": 11, "max_new_tokens": 2, "batch_size": 256} | options
-    module.main(keep=(9,), layers=(0,), options=Options(study="s", out=out, **settings))
+    module.main(keep=(9,), layers=(0,), options=Options("s", out=out, **settings))
     return {name: (out / "s" / name).read_bytes() for name in ("table.csv", "table.md")}
 
 

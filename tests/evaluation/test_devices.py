@@ -119,7 +119,7 @@ def long_run(tiny, tmp_path):
         "from dataclasses import replace\n"
         "from foveate.cli import Flat, Options, run\n"
         "from foveate.evaluation import evaluate\n"
-        "def main(options: Flat = Options(study='long')) -> None:\n"
+        "def main(options: Flat = Options('long')) -> None:\n"
         "    evaluate(options.config)\n"
         "if __name__ == '__main__':\n"
         "    run(main)\n"
@@ -180,7 +180,7 @@ def test_a_search_over_two_devices_asks_every_trial_once(tiny, tmp_path):
     ],
 )
 def test_what_cannot_be_together_is_refused_before_anything_starts(options, says, capsys, monkeypatch):
-    def main(options: cli.Flat = cli.Options(study="none")) -> None:
+    def main(options: cli.Flat = cli.Options("none")) -> None:
         raise AssertionError("is not reached")
 
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]

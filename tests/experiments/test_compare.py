@@ -126,7 +126,7 @@ def test_an_edited_scorer_is_another_method(finished, tiny):
     source.write_text(source.read_text().replace("return (features", "return -(features"))
     result = run("--model", tiny, *QUICK, folder=folder)
     assert result.returncode == 2
-    assert "exists with another configuration (plugins: " in result.stderr
+    assert "exists with another configuration:\n  scorers: changed " in result.stderr
     before = {part.parent for part in folder.glob("runs/records/*/part-*")}
     result = run("--model", tiny, *QUICK, "--study", "again", folder=folder)
     assert result.returncode == 0, result.stderr

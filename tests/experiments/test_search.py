@@ -184,7 +184,7 @@ def test_another_model_under_the_same_name_is_refused(tiny, tmp_path):
     config = EvalConfig(Identity(), model=tiny, split="search", limit=11, max_new_tokens=2, out=tmp_path)
     plan = SearchPlan(trials=1, rung="none", space=("weights",))
     search(Place("s", tmp_path), config, plan)
-    with pytest.raises(OutputError, match=r"exists with another configuration \(checkpoint"):
+    with pytest.raises(OutputError, match=r"exists with another configuration:\n  checkpoint: other than there"):
         search(
             Place("s", tmp_path), EvalConfig(Identity(), split="search", limit=11, max_new_tokens=2, out=tmp_path), plan
         )

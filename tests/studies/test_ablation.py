@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.trial import TrialState
 
 from foveate.compression import Identity
@@ -12,6 +13,7 @@ from foveate.models.llava import Tower
 from foveate.studies import objective
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import layer_choices, named_choices
+from foveate.studies.differences import differences
 from foveate.testing.checkpoints import save_family
 
 TOWER = Tower(depth=6, heads=4, feature_layer=4, has_cls=True, grid=Grid(12, 12))
@@ -97,10 +99,83 @@ def test_a_study_goes_on_after_a_trial_that_failed_and_one_that_was_killed(confi
 )
 def test_a_study_of_another_configuration_is_refused(config, change):
     ablate("s", config, few, (7,))
-    with pytest.raises(OutputError, match=rf"'s' exists with another.*{next(iter(change))}.*choose another --study"):
+    with pytest.raises(
+        OutputError, match=rf"(?s)'s' exists with another.*{next(iter(change))}.*--fresh.*another --study"
+    ):
         ablate("s", replace(config, **change), few, (7,))
-    with pytest.raises(OutputError, match="keep"):
+    with pytest.raises(OutputError, match=r"\n  keep: only there 7; only here 16\n"):
         ablate("s", config, few, (16,))
+
+
+def test_the_old_study_is_moved_aside_and_the_new_one_starts_anew(config):
+    old = ablate("s", config, few, (7,))
+    before = (config.out / "s" / "study.db").read_bytes()
+    new = ablate("s", replace(config, limit=22), few, (7,), existing="aside")
+    assert (new.study_name, new.user_attrs["identity"]["limit"]) == ("s", 22)
+    assert (config.out / "s.old-1" / "study.db").read_bytes() == before
+    again = ablate("s", replace(config, limit=22), few, (7,), existing="aside")
+    assert len(again.trials) == len(new.trials) == len(old.trials)
+    assert {path.name for path in config.out.glob("s*")} == {"s", "s.old-1", "s.old-2"}
+
+
+def test_a_study_in_a_database_is_moved_aside_under_another_name(config, tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    values = [trial.values for trial in ablate("s", config, few, (7,), url).trials]
+    ablate("s", replace(config, limit=22), few, (7,), url, existing="aside")
+    kept = optuna.load_study(study_name="s.old-1", storage=url)
+    assert [trial.values for trial in kept.trials] == values
+    assert kept.user_attrs["identity"]["limit"] == config.limit
+
+
+def test_a_study_that_runs_is_not_moved_aside(config):
+    ablate("s", config, few, (7,))
+    with FileLock(config.out / "s" / "workers" / "someone"):
+        with pytest.raises(OutputError, match="'s' is running, by worker someone"):
+            ablate("s", config, few, (7,), existing="aside")
+    assert (config.out / "s" / "study.db").exists()
+
+
+def test_another_configuration_goes_to_a_folder_of_its_own_and_is_found_again_there(config, capsys):
+    first = ablate("s", config, few, (7,), existing="beside")
+    assert first.study_name == "s"
+    assert ablate("s", config, few, (7,), existing="beside").study_name == "s"
+    second = ablate("s", replace(config, limit=22), few, (7,), existing="beside")
+    assert second.study_name.startswith("s-")
+    said = capsys.readouterr().err
+    assert f"so this one is '{second.study_name}':\n" in said and f"  limit: {config.limit} there, 22 here\n" in said
+    third = ablate("s", replace(config, limit=22), few, (7,), existing="beside")
+    assert third.study_name == second.study_name
+    assert len(list(config.out.glob("s-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "said"),
+    [
+        ({"limit": 4}, {"limit": 5}, ["limit: 4 there, 5 here"]),
+        ({"a": 1, "limit": None}, {"a": 1, "limit": 5}, ["limit: None there, 5 here"]),
+        ({"keep": [9, 4]}, {"keep": [9, 2]}, ["keep: only there 4; only here 2"]),
+        ({"keep": [9, 4]}, {"keep": [4, 9]}, ["keep: in another order"]),
+        (
+            {"scorers": {"a": "1", "b": "2"}},
+            {"scorers": {"a": "3", "c": "2"}},
+            ["scorers: only there b; only here c; changed a"],
+        ),
+        (
+            {"code": "1"},
+            {"code": "2"},
+            ["code: other than there (foveate's code, or the version of torch or transformers)"],
+        ),
+        ({"old": "x" * 999}, {}, [f"old: '{'x' * 57}...{'x' * 58}' there, None here"]),
+        ({"goals": ["a"]}, {"goals": ("a",)}, []),
+        (
+            {"scorers": dict.fromkeys("abcdefgh", "1")},
+            {"scorers": {}},
+            ["scorers: only there a, b, c, d, e, f and 2 more"],
+        ),
+    ],
+)
+def test_only_what_differs_is_named(there, here, said):
+    assert differences(there, here) == said
 
 
 @pytest.mark.parametrize("keep", [0, 145, 1.2])

@@ -1,6 +1,6 @@
 """Errors that say which value was received, what was expected, and what to do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from reprlib import Repr
 
 _SHORT = Repr()
@@ -11,6 +11,13 @@ _SHORT.maxlist = _SHORT.maxtuple = 8
 def shown(value: object) -> str:
     """The value as an error shows it: like `repr`, but short however long the value is."""
     return _SHORT.repr(value)
+
+
+def shown_some(names: Iterable[object], most: int = 6) -> str:
+    """Returns the first names in their order, and how many there are besides."""
+    listed = sorted(map(str, names)) if isinstance(names, Set) else list(map(str, names))
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return f"{', '.join(listed[:most])}{more}"
 
 
 def said(error: BaseException) -> str:

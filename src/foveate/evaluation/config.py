@@ -14,8 +14,8 @@ from foveate.compression import Compressor
 from foveate.core.errors import OptionError
 from foveate.data.load import default_split, parsed
 from foveate.evaluation.identity import identity_of
-from foveate.evaluation.source import digest, tree_hash
 from foveate.evaluation.sharing import SHARED, Sharing
+from foveate.evaluation.source import digest, tree_hash
 
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 _CANNOT_CHANGE_AN_ANSWER = (

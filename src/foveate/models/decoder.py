@@ -19,7 +19,9 @@ class Decoder:
     def __init__(self, model: Any, head: nn.Module) -> None:  # noqa: ANN401 (a class per family)
         self.model, self.head, self.config = model, head, model.config
         self.blocks: Sequence[Any] = model.layers
-        self.cache_argument = cache_argument(self.blocks[0]) if len(self.blocks) else "cache"  # none: refused by `check`
+        self.cache_argument = (
+            cache_argument(self.blocks[0]) if len(self.blocks) else "cache"
+        )  # none: refused by `check`
         self._attention = {block.self_attn: number for number, block in enumerate(self.blocks)}
 
     @property

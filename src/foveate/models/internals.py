@@ -1,7 +1,7 @@
 """The names of transformers that foveate uses although they are not documented for users.
 
-A release may rename any of them without notice. They are looked up here and nowhere else, so that the error names the one
-that is missing, and so that importing foveate does not import them.
+A release may rename any of them without notice. They are looked up here and nowhere else, so that the error names the
+one that is missing, and so that importing foveate does not import them.
 """
 
 from functools import cache
@@ -35,8 +35,8 @@ def internal(name: str) -> Any:  # noqa: ANN401 (functions, classes and tables)
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UnsupportedModel(
-            f"transformers {version('transformers')} has no {name}, which foveate uses for {INTERNALS[name]}: install a "
-            "version within the range of foveate's pyproject.toml"
+            f"transformers {version('transformers')} has no {name}, which foveate uses for {INTERNALS[name]}: "
+            "install a version within the range of foveate's pyproject.toml"
         ) from error
 
 

@@ -14,7 +14,7 @@ from foveate.models.llava import Tower
 from foveate.settings import suited
 from foveate.studies.choices import Choice, Grid
 from foveate.studies.objective import Draw, Objective
-from foveate.studies.place import Place
+from foveate.studies.place import Existing, Place
 from foveate.studies.study import open_study, queue, run
 
 
@@ -26,6 +26,7 @@ def ablate(
     storage: str | None = None,
     workers: int = 1,
     draw: Draw | None = None,
+    existing: Existing = "refuse",
 ) -> optuna.Study:
     """Evaluates every choice at every budget; bad budgets, layers, models and data are refused before anything runs.
 
@@ -37,6 +38,7 @@ def ablate(
         storage: See `Place`.
         workers: Processes on this machine.
         draw: See `Objective`.
+        existing: See `studies.place`.
 
     Raises:
         FoveateError: Something in the configuration cannot be used; the message says what.
@@ -62,7 +64,7 @@ def ablate(
         "feature_layer": tower.feature_layer,
     }
     grid = Grid(tuple(choices), tuple(keeps))
-    place = Place(name, config.out, storage)
+    place = Place(name, config.out, storage, existing=existing)
     return run_grid(place, config, grid, draw, identity, facts, workers)
 
 
@@ -82,12 +84,12 @@ def run_grid(
         config: Everything but the compressor.
         grid: The cells.
         draw: See `Objective`.
-        identity: What identifies the study besides the grid; the same name with another identity is refused.
+        identity: What identifies the study besides the grid.
         facts: More to know about it.
         workers: Processes on this machine.
     """
     objective = Objective(config, grid, draw=draw)
-    study = open_study(place, objective, {**identity, **size_of(config)}, facts)
+    place, study = open_study(place, objective, {**identity, **size_of(config)}, facts)
     queue(place, study, grid.cells)
     run(place, study, objective, workers=workers)
     return study

@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from foveate.compression import Compressor, VisionCompressor
-from foveate.core.errors import FoveateError
+from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.needs import LayersFrom, resolve_layer, resolve_layers
+from foveate.evaluation.identity import identity_of
 from foveate.methods import blind, evidence, full, random, uniform, vtc_cls
 from foveate.models.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble
@@ -52,12 +54,14 @@ class Grid(Space):
         return Proposal(choice.recipe(keep), choice.label, choice.family, choice.layers)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        made = {choice.label: [_made(choice, keep) for keep in self.keeps] for choice in self.choices}
+        return {"scorers": {label: identity_of(some, label) for label, some in made.items()}, "keep": list(self.keeps)}
+
+    @property
     def cells(self) -> list[Planned]:
         """The trials that make up the grid."""
         return [Planned({"scorer": c.label, "keep": keep}) for keep in self.keeps for c in self.choices]
-
-    def __repr__(self) -> str:
-        return f"Grid(scorers={[choice.label for choice in self.choices]}, keep={list(self.keeps)})"
 
 
 def single(layer: int, tower: Tower) -> Choice:
@@ -120,6 +124,14 @@ def named_choices(tower: Tower, names: Sequence[str]) -> list[Choice]:
                 choice = single(int(found[1]), tower)
         choices[choice.label] = choice
     return [*choices.values(), *controls()]
+
+
+def _made(choice: Choice, keep: int) -> Compressor | None:
+    """Returns the compressor of a cell; None where the choice cannot have this budget."""
+    try:
+        return choice.recipe(keep)
+    except BudgetError:
+        return None
 
 
 def _scored(scorer: ClsAttention | ClsEnsemble, keep: int) -> Compressor:

@@ -1,7 +1,6 @@
 """A comparison: methods and controls at aligned budgets on one model and one split."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
@@ -17,7 +16,7 @@ from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
 from foveate.cost.shapes import DecoderShape
 from foveate.data.sample import VQASample, images_of
-from foveate.evaluation.config import EvalConfig, own_code_hash
+from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.evaluation.run import cached_load, data_of, first_usable
@@ -28,7 +27,7 @@ from foveate.settings import BUDGETLESS, aligned, method, options_on, suited
 from foveate.studies.ablation import run_grid
 from foveate.studies.choices import RANDOM_SEEDS, Choice, Grid
 from foveate.studies.objective import Draw
-from foveate.studies.place import Place
+from foveate.studies.place import Existing, Place
 
 # rows of every comparison
 CONTROLS = {n: METHODS[n] for n in (*BUDGETLESS, "random", "uniform", "pool", "downsample", "random_inside")}
@@ -45,6 +44,7 @@ def compare(
     storage: str | None = None,
     workers: int = 1,
     draw: Draw | None = None,
+    existing: Existing = "refuse",
 ) -> optuna.Study:
     """Evaluates every method at every budget; the controls take part unasked.
 
@@ -61,6 +61,7 @@ def compare(
         storage: See `Place`.
         workers: Processes on this machine.
         draw: See `Objective`.
+        existing: See `studies.place`.
 
     Raises:
         FoveateError: Something in the configuration cannot be used; the message says what.
@@ -78,7 +79,6 @@ def compare(
     choices, not_applicable = _running(choices, left_out, budgets, loaded, first_usable(config, samples))
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each cell has its own
-    identity["plugins"] = _own_code(choices, budgets)
     facts = {
         "model": config.model,
         "patches": patches,
@@ -93,18 +93,8 @@ def compare(
         "stand_ins": sorted({c.family for c in choices if _stands_in(c, left_out, budgets)}),
     }
     grid = Grid(tuple(choices), tuple(budgets))
-    place = Place(name, config.out, storage)
+    place = Place(name, config.out, storage, existing=existing)
     return run_grid(place, config, grid, draw, identity, facts, workers)
-
-
-def _own_code(choices: Sequence[Choice], budgets: Sequence[int]) -> str | None:
-    """Of all methods from outside this package, so that a study of an edited one is not taken for finished."""
-    hashes: set[str] = set()
-    for choice in choices:
-        for budget in budgets:
-            with suppress(BudgetError):
-                hashes.add(own_code_hash(choice.recipe(budget)) or "")
-    return "-".join(sorted(hashes - {""})) or None
 
 
 def _recipes(names: Iterable[str]) -> dict[str, Callable[..., Compressor]]:

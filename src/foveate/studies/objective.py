@@ -1,6 +1,7 @@
 """The one objective of grids and searches: evaluate what a trial suggests, and note what was measured."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -14,6 +15,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 from foveate.compression import Compressor, Identity
 from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.identity import identity_of
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load, data_of
@@ -202,7 +204,8 @@ class _Hope:
 
 def _order(compressor: Compressor) -> int:
     """Seed of the order of the pictures: another one for every compressor, whenever and however often it is tried."""
-    return int(sha256(repr(compressor).encode()).hexdigest()[:8], 16)
+    lasting = re.sub(r" at 0x[0-9a-f]+", "", repr(compressor))  # the address of a plug-in without a repr of its own
+    return int(sha256(lasting.encode()).hexdigest()[:8], 16)
 
 
 def _facts(proposal: Proposal) -> dict[str, Any]:
@@ -212,4 +215,5 @@ def _facts(proposal: Proposal) -> dict[str, Any]:
         "layers": proposal.layers,
         "weights": list(proposal.weights),
         "compressor": repr(proposal.compressor),
+        "compressor_id": identity_of(proposal.compressor, "compressor"),
     }

@@ -1,10 +1,13 @@
 """Where a study is kept, and which of its trials may be planned once more."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import optuna
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import make_url
@@ -20,6 +23,11 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
         RetryHeartbeatStaleTrialCallback()(study, trial)
 
 
+Existing = Literal["refuse", "aside", "beside"]
+"""What becomes of a study of the same name: with another configuration it is an error ("refuse"), or the new study goes
+to a folder of its own beside it ("beside"); "aside" moves it out of the way, whatever its configuration."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a study is kept.
@@ -31,6 +39,7 @@ class Place:
         heartbeat_s: A worker says so often that it lives.
         grace_s: After so long a silence its trial is given to another one. Workers that died on the same machine are
             noticed at once.
+        existing: See `Existing`.
     """
 
     name: str
@@ -38,6 +47,7 @@ class Place:
     storage: str | None = None
     heartbeat_s: int = 30
     grace_s: int = 120
+    existing: Existing = "refuse"
 
     @property
     def folder(self) -> Path:
@@ -47,6 +57,27 @@ class Place:
     def queue(self) -> FileLock:
         """Held while trials are planned or taken."""
         return FileLock(self.folder / "queue.lock")
+
+    def move_aside(self) -> None:
+        """Renames the study that is there, with its folder, to the next free `<name>.old-<n>`.
+
+        Raises:
+            OutputError: A worker on this machine is running it.
+        """
+        workers = self.folder / "workers"
+        if running := [path.name for path in sorted(workers.glob("*")) if _held(path)]:
+            raise OutputError(f"study {self.name!r} is running, by worker {running[0]}: stop it first")
+        storage = self.open() if self.storage else None
+        names = set(optuna.get_all_study_names(storage)) if storage else set()
+        new = next(name for name in self._old_names() if name not in names and not (self.out / name).exists())
+        if storage and self.name in names:
+            optuna.copy_study(from_study_name=self.name, from_storage=storage, to_storage=storage, to_study_name=new)
+            optuna.delete_study(study_name=self.name, storage=storage)
+        if self.folder.exists():
+            self.folder.rename(self.out / new)
+
+    def _old_names(self) -> Iterator[str]:
+        return (f"{self.name}.old-{number}" for number in count(1))
 
     def open(self) -> RDBStorage:
         """The storage.
@@ -81,6 +112,15 @@ class Place:
 def chosen(trial: FrozenTrial) -> bool:
     """Whether it is known what the trial evaluates: it was planned, or its space has asked for everything."""
     return bool(trial.system_attrs.get("fixed_params") or trial.user_attrs.get("suggested"))
+
+
+def _held(path: Path) -> bool:
+    """Tells whether another process holds the lock of this path."""
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _without_password(url: str) -> str:

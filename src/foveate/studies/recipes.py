@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from foveate.compression import Compressor
 from foveate.core.errors import FoveateError
+from foveate.evaluation.identity import identity_of
 from foveate.settings import aligned, method, options_for
 from foveate.studies.spaces import AnyTrial, Budget, Proposal, Space
 
@@ -61,6 +62,10 @@ class RecipeSpace(Space):
     depth: int
     decoder_depth: int
     patches: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return super().identity | {"recipe": identity_of(method(self.name), f"method {self.name}")}
 
     def suggest(self, trial: AnyTrial) -> Proposal:
         recipe = method(self.name)

@@ -26,6 +26,7 @@ from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
+from foveate.evaluation.identity import identity_of
 from foveate.evaluation.module import asked_alike, asked_text
 from foveate.evaluation.run import cached_load, data_of, encodings_of
 from foveate.metrics.evidence import SHOWN
@@ -90,9 +91,9 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
             compressor = suited(space.suggest(trial).compressor, loaded.adapter.tower)
         except BudgetError:
             continue
-        if repr(compressor) in seen:
+        if (known := identity_of(compressor, "compressor")) in seen:
             continue
-        seen.add(repr(compressor))
+        seen.add(known)
         if compressor.stages or compressor.per_question:
             raise FoveateError(
                 f"{compressor!r}: what it keeps is known only once the language model runs, so a first rung cannot "

@@ -1,7 +1,6 @@
 """A search: a space, goals and a sampler on one split, and what its best finds say on another."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -13,7 +12,6 @@ from foveate.compression import Compressor, Downsample, Pool, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, shown
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.config import own_code_hash
 from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods import vtc_cls
 from foveate.models.llava import Tower
@@ -117,7 +115,6 @@ def search(
     objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each trial has its own
-    identity["plugins"] = _own_code(space)
     tower = loaded.adapter.tower
     facts = {
         "model": config.model,
@@ -130,7 +127,7 @@ def search(
         "searched": " ".join([*plan.space, *plan.open]),
         "default_start": default_start(loaded),
     }
-    study = open_study(place, objective, {**identity, "limit": config.limit, "seed": config.seed}, facts)
+    place, study = open_study(place, objective, {**identity, "limit": config.limit, "seed": config.seed}, facts)
     if "rung" not in study.user_attrs:
         planned = baselines(space, loaded)
         rung, more = _first_rung(space, config, plan)
@@ -210,7 +207,7 @@ def confirm(
     Without a winner there is nothing to confirm, and no such study.
 
     Args:
-        place: Of the search.
+        place: Of the search; that of the confirmation has the same `existing`.
         config: Of the search.
         plan: Of the search.
         study: The search.
@@ -238,17 +235,9 @@ def confirm(
     others = [Choice("pool", "pool", "", Pool), Choice("downsample", "downsample", "", Downsample)]
     choices = [*best, *rows, *controls(), *others]
     elsewhere = replace(config, split=plan.report_split)
-    name = f"{place.name}_{plan.report_split}_{len(finished(study))}"
-    return ablate(name, elsewhere, partial(_given, tuple(choices)), keeps, place.storage, workers, draw)
-
-
-def _own_code(space: Space) -> str | None:
-    """Hash of a method from outside this package, so that a search over an edited one is not taken for the same."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    with suppress(BudgetError):
-        return own_code_hash(space.suggest(study.ask()).compressor)
-    return None
+    name = f"{study.study_name}_{plan.report_split}_{len(finished(study))}"
+    given = partial(_given, tuple(choices))
+    return ablate(name, elsewhere, given, keeps, place.storage, workers, draw, place.existing)
 
 
 def _given(choices: tuple[Choice, ...], tower: Tower) -> tuple[Choice, ...]:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, cast
 
@@ -62,7 +62,13 @@ class Planned(dict):
 
 
 class Space(ABC):
-    """A frozen value; its repr identifies it."""
+    """A frozen value."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What identifies it: a value of JSON per name, as an error message may show it."""
+        own: Any = self
+        return {field.name: _plain(getattr(own, field.name)) for field in fields(own)}
 
     @abstractmethod
     def suggest(self, trial: AnyTrial) -> Proposal:
@@ -71,6 +77,10 @@ class Space(ABC):
         Raises:
             BudgetError: What it suggests cannot have its budget.
         """
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
 @dataclass(frozen=True)

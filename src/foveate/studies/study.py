@@ -3,12 +3,13 @@
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -27,7 +28,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from foveate.core.errors import OutputError, behind, interrupted, said
 from foveate.core.progress import bar, hush
+from foveate.evaluation.config import run_id
 from foveate.studies import database
+from foveate.studies.differences import differences
 from foveate.studies.goals import DIRECTIONS
 from foveate.studies.notes import ARTIFACTS
 from foveate.studies.objective import Objective
@@ -47,19 +50,42 @@ _POLL_S = 0.5
 
 def open_study(
     place: Place, objective: Objective, identity: Mapping[str, Any], facts: Mapping[str, Any]
-) -> optuna.Study:
+) -> tuple[Place, optuna.Study]:
     """Creates the study, or opens it if it is the same.
 
     Args:
-        place: Where it is kept.
+        place: Where it is to be kept; its `existing` says what becomes of another study there.
         objective: Its space and goals are part of its identity.
         identity: What identifies it besides.
         facts: More to know about it.
+
+    Returns:
+        Where it is kept, and the study.
 
     Raises:
         OutputError: The place cannot be used, or the study exists with another configuration.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # why a trial failed is said once, and by us
+    varied = {"goals": list(objective.goals), "max_loss": objective.max_loss, "stops": objective.stops}
+    whole = {**identity, **objective.space.identity, **varied}
+    if place.existing == "aside":
+        place.move_aside()
+    study = _opened(place, objective, facts)
+    if different := _guard(place, study, whole):
+        if place.existing != "beside":
+            raise OutputError(
+                f"study {place.name!r} exists with another configuration:\n{different}\nTo go on, choose one: --fresh "
+                "moves the old study aside and starts anew, another --study keeps both, and without --study another "
+                "configuration goes to a folder of its own"
+            )
+        place = replace(place, name=f"{place.name}-{run_id(whole)[:8]}", existing="refuse")
+        notice = f"the study of the default name has another configuration, so this one is {place.name!r}:\n{different}"
+        print(notice, file=sys.stderr)
+        return open_study(place, objective, identity, facts)
+    return place, study
+
+
+def _opened(place: Place, objective: Objective, facts: Mapping[str, Any]) -> optuna.Study:
     storage = place.open()
     with place.queue:
         study = optuna.create_study(
@@ -68,8 +94,6 @@ def open_study(
             directions=[DIRECTIONS[goal] for goal in objective.goals],
             load_if_exists=True,
         )
-        varied = {"space": repr(objective.space), "goals": list(objective.goals), "max_loss": objective.max_loss}
-        _guard(study, {**identity, **varied, "stops": objective.stops})
         for fact, value in {**facts, "goals": list(objective.goals), "max_loss": objective.max_loss}.items():
             if study.user_attrs.get(fact) != value:
                 study.set_user_attr(fact, value)
@@ -331,16 +355,10 @@ def _pruner(objective: Objective) -> BasePruner:
     return WilcoxonPruner(p_threshold=P, n_startup_steps=STARTUP) if objective.pruned else NopPruner()
 
 
-def _guard(study: optuna.Study, identity: dict[str, Any]) -> None:
-    known = study.user_attrs.get("identity")
-    if known is None:
-        study.set_user_attr("identity", identity)
-        return
-    differing = [
-        f"{key}: {known.get(key)} there, {value} here" for key, value in identity.items() if known.get(key) != value
-    ]
-    if differing:
-        raise OutputError(
-            f"study {study.study_name!r} exists with another configuration ({'; '.join(differing)}): "
-            "choose another --study, or remove the old one"
-        )
+def _guard(place: Place, study: optuna.Study, identity: dict[str, Any]) -> str:
+    """Notes what a new study is; returns in what an existing one differs, a line each, and nothing if it does not."""
+    with place.queue:
+        if (known := study.user_attrs.get("identity")) is None:
+            study.set_user_attr("identity", identity)
+            return ""
+    return "\n".join(f"  {line}" for line in differences(known, identity))
