@@ -13,6 +13,7 @@ from typing import Any
 from foveate.core.errors import UnsupportedModel
 
 INTERNALS = {
+    "configuration_utils.PreTrainedConfig._attn_implementation": "the attention kernel that a model is configured with",
     "masking_utils.ALL_MASK_ATTENTION_FUNCTIONS": "the mask function of each attention kernel",
     "masking_utils.create_causal_mask": "masks for key-value caches whose layers differ in length",
     "modeling_utils.ALL_ATTENTION_FUNCTIONS": "the attention kernels by name",
@@ -30,10 +31,13 @@ def internal(name: str) -> Any:  # noqa: ANN401 (functions, classes and tables)
     Raises:
         UnsupportedModel: The installed transformers does not have it.
     """
-    module, _, attribute = f"transformers.{name}".rpartition(".")
+    path, found = "transformers", import_module("transformers")
     try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        for part in name.split("."):
+            path = f"{path}.{part}"
+            found = getattr(found, part) if hasattr(found, part) else import_module(path)
+        return found
+    except ImportError as error:
         raise UnsupportedModel(
             f"transformers {version('transformers')} has no {name}, which foveate uses for {INTERNALS[name]}: "
             "install a version within the range of foveate's pyproject.toml"
