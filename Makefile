@@ -10,6 +10,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 WITHOUT_REQUIREMENTS := \
 	lmms-eval pytablewriter chardet dataproperty mbstrdecoder pathvalidate tabledata tcolorpy typepy
 STUDY ?= ablate_layers
+TORCH ?=
 ARGS ?=
 NOTEBOOKS ?= notebooks/*.ipynb
 # What notebooks read, each written by the experiment of that name; STUDY_ARGS are options of those that must be run for it.
@@ -20,10 +21,10 @@ SPEED_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias speed notebooks test properties faults bench audit lint train dashboard clean
+.PHONY: help ablate compare search bias speed notebooks test test-newest properties faults bench audit lint train dashboard clean
 
 help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 ablate: $(INSTALLED) ## which vision layers tell what the language model needs: table and figures in runs/ablate_layers
 	$(BIN)/python experiments/ablate_layers.py $(ARGS)
@@ -56,6 +57,13 @@ runs/%/table.csv: | $(INSTALLED)
 test: $(INSTALLED) ## all tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
 
+# Without the pins, in an environment of its own that stays; TORCH="torch==2.13.0" keeps a CUDA build of several GB away.
+test-newest: ## the fast tests with the newest versions that the ranges allow
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager $(TORCH) -e '.[dev]'
+	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --no-deps $(WITHOUT_REQUIREMENTS)
+	$(MAKE) test BIN=.venv-newest/bin INSTALLED=
+
 bench: $(INSTALLED) ## speed and memory against what is promised: table in benchmarks/README.md, a quarter of an hour
 	$(BIN)/pytest benchmarks $(ARGS)
 
@@ -84,7 +92,7 @@ dashboard: $(INSTALLED) ## a study in the browser: make dashboard STUDY=ablate_b
 	$(BIN)/optuna-dashboard --host 127.0.0.1 --artifact-dir runs/$(STUDY)/artifacts sqlite:///runs/$(STUDY)/study.db
 
 clean: ## removes environment and caches; results in runs/ stay
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-newest dist .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
