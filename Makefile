@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # See lmms-light in pyproject.toml: with their requirements they would bring torchvision and another torch.
 WITHOUT_REQUIREMENTS := \
 	lmms-eval pytablewriter chardet dataproperty mbstrdecoder pathvalidate tabledata tcolorpy typepy
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 STUDY ?= ablate_layers
 TORCH ?=
 ARGS ?=
@@ -21,10 +22,10 @@ SPEED_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias speed notebooks test test-newest properties faults bench audit lint train dashboard clean
+.PHONY: help ablate compare search bias speed notebooks test test-all test-newest properties faults bench audit lint train dashboard clean
 
 help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 ablate: $(INSTALLED) ## which vision layers tell what the language model needs: table and figures in runs/ablate_layers
 	$(BIN)/python experiments/ablate_layers.py $(ARGS)
@@ -54,8 +55,11 @@ runs/measure_speed/table.csv: | $(INSTALLED)
 runs/%/table.csv: | $(INSTALLED)
 	$(BIN)/python experiments/$*.py $(STUDY_ARGS)
 
-test: $(INSTALLED) ## all tests
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+test: $(INSTALLED) ## the fast tests, some minutes: every kind of thing once
+	$(BIN)/pytest $(PARALLEL) -m "not extended" $(ARGS)
+
+test-all: $(INSTALLED) ## all tests, with the checks of shapes in all of the package
+	$(BIN)/pytest $(PARALLEL) --jaxtyping-packages=foveate,beartype.beartype $(ARGS)
 
 # Without the pins, in an environment of its own that stays; TORCH="torch==2.13.0" keeps a CUDA build of several GB away.
 test-newest: ## the fast tests with the newest versions that the ranges allow
@@ -71,7 +75,7 @@ faults: $(INSTALLED) ## over 200 faults for the real commands: killed, disk full
 	$(BIN)/python -m tests.faults $(ARGS)
 
 properties: $(INSTALLED) ## new examples for the tests that hold of any input, a thousand for each
-	FOVEATE_HYPOTHESIS=deep $(BIN)/pytest --numprocesses auto --maxprocesses 4 tests/properties $(ARGS)
+	FOVEATE_HYPOTHESIS=deep $(BIN)/pytest $(PARALLEL) tests/properties $(ARGS)
 
 # In an environment of its own, which is gone afterwards.
 audit: ## known vulnerabilities of the pins

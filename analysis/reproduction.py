@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.benchmarks import number_of
+from analysis.paper import BENCHMARKS, CHECKPOINT, METHODS, MODEL, PAPER
 from analysis.records import read_records
 from analysis.tables import grid
 from foveate.core.files import replacing
@@ -15,20 +16,6 @@ from foveate.data.published import published
 from foveate.evaluation.records import RecordFolder
 from foveate.metrics.benchmarks import measures_of
 
-PAPER, MODEL = "VTC-CLS", "LLaVA-1.5-7B"
-CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
-BENCHMARKS = {  # as the paper names them
-    "scienceqa": "ScienceQA",
-    "gqa": "GQA",
-    "textvqa_ocr": "TextVQA",  # LLaVA-1.5 is asked with the words that were found in the picture
-    "pope": "POPE",
-    "mmbench": "MMBench",
-    "mmbench_cn": "MMBench-CN",
-    "mmvet": "MM-Vet",
-    "seedbench": "SEED",
-}
-METHODS = {"full": "full", "fastv": "FastV", "prumerge_plus": "PruMerge+", "vtc_cls": "VTC-CLS"}
-BUDGETS = (256, 128, 64)
 _QUALITY = ("acc", "F1", "score")  # and not seconds
 _JUDGED = "mmvet"  # by GPT-4, which is not asked here
 

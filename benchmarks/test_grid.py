@@ -20,8 +20,8 @@ from foveate.core.needs import ClsRows
 from foveate.data.load import load_samples
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.names import SHARINGS
 from foveate.evaluation.run import cached_load
-from foveate.evaluation.sharing import SHARINGS
 from foveate.studies.choices import layer_choices
 
 pytestmark = pytest.mark.long

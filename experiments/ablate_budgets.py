@@ -2,11 +2,8 @@
 
 from functools import partial
 
-from analysis.overlays import kept_picture
-from analysis.report import report
 from foveate.cli import Flat, Options, run
-from foveate.studies.ablation import ablate
-from foveate.studies.choices import named_choices
+from foveate.core.budget import check_budgets
 
 
 def main(
@@ -22,6 +19,12 @@ def main(
         keep: Budgets: patches to keep, or fractions of an image's patches.
         options: What every study is told.
     """
+    check_budgets(keep)
+    from analysis.overlays import kept_picture
+    from analysis.report import report
+    from foveate.studies.ablation import ablate
+    from foveate.studies.choices import named_choices
+
     choices = partial(named_choices, names=scorers)
     study = ablate(
         options.name, options.config, choices, keep, options.storage, options.workers, kept_picture, options.existing

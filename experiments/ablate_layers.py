@@ -2,11 +2,8 @@
 
 from functools import partial
 
-from analysis.overlays import kept_picture
-from analysis.report import report
 from foveate.cli import Flat, Options, run
-from foveate.studies.ablation import ablate
-from foveate.studies.choices import layer_choices
+from foveate.core.budget import check_budgets
 
 
 def main(
@@ -24,6 +21,12 @@ def main(
         layers: Only these single layers and starts of suffixes; default every layer.
         options: What every study is told.
     """
+    check_budgets(keep)
+    from analysis.overlays import kept_picture
+    from analysis.report import report
+    from foveate.studies.ablation import ablate
+    from foveate.studies.choices import layer_choices
+
     choices = partial(layer_choices, layers=layers)
     study = ablate(
         options.name, options.config, choices, keep, options.storage, options.workers, kept_picture, options.existing

@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-from analysis.benchmark_run import report_answers
 from foveate.cli import Flat, Options, run
-from foveate.data.load import parsed
-from foveate.evaluation.run import cached_load, evaluate
-from foveate.settings import at_budget
+from foveate.core.budget import check_budgets
+from foveate.data.names import parsed
+from foveate.methods.table import check_names
 
 
 def main(
@@ -25,6 +24,12 @@ def main(
         options: What every study is told.
     """
     options.alone()
+    check_names([method])
+    check_budgets([keep])
+    from analysis.benchmark_run import report_answers
+    from foveate.evaluation.run import cached_load, evaluate
+    from foveate.settings import at_budget
+
     for name, config in options.each:
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
         folder = evaluate(replace(config, compressor=compressor))

@@ -1,11 +1,8 @@
 """Which published method keeps what the language model needs, when all are given the same number of tokens?"""
 
-from analysis.benchmarks import overview
-from analysis.comparison_report import report
-from analysis.overlays import kept_picture
 from foveate.cli import Flat, Options, run
-from foveate.methods import METHODS
-from foveate.studies.comparison import compare
+from foveate.core.budget import check_budgets
+from foveate.methods.table import METHODS, check_names
 
 
 def main(
@@ -29,6 +26,13 @@ def main(
             or fractions of an image's patches.
         options: What every study is told.
     """
+    check_names(methods)
+    check_budgets(keep)
+    from analysis.benchmarks import overview
+    from analysis.comparison_report import report
+    from analysis.overlays import kept_picture
+    from foveate.studies.comparison import compare
+
     folders = {}
     for name, config in options.each:
         study = compare(

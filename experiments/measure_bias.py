@@ -4,9 +4,8 @@ from typing import Annotated
 
 import tyro
 
-from analysis.bias_report import report
 from foveate.cli import Flat, Options, run
-from foveate.evaluation.bias import BiasPlan, measure
+from foveate.evaluation.bias_plan import BiasPlan
 
 
 def main(
@@ -23,6 +22,9 @@ def main(
         options: What every study is told.
     """
     options.alone()
+    from analysis.bias_report import report
+    from foveate.evaluation.bias import measure
+
     folder = measure(options.config, plan)
     print(report(folder, options.out / options.name))
 

@@ -5,18 +5,12 @@ from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
-from analysis.speed import FULL, ONE_BY_ONE, TOTAL, conditions_of, place_of, round_row, write_rounds
-from analysis.speed_report import ROUNDS, report
-from benchmarks.timed import one_by_one
 from foveate.cli import run
-from foveate.compression import Identity
-from foveate.core.errors import FoveateError
-from foveate.data.load import SCENES, load_samples
-from foveate.data.questions import QUESTION_KINDS
-from foveate.data.sample import pictured
-from foveate.models.load import load
-from foveate.settings import at_budgets
-from foveate.speed import measured, sides_of
+from foveate.core.budget import check_budgets
+from foveate.cost.timing import check_batches, check_length, check_sizes
+from foveate.data.names import SCENES
+from foveate.methods.table import check_names
+from foveate.models.names import REFERENCE, Dtype
 
 _NO_SECOND = "benchmarks/one_by_one.py is for LLaVA-1.5 with a [CLS] token"
 
@@ -28,10 +22,10 @@ def main(
     size: tuple[int, ...] = (),
     new_tokens: int = 10,
     rounds: int = 20,
-    model: str = "reference",
+    model: str = REFERENCE,
     companion: str | None = None,
     device: str = "cpu",
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     attention: str = "sdpa",
     out: Path = Path("runs"),
 ) -> None:
@@ -51,12 +45,26 @@ def main(
         model: "reference" (shipped), a checkpoint folder, or a hub id.
         companion: Checkpoint of the CLIP that the tower came from, for methods that compare patches with text.
         device: Where the model runs, such as cpu, cuda or mps.
-        dtype: Of weights and activations: float32, bfloat16 or float16.
+        dtype: Of weights and activations.
         attention: Kernel, as transformers names it: sdpa, eager, flash_attention_2.
         out: Folder of all results.
     """
-    if min(batch, default=0) < 1:
-        raise FoveateError(f"--batch {' '.join(map(str, batch))}: expected one or more numbers from 1 up")
+    check_names(methods)
+    check_budgets(keep, needed=False)
+    check_batches(batch)
+    check_sizes(size)
+    check_length(new_tokens, rounds)
+    from analysis.speed import FULL, ONE_BY_ONE, TOTAL, conditions_of, place_of, round_row, write_rounds
+    from analysis.speed_report import ROUNDS, report
+    from benchmarks.timed import one_by_one
+    from foveate.compression import Identity
+    from foveate.data.load import load_samples
+    from foveate.data.questions import QUESTION_KINDS
+    from foveate.data.sample import pictured
+    from foveate.models.load import load
+    from foveate.settings import at_budgets
+    from foveate.speed import measured, sides_of
+
     folder, loaded = place_of(out), load(model, device, dtype, attention, companion)
     second = one_by_one(loaded, new_tokens, TOTAL)
     samples = pictured(load_samples(SCENES, "test", limit=len(QUESTION_KINDS) * max(batch))).values()

@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-from analysis.reproduction import BENCHMARKS, BUDGETS, CHECKPOINT, METHODS, Reproduced, needed, report
+from analysis.paper import BENCHMARKS, BUDGETS, CHECKPOINT, METHODS
 from foveate.cli import Flat, Options, run
+from foveate.core.budget import check_budgets
 from foveate.core.errors import DataError, UnsupportedModel
-from foveate.data.load import parsed
-from foveate.evaluation.run import cached_load, evaluate
-from foveate.settings import for_model
+from foveate.data.names import parsed
 
 
 def main(
@@ -26,6 +25,11 @@ def main(
     options.alone()
     if strange := [data for data in options.data if parsed(data)[0] not in BENCHMARKS]:
         raise DataError(f"data {strange[0]!r} is not in the paper; its benchmarks: {', '.join(BENCHMARKS)}")
+    check_budgets(keep, needed=False)
+    from analysis.reproduction import Reproduced, needed, report
+    from foveate.evaluation.run import cached_load, evaluate
+    from foveate.settings import for_model
+
     runs = []
     try:
         adapter = cached_load(options.model, options.device, options.dtype).adapter

@@ -1,15 +1,11 @@
 """Which weights of the vision layers, which mix of signals and which budget keep what the model needs?"""
 
-from datetime import datetime
 from typing import Annotated
 
 import tyro
 
-from analysis.overlays import kept_picture
-from analysis.search_report import report
 from foveate.cli import Flat, Options, run
-from foveate.studies.place import Place
-from foveate.studies.search import SearchPlan, confirm, finished, search
+from foveate.studies.plan import SearchPlan
 
 
 def main(
@@ -27,10 +23,14 @@ def main(
         plan: What is searched, and how.
         options: What every study is told.
     """
-    place, begun = Place(options.name, options.out, options.storage, existing=options.existing), datetime.now()
+    plan.check_apart(options.split or "")
+    from analysis.overlays import kept_picture
+    from analysis.search_report import report
+    from foveate.studies.place import Place
+    from foveate.studies.search import confirm, search
+
+    place = Place(options.name, options.out, options.storage, existing=options.existing)
     study = search(place, options.config, plan, options.workers, kept_picture)
-    if not any(trial.datetime_complete and trial.datetime_complete > begun for trial in finished(study)):
-        print(f"Nothing was left to do: all {len(finished(study))} trials are there; more --trials go on.\n")
     test = confirm(place, options.config, plan, study, options.workers, kept_picture)
     print(report(study, test, options.config))
 

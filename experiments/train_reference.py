@@ -5,17 +5,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import pytorch_lightning as lightning
-
-from analysis.companion_card import companion_card
-from analysis.model_card import model_card
 from foveate.cli import run
-from foveate.compression import Identity
-from foveate.evaluation import EvalConfig
-from foveate.reference import text_training as text
-from foveate.reference.language_training import LanguageTraining, SceneDialogues, collate, encoded_pictures
-from foveate.reference.training import EpochsOfScenes, export, fit, trained_clip
-from foveate.reference.vision_training import ScenePictures, VisionTraining
 
 STAGES = ("vision", "places", "language", "text", "card")
 
@@ -53,6 +43,17 @@ def main(
         for each in STAGES:
             subprocess.run([sys.executable, *sys.argv, "--stage", each], check=True)
         return
+    import pytorch_lightning as lightning
+
+    from analysis.companion_card import companion_card
+    from analysis.model_card import model_card
+    from foveate.compression import Identity
+    from foveate.evaluation import EvalConfig
+    from foveate.reference import text_training as text
+    from foveate.reference.language_training import LanguageTraining, SceneDialogues, collate, encoded_pictures
+    from foveate.reference.training import EpochsOfScenes, export, fit, trained_clip
+    from foveate.reference.vision_training import ScenePictures, VisionTraining
+
     lightning.seed_everything(seed, verbose=False)
 
     def pictures_per_epoch(steps: int) -> int:

@@ -4,10 +4,19 @@ import os
 
 import pytest
 
+from tests.tiers import is_extended
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers of one thread beat one of two, also in subprocesses
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 pytest_plugins = ["tests.services"]
+collected = pytest.StashKey[dict[str, bool]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Says of every test, before any is deselected, whether it is extended, and refuses a reason that is none."""
+    config.stash[collected] = {item.nodeid: is_extended(item) for item in items}
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from foveate.models.load import load
 from foveate.scorers import ClsAttention
 from foveate.settings import aligned, method, options_for
 from tests.golden_llava import golden_llava, golden_pixels, golden_prompt
+from tests.tiers import parametrize
 
 SIDE, DEPTH = 24, 8
 
@@ -135,7 +136,7 @@ def exact_llava():
     return deepcopy(golden_llava()).double()
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"evidence", "cdpruner", "trim"}))
+@parametrize("name", sorted(set(METHODS) - {"evidence", "cdpruner", "trim"}), fast=("tome", "vtc_cls", "fastv"))
 def test_a_batch_gives_what_single_pictures_give(name, exact_llava):
     pixels, prompt = golden_pixels(3).double(), golden_prompt()
     pixels[1] = pixels[1].mean((1, 2), keepdim=True) + 0.01 * pixels[1]  # nearly one colour: other counts, near ties

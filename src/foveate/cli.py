@@ -6,32 +6,33 @@ import os
 import re
 import signal
 import sys
+import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, replace
 from functools import partial, wraps
+from importlib.resources import files
+from io import TextIOBase
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, Protocol, runtime_checkable
 
 import tyro
-from sqlalchemy.exc import OperationalError
 
-from foveate.compression import Identity
+import foveate.evaluation
 from foveate.core.errors import DataError, DeviceError, FoveateError, OptionError, behind, interrupted, shown
-from foveate.data.load import SCENES, answer_tokens, default_split, parsed
-from foveate.evaluation import EvalConfig
-from foveate.evaluation.config import LoggerName
-from foveate.evaluation.devices import lead
-from foveate.evaluation.interruption import hear_nothing_more, overhear_nothing
-from foveate.evaluation.loggers import check_loggers
-from foveate.evaluation.sharing import SHARED, Sharing
-from foveate.studies.place import Existing
+from foveate.core.finished import RESULTS, command_of, remember, remembered
+from foveate.data.names import SCENES, check_limit, parsed
+from foveate.evaluation.devices import check_counts, lead
+from foveate.evaluation.interruption import hear_nothing_more, leave_first, overhear_nothing
+from foveate.evaluation.names import SHARED, Existing, LoggerName, Sharing, check_loggers
+from foveate.models.names import REFERENCE, Dtype
 
-_CHATTER = {
-    "lightning_fabric": logging.WARNING,
+_LIGHTNING = "accelerators callbacks core loggers loops plugins profilers strategies trainer tuner utilities".split()
+_CHATTER = {  # below the loggers `lightning_fabric` and `pytorch_lightning`, whose levels their import sets
+    **dict.fromkeys((f"lightning_fabric.{part}" for part in _LIGHTNING), logging.WARNING),
+    **dict.fromkeys((f"pytorch_lightning.{part}" for part in _LIGHTNING), logging.WARNING),
     "lightning_fabric.strategies.launchers": logging.INFO,  # says who died
-    "pytorch_lightning": logging.WARNING,
     "pytorch_lightning.utilities.rank_zero": logging.WARNING,
     "pytorch_lightning.loggers.mlflow": logging.ERROR,  # warns of what it creates
     "mlflow.store": logging.WARNING,
@@ -44,6 +45,15 @@ _NOISE = (
     ".*is an experimental feature",
 )
 _REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO EPIPE".split()}
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """Arguments of a command that say themselves what they cannot be; they are asked before anything else is done."""
+
+    def check(self) -> None:
+        """Raises `FoveateError` if something in it cannot be."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Options:
         seed: Of the generated data.
         batch_size: Questions per batch; lower it for large models.
         device: Where the model runs, such as cpu or cuda.
-        dtype: Of weights and activations: float32, bfloat16 or float16.
+        dtype: Of weights and activations.
         devices: Devices on each machine that share every evaluation, each with a model of its own; torchrun and SLURM
             must have started as many processes, without them they are started.
         nodes: Machines that share every evaluation; they run the same command and share `out`.
@@ -81,14 +91,14 @@ class Options:
     default_study: tyro.conf.Suppress[str]
     study: str | None = None
     fresh: bool = False
-    model: str = "reference"
+    model: str = REFERENCE
     data: tuple[str, ...] = (SCENES,)
     split: str | None = None
     limit: int | None = None
     seed: int = 0
     batch_size: int = 256
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     devices: int = 1
     nodes: int = 1
     workers: int = 1
@@ -115,7 +125,8 @@ class Options:
         Raises:
             OptionError: The study's name is none for a folder, or a value is out of range.
             MissingPackage: A logger is not installed.
-            DeviceError: Workers and devices are asked for.
+            DeviceError: Workers and devices are asked for, or there would be none.
+            DataError: A data set is unknown, or no question is asked for.
         """
         if not re.fullmatch(r"(?!\.)[\w.+ -]{1,100}", self.name):
             raise OptionError(
@@ -128,7 +139,14 @@ class Options:
             raise OptionError("storage '': expected the URL of a database; leave it out for a file in --out")
         if self.workers < 1:
             raise OptionError(f"workers={self.workers}: at least one is needed")
+        for name, least in {"seed": 0, "batch_size": 1, "max_new_tokens": 1}.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise OptionError(f"{name}={value}: expected {least} or more")
+        for data in self.data:
+            parsed(data)
+        check_limit(self.limit)
         check_loggers(self.logger)
+        check_counts(self.devices, self.nodes)
         if self.workers > 1 and self.devices * self.nodes > 1:
             raise DeviceError(
                 f"--workers {self.workers} with --devices {self.devices} --nodes {self.nodes}: either workers share "
@@ -147,7 +165,7 @@ class Options:
             raise OptionError("this command keeps no study that could be moved aside: leave --fresh out")
 
     @property
-    def config(self) -> EvalConfig:
+    def config(self) -> "foveate.evaluation.EvalConfig":
         """The evaluation, its compressor still to be chosen.
 
         Raises:
@@ -158,7 +176,7 @@ class Options:
         return self._on(self.data[0])
 
     @property
-    def each(self) -> tuple[tuple[str, EvalConfig], ...]:
+    def each(self) -> tuple[tuple[str, "foveate.evaluation.EvalConfig"], ...]:
         """Of every data set the name of its study and the evaluation.
 
         A study of scenes is called as the user says; that of a benchmark, or of another than its usual split, says so.
@@ -174,13 +192,19 @@ class Options:
             raise DataError(f"data {' '.join(self.data)}: the same data set twice; give each run another --study")
         return tuple(zip(names, configs, strict=True))
 
-    def _name(self, config: EvalConfig) -> str:
+    def _name(self, config: "foveate.evaluation.EvalConfig") -> str:
+        from foveate.data.load import default_split
+
         data, _ = parsed(config.data)
         if data == SCENES:
             return self.name
         return f"{self.name}_{data}" + (f"_{config.split}" if config.split != default_split(data) else "")
 
-    def _on(self, data: str) -> EvalConfig:
+    def _on(self, data: str) -> "foveate.evaluation.EvalConfig":
+        from foveate.compression import Identity
+        from foveate.data.load import answer_tokens
+        from foveate.evaluation import EvalConfig
+
         return EvalConfig(
             Identity(),
             self.model,
@@ -227,10 +251,13 @@ def run(main: Callable[..., None]) -> None:
             raise
         print(f"error: {what}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        leave_first()  # what was imported meanwhile may have registered something
 
 
 def _refused(error: BaseException) -> str:
     """What disk or database said when they did not take what was written, if that is behind an error."""
+    from sqlalchemy.exc import OperationalError
 
     def refused(one: BaseException) -> bool:
         return isinstance(one, OperationalError) or (isinstance(one, OSError) and one.errno in _REFUSED)
@@ -244,13 +271,67 @@ def _led(main: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(main)
     def led(**arguments: object) -> None:
+        for value in arguments.values():
+            if isinstance(value, Checked):
+                value.check()
         options = next((value for value in arguments.values() if isinstance(value, Options)), None)
         if options is None:
             return main(**arguments)
-        options.check()
-        lead(partial(_said_how_to_go_on, main, arguments, options.out), options.device, options.devices, options.nodes)
+        inputs = _inputs(options)
+        command = command_of({**arguments, "options": replace(options, fresh=False)})
+        folder = options.out / options.name
+        if inputs and not options.fresh and (printed := remembered(folder, command)) is not None:
+            print(printed, end="")
+            print(f"Nothing was left to do: {folder} is finished, and no file is other than it was.", file=sys.stderr)
+            return None
+        begun, heard = time.time(), _Heard(sys.stdout)
+        with redirect_stdout(heard):
+            task = partial(_said_how_to_go_on, main, arguments, options.out)
+            lead(task, options.device, options.devices, options.nodes)
+        if inputs and RESULTS:
+            _remember(folder, command, heard.text, inputs, begun)
 
     return led
+
+
+def _inputs(options: Options) -> list[Path]:
+    """Files and folders that a command's results depend on besides its code; none if some of them lie elsewhere."""
+    model = Path(str(files("foveate.reference"))) if options.model == REFERENCE else Path(options.model)
+    data = [Path(place) for _, place in map(parsed, options.data) if place]
+    try:
+        there = options.storage is None and all(path.exists() for path in (model, *data))
+    except (OSError, ValueError):  # no file can have such a name
+        there = False
+    return [model, *data] if there else []
+
+
+def _remember(folder: Path, command: str, printed: str, inputs: Sequence[Path], begun: float) -> None:
+    from foveate.evaluation.source import is_own
+
+    loaded = [(name, getattr(module, "__file__", None)) for name, module in sys.modules.items()]
+    code = [Path(path) for name, path in loaded if path and (is_own(name) or name.partition(".")[0] == "foveate")]
+    found = [path for results in RESULTS.values() for path in results()]
+    remember(folder, command, printed, [*inputs, *code], found, begun)
+
+
+class _Heard(TextIOBase):
+    """Standard output that keeps a copy of its text."""
+
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401 (whatever stands for it)
+        self._stream, self.text = stream, ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
 
 
 def _said_how_to_go_on(main: Callable[..., None], arguments: Mapping[str, object], out: Path) -> None:

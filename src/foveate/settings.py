@@ -4,7 +4,6 @@ from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, Signature, signature
 from statistics import fmean
@@ -16,7 +15,7 @@ from foveate.compression import Compressor, StandIn
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, UnknownMethod, shown
 from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer
-from foveate.methods import METHODS
+from foveate.methods.table import METHODS, VARIANTS, parts_of
 from foveate.models.adapter import Adapter, Tower
 from foveate.models.load import LoadedModel, adapt
 
@@ -51,9 +50,6 @@ class Variant:
         return getattr(self.recipe, "__name__", str(self.recipe)) + told
 
 
-_VARIANTS: dict[str, dict[str, bool]] = {"per_tile": {"per_tile": True}, "no_separators": {"separators": False}}
-
-
 def method(name: str) -> Callable[..., Compressor]:
     """A recipe by its name in `METHODS`, or a user's own as "package.module:function".
 
@@ -63,21 +59,13 @@ def method(name: str) -> Callable[..., Compressor]:
     Raises:
         UnknownMethod: There is no such method.
     """
-    plain, *variants = name.split("+")
+    plain, variants = parts_of(name)
     if variants:
-        if unknown := [variant for variant in variants if variant not in _VARIANTS]:
-            raise UnknownMethod(
-                f"method {name!r}: {unknown[0]!r} is unknown; a name may go on with +{' or +'.join(_VARIANTS)}"
-            )
-        return Variant(method(plain), **{k: v for variant in variants for k, v in _VARIANTS[variant].items()})
-    if name in METHODS:
-        return METHODS[name]
-    module, _, function = name.partition(":")
-    if not function:
-        near = get_close_matches(name, METHODS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(METHODS)}."
-        raise UnknownMethod(f"method {name!r} is unknown; {hint} Your own is given as package.module:function")
-    return _own(name, module, function)
+        return Variant(method(plain), **{k: v for variant in variants for k, v in VARIANTS[variant].items()})
+    if plain in METHODS:
+        return METHODS[plain]
+    module, _, function = plain.partition(":")
+    return _own(plain, module, function)
 
 
 def _own(name: str, module: str, function: str) -> Callable[..., Compressor]:

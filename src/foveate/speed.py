@@ -31,6 +31,7 @@ from foveate.core.types import Arrangement, Decision, Trace
 from foveate.cost.clock import Clock, peak_bytes
 from foveate.cost.flops import CONVENTIONS, operations, projector_macs, tower_macs
 from foveate.cost.shapes import ModelShape
+from foveate.cost.timing import check_length, check_sizes
 from foveate.cost.tokens import TokenAccount, account
 from foveate.models.adapter import Images
 from foveate.models.blocks import Blocks
@@ -217,9 +218,7 @@ def measured(
         FoveateError: Fewer than two tokens are asked for, of which decoding has none, or no round.
     """
     new_tokens, rounds = length
-    if new_tokens < 2 or rounds < 1:
-        told = f"new_tokens={new_tokens}, rounds={rounds}: expected at least 2 tokens, the first of which comes from "
-        raise FoveateError(f"{told}prefill and the others from decoding, and at least 1 round")
+    check_length(new_tokens, rounds)
     pictures, questions = zip(*asked, strict=True)
     taken, unable = {}, {}
     for key, compressor in compressors.items():
@@ -257,9 +256,8 @@ def sides_of(loaded: LoadedModel, asked: Sequence[int], picture: Image) -> Seque
     Raises:
         FoveateError: The model sees every picture at one other size.
     """
+    check_sizes(asked)
     wanted = " ".join(map(str, asked))
-    if min(asked, default=1) < 1:
-        raise FoveateError(f"size {wanted}: expected numbers of pixels from 1 up")
     if not loaded.adapter.one_grid:
         return asked or (_TYPICAL,)
     own = loaded.images([picture])[0]["pixel_values"].shape[-1]

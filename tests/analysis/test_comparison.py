@@ -24,6 +24,7 @@ from analysis.records import read_records
 from analysis.report import Setting
 from foveate.cost.flops import prefill_flops
 from foveate.cost.shapes import DecoderShape
+from tests.tiers import extended
 
 SHAPE = DecoderShape(4, 128, 320, 4, 4, 32)
 QUESTIONS = 120
@@ -197,6 +198,7 @@ def test_pictures_show_the_best_of_every_role_and_the_controls(written):
     assert {cell.keep for cell in shown[1:]} == {72}
 
 
+@extended("every")
 def test_report_is_complete_and_the_same_when_written_again(written, tmp_path):
     pictures = {f"i{number}": Image.new("RGB", (96, 96), (number, 90, 90)) for number in range(60)}
     setting = Setting(4, 6, (12, 12), pictures, {})

@@ -13,6 +13,7 @@ from analysis.bias import MEASURED, RANGES
 from analysis.measured import means
 from foveate.core.errors import DataError
 from foveate.evaluation.tables import TableFolder
+from tests.tiers import extended
 
 SIGNALS = [("cls", str(layer)) for layer in range(12)] + [("response", "0-3"), ("random", "0"), ("random", "1")]
 HEADS, ASKED, GRID = 8, 16, (8, 16)  # questions of a batch
@@ -65,6 +66,7 @@ from analysis.bias import heads_data, pair_matrix, signal_frame
 from analysis.maps import mean_maps, place_nulls, placeless
 from analysis.measured import mapped
 from foveate.evaluation.tables import TableFolder
+from tests.tiers import extended
 
 folder, arrow = TableFolder(Path(sys.argv[1])), pa.default_memory_pool()
 found = {}
@@ -89,6 +91,7 @@ def peaks(folder: TableFolder) -> dict[str, int]:
     return json.loads(result.stdout)
 
 
+@extended("memory")
 def test_memory_does_not_grow_by_the_tables(few, many):
     tables = {name: many.read(name).nbytes - few.read(name).nbytes for name in ("signals", "pairs", "maps")}
     before, after = peaks(few), peaks(many)

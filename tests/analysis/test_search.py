@@ -36,6 +36,7 @@ from foveate.core.files import stamped
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.studies.search import winners
+from tests.tiers import extended
 
 DEPTH, FEATURE_LAYER, PATCHES, IMAGES, ASKED = 6, 4, 144, 50, 4
 SKILL = np.array([1.9, 1.2, 0.1, 1.4, 0.4, 0.0])  # of each layer; a mix has more than its best part
@@ -130,7 +131,13 @@ class Maker:
         shown = f"{layers[0]}" if single else f"{layers[0]}-{layers[-1]}"
         attributes = {"run_id": run_id, "label": f"cls[{shown}]" if single else "weights", "layers": shown}
         attributes |= {"family": "single" if single else "weights", "weights": weights.tolist(), "stopped": stopped}
-        attributes |= {"compressor": compressor, "compressor_id": compressor, "n": len(records), "given": float(keep), "source": source}
+        attributes |= {
+            "compressor": compressor,
+            "compressor_id": compressor,
+            "n": len(records),
+            "given": float(keep),
+            "source": source,
+        }
         attributes |= {"evidence_recall": records["evidence_recall"].mean()} | measured | notes
         params: dict = {"kind": "single" if single else "weights", "keep": keep}
         spread: dict = {"kind": CategoricalDistribution(("single", "weights")), "keep": IntDistribution(1, PATCHES)}
@@ -603,6 +610,7 @@ def test_confirmed_rows_are_named_best_first(table):
     assert "random (3 seeds)" in names
 
 
+@extended("every")
 def test_the_report_is_complete_and_the_same_when_written_again(made, table):
     folder = made.out / "weights"
     files = [
@@ -634,6 +642,7 @@ def test_the_report_is_complete_and_the_same_when_written_again(made, table):
     assert read["accuracy"].tolist() == pytest.approx(table["accuracy"].tolist(), abs=1e-6)
 
 
+@extended("every")
 def test_the_report_of_several_goals_shows_the_front(several):
     told = report(several.search, several.test, several.config)
     assert (several.out / "front" / "front.png").exists()

@@ -13,6 +13,7 @@ from foveate.data.load import data_hash, default_split, load_samples
 from foveate.data.prompts import phrased
 from foveate.metrics.answers import SCORINGS
 from tests.data import tables
+from tests.tiers import extended
 
 
 @pytest.fixture(autouse=True)
@@ -307,6 +308,7 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path):
     assert "no place after the colon" in refused("pope:")
 
 
+@extended("memory")
 def test_a_table_of_many_questions_stays_small_in_memory(tmp_path):
     """Objects that a split of 5,000 questions with pictures of 20 kB each keeps alive."""
     data = np.random.default_rng(0).bytes(20_000)

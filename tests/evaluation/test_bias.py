@@ -14,15 +14,16 @@ from foveate.core.errors import BudgetError, DataError, OutputError
 from foveate.core.types import Grid
 from foveate.data.load import data_hash, load_samples
 from foveate.data.sample import Masks
-from foveate.evaluation import EvalConfig
-from foveate.evaluation import bias as measuring
-from foveate.evaluation.bias import BiasPlan, measure
+from foveate.evaluation import EvalConfig, answering, bias, measuring
+from foveate.evaluation.bias import carried_out, measure
+from foveate.evaluation.bias_plan import BiasPlan
 from foveate.evaluation.run import cached_load
 from foveate.evaluation.tables import TableFolder
 from foveate.functional.regions import squares
 from foveate.metrics.evidence import evidence_share
 from foveate.models.load import load
 from foveate.reference.architecture import clip_config, llava_config, make_processor
+from tests.tiers import extended
 
 PLAN = BiasPlan(keep=16, side=4, shares=(0.1, 0.5))
 QUICK = BiasPlan(keep=16, side=12, shares=(0.5,), head_rows=False)
@@ -149,7 +150,7 @@ def unknown_to(samples, blind):
 
 
 def ask_instead(monkeypatch, samples):
-    monkeypatch.setattr(measuring, "data_of", lambda *args: (tuple(samples), data_hash(samples)))
+    monkeypatch.setattr(bias, "data_of", lambda *args: (tuple(samples), data_hash(samples)))
 
 
 def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_as_ever(config, measured, monkeypatch):
@@ -195,7 +196,7 @@ def test_grids_need_not_be_square(config, tmp_path, monkeypatch):
         loaded.adapter.tower = replace(loaded.adapter.tower, grid=Grid(9, 16))
         return loaded
 
-    monkeypatch.setattr(measuring, "cached_load", wide)
+    monkeypatch.setattr(bias, "cached_load", wide)
     folder = measure(replace(config, limit=11, out=tmp_path), replace(QUICK, side=4))
     assert folder.identity["grid"] == [9, 16]
     tables, samples = frames(folder), {sample.id: sample for sample in load_samples("scenes", "test", 11)}
@@ -246,6 +247,7 @@ def test_a_tower_without_cls_has_a_curve_where_the_stand_in_scorer_looks(config,
     assert of_tower["insertion"].notna().all()
 
 
+@extended("moments")
 def test_a_measurement_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(config, measured, monkeypatch):
     elsewhere = replace(config, out=config.out / "killed")
     whole, calls = measuring.Measuring.predict_step, []
@@ -272,7 +274,7 @@ def test_a_measurement_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(co
 
 
 def test_another_plan_is_another_run(config, measured, monkeypatch):
-    monkeypatch.setattr(measuring, "predict", lambda *args: None)
+    monkeypatch.setattr(answering, "predict", lambda *args: None)
     names = set()
     for change in ({}, {"keep": 15}, {"side": 6}, {"blocks": 4}, {"shares": (0.1,)}, {"head_rows": False}):
         with pytest.raises(OutputError, match="24 questions have no record"):
@@ -286,12 +288,12 @@ def test_a_plan_takes_the_smallest_blocks_that_are_not_too_many(grid):
     longest = max(grid.rows, grid.columns)
     for side in range(1, longest + 1):
         counts = {s: math.ceil(grid.rows / s) * math.ceil(grid.columns / s) for s in range(side, longest + 1)}
-        assert BiasPlan(side=side).on(grid) == BiasPlan(side=side, blocks=counts[side])
+        assert carried_out(BiasPlan(side=side), grid) == BiasPlan(side=side, blocks=counts[side])
         for most in {1, 4, 10, counts[side], counts[side] + 1}:
-            plan = BiasPlan(side=side, blocks=most).on(grid)
+            plan = carried_out(BiasPlan(side=side, blocks=most), grid)
             assert plan.side == min(s for s, count in counts.items() if count <= most)
             assert plan.blocks == counts[plan.side] == len(squares(grid, plan.side).unique())
-            assert plan.on(grid) == plan
+            assert carried_out(plan, grid) == plan
 
 
 def test_what_cannot_be_measured_is_refused(config):

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.tiers import extended
+
 # The model is narrow, to be quick, and has as many layers, heads and patches as tables have rows for. What is live is
 # what stays when the allocator has given back all that it need not hold; peaks within a batch vary by more than tables.
 PROGRAM = """
@@ -13,7 +15,8 @@ from pathlib import Path
 from transformers import LlavaForConditionalGeneration
 from foveate.compression import Identity
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.bias import BiasPlan, measure
+from foveate.evaluation.bias import measure
+from foveate.evaluation.bias_plan import BiasPlan
 from foveate.evaluation.tables import TableFolder
 from foveate.reference.architecture import clip_config, llava_config, make_processor
 
@@ -43,6 +46,7 @@ for place, questions in (("put on disk", 48), ("held", 36)):
 """
 
 
+@extended("memory")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are not told to give memory back")
 def test_after_four_times_as_many_questions_a_measurement_holds_no_more_memory(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}

@@ -10,7 +10,8 @@ import pytest
 from analysis.records import read_records
 from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.evaluation.bias import BiasPlan, measure
+from foveate.evaluation.bias import measure
+from foveate.evaluation.bias_plan import BiasPlan
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.tables import TableFolder
 from foveate.methods import vtc_cls

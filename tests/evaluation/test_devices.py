@@ -20,7 +20,9 @@ from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.devices import Team, _help, lead
 from foveate.evaluation.records import RecordFolder
 from tests.evaluation.shared_evaluations import evaluations
+from tests.scripts import start, wait_for
 from tests.services import free_port, hears_ctrl_c, wait_until
+from tests.tiers import extended
 
 SCRIPT = str(Path(__file__).with_name("shared_evaluations.py"))
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -65,6 +67,7 @@ def parts(folder: Path) -> int:
     return len(list(folder.glob("part-*.parquet")))
 
 
+@extended("devices")
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun", "slurm"])
 def test_two_processes_leave_the_records_of_one(launcher, alone, tiny, tmp_path):
     processes = launched(launcher, SCRIPT, "--model", tiny, "--devices", "2", "--out", str(tmp_path))
@@ -86,6 +89,7 @@ def test_two_processes_leave_the_records_of_one(launcher, alone, tiny, tmp_path)
     assert "".join(out for out, _ in said).strip() == "bias is measured by one process: leave --devices and --nodes out"
 
 
+@extended("devices")
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 @pytest.mark.parametrize(("doomed", "sign"), [("leader", "SIGKILL"), ("helper", "SIGKILL"), ("leader", "SIGTERM")])
 def test_a_process_that_is_killed_ends_the_others_and_leaves_a_run_that_goes_on(doomed, sign, tiny, tmp_path):
@@ -97,6 +101,7 @@ def test_a_process_that_is_killed_ends_the_others_and_leaves_a_run_that_goes_on(
     goes_on(tiny, tmp_path)
 
 
+@extended("devices")
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_ctrl_c_ends_all_processes_after_their_batches(tiny, tmp_path):
     leader, helper = long_run(tiny, tmp_path)
@@ -151,13 +156,14 @@ def test_no_run_begins_before_an_orphan_of_the_last_one_has_ended(tmp_path):
         "with folder.hand(1):\n    print('held', flush=True)\n    time.sleep(1.5)\n"
         "    (folder.folder / 'ended').touch()"
     )
-    orphan = started("-c", code)
-    assert orphan.stdout.readline() == "held\n"
+    orphan = start("-c", code)
+    wait_for(orphan, lambda: orphan.stdout == "held\n")
     with RecordFolder(tmp_path).lock({}):
         assert (tmp_path / "ended").exists()
     orphan.communicate()
 
 
+@extended("devices")
 def test_a_search_over_two_devices_asks_every_trial_once(tiny, tmp_path):
     """The limit of lost accuracy makes every trial ask for the uncompressed model, which is evaluated before."""
     command = ["experiments/search_weights.py", "--model", tiny, "--limit", "66", "--batch-size", "4", "--keep", "7"]

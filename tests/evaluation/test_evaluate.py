@@ -2,9 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +22,8 @@ from foveate.models.load import load
 from foveate.models.pictures import Texts
 from foveate.scorers import ClsEnsemble
 from foveate.selectors import Mass
+from tests.scripts import start, wait_for
+from tests.tiers import extended, parametrize
 
 NO_TEXTS = Texts([], [], None)
 COMPRESSORS = [
@@ -52,7 +51,10 @@ def answers(folder: RecordFolder) -> dict[str, str]:
     return dict(zip(table["sample_id"].to_pylist(), table["prediction"].to_pylist(), strict=True))
 
 
-@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+ONE_OF_EACH_PLACE = (vtc_cls(16, 1), tome(40), fastv(9, 2))
+
+
+@parametrize("compressor", COMPRESSORS, fast=ONE_OF_EACH_PLACE, ids=repr)
 def test_batch_size_padding_sharing_and_cache_never_change_an_answer(config, compressor):
     config = replace(config, compressor=compressor, limit=44)
     many = answers(evaluate(config))
@@ -139,6 +141,7 @@ def test_an_interrupted_run_answers_only_what_is_missing(config):
     assert {part: part.stat().st_mtime_ns for part in untouched} == untouched
 
 
+@extended("moments")
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_a_killed_process_leaves_a_run_that_a_second_one_completes(config):
     code = (
@@ -147,11 +150,8 @@ def test_a_killed_process_leaves_a_run_that_a_second_one_completes(config):
         f"out = Path({str(config.out)!r});"
         f"evaluate(EvalConfig(vtc_cls(36, 1), model={config.model!r}, limit=330, batch_size=11, out=out))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(config.out.glob("records/*/part-*.parquet"))) < 3:
-        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
-        time.sleep(0.005)
+    process = start("-c", code)
+    wait_for(process, lambda: len(list(config.out.glob("records/*/part-*.parquet"))) >= 3)
     process.send_signal(signal.SIGKILL)
     process.wait()
     run = EvalConfig(vtc_cls(36, 1), model=config.model, limit=330, batch_size=11, out=config.out)

@@ -16,10 +16,11 @@ from foveate.methods import fastv, vtc_cls
 from foveate.models.load import load
 from foveate.settings import suited
 from foveate.testing.checkpoints import save_family
+from tests.tiers import parametrize
 
 NEW = 4
 COMPRESSORS = {"identity": Identity(), "vtc_cls": vtc_cls(0.3, 1), "fastv": fastv(0.3, 2)}
-BOTH = pytest.mark.parametrize("family", ["LLaVA-NeXT", "Qwen2.5-VL", "Qwen3-VL"])
+EVERY = parametrize("family", ["LLaVA-NeXT", "Qwen2.5-VL", "Qwen3-VL"])
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def live(loaded, compressor, sample):
 
 
 @torch.no_grad()
-@BOTH
-@pytest.mark.parametrize("name", COMPRESSORS)
+@EVERY
+@parametrize("name", COMPRESSORS, fast=("vtc_cls",))
 def test_batches_and_cached_encodings_never_change_an_answer(family, name, folder_of, tmp_path):
     loaded = load(folder_of(family))
     compressor = suited(COMPRESSORS[name], loaded)
@@ -63,8 +64,8 @@ def cropped(sample, width, height):
 
 
 @torch.no_grad()
-@BOTH
-@pytest.mark.parametrize("name", COMPRESSORS)
+@EVERY
+@parametrize("name", COMPRESSORS, fast=("vtc_cls",))
 def test_pictures_of_different_shapes_share_a_batch(family, name, folder_of, tmp_path):
     loaded = load(folder_of(family))
     compressor = suited(COMPRESSORS[name], loaded)

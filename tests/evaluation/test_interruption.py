@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -23,8 +22,9 @@ from foveate.evaluation.interruption import Interrupted, hear_nothing_more, inte
 from foveate.evaluation.records import RecordFolder
 from foveate.scorers import Random
 from tests.faults.commands import COMMANDS, OUT, Running, finished, prepared
+from tests.scripts import run as run_script
+from tests.scripts import start
 
-ROOT = Path(__file__).parents[2]
 asked: list[int] = []
 
 
@@ -226,27 +226,27 @@ def test_a_command_that_is_stopped_says_how_to_go_on(tmp_path):
     running = Running(command, prepared(tmp_path / "place"))
     while not list(tmp_path.glob(f"place/{OUT}/records/*/part-*")):
         assert running.works(0.0), running.printed
-    os.kill(running.process.pid, signal.SIGINT)
+    running.process.send_signal(signal.SIGINT)
     assert running.ends(60)
-    assert running.process.exitcode == 130, running.printed
+    assert running.process.returncode == 130, running.printed
     assert f"stopped: what is finished is kept in {OUT}/, and the same command goes on" in running.printed
     assert "Traceback" not in running.printed
     finished(command, tmp_path / "place")
 
 
 def test_bars_are_shown_in_a_terminal_and_nowhere_else(tiny, tmp_path):
-    command = [sys.executable, str(ROOT / "experiments" / "ablate_layers.py"), "--model", tiny, "--limit", "12"]
+    command = ["ablate_layers", "--model", tiny, "--limit", "12"]
     command += ["--keep", "16", "--layers", "0", "--max-new-tokens", "2", "--logger", "--out"]
-    piped = subprocess.run([*command, str(tmp_path / "a")], capture_output=True, text=True, check=True)
-    assert piped.stderr == ""
+    piped = run_script(*command, str(tmp_path / "a"))
+    assert (piped.returncode, piped.stderr) == (0, "")
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (25, 80))
-    with subprocess.Popen([*command, str(tmp_path / "b")], stdout=subprocess.DEVNULL, stderr=theirs) as process:
-        os.close(theirs)
-        shown = b""
-        while part := _read(ours):
-            shown += part
-        assert process.wait() == 0
+    process = start(*command, str(tmp_path / "b"), streams={"stderr": theirs})
+    os.close(theirs)
+    shown = b""
+    while part := _read(ours):
+        shown += part
+    assert process.wait() == 0
     os.close(ours)
     assert f"Results go to {tmp_path / 'b'}/. Ctrl-C ends the run after a batch".encode() in shown
     assert b"trial/s]" in shown or b"s/trial]" in shown
@@ -263,7 +263,7 @@ def test_a_short_step_shows_no_bar(capsys):
 
 def test_questions_are_counted(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        "foveate.evaluation.run.bar", lambda *args, **options: bar(*args, disable=False, delay=0, mininterval=0)
+        "foveate.evaluation.answering.bar", lambda *args, **options: bar(*args, disable=False, delay=0, mininterval=0)
     )
     evaluate(EvalConfig(Identity(), model=tiny, limit=24, batch_size=12, max_new_tokens=1, out=tmp_path))
     assert "12/24" in (shown := capsys.readouterr().err)

@@ -13,7 +13,7 @@ import pytest
 
 from foveate.compression import Identity
 from foveate.core.errors import FoveateError, MissingPackage
-from foveate.evaluation import EvalConfig, evaluate, loggers
+from foveate.evaluation import EvalConfig, evaluate, names
 from foveate.methods import vtc_cls
 
 MEASURED = {"accuracy", "evidence_recall", "seconds_per_question", "tokens_per_second"}
@@ -115,8 +115,8 @@ def test_wandb_is_told_of_two_evaluations_as_two_runs(config, monkeypatch):
 
 
 def test_a_missing_package_is_one_clear_error_before_anything_runs(config, monkeypatch):
-    monkeypatch.setattr(loggers, "find_spec", lambda name: importlib.util.find_spec("no_such_package"))
+    monkeypatch.setattr(names, "find_spec", lambda name: importlib.util.find_spec("no_such_package"))
     with pytest.raises(MissingPackage, match=r"logger 'wandb' needs .*pip install 'foveate\[loggers\]'"):
         evaluate(replace(config, loggers=("wandb",), model="is not even looked for"))
     with pytest.raises(FoveateError, match="logger 'paper' is unknown; known: csv, tensorboard, wandb, mlflow"):
-        loggers.check_loggers(["paper"])
+        names.check_loggers(["paper"])

@@ -8,13 +8,16 @@ from foveate.compression import Identity, VisionCompressor
 from foveate.core.needs import LayersFrom
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.evaluation.run import cached_load, encodings_of, longest_first
-from foveate.evaluation.sharing import SHARINGS, said_by
+from foveate.evaluation.answering import encodings_of, longest_first
+from foveate.evaluation.names import SHARINGS
+from foveate.evaluation.run import cached_load
+from foveate.evaluation.sharing import said_by
 from foveate.methods import fastv, prumerge, random, vtc_cls
 from foveate.models.engine import Conversation, answer, likelihood
 from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.selectors import Mass
 from tests.pictures import seen
+from tests.tiers import parametrize
 
 COMPRESSORS = [
     vtc_cls(16, 1),
@@ -36,7 +39,7 @@ def answers(config):
     )
 
 
-@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+@parametrize("compressor", COMPRESSORS, fast=(vtc_cls(16, 1), fastv(20, 2)), ids=repr)
 def test_no_sharing_changes_an_answer(config, tmp_path, compressor):
     config = replace(config, compressor=compressor)
     texts, likely = answers(config)

@@ -1,24 +1,21 @@
 """Benchmarks as a user runs them, on the shipped model and a few questions of the hub's columns."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests import scripts
 from tests.data import tables
+from tests.tiers import parametrize
 
-ROOT = Path(__file__).parents[2]
 TYPES = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
 
 
-def run(script: str, *options: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache")}
-    command = [sys.executable, str(ROOT / "experiments" / script), *options]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+def run(script, *options, folder):
+    cache = f"import datasets; datasets.config.HF_DATASETS_CACHE = {str(folder / 'cache')!r}"
+    return scripts.run(script, *options, folder=folder, before=cache)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +32,7 @@ def place(tmp_path_factory) -> Path:
 
 def test_several_benchmarks_are_compared_and_failures_are_said(place):
     options = ("--data", "pope:pope.parquet", "mme:mme.parquet", "--methods", "vtc_cls", "--keep", "16")
-    result = run("compare_methods.py", *options, "--on-error", "skip", folder=place)
+    result = run("compare_methods", *options, "--on-error", "skip", folder=place)
     assert result.returncode == 0, result.stderr
     pope = pd.read_csv(place / "runs/compare_methods_pope/benchmark.csv")
     assert set(pope["method"]) >= {"full", "vtc_cls", "random", "uniform", "blind"}
@@ -64,10 +61,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
+@parametrize("kind", BAD)
 def test_bad_data_gets_one_clear_line(kind, place):
     options, message = BAD[kind]
-    result = run("compare_methods.py", *options, "--study", "bad", "--methods", "vtc_cls", folder=place)
+    result = run("compare_methods", *options, "--study", "bad", "--methods", "vtc_cls", folder=place)
     assert result.returncode == 2, result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and message in last
@@ -75,14 +72,14 @@ def test_bad_data_gets_one_clear_line(kind, place):
 
 
 def test_other_experiments_take_one_data_set(place):
-    result = run("ablate_layers.py", "--data", "scenes", "pope", folder=place)
+    result = run("ablate_layers", "--data", "scenes", "pope", folder=place)
     assert result.returncode == 2
     assert "data scenes pope: this experiment takes one data set" in result.stderr
 
 
 def test_answers_are_written_for_the_graders(place):
     options = ("--data", "mmvet:mmvet.parquet", "vqav2:vqav2.parquet", "--max-new-tokens", "4", "--keep", "16")
-    result = run("answer_benchmark.py", *options, "--method", "vtc_cls", "--split", "test", folder=place)
+    result = run("answer_benchmark", *options, "--method", "vtc_cls", "--split", "test", folder=place)
     assert result.returncode == 0, result.stderr
     assert json.loads((place / "runs/answers_mmvet/submission.json").read_text()).keys() == {"v1_0", "v1_1"}
     entries = json.loads((place / "runs/answers_vqav2_test/submission.json").read_text())

@@ -1,8 +1,5 @@
 """A new scorer in four steps: write it, name it, compare it with everything, read its row."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -12,9 +9,8 @@ from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 
 from foveate.methods import METHODS
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "experiments/compare_methods.py"
+from tests import scripts
+from tests.tiers import extended
 
 # a researcher's file, outside the package
 SCORER = '''
@@ -45,10 +41,8 @@ QUICK = ("--methods", "fastv", "mine.scorer:unlike", "cdpruner", "--keep", "0.5"
 FILES = {"study.db", "table.csv", "table.md", "frontier.png", "ranking.png", "kept_patches.png"}
 
 
-def run(*options: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    command = [sys.executable, str(SCRIPT), *options]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+def run(*options, folder):
+    return scripts.run("compare_methods", *options, folder=folder, environment={"PYTHONPATH": str(folder)})
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +96,7 @@ def test_what_is_missing_is_said_and_why(finished):
     assert "Cannot run on this model: cdpruner" in printed
 
 
+@extended("every")
 def test_a_second_run_computes_nothing_and_changes_no_byte_of_the_table(finished, tiny):
     folder, printed = finished
     tables = [folder / "runs/compare_methods" / name for name in ("table.csv", "table.md")]

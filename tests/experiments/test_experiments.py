@@ -2,32 +2,23 @@
 
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from tests.scripts import run, start, wait_for
+from tests.tiers import extended
+
 FILES = {"table.csv", "table.md", "accuracy_by_layer.png", "frontier.png", "kept_patches.png", "study.db"}
-QUICK = ("--limit", "44", "--keep", "36", "7", "--layers", "1", "5")
-
-
-def command(script: str, *options: str) -> list[str]:
-    return [sys.executable, str(ROOT / "experiments" / script), *options]
-
-
-def run(script: str, *options: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(script, *options), cwd=folder, capture_output=True, text=True)
+QUICK = ("--limit", "22", "--keep", "36", "7", "--layers", "1", "5")
 
 
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("ablation")
-    result = run("ablate_layers.py", "--model", tiny, *QUICK, folder=folder)
+    result = run("ablate_layers", "--model", tiny, *QUICK, folder=folder)
     assert result.returncode == 0, result.stderr
     return folder / "runs", result.stdout
 
@@ -35,7 +26,7 @@ def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
 def test_the_ablation_writes_what_its_help_promises(finished):
     runs, printed = finished
     assert {file.name for file in (runs / "ablate_layers").iterdir() if file.is_file()} >= FILES
-    assert "At 36 of 144 patches (n = 44 questions about 4 images) the best single layer is" in printed
+    assert "At 36 of 144 patches (n = 22 questions about 2 images) the best single layer is" in printed
     table = pd.read_csv(runs / "ablate_layers" / "table.csv", dtype={"layers": str})
     asked = "scorer layers keep n accuracy ci_low ci_high delta_vs_full delta_ci_low delta_ci_high delta_vs_random"
     asked += " p_vs_random_holm evidence_recall agreement_with_full"
@@ -43,7 +34,7 @@ def test_the_ablation_writes_what_its_help_promises(finished):
     rows = {"cls[1]", "cls[5]", "cls[1:]", "cls[all]", "random", "uniform", "evidence"}
     assert set(table["scorer"]) == rows | {"full", "blind"}
     assert len(table) == 2 * len(rows) + 2
-    assert (table["n"] == 44).all()
+    assert (table["n"] == 22).all()
     full = table[table["scorer"] == "full"].iloc[0]
     assert full["agreement_with_full"] == full["evidence_recall"] == 1
     for name in ("accuracy_by_layer.png", "frontier.png", "kept_patches.png"):
@@ -62,28 +53,21 @@ def test_a_second_run_computes_nothing_and_changes_no_byte_of_the_table(finished
     runs, printed = finished
     table = (runs / "ablate_layers" / "table.csv").read_bytes()
     parts = {part: part.stat().st_mtime_ns for part in runs.glob("records/*/part-*")}
-    again = run("ablate_layers.py", "--model", tiny, *QUICK, folder=runs.parent)
+    again = run("ablate_layers", "--model", tiny, *QUICK, folder=runs.parent)
     assert again.returncode == 0, again.stderr
     assert again.stdout == printed
     assert (runs / "ablate_layers" / "table.csv").read_bytes() == table
     assert {part: part.stat().st_mtime_ns for part in runs.glob("records/*/part-*")} == parts
 
 
+@extended("moments")
 def test_a_killed_ablation_ends_in_the_same_bytes(finished, tiny, tmp_path):
-    process = subprocess.Popen(
-        command("ablate_layers.py", "--model", tiny, *QUICK, "--batch-size", "11"),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 240
-    while len(list(tmp_path.glob("runs/records/*/DONE"))) < 4:
-        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
-        time.sleep(0.01)
+    process = start("ablate_layers", "--model", tiny, *QUICK, "--batch-size", "11", folder=tmp_path)
+    wait_for(process, lambda: len(list(tmp_path.glob("runs/records/*/DONE"))) >= 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "runs/ablate_layers/table.csv").exists()
-    result = run("ablate_layers.py", "--model", tiny, *QUICK, folder=tmp_path)
+    result = run("ablate_layers", "--model", tiny, *QUICK, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     expected = (finished[0] / "ablate_layers" / "table.csv").read_bytes()
     assert (tmp_path / "runs/ablate_layers/table.csv").read_bytes() == expected
@@ -91,7 +75,7 @@ def test_a_killed_ablation_ends_in_the_same_bytes(finished, tiny, tmp_path):
 
 def test_the_budget_ablation_runs_along_a_fine_axis(tiny, tmp_path):
     options = ("--scorers", "cls[-1]", "cls[2:]", "--keep", "20", "10", "0.03", "--limit", "22", "--out", "elsewhere")
-    result = run("ablate_budgets.py", "--model", tiny, *options, folder=tmp_path)
+    result = run("ablate_budgets", "--model", tiny, *options, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     table = pd.read_csv(tmp_path / "elsewhere/ablate_budgets/table.csv")
     assert sorted(table.loc[table["scorer"] == "cls[2:]", "keep"]) == [4, 10, 20]
@@ -99,7 +83,7 @@ def test_the_budget_ablation_runs_along_a_fine_axis(tiny, tmp_path):
 
 
 def test_help_explains_every_option():
-    result = run("ablate_layers.py", "--help", folder=ROOT)
+    result = run("ablate_layers", "--help")
     assert result.returncode == 0
     for option in "model data split limit keep layers batch-size seed study storage out device".split():
         assert f"--{option}" in result.stdout
@@ -108,7 +92,7 @@ def test_help_explains_every_option():
 
 def test_bad_input_gets_one_clear_line_from_a_process_of_its_own(tiny, tmp_path):
     """All other values that no option can have are tried in the test's own process: test_values.py."""
-    result = run("ablate_layers.py", "--model", tiny, "--limit", "11", "--keep", "500", folder=tmp_path)
+    result = run("ablate_layers", "--model", tiny, "--limit", "11", "--keep", "500", folder=tmp_path)
     last = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 2
     assert last.startswith("error: keep=500: an image has 144 patches")
@@ -117,14 +101,14 @@ def test_bad_input_gets_one_clear_line_from_a_process_of_its_own(tiny, tmp_path)
 
 
 def test_another_configuration_under_the_same_name_is_refused(finished, tiny):
-    result = run("ablate_layers.py", "--model", tiny, *QUICK, "--limit", "33", folder=finished[0].parent)
+    result = run("ablate_layers", "--model", tiny, *QUICK, "--limit", "33", folder=finished[0].parent)
     assert result.returncode == 2
     assert "error: study 'ablate_layers' exists with another configuration" in result.stderr
-    assert "limit: 44 there, 33 here" in result.stderr
+    assert "limit: 22 there, 33 here" in result.stderr
 
 
 def test_models_that_cannot_be_used_are_named(tmp_path):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    result = run("ablate_layers.py", "--model", "bert", folder=tmp_path)
+    result = run("ablate_layers", "--model", "bert", folder=tmp_path)
     assert "error: model 'bert' is of type 'bert'; supported: llava" in result.stderr

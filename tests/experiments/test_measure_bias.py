@@ -1,9 +1,6 @@
 """The measurement of perception bias as a user runs it, on a tiny random model with a few questions."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,19 +10,12 @@ from PIL import Image
 from analysis.bias import contrasts, signal_frame, summary_table
 from analysis.maps import place_nulls
 from foveate.evaluation.tables import TableFolder
+from tests.scripts import run, start, wait_for
+from tests.tiers import extended
 
-ROOT = Path(__file__).parents[2]
 QUICK = ("--limit", "36", "--batch-size", "12", "--side", "6", "--shares", "0.1", "0.5")
 WRITTEN = ("table.csv", "table.md", "contrasts.csv")
 FIGURES = ("layers.png", "pairs.png", "maps.png", "curves.png", "heads.png")
-
-
-def command(tiny: str, *options: str) -> list[str]:
-    return [sys.executable, str(ROOT / "experiments" / "measure_bias.py"), "--model", tiny, *options]
-
-
-def run(tiny: str, *options: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(tiny, *options), cwd=folder, capture_output=True, text=True)
 
 
 def parts(folder: Path) -> list[Path]:
@@ -35,7 +25,7 @@ def parts(folder: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("measure_bias")
-    result = run(tiny, *QUICK, folder=folder)
+    result = run("measure_bias", "--model", tiny, *QUICK, folder=folder)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     assert "sequence" not in result.stderr and "Predicting" not in result.stdout  # bars are for terminals
@@ -69,13 +59,14 @@ def test_the_printed_tables_are_those_of_the_measured_rows(finished):
         pd.testing.assert_frame_equal(found[numbers], expected[numbers], atol=1e-6, check_dtype=False)
 
 
+@extended("every")
 def test_a_second_run_measures_nothing_and_changes_no_byte(finished, tiny):
     folder, printed = finished
     before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/bias/*/**/*")}
     written = {name: (folder / "runs/measure_bias" / name).read_bytes() for name in WRITTEN}
     encodings = (folder / "runs/encodings").rename(folder / "encodings")  # without which nothing can be measured
     try:
-        again = run(tiny, *QUICK, folder=folder)
+        again = run("measure_bias", "--model", tiny, *QUICK, folder=folder)
         assert again.returncode == 0, again.stderr
         assert not (folder / "runs/encodings").exists()
     finally:
@@ -85,20 +76,16 @@ def test_a_second_run_measures_nothing_and_changes_no_byte(finished, tiny):
     assert {name: (folder / "runs/measure_bias" / name).read_bytes() for name in WRITTEN} == written
 
 
+@extended("moments")
 def test_a_killed_measurement_ends_in_the_same_bytes(finished, tiny, tmp_path):
-    process = subprocess.Popen(
-        command(tiny, *QUICK), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 240
-    while not parts(tmp_path):
-        assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
-        time.sleep(0.01)
+    process = start("measure_bias", "--model", tiny, *QUICK, folder=tmp_path)
+    wait_for(process, lambda: parts(tmp_path))
     process.send_signal(signal.SIGKILL)
     process.wait()
     begun = {part: part.stat().st_mtime_ns for part in parts(tmp_path)}
     assert len(begun) < 3
     assert not list(tmp_path.glob("runs/bias/*/DONE"))
-    result = run(tiny, *QUICK, folder=tmp_path)
+    result = run("measure_bias", "--model", tiny, *QUICK, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == finished[1]
     assert {part: part.stat().st_mtime_ns for part in begun} == begun
@@ -111,8 +98,8 @@ def test_a_killed_measurement_ends_in_the_same_bytes(finished, tiny, tmp_path):
             pd.testing.assert_frame_equal(rows, wanted)  # unknown values equal each other here
 
 
-def test_help_explains_every_option(tiny):
-    result = run(tiny, "--help", folder=ROOT)
+def test_help_explains_every_option():
+    result = run("measure_bias", "--help")
     assert result.returncode == 0
     for option in "keep side blocks shares head-rows study model data split limit seed batch-size device out".split():
         assert f"--{option}" in result.stdout

@@ -1,7 +1,5 @@
 """The command as a user runs it, on tiny random models and a few rounds."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,20 +8,16 @@ from PIL import Image
 
 from analysis.speed import read_rounds
 from foveate.testing.checkpoints import save_family
+from tests.scripts import run
+from tests.tiers import extended
 
-ROOT = Path(__file__).parents[2]
 QUICK = ("--methods", "random", "fastv", "--keep", "0.5", "9", "--new-tokens", "2", "--rounds", "2")
-
-
-def run(*options: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "experiments/measure_speed.py"), *options]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("speed")
-    result = run("--model", tiny, *QUICK, "--batch", "1", "3", folder=folder)
+    result = run("measure_speed", "--model", tiny, *QUICK, "--batch", "1", "3", folder=folder)
     assert result.returncode == 0, result.stderr
     return folder / "runs/measure_speed", result.stdout
 
@@ -61,9 +55,12 @@ def test_the_rounds_say_on_what_they_were_measured(finished, tiny):
     assert len(rounds) == 2 * 2 * 7
 
 
+@extended("every")
 def test_pictures_of_several_sizes_are_shown_to_a_model_that_sees_any(tmp_path):
     model = str(save_family("Qwen2.5-VL", tmp_path / "model"))
-    result = run("--model", model, *QUICK[:5], *QUICK[6:], "--size", "16", "32", "--batch", "2", folder=tmp_path)
+    result = run(
+        "measure_speed", "--model", model, *QUICK[:5], *QUICK[6:], "--size", "16", "32", "--batch", "2", folder=tmp_path
+    )
     assert result.returncode == 0, result.stderr
     table = pd.read_csv(tmp_path / "runs/measure_speed/table.csv")
     full = table[table["method"] == "full"]

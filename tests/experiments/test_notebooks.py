@@ -7,7 +7,8 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -20,11 +21,13 @@ from nbformat.v4 import new_code_cell
 from foveate.compression import Identity
 from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.bias import BiasPlan, measure
+from foveate.evaluation.bias import measure
+from foveate.evaluation.bias_plan import BiasPlan
 from foveate.models.llava import Tower
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import Choice, controls, every_layer, single, suffix
 from foveate.studies.comparison import compare
+from tests.tiers import extended, parametrize
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
@@ -33,16 +36,29 @@ MADE_BY = {"01": ("bias",), "02": ("bias",), "03": ("ablate", "bias"), "04": ("c
 
 
 @pytest.fixture(scope="module")
-def runs(tiny, tmp_path_factory) -> Path:
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("notebooks")
+
+
+@pytest.fixture(scope="module")
+def made(tiny, runs) -> Callable[[str], None]:
     """What `make bias`, `make ablate`, `make compare` and `make speed` write, of 13 questions about two pictures."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    config = EvalConfig(Identity(), model=tiny, limit=13, max_new_tokens=3, out=folder)
-    measure(config, BiasPlan(side=6, shares=(0.11, 0.25)))
-    ablate("ablate_layers", config, choices, (16,))
-    compare("compare_methods", config, ("fastv", "vtc_cls"), (72,), seeds=(0,))
-    measure_speed = runpy.run_path(str(ROOT / "experiments" / "measure_speed.py"))["main"]
-    measure_speed(("vtc_cls",), (72,), batch=(1,), new_tokens=2, rounds=2, model=tiny, out=folder)
-    return folder
+    config = EvalConfig(Identity(), model=tiny, limit=13, max_new_tokens=3, out=runs)
+
+    @cache
+    def make(what: str) -> None:
+        match what:
+            case "bias":
+                measure(config, BiasPlan(side=6, shares=(0.11, 0.25)))
+            case "ablate":
+                ablate("ablate_layers", config, choices, (16,))
+            case "compare":
+                compare("compare_methods", config, ("fastv", "vtc_cls"), (72,), seeds=(0,))
+            case "speed":
+                measure_speed = runpy.run_path(str(ROOT / "experiments" / "measure_speed.py"))["main"]
+                measure_speed(("vtc_cls",), (72,), batch=(1,), new_tokens=2, rounds=2, model=tiny, out=runs)
+
+    return make
 
 
 def choices(tower: Tower) -> list[Choice]:
@@ -114,8 +130,10 @@ def test_a_notebook_asks_a_question_names_its_sources_defines_nothing_and_is_sto
         assert not cell.outputs and cell.execution_count is None
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_notebook_runs_draws_and_ends_with_an_answer_in_numbers(name, kernel):
+@parametrize("name", PICTURES, reason="notebooks")
+def test_a_notebook_runs_draws_and_ends_with_an_answer_in_numbers(name, made, kernel):
+    for what in MADE_BY[name[:2]]:
+        made(what)
     cells = [cell for cell in execute(name, kernel).cells if cell.cell_type == "code"]
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
     pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
@@ -149,6 +167,7 @@ def test_make_notebooks_runs_the_experiments_whose_results_are_missing_with_thei
     assert "experiments/" not in make(tmp_path, *words, f"FOVEATE_RUNS={tmp_path}").stdout
 
 
+@extended("notebooks")
 def test_make_notebooks_measures_once_and_shows_the_answer(tiny, tmp_path):
     finish(tmp_path, "ablate_layers", "compare_methods", "measure_speed")  # this notebook does not read them
     words = ("notebooks", "NOTEBOOKS=notebooks/01_what_scorers_see.ipynb")

@@ -12,21 +12,19 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_f1_score
 
+from analysis.paper import BENCHMARKS, BUDGETS, METHODS, MODEL, PAPER
 from analysis.records import read_records
-from analysis.reproduction import BENCHMARKS, BUDGETS, METHODS, MODEL, PAPER, _verdict
+from analysis.reproduction import _verdict
 from foveate.core.errors import DataError
 from foveate.data.benchmarks import BENCHMARKS as KNOWN
 from foveate.data.published import published
+from tests import scripts
 from tests.data import tables
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "reproduce_vtc_cls.py"
 
-
-def run(*options: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache"), **environment}
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *options], cwd=folder, env=environment, capture_output=True, text=True
-    )
+def run(*options, folder):
+    cache = f"import datasets; datasets.config.HF_DATASETS_CACHE = {str(folder / 'cache')!r}"
+    return scripts.run("reproduce_vtc_cls", *options, folder=folder, before=cache)
 
 
 def test_a_model_that_is_there_goes_through_the_whole_grid(tmp_path):
@@ -72,7 +70,9 @@ def _f1(records: pd.DataFrame) -> float:
 
 
 def test_without_weights_it_says_what_it_would_need(tmp_path):
-    result = run(folder=tmp_path, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    nowhere = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}  # read when libraries are imported
+    script = str(scripts.EXPERIMENTS / "reproduce_vtc_cls.py")
+    result = subprocess.run([sys.executable, script], cwd=tmp_path, env=nowhere, capture_output=True, text=True)
     assert result.returncode == 2
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("error: model 'llava-hf/llava-1.5-7b-hf': ")

@@ -4,7 +4,6 @@ A fault is given a scene, an empty or copied folder, random numbers, and `when`,
 command or among sizes. It yields the paths that the next run of the command must name and set aside.
 """
 
-import os
 import shutil
 import signal
 import stat
@@ -59,12 +58,12 @@ def set_scene(command: Command, folder: Path) -> Scene:
     running = Running(command, whole)
     seconds = running.computes()
     expected = command.results(whole)
-    assert running.process.exitcode == 0 and all(expected.values()), running.printed
+    assert running.process.returncode == 0 and all(expected.values()), running.printed
     beginning = Running(command, half)
     while len([*half.glob(f"{OUT}/records/*/part-*"), *half.glob(f"{OUT}/bias/*/part-*")]) < 2:
         assert beginning.works(0.0), f"{command.script} ended before it could be killed: {beginning.printed}"
     beginning.process.kill()
-    beginning.process.join()
+    beginning.process.wait()
     return Scene(command, whole, half, expected, seconds)
 
 
@@ -76,7 +75,7 @@ def killed(number: signal.Signals) -> Injection:
         running = Running(scene.command, prepared(folder))
         if not running.works(when * scene.seconds):
             raise Missed
-        os.kill(running.process.pid, number)
+        running.process.send_signal(number)
         if not running.ends(ENDS_S):
             raise Lost(f"does not end after {number.name}")
         if number == signal.SIGINT and "Traceback" in running.printed:
@@ -159,11 +158,11 @@ def weights_damaged(cut: bool) -> Injection:
         if not running.ends():
             raise Lost("hangs with damaged weights")
         told = "error: " in running.printed and "Traceback" not in running.printed
-        if running.process.exitcode != 0 and not told:
+        if running.process.returncode != 0 and not told:
             raise Lost("does not say what is wrong with the weights")
-        if cut and running.process.exitcode == 0:
+        if cut and running.process.returncode == 0:
             raise Lost("does not notice that weights are missing")
-        if before and checksum(folder / OUT / "records") != before and running.process.exitcode != 0:
+        if before and checksum(folder / OUT / "records") != before and running.process.returncode != 0:
             raise Lost("has touched the records of another checkpoint")
         shutil.copy(REFERENCE / "model.safetensors", weights)
         yield ()
@@ -179,7 +178,7 @@ def two_at_once(scene: Scene, folder: Path, rng: np.random.Generator, when: floa
         raise Missed
     second = Running(scene.command, folder)
     for running in (first, second):
-        if not running.ends() or running.process.exitcode:
+        if not running.ends() or running.process.returncode:
             raise Lost(f"two at once: {running.printed[-300:]}")
     yield ()
 
@@ -222,7 +221,7 @@ def _refused(running: Running) -> None:
     """Waits for a command that cannot write what it has to."""
     if not running.ends(ENDS_S):
         raise Lost("hangs where it cannot write")
-    if running.process.exitcode == 0:
+    if running.process.returncode == 0:
         raise Missed
     if "error: " not in running.printed or "Traceback" in running.printed:
         raise Lost(f"does not say in one line that it cannot write: {running.printed[-1500:]}")

@@ -97,6 +97,7 @@ SHORT: Plan = {
     "weights cut": {ABLATE: 1},
     "weights flipped": {ABLATE: 1},
 }
+FIRST: Plan = {"SIGKILL": {ABLATE: 1}, "record part flipped": {ABLATE: 1}}
 
 
 class Outcome(NamedTuple):

@@ -2,12 +2,16 @@
 
 from tests.faults.commands import COMMANDS
 from tests.faults.injection import Scene, run_again
-from tests.faults.matrix import SHORT, Outcome, run, table
+from tests.faults.matrix import FIRST, SHORT, Outcome, run, table
+from tests.tiers import parametrize
+
+PLANS = {"a kill and a flipped bit": FIRST, "twenty": SHORT}
 
 
-def test_no_fault_loses_a_result_or_lets_a_damaged_file_in(tmp_path):
+@parametrize("plan", PLANS, reason="moments")
+def test_no_fault_loses_a_result_or_lets_a_damaged_file_in(plan, tmp_path):
     assert sum(sum(counts.values()) for counts in SHORT.values()) >= 20
-    outcomes = run(SHORT, tmp_path, seed=0)
+    outcomes = run(PLANS[plan], tmp_path, seed=0)
     lost = [outcome for outcome in outcomes if outcome.lost]
     assert not lost, f"{table(outcomes)}\n{lost}"
 

@@ -1,5 +1,7 @@
 """Matching, clusters and pooling, against loops and goldens."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +105,27 @@ def test_pooling_matrix_equals_adaptive_average_pooling(shape):
     patches = torch.randn(2, 3, rows, columns)
     expected = F.adaptive_avg_pool2d(patches, pooled).flatten(2)
     torch.testing.assert_close(patches.flatten(2) @ pooling_matrix(*shape).T, expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (8, 6), (7, 7), (1, 9), (12, 3)])
+def test_a_remembered_grid_is_the_one_that_is_found_by_looking_at_all(shape):
+    rows, columns = shape
+
+    def found(keep):
+        best, least = None, None
+        for r in range(1, rows + 1):
+            for c in range(1, columns + 1):
+                shape, like = math.log(r / c), math.log(rows / columns)
+                stretch = round(abs(shape - like), 9)
+                bad = (stretch > math.log(2) + 1e-9, abs(r * c - keep), stretch, round(abs(shape), 9), r * c, -r)
+                if least is None or bad < least:
+                    best, least = (r, c), bad
+        return best
+
+    for _ in range(2):
+        assert [nearest_grid(keep, rows, columns) for keep in range(1, rows * columns + 1)] == [
+            found(keep) for keep in range(1, rows * columns + 1)
+        ]
 
 
 def test_the_nearest_grid_is_nearest_in_number_and_then_in_shape():

@@ -12,13 +12,15 @@ from foveate.testing.checkpoints import save_family
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
 from foveate.lmms.model import Foveate
 from tests.lmms.asking import generating
+from tests.tiers import extended
 
 SHAPES = [(20, 50), (60, 61), (20, 50), (50, 22)]
 FAMILIES = ["LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL"]
 NEW = 4
+FURTHER = [pytest.param(name, marks=extended("every")) for name in FAMILIES[1:]]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[FAMILIES[0], *FURTHER])
 def folder(request, tmp_path_factory):
     return save_family(request.param, tmp_path_factory.mktemp("checkpoint"))
 

@@ -15,7 +15,9 @@ from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.config import code_hash
 from foveate.methods import fastv, full, vtc_cls
+from tests.tiers import extended
 
+pytestmark = extended("lmms")
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
 
 QUESTIONS, NEW = 24, 12

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from tests.tiers import extended
+
 # Each case runs in a fork of its own, so that its peak is that of one pass above weights and libraries.
 PROGRAM = """
 import os
@@ -47,6 +49,7 @@ with torch.inference_mode():
 """
 
 
+@extended("memory")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a fork does not start with a peak of its own")
 def test_recording_32_rows_of_2900_tokens_takes_at_most_a_tenth_more_memory_than_a_plain_pass():
     # the allocator gives large tensors back at once, so that the peak is that of live tensors

@@ -13,6 +13,7 @@ from foveate.compression import Blind, Identity, VisionCompressor
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.models.load import load
 from foveate.scorers import Uniform
+from tests.tiers import extended
 
 FOLDER = Path(str(files("foveate.reference"))) / "llava"
 
@@ -53,6 +54,7 @@ def test_positions_hardly_matter_to_it(config):
     assert abs(repacked - original) < 0.04
 
 
+@extended("every")
 def test_batch_size_and_sharing_change_no_answer_of_it(config):
     for compressor in (Identity(), VisionCompressor(Uniform(), 16)):
         many = scores(config, compressor=compressor, limit=240)

@@ -1,8 +1,6 @@
 """The companion of the shipped model, and how it is trained. Its measurement stands in its model card."""
 
 import math
-import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 from zipfile import ZipFile
@@ -32,8 +30,9 @@ from foveate.reference.text_training import (
 from foveate.reference.training import EpochsOfScenes, fit
 from foveate.reference.vision_training import normalised
 from foveate.testing.tiny import save_tiny_llava
+from tests.scripts import ROOT, run
+from tests.tiers import extended
 
-ROOT = Path(__file__).parents[2]
 REFERENCE = Path(str(files("foveate.reference")))
 END = len(VOCABULARY)
 
@@ -150,6 +149,7 @@ def test_cosines_are_those_of_each_text_with_each_picture(tower, bank):
             torch.testing.assert_close(of_patch[text, picture], expected[1:], atol=1e-5, rtol=1e-5)
 
 
+@extended("training")
 def test_training_changes_all_but_the_tower(tower, bank, tmp_path):
     torch.manual_seed(0)
     module = TextTraining(60, paired_clip(tower), learning_rate=3e-3)
@@ -164,12 +164,14 @@ def test_training_changes_all_but_the_tower(tower, bank, tmp_path):
     assert pd.read_csv(log)["loss/caption"].dropna().iloc[-1] < 0.7 * math.log(6)  # that of guessing which of six
 
 
+@extended("training")
 def test_the_stage_of_the_script_trains_exports_and_continues(tmp_path):
     save_tiny_llava(tmp_path / "llava")
-    command = [sys.executable, str(ROOT / "experiments/train_reference.py"), "--out", str(tmp_path), "--stage", "text"]
-    command += "--text-steps 2 --pictures 8 --batch-size 2".split()
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    options = ["--out", str(tmp_path), "--stage", *"text --text-steps 2 --pictures 8 --batch-size 2".split()]
+    done = run("train_reference", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     first = (tmp_path / "clip" / "model.safetensors").read_bytes()
     assert "of the `search` split" in companion_card(tmp_path / "llava", tmp_path / "clip", "search")
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    done = run("train_reference", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "clip" / "model.safetensors").read_bytes() == first

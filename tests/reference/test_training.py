@@ -1,7 +1,4 @@
 import itertools
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,8 +22,9 @@ from foveate.reference.language_training import (
 )
 from foveate.reference.vision_training import ScenePictures, caption, normalised, patch_labels, picture_attributes
 from foveate.scorers import Uniform
+from tests.scripts import run
+from tests.tiers import extended
 
-ROOT = Path(__file__).parents[2]
 GRID = Grid(12, 12)
 
 
@@ -130,19 +128,29 @@ def test_the_curriculum_shows_some_of_every_thing(bank):
                 assert thing[row].max() > 0
 
 
+STEPS = "--vision-steps 2 --places-steps 2 --language-steps 3 --text-steps 2 --pictures 8 --batch-size 2".split()
+
+
+def trained(folder, stage, processes=1):
+    options = ("--out", str(folder), *STEPS, "--card-questions", "120", "--processes", str(processes), "--stage", stage)
+    done = run("train_reference", *options, folder=folder)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_script_trains_the_first_stage(tmp_path):
+    trained(tmp_path, "vision")
+    assert list(tmp_path.rglob("*.ckpt"))
+
+
+@extended("training")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_script_trains_exports_describes_and_continues(tmp_path, processes):
-    sizes = "--vision-steps 2 --places-steps 2 --language-steps 3 --text-steps 2 --pictures 8 --batch-size 2"
-    script = [sys.executable, str(ROOT / "experiments/train_reference.py"), "--out", str(tmp_path), *sizes.split()]
-    script += ["--card-questions", "120"]
     stages = ["all"] if processes == 1 else ["vision", "places", "language"]
     for stage in stages:
-        command = [*script, "--processes", str(processes), "--stage", stage]
-        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        trained(tmp_path, stage, processes)
     first = (tmp_path / "llava" / "model.safetensors").read_bytes()
     assert load(tmp_path / "llava").adapter.tower.grid.patches == 144
     if processes == 1:
         assert "| all | 120 |" in (tmp_path / "llava" / "README.md").read_text()
-    again = [*script, "--processes", str(processes), "--stage", "language"]
-    subprocess.run(again, check=True, capture_output=True, cwd=tmp_path)
+    trained(tmp_path, "language", processes)
     assert (tmp_path / "llava" / "model.safetensors").read_bytes() == first

@@ -11,7 +11,8 @@ from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load
 from foveate.studies.objective import Objective
 from foveate.studies.place import Place
-from foveate.studies.search import SearchPlan, space_of, winners
+from foveate.studies.plan import SearchPlan
+from foveate.studies.search import space_of, winners
 from foveate.studies.spaces import Planned
 from foveate.studies.study import open_study, queue, run
 
@@ -31,7 +32,7 @@ def searched(config, name, goals, max_loss, trials):
         config, space_of(SearchPlan(("single",), keep=(16,)), cached_load("reference")), goals, max_loss, stops=True
     )
     place = Place(name, config.out)
-    study = open_study(place, objective, {}, {"samples": config.limit})
+    _, study = open_study(place, objective, {}, {"samples": config.limit})
     queue(place, study, [Planned({"layer": layer}, source=source) for layer, source in trials])
     run(place, study, objective)
     return study

@@ -6,7 +6,8 @@ from foveate.compression import Identity
 from foveate.core.errors import FoveateError
 from foveate.evaluation import EvalConfig
 from foveate.studies.place import Place
-from foveate.studies.search import SearchPlan, search
+from foveate.studies.plan import SearchPlan
+from foveate.studies.search import search
 from tests.data import tables
 
 

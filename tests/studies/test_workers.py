@@ -5,7 +5,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import closing
@@ -31,7 +30,10 @@ from foveate.studies.objective import Objective
 from foveate.studies.place import Place
 from foveate.studies.spaces import Budget, LayerSpace, Planned
 from foveate.studies.study import open_study, queue, run
-from tests.services import hears_ctrl_c, wait_until
+from tests.scripts import run as run_script
+from tests.scripts import start, wait_for
+from tests.services import wait_until
+from tests.tiers import extended, parametrize
 
 FORK = get_context("fork")  # starts in no time what this process has loaded already
 
@@ -142,6 +144,7 @@ WANTED = {(s, k) for s in ("cls[0]", "cls[1]", "cls[2]", "full", "blind", "evide
 }
 
 
+@extended("devices")
 def test_several_workers_share_a_study_and_leave_the_records_of_one(config, tmp_path):
     one = ablate("s", replace(config, out=tmp_path / "one"), cells, (36, 7))
     three = ablate("s", replace(config, out=tmp_path / "three"), cells, (36, 7), workers=3)
@@ -151,19 +154,17 @@ def test_several_workers_share_a_study_and_leave_the_records_of_one(config, tmp_
     assert values[0] == values[1]
 
 
+@extended("devices")
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_ctrl_c_ends_all_workers_after_their_batches(tiny, tmp_path):
-    command = [sys.executable, "experiments/ablate_layers.py", "--model", tiny, "--limit", "132", "--batch-size", "2"]
+    command = ["ablate_layers", "--model", tiny, "--limit", "132", "--batch-size", "2"]
     command += ["--max-new-tokens", "2", "--keep", "36", "--workers", "2", "--out", str(tmp_path)]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, preexec_fn=hears_ctrl_c
-    )
+    process = start(*command, group=True)
 
     def both_at_work():
         return len(list(tmp_path.glob("records/*/part-*"))) > 4 and len(list(tmp_path.glob("*/workers/*"))) == 2
 
-    wait_until(lambda: both_at_work() or process.poll() is not None, 300, "two workers")
+    wait_for(process, both_at_work)
     others = psutil.Process(process.pid).children(recursive=True)
     assert len(others) >= 1
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -185,11 +186,12 @@ def planned(place, config, tiny_cells=cells):
     tower = cached_load(config.model).adapter.tower
     grid = Grid(tuple(tiny_cells(tower)), (36, 7))
     objective = Objective(config, grid)
-    study = open_study(place, objective, {"test": 1}, {})
+    _, study = open_study(place, objective, {"test": 1}, {})
     queue(place, study, grid.cells)
     return study, objective
 
 
+@extended("moments")
 def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(config):
     """Twenty workers are killed, each at a random moment after it has taken a trial."""
     place = Place("s", config.out)
@@ -213,7 +215,7 @@ def taken_by(worker, study):
     return any(f"-{worker.pid}-" in t.user_attrs.get("worker", "") for t in running(study))
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["on this machine", "on another machine"])
+@parametrize("elsewhere", [False, True], ids=["on this machine", "on another machine"])
 def test_a_worker_killed_over_postgresql_loses_nothing(config, postgresql_url, monkeypatch, elsewhere):
     place = Place("s", config.out, postgresql_url, heartbeat_s=1, grace_s=3)
     study, objective = planned(place, config)
@@ -238,6 +240,7 @@ def running(study):
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
+@extended("moments")
 def test_a_search_that_is_killed_suggests_what_it_would_have_suggested(config):
     """Also where TPE has begun to learn, and where a kill comes in the middle of a suggestion."""
     space = LayerSpace(4, 4, 4, 144, Budget(9, 9), ("weights",))
@@ -245,7 +248,7 @@ def test_a_search_that_is_killed_suggests_what_it_would_have_suggested(config):
     def searched(name, kills):
         place = Place(name, config.out)
         objective = Objective(config, space, ("quality",))
-        study = open_study(place, objective, {}, {"samples": 33})
+        _, study = open_study(place, objective, {}, {"samples": 33})
         queue(place, study, [Planned({f"weight_{i}": 0.5 for i in range(4)}, source="ensemble")])
         for number in kills:
             worker = FORK.Process(target=search_on, args=(place, objective, number))
@@ -298,7 +301,7 @@ def few(tower):
 FEW = {(scorer, 7) for scorer in ("cls[0]", "cls[1]", "cls[2]", "full")}
 
 
-@pytest.mark.parametrize("free", [0, 30_000, 150_000, 220_000, 300_000, 400_000])
+@parametrize("free", [0, 30_000, 150_000, 220_000, 300_000, 400_000], fast=(150_000,), reason="moments")
 def test_a_disk_that_runs_full_is_named_and_the_study_goes_on_later(config, small_disk, free):
     """What does not fit differs: the study, the encodings, records, artifacts; nothing is lost or read half-written."""
     config = replace(config, out=small_disk)
@@ -335,23 +338,19 @@ def test_no_workers_are_refused(config):
         ablate("s", config, cells, (7,), workers=0)
 
 
+@extended("moments")
 def test_the_whole_command_survives_sigkill(tiny, tmp_path):
     """The real command line with two workers, killed in the middle; its orphan ends by itself."""
-    import psutil
-
-    command = [sys.executable, "-W", "ignore", "experiments/ablate_layers.py", "--model", tiny, "--limit", "22"]
+    command = ["ablate_layers", "--model", tiny, "--limit", "22"]
     command += ["--out", str(tmp_path), "--keep", "7", "--workers", "2", "--layers", "0", "1"]
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    limit = time.monotonic() + 120
-    while not list(tmp_path.glob("records/*/part-*")):
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    first = start(*command)
+    wait_for(first, lambda: list(tmp_path.glob("records/*/part-*")))
     children = psutil.Process(first.pid).children()
     first.send_signal(signal.SIGKILL)
     first.wait()
     _, alive = psutil.wait_procs(children, 30)
     assert not alive
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_script(*command, timeout=300)
     assert done.returncode == 0, done.stderr
     study = optuna.load_study(study_name="ablate_layers", storage=f"sqlite:///{tmp_path}/ablate_layers/study.db")
     assert set(complete_cells(study).values()) == {1}

@@ -3,21 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from foveate.compression.run import Run
 from foveate.core.budget import Keep, resolve_keep
-from foveate.core.contracts import Cut, Merger, Pictures, Plugin, Scorer
+from foveate.core.contracts import Cut, Merger, Pictures, Plugin
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.needs import Need
 from foveate.core.types import Compressed, Compression, Decision, Trace
-from foveate.models.attach import Attachment, compressing
-from foveate.models.load import LoadedModel, adapt
-from foveate.models.pictures import TextSide
 from foveate.scorers import Constant
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    import foveate.models.load
 
 Positions = Literal["repacked", "original"]
 
@@ -79,7 +79,7 @@ class Compressor(ABC):
         )
 
     @contextmanager
-    def attached(self, model: nn.Module | LoadedModel) -> Iterator[Run]:
+    def attached(self, model: "nn.Module | foveate.models.load.LoadedModel") -> Iterator[Run]:
         """While active, the stock model compresses the images it is given; afterwards it is as it was.
 
         Logits of `forward` are those of the shortened, left-padded prompts, which streamers and logits processors of
@@ -97,6 +97,10 @@ class Compressor(ABC):
             LayerError: A cut stands at a block that the language model does not have.
             UnsupportedNeed: At the first call, if the model cannot give what the scorer needs.
         """
+        from foveate.models.attach import Attachment, compressing
+        from foveate.models.load import LoadedModel, adapt
+        from foveate.models.pictures import TextSide
+
         run = Run()
         if isinstance(model, LoadedModel):
             adapter, texts = model.adapter, model.text_side
@@ -113,7 +117,7 @@ def whole(pictures: Pictures, needs: tuple[Need, ...]) -> Compressed:
     patches = sources[:, : trace.patches]
     everything = torch.arange(trace.patches, device=sources.device).expand(len(sources), -1)
     decision = Decision(alike(trace, sources), Compression(everything))
-    return Compressed.of(pictures.project(patches), decision, trace, pictures.arrangement)
+    return Compressed.of(pictures.project(patches), decision, trace.answers(needs), pictures.arrangement)
 
 
 def alike(trace: Trace, features: Tensor) -> Tensor:
@@ -136,20 +140,6 @@ def selectable(keep: Keep | None, merger: Merger, patches: int) -> int:
     if (made := merger.reserved(count)) >= count:
         raise BudgetError(f"keep={keep}: {merger} alone makes {made} tokens, keep more than that")
     return count - made
-
-
-def sound(scores: Tensor, scorer: Scorer) -> Tensor:
-    """The scores, if they are finite, or -inf for what is not there.
-
-    Raises:
-        FoveateError: Some are NaN or infinite.
-    """
-    if wrong := int((scores.isnan() | (scores == torch.inf)).sum()):
-        raise FoveateError(
-            f"{scorer} gave {wrong} of {scores.numel()} scores as NaN or infinite, by which nothing can be chosen: "
-            "look for overflow (half precision?) or for a division by zero in the scorer"
-        )
-    return scores
 
 
 def budget(keep: Keep | None, patches: int) -> int:

@@ -26,7 +26,8 @@ class Pool(Compressor):
         sources, trace = pictures.encode(also)
         compression = _pooled(trace.views, resolve_keep(self.keep, trace.patches), sources)
         tokens = pictures.project(compression.apply(sources))
-        return Compressed.of(tokens, Decision(alike(trace, sources), compression), trace, pictures.arrangement)
+        decision = Decision(alike(trace, sources), compression)
+        return Compressed.of(tokens, decision, trace.answers(also), pictures.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)
@@ -45,7 +46,7 @@ class Downsample(Compressor):
         _, trace = pictures.encode((need, *also))
         features = trace[need]
         decision = Decision(alike(trace, features), _pooled((grid,), keep, features))
-        return Compressed.of(pictures.project(features), decision, trace, pictures.arrangement)
+        return Compressed.of(pictures.project(features), decision, trace.answers(also), pictures.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.compression.base import Compressor, Positions, budget, selectable, sound, union, whole
+from foveate.compression.base import Compressor, Positions, budget, selectable, union, whole
+from foveate.compression.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.budget import Keep
 from foveate.core.contracts import Cut, Merger, Pictures, Scorer, Selector
 from foveate.core.errors import FoveateError
@@ -50,10 +51,11 @@ class PromptCompressor(Compressor, Cut):
     def cut(self, states: Float[Tensor, "batch patch dim"], trace: Trace) -> Decision:
         with torch.no_grad():
             padding = trace.places == PADDING
-            scores = sound(self.scorer.score(trace).masked_fill(padding, -torch.inf), self.scorer)
+            scores = checked_scores(self.scorer.score(trace), self.scorer, trace, padding)
             keep = selectable(self.keep, self.merger, trace.patches)
             kept = self.selector.select(scores, trace, min(keep, states.shape[1]))
-            return Decision(scores, self.merger.merge(states, kept, scores, trace))
+            made = self.merger.merge(states, checked_choice(kept, self.selector, trace), scores, trace)
+            return Decision(scores, checked_compression(made, self.merger, *states.shape[:2]))
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return self.planned((float(patches),) * depth, patches)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -10,15 +11,19 @@ from torch.nn.utils.rnn import pad_sequence
 
 from foveate.core.types import Arrangement, Compressed, Decision
 from foveate.cost.tokens import TokenAccount, account
-from foveate.models.cutting import Cutting
-from foveate.models.decoder import Layout
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    import foveate.models.cutting
+    import foveate.models.decoder
+
+_Call = tuple[Compressed, "foveate.models.decoder.Layout", "foveate.models.cutting.Cutting"]
 
 
 class Run:
     """What an attached compressor decided in the model's latest call."""
 
     def __init__(self) -> None:
-        self._latest: tuple[Compressed, Layout, Cutting] | None = None
+        self._latest: _Call | None = None
 
     @property
     def kept(self) -> list[Int[Tensor, " kept"]]:
@@ -56,12 +61,14 @@ class Run:
         """Visual tokens of each prompt, block by block."""
         return account(self._call[2].per_block)
 
-    def note(self, compressed: Compressed, layout: Layout, cuts: Cutting) -> None:
+    def note(
+        self, compressed: Compressed, layout: "foveate.models.decoder.Layout", cuts: "foveate.models.cutting.Cutting"
+    ) -> None:
         """Called by the model's adapter."""
         self._latest = compressed, layout, cuts
 
     @property
-    def _call(self) -> tuple[Compressed, Layout, Cutting]:
+    def _call(self) -> _Call:
         if self._latest is None:
             raise LookupError("nothing was compressed yet: call the model with an image inside the `with`")
         return self._latest

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from foveate.compression.base import Compressor, Positions, budget, selectable, sound, union
+from foveate.compression.base import Compressor, Positions, budget, selectable, union
+from foveate.compression.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.contracts import Merger, Pictures, Reduction, Scorer, Selector
 from foveate.core.errors import UnsupportedNeed
@@ -56,12 +57,14 @@ class VisionCompressor(Compressor):
         keep = selectable(self.keep, self.merger, trace.patches)
         material = pictures.project(sources[:, : trace.patches]) if self.merge_projected else sources
         with torch.no_grad():  # gradients flow through the tokens, not through the choice
-            scores = sound(self.scorer.score(trace), self.scorer).to(sources.device)
-            kept = self.selector.select(scores, trace, keep)
-            compression = self.merger.merge(material, kept, scores, trace)
+            scores = checked_scores(self.scorer.score(trace), self.scorer, trace).to(sources.device)
+            kept = checked_choice(self.selector.select(scores, trace, keep), self.selector, trace)
+            made = self.merger.merge(material, kept, scores, trace)
+            compression = checked_compression(made, self.merger, *material.shape[:2])
         tokens = compression.apply(material)
         tokens = tokens if self.merge_projected else pictures.project(tokens)
-        return Compressed.of(tokens, Decision(scores, compression), trace, pictures.arrangement, self.separators)
+        decision, carried = Decision(scores, compression), trace.answers(also)
+        return Compressed.of(tokens, decision, carried, pictures.arrangement, separators=self.separators)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         keep = selectable(self.keep, self.merger, patches)
@@ -88,8 +91,8 @@ class TowerCompressor(Compressor):
         arrangement = pictures.arrangement
         features, compression = pictures.reduced(self.reduction, resolve_keep(self.keep, arrangement.patches))
         stays = marked(compression.origin, arrangement.patches)
-        trace = pictures.encode(also)[1] if also else arrangement.trace({}, len(features))
-        return Compressed.of(pictures.project(features), Decision(stays.float(), compression), trace, arrangement)
+        carried = pictures.encode(also)[1].answers(also) if also else {}
+        return Compressed.of(pictures.project(features), Decision(stays.float(), compression), carried, arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return (float(resolve_keep(self.keep, patches)),) * depth

@@ -1,6 +1,7 @@
 """The only place where a budget is judged and becomes a count; how a method splits it is the method's own."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foveate.core.errors import BudgetError
@@ -70,6 +71,26 @@ def resolve_keep(keep: Keep, patches: int) -> int:
             raise BudgetError(f"keep={keep}: an image has {patches} patches here, keep 1..{patches} of them")
         case _:
             return keep
+
+
+def check_budgets(keeps: Sequence[int | float], needed: bool = True) -> None:
+    """Refuses budgets that no image allows, however many patches it has.
+
+    Args:
+        keeps: The budgets.
+        needed: Whether there must be any.
+
+    Raises:
+        BudgetError: A count is below 1, a fraction is not in (0, 1], or there is no budget.
+    """
+    if needed and not keeps:
+        raise BudgetError("no budget is given: keep 1 or more patches, or a fraction of them in (0, 1]")
+    for keep in keeps:
+        if isinstance(keep, float):
+            if not 0 < keep <= 1:
+                raise BudgetError(f"keep={keep}: a fraction lies in (0, 1]; for a count give an int from 1 up")
+        elif keep < 1:
+            raise BudgetError(f"keep={keep}: a count is 1 or more; for a fraction of the patches write 0.5")
 
 
 def _fraction(keep: float, patches: int) -> float:

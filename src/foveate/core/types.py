@@ -1,6 +1,6 @@
 """The values that pass between model, scorer, selector and merger."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -66,9 +66,10 @@ class Arrangement:
     @cached_property
     def offsets(self) -> Int[Tensor, " patch"]:
         """Where in the run each patch stands."""
-        stands = torch.ones(self.length, dtype=torch.bool)
-        stands[list(self.separators)] = False
-        return stands.nonzero()[:, 0]
+        with torch.inference_mode(False):  # it is remembered, and may be part of a pass with gradients later
+            stands = torch.ones(self.length, dtype=torch.bool)
+            stands[list(self.separators)] = False
+            return stands.nonzero()[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +106,10 @@ class Trace:
                 f"annotated data can answer. Recorded: {', '.join(map(str, self.values)) or 'nothing'}"
             )
         return self.values[need]
+
+    def answers(self, needs: Iterable[Need]) -> dict[Need, Tensor]:
+        """Returns the answers to some of the needs."""
+        return {need: self[need] for need in needs}
 
     def of(self, rows: Int[Tensor, " row"]) -> "Trace":
         """What was recorded of some of the rows."""
@@ -204,10 +209,15 @@ class Compressed:
 
     @classmethod
     def of(
-        cls, tokens: Tensor, decision: Decision, trace: Trace, arrangement: Arrangement, separators: bool = True
+        cls,
+        tokens: Tensor,
+        decision: Decision,
+        carried: Mapping[Need, Tensor],
+        arrangement: Arrangement,
+        separators: bool = True,
     ) -> "Compressed":
-        """Of images of one arrangement."""
-        return cls(tokens, decision, trace.values, (arrangement,) * len(tokens), separators)
+        """Returns what was made of images of one arrangement."""
+        return cls(tokens, decision, carried, (arrangement,) * len(tokens), separators)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,17 +2,20 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
-from foveate.data.benchmarks import BENCHMARKS
+from foveate.data.names import SCENES, check_limit, parsed
 from foveate.data.questions import SEVERAL_ITEMS, make_questions
 from foveate.data.sample import Drawn, Masks, VQASample
 from foveate.data.scenes import SPLITS, make_scene, stream
 
-SCENES = "scenes"
+if TYPE_CHECKING:  # datasets takes a second to import
+    import foveate.data.benchmark
+
 SCENES_PER_SPLIT = 200
 
 
@@ -32,42 +35,23 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
         DataError: Data set or split is unknown, cannot be read, or nothing is left.
     """
     known, place = parsed(name)
-    if limit is not None and limit < 1:
-        raise DataError(f"limit={limit}: at least one question is needed; leave it out for the whole split")
-    samples = _scenes(split, limit, seed) if known == SCENES else BENCHMARKS[known].samples(split, limit, place)
+    check_limit(limit)
+    samples = _scenes(split, limit, seed) if known == SCENES else _benchmark(known).samples(split, limit, place)
     if not samples:
         raise DataError(f"split {split!r} of {name!r} has no questions")
     return samples
 
 
-def parsed(name: str) -> tuple[str, str | None]:
-    """Name of a data set, and the place that was given with it.
-
-    Raises:
-        DataError: The data set is unknown, or is made and has no place.
-    """
-    known, given, place = name.partition(":")
-    if known != SCENES and known not in BENCHMARKS:
-        raise DataError(f"data {known!r} is unknown; known: {SCENES}, {', '.join(BENCHMARKS)}")
-    if given and (known == SCENES or not place):
-        raise DataError(
-            f"data {name!r}: {SCENES} are made, not read"
-            if known == SCENES
-            else f"data {name!r}: no place after the colon"
-        )
-    return known, place or None
-
-
 def default_split(name: str) -> str:
     """The split that results are usually given for."""
     known, _ = parsed(name)
-    return "test" if known == SCENES else BENCHMARKS[known].split
+    return "test" if known == SCENES else _benchmark(known).split
 
 
 def answer_tokens(name: str) -> int:
     """Tokens that the longest answer may have."""
     known, _ = parsed(name)
-    return 32 if known == SCENES else BENCHMARKS[known].answer_tokens
+    return 32 if known == SCENES else _benchmark(known).answer_tokens
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:
@@ -82,6 +66,12 @@ def data_hash(samples: Sequence[VQASample]) -> str:
             seen.add(sample.image_id)
             digest.update(_identity(sample))
     return digest.hexdigest()[:16]
+
+
+def _benchmark(name: str) -> "foveate.data.benchmark.Benchmark":
+    from foveate.data.benchmarks import BENCHMARKS
+
+    return BENCHMARKS[name]
 
 
 def _identity(sample: VQASample) -> bytes:

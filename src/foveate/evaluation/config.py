@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from foveate.compression import Compressor
 from foveate.core.errors import OptionError
-from foveate.data.load import default_split, parsed
+from foveate.data.load import default_split
+from foveate.data.names import parsed
 from foveate.evaluation.identity import identity_of
-from foveate.evaluation.sharing import SHARED, Sharing
+from foveate.evaluation.names import SHARED, LoggerName, Sharing
 from foveate.evaluation.source import digest, tree_hash
 
-LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 _CANNOT_CHANGE_AN_ANSWER = (
     *("studies/", "reference/", "testing/", "methods", "settings.py", "cli.py", "speed.py", "core/progress.py"),
     *("evaluation/loggers.py", "evaluation/interruption.py", "evaluation/identity.py", "evaluation/source.py"),

@@ -11,13 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from threading import Thread
-from typing import TypeVar
-
-import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.strategies.ddp import DDPStrategy
-from torch import distributed
+from typing import Any, TypeVar
 
 from foveate.core.errors import DeviceError, FoveateError, interrupted
 from foveate.core.progress import hush
@@ -30,27 +24,21 @@ class Team:
     """The processes that evaluate together, one per device; what they send each other are small values."""
 
     def __init__(self, devices: int = 1, nodes: int = 1) -> None:
-        alone = devices * nodes == 1
-        self.fabric = Fabric(
-            accelerator="cpu",  # of what is sent; every process has its model where `load` has put it
-            devices=devices,
-            num_nodes=nodes,
-            strategy="auto" if alone else DDPStrategy(timeout=_FOREVER),
-            plugins=[LightningEnvironment()] if alone else None,  # alone, whatever has started it
-        )
+        self.fabric: Any = None if devices * nodes == 1 else _fabric(devices, nodes)
         self.at_work = False
 
     @property
     def number(self) -> int:
-        return self.fabric.global_rank
+        return self.fabric.global_rank if self.fabric else 0
 
     @property
     def size(self) -> int:
-        return self.fabric.world_size
+        return self.fabric.world_size if self.fabric else 1
 
     def meet(self) -> None:
         """Waits until every process has come here."""
-        self.fabric.barrier()
+        if self.fabric:
+            self.fabric.barrier()
 
     def asked_by_all(self, enough: Callable[[], bool], turns: int) -> Callable[[], bool]:
         """Asked by every process after each of its turns, when all have come so far: the leader's answer.
@@ -65,7 +53,7 @@ class Team:
             if next(left, None) is None:
                 return False
             self.meet()
-            return self.fabric.broadcast(enough() if self.number == 0 else False)
+            return self._sent(enough() if self.number == 0 else False)
 
         return asked
 
@@ -85,9 +73,9 @@ class Team:
             raise DeviceError("an evaluation of these processes has failed before: start the command again")
         self.at_work = True
         try:
-            self.fabric.broadcast(task)
+            self._sent(task)
             result = self._finished(own)
-        except (RuntimeError, distributed.DistError) as error:
+        except RuntimeError as error:
             if _broken(error):
                 raise DeviceError(
                     "the process of another device died or failed, see above. What is recorded is kept: run the same "
@@ -99,8 +87,12 @@ class Team:
 
     def help(self) -> None:
         """Works for the leader until it sends the team home, or is no more."""
-        while task := self.fabric.broadcast(None):
+        while task := self._sent(None):
             self._finished(task)
+
+    def _sent(self, value: Any) -> Any:  # noqa: ANN401 (small values)
+        """What the leader sends to all; the others' value is not looked at."""
+        return self.fabric.broadcast(value) if self.fabric else value
 
     def _finished(self, work: Callable[[], T]) -> T:
         """Does this process's part, and waits until all have written theirs; also after Ctrl-C, which all hear."""
@@ -116,7 +108,19 @@ class Team:
     def go_home(self) -> None:
         """Ends the helpers; those that are at work end when they notice that the leader has."""
         if not self.at_work:
-            self.fabric.broadcast(None)
+            self._sent(None)
+
+
+def _fabric(devices: int, nodes: int) -> Any:  # noqa: ANN401 (Lightning's `Fabric`, which takes seconds to import)
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    return Fabric(
+        accelerator="cpu",  # of what is sent; every process has its model where `load` has put it
+        devices=devices,
+        num_nodes=nodes,
+        strategy=DDPStrategy(timeout=_FOREVER),
+    )
 
 
 _team: Team | None = None
@@ -127,6 +131,16 @@ def team() -> Team:
     global _team
     _team = _team or Team()
     return _team
+
+
+def check_counts(devices: int, nodes: int) -> None:
+    """Refuses numbers of devices and machines that are none.
+
+    Raises:
+        DeviceError: One is below 1.
+    """
+    if devices < 1 or nodes < 1:
+        raise DeviceError(f"devices={devices}, nodes={nodes}: at least one of each is needed")
 
 
 def lead(main: Callable[[], None], device: str = "cpu", devices: int = 1, nodes: int = 1) -> None:
@@ -143,9 +157,9 @@ def lead(main: Callable[[], None], device: str = "cpu", devices: int = 1, nodes:
         DeviceError: The devices are not there, or another number of processes was started.
     """
     global _team
-    if devices < 1 or nodes < 1:
-        raise DeviceError(f"devices={devices}, nodes={nodes}: at least one of each is needed")
-    started = int(os.environ.get("WORLD_SIZE", "1")) if distributed.is_torchelastic_launched() else 1
+    check_counts(devices, nodes)
+    # as `torch.distributed.is_torchelastic_launched` does, without importing torch
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if devices * nodes == 1 and started == 1:
         return main()
     if ":" in device:
@@ -167,6 +181,8 @@ def lead(main: Callable[[], None], device: str = "cpu", devices: int = 1, nodes:
     if child:
         Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if there:  # from now on the kind alone, such as "cuda", means the device of this process
+        import torch
+
         torch.accelerator.set_device_index(us.fabric.local_rank % there)
     _team = us
     try:
@@ -196,6 +212,8 @@ def _help(team: Team) -> None:
 
 def _broken(error: BaseException) -> bool:
     """Whether the connection to another process broke."""
+    from torch import distributed
+
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
@@ -203,6 +221,8 @@ def _there(device: str, devices: int) -> int:
     """How many devices of this kind there are, or 0 for the processor; a scheduler may show a process only its own."""
     if device == "cpu":
         return 0
+    import torch
+
     there = torch.accelerator.device_count()
     if there == 0 or 1 < there < devices:
         raise DeviceError(f"devices={devices}: torch sees {there} of {device!r} here, choose other --devices")

@@ -22,6 +22,11 @@ class Interrupted(BaseException):
 def overhear_nothing() -> None:
     """Hears Ctrl-C a moment later where Python cannot raise it, as in a destructor; at exit the system hears it."""
     sys.unraisablehook = _again
+    leave_first()
+
+
+def leave_first() -> None:
+    """At exit the system hears Ctrl-C before anything else is done that was registered until now."""
     atexit.unregister(_leave_to_the_system)
     atexit.register(_leave_to_the_system)
 

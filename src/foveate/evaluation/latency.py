@@ -4,8 +4,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 from foveate.evaluation.config import EvalConfig
-from foveate.evaluation.module import Answering
-from foveate.evaluation.run import cached_load, data_of, encodings_of, set_aside
+from foveate.evaluation.run import cached_load, data_of
 
 _QUESTIONS = 8
 _SECONDS = 1.0
@@ -18,6 +17,9 @@ def latency_ms(config: EvalConfig) -> float:
     synchronised (`torch.utils.benchmark`). Features and [CLS] rows are replayed: the time of the vision tower,
     which most methods share, is not in it.
     """
+    from foveate.evaluation.answering import encodings_of, set_aside  # Lightning takes seconds to import
+    from foveate.evaluation.module import Answering
+
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)

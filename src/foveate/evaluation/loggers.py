@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,8 +23,8 @@ import pytorch_lightning as lightning
 from filelock import FileLock
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from foveate.core.errors import FoveateError, MissingPackage
-from foveate.evaluation.config import EvalConfig, LoggerName
+from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.names import LoggerName
 from foveate.evaluation.records import RecordFolder
 
 _COLUMNS = ("score", "evidence_recall", "tokens", "text_tokens")
@@ -61,20 +60,6 @@ _LOGGERS: Mapping[LoggerName, Callable[[Path, str, str], Logger]] = {
     "wandb": _wandb,
     "mlflow": _mlflow,
 }
-
-
-def check_loggers(names: Sequence[str]) -> None:
-    """Refuses loggers that cannot be had.
-
-    Raises:
-        FoveateError: There is no such logger.
-        MissingPackage: Its package is not installed.
-    """
-    for name in names:
-        if name not in _LOGGERS:
-            raise FoveateError(f"logger {name!r} is unknown; known: {', '.join(_LOGGERS)}")
-        if find_spec(name) is None:
-            raise MissingPackage(f"logger {name!r} needs a package that is not there: pip install 'foveate[loggers]'")
 
 
 class Course(lightning.Callback):

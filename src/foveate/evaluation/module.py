@@ -19,8 +19,9 @@ from foveate.data.prompts import phrased
 from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import EncodedPictures, Encodings
 from foveate.evaluation.evidence import evidence_of
-from foveate.evaluation.records import Record, RunFolder
-from foveate.evaluation.sharing import SHARED, Said, Sharing
+from foveate.evaluation.names import SHARED, Sharing
+from foveate.evaluation.records import RECORD_IT, Record, RunFolder
+from foveate.evaluation.sharing import Said
 from foveate.metrics.answers import SCORINGS
 from foveate.metrics.evidence import evidence_recall, things_kept
 from foveate.models.cutting import Cutting
@@ -28,8 +29,6 @@ from foveate.models.engine import Answers, Conversation, answer, answer_each, li
 from foveate.models.joining import alike, in_groups
 from foveate.models.load import LoadedModel
 from foveate.models.pictures import Texts
-
-RECORD_IT = "mend the data, or let such questions be recorded as failed: --on-error skip"
 
 
 class Answering(lightning.LightningModule):

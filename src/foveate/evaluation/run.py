@@ -1,28 +1,18 @@
 """Runs a configuration, or returns its records when it has been run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import groupby
 
 import pyarrow as pa
-import pytorch_lightning as lightning
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import LambdaCallback
 
-from foveate.core.errors import DataError, OutputError
-from foveate.core.progress import bar
-from foveate.data.load import data_hash, load_samples, parsed
-from foveate.data.sample import VQASample, images_of
-from foveate.evaluation.config import EvalConfig, code_hash, run_id
-from foveate.evaluation.datamodule import QuestionsInBatches
+from foveate.core.errors import DataError
+from foveate.data.load import data_hash, load_samples
+from foveate.data.names import parsed
+from foveate.data.sample import VQASample
+from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.devices import team
-from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.interruption import interruptible
-from foveate.evaluation.loggers import check_loggers, told
-from foveate.evaluation.module import RECORD_IT, Answering, Enough, RecordWriter
-from foveate.evaluation.records import Record, RecordFolder
-from foveate.evaluation.sharing import said_by
+from foveate.evaluation.names import check_loggers
+from foveate.evaluation.records import RECORD_IT, RecordFolder
 from foveate.models.load import LoadedModel, load
 
 cached_load = lru_cache(maxsize=1)(load)
@@ -69,6 +59,9 @@ def evaluate(
         if done and enough and enough(folder.read()):
             return folder
         if left := frozenset(sample.id for sample in samples) - done:
+            from foveate.evaluation.answering import Share  # Lightning and datasets take seconds to import
+            from foveate.evaluation.loggers import told
+
             share = Share(config, folder.folder.name, left, order, enough is not None)
             with told(config, folder, identity) as callbacks:
                 own = partial(share.answer, (lambda: enough(folder.read())) if enough else None, callbacks)
@@ -76,120 +69,6 @@ def evaluate(
                     return folder
         folder.finish(sample.id for sample in samples)
     return folder
-
-
-@dataclass(frozen=True)
-class Share:
-    """What every process of a team does in an evaluation; a value, so that it can be sent.
-
-    Attributes:
-        config: Of the evaluation.
-        run: Its id.
-        left: Questions without a record.
-        order: See `evaluate`.
-        stops: Whether the first process may have enough before the end.
-    """
-
-    config: EvalConfig
-    run: str
-    left: frozenset[str]
-    order: int | None
-    stops: bool
-
-    def __call__(self) -> None:
-        """The share of a helper.
-
-        Raises:
-            OutputError: It would answer something else than the leader.
-        """
-        with RecordFolder(self.config.out / "records" / self.run).hand(team().number):
-            self.answer((lambda: False) if self.stops else None)  # the first process is asked
-
-    def answer(
-        self,
-        enough: Callable[[], bool] | None = None,
-        callbacks: Sequence[lightning.Callback] = (),
-    ) -> bool:
-        """Answers this process's turns; false if the first process had enough before the end."""
-        config = self.config
-        loaded = cached_load(config.model, config.device, config.dtype)
-        samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-        if (run := run_id(config.identity(loaded.identity, questions))) != self.run:
-            raise OutputError(
-                f"run {run} here, {self.run} in the first process: model, data, code and versions must be the same on "
-                "all nodes"
-            )
-        encodings = encodings_of(config, loaded, samples, questions)
-        good, failed = set_aside([sample for sample in samples if sample.id in self.left], encodings)
-        said = said_by(loaded, config.out) if "answers" in config.sharing and config.exact else None
-        skip = config.on_error == "skip"
-        module = Answering(encodings, config.compressor, config.max_new_tokens, skip, config.sharing, said)
-        us, folder = team(), RecordFolder(config.out / "records" / run)
-        ordered = longest_first(samples, encodings) if self.order is None and "lengths" in config.sharing else samples
-        asked_now = frozenset(sample.id for sample in good)
-        batches = QuestionsInBatches(ordered, config.batch_size, self.order, us.number, us.size, asked_now)
-        asked = us.asked_by_all(enough, batches.turns_of_all) if enough else None
-        writer = RecordWriter(folder, asked)
-        us.meet()  # nobody writes before all hold what they have to hold
-        if failed and us.number == 0:
-            folder.append(failed)
-        return predict(module, batches, writer, callbacks)
-
-
-def predict(
-    module: lightning.LightningModule,
-    batches: QuestionsInBatches,
-    writer: RecordWriter,
-    callbacks: Sequence[lightning.Callback] = (),
-) -> bool:
-    """Hands what the module predicts to the writer, batch by batch; false if the writer had enough before the end.
-
-    Raises:
-        KeyboardInterrupt: After the batch at which Ctrl-C was pressed.
-    """
-    if not batches.batches:
-        return True
-    questions = sum(map(len, batches.batches))
-    with bar(questions, "question") as shown, interruptible() as leave:
-
-        def saved(trainer: object, module: object, records: object, batch: Sequence[VQASample], *_: int) -> None:
-            shown.update(len(batch))
-            leave()
-
-        trainer = lightning.Trainer(
-            accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
-            devices=1,
-            plugins=[LightningEnvironment()],  # whatever has started this process; see `devices`
-            callbacks=[writer, *callbacks, LambdaCallback(on_predict_batch_end=saved)],
-            logger=False,  # who is told hears of the records of all processes: see `loggers`
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,  # of batches, which hold more or fewer questions
-        )
-        try:
-            trainer.predict(module, datamodule=batches, return_predictions=False)
-        except Enough:
-            return False
-    return True
-
-
-def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASample, ...], questions: str) -> Encodings:
-    """What the tower says about the pictures of a configuration's data.
-
-    Raises:
-        DataError: A question cannot be asked or a picture not decoded, and the configuration says to stop there.
-    """
-    skip = config.on_error == "skip"
-    if not skip:
-        refuse_bad(samples)
-    key = run_id({"checkpoint": loaded.identity, "data_hash": questions, "dtype": config.dtype, "code": code_hash()})
-    images = images_of([sample for sample in samples if not sample.problem])
-    try:
-        encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)
-    except DataError as error:
-        raise DataError(f"{error}; {RECORD_IT}") from error
-    encodings.replayed = "encodings" in config.sharing
-    return encodings
 
 
 def refuse_bad(samples: Sequence[VQASample]) -> None:
@@ -214,15 +93,17 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample]) -> VQASample:
     if config.on_error == "stop":
         refuse_bad(samples)
     for sample in samples:
-        why = _why(sample)
+        why = why_not(sample)
         if not why:
             return sample
         if config.on_error == "stop":
             raise DataError(f"question {sample.id!r}: {why}; {RECORD_IT}")
-    raise DataError(f"none of {len(samples)} questions of {config.data!r} can be asked; the first: {_why(samples[0])}")
+    raise DataError(
+        f"none of {len(samples)} questions of {config.data!r} can be asked; the first: {why_not(samples[0])}"
+    )
 
 
-def _why(sample: VQASample) -> str:
+def why_not(sample: VQASample) -> str:
     """Why a question cannot be asked; empty if it can."""
     if sample.problem:
         return sample.problem
@@ -231,38 +112,3 @@ def _why(sample: VQASample) -> str:
     except DataError as error:
         return str(error)
     return ""
-
-
-def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQASample]:
-    """Pictures with longer prompts before others: of equally many tokens, those with longer questions.
-
-    What does not fit into memory fails at once, and prompts of a batch are padded less.
-    """
-    pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
-
-    def length(some: list[VQASample]) -> tuple[int, int]:
-        seen = encodings.arrangements.get(some[0].image_id)  # unless it cannot be decoded
-        return seen.length if seen else 0, max(len(sample.question) for sample in some)
-
-    return [sample for some in sorted(pictures, key=length, reverse=True) for sample in some]
-
-
-def _refused(sample: VQASample, loaded: LoadedModel) -> str:
-    """Why a picture that can be decoded was not encoded."""
-    try:
-        loaded.images([sample.image])
-    except DataError as error:
-        return str(error)
-    return "its picture was not encoded"
-
-
-def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[VQASample], list[Record]]:
-    """The questions that can be asked, and the records of the others."""
-    good: list[VQASample] = []
-    failed: list[Record] = []
-    for sample in samples:
-        if sample.problem or sample.image_id not in encodings:
-            failed.append(Record.of_failure(sample, _why(sample) or _refused(sample, encodings.loaded)))
-        else:
-            good.append(sample)
-    return good, failed

@@ -14,20 +14,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 
 from foveate.core.needs import Deepstack
 from foveate.core.types import Compressed
+
+# `config` takes them from here
+from foveate.evaluation.names import SHARED as SHARED
+from foveate.evaluation.names import Sharing as Sharing
 from foveate.models.engine import Answers, Conversation
 from foveate.models.load import LoadedModel
-
-Sharing = Literal["encodings", "pictures", "texts", "drafts", "answers", "lengths"]
-SHARINGS: tuple[Sharing, ...] = get_args(Sharing)
-SHARED: tuple[Sharing, ...] = tuple(name for name in SHARINGS if name != "answers")
-"""Unless something else is said: a run that was killed then ends with the very bytes of one that was not."""
 
 _CONVERSATIONS = 200_000  # remembered; some 100 bytes each
 

@@ -1,7 +1,7 @@
 """The patch grid as points in the plane."""
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,7 @@ def even(views: Views) -> Float[Tensor, " patch"]:
     return torch.cat([evenness(grid.rows, grid.columns) for grid in views])
 
 
+@cache
 def nearest_grid(keep: int, rows: int, columns: int) -> tuple[int, int]:
     """The grid of at most `rows` x `columns` cells whose number is nearest to `keep`, stretched at most twofold.
 

@@ -144,7 +144,7 @@ class Adapter(ABC):
         return positions(mask.bool())[None]
 
     def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
-        """What the stock model takes for its pictures' features.
+        """Returns the features of images as `generate` of the stock model takes them: one entry per image.
 
         Args:
             tokens: Of each picture.
@@ -152,6 +152,10 @@ class Adapter(ABC):
         """
         listed: Any = list(tokens)
         return BaseModelOutputWithPooling(pooler_output=listed)
+
+    def joined_output(self, output: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
+        """Returns the same features as `forward` of the stock model takes them."""
+        return output
 
     @property
     def image_token(self) -> int:

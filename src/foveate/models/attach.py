@@ -4,19 +4,22 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial, wraps
-from threading import Lock, local
+from threading import RLock, local
 from typing import Any
+from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, StaticCache
 
 from foveate.core.contracts import Cut, Pictures
 from foveate.core.errors import FoveateError
+from foveate.core.needs import PromptRows, TokenKeys
 from foveate.core.types import Arrangement, Compressed
 from foveate.models.adapter import Adapter
 from foveate.models.cutting import Cutting, cuts_of
 from foveate.models.decoder import Layout
+from foveate.models.hooks import Conversation, hooked
 from foveate.models.joining import alike, in_groups
 from foveate.models.packing import pack, prompts_of
 from foveate.models.pictures import GivenPictures, SeenPictures, Texts, TextSide
@@ -27,9 +30,9 @@ _ATTACHED = "_foveate_attached"
 
 
 class _Inside(local):
-    """Whether this thread is in stock `generate`, which calls `forward` with what was shortened already."""
+    """The conversation of stock `generate` in this thread, which calls `forward` with what was shortened already."""
 
-    generate = False
+    conversation: Conversation | None = None
 
 
 class Attachment:
@@ -56,11 +59,12 @@ class Attachment:
         self.adapter, self.compress, self.repack, self.stages, self.note = adapter, compress, repack, stages, note
         self.texts = texts
         self._inside = _Inside()
-        self._cutting = Lock()
+        self._cutting = RLock()
+        self._cut_caches: WeakSet[Any] = WeakSet()  # whose blocks know other tokens
 
     @contextmanager
-    def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[dict[str, Any]]:
-        """Inputs with compressed images, for a call inside the context; there the stages cut.
+    def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[tuple[dict[str, Any], Conversation]]:
+        """Yields inputs with compressed images, for a call inside the context, and the conversation that this is.
 
         Raises:
             ValueError: What is given does not determine where the images stand.
@@ -75,16 +79,17 @@ class Attachment:
         if _pixels(self.adapter, inputs) is not None and _given(self.adapter, inputs) is not None:
             raise ValueError(f"give {self.adapter.image_inputs[0]} or mm_encoder_outputs, not both")
         if self.stages:
-            _refuse(inputs, self.adapter, generating)
+            _refuse(inputs, self.adapter, self.stages, generating)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
             compressed = self._compressed(inputs)
             result, layout = pack(self.adapter, inputs, compressed, self.repack)
         cuts = cuts_of(self.adapter.decoder, layout, self.stages, compressed)
+        conversation = Conversation(cuts, _given(self.adapter, result))
         with ExitStack() as stack:
             if self.stages:
-                stack.enter_context(self._cutting)  # hooks are the model's, so one call at a time
-                stack.enter_context(_cutting(self.adapter, cuts))
-            yield result
+                stack.enter_context(self._cutting)  # hooks are the model's, so one thread at a time
+                stack.enter_context(hooked(self.adapter.decoder, conversation))
+            yield result, conversation
         self.note(compressed, layout, cuts)
 
     def generate(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
@@ -95,31 +100,65 @@ class Attachment:
         if _holds_tokens(_cache(inputs)):
             return stock(**self._next_turn(inputs))
         _check_images(self.adapter, inputs)
-        with self.shortened(inputs, generating=True) as shortened:
-            self._inside.generate = True
-            try:
-                length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
-                output = stock(**{**shortened, **_limits(inputs, self.adapter, length - short)})
-            finally:
-                self._inside.generate = False
+        with self.shortened(inputs, generating=True) as (shortened, conversation), self._in(conversation):
+            length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
+            output = stock(**{**shortened, **_limits(inputs, self.adapter, length - short)})
         return _with_prompt(output, inputs["input_ids"], short)
 
     def forward(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """What `forward` does while attached."""
         inputs = _by_name(stock, args, kwargs)
-        if self._inside.generate:
+        if (conversation := self._inside.conversation) is None:
+            return self._alone(stock, inputs)
+        if conversation.owns(_given(self.adapter, inputs), _cache(inputs)):
+            with conversation.acting():
+                return stock(**self._joined(inputs))
+        with self._in(None):  # another prompt, as a logits processor may run it
+            if _has_images(self.adapter, inputs):
+                return self._alone(stock, inputs)
+            self._check_cache(inputs, _cache(inputs) in self._cut_caches)
             return stock(**inputs)
+
+    def _alone(self, stock: Callable, inputs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """A pass that is no part of `generate`."""
         if not _holds_tokens(_cache(inputs)):
             _check_images(self.adapter, inputs)
-        elif self.stages:
+        self._check_cache(inputs)
+        if not _has_images(self.adapter, inputs):
+            return stock(**inputs)
+        with self.shortened(inputs, generating=False) as (shortened, conversation), conversation.acting():
+            output = stock(**self._joined(shortened))
+        cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
+        if self.stages and cache is not None:
+            self._cut_caches.add(cache)
+        return output
+
+    def _check_cache(self, inputs: dict[str, Any], cut: bool = True) -> None:
+        """Refuses to go on from a cache whose blocks may know other tokens.
+
+        Raises:
+            FoveateError: It was, or may have been, left by a cut.
+        """
+        if self.stages and cut and _holds_tokens(_cache(inputs)):
             raise FoveateError(
                 "a method that cuts inside the language model cannot go on from past_key_values in forward: use "
                 "generate, which keeps track of what every block knows"
             )
-        if not _has_images(self.adapter, inputs):
-            return stock(**inputs)
-        with self.shortened(inputs, generating=False) as shortened:
-            return stock(**shortened)
+
+    @contextmanager
+    def _in(self, conversation: Conversation | None) -> Iterator[None]:
+        before, self._inside.conversation = self._inside.conversation, conversation
+        try:
+            yield
+        finally:
+            self._inside.conversation = before
+
+    def _joined(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        given = _given(self.adapter, inputs)
+        if given is None:
+            return inputs
+        others = inputs["mm_encoder_outputs"]
+        return {**inputs, "mm_encoder_outputs": {**others, self.adapter.modality: self.adapter.joined_output(given)}}
 
     def _next_turn(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs as they are, if stock `generate` can go on from the cache.
@@ -188,58 +227,19 @@ def compressing(attachment: Attachment) -> Iterator[None]:
             delattr(model, name) if function is None else setattr(model, name, function)
 
 
-@contextmanager
-def _cutting(adapter: Adapter, cuts: Cutting) -> Iterator[None]:
-    """Hooks that cut the prompt before its stages' blocks and give every later pass what its blocks know."""
-    decoder = adapter.decoder
-    prompt, state = True, {}
-
-    def hook(block: nn.Module, args: tuple, kwargs: dict[str, Any], number: int) -> tuple[tuple, dict[str, Any]]:
-        nonlocal prompt
-        states = args[0]
-        if number == 0:
-            cache = kwargs[decoder.cache_argument]
-            prompt = cache is None or cache.get_seq_length() == 0
-            if prompt and len(states) != len(cuts.segments[0].real):
-                cuts.expand(len(states) // len(cuts.segments[0].real))
-            if not prompt:
-                cuts.advance(torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
-        if prompt:
-            states = cuts.enter(number, states)
-        segment = cuts.segment(number)
-        if segment.start == 0:
-            return (states, *args[1:]), kwargs
-        if number == segment.start:
-            state["attention_mask"] = decoder.mask(states, segment.real, kwargs[decoder.cache_argument], number)
-            if prompt:
-                state["position_ids"] = cuts.tokens.position[0]
-                state["position_embeddings"] = decoder.rotation(states, cuts.tokens.position)
-            elif len(cuts.tokens.position) == 1:
-                state["position_ids"] = kwargs["position_ids"] - segment.shift[:, None]
-                state["position_embeddings"] = decoder.rotation(states, state["position_ids"][None])
-            else:  # whose positions were kept, so nothing lags behind
-                state["position_ids"] = kwargs["position_ids"]
-                state["position_embeddings"] = kwargs["position_embeddings"]
-        return (states, *args[1:]), {**kwargs, **state}
-
-    with ExitStack() as stack:
-        stack.enter_context(cuts.listening())
-        for number, block in enumerate(decoder.blocks):
-            stack.callback(block.register_forward_pre_hook(partial(hook, number=number), with_kwargs=True).remove)
-        yield
-
-
-def _refuse(inputs: dict[str, Any], adapter: Adapter, generating: bool) -> None:
+def _refuse(inputs: dict[str, Any], adapter: Adapter, stages: Sequence[Cut], generating: bool) -> None:
     """What a method that cuts inside the language model cannot work with."""
-    config = inputs.get("generation_config") or adapter.model.generation_config
-
-    def option(name: str) -> Any:  # noqa: ANN401
-        return inputs[name] if inputs.get(name) is not None else getattr(config, name, None)
-
-    cache = _cache(inputs)
+    option, cache = partial(_option, inputs, adapter), _cache(inputs)
     static = isinstance(cache, StaticCache) or "static" in str(option("cache_implementation"))
     sliding = any("sliding" in kind for kind in getattr(adapter.decoder.config, "layer_types", None) or ())
-    sliding = sliding or "sliding" in str(option("cache_implementation")) or any(getattr(cache, "is_sliding", ()))
+    sliding = (
+        sliding
+        or adapter.decoder.windowed
+        or "sliding" in str(option("cache_implementation"))
+        or any(getattr(cache, "is_sliding", ()))
+    )
+    attentions = option("output_attentions") or getattr(adapter.model.config, "output_attentions", False)
+    reads = any(isinstance(need, PromptRows | TokenKeys) for stage in stages for need in stage.needs)
     reasons = {
         "chunked prefill (prefill_chunk_size)": option("prefill_chunk_size") is not None,
         "assisted decoding": inputs.get("assistant_model") is not None
@@ -248,6 +248,7 @@ def _refuse(inputs: dict[str, Any], adapter: Adapter, generating: bool) -> None:
         "a loss (labels)": inputs.get("labels") is not None,
         "a static cache on a GPU": static and adapter.model.device.type != "cpu",
         "a sliding-window cache": sliding,
+        "returning attentions (output_attentions=True)": bool(attentions) and reads,
     }
     for reason, given in reasons.items():
         if given:
@@ -259,13 +260,18 @@ def _refuse(inputs: dict[str, Any], adapter: Adapter, generating: bool) -> None:
 
 def _limits(inputs: dict[str, Any], adapter: Adapter, removed: int) -> dict[str, int]:
     """Limits of the whole length, which count the prompt as the caller knows it, for the shortened prompt."""
-    config = inputs.get("generation_config") or adapter.model.generation_config
-    limits = {}
+    option, limits = partial(_option, inputs, adapter), {}
     for name, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        counted = inputs.get(new) is not None or getattr(config, new, None) is not None
-        if not counted and (total := inputs.get(name) or getattr(config, name, None)):
+        if option(new) is None and (total := option(name)):
             limits[name] = max(1, total - removed)
     return limits
+
+
+def _option(inputs: dict[str, Any], adapter: Adapter, name: str) -> Any:  # noqa: ANN401
+    """Returns an option of `generate` as transformers merges it: the call's, its configuration's, then the model's."""
+    sources = (inputs.get("generation_config"), adapter.model.generation_config)
+    values = (inputs.get(name), *(getattr(source, name, None) for source in sources))
+    return next((value for value in values if value is not None), None)
 
 
 def _cache(inputs: dict[str, Any]) -> Any:  # noqa: ANN401

@@ -25,6 +25,12 @@ class Decoder:
         self._attention = {block.self_attn: number for number, block in enumerate(self.blocks)}
 
     @property
+    def windowed(self) -> bool:
+        """Whether every block attends to a window of the last tokens only, as in Mistral 7B v0.1."""
+        given = getattr(self.config, "sliding_window", None), getattr(self.config, "use_sliding_window", True)
+        return all(given) and not getattr(self.config, "layer_types", None)
+
+    @property
     def depth(self) -> int:
         return len(self.blocks)
 
@@ -34,8 +40,8 @@ class Decoder:
 
     def mask(self, states: Tensor, seen: Tensor, cache: Cache | None, block: int) -> Any:  # noqa: ANN401
         """What attention from block `block` on is given; `seen` marks the real ones of all its tokens."""
-        create_causal_mask = internal("masking_utils.create_causal_mask")
-        return create_causal_mask(self.config, states, seen.long(), cache, layer_idx=block)
+        kind = "create_sliding_window_causal_mask" if self.windowed else "create_causal_mask"
+        return internal(f"masking_utils.{kind}")(self.config, states, seen.long(), cache, layer_idx=block)
 
     def rotation(self, states: Tensor, position: Int[Tensor, "axis batch token"]) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the positions."""

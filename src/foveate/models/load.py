@@ -27,13 +27,12 @@ from foveate.models.checkpoint import SAFE, config_of, placed, reading, weights_
 from foveate.models.companion import Companion, load_companion
 from foveate.models.internals import internal
 from foveate.models.llava import Llava
+from foveate.models.names import DTYPES, REFERENCE
 from foveate.models.pictures import SeenPictures, Texts, TextSide
 from foveate.models.processor import load_processor
 from foveate.models.qwen_vl import QwenVL
 from foveate.models.tiled import InternVL, LlavaNext, LlavaNextVideo, LlavaOnevision
 
-REFERENCE = "reference"
-_DTYPES = ("float32", "bfloat16", "float16")
 _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the configuration
     "llava": Llava,
     "llava_next": LlavaNext,
@@ -278,8 +277,8 @@ def load(
         UnsupportedModel: There is no such checkpoint, it is not a supported model or not whole, or device, dtype or
             attention cannot be had.
     """
-    if dtype not in _DTYPES:
-        raise UnsupportedModel(f"dtype {dtype!r} is unknown; known: {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise UnsupportedModel(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
     if refused := sorted({"trust_remote_code", "use_safetensors", "dtype", "attn_implementation"} & set(options)):
         raise UnsupportedModel(f"{', '.join(refused)} cannot be given: dtype and attention have arguments of their own")
     if attention not in (known := ("eager", *internal("modeling_utils.ALL_ATTENTION_FUNCTIONS").valid_keys())):

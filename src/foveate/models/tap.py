@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
@@ -54,7 +55,7 @@ def tapped(model: PreTrainedModel, attention_layers: Mapping[nn.Module, int], li
         before, inside = _entered.get(id(model.config), (model.config._attn_implementation, 0))
         _entered[id(model.config)] = before, inside + 1
         model.config._attn_implementation = _alias(before)
-    taps = _active.set((*_active.get(), _Tap(attention_layers, listener)))
+    taps = _active.set((*_active.get(), _Tap(attention_layers, _uncompiled(listener))))
     try:
         yield
     finally:
@@ -65,6 +66,11 @@ def tapped(model: PreTrainedModel, attention_layers: Mapping[nn.Module, int], li
                 _entered[id(model.config)] = before, inside - 1
             else:
                 model.config._attn_implementation = before
+
+
+def _uncompiled(listener: Any) -> Any:  # noqa: ANN401 (torch types its decorator as one of functions only)
+    """Returns the listener for a model that may be compiled: the compiler has to go around what asks for values."""
+    return torch.compiler.disable(listener)
 
 
 def _alias(implementation: str | None) -> str:

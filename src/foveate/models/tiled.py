@@ -120,10 +120,10 @@ class AnyResolution(Tiled):
     def packed(
         self, tiles: Float[Tensor, "image tile token width"], images: Images
     ) -> Float[Tensor, "image patch width"]:
-        size = images["image_sizes"][0]
-        stands = self.arranged(size).offsets.to(tiles.device)
+        sizes = images["image_sizes"]  # images of one arrangement may be unpadded differently
+        stands = self.arranged(sizes[0]).offsets.to(tiles.device)
         newline = torch.full(tiles.shape[-1:], _BREAK, dtype=tiles.dtype, device=tiles.device)
-        return torch.stack([self.pack(picture, size, newline)[stands] for picture in tiles])
+        return torch.stack([self.pack(tile, size, newline)[stands] for tile, size in zip(tiles, sizes, strict=True)])
 
     def arranged(self, size: Tensor) -> Arrangement:
         """How a picture of this height and width is arranged."""
@@ -224,9 +224,13 @@ class InternVL(Tiled):
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
         return self.joined(values).unflatten(-1, (-1, values.shape[-1])).mean(-2)
 
-    def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
-        every: Any = torch.cat(list(tokens))[None]
-        return BaseModelOutputWithPooling(pooler_output=every)
+    def joined_output(self, output: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
+        features: Any = output.pooler_output
+        return (
+            output
+            if isinstance(features, Tensor)
+            else BaseModelOutputWithPooling(pooler_output=torch.cat(features)[None])
+        )
 
     def _arranged(self, tiles: int) -> Arrangement:
         if tiles == 1:

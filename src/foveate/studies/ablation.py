@@ -9,12 +9,13 @@ import optuna
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError
 from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.names import Existing
 from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.models.llava import Tower
 from foveate.settings import suited
 from foveate.studies.choices import Choice, Grid
 from foveate.studies.objective import Draw, Objective
-from foveate.studies.place import Existing, Place
+from foveate.studies.place import Place
 from foveate.studies.study import open_study, queue, run
 
 

@@ -19,6 +19,7 @@ from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
+from foveate.evaluation.names import Existing
 from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods import METHODS
 from foveate.models.adapter import Tower
@@ -27,7 +28,7 @@ from foveate.settings import BUDGETLESS, aligned, method, options_on, suited
 from foveate.studies.ablation import run_grid
 from foveate.studies.choices import RANDOM_SEEDS, Choice, Grid
 from foveate.studies.objective import Draw
-from foveate.studies.place import Existing, Place
+from foveate.studies.place import Place
 
 # rows of every comparison
 CONTROLS = {n: METHODS[n] for n in (*BUDGETLESS, "random", "uniform", "pool", "downsample", "random_inside")}

@@ -6,8 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-Goal = Literal["quality", "accuracy", "tokens", "latency"]
-"""Mean log-probability of the reference answer, mean score, mean equivalent tokens, median ms per question."""
+from foveate.studies.plan import Goal
 
 DIRECTIONS: dict[Goal, Literal["maximize", "minimize"]] = {
     "quality": "maximize",

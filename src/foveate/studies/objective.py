@@ -20,8 +20,9 @@ from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load, data_of
 from foveate.settings import suited
-from foveate.studies.goals import Gain, Goal, by_image, gain, mean_of
+from foveate.studies.goals import Gain, by_image, gain, mean_of
 from foveate.studies.notes import note
+from foveate.studies.plan import Goal
 from foveate.studies.spaces import AnyTrial, Proposal, Space
 from foveate.studies.stopping import STARTUP, Rival, corrected, dominated, optimistic
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal
 
 import optuna
 from filelock import FileLock, Timeout
@@ -14,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from foveate.core.errors import OutputError
+from foveate.evaluation.names import Existing
 from foveate.studies import database
 
 
@@ -21,11 +21,6 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
     """Plans a trial once more; one that had not chosen all of its parameters is simply gone, and is suggested anew."""
     if chosen(trial):
         RetryHeartbeatStaleTrialCallback()(study, trial)
-
-
-Existing = Literal["refuse", "aside", "beside"]
-"""What becomes of a study of the same name: with another configuration it is an error ("refuse"), or the new study goes
-to a folder of its own beside it ("beside"); "aside" moves it out of the way, whatever its configuration."""
 
 
 @dataclass(frozen=True)

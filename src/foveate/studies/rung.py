@@ -12,7 +12,7 @@ full.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import optuna
@@ -24,18 +24,18 @@ from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
+from foveate.evaluation.answering import encodings_of
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.module import asked_alike, asked_text
-from foveate.evaluation.run import cached_load, data_of, encodings_of
+from foveate.evaluation.run import cached_load, data_of
 from foveate.metrics.evidence import SHOWN
 from foveate.models.joining import in_groups
 from foveate.scorers import ResponseAttention
 from foveate.settings import suited
+from foveate.studies.plan import Signal
 from foveate.studies.spaces import Planned, Space
-
-Signal = Literal["response", "evidence"]
 
 
 class Rung(NamedTuple):

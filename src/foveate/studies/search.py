@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
@@ -20,48 +19,14 @@ from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.settings import options_on
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import Choice, controls
-from foveate.studies.goals import Goal
 from foveate.studies.objective import Draw, Objective
 from foveate.studies.place import Place
+from foveate.studies.plan import SearchPlan
 from foveate.studies.recipes import RecipeSpace, opened
-from foveate.studies.rung import Signal, climb
 from foveate.studies.spaces import LayerSpace, Planned, Space, budget_of, layer_space
-from foveate.studies.study import SamplerName, open_study, queue, run
+from foveate.studies.study import open_study, queue, run
 
 BEST, SPACED = 8, 20  # proposals of the first rung that are evaluated: the best ones, and some all over its ranking
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """What is searched, and how.
-
-    Attributes:
-        space: Words of `studies.spaces.WORDS`, or one method's name.
-        open: Options of that method that are searched: layer=1:3, negated, combine=multi|add.
-        keep: Equivalent tokens: one number is fixed, between two is searched.
-        goals: What is optimised.
-        max_loss: Points of accuracy that may be lost against the uncompressed model.
-        trials: How many, planned ones among them.
-        sampler: Of those that are not planned.
-        sampler_seed: Of sampler and rung.
-        rung: What the first rung compares kept patches with.
-        candidates: How many proposals it ranks.
-        stops: Whether hopeless trials end early.
-        report_split: Where the winner is reported.
-    """
-
-    space: tuple[str, ...] = ("single", "range", "weights")
-    open: tuple[str, ...] = ()
-    keep: tuple[int | float, ...] = (0.11,)
-    goals: tuple[Goal, ...] = ("quality",)
-    max_loss: float | None = None
-    trials: int = 80
-    sampler: SamplerName = "tpe"
-    sampler_seed: int = 0
-    rung: Signal | Literal["none"] = "response"
-    candidates: int = 2000
-    stops: bool = True
-    report_split: str = "test"
 
 
 def _check_apart(searched: Sequence[VQASample], reported: Sequence[VQASample], split: str, other: str) -> None:
@@ -92,20 +57,8 @@ def search(
     Raises:
         FoveateError: Something cannot be used; the message says what.
     """
-    if plan.trials < 1:
-        raise FoveateError(f"trials={plan.trials}: at least one is needed")
-    if len(set(plan.goals)) != len(plan.goals) or not plan.goals:
-        raise FoveateError(f"goals={plan.goals}: name one goal, or several different ones")
-    if set(plan.goals) <= {"tokens", "latency"} and plan.max_loss is None:
-        raise FoveateError(
-            f"goals={plan.goals}: without a limit the cheapest is to keep nothing; add quality or accuracy to the "
-            "goals, or say with --max-loss how many points of accuracy may be lost"
-        )
-    if plan.report_split == config.split:
-        raise FoveateError(
-            f"report_split={config.split!r} is the split that is searched: a winner is reported on questions that the "
-            "search never saw"
-        )
+    plan.check()
+    plan.check_apart(config.split)
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     reported, _ = data_of(config.data, plan.report_split, config.limit, config.seed)
@@ -142,12 +95,11 @@ def search(
 def space_of(plan: SearchPlan, loaded: LoadedModel) -> Space:
     """The space that a plan describes, for this model."""
     tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
-    if len(plan.space) == 1 and plan.open:
+    plan.check()
+    if plan.open:
         budget = budget_of(plan.keep, tower.grid.patches)
         dimensions = opened(plan.space[0], plan.open)
         return RecipeSpace(plan.space[0], dimensions, budget, tower.depth, depth, tower.grid.patches)
-    if plan.open:
-        raise FoveateError(f"open={plan.open}: options belong to one method: name it alone as the space")
     return layer_space(plan.space, plan.keep, tower, depth)
 
 
@@ -271,6 +223,8 @@ class _Scored:
 def _first_rung(space: Space, config: EvalConfig, plan: SearchPlan) -> tuple[dict | None, list[Planned]]:
     if plan.rung == "none":
         return None, []
+    from foveate.studies.rung import climb  # Lightning takes seconds to import
+
     try:
         rung = climb(space, config, plan.rung, plan.candidates, plan.sampler_seed)
     except FoveateError as error:

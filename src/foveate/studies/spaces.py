@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -12,25 +11,13 @@ from optuna.trial import FixedTrial
 
 from foveate.compression import Compressor, Pipeline, PromptCompressor, VisionCompressor
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import BudgetError, FoveateError
 from foveate.models.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention
 from foveate.selectors import ImportantDiverse, Mass, TopK
+from foveate.studies.plan import KINDS, Kind, check_ends, check_words
 
 AnyTrial = Trial | FixedTrial
 """One that a study runs, or a repetition of its parameters."""
-Kind = Literal["single", "range", "weights"]
-KINDS: tuple[Kind, ...] = ("single", "range", "weights")
-WORDS = {
-    "single": "one layer of the vision tower",
-    "range": "neighbouring layers, each weighing less than the one behind it by a factor",
-    "weights": "all layers with free weights that sum to 1",
-    "reduce": "sum, maximum or minimum over the layers",
-    "heads": "which attention heads are read",
-    "diversity": "a share of the budget for patches unlike those chosen",
-    "prompt": "a second cut inside the language model: where, how much of the budget, how far by prompt attention",
-    "mass": "as many patches as hold a share of the score, instead of a count",
-}
 _DIGITS = 4
 
 
@@ -249,7 +236,7 @@ def _one_of(trial: AnyTrial, name: str, words: Sequence[Word]) -> Word:
 
 
 def layer_space(words: Iterable[str], keep: tuple[int | float, ...], tower: Tower, decoder_depth: int) -> LayerSpace:
-    """The space that some of `WORDS` open.
+    """The space that some of `plan.WORDS` open.
 
     Args:
         words: What is varied.
@@ -262,16 +249,7 @@ def layer_space(words: Iterable[str], keep: tuple[int | float, ...], tower: Towe
         BudgetError: The budget is no number or pair of numbers in range.
     """
     words = tuple(dict.fromkeys(words))
-    for word in words:
-        if word not in WORDS:
-            near = get_close_matches(word, WORDS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise FoveateError(f"space {word!r} is unknown: {hint}known are {', '.join(WORDS)}")
-    if "mass" in words and (clash := {"diversity", "prompt"}.intersection(words)):
-        raise FoveateError(
-            f"space mass does not go with {' and '.join(sorted(clash))}: with a mass every image has a count of its "
-            "own, and the others share out a count that is the same for all"
-        )
+    check_words(words)
     kinds: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind in words) or KINDS
     flags = {"reduce": "reduce" in words, "head_subset": "heads" in words}
     flags |= {"diversity": "diversity" in words, "prompt": "prompt" in words}
@@ -285,7 +263,6 @@ def budget_of(keep: tuple[int | float, ...], patches: int, mass: bool = False) -
     Raises:
         BudgetError: There are none or more than two, or one is out of range.
     """
+    check_ends(keep)
     counts = sorted(resolve_keep(one, patches) for one in keep)
-    if not 1 <= len(counts) <= 2:
-        raise BudgetError(f"keep={keep}: expected one number for a fixed budget or two for a range to search")
     return Budget(1 if mass else counts[0], patches if mass and len(counts) == 1 else counts[-1], mass)

@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from foveate.studies.goals import Gain, Goal
+from foveate.studies.goals import Gain
+from foveate.studies.plan import Goal
 
 P = 0.01
 STARTUP = 32  # images

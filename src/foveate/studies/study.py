@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from warnings import warn
 
 import numpy as np
@@ -27,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from foveate.core.errors import OutputError, behind, interrupted, said
+from foveate.core.finished import RESULTS
 from foveate.core.progress import bar, hush
 from foveate.evaluation.config import run_id
 from foveate.studies import database
@@ -35,10 +37,10 @@ from foveate.studies.goals import DIRECTIONS
 from foveate.studies.notes import ARTIFACTS
 from foveate.studies.objective import Objective
 from foveate.studies.place import Place, chosen, retry
+from foveate.studies.plan import SamplerName
 from foveate.studies.spaces import Planned
 from foveate.studies.stopping import STARTUP, P
 
-SamplerName = Literal["tpe", "nsga2", "gp", "random"]
 _SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed),
     "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
@@ -82,7 +84,14 @@ def open_study(
         notice = f"the study of the default name has another configuration, so this one is {place.name!r}:\n{different}"
         print(notice, file=sys.stderr)
         return open_study(place, objective, identity, facts)
+    RESULTS[place.folder] = partial(_results, place.folder, study)
     return place, study
+
+
+def _results(folder: Path, study: optuna.Study) -> list[Path]:
+    """Returns the folder of a study, and those of the records that it rests on."""
+    runs = {str(run) for trial in study.get_trials(deepcopy=False) if (run := trial.user_attrs.get("run_id"))}
+    return [folder, *(folder.parent / "records" / run for run in sorted(runs))]
 
 
 def _opened(place: Place, objective: Objective, facts: Mapping[str, Any]) -> optuna.Study:
@@ -155,6 +164,8 @@ def run(
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         for trial in bar(done, "trial", "looking at what is there"):
             objective.restore(trial)
+        if (there := _settled(study)) >= max(total, 1):
+            print(f"Nothing was left to do: all {there} trials of {place.name!r} are there.", file=sys.stderr)
         _work(place, study, *rest)
         for other in others:
             other.join()
@@ -193,6 +204,13 @@ def keep_artifacts(study: optuna.Study, folder: Path) -> None:
         if picture.read_bytes() not in kept:
             upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
     database.seal(folder / database.NAME)
+
+
+def _settled(study: optuna.Study) -> int:
+    """Returns how many trials have ended; 0 while others are to come or run."""
+    states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
+    left = states[TrialState.WAITING] + states[TrialState.RUNNING]
+    return 0 if left else states[TrialState.COMPLETE] + states[TrialState.PRUNED]
 
 
 def _worker(place: Place, objective: Objective, total: int, sampler: SamplerName, seed: int, threads: int) -> None:

@@ -52,13 +52,13 @@ def runs(name: str, family: str) -> str:
     Raises:
         FoveateError: It cannot, and for none of the known reasons.
     """
-    loaded = _loaded(family)
+    loaded = load_family(family)
     adapter, model = loaded.adapter, cast(Any, loaded.model)
     options = options_on(METHODS[name], adapter)
     try:
         compressor = suited(METHODS[name](keep=_KEEP, **options), loaded)
         with compressor.attached(loaded):
-            model.generate(**_inputs(family), max_new_tokens=2, min_new_tokens=2, do_sample=False)
+            model.generate(**family_inputs(family), max_new_tokens=2, min_new_tokens=2, do_sample=False)
     except FoveateError as error:
         if sign := next((sign for sign, (found, _) in REASONS.items() if re.search(found, str(error))), None):
             return f"({sign})"
@@ -67,8 +67,8 @@ def runs(name: str, family: str) -> str:
 
 
 @cache
-def _loaded(family: str) -> LoadedModel:
-    """With a CLIP whose vision half is as wide as the family's tower."""
+def load_family(family: str) -> LoadedModel:
+    """Returns a tiny model, with a CLIP whose vision half is as wide as the family's tower."""
     adapter: Any = adapt(FAMILIES[family]())
     words = tokenizer(family)
     width = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -79,9 +79,9 @@ def _loaded(family: str) -> LoadedModel:
 
 
 @cache
-def _inputs(family: str) -> dict[str, Any]:
-    """A prompt about the family's first picture."""
-    adapter, picture = _loaded(family).adapter, pictures(family)[0]
+def family_inputs(family: str) -> dict[str, Any]:
+    """Returns a prompt about the family's first picture."""
+    adapter, picture = load_family(family).adapter, pictures(family)[0]
     runs_of = [len(picture["pixel_values"]) * adapter.tower.grid.patches] if family == "InternVL" else []
     (arrangement,) = adapter.arrangements(picture, runs_of)
     ids = torch.tensor([[5, 6, START, *[adapter.image_token] * arrangement.length, END, 9, 10, 11]])

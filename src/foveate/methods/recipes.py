@@ -1,11 +1,10 @@
-"""Published methods and controls as recipes: from a budget to a compressor. `METHODS` is the only table of names.
+"""Published methods and controls as recipes: from a budget to a compressor. `METHODS` holds all of them by name.
 
 `keep` is the number that the method's authors give; `foveate.cost.tokens` says what it amounts to. Layer numbers are
 those of the authors, for vision towers of 24 layers (`start_layer`, `object_layer`, `local_layer`, `deep_layer`) and
 language models of 32 blocks (`layer`, `layers`); `foveate.settings` finds their like in another model.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -331,15 +330,3 @@ def vtw(keep: Keep | None = None, layer: int = 15) -> Compressor:
 
 def _floored(keep: Keep | None) -> Keep | None:
     return Floor(keep) if isinstance(keep, float) else keep
-
-
-METHODS: dict[str, Callable[..., Compressor]] = {
-    recipe.__name__: recipe
-    for recipe in (
-        *(full, blind, random, uniform, pool, downsample, random_inside, evidence, response_attention),
-        *(vtc_cls, fastervlm, vispruner, visionzip, prumerge, prumerge_plus, cdpruner, divprune, trim, hiprune, holov),
-        *(scope, flowcut, tome, otprune, mmtok),
-        *(fastv, pyramiddrop, sparsevlm, sparsevlm_plus, dart, feather, vtw),
-        vscan,
-    )
-}

@@ -1,0 +1,38 @@
+"""Data sets by name, known without importing what reads them."""
+
+from foveate.core.errors import DataError
+
+SCENES = "scenes"
+NAMES = (
+    *("gqa", "mmbench", "mmbench_cn", "mme", "mmvet", "pope", "refcoco", "refcoco+", "refcocog", "scienceqa"),
+    *("seedbench", "textvqa", "textvqa_ocr", "vizwiz", "vqav2"),
+)
+"""Those of all benchmarks."""
+
+
+def parsed(name: str) -> tuple[str, str | None]:
+    """Name of a data set, and the place that was given with it.
+
+    Raises:
+        DataError: The data set is unknown, or is made and has no place.
+    """
+    known, given, place = name.partition(":")
+    if known != SCENES and known not in NAMES:
+        raise DataError(f"data {known!r} is unknown; known: {SCENES}, {', '.join(NAMES)}")
+    if given and (known == SCENES or not place):
+        raise DataError(
+            f"data {name!r}: {SCENES} are made, not read"
+            if known == SCENES
+            else f"data {name!r}: no place after the colon"
+        )
+    return known, place or None
+
+
+def check_limit(limit: int | None) -> None:
+    """Refuses a number of questions that is none.
+
+    Raises:
+        DataError: It is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"limit={limit}: at least one question is needed; leave it out for the whole split")

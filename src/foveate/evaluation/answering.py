@@ -1,0 +1,172 @@
+"""Answers the questions that have no record yet: what an evaluation imports only where something is left to answer."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import pytorch_lightning as lightning
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.callbacks import LambdaCallback
+
+from foveate.core.errors import DataError, OutputError
+from foveate.core.progress import bar
+from foveate.data.sample import VQASample, images_of
+from foveate.evaluation.config import EvalConfig, code_hash, run_id
+from foveate.evaluation.datamodule import QuestionsInBatches
+from foveate.evaluation.devices import team
+from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.interruption import interruptible
+from foveate.evaluation.module import Answering, Enough, RecordWriter
+from foveate.evaluation.records import RECORD_IT, Record, RecordFolder
+from foveate.evaluation.run import cached_load, data_of, refuse_bad, why_not
+from foveate.evaluation.sharing import said_by
+from foveate.models.load import LoadedModel
+
+
+@dataclass(frozen=True)
+class Share:
+    """What every process of a team does in an evaluation; a value, so that it can be sent.
+
+    Attributes:
+        config: Of the evaluation.
+        run: Its id.
+        left: Questions without a record.
+        order: See `evaluate`.
+        stops: Whether the first process may have enough before the end.
+    """
+
+    config: EvalConfig
+    run: str
+    left: frozenset[str]
+    order: int | None
+    stops: bool
+
+    def __call__(self) -> None:
+        """The share of a helper.
+
+        Raises:
+            OutputError: It would answer something else than the leader.
+        """
+        with RecordFolder(self.config.out / "records" / self.run).hand(team().number):
+            self.answer((lambda: False) if self.stops else None)  # the first process is asked
+
+    def answer(
+        self,
+        enough: Callable[[], bool] | None = None,
+        callbacks: Sequence[lightning.Callback] = (),
+    ) -> bool:
+        """Answers this process's turns; false if the first process had enough before the end."""
+        config = self.config
+        loaded = cached_load(config.model, config.device, config.dtype)
+        samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+        if (run := run_id(config.identity(loaded.identity, questions))) != self.run:
+            raise OutputError(
+                f"run {run} here, {self.run} in the first process: model, data, code and versions must be the same on "
+                "all nodes"
+            )
+        encodings = encodings_of(config, loaded, samples, questions)
+        good, failed = set_aside([sample for sample in samples if sample.id in self.left], encodings)
+        said = said_by(loaded, config.out) if "answers" in config.sharing and config.exact else None
+        skip = config.on_error == "skip"
+        module = Answering(encodings, config.compressor, config.max_new_tokens, skip, config.sharing, said)
+        us, folder = team(), RecordFolder(config.out / "records" / run)
+        ordered = longest_first(samples, encodings) if self.order is None and "lengths" in config.sharing else samples
+        asked_now = frozenset(sample.id for sample in good)
+        batches = QuestionsInBatches(ordered, config.batch_size, self.order, us.number, us.size, asked_now)
+        asked = us.asked_by_all(enough, batches.turns_of_all) if enough else None
+        writer = RecordWriter(folder, asked)
+        us.meet()  # nobody writes before all hold what they have to hold
+        if failed and us.number == 0:
+            folder.append(failed)
+        return predict(module, batches, writer, callbacks)
+
+
+def predict(
+    module: lightning.LightningModule,
+    batches: QuestionsInBatches,
+    writer: RecordWriter,
+    callbacks: Sequence[lightning.Callback] = (),
+) -> bool:
+    """Hands what the module predicts to the writer, batch by batch; false if the writer had enough before the end.
+
+    Raises:
+        KeyboardInterrupt: After the batch at which Ctrl-C was pressed.
+    """
+    if not batches.batches:
+        return True
+    questions = sum(map(len, batches.batches))
+    with bar(questions, "question") as shown, interruptible() as leave:
+
+        def saved(trainer: object, module: object, records: object, batch: Sequence[VQASample], *_: int) -> None:
+            shown.update(len(batch))
+            leave()
+
+        trainer = lightning.Trainer(
+            accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
+            devices=1,
+            plugins=[LightningEnvironment()],  # whatever has started this process; see `devices`
+            callbacks=[writer, *callbacks, LambdaCallback(on_predict_batch_end=saved)],
+            logger=False,  # who is told hears of the records of all processes: see `loggers`
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,  # of batches, which hold more or fewer questions
+        )
+        try:
+            trainer.predict(module, datamodule=batches, return_predictions=False)
+        except Enough:
+            return False
+    return True
+
+
+def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASample, ...], questions: str) -> Encodings:
+    """What the tower says about the pictures of a configuration's data.
+
+    Raises:
+        DataError: A question cannot be asked or a picture not decoded, and the configuration says to stop there.
+    """
+    skip = config.on_error == "skip"
+    if not skip:
+        refuse_bad(samples)
+    key = run_id({"checkpoint": loaded.identity, "data_hash": questions, "dtype": config.dtype, "code": code_hash()})
+    images = images_of([sample for sample in samples if not sample.problem])
+    try:
+        encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)
+    except DataError as error:
+        raise DataError(f"{error}; {RECORD_IT}") from error
+    encodings.replayed = "encodings" in config.sharing
+    return encodings
+
+
+def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQASample]:
+    """Pictures with longer prompts before others: of equally many tokens, those with longer questions.
+
+    What does not fit into memory fails at once, and prompts of a batch are padded less.
+    """
+    pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
+
+    def length(some: list[VQASample]) -> tuple[int, int]:
+        seen = encodings.arrangements.get(some[0].image_id)  # unless it cannot be decoded
+        return seen.length if seen else 0, max(len(sample.question) for sample in some)
+
+    return [sample for some in sorted(pictures, key=length, reverse=True) for sample in some]
+
+
+def _refused(sample: VQASample, loaded: LoadedModel) -> str:
+    """Why a picture that can be decoded was not encoded."""
+    try:
+        loaded.images([sample.image])
+    except DataError as error:
+        return str(error)
+    return "its picture was not encoded"
+
+
+def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[VQASample], list[Record]]:
+    """The questions that can be asked, and the records of the others."""
+    good: list[VQASample] = []
+    failed: list[Record] = []
+    for sample in samples:
+        if sample.problem or sample.image_id not in encodings:
+            failed.append(Record.of_failure(sample, why_not(sample) or _refused(sample, encodings.loaded)))
+        else:
+            good.append(sample)
+    return good, failed

@@ -1,0 +1,32 @@
+"""What evaluations, and studies made of them, are told by name."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Literal, get_args
+
+from foveate.core.errors import FoveateError, MissingPackage
+
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
+LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
+Sharing = Literal["encodings", "pictures", "texts", "drafts", "answers", "lengths"]
+SHARINGS: tuple[Sharing, ...] = get_args(Sharing)
+SHARED: tuple[Sharing, ...] = tuple(name for name in SHARINGS if name != "answers")
+"""Unless something else is said: a run that was killed then ends with the very bytes of one that was not."""
+
+Existing = Literal["refuse", "aside", "beside"]
+"""What becomes of a study of the same name: with another configuration it is an error ("refuse"), or the new study goes
+to a folder of its own beside it ("beside"); "aside" moves it out of the way, whatever its configuration."""
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Refuses loggers that cannot be had.
+
+    Raises:
+        FoveateError: There is no such logger.
+        MissingPackage: Its package is not installed.
+    """
+    for name in names:
+        if name not in LOGGERS:
+            raise FoveateError(f"logger {name!r} is unknown; known: {', '.join(LOGGERS)}")
+        if find_spec(name) is None:
+            raise MissingPackage(f"logger {name!r} needs a package that is not there: pip install 'foveate[loggers]'")

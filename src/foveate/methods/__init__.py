@@ -1,0 +1,17 @@
+"""Published methods and controls: `METHODS` by name, and each as `foveate.methods.<name>`, imported when asked for."""
+
+from typing import TYPE_CHECKING, Any
+
+from foveate.methods.table import METHODS, NAMES
+
+if TYPE_CHECKING:
+    from foveate.methods.recipes import *  # noqa: F403
+
+
+__all__ = ["METHODS", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (a recipe)
+    if name in METHODS:
+        return METHODS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,78 @@
+"""The names of all methods, known without importing what their recipes are made of."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from foveate.core.errors import UnknownMethod
+
+if TYPE_CHECKING:  # torch takes a second to import
+    from foveate.compression import Compressor
+
+NAMES = (
+    *("full", "blind", "random", "uniform", "pool", "downsample", "random_inside", "evidence", "response_attention"),
+    *("vtc_cls", "fastervlm", "vispruner", "visionzip", "prumerge", "prumerge_plus", "cdpruner", "divprune", "trim"),
+    *("hiprune", "holov", "scope", "flowcut", "tome", "otprune", "mmtok"),
+    *("fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart", "feather", "vtw"),
+    "vscan",
+)
+VARIANTS: Mapping[str, Mapping[str, bool]] = {
+    "per_tile": {"per_tile": True},
+    "no_separators": {"separators": False},
+}
+"""What a method's name may go on with, behind a +, and the arguments of `Compressor.tiled` that this means."""
+
+
+class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
+    """The recipes by name, imported when one of them is looked up."""
+
+    def __getitem__(self, name: str) -> Callable[..., "Compressor"]:
+        if name not in NAMES:
+            raise KeyError(name)
+        return getattr(import_module("foveate.methods.recipes"), name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in NAMES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+METHODS: Mapping[str, Callable[..., "Compressor"]] = _Recipes()
+"""All recipes by name."""
+
+
+def parts_of(name: str) -> tuple[str, list[str]]:
+    """Splits a name into that of a method and its variants.
+
+    Args:
+        name: Of one of `METHODS`, or a user's own as "package.module:function", which is not imported here; it may go
+            on with variants, each behind a +.
+
+    Raises:
+        UnknownMethod: There is no such method or variant.
+    """
+    plain, *variants = name.split("+")
+    if unknown := [variant for variant in variants if variant not in VARIANTS]:
+        raise UnknownMethod(
+            f"method {name!r}: {unknown[0]!r} is unknown; a name may go on with +{' or +'.join(VARIANTS)}"
+        )
+    if plain not in METHODS and not plain.partition(":")[2]:
+        near = get_close_matches(plain, METHODS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(METHODS)}."
+        raise UnknownMethod(f"method {plain!r} is unknown; {hint} Your own is given as package.module:function")
+    return plain, variants
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuses the first name that is no method's; see `parts_of`.
+
+    Raises:
+        UnknownMethod: There is no such method or variant.
+    """
+    for name in names:
+        parts_of(name)
