@@ -77,7 +77,7 @@ def test_a_second_run_adds_nothing_and_more_trials_go_on(finished, tiny):
 @parametrize(
     ("more", "says"),
     [
-        (("--space", "range"), "space: LayerSpace.*there, LayerSpace"),
+        (("--space", "range", "--study", "search_weights"), "kinds: only there single, weights"),
         (("--goals", "tokens"), "add quality or accuracy to the goals, or say with --max-loss"),
         (("--report-split", "search"), "is the split that is searched"),
         (("--report-split", "tset"), "split .tset. of .scenes. is unknown"),

@@ -10,6 +10,7 @@ from foveate.core.types import PADDING, Trace
 from foveate.mergers import Contextual, Drop, ZeroFill
 from tests.mergers.test_mergers import MERGERS
 from tests.properties.strategies import SEEDS, real, scores_of, trace_of, views
+from tests.tiers import parametrize
 
 FREE = [merger for merger in MERGERS if not isinstance(merger, Contextual)]
 
@@ -34,7 +35,7 @@ def test_every_merger_is_tried():
     assert {type(merger).__name__ for merger in MERGERS} == set(mergers.__all__)
 
 
-@pytest.mark.parametrize("merger", FREE, ids=repr)
+@parametrize("merger", FREE, ids=repr)
 @given(choice=choices())
 def test_kept_patches_stay_and_as_many_tokens_are_made_as_announced(merger, choice):
     scores, seen, kept, seed = choice
@@ -53,7 +54,7 @@ def test_kept_patches_stay_and_as_many_tokens_are_made_as_announced(merger, choi
             assert torch.equal(tokens[row, : len(real(chosen))], features[row, real(chosen)])
 
 
-@pytest.mark.parametrize("merger", FREE, ids=repr)
+@parametrize("merger", FREE, ids=repr)
 @given(choice=choices())
 def test_tokens_do_not_depend_on_the_other_pictures(merger, choice):
     scores, seen, kept, seed = choice

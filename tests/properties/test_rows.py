@@ -15,6 +15,7 @@ from foveate.data.benchmark import LONGEST_TEXT
 from foveate.data.benchmarks import BENCHMARKS
 from foveate.data.load import data_hash, load_samples
 from tests.data.test_benchmarks import FILES
+from tests.tiers import parametrize
 
 LONG = "x" * 10_000_000
 NAN = float("nan")
@@ -71,7 +72,7 @@ def first_rows(tmp_path_factory):
     return rows
 
 
-@pytest.mark.parametrize("name", NAMES)
+@parametrize("name", NAMES, fast=("pope",))
 @given(st.data())
 @example(None)
 def test_a_row_with_anything_in_one_column_is_a_question_or_a_named_problem(first_rows, name, data):

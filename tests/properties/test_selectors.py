@@ -1,6 +1,5 @@
 """What holds of every selector, whatever the grid, the scores and the budget."""
 
-import pytest
 import torch
 from hypothesis import given
 
@@ -9,6 +8,7 @@ from foveate.core.types import PADDING, Trace
 from foveate.functional.ranking import ranked, top_k
 from tests.properties.strategies import real, situations, trace_of
 from tests.selectors.test_selectors import EXACT, ORDERED, RASTER
+from tests.tiers import parametrize
 
 # a count that a small picture cannot have is refused, which tests of budgets know
 EVERY = [s for s in (*RASTER, *ORDERED, selectors.Nothing()) if s != selectors.TopShare(20, 0.5)]
@@ -20,7 +20,7 @@ def test_every_selector_is_tried():
     assert names == set(selectors.__all__)
 
 
-@pytest.mark.parametrize("selector", EVERY, ids=repr)
+@parametrize("selector", EVERY, ids=repr)
 @given(situation=situations())
 def test_a_choice_is_of_different_patches_that_are_there(selector, situation):
     scores, seen, keep, seed = situation
@@ -38,7 +38,7 @@ def test_a_choice_is_of_different_patches_that_are_there(selector, situation):
             assert chosen == sorted(chosen)
 
 
-@pytest.mark.parametrize("selector", EVERY, ids=repr)
+@parametrize("selector", EVERY, ids=repr)
 @given(situation=situations())
 def test_a_choice_does_not_depend_on_the_other_pictures(selector, situation):
     scores, seen, keep, seed = situation

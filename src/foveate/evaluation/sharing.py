@@ -20,10 +20,6 @@ import torch
 
 from foveate.core.needs import Deepstack
 from foveate.core.types import Compressed
-
-# `config` takes them from here
-from foveate.evaluation.names import SHARED as SHARED
-from foveate.evaluation.names import Sharing as Sharing
 from foveate.models.engine import Answers, Conversation
 from foveate.models.load import LoadedModel
 

@@ -67,6 +67,8 @@ class Space(ABC):
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
     return value if isinstance(value, bool | int | float | str | None) else repr(value)
 
 
