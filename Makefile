@@ -9,7 +9,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # See lmms-light in pyproject.toml: with their requirements they would bring torchvision and another torch.
 WITHOUT_REQUIREMENTS := \
 	lmms-eval pytablewriter chardet dataproperty mbstrdecoder pathvalidate tabledata tcolorpy typepy
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
+PARALLEL := --numprocesses auto --maxprocesses 4
+# Results that the tests of a file share are made once.
+BY_FILE := $(PARALLEL) --dist loadfile --no-loadscope-reorder
 STUDY ?= ablate_layers
 TORCH ?=
 ARGS ?=
@@ -56,10 +58,10 @@ runs/%/table.csv: | $(INSTALLED)
 	$(BIN)/python experiments/$*.py $(STUDY_ARGS)
 
 test: $(INSTALLED) ## the fast tests, some minutes: every kind of thing once
-	$(BIN)/pytest $(PARALLEL) -m "not extended" $(ARGS)
+	$(BIN)/pytest $(BY_FILE) -m "not extended" $(ARGS)
 
 test-all: $(INSTALLED) ## all tests, with the checks of shapes in all of the package
-	$(BIN)/pytest $(PARALLEL) --jaxtyping-packages=foveate,beartype.beartype $(ARGS)
+	$(BIN)/pytest $(BY_FILE) --jaxtyping-packages=foveate,beartype.beartype $(ARGS)
 
 # Without the pins, in an environment of its own that stays; TORCH="torch==2.13.0" keeps a CUDA build of several GB away.
 test-newest: ## the fast tests with the newest versions that the ranges allow
@@ -75,7 +77,7 @@ faults: $(INSTALLED) ## over 200 faults for the real commands: killed, disk full
 	$(BIN)/python -m tests.faults $(ARGS)
 
 properties: $(INSTALLED) ## new examples for the tests that hold of any input, a thousand for each
-	FOVEATE_HYPOTHESIS=deep $(BIN)/pytest $(PARALLEL) tests/properties $(ARGS)
+	FOVEATE_HYPOTHESIS=deep $(BIN)/pytest $(PARALLEL) --dist worksteal tests/properties $(ARGS)
 
 # In an environment of its own, which is gone afterwards.
 audit: ## known vulnerabilities of the pins

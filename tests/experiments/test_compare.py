@@ -119,7 +119,7 @@ def test_an_edited_scorer_is_another_method(finished, tiny):
     folder, _ = finished
     source = folder / "mine/scorer.py"
     source.write_text(source.read_text().replace("return (features", "return -(features"))
-    result = run("--model", tiny, *QUICK, folder=folder)
+    result = run("--model", tiny, *QUICK, "--study", "compare_methods", folder=folder)
     assert result.returncode == 2
     assert "exists with another configuration:\n  scorers: changed " in result.stderr
     before = {part.parent for part in folder.glob("runs/records/*/part-*")}

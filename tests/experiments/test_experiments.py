@@ -74,7 +74,7 @@ def test_a_killed_ablation_ends_in_the_same_bytes(finished, tiny, tmp_path):
 
 
 def test_the_budget_ablation_runs_along_a_fine_axis(tiny, tmp_path):
-    options = ("--scorers", "cls[-1]", "cls[2:]", "--keep", "20", "10", "0.03", "--limit", "22", "--out", "elsewhere")
+    options = ("--scorers", "cls[-1]", "cls[2:]", "--keep", "20", "10", "0.03", "--limit", "11", "--out", "elsewhere")
     result = run("ablate_budgets", "--model", tiny, *options, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     table = pd.read_csv(tmp_path / "elsewhere/ablate_budgets/table.csv")
@@ -101,7 +101,8 @@ def test_bad_input_gets_one_clear_line_from_a_process_of_its_own(tiny, tmp_path)
 
 
 def test_another_configuration_under_the_same_name_is_refused(finished, tiny):
-    result = run("ablate_layers", "--model", tiny, *QUICK, "--limit", "33", folder=finished[0].parent)
+    options = (*QUICK, "--limit", "33", "--study", "ablate_layers")
+    result = run("ablate_layers", "--model", tiny, *options, folder=finished[0].parent)
     assert result.returncode == 2
     assert "error: study 'ablate_layers' exists with another configuration" in result.stderr
     assert "limit: 22 there, 33 here" in result.stderr

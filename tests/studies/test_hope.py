@@ -15,6 +15,7 @@ from foveate.studies.plan import SearchPlan
 from foveate.studies.search import space_of, winners
 from foveate.studies.spaces import Planned
 from foveate.studies.study import open_study, queue, run
+from tests.tiers import parametrize
 
 GOOD, HOPELESS = 0, 5
 IMAGES, ASKED = 40, 12
@@ -42,7 +43,7 @@ def records_of(config, trial):
     return RecordFolder(config.out / "records" / trial.user_attrs["run_id"])
 
 
-@pytest.mark.parametrize(
+@parametrize(
     ("goals", "max_loss", "why"),
     [
         (("quality",), None, "WilcoxonPruner against trial 0"),

@@ -7,7 +7,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 from datasets import (
     Dataset,
@@ -22,6 +21,7 @@ from PIL.Image import Image
 from foveate.core.errors import DataError, said, shown
 from foveate.core.progress import seen
 from foveate.data.quiet import quiet
+from foveate.data.rgb import eight_bits
 from foveate.data.sample import Picture
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -69,7 +69,7 @@ class Stored(Picture):
     def open(self) -> Image:
         with self._opened() as picture:
             picture.load()
-            return self._eight_bits(picture)
+            return eight_bits(picture, f"picture {shown(self.name)}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -105,16 +105,6 @@ class Stored(Picture):
             return file.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: of paths that no system can have
             raise DataError(f"picture {shown(self.name)} cannot be read: {said(error)}") from error
-
-    def _eight_bits(self, picture: Image) -> Image:
-        """By itself Pillow would make white of all that is above 255."""
-        if picture.mode in ("I", "F"):
-            raise DataError(
-                f"picture {shown(self.name)} has 32 bits per pixel, of which nobody knows what is white: store 8 or 16"
-            )
-        if picture.mode.startswith("I;16"):
-            return PILImage.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        return picture.copy()
 
     @contextmanager
     def _opened(self) -> Iterator[Image]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foveate.compression import Compressor
 from foveate.core.errors import DataError
-from foveate.core.types import Compressed
+from foveate.core.types import Arrangement, Compressed
 from foveate.data.prompts import phrased
 from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import EncodedPictures, Encodings
@@ -58,15 +58,23 @@ class Answering(lightning.LightningModule):
 
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
         arranged = [self.encodings.arrangements[sample.image_id] for sample in batch]
-        asks = [asked_text(self.loaded, sample) for sample in batch]
-        prompts = [self.loaded.prompt(text, image) for text, image in zip(asks, arranged, strict=True)]
-        wrong = [self._too_long(prompt) for prompt in prompts]
+        asked = [self._prompt(sample, image) for sample, image in zip(batch, arranged, strict=True)]
+        prompts, wrong = [prompt for prompt, _ in asked], [why for _, why in asked]
         for sample, why in zip(batch, wrong, strict=True):
             if why and not self.skip:
                 raise DataError(f"question {sample.id!r}: {why}; {RECORD_IT}")
         failed = [Record.of_failure(sample, why) for sample, why in zip(batch, wrong, strict=True) if why]
         rows = [row for row, why in enumerate(wrong) if not why]
         return failed + (self._answered([batch[i] for i in rows], [prompts[i] for i in rows]) if rows else [])
+
+    def _prompt(self, sample: VQASample, image: Arrangement) -> tuple[list[int], str]:
+        """The prompt of a question, and why it cannot be asked; empty if it can."""
+        try:
+            prompt = self.loaded.prompt(asked_text(self.loaded, sample), image)
+            self.loaded.reference(asked_text(self.loaded, sample), _foremost(sample.references))
+        except DataError as error:
+            return [], str(error)
+        return prompt, self._too_long(prompt)
 
     def _too_long(self, prompt: Sequence[int]) -> str:
         """By the uncompressed prompt, so that the same questions fail whatever the compressor."""

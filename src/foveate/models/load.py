@@ -21,6 +21,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from foveate.core.errors import DataError, UnsupportedModel, said, shown
 from foveate.core.progress import bar
 from foveate.core.types import Arrangement
+from foveate.data.rgb import as_rgb
 from foveate.functional.sequence import left_padded
 from foveate.models.adapter import Adapter, Images
 from foveate.models.checkpoint import SAFE, config_of, placed, reading, weights_of
@@ -56,6 +57,7 @@ def adapt(model: nn.Module) -> Adapter:
     return _ADAPTERS[kind](cast(Any, model))
 
 
+_MARK = "foveate-question"  # stands in a chat prompt where a question will
 _TEXTS = 100_000  # whose tokens are remembered
 
 
@@ -84,7 +86,7 @@ class LoadedModel:
                 f"its tower has {tower.depth} layers, of which {tower.feature_layer} writes the features, and its "
                 f"language model {self.adapter.decoder.depth} blocks"
             )
-        ids = self.prompt("?")
+        ids = list(self._spelled("?"))
         if self.adapter.image_token not in ids or not 0 <= min(ids) <= max(ids) < known:
             raise UnsupportedModel(
                 f"a prompt for one picture has ids from {min(ids)} to {max(ids)}; expected the image token "
@@ -120,7 +122,7 @@ class LoadedModel:
         Raises:
             DataError: The model's image processor refuses one of them.
         """
-        rgb = [image.convert("RGB") for image in images]
+        rgb = [as_rgb(image) for image in images]
         try:
             seen = self.processor.image_processor(rgb, return_tensors="pt", **self.adapter.image_options)
         except (ValueError, ZeroDivisionError, RuntimeError) as error:
@@ -182,8 +184,11 @@ class LoadedModel:
 
     def continued(self, written: str, answer: str) -> list[int]:
         """Token ids of an answer as they follow a chat prompt, the end token last."""
-        before, whole = self._ids(written), self._ids(written + " " * (not written[-1:].isspace()) + answer)
-        tokens = whole[len(before) :] if whole[: len(before)] == before else self._ids(answer, special=False)
+        if self._holds_control(answer):
+            tokens = self._plain(answer)
+        else:
+            before, whole = self._ids(written), self._ids(written + " " * (not written[-1:].isspace()) + answer)
+            tokens = whole[len(before) :] if whole[: len(before)] == before else self._ids(answer, special=False)
         end = self.processor.tokenizer.eos_token_id
         ends = self.adapter.ends
         return [*tokens, *([end] if end in ends else ends[:1])]
@@ -210,10 +215,44 @@ class LoadedModel:
         """Tokens of a question, or of an answer to it; remembered, for every method of a comparison asks the same."""
 
         def spelled(question: str, answer: str | None = None) -> array:
-            asked = self.written([None, question])
-            return array("i", self._ids(asked) if answer is None else self.continued(asked, answer))
+            if self._holds_control(question):
+                before, after = self.written([None, _MARK]).split(_MARK)
+                tokens = [self._ids(before), self._plain(question), self._ids(after, special=False)]
+                asked, prompt = after, [token for part in tokens for token in part]
+            else:
+                asked = self.written([None, question])
+                prompt = self._ids(asked) if answer is None else []
+            return array("i", prompt if answer is None else self.continued(asked, answer))
 
         return lru_cache(_TEXTS)(spelled)
+
+    @cached_property
+    def _controls(self) -> frozenset[str]:
+        """Texts that the tokenizer reads as single control tokens."""
+        tokenizer = self.processor.tokenizer
+        added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        image = [self.processor.image_token] if self.processor.image_token else []
+        return frozenset({*tokenizer.all_special_tokens, *added, *image} - {""})
+
+    def _holds_control(self, text: str) -> bool:
+        return any(control in text for control in self._controls)
+
+    def _plain(self, text: str) -> list[int]:
+        """Token ids of a text from data, in which nothing is a control token.
+
+        Raises:
+            DataError: The tokenizer knows no other way to write what is one.
+        """
+        tokenizer = self.processor.tokenizer
+        tokens = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        controls = {*tokenizer.all_special_ids, self.adapter.image_token} - {tokenizer.unk_token_id}
+        if found := controls.intersection(tokens):
+            name = tokenizer.convert_ids_to_tokens(min(found))
+            raise DataError(
+                f"{shown(text)} holds {name!r}, which the model's tokenizer reads as a control token and cannot write "
+                "otherwise: remove it from the data"
+            )
+        return tokens
 
     def _expanded(self, ids: Sequence[int], arrangements: Sequence[Arrangement]) -> list[int]:
         """The prompt with a whole run for each of its image tokens, inside what the processor puts around one."""
@@ -223,6 +262,10 @@ class LoadedModel:
         def run() -> list[int]:
             return [*edges[0], *[image] * next(left).length, *edges[1]]
 
+        if (places := list(ids).count(image)) != len(arrangements):
+            raise DataError(
+                f"{places} image tokens for {len(arrangements)} pictures in a prompt: expected one for each"
+            )
         return [token for i in ids for token in (run() if i == image else [i])]
 
     def _ids(self, text: str, special: bool = True) -> list[int]:
