@@ -13,7 +13,7 @@ from foveate.evaluation.tables import TableFolder
 from tests.scripts import run, start, wait_for
 from tests.tiers import extended
 
-QUICK = ("--limit", "24", "--batch-size", "8", "--side", "6", "--shares", "0.1", "0.5")
+QUICK = ("--limit", "36", "--batch-size", "12", "--side", "6", "--shares", "0.1", "0.5")
 WRITTEN = ("table.csv", "table.md", "contrasts.csv")
 FIGURES = ("layers.png", "pairs.png", "maps.png", "curves.png", "heads.png")
 
@@ -39,7 +39,7 @@ def test_the_measurement_writes_what_its_help_promises(finished):
     assert {"cls", "cls sum", "received", "prompt", "response", "evidence", "occlusion", "random"} <= set(
         table["signal"]
     )
-    assert (table["n"] == 24).all()
+    assert (table["n"] == 36).all()
     for name in FIGURES:
         with Image.open(folder / "runs/measure_bias" / name) as picture:
             assert picture.width > 800

@@ -40,8 +40,9 @@ class Decoder:
 
     def mask(self, states: Tensor, seen: Tensor, cache: Cache | None, block: int) -> Any:  # noqa: ANN401
         """What attention from block `block` on is given; `seen` marks the real ones of all its tokens."""
-        kind = "create_sliding_window_causal_mask" if self.windowed else "create_causal_mask"
-        return internal(f"masking_utils.{kind}")(self.config, states, seen.long(), cache, layer_idx=block)
+        whole = internal("masking_utils.create_causal_mask")
+        made = internal("masking_utils.create_sliding_window_causal_mask") if self.windowed else whole
+        return made(self.config, states, seen.long(), cache, layer_idx=block)
 
     def rotation(self, states: Tensor, position: Int[Tensor, "axis batch token"]) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the positions."""
