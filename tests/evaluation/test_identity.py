@@ -242,12 +242,14 @@ def test_equal_values_written_otherwise_are_the_same(one, same):
         (torch.zeros(0, 3), torch.zeros(3, 0)),
         (torch.tensor([1j]), torch.tensor([1j]).conj()),
         (min, max),
+        ({"a": 1}.get, {"a": 2}.get),
+        (Learned(1).score, Learned(2).score),
         (torch.relu, torch.tanh),
         (torch.nn.Linear, torch.nn.Conv1d),
         (Colour.RED, Colour.GREEN),
         (torch.nn.Dropout(0.1), torch.nn.Dropout(0.2)),
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_values_that_look_alike_are_told_apart(one, other):
     assert identity_of(one) != identity_of(other)

@@ -98,9 +98,11 @@ class _Walk:
             case FunctionType():
                 return self.function(value, name)
             case MethodType():
-                return self._items("method", (value.__self__, value.__func__.__qualname__), name)
+                return self._items("method", (value.__self__, value.__func__), name)
             case BuiltinFunctionType():
-                return digest("builtin", value.__module__ or "", value.__qualname__)
+                free = isinstance(value.__self__, type | ModuleType | None)
+                owner = "" if free else self.value(value.__self__, name)  # such as the dictionary of its own `get`
+                return digest("builtin", value.__module__ or "", value.__qualname__, owner)
             case type():
                 return self.of_class(value, name)
             case ModuleType():
