@@ -242,6 +242,8 @@ def test_equal_values_written_otherwise_are_the_same(one, same):
         (torch.zeros(0, 3), torch.zeros(3, 0)),
         (torch.tensor([1j]), torch.tensor([1j]).conj()),
         (min, max),
+        (int | None, str | None),
+        (list[int], list[str]),
         ({"a": 1}.get, {"a": 2}.get),
         (Learned(1).score, Learned(2).score),
         (torch.relu, torch.tanh),
@@ -249,7 +251,7 @@ def test_equal_values_written_otherwise_are_the_same(one, same):
         (Colour.RED, Colour.GREEN),
         (torch.nn.Dropout(0.1), torch.nn.Dropout(0.2)),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_values_that_look_alike_are_told_apart(one, other):
     assert identity_of(one) != identity_of(other)

@@ -18,7 +18,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 import numpy as np
 import torch
@@ -107,6 +107,8 @@ class _Walk:
                 return self.of_class(value, name)
             case ModuleType():
                 return self._module(value)
+        if get_origin(value) is not None:  # a type hint
+            return digest("hint", repr(value))
         if is_dataclass(value) and not _own_state(type(value)):
             state = {field.name: getattr(value, field.name) for field in fields(value)} | _state_of(value)
             return digest("object", self.of_class(type(value), name), self._mapping(state, name, dotted=True))
@@ -181,11 +183,12 @@ class _Walk:
 
     def function(self, value: FunctionType, name: str) -> str:
         """Returns the hash of a function: its code, defaults, and the values that it has closed over."""
-        cells = {key: cell.cell_contents for key, cell in _cells(value)}
-        parts = [value.__qualname__, self.value((value.__defaults__, value.__kwdefaults__), f"a default of {name}")]
+        named = "<" not in value.__qualname__  # as a lambda or a local function is not
         own = is_own(value.__module__)
+        cells = {key: cell.cell_contents for key, cell in _cells(value)} if own or not named else {}
+        parts = [value.__qualname__, self.value((value.__defaults__, value.__kwdefaults__), f"a default of {name}")]
         parts += [self._code_of(value.__module__)] if own else [value.__module__ or "", *versions_of(value.__module__)]
-        if own or "<" in value.__qualname__:  # that of a lambda or of a local function is no name
+        if own or not named:
             parts += [self._bytecode(value, name)]
         cells.pop("__class__", None)  # of `super()`
         return digest("function", *parts, self._mapping(cells, f"what {name} has closed over"))
