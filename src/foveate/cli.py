@@ -13,7 +13,6 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from importlib.resources import files
-from io import TextIOBase
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Protocol, runtime_checkable
 
@@ -284,7 +283,8 @@ def _led(main: Callable[..., None]) -> Callable[..., None]:
             print(printed, end="")
             print(f"Nothing was left to do: {folder} is finished, and no file is other than it was.", file=sys.stderr)
             return None
-        begun, heard = time.time(), _Heard(sys.stdout)
+        begun = time.time()
+        heard: Any = _Heard(sys.stdout)
         with redirect_stdout(heard):
             task = partial(_said_how_to_go_on, main, arguments, options.out)
             lead(task, options.device, options.devices, options.nodes)
@@ -314,7 +314,7 @@ def _remember(folder: Path, command: str, printed: str, inputs: Sequence[Path], 
     remember(folder, command, printed, [*inputs, *code], found, begun)
 
 
-class _Heard(TextIOBase):
+class _Heard:
     """Standard output that keeps a copy of its text."""
 
     def __init__(self, stream: Any) -> None:  # noqa: ANN401 (whatever stands for it)
@@ -324,14 +324,8 @@ class _Heard(TextIOBase):
         self.text += text
         return self._stream.write(text)
 
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (all else is the stream's)
+        return getattr(self._stream, name)
 
 
 def _said_how_to_go_on(main: Callable[..., None], arguments: Mapping[str, object], out: Path) -> None:
