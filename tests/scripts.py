@@ -11,6 +11,7 @@ needs `sys.executable`.
 import atexit
 import ctypes
 import json
+import linecache
 import os
 import runpy
 import select
@@ -217,6 +218,8 @@ def _execute(before: str, script: str, *options: str) -> None:
     exec(before, {})
     if script == "-c":
         sys.argv[:2] = ["-c"]
+        if "<string>" in linecache.cache:  # where Python 3.13 keeps the code of -c, here that of the server
+            linecache.cache["<string>"] = (len(options[0]), None, options[0].splitlines(keepends=True), "<string>")
         exec(options[0], {"__name__": "__main__"})
     else:
         runpy.run_path(script, run_name="__main__")
