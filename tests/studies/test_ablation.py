@@ -1,3 +1,5 @@
+import shutil
+from contextlib import suppress
 from dataclasses import replace
 
 import optuna
@@ -105,6 +107,17 @@ def test_a_study_of_another_configuration_is_refused(config, change):
         ablate("s", replace(config, **change), few, (7,))
     with pytest.raises(OutputError, match=r"\n  keep: only there 7; only here 16\n"):
         ablate("s", config, few, (16,))
+
+
+@pytest.mark.parametrize("existing", ["refuse", "beside"])
+def test_a_study_keeps_its_facts_when_another_configuration_asks_for_its_name(config, tmp_path, existing):
+    first = ablate("s", config, few, (7,))
+    other = shutil.copytree(config.model, tmp_path / "model")  # another model is one of the facts
+    with suppress(OutputError):
+        ablate("s", replace(config, model=str(other), limit=22), few, (7,), existing=existing)
+    kept = optuna.load_study(study_name="s", storage=f"sqlite:///{config.out / 's' / 'study.db'}")
+    assert kept.user_attrs == first.user_attrs
+    assert kept.user_attrs["model"] == config.model
 
 
 def test_the_old_study_is_moved_aside_and_the_new_one_starts_anew(config):

@@ -10,11 +10,12 @@ from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load
 from foveate.studies.objective import Objective
+from foveate.studies.opening import open_study
 from foveate.studies.place import Place
 from foveate.studies.plan import SearchPlan
 from foveate.studies.search import space_of, winners
 from foveate.studies.spaces import Planned
-from foveate.studies.study import open_study, queue, run
+from foveate.studies.study import queue, run
 from tests.tiers import parametrize
 
 GOOD, HOPELESS = 0, 5

@@ -27,9 +27,10 @@ from foveate.studies import study as studies
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import named_choices
 from foveate.studies.objective import Objective
+from foveate.studies.opening import open_study
 from foveate.studies.place import Place
 from foveate.studies.spaces import Budget, LayerSpace, Planned
-from foveate.studies.study import open_study, queue, run
+from foveate.studies.study import queue, run
 from tests.scripts import run as run_script
 from tests.scripts import start, wait_for
 from tests.services import wait_until

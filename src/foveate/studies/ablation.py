@@ -15,8 +15,9 @@ from foveate.models.llava import Tower
 from foveate.settings import suited
 from foveate.studies.choices import Choice, Grid
 from foveate.studies.objective import Draw, Objective
+from foveate.studies.opening import open_study
 from foveate.studies.place import Place
-from foveate.studies.study import open_study, queue, run
+from foveate.studies.study import queue, run
 
 
 def ablate(

@@ -20,11 +20,12 @@ from foveate.settings import options_on
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import Choice, controls
 from foveate.studies.objective import Draw, Objective
+from foveate.studies.opening import open_study
 from foveate.studies.place import Place
 from foveate.studies.plan import SearchPlan
 from foveate.studies.recipes import RecipeSpace, opened
 from foveate.studies.spaces import LayerSpace, Planned, Space, budget_of, layer_space
-from foveate.studies.study import open_study, queue, run
+from foveate.studies.study import queue, run
 
 BEST, SPACED = 8, 20  # proposals of the first rung that are evaluated: the best ones, and some all over its ranking
 

@@ -1,4 +1,4 @@
-"""Opens, guards and runs studies: a queue of planned trials that any number of workers empty, of which some may die."""
+"""Runs studies: a queue of planned trials that any number of workers empty, of which some may die."""
 
 import os
 import platform
@@ -7,10 +7,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -28,12 +27,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from foveate.core.errors import OutputError, behind, interrupted, said
-from foveate.core.finished import RESULTS
 from foveate.core.progress import bar, hush
-from foveate.evaluation.config import run_id
 from foveate.studies import database
-from foveate.studies.differences import differences
-from foveate.studies.goals import DIRECTIONS
 from foveate.studies.notes import ARTIFACTS
 from foveate.studies.objective import Objective
 from foveate.studies.place import Place, chosen, retry
@@ -48,67 +43,6 @@ _SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
 }
 _POLL_S = 0.5
-
-
-def open_study(
-    place: Place, objective: Objective, identity: Mapping[str, Any], facts: Mapping[str, Any]
-) -> tuple[Place, optuna.Study]:
-    """Creates the study, or opens it if it is the same.
-
-    Args:
-        place: Where it is to be kept; its `existing` says what becomes of another study there.
-        objective: Its space and goals are part of its identity.
-        identity: What identifies it besides.
-        facts: More to know about it.
-
-    Returns:
-        Where it is kept, and the study.
-
-    Raises:
-        OutputError: The place cannot be used, or the study exists with another configuration.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # why a trial failed is said once, and by us
-    varied = {"goals": list(objective.goals), "max_loss": objective.max_loss, "stops": objective.stops}
-    whole = {**identity, **objective.space.identity, **varied}
-    if place.existing == "aside":
-        place.move_aside()
-    study = _opened(place, objective, facts)
-    if different := _guard(place, study, whole):
-        if place.existing != "beside":
-            raise OutputError(
-                f"study {place.name!r} exists with another configuration:\n{different}\nTo go on, choose one: --fresh "
-                "moves the old study aside and starts anew, another --study keeps both, and without --study another "
-                "configuration goes to a folder of its own"
-            )
-        place = replace(place, name=f"{place.name}-{run_id(whole)[:8]}", existing="refuse")
-        notice = f"the study of the default name has another configuration, so this one is {place.name!r}:\n{different}"
-        print(notice, file=sys.stderr)
-        return open_study(place, objective, identity, facts)
-    RESULTS[place.folder] = partial(_results, place.folder, study)
-    return place, study
-
-
-def _results(folder: Path, study: optuna.Study) -> list[Path]:
-    """Returns the folder of a study, and those of the records that it rests on."""
-    runs = {str(run) for trial in study.get_trials(deepcopy=False) if (run := trial.user_attrs.get("run_id"))}
-    return [folder, *(folder.parent / "records" / run for run in sorted(runs))]
-
-
-def _opened(place: Place, objective: Objective, facts: Mapping[str, Any]) -> optuna.Study:
-    storage = place.open()
-    with place.queue:
-        study = optuna.create_study(
-            study_name=place.name,
-            storage=storage,
-            directions=[DIRECTIONS[goal] for goal in objective.goals],
-            load_if_exists=True,
-        )
-        for fact, value in {**facts, "goals": list(objective.goals), "max_loss": objective.max_loss}.items():
-            if study.user_attrs.get(fact) != value:
-                study.set_user_attr(fact, value)
-        if study.metric_names is None:
-            study.set_metric_names(list(objective.goals))
-    return study
 
 
 def queue(place: Place, study: optuna.Study, trials: Iterable[Planned]) -> None:
@@ -371,12 +305,3 @@ def _seed(seed: int, started: int) -> int:
 
 def _pruner(objective: Objective) -> BasePruner:
     return WilcoxonPruner(p_threshold=P, n_startup_steps=STARTUP) if objective.pruned else NopPruner()
-
-
-def _guard(place: Place, study: optuna.Study, identity: dict[str, Any]) -> str:
-    """Notes what a new study is; returns in what an existing one differs, a line each, and nothing if it does not."""
-    with place.queue:
-        if (known := study.user_attrs.get("identity")) is None:
-            study.set_user_attr("identity", identity)
-            return ""
-    return "\n".join(f"  {line}" for line in differences(known, identity))
