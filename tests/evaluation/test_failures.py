@@ -17,6 +17,7 @@ from foveate.data.load import load_samples
 from foveate.data.sample import Boxes, Drawn
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.evidence import as_seen, evidence_of
+from foveate.evaluation.module import Answering
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import uniform
 from foveate.models.load import load
@@ -147,3 +148,14 @@ def test_the_reference_models_processor_stretches(tiny):
     seen = evidence_of([sample], [image], loaded)
     stretched = evidence_of([sample], [image])
     torch.testing.assert_close(seen, stretched, atol=0.1, rtol=0)
+
+
+def test_a_step_that_ends_like_data_do_is_no_end_of_the_data(tiny, tmp_path, monkeypatch):
+    """Loops take a StopIteration that leaves a step for the end: questions would be missing without a cause."""
+
+    def ends(*_: object):
+        raise StopIteration
+
+    monkeypatch.setattr(Answering, "predict_step", ends)
+    with pytest.raises(RuntimeError, match="ended after 0 of 11 questions"):
+        evaluate(EvalConfig(Identity(), tiny, limit=11, max_new_tokens=1, out=tmp_path))

@@ -25,7 +25,7 @@ from foveate.models.load import LoadedModel
 
 @dataclass(frozen=True)
 class Share:
-    """What every process of a team does in an evaluation; a value, so that it can be sent.
+    """The part that every process of a team has in an evaluation; a value, so that it can be sent.
 
     Attributes:
         config: Of the evaluation.
@@ -94,10 +94,12 @@ def predict(
     """
     if not batches.batches:
         return True
-    questions = sum(map(len, batches.batches))
+    questions, answered = sum(map(len, batches.batches)), 0
     with bar(questions, "question") as shown, interruptible() as leave:
 
         def saved(trainer: object, module: object, records: object, batch: Sequence[VQASample], *_: int) -> None:
+            nonlocal answered
+            answered += len(batch)
             shown.update(len(batch))
             leave()
 
@@ -115,11 +117,13 @@ def predict(
             trainer.predict(module, datamodule=batches, return_predictions=False)
         except Enough:
             return False
+    if answered < questions:  # a StopIteration in a step, which loops take for the end of the data
+        raise RuntimeError(f"prediction ended after {answered} of {questions} questions without an error")
     return True
 
 
 def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASample, ...], questions: str) -> Encodings:
-    """What the tower says about the pictures of a configuration's data.
+    """Returns the encodings of the images of a configuration's data.
 
     Raises:
         DataError: A question cannot be asked or a picture not decoded, and the configuration says to stop there.
