@@ -20,11 +20,11 @@ import tyro
 
 import foveate.evaluation
 from foveate.core.errors import DataError, DeviceError, FoveateError, OptionError, behind, interrupted, shown
-from foveate.core.finished import RESULTS, command_of, remember, remembered
+from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
 from foveate.data.names import SCENES, check_limit, parsed
 from foveate.evaluation.devices import check_counts, lead
 from foveate.evaluation.interruption import hear_nothing_more, leave_first, overhear_nothing
-from foveate.evaluation.names import SHARED, Existing, LoggerName, Sharing, check_loggers
+from foveate.evaluation.names import SHARED, Existing, LoggerName, Sharing, check_loggers, check_numbers
 from foveate.models.names import REFERENCE, Dtype
 
 _LIGHTNING = "accelerators callbacks core loggers loops plugins profilers strategies trainer tuner utilities".split()
@@ -115,7 +115,7 @@ class Options:
 
     @property
     def existing(self) -> Existing:
-        """What becomes of a study of that name."""
+        """How an existing study of that name is treated."""
         return "aside" if self.fresh else "beside" if self.study is None else "refuse"
 
     def check(self) -> None:
@@ -138,9 +138,7 @@ class Options:
             raise OptionError("storage '': expected the URL of a database; leave it out for a file in --out")
         if self.workers < 1:
             raise OptionError(f"workers={self.workers}: at least one is needed")
-        for name, least in {"seed": 0, "batch_size": 1, "max_new_tokens": 1}.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise OptionError(f"{name}={value}: expected {least} or more")
+        check_numbers(self.seed, self.batch_size, self.max_new_tokens)
         for data in self.data:
             parsed(data)
         check_limit(self.limit)
@@ -281,10 +279,10 @@ def _led(main: Callable[..., None]) -> Callable[..., None]:
         folder = options.out / options.name
         if inputs and not options.fresh and (printed := remembered(folder, command)) is not None:
             print(printed, end="")
-            print(f"Nothing was left to do: {folder} is finished, and no file is other than it was.", file=sys.stderr)
+            print("Nothing was left to do: this command has finished, and no file has changed since.", file=sys.stderr)
             return None
         begun = time.time()
-        heard: Any = _Heard(sys.stdout)
+        heard: Any = Copied(sys.stdout)
         with redirect_stdout(heard):
             task = partial(_said_how_to_go_on, main, arguments, options.out)
             lead(task, options.device, options.devices, options.nodes)
@@ -295,11 +293,15 @@ def _led(main: Callable[..., None]) -> Callable[..., None]:
 
 
 def _inputs(options: Options) -> list[Path]:
-    """Files and folders that a command's results depend on besides its code; none if some of them lie elsewhere."""
+    """Returns files and folders that a command's results depend on besides its code; none if it is not remembered.
+
+    It is not with a database or checkpoint elsewhere, nor for several devices, each of which would print the report.
+    """
     model = Path(str(files("foveate.reference"))) if options.model == REFERENCE else Path(options.model)
     data = [Path(place) for _, place in map(parsed, options.data) if place]
     try:
-        there = options.storage is None and all(path.exists() for path in (model, *data))
+        alone = options.storage is None and options.devices * options.nodes == 1
+        there = alone and all(path.exists() for path in (model, *data))
     except (OSError, ValueError):  # no file can have such a name
         there = False
     return [model, *data] if there else []
@@ -312,20 +314,6 @@ def _remember(folder: Path, command: str, printed: str, inputs: Sequence[Path], 
     code = [Path(path) for name, path in loaded if path and (is_own(name) or name.partition(".")[0] == "foveate")]
     found = [path for results in RESULTS.values() for path in results()]
     remember(folder, command, printed, [*inputs, *code], found, begun)
-
-
-class _Heard:
-    """Standard output that keeps a copy of its text."""
-
-    def __init__(self, stream: Any) -> None:  # noqa: ANN401 (whatever stands for it)
-        self._stream, self.text = stream, ""
-
-    def write(self, text: str) -> int:
-        self.text += text
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (all else is the stream's)
-        return getattr(self._stream, name)
 
 
 def _said_how_to_go_on(main: Callable[..., None], arguments: Mapping[str, object], out: Path) -> None:

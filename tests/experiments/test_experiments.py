@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from foveate.cli import Options
 from tests.scripts import run, start, wait_for
 from tests.tiers import extended
 
@@ -53,9 +54,14 @@ def test_a_second_run_computes_nothing_and_changes_no_byte_of_the_table(finished
     runs, printed = finished
     table = (runs / "ablate_layers" / "table.csv").read_bytes()
     parts = {part: part.stat().st_mtime_ns for part in runs.glob("records/*/part-*")}
-    again = run("ablate_layers", "--model", tiny, *QUICK, folder=runs.parent)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout == printed
+    for remembered in (True, False):  # by the files as they are, or by a look at the study
+        if not remembered:
+            (runs / "ablate_layers" / "finished.json").unlink()
+        again = run("ablate_layers", "--model", tiny, *QUICK, folder=runs.parent)
+        assert again.returncode == 0, again.stderr
+        assert again.stdout == printed
+        (line,) = [line for line in again.stderr.splitlines() if "othing was left to do" in line]
+        assert ("trials" in line) is not remembered
     assert (runs / "ablate_layers" / "table.csv").read_bytes() == table
     assert {part: part.stat().st_mtime_ns for part in runs.glob("records/*/part-*")} == parts
 
@@ -106,6 +112,32 @@ def test_another_configuration_under_the_same_name_is_refused(finished, tiny):
     assert result.returncode == 2
     assert "error: study 'ablate_layers' exists with another configuration" in result.stderr
     assert "limit: 22 there, 33 here" in result.stderr
+
+
+def test_fresh_moves_the_old_study_aside(finished, tiny):
+    """After all that read it."""
+    runs, printed = finished
+    result = run("ablate_layers", "--model", tiny, *QUICK, "--fresh", folder=runs.parent)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == printed
+    table = "table.csv"
+    assert (runs / "ablate_layers.old-1" / table).read_bytes() == (runs / "ablate_layers" / table).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "existing"),
+    [
+        ({}, "usual", "beside"),
+        ({"study": "mine"}, "mine", "refuse"),
+        ({"study": "usual"}, "usual", "refuse"),
+        ({"fresh": True}, "usual", "aside"),
+        ({"study": "mine", "fresh": True}, "mine", "aside"),
+    ],
+    ids=str,
+)
+def test_a_study_that_exists_is_treated_as_its_options_say(given, name, existing):
+    options = Options("usual", **given)
+    assert (options.name, options.existing) == (name, existing)
 
 
 def test_models_that_cannot_be_used_are_named(tmp_path):

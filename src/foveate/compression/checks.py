@@ -1,4 +1,4 @@
-"""Checks what plug-ins return, by shapes and types alone, so that none of them waits for a device."""
+"""Checks what plug-ins return: types and shapes, which waits for no device, and scores for NaN, which does."""
 
 import torch
 from torch import Tensor

@@ -19,6 +19,20 @@ RESULTS: dict[Path, Callable[[], Iterable[Path]]] = {}
 """By the folder of a study that this process has opened: what tells all files and folders that its results rest on."""
 
 
+class Copied:
+    """Standard output that keeps a copy of its text."""
+
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401 (whatever stands for it)
+        self._stream, self.text = stream, ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (all else is the stream's)
+        return getattr(self._stream, name)
+
+
 def command_of(arguments: Mapping[str, Any]) -> str:
     """Returns a text that two commands share if they ask for the same."""
     return f"{os.getcwd()} {sorted((name, repr(value)) for name, value in arguments.items())} {_installed()}"

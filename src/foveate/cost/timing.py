@@ -1,4 +1,4 @@
-"""What a measurement of time is told."""
+"""Ranges of the options of a measurement of time."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a measurement of bias is told."""
+"""The plan of a measurement of bias."""
 
 from dataclasses import dataclass
 

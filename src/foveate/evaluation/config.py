@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveate.compression import Compressor
-from foveate.core.errors import OptionError
 from foveate.data.load import default_split
 from foveate.data.names import parsed
 from foveate.evaluation.identity import identity_of
-from foveate.evaluation.names import SHARED, LoggerName, Sharing
+from foveate.evaluation.names import SHARED, LoggerName, Sharing, check_numbers
 from foveate.evaluation.source import digest, tree_hash
 
 _CANNOT_CHANGE_AN_ANSWER = tuple(
@@ -66,9 +65,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if not self.split:
             object.__setattr__(self, "split", default_split(self.data))
-        for name, least in {"seed": 0, "batch_size": 1, "max_new_tokens": 1}.items():
-            if (value := getattr(self, name)) < least:
-                raise OptionError(f"{name}={value}: expected {least} or more")
+        check_numbers(self.seed, self.batch_size, self.max_new_tokens)
 
     @property
     def exact(self) -> bool:

@@ -91,7 +91,7 @@ class Team:
             self._finished(task)
 
     def _sent(self, value: Any) -> Any:  # noqa: ANN401 (small values)
-        """What the leader sends to all; the others' value is not looked at."""
+        """Returns the value of the leader in every process; that of the others is ignored."""
         return self.fabric.broadcast(value) if self.fabric else value
 
     def _finished(self, work: Callable[[], T]) -> T:

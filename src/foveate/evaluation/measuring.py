@@ -73,7 +73,7 @@ class Measuring(lightning.LightningModule):
     def _without(
         self, inquiry: Inquiry, seen: Sequence[Signal], images: np.ndarray, blocks: Int[Tensor, " patch"]
     ) -> tuple[Occlusion, list[tuple[Signal, Curve]]]:
-        """What becomes of the answers without each block, and along the curves of the signals and of the blocks."""
+        """Returns the drops of the answers without each block, and the curves of the signals and of the blocks."""
         shares, curves, numbers = self.plan.shares, [], np.arange(len(images))
         signals = [signal for signal in seen if signal.has_curve]
         rows = sum(len(signal.rows) for signal in signals) + len(images)

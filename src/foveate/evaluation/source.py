@@ -28,7 +28,7 @@ def tree_hash(source: bytes, name: str = "source") -> str:
 def own_code(module: str) -> str:
     """Returns the hash of a module's source and of the source that it imports; empty if it has no file.
 
-    The docstring of this file says which modules count.
+    The docstring of `identity` says which modules count.
     """
     trees: dict[str, str] = {}
     versions: set[str] = set()
@@ -166,8 +166,8 @@ def _nodes(node: object) -> Iterator[str]:
 
 def digest(*parts: object) -> str:
     """Returns the hash of some parts, each with its length, so that no two lists of parts run together."""
-    digest = hashlib.sha256()
+    whole = hashlib.sha256()
     for part in parts:
         content = str(part).encode(errors="surrogatepass")
-        digest.update(len(content).to_bytes(8, "big") + content)
-    return digest.hexdigest()
+        whole.update(len(content).to_bytes(8, "big") + content)
+    return whole.hexdigest()
