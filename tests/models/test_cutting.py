@@ -340,6 +340,7 @@ def test_an_assistant_a_loss_and_a_filled_cache_are_refused(loaded, batch):
 def test_a_sliding_window_language_model_is_refused(loaded, batch, monkeypatch):
     config = loaded.model.model.language_model.config
     monkeypatch.setattr(config, "layer_types", ["full_attention", "sliding_attention"] * 2, raising=False)
+    monkeypatch.setattr(config, "sliding_window", 8, raising=False)
     with fastv(5, 2).attached(loaded.model), pytest.raises(FoveateError, match="sliding-window"):
         loaded.model.generate(**batch, max_new_tokens=2)
 

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from itertools import groupby
 
 import pytest
@@ -31,7 +32,7 @@ from foveate.methods import (
 from foveate.models.engine import Conversation, answer
 from foveate.models.load import LoadedModel, adapt, load
 from foveate.reference.architecture import clip_config, llava_config
-from foveate.scorers import ClsAttention, ClsEnsemble, ReceivedAttention
+from foveate.scorers import ClsAttention, ClsEnsemble, Random, ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
 from tests.pictures import seen
 
@@ -284,17 +285,71 @@ def test_limits_of_the_whole_length_count_the_prompt_as_the_caller_knows_it(load
                 assert loaded.model.generate(**inputs, do_sample=False, **options).shape[1] == length + 3
 
 
-def test_a_cache_of_fewer_tokens_than_the_prompt_is_refused_and_an_empty_one_is_not(loaded, samples):
+def test_generate_goes_on_from_a_cache_of_fewer_tokens_than_the_prompt(loaded, samples):
     inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
-    with vtc_cls(16, 1).attached(loaded.model):
-        first = loaded.model.generate(
-            **inputs, max_new_tokens=2, return_dict_in_generate=True, past_key_values=DynamicCache()
-        )
+    options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True, "min_new_tokens": 2}
+    more = torch.tensor([loaded.processor.tokenizer("what color is the star?")["input_ids"]])
+    for positions in ("repacked", "original"):
+        with VisionCompressor(Random(), 16, positions=positions).attached(loaded.model):
+            first = loaded.model.generate(**inputs, **options, max_new_tokens=2, past_key_values=DynamicCache())
+            ids = torch.cat([first.sequences, more], 1)
+            whole = loaded.model.generate(**{**inputs, **turned(ids)}, **options, max_new_tokens=3)
+            for given in (turned(ids), {"input_ids": ids}, {**inputs, **turned(ids)}):
+                cache = deepcopy(first.past_key_values)
+                second = loaded.model.generate(**given, **options, max_new_tokens=3, past_key_values=cache)
+                assert torch.equal(second.sequences, whole.sequences)
+                torch.testing.assert_close(torch.stack(second.logits), torch.stack(whole.logits), atol=1e-4, rtol=0)
+
+
+def test_what_does_not_go_on_from_a_cache_is_refused(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    model, more = loaded.model, torch.full((1, 3), 9)
+    ids = torch.cat([inputs["input_ids"], more], 1)
+    image = torch.full((1, 1), loaded.adapter.image_token)
+    with vtc_cls(16, 1).attached(model):
+        cache = model(**inputs, use_cache=True).past_key_values
+        for wrong, message in (
+            ({"input_ids": more}, "do not begin with the"),
+            ({"input_ids": ids[:, :-3]}, r"expected the whole conversation, with something new at its end"),
+            ({"input_ids": torch.cat([ids, image], 1)}, "new images behind past_key_values"),
+            ({"input_ids": ids.repeat(2, 1)}, "began with 1 prompts .* of 2 prompts"),
+            ({"input_ids": ids, "attention_mask": torch.ones(1, 4)}, r"shape \(1, 4\): expected \(1, "),
+            ({"input_ids": ids, "position_ids": torch.arange(ids.shape[1])[None]}, "position_ids of the caller's own"),
+        ):
+            with pytest.raises(FoveateError, match=message):
+                model.generate(**wrong, past_key_values=cache, max_new_tokens=2)
+        with pytest.raises(FoveateError, match="new images behind"):
+            model(input_ids=image, past_key_values=cache)
+        with pytest.raises(FoveateError, match=r"shape \(1, 4\): expected \(1, "):
+            model(input_ids=more, attention_mask=torch.ones(1, 4), past_key_values=cache)
+    with fastv(16, 1).attached(model):
         with pytest.raises(FoveateError, match=r"already hold tokens.*Give the whole conversation without"):
-            loaded.model.generate(input_ids=first.sequences, past_key_values=first.past_key_values, max_new_tokens=2)
-    ids = torch.tensor([loaded.processor.tokenizer("what color is the star?")["input_ids"]])
-    with fastv(16, 1).attached(loaded.model), pytest.raises(FoveateError, match="no image"):
-        loaded.model.generate(input_ids=ids, past_key_values=DynamicCache(), max_new_tokens=2)
+            model.generate(input_ids=ids, past_key_values=cache, max_new_tokens=2)
+        with pytest.raises(FoveateError, match="no image"):
+            model.generate(input_ids=more, past_key_values=DynamicCache(), max_new_tokens=2)
+        cut = model(**inputs, use_cache=True).past_key_values
+    with vtc_cls(16, 1).attached(model):
+        for call, given in ((model.generate, ids), (model, more)):
+            with pytest.raises(FoveateError, match="cuts inside the language model"):
+                call(input_ids=given, past_key_values=cut)
+
+
+def test_positions_and_masks_of_the_callers_own_are_refused(loaded, samples):
+    inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
+    length = inputs["input_ids"].shape[1]
+    embeds = loaded.model.get_input_embeddings()(inputs["input_ids"])
+    for given, error, message in (
+        ({"position_ids": torch.arange(length)[None]}, FoveateError, "position_ids of the caller's own"),
+        ({"attention_mask": torch.ones(1, 1, length, length)}, FoveateError, r"attention_mask \(shape \(1, 1, "),
+        ({"attention_mask": {"full_attention": None}}, FoveateError, r"attention_mask \(dict\)"),
+        ({"inputs_embeds": embeds}, ValueError, "input_ids or inputs_embeds, not both"),
+    ):
+        with vtc_cls(16, 1).attached(loaded.model), pytest.raises(error, match=message):
+            loaded.model(**{**inputs, **given})
+
+
+def turned(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def test_padding_is_what_generate_takes_for_it(loaded, samples, monkeypatch):

@@ -139,8 +139,16 @@ class Adapter(ABC):
             "merges their patches afterwards: use a method that compresses behind the tower"
         )
 
-    def rope(self, ids: Tensor, mask: Tensor, arrangements: Sequence[Arrangement]) -> Int[Tensor, "axis batch token"]:
-        """Positions of full, left-padded prompts with images so arranged, in reading order."""
+    def rope(
+        self, inputs: Mapping[str, Any], mask: Tensor, arrangements: Sequence[Arrangement]
+    ) -> Int[Tensor, "axis batch token"]:
+        """Positions of the tokens of full prompts.
+
+        Args:
+            inputs: The prompts, with whatever else they show, such as videos.
+            mask: Which tokens are no padding.
+            arrangements: Of the images in reading order.
+        """
         return positions(mask.bool())[None]
 
     def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
@@ -232,7 +240,8 @@ class Adapter(ABC):
             tail: What the chat template puts behind every question.
         """
         special = {self.image_token, self.pad_token, self.text_config.bos_token_id, *self.ends}
-        special |= {getattr(self.model.config, name, None) for name in ("vision_start_token_id", "vision_end_token_id")}
+        others = ("vision_start_token_id", "vision_end_token_id", "video_token_id", "image_token_id")
+        special |= {getattr(self.model.config, name, None) for name in others}
         start = max((i for i, token in enumerate(prompt) if token == self.image_token), default=-1) + 1
         words = list(prompt[start:])
         if tail and words[-len(tail) :] == list(tail):

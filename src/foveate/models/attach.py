@@ -6,11 +6,10 @@ from contextlib import ExitStack, contextmanager
 from functools import cache, partial, wraps
 from threading import RLock, local
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
-from transformers import Cache, StaticCache
+from transformers import StaticCache
 
 from foveate.core.contracts import Cut, Pictures
 from foveate.core.errors import FoveateError
@@ -19,10 +18,11 @@ from foveate.core.types import Arrangement, Compressed
 from foveate.models.adapter import Adapter
 from foveate.models.cutting import Cutting, cuts_of
 from foveate.models.decoder import Layout
-from foveate.models.hooks import Conversation, hooked
+from foveate.models.hooks import Conversation, hooked, unpacked
 from foveate.models.joining import alike, in_groups
-from foveate.models.packing import pack, prompts_of
+from foveate.models.packing import pack, prompt_mask, prompts_of
 from foveate.models.pictures import GivenPictures, SeenPictures, Texts, TextSide
+from foveate.models.turns import Held, NextTurn, cache_of, held_by, hold, holds_tokens
 
 Compress = Callable[..., Compressed]
 Note = Callable[[Compressed, Layout, Cutting], None]
@@ -32,7 +32,7 @@ _ATTACHED = "_foveate_attached"
 class _Inside(local):
     """The conversation of stock `generate` in this thread, which calls `forward` with what was shortened already."""
 
-    conversation: Conversation | None = None
+    conversation: Conversation | NextTurn | None = None
 
 
 class Attachment:
@@ -60,7 +60,6 @@ class Attachment:
         self.texts = texts
         self._inside = _Inside()
         self._cutting = RLock()
-        self._cut_caches: WeakSet[Any] = WeakSet()  # whose blocks know other tokens
 
     @contextmanager
     def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[tuple[dict[str, Any], Conversation]]:
@@ -70,26 +69,29 @@ class Attachment:
             ValueError: What is given does not determine where the images stand.
             FoveateError: The compressor cannot work with what is given.
         """
-        if inputs.get("input_ids") is None:
-            raise ValueError("compression needs input_ids: image tokens cannot be found in inputs_embeds")
-        if inputs.get("vision_feature_layer") is not None:
-            raise ValueError("vision_feature_layer cannot be changed per call: set it in the model's configuration")
-        if inputs.get("vision_feature_select_strategy") is not None:
-            raise ValueError("vision_feature_select_strategy cannot be changed per call: it belongs to the model")
-        if _pixels(self.adapter, inputs) is not None and _given(self.adapter, inputs) is not None:
-            raise ValueError(f"give {self.adapter.image_inputs[0]} or mm_encoder_outputs, not both")
+        _check_inputs(self.adapter, inputs)
         if self.stages:
             _refuse(inputs, self.adapter, self.stages, generating)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
             compressed = self._compressed(inputs)
             result, layout = pack(self.adapter, inputs, compressed, self.repack)
         cuts = cuts_of(self.adapter.decoder, layout, self.stages, compressed)
-        conversation = Conversation(cuts, _given(self.adapter, result))
+        late = layout.late
+        if late is not None and not self.stages:  # what lost nothing goes on as in the stock model
+            removed = prompt_mask(self.adapter, inputs).sum(1) > result["attention_mask"].sum(1)
+            late = late.masked_fill(~removed, 0)
+        conversation = Conversation(cuts, _given(self.adapter, result), result["input_ids"].shape, late)
         with ExitStack() as stack:
             if self.stages:
                 stack.enter_context(self._cutting)  # hooks are the model's, so one thread at a time
                 stack.enter_context(hooked(self.adapter.decoder, conversation))
+            elif not self.repack and self.adapter.axes == 1 and self.adapter.decoder.flashes:
+                stack.enter_context(unpacked(self.adapter.decoder, conversation))
             yield result, conversation
+        if conversation.cache is not None:
+            ids, short, real = inputs["input_ids"], result["input_ids"], result["attention_mask"].bool()
+            held = Held(ids, short, real, layout.following, self.adapter.axes, bool(self.stages))
+            hold(conversation.cache, held)
         self.note(compressed, layout, cuts)
 
     def generate(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
@@ -97,10 +99,13 @@ class Attachment:
         inputs = _by_name(stock, args, kwargs)
         if inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
-        if _holds_tokens(_cache(inputs)):
-            return stock(**self._next_turn(inputs))
-        _check_images(self.adapter, inputs)
-        with self.shortened(inputs, generating=True) as (shortened, conversation), self._in(conversation):
+        with ExitStack() as stack:
+            if holds_tokens(cache_of(inputs)):
+                shortened, conversation = self._next_turn(inputs), NextTurn(cache_of(inputs))
+            else:
+                _check_images(self.adapter, inputs)
+                shortened, conversation = stack.enter_context(self.shortened(inputs, generating=True))
+            stack.enter_context(self._in(conversation))
             length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
             output = stock(**{**shortened, **_limits(inputs, self.adapter, length - short)})
         return _with_prompt(output, inputs["input_ids"], short)
@@ -110,43 +115,73 @@ class Attachment:
         inputs = _by_name(stock, args, kwargs)
         if (conversation := self._inside.conversation) is None:
             return self._alone(stock, inputs)
-        if conversation.owns(_given(self.adapter, inputs), _cache(inputs)):
-            with conversation.acting():
-                return stock(**self._joined(inputs))
+        if conversation.owns(_given(self.adapter, inputs), cache_of(inputs)):
+            with conversation.passing(self._joined(inputs)) as placed:
+                return stock(**placed)
         with self._in(None):  # another prompt, as a logits processor may run it
-            if _has_images(self.adapter, inputs):
-                return self._alone(stock, inputs)
-            self._check_cache(inputs, _cache(inputs) in self._cut_caches)
-            return stock(**inputs)
+            return self._alone(stock, inputs, besides=True)
 
-    def _alone(self, stock: Callable, inputs: dict[str, Any]) -> Any:  # noqa: ANN401
-        """A pass that is no part of `generate`."""
-        if not _holds_tokens(_cache(inputs)):
-            _check_images(self.adapter, inputs)
-        self._check_cache(inputs)
-        if not _has_images(self.adapter, inputs):
+    def _alone(self, stock: Callable, inputs: dict[str, Any], besides: bool = False) -> Any:  # noqa: ANN401
+        """A pass that is no part of `generate`, or of another conversation `besides` it, which may be about text."""
+        cache = cache_of(inputs)
+        if holds_tokens(cache):
+            return stock(**self._further(inputs, besides))
+        if not _has_images(self.adapter, inputs) and besides:
             return stock(**inputs)
-        with self.shortened(inputs, generating=False) as (shortened, conversation), conversation.acting():
+        _check_images(self.adapter, inputs)
+        with self.shortened(inputs, generating=False) as (shortened, conversation), conversation.acting(True):
             output = stock(**self._joined(shortened))
-        cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
-        if self.stages and cache is not None:
-            self._cut_caches.add(cache)
+            conversation.cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
         return output
 
-    def _check_cache(self, inputs: dict[str, Any], cut: bool = True) -> None:
-        """Refuses to go on from a cache whose blocks may know other tokens.
+    def _further(self, inputs: dict[str, Any], besides: bool) -> dict[str, Any]:
+        """Inputs of a `forward` that goes on from a cache.
 
         Raises:
-            FoveateError: It was, or may have been, left by a cut.
+            FoveateError: That cannot be done.
         """
-        if self.stages and cut and _holds_tokens(_cache(inputs)):
+        held = held_by(cache_of(inputs))
+        if (held is None and self.stages and not besides) or (held is not None and held.cut):
             raise FoveateError(
                 "a method that cuts inside the language model cannot go on from past_key_values in forward: use "
                 "generate, which keeps track of what every block knows"
             )
+        if _has_images(self.adapter, inputs) or (inputs["input_ids"] == self.adapter.image_token).any():
+            raise FoveateError(
+                "new images behind past_key_values that already hold tokens are not compressed: give the whole "
+                "conversation without past_key_values"
+            )
+        if held is None:
+            return inputs
+        _check_positions(inputs)
+        return held.further(inputs, whole=False)
+
+    def _next_turn(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Inputs of a `generate` that goes on from a cache.
+
+        Raises:
+            FoveateError: That cannot be done.
+        """
+        ids, held = inputs["input_ids"], held_by(cache_of(inputs))
+        images = ids == self.adapter.image_token
+        if self.stages or (held is None and (images.any() or _has_images(self.adapter, inputs))):
+            raise FoveateError(
+                "past_key_values that already hold tokens: the cache holds fewer tokens than the prompt, in which "
+                "`generate` would look for those that are new. Give the whole conversation without past_key_values"
+            )
+        if held is None:
+            return inputs
+        if images[:, held.ids.shape[1] :].any():
+            raise FoveateError(
+                "new images behind past_key_values that already hold tokens are not compressed: give the whole "
+                "conversation without past_key_values"
+            )
+        _check_positions(inputs)
+        known = (*self.adapter.image_inputs, "mm_encoder_outputs")  # of the images that the cache holds
+        return held.further({name: value for name, value in inputs.items() if name not in known}, whole=True)
 
     @contextmanager
-    def _in(self, conversation: Conversation | None) -> Iterator[None]:
+    def _in(self, conversation: Conversation | NextTurn | None) -> Iterator[None]:
         before, self._inside.conversation = self._inside.conversation, conversation
         try:
             yield
@@ -159,19 +194,6 @@ class Attachment:
             return inputs
         others = inputs["mm_encoder_outputs"]
         return {**inputs, "mm_encoder_outputs": {**others, self.adapter.modality: self.adapter.joined_output(given)}}
-
-    def _next_turn(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """The inputs as they are, if stock `generate` can go on from the cache.
-
-        Raises:
-            FoveateError: It cannot.
-        """
-        if self.stages or _has_images(self.adapter, inputs) or (inputs["input_ids"] == self.adapter.image_token).any():
-            raise FoveateError(
-                "past_key_values that already hold tokens: the cache holds fewer tokens than the prompt, in which "
-                "`generate` would look for those that are new. Give the whole conversation without past_key_values"
-            )
-        return inputs
 
     def _compressed(self, inputs: dict[str, Any]) -> Compressed:
         adapter = self.adapter
@@ -227,14 +249,47 @@ def compressing(attachment: Attachment) -> Iterator[None]:
             delattr(model, name) if function is None else setattr(model, name, function)
 
 
+def _check_inputs(adapter: Adapter, inputs: dict[str, Any]) -> None:
+    """What no compressed prompt can be made of.
+
+    Raises:
+        ValueError: What is given does not determine where the images stand, or says it twice.
+        FoveateError: Positions or a mask of the caller's own.
+    """
+    if inputs.get("input_ids") is None:
+        raise ValueError("compression needs input_ids: image tokens cannot be found in inputs_embeds")
+    if inputs.get("inputs_embeds") is not None:
+        raise ValueError("give input_ids or inputs_embeds, not both: embeddings are not shortened")
+    if inputs.get("vision_feature_layer") is not None:
+        raise ValueError("vision_feature_layer cannot be changed per call: set it in the model's configuration")
+    if inputs.get("vision_feature_select_strategy") is not None:
+        raise ValueError("vision_feature_select_strategy cannot be changed per call: it belongs to the model")
+    if _pixels(adapter, inputs) is not None and _given(adapter, inputs) is not None:
+        raise ValueError(f"give {adapter.image_inputs[0]} or mm_encoder_outputs, not both")
+    _check_positions(inputs)
+    mask = inputs.get("attention_mask")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        given = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise FoveateError(
+            f"attention_mask ({given}): who attends to whom changes where tokens are removed; expected the mask of "
+            "padding, of shape (batch, token), or none"
+        )
+
+
+def _check_positions(inputs: dict[str, Any]) -> None:
+    if inputs.get("position_ids") is not None:
+        raise FoveateError(
+            "position_ids of the caller's own: a compressed prompt has fewer tokens, which the method places; leave "
+            "position_ids out"
+        )
+
+
 def _refuse(inputs: dict[str, Any], adapter: Adapter, stages: Sequence[Cut], generating: bool) -> None:
     """What a method that cuts inside the language model cannot work with."""
-    option, cache = partial(_option, inputs, adapter), _cache(inputs)
+    option, cache = partial(_option, inputs, adapter), cache_of(inputs)
     static = isinstance(cache, StaticCache) or "static" in str(option("cache_implementation"))
-    sliding = any("sliding" in kind for kind in getattr(adapter.decoder.config, "layer_types", None) or ())
     sliding = (
-        sliding
-        or adapter.decoder.windowed
+        adapter.decoder.window is not None
         or "sliding" in str(option("cache_implementation"))
         or any(getattr(cache, "is_sliding", ()))
     )
@@ -272,15 +327,6 @@ def _option(inputs: dict[str, Any], adapter: Adapter, name: str) -> Any:  # noqa
     sources = (inputs.get("generation_config"), adapter.model.generation_config)
     values = (inputs.get(name), *(getattr(source, name, None) for source in sources))
     return next((value for value in values if value is not None), None)
-
-
-def _cache(inputs: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Returns the key-value cache that a caller gave, under its name in transformers 5.24 or under the older one."""
-    return inputs.get("cache") if inputs.get("cache") is not None else inputs.get("past_key_values")
-
-
-def _holds_tokens(cache: Any) -> bool:  # noqa: ANN401
-    return cache is not None and (not isinstance(cache, Cache) or bool(cache.get_seq_length() > 0))
 
 
 def _pixels(adapter: Adapter, inputs: dict[str, Any]) -> Tensor | None:

@@ -1,6 +1,7 @@
-"""The project's own loop over the blocks of a language model."""
+"""The language model of a stock model, run over prompts that foveate has embedded."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +13,11 @@ from foveate.core.types import Compressed
 from foveate.functional.sequence import positions
 from foveate.models.cutting import cuts_of
 from foveate.models.decoder import Decoder, Layout
+from foveate.models.hooks import Conversation, hooked, unpacked
 
 
 class Blocks:
-    """A prompt with cuts, then whatever follows it.
+    """A prompt with cuts, then whatever follows it, each by a pass of the stock language model.
 
     Args:
         decoder: The language model.
@@ -29,55 +31,27 @@ class Blocks:
         self.cutting = cuts_of(decoder, layout, stages, compressed)
         self.cache = DynamicCache(config=decoder.config)
         self.following = layout.following  # position of the next token, were nothing cut
+        self._conversation = Conversation(self.cutting)
 
     def prompt(self, states: Tensor, common: int = 0) -> Tensor:
-        """Runs the prompt's embeddings; returns the last block's states.
+        """Runs the prompt's embeddings; returns the normalised states of the last block.
 
         Args:
             states: The embeddings.
             common: So many first tokens are text that all prompts have in common; they run once, and states of the
                 others are returned. Only without stages.
         """
-        with self.cutting.listening():
-            if not common:
-                return self._prompt(states)
+        if common:
             self._prompt(states[:1, :common])
             self.cache.batch_repeat_interleave(len(states))
-            return self._prompt(states[:, common:], common)
-
-    def _prompt(self, states: Tensor, before: int = 0) -> Tensor:
-        """The tokens of the first prompts that stand behind so many others."""
-        prompts, until = len(states), before + states.shape[1]
-        position, mask, rotation = self.layout.position, None, None
-        for number, block in enumerate(self.decoder.blocks):
-            states = self.cutting.enter(number, states)
-            if number == self.cutting.segment(number).start:  # a new sequence from here on
-                until = until if number == 0 else states.shape[1]
-                position = self.cutting.tokens.position[:, :prompts, before:until]
-                mask = self.decoder.mask(states, self.cutting.tokens.real[:prompts, :until], self.cache, number)
-                rotation = self.decoder.rotation(states, position)
-            states = self._run(block, states, mask, position[0], rotation)
-            if number < len(self.layout.deep):
-                seen = self.layout.role[:prompts, before:until] == Role.VISUAL
-                if seen.any():
-                    deep = states[seen] + self.layout.deep[number].to(states.dtype)
-                    states = states.masked_scatter(seen[..., None], deep)
-        return states
+        return self._prompt(states[:, common:], common)
 
     def step(self, states: Tensor, real: Tensor) -> Tensor:
         """Runs the embeddings of left-padded tokens that follow; `real` marks those that are there."""
         self.cutting.advance(real)
-        base = position = self.following[:, None] + positions(real)
-        mask = rotation = None
-        for number, block in enumerate(self.decoder.blocks):
-            segment = self.cutting.segment(number)
-            if number == segment.start:
-                position = base - segment.shift[:, None]
-                mask = self.decoder.mask(states, segment.real, self.cache, number)
-                rotation = self.decoder.rotation(states, position.expand(len(self.layout.position), -1, -1))
-            states = self._run(block, states, mask, position, rotation)
+        position = (self.following[:, None] + positions(real)).expand(len(self.layout.position), -1, -1)
         self.following = self.following + real.sum(1)
-        return states
+        return self._run(states, position, self.cutting.segments[0].real, False)
 
     def forget(self, tokens: Tensor) -> None:
         """Takes back some of the tokens of the last step: (batch, token) bool, left-padded as they were given."""
@@ -90,12 +64,32 @@ class Blocks:
         self.cutting.select(rows)
         self.following = self.following[rows]
 
-    def _run(self, block: Any, states: Tensor, mask: Any, position: Tensor, rotation: Any) -> Tensor:  # noqa: ANN401
-        return block(
-            states,
-            attention_mask=mask,
-            position_ids=position,
-            use_cache=True,
-            position_embeddings=rotation,
-            **{self.decoder.cache_argument: self.cache},
-        )
+    def _prompt(self, states: Tensor, before: int = 0) -> Tensor:
+        """The tokens of the first prompts that stand behind so many others."""
+        prompts, until = len(states), before + states.shape[1]
+        deep: dict[str, Any] = {}
+        if self.layout.deep and self.layout.role[:prompts, before:until].eq(Role.VISUAL).any():
+            levels = [level.to(states.dtype) for level in self.layout.deep]
+            visual = self.layout.role[:prompts, before:until] == Role.VISUAL
+            deep = {"visual_pos_masks": visual, "deepstack_visual_embeds": levels}
+        position = self.layout.position[:, :prompts, before:until]
+        real = self.cutting.segments[0].real[:prompts, :until]
+        return self._run(states, position, real, True, **deep)
+
+    def _run(self, states: Tensor, position: Tensor, real: Tensor, prompting: bool, **deep: Any) -> Tensor:  # noqa: ANN401
+        with ExitStack() as stack:
+            if self.cutting.stages:
+                stack.enter_context(hooked(self.decoder, self._conversation))
+                stack.enter_context(self._conversation.acting(prompting))
+            elif self.decoder.flashes:
+                stack.enter_context(unpacked(self.decoder, self._conversation))
+                stack.enter_context(self._conversation.acting(prompting))
+            output = self.decoder.model(
+                inputs_embeds=states,
+                attention_mask=real.long(),
+                position_ids=position if len(position) > 1 else position[0],
+                use_cache=True,
+                **{self.decoder.cache_argument: self.cache},
+                **deep,
+            )
+        return output.last_hidden_state

@@ -19,7 +19,7 @@ from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.decoder import Decoder, Layout
 from foveate.models.joining import carried, in_order, together
-from foveate.models.prompt_rows import Tokens, asking, prompt_rows, raters, rotated, unrotated
+from foveate.models.prompt_rows import Tokens, asking, prompt_rows, raters
 from foveate.models.stages import check_images
 
 
@@ -60,12 +60,14 @@ class Cutting:
         self.views: list[Views] = [tuple(view for image in images for view in image.views) for images in layout.prompts]
         role = layout.role
         self.tokens = Tokens(role, layout.place, layout.position, asking(role == Role.QUESTION))
+        self.following = layout.following  # position of the token behind each prompt, were nothing cut
         self.values = dict(answers)
         self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]))]
         self.repeats = 1
         self.decisions: list[Decision] = []
         self.per_block = [self.tokens.visible] * decoder.depth
         self._wanted = {need for stage in stages for need in stage.needs}
+        self._asking = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -80,7 +82,11 @@ class Cutting:
         """The states that block `block` is to be given during the prompt."""
         if block == 0 and any(isinstance(need, PromptRows) and need.query == "raters" for need in self._wanted):
             self.tokens = replace(self.tokens, rater=raters(states, self.tokens))
-        return self._cut(block, self.stages[block], states) if block in self.stages else states
+        states = self._cut(block, self.stages[block], states) if block in self.stages else states
+        for need in self._wanted - self.values.keys():  # kernels are only given rotated queries and keys
+            if isinstance(need, PromptRows) and not need.rotary and self._layer(need) == block:
+                self.values[need] = self._asked(need, block, states)
+        return states
 
     def segment(self, block: int) -> Segment:
         """What block `block` knows."""
@@ -102,7 +108,10 @@ class Cutting:
 
     def expand(self, times: int) -> None:
         """Every prompt stands `times` times in the batch, as with several beams."""
+        if times == 1:
+            return
         self.repeats = times
+        self.following = self.following.repeat_interleave(times)
         self.tokens = Tokens(*(getattr(self.tokens, f.name).repeat_interleave(times, -2) for f in fields(Tokens)))
         self.views = [views for views in self.views for _ in range(times)]
         self.values = {need: value.repeat_interleave(times, 0) for need, value in self.values.items()}
@@ -115,16 +124,30 @@ class Cutting:
         ]
 
     def _listen(self, block: int, query: Tensor, key: Tensor, scaling: float) -> None:
-        if query.shape[2] != self.tokens.role.shape[1]:
-            return  # a later pass, one token at a time
-        key = key[:, :, : query.shape[2]]  # a static cache has room for more
+        if self._asking or query.shape[2] != self.tokens.role.shape[1]:
+            return  # asked ahead, or a later pass of one token at a time
+        query, key = query.detach(), key.detach()[:, :, : query.shape[2]]  # a static cache has room for more
         for need in self._wanted - self.values.keys():
             match need:
-                case PromptRows(layer) if resolve_layer(layer, self.decoder.depth) == block:
-                    pair = (query, key) if need.rotary else unrotated(self.decoder, self.tokens, query, key)
-                    self.values[need] = prompt_rows(self.decoder, self.tokens, need, *pair, scaling)
-                case TokenKeys(layer) if resolve_layer(layer, self.decoder.depth) == block:
+                case PromptRows(rotary=True) if self._layer(need) == block:
+                    self.values[need] = prompt_rows(self.decoder, self.tokens, need, query, key, scaling)
+                case TokenKeys() if self._layer(need) == block:
                     self.values[need] = key.transpose(1, 2)
+
+    def _layer(self, need: PromptRows | TokenKeys) -> int:
+        return resolve_layer(need.layer, self.decoder.depth)
+
+    def _asked(self, need: PromptRows, block: int, states: Tensor) -> Tensor:
+        """The answer of a block ahead of its own pass."""
+        rotation = self.decoder.rotation(states, self.tokens.position.to(states.device))
+        if not need.rotary:
+            rotation = torch.ones_like(rotation[0]), torch.zeros_like(rotation[1])
+        self._asking = True
+        try:
+            heard = self.decoder.heard(block, states, rotation)
+        finally:
+            self._asking = False
+        return prompt_rows(self.decoder, self.tokens, need, *heard)
 
     def _cut(self, block: int, stage: Cut, states: Tensor) -> Tensor:
         tokens = self.tokens
@@ -157,13 +180,8 @@ class Cutting:
 
     def _answer(self, need: Need, block: int, states: Tensor) -> Tensor:
         match need:
-            case PromptRows(layer) if resolve_layer(layer, self.decoder.depth) == block:
-                query, key = self.decoder.query_and_key(block, states)
-                if need.rotary:
-                    rotation = self.decoder.rotation(states, self.tokens.position)
-                    query, key = rotated(query, *rotation), rotated(key, *rotation)
-                scaling = self.decoder.blocks[block].self_attn.scaling
-                return prompt_rows(self.decoder, self.tokens, need, query, key, scaling)
+            case PromptRows() if self._layer(need) == block:
+                return self._asked(need, block, states)
             case TokenStates():
                 return self.decoder.model.norm(states)
             case TokenRoles():
@@ -196,11 +214,12 @@ class Cutting:
         def joined(old: Tensor, new: Tensor, padding: int) -> Tensor:
             return torch.cat([old, new.to(old.dtype)], 1).gather(1, order).masked_fill(~there, padding)
 
+        repacked = stage.repack and len(tokens.position) == 1
         self.tokens = Tokens(
             role=joined(tokens.role, torch.full_like(origin, Role.VISUAL), Role.PADDING),
             place=joined(tokens.place, torch.where(origin >= 0, tokens.place.gather(1, at), EXTRA), PADDING),
             position=positions(there)[None]
-            if stage.repack and len(tokens.position) == 1
+            if repacked
             else torch.stack(
                 [joined(axis, axis.gather(1, torch.where(origin >= 0, at, last)), 0) for axis in tokens.position]
             ),
@@ -211,7 +230,7 @@ class Cutting:
             for need, value in self.values.items()
             if not isinstance(need, TokenKeys)
         }
-        shift = self.segments[-1].shift + tokens.position[0, :, -1] - self.tokens.position[0, :, -1]
+        shift = self.following - there.sum(1) if repacked else self.segments[-1].shift
         self.segments.append(Segment(block, there, shift))
         count = self.tokens.visible[:: self.repeats]
         self.per_block = self.per_block[:block] + [count] * (self.decoder.depth - block)

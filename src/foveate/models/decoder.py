@@ -1,9 +1,11 @@
 """The language model block by block, and what each token of its sequence is."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache
@@ -14,7 +16,7 @@ from foveate.models.tap import tapped
 
 
 class Decoder:
-    """A causal language model of transformers with rotary positions, as LLaMA, Mistral and Qwen have."""
+    """A causal language model of transformers with rotary positions."""
 
     def __init__(self, model: Any, head: nn.Module) -> None:  # noqa: ANN401 (a class per family)
         self.model, self.head, self.config = model, head, model.config
@@ -25,10 +27,17 @@ class Decoder:
         self._attention = {block.self_attn: number for number, block in enumerate(self.blocks)}
 
     @property
-    def windowed(self) -> bool:
-        """Whether every block attends to a window of the last tokens only, as in Mistral 7B v0.1."""
-        given = getattr(self.config, "sliding_window", None), getattr(self.config, "use_sliding_window", True)
-        return all(given) and not getattr(self.config, "layer_types", None)
+    def window(self) -> int | None:
+        """How many of the last tokens those blocks attend to that see the fewest; None where all see everything."""
+        kinds = getattr(self.config, "layer_types", None)
+        if getattr(self.config, "use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds):
+            return getattr(self.config, "sliding_window", None)
+        return getattr(self.config, "attention_chunk_size", None) if "chunked_attention" in (kinds or ()) else None
+
+    @property
+    def flashes(self) -> bool:
+        """Whether attention is computed by a flash kernel, which reads packed sequences from positions."""
+        return "flash" in str(self.config._attn_implementation)
 
     @property
     def depth(self) -> int:
@@ -40,27 +49,39 @@ class Decoder:
 
     def mask(self, states: Tensor, seen: Tensor, cache: Cache | None, block: int) -> Any:  # noqa: ANN401
         """What attention from block `block` on is given; `seen` marks the real ones of all its tokens."""
-        whole = internal("masking_utils.create_causal_mask")
-        made = internal("masking_utils.create_sliding_window_causal_mask") if self.windowed else whole
-        return made(self.config, states, seen.long(), cache, layer_idx=block)
+        return internal("masking_utils.create_causal_mask")(self.config, states, seen.long(), cache, layer_idx=block)
 
     def rotation(self, states: Tensor, position: Int[Tensor, "axis batch token"]) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the positions."""
         return self.model.rotary_emb(states, position_ids=position if len(position) > 1 else position[0])
 
-    def query_and_key(self, block: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys that a block would compute from the states entering it, without positions."""
-        attention = self.blocks[block].self_attn
-        states = self.blocks[block].input_layernorm(states)
-        shape = (*states.shape[:2], -1, attention.head_dim)
-        query, key = attention.q_proj(states).view(shape), attention.k_proj(states).view(shape)
-        norms = (getattr(attention, name, nn.Identity()) for name in ("q_norm", "k_norm"))
-        query, key = (norm(x).transpose(1, 2) for norm, x in zip(norms, (query, key), strict=True))
-        return query, key
+    def heard(self, block: int, states: Tensor, rotation: Any) -> tuple[Tensor, Tensor, float]:  # noqa: ANN401
+        """Returns queries, keys and their scaling as the kernel of a block would be given them.
+
+        The block itself is run up to its kernel, so that they are the model's own, whatever it does to them.
+
+        Args:
+            block: Its number.
+            states: As they enter it.
+            rotation: Cosines and sines of the positions.
+        """
+        heard: list[tuple[Tensor, Tensor, float]] = []
+
+        def listen(number: int, query: Tensor, key: Tensor, scaling: float) -> None:
+            heard.append((query.detach(), key.detach(), scaling))
+            raise _Heard
+
+        with self.tapped(listen), torch.no_grad(), suppress(_Heard):
+            self.blocks[block](states, attention_mask=None, position_ids=None, position_embeddings=rotation)
+        return heard[0]
 
     def logits(self, states: Tensor) -> Tensor:
-        """Of the token that follows each of these states."""
-        return self.head(self.model.norm(states))
+        """Of the token that follows each of these states, which are normalised."""
+        return self.head(states)
+
+
+class _Heard(Exception):
+    """Ends a block's pass once its queries and keys are known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +97,8 @@ class Layout:
         prompts: The images of each prompt.
         tokens: The image tokens in reading order.
         deep: What is added to them behind each of the first blocks.
+        late: How much later than right behind the prompt's last token the next one stands, as after an image whose end
+            was removed; None where every prompt ends with text.
     """
 
     role: Int[Tensor, "batch token"]
@@ -85,3 +108,4 @@ class Layout:
     prompts: Sequence[Sequence[Arrangement]]
     tokens: Float[Tensor, "visual dim"]
     deep: Sequence[Float[Tensor, "visual dim"]] = ()
+    late: Int[Tensor, "axis batch"] | None = None

@@ -139,13 +139,12 @@ def answer_each(
     blocks, states = prompted(adapter, prompts, compressed, repack, stages)
     if not references:
         return _undrafted(adapter, blocks, states, max_new_tokens), blocks.cutting
-    first = adapter.decoder.logits(states[:, -1])
-    drafts, real = left_padded(references, adapter.pad_token, first.device)
-    logits = first[:, None]
+    states = states[:, -1:]
+    drafts, real = left_padded(references, adapter.pad_token, states.device)
     if drafts.shape[1] > 1:  # of a reference its last token foretells nothing that is asked for
-        states = blocks.step(adapter.inner.get_input_embeddings()(drafts[:, :-1]), real[:, :-1])
-        logits = torch.cat([logits, adapter.decoder.logits(states)], 1)
-    logits[torch.arange(len(first)), real.shape[1] - real.sum(1)] = first
+        behind = blocks.step(adapter.inner.get_input_embeddings()(drafts[:, :-1]), real[:, :-1])
+        states = _behind(states, behind, real[:, :-1])
+    logits = adapter.decoder.logits(states)
     return _verified(adapter, blocks, logits, drafts, real, max_new_tokens), blocks.cutting
 
 
@@ -243,12 +242,24 @@ def _padded_behind(common: int, states: Tensor, layout: Layout) -> tuple[Tensor,
 def _conversed(
     adapter: Adapter, conversations: Sequence[Conversation], compressed: Compressed, repack: bool, share: bool
 ) -> tuple[Blocks, Tensor]:
-    """The state after every question, whose picture was run once for all that is asked about it."""
+    """The last states before and within every question, whose picture was run once for all that is asked about it."""
     device = compressed.tokens.device
-    blocks, _ = prompted(adapter, [c.prefix for c in conversations], compressed, repack, (), share)
-    blocks.select(torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device))
+    blocks, states = prompted(adapter, [c.prefix for c in conversations], compressed, repack, (), share)
+    owner = torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device)
+    blocks.select(owner)
     tokens, real = left_padded([s for c in conversations for s in c.suffixes], adapter.pad_token, device)
-    return blocks, blocks.step(adapter.inner.get_input_embeddings()(tokens), real)
+    before = states[owner, -1:]
+    if not tokens.shape[1]:
+        return blocks, before
+    behind = blocks.step(adapter.inner.get_input_embeddings()(tokens), real)
+    return blocks, _behind(before, behind, real)
+
+
+def _behind(before: Tensor, states: Tensor, real: Tensor) -> Tensor:
+    """States of left-padded tokens, with the state that came before the first real one in front of it."""
+    joined = torch.cat([before, states], 1)
+    joined[torch.arange(len(joined), device=joined.device), real.shape[1] - real.sum(1)] = before[:, 0]
+    return joined
 
 
 def _undrafted(adapter: Adapter, blocks: Blocks, states: Tensor, limit: int) -> Answers:

@@ -7,10 +7,11 @@ from threading import get_ident
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from foveate.models.cutting import Cutting
 from foveate.models.decoder import Decoder
+from foveate.models.turns import holds_tokens
 
 
 class Conversation:
@@ -21,11 +22,17 @@ class Conversation:
     Args:
         cuts: What happens to the prompt inside the language model.
         given: The shortened prompt's image features, as they were handed to the stock model.
+        prompt: Batch size and length of the shortened prompt.
+        late: See `Layout`.
     """
 
-    def __init__(self, cuts: Cutting, given: object) -> None:
+    def __init__(
+        self, cuts: Cutting, given: object = None, prompt: tuple[int, int] = (0, 0), late: Tensor | None = None
+    ) -> None:
         self.cuts = cuts
-        self._given, self._cache = given, None
+        self.prompting = True
+        self.cache: Any = None
+        self._given, self._prompt, self._late = given, prompt, late
         self._begun = False
         self._thread: int | None = None
 
@@ -37,9 +44,9 @@ class Conversation:
             cache: Key-value cache that the pass is given.
         """
         if not self._begun:
-            self._begun, self._cache = True, cache
+            self._begun, self.cache = True, cache
             return True
-        return given is self._given if self._cache is None else cache is self._cache
+        return given is self._given if self.cache is None else cache is self.cache
 
     @property
     def acts(self) -> bool:
@@ -47,53 +54,99 @@ class Conversation:
         return self._thread == get_ident()
 
     @contextmanager
-    def acting(self) -> Iterator[None]:
-        """While active, the passes of the model in this thread belong to this conversation."""
-        self._thread = get_ident()
+    def acting(self, prompting: bool) -> Iterator[None]:
+        """While active, the passes of the model in this thread belong to this conversation.
+
+        Args:
+            prompting: Whether they run the prompt, and not what follows it.
+        """
+        self._thread, self.prompting = get_ident(), prompting
         try:
             with self.cuts.listening():
                 yield
         finally:
             self._thread = None
 
+    @contextmanager
+    def passing(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """While active, one pass of stock `generate` runs; yields its inputs as the shortened prompt calls for them."""
+        rows, length = inputs["input_ids"].shape
+        past = self.cache.get_seq_length() if holds_tokens(self.cache) else 0
+        if past == 0:
+            self.cuts.expand(rows // self._prompt[0])
+        elif self.cuts.stages:
+            self.cuts.advance(torch.ones_like(inputs["input_ids"], dtype=torch.bool))
+        more = {}
+        if self.cache is None and inputs.get("attention_mask") is None:  # without it holes in positions part sequences
+            more["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if self._late is not None and past + length > self._prompt[1]:
+            more["position_ids"] = self._placed(inputs["position_ids"], past)
+        with self.acting(past == 0):
+            yield {**inputs, **more}
+
+    def _placed(self, position: Tensor, past: int) -> Tensor:
+        """Positions of a pass, those behind the prompt as late as they have to be."""
+        late = self._late
+        if position.ndim == 2:
+            late = late[0]
+        elif len(position) > len(late):  # the first of them count the tokens
+            late = torch.cat([torch.zeros_like(late[:1]), late])
+        late = late.repeat_interleave(position.shape[-2] // late.shape[-1], -1)[..., None].to(position.device)
+        behind = torch.arange(past, past + position.shape[-1], device=position.device) >= self._prompt[1]
+        return position + late * behind
+
 
 @contextmanager
 def hooked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
     """While active, the prompt of a conversation is cut before its stages' blocks; later passes get what these know."""
     cuts = conversation.cuts
-    prompt, state = True, {}
+    state: dict[str, Any] = {}
+    asking = False  # a block is asked for its queries and keys ahead of its own pass
 
     @torch.compiler.disable  # it asks for values, around which the compiler has to go
     def hook(block: nn.Module, args: tuple, kwargs: dict[str, Any], number: int) -> tuple[tuple, dict[str, Any]] | None:
-        nonlocal prompt
-        if not conversation.acts:
+        nonlocal asking
+        if not conversation.acts or asking:
             return None
-        states, cache = args[0], kwargs[decoder.cache_argument]
-        if number == 0:
-            prompt = cache is None or cache.get_seq_length() == 0
-            if prompt and len(states) != len(cuts.segments[0].real):
-                cuts.expand(len(states) // len(cuts.segments[0].real))
-            if not prompt:
-                cuts.advance(torch.ones(states.shape[:2], dtype=torch.bool, device=states.device))
+        states, cache, prompt = args[0], kwargs[decoder.cache_argument], conversation.prompting
         if prompt:
-            states = cuts.enter(number, states)
+            asking = True
+            try:
+                states = cuts.enter(number, states)
+            finally:
+                asking = False
         segment = cuts.segment(number)
         if segment.start == 0:
             return (states, *args[1:]), kwargs
         if number == segment.start:
             state["attention_mask"] = decoder.mask(states, segment.real, cache, number)
+            state["position_ids"] = None  # kernels would take holes in them for the borders of packed sequences
             if prompt:
-                state["position_ids"] = cuts.tokens.position[0]
                 state["position_embeddings"] = decoder.rotation(states, cuts.tokens.position)
             elif len(cuts.tokens.position) == 1:
-                state["position_ids"] = kwargs["position_ids"] - segment.shift[:, None]
-                state["position_embeddings"] = decoder.rotation(states, state["position_ids"][None])
+                position = kwargs["position_ids"] - segment.shift[:, None].to(kwargs["position_ids"].device)
+                state["position_embeddings"] = decoder.rotation(states, position[None])
             else:  # whose positions were kept, so nothing lags behind
-                state["position_ids"] = kwargs["position_ids"]
                 state["position_embeddings"] = kwargs["position_embeddings"]
         return (states, *args[1:]), {**kwargs, **state}
 
     with ExitStack() as stack:
         for number, block in enumerate(decoder.blocks):
             stack.callback(block.register_forward_pre_hook(partial(hook, number=number), with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def unpacked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
+    """While active, attention kernels are not given the positions of a conversation.
+
+    Flash kernels take holes in them for the borders of packed sequences; queries and keys are rotated before.
+    """
+
+    def hook(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        return (args, {**kwargs, "position_ids": None}) if conversation.acts else None
+
+    with ExitStack() as stack:
+        for block in decoder.blocks:
+            stack.callback(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield

@@ -15,7 +15,6 @@ from foveate.core.errors import UnsupportedModel
 INTERNALS = {
     "configuration_utils.PreTrainedConfig._attn_implementation": "the attention kernel that a model is configured with",
     "masking_utils.ALL_MASK_ATTENTION_FUNCTIONS": "the mask function of each attention kernel",
-    "masking_utils.create_sliding_window_causal_mask": "masks of language models with a window",
     "masking_utils.create_causal_mask": "masks for key-value caches whose layers differ in length",
     "modeling_utils.ALL_ATTENTION_FUNCTIONS": "the attention kernels by name",
     "models.llava_next.modeling_llava_next.image_size_to_num_patches": "the number of tiles of LLaVA-NeXT images",

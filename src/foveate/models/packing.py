@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -32,11 +32,11 @@ def pack(
     Raises:
         ValueError: The placeholders are not as many as the images need.
     """
-    ids = inputs["input_ids"]
-    mask = (adapter.mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]).bool()
+    ids, mask = inputs["input_ids"], prompt_mask(adapter, inputs)
     placeholder = ids == adapter.image_token
     arrangements, device = compressed.arrangements, ids.device
-    per_prompt = prompts_of(placeholder.sum(1).tolist(), arrangements)
+    counts, ends = torch.stack([placeholder.sum(1), (placeholder & _last(mask)).sum(1)]).tolist()
+    per_prompt = prompts_of(counts, arrangements)
     lengths = torch.tensor([0, *(image.length for image in arrangements)], device=device)
     starts = lengths.cumsum(0)
     ordinal = (placeholder.flatten().cumsum(0) - 1).reshape(ids.shape).clamp(min=0)
@@ -64,9 +64,9 @@ def pack(
         position, following = positions(there)[None], there.sum(1)
     else:
         came = torch.where(visual, index + (offsets[owner, at] if offsets.numel() else 0), index)
-        rope = adapter.rope(ids, mask.long(), arrangements)
+        rope = adapter.rope(inputs, mask.long(), arrangements)
         position = rope.gather(2, came.expand(adapter.axes, -1, -1))
-        following = rope[:, :, -1].amax(0) + 1
+        following = rope.masked_fill(~mask, -1).amax((0, 2)) + 1
     position = position.masked_fill(~there, 0)
     result = {name: v for name, v in inputs.items() if name not in (*_REPLACED, *adapter.image_inputs)}
     result["input_ids"] = moved(ids, adapter.pad_token)
@@ -78,9 +78,20 @@ def pack(
     deep = [_tokens(level, None, slots, there_slots) for level in _deep(adapter, compressed)]
     result["mm_encoder_outputs"] = {adapter.modality: adapter.output(tokens, deep)}
     flat = [torch.cat(level) for level in deep]
-    return result, Layout(
-        role, place, position, following, per_prompt, torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens]), flat
-    )
+    everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
+    late = following - position[:, :, -1] - 1 if any(ends) else None
+    return result, Layout(role, place, position, following, per_prompt, everything, flat, late)
+
+
+def prompt_mask(adapter: Adapter, inputs: dict[str, Any]) -> Bool[Tensor, "batch token"]:
+    """Returns which tokens of the prompts are no padding."""
+    given = inputs.get("attention_mask")
+    return (adapter.mask(inputs["input_ids"]) if given is None else given).bool()
+
+
+def _last(mask: Tensor) -> Tensor:
+    """Marks the last real token of each row."""
+    return mask & (mask.flip(1).cumsum(1).flip(1) == 1)
 
 
 def _woven(

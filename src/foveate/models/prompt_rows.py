@@ -83,13 +83,6 @@ def prompt_rows(
     return attention.gather(2, index[:, None].expand(-1, attention.shape[1], -1))
 
 
-def unrotated(decoder: Decoder, tokens: Tokens, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys of a block without their positions."""
-    cosine, sine = decoder.rotation(query, tokens.position)
-    length = cosine.square() + sine.square()  # 1, unless the model stretches its positions
-    return rotated(query, cosine / length, -sine / length), rotated(key, cosine / length, -sine / length)
-
-
 def raters(states: Tensor, tokens: Tokens) -> Tensor:
     """Weight 1 for the question's tokens to which the picture is more alike than on average.
 

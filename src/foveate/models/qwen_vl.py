@@ -1,6 +1,6 @@
 """Qwen2.5-VL and Qwen3-VL: a tower for pictures of any size, squares of patches merged, positions with three axes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -114,11 +114,19 @@ class QwenVL(Adapter):
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         return features  # the tower's last part has merged and projected them
 
-    def rope(self, ids: Tensor, mask: Tensor, arrangements: Sequence[Arrangement]) -> Int[Tensor, "axis batch token"]:
+    def rope(
+        self, inputs: Mapping[str, Any], mask: Tensor, arrangements: Sequence[Arrangement]
+    ) -> Int[Tensor, "axis batch token"]:
+        ids = inputs["input_ids"]
         kind = (ids == self.image_token).int()
         sizes = [(1, grid.rows * self.side, grid.columns * self.side) for image in arrangements for grid in image.views]
-        grid = torch.tensor(sizes, device=ids.device)
-        found, _ = self.inner.get_rope_index(ids, mm_token_type_ids=kind, image_grid_thw=grid, attention_mask=mask)
+        grid = torch.tensor(sizes, device=ids.device).reshape(-1, 3)
+        videos = {name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts") if inputs.get(name) is not None}
+        if videos:
+            kind = torch.where(ids == self.model.config.video_token_id, 2, kind)
+        found, _ = self.inner.get_rope_index(
+            ids, mm_token_type_ids=kind, image_grid_thw=grid, attention_mask=mask, **videos
+        )
         return found
 
     def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
