@@ -20,6 +20,8 @@ from foveate.evaluation.module import Answering, Enough, RecordWriter
 from foveate.evaluation.records import RECORD_IT, Record, RecordFolder
 from foveate.evaluation.run import cached_load, data_of, refuse_bad, why_not
 from foveate.evaluation.sharing import said_by
+from foveate.models.agreement import check_agreement
+from foveate.models.decoding import warn_of_unused
 from foveate.models.load import LoadedModel
 
 
@@ -127,6 +129,7 @@ def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASamp
 
     Raises:
         DataError: A question cannot be asked or a picture not decoded, and the configuration says to stop there.
+        UnsupportedModel: Evaluations would not answer as the model's own `generate` does.
     """
     skip = config.on_error == "skip"
     if not skip:
@@ -138,6 +141,9 @@ def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASamp
     except DataError as error:
         raise DataError(f"{error}; {RECORD_IT}") from error
     encodings.replayed = "encodings" in config.sharing
+    warn_of_unused(loaded.model)
+    once = run_id({"checkpoint": loaded.identity, "dtype": config.dtype, "code": code_hash()})
+    check_agreement(loaded, config.out / "encodings" / f"{once}.agrees.json")
     return encodings
 
 

@@ -88,6 +88,7 @@ class EvalConfig:
             "data": parsed(self.data)[0],  # wherever it lies, the hash says what it is
             "split": self.split,
             "data_hash": data,
+            "decoding": "greedy",  # see `models.decoding`
             "max_new_tokens": self.max_new_tokens,
             "on_error": self.on_error,
             "dtype": self.dtype,

@@ -220,7 +220,7 @@ class Adapter(ABC):
         """Raises what running these needs and stages would raise about layers, without a picture."""
         for need in needs:
             self.layers(need)
-        check_stages(stages, self.decoder.depth, self.deep)
+        check_stages(stages, self.decoder.depth, self.deep, self.decoder.window)
 
     def embed(self, ids: Tensor, tokens: Float[Tensor, "visual dim"]) -> Float[Tensor, "batch token dim"]:
         """Input embeddings in which the image tokens, in reading order, are the given ones."""

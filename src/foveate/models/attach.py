@@ -288,11 +288,7 @@ def _refuse(inputs: dict[str, Any], adapter: Adapter, stages: Sequence[Cut], gen
     """What a method that cuts inside the language model cannot work with."""
     option, cache = partial(_option, inputs, adapter), cache_of(inputs)
     static = isinstance(cache, StaticCache) or "static" in str(option("cache_implementation"))
-    sliding = (
-        adapter.decoder.window is not None
-        or "sliding" in str(option("cache_implementation"))
-        or any(getattr(cache, "is_sliding", ()))
-    )
+    sliding = "sliding" in str(option("cache_implementation")) or any(getattr(cache, "is_sliding", ()))
     attentions = option("output_attentions") or getattr(adapter.model.config, "output_attentions", False)
     reads = any(isinstance(need, PromptRows | TokenKeys) for stage in stages for need in stage.needs)
     reasons = {

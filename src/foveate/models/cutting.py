@@ -8,6 +8,7 @@ its own loop over the blocks, `attach` from hooks inside stock `generate`.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.decoder import Decoder, Layout
 from foveate.models.joining import carried, in_order, together
-from foveate.models.prompt_rows import Tokens, asking, prompt_rows, raters
-from foveate.models.stages import check_images
+from foveate.models.prompt_rows import Tokens, asking, prompt_rows, raters, rotated
+from foveate.models.stages import check_images, check_stages
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,8 @@ class Cutting:
         """The states that block `block` is to be given during the prompt."""
         if block == 0 and any(isinstance(need, PromptRows) and need.query == "raters" for need in self._wanted):
             self.tokens = replace(self.tokens, rater=raters(states, self.tokens))
+        if any(isinstance(need, PromptRows) and need.debiased and self._layer(need) == block for need in self._wanted):
+            self._check_rotation(block, states)
         states = self._cut(block, self.stages[block], states) if block in self.stages else states
         for need in self._wanted - self.values.keys():  # kernels are only given rotated queries and keys
             if isinstance(need, PromptRows) and not need.rotary and self._layer(need) == block:
@@ -139,15 +142,36 @@ class Cutting:
 
     def _asked(self, need: PromptRows, block: int, states: Tensor) -> Tensor:
         """The answer of a block ahead of its own pass."""
-        rotation = self.decoder.rotation(states, self.tokens.position.to(states.device))
-        if not need.rotary:
+        rotation = self.decoder.rotation(states, self.tokens.position)
+        return prompt_rows(self.decoder, self.tokens, need, *self._heard(block, states, rotation, need.rotary))
+
+    def _heard(self, block: int, states: Tensor, rotation: tuple[Tensor, Tensor], rotary: bool = True) -> Any:  # noqa: ANN401
+        if not rotary:
             rotation = torch.ones_like(rotation[0]), torch.zeros_like(rotation[1])
         self._asking = True
         try:
-            heard = self.decoder.heard(block, states, rotation)
+            return self.decoder.heard(block, states, rotation)
         finally:
             self._asking = False
-        return prompt_rows(self.decoder, self.tokens, need, *heard)
+
+    def _check_rotation(self, block: int, states: Tensor) -> None:
+        """Refuses what is only known of heads that are rotated as LLaMA's are.
+
+        Raises:
+            UnsupportedNeed: This block does it otherwise.
+        """
+        if block in self.decoder.rotated_by_halves:
+            return
+        cosine, sine = self.decoder.rotation(states, self.tokens.position)
+        query, turned = (self._heard(block, states, (cosine, sine), rotary)[0] for rotary in (False, True))
+        if cosine.shape[-1] != query.shape[-1] or not torch.allclose(
+            rotated(query, cosine, sine), turned, rtol=0.02, atol=0.02 * float(turned.abs().max())
+        ):
+            raise UnsupportedNeed(
+                f"debiased attention (SparseVLM+) in block {block} of {type(self.decoder.model).__name__}: what positions "
+                "add to it is known of heads that are rotated whole and by halves, as LLaMA's; use debiased=False"
+            )
+        self.decoder.rotated_by_halves.add(block)
 
     def _cut(self, block: int, stage: Cut, states: Tensor) -> Tensor:
         tokens = self.tokens
@@ -183,7 +207,7 @@ class Cutting:
             case PromptRows() if self._layer(need) == block:
                 return self._asked(need, block, states)
             case TokenStates():
-                return self.decoder.model.norm(states)
+                return self.decoder.normed(states)
             case TokenRoles():
                 return self.tokens.role
             case _ if need in self.values:
@@ -244,7 +268,10 @@ def cuts_of(decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed:
         FoveateError: The stages do not fit the model or the prompts.
     """
     if stages:
+        check_stages(stages, decoder.depth, window=decoder.window)
         check_images([len(images) for images in layout.prompts])
+    if any(isinstance(need, PromptRows) for stage in stages for need in stage.needs):
+        decoder.check_readable()
     per_prompt = len(layout.prompts[0]) if stages else 1
     read = {need for stage in stages for need in stage.needs}
     values = {

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache
 
+from foveate.core.errors import UnsupportedNeed
 from foveate.core.types import Arrangement
 from foveate.models.internals import cache_argument, internal
 from foveate.models.tap import tapped
@@ -24,6 +25,7 @@ class Decoder:
         self.cache_argument = (
             cache_argument(self.blocks[0]) if len(self.blocks) else "cache"
         )  # none: refused by `check`
+        self.rotated_by_halves: set[int] = set()  # blocks of which that was found
         self._attention = {block.self_attn: number for number, block in enumerate(self.blocks)}
 
     @property
@@ -74,6 +76,31 @@ class Decoder:
         with self.tapped(listen), torch.no_grad(), suppress(_Heard):
             self.blocks[block](states, attention_mask=None, position_ids=None, position_embeddings=rotation)
         return heard[0]
+
+    def check_readable(self) -> None:
+        """Refuses to read attention where a kernel does more than softmax over all that came before.
+
+        Raises:
+            UnsupportedNeed: Its blocks attend to windows, or bound their logits.
+        """
+        cap = getattr(self.config, "attn_logit_softcapping", None)
+        if self.window is not None or cap is not None:
+            found = f"a window of {self.window} tokens" if self.window is not None else f"logits capped at {cap:g}"
+            raise UnsupportedNeed(
+                f"attention inside {type(self.model).__name__}, with {found}: it is read as a softmax over all tokens "
+                "before, which would be another one; use a method that reads the vision side"
+            )
+
+    def normed(self, states: Tensor) -> Tensor:
+        """Returns states after the norm behind the last block.
+
+        Raises:
+            UnsupportedNeed: It has none, or another name.
+        """
+        for name in ("norm", "final_layernorm"):
+            if hasattr(self.model, name):
+                return getattr(self.model, name)(states)
+        raise UnsupportedNeed(f"{type(self.model).__name__} has no norm behind its last block: use another method")
 
     def logits(self, states: Tensor) -> Tensor:
         """Of the token that follows each of these states, which are normalised."""

@@ -82,6 +82,10 @@ def answer(
         references: For every question the tokens that it should be answered with, the end token among them.
         share: Whether text before the pictures, where it is the same, is computed once for all.
     """
+    if _exceeds_window(adapter, conversations, references, max_new_tokens):
+        said = _undrafted(adapter, *prompted(adapter, *_apart(conversations, compressed), repack, ()), max_new_tokens)
+        known = likelihood(adapter, conversations, compressed, repack, references) if references else None
+        return said if known is None else replace(said, log_probability=known)
     blocks, states = _conversed(adapter, _spoken(conversations, references), compressed, repack, share)
     if not references:
         return _undrafted(adapter, blocks, states, max_new_tokens)
@@ -110,7 +114,11 @@ def likelihood(
         references: As in `answer`.
         share: As in `answer`.
     """
-    _, states = _conversed(adapter, _spoken(conversations, references), compressed, repack, share)
+    spoken = _spoken(conversations, references)
+    if _exceeds_window(adapter, conversations, references, 0):
+        _, states = prompted(adapter, *_apart(spoken, compressed), repack, ())
+    else:
+        _, states = _conversed(adapter, spoken, compressed, repack, share)
     tokens, real = left_padded(references, adapter.pad_token, states.device)
     return _log_probability(adapter.decoder.logits(states[:, -tokens.shape[1] :]), tokens, real)
 
@@ -210,6 +218,24 @@ def greedy(
         embeds = adapter.inner.get_input_embeddings()(chosen[:, None])
         states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool))
         logits = adapter.decoder.logits(states[:, -1])
+
+
+def _exceeds_window(
+    adapter: Adapter, conversations: Sequence[Conversation], references: Sequence[Sequence[int]], limit: int
+) -> bool:
+    """Whether some blocks may not see all of a conversation.
+
+    Windows count what lies in the cache, where shared text, drafts and questions of several lengths leave gaps.
+    """
+    window = adapter.decoder.window
+    longest = max(len(c.prefix) + max(map(len, c.suffixes)) for c in conversations)
+    return window is not None and longest + max(limit, *map(len, references), 0) > window
+
+
+def _apart(conversations: Sequence[Conversation], compressed: Compressed) -> tuple[list[list[int]], Compressed]:
+    """The whole prompt of every question, and a picture for each."""
+    owner = [row for row, conversation in enumerate(conversations) for _ in conversation.suffixes]
+    return [[*c.prefix, *suffix] for c in conversations for suffix in c.suffixes], compressed.chosen(owner)
 
 
 def _spoken(conversations: Sequence[Conversation], references: Sequence[Sequence[int]]) -> Sequence[Conversation]:

@@ -116,11 +116,11 @@ def hooked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
             finally:
                 asking = False
         segment = cuts.segment(number)
+        kernels = {"position_ids": None}  # in which they would take holes for the borders of packed sequences
         if segment.start == 0:
-            return (states, *args[1:]), kwargs
+            return (states, *args[1:]), kwargs | kernels
         if number == segment.start:
             state["attention_mask"] = decoder.mask(states, segment.real, cache, number)
-            state["position_ids"] = None  # kernels would take holes in them for the borders of packed sequences
             if prompt:
                 state["position_embeddings"] = decoder.rotation(states, cuts.tokens.position)
             elif len(cuts.tokens.position) == 1:
@@ -128,7 +128,7 @@ def hooked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
                 state["position_embeddings"] = decoder.rotation(states, position[None])
             else:  # whose positions were kept, so nothing lags behind
                 state["position_embeddings"] = kwargs["position_embeddings"]
-        return (states, *args[1:]), {**kwargs, **state}
+        return (states, *args[1:]), kwargs | state | kernels
 
     with ExitStack() as stack:
         for number, block in enumerate(decoder.blocks):

@@ -91,7 +91,11 @@ def looks(
         prompts: Full prompts of one image each.
         full: Uncompressed, one row per prompt.
         answers: What is said, be it the model's own words or not; an end token does not count.
+
+    Raises:
+        UnsupportedNeed: Its attention cannot be read.
     """
+    adapter.decoder.check_readable()
     states, layout = embedded(adapter, prompts, full, repack=False)
     said = [[token for token in answer if token not in adapter.ends] for answer in answers]
     words, spoken = left_padded(

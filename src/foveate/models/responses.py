@@ -24,7 +24,11 @@ def response_rows(
         full: Uncompressed, one row per prompt.
         need: The blocks.
         max_new_tokens: Longest answer.
+
+    Raises:
+        UnsupportedNeed: Its attention cannot be read.
     """
+    adapter.decoder.check_readable()
     depth = adapter.decoder.depth
     wanted = [resolve_layer(layer, depth, "language model") for layer in need.layers or range(depth)]
     latest: dict[int, tuple[Tensor, Tensor, float]] = {}

@@ -7,18 +7,24 @@ from foveate.core.errors import FoveateError, LayerError
 from foveate.core.needs import PromptRows, TokenKeys, resolve_layer
 
 
-def check_stages(stages: Sequence[Cut], depth: int, deep: int = 0) -> None:
+def check_stages(stages: Sequence[Cut], depth: int, deep: int = 0, window: int | None = None) -> None:
     """Refuses stages that cannot work in a language model of so many blocks.
 
     Args:
         stages: The cuts.
         depth: Number of blocks.
         deep: Behind so many of the first ones more of the picture is added to its tokens.
+        window: How many of the last tokens some blocks attend to; None where all see everything.
 
     Raises:
         LayerError: A stage stands at a block that does not exist or has nothing before it, or reads a later one.
-        FoveateError: The stages do not follow each other.
+        FoveateError: The stages do not follow each other, or the blocks see windows.
     """
+    if stages and window is not None:
+        raise FoveateError(
+            f"cuts inside a language model whose blocks attend to a window of {window} tokens (sliding_window): which "
+            "tokens lie in it would change; use a method that compresses before the language model"
+        )
     layers = [resolve_layer(stage.layer, depth, "language model") for stage in stages]
     for layer, stage in zip(layers, stages, strict=True):
         if layer == 0:

@@ -59,7 +59,13 @@ _TOWER: dict[str, Any] = {
 }
 
 
-def _clip() -> CLIPVisionConfig:
+def text_options() -> dict[str, Any]:
+    """Returns the options of a tiny language model's configuration."""
+    return dict(_TEXT)
+
+
+def clip_config() -> CLIPVisionConfig:
+    """Returns the configuration of a tiny CLIP tower."""
     return CLIPVisionConfig(**_TOWER, projection_dim=16)
 
 
@@ -69,26 +75,26 @@ def _llama() -> LlamaConfig:
 
 def llava() -> nn.Module:
     """LLaVA-1.5."""
-    config = LlavaConfig(vision_config=_clip(), text_config=_llama(), **_PICTURE, image_seq_length=36)
-    return _made(LlavaForConditionalGeneration, config)
+    config = LlavaConfig(vision_config=clip_config(), text_config=_llama(), **_PICTURE, image_seq_length=36)
+    return made(LlavaForConditionalGeneration, config)
 
 
 def llava_next() -> nn.Module:
     """LLaVA-NeXT."""
-    config = LlavaNextConfig(vision_config=_clip(), text_config=_llama(), **_PICTURE, image_grid_pinpoints=_POINTS)
-    return _made(LlavaNextForConditionalGeneration, config)
+    config = LlavaNextConfig(vision_config=clip_config(), text_config=_llama(), **_PICTURE, image_grid_pinpoints=_POINTS)
+    return made(LlavaNextForConditionalGeneration, config)
 
 
 def llava_next_video() -> nn.Module:
     """LLaVA-NeXT-Video."""
     config = LlavaNextVideoConfig(
-        vision_config=_clip(),
+        vision_config=clip_config(),
         text_config=_llama(),
         image_token_index=IMAGE,
         video_token_index=VIDEO,
         image_grid_pinpoints=_POINTS,
     )
-    return _made(LlavaNextVideoForConditionalGeneration, config)
+    return made(LlavaNextVideoForConditionalGeneration, config)
 
 
 def llava_onevision() -> nn.Module:
@@ -100,7 +106,7 @@ def llava_onevision() -> nn.Module:
         image_grid_pinpoints=_POINTS,
         vision_aspect_ratio="anyres_max_2",
     )
-    return _made(LlavaOnevisionForConditionalGeneration, config)
+    return made(LlavaOnevisionForConditionalGeneration, config)
 
 
 def internvl() -> nn.Module:
@@ -113,7 +119,7 @@ def internvl() -> nn.Module:
         image_seq_length=9,
         tie_word_embeddings=False,
     )
-    return _made(InternVLForConditionalGeneration, config)
+    return made(InternVLForConditionalGeneration, config)
 
 
 def qwen2_5_vl() -> nn.Module:
@@ -125,7 +131,7 @@ def qwen2_5_vl() -> nn.Module:
     }
     text = {**_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_QWEN)
-    return _made(Qwen2_5_VLForConditionalGeneration, config)
+    return made(Qwen2_5_VLForConditionalGeneration, config)
 
 
 def qwen3_vl() -> nn.Module:
@@ -138,7 +144,7 @@ def qwen3_vl() -> nn.Module:
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e4}
     text = {**_TEXT, "num_hidden_layers": 6, "head_dim": 8, "rope_parameters": rope}  # room for three cuts
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **_QWEN)
-    return _made(Qwen3VLForConditionalGeneration, config)
+    return made(Qwen3VLForConditionalGeneration, config)
 
 
 _QWEN_TOWER: dict[str, Any] = {
@@ -192,7 +198,8 @@ def pictures(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
     return [{"pixel_values": noise(1, 10, 3, _SIDE, _SIDE), "image_sizes": torch.tensor([size])} for size in sizes]
 
 
-def _made(kind: Any, config: Any) -> nn.Module:  # noqa: ANN401 (a class per family)
+def made(kind: Any, config: Any) -> nn.Module:  # noqa: ANN401 (a class per family)
+    """Returns a model of this configuration with random weights, of which attention is peaked."""
     torch.manual_seed(0)
     model = kind(config).eval()
     with torch.no_grad():

@@ -1,0 +1,75 @@
+"""Whether evaluations answer as the stock model's `generate` does, found out by asking both."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from foveate.compression import Identity
+from foveate.core.errors import UnsupportedModel
+from foveate.core.files import replacing
+from foveate.models.blocks import Blocks
+from foveate.models.decoding import greedily
+from foveate.models.engine import embedded
+from foveate.models.load import LoadedModel
+
+_TOLERANCE = {"float32": 2e-3}  # of the largest logit
+_HALF = 0.1
+
+
+@torch.inference_mode()
+def check_agreement(loaded: LoadedModel, known: Path) -> None:
+    """Asks one short prompt about noise in both ways, once per checkpoint.
+
+    Args:
+        loaded: The model.
+        known: File that says so once they agreed.
+
+    Raises:
+        UnsupportedModel: The logits of the first two tokens differ by more than rounding.
+    """
+    if known.exists():
+        return
+    tokens, stock = stock_logits(loaded)
+    difference, scale = float((engine_logits(loaded, tokens) - stock).abs().max()), float(stock.abs().max())
+    allowed = _TOLERANCE.get(str(loaded.model.dtype).removeprefix("torch."), _HALF)
+    if not difference <= allowed * scale:  # NaN neither
+        raise UnsupportedModel(
+            f"evaluations of {loaded.name} would not answer as its own `generate` does: logits of up to {scale:.3g} "
+            f"differ by {difference:.3g}, and {allowed:g} of them is allowed. Its language model "
+            f"({type(loaded.adapter.decoder.model).__name__}) is called in a way of its own by "
+            f"{type(loaded.model).__name__}: use `compressor.attached(model)`, which runs that"
+        )
+    with replacing(known) as written:
+        written.write_text(json.dumps({"difference": difference, "scale": scale}))
+
+
+def stock_logits(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
+    """Returns the first two tokens that `generate` gives, and their logits: (token, word)."""
+    model: Any = loaded.model
+    inputs = loaded.inputs([loaded.written([None, "?"])], [[_noise()]])
+    options = {"max_new_tokens": 2, "min_new_tokens": 2, "output_logits": True}
+    with greedily(model):
+        said = model.generate(**inputs, **options, return_dict_in_generate=True, pad_token_id=loaded.adapter.pad_token)
+    return said.sequences[:, -2:], torch.cat(said.logits).float()
+
+
+def engine_logits(loaded: LoadedModel, tokens: Tensor) -> Tensor:
+    """Returns the same for these tokens as evaluations compute them."""
+    adapter, pictures = loaded.adapter, loaded.pictures([_noise()])
+    full = Identity().compress(pictures, adapter.besides)
+    states, layout = embedded(adapter, [loaded.prompt("?", pictures.arrangement)], full, repack=False)
+    blocks = Blocks(adapter.decoder, layout, (), full)
+    first = blocks.prompt(states)
+    second = blocks.step(
+        adapter.inner.get_input_embeddings()(tokens[:, :1]), torch.ones_like(tokens[:, :1], dtype=torch.bool)
+    )
+    return adapter.decoder.logits(torch.cat([first[0, -1:], second[0, -1:]])).float()
+
+
+def _noise() -> Image.Image:
+    pixels = torch.randint(0, 256, (224, 336, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Image.fromarray(pixels.numpy())

@@ -1,0 +1,52 @@
+"""How evaluations decode: greedily, whatever else a checkpoint's generation_config asks for.
+
+Penalties and the like count tokens of the prompt, which every method leaves another number of, and sampling hides small
+differences between methods. What is left out is named.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from warnings import warn
+
+from transformers import GenerationConfig, PreTrainedModel
+
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_CHANGING = (
+    "do_sample num_beams num_beam_groups penalty_alpha guidance_scale repetition_penalty encoder_repetition_penalty "
+    "no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids suppress_tokens begin_suppress_tokens "
+    "forced_bos_token_id forced_eos_token_id sequence_bias exponential_decay_length_penalty min_length min_new_tokens "
+    "watermarking_config stop_strings"
+).split()
+
+_NEUTRAL_AT_1 = ("num_beams", "num_beam_groups", "guidance_scale", "repetition_penalty", "encoder_repetition_penalty")
+
+
+def unused(model: PreTrainedModel) -> dict[str, Any]:
+    """Returns those settings of a checkpoint's generation_config that would change a greedy answer."""
+    config: Any = model.generation_config
+    found = {name: getattr(config, name, None) for name in _CHANGING}
+    return {name: value for name, value in found.items() if value and not (name in _NEUTRAL_AT_1 and value == 1)}
+
+
+def told_unused(model: PreTrainedModel) -> str:
+    """Returns what to say of those settings; nothing where there is none."""
+    left = ", ".join(f"{name}={value!r}" for name, value in unused(model).items())
+    return left and f"evaluations decode greedily: {left} of the checkpoint's generation_config is not used"
+
+
+def warn_of_unused(model: PreTrainedModel) -> None:
+    """Warns of settings that are not used."""
+    if said := told_unused(model):
+        warn(said, stacklevel=2)
+
+
+@contextmanager
+def greedily(model: PreTrainedModel) -> Iterator[None]:
+    """While active, `generate` of the stock model decodes greedily unless its call says otherwise."""
+    before: Any = model.generation_config
+    model.generation_config = GenerationConfig(**{name: getattr(before, name, None) for name in _TOKENS})
+    try:
+        yield
+    finally:
+        model.generation_config = before

@@ -1,0 +1,134 @@
+"""Evaluations answer as `generate` of the stock model, whatever its language model is made of: token by token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from foveate.compression import Compressor, Identity, PromptCompressor, VisionCompressor
+from foveate.core.errors import FoveateError, UnsupportedNeed
+from foveate.models.engine import Conversation, answer, answer_each
+from foveate.models.joining import alike, in_groups
+from foveate.models.load import adapt
+from foveate.models.looks import looks
+from foveate.models.pictures import SeenPictures
+from foveate.scorers import PromptAttention, Random
+from foveate.testing.families import END, FAMILIES, PAD, START, pictures
+from foveate.testing.models import features_of
+from foveate.testing.text_models import TEXT_MODELS, llava_with
+from tests.tiers import parametrize
+
+PROMPTS, BATCH, NEW = 200, 50, 4
+OPTIONS = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False}
+METHODS = (
+    Identity(),
+    VisionCompressor(Random(), 5),
+    VisionCompressor(Random(), 5, positions="original"),
+    PromptCompressor(PromptAttention(1), 4, layer=2),
+)
+FEW = ("Mistral v0.1 (window)", "Granite", "Phi-3", "SmolLM3 (no positions in some blocks)")
+
+
+class Asked:
+    """Random prompts, each about one of a family's four pictures, in batches."""
+
+    def __init__(self, family: str, model: Any) -> None:
+        self.model, self.adapter, self.shown = model, adapt(model), pictures(family)
+        self.lengths = [len(features_of(self.adapter, picture)[0]) for picture in self.shown]
+        generator = torch.Generator().manual_seed(0)
+
+        def words(least: int) -> list[int]:
+            count = int(torch.randint(least, 9, (1,), generator=generator))
+            return torch.randint(4, 110, (count,), generator=generator).tolist()
+
+        def prompt(number: int) -> list[int]:
+            image = [START, *[self.adapter.image_token] * self.lengths[number], END]
+            return [*words(0), *image, *words(1)]
+
+        numbers = [i % 4 for i in range(PROMPTS)]
+        self.numbers = [numbers[start : start + BATCH] for start in range(0, PROMPTS, BATCH)]
+        self.prompts = [[prompt(number) for number in batch] for batch in self.numbers]
+
+    def images(self, numbers: Sequence[int]) -> dict[str, Any]:
+        return {name: torch.cat([self.shown[n][name] for n in numbers]) for name in self.shown[0]}
+
+    def stock(self, numbers: Sequence[int], prompts: Sequence[list[int]]) -> list[list[int]]:
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
+        kind = {"mm_token_type_ids": (ids == self.adapter.image_token).int()} if "image_grid_thw" in self.shown[0] else {}
+        mask = (torch.arange(longest) >= longest - torch.tensor([len(prompt) for prompt in prompts])[:, None]).long()
+        inputs = {**self.images(numbers), **kind, "input_ids": ids, "attention_mask": mask}
+        return [row[-NEW:].tolist() for row in self.model.generate(**inputs, **OPTIONS)]
+
+    def evaluated(
+        self, numbers: Sequence[int], prompts: Sequence[list[int]], method: Compressor, drafts: Sequence[list[int]] = ()
+    ) -> list[list[int]]:
+        adapter, images = self.adapter, self.images(numbers)
+        arrangements = adapter.arrangements(images, [self.lengths[number] for number in numbers])
+        compressed = in_groups(
+            lambda some: method.compress(some, adapter.besides),
+            alike(arrangements),
+            lambda rows: SeenPictures(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]]),
+        )
+        if method.stages:
+            return answer_each(adapter, prompts, compressed, method.repack, method.stages, NEW, drafts)[0].tokens
+        turns = [Conversation.from_prompts([prompt], adapter.image_token) for prompt in prompts]
+        return answer(adapter, turns, compressed, method.repack, NEW, drafts).tokens
+
+
+def check(family: str, model: Any) -> None:
+    asked = Asked(family, model)
+    for method in METHODS:
+        for numbers, prompts in zip(asked.numbers, asked.prompts, strict=True):
+            plain = asked.stock(numbers, prompts) if method == Identity() else None
+            try:
+                with method.attached(model):
+                    expected = asked.stock(numbers, prompts)
+            except FoveateError as error:
+                assert method.stages and asked.adapter.decoder.window, error
+                with pytest.raises(FoveateError, match="blocks attend to a window"):
+                    asked.evaluated(numbers, prompts, method)
+                break
+            assert plain is None or expected == plain
+            assert asked.evaluated(numbers, prompts, method) == expected
+            drafts = [said[: 1 + row % NEW] for row, said in enumerate(expected)]
+            drafts = [[9 if token == asked.adapter.image_token else token for token in draft] for draft in drafts]
+            assert asked.evaluated(numbers, prompts, method, drafts) == expected
+
+
+@torch.no_grad()
+@parametrize("name", TEXT_MODELS, fast=FEW)
+def test_every_language_model_answers_as_stock_generate(name):
+    check("LLaVA-1.5", llava_with(name))
+
+
+@torch.no_grad()
+@parametrize("family", FAMILIES, fast=("LLaVA-1.5",))
+def test_every_family_answers_as_stock_generate(family):
+    check(family, FAMILIES[family]())
+
+
+def test_answers_depend_on_pictures_and_words():
+    asked = Asked("LLaVA-1.5", llava_with("LLaMA"))
+    said = asked.stock(asked.numbers[0], asked.prompts[0])
+    assert len({tuple(row) for row in said}) > BATCH // 2
+    assert asked.stock(asked.numbers[0][1:] + asked.numbers[0][:1], asked.prompts[0]) != said
+
+
+@pytest.mark.parametrize("name", ["GLM", "Cohere", "Phi"])
+def test_debiased_attention_is_refused_where_heads_are_rotated_otherwise(name):
+    model: Any = llava_with(name)
+    asked = Asked("LLaVA-1.5", model)
+    method = PromptCompressor(PromptAttention(1, debiased=True), 4, layer=2)
+    with method.attached(model), pytest.raises(UnsupportedNeed, match=r"debiased attention.*rotated whole and by halves"):
+        asked.stock(asked.numbers[0], asked.prompts[0])
+
+
+@pytest.mark.parametrize(("name", "found"), [("Gemma-2 (window)", "a window of 12"), ("OLMo-3 (window)", "window of 12")])
+def test_attention_that_is_more_than_a_softmax_is_not_read(name, found):
+    model: Any = llava_with(name)
+    asked = Asked("LLaVA-1.5", model)
+    full = Identity().compress(SeenPictures(asked.adapter, asked.shown[0], asked.adapter.arrangements(asked.shown[0], [])[0]))
+    with pytest.raises(UnsupportedNeed, match=found):
+        looks(asked.adapter, [asked.prompts[0][0]], full, [[5, 6]])
