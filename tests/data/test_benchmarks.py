@@ -171,14 +171,15 @@ def test_a_picture_may_be_a_path_beside_the_table(tmp_path):
     assert load_samples(f"pope:{stored}", "test")[0].image.size == (96, 96)
 
 
-def test_an_orientation_in_exif_is_not_applied(tmp_path):
+def test_an_orientation_in_exif_is_applied(tmp_path):
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (96, 48)).save(path, exif=exif)
     rows = [tables.pope_rows(1)[0] | {"image": {"bytes": path.read_bytes(), "path": None}}]
     place = tables.write(tmp_path / "pope.parquet", rows, tables.POPE)
-    assert load_samples(f"pope:{place}", "test")[0].image.size == (96, 48)
+    sample = load_samples(f"pope:{place}", "test")[0]
+    assert sample.image.size == sample.picture.size == (48, 96)
 
 
 def test_the_hash_knows_the_pictures_and_the_answers(tmp_path):

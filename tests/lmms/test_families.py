@@ -47,7 +47,7 @@ def stock(loaded, doc):
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    inputs, arrangements = loaded.images(pictures) if pictures else ({}, [])
+    inputs, arrangements = loaded.images(pictures, [len(pictures)]) if pictures else ({}, [])
     framed = type(loaded.model).__name__.startswith("InternVL")
     for arrangement in arrangements:
         run = "<placeholder>" * arrangement.length

@@ -1,7 +1,7 @@
 """Flash kernels read the borders of packed sequences from positions: holes that compression leaves are none of them.
 
-The kernel here does on the CPU what FlashAttention 2 does in transformers: without padding, positions that do not follow
-each other begin a new sequence, of which no token sees another's.
+The kernel here does on the CPU what FlashAttention 2 does in transformers: without padding, positions that do not
+follow each other begin a new sequence, of which no token sees another's.
 """
 
 from typing import Any
@@ -64,7 +64,9 @@ def flashing(model):
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [1, 2])
-@pytest.mark.parametrize("method", [Identity(), VISION, CUT, Pipeline((VISION, CUT))], ids=["full", "behind", "in", "both"])
+@pytest.mark.parametrize(
+    "method", [Identity(), VISION, CUT, Pipeline((VISION, CUT))], ids=["full", "behind", "in", "both"]
+)
 def test_holes_in_positions_part_no_sequences(method, rows):
     inputs = batch(rows)
     expected = generated(FAMILIES["LLaVA-1.5"](), method, inputs)

@@ -154,3 +154,32 @@ def test_gradients_flow_after_answers_in_inference_mode(family):
         with method.attached(loaded):
             loaded.model(**given).logits.sum().backward()
         assert loaded.model.get_input_embeddings().weight.grad is not None
+
+
+@pytest.mark.parametrize("method", [METHODS["one cut"], METHODS["several cuts"]], ids=["one", "several"])
+def test_cuts_train_without_gradients_of_their_ranking(loaded, method):
+    loaded.model.train()
+    try:
+        ids = torch.tensor([loaded.prompt("what is it ?")])
+        inputs = {
+            "input_ids": ids,
+            "pixel_values": torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0)),
+        }
+        with method.attached(loaded.model) as run:
+            loaded.model(**inputs).logits[:, -1].sum().backward()
+        assert all(not decision.scores.requires_grad for decision in run.decisions)
+        grads = [weight.grad for weight in loaded.model.parameters() if weight.grad is not None]
+        assert grads and all(grad.isfinite().all() for grad in grads)
+        loaded.model.zero_grad()
+        loaded.model.gradient_checkpointing_enable()
+        with method.attached(loaded.model):
+            with pytest.raises(FoveateError, match=r"gradient checkpointing.*switch it off"):
+                loaded.model(**inputs)
+            with torch.no_grad():
+                loaded.model(**inputs)  # nothing is run again
+        with vtc_cls(16, 1).attached(loaded.model):
+            loaded.model(**inputs).logits[:, -1].sum().backward()
+    finally:
+        loaded.model.gradient_checkpointing_disable()
+        loaded.model.zero_grad()
+        loaded.model.eval()

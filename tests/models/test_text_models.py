@@ -56,7 +56,9 @@ class Asked:
     def stock(self, numbers: Sequence[int], prompts: Sequence[list[int]]) -> list[list[int]]:
         longest = max(map(len, prompts))
         ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
-        kind = {"mm_token_type_ids": (ids == self.adapter.image_token).int()} if "image_grid_thw" in self.shown[0] else {}
+        kind = (
+            {"mm_token_type_ids": (ids == self.adapter.image_token).int()} if "image_grid_thw" in self.shown[0] else {}
+        )
         mask = (torch.arange(longest) >= longest - torch.tensor([len(prompt) for prompt in prompts])[:, None]).long()
         inputs = {**self.images(numbers), **kind, "input_ids": ids, "attention_mask": mask}
         return [row[-NEW:].tolist() for row in self.model.generate(**inputs, **OPTIONS)]
@@ -121,14 +123,21 @@ def test_debiased_attention_is_refused_where_heads_are_rotated_otherwise(name):
     model: Any = llava_with(name)
     asked = Asked("LLaVA-1.5", model)
     method = PromptCompressor(PromptAttention(1, debiased=True), 4, layer=2)
-    with method.attached(model), pytest.raises(UnsupportedNeed, match=r"debiased attention.*rotated whole and by halves"):
+    with (
+        method.attached(model),
+        pytest.raises(UnsupportedNeed, match=r"debiased attention.*rotated whole and by halves"),
+    ):
         asked.stock(asked.numbers[0], asked.prompts[0])
 
 
-@pytest.mark.parametrize(("name", "found"), [("Gemma-2 (window)", "a window of 12"), ("OLMo-3 (window)", "window of 12")])
+@pytest.mark.parametrize(
+    ("name", "found"), [("Gemma-2 (window)", "a window of 12"), ("OLMo-3 (window)", "window of 12")]
+)
 def test_attention_that_is_more_than_a_softmax_is_not_read(name, found):
     model: Any = llava_with(name)
     asked = Asked("LLaVA-1.5", model)
-    full = Identity().compress(SeenPictures(asked.adapter, asked.shown[0], asked.adapter.arrangements(asked.shown[0], [])[0]))
+    full = Identity().compress(
+        SeenPictures(asked.adapter, asked.shown[0], asked.adapter.arrangements(asked.shown[0], [])[0])
+    )
     with pytest.raises(UnsupportedNeed, match=found):
         looks(asked.adapter, [asked.prompts[0][0]], full, [[5, 6]])

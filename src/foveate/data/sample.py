@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from PIL.Image import Image
 
 from foveate.core.errors import DataError
+from foveate.data.rgb import as_rgb, upright_size
 
 T = TypeVar("T")
 Scoring = Literal["exact", "set_f1", "vqa", "textvqa", "gqa", "pope", "yes_no", "letter", "mentions", "box", "none"]
@@ -23,7 +24,7 @@ class Picture(ABC):
 
     @abstractmethod
     def open(self) -> Image:
-        """The picture.
+        """The picture as `data.rgb.as_rgb` returns it: upright, in red, green and blue.
 
         Raises:
             DataError: It cannot be decoded.
@@ -32,7 +33,7 @@ class Picture(ABC):
     @property
     @abstractmethod
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, for which nothing is decoded.
+        """Width and height in pixels of what `open` returns, for which most formats need not be decoded.
 
         Raises:
             DataError: It is no picture.
@@ -50,11 +51,11 @@ class Drawn(Picture):
     image: Image
 
     def open(self) -> Image:
-        return self.image
+        return as_rgb(self.image)
 
     @property
     def size(self) -> tuple[int, int]:
-        return self.image.size
+        return upright_size(self.image)
 
     def content(self) -> bytes:
         return self.image.tobytes()

@@ -21,7 +21,7 @@ from PIL.Image import Image
 from foveate.core.errors import DataError, said, shown
 from foveate.core.progress import seen
 from foveate.data.quiet import quiet
-from foveate.data.rgb import eight_bits
+from foveate.data.rgb import as_rgb, upright_size
 from foveate.data.sample import Picture
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -50,9 +50,9 @@ class Part:
 class Stored(Picture):
     """A picture in a table.
 
-    Pixels are taken as they are stored: an EXIF orientation is not applied, as LLaVA does not apply it. Of an animation
-    the first frame is taken, of 16 bits the upper eight. Pillow's limits on the size of what it decodes stay on. A file
-    that a table names must lie below the table's folder: a table is data, and reads nothing else of the machine.
+    It is opened as `data.rgb.as_rgb` says: upright, in red, green and blue; of an animation the first frame. Pillow's
+    limits on the size of what it decodes stay on. A file that a table names must lie below the table's folder: a table
+    is data, and reads nothing else of the machine.
 
     Attributes:
         table: See `encoded`; of a list of pictures the first is meant.
@@ -68,13 +68,12 @@ class Stored(Picture):
 
     def open(self) -> Image:
         with self._opened() as picture:
-            picture.load()
-            return eight_bits(picture, f"picture {shown(self.name)}")
+            return as_rgb(picture, f"picture {shown(self.name)}")
 
     @property
     def size(self) -> tuple[int, int]:
         with self._opened() as picture:
-            return picture.size
+            return upright_size(picture, f"picture {shown(self.name)}")
 
     def content(self) -> bytes:
         cell: Any = cast(pa.Table, self.table[self.row]).column(0)[0].as_py()

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 from foveate.core.errors import DataError, OutputError
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample, images_of
+from foveate.evaluation.agreement import check_agreement
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.devices import team
@@ -20,7 +21,6 @@ from foveate.evaluation.module import Answering, Enough, RecordWriter
 from foveate.evaluation.records import RECORD_IT, Record, RecordFolder
 from foveate.evaluation.run import cached_load, data_of, refuse_bad, why_not
 from foveate.evaluation.sharing import said_by
-from foveate.models.agreement import check_agreement
 from foveate.models.decoding import warn_of_unused
 from foveate.models.load import LoadedModel
 

@@ -20,6 +20,7 @@ from foveate.evaluation.config import code_hash
 from foveate.evaluation.identity import identity_of
 from foveate.lmms.asked import USED, Asked, decoding, until
 from foveate.lmms.cache import known_to_cache
+from foveate.models.decoding import greedily, told_unused
 from foveate.models.load import REFERENCE, load
 from foveate.settings import for_model
 
@@ -86,6 +87,8 @@ class Foveate(lmms):
         if self.rank:
             hush()
         logger.info(f"{pretrained}: {self.compressor}")
+        if left_out := told_unused(self.loaded.model):
+            logger.warning(left_out)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict | None = None) -> "Foveate":
@@ -115,7 +118,7 @@ class Foveate(lmms):
 
     @property
     def device(self) -> torch.device:
-        return self.loaded.model.device
+        return self.loaded.device
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401 (a class per family)
@@ -210,7 +213,7 @@ class Foveate(lmms):
         inputs = self.loaded.inputs([one.written for one in asked], [one.images for one in asked])
         ids, compressed = inputs["input_ids"], bool(asked[0].images)
         model: Any = self.loaded.model
-        with self.compressor.attached(self.loaded) if compressed else nullcontext() as run:
+        with greedily(model), self.compressor.attached(self.loaded) if compressed else nullcontext() as run:
             output = model.generate(
                 **inputs,
                 **options,

@@ -300,6 +300,8 @@ def _refuse(inputs: dict[str, Any], adapter: Adapter, stages: Sequence[Cut], gen
         "a static cache on a GPU": static and adapter.model.device.type != "cpu",
         "a sliding-window cache": sliding,
         "returning attentions (output_attentions=True)": bool(attentions) and reads,
+        "gradient checkpointing, which runs blocks again when the cuts are gone,": torch.is_grad_enabled()
+        and any(block.training and getattr(block, "gradient_checkpointing", False) for block in adapter.decoder.blocks),
     }
     for reason, given in reasons.items():
         if given:

@@ -60,7 +60,9 @@ class Blocks:
 
     def select(self, rows: Tensor) -> None:
         """Goes on with these prompts, which may be repeated."""
-        self.cache.batch_select_indices(rows)
+        layers: Any = self.cache.layers
+        for layer in layers:  # each on the device of its block
+            layer.batch_select_indices(rows.to(getattr(layer, "keys", rows).device))
         self.cutting.select(rows)
         self.following = self.following[rows]
 
@@ -92,4 +94,4 @@ class Blocks:
                 **{self.decoder.cache_argument: self.cache},
                 **deep,
             )
-        return output.last_hidden_state
+        return output.last_hidden_state.to(states.device)  # the last block may lie elsewhere

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
@@ -108,3 +109,53 @@ def placed(model: Any, device: str | torch.device) -> Any:  # noqa: ANN401 (a cl
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UnsupportedModel(f"device {str(device)!r} cannot be used: {said(error)}") from error
+
+
+def in_one_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Brings all weights to one precision, in place.
+
+    Offloaded weights are on the meta device, and accelerate converts their values to its dtype whenever it reads them.
+    Buffers stay as the stock model has them: the frequencies of rotary positions are in float32 at any precision.
+    """
+    for weight in model.parameters():
+        if weight.is_floating_point() and weight.dtype != dtype:
+            weight.data = weight.data.to(dtype)
+
+
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Returns where inputs of a model belong, also if its first weights are offloaded."""
+    weights = (weight.device for weight in model.parameters() if not weight.is_meta)
+    hooks = (getattr(hook, "execution_device", None) for module in model.modules() for hook in _hooks(module))
+    named = (torch.device(device) for device in hooks if device is not None)
+    devices = named if model.device.type == "meta" else weights
+    return next((device for device in devices if device.type != "meta"), model.device)
+
+
+def weights_in(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields all weights and buffers by name; of offloaded ones the values, one at a time.
+
+    Raises:
+        UnsupportedModel: A weight is on the meta device, and nothing says where its values are.
+    """
+    for name, value in sorted(model.state_dict().items()):
+        yield name, _offloaded(model, name, value) if value.is_meta else value
+
+
+def _offloaded(model: nn.Module, name: str, value: Tensor) -> Tensor:
+    parts = name.split(".")
+    for depth in range(len(parts) - 1, -1, -1):
+        for hook in _hooks(model.get_submodule(".".join(parts[:depth]))):
+            try:
+                return hook.weights_map[".".join(parts[depth:])].to(value.dtype)
+            except (AttributeError, KeyError, TypeError):  # another hook, or none that has this weight
+                continue
+    raise UnsupportedModel(
+        f"weight {name} is on the meta device, without a hook of accelerate that knows its values: load the model with "
+        "device_map, or whole"
+    )
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    """Returns what accelerate has attached to a module to move its weights."""
+    hook = getattr(module, "_hf_hook", None)
+    return [] if hook is None else list(getattr(hook, "hooks", [hook]))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from foveate.core.contracts import Cut
 from foveate.core.errors import UnsupportedNeed
@@ -81,6 +82,7 @@ class Cutting:
 
     def enter(self, block: int, states: Tensor) -> Tensor:
         """The states that block `block` is to be given during the prompt."""
+        self.tokens = self.tokens.to(states.device)  # blocks may lie on several
         if block == 0 and any(isinstance(need, PromptRows) and need.query == "raters" for need in self._wanted):
             self.tokens = replace(self.tokens, rater=raters(states, self.tokens))
         if any(isinstance(need, PromptRows) and need.debiased and self._layer(need) == block for need in self._wanted):
@@ -97,15 +99,15 @@ class Cutting:
 
     def advance(self, real: Tensor) -> None:
         """Notes that more tokens follow: (batch, token) bool, which of them are real."""
-        self.segments = [replace(segment, real=torch.cat([segment.real, real], 1)) for segment in self.segments]
+        self.segments = [
+            replace(segment, real=torch.cat([segment.real, real.to(segment.real.device)], 1))
+            for segment in self.segments
+        ]
 
     def forget(self, tokens: Tensor) -> None:
         """Of the tokens noted last these are none any more: (batch, token) bool."""
-        before = self.segments[0].real.new_zeros(())
         self.segments = [
-            replace(
-                s, real=s.real & ~torch.cat([before.expand(len(tokens), s.real.shape[1] - tokens.shape[1]), tokens], 1)
-            )
+            replace(s, real=s.real & ~pad(tokens.to(s.real.device), (s.real.shape[1] - tokens.shape[1], 0)))
             for s in self.segments
         ]
 
@@ -123,7 +125,8 @@ class Cutting:
     def select(self, rows: Tensor) -> None:
         """Goes on with these prompts only, which may be repeated."""
         self.segments = [
-            replace(segment, real=segment.real[rows], shift=segment.shift[rows]) for segment in self.segments
+            replace(s, real=s.real[rows.to(s.real.device)], shift=s.shift[rows.to(s.shift.device)])
+            for s in self.segments
         ]
 
     def _listen(self, block: int, query: Tensor, key: Tensor, scaling: float) -> None:
@@ -163,13 +166,16 @@ class Cutting:
         if block in self.decoder.rotated_by_halves:
             return
         cosine, sine = self.decoder.rotation(states, self.tokens.position)
-        query, turned = (self._heard(block, states, (cosine, sine), rotary)[0] for rotary in (False, True))
+        query, turned = (
+            self._heard(block, states, (cosine, sine), rotary)[0].to(states.device) for rotary in (False, True)
+        )
         if cosine.shape[-1] != query.shape[-1] or not torch.allclose(
             rotated(query, cosine, sine), turned, rtol=0.02, atol=0.02 * float(turned.abs().max())
         ):
             raise UnsupportedNeed(
-                f"debiased attention (SparseVLM+) in block {block} of {type(self.decoder.model).__name__}: what positions "
-                "add to it is known of heads that are rotated whole and by halves, as LLaMA's; use debiased=False"
+                f"debiased attention (SparseVLM+) in block {block} of {type(self.decoder.model).__name__}: what "
+                "positions add to it is known of heads that are rotated whole and by halves, as LLaMA's; use "
+                "debiased=False"
             )
         self.decoder.rotated_by_halves.add(block)
 
@@ -177,9 +183,10 @@ class Cutting:
         tokens = self.tokens
         index, real = tokens.visual
         place = tokens.place.gather(1, index).masked_fill(~real, PADDING)
-        values = {need: self._answer(need, block, states) for need in stage.needs}
+        values = {need: self._answer(need, block, states).to(states.device) for need in stage.needs}
         visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2])) * real[..., None]
-        decision = self._decided(stage, visual, values, place)
+        with torch.no_grad():
+            decision = self._decided(stage, visual, values, place)
         self._wanted = {need for later, cut in self.stages.items() if later > block for need in cut.needs}
         patches = max(sum(view.patches for view in views) for views in self.views)
         self.decisions.append(_on_patches(decision, place, patches, self.repeats))
@@ -195,7 +202,7 @@ class Cutting:
             groups.setdefault(views, []).append(row)
         decisions = [
             stage.cut(
-                visual[rows],
+                visual[rows].detach(),
                 Trace({need: value[rows] for need, value in values.items()}, views, len(rows), place[rows]),
             )
             for views, rows in groups.items()
@@ -250,13 +257,13 @@ class Cutting:
             rater=asking(joined(tokens.rater, torch.zeros_like(origin), 0) > 0),
         )
         self.values = {
-            need: carried(need, value, compression)
+            need: carried(need, value.to(origin.device), compression)
             for need, value in self.values.items()
             if not isinstance(need, TokenKeys)
         }
-        shift = self.following - there.sum(1) if repacked else self.segments[-1].shift
+        shift = self.following.to(there.device) - there.sum(1) if repacked else self.segments[-1].shift
         self.segments.append(Segment(block, there, shift))
-        count = self.tokens.visible[:: self.repeats]
+        count = self.tokens.visible[:: self.repeats].to(self.per_block[0].device)
         self.per_block = self.per_block[:block] + [count] * (self.decoder.depth - block)
         return order
 

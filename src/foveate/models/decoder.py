@@ -51,11 +51,15 @@ class Decoder:
 
     def mask(self, states: Tensor, seen: Tensor, cache: Cache | None, block: int) -> Any:  # noqa: ANN401
         """What attention from block `block` on is given; `seen` marks the real ones of all its tokens."""
-        return internal("masking_utils.create_causal_mask")(self.config, states, seen.long(), cache, layer_idx=block)
+        return internal("masking_utils.create_causal_mask")(
+            self.config, states, seen.long().to(states.device), cache, layer_idx=block
+        )
 
     def rotation(self, states: Tensor, position: Int[Tensor, "axis batch token"]) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the positions."""
-        return self.model.rotary_emb(states, position_ids=position if len(position) > 1 else position[0])
+        position = position.to(states.device)
+        cosine, sine = self.model.rotary_emb(states, position_ids=position if len(position) > 1 else position[0])
+        return cosine.to(states.device), sine.to(states.device)
 
     def heard(self, block: int, states: Tensor, rotation: Any) -> tuple[Tensor, Tensor, float]:  # noqa: ANN401
         """Returns queries, keys and their scaling as the kernel of a block would be given them.
@@ -104,7 +108,7 @@ class Decoder:
 
     def logits(self, states: Tensor) -> Tensor:
         """Of the token that follows each of these states, which are normalised."""
-        return self.head(states)
+        return self.head(states).to(states.device)
 
 
 class _Heard(Exception):

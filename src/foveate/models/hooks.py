@@ -80,13 +80,12 @@ class Conversation:
         if self.cache is None and inputs.get("attention_mask") is None:  # without it holes in positions part sequences
             more["attention_mask"] = torch.ones_like(inputs["input_ids"])
         if self._late is not None and past + length > self._prompt[1]:
-            more["position_ids"] = self._placed(inputs["position_ids"], past)
+            more["position_ids"] = self._placed(inputs["position_ids"], past, self._late)
         with self.acting(past == 0):
             yield {**inputs, **more}
 
-    def _placed(self, position: Tensor, past: int) -> Tensor:
+    def _placed(self, position: Tensor, past: int, late: Tensor) -> Tensor:
         """Positions of a pass, those behind the prompt as late as they have to be."""
-        late = self._late
         if position.ndim == 2:
             late = late[0]
         elif len(position) > len(late):  # the first of them count the tokens

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, ProcessorMixin
+
+from foveate.core.errors import UnsupportedModel
+
+TEMPLATES = (
+    "chat_template.jinja, chat_template.json, additional_chat_templates/default.jinja, and 'chat_template' in "
+    "processor_config.json and tokenizer_config.json"
+)
+"""Where transformers looks for a chat template."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -12,38 +20,77 @@ class Parts:
     """Image processor and tokenizer of a checkpoint, of which nothing else is used.
 
     The processors of some models also build one for videos, which needs torchvision; pictures and texts do not.
+
+    Attributes:
+        image_processor: As transformers loads it.
+        tokenizer: As transformers loads it.
+        template: The chat template that the checkpoint has for its processor; None means that of the tokenizer.
     """
 
     image_processor: Any
     tokenizer: Any
+    template: str | None = None
 
     @property
     def chat_template(self) -> str | None:
-        return self.tokenizer.chat_template
+        return self.template or _default(self.tokenizer.chat_template)
 
     @property
     def image_token(self) -> str:
         return getattr(self.tokenizer, "image_token", None) or "<image>"
 
+    @property
+    def video_token(self) -> str | None:
+        return getattr(self.tokenizer, "video_token", None)
+
     def apply_chat_template(self, conversation: Any, **options: Any) -> str:  # noqa: ANN401 (as in transformers)
         """The conversation as text."""
-        return self.tokenizer.apply_chat_template(conversation, tokenize=False, **options)
+        template = self.chat_template
+        return self.tokenizer.apply_chat_template(conversation, chat_template=template, tokenize=False, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes both."""
+        """Writes both, and the template."""
         self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+        if self.template:
+            (Path(folder) / "chat_template.jinja").write_text(self.template, encoding="utf-8")
 
 
 def load_processor(place: str, **options: Any) -> Any:  # noqa: ANN401 (a class per family)
-    """The checkpoint's processor, or its parts."""
+    """Loads the checkpoint's processor, or its parts.
+
+    Either has the chat template that transformers reads for the processor, and if there is none, the tokenizer's.
+    """
     try:
         processor = AutoProcessor.from_pretrained(place, **options)
         if hasattr(processor, "image_processor"):  # else it is the tokenizer alone
+            processor.chat_template = _default(processor.chat_template) or _default(processor.tokenizer.chat_template)
             return processor
     except (ImportError, AttributeError):  # how classes say that torchvision is not there
         pass
     except ValueError as error:  # how the automatic choice of a class does
         if "torchvision" not in str(error):
             raise
-    return Parts(AutoImageProcessor.from_pretrained(place, **options), AutoTokenizer.from_pretrained(place, **options))
+    settings, _ = ProcessorMixin.get_processor_dict(place, **options)
+    return Parts(
+        AutoImageProcessor.from_pretrained(place, **options),
+        AutoTokenizer.from_pretrained(place, **options),
+        _default(settings.get("chat_template")),
+    )
+
+
+def _default(template: Any) -> str | None:  # noqa: ANN401 (as a file has it)
+    """Returns the template that is meant where none is named.
+
+    Raises:
+        UnsupportedModel: There are several, and none of them is called "default".
+    """
+    if not template or isinstance(template, str):
+        return template or None
+    if not isinstance(template, dict) or not isinstance(template.get("default"), str):
+        known = ", ".join(map(str, template)) if isinstance(template, dict) else repr(template)
+        raise UnsupportedModel(
+            f"the chat templates are {known}: expected one, or one of them called 'default'; rename that file to "
+            "additional_chat_templates/default.jinja"
+        )
+    return template["default"]

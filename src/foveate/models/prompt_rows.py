@@ -1,6 +1,6 @@
 """Attention that prompts pay inside the language model, between two cuts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -28,6 +28,12 @@ class Tokens:
     place: Tensor
     position: Tensor
     rater: Tensor
+
+    def to(self, device: torch.device) -> "Tokens":
+        """The same on a device."""
+        if self.role.device == device:
+            return self
+        return Tokens(*(getattr(self, field.name).to(device) for field in fields(self)))
 
     @cached_property
     def visual(self) -> tuple[Tensor, Tensor]:
@@ -61,6 +67,7 @@ def prompt_rows(
         key: Likewise.
         scaling: What the block multiplies their products with.
     """
+    tokens = tokens.to(query.device)  # models may lie on several
     match need.query:
         case "last":
             rows = slice(-1, None)

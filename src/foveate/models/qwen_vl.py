@@ -121,7 +121,9 @@ class QwenVL(Adapter):
         kind = (ids == self.image_token).int()
         sizes = [(1, grid.rows * self.side, grid.columns * self.side) for image in arrangements for grid in image.views]
         grid = torch.tensor(sizes, device=ids.device).reshape(-1, 3)
-        videos = {name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts") if inputs.get(name) is not None}
+        videos = {
+            name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts") if inputs.get(name) is not None
+        }
         if videos:
             kind = torch.where(ids == self.model.config.video_token_id, 2, kind)
         found, _ = self.inner.get_rope_index(

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -44,7 +45,7 @@ class Tiled(Adapter):
         return values
 
     def packed(
-        self, tiles: Float[Tensor, "image tile token width"], images: Images
+        self, tiles: Float[Tensor, "image tile token width"], images: Images, arrangement: Arrangement
     ) -> Float[Tensor, "image patch width"]:
         """The tokens of all tiles in the order of the placeholders; without what is no patch."""
         return tiles.flatten(1, 2)
@@ -65,7 +66,7 @@ class Tiled(Adapter):
         patches = sources.shape[1] - self.tower.has_cls
 
         def pack(tiles: Tensor) -> Tensor:
-            return self.packed(tiles.unflatten(0, (len(pixels), -1)), images)
+            return self.packed(tiles.unflatten(0, (len(pixels), -1)), images, arrangement)
 
         def pack_values(tiles: Tensor) -> Tensor:
             """(tile, patch, ...) to (image, patch, ...)."""
@@ -95,7 +96,7 @@ class Tiled(Adapter):
 class AnyResolution(Tiled):
     """The whole picture, then its enlargement: tiles, without what pads them, a separator at the end of each row."""
 
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes", "batch_num_images")
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
         super().__init__(model, model.model.language_model)
@@ -105,36 +106,45 @@ class AnyResolution(Tiled):
         self._known: dict[tuple[int, int], Arrangement] = {}
 
     def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
-        if images.get("batch_num_images") is not None and (images["batch_num_images"] > 1).any():
-            raise UnsupportedModel(
-                "batch_num_images above 1: pictures of a prompt with several are not cut into tiles; give one each"
+        pixels, sizes = images.get("pixel_values"), images["image_sizes"].tolist()
+        if pixels is not None and pixels.ndim != 5:
+            raise ValueError(
+                f"pixel_values of shape {tuple(pixels.shape)}: expected (image, tile, channel, height, width), as the "
+                "model's own processor gives them"
             )
-        return [self._arranged((int(height), int(width))) for height, width in images["image_sizes"].tolist()]
+        known = [self._arranged((int(height), int(width))) for height, width in sizes]
+        return [own if cut else self._whole for own, cut in zip(known, self._cut(images), strict=True)]
 
     def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
         return {name: images[name][list(rows)] for name in ("pixel_values", "image_sizes")}
 
     def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
-        return images["pixel_values"][:, : self.count(images["image_sizes"][0])]
+        whole = arrangement == self._whole
+        return images["pixel_values"][:, : 1 if whole else self.count(images["image_sizes"][0])]
 
     def packed(
-        self, tiles: Float[Tensor, "image tile token width"], images: Images
+        self, tiles: Float[Tensor, "image tile token width"], images: Images, arrangement: Arrangement
     ) -> Float[Tensor, "image patch width"]:
         sizes = images["image_sizes"]  # images of one arrangement may be unpadded differently
-        stands = self.arranged(sizes[0]).offsets.to(tiles.device)
+        stands = arrangement.offsets.to(tiles.device)
         newline = torch.full(tiles.shape[-1:], _BREAK, dtype=tiles.dtype, device=tiles.device)
         return torch.stack([self.pack(tile, size, newline)[stands] for tile, size in zip(tiles, sizes, strict=True)])
-
-    def arranged(self, size: Tensor) -> Arrangement:
-        """How a picture of this height and width is arranged."""
-        height, width = size.tolist()
-        return self._arranged((int(height), int(width)))
 
     def count(self, size: Tensor) -> int:
         """Number of tiles of a picture of this height and width."""
         config: Any = self.model.config
         image_size_to_num_patches = internal("models.llava_next.modeling_llava_next.image_size_to_num_patches")
         return image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+
+    @cached_property
+    def _whole(self) -> Arrangement:
+        """How a picture is arranged that is not cut: its tokens, then one separator."""
+        base = square(self.model.config)
+        return Arrangement((base,), (), separators=(base.patches,))  # the square around it shows more than it
+
+    def _cut(self, images: Images) -> list[bool]:
+        """Tells which pictures are cut into tiles."""
+        return [True] * len(images["image_sizes"])
 
     @abstractmethod
     def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
@@ -169,9 +179,25 @@ class LlavaNext(AnyResolution):
 
 
 class LlavaOnevision(AnyResolution):
-    """LLaVA-OneVision, which shrinks large enlargements behind the projector."""
+    """LLaVA-OneVision, which shrinks large enlargements behind the projector.
 
+    Only the picture of a prompt with one is cut into tiles: pictures of a prompt with several are padded to squares.
+    """
+
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes", "batch_num_images")
     packs_projected: ClassVar[bool] = True
+
+    def _cut(self, images: Images) -> list[bool]:
+        counts = images.get("batch_num_images")
+        if counts is None:  # which the stock model takes for one picture per prompt
+            return super()._cut(images)
+        cut = [count == 1 for count in counts.tolist() for _ in range(count)]
+        if len(cut) != len(images["image_sizes"]):
+            raise ValueError(
+                f"batch_num_images {counts.tolist()} of {len(images['image_sizes'])} pictures: expected how many each "
+                "prompt has, as the model's own processor gives it for nested lists of pictures"
+            )
+        return cut
 
     def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
         ratio = self.model.config.vision_aspect_ratio

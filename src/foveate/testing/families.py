@@ -81,7 +81,9 @@ def llava() -> nn.Module:
 
 def llava_next() -> nn.Module:
     """LLaVA-NeXT."""
-    config = LlavaNextConfig(vision_config=clip_config(), text_config=_llama(), **_PICTURE, image_grid_pinpoints=_POINTS)
+    config = LlavaNextConfig(
+        vision_config=clip_config(), text_config=_llama(), **_PICTURE, image_grid_pinpoints=_POINTS
+    )
     return made(LlavaNextForConditionalGeneration, config)
 
 

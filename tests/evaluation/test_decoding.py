@@ -1,4 +1,4 @@
-"""Evaluations decode greedily, whatever a checkpoint's generation_config asks for, and only where they agree with it."""
+"""Evaluations decode greedily, whatever a checkpoint asks for, and answer as its own `generate` or not at all."""
 
 import json
 from functools import wraps
@@ -9,9 +9,9 @@ from transformers import GenerationConfig
 from foveate.compression import Identity
 from foveate.core.errors import UnsupportedModel
 from foveate.data.load import load_samples
+from foveate.evaluation.agreement import check_agreement
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, evaluate
-from foveate.models.agreement import check_agreement
 from foveate.models.decoding import greedily, unused
 from foveate.models.load import load
 from foveate.testing.checkpoints import save_family
@@ -37,9 +37,13 @@ def test_evaluations_are_greedy_and_say_which_settings_they_leave_out(penalised,
     with pytest.warns(UserWarning, match=r"decode greedily: do_sample=True, repetition_penalty=5\.0, no_repeat_ngram"):
         rows = evaluate(config).read().to_pylist()
     loaded = cached_load(config.model, config.device, config.dtype)
-    assert unused(loaded.model) == {name: SETTINGS[name] for name in ("do_sample", "repetition_penalty", "no_repeat_ngram_size")}
+    assert unused(loaded.model) == {
+        name: SETTINGS[name] for name in ("do_sample", "repetition_penalty", "no_repeat_ngram_size")
+    }
     samples = {sample.id: sample for sample in load_samples("scenes", "test", limit=24)}
-    greedy = GenerationConfig(do_sample=False, max_new_tokens=6, pad_token_id=0, eos_token_id=loaded.adapter.ends or None)
+    greedy = GenerationConfig(
+        do_sample=False, max_new_tokens=6, pad_token_id=0, eos_token_id=loaded.adapter.ends or None
+    )
     differ = 0
     for row in rows:
         sample = samples[row["sample_id"]]

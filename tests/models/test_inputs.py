@@ -1,0 +1,226 @@
+"""`LoadedModel.inputs` is what the processor of the family's authors gives, key by key and value by value."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    InternVLProcessor,
+    LlavaNextProcessor,
+    LlavaNextVideoProcessor,
+    LlavaOnevisionProcessor,
+    LlavaProcessor,
+    Qwen2_5_VLProcessor,
+    Qwen3VLProcessor,
+)
+
+from foveate.core.errors import DataError, UnsupportedModel
+from foveate.methods import fastv, full, random, uniform
+from foveate.models.load import load
+from foveate.testing.checkpoints import save_family
+
+CLIP = {"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+OWN = {
+    "LLaVA-1.5": (LlavaProcessor, CLIP),
+    "LLaVA-NeXT": (LlavaNextProcessor, CLIP),
+    "LLaVA-OneVision": (
+        LlavaOnevisionProcessor,
+        {"num_image_tokens": 36, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_2"},
+    ),
+    "InternVL": (InternVLProcessor, {"image_seq_length": 9}),
+    "Qwen2.5-VL": (Qwen2_5_VLProcessor, {}),
+    "Qwen3-VL": (Qwen3VLProcessor, {}),
+}
+WITH_VIDEOS = ("LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL", "LLaVA-NeXT-Video")
+
+
+def noise(width, height):
+    generator = torch.Generator().manual_seed(100 * width + height)
+    return Image.fromarray(torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
+
+
+WIDE, SQUARE, HIGH = noise(50, 20), noise(61, 60), noise(22, 50)
+TURNS = {
+    "before": ([WIDE, "What is it?"], ""),
+    "behind": (["What is it?", SQUARE], ""),
+    "between": (["Look at ", HIGH, " and say what it is."], ""),
+    "with a system prompt": ([WIDE, "What is it?"], "Be brief. "),
+    "two": ([WIDE, SQUARE, "Which is larger?"], ""),
+    "two apart": (["Here ", SQUARE, " and there ", HIGH, ": which is larger?"], "Think. "),
+    "three": ([HIGH, WIDE, HIGH, "Which are the same?"], ""),
+    "none": (["Hello."], ""),
+}
+BATCHES = {
+    **{name: [name] for name in TURNS},
+    "of one each": ["before", "behind", "with a system prompt"],
+    "of several each": ["two apart", "three"],
+    "of different numbers": ["two", "before", "three", "behind"],
+    "with and without": ["none", "between", "none", "two", "none"],
+}
+
+
+def own_processor(family, loaded):
+    """The authors' class, whole but for the half for videos, which wants torchvision and is never asked here."""
+    kind, settings = OWN.get(family, (LlavaNextVideoProcessor, CLIP))
+    parts = loaded.processor
+    if family in WITH_VIDEOS:
+        kind = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda self, name, value: type(value)})
+        settings = {**settings, "video_processor": SimpleNamespace(model_input_names=["pixel_values_videos"])}
+    return kind(
+        image_processor=parts.image_processor,
+        tokenizer=parts.tokenizer,
+        chat_template=parts.chat_template,
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def loaded_of(tmp_path_factory):
+    known = {}
+
+    def get(family):
+        if family not in known:
+            known[family] = load(save_family(family, tmp_path_factory.mktemp("family")))
+            known[family].processor.tokenizer.model_input_names = ["input_ids", "attention_mask"]  # as of all of them
+        return known[family]
+
+    return get
+
+
+def conversation(name):
+    content, system = TURNS[name]
+    parts = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
+        for part in content
+    ]
+    turns = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+    return [*turns, {"role": "user", "content": parts}]
+
+
+def ours(loaded, batch):
+    turns = [TURNS[name] for name in batch]
+    texts = [loaded.written([p if isinstance(p, str) else None for p in content], system) for content, system in turns]
+    return loaded.inputs(texts, [[part for part in content if not isinstance(part, str)] for content, _ in turns])
+
+
+def theirs(family, loaded, batch):
+    return own_processor(family, loaded).apply_chat_template(
+        [conversation(name) for name in batch],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True},
+    )
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("family", OWN)
+def test_inputs_are_those_of_the_authors_processor(family, batch, loaded_of):
+    loaded = loaded_of(family)
+    found, expected = ours(loaded, BATCHES[batch]), theirs(family, loaded, BATCHES[batch])
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        assert torch.equal(found[name], value), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", OWN)
+def test_compression_that_keeps_all_answers_as_the_stock_model_that_is_given_them(family, loaded_of):
+    """Also where prompts with one image and with several stand in one batch."""
+    loaded = loaded_of(family)
+    inputs = ours(loaded, ["two", "before", "three", "behind"])
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    logits = {"return_dict_in_generate": True, "output_logits": True}
+    stock = loaded.model.generate(**inputs, **options, **logits)
+    for compressor in (full(), uniform(1.0)):
+        with compressor.attached(loaded) as run:
+            output = loaded.model.generate(**inputs, **options, **logits)
+        assert torch.equal(output.sequences, stock.sequences)
+        torch.testing.assert_close(torch.stack(output.logits), torch.stack(stock.logits), atol=1e-4, rtol=1e-4)
+        assert len(run.kept) == 7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "compressor, batch",
+    [
+        (uniform(5), ["two", "before", "three", "behind"]),
+        (random(5), ["two", "before", "three", "behind"]),
+        (fastv(9, 3), ["two", "two apart"]),  # a budget inside the language model counts a prompt's images together
+    ],
+    ids=["uniform", "random", "fastv"],
+)
+@pytest.mark.parametrize("family", OWN)
+def test_prompts_with_several_images_are_compressed_as_each_alone(family, compressor, batch, loaded_of):
+    loaded = loaded_of(family)
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    together = ours(loaded, batch)
+    with compressor.attached(loaded):
+        output = loaded.model.generate(**together, **options)[:, -4:]
+        alone = [loaded.model.generate(**ours(loaded, [name]), **options)[0, -4:] for name in batch]
+    assert output.tolist() == [row.tolist() for row in alone]
+
+
+def test_onevision_cuts_only_the_image_of_a_prompt_with_one(loaded_of):
+    loaded = loaded_of("LLaVA-OneVision")
+    inputs, (one, *several) = loaded.images([WIDE, WIDE, SQUARE], [1, 2])
+    assert inputs["batch_num_images"].tolist() == [1, 2]
+    assert len(one.views) == 2
+    assert several[0] == several[1]
+    assert (several[0].patches, several[0].length, several[0].boxes) == (36, 37, ())
+    assert loaded.images([WIDE])[1] == loaded.images([WIDE], [0, 1, 0])[1] == [one]
+    with torch.no_grad():
+        stock = loaded.model.get_image_features(**inputs, return_dict=True).pooler_output
+        some = loaded.adapter.chosen(inputs, [1, 2], [one, *several])
+        tokens = loaded.adapter.encode(some, several[0], [])[0]
+    torch.testing.assert_close(tokens, torch.stack([image[:-1] for image in stock[1:]]), atol=1e-5, rtol=0)
+    assert torch.equal(stock[1][-1], loaded.adapter.separator)
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [1, 2, 1]])
+def test_numbers_of_images_that_do_not_fit_are_named(counts, loaded_of):
+    loaded = loaded_of("LLaVA-OneVision")
+    inputs = {**loaded.images([WIDE, WIDE, SQUARE])[0], "batch_num_images": torch.tensor(counts)}
+    with pytest.raises(ValueError, match=r"batch_num_images \[1.* of 3 pictures: expected how many"):
+        loaded.adapter.arrangements(inputs, [])
+
+
+@pytest.mark.parametrize("family", ["LLaVA-NeXT", "LLaVA-OneVision"])
+def test_tiles_without_their_images_are_named(family, loaded_of):
+    loaded = loaded_of(family)
+    inputs = loaded.images([WIDE])[0]
+    flat = {**inputs, "pixel_values": inputs["pixel_values"].flatten(0, 1)}
+    with pytest.raises(ValueError, match=r"pixel_values of shape \(.*\): expected \(image, tile"):
+        loaded.adapter.arrangements(flat, [])
+
+
+def test_texts_for_a_model_of_videos_are_those_of_its_processor_and_images_are_refused(loaded_of):
+    loaded = loaded_of("LLaVA-NeXT-Video")
+    found, expected = ours(loaded, ["none"]), theirs("LLaVA-NeXT-Video", loaded, ["none"])
+    assert set(found) == set(expected) == {"input_ids", "attention_mask"}
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    with pytest.raises(UnsupportedModel, match="is not given pictures, but videos"):
+        loaded.inputs(["<video>"], [[WIDE]])
+
+
+@pytest.mark.parametrize("family", WITH_VIDEOS)
+def test_the_token_of_what_is_not_given_is_named_as_the_processor_refuses_it(family, loaded_of):
+    loaded = loaded_of(family)
+    other = "<image>" if family == "LLaVA-NeXT-Video" else "<video>"
+    with pytest.raises(DataError, match=f"has '{other}', which stands for what is not given"):
+        loaded.inputs([f"What is {other}?"], [[]])
+    with pytest.raises(ValueError, match=r"but no (images|videos) were passed"):
+        own_processor(family, loaded)(text=[f"What is {other}?"])
+
+
+def test_prompts_and_images_that_do_not_fit_are_named(loaded_of):
+    loaded = loaded_of("LLaVA-1.5")
+    with pytest.raises(DataError, match="has 1 image tokens for 2 pictures"):
+        loaded.inputs([loaded.written([None, "?"])], [[WIDE, HIGH]])
+    with pytest.raises(DataError, match="1 prompts and images of 2"):
+        loaded.inputs([loaded.written([None, "?"])], [[WIDE], [HIGH]])
+    with pytest.raises(DataError, match="is a str: expected a PIL image"):
+        loaded.images(["table.jpg"])
