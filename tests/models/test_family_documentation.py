@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from foveate.core.budget import resolve_keep
+from foveate.testing import text_models
 from foveate.testing.checkpoints import save_family
 from foveate.testing.families import FAMILIES
 from foveate.testing.matrix import table
@@ -23,6 +24,10 @@ def example(family):
 
 def test_the_table_of_methods_and_families_is_up_to_date():
     assert table() in (ROOT / "README.md").read_text()
+
+
+def test_the_table_of_language_models_is_up_to_date():
+    assert text_models.table() in (ROOT / "docs" / "language_models.md").read_text()
 
 
 @torch.no_grad()

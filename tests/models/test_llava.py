@@ -311,7 +311,7 @@ def test_what_does_not_go_on_from_a_cache_is_refused(loaded, samples):
         for wrong, message in (
             ({"input_ids": more}, "do not begin with the"),
             ({"input_ids": ids[:, :-3]}, r"expected the whole conversation, with something new at its end"),
-            ({"input_ids": torch.cat([ids, image], 1)}, "new images behind past_key_values"),
+            ({"input_ids": torch.cat([ids, image, image], 1)}, "new images behind past_key_values"),
             ({"input_ids": ids.repeat(2, 1)}, "began with 1 prompts .* of 2 prompts"),
             ({"input_ids": ids, "attention_mask": torch.ones(1, 4)}, r"shape \(1, 4\): expected \(1, "),
             ({"input_ids": ids, "position_ids": torch.arange(ids.shape[1])[None]}, "position_ids of the caller's own"),
@@ -319,7 +319,7 @@ def test_what_does_not_go_on_from_a_cache_is_refused(loaded, samples):
             with pytest.raises(FoveateError, match=message):
                 model.generate(**wrong, past_key_values=cache, max_new_tokens=2)
         with pytest.raises(FoveateError, match="new images behind"):
-            model(input_ids=image, past_key_values=cache)
+            model(input_ids=image, pixel_values=inputs["pixel_values"], past_key_values=cache)
         with pytest.raises(FoveateError, match=r"shape \(1, 4\): expected \(1, "):
             model(input_ids=more, attention_mask=torch.ones(1, 4), past_key_values=cache)
     with fastv(16, 1).attached(model):

@@ -146,7 +146,7 @@ class Attachment:
                 "a method that cuts inside the language model cannot go on from past_key_values in forward: use "
                 "generate, which keeps track of what every block knows"
             )
-        if _has_images(self.adapter, inputs) or (inputs["input_ids"] == self.adapter.image_token).any():
+        if _has_images(self.adapter, inputs):
             raise FoveateError(
                 "new images behind past_key_values that already hold tokens are not compressed: give the whole "
                 "conversation without past_key_values"
@@ -171,14 +171,15 @@ class Attachment:
             )
         if held is None:
             return inputs
-        if images[:, held.ids.shape[1] :].any():
+        known = held.ids.shape[1] + cache_of(inputs).get_seq_length() - held.short.shape[1]
+        if images[:, known + 1 :].any():  # a model may say its image token
             raise FoveateError(
                 "new images behind past_key_values that already hold tokens are not compressed: give the whole "
                 "conversation without past_key_values"
             )
         _check_positions(inputs)
-        known = (*self.adapter.image_inputs, "mm_encoder_outputs")  # of the images that the cache holds
-        return held.further({name: value for name, value in inputs.items() if name not in known}, whole=True)
+        seen = (*self.adapter.image_inputs, "mm_encoder_outputs")  # of images that the cache holds
+        return held.further({name: value for name, value in inputs.items() if name not in seen}, whole=True)
 
     @contextmanager
     def _in(self, conversation: Conversation | NextTurn | None) -> Iterator[None]:

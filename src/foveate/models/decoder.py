@@ -91,8 +91,8 @@ class Decoder:
         if self.window is not None or cap is not None:
             found = f"a window of {self.window} tokens" if self.window is not None else f"logits capped at {cap:g}"
             raise UnsupportedNeed(
-                f"attention inside {type(self.model).__name__}, with {found}: it is read as a softmax over all tokens "
-                "before, which would be another one; use a method that reads the vision side"
+                f"attention inside {type(self.model).__name__} cannot be read: it has {found}, and what is read is a "
+                "softmax over all tokens before; use a method that reads the vision side"
             )
 
     def normed(self, states: Tensor) -> Tensor:

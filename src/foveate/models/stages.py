@@ -22,8 +22,9 @@ def check_stages(stages: Sequence[Cut], depth: int, deep: int = 0, window: int |
     """
     if stages and window is not None:
         raise FoveateError(
-            f"cuts inside a language model whose blocks attend to a window of {window} tokens (sliding_window): which "
-            "tokens lie in it would change; use a method that compresses before the language model"
+            f"a method that cuts inside the language model cannot cut one whose blocks attend to a window of {window} "
+            "tokens (sliding_window), for other tokens would lie in it: use a method that compresses before the "
+            "language model"
         )
     layers = [resolve_layer(stage.layer, depth, "language model") for stage in stages]
     for layer, stage in zip(layers, stages, strict=True):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     Cohere2Config,
@@ -32,7 +33,10 @@ from transformers import (
     Starcoder2Config,
 )
 
-from foveate.testing.families import IMAGE, clip_config, made, text_options
+from foveate.compression import Compressor, PromptCompressor, VisionCompressor
+from foveate.core.errors import FoveateError
+from foveate.scorers import PromptAttention, Random, ResponseAttention
+from foveate.testing.families import END, IMAGE, START, clip_config, made, pictures, text_options
 
 _HALF: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
 _HEAD: dict[str, Any] = {"head_dim": 8}
@@ -77,3 +81,38 @@ def llava_with(name: str) -> nn.Module:
     text = kind(**text_options(), **options)
     config = LlavaConfig(vision_config=clip_config(), text_config=text, **image, tie_word_embeddings=False)
     return made(LlavaForConditionalGeneration, config)
+
+
+def table() -> str:
+    """Returns which language models can be compressed where, as Markdown: found out by running each."""
+    reasons: list[str] = []
+    lines = [" | ".join(["| language model", *_WAYS]) + " |", "| --- " * (1 + len(_WAYS)) + "|"]
+    for name in TEXT_MODELS:
+        cells = [_ran(name, method, reasons) for method in _WAYS.values()]
+        lines.append(" | ".join([f"| {name}", *cells]) + " |")
+    return "\n".join([*lines, "", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1))])
+
+
+_WAYS: dict[str, Compressor] = {
+    "before it, repacked": VisionCompressor(Random(), 5),
+    "before it, original positions": VisionCompressor(Random(), 5, positions="original"),
+    "inside it (FastV)": PromptCompressor(PromptAttention(1), 4, layer=2),
+    "inside it, by debiased attention (SparseVLM+)": PromptCompressor(PromptAttention(1, debiased=True), 4, layer=2),
+    "its own attention read (bias, responses)": VisionCompressor(ResponseAttention(), 5),
+}
+
+
+@torch.no_grad()
+def _ran(name: str, method: Compressor, reasons: list[str]) -> str:
+    model: Any = llava_with(name)
+    ids = torch.tensor([[5, 6, START, *[IMAGE] * 36, END, 9, 10]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pictures("LLaVA-1.5")[0]}
+    try:
+        with method.attached(model):
+            model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    except FoveateError as error:
+        reason = str(error).replace(type(model.model.language_model).__name__, "this language model")
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"refused ({reasons.index(reason) + 1})"
+    return "works"
