@@ -76,8 +76,8 @@ bench: $(INSTALLED) ## speed and memory against what is promised: table in bench
 faults: $(INSTALLED) ## over 200 faults for the real commands: killed, disk full, files damaged; fails when something is lost
 	$(BIN)/python -m tests.faults $(ARGS)
 
-properties: $(INSTALLED) ## new examples for the tests that hold of any input, a thousand for each
-	FOVEATE_HYPOTHESIS=deep $(BIN)/pytest $(PARALLEL) --dist worksteal tests/properties $(ARGS)
+properties: $(INSTALLED) ## new examples for the tests that hold of any input, up to a thousand for each
+	FOVEATE_HYPOTHESIS=deep $(BIN)/pytest $(PARALLEL) --dist worksteal tests/properties tests/oracle $(ARGS)
 
 # In an environment of its own, which is gone afterwards.
 audit: ## known vulnerabilities of the pins

@@ -8,21 +8,21 @@ from threading import RLock, local
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import StaticCache
 
 from foveate.core.contracts import Cut, Pictures
 from foveate.core.errors import FoveateError
-from foveate.core.needs import PromptRows, TokenKeys
+from foveate.core.needs import PromptRows, Role, TokenKeys
 from foveate.core.types import Arrangement, Compressed
 from foveate.models.adapter import Adapter
 from foveate.models.cutting import Cutting, cuts_of
 from foveate.models.decoder import Layout
 from foveate.models.hooks import Conversation, hooked, unpacked
 from foveate.models.joining import alike, in_groups
-from foveate.models.packing import pack, prompt_mask, prompts_of
+from foveate.models.packing import pack, prompts_of
 from foveate.models.pictures import GivenPictures, SeenPictures, Texts, TextSide
-from foveate.models.turns import Held, NextTurn, cache_of, held_by, hold, holds_tokens
+from foveate.models.turns import Held, NextTurn, cache_of, held_by, hold, holds_tokens, mark_of
 
 Compress = Callable[..., Compressed]
 Note = Callable[[Compressed, Layout, Cutting], None]
@@ -78,7 +78,8 @@ class Attachment:
         cuts = cuts_of(self.adapter.decoder, layout, self.stages, compressed)
         late = layout.late
         if late is not None and not self.stages:  # what lost nothing goes on as in the stock model
-            removed = prompt_mask(self.adapter, inputs).sum(1) > result["attention_mask"].sum(1)
+            stays = (layout.place >= 0) | (layout.role == Role.SEPARATOR)
+            removed = stays.sum(1) < (inputs["input_ids"] == self.adapter.image_token).sum(1)
             late = late.masked_fill(~removed, 0)
         conversation = Conversation(cuts, _given(self.adapter, result), result["input_ids"].shape, late)
         with ExitStack() as stack:
@@ -90,7 +91,8 @@ class Attachment:
             yield result, conversation
         if conversation.cache is not None:
             ids, short, real = inputs["input_ids"], result["input_ids"], result["attention_mask"].bool()
-            held = Held(ids, short, real, layout.following, self.adapter.axes, bool(self.stages))
+            mark = mark_of(conversation.cache, short.shape[1])
+            held = Held(ids, short, real, layout.following, self.adapter.axes, bool(self.stages), mark)
             hold(conversation.cache, held)
         self.note(compressed, layout, cuts)
 
@@ -130,7 +132,7 @@ class Attachment:
             return stock(**inputs)
         _check_images(self.adapter, inputs)
         with self.shortened(inputs, generating=False) as (shortened, conversation), conversation.acting(True):
-            output = stock(**self._joined(shortened))
+            output = stock(**self._joined(_encoded(self.adapter, shortened)))
             conversation.cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
         return output
 
@@ -242,12 +244,29 @@ def compressing(attachment: Attachment) -> Iterator[None]:
     model.generate = wraps(generate)(lambda *args, **kwargs: attachment.generate(generate, args, kwargs))
     model.forward = wraps(forward)(lambda *args, **kwargs: attachment.forward(forward, args, kwargs))
     setattr(model, _ATTACHED, True)
+    inner = attachment.adapter.inner.register_forward_pre_hook(
+        partial(_check_inner, attachment.adapter), with_kwargs=True
+    )
     try:
         yield
     finally:
+        inner.remove()
         delattr(model, _ATTACHED)
         for name, function in before.items():
             delattr(model, name) if function is None else setattr(model, name, function)
+
+
+def _check_inner(adapter: Adapter, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Refuses a call of the model's inner model, which would not compress.
+
+    Raises:
+        FoveateError: It is given images itself.
+    """
+    if kwargs.get(adapter.image_inputs[0]) is not None:
+        raise FoveateError(
+            f"{type(module).__name__} was called inside the `with`, where only calls of {type(adapter.model).__name__} "
+            "are compressed: call that, or leave the `with`"
+        )
 
 
 def _check_inputs(adapter: Adapter, inputs: dict[str, Any]) -> None:
@@ -346,6 +365,18 @@ def _check_images(adapter: Adapter, inputs: dict[str, Any]) -> None:
             f"this call has no {adapter.modality} (neither {adapter.image_inputs[0]} nor mm_encoder_outputs), so there "
             "is nothing to compress: leave the `with` for prompts without one"
         )
+
+
+def _encoded(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs of `forward` with what is not compressed encoded as `generate` does: all of it or nothing may be."""
+    others = {}
+    for modality, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        if modality != adapter.modality and inputs.get(pixels) is not None:
+            encode = getattr(adapter.inner, f"get_{modality}_features")
+            given = {name: inputs[name] for name in inspect.signature(encode).parameters if name in inputs}
+            others[modality] = encode(**given, return_dict=True)
+            inputs = {name: value for name, value in inputs.items() if name != pixels}
+    return {**inputs, "mm_encoder_outputs": {**others, **inputs["mm_encoder_outputs"]}}
 
 
 def _given_pictures(adapter: Adapter, given: Any) -> GivenPictures:  # noqa: ANN401

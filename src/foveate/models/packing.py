@@ -72,11 +72,12 @@ def pack(
     result["input_ids"] = moved(ids, adapter.pad_token)
     result["attention_mask"] = there.long()
     result["position_ids"] = position[0] if adapter.axes == 1 else torch.cat([positions(there)[None], position])
-    if inputs.get("labels") is not None:
-        result["labels"] = moved(inputs["labels"], -100)
+    if inputs.get("labels") is not None:  # nothing foretells the first token, least of all the padding before it
+        result["labels"] = moved(inputs["labels"], -100).masked_fill(there.cumsum(1) == 1, -100)
     tokens = _tokens(compressed.tokens, adapter.separator, slots, there_slots)
     deep = [_tokens(level, None, slots, there_slots) for level in _deep(adapter, compressed)]
-    result["mm_encoder_outputs"] = {adapter.modality: adapter.output(tokens, deep)}
+    others = inputs.get("mm_encoder_outputs") or {}
+    result["mm_encoder_outputs"] = {**others, adapter.modality: adapter.output(tokens, deep)}
     flat = [torch.cat(level) for level in deep]
     everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
     late = following - position[:, :, -1] - 1 if any(ends) else None

@@ -28,6 +28,7 @@ class Held:
         following: Position of the token that follows each prompt.
         axes: How many numbers a position has.
         cut: Whether its blocks know different tokens.
+        mark: By which each prompt is known again in the cache; None where that cannot be looked into.
     """
 
     ids: Int[Tensor, "batch token"]
@@ -36,6 +37,7 @@ class Held:
     following: Int[Tensor, " batch"]
     axes: int
     cut: bool
+    mark: Tensor | None = None
 
     def further(self, inputs: dict[str, Any], whole: bool) -> dict[str, Any]:
         """Inputs of a pass that goes on from the cache, as the stock model has to be given them.
@@ -82,6 +84,12 @@ class Held:
                 f"{cache.get_seq_length()} tokens of {len(ids)} prompts are to be gone on from: beams, several "
                 f"sequences and prompts that were cropped cannot be. {_WHOLE}"
             )
+        mark = mark_of(cache, self.short.shape[1])
+        if mark is not None and self.mark is not None and not torch.equal(mark, self.mark):
+            raise FoveateError(
+                "the prompts in the cache do not stand as they did when it was filled (reorder_cache, "
+                f"batch_select_indices), so that masks and positions would be those of others. {_WHOLE}"
+            )
         prompt = self.ids.shape[1]
         if whole and not torch.equal(ids[:, :prompt], self.ids):
             raise FoveateError(
@@ -100,6 +108,19 @@ class Held:
                 "whole conversation with all image tokens; or leave it out"
             )
         return mask[:, self.ids.shape[1] :].bool()
+
+
+def mark_of(cache: Any, length: int) -> Tensor | None:  # noqa: ANN401
+    """Returns the last block's keys of the last token of each prompt: (batch, head, dim).
+
+    Args:
+        cache: A key-value cache.
+        length: Of the prompts.
+    """
+    layer = cache.layers[-1] if getattr(cache, "layers", None) else None
+    if not isinstance(keys := getattr(layer, "keys", None), Tensor) or getattr(layer, "is_sliding", False):
+        return None
+    return keys[:, :, length - 1].detach().clone() if keys.ndim == 4 and keys.shape[2] >= length else None
 
 
 def held_by(cache: Any) -> Held | None:  # noqa: ANN401

@@ -1,0 +1,253 @@
+"""Batches of prompts about images, compressors for them, and what an attached model said of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from foveate.compression import Compressor, Pipeline, PromptCompressor, VisionCompressor
+from foveate.core.errors import FoveateError
+from foveate.core.types import PADDING
+from foveate.mergers import DroppedMean, Nearest
+from foveate.scorers import PromptAttention, Random, Uniform
+from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, pictures
+from tests.oracle import oracle
+
+TOLERANCE = 1e-4  # of the largest logit
+SEEDS = st.integers(0, 5)
+POSITIONS = st.sampled_from(["repacked", "original"])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch and what is done to it.
+
+    Attributes:
+        family: Name of the model's family.
+        texts: Of each prompt the text before, between and behind its images.
+        images: Of each prompt the numbers of its images.
+        compressor: What is attached.
+        right: Whether the batch is padded on the right.
+        masked: Whether the caller gives the mask of padding.
+        video: Whether the first prompt also has a video, or an image where videos are compressed.
+    """
+
+    family: str
+    texts: tuple[tuple[tuple[int, ...], ...], ...]
+    images: tuple[tuple[int, ...], ...]
+    compressor: Compressor
+    right: bool = False
+    masked: bool = True
+    video: bool = False
+
+    @property
+    def cuts(self) -> bool:
+        return bool(self.compressor.stages)
+
+
+@cache
+def model_of(family: str) -> Any:
+    return FAMILIES[family]()
+
+
+@cache
+def assistant_of(family: str) -> Any:
+    """Another model, which guesses some tokens rightly."""
+    model: Any = FAMILIES[family]()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(torch.rand(len(model.lm_head.weight), 1).add(0.5))
+    return model
+
+
+@cache
+def picture(family: str, number: int) -> dict[str, Tensor]:
+    return pictures(family)[number]
+
+
+@cache
+def beside(family: str) -> dict[str, Tensor]:
+    """A video beside images, or an image beside videos."""
+    noise = torch.Generator().manual_seed(7)
+    if family == "LLaVA-NeXT-Video":
+        return {
+            "pixel_values": torch.randn(1, 4, 3, 24, 24, generator=noise),
+            "image_sizes": torch.tensor([[20, 50]]),
+        }
+    if family == "LLaVA-OneVision":
+        return {"pixel_values_videos": torch.randn(1, 2, 3, 24, 24, generator=noise)}
+    return {
+        "pixel_values_videos": torch.randn(2 * 4 * 6, 3 * 2 * 16, generator=noise),
+        "video_grid_thw": torch.tensor([[2, 4, 6]]),
+    }
+
+
+@cache
+def _length(family: str, number: int) -> int:
+    """Placeholders of a picture, or of what is `beside` it (-1)."""
+    own = beside(family) if number < 0 else picture(family, number)
+    return len(oracle.seen(model_of(family), family, own).tokens)
+
+
+def prompts_of(case: Case) -> list[oracle.Prompt]:
+    """The prompts without padding."""
+    token = oracle.compressed_token(case.family)
+    prompts = []
+    for row, (texts, numbers) in enumerate(zip(case.texts, case.images, strict=True)):
+        ids = list(texts[0])
+        others = []
+        if case.video and row == 0:
+            others.append(beside(case.family))
+            ids += [*_video(case.family), 77]
+        for number, text in zip(numbers, texts[1:], strict=True):
+            run = [token] * _length(case.family, number)
+            wrapped = case.family.startswith("Qwen")
+            ids += [START] * wrapped + run + [END] * (wrapped and bool(text)) + list(text)
+        prompts.append(oracle.Prompt(ids, [picture(case.family, n) for n in numbers], others))
+    return prompts
+
+
+def _video(family: str) -> list[int]:
+    if family == "LLaVA-NeXT-Video":
+        return [IMAGE] * _length(family, -1)
+    if family == "Qwen3-VL":  # frame by frame, with the time between
+        half = _length(family, -1) // 2
+        return [START, *[VIDEO] * half, END, 78, START, *[VIDEO] * half, END]
+    around = family.startswith("Qwen")
+    return [START] * around + [VIDEO] * _length(family, -1) + [END] * around
+
+
+def inputs_of(case: Case) -> dict[str, Any]:
+    """The batch as a processor would give it."""
+    prompts = prompts_of(case)
+    longest = max(len(prompt.ids) for prompt in prompts)
+
+    def padded(ids: list[int]) -> list[int]:
+        pad = [PAD] * (longest - len(ids))
+        return ids + pad if case.right else pad + ids
+
+    ids = torch.tensor([padded(prompt.ids) for prompt in prompts])
+    images = [image for prompt in prompts for image in prompt.images]
+    inputs: dict[str, Any] = {name: torch.cat([i[name] for i in images]) for name in (images[0] if images else {})}
+    inputs |= {name: value for prompt in prompts for other in prompt.others for name, value in other.items()}
+    inputs["input_ids"] = ids
+    if case.masked:
+        inputs["attention_mask"] = (ids != PAD).long()
+    if case.family.startswith("Qwen"):
+        inputs["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
+    return inputs
+
+
+def expected(case: Case, run: Any) -> list[tuple[oracle.Tokens, list[oracle.Cut]]]:
+    """Returns of each prompt what the language model is to be given, as `run` says what was kept."""
+    return expected_of(model_of(case.family), case.family, prompts_of(case), case.compressor, run)
+
+
+def expected_of(
+    model: Any, family: str, prompts: Sequence[oracle.Prompt], compressor: Compressor, run: Any
+) -> list[tuple[oracle.Tokens, list[oracle.Cut]]]:
+    """As `expected`, of any prompts."""
+    compression = run.decisions[0].compression
+    separators = all(getattr(part, "separators", True) for part in getattr(compressor, "parts", (compressor,)))
+    found, first = [], 0
+    for row, prompt in enumerate(prompts):
+        choices = []
+        for number in range(first, first + len(prompt.images)):
+            real = compression.origin[number] != PADDING
+            mixing = None if compression.mixing is None else compression.mixing[number][real]
+            choices.append(oracle.Choice(compression.origin[number][real].tolist(), mixing))
+        first += len(prompt.images)
+        tokens = oracle.remaining(model, family, prompt, choices, compressor.repack, separators)
+        cuts = [
+            oracle.Cut(stage.layer, decision.compression.kept[row].tolist(), stage.positions == "repacked")
+            for stage, decision in zip(compressor.stages, run.decisions[1:], strict=True)
+        ]
+        found.append((tokens, cuts))
+    return found
+
+
+def close(found: Tensor, wanted: Tensor, what: str) -> None:
+    """Holds that logits are equal but for rounding."""
+    assert found.shape == wanted.shape, f"{what}: {tuple(found.shape)} instead of {tuple(wanted.shape)}"
+    difference, scale = float((found - wanted).abs().max()), float(wanted.abs().max())
+    assert difference < TOLERANCE * scale, f"{what}: differs by {difference:.3g} of {scale:.3g}"
+
+
+def or_refused(call: Callable[[], Any], message: str | None) -> Any:
+    """Returns what a call returns, or None if it refuses for this reason.
+
+    Args:
+        call: What to do.
+        message: Part of the message of a refusal that is all right; None if it has to work.
+    """
+    try:
+        return call()
+    except (FoveateError, ValueError) as error:
+        if message is None or message not in str(error):
+            raise
+        return None
+
+
+@st.composite
+def visions(draw: Any, cut: bool = False) -> VisionCompressor:
+    """Compressors between tower and language model; `cut` if more of the image goes later."""
+    merger = draw(st.sampled_from([None, None, Nearest(), *([] if cut else [DroppedMean()])]))
+    return VisionCompressor(
+        draw(st.one_of(st.builds(Random, SEEDS), st.just(Uniform()))),
+        draw(st.one_of(st.integers(2, 8), st.sampled_from([0.15, 0.4, 0.7] + ([] if cut else [1.0])))),
+        positions=draw(POSITIONS),
+        separators=draw(st.booleans()),
+        **({} if merger is None else {"merger": merger, "merge_projected": True}),
+    )
+
+
+@st.composite
+def cuttings(draw: Any, family: str) -> list[PromptCompressor]:
+    """One or two cuts inside the language model."""
+    layers = sorted(draw(st.sets(st.integers(*((2, 5) if family == "Qwen3-VL" else (1, 3))), min_size=1, max_size=2)))
+    return [
+        PromptCompressor(
+            PromptAttention(layer - draw(st.integers(0, 1)) if number == 0 else layer),
+            draw(st.one_of(st.integers(1, 8), st.sampled_from([0.1, 0.3, 0.5]))),
+            layer,
+            positions=draw(POSITIONS),
+        )
+        for number, layer in enumerate(layers)
+    ]
+
+
+@st.composite
+def cases(draw: Any, family: str, kinds: Sequence[str] = ("vision", "cut", "both"), rows: int = 3) -> Case:
+    """Batches with all that is allowed."""
+    kind = draw(st.sampled_from(kinds))
+    if kind == "vision":
+        compressor: Compressor = draw(visions())
+    else:
+        parts: list[Compressor] = list(draw(cuttings(family)))
+        if kind == "both":
+            parts.insert(0, draw(visions(cut=True)))
+        compressor = parts[0] if len(parts) == 1 else Pipeline(tuple(parts))
+    count = draw(st.integers(1, rows))
+    if kind == "vision":
+        counts = draw(st.lists(st.integers(0, 3), min_size=count, max_size=count).filter(any))
+    else:
+        counts = [draw(st.integers(1, 3))] * count
+    images = tuple(tuple(draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))) for n in counts)
+    texts = tuple(tuple(tuple(draw(_text(family, at, n))) for at in range(n + 1)) for n in counts)
+    right, masked = draw(st.booleans()), draw(st.booleans())
+    return Case(family, texts, images, compressor, right, masked)
+
+
+def _text(family: str, at: int, images: int) -> Any:
+    """The text before image `at`: something where there is no image, and between images that would look like one."""
+    between = 0 < at < images and family == "InternVL"
+    return st.lists(st.integers(5, 115), min_size=int(images == 0 or between), max_size=4)
+
+
+def ends_whole(case: Case) -> bool:
+    """Whether a prompt ends with an image of which nothing was removed before the language model."""
+    whole = getattr(case.compressor, "keep", None) == 1.0 and not case.cuts
+    return whole and any(images and not texts[-1] for images, texts in zip(case.images, case.texts, strict=True))
