@@ -187,6 +187,6 @@ def test_cuts_train_without_gradients_of_their_ranking(loaded, method):
 
 def test_a_call_of_the_inner_model_is_refused_and_not_left_uncompressed(loaded, inputs):
     with vtc_cls(16, 1).attached(loaded.model):
-        with pytest.raises(FoveateError, match="LlavaModel was called inside the `with`.*LlavaForConditional"):
+        with pytest.raises(FoveateError, match=r"LlavaModel was called inside the `with`.*LlavaForConditional"):
             loaded.model.model(**inputs)
     loaded.model.model(**inputs)
