@@ -20,7 +20,8 @@ import torch
 
 from foveate.core.needs import Deepstack
 from foveate.core.types import Compressed
-from foveate.models.engine import Answers, Conversation
+from foveate.models.engine import Conversation
+from foveate.models.greedy import Answers
 from foveate.models.load import LoadedModel
 
 _CONVERSATIONS = 200_000  # remembered; some 100 bytes each

@@ -1,6 +1,5 @@
 """Compression inside a stock model's own `forward` and `generate`; on leaving, the model is as it was."""
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial, wraps
@@ -8,20 +7,34 @@ from threading import RLock, local
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import StaticCache
 
 from foveate.core.contracts import Cut, Pictures
 from foveate.core.errors import FoveateError
-from foveate.core.needs import PromptRows, Role, TokenKeys
+from foveate.core.needs import Role
 from foveate.core.types import Arrangement, Compressed
 from foveate.models.adapter import Adapter
+from foveate.models.calls import (
+    by_name,
+    check_images,
+    check_inner,
+    check_inputs,
+    check_positions,
+    encoded_besides,
+    given_of,
+    given_pictures,
+    has_images,
+    limits_of,
+    pixels_of,
+    refuse_with_cuts,
+    runs_of,
+    with_prompt,
+)
 from foveate.models.cutting import Cutting, cuts_of
 from foveate.models.decoder import Layout
 from foveate.models.hooks import Conversation, hooked, unpacked
 from foveate.models.joining import alike, in_groups
 from foveate.models.packing import pack, prompts_of
-from foveate.models.pictures import GivenPictures, SeenPictures, Texts, TextSide
+from foveate.models.pictures import SeenPictures, Texts, TextSide
 from foveate.models.turns import Held, NextTurn, cache_of, held_by, hold, holds_tokens, mark_of
 
 Compress = Callable[..., Compressed]
@@ -69,9 +82,9 @@ class Attachment:
             ValueError: What is given does not determine where the images stand.
             FoveateError: The compressor cannot work with what is given.
         """
-        _check_inputs(self.adapter, inputs)
+        check_inputs(self.adapter, inputs)
         if self.stages:
-            _refuse(inputs, self.adapter, self.stages, generating)
+            refuse_with_cuts(inputs, self.adapter, self.stages, generating)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
             compressed = self._compressed(inputs)
             result, layout = pack(self.adapter, inputs, compressed, self.repack)
@@ -81,7 +94,7 @@ class Attachment:
             stays = (layout.place >= 0) | (layout.role == Role.SEPARATOR)
             removed = stays.sum(1) < (inputs["input_ids"] == self.adapter.image_token).sum(1)
             late = late.masked_fill(~removed, 0)
-        conversation = Conversation(cuts, _given(self.adapter, result), result["input_ids"].shape, late)
+        conversation = Conversation(cuts, given_of(self.adapter, result), result["input_ids"].shape, late)
         with ExitStack() as stack:
             if self.stages:
                 stack.enter_context(self._cutting)  # hooks are the model's, so one thread at a time
@@ -98,26 +111,26 @@ class Attachment:
 
     def generate(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
         """What `generate` does while attached; `stock` is the model's own."""
-        inputs = _by_name(stock, args, kwargs)
+        inputs = by_name(stock, args, kwargs)
         if inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
         with ExitStack() as stack:
             if holds_tokens(cache_of(inputs)):
                 shortened, conversation = self._next_turn(inputs), NextTurn(cache_of(inputs))
             else:
-                _check_images(self.adapter, inputs)
+                check_images(self.adapter, inputs)
                 shortened, conversation = stack.enter_context(self.shortened(inputs, generating=True))
             stack.enter_context(self._in(conversation))
             length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
-            output = stock(**{**shortened, **_limits(inputs, self.adapter, length - short)})
-        return _with_prompt(output, inputs["input_ids"], short)
+            output = stock(**{**shortened, **limits_of(inputs, self.adapter, length - short)})
+        return with_prompt(output, inputs["input_ids"], short)
 
     def forward(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """What `forward` does while attached."""
-        inputs = _by_name(stock, args, kwargs)
+        inputs = by_name(stock, args, kwargs)
         if (conversation := self._inside.conversation) is None:
             return self._alone(stock, inputs)
-        if conversation.owns(_given(self.adapter, inputs), cache_of(inputs)):
+        if conversation.owns(given_of(self.adapter, inputs), cache_of(inputs)):
             with conversation.passing(self._joined(inputs)) as placed:
                 return stock(**placed)
         with self._in(None):  # another prompt, as a logits processor may run it
@@ -128,11 +141,11 @@ class Attachment:
         cache = cache_of(inputs)
         if holds_tokens(cache):
             return stock(**self._further(inputs, besides))
-        if not _has_images(self.adapter, inputs) and besides:
+        if not has_images(self.adapter, inputs) and besides:
             return stock(**inputs)
-        _check_images(self.adapter, inputs)
+        check_images(self.adapter, inputs)
         with self.shortened(inputs, generating=False) as (shortened, conversation), conversation.acting(True):
-            output = stock(**self._joined(_encoded(self.adapter, shortened)))
+            output = stock(**self._joined(encoded_besides(self.adapter, shortened)))
             conversation.cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
         return output
 
@@ -148,14 +161,14 @@ class Attachment:
                 "a method that cuts inside the language model cannot go on from past_key_values in forward: use "
                 "generate, which keeps track of what every block knows"
             )
-        if _has_images(self.adapter, inputs):
+        if has_images(self.adapter, inputs):
             raise FoveateError(
                 "new images behind past_key_values that already hold tokens are not compressed: give the whole "
                 "conversation without past_key_values"
             )
         if held is None:
             return inputs
-        _check_positions(inputs)
+        check_positions(inputs)
         return held.further(inputs, whole=False)
 
     def _next_turn(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +179,7 @@ class Attachment:
         """
         ids, held = inputs["input_ids"], held_by(cache_of(inputs))
         images = ids == self.adapter.image_token
-        if self.stages or (held is None and (images.any() or _has_images(self.adapter, inputs))):
+        if self.stages or (held is None and (images.any() or has_images(self.adapter, inputs))):
             raise FoveateError(
                 "past_key_values that already hold tokens: the cache holds fewer tokens than the prompt, in which "
                 "`generate` would look for those that are new. Give the whole conversation without past_key_values"
@@ -179,7 +192,7 @@ class Attachment:
                 "new images behind past_key_values that already hold tokens are not compressed: give the whole "
                 "conversation without past_key_values"
             )
-        _check_positions(inputs)
+        check_positions(inputs)
         seen = (*self.adapter.image_inputs, "mm_encoder_outputs")  # of images that the cache holds
         return held.further({name: value for name, value in inputs.items() if name not in seen}, whole=True)
 
@@ -192,7 +205,7 @@ class Attachment:
             self._inside.conversation = before
 
     def _joined(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        given = _given(self.adapter, inputs)
+        given = given_of(self.adapter, inputs)
         if given is None:
             return inputs
         others = inputs["mm_encoder_outputs"]
@@ -200,14 +213,14 @@ class Attachment:
 
     def _compressed(self, inputs: dict[str, Any]) -> Compressed:
         adapter = self.adapter
-        if _pixels(adapter, inputs) is None:
-            return self.compress(_given_pictures(adapter, _given(adapter, inputs).pooler_output))
+        if pixels_of(adapter, inputs) is None:
+            return self.compress(given_pictures(adapter, given_of(adapter, inputs).pooler_output))
         images = {name: inputs[name] for name in adapter.image_inputs if inputs.get(name) is not None}
         if missing := [name for name in adapter.image_inputs[:2] if name not in images]:
             raise ValueError(
                 f"this model's pictures need {', '.join(missing)}: build the inputs with its own processor"
             )
-        arrangements = adapter.arrangements(images, _runs(inputs["input_ids"] == adapter.image_token))
+        arrangements = adapter.arrangements(images, runs_of(inputs["input_ids"] == adapter.image_token))
         texts = cache(lambda: self._asked(inputs, arrangements))
 
         def pictures(rows: list[int]) -> Pictures:
@@ -245,7 +258,7 @@ def compressing(attachment: Attachment) -> Iterator[None]:
     model.forward = wraps(forward)(lambda *args, **kwargs: attachment.forward(forward, args, kwargs))
     setattr(model, _ATTACHED, True)
     inner = attachment.adapter.inner.register_forward_pre_hook(
-        partial(_check_inner, attachment.adapter), with_kwargs=True
+        partial(check_inner, attachment.adapter), with_kwargs=True
     )
     try:
         yield
@@ -254,167 +267,3 @@ def compressing(attachment: Attachment) -> Iterator[None]:
         delattr(model, _ATTACHED)
         for name, function in before.items():
             delattr(model, name) if function is None else setattr(model, name, function)
-
-
-def _check_inner(adapter: Adapter, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Refuses a call of the model's inner model, which would not compress.
-
-    Raises:
-        FoveateError: It is given images itself.
-    """
-    if kwargs.get(adapter.image_inputs[0]) is not None:
-        raise FoveateError(
-            f"{type(module).__name__} was called inside the `with`, where only calls of {type(adapter.model).__name__} "
-            "are compressed: call that, or leave the `with`"
-        )
-
-
-def _check_inputs(adapter: Adapter, inputs: dict[str, Any]) -> None:
-    """What no compressed prompt can be made of.
-
-    Raises:
-        ValueError: What is given does not determine where the images stand, or says it twice.
-        FoveateError: Positions or a mask of the caller's own.
-    """
-    if inputs.get("input_ids") is None:
-        raise ValueError("compression needs input_ids: image tokens cannot be found in inputs_embeds")
-    if inputs.get("inputs_embeds") is not None:
-        raise ValueError("give input_ids or inputs_embeds, not both: embeddings are not shortened")
-    if inputs.get("vision_feature_layer") is not None:
-        raise ValueError("vision_feature_layer cannot be changed per call: set it in the model's configuration")
-    if inputs.get("vision_feature_select_strategy") is not None:
-        raise ValueError("vision_feature_select_strategy cannot be changed per call: it belongs to the model")
-    if _pixels(adapter, inputs) is not None and _given(adapter, inputs) is not None:
-        raise ValueError(f"give {adapter.image_inputs[0]} or mm_encoder_outputs, not both")
-    _check_positions(inputs)
-    mask = inputs.get("attention_mask")
-    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
-        given = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-        raise FoveateError(
-            f"attention_mask ({given}): who attends to whom changes where tokens are removed; expected the mask of "
-            "padding, of shape (batch, token), or none"
-        )
-
-
-def _check_positions(inputs: dict[str, Any]) -> None:
-    if inputs.get("position_ids") is not None:
-        raise FoveateError(
-            "position_ids of the caller's own: a compressed prompt has fewer tokens, which the method places; leave "
-            "position_ids out"
-        )
-
-
-def _refuse(inputs: dict[str, Any], adapter: Adapter, stages: Sequence[Cut], generating: bool) -> None:
-    """What a method that cuts inside the language model cannot work with."""
-    option, cache = partial(_option, inputs, adapter), cache_of(inputs)
-    static = isinstance(cache, StaticCache) or "static" in str(option("cache_implementation"))
-    sliding = "sliding" in str(option("cache_implementation")) or any(getattr(cache, "is_sliding", ()))
-    attentions = option("output_attentions") or getattr(adapter.model.config, "output_attentions", False)
-    reads = any(isinstance(need, PromptRows | TokenKeys) for stage in stages for need in stage.needs)
-    reasons = {
-        "chunked prefill (prefill_chunk_size)": option("prefill_chunk_size") is not None,
-        "assisted decoding": inputs.get("assistant_model") is not None
-        or option("prompt_lookup_num_tokens") is not None,
-        "decoding without a cache (use_cache=False)": generating and option("use_cache") is False,
-        "a loss (labels)": inputs.get("labels") is not None,
-        "a static cache on a GPU": static and adapter.model.device.type != "cpu",
-        "a sliding-window cache": sliding,
-        "returning attentions (output_attentions=True)": bool(attentions) and reads,
-        "gradient checkpointing, which runs blocks again when the cuts are gone,": torch.is_grad_enabled()
-        and any(block.training and getattr(block, "gradient_checkpointing", False) for block in adapter.decoder.blocks),
-    }
-    for reason, given in reasons.items():
-        if given:
-            raise FoveateError(
-                f"{reason} does not work with a method that cuts inside the language model, where every block knows "
-                "other tokens: switch it off, or use a method that compresses before the language model"
-            )
-
-
-def _limits(inputs: dict[str, Any], adapter: Adapter, removed: int) -> dict[str, int]:
-    """Limits of the whole length, which count the prompt as the caller knows it, for the shortened prompt."""
-    option, limits = partial(_option, inputs, adapter), {}
-    for name, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        if option(new) is None and (total := option(name)):
-            limits[name] = max(1, total - removed)
-    return limits
-
-
-def _option(inputs: dict[str, Any], adapter: Adapter, name: str) -> Any:  # noqa: ANN401
-    """Returns an option of `generate` as transformers merges it: the call's, its configuration's, then the model's."""
-    sources = (inputs.get("generation_config"), adapter.model.generation_config)
-    values = (inputs.get(name), *(getattr(source, name, None) for source in sources))
-    return next((value for value in values if value is not None), None)
-
-
-def _pixels(adapter: Adapter, inputs: dict[str, Any]) -> Tensor | None:
-    return inputs.get(adapter.image_inputs[0])
-
-
-def _given(adapter: Adapter, inputs: dict[str, Any]) -> Any:  # noqa: ANN401
-    return (inputs.get("mm_encoder_outputs") or {}).get(adapter.modality)
-
-
-def _has_images(adapter: Adapter, inputs: dict[str, Any]) -> bool:
-    return _pixels(adapter, inputs) is not None or bool(_given(adapter, inputs))
-
-
-def _check_images(adapter: Adapter, inputs: dict[str, Any]) -> None:
-    if not _has_images(adapter, inputs):
-        raise FoveateError(
-            f"this call has no {adapter.modality} (neither {adapter.image_inputs[0]} nor mm_encoder_outputs), so there "
-            "is nothing to compress: leave the `with` for prompts without one"
-        )
-
-
-def _encoded(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Inputs of `forward` with what is not compressed encoded as `generate` does: all of it or nothing may be."""
-    others = {}
-    for modality, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
-        if modality != adapter.modality and inputs.get(pixels) is not None:
-            encode = getattr(adapter.inner, f"get_{modality}_features")
-            given = {name: inputs[name] for name in inspect.signature(encode).parameters if name in inputs}
-            others[modality] = encode(**given, return_dict=True)
-            inputs = {name: value for name, value in inputs.items() if name != pixels}
-    return {**inputs, "mm_encoder_outputs": {**others, **inputs["mm_encoder_outputs"]}}
-
-
-def _given_pictures(adapter: Adapter, given: Any) -> GivenPictures:  # noqa: ANN401
-    """Pictures of which only the tokens are given.
-
-    Raises:
-        ValueError: Nothing but their number could tell how they lie, and this model has pictures of any size.
-    """
-    counts = [len(image) for image in given]
-    if len(set(counts)) != 1:
-        raise ValueError(f"mm_encoder_outputs holds {counts} tokens: expected equally many of every image")
-    tokens = given if isinstance(given, Tensor) else torch.stack(list(given))
-    if not adapter.one_grid:
-        raise ValueError(
-            f"{type(adapter.model).__name__} with mm_encoder_outputs: its pictures have different shapes, which tokens "
-            f"alone do not tell; give {adapter.image_inputs[0]}"
-        )
-    return GivenPictures(tokens, Arrangement((adapter.tower.grid,)))
-
-
-def _runs(placeholder: Tensor) -> list[int]:
-    """Lengths of the runs of placeholders, in reading order."""
-    edges = torch.nn.functional.pad(placeholder.int(), (1, 1)).diff(dim=1)
-    return ((edges == -1).nonzero()[:, 1] - (edges == 1).nonzero()[:, 1]).tolist()
-
-
-def _by_name(function: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of a call by name; those of `**kwargs` too."""
-    bound = inspect.signature(function).bind(*args, **kwargs).arguments
-    return {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
-
-
-def _with_prompt(output: Any, prompt: Tensor, shortened: int) -> Any:  # noqa: ANN401
-    """Puts the caller's prompt in the place of the shortened one."""
-    sequences = output if isinstance(output, Tensor) else output.sequences
-    prompts = prompt.repeat_interleave(len(sequences) // len(prompt), 0)
-    sequences = torch.cat([prompts, sequences[:, shortened:]], 1)
-    if isinstance(output, Tensor):
-        return sequences
-    output.sequences = sequences
-    return output

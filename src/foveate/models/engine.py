@@ -1,10 +1,10 @@
 """Greedy answers to many questions about few pictures, with as much shared as the method allows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from foveate.core.contracts import Cut
@@ -15,6 +15,7 @@ from foveate.models.adapter import Adapter
 from foveate.models.blocks import Blocks
 from foveate.models.cutting import Cutting
 from foveate.models.decoder import Layout
+from foveate.models.greedy import Answers, log_probability, undrafted, verified
 from foveate.models.packing import pack
 
 _WORTH = 0.1  # share of a prompt below which a mask of its own costs more than running common text once saves
@@ -45,19 +46,6 @@ class Conversation:
         return cls(prompts[0][:cut], [prompt[cut:] for prompt in prompts])
 
 
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What the model says, and how likely it finds what it should say.
-
-    Attributes:
-        tokens: Greedy answers without the end token.
-        log_probability: (prompt,) of the reference answers, NaN without them.
-    """
-
-    tokens: list[list[int]]
-    log_probability: Tensor
-
-
 @torch.inference_mode()
 def answer(
     adapter: Adapter,
@@ -83,14 +71,14 @@ def answer(
         share: Whether text before the pictures, where it is the same, is computed once for all.
     """
     if _exceeds_window(adapter, conversations, references, max_new_tokens):
-        said = _undrafted(adapter, *prompted(adapter, *_apart(conversations, compressed), repack, ()), max_new_tokens)
+        said = undrafted(adapter, *prompted(adapter, *_apart(conversations, compressed), repack, ()), max_new_tokens)
         known = likelihood(adapter, conversations, compressed, repack, references) if references else None
         return said if known is None else replace(said, log_probability=known)
     blocks, states = _conversed(adapter, _spoken(conversations, references), compressed, repack, share)
     if not references:
-        return _undrafted(adapter, blocks, states, max_new_tokens)
+        return undrafted(adapter, blocks, states, max_new_tokens)
     drafts, real = left_padded(references, adapter.pad_token, states.device)
-    return _verified(
+    return verified(
         adapter, blocks, adapter.decoder.logits(states[:, -drafts.shape[1] :]), drafts, real, max_new_tokens
     )
 
@@ -120,7 +108,7 @@ def likelihood(
     else:
         _, states = _conversed(adapter, spoken, compressed, repack, share)
     tokens, real = left_padded(references, adapter.pad_token, states.device)
-    return _log_probability(adapter.decoder.logits(states[:, -tokens.shape[1] :]), tokens, real)
+    return log_probability(adapter.decoder.logits(states[:, -tokens.shape[1] :]), tokens, real)
 
 
 @torch.inference_mode()
@@ -146,14 +134,14 @@ def answer_each(
     """
     blocks, states = prompted(adapter, prompts, compressed, repack, stages)
     if not references:
-        return _undrafted(adapter, blocks, states, max_new_tokens), blocks.cutting
+        return undrafted(adapter, blocks, states, max_new_tokens), blocks.cutting
     states = states[:, -1:]
     drafts, real = left_padded(references, adapter.pad_token, states.device)
     if drafts.shape[1] > 1:  # of a reference its last token foretells nothing that is asked for
         behind = blocks.step(adapter.inner.get_input_embeddings()(drafts[:, :-1]), real[:, :-1])
         states = _behind(states, behind, real[:, :-1])
     logits = adapter.decoder.logits(states)
-    return _verified(adapter, blocks, logits, drafts, real, max_new_tokens), blocks.cutting
+    return verified(adapter, blocks, logits, drafts, real, max_new_tokens), blocks.cutting
 
 
 def embedded(
@@ -189,35 +177,6 @@ def prompted(
         return (blocks := Blocks(adapter.decoder, layout, stages, compressed)), blocks.prompt(states)
     states, layout = _padded_behind(common, states, layout)
     return (blocks := Blocks(adapter.decoder, layout, stages, compressed)), blocks.prompt(states, common)
-
-
-def greedy(
-    adapter: Adapter,
-    blocks: Blocks,
-    logits: Tensor,
-    begun: Sequence[list[int]],
-    limit: int,
-    note: Callable[[Tensor, Tensor], None] = lambda rows, ended: None,
-) -> list[list[int]]:
-    """Decodes on from the logits of the next token; `note` hears which rows just answered and which are at an end."""
-    ends = torch.tensor(adapter.ends, device=logits.device)
-    rows = torch.arange(len(logits), device=logits.device)
-    answers = [list(tokens) for tokens in begun]
-    while True:
-        chosen = logits.argmax(-1)
-        ended = torch.isin(chosen, ends)
-        note(rows, ended)
-        for row, token in zip(rows[~ended].tolist(), chosen[~ended].tolist(), strict=True):
-            answers[row].append(token)
-        open_ = ~ended & torch.tensor([len(answers[row]) < limit for row in rows.tolist()], device=rows.device)
-        if not open_.any():
-            return answers
-        if not open_.all():
-            blocks.select(open_.nonzero()[:, 0])
-            rows, chosen = rows[open_], chosen[open_]
-        embeds = adapter.inner.get_input_embeddings()(chosen[:, None])
-        states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool))
-        logits = adapter.decoder.logits(states[:, -1])
 
 
 def _exceeds_window(
@@ -286,58 +245,3 @@ def _behind(before: Tensor, states: Tensor, real: Tensor) -> Tensor:
     joined = torch.cat([before, states], 1)
     joined[torch.arange(len(joined), device=joined.device), real.shape[1] - real.sum(1)] = before[:, 0]
     return joined
-
-
-def _undrafted(adapter: Adapter, blocks: Blocks, states: Tensor, limit: int) -> Answers:
-    """Greedy answers from the states of the prompts."""
-    first = adapter.decoder.logits(states[:, -1])
-    unknown = torch.full((len(first),), torch.nan, device=first.device)
-    return Answers(greedy(adapter, blocks, first, [[] for _ in first], limit), unknown)
-
-
-def _verified(
-    adapter: Adapter,
-    blocks: Blocks,
-    logits: Float[Tensor, "row token word"],
-    drafts: Int[Tensor, "row token"],
-    real: Bool[Tensor, "row token"],
-    limit: int,
-) -> Answers:
-    """Greedy answers after references, all but the last token of each, were run as drafts of them.
-
-    What the model would have said itself is kept of a draft (Leviathan et al. 2023, arXiv 2211.17192, section 2.3, with
-    greedy choice), the rest is taken back and said anew.
-
-    Args:
-        adapter: Of the model.
-        blocks: After the drafts.
-        logits: With which each token of the drafts was foretold.
-        drafts: The references, left-padded.
-        real: Which of their tokens are there.
-        limit: Longest answer.
-    """
-    ends = torch.tensor(adapter.ends, device=drafts.device)
-    agreed = ((logits.argmax(-1) == drafts) | ~real).cumprod(1).bool() & real
-    agreed[:, -1] &= torch.isin(drafts[:, -1], ends)  # anything else has not been run
-    said, length = agreed.sum(1), real.sum(1)
-    answers = [
-        [token for token in row[len(row) - int(n) :][: int(k)] if token not in adapter.ends][:limit]
-        for row, n, k in zip(drafts.tolist(), length, said, strict=True)
-    ]
-    if (going := (said < length) & (said < limit)).any():
-        rows = going.nonzero()[:, 0]
-        if (run := drafts.shape[1] - 1) > 0:
-            blocks.forget((real & ~agreed)[:, :run])
-        blocks.select(rows)
-        next_ = logits[rows, (drafts.shape[1] - length + said)[rows]]
-        rest = greedy(adapter, blocks, next_, [answers[i] for i in rows.tolist()], limit)
-        for row, tokens in zip(rows.tolist(), rest, strict=True):
-            answers[row] = tokens
-    return Answers(answers, _log_probability(logits, drafts, real))
-
-
-def _log_probability(
-    logits: Float[Tensor, "row token word"], tokens: Int[Tensor, "row token"], real: Bool[Tensor, "row token"]
-) -> Float[Tensor, " row"]:
-    """Of the real ones of these tokens, by the logits with which each was foretold."""
-    return (logits.float().log_softmax(-1).gather(2, tokens[..., None])[..., 0] * real).sum(1)

@@ -9,7 +9,8 @@ from foveate.core.needs import ResponseRows, Role, resolve_layer
 from foveate.core.types import Compressed
 from foveate.functional.attention import attention_rows
 from foveate.models.adapter import Adapter
-from foveate.models.engine import greedy, prompted
+from foveate.models.engine import prompted
+from foveate.models.greedy import greedy
 
 
 @torch.inference_mode()
