@@ -81,7 +81,7 @@ def read_cells(
 
     Seeds, such as `random[0]` and `random[1]`, become one cell `random` per budget, in which every question has its
     mean over the seeds. Columns: sample_id, image_id, kind, score, evidence_recall, things_kept, agreement (1 where the
-    answer is that of `full`, NaN without `full`), those of `more`, and seeds.
+    answer is that of `full`, NaN without `full`), those of `more`, seeds, and runs (the scores of all seeds).
 
     Args:
         cells: The cells, as `cells_of` gives them.
@@ -113,8 +113,8 @@ def ablation_table(cells: Iterable[Cell], out: Path) -> pd.DataFrame:
     """One row per scorer and budget, by falling budget and then in the order of `FAMILIES` and layers.
 
     Accuracy is the mean score. `delta_vs_full` and `delta_vs_random` (same budget, mean over seeds) are paired by
-    question, and `p_vs_random_holm` is corrected over all tests of the table. The interval of `random` covers the
-    choice of images, not that of its seeds. Where a control is missing or is the row itself, the value is NaN.
+    question; `p_vs_random_holm` is of `paired_p` against all seeds, corrected over the table. The interval of `random`
+    covers the choice of images, not that of its seeds. Where a control is missing or is the row itself, there is NaN.
 
     Args:
         cells: The cells, as `cells_of` gives them.
@@ -159,7 +159,13 @@ def _measured(records: pd.DataFrame, full: pd.DataFrame | None) -> pd.DataFrame:
 def _seed_mean(frames: list[pd.DataFrame]) -> pd.DataFrame:
     measures = [column for column in frames[0].columns if column not in _QUESTION]
     means = np.mean([frame[measures].to_numpy(float) for frame in frames], axis=0)
-    return frames[0].assign(**dict(zip(measures, means.T, strict=True)), seeds=len(frames))
+    runs = list(np.stack([frame["score"].to_numpy(float) for frame in frames], 1))
+    return frames[0].assign(**dict(zip(measures, means.T, strict=True)), seeds=len(frames), runs=runs)
+
+
+def runs_of(frame: pd.DataFrame) -> np.ndarray:
+    """Returns the scores of every seed of a cell, (question, seed), which `paired_p` permutes."""
+    return np.stack(frame["runs"].tolist())
 
 
 def row_of(cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: pd.DataFrame | None) -> dict[str, Any]:
@@ -170,7 +176,7 @@ def row_of(cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: p
     row |= _difference(frame, random, ("delta_vs_random", "delta_vs_random_low", "delta_vs_random_high"))
     p = np.nan
     if random is not None and random is not frame:
-        p = paired_p(frame["score"], random["score"], frame["image_id"])
+        p = paired_p(runs_of(frame), runs_of(random), frame["image_id"])
     return row | {
         "p_vs_random_holm": p,  # corrected when all rows are known
         "evidence_recall": frame["evidence_recall"].mean(),

@@ -1,16 +1,14 @@
-"""The answer of a layer ablation in a few sentences that claim no more than the intervals allow."""
+"""The answer of a layer ablation in a few sentences that claim no more than Holm's correction allows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.ablation import BUDGETLESS, Cell, best_scorer, read_cells
-from analysis.statistics import difference_interval
+from analysis.ablation import BUDGETLESS, Cell, best_scorer, read_cells, runs_of
+from analysis.statistics import difference_interval, holm, paired_p, side, too_few
 from analysis.tables import accuracy, against_random, cost, p_value, percent, points
 from foveate.core.errors import DataError
-
-SIGNIFICANT = 0.05
 
 
 def answer_sentence(table: pd.DataFrame, cells: Iterable[Cell], out: Path, *, feature_layer: int, depth: int) -> str:
@@ -31,30 +29,37 @@ def answer_sentence(table: pd.DataFrame, cells: Iterable[Cell], out: Path, *, fe
     rows = {str(row["scorer"]): row for _, row in here.iterrows()}
     layers = {str(row["layers"]): scorer for scorer, row in rows.items() if row["family"] == "single"}
     feature, last = layers.get(str(feature_layer)), layers.get(str(depth - 1))
-    sentences = [_best_single(table, rows[best], feature_layer)]
+    whole, measured = best_scorer(here, "all"), {cell.scorer: cell for cell in cells if cell.keep == keep}
+    tested = [(top, best), (top, feature if feature != best else None), (whole, best)]
+    differences = _differences([pair for pair in tested if None not in pair], measured, out)
+    few = _too_few(table, here)
+    sentences = (
+        [few, _best_single(table, rows[best], feature_layer)]
+        if few
+        else [_best_single(table, rows[best], feature_layer)]
+    )
     if feature and feature != best:
         sentences.append(f"Layer {feature_layer}, which writes the features, {_verdict(rows[feature])}.")
     if last and last not in (best, feature):
         sentences.append(f"The last layer, {depth - 1}, {_verdict(rows[last])}.")
-    measured = {cell.scorer: cell for cell in cells if cell.keep == keep}
     if top:
-        others = {"the best single layer": best, f"layer {feature_layer} alone": feature if feature != best else None}
-        differences = [
-            f"from {name} by {_difference(measured[top], measured[scorer], out)}"
+        others = {"the best single layer": best, f"layer {feature_layer} alone": feature}
+        told = [
+            f"from {name} by {differences[top, scorer]}"
             for name, scorer in others.items()
-            if scorer
+            if (top, scorer) in differences and not (scorer == best and name.startswith("layer"))
         ]
         sentences.append(
             f"The best sum, of layers {rows[top]['layers']} ({accuracy(rows[top], ' %')}), differs "
-            f"{' and '.join(differences)}. Best layer and best sum were picked on these same questions, which flatters "
+            f"{' and '.join(told)}. Best layer and best sum were picked on these same questions, which flatters "
             "both."
         )
-    if whole := best_scorer(here, "all"):
-        delta = _difference(measured[whole], measured[best], out)
+    if whole:
+        delta = differences[whole, best]
         sentences.append(
             f"The sum of all layers {_verdict(rows[whole])}; from the best single layer it differs by {delta}."
         )
-    return " ".join([*sentences, *_cost(table, best), "Brackets hold 95 % intervals over images."])
+    return " ".join([*sentences, *_cost(table, best), "Brackets hold 95 % intervals over images; verdicts are by p."])
 
 
 def reference_budget(table: pd.DataFrame) -> int:
@@ -77,19 +82,38 @@ def _verdict(row: pd.Series) -> str:
     text = f"reaches {accuracy(row, ' %')} and"
     if pd.isna(row["p_vs_random_holm"]):
         return f"{text} was not compared with random patches"
-    verdict = "cannot be told from random patches"
-    if row["p_vs_random_holm"] < SIGNIFICANT:
-        verdict = f"is significantly {'better' if row['delta_vs_random'] > 0 else 'worse'} than random patches"
-    p = p_value(row["p_vs_random_holm"])
-    p = p if p.startswith("<") else f"= {p}"
-    return f"{text} {verdict} ({against_random(row, ' points')}, Holm-corrected p {p})"
+    words = {1: "is significantly better than", -1: "is significantly worse than", 0: "is not shown to differ from"}
+    verdict = words[side(row["delta_vs_random"], row["p_vs_random_holm"])]
+    told = f"{against_random(row, ' points')}, Holm-corrected {_p(row['p_vs_random_holm'])}"
+    return f"{text} {verdict} random patches ({told})"
 
 
-def _difference(cell: Cell, baseline: Cell, out: Path) -> str:
-    frames = read_cells([cell, baseline], out)
-    delta = difference_interval(frames[cell]["score"], frames[baseline]["score"], frames[cell]["image_id"])
-    unclear = " (not distinguishable)" if delta.low <= 0 <= delta.high else ""
-    return f"{points(delta.mean)} points [{points(delta.low)}, {points(delta.high)}]{unclear}"
+def _p(value: float) -> str:
+    p = p_value(value)
+    return f"p {p}" if p.startswith("<") else f"p = {p}"
+
+
+def _differences(
+    pairs: Iterable[tuple[str, str]], measured: Mapping[str, Cell], out: Path
+) -> dict[tuple[str, str], str]:
+    """Returns the differences of pairs of scorers in words, their p values corrected over these pairs."""
+    pairs = list(dict.fromkeys(pairs))
+    frames = read_cells({measured[name] for pair in pairs for name in pair}, out) if pairs else {}
+    both = [tuple(frames[measured[name]] for name in pair) for pair in pairs]
+    p_values = holm([paired_p(runs_of(a), runs_of(b), a["image_id"]) for a, b in both])
+    told = {}
+    for pair, (a, b), p in zip(pairs, both, p_values, strict=True):
+        delta = difference_interval(a["score"], b["score"], a["image_id"])
+        shown = "" if side(delta.mean, p) else ", no difference shown"
+        told[pair] = f"{points(delta.mean)} points [{points(delta.low)}, {points(delta.high)}] ({_p(p)}{shown})"
+    return told
+
+
+def _too_few(table: pd.DataFrame, here: pd.DataFrame) -> str:
+    """Returns that no test can say anything, where that is so."""
+    random = table.loc[table["family"] == "random", "seeds"]
+    tests = int(table["p_vs_random_holm"].notna().sum())
+    return too_few(int(here["images"].iloc[0]), tests, 1 + int(random.max())) if len(random) and tests else ""
 
 
 def _cost(table: pd.DataFrame, scorer: str) -> list[str]:

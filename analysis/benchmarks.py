@@ -104,7 +104,12 @@ def overview(folders: Mapping[str, Path], out: Path) -> str:
 
 def failures(cells: Sequence[Cell], out: Path) -> str:
     """How many questions could not be asked, in a sentence; nothing if all could."""
-    failed = RecordFolder(out / "records" / cells[0].run_id).failed() if cells else {}
+    return not_asked(RecordFolder(out / "records" / cells[0].run_id)) if cells else ""
+
+
+def not_asked(records: RecordFolder) -> str:
+    """How many questions of a run could not be asked, and why the first, in a sentence; nothing if all could."""
+    failed = records.failed()
     if not failed:
         return ""
     first = min(failed)
@@ -125,8 +130,12 @@ def _markdown(table: pd.DataFrame) -> str:
 
 def _sizes(table: pd.DataFrame) -> str:
     sizes = table.drop_duplicates("data")
+    brackets = (
+        "In brackets the 95 % interval over images, Wilson's of mean scores and by bootstrap of other numbers; columns "
+        "are budgets. "
+    )
     said = [f"{r.data}: {r.n:,} questions about {r.images:,} images, {r.failed} not asked" for r in sizes.itertuples()]
-    return "In brackets the 95 % interval by bootstrap over images; columns are budgets. " + "; ".join(said) + "."
+    return brackets + "; ".join(said) + "."
 
 
 def _wide(rows: pd.DataFrame, columns: str, index: list[str] | str = "method") -> pd.DataFrame:

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from analysis.answer import SIGNIFICANT
+from analysis import statistics
 from analysis.bias import AREAS, SHARES, UNNOTICED
 from analysis.signals import EVIDENCE, RANDOM, RESPONSE
-from analysis.statistics import Interval
+from analysis.statistics import SIGNIFICANT, Interval, too_few
 from analysis.tables import p_value, percent, points
 
 _WORDS = {
@@ -47,10 +47,8 @@ def told(row: pd.Series, measure: str) -> str:
 
 
 def side(row: pd.Series) -> int:
-    """1 where `signal_a` is surely above `signal_b`, -1 where it is surely below: by Holm's p and by the interval."""
-    if not row["p_holm"] < SIGNIFICANT:  # also NaN
-        return 0
-    return 1 if row["low"] > 0 else -1 if row["high"] < 0 else 0
+    """Returns 1 where `signal_a` is shown to be above `signal_b`, -1 where below, 0 otherwise."""
+    return statistics.side(row["difference"], row["p_holm"])
 
 
 def bias_answer(summary: pd.DataFrame, contrasts: pd.DataFrame, unnoticed: Interval) -> str:
@@ -62,12 +60,12 @@ def bias_answer(summary: pd.DataFrame, contrasts: pd.DataFrame, unnoticed: Inter
         unnoticed: As `analysis.bias.unnoticed` gives it.
     """
     n, images = summary["n"].max(), summary["images"].max()
-    table = contrasts.assign(all=n)
+    table, tests = contrasts.assign(all=n), int(contrasts["p"].notna().sum())
     parts = [
         f"n = {n:,} questions about {images:,} images unless said otherwise; brackets hold 95 % intervals over images, "
-        f"p is of sign flips over images, Holm-corrected over the {contrasts['p'].notna().sum()} contrasts. A "
-        f"difference counts as shown where p is below {SIGNIFICANT} and the interval leaves out 0. Differences of "
-        "shares are in points; blocks and layers count from 0.",
+        f"p is of permutations over images, Holm-corrected over the {tests} contrasts. A difference counts as shown "
+        f"where p is below {SIGNIFICANT}. Differences of shares are in points; blocks and layers count from 0.",
+        too_few(int(images), tests) if tests else "",
         _prompt_and_response(summary, table),
         _cls_and_response(summary, table),
         _place(summary, table),

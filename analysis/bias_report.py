@@ -45,7 +45,7 @@ _PRINTED = (
 )
 _LEGEND = (
     "n = {n:,} questions about {images:,} images; where a measure is known for fewer, its n stands with it. In "
-    "brackets the 95 % interval by bootstrap over images; shares in %. The *response* is what the answer's tokens look "
+    "brackets the 95 % interval over images; shares in %. The *response* is what the answer's tokens look "
     "at, mean over blocks and heads; the *top* are the patches that would be kept. *Row correlation* is above 0 where "
     "lower rows of the picture have more. *Its p of shuffled patches*: of so large a mean over images if "
     "the patches of each stood in any order ({permutations} permutations, a map per image). A large p acquits a signal "

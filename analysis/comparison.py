@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from analysis.ablation import BUDGETLESS, Cell, cells_of, read_cells, row_of
+from analysis.ablation import BUDGETLESS, Cell, cells_of, read_cells, row_of, runs_of
 from analysis.statistics import holm, paired_p
 from analysis.tables import accuracy, against_full, against_random, grid, p_value, percent
 from foveate.core.progress import bar
@@ -25,11 +25,12 @@ ROLES = {
 _COSTS = ("equivalent_tokens", "tokens_given", "tokens_left", "prefill_gflops")
 _LEGEND = (
     "n = {n:,} questions about {images:,} images. Accuracy in %, differences in points; in brackets the 95 % interval "
-    "by bootstrap over images. Differences are paired by question; p: sign-flip test, Holm-corrected over this table, "
-    "against random patches and against the uncompressed model each. Tokens are means over the questions: *equivalent* "
-    "is the mean over the {blocks} blocks of the language model, *given* enter its first block, *left* its last one. "
-    "GFLOPs are those of the language model's prefill, 2 x MACs, visual and text tokens, without the vision tower and "
-    "without what a method computes to choose."
+    "over images: Wilson's at the effective number of questions. Differences are paired by question; p: permutation "
+    "test over images, Holm-corrected over this table, against random patches (all seeds) and the uncompressed "
+    "model each; a difference is shown where p is below 0.05, whatever the interval. Tokens are means over the "
+    "questions: *equivalent* is the mean over the {blocks} blocks of the language model, *given* enter its first, "
+    "*left* its last one. GFLOPs are those of the language model's prefill, 2 x MACs, visual and text tokens, without "
+    "the vision tower and without what a method computes to choose."
 )
 
 
@@ -159,7 +160,7 @@ def _row(
         del row[name]
     p = np.nan
     if full is not None and full is not frame:
-        p = paired_p(frame["score"], full["score"], frame["image_id"])
+        p = paired_p(runs_of(frame), runs_of(full), frame["image_id"])
     named = {"method": cell.family, "role": roles[cell.family], "budget": cell.keep}
     return named | row | {"p_vs_full_holm": p} | {name: frame[name].mean() for name in _COSTS}
 

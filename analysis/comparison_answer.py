@@ -1,14 +1,13 @@
-"""What a comparison says, in sentences that claim no more than the intervals and Holm's correction allow."""
+"""What a comparison says, in sentences that claim no more than Holm's correction allows."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.ablation import read_cells
-from analysis.answer import SIGNIFICANT
+from analysis.ablation import read_cells, runs_of
 from analysis.comparison import Comparison, budgets_of, methods_at, share
-from analysis.statistics import difference_interval
+from analysis.statistics import Interval, difference_interval, holm, paired_p, side, too_few
 from analysis.tables import accuracy, points
 
 
@@ -25,61 +24,90 @@ def comparison_answer(table: pd.DataFrame, comparison: Comparison, out: Path) ->
     if not budgets:
         return "No method was compared: the table holds nothing but controls and oracles."
     parts = [
-        f"n = {size['n']:,} questions about {size['images']:,} images; p Holm-corrected over the table; brackets hold "
-        "95 % intervals over images."
+        f"n = {size['n']:,} questions about {size['images']:,} images; brackets hold 95 % intervals over images; "
+        "verdicts are by p alone, Holm-corrected: against random patches over the table, otherwise over a paragraph."
     ]
-    parts += [_paragraph(table, budget, comparison, out) for budget in budgets]
+    few = _too_few(table)
+    parts += [few] if few else []
+    parts += [_paragraph(table, budget, comparison, out, bool(few)) for budget in budgets]
     if comparison.not_applicable:
         parts.append(f"Cannot run on this model: {_listed(comparison.not_applicable)}; table.md says why.")
     return "\n\n".join(parts)
 
 
-def _paragraph(table: pd.DataFrame, budget: int, comparison: Comparison, out: Path) -> str:
+def _paragraph(table: pd.DataFrame, budget: int, comparison: Comparison, out: Path, few: bool) -> str:
     rows, controls = methods_at(table, budget), methods_at(table, budget, ("control", "oracle"))
     names = [*rows["method"], *controls["method"]]
     cells = [cell for cell in comparison.cells if cell.keep == budget and cell.family in names]
     frames = {cell.family: frame for cell, frame in read_cells(cells, out).items()}
     lines, best = [f"At {share(budget, comparison.patches)}:"], rows.iloc[0]
     if "random" in frames:
-        lines += _significance(rows, controls[controls["method"] == "random"].iloc[0])
+        lines += _significance(rows, controls[controls["method"] == "random"].iloc[0], few)
+    inside = [name for name in rows.loc[rows["role"] == "decoder", "method"] if "random_inside" in frames]
+    pairs = [(name, best["method"]) for name in controls["method"] if name != "random"]
+    pairs += [(name, "random_inside") for name in inside]
+    tested = _tested(frames, pairs)
     text = f"Best, picked on these same questions, which flatters it: {best['method']}, {accuracy(best, ' %')}."
-    lines.append(f"{text} Against it: {_sides(frames, controls['method'], best['method'])}.")
-    inside = rows.loc[rows["role"] == "decoder", "method"]
-    if "random_inside" in frames and len(inside):
+    lines.append(f"{text} Against it: {_sides(tested, controls['method'], best['method'], few)}.")
+    if inside:
         control = controls[controls["method"] == "random_inside"].iloc[0]
         text = f"Random patches, dropped where FastV drops its own, reach {accuracy(control, ' %')}."
-        lines.append(f"{text} Against them, of what drops inside: {_sides(frames, inside, 'random_inside')}.")
+        lines.append(f"{text} Against them, of what drops inside: {_sides(tested, inside, 'random_inside', few)}.")
     if missing := [name for name, whys in comparison.left_out.items() if str(budget) in whys]:
         lines.append(f"Cannot have this budget: {_listed(missing)}.")
     return "\n  ".join(lines)
 
 
-def _significance(rows: pd.DataFrame, random: pd.Series) -> list[str]:
-    delta, p = rows["delta_vs_random"], rows["p_vs_random_holm"]
-    sides = {
-        "Better than them": rows[(p < SIGNIFICANT) & (delta > 0)],
-        "Not to be told from them": rows[p >= SIGNIFICANT],
-        "Worse than them": rows[(p < SIGNIFICANT) & (delta < 0)],
-    }
-    shown = {
-        name: _listed(f"{row['method']} ({points(row['delta_vs_random'])})" for _, row in side.iterrows())
-        for name, side in sides.items()
-    }
-    return [
-        f"Random patches reach {accuracy(random, ' %')}.",
-        *(f"{name}: {listed}." for name, listed in shown.items()),
-    ]
+def _significance(rows: pd.DataFrame, random: pd.Series, few: bool) -> list[str]:
+    first = f"Random patches reach {accuracy(random, ' %')}."
+    if few:
+        return [first]
+    verdicts = [side(row["delta_vs_random"], row["p_vs_random_holm"]) for _, row in rows.iterrows()]
+    lines = []
+    for sign, name in ((1, "Better than them"), (0, "No difference shown"), (-1, "Worse than them")):
+        found = rows[[verdict == sign for verdict in verdicts]]
+        shown = (f"{row['method']} ({points(row['delta_vs_random'])})" for _, row in found.iterrows())
+        lines.append(f"{name}: {_listed(shown)}.")
+    return [first, *lines]
 
 
-def _sides(frames: Mapping[str, pd.DataFrame], names: Iterable[str], baseline: str) -> str:
-    """Which are above, level with and below a baseline, by the paired 95 % interval, which nothing corrects."""
-    sides: dict[str, list[str]] = {"above": [], "level": [], "below": []}
-    theirs = frames[baseline]
+def _tested(
+    frames: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[Interval, int]]:
+    """Returns the difference of each pair and its verdict, every pair tested once, by p corrected over all of them.
+
+    Random patches stand in no pair: the table has tested them, and has the only verdict.
+    """
+    pairs = list({frozenset(pair): pair for pair in pairs}.values())
+    both = [(frames[one], frames[other]) for one, other in pairs]
+    p_values = holm([paired_p(runs_of(a), runs_of(b), a["image_id"]) for a, b in both])
+    found = {}
+    for (one, other), (a, b), p in zip(pairs, both, p_values, strict=True):
+        delta = difference_interval(a["score"], b["score"], a["image_id"])
+        found[one, other] = delta, side(delta.mean, p)
+        mirrored = difference_interval(b["score"], a["score"], a["image_id"])
+        found[other, one] = mirrored, side(mirrored.mean, p)
+    return found
+
+
+def _sides(
+    tested: Mapping[tuple[str, str], tuple[Interval, int]], names: Iterable[str], baseline: str, few: bool
+) -> str:
+    """Returns what is above and below a baseline, and what is not shown to differ; without tests only differences."""
+    sides: dict[int, list[str]] = {1: [], 0: [], -1: []}
     for name in names:
-        delta = difference_interval(frames[name]["score"], theirs["score"], theirs["image_id"])
-        side = "level" if delta.low <= 0 <= delta.high else "above" if delta.low > 0 else "below"
-        sides[side].append(f"{name} ({points(delta.mean)} [{points(delta.low)}, {points(delta.high)}])")
-    return "; ".join(f"{side}: {_listed(found)}" for side, found in sides.items())
+        if (name, baseline) in tested:
+            delta, verdict = tested[name, baseline]
+            sides[verdict].append(f"{name} ({points(delta.mean)} [{points(delta.low)}, {points(delta.high)}])")
+    if few:
+        return _listed(one for found in sides.values() for one in found)
+    words = {1: "above", 0: "no difference shown", -1: "below"}
+    return "; ".join(f"{word}: {_listed(sides[sign])}" for sign, word in words.items())
+
+
+def _too_few(table: pd.DataFrame) -> str:
+    tests, seeds = int(table["p_vs_random_holm"].notna().sum()), table.loc[table["method"] == "random", "seeds"]
+    return too_few(int(table["images"].iloc[0]), tests, 1 + int(seeds.max())) if tests else ""
 
 
 def _listed(names: Iterable[str]) -> str:

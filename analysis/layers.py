@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ablation import Cell, read_cells
+from analysis.ablation import Cell, read_cells, runs_of
 from analysis.bias import interval_of
 from analysis.bias_figures import NAMES, draw_layers
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style, percent_axis
@@ -96,7 +96,8 @@ def repairs_data(cells: Iterable[Cell], out: Path, keep: int, total: str = "cls[
         other = max((one for one in singles if one != cell), key=lambda one: right[one].mean(), default=None)
         controls = {name: None if one is None else right[one] for name, one in (("other", other), ("random", random))}
         row |= {"wrong": int((~alone).sum()), "other_layer": np.nan if other is None else other.first_layer}
-        rows.append(row | _answered(right[whole], controls, ~alone, images))
+        seeds = None if random is None else runs_of(frames[random]) == 1
+        rows.append(row | _answered(right[whole], controls, seeds, ~alone, images))
     table = pd.DataFrame(rows)
     p = ["over_other_p", "over_random_p"]
     table[p] = holm(table[p].to_numpy(float).ravel()).reshape(-1, 2)
@@ -105,16 +106,29 @@ def repairs_data(cells: Iterable[Cell], out: Path, keep: int, total: str = "cls[
 
 
 def _answered(
-    by_sum: pd.Series, controls: dict[str, pd.Series | None], which: pd.Series, images: pd.Series
+    by_sum: pd.Series,
+    controls: dict[str, pd.Series | None],
+    seeds: np.ndarray | None,
+    which: pd.Series,
+    images: pd.Series,
 ) -> dict[str, float]:
-    """What the sum and the controls answer of some questions, and by how much the sum is better."""
+    """Returns what the sum and the controls answer of some questions, and by how much the sum is better.
+
+    Args:
+        by_sum: What the sum answers right.
+        controls: What the others do, random patches in the mean over seeds.
+        seeds: (question, seed) of random patches.
+        which: The questions to look at.
+        images: The image of each.
+    """
     found: dict[str, float] = {}
     for name, scores in {"of_wrong": by_sum, **controls}.items():
         rate, over = (np.nan,) * 3, (np.nan,) * 4
         if scores is not None and which.any():
             pair = by_sum[which], scores[which], images[which]
             rate = mean_interval(*pair[1:])[:3]
-            over = *difference_interval(*pair)[:3], paired_p(*pair)
+            others = seeds[which] if seeds is not None and name == RANDOM else pair[1]
+            over = *difference_interval(*pair)[:3], paired_p(pair[0], others, pair[2])
         found |= {f"{name}{end}": value for end, value in zip(("", "_low", "_high"), rate, strict=True)}
         if name != "of_wrong":
             found |= {f"over_{name}{end}": value for end, value in zip(("", "_low", "_high", "_p"), over, strict=True)}

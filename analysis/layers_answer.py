@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from analysis.bias_answer import side
 from analysis.layers import Repairs
 from analysis.signals import RANDOM
+from analysis.statistics import side, too_few
 from analysis.tables import between, p_value, percent
 
 
@@ -14,10 +14,13 @@ def layers_answer(repairs: Repairs, sinks: pd.DataFrame) -> str:
     table = repairs.table
     last, worst = (table.iloc[int(table[name].argmax())] for name in ("layer", "wrong"))
     parts = [
-        f"At {repairs.keep} patches (n = {repairs.n:,} questions about {repairs.images:,} images; p is of sign flips "
+        f"At {repairs.keep} patches (n = {repairs.n:,} questions about {repairs.images:,} images; p is of permutations "
         f"over images, Holm-corrected over all layers and both controls), with patches chosen by the sum of layers "
         f"{repairs.layers}: {_repaired(last, repairs, 'the last layer')}"
     ]
+    tests = int(table.reindex(columns=["over_other_p", "over_random_p"]).notna().sum().sum())
+    if tests and (few := too_few(repairs.images, tests, 1 + max(repairs.seeds, 1))):
+        parts.insert(0, few)
     if worst["layer"] != last["layer"]:
         parts.append(_repaired(worst, repairs, "the worst layer"))
     if sinks.empty or sinks["n"].max() == 0:
@@ -51,10 +54,10 @@ def _repaired(row: pd.Series, repairs: Repairs, what: str) -> str:
 
 def _beyond(row: pd.Series, column: str, who: str) -> str:
     """Whether the sum repairs more than a control."""
-    low, high, p = (row[f"over_{column}_{end}"] for end in ("low", "high", "p"))
+    p = row[f"over_{column}_p"]
     words = {1: "answers more of them than", -1: "answers fewer of them than", 0: "is not shown to differ from"}
     points = between(row, (f"over_{column}", f"over_{column}_low", f"over_{column}_high"), " points")
-    verdict = words[side(pd.Series({"low": low, "high": high, "p_holm": p}))]
+    verdict = words[side(row[f"over_{column}"], p)]
     return f"The sum {verdict} {who}: {points}, p {p_value(p)}."
 
 
@@ -76,7 +79,7 @@ def _on_sinks(sinks: pd.DataFrame) -> str:
     text = f"The layer with most mass on sinks is {most['layers']}: {_share(most, 'sink_share')} ({size})."
     if even.empty:
         return f"{text} Random patches, which would tell an even share, were not measured."
-    sides = np.array([side(row) for _, row in layers.iterrows()])
+    sides = np.array([side(row["difference"], row["p_holm"]) for _, row in layers.iterrows()])
     told = [
         f"{word} at layer {', '.join(_against_even(row) for _, row in layers[sides == sign].iterrows())}"
         for sign, word in ((1, "more"), (-1, "less"), (0, "not shown to differ"))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.benchmarks import number_of
+from analysis.benchmarks import not_asked, number_of
 from analysis.paper import BENCHMARKS, CHECKPOINT, METHODS, MODEL, PAPER
 from analysis.records import read_records
 from analysis.tables import grid
@@ -77,13 +77,15 @@ def report(runs: Sequence[Reproduced], model: str, folder: Path) -> str:
     text = f"{_legend(model)}\n\n{grid(_shown(table))}\n\nVerdicts: {verdicts}."
     with replacing(folder / "table.md") as path:
         path.write_text(text + "\n", encoding="utf-8")
-    return f"{text}\n\nTables: {folder}"
+    failed = {run.data: not_asked(run.records) for run in runs}
+    said = [f"{data}: {sentence}" for data, sentence in failed.items() if sentence]
+    return "\n\n".join([text, *said, f"Tables: {folder}"])
 
 
 def _legend(model: str) -> str:
     return (
         f"Run on {model}, beside the numbers of {PAPER} (arXiv 2412.05819) for {MODEL}; brackets hold 95 % intervals "
-        "by bootstrap over images. The verdict says whether the published number lies in our interval; about the paper "
+        "over images. The verdict says whether the published number lies in our interval; about the paper "
         "it says something only if the two models are the same."
     )
 

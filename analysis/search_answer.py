@@ -3,9 +3,9 @@
 import optuna
 import pandas as pd
 
-from analysis.answer import SIGNIFICANT
 from analysis.confirmed import FOUND
 from analysis.search import Importance, Proxy
+from analysis.statistics import SIGNIFICANT, side, too_few
 from analysis.tables import between, p_value, percent, points
 
 RIVALS = ("best single layer", "uniform ensemble", "published default", "random")
@@ -17,6 +17,9 @@ def verdict(table: pd.DataFrame) -> str:
     Args:
         table: As `confirmed_table` gives it.
     """
+    tests = int(table["p_holm"].notna().sum())
+    if tests and (few := too_few(int(table["images"].iloc[0]), tests, 1 + int(table["seeds"].max()))):
+        return few
     rivals = {name: [row for _, row in table[table["scorer"] == name].iterrows()] for name in RIVALS}
     one = table.loc[table["winner_gains"].notna(), "keep"].nunique() == 1
     sentences = [_at_one_budget(rows[0]) if one else _at_all_budgets(rows) for rows in rivals.values() if rows]
@@ -119,10 +122,8 @@ def _same(row: pd.Series) -> bool:
 
 
 def _side(row: pd.Series) -> int:
-    """1 where the winner is surely better than the row, -1 where it is surely worse."""
-    if not row["p_holm"] < SIGNIFICANT:  # also NaN
-        return 0
-    return 1 if row["winner_gains"] > 0 else -1
+    """1 where the winner is shown to be better than the row, -1 where it is shown to be worse."""
+    return side(row["winner_gains"], row["p_holm"])
 
 
 def _answer(single: list[int], ensemble: list[int]) -> str:

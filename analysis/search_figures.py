@@ -223,8 +223,8 @@ def confirmed_figure(table: pd.DataFrame) -> Figure:
             ax.tick_params(labelbottom=True)
         n, images = table["n"].iloc[0], table["images"].iloc[0]
         text = (
-            f"n = {n:,} questions about {images:,} images that the search never saw; 95 % intervals by bootstrap over "
-            "images. Orange: found by the search; blue: baselines; grey: controls and the oracle. Dotted: no "
+            f"n = {n:,} questions about {images:,} images that the search never saw; 95 % intervals over images. "
+            "Orange: found by the search; blue: baselines; grey: controls and the oracle. Dotted: no "
             "compression."
         )
         caption(figure, "The winner on unseen questions", text)

@@ -6,6 +6,8 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from analysis.ablation import cells_of
+from analysis.benchmarks import failures, not_asked
 from analysis.confirmed import confirmed_table, front_data
 from analysis.drawing import save_figure
 from analysis.records import read_records
@@ -31,14 +33,15 @@ from analysis.statistics import mean_interval
 from analysis.tables import accuracy, between, grid, p_value, percent, write_table
 from foveate.core.files import replacing
 from foveate.evaluation import EvalConfig
+from foveate.evaluation.records import RecordFolder
 from foveate.studies.search import finished, winners
 from foveate.studies.study import keep_artifacts
 
 _LEGEND = (
     "n = {n:,} questions about {images:,} images of a split that the search never saw. Accuracy in %, differences in "
-    "points; in brackets the 95 % interval by bootstrap over images. *Winner gains* is paired by question; p: "
-    "sign-flip test, Holm-corrected over this table. Where several of a front share a budget, the winner is the most "
-    "accurate of them on the searched split. *Optimism* is the accuracy of the same compressor on the searched split "
+    "points; in brackets the 95 % interval over images. *Winner gains* is paired by question; p: permutation test over "
+    "images, Holm-corrected over this table. Where several of a front share a budget, the winner is the most accurate "
+    "of them on the searched split. *Optimism* is the accuracy of the same compressor on the searched split "
     "minus that on this one, with the interval of two independent samples of images."
 )
 
@@ -62,6 +65,7 @@ def report(study: optuna.Study, test: optuna.Study | None, config: EvalConfig) -
     if proxy:
         save_figure(proxy_figure(proxy, study.user_attrs["rung"]["kind"]), folder / "proxy.png")
     parts = [_tried(study), _best(found, config.out)]
+    parts += [not_asked(RecordFolder(config.out / "records" / found[0].user_attrs["run_id"]))] if found else []
     if test is not None:
         parts += _confirmed(study, test, found, config.out)
     keep_artifacts(study, folder)
@@ -81,7 +85,8 @@ def _confirmed(study: optuna.Study, test: optuna.Study, found: list[FrozenTrial]
     save_figure(confirmed_figure(table), folder / "test.png")
     if len(study.directions) > 1:
         save_figure(front_figure(front_data(study, test, found, table)), folder / "front.png")
-    return [_rows(table), verdict(table), kept_to(study.user_attrs.get("max_loss"), table), flattered(table)]
+    said = [_rows(table), verdict(table), kept_to(study.user_attrs.get("max_loss"), table), flattered(table)]
+    return [*said, failures(cells_of(test), out)]
 
 
 def _draw_weights(study: optuna.Study, found: list[FrozenTrial], out: Path) -> None:

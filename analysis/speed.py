@@ -15,9 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from analysis.answer import SIGNIFICANT
 from analysis.rounds import ratio
-from analysis.statistics import holm
+from analysis.statistics import holm, side
 from foveate.core.errors import DataError, OutputError
 from foveate.core.files import replacing
 from foveate.cost.clock import device_name
@@ -177,9 +176,8 @@ def verdict(row: pd.Series) -> str:
         return "no compression"
     if row["method"] == ONE_BY_ONE:
         return "second baseline"
-    if not row["p_holm"] < SIGNIFICANT:
-        return LEVEL
-    return f"{times(row['speedup'])} {FASTER}" if row["speedup"] > 1 else SLOWER
+    found = side(row["speedup"] - 1, row["p_holm"])
+    return {1: f"{times(row['speedup'])} {FASTER}", 0: LEVEL, -1: SLOWER}[found]
 
 
 def side_of(row: pd.Series) -> str:

@@ -8,9 +8,10 @@ import pandas as pd
 from foveate.core.files import replacing
 
 LEGEND = (
-    "n = {n} questions about {images} images. Accuracy in %, differences in points; in brackets the 95 % interval by "
-    "bootstrap over images. Differences are paired by question; p: sign-flip test against random patches, "
-    "Holm-corrected over the table."
+    "n = {n} questions about {images} images. Accuracy in %, differences in points; in brackets the 95 % interval "
+    "over images: Wilson's at the effective number of questions. Differences are paired by question; p: permutation "
+    "test over images against random patches (all seeds), Holm-corrected over the table; a difference is shown where p "
+    "is below 0.05, whatever the interval."
 )
 
 

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from analysis.ablation import Cell, ablation_table
@@ -41,7 +43,7 @@ def test_answer_compares_the_best_sum_in_pairs_and_admits_the_choice(study, whol
 def test_answer_says_what_a_quarter_and_the_smallest_budget_cost(whole):
     assert "With layer 2, keeping 36 patches (25.0 %) costs " in whole
     assert " and keeping 7 patches (4.9 %) costs " in whole
-    assert "with all 144 patches. Brackets hold 95 % intervals over images." in whole
+    assert "with all 144 patches. Brackets hold 95 % intervals over images; verdicts are by p." in whole
 
 
 def test_small_differences_are_not_called_significant(tmp_path, records, write_run):
@@ -54,8 +56,9 @@ def test_small_differences_are_not_called_significant(tmp_path, records, write_r
         Cell("random[0]", "random", "", 2, "random"),
     ]
     text = answer_sentence(ablation_table(cells, tmp_path), cells, tmp_path, feature_layer=1, depth=2)
-    assert "cannot be told from random patches" in text
-    assert "(not distinguishable)" in text
+    assert text.startswith("Too few images for any test (n = 3). At 2 patches")
+    assert "is not shown to differ from random patches" in text
+    assert re.search(r"\+0\.0 points \[-\d+\.\d, \+\d+\.\d\] \(p = 1\.000, no difference shown\)", text)
     assert "significantly" not in text
 
 

@@ -84,7 +84,8 @@ def test_a_mean_has_the_interval_of_the_other_tables():
     expected = mean_interval(frame["score"], frame["image_id"])
     assert number_of(ACCURACY, [frame]) == expected
     general = summed_interval([ACCURACY.parts({"score": frame["score"].to_numpy()})], frame["image_id"], ACCURACY.of)
-    assert general[:3] == pytest.approx(expected[:3], abs=0.006)
+    assert general.mean == expected.mean
+    assert general[1:3] == pytest.approx(expected[1:3], abs=0.01)  # the bootstrap, at 60 images
 
 
 def test_seeds_are_resampled_together():

@@ -1,3 +1,4 @@
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from analysis.comparison_figures import draw_frontier, draw_ranking, frontiers_d
 from analysis.comparison_report import telling_cells, write_report
 from analysis.records import read_records
 from analysis.report import Setting
+from analysis.statistics import difference_interval, paired_p
 from foveate.cost.flops import prefill_flops
 from foveate.cost.shapes import DecoderShape
 from tests.tiers import extended
@@ -124,7 +126,8 @@ def test_differences_are_paired_with_both_references_and_corrected(written):
     assert got["agreement_with_full"] == pytest.approx((good["prediction"] == full["prediction"]).mean())
     tests = written.table[["p_vs_random_holm", "p_vs_full_holm"]].notna().sum()
     assert tests.tolist() == [13, 16]  # not random itself, nor those without a budget; not full itself
-    assert got["p_vs_random_holm"] == pytest.approx(13 * 2e-5, rel=1)
+    random = np.stack([read_records(written.out, f"random[{seed}]-16")["score"] for seed in range(2)], 1)
+    assert got["p_vs_random_holm"] <= 13 * paired_p(good["score"], random, good["image_id"]) + 1e-12 < 1e-4
     assert row(written.table, "same", 16)["p_vs_random_holm"] > 0.05
 
 
@@ -150,15 +153,34 @@ def test_answer_says_who_beats_random_and_which_controls_are_as_good(written):
     lines = [line.strip() for line in small.splitlines()]
     assert lines[1].startswith("Random patches reach ")
     assert lines[2].startswith("Better than them: good (+")
-    assert lines[3].startswith("Not to be told from them: same (")
+    assert lines[3].startswith("No difference shown: same (")
     assert lines[4].startswith("Worse than them: bad (-")
     assert lines[5].startswith("Best, picked on these same questions, which flatters it: good, ")
     _, level, below = (part.split(": ")[1] for part in lines[5].split("Against it: ")[1].split("; "))
-    assert "pool (" in level and "random (" in below
+    assert "pool (" in level and "random (" not in lines[5]  # lines 2 to 4 have said that, by the p of the table
+    assert below.rstrip(".") == "none" or "evidence" in below
     assert lines[6] == "Cannot have this budget: random_inside, cut, twice."
     assert "Random patches, dropped where FastV drops its own, reach " in text
-    assert "level: cut (" in text
+    assert "no difference shown: cut (" in text
     assert "Cannot run on this model: texts" in text
+
+
+def test_with_too_few_images_there_are_differences_and_no_verdicts(written):
+    text = comparison_answer(written.table.assign(images=2), written.comparison, written.out)
+    assert text.count("Too few images for any test (n = 2).") == 1
+    assert not any(word in text for word in ("Better than", "Worse than", "above: ", "below: ", "no difference shown"))
+    assert "Random patches reach " in text and "Against it: pool (" in text
+
+
+def test_the_interval_decides_nothing(written, monkeypatch):
+    """The same p values with intervals that all leave out 0."""
+    before = comparison_answer(written.table, written.comparison, written.out)
+    sure = lambda *args: difference_interval(*args)._replace(low=0.5, high=0.6)  # noqa: E731
+    monkeypatch.setattr("analysis.comparison_answer.difference_interval", sure)
+    after = comparison_answer(written.table, written.comparison, written.out)
+    assert after != before
+    shown = [re.sub(r" \[[-+.0-9]+, [-+.0-9]+\]", "", text) for text in (before, after)]
+    assert shown[0] == shown[1]
 
 
 def test_a_panel_shows_only_what_drops_where_its_title_says(written):

@@ -129,7 +129,7 @@ def test_sinks_have_an_interval_per_signal_and_layer():
     assert list(data["signal"]) == ["cls", "random"]
     row = data.iloc[0]
     assert row["sink_share"] == pytest.approx(0.2)
-    assert row["sink_share_low"] == pytest.approx(0.1) and row["sink_share_high"] == pytest.approx(0.3)
+    assert row["sink_share_low"] < 0.1 and row["sink_share_high"] > 0.3  # of two images nearly nothing is known
     assert (row["n"], row["images"]) == (2, 2)
 
 

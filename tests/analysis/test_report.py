@@ -2,6 +2,7 @@ import numpy as np
 from PIL import Image
 
 from analysis.report import Setting, telling_cells, write_report
+from foveate.evaluation.records import RecordFolder
 
 FILES = ["accuracy_by_layer.png", "frontier.png", "kept_patches.png", "table.csv", "table.md"]
 
@@ -26,6 +27,11 @@ def test_report_leaves_out_what_the_study_does_not_have(tmp_path, study):
     cells = [cell for cell in study.cells if cell.family in ("uniform", "random")]
     report(study, cells, tmp_path, {})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["frontier.png", "table.csv", "table.md"]
+
+
+def test_report_names_the_questions_that_could_not_be_asked(tmp_path, study, monkeypatch):
+    monkeypatch.setattr(RecordFolder, "failed", lambda self: {"zz": "it has no question"})
+    assert report(study, study.cells, tmp_path, {}).endswith("1 questions. The first, 'zz': it has no question")
 
 
 def test_pictures_show_full_the_best_and_the_controls(study):

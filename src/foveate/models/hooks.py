@@ -70,16 +70,16 @@ class Conversation:
     @contextmanager
     def passing(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """While active, one pass of stock `generate` runs; yields its inputs as the shortened prompt calls for them."""
-        rows, length = inputs["input_ids"].shape
-        past = self.cache.get_seq_length() if holds_tokens(self.cache) else 0
-        if past == 0:
-            self.cuts.expand(rows // self._prompt[0])
+        ids, more, past = inputs["input_ids"], {}, 0
+        if self.cuts.stages or self._late is not None:  # else nobody asks: it may be a number on the device
+            past = self.cache.get_seq_length() if holds_tokens(self.cache) else 0
+        if self.cuts.stages and past == 0:
+            self.cuts.expand(len(ids) // self._prompt[0])
         elif self.cuts.stages:
-            self.cuts.advance(torch.ones_like(inputs["input_ids"], dtype=torch.bool))
-        more = {}
+            self.cuts.advance(torch.ones_like(ids, dtype=torch.bool))
         if self.cache is None and inputs.get("attention_mask") is None:  # without it holes in positions part sequences
-            more["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        if self._late is not None and past + length > self._prompt[1]:
+            more["attention_mask"] = torch.ones_like(ids)
+        if self._late is not None and past + ids.shape[1] > self._prompt[1]:
             more["position_ids"] = self._placed(inputs["position_ids"], past, self._late)
         with self.acting(past == 0):
             yield {**inputs, **more}

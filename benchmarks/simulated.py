@@ -1,0 +1,158 @@
+"""Simulated questions about images of known accuracy: what intervals cover, and how often tests err."""
+
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.statistics import SIGNIFICANT, Totals, balance_interval, paired_p, share_interval
+
+IMAGES = (20, 42, 100, 200)
+ACCURACIES = (0.6, 0.8, 0.9, 0.95, 0.987, 0.998)
+CORRELATIONS = (0.0, 0.1, 0.3)  # within an image
+AGREEMENTS = (0.3, 0.8)  # correlation of two methods
+GAPS = (0.0, 0.02, 0.06)  # of their accuracies
+LEAST, MOST = 0.93, 0.985
+ACCURACY = 0.98  # of methods that equal each other
+QUESTIONS = 6  # about an image at most
+
+
+class Covered(NamedTuple):
+    """How often an interval holds the truth.
+
+    Attributes:
+        cell: What was simulated, in words.
+        coverage: Share of the samples.
+        bound: The smallest coverage of at least `LEAST` that any interval can have whose verdict on the truth depends
+            on the number of failures alone (of differences: on their sum) and is the same for all numbers between two.
+        samples: Their number.
+        differing: Images on which the questions are not all answered right, or not all alike: their mean number.
+        width: Mean width.
+    """
+
+    cell: str
+    coverage: float
+    bound: float
+    samples: int
+    differing: float
+    width: float
+
+
+def accuracies(samples: int, seed: int = 0, cells: list[tuple[int, float, float]] | None = None) -> list[Covered]:
+    """Returns the coverage of `share_interval`: beta-binomial images with one to six questions.
+
+    Args:
+        samples: Per cell.
+        seed: Of all.
+        cells: Images, accuracy and correlation within an image; None means all combinations.
+    """
+    rng, found = np.random.default_rng(seed), []
+    for images, accuracy, correlation in cells or product(IMAGES, ACCURACIES, CORRELATIONS):
+        counts = rng.integers(1, QUESTIONS + 1, (samples, images))
+        sums = rng.binomial(counts, _beta(rng, accuracy, correlation, counts.shape))
+        totals = Totals(sums, sums, sums, counts, np.zeros_like(counts))
+        cell = f"{images} images, {100 * accuracy:g} %, correlation {correlation:g}"
+        failures = counts - sums
+        found.append(_covered(cell, accuracy, share_interval(totals), failures.sum(-1), failures > 0))
+    return found
+
+
+def differences(
+    samples: int, seed: int = 0, cells: list[tuple[int, float, float, float, float]] | None = None
+) -> list[Covered]:
+    """Returns the coverage of `balance_interval`: two correlated methods, Dirichlet-multinomial images.
+
+    Args:
+        samples: Per cell.
+        seed: Of all.
+        cells: Images, accuracy of the better method, correlation within an image, correlation of the methods, and by
+            how much the other is worse; None means all combinations.
+    """
+    rng, found = np.random.default_rng(seed), []
+    grid = product(IMAGES, ACCURACIES, CORRELATIONS, AGREEMENTS, GAPS)
+    for images, accuracy, correlation, agreement, gap in cells or grid:
+        a, b = accuracy, accuracy - gap
+        both = min(a * b + agreement * np.sqrt(a * (1 - a) * b * (1 - b)), b)
+        counts = rng.integers(1, QUESTIONS + 1, (samples, images))
+        won, lost = _multinomial(rng, counts, (a - both, b - both), correlation)
+        sums, differing = won - lost, won + lost
+        totals = Totals(sums, differing, differing, counts, np.zeros_like(counts))
+        cell = f"{images} images, {100 * a:g} % and {100 * b:g} %, correlations {correlation:g} and {agreement:g}"
+        found.append(_covered(cell, gap, balance_interval(totals), sums.sum(-1), differing > 0))
+    return found
+
+
+class Errors(NamedTuple):
+    """How often a test rejects what is true.
+
+    Attributes:
+        single: Share of the p values below 0.05.
+        family: Share of the families of which one is below 0.05 after Holm's correction.
+        families: Their number.
+    """
+
+    single: float
+    family: float
+    families: int
+
+
+def null_methods(
+    families: int, images: int, seeds: int, correlation: float = 0.0, *, methods: int = 24, mean: bool = False
+) -> Errors:
+    """Returns how often methods that are no better than a control of several seeds are told from it by `paired_p`.
+
+    Args:
+        families: How often all methods are drawn.
+        images: Their number; one to six questions about each, of which every method answers 98 %.
+        seeds: Of the control.
+        correlation: Within an image, of all runs: 0 where any question may fail, more where some images are hard.
+        methods: Corrected together.
+        mean: Whether to test against the mean of the seeds, as was done before, and not against all of them.
+    """
+    rng, below, any_below = np.random.default_rng([images, seeds]), 0, 0
+    for _ in range(families):
+        counts = rng.integers(1, QUESTIONS + 1, (images, 1))
+        chance = _beta(rng, ACCURACY, correlation, (images, 1))
+        runs = rng.binomial(counts, chance, (images, seeds + methods)).astype(float)
+        control = runs[:, :seeds].mean(1) if mean else runs[:, :seeds]
+        p = np.array([paired_p(run, control, np.arange(images)) for run in runs[:, seeds:].T])
+        below += (p < SIGNIFICANT).mean()
+        any_below += p.min() * methods < SIGNIFICANT  # Holm's first step
+    return Errors(float(below / families), float(any_below / families), families)
+
+
+def _covered(
+    cell: str, truth: float, ends: tuple[np.ndarray, np.ndarray], numbers: np.ndarray, differing: np.ndarray
+) -> Covered:
+    low, high = ends
+    held = (low <= truth + 1e-12) & (truth <= high + 1e-12)
+    size = float(differing.sum(-1).mean())
+    return Covered(cell, float(held.mean()), _bound(numbers), len(held), size, float((high - low).mean()))
+
+
+def _bound(numbers: np.ndarray) -> float:
+    """Returns the smallest share, at least `LEAST`, of the samples whose number lies between any two."""
+    cumulated = np.cumsum(np.bincount(numbers - numbers.min()) / len(numbers))
+    windows = cumulated[None, :] - np.concatenate([[0], cumulated[:-1]])[:, None]
+    return float(windows[windows >= LEAST].min())
+
+
+def _beta(rng: np.random.Generator, mean: float, correlation: float, shape: tuple[int, ...]) -> np.ndarray:
+    if not correlation:
+        return np.full(shape, mean)
+    size = 1 / correlation - 1
+    return rng.beta(mean * size, (1 - mean) * size, shape)
+
+
+def _multinomial(
+    rng: np.random.Generator, counts: np.ndarray, shares: tuple[float, float], correlation: float
+) -> tuple[np.ndarray, np.ndarray]:
+    first, second = (np.full(counts.shape, share) for share in shares)
+    if correlation:
+        size = 1 / correlation - 1
+        parts = np.maximum(np.array([*shares, 1 - sum(shares)]) * size, 1e-12)
+        drawn = rng.gamma(parts, size=(*counts.shape, 3))
+        drawn /= np.maximum(drawn.sum(-1, keepdims=True), 1e-300)
+        first, second = drawn[..., 0], drawn[..., 1]
+    won = rng.binomial(counts, first.clip(0, 1))
+    return won, rng.binomial(counts - won, (second / (1 - first).clip(1e-12)).clip(0, 1))

@@ -1,0 +1,56 @@
+"""What intervals cover and how often tests err in all that reports meet: `pytest benchmarks -k coverage -s`.
+
+Nothing here is timed, so nothing is noted in `results.csv`; the worst cells are printed.
+"""
+
+import pytest
+from scipy.stats import binomtest
+
+from benchmarks.simulated import LEAST, MOST, Covered, accuracies, differences, null_methods
+
+SAMPLES, FAMILIES = 4000, 300
+FEW = 10  # differing images; below so many an interval of a difference may cover too often, never too seldom
+ERROR = 0.06
+
+
+def test_intervals_of_accuracies_cover_what_they_claim():
+    found = accuracies(SAMPLES)
+    show("accuracies", found)
+    assert not [cell for cell in found if surely(cell, "less", LEAST)]
+    assert not [cell for cell in found if surely(cell, "greater", max(MOST, cell.bound))]
+
+
+def test_intervals_of_differences_cover_what_they_claim():
+    found = differences(SAMPLES)
+    show("differences", found)
+    assert not [cell for cell in found if surely(cell, "less", LEAST)]
+    enough = [cell for cell in found if cell.differing >= FEW]
+    show(f"differences, at least {FEW} images differ on average", enough)
+    assert not [cell for cell in enough if surely(cell, "greater", max(MOST, cell.bound))]
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3])
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("images", [42, 100, 200])
+def test_methods_that_equal_a_control_are_seldom_told_from_it(images, seeds, correlation):
+    found = null_methods(FAMILIES, images, seeds, correlation)
+    before = null_methods(FAMILIES // 3, images, seeds, correlation, mean=True)
+    print(f"\n{images} images, {seeds} seeds, correlation {correlation}: {found}; by their mean, as before: {before}")
+    assert found.single <= ERROR
+    assert binomtest(round(found.family * FAMILIES), FAMILIES, ERROR, "greater").pvalue > 0.01
+
+
+def surely(cell: Covered, side: str, limit: float) -> bool:
+    """Whether the coverage lies on that side of a limit by more than chance, corrected over a grid."""
+    return binomtest(round(cell.coverage * cell.samples), cell.samples, limit, side).pvalue < 1e-4
+
+
+def show(name: str, found: list[Covered]) -> None:
+    """Prints the worst cells."""
+    found = sorted(found, key=lambda cell: cell.coverage)
+    much = [cell for cell in found if cell.coverage > MOST]
+    forced = [cell for cell in much if cell.bound > MOST]
+    print(f"\n{name}: {len(found)} cells of {found[0].samples} samples; least {found[0]}; most {found[-1]}")
+    if much:
+        most = max(much, key=lambda cell: cell.differing)
+        print(f"above {MOST}: {len(much)} cells, forced: {len(forced)}; of most differing images: {most}")
