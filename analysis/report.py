@@ -11,6 +11,7 @@ from PIL import Image
 
 from analysis.ablation import Cell, ablation_table, best_scorer, cells_of
 from analysis.answer import answer_sentence, reference_budget
+from analysis.benchmarks import failures
 from analysis.drawing import save_figure
 from analysis.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
 from analysis.pictures import kept_patches_data, kept_patches_figure
@@ -93,7 +94,7 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
         data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
         save_figure(kept_patches_figure(data), folder / "kept_patches.png")
     answer = answer_sentence(table, cells, out, feature_layer=setting.feature_layer, depth=setting.depth)
-    return f"{summary(table)}\n\n{answer}"
+    return "\n\n".join(part for part in (summary(table), answer, failures(cells, out)) if part)
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell], feature_layer: int) -> list[Cell]:

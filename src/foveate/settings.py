@@ -12,9 +12,10 @@ from typing import Any
 from torch import nn
 
 from foveate.compression import Compressor, StandIn
-from foveate.core.budget import resolve_keep
+from foveate.core.budget import plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, UnknownMethod, shown
 from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer
+from foveate.core.values import Misfit, fitted
 from foveate.methods.table import METHODS, VARIANTS, parts_of
 from foveate.models.adapter import Adapter, Tower
 from foveate.models.load import LoadedModel, adapt
@@ -160,8 +161,7 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
     if unknown := sorted(set(given) - set(parameters)):
         known = ", ".join(str(parameter) for parameter in parameters.values()) or "none"
         raise FoveateError(f"option {unknown[0]!r} of {name} is unknown; its options: {known}")
-    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
-        raise BudgetError(f"keep={keep!r}: expected how many patches stay, as a count or a fraction such as 0.25")
+    keep = None if keep is None else plain_keep(keep)
     if keep is None and signature(recipe).parameters["keep"].default is Parameter.empty:
         raise BudgetError(f"{name} needs keep: how many patches stay, as a count or a fraction such as 0.25")
     options = options_on(recipe, adapter)
@@ -259,20 +259,11 @@ def _like(default: Any, name: str, value: Any) -> Any:  # noqa: ANN401 (of any o
     if isinstance(default, tuple) and isinstance(value, str):
         with suppress(ValueError, SyntaxError):
             value = literal_eval(value)
-    number = not isinstance(value, bool) and isinstance(value, int | float)
-    whole = number and float(value).is_integer()
-    match default:
-        case bool() if isinstance(value, bool):
-            return value
-        case int() if whole and not isinstance(default, bool):
-            return int(value)
-        case float() if number:
-            return float(value)
-        case tuple() if isinstance(value, list | tuple):
-            return tuple(value)
-        case bool() | int() | float() | tuple():
-            raise FoveateError(f"{name}={value!r}: expected {type(default).__name__}, like {default!r}")
-    return value
+    kind = next((kind for kind in (bool, int, float) if isinstance(default, kind)), tuple[object, ...])
+    try:
+        return fitted(value, kind) if isinstance(default, bool | int | float | tuple) else value
+    except Misfit:
+        raise FoveateError(f"{name}={shown(value)}: expected {type(default).__name__}, like {default!r}") from None
 
 
 def _scaled(block: int, depth: int) -> int:

@@ -23,6 +23,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from foveate.compression import Compressor
+from foveate.compression.base import checked_stages, compressed_by
 from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Need
@@ -130,11 +131,11 @@ def answered(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock
         FoveateError: The method cannot work with this model.
     """
     adapter = batch.loaded.adapter
-    stages = [_TimedCut(stage, clock) for stage in compressor.stages]
+    stages = [_TimedCut(stage, clock) for stage in checked_stages(compressor)]
     parts = ((adapter, "encode", "vision"), (adapter, "reduced", "vision"), (adapter.projector, "forward", "projector"))
     with clock.part("scoring"), clock.listening(*parts):
         groups = alike(batch.arrangements)
-        compressed = in_groups(lambda some: compressor.compress(some, adapter.besides), groups, batch.pictures)
+        compressed = in_groups(lambda some: compressed_by(compressor, some, adapter.besides), groups, batch.pictures)
     with clock.part("prefill"):
         states, layout = embedded(adapter, batch.texts.prompts, compressed, compressor.repack)
         blocks = Blocks(adapter.decoder, layout, stages, compressed)

@@ -10,8 +10,9 @@ from PIL import Image
 from foveate.core.errors import DataError
 from foveate.data.benchmarks import BENCHMARKS
 from foveate.data.load import data_hash, default_split, load_samples
-from foveate.data.prompts import phrased
+from foveate.data.prompts import LETTERS, phrased
 from foveate.metrics.answers import SCORINGS
+from foveate.metrics.choices import option_letter
 from tests.data import tables
 from tests.tiers import extended
 
@@ -115,6 +116,25 @@ def test_a_table_of_the_hubs_columns_becomes_questions(name, tmp_path):
     assert first.image.size == ((160, 80) if name.startswith("refcoco") else (96, 96))
     assert SCORINGS[first.scoring](references[0].replace("<AND>", " and "), references) == 1
     assert SCORINGS[first.scoring]("no, 7, 7, 7, 7", references) < 1
+
+
+def test_ids_are_unique_whatever_the_rows_are_called(tmp_path):
+    rows = [row for row in tables.pope_rows() if row["category"] == "random"]
+    for row, name in zip(rows, ["a", "a", "a#2", "a", "a#2", "b"], strict=True):
+        row["question_id"] = name
+    place = tables.write(tmp_path / "pope.parquet", rows, tables.POPE)
+    names = [sample.id.removeprefix("random-") for sample in load_samples(f"pope:{place}", "test")]
+    assert names == ["a", "a#2", "a#2#2", "a#3", "a#2#3", "b"]
+
+
+def test_a_question_with_more_options_than_letters_is_not_asked_with_fewer(tmp_path):
+    sample = load_samples(f"mmbench:{tables.mmbench(tmp_path / 'questions.parquet')}", default_split("mmbench"))[0]
+    most = phrased(replace(sample, options=tuple("abcdefgh")), "llava")
+    assert "H. h" in most
+    for letter in LETTERS:
+        assert option_letter(letter) == letter
+    with pytest.raises(DataError, match="it has 9 options: expected at most 8, which are called A to H"):
+        phrased(replace(sample, options=tuple("abcdefghi")), "llava")
 
 
 def test_the_pixels_are_those_of_the_file(tmp_path):

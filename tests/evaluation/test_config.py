@@ -4,9 +4,12 @@ import importlib.util
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from foveate.compression import Identity, VisionCompressor
+from foveate.core.errors import OptionError
 from foveate.evaluation import EvalConfig, config
 from foveate.evaluation.config import run_id
 from foveate.methods import vtc_cls
@@ -77,3 +80,19 @@ def test_in_half_precision_batches_and_devices_round_differently(change):
     evaluation = EvalConfig(Identity(), dtype="bfloat16")
     assert named(replace(evaluation, dtype="float16")) != named(evaluation)
     assert named(replace(evaluation, **change)) != named(evaluation)
+
+
+def test_a_configuration_holds_plain_numbers_and_known_words_only():
+    given = EvalConfig(Identity(), limit=np.int64(11), seed=torch.tensor(1), max_new_tokens=np.int64(3), batch_size=8.0)
+    plain = EvalConfig(Identity(), limit=11, seed=1, max_new_tokens=3, batch_size=8)
+    assert given == plain
+    assert run_id(given.identity("checkpoint", "data")) == run_id(plain.identity("checkpoint", "data"))
+    for wrong, expected in (
+        ({"on_error": "ignore"}, "on_error='ignore': expected 'stop' or 'skip'"),
+        ({"sharing": ("texts", "all")}, "sharing=('texts', 'all'): expected a tuple, each of its items 'encodings' or"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens=2.5: expected a whole number"),
+        ({"limit": "11"}, "limit='11': expected a whole number or None"),
+    ):
+        with pytest.raises(OptionError) as refused:
+            EvalConfig(Identity(), **wrong)
+        assert expected in str(refused.value)

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,17 +12,25 @@ import torch
 from PIL import Image
 
 from foveate.compression import Identity
-from foveate.core.errors import DataError
+from foveate.core.errors import DataError, OptionError
 from foveate.core.types import Arrangement, Grid
 from foveate.data.load import load_samples
 from foveate.data.sample import Boxes, Drawn
 from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.answering import encodings_of
+from foveate.evaluation.asking import askable
+from foveate.evaluation.bias import measure
+from foveate.evaluation.bias_plan import BiasPlan
 from foveate.evaluation.evidence import as_seen, evidence_of
+from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.module import Answering
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import uniform
 from foveate.models.load import load
 from foveate.studies.goals import mean_of
+from foveate.studies.plan import SearchPlan
+from foveate.studies.rung import climb
+from foveate.studies.search import space_of
 from tests.data import tables
 
 TYPES = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
@@ -88,6 +97,71 @@ def test_nothing_that_can_be_asked_is_an_error_too(tiny, tmp_path):
     samples, _ = data_of(broken.data, broken.split, None, 0)
     with pytest.raises(DataError, match="none of 6 questions"):
         first_usable(broken, samples)
+
+
+@pytest.fixture
+def kind(request):
+    """What is wrong; the checks of `make test-all` look up the first picture of a mapping, which must not be broken."""
+    if request.param == "noise" and request.config.getoption("--jaxtyping-packages").startswith("foveate,"):
+        pytest.skip("the checks of shapes would open the picture")
+    return request.param
+
+
+@pytest.mark.parametrize("kind", [*BROKEN, "image token"], indirect=True)
+def test_a_skipping_run_of_which_nothing_is_left_names_how_many_and_the_first_cause(kind, tiny, tmp_path):
+    change, cause = BROKEN.get(kind, ({"question": "<image> is there a star?"}, "holds '<image>'"))
+    rows = [row | change for row in tables.pope_rows() if row["category"] == "random"]
+    broken = replace(config(tiny, tmp_path, {}, rows), on_error="skip")
+    with pytest.raises(
+        DataError, match=r"none of 6 questions c.* be asked; the first, '(random-1|test-000000)': "
+    ) as error:
+        evaluate(broken).read()
+    assert cause in str(error.value)
+    assert "--on-error skip" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [*BROKEN, "image token"], indirect=True)
+def test_a_study_that_skips_is_not_stopped_by_its_first_question(kind, tiny, tmp_path):
+    change, _ = BROKEN.get(kind, ({"question": "<image> is there a star?"}, ""))
+    rows = [row for row in tables.pope_rows() if row["category"] == "random"]
+    rows[0] |= change
+    broken = replace(config(tiny, tmp_path, {}, rows), on_error="skip")
+    samples, questions = data_of(broken.data, broken.split, None, 0)
+    loaded = load(tiny)
+    assert first_usable(broken, samples, loaded).id == "random-2"
+    encodings = encodings_of(broken, loaded, samples, questions)
+    asked = [sample.id for sample, _ in askable(broken, loaded, samples, encodings.arrangements)]
+    assert asked == [sample.id for sample in samples[1:]]
+    with pytest.raises(DataError, match=rf"question '{samples[0].id}'.*--on-error skip"):
+        first_usable(replace(broken, on_error="stop"), samples, loaded)
+
+
+def test_a_first_rung_ranks_by_the_questions_that_can_be_asked(tiny, tmp_path):
+    broken = replace(config(tiny, tmp_path, BROKEN["context"][0]), on_error="skip")
+    space = space_of(SearchPlan(space=("single",), keep=(0.25,)), load(tiny))
+    assert len(climb(space, broken, "response", 3, 0).params)
+    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens"):
+        climb(space, replace(broken, on_error="stop"), "response", 3, 0)
+
+
+def test_the_time_of_a_question_is_not_that_of_one_which_is_not_asked(tiny, tmp_path, monkeypatch):
+    asked = []
+
+    def timed(self, batch):
+        asked.extend(sample.id for sample in batch)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(Answering, "predict_step", timed)
+    latency_ms(replace(config(tiny, tmp_path, BROKEN["context"][0]), on_error="skip"))
+    assert set(asked) == {f"random-{number}" for number in (1, 2, 4, 5, 6)}
+
+
+def test_bias_is_measured_of_every_question_or_says_which_cannot_be_asked(tiny, tmp_path):
+    plan = BiasPlan(blocks=4)
+    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens.*mend the data$"):
+        measure(config(tiny, tmp_path, BROKEN["context"][0]), plan)
+    with pytest.raises(OptionError, match="on_error='skip': bias is measured of every question"):
+        measure(replace(config(tiny, tmp_path, {}), on_error="skip"), plan)
 
 
 def test_methods_are_not_compared_on_a_split_without_answers(tiny, tmp_path):

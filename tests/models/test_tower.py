@@ -1,4 +1,6 @@
-from dataclasses import replace
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cache
 from weakref import ref
 
@@ -6,12 +8,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    MLCDVisionConfig,
+    MLCDVisionModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
-from foveate.core.errors import UnsupportedNeed
+from foveate.core.contracts import Reduction
+from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
+from foveate.core.types import Compression
+from foveate.methods import METHODS
 from foveate.models.tiles import hidden
 from foveate.models.tower import reduced
 from foveate.reductions import Bipartite, InformationFlow
+from foveate.testing.tiny import tiny_llava
 from tests.golden_llava import golden, golden_llava, golden_pixels
 
 PATCHES, FEATURE_LAYER = 36, 4
@@ -169,8 +182,8 @@ def test_dropping_and_merging_may_follow_each_other():
         return (Bipartite() if block.layer % 2 else InformationFlow()).reduce(replace(block, keep=9), state)
 
     mixed = type("Mixed", (InformationFlow,), {"reduce": both})()
-    features, compression = reduced(tiny_tower("clip"), pixels()[:1], mixed, 9, FEATURE_LAYER, True)
-    assert features.shape[1] == compression.origin.shape[1] < PATCHES
+    features, compression = reduced(tiny_tower("clip"), pixels()[:1], mixed, 18, FEATURE_LAYER, True)
+    assert features.shape[1] == compression.origin.shape[1] == 18
     assert compression.mixing.shape[2] == PATCHES
     assert ((compression.mixing != 0).sum(1) <= 1).all()
     assert (compression.mixing.gather(2, compression.origin[..., None]) > 0).all()
@@ -196,3 +209,85 @@ def test_of_all_hidden_states_only_the_named_ones_are_kept(layers, expected):
 
     assert hidden(run(), layers, 8)[0, 0].tolist() == expected
     assert max(alive) <= len(expected) + 1
+
+
+@BOTH
+@pytest.mark.parametrize("keep", [PATCHES, 11])
+def test_the_kernel_that_a_tower_is_configured_with_changes_nothing(reduction, keep):
+    tower = deepcopy(tiny_tower("clip"))
+    tower.set_attn_implementation("eager")
+    features, compression = reduced(tower, pixels(), reduction, keep, FEATURE_LAYER, True)
+    expected, same = reduced(tiny_tower("clip"), pixels(), reduction, keep, FEATURE_LAYER, True)
+    assert torch.equal(features, expected) and torch.equal(compression.origin, same.origin)
+    if keep == PATCHES:
+        plain = tower(pixels(), output_hidden_states=True).hidden_states[FEATURE_LAYER + 1]
+        torch.testing.assert_close(features, plain[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_a_tower_whose_blocks_are_of_another_kind_is_refused_by_name():
+    """MLCD's blocks have the same parts and turn queries and keys by their places besides."""
+    config = MLCDVisionConfig(**SIZES, image_size=48, patch_size=8, num_key_value_groups=1)
+    with pytest.raises(UnsupportedNeed, match=r"Bipartite\(\) .* knows those of CLIP and SigLIP, not MLCDEncoderLayer"):
+        reduced(MLCDVisionModel(config), pixels(), Bipartite(), 9, FEATURE_LAYER, True)
+
+
+@BOTH
+def test_features_that_no_block_writes_cannot_be_reduced(reduction):
+    with pytest.raises(LayerError, match=r"\): the features are written before block 0"):
+        reduced(tiny_tower("clip"), pixels(), reduction, 9, -1, True)
+
+
+@pytest.mark.parametrize("name", ["tome", "flowcut"])
+def test_features_of_several_layers_are_refused_and_of_one_in_a_list_are_not(name):
+    model = tiny_llava()
+    inputs = {
+        "input_ids": torch.tensor([[1, *[model.config.image_token_id] * 144, 5]]),
+        "pixel_values": torch.rand(1, 3, 96, 96),
+    }
+    with METHODS[name](36).attached(model):
+        expected = model(**inputs).logits
+    model.config.vision_feature_layer = [model.config.vision_feature_layer]
+    with METHODS[name](36).attached(model):
+        assert torch.equal(model(**inputs).logits, expected)
+    model = tiny_llava()
+    model.config.vision_feature_layer = [-2, -3]
+    with (
+        pytest.raises(UnsupportedNeed, match=r"of several \(vision_feature_layer=\[-2, -3\]\)"),
+        METHODS[name](36).attached(model),
+    ):
+        model(**inputs)
+
+
+@dataclass(frozen=True)
+class Gives(Reduction):
+    """Gives what a function makes of the tokens of the second block."""
+
+    make: Callable[[torch.Tensor], object]
+
+    def reduce(self, block, state):
+        everything = torch.arange(block.key.shape[2]).expand(len(block.key), -1)
+        return self.make(everything) if block.layer == 1 else (Compression(everything), None)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda tokens: Compression(tokens), "expected a Compression and a tensor or None"),
+        (lambda tokens: (tokens, None), "expected a Compression"),
+        (lambda tokens: (Compression(tokens), 3), ", 3): expected a Compression and a tensor or None"),
+        (lambda tokens: (Compression(tokens[:1]), None), "whole origins of shape (3, any)"),
+        (lambda tokens: (Compression(tokens + 1), None), "gave 37 for image 0 of the batch: expected 0..36"),
+        (lambda tokens: (Compression(tokens - 3), None), "gave -3 for image 0 of the batch: expected 0..36"),
+        (
+            lambda tokens: (Compression(tokens, torch.eye(37).expand(3, -1, -1)[:, :, 1:]), None),
+            "mixing weights of 36 tokens",
+        ),
+        (lambda tokens: (Compression(tokens[:, 1:10]), None), "moved or dropped [CLS] in block 1"),
+        (lambda tokens: (Compression(tokens[:, :9]), None), "left 8 patches: expected exactly keep=9"),
+        (lambda tokens: (Compression(tokens), None), "left 36 patches: expected exactly keep=9"),
+    ],
+)
+def test_a_reduction_that_gives_something_else_is_named_with_what_it_gave(make, expected):
+    with pytest.raises(FoveateError) as refused:
+        reduced(tiny_tower("clip"), pixels(), Gives(make), 9, FEATURE_LAYER, True)
+    assert str(refused.value).startswith("Gives(make=") and expected in str(refused.value)

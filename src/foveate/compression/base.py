@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 
 from foveate.compression.run import Run
 from foveate.core.budget import Keep, resolve_keep
-from foveate.core.contracts import Cut, Merger, Pictures, Plugin
+from foveate.core.checks import CheckedCut, checked_compressed
+from foveate.core.contracts import Cut, Merger, Pictures, Plugin, Selector
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.needs import Need
 from foveate.core.types import Compressed, Compression, Decision, Trace
+from foveate.core.values import Value
 from foveate.scorers import Constant
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -22,7 +25,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import
 Positions = Literal["repacked", "original"]
 
 
-class Compressor(ABC):
+class Compressor(Value, ABC):
     """A whole method: what it needs to know of a picture, and which tokens it makes of it.
 
     A compressor is a value: frozen, equal to its like, and its `repr` identifies it in records.
@@ -107,8 +110,23 @@ class Compressor(ABC):
         else:
             adapter, texts = adapt(model), TextSide()
         adapter.check(self.needs, self.stages)
-        with compressing(Attachment(adapter, self.compress, self.repack, self.stages, run.note, texts)):
+        compress, stages = partial(compressed_by, self), checked_stages(self)
+        with compressing(Attachment(adapter, compress, self.repack, stages, run.note, texts)):
             yield run
+
+
+def compressed_by(compressor: Compressor, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+    """What a compressor makes of images, checked.
+
+    Raises:
+        FoveateError: It does not fit them; the message names the compressor.
+    """
+    return checked_compressed(compressor.compress(pictures, also), compressor, pictures)
+
+
+def checked_stages(compressor: Compressor) -> tuple[Cut, ...]:
+    """The cuts of a compressor, which refuse decisions that do not fit."""
+    return tuple(CheckedCut(stage) for stage in compressor.stages)
 
 
 def whole(pictures: Pictures, needs: tuple[Need, ...]) -> Compressed:
@@ -128,6 +146,16 @@ def alike(trace: Trace, features: Tensor) -> Tensor:
 def union(*plugins: Plugin) -> tuple[Need, ...]:
     """What several plug-ins read."""
     return tuple(dict.fromkeys(need for plugin in plugins for need in plugin.needs))
+
+
+def check_needed(keep: Keep | None, selector: Selector) -> None:
+    """Refuses a compressor without a budget whose selector needs one.
+
+    Raises:
+        BudgetError: Nothing would be dropped.
+    """
+    if keep is None and selector.needs_keep:
+        raise BudgetError(f"keep=None: {selector} needs a budget: how many patches stay, as a count or a fraction")
 
 
 def selectable(keep: Keep | None, merger: Merger, patches: int) -> int:

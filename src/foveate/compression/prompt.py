@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.compression.base import Compressor, Positions, budget, selectable, union, whole
-from foveate.compression.checks import checked_choice, checked_compression, checked_scores
+from foveate.compression.base import Compressor, Positions, budget, check_needed, selectable, union, whole
 from foveate.core.budget import Keep
+from foveate.core.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.contracts import Cut, Merger, Pictures, Scorer, Selector
 from foveate.core.errors import FoveateError
 from foveate.core.needs import Need, resolve_layer
@@ -37,6 +37,10 @@ class PromptCompressor(Compressor, Cut):
     merger: Merger = Drop()
     positions: Positions = "original"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_needed(self.keep, self.selector)
+
     @property
     def needs(self) -> tuple[Need, ...]:
         return union(self.scorer, self.selector, self.merger)
@@ -51,11 +55,12 @@ class PromptCompressor(Compressor, Cut):
     def cut(self, states: Float[Tensor, "batch patch dim"], trace: Trace) -> Decision:
         with torch.no_grad():
             padding = trace.places == PADDING
-            scores = checked_scores(self.scorer.score(trace), self.scorer, trace, padding)
+            scores = checked_scores(self.scorer.score(trace), self.scorer, trace, states.device, padding)
             keep = selectable(self.keep, self.merger, trace.patches)
             kept = self.selector.select(scores, trace, min(keep, states.shape[1]))
-            made = self.merger.merge(states, checked_choice(kept, self.selector, trace), scores, trace)
-            return Decision(scores, checked_compression(made, self.merger, *states.shape[:2]))
+            made = self.merger.merge(states, checked_choice(kept, self.selector, trace, scores), scores, trace)
+            tokens = states.shape[1]
+            return Decision(scores, checked_compression(made, self.merger, len(states), tokens, tokens, states.device))
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return self.planned((float(patches),) * depth, patches)
@@ -81,6 +86,7 @@ class Pipeline(Compressor):
     parts: tuple[Compressor, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         flat = tuple(inner for part in self.parts for inner in (part.parts if isinstance(part, Pipeline) else (part,)))
         object.__setattr__(self, "parts", flat)
         if not self.parts or any(part.stages != (part,) for part in self.parts[1:]):

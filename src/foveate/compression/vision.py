@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from foveate.compression.base import Compressor, Positions, budget, selectable, union
-from foveate.compression.checks import checked_choice, checked_compression, checked_scores
+from foveate.compression.base import Compressor, Positions, budget, check_needed, selectable, union
 from foveate.core.budget import Keep, resolve_keep
+from foveate.core.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.contracts import Merger, Pictures, Reduction, Scorer, Selector
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need
@@ -41,6 +41,8 @@ class VisionCompressor(Compressor):
     separators: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_needed(self.keep, self.selector)
         if late := [need for need in self.needs if need.in_decoder]:
             raise UnsupportedNeed(f"{late[0]} is known only inside the language model: use a PromptCompressor")
 
@@ -57,10 +59,12 @@ class VisionCompressor(Compressor):
         keep = selectable(self.keep, self.merger, trace.patches)
         material = pictures.project(sources[:, : trace.patches]) if self.merge_projected else sources
         with torch.no_grad():  # gradients flow through the tokens, not through the choice
-            scores = checked_scores(self.scorer.score(trace), self.scorer, trace).to(sources.device)
-            kept = checked_choice(self.selector.select(scores, trace, keep), self.selector, trace)
+            scores = checked_scores(self.scorer.score(trace), self.scorer, trace, sources.device)
+            kept = checked_choice(self.selector.select(scores, trace, keep), self.selector, trace, scores)
             made = self.merger.merge(material, kept, scores, trace)
-            compression = checked_compression(made, self.merger, *material.shape[:2])
+            compression = checked_compression(
+                made, self.merger, len(scores), scores.shape[1], material.shape[1], material.device
+            )
         tokens = compression.apply(material)
         tokens = tokens if self.merge_projected else pictures.project(tokens)
         decision, carried = Decision(scores, compression), trace.answers(also)

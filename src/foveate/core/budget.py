@@ -1,45 +1,72 @@
 """The only place where a budget is judged and becomes a count; how a method splits it is the method's own."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated, SupportsFloat
 
-from foveate.core.errors import BudgetError
+from foveate.core.errors import BudgetError, shown
+from foveate.core.values import Count, Judged, Misfit, Value, plain_number
+
+
+def plain_keep(keep: object) -> "int | float | Floor | Geometric | Times | Capped":
+    """Returns a budget with its number as one of Python; whether it is in range, `resolve_keep` judges.
+
+    Args:
+        keep: A whole number or a fraction, of any library (see `plain_number`), or a rule.
+
+    Raises:
+        BudgetError: It is something else.
+    """
+    if isinstance(keep, Floor | Geometric | Times | Capped):
+        return keep
+    try:
+        return plain_number(keep)
+    except Misfit:
+        raise BudgetError(
+            f"keep={shown(keep)}: expected how many patches stay, as a count such as 64 or a fraction such as 0.25"
+        ) from None
+
+
+Number = Annotated[SupportsFloat, Judged(plain_keep, "a budget")]
 
 
 @dataclass(frozen=True)
-class Floor:
+class Floor(Value):
     """A fraction of the patches rounded down, as `int()` does in the authors' scripts."""
 
-    share: float
+    share: Number
 
 
 @dataclass(frozen=True)
-class Geometric:
+class Geometric(Value):
     """Step `step` of `steps` on the way from all patches to `keep` of them, each step by the same factor."""
 
-    keep: int | float
-    step: int
-    steps: int
+    keep: Number
+    step: Count
+    steps: Count
 
 
 @dataclass(frozen=True)
-class Times:
+class Times(Value):
     """A budget times a factor, rounded down."""
 
-    keep: int | float
+    keep: Number
     factor: float
 
 
 @dataclass(frozen=True)
-class Capped:
+class Capped(Value):
     """A count, or all patches but one where there are not as many."""
 
     count: int
 
 
-Keep = int | float | Floor | Geometric | Times | Capped
-"""A budget: a count (int), a fraction of the patches (float in (0, 1], rounded half up, at least 1), or a rule."""
+Keep = Annotated[SupportsFloat | Floor | Geometric | Times | Capped, Judged(plain_keep, "a budget")]
+"""A budget: a count (integral), a fraction of the patches (real, in (0, 1], rounded half up, at least 1), or a rule.
+
+Numbers may be those of any library; 16.0 is no count.
+"""
 
 
 def resolve_keep(keep: Keep, patches: int) -> int:
@@ -50,11 +77,11 @@ def resolve_keep(keep: Keep, patches: int) -> int:
         patches: How many patches there were before any compression.
 
     Raises:
-        BudgetError: The count or fraction is not in range.
+        BudgetError: It is no budget, or its count or fraction is not in range.
     """
     match keep:
         case Floor(share):
-            return max(1, math.floor(_fraction(share, patches) * patches + 1e-9))
+            return max(1, math.floor(_fraction(share, f"1..{patches}") * patches + 1e-9))
         case Geometric(last, step, steps):
             share = resolve_keep(last, patches) / patches
             return max(1, math.floor(patches * share ** (step / steps) + 1e-9))
@@ -65,15 +92,16 @@ def resolve_keep(keep: Keep, patches: int) -> int:
             return max(1, count)
         case Capped(count):
             return max(1, min(count, patches - 1))
-        case float():
-            return max(1, math.floor(_fraction(keep, patches) * patches + 0.5))
-        case _ if not 1 <= keep <= patches:
-            raise BudgetError(f"keep={keep}: an image has {patches} patches here, keep 1..{patches} of them")
-        case _:
-            return keep
+    match plain_keep(keep):
+        case float() as share:
+            return max(1, math.floor(_fraction(share, f"1..{patches}") * patches + 0.5))
+        case int() as count if 1 <= count <= patches:
+            return count
+        case number:
+            raise BudgetError(f"keep={number}: an image has {patches} patches here, keep 1..{patches} of them")
 
 
-def check_budgets(keeps: Sequence[int | float], needed: bool = True) -> None:
+def check_budgets(keeps: Iterable[SupportsFloat], needed: bool = True) -> None:
     """Refuses budgets that no image allows, however many patches it has.
 
     Args:
@@ -81,19 +109,21 @@ def check_budgets(keeps: Sequence[int | float], needed: bool = True) -> None:
         needed: Whether there must be any.
 
     Raises:
-        BudgetError: A count is below 1, a fraction is not in (0, 1], or there is no budget.
+        BudgetError: One is no number, a count below 1 or a fraction that is not in (0, 1], or there is none.
     """
-    if needed and not keeps:
+    numbers = [plain_keep(keep) for keep in keeps]
+    if needed and not numbers:
         raise BudgetError("no budget is given: keep 1 or more patches, or a fraction of them in (0, 1]")
-    for keep in keeps:
-        if isinstance(keep, float):
-            if not 0 < keep <= 1:
-                raise BudgetError(f"keep={keep}: a fraction lies in (0, 1]; for a count give an int from 1 up")
-        elif keep < 1:
-            raise BudgetError(f"keep={keep}: a count is 1 or more; for a fraction of the patches write 0.5")
+    for number in numbers:
+        if isinstance(number, float):
+            _fraction(number, "from 1 up")
+        elif isinstance(number, int) and number < 1:
+            raise BudgetError(f"keep={number}: a count is 1 or more; for a fraction of the patches write 0.5")
 
 
-def _fraction(keep: float, patches: int) -> float:
-    if not 0 < keep <= 1:
-        raise BudgetError(f"keep={keep}: a fraction lies in (0, 1]; for a count give an int, 1..{patches}")
-    return keep
+def _fraction(keep: SupportsFloat, counts: str) -> float:
+    share = float(keep)
+    if not 0 < share <= 1:
+        instead = f"such as {share:.0f}" if share.is_integer() and share >= 1 else counts
+        raise BudgetError(f"keep={keep}: a fraction lies in (0, 1]; for a count give an int, {instead}")
+    return share

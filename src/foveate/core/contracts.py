@@ -9,9 +9,10 @@ from torch import Tensor
 
 from foveate.core.needs import Need
 from foveate.core.types import Arrangement, Block, Compression, Decision, Trace
+from foveate.core.values import Value
 
 
-class Plugin(ABC):  # noqa: B024 (what a plug-in must do, its kind says)
+class Plugin(Value, ABC):
     """Whatever reads a trace says what it will read."""
 
     @property
@@ -29,7 +30,12 @@ class Scorer(Plugin):
 
 
 class Selector(Plugin):
-    """Turns scores into a choice of patches."""
+    """Turns scores into a choice of patches.
+
+    `needs_keep` says that it knows no number of patches of its own, so that without a budget nothing would go.
+    """
+
+    needs_keep: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
@@ -119,7 +125,7 @@ class Cut(Plugin):
         """What this stage makes of the visual tokens that are expected at each block without it."""
 
 
-class Reduction(ABC):
+class Reduction(Value, ABC):
     """Leaves fewer tokens inside the vision tower, block by block.
 
     `needs_cls` says that it works in towers with [CLS] only, `before_mlp` that it acts between a block's attention and

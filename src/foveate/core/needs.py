@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, SupportsFloat
 
 from foveate.core.errors import LayerError
+from foveate.core.values import Count, Value, whole
 
 
 @dataclass(frozen=True)
-class Need:
+class Need(Value):
     """One thing to record.
 
     `per_question` says whether the answer depends on the question; if not, all questions about an image share the
@@ -25,7 +26,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class LayersFrom:
+class LayersFrom(Value):
     """Layers `start` up to and including the one that writes the features the language model is given."""
 
     start: int
@@ -93,8 +94,8 @@ class Downsampled(Need):
     The picture is resized to `rows` x `columns` patches, and the tower interpolates its positions.
     """
 
-    rows: int
-    columns: int
+    rows: Count
+    columns: Count
 
 
 @dataclass(frozen=True)
@@ -237,8 +238,9 @@ def resolve_layers(layers: Layers, depth: int, feature_layer: int) -> tuple[int,
     return tuple(resolve_layer(layer, depth) for layer in layers)
 
 
-def resolve_layer(layer: int, depth: int, owner: str = "tower") -> int:
+def resolve_layer(layer: SupportsFloat, depth: int, owner: str = "tower") -> int:
     """The non-negative number of one layer; see `resolve_layers`."""
+    layer = whole("layer", layer)
     if not -depth <= layer < depth:
         raise LayerError(f"layer {layer}: this {owner} has {depth} layers, choose 0..{depth - 1} or -{depth}..-1")
     return layer % depth

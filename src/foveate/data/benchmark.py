@@ -102,9 +102,12 @@ class Benchmark:
         names: Counter[str] = Counter()
         for row in bar(gallery.order(), "row", f"reading {self.name}"):
             for sample in self._of(row, questions, gallery, part):
-                names[sample.id] += 1
-                again = names[sample.id]
-                samples.append(replace(sample, id=f"{sample.id}#{again}") if again > 1 else sample)
+                name = sample.id
+                while names[name]:  # a row may be called what another one is called the second time
+                    names[sample.id] += 1
+                    name = f"{sample.id}#{names[sample.id]}"
+                names[name] += 1
+                samples.append(replace(sample, id=name) if name != sample.id else sample)
             if limit is not None and len(samples) >= limit:
                 break
         return samples[:limit]

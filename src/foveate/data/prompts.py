@@ -4,10 +4,13 @@ Sources: LLaVA-1.5's evaluation files and docs/Evaluation.md; for Qwen-VL and In
 contributed to VLMEvalKit. Where authors have no prompt for a kind of question, it is asked in LLaVA's words.
 """
 
-from string import ascii_uppercase
 from typing import NamedTuple
 
+from foveate.core.errors import DataError
 from foveate.data.sample import Form, VQASample
+
+LETTERS = "ABCDEFGH"
+"""Of options, in their order; what no letter stands for could be neither asked nor read out of an answer."""
 
 
 class Phrase(NamedTuple):
@@ -65,10 +68,18 @@ def phrased(sample: VQASample, family: str) -> str:
     Args:
         sample: The question.
         family: The `model_type` of the checkpoint's configuration.
+
+    Raises:
+        DataError: It has more options than there are letters.
     """
+    if len(sample.options) > len(LETTERS):
+        raise DataError(
+            f"it has {len(sample.options)} options: expected at most {len(LETTERS)}, which are called {LETTERS[0]} to "
+            f"{LETTERS[-1]}"
+        )
     phrase = FAMILIES.get(family, LLAVA)[sample.form]
     hint = phrase.hint.replace("{hint}", sample.hint) if sample.hint else ""
-    options = "\n".join(f"{letter}. {text}" for letter, text in zip(ascii_uppercase, sample.options, strict=False))
+    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, sample.options, strict=False))
     parts = {"{question}": sample.question, "{hint}": hint, "{options}": options}
     return _filled(phrase.text, parts)
 

@@ -12,14 +12,15 @@ from foveate.core.errors import DataError, OutputError
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.agreement import check_agreement
+from foveate.evaluation.asking import RECORD_IT, none_left, why_not
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.devices import team
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.interruption import interruptible
 from foveate.evaluation.module import Answering, Enough, RecordWriter
-from foveate.evaluation.records import RECORD_IT, Record, RecordFolder
-from foveate.evaluation.run import cached_load, data_of, refuse_bad, why_not
+from foveate.evaluation.records import Record, RecordFolder
+from foveate.evaluation.run import cached_load, data_of, refuse_bad
 from foveate.evaluation.sharing import said_by
 from foveate.models.decoding import warn_of_unused
 from foveate.models.load import LoadedModel
@@ -124,22 +125,40 @@ def predict(
     return True
 
 
-def encodings_of(config: EvalConfig, loaded: LoadedModel, samples: tuple[VQASample, ...], questions: str) -> Encodings:
+def encodings_of(
+    config: EvalConfig,
+    loaded: LoadedModel,
+    samples: tuple[VQASample, ...],
+    questions: str,
+    advice: str = RECORD_IT,
+) -> Encodings:
     """Returns the encodings of the images of a configuration's data.
 
+    Args:
+        config: Of the evaluation.
+        loaded: Its model.
+        samples: Its questions.
+        questions: Their hash.
+        advice: What to do where a question cannot be asked.
+
     Raises:
-        DataError: A question cannot be asked or a picture not decoded, and the configuration says to stop there.
+        DataError: A question cannot be asked or a picture not decoded, and the configuration says to stop there; or
+            none can.
         UnsupportedModel: Evaluations would not answer as the model's own `generate` does.
     """
     skip = config.on_error == "skip"
     if not skip:
-        refuse_bad(samples)
+        refuse_bad(samples, advice)
+    elif all(sample.problem for sample in samples):
+        raise none_left(samples, samples[0].problem)
     key = run_id({"checkpoint": loaded.identity, "data_hash": questions, "dtype": config.dtype, "code": code_hash()})
     images = images_of([sample for sample in samples if not sample.problem])
     try:
         encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)
     except DataError as error:
-        raise DataError(f"{error}; {RECORD_IT}") from error
+        if skip:
+            raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens) or str(error)) from error
+        raise DataError(f"{error}; {advice}") from error
     encodings.replayed = "encodings" in config.sharing
     warn_of_unused(loaded.model)
     once = run_id({"checkpoint": loaded.identity, "dtype": config.dtype, "code": code_hash()})
@@ -161,22 +180,14 @@ def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQ
     return [sample for some in sorted(pictures, key=length, reverse=True) for sample in some]
 
 
-def _refused(sample: VQASample, loaded: LoadedModel) -> str:
-    """Why a picture that can be decoded was not encoded."""
-    try:
-        loaded.images([sample.image])
-    except DataError as error:
-        return str(error)
-    return "its picture was not encoded"
-
-
 def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[VQASample], list[Record]]:
     """The questions that can be asked, and the records of the others."""
     good: list[VQASample] = []
     failed: list[Record] = []
     for sample in samples:
         if sample.problem or sample.image_id not in encodings:
-            failed.append(Record.of_failure(sample, why_not(sample) or _refused(sample, encodings.loaded)))
+            why = why_not(sample, encodings.loaded) or "its picture was not encoded"
+            failed.append(Record.of_failure(sample, why))
         else:
             good.append(sample)
     return good, failed

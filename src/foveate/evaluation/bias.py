@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import BudgetError, DeviceError
+from foveate.core.errors import BudgetError, DeviceError, OptionError
 from foveate.core.types import Grid
 from foveate.data.names import parsed
-from foveate.evaluation.bias_plan import BiasPlan
+from foveate.evaluation.bias_plan import MEND_IT, BiasPlan
 from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.devices import team
 from foveate.evaluation.run import cached_load, data_of
@@ -54,6 +54,10 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
     """
     if team().size > 1:
         raise DeviceError("bias is measured by one process: leave --devices and --nodes out")
+    if config.on_error == "skip":
+        raise OptionError(
+            f"on_error='skip': bias is measured of every question of the data; leave it out and {MEND_IT}"
+        )
     config = replace(config, compressor=Identity())
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
@@ -71,7 +75,7 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
             from foveate.evaluation.measuring import Measuring, check_shapes
             from foveate.evaluation.module import RecordWriter
 
-            encodings = encodings_of(config, loaded, samples, questions)
+            encodings = encodings_of(config, loaded, samples, questions, MEND_IT)
             check_shapes(encodings, grid)
             module = Measuring(encodings, plan, config.max_new_tokens)
             batches = QuestionsInBatches(samples, config.batch_size, only=frozenset(sample.id for sample in left))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from foveate.core.budget import check_budgets
 from foveate.core.errors import BudgetError
 
+MEND_IT = "mend the data"
+
 
 @dataclass(frozen=True)
 class BiasPlan:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveate.compression import Compressor
+from foveate.core.values import Value
 from foveate.data.load import default_split
 from foveate.data.names import parsed
 from foveate.evaluation.identity import identity_of
@@ -24,7 +25,7 @@ _CANNOT_CHANGE_AN_ANSWER = tuple(
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Value):
     """One evaluation.
 
     Attributes:
@@ -63,6 +64,7 @@ class EvalConfig:
     sharing: tuple[Sharing, ...] = SHARED
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.split:
             object.__setattr__(self, "split", default_split(self.data))
         check_numbers(self.seed, self.batch_size, self.max_new_tokens)

@@ -1,8 +1,11 @@
 """How long the answer to one question takes."""
 
+from itertools import islice
+
 import torch
 from torch.utils.benchmark import Timer
 
+from foveate.evaluation.asking import askable, none_left, why_not
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, data_of
 
@@ -15,16 +18,22 @@ def latency_ms(config: EvalConfig) -> float:
 
     The first questions of the data set are asked one after the other until a second has passed, after a warm-up and
     synchronised (`torch.utils.benchmark`). Features and [CLS] rows are replayed: the time of the vision tower,
-    which most methods share, is not in it.
+    which most methods share, is not in it. Questions that cannot be asked are left out.
+
+    Raises:
+        DataError: A question cannot be asked, and the configuration says to stop there; or none can.
     """
-    from foveate.evaluation.answering import encodings_of, set_aside  # Lightning takes seconds to import
+    from foveate.evaluation.answering import encodings_of  # Lightning takes seconds to import
     from foveate.evaluation.module import Answering
 
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
     module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.sharing)
-    first = set_aside(samples, encodings)[0][:_QUESTIONS]
+    every = askable(config, loaded, samples, encodings.arrangements)
+    first = [sample for sample, _ in islice(every, _QUESTIONS)]
+    if not first:
+        raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens))
 
     def ask() -> None:
         with torch.inference_mode():

@@ -9,16 +9,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import UnsupportedModel
+from foveate.core.errors import DataError, UnsupportedModel
 from foveate.core.progress import bar
 from foveate.core.types import Grid
 from foveate.data.sample import VQASample
-from foveate.evaluation.bias_plan import BiasPlan
+from foveate.evaluation.asking import prompt_of
+from foveate.evaluation.bias_plan import MEND_IT, BiasPlan
 from foveate.evaluation.causal import Curve, Inquiry, Occlusion, curve, inquire, occlusion
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.measures import Facts, Measured, curve_rows, map_rows, pair_rows, signal_rows
-from foveate.evaluation.module import asked, asked_text
+from foveate.evaluation.module import asked
 from foveate.evaluation.signals import Signal, asked_signals, norms_of, signals_of, target_of
 from foveate.evaluation.tables import SAMPLES
 from foveate.functional.regions import spread, squares
@@ -50,7 +51,7 @@ class Measuring(lightning.LightningModule):
     def predict_step(self, batch: list[VQASample]) -> dict[str, pa.Table]:
         loaded, plan = self.encodings.loaded, self.plan
         grid = loaded.adapter.tower.grid
-        prompts = [loaded.prompt(asked_text(loaded, sample)) for sample in batch]
+        prompts = [self._prompt(sample) for sample in batch]
         share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], loaded)
         inquiry = inquire(self.encodings, batch, prompts, self.max_new_tokens)
         pictures = asked(self.encodings, batch, prompts, share)
@@ -69,6 +70,13 @@ class Measuring(lightning.LightningModule):
             "maps": map_rows(measured),
         }
         return {SAMPLES: _sample_rows(batch, said, loaded.text(said), found), **tables}
+
+    def _prompt(self, sample: VQASample) -> list[int]:
+        image = self.encodings.arrangements[sample.image_id]
+        try:
+            return prompt_of(self.encodings.loaded, sample, image, self.max_new_tokens)
+        except DataError as error:
+            raise DataError(f"question {sample.id!r}: {error}; {MEND_IT}") from error
 
     def _without(
         self, inquiry: Inquiry, seen: Sequence[Signal], images: np.ndarray, blocks: Int[Tensor, " patch"]

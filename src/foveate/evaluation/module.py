@@ -2,7 +2,6 @@
 
 import math
 import signal
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from typing import Any
@@ -13,21 +12,22 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from foveate.compression import Compressor
+from foveate.compression.base import checked_stages, compressed_by
 from foveate.core.errors import DataError
 from foveate.core.types import Arrangement, Compressed
-from foveate.data.prompts import phrased
 from foveate.data.sample import VQASample
+from foveate.evaluation.asking import RECORD_IT, asked_text, prompt_of, reference_of
 from foveate.evaluation.encodings import EncodedPictures, Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.names import SHARED, Sharing
-from foveate.evaluation.records import RECORD_IT, Record, RunFolder
+from foveate.evaluation.records import Record, RunFolder
 from foveate.evaluation.sharing import Said
 from foveate.metrics.answers import SCORINGS
 from foveate.metrics.evidence import evidence_recall, things_kept
 from foveate.models.cutting import Cutting
-from foveate.models.engine import Answers, Conversation, answer, answer_each, likelihood
+from foveate.models.engine import Conversation, answer, answer_each, likelihood
+from foveate.models.greedy import Answers
 from foveate.models.joining import alike, in_groups
-from foveate.models.load import LoadedModel
 from foveate.models.pictures import Texts
 
 
@@ -70,29 +70,15 @@ class Answering(lightning.LightningModule):
     def _prompt(self, sample: VQASample, image: Arrangement) -> tuple[list[int], str]:
         """The prompt of a question, and why it cannot be asked; empty if it can."""
         try:
-            prompt = self.loaded.prompt(asked_text(self.loaded, sample), image)
-            self.loaded.reference(asked_text(self.loaded, sample), _foremost(sample.references))
+            return prompt_of(self.loaded, sample, image, self.max_new_tokens), ""
         except DataError as error:
             return [], str(error)
-        return prompt, self._too_long(prompt)
-
-    def _too_long(self, prompt: Sequence[int]) -> str:
-        """By the uncompressed prompt, so that the same questions fail whatever the compressor."""
-        context = getattr(self.loaded.adapter.text_config, "max_position_embeddings", None)
-        if context is None or len(prompt) + self.max_new_tokens <= context:
-            return ""
-        return (
-            f"its prompt of {len(prompt)} tokens and {self.max_new_tokens} of an answer exceed the model's context of "
-            f"{context}"
-        )
 
     def _answered(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Record]:
         share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], self.loaded)
         groups = self._sharing_a_picture(batch)
         first = [group[0] for group in groups]
-        references = [
-            self.loaded.reference(asked_text(self.loaded, sample), _foremost(sample.references)) for sample in batch
-        ]
+        references = [reference_of(self.loaded, sample) for sample in batch]
         compressed = self._compressed(batch, prompts, share, first)
         if self.compressor.stages:
             answers, cuts = self._asked_inside(prompts, compressed, references)
@@ -111,9 +97,10 @@ class Answering(lightning.LightningModule):
     ) -> tuple[Answers, Cutting]:
         """With cuts inside the language model, for which every question has its own."""
         adapter, method, limit = self.loaded.adapter, self.compressor, self.max_new_tokens
+        stages = checked_stages(method)
 
         def ask(drafts: Sequence[Sequence[int]]) -> tuple[Answers, Cutting]:
-            return answer_each(adapter, prompts, compressed, method.repack, method.stages, limit, drafts)
+            return answer_each(adapter, prompts, compressed, method.repack, stages, limit, drafts)
 
         answers, cuts = ask(references)
         if "drafts" not in self.sharing:
@@ -151,7 +138,7 @@ class Answering(lightning.LightningModule):
         samples, asks = [batch[i] for i in first], [prompts[i] for i in first]
         groups, pictures = asked_alike(self.encodings, samples, asks, share[first])
         besides = self.loaded.adapter.besides
-        return in_groups(lambda some: self.compressor.compress(some, besides), groups, pictures)
+        return in_groups(lambda some: compressed_by(self.compressor, some, besides), groups, pictures)
 
     def _sharing_a_picture(self, batch: Sequence[VQASample]) -> list[list[int]]:
         """Positions in the batch that share a compressed picture: all questions about it, unless each needs its own."""
@@ -222,16 +209,6 @@ def asked_alike(
         return asked(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], needed)
 
     return alike(arranged), pictures
-
-
-def asked_text(loaded: LoadedModel, sample: VQASample) -> str:
-    """What a model is asked, in the words of its family."""
-    return phrased(sample, loaded.model.config.model_type)
-
-
-def _foremost(references: Sequence[str]) -> str:
-    """The most frequent one; of equals the first; nothing where there is none."""
-    return Counter(references).most_common(1)[0][0] if references else ""
 
 
 class Enough(Exception):

@@ -26,8 +26,6 @@ from foveate.core.progress import bar
 from foveate.data.sample import VQASample
 from foveate.evaluation.config import run_id
 
-RECORD_IT = "mend the data, or let such questions be recorded as failed: --on-error skip"
-
 
 @dataclass(frozen=True)
 class Record:

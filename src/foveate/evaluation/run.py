@@ -9,10 +9,11 @@ from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
 from foveate.data.names import parsed
 from foveate.data.sample import VQASample
+from foveate.evaluation.asking import RECORD_IT, none_left, why_not
 from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.devices import team
 from foveate.evaluation.names import check_loggers
-from foveate.evaluation.records import RECORD_IT, RecordFolder
+from foveate.evaluation.records import RecordFolder
 from foveate.models.load import LoadedModel, load
 
 cached_load = lru_cache(maxsize=1)(load)
@@ -71,16 +72,21 @@ def evaluate(
     return folder
 
 
-def refuse_bad(samples: Sequence[VQASample]) -> None:
+def refuse_bad(samples: Sequence[VQASample], advice: str = RECORD_IT) -> None:
     """Raises `DataError` if one of the questions cannot be asked."""
     bad = [sample for sample in samples if sample.problem]
     if bad:
         more = f" ({len(bad)} such questions)" if len(bad) > 1 else ""
-        raise DataError(f"question {bad[0].id!r}: {bad[0].problem}{more}; {RECORD_IT}")
+        raise DataError(f"question {bad[0].id!r}: {bad[0].problem}{more}; {advice}")
 
 
-def first_usable(config: EvalConfig, samples: Sequence[VQASample]) -> VQASample:
+def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: LoadedModel | None = None) -> VQASample:
     """The first question that can be asked of those that a study compares methods on.
+
+    Args:
+        config: Of the study.
+        samples: The questions.
+        loaded: The model; None judges the data alone.
 
     Raises:
         DataError: The split has no answers, none can be asked, or one cannot and the configuration says to stop there.
@@ -93,22 +99,9 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample]) -> VQASample:
     if config.on_error == "stop":
         refuse_bad(samples)
     for sample in samples:
-        why = why_not(sample)
+        why = why_not(sample, loaded, config.max_new_tokens)
         if not why:
             return sample
         if config.on_error == "stop":
             raise DataError(f"question {sample.id!r}: {why}; {RECORD_IT}")
-    raise DataError(
-        f"none of {len(samples)} questions of {config.data!r} can be asked; the first: {why_not(samples[0])}"
-    )
-
-
-def why_not(sample: VQASample) -> str:
-    """Why a question cannot be asked; empty if it can."""
-    if sample.problem:
-        return sample.problem
-    try:
-        sample.picture.open()
-    except DataError as error:
-        return str(error)
-    return ""
+    raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens))

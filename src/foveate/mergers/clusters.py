@@ -8,6 +8,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Merger
 from foveate.core.types import PADDING, Compression, Trace
+from foveate.core.values import Share
 from foveate.functional.clustering import density_peaks, limited
 from foveate.functional.matching import rows_at
 from foveate.functional.mixing import appended, group_rows, left_over, mean_rows, unit_rows
@@ -27,8 +28,8 @@ class Clusters(Merger):
         ratio: Clusters per patch that comes back.
     """
 
-    share: float = 0.3
-    ratio: float = 0.1
+    share: Share = 0.3
+    ratio: Share = 0.1
 
     def merge(
         self,

@@ -12,6 +12,7 @@ from foveate.core.contracts import Merger
 from foveate.core.errors import BudgetError, UnsupportedNeed
 from foveate.core.needs import Keys, Need
 from foveate.core.types import EXTRA, PADDING, Compression, Trace
+from foveate.core.values import Share
 from foveate.functional.matching import nearest
 from foveate.functional.mixing import group_rows, left_over, mean_rows, packed, unit_rows
 from foveate.functional.ranking import listed
@@ -34,7 +35,7 @@ class Contextual(Merger):
     """
 
     keep: Keep
-    share: float = 5 / 32
+    share: Share = 5 / 32
     layer: int = -2
     cls: bool = True
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from foveate.core.contracts import Merger
 from foveate.core.needs import Keys, Need
 from foveate.core.types import Compression, Trace
+from foveate.core.values import Natural
 from foveate.functional.matching import neighbours
 from foveate.functional.mixing import appended, left_over, unit_rows
 
@@ -27,7 +28,7 @@ class WeightedNeighbours(Merger):
         layer: Of the tower, whose keys say what is near.
     """
 
-    neighbours: int = 32
+    neighbours: Natural = 32
     layer: int = -1
 
     @property

@@ -20,9 +20,10 @@ from foveate.compression import (
     TowerCompressor,
     VisionCompressor,
 )
-from foveate.core.budget import Capped, Floor, Geometric, Keep, Times
+from foveate.core.budget import Capped, Floor, Geometric, Keep, Number, Times, plain_keep
 from foveate.core.errors import BudgetError
 from foveate.core.needs import LayersFrom
+from foveate.core.values import whole
 from foveate.mergers import Clusters, Contextual, DroppedMean, Nearest, WeightedNeighbours, ZeroFill
 from foveate.reductions import Bipartite, InformationFlow
 from foveate.scorers import (
@@ -138,14 +139,15 @@ def prumerge(keep: Keep | None = None) -> Compressor:
 _PRUMERGE_PLUS = {64: (13, 11), 128: (40, 6), 192: (95, 3), 256: (95, 3)}  # of 576, in the VTC-CLS repository
 
 
-def prumerge_plus(keep: int | None = None) -> Compressor:
+def prumerge_plus(keep: Keep | None = None) -> Compressor:
     """PruMerge+: as PruMerge, with evenly sampled patches besides the outliers.
 
     Without `keep` the outliers decide, of which the samples are three times as many; with it, samples are three
     quarters of the budget. The counts 64, 128, 192 and 256 are those of the VTC-CLS repository for 576 patches, which
     for 192 keeps about 254, as for 256. Source: arXiv 2403.15388.
     """
-    best, stride = _PRUMERGE_PLUS.get(keep or 0, (None, None))
+    given = None if keep is None else plain_keep(keep)
+    best, stride = _PRUMERGE_PLUS.get(given, (None, None)) if isinstance(given, int) else (None, None)
     sampled = None if keep is None else 0.75
     selector = OutliersAndStride(outliers=best, stride=stride, fixed_for=576, sampled=sampled)
     return VisionCompressor(WideClsAttention(-1), keep, selector, WeightedNeighbours())
@@ -180,7 +182,8 @@ def hiprune(keep: Keep, alpha: float = 0.1, object_layer: int = 9, deep_layer: i
 
     `object_layer` counts from 1, as the authors' does. Source: arXiv 2508.00553.
     """
-    return VisionCompressor(ReceivedAttention(deep_layer), keep, Anchors(alpha, object_layer - 1))
+    anchors = Anchors(alpha, whole("object_layer", object_layer, least=1) - 1)
+    return VisionCompressor(ReceivedAttention(deep_layer), keep, anchors)
 
 
 def holov(keep: Keep, chunks: int = 16, deep_layer: int = -2) -> Compressor:
@@ -215,7 +218,7 @@ def mmtok(keep: Keep) -> Compressor:
     return VisionCompressor(Constant(), keep, MaxCoverage())
 
 
-def vscan(keep: int | float, local_layer: int = 5, layer: int = 16, deep_layer: int = -2) -> Compressor:
+def vscan(keep: Number, local_layer: int = 5, layer: int = 16, deep_layer: int = -2) -> Compressor:
     """VScan: 1.5 `keep` patches, local and global, others merged into them; half of `keep` before block `layer`.
 
     Source: arXiv 2505.22654.
@@ -235,11 +238,11 @@ def fastv(keep: Keep, layer: int = 2) -> Compressor:
 
     A fraction is the share kept (the authors' 1 - ratio), rounded down as they do. Source: arXiv 2403.06764.
     """
-    return PromptCompressor(PromptAttention(layer - 1), _floored(keep), layer)
+    return PromptCompressor(PromptAttention(whole("layer", layer) - 1), _floored(keep), layer)
 
 
 def pyramiddrop(
-    keep: int | float | None = None,
+    keep: Number | None = None,
     layers: tuple[int, ...] = (8, 16, 24),
     ratios: tuple[float, ...] = (0.5, 0.25, 0.125),
 ) -> Compressor:
@@ -264,7 +267,7 @@ _SPARSEVLM = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: 
 _SPARSEVLM_PLUS = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
 
 
-def sparsevlm(keep: int | float, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
+def sparsevlm(keep: Number, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
     """SparseVLM 1.5: raters' attention after each block of `after`; dropped tokens are recycled as cluster means.
 
     `keep` is the authors' name of a list of counts (192, 128, 96, 64); other numbers interpolate between the lists.
@@ -272,7 +275,7 @@ def sparsevlm(keep: int | float, after: tuple[int, ...] = (2, 6, 15)) -> Compres
     arXiv 2410.04417.
     """
     counts = _interpolated(_SPARSEVLM, keep, len(after))
-    cuts = zip(after, counts, strict=True)
+    cuts = zip(_blocks(after), counts, strict=True)
     return Pipeline(
         tuple(
             PromptCompressor(PromptAttention(k, "raters"), n, k + 1, merger=Clusters(), positions="repacked")
@@ -281,12 +284,12 @@ def sparsevlm(keep: int | float, after: tuple[int, ...] = (2, 6, 15)) -> Compres
     )
 
 
-def sparsevlm_plus(keep: int | float, after: tuple[int, ...] = (2, 6, 15), strongest: int = 14) -> Compressor:
+def sparsevlm_plus(keep: Number, after: tuple[int, ...] = (2, 6, 15), strongest: int = 14) -> Compressor:
     """SparseVLM+ (2.0): probabilities relative to what positions alone would score, no recycling, positions kept.
 
     Source: arXiv 2410.04417, code of version 2.0.
     """
-    cuts = zip(after, _interpolated(_SPARSEVLM_PLUS, keep, len(after)), strict=True)
+    cuts = zip(_blocks(after), _interpolated(_SPARSEVLM_PLUS, keep, len(after)), strict=True)
     return Pipeline(
         tuple(
             PromptCompressor(PromptAttention(k, "raters", debiased=True, strongest=strongest), n, k + 1)
@@ -295,30 +298,30 @@ def sparsevlm_plus(keep: int | float, after: tuple[int, ...] = (2, 6, 15), stron
     )
 
 
-def _interpolated(table: dict[int, tuple[int, ...]], keep: int | float, cuts: int) -> tuple[Capped, ...]:
-    names = [0, *sorted(table)]
-    if not isinstance(keep, int) or not 1 <= keep <= names[-1]:
-        raise BudgetError(f"keep={keep}: SparseVLM's lists of counts are named by counts, give an int 1..{names[-1]}")
+def _interpolated(table: dict[int, tuple[int, ...]], keep: Number, cuts: int) -> tuple[Capped, ...]:
+    names, count = [0, *sorted(table)], plain_keep(keep)
+    if not isinstance(count, int) or not 1 <= count <= names[-1]:
+        raise BudgetError(f"keep={count}: SparseVLM's lists of counts are named by counts, give an int 1..{names[-1]}")
     if cuts != 3:
         raise BudgetError(f"{cuts} cuts: SparseVLM's lists have three counts, so give three blocks")
     lists = [(0,) * 3, *(table[name] for name in names[1:])]
-    return tuple(Capped(round(float(np.interp(keep, names, counts)))) for counts in zip(*lists, strict=True))
+    return tuple(Capped(round(float(np.interp(count, names, counts)))) for counts in zip(*lists, strict=True))
 
 
-def dart(keep: int, layer: int = 2) -> Compressor:
+def dart(keep: Keep, layer: int = 2) -> Compressor:
     """DART: tokens least like a few pivots, chosen by the keys of block `layer` - 1.
 
     `keep` is the authors' setting, of which 4 + 8 * (keep // 8) remain. Source: arXiv 2502.11494.
     """
-    return PromptCompressor(Constant(), keep, layer, LeastAlike(layer - 1))
+    return PromptCompressor(Constant(), keep, layer, LeastAlike(whole("layer", layer) - 1))
 
 
-def feather(keep: int | float = 0.3, layers: tuple[int, ...] = (8, 16), step: int = 3) -> Compressor:
+def feather(keep: Number = 0.3, layers: tuple[int, ...] = (8, 16), step: int = 3) -> Compressor:
     """FEATHER: attention without positions joined with an even grid, then the square of that share of what is left.
 
     Source: arXiv 2412.13180.
     """
-    first, second = (PromptAttention(layer - 1, rotary=False, over="patches") for layer in layers)
+    first, second = (PromptAttention(whole("layers", layer) - 1, rotary=False, over="patches") for layer in layers)
     cut = PromptCompressor(first, _floored(keep), layers[0], Union((TopK(), Stride(step))))
     return Pipeline((cut, PromptCompressor(second, None, layers[1], TopShare(keep))))
 
@@ -329,4 +332,9 @@ def vtw(keep: Keep | None = None, layer: int = 15) -> Compressor:
 
 
 def _floored(keep: Keep | None) -> Keep | None:
+    keep = None if keep is None else plain_keep(keep)
     return Floor(keep) if isinstance(keep, float) else keep
+
+
+def _blocks(after: tuple[int, ...]) -> list[int]:
+    return [whole("after", block) for block in after]

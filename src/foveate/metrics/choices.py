@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from string import ascii_lowercase
 
-_LETTERS = "ABCDEFGH"  # none of the benchmarks has more options
+from foveate.data.prompts import LETTERS
 
 
 def pope_answer(prediction: str) -> str:
@@ -36,13 +35,13 @@ def option_letter(prediction: str) -> str:
     evaluation, without the language model that MMBench asks where they fail.
     """
     text = prediction.strip()
-    start = re.match(rf"\(?([{_LETTERS}{ascii_lowercase[: len(_LETTERS)]}])(?:[.):,]|\s*$)", text)
+    start = re.match(rf"\(?([{LETTERS}{LETTERS.lower()}])(?:[.):,]|\s*$)", text)
     if start:
         return start[1].upper()
-    said = re.search(rf"(?i:answer(?:\s+is)?\s*:?\s*)\(?([{_LETTERS}])\b", text)
+    said = re.search(rf"(?i:answer(?:\s+is)?\s*:?\s*)\(?([{LETTERS}])\b", text)
     if said:
         return said[1]
-    alone = set(re.findall(rf"(?<![\w'])([{_LETTERS}])(?![\w'])", text))
+    alone = set(re.findall(rf"(?<![\w'])([{LETTERS}])(?![\w'])", text))
     if len(text.split()) > 3:
         alone.discard("A")
     return alone.pop() if len(alone) == 1 else ""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
 from foveate.core.contracts import Reduction
-from foveate.core.errors import UnsupportedModel
+from foveate.core.errors import UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import Downsampled, Features, Fingerprint, Need
 from foveate.core.types import Arrangement, Compression, Grid
 from foveate.functional.fingerprint import fingerprints
@@ -59,7 +59,12 @@ class Llava(Adapter):
     def reduced(
         self, images: Images, reduction: Reduction, keep: int
     ) -> tuple[Float[Tensor, "image token dim"], Compression]:
-        tower = self.tower
+        tower, config = self.tower, self.model.config
+        if not isinstance(config.vision_feature_layer, int) and len(config.vision_feature_layer) > 1:
+            raise UnsupportedNeed(
+                f"{reduction} leaves other patches in every layer, and this model's features are those of several "
+                f"(vision_feature_layer={config.vision_feature_layer}): use a method that compresses behind the tower"
+            )
         pixels = images["pixel_values"].to(self.model.dtype)
         return reduced(self.inner.vision_tower, pixels, reduction, keep, tower.feature_layer, tower.has_cls)
 

@@ -6,11 +6,16 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
+from foveate.core.checks import checked_step
 from foveate.core.contracts import Reduction
-from foveate.core.errors import UnsupportedNeed
+from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.types import PADDING, Block, Compression
 from foveate.functional.mixing import unit_rows
+
+_BLOCKS = (CLIPEncoderLayer, SiglipEncoderLayer)
 
 
 def reduced(
@@ -40,12 +45,22 @@ def reduced(
         fewer tokens.
 
     Raises:
-        UnsupportedNeed: The reduction needs [CLS], and the tower has none.
+        UnsupportedNeed: The reduction needs [CLS], and the tower has none; or the tower's blocks are of another kind.
+        LayerError: No block runs before the features are written.
+        FoveateError: The reduction gave something that does not fit, or left another number of patches.
     """
+    if feature_layer < 0:
+        raise LayerError(f"{reduction}: the features are written before block 0, so no block drops or merges patches")
     if reduction.needs_cls and not has_cls:
         name = type(tower).__name__
         raise UnsupportedNeed(f"{reduction} reads the attention of [CLS], and {name} has none: use another reduction")
     transformer: Any = getattr(tower, "vision_model", tower)
+    kind = type(transformer.encoder.layers[0])
+    if kind not in _BLOCKS:
+        raise UnsupportedNeed(
+            f"{reduction} runs the blocks of a tower itself and knows those of CLIP and SigLIP, not {kind.__name__}: "
+            "use a method that compresses behind the tower"
+        )
     states = entered(transformer, pixels)
     original = states.shape[1]
     total = Compression(torch.arange(original, device=states.device).expand(len(states), -1))
@@ -59,12 +74,12 @@ def reduced(
         bias = _bias(total.real, size if reduction.proportional else None, states.dtype)
         mixed = F.scaled_dot_product_attention(query, key, value, bias, scale=scaling)
         states = states + layer.self_attn.out_proj(mixed.transpose(1, 2).flatten(2))
-        step, carried = reduction.reduce(block, carried)
+        step, carried = checked_step(reduction.reduce(block, carried), reduction, block)
         states = step.apply(states) if reduction.before_mlp else states
         states = states + layer.mlp(layer.layer_norm2(states))
         states = states if reduction.before_mlp else step.apply(states)
         total = _composed(total, step, original)
-    return _patches(states, total, has_cls)
+    return _patches(states, total, has_cls, reduction, keep)
 
 
 def entered(transformer: Any, pixels: Tensor, **options: bool) -> Float[Tensor, "image token dim"]:  # noqa: ANN401
@@ -100,11 +115,21 @@ def _composed(first: Compression, then: Compression, sources: int) -> Compressio
     return Compression(origin, then.apply(unit_rows(first.origin, sources) if first.mixing is None else first.mixing))
 
 
-def _patches(states: Tensor, total: Compression, has_cls: bool) -> tuple[Tensor, Compression]:
-    """Without [CLS], which is the first token and the first source, and in raster order."""
+def _patches(
+    states: Tensor, total: Compression, has_cls: bool, reduction: Reduction, keep: int
+) -> tuple[Tensor, Compression]:
+    """Without [CLS], which is the first token and the first source, and in raster order.
+
+    Raises:
+        FoveateError: There are not as many patches as shall remain.
+    """
     skip = int(has_cls)
-    origin = total.origin[:, skip:]
-    order = origin.masked_fill(origin == PADDING, total.origin.shape[1] + int(total.origin.max())).argsort(dim=-1)
+    origin, count = total.origin[:, skip:], total.count - skip
+    last, fewest, most = torch.stack([total.origin.max(), count.min(), count.max()]).tolist()
+    if fewest != keep or most != keep:
+        left = f"{fewest} to {most}" if fewest < most else str(most)
+        raise FoveateError(f"{reduction} left {left} patches: expected exactly keep={keep} behind the feature layer")
+    order = origin.masked_fill(origin == PADDING, total.origin.shape[1] + last).argsort(dim=-1)
 
     def ordered(rows: Tensor) -> Tensor:
         return rows[:, skip:].gather(1, order[..., None].expand(-1, -1, rows.shape[2]))

@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Reduction
 from foveate.core.errors import LayerError
 from foveate.core.types import PADDING, Block, Compression
+from foveate.core.values import Share
 from foveate.functional.attention import attention_rows
 from foveate.functional.ranking import listed
 
@@ -29,7 +30,7 @@ class InformationFlow(Reduction):
     """
 
     needs_cls: ClassVar[bool] = True
-    memory: float = 0.5
+    memory: Share = 0.5
 
     def reduce(self, block: Block, state: Tensor | None) -> tuple[Compression, Tensor | None]:
         if block.feature_layer == 0:

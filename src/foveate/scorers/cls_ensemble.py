@@ -30,7 +30,7 @@ class ClsEnsemble(Scorer):
     layers: Layers = LayersFrom(-4)
     weights: tuple[float, ...] = ()
     reduce: Literal["sum", "mean", "max", "min"] = "sum"
-    heads: Literal["mean", "max"] | tuple[int, ...] = "mean"
+    heads: Literal["mean", "sum", "max"] | tuple[int, ...] = "mean"
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -32,6 +32,7 @@ class Hybrid(Scorer):
     normalise: Literal["rank", "minmax", "softmax", "none"] = "rank"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.weights and len(self.weights) != len(self.scorers):
             raise ValueError(f"{len(self.weights)} weights for {len(self.scorers)} scorers: give one each, or none")
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need, PromptRows
 from foveate.core.types import PADDING, Trace
+from foveate.core.values import Count
 from foveate.functional.attention import reduce_heads
 
 
@@ -36,8 +37,8 @@ class PromptAttention(Scorer):
     rotary: bool = True
     over: Literal["all", "patches"] = "all"
     debiased: bool = False
-    heads: Literal["mean", "max"] | tuple[int, ...] = "mean"
-    strongest: int | None = None
+    heads: Literal["mean", "sum", "max"] | tuple[int, ...] = "mean"
+    strongest: Count | None = None
 
     @property
     def needs(self) -> tuple[Need, ...]:

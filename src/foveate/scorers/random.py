@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Fingerprint, Need
 from foveate.core.types import PADDING, Trace
+from foveate.core.values import Natural
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Random(Scorer):
     Pixels in half precision are other values, so they draw other patches.
     """
 
-    seed: int = 0
+    seed: Natural = 0
 
     @property
     def needs(self) -> tuple[Need, ...]:

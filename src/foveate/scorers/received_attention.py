@@ -26,7 +26,7 @@ class ReceivedAttention(Scorer):
     """
 
     layer: int
-    heads: Literal["mean", "max"] | tuple[int, ...] = "mean"
+    heads: Literal["mean", "sum", "max"] | tuple[int, ...] = "mean"
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -25,7 +25,7 @@ class ResponseAttention(Scorer):
     """
 
     layers: tuple[int, ...] = ()
-    heads: Literal["mean", "max"] | tuple[int, ...] = "mean"
+    heads: Literal["mean", "sum", "max"] | tuple[int, ...] = "mean"
 
     @property
     def needs(self) -> tuple[Need, ...]:

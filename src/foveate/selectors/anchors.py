@@ -1,6 +1,7 @@
 """What an earlier layer attends to, with its neighbours, and the best of the rest."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import Need, ReceivedRows
 from foveate.core.types import Trace
+from foveate.core.values import Share
 from foveate.functional.ranking import marked, ranked, top_k
 from foveate.functional.regions import with_neighbours
 
@@ -27,7 +29,8 @@ class Anchors(Selector):
         layer: Of the tower, 0-based, negative from the end. (The authors count from 1.)
     """
 
-    alpha: float = 0.1
+    needs_keep: ClassVar[bool] = True
+    alpha: Share = 0.1
     layer: int = 8
 
     @property

@@ -1,6 +1,7 @@
 """Every stretch of the picture gets a part of the budget, by its mean score."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from foveate.core.contracts import Selector
 from foveate.core.types import PADDING, Trace
+from foveate.core.values import Count
 from foveate.functional.ranking import ranked
 from foveate.functional.regions import group_means, proportional, rank_within, runs
 
@@ -29,7 +31,8 @@ class ChunkQuota(Selector):
         chunks: How many, for each image.
     """
 
-    chunks: int = 16
+    needs_keep: ClassVar[bool] = True
+    chunks: Count = 16
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf

@@ -1,6 +1,7 @@
 """Good patches that are unlike one another: the determinantal point process."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,7 @@ class Determinantal(Selector):
         projected: Whether features are compared after the projector.
     """
 
+    needs_keep: ClassVar[bool] = True
     projected: bool = True
 
     @property

@@ -1,7 +1,7 @@
 """Patches that resemble all others, weighted by their scores."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ class FacilityLocation(Selector):
         combine: The score to that power multiplies the gain ("multi") or is added to it ("add").
     """
 
+    needs_keep: ClassVar[bool] = True
     alpha: float = 1.0
     combine: Literal["multi", "add"] = "multi"
 

@@ -1,6 +1,7 @@
 """The best patches, and of the others those that are least alike."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import Features, Need
 from foveate.core.types import Trace
+from foveate.core.values import Share
 from foveate.functional.diversity import thinned
 from foveate.functional.matching import cosine
 from foveate.functional.ranking import listed, marked, ranked
@@ -27,7 +29,8 @@ class ImportantDiverse(Selector):
         important_ratio: Share of the budget, rounded down, that goes by score.
     """
 
-    important_ratio: float = 0.5
+    needs_keep: ClassVar[bool] = True
+    important_ratio: Share = 0.5
 
     @property
     def needs(self) -> tuple[Need, ...]:

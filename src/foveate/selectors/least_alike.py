@@ -1,6 +1,7 @@
 """A few pivots, and the tokens that are least like them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import Need, Role, TokenKeys, TokenRoles, TokenStates
 from foveate.core.types import Trace
+from foveate.core.values import Count
 from foveate.functional.matching import cosine, rows_at
 from foveate.functional.ranking import listed, marked, ranked
 
@@ -29,8 +31,9 @@ class LeastAlike(Selector):
         pivots: Of each kind.
     """
 
+    needs_keep: ClassVar[bool] = True
     layer: int = 1
-    pivots: int = 4
+    pivots: Count = 4
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -1,6 +1,7 @@
 """Half of the budget by an early layer, window by window; the other half by score."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import ClsRows, Need
 from foveate.core.types import Trace
+from foveate.core.values import Count
 from foveate.functional.ranking import listed, marked, top_k
 from foveate.functional.regions import rank_within, rectangles
 
@@ -27,8 +29,9 @@ class LocalAndGlobal(Selector):
         windows: In each direction, as equal as whole patches allow.
     """
 
+    needs_keep: ClassVar[bool] = True
     layer: int = 5
-    windows: int = 4
+    windows: Count = 4
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -1,6 +1,7 @@
 """Patches that span the features of all."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import Features, Need
 from foveate.core.types import Trace
+from foveate.core.values import Positive
 from foveate.functional.diversity import determinantal
 from foveate.functional.ranking import in_raster_order
 
@@ -27,7 +29,8 @@ class LogDeterminant(Selector):
         projected: Whether features are compared after the projector.
     """
 
-    gamma: float = 0.01
+    needs_keep: ClassVar[bool] = True
+    gamma: Positive = 0.01
     projected: bool = True
 
     @property

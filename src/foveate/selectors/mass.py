@@ -8,6 +8,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.types import Trace
+from foveate.core.values import Share
 from foveate.functional.clustering import limited
 from foveate.functional.ranking import listed, marked, ranked
 
@@ -20,7 +21,7 @@ class Mass(Selector):
         share: Of the sum of all scores; negative scores count as 0.
     """
 
-    share: float
+    share: Share
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         best = ranked(scores, keep)

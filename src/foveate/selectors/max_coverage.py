@@ -1,6 +1,7 @@
 """Patches that cover the question's words and the picture."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import Features, Need, QuestionEmbeddings
 from foveate.core.types import Trace
+from foveate.core.values import Positive
 from foveate.functional.diversity import coverage
 from foveate.functional.matching import cosine
 from foveate.functional.ranking import in_raster_order
@@ -30,8 +32,9 @@ class MaxCoverage(Selector):
         alpha: See above.
     """
 
-    text_temperature: float = 0.02
-    vision_temperature: float = 0.2
+    needs_keep: ClassVar[bool] = True
+    text_temperature: Positive = 0.02
+    vision_temperature: Positive = 0.2
     alpha: float = 0.5
 
     @property

@@ -1,6 +1,7 @@
 """Patches that are far from one another."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,7 @@ class MaxMin(Selector):
         projected: Whether features are compared after the projector.
     """
 
+    needs_keep: ClassVar[bool] = True
     projected: bool = True
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.types import Trace
+from foveate.core.values import Count, Share
 from foveate.functional.outliers import outliers
 from foveate.functional.ranking import ranked
 from foveate.functional.regions import numbered, rank_within
@@ -33,10 +34,10 @@ class OutliersAndStride(Selector):
     """
 
     factor: float = 1.5
-    outliers: int | None = None
-    stride: int | None = None
-    fixed_for: int | None = None
-    sampled: float | None = None
+    outliers: Count | None = None
+    stride: Count | None = None
+    fixed_for: Count | None = None
+    sampled: Share | None = None
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf

@@ -29,6 +29,10 @@ class PerTile(Selector):
     selector: Selector = TopK()
 
     @property
+    def needs_keep(self) -> bool:  # type: ignore[override] (a constant of the others, here that of what it wraps)
+        return self.selector.needs_keep
+
+    @property
     def needs(self) -> tuple[Need, ...]:
         return self.selector.needs
 

@@ -1,6 +1,7 @@
 """Every part of the picture gets the same share of the budget."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.types import Trace
+from foveate.core.values import Count
 from foveate.functional.ranking import top_k
 from foveate.functional.regions import rank_within, rectangles
 
@@ -23,8 +25,9 @@ class RegionQuota(Selector):
         columns: Of rectangles.
     """
 
-    rows: int = 4
-    columns: int = 4
+    needs_keep: ClassVar[bool] = True
+    rows: Count = 4
+    columns: Count = 4
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         region = rectangles(trace.places.to(scores.device), trace.views, self.rows, self.columns)

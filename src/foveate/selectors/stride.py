@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.types import Trace
+from foveate.core.values import Count
 from foveate.functional.ranking import listed
 from foveate.functional.regions import located
 
@@ -25,7 +26,7 @@ class Stride(Selector):
         step: In both directions, from the top left patch.
     """
 
-    step: int = 3
+    step: Count = 3
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         places = trace.places.to(scores.device)

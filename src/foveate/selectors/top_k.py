@@ -1,7 +1,7 @@
 """The patches with the highest scores."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -19,6 +19,7 @@ class TopK(Selector):
         order: "raster", or "score" for falling scores.
     """
 
+    needs_keep: ClassVar[bool] = True
     order: Literal["raster", "score"] = "raster"
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:

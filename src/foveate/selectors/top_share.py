@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from foveate.core.budget import resolve_keep
+from foveate.core.budget import Number, plain_keep, resolve_keep
 from foveate.core.contracts import Selector
 from foveate.core.types import Trace
 from foveate.functional.ranking import top_k
@@ -24,7 +24,7 @@ class TopShare(Selector):
         power: See above.
     """
 
-    keep: int | float
+    keep: Number
     power: int | float = 2
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
@@ -37,5 +37,5 @@ class TopShare(Selector):
         return max(1, math.floor(left * self._share(patches) + 1e-9))
 
     def _share(self, patches: int) -> float:
-        resolve_keep(self.keep, patches)  # judges it
-        return (self.keep if isinstance(self.keep, float) else self.keep / patches) ** self.power
+        count, keep = resolve_keep(self.keep, patches), plain_keep(self.keep)
+        return (keep if isinstance(keep, float) else count / patches) ** self.power

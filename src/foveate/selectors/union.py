@@ -26,6 +26,10 @@ class Union(Selector):
     selectors: tuple[Selector, ...]
 
     @property
+    def needs_keep(self) -> bool:  # type: ignore[override] (a constant of the others, here that of what it wraps)
+        return any(selector.needs_keep for selector in self.selectors)
+
+    @property
     def needs(self) -> tuple[Need, ...]:
         return tuple(dict.fromkeys(need for selector in self.selectors for need in selector.needs))
 

@@ -47,7 +47,7 @@ def ablate(
     """
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-    first_usable(config, samples)  # bad data is refused now
+    first_usable(config, samples, loaded)  # bad data is refused now
     tower = loaded.adapter.tower
     choices = choices_for(tower)
     keeps = sorted({resolve_keep(budget, tower.grid.patches) for budget in keep}, reverse=True)

@@ -77,7 +77,7 @@ def compare(
         raise BudgetError(f"no budget is given: keep 1..{patches} equivalent tokens, or a fraction of the patches")
     choices = [choice for label, recipe in recipes.items() for choice in _choices(label, recipe, loaded, tuple(seeds))]
     choices, left_out = _reaching(choices, budgets)
-    choices, not_applicable = _running(choices, left_out, budgets, loaded, first_usable(config, samples))
+    choices, not_applicable = _running(choices, left_out, budgets, loaded, first_usable(config, samples, loaded))
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each cell has its own
     facts = {

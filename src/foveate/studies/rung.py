@@ -12,6 +12,7 @@ full.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,15 +21,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from foveate.compression.base import compressed_by
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.answering import encodings_of
+from foveate.evaluation.asking import askable
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.identity import identity_of
-from foveate.evaluation.module import asked_alike, asked_text
+from foveate.evaluation.module import asked_alike
 from foveate.evaluation.run import cached_load, data_of
 from foveate.metrics.evidence import SHOWN
 from foveate.models.joining import in_groups
@@ -73,9 +76,9 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
+    every = list(askable(config, loaded, samples, encodings.arrangements))
+    samples, prompts = [sample for sample, _ in every], [prompt for _, prompt in every]
     arranged = [encodings.arrangements[sample.image_id] for sample in samples]
-    asks = [asked_text(loaded, sample) for sample in samples]
-    prompts = [loaded.prompt(text, image) for text, image in zip(asks, arranged, strict=True)]
     share = evidence_of(samples, arranged, loaded)
     worth = _shown(share) if signal == "evidence" else _looked_at(encodings, samples, prompts, config.batch_size)
     first = {sample.image_id: row for row, sample in reversed(list(enumerate(samples)))}
@@ -100,7 +103,8 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
                 "rank it; leave the rung out (--rung none)"
             )
         params.append(trial.params)
-        agreement.append(_agreement(in_groups(compressor.compress, groups, pictures).decision.compression.kept, wanted))
+        made = in_groups(partial(compressed_by, compressor), groups, pictures)
+        agreement.append(_agreement(made.decision.compression.kept, wanted))
     return Rung(params, np.array(agreement))
 
 

@@ -64,7 +64,7 @@ def search(
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     reported, _ = data_of(config.data, plan.report_split, config.limit, config.seed)
     _check_apart(samples, reported, config.split, plan.report_split)
-    first_usable(config, samples)  # bad data is refused now
+    first_usable(config, samples, loaded)  # bad data is refused now
     space = space_of(plan, loaded)
     objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)
     identity = config.identity(loaded.identity, questions)

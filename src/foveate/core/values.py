@@ -1,0 +1,221 @@
+"""Values that judge their own fields, so that whoever makes one is told at once what it cannot hold."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from functools import cache
+from math import isnan
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+
+from foveate.core.errors import OptionError, shown
+
+
+class Misfit(ValueError):
+    """A value that is not of the kind that is asked for."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A rule for a field, written `Annotated[type, Judged(...)]`.
+
+    Attributes:
+        judge: Returns the plain value, or raises `Misfit` or an error of its own.
+        expected: What it takes, in words.
+    """
+
+    judge: Callable[[Any], Any]
+    expected: str
+
+
+def plain_number(value: object) -> int | float:
+    """Returns a number of any library as a number of Python.
+
+    Args:
+        value: An integral or real number: Python's, NumPy's, a fraction, a decimal, or an array or tensor without
+            dimensions that holds one.
+
+    Raises:
+        Misfit: It is something else, such as a truth value, a text, NaN or an array.
+    """
+    if getattr(value, "shape", None) == () and (item := getattr(value, "item", None)):
+        with suppress(RuntimeError):  # of a tensor without content
+            value = item()
+    match value:
+        case bool():
+            raise Misfit
+        case Integral():
+            return int(value)
+        case Real() | Decimal():
+            with suppress(OverflowError, ValueError):  # of a fraction beyond all floats, of a signalling NaN
+                if not isnan(number := float(value)):
+                    return number
+    raise Misfit
+
+
+def whole_number(value: object) -> int:
+    """Returns a whole number as Python's; 2.0 is one.
+
+    Raises:
+        Misfit: It is none.
+    """
+    number = plain_number(value)
+    if isinstance(number, float) and not number.is_integer():
+        raise Misfit
+    return int(number)
+
+
+def whole(name: str, value: object, least: int | None = None) -> int:
+    """Returns the whole number that an argument must be.
+
+    Args:
+        name: Of the argument.
+        value: As it was given.
+        least: What it must be at least; None means any.
+
+    Raises:
+        OptionError: It is none, or below that.
+    """
+    with suppress(Misfit):
+        number = whole_number(value)
+        if least is None or number >= least:
+            return number
+    raise OptionError(f"{name}={shown(value)}: expected a whole number" + (f" from {least} up" if least else ""))
+
+
+def _share(value: object) -> float:
+    if not 0 <= (number := float(plain_number(value))) <= 1:
+        raise Misfit
+    return number
+
+
+def _count(value: object) -> int:
+    if (number := whole_number(value)) < 1:
+        raise Misfit
+    return number
+
+
+def _natural(value: object) -> int:
+    if (number := whole_number(value)) < 0:
+        raise Misfit
+    return number
+
+
+def _positive(value: object) -> float:
+    if not 0 < (number := float(plain_number(value))):
+        raise Misfit
+    return number
+
+
+Share = Annotated[float, Judged(_share, "a number from 0 to 1")]
+Count = Annotated[int, Judged(_count, "a whole number from 1 up")]
+Natural = Annotated[int, Judged(_natural, "a whole number from 0 up")]
+Positive = Annotated[float, Judged(_positive, "a number above 0")]
+
+
+class Value:
+    """A frozen dataclass whose numbers, words and switches are judged, and made plain, when it is made.
+
+    A number of NumPy or torch becomes one of Python, so what is equal prints alike and has one identity. Classes of
+    other packages are left as they are, for they may mean what they hold.
+    """
+
+    __no_type_check__: ClassVar[bool] = True  # jaxtyping would judge a number before it is plain
+
+    def __post_init__(self) -> None:
+        for name, hint in _judged(type(self)):
+            value = getattr(self, name)
+            try:
+                found = fitted(value, hint)
+            except Misfit:
+                raise OptionError(f"{type(self).__name__}: {name}={shown(value)}: expected {expected(hint)}") from None
+            if found is not value:
+                object.__setattr__(self, name, found)
+
+
+@cache
+def _judged(kind: type) -> tuple[tuple[str, Any], ...]:
+    """Returns the fields of a class of this package with their hints."""
+    ours = kind.__module__.partition(".")[0] == "foveate"
+    return tuple((field.name, field.type) for field in fields(kind)) if ours else ()  # type: ignore[arg-type]
+
+
+def fitted(value: Any, hint: Any) -> Any:  # noqa: ANN401 (of any field)
+    """Returns the value as a hint has it: plain numbers, lists as tuples.
+
+    Args:
+        value: Of a field.
+        hint: Of the field. Only numbers, switches, words, tuples and unions of them are judged.
+
+    Raises:
+        Misfit: It is not of that kind.
+    """
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated and (rule := _rule(parts)):
+        return rule.judge(value)
+    if origin in (Union, UnionType):
+        return _one_of(value, parts)
+    if origin is Literal:
+        if not any(type(value) is type(word) and value == word for word in parts):
+            raise Misfit
+        return value
+    if origin is tuple:
+        return tuple(fitted(item, parts[0]) for item in _items(value))
+    if hint is bool:
+        return _switch(value)
+    if hint is int:
+        return whole_number(value)
+    return float(plain_number(value)) if hint is float else value
+
+
+def expected(hint: Any) -> str:  # noqa: ANN401 (of any field)
+    """Returns in words what a hint asks for."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated and (rule := _rule(parts)):
+        return rule.expected
+    if origin in (Union, UnionType):
+        return " or ".join(map(expected, parts))
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin is tuple:
+        return f"a tuple, each of its items {expected(parts[0])}"
+    names = {bool: "True or False", int: "a whole number", float: "a number", NoneType: "None"}
+    return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"
+
+
+def _rule(parts: tuple[Any, ...]) -> Judged | None:
+    return next((part for part in parts if isinstance(part, Judged)), None)
+
+
+def _one_of(value: Any, hints: tuple[Any, ...]) -> Any:  # noqa: ANN401 (of any field)
+    """Returns the value as the first of several hints that fits has it."""
+    if any(isinstance(hint, type) and type(value) is hint for hint in hints) and value == value:
+        return value
+    if int in hints and float in hints:
+        with suppress(Misfit):
+            return plain_number(value)
+    for hint in hints:
+        if not isinstance(hint, type) or hint in (int, float, bool):
+            with suppress(Misfit):
+                return fitted(value, hint)
+        elif isinstance(value, hint):
+            return value
+    raise Misfit
+
+
+def _items(value: Any) -> tuple[Any, ...] | list[Any]:  # noqa: ANN401 (of any field)
+    if getattr(value, "ndim", None) == 1:
+        return value.tolist()
+    if isinstance(value, list | tuple | range):
+        return tuple(value)
+    raise Misfit
+
+
+def _switch(value: Any) -> bool:  # noqa: ANN401 (of any field)
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, bool):
+        raise Misfit
+    return value
