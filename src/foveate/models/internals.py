@@ -17,8 +17,10 @@ INTERNALS = {
     "masking_utils.ALL_MASK_ATTENTION_FUNCTIONS": "the mask function of each attention kernel",
     "masking_utils.create_causal_mask": "masks for key-value caches whose layers differ in length",
     "modeling_utils.ALL_ATTENTION_FUNCTIONS": "the attention kernels by name",
+    "models.clip.modeling_clip.CLIPEncoderLayer": "reductions inside a CLIP tower",
     "models.llava_next.modeling_llava_next.image_size_to_num_patches": "the number of tiles of LLaVA-NeXT images",
     "models.qwen3_vl.modeling_qwen3_vl.BaseModelOutputWithDeepstackFeatures": "the image features of Qwen3-VL",
+    "models.siglip.modeling_siglip.SiglipEncoderLayer": "reductions inside a SigLIP tower",
     "vision_utils.get_vision_window_index": "the windows of the Qwen2.5-VL tower",
 }
 """Each name below `transformers`, and what it is used for."""

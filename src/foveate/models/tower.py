@@ -6,16 +6,15 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
-from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from foveate.core.checks import checked_step
 from foveate.core.contracts import Reduction
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.types import PADDING, Block, Compression
 from foveate.functional.mixing import unit_rows
+from foveate.models.internals import internal
 
-_BLOCKS = (CLIPEncoderLayer, SiglipEncoderLayer)
+_BLOCKS = ("models.clip.modeling_clip.CLIPEncoderLayer", "models.siglip.modeling_siglip.SiglipEncoderLayer")
 
 
 def reduced(
@@ -56,7 +55,7 @@ def reduced(
         raise UnsupportedNeed(f"{reduction} reads the attention of [CLS], and {name} has none: use another reduction")
     transformer: Any = getattr(tower, "vision_model", tower)
     kind = type(transformer.encoder.layers[0])
-    if kind not in _BLOCKS:
+    if kind not in map(internal, _BLOCKS):
         raise UnsupportedNeed(
             f"{reduction} runs the blocks of a tower itself and knows those of CLIP and SigLIP, not {kind.__name__}: "
             "use a method that compresses behind the tower"
