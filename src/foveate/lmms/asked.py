@@ -17,10 +17,18 @@ USED = (*_SAMPLING, *_SEARCH, "do_sample", "max_new_tokens", "max_gen_toks", "un
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """A chat prompt with its pictures, in reading order, and the tokens of which the probability is wanted, if any."""
+    """A chat prompt.
+
+    Attributes:
+        written: Its text.
+        images: In reading order.
+        data: The parts of the text that come from the task.
+        target: The tokens of which the probability is wanted, if any.
+    """
 
     written: str
     images: Sequence[Image]
+    data: Sequence[str] = ()
     target: Sequence[int] = ()
 
     @classmethod
@@ -39,13 +47,13 @@ class Asked:
                 )
         texts = context.split(PLACEHOLDER)
         if len(texts) == 1:
-            return cls(loaded.written([*[None] * len(images), context], system), images)
+            return cls(loaded.written([*[None] * len(images), context], system), images, (context,))
         if len(texts) - 1 != len(images):
             raise DataError(
                 f"the question {context[:60]!r} has {len(texts) - 1} places ({PLACEHOLDER}) for {len(images)} pictures"
             )
         content = [part for text in texts for part in (None, text.strip()) if part != ""][1:]
-        return cls(loaded.written(content, system), images)
+        return cls(loaded.written(content, system), images, [part for part in content if part])
 
 
 def decoding(asked: Mapping[str, Any], limit: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from loguru import logger
 
 from foveate.core.errors import FoveateError
 from foveate.core.progress import bar, hush
+from foveate.core.values import whole
 from foveate.evaluation.config import code_hash
 from foveate.evaluation.identity import identity_of
 from foveate.lmms.asked import USED, Asked, decoding, until
@@ -79,7 +80,7 @@ class Foveate(lmms):
         self.compressor = for_model(method, keep, options, self.loaded.adapter)
         with self.compressor.attached(self.loaded):
             pass  # a layer that the model lacks is better told now
-        self.attention, self.max_new_tokens = attn_implementation, int(max_new_tokens)
+        self.attention, self.max_new_tokens = attn_implementation, whole("max_new_tokens", max_new_tokens, 1)
         self.system_prompt = self._resolve_system_prompt(str(system_prompt))
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise FoveateError(f"batch_size={batch_size!r}: expected a number of questions; it is not found out here")
@@ -210,7 +211,7 @@ class Foveate(lmms):
     ) -> tuple[list[list[int]], list[float], tuple[torch.Tensor, ...]]:
         """Of each prompt the answer's tokens and how many it was given; of each step the logits."""
         adapter = self.loaded.adapter
-        inputs = self.loaded.inputs([one.written for one in asked], [one.images for one in asked])
+        inputs = self.loaded.inputs(*([getattr(one, name) for one in asked] for name in ("written", "images", "data")))
         ids, compressed = inputs["input_ids"], bool(asked[0].images)
         model: Any = self.loaded.model
         with greedily(model), self.compressor.attached(self.loaded) if compressed else nullcontext() as run:

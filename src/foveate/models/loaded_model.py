@@ -135,7 +135,9 @@ class LoadedModel:
             raise ValueError(f"these {len(images)} pictures have different shapes: give those of one shape together")
         return SeenPictures(self.adapter, inputs, arrangements[0], texts, self.companion)
 
-    def inputs(self, texts: Sequence[str], images: Sequence[Sequence[Image]]) -> dict[str, Tensor]:
+    def inputs(
+        self, texts: Sequence[str], images: Sequence[Sequence[Image]], data: Sequence[Sequence[str]] | None = None
+    ) -> dict[str, Tensor]:
         """Returns what the model's own processor does, key by key, for prompts padded on the left.
 
         That is all that the stock model's `forward` and `generate` need, also where that processor cannot be built
@@ -144,6 +146,7 @@ class LoadedModel:
         Args:
             texts: Chat prompts, as `written`, with one image token for each image.
             images: Of each prompt, in reading order; none for a prompt about text.
+            data: Of each prompt the parts that come from data, in which nothing is a control token; None trusts all.
 
         Raises:
             DataError: A prompt has not as many image tokens as images, or the token of a video.
@@ -154,7 +157,8 @@ class LoadedModel:
         seen, arrangements = self.images(flat, [len(own) for own in images]) if flat else ({}, [])
         left = iter(arrangements)
         given = [[next(left) for _ in own] for own in images]
-        prompts = [self._prompts.whole(text, own) for text, own in zip(texts, given, strict=True)]
+        parts = [()] * len(texts) if data is None else data
+        prompts = [self._prompts.whole(*prompt) for prompt in zip(texts, given, parts, strict=True)]
         pad = self.processor.tokenizer.pad_token_id
         padded, real = left_padded(prompts, self.adapter.pad_token if pad is None else pad, self.device)
         kinds = {"mm_token_type_ids": (padded == self.adapter.image_token).long()}

@@ -84,17 +84,18 @@ class Prompts:
         ends = self.adapter.ends
         return [*tokens, *([end] if end in ends else ends[:1])]
 
-    def whole(self, text: str, arrangements: Sequence[Arrangement]) -> list[int]:
+    def whole(self, text: str, arrangements: Sequence[Arrangement], data: Sequence[str] = ()) -> list[int]:
         """Returns the tokens of a chat prompt, with a whole run for each of its image tokens.
 
         Args:
             text: The prompt, as `written`.
             arrangements: Of its images, in reading order.
+            data: The parts of it that come from data, in which nothing is a control token.
 
         Raises:
             DataError: It has not as many image tokens as images, or the token of a video.
         """
-        ids = self.ids(text)
+        ids = self._beside(text, data)
         if (found := ids.count(self.adapter.image_token)) != len(arrangements):
             raise DataError(
                 f"{text!r} has {found} image tokens for {len(arrangements)} pictures: expected one for each"
@@ -123,6 +124,25 @@ class Prompts:
         tokenizer = self.processor.tokenizer
         started = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
         return tokenizer(text, add_special_tokens=special and not started)["input_ids"]
+
+    def _beside(self, text: str, data: Sequence[str]) -> list[int]:
+        """Tokens of a chat prompt of which some parts come from data.
+
+        Raises:
+            DataError: A part that holds a control token does not stand in the prompt as it is, or see `_plain`.
+        """
+        ids: list[int] = []
+        rest, first = text, True
+        for part in filter(self._holds_control, (part.strip() for part in data)):
+            before, there, rest = rest.partition(part)
+            if not there:
+                raise DataError(
+                    f"{shown(part)} holds what the model's tokenizer reads as a control token, and the chat template "
+                    "does not write it as it is: remove it from the data"
+                )
+            ids += [*self.ids(before, special=first), *self._plain(part)]
+            first = False
+        return ids + self.ids(rest, special=first)
 
     @cached_property
     def _controls(self) -> frozenset[str]:
