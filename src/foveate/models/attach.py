@@ -35,7 +35,7 @@ from foveate.models.hooks import Conversation, hooked, unpacked
 from foveate.models.joining import alike, in_groups
 from foveate.models.packing import pack, prompts_of
 from foveate.models.pictures import SeenPictures, Texts, TextSide
-from foveate.models.turns import Held, NextTurn, cache_of, held_by, hold, holds_tokens, mark_of
+from foveate.models.turns import Held, NextTurn, cache_of, held_by, hold, holds_tokens, length_of, mark_of
 
 Compress = Callable[..., Compressed]
 Note = Callable[[Compressed, Layout, Cutting], None]
@@ -186,7 +186,7 @@ class Attachment:
             )
         if held is None:
             return inputs
-        known = held.ids.shape[1] + cache_of(inputs).get_seq_length() - held.short.shape[1]
+        known = held.ids.shape[1] + length_of(cache_of(inputs)) - held.short.shape[1]
         if images[:, known + 1 :].any():  # a model may say its image token
             raise FoveateError(
                 "new images behind past_key_values that already hold tokens are not compressed: give the whole "

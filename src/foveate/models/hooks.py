@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foveate.models.cutting import Cutting
 from foveate.models.decoder import Decoder
-from foveate.models.turns import holds_tokens
+from foveate.models.turns import holds_tokens, length_of
 
 
 class Conversation:
@@ -72,7 +72,7 @@ class Conversation:
         """While active, one pass of stock `generate` runs; yields its inputs as the shortened prompt calls for them."""
         ids, more, past = inputs["input_ids"], {}, 0
         if self.cuts.stages or self._late is not None:  # else nobody asks: it may be a number on the device
-            past = self.cache.get_seq_length() if holds_tokens(self.cache) else 0
+            past = length_of(self.cache) if holds_tokens(self.cache) else 0
         if self.cuts.stages and past == 0:
             self.cuts.expand(len(ids) // self._prompt[0])
         elif self.cuts.stages:

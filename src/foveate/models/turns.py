@@ -51,7 +51,7 @@ class Held:
         """
         ids, cache = inputs["input_ids"], cache_of(inputs)
         self._check(ids, cache, whole)
-        prompt, since = self.ids.shape[1], cache.get_seq_length() - self.short.shape[1]
+        prompt, since = self.ids.shape[1], length_of(cache) - self.short.shape[1]
         new = ids.shape[1] - prompt - since if whole else ids.shape[1]
         if new < 1:
             raise FoveateError(
@@ -78,10 +78,10 @@ class Held:
                 "this cache comes from a method that cuts inside the language model, where every block knows other "
                 f"tokens, and cannot be gone on from. {_WHOLE}"
             )
-        if len(ids) != len(self.ids) or cache.get_seq_length() < self.short.shape[1]:
+        if len(ids) != len(self.ids) or length_of(cache) < self.short.shape[1]:
             raise FoveateError(
                 f"the cache began with {len(self.ids)} prompts of {self.short.shape[1]} tokens, and now "
-                f"{cache.get_seq_length()} tokens of {len(ids)} prompts are to be gone on from: beams, several "
+                f"{length_of(cache)} tokens of {len(ids)} prompts are to be gone on from: beams, several "
                 f"sequences and prompts that were cropped cannot be. {_WHOLE}"
             )
         mark = mark_of(cache, self.short.shape[1])
@@ -149,6 +149,11 @@ class NextTurn:
         yield inputs
 
 
+def length_of(cache: Any) -> int:  # noqa: ANN401
+    """Returns how many tokens a cache holds of each prompt; a static one counts on the device."""
+    return int(cache.get_seq_length())
+
+
 def cache_of(inputs: dict[str, Any]) -> Any:  # noqa: ANN401
     """Returns the key-value cache that a caller gave, under its name in transformers 5.24 or under the older one."""
     return inputs.get("cache") if inputs.get("cache") is not None else inputs.get("past_key_values")
@@ -156,4 +161,4 @@ def cache_of(inputs: dict[str, Any]) -> Any:  # noqa: ANN401
 
 def holds_tokens(cache: Any) -> bool:  # noqa: ANN401
     """Tells whether something was run with this cache."""
-    return cache is not None and (not isinstance(cache, Cache) or bool(cache.get_seq_length() > 0))
+    return cache is not None and (not isinstance(cache, Cache) or length_of(cache) > 0)
