@@ -52,7 +52,7 @@ def test_the_search_writes_what_its_help_promises(finished):
             assert picture.width > 800
     assert "Searched single range weights for quality: 40 trials" in printed
     assert "First rung: agreement with response ranks accuracy with rho" in printed
-    assert "the winner is" in printed
+    assert "the winner" in printed and "Too few images for any test (n = " in printed
     table = pd.read_csv(out / "search_weights" / "table.csv")
     assert {"winner", "best single layer", "uniform ensemble", "published default", "random"} <= set(table["scorer"])
     study = load(out)
