@@ -3,26 +3,17 @@
 Every door uses `as_rgb`: tables of benchmarks, images in memory, `LoadedModel.images`, and so lmms-eval and notebooks.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from PIL import ExifTags
+from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
-from PIL.Image import Image, Transpose
+from PIL.Image import Image
 
 from foveate.core.errors import DataError, said
 
-_TURNS = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
-_ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-"""Entries of `Image.info` that may hold an orientation."""
+_SIDEWAYS = (5, 6, 7, 8)  # orientations whose width is the stored height
 
 
 def as_rgb(image: Image, name: str = "this image") -> Image:
@@ -43,12 +34,12 @@ def as_rgb(image: Image, name: str = "this image") -> Image:
     """
     if not isinstance(image, Image):
         raise DataError(f"{name} is a {type(image).__name__}: expected a PIL image, such as PIL.Image.open(path)")
-    image.load()  # Pillow itself turns a TIFF while it is decoded
-    turn = _TURNS.get(_orientation(image, name))
-    eight = _eight_bits(image if turn is None else image.transpose(turn), name)
+    image.load()  # what fails here is not its EXIF data
+    with _reading_exif(name):
+        upright = ImageOps.exif_transpose(image)
+    eight = _eight_bits(upright, name)
     rgb = _opaque(eight) if _transparent(eight) else eight.convert("RGB")
-    for entry in (*_ORIENTED, "transparency"):
-        rgb.info.pop(entry, None)
+    rgb.info.pop("transparency", None)
     return rgb
 
 
@@ -62,19 +53,25 @@ def upright_size(image: Image, name: str = "this image") -> tuple[int, int]:
     Raises:
         DataError: Its EXIF data cannot be read.
     """
-    sideways = image.format != "TIFF" and _orientation(image, name) >= 5  # Pillow knows of a TIFF how it is turned
+    with _reading_exif(name):
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    sideways = turned and image.format != "TIFF"  # of which Pillow knows how it is turned
     return (image.height, image.width) if sideways else image.size
 
 
-def _orientation(image: Image, name: str) -> int:
-    """Returns the EXIF orientation, 1 to 8; 1 if there is none, or one that no standard knows."""
+@contextmanager
+def _reading_exif(name: str) -> Iterator[None]:
+    """Names the image whose EXIF data Pillow cannot parse.
+
+    Raises:
+        DataError: It cannot.
+    """
     try:
-        found: Any = image.getexif().get(ExifTags.Base.Orientation, 1)
+        yield
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError) as error:  # what Pillow's parser raises
         raise DataError(
             f"{name}: its EXIF data, which may say how it is turned, cannot be read ({said(error)}): store it without"
         ) from error
-    return found if found in _TURNS else 1
 
 
 def _eight_bits(image: Image, name: str) -> Image:
