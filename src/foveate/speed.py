@@ -24,9 +24,8 @@ from torch import Tensor
 
 from foveate.compression import Compressor
 from foveate.compression.base import checked_stages, compressed_by
-from foveate.core.contracts import Cut
+from foveate.core.contracts import AroundCut
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
-from foveate.core.needs import Need
 from foveate.core.progress import bar
 from foveate.core.types import Arrangement, Decision, Trace
 from foveate.cost.clock import Clock, peak_bytes
@@ -270,28 +269,12 @@ def sides_of(loaded: LoadedModel, asked: Sequence[int], picture: Image) -> Seque
     return (own,)
 
 
-@dataclass(frozen=True)
-class _TimedCut(Cut):
-    """A cut that does what another one does, and is told apart from the blocks around it."""
+@dataclass(frozen=True, repr=False)
+class _TimedCut(AroundCut):
+    """A cut that is told apart from the blocks around it."""
 
-    stage: Cut
     clock: Clock
-
-    @property
-    def layer(self) -> int:  # type: ignore[override] (a field of the others, here that of what it wraps)
-        return self.stage.layer
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.stage.needs
-
-    @property
-    def repack(self) -> bool:
-        return self.stage.repack
 
     def cut(self, states: Tensor, trace: Trace) -> Decision:
         with self.clock.part("scoring"):
             return self.stage.cut(states, trace)
-
-    def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
-        return self.stage.planned(blocks, patches)

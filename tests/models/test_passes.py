@@ -189,4 +189,6 @@ def test_a_call_of_the_inner_model_is_refused_and_not_left_uncompressed(loaded, 
     with vtc_cls(16, 1).attached(loaded.model):
         with pytest.raises(FoveateError, match=r"LlavaModel was called inside the `with`.*LlavaForConditional"):
             loaded.model.model(**inputs)
+        with pytest.raises(FoveateError, match="LlavaModel was called inside"):
+            loaded.model.model(inputs["input_ids"], inputs["pixel_values"])
     loaded.model.model(**inputs)

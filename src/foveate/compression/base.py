@@ -116,7 +116,7 @@ class Compressor(Value, ABC):
 
 
 def compressed_by(compressor: Compressor, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-    """What a compressor makes of images, checked.
+    """Returns what a compressor makes of images, checked.
 
     Raises:
         FoveateError: It does not fit them; the message names the compressor.

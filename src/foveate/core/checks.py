@@ -5,14 +5,13 @@ devices only those of plug-ins from elsewhere, which costs a synchronisation eac
 error of the device that names nobody.
 """
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 
 import torch
 from torch import Tensor
 
-from foveate.core.contracts import Cut, Pictures, Reduction, Scorer, Selector
+from foveate.core.contracts import AroundCut, Pictures, Reduction, Scorer, Selector
 from foveate.core.errors import FoveateError, shown
-from foveate.core.needs import Need
 from foveate.core.types import EXTRA, PADDING, Block, Compressed, Compression, Decision, Trace
 
 
@@ -192,33 +191,12 @@ def checked_step(made: object, reduction: Reduction, block: Block) -> tuple[Comp
     return step, made[1]
 
 
-@dataclass(frozen=True, repr=False)
-class CheckedCut(Cut):
+class CheckedCut(AroundCut):
     """A cut whose decisions are checked."""
-
-    stage: Cut
-
-    def __repr__(self) -> str:
-        return repr(self.stage)
-
-    @property
-    def layer(self) -> int:  # type: ignore[override] (a field of the others, here that of what it wraps)
-        return self.stage.layer
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return self.stage.needs
-
-    @property
-    def repack(self) -> bool:
-        return self.stage.repack
 
     def cut(self, states: Tensor, trace: Trace) -> Decision:
         batch, tokens = states.shape[:2]
         return checked_decision(self.stage.cut(states, trace), self.stage, batch, tokens, states.device)
-
-    def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
-        return self.stage.planned(blocks, patches)
 
 
 def _left(trace: Trace) -> int:
@@ -227,12 +205,12 @@ def _left(trace: Trace) -> int:
 
 
 def _looked_at(plugin: object, device: torch.device) -> bool:
-    """Whether to read the values that a plug-in gave on a device."""
+    """Tells whether to read the values that a plug-in gave on a device."""
     return device.type == "cpu" or (device.type != "meta" and not _ours(plugin))
 
 
 def _ours(plugin: object) -> bool:
-    """Whether a plug-in and all that it holds are of this package, whose tests say that values are right."""
+    """Tells whether a plug-in and all that it holds are of this package, whose tests say that values are right."""
     if isinstance(plugin, tuple):
         return all(map(_ours, plugin))
     if not is_dataclass(plugin):

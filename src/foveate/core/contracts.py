@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from jaxtyping import Float, Int
@@ -123,6 +124,31 @@ class Cut(Plugin):
     @abstractmethod
     def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
         """What this stage makes of the visual tokens that are expected at each block without it."""
+
+
+@dataclass(frozen=True, repr=False)
+class AroundCut(Cut):
+    """A cut that does something around another one, and is otherwise like it."""
+
+    stage: Cut
+
+    def __repr__(self) -> str:
+        return repr(self.stage)
+
+    @property
+    def layer(self) -> int:  # type: ignore[override] (a field of the others, here that of what it wraps)
+        return self.stage.layer
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.stage.needs
+
+    @property
+    def repack(self) -> bool:
+        return self.stage.repack
+
+    def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
+        return self.stage.planned(blocks, patches)
 
 
 class Reduction(Value, ABC):

@@ -31,7 +31,7 @@ from foveate.models.calls import (
 )
 from foveate.models.cutting import Cutting, cuts_of
 from foveate.models.decoder import Layout
-from foveate.models.hooks import Conversation, hooked, unpacked
+from foveate.models.hooks import Conversation, hooked
 from foveate.models.joining import alike, in_groups
 from foveate.models.packing import pack, prompts_of
 from foveate.models.pictures import SeenPictures, Texts, TextSide
@@ -40,6 +40,10 @@ from foveate.models.turns import Held, NextTurn, cache_of, held_by, hold, holds_
 Compress = Callable[..., Compressed]
 Note = Callable[[Compressed, Layout, Cutting], None]
 _ATTACHED = "_foveate_attached"
+_NEW_IMAGES = (
+    "new images behind past_key_values that already hold tokens are not compressed: give the whole conversation "
+    "without past_key_values"
+)
 
 
 class _Inside(local):
@@ -98,9 +102,8 @@ class Attachment:
         with ExitStack() as stack:
             if self.stages:
                 stack.enter_context(self._cutting)  # hooks are the model's, so one thread at a time
+            if self.stages or self.adapter.decoder.flashes:
                 stack.enter_context(hooked(self.adapter.decoder, conversation))
-            elif not self.repack and self.adapter.axes == 1 and self.adapter.decoder.flashes:
-                stack.enter_context(unpacked(self.adapter.decoder, conversation))
             yield result, conversation
         if conversation.cache is not None:
             ids, short, real = inputs["input_ids"], result["input_ids"], result["attention_mask"].bool()
@@ -162,10 +165,7 @@ class Attachment:
                 "generate, which keeps track of what every block knows"
             )
         if has_images(self.adapter, inputs):
-            raise FoveateError(
-                "new images behind past_key_values that already hold tokens are not compressed: give the whole "
-                "conversation without past_key_values"
-            )
+            raise FoveateError(_NEW_IMAGES)
         if held is None:
             return inputs
         check_positions(inputs)
@@ -188,10 +188,7 @@ class Attachment:
             return inputs
         known = held.ids.shape[1] + length_of(cache_of(inputs)) - held.short.shape[1]
         if images[:, known + 1 :].any():  # a model may say its image token
-            raise FoveateError(
-                "new images behind past_key_values that already hold tokens are not compressed: give the whole "
-                "conversation without past_key_values"
-            )
+            raise FoveateError(_NEW_IMAGES)
         check_positions(inputs)
         seen = (*self.adapter.image_inputs, "mm_encoder_outputs")  # of images that the cache holds
         return held.further({name: value for name, value in inputs.items() if name not in seen}, whole=True)

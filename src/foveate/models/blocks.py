@@ -13,7 +13,7 @@ from foveate.core.types import Compressed
 from foveate.functional.sequence import positions
 from foveate.models.cutting import cuts_of
 from foveate.models.decoder import Decoder, Layout
-from foveate.models.hooks import Conversation, hooked, unpacked
+from foveate.models.hooks import Conversation, hooked
 
 
 class Blocks:
@@ -70,9 +70,9 @@ class Blocks:
         """The tokens of the first prompts that stand behind so many others."""
         prompts, until = len(states), before + states.shape[1]
         deep: dict[str, Any] = {}
-        if self.layout.deep and self.layout.role[:prompts, before:until].eq(Role.VISUAL).any():
+        visual = self.layout.role[:prompts, before:until] == Role.VISUAL
+        if self.layout.deep and visual.any():
             levels = [level.to(states.dtype) for level in self.layout.deep]
-            visual = self.layout.role[:prompts, before:until] == Role.VISUAL
             deep = {"visual_pos_masks": visual, "deepstack_visual_embeds": levels}
         position = self.layout.position[:, :prompts, before:until]
         real = self.cutting.segments[0].real[:prompts, :until]
@@ -80,11 +80,8 @@ class Blocks:
 
     def _run(self, states: Tensor, position: Tensor, real: Tensor, prompting: bool, **deep: Any) -> Tensor:  # noqa: ANN401
         with ExitStack() as stack:
-            if self.cutting.stages:
+            if self.cutting.stages or self.decoder.flashes:
                 stack.enter_context(hooked(self.decoder, self._conversation))
-                stack.enter_context(self._conversation.acting(prompting))
-            elif self.decoder.flashes:
-                stack.enter_context(unpacked(self.decoder, self._conversation))
                 stack.enter_context(self._conversation.acting(prompting))
             output = self.decoder.model(
                 inputs_embeds=states,

@@ -24,7 +24,8 @@ def check_inner(adapter: Adapter, module: nn.Module, args: tuple, kwargs: dict[s
     Raises:
         FoveateError: It is given images itself.
     """
-    if kwargs.get(adapter.image_inputs[0]) is not None:
+    inputs = by_name(module.forward, args, kwargs) if args else kwargs
+    if inputs.get(adapter.image_inputs[0]) is not None:
         raise FoveateError(
             f"{type(module).__name__} was called inside the `with`, where only calls of {type(adapter.model).__name__} "
             "are compressed: call that, or leave the `with`"

@@ -7,7 +7,6 @@ differences between methods. What is left out is named.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from warnings import warn
 
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -33,12 +32,6 @@ def told_unused(model: PreTrainedModel) -> str:
     """Returns what to say of those settings; nothing where there is none."""
     left = ", ".join(f"{name}={value!r}" for name, value in unused(model).items())
     return left and f"evaluations decode greedily: {left} of the checkpoint's generation_config is not used"
-
-
-def warn_of_unused(model: PreTrainedModel) -> None:
-    """Warns of settings that are not used."""
-    if said := told_unused(model):
-        warn(said, stacklevel=2)
 
 
 @contextmanager

@@ -97,7 +97,11 @@ class Conversation:
 
 @contextmanager
 def hooked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
-    """While active, the prompt of a conversation is cut before its stages' blocks; later passes get what these know."""
+    """While active, the prompt of a conversation is cut before its stages' blocks; later passes get what these know.
+
+    Kernels are not given its positions: queries and keys are rotated before, and flash kernels would take holes in them
+    for the borders of packed sequences.
+    """
     cuts = conversation.cuts
     state: dict[str, Any] = {}
     asking = False  # a block is asked for its queries and keys ahead of its own pass
@@ -115,7 +119,7 @@ def hooked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
             finally:
                 asking = False
         segment = cuts.segment(number)
-        kernels = {"position_ids": None}  # in which they would take holes for the borders of packed sequences
+        kernels = {"position_ids": None}
         if segment.start == 0:
             return (states, *args[1:]), kwargs | kernels
         if number == segment.start:
@@ -132,20 +136,4 @@ def hooked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
     with ExitStack() as stack:
         for number, block in enumerate(decoder.blocks):
             stack.callback(block.register_forward_pre_hook(partial(hook, number=number), with_kwargs=True).remove)
-        yield
-
-
-@contextmanager
-def unpacked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
-    """While active, attention kernels are not given the positions of a conversation.
-
-    Flash kernels take holes in them for the borders of packed sequences; queries and keys are rotated before.
-    """
-
-    def hook(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        return (args, {**kwargs, "position_ids": None}) if conversation.acts else None
-
-    with ExitStack() as stack:
-        for block in decoder.blocks:
-            stack.callback(block.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield

@@ -67,10 +67,8 @@ class Held:
         if not whole:
             return {**inputs, "attention_mask": mask, "position_ids": position[..., -new:]}
         before = torch.zeros_like(position[..., :1]).expand(*position.shape[:-1], self.short.shape[1])  # cut off again
-        ids = torch.cat([self.short, ids[:, prompt:]], 1)
-        return {
-            **inputs, "input_ids": ids, "attention_mask": mask, "position_ids": torch.cat([before, position], -1)
-        }  # fmt: skip
+        known = {"input_ids": torch.cat([self.short, ids[:, prompt:]], 1), "attention_mask": mask}
+        return {**inputs, **known, "position_ids": torch.cat([before, position], -1)}
 
     def _check(self, ids: Tensor, cache: Any, whole: bool) -> None:  # noqa: ANN401
         if self.cut:
