@@ -1,8 +1,9 @@
-"""Whether evaluations answer as the stock model's `generate` does, found out by asking both."""
+"""Compares the answers of evaluations with those of the stock model's `generate`."""
 
 import json
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from PIL import Image
@@ -11,13 +12,26 @@ from torch import Tensor
 from foveate.compression import Identity
 from foveate.core.errors import UnsupportedModel
 from foveate.core.files import replacing
+from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.models.blocks import Blocks
-from foveate.models.decoding import greedily
+from foveate.models.decoding import greedily, told_unused
 from foveate.models.engine import embedded
 from foveate.models.load import LoadedModel
 
 _TOLERANCE = {"float32": 2e-3}  # of the largest logit
 _HALF = 0.1
+
+
+def check_evaluated(config: EvalConfig, loaded: LoadedModel) -> None:
+    """Warns of settings of a checkpoint that evaluations leave out, and refuses one that they would answer for wrongly.
+
+    Raises:
+        UnsupportedModel: See `check_agreement`.
+    """
+    if left_out := told_unused(loaded.model):
+        warn(left_out, stacklevel=2)
+    once = run_id({"checkpoint": loaded.identity, "dtype": config.dtype, "code": code_hash()})
+    check_agreement(loaded, config.out / "encodings" / f"{once}.agrees.json")
 
 
 @torch.inference_mode()

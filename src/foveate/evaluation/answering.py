@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 from foveate.core.errors import DataError, OutputError
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample, images_of
-from foveate.evaluation.agreement import check_agreement
+from foveate.evaluation.agreement import check_evaluated
 from foveate.evaluation.asking import RECORD_IT, none_left, why_not
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
@@ -22,7 +22,6 @@ from foveate.evaluation.module import Answering, Enough, RecordWriter
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.evaluation.run import cached_load, data_of, refuse_bad
 from foveate.evaluation.sharing import said_by
-from foveate.models.decoding import warn_of_unused
 from foveate.models.load import LoadedModel
 
 
@@ -68,6 +67,7 @@ class Share:
                 "all nodes"
             )
         encodings = encodings_of(config, loaded, samples, questions)
+        check_evaluated(config, loaded)
         good, failed = set_aside([sample for sample in samples if sample.id in self.left], encodings)
         said = said_by(loaded, config.out) if "answers" in config.sharing and config.exact else None
         skip = config.on_error == "skip"
@@ -144,7 +144,6 @@ def encodings_of(
     Raises:
         DataError: A question cannot be asked or a picture not decoded, and the configuration says to stop there; or
             none can.
-        UnsupportedModel: Evaluations would not answer as the model's own `generate` does.
     """
     skip = config.on_error == "skip"
     if not skip:
@@ -160,9 +159,6 @@ def encodings_of(
             raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens) or str(error)) from error
         raise DataError(f"{error}; {advice}") from error
     encodings.replayed = "encodings" in config.sharing
-    warn_of_unused(loaded.model)
-    once = run_id({"checkpoint": loaded.identity, "dtype": config.dtype, "code": code_hash()})
-    check_agreement(loaded, config.out / "encodings" / f"{once}.agrees.json")
     return encodings
 
 

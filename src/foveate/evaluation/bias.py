@@ -70,12 +70,14 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
     with folder.lock(identity | {"place": parsed(config.data)[1]}):
         done = folder.done()
         if left := [sample for sample in samples if sample.id not in done]:
+            from foveate.evaluation.agreement import check_evaluated
             from foveate.evaluation.answering import encodings_of, predict  # Lightning takes seconds to import
             from foveate.evaluation.datamodule import QuestionsInBatches
             from foveate.evaluation.measuring import Measuring, check_shapes
             from foveate.evaluation.module import RecordWriter
 
             encodings = encodings_of(config, loaded, samples, questions, MEND_IT)
+            check_evaluated(config, loaded)
             check_shapes(encodings, grid)
             module = Measuring(encodings, plan, config.max_new_tokens)
             batches = QuestionsInBatches(samples, config.batch_size, only=frozenset(sample.id for sample in left))

@@ -26,6 +26,7 @@ from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
+from foveate.evaluation.agreement import check_evaluated
 from foveate.evaluation.answering import encodings_of
 from foveate.evaluation.asking import askable
 from foveate.evaluation.encodings import Encodings
@@ -76,6 +77,7 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
+    check_evaluated(config, loaded)
     every = list(askable(config, loaded, samples, encodings.arrangements))
     samples, prompts = [sample for sample, _ in every], [prompt for _, prompt in every]
     arranged = [encodings.arrangements[sample.image_id] for sample in samples]
