@@ -10,7 +10,8 @@ import optuna
 import pandas as pd
 
 from analysis.records import read_records
-from analysis.statistics import difference_interval, holm, mean_interval, paired_p
+from analysis.statistics import difference_interval, mean_interval
+from analysis.verdicts import holm, paired_p
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
 from foveate.metrics.answers import agreement

@@ -6,8 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.ablation import BUDGETLESS, Cell, best_scorer, read_cells, runs_of
-from analysis.statistics import difference_interval, holm, paired_p, side, too_few
+from analysis.statistics import difference_interval
 from analysis.tables import accuracy, against_random, cost, p_value, percent, points
+from analysis.verdicts import holm, paired_p, side, too_few
 from foveate.core.errors import DataError
 
 
@@ -33,11 +34,7 @@ def answer_sentence(table: pd.DataFrame, cells: Iterable[Cell], out: Path, *, fe
     tested = [(top, best), (top, feature if feature != best else None), (whole, best)]
     differences = _differences([pair for pair in tested if None not in pair], measured, out)
     few = _too_few(table, here)
-    sentences = (
-        [few, _best_single(table, rows[best], feature_layer)]
-        if few
-        else [_best_single(table, rows[best], feature_layer)]
-    )
+    sentences = [*([few] if few else []), _best_single(table, rows[best], feature_layer)]
     if feature and feature != best:
         sentences.append(f"Layer {feature_layer}, which writes the features, {_verdict(rows[feature])}.")
     if last and last not in (best, feature):

@@ -6,7 +6,8 @@ import pandas as pd
 from analysis.maps import ROW, placeless
 from analysis.measured import means
 from analysis.signals import EVIDENCE, ORDER, RANDOM, RESPONSE, Key, is_whole, key_order, ordered
-from analysis.statistics import ROUNDING, Interval, difference_interval, holm, mean_interval, paired_p
+from analysis.statistics import ROUNDING, Interval, difference_interval, mean_interval
+from analysis.verdicts import holm, paired_p
 from foveate.core.progress import bar
 from foveate.evaluation.tables import SAMPLES, TableFolder
 

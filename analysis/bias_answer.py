@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 
-from analysis import statistics
+from analysis import verdicts
 from analysis.bias import AREAS, SHARES, UNNOTICED
 from analysis.signals import EVIDENCE, RANDOM, RESPONSE
-from analysis.statistics import SIGNIFICANT, Interval, too_few
+from analysis.statistics import Interval
 from analysis.tables import p_value, percent, points
+from analysis.verdicts import SIGNIFICANT, too_few
 
 _WORDS = {
     "row_correlation": "row correlation",
@@ -48,7 +49,7 @@ def told(row: pd.Series, measure: str) -> str:
 
 def side(row: pd.Series) -> int:
     """Returns 1 where `signal_a` is shown to be above `signal_b`, -1 where below, 0 otherwise."""
-    return statistics.side(row["difference"], row["p_holm"])
+    return verdicts.side(row["difference"], row["p_holm"])
 
 
 def bias_answer(summary: pd.DataFrame, contrasts: pd.DataFrame, unnoticed: Interval) -> str:

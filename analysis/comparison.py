@@ -9,8 +9,8 @@ import optuna
 import pandas as pd
 
 from analysis.ablation import BUDGETLESS, Cell, cells_of, read_cells, row_of, runs_of
-from analysis.statistics import holm, paired_p
 from analysis.tables import accuracy, against_full, against_random, grid, p_value, percent
+from analysis.verdicts import holm, paired_p
 from foveate.core.progress import bar
 from foveate.cost.flops import prefill_flops
 from foveate.cost.shapes import DecoderShape

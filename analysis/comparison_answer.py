@@ -1,4 +1,4 @@
-"""What a comparison says, in sentences that claim no more than Holm's correction allows."""
+"""Says what a comparison found, in sentences that claim no more than Holm's correction allows."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,8 +7,9 @@ import pandas as pd
 
 from analysis.ablation import read_cells, runs_of
 from analysis.comparison import Comparison, budgets_of, methods_at, share
-from analysis.statistics import Interval, difference_interval, holm, paired_p, side, too_few
+from analysis.statistics import Interval, difference_interval
 from analysis.tables import accuracy, points
+from analysis.verdicts import holm, paired_p, side, too_few
 
 
 def comparison_answer(table: pd.DataFrame, comparison: Comparison, out: Path) -> str:

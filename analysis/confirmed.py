@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial
 from analysis.ablation import Cell, cells_of, read_cells, row_of, runs_of
 from analysis.records import read_records
 from analysis.search import trials_of, whole_trials
-from analysis.statistics import Interval, difference_interval, holm, mean_interval, paired_p
+from analysis.statistics import Interval, difference_interval, mean_interval
+from analysis.verdicts import holm, paired_p
 from foveate.core.progress import bar
 
 BASELINES = ("best single layer", "uniform ensemble", "published default")

@@ -16,7 +16,8 @@ from analysis.bias import interval_of
 from analysis.bias_figures import NAMES, draw_layers
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style, percent_axis
 from analysis.signals import DECODER, RANDOM, TOWER
-from analysis.statistics import difference_interval, holm, mean_interval, paired_p
+from analysis.statistics import difference_interval, mean_interval
+from analysis.verdicts import holm, paired_p
 from foveate.core.errors import DataError
 
 _SINKS = (

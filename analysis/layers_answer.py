@@ -5,8 +5,8 @@ import pandas as pd
 
 from analysis.layers import Repairs
 from analysis.signals import RANDOM
-from analysis.statistics import side, too_few
 from analysis.tables import between, p_value, percent
+from analysis.verdicts import side, too_few
 
 
 def layers_answer(repairs: Repairs, sinks: pd.DataFrame) -> str:

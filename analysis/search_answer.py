@@ -5,8 +5,8 @@ import pandas as pd
 
 from analysis.confirmed import FOUND
 from analysis.search import Importance, Proxy
-from analysis.statistics import SIGNIFICANT, side, too_few
 from analysis.tables import between, p_value, percent, points
+from analysis.verdicts import SIGNIFICANT, side, too_few
 
 RIVALS = ("best single layer", "uniform ensemble", "published default", "random")
 

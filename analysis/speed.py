@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from analysis.rounds import ratio
-from analysis.statistics import holm, side
+from analysis.verdicts import holm, side
 from foveate.core.errors import DataError, OutputError
 from foveate.core.files import replacing
 from foveate.cost.clock import device_name

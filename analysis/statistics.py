@@ -1,30 +1,22 @@
-"""Intervals and tests in which the image, not the question, is the independent unit.
+"""Intervals in which the image, not the question, is the independent unit; `verdicts` has the tests.
 
-Questions about one image share what was kept of it, so their scores are not independent. Everything here counts,
-draws or permutes whole images. Scores and images are aligned arrays, one element per question.
+Questions about one image share what was kept of it, so their scores are not independent. Everything here counts
+or draws whole images. Scores and images are aligned arrays, one element per question.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
-from math import comb
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import norm, t
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-SIGNIFICANT = 0.05
 RESAMPLES = 2000
 ROUNDING = 1e-6  # by so much a value may leave its range
-DRAWS = 99_999  # the smallest p drawn is 2 / 100,000: small enough to survive Holm's correction over 2,000 tests
 
 _LEVEL = 0.975
 _PRIOR = 0.25  # images that differ in all their questions, added to the design effect
-_LATTICE = (1, 2, 3, 4, 6, 10, 12, 30, 60)  # denominators of scores that are tested exactly
-_MOST = 1000  # ways to choose the runs of a side
-_EXACT = 200_000_000  # additions that an exact test may take, about half a second
 
 
 class Interval(NamedTuple):
@@ -113,7 +105,7 @@ def totals_of(values: ArrayLike, images: ArrayLike) -> Totals:
     Raises:
         ValueError: A value is NaN, there is none, or there is not one per image given.
     """
-    values, index = _checked(values, images)
+    values, index = checked(values, images)
     fraction = (np.abs(values - values.round()) > ROUNDING).astype(float)
     columns = (values, np.abs(values), values**2, np.ones(len(values)), fraction)
     return Totals(*(np.bincount(index, column) for column in columns))
@@ -217,74 +209,7 @@ def summed_interval(
     return Interval(float(mean), float(low), float(high), len(index))
 
 
-def paired_p(scores: ArrayLike, baseline: ArrayLike, images: ArrayLike, seed: int = 0) -> float:
-    """Returns the two-sided p of no difference between two sides on the same questions: a permutation test over images.
-
-    Each side is one run or several, such as the seeds of a control. Without a difference all runs of both sides are
-    exchangeable within an image, so each image may have had any a of its a + b runs on the first side. The statistic
-    is T, the mean over the runs of the first side less that of the second, summed over the questions;
-    p = 2 min(P(T* >= T), P(T* <= T)), at most 1. Of two single runs this is the sign-flip test. Permuting against the
-    mean of several seeds instead is not valid: that mean varies less than a run, so its differences are skewed.
-
-    The distribution of T is exact where its values lie on a lattice, as those of scores that are multiples of 1/60
-    do, and where there are at most `DRAWS` arrangements. Otherwise `DRAWS` are drawn, and 1 is added to both counts.
-    Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010 (arXiv 1603.05766v1).
-
-    Args:
-        scores: (question) scores of one run, or (question, run).
-        baseline: Of the same questions, likewise.
-        images: The image of each question.
-        seed: Seed of the draws.
-    """
-    first, second = (np.asarray(side, float) for side in (scores, baseline))
-    first, second = (side[:, None] if side.ndim == 1 else side for side in (first, second))
-    runs = np.concatenate([first, second], 1)
-    sums = np.stack([np.bincount(index, values) for values, index in (_checked(run, images) for run in runs.T)], 1)
-    own, other = first.shape[1], second.shape[1]
-    chosen = _arrangements(own, other, seed)
-    weights = chosen / own - (1 - chosen) / other
-    possible = sums @ weights.T
-    possible = possible[np.ptp(possible, 1) > 1e-9]  # elsewhere nothing changes
-    if not len(possible):
-        return 1.0
-    at_least, at_most = _tails(possible, own * other, seed)
-    return float(min(1.0, 2 * min(at_least, at_most)))
-
-
-def holm(p_values: ArrayLike) -> np.ndarray:
-    """Returns Holm's step-down correction (Holm 1979) of the p values that are not NaN; NaN stays NaN."""
-    corrected = np.array(p_values, float)
-    tested = ~np.isnan(corrected)
-    if tested.any():
-        corrected[tested] = multipletests(corrected[tested], method="holm")[1]
-    return corrected
-
-
-def side(difference: float, p: float) -> int:
-    """Returns the verdict on a difference: 1 for above, -1 for below, 0 if none is shown.
-
-    This is the only criterion: the corrected p, never the interval, which nothing corrects.
-
-    Args:
-        difference: Of two means.
-        p: Corrected for all tests of the table or the sentence; NaN where nothing was tested.
-    """
-    return int(np.sign(difference)) if p < SIGNIFICANT else 0
-
-
-def too_few(images: int, tests: int, runs: int = 2) -> str:
-    """Returns why no verdict is possible with so few images, or nothing if one is.
-
-    Args:
-        images: Number of images.
-        tests: Number of tests that are corrected together.
-        runs: Runs of both sides: 2, or 1 + k against k seeds.
-    """
-    smallest = 2 * float(runs) ** -images * max(tests, 1)
-    return "" if smallest < SIGNIFICANT else f"Too few images for any test (n = {images:,})."
-
-
-def _checked(values: ArrayLike, images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def checked(values: ArrayLike, images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Returns the values as numbers, and the number of the image of each."""
     values = np.asarray(values, float)
     _, index = np.unique(np.asarray(images), return_inverse=True)
@@ -294,22 +219,6 @@ def _checked(values: ArrayLike, images: ArrayLike) -> tuple[np.ndarray, np.ndarr
             "expected one number per question and at least one question"
         )
     return values, index
-
-
-def _arrangements(own: int, other: int, seed: int) -> np.ndarray:
-    """Returns one row per way to choose the runs of the first side, 1 where chosen; the first is what was observed.
-
-    Of more than `_MOST` ways so many are drawn.
-    """
-    runs, ways = own + other, comb(own + other, own)
-    if ways > _MOST:
-        order = np.random.default_rng(seed).permuted(np.tile(np.arange(runs), (_MOST, 1)), axis=1)
-        members = np.vstack([np.arange(own), order[1:, :own]])
-    else:
-        members = np.array(list(combinations(range(runs), own)))
-    chosen = np.zeros((len(members), runs))
-    np.put_along_axis(chosen, members, 1, axis=1)
-    return chosen
 
 
 def _between(totals: Totals) -> np.ndarray:
@@ -322,36 +231,3 @@ def _between(totals: Totals) -> np.ndarray:
 def _wilson(share: np.ndarray, questions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = proportion_confint(share * questions, questions, method="wilson")
     return np.asarray(low), np.asarray(high)
-
-
-def _tails(possible: np.ndarray, scale: int, seed: int) -> tuple[float, float]:
-    """Returns P(T* >= T) and P(T* <= T), T* the sum over images of one of the possible values, T that of the first."""
-    images, arrangements = possible.shape
-    for denominator in _LATTICE:
-        steps = possible * scale * denominator
-        steps -= steps.min(1, keepdims=True)
-        if np.abs(steps - steps.round()).max() > 1e-6:
-            continue
-        whole = steps.round().astype(int)
-        if whole.max(1).sum() * possible.size > _EXACT:
-            break
-        chance = np.ones(1)
-        for image in whole:
-            longer = np.zeros(len(chance) + image.max())
-            for step, times in zip(*np.unique(image, return_counts=True), strict=True):
-                longer[step : step + len(chance)] += chance * (times / arrangements)
-            chance = longer
-        observed = whole[:, 0].sum()
-        return float(chance[observed:].sum()), float(chance[: observed + 1].sum())
-    observed, tie = possible[:, 0].sum(), 1e-9 * np.abs(possible).sum()
-    if arrangements**images <= DRAWS:
-        drawn = np.zeros(1)
-        for image in possible:
-            drawn = np.add.outer(drawn, image).ravel()
-        return float(np.mean(drawn >= observed - tie)), float(np.mean(drawn <= observed + tie))
-    rng, rows, counts = np.random.default_rng(seed), np.arange(images), np.ones(2)
-    for start in range(0, DRAWS, 1000):  # bounds the memory at 1,000 x images
-        size = (min(1000, DRAWS - start), images)
-        drawn = possible[rows, rng.integers(0, arrangements, size, np.uint8 if arrangements < 256 else int)].sum(1)
-        counts += (drawn >= observed - tie).sum(), (drawn <= observed + tie).sum()
-    return float(counts[0] / (DRAWS + 1)), float(counts[1] / (DRAWS + 1))

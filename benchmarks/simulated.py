@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.statistics import SIGNIFICANT, Totals, balance_interval, paired_p, share_interval
+from analysis.statistics import Totals, balance_interval, share_interval
+from analysis.verdicts import SIGNIFICANT, paired_p
 
 IMAGES = (20, 42, 100, 200)
 ACCURACIES = (0.6, 0.8, 0.9, 0.95, 0.987, 0.998)

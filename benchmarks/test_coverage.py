@@ -1,4 +1,4 @@
-"""What intervals cover and how often tests err in all that reports meet: `pytest benchmarks -k coverage -s`.
+"""Coverage of intervals and errors of tests in all that reports meet: `pytest benchmarks -k coverage -s`.
 
 Nothing here is timed, so nothing is noted in `results.csv`; the worst cells are printed.
 """
@@ -41,7 +41,7 @@ def test_methods_that_equal_a_control_are_seldom_told_from_it(images, seeds, cor
 
 
 def surely(cell: Covered, side: str, limit: float) -> bool:
-    """Whether the coverage lies on that side of a limit by more than chance, corrected over a grid."""
+    """Tells whether the coverage lies on that side of a limit by more than chance, corrected over a grid."""
     return binomtest(round(cell.coverage * cell.samples), cell.samples, limit, side).pvalue < 1e-4
 
 

@@ -8,7 +8,7 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.ablation import Cell, ablation_table, best_scorer, cells_of, load_study, per_kind_table, read_cells
 from analysis.records import read_records
-from analysis.statistics import paired_p
+from analysis.verdicts import paired_p
 from foveate.core.errors import DataError
 
 COLUMNS = [

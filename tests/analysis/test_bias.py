@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis import bias_report, statistics
+from analysis import bias_report, statistics, verdicts
 from analysis.bias import (
     MEASURED,
     contrasts,
@@ -207,7 +207,7 @@ def make(out: Path, signals: dict[tuple[str, str], Planted], seed: int = 0, head
 @pytest.fixture(scope="module", autouse=True)
 def _fast():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "DRAWS", 9_999)  # 2 / 10,000 times 158 contrasts is still below 0.05
+        patch.setattr(verdicts, "DRAWS", 9_999)  # 2 / 10,000 times 158 contrasts is still below 0.05
         patch.setattr(statistics, "RESAMPLES", 500)
         yield
 

@@ -23,7 +23,8 @@ from analysis.comparison_figures import draw_frontier, draw_ranking, frontiers_d
 from analysis.comparison_report import telling_cells, write_report
 from analysis.records import read_records
 from analysis.report import Setting
-from analysis.statistics import difference_interval, paired_p
+from analysis.statistics import difference_interval
+from analysis.verdicts import paired_p
 from foveate.cost.flops import prefill_flops
 from foveate.cost.shapes import DecoderShape
 from tests.tiers import extended

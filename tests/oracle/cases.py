@@ -172,6 +172,7 @@ def expected_of(
 def close(found: Tensor, wanted: Tensor, what: str) -> None:
     """Holds that logits are equal but for rounding."""
     assert found.shape == wanted.shape, f"{what}: {tuple(found.shape)} instead of {tuple(wanted.shape)}"
+    found, wanted = found.detach(), wanted.detach()
     difference, scale = float((found - wanted).abs().max()), float(wanted.abs().max())
     assert difference < TOLERANCE * scale, f"{what}: differs by {difference:.3g} of {scale:.3g}"
 

@@ -10,7 +10,7 @@ from foveate.core.errors import DataError
 from foveate.data.sample import Form, VQASample
 
 LETTERS = "ABCDEFGH"
-"""Of options, in their order; what no letter stands for could be neither asked nor read out of an answer."""
+"""Letters of options, in their order; what none stands for could be neither asked nor read out of an answer."""
 
 
 class Phrase(NamedTuple):
