@@ -31,9 +31,10 @@ from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.methods import random, vtc_cls
 from foveate.studies.objective import Objective
+from foveate.studies.opening import open_study
 from foveate.studies.place import Place
 from foveate.studies.spaces import AnyTrial, Proposal, Space
-from foveate.studies.study import open_study, run
+from foveate.studies.study import run
 from foveate.testing.tiny import save_tiny_llava
 
 pytestmark = pytest.mark.long
@@ -81,7 +82,7 @@ def test_trials_begin_as_fast_late_as_early(benchmark, found, tmp_path):
     model = str(save_tiny_llava(tmp_path / "model"))
     config = EvalConfig(Identity(), model=model, limit=PER_PICTURE, max_new_tokens=1, out=tmp_path)
     place, objective = Place("load", tmp_path), Objective(config, Seeds())
-    study = open_study(place, objective, {"load": TRIALS}, {})
+    place, study = open_study(place, objective, {"load": TRIALS}, {})
     course: list[tuple[int, float]] = []
 
     def whole() -> None:
