@@ -1,11 +1,12 @@
 """Simulated questions about images of known accuracy: what intervals cover, and how often tests err."""
 
-from itertools import product
+from collections.abc import Mapping
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 
-from analysis.statistics import Totals, balance_interval, share_interval
+from analysis.statistics import Totals, balance_interval, share_interval, totals_of
 from analysis.verdicts import SIGNIFICANT, paired_p
 
 IMAGES = (20, 42, 100, 200)
@@ -80,6 +81,31 @@ def differences(
         totals = Totals(sums, differing, differing, counts, np.zeros_like(counts))
         cell = f"{images} images, {100 * a:g} % and {100 * b:g} %, correlations {correlation:g} and {agreement:g}"
         found.append(_covered(cell, gap, balance_interval(totals), sums.sum(-1), differing > 0))
+    return found
+
+
+def resampled(scores: Mapping[str, np.ndarray], images: np.ndarray, samples: int, seed: int = 0) -> list[Covered]:
+    """Returns the coverage of both intervals when images are drawn from real records, with replacement.
+
+    The records are the population, so their mean is the truth.
+
+    Args:
+        scores: By method, (question) scores in [0, 1].
+        images: (question) image of each question.
+        samples: Per cell.
+        seed: Of all.
+    """
+    rng, found = np.random.default_rng(seed), []
+    values = {name: (one, share_interval) for name, one in scores.items()}
+    values |= {f"{a} - {b}": (scores[a] - scores[b], balance_interval) for a, b in combinations(scores, 2)}
+    for size, (name, (one, interval)) in product(IMAGES, values.items()):
+        whole = totals_of(one, images)
+        drawn = rng.integers(0, len(whole.counts), (samples, size))
+        totals = Totals(*(column[drawn] for column in whole))
+        failures = totals.counts - totals.sums if interval is share_interval else totals.sizes
+        numbers = np.rint(60 * (failures if interval is share_interval else totals.sums).sum(-1)).astype(int)
+        cell = f"{size} of {len(whole.counts)} images, {name}, mean {100 * one.mean():.1f} %"
+        found.append(_covered(cell, float(one.mean()), interval(totals), numbers, failures > 1e-9))
     return found
 
 

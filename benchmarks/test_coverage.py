@@ -3,12 +3,17 @@
 Nothing here is timed, so nothing is noted in `results.csv`; the worst cells are printed.
 """
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from benchmarks.simulated import LEAST, MOST, Covered, accuracies, differences, null_methods
+from analysis.records import read_records
+from benchmarks.simulated import LEAST, MOST, Covered, accuracies, differences, null_methods, resampled
+from foveate.evaluation import EvalConfig, evaluate
+from foveate.methods import evidence, full, random, uniform, vtc_cls
 
 SAMPLES, FAMILIES = 4000, 300
+RECORDS = 6000  # questions, 500 images
 FEW = 10  # differing images; below so many an interval of a difference may cover too often, never too seldom
 ERROR = 0.06
 
@@ -26,6 +31,21 @@ def test_intervals_of_differences_cover_what_they_claim():
     assert not [cell for cell in found if surely(cell, "less", LEAST)]
     enough = [cell for cell in found if cell.differing >= FEW]
     show(f"differences, at least {FEW} images differ on average", enough)
+    assert not [cell for cell in enough if surely(cell, "greater", max(MOST, cell.bound))]
+
+
+def test_intervals_of_resampled_records_cover_what_they_claim(tmp_path):
+    scores, images = {}, np.empty(0)
+    methods = {"full": full(), "vtc_cls": vtc_cls(16, 0), "random 16": random(16), "random 7": random(7)}
+    for name, compressor in (methods | {"uniform": uniform(36), "evidence": evidence(16)}).items():
+        folder = evaluate(EvalConfig(compressor, limit=RECORDS, out=tmp_path)).folder
+        records = read_records(tmp_path, folder.name)
+        scores[name], images = records["score"].to_numpy(float), records["image_id"].to_numpy()
+    found = resampled(scores, images, SAMPLES)
+    show("resampled records", found)
+    assert not [cell for cell in found if surely(cell, "less", LEAST)]
+    enough = [cell for cell in found if cell.differing >= FEW]
+    show(f"resampled records, at least {FEW} images not all right or alike", enough)
     assert not [cell for cell in enough if surely(cell, "greater", max(MOST, cell.bound))]
 
 
