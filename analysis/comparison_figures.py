@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.ablation import BUDGETLESS
+from analysis.ablation import BUDGETLESS, PIXEL_FILTERS
 from analysis.comparison import ROLES, budgets_of, methods_at, shared_budget
 from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
 
@@ -20,8 +20,10 @@ _CONTROL_COLOURS = {
     "uniform": COLOURS["uniform"],
     "pool": "#6b4fa0",
     "downsample": "#3f7f7f",
+    **{name: COLOURS[name] for name in PIXEL_FILTERS},
 }
 _CONTROL_LINES = {"random": "-", "uniform": ":", "pool": "-.", "downsample": "--"}
+_CONTROL_LINES |= dict(zip(PIXEL_FILTERS, ("-", "--", ":"), strict=True))
 _ORACLE = COLOURS["evidence"]
 _ROLE_COLOURS = {
     "control": FAINT,

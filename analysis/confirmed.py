@@ -9,7 +9,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from analysis.ablation import Cell, cells_of, read_cells, row_of, runs_of
+from analysis.ablation import PIXEL_FILTERS, Cell, cells_of, read_cells, row_of, runs_of
 from analysis.records import read_records
 from analysis.search import trials_of, whole_trials
 from analysis.statistics import Interval, difference_interval, mean_interval
@@ -17,7 +17,7 @@ from analysis.verdicts import holm, paired_p
 from foveate.core.progress import bar
 
 BASELINES = ("best single layer", "uniform ensemble", "published default")
-CONTROLS = ("random", "uniform", "pool", "downsample")
+CONTROLS = ("random", "uniform", "pool", "downsample", *PIXEL_FILTERS)
 FOUND = ("winner", "front ")  # how the rows begin that the search found
 _ANSWERS = {
     "accuracy": ("accuracy", "ci_low", "ci_high"),

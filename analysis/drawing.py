@@ -26,6 +26,7 @@ COLOURS = {
     "all": _HUES["green"],
     "uniform": "#9c5a1c",  # the brown of the palette, dark enough for text
     "random": FAINT,
+    **dict.fromkeys(("saturation", "contrast", "edges"), "#6b6b00"),  # filters of pixels
 }
 RIGHT, WRONG = _HUES["green"], _HUES["red"]
 

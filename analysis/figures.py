@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ablation import BUDGETLESS, best_scorer
+from analysis.ablation import BUDGETLESS, PIXEL_FILTERS, best_scorer
 from analysis.drawing import COLOURS, Label, caption, house_style, label_lines, percent_axis, readable
 
 _CAPTION = "n = {n:,} questions about {images:,} images; {what} 95 % intervals over images."
 _LINES = {"full": "--", "evidence": "-.", "uniform": ":", "random": "-"}
+_LINES |= dict(zip(PIXEL_FILTERS, ("-", "--", ":"), strict=True))
 _CURVES = ["accuracy", "ci_low", "ci_high"]
+_FILTERED = f" {', '.join(PIXEL_FILTERS).capitalize()}: of a patch's pixels, without a network."
 
 
 class LayerPanel(NamedTuple):
@@ -24,7 +26,8 @@ class LayerPanel(NamedTuple):
     Attributes:
         single: Index layer; columns accuracy, ci_low, ci_high: attention of that layer alone.
         suffix: The same for the sum from that layer to the feature layer.
-        references: Index family, the same columns: full, evidence, uniform, random, as far as measured.
+        references: Index family, the same columns: full, evidence, uniform, random, filters of pixels, as far as
+            measured.
         keep: Patches kept.
         patches: Patches of an image, or None without `full`.
         feature_layer: The layer that writes the features.
@@ -70,7 +73,7 @@ def accuracy_by_layer_data(table: pd.DataFrame, keep: int, feature_layer: int) -
 
 
 def draw_accuracy_by_layer(data: LayerPanel, ax: Axes) -> Axes:
-    """Points with intervals for layers and sums, lines for full, evidence, uniform and random."""
+    """Points with intervals for layers and sums, lines for full, evidence, uniform, random and filters of pixels."""
     ax.axvspan(data.feature_layer - 0.38, data.feature_layer + 0.38, color="#f1f1f1", lw=0, zorder=0)
     layers = data.single.index.union(data.suffix.index)
     for rows, family, name, marker, shift in (
@@ -125,6 +128,7 @@ def accuracy_by_layer_figure(panels: Sequence[LayerPanel]) -> Figure:
         grid[0, 0].legend(loc="best", frameon=False, fontsize=11)
         what = f"shaded: layer {panels[0].feature_layer}, which writes the features. Bars and grey band:"
         note = _CAPTION.format(n=panels[0].n, images=panels[0].images, what=what)
+        note += _FILTERED if panels[0].references.index.isin(PIXEL_FILTERS).any() else ""
         caption(figure, "Patches kept by the [CLS] attention of one layer, or of several", note)
     return figure
 
@@ -140,7 +144,7 @@ def frontier_data(table: pd.DataFrame, feature_layer: int, depth: int) -> Fronti
     for layer, role in ((feature_layer, "writes features"), (depth - 1, "last")):
         if str(layer) in singles:
             roles.setdefault(singles[str(layer)], []).append(role)
-    others = measured[measured["family"].isin(["all", "uniform", "random", "evidence"])]
+    others = measured[measured["family"].isin(["all", "uniform", "random", "evidence", *PIXEL_FILTERS])]
     roles |= {scorer: [] for scorer in others["scorer"].unique()}
     series = tuple(_series(measured[measured["scorer"] == scorer], role) for scorer, role in roles.items())
     full = table.loc[table["family"] == "full", "accuracy"]
@@ -186,6 +190,7 @@ def frontier_figure(data: Frontier) -> Figure:
         draw_frontier(data, figure.subplots())
         what = "best: by mean over these budgets and questions. Bands:"
         note = _CAPTION.format(n=data.n, images=data.images, what=what)
+        note += _FILTERED if any(series.family in PIXEL_FILTERS for series in data.series) else ""
         caption(figure, "What fewer patches cost, by what chooses them", note)
     return figure
 
@@ -201,6 +206,7 @@ def _series(rows: pd.DataFrame, roles: list[str]) -> Series:
     name = readable(row["scorer"], row["family"], row["layers"])
     label = f"{name} ({', '.join(notes)})" if notes else name
     line = {"writes features": "--", "last": ":"}.get((roles or [""])[0], "-")
+    line = _LINES[row["family"]] if row["family"] in PIXEL_FILTERS else line
     return Series(label, row["family"], line, rows.set_index("keep")[_CURVES].sort_index())
 
 

@@ -17,24 +17,31 @@ from foveate.core.needs import (
     Fingerprint,
     Keys,
     LayersFrom,
+    PixelStatistic,
     ReceivedRows,
 )
 from foveate.core.types import EXTRA, PADDING, Grid, Trace
+from foveate.functional.geometry import even
 from foveate.functional.ranking import top_k
 from foveate.scorers import (
     ClsAttention,
     ClsEnsemble,
     Constant,
+    Contrast,
+    Debiased,
+    Edges,
     Evidence,
     Hybrid,
     PromptAttention,
     Random,
     ReceivedAttention,
     ResponseAttention,
+    Saturation,
     TextSimilarity,
     TokenNorm,
     Uniform,
     WideClsAttention,
+    WithoutSinks,
 )
 from foveate.testing.contracts import ScorerContract, random_trace
 
@@ -53,6 +60,9 @@ SCORERS = (
     Uniform(),
     Evidence(),
     Constant(),
+    Contrast(),
+    Edges(),
+    Saturation(),
     Hybrid((ClsAttention(1), TextSimilarity())),
     PromptAttention(2),
     ReceivedAttention(-1),
@@ -64,6 +74,9 @@ SCORERS = (
     TokenNorm(),
     TokenNorm(float("inf"), projected=True),
     WideClsAttention(),
+    Debiased(ClsAttention(-2), tuple(index / 1000 for index in range(48))),
+    WithoutSinks(ClsEnsemble()),
+    WithoutSinks(PromptAttention(1), 3.0),
 )
 
 
@@ -117,6 +130,13 @@ def test_evidence_gives_every_thing_its_best_patch_before_any_its_second():
     assert set(order[:2]) == {4, 41}
     assert set(order[2:4]) == {3, 40}
     assert order[4] == 5
+
+
+def test_evidence_keeps_an_even_grid_where_nothing_is_known():
+    trace = random_trace((), batch=2)
+    maps = [Evidence().score(type(trace)({EvidenceShare(): torch.zeros(2, n, 48)}, trace.views, 2)) for n in (0, 3)]
+    assert torch.equal(*maps)
+    assert torch.equal(maps[0][0].argsort(descending=True), even(trace.views).argsort(descending=True))
 
 
 @pytest.mark.parametrize(("layer", "array"), [(8, "global_attn_8"), (22, "global_attn_22")])
@@ -190,6 +210,15 @@ def test_a_token_norm_is_that_of_numpy(p, projected):
     trace = random_trace((Features(projected),))
     expected = np.linalg.norm(trace[Features(projected)].double().numpy(), p, axis=2)
     np.testing.assert_allclose(TokenNorm(p, projected).score(trace), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "name"), [(Saturation(), "saturation"), (Contrast(), "contrast"), (Edges(), "edges")]
+)
+def test_a_filter_of_pixels_reads_the_statistic_of_its_name_and_nothing_else(scorer, name):
+    assert scorer.needs == (PixelStatistic(name),)
+    trace = random_trace((PixelStatistic(name),))
+    assert torch.equal(scorer.score(trace), trace[PixelStatistic(name)])
 
 
 def test_constant_scores_every_patch_alike_and_padding_never():

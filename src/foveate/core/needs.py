@@ -146,6 +146,25 @@ class Fingerprint(Need):
 
 
 @dataclass(frozen=True)
+class PixelStatistic(Need):
+    """A statistic of each patch's pixels, computed without a network: Float[batch patch], float32.
+
+    The pixels are those that the tower receives, but for the image processor's normalisation: RGB in [0, 1]. So the
+    image processor must be known. A visual token that is made of several patches has their mean.
+
+    Attributes:
+        name: "saturation" is the mean of max(R, G, B) - min(R, G, B), "contrast" the standard deviation of luminance,
+            "edges" the mean length of its gradient; see `functional.pixel_filters`.
+    """
+
+    name: Literal["saturation", "contrast", "edges"]
+    patch_axis: ClassVar[int | None] = -1
+
+
+PIXEL_STATISTICS = tuple(PixelStatistic(name) for name in ("saturation", "contrast", "edges"))
+
+
+@dataclass(frozen=True)
 class EvidenceShare(Need):
     """Share of each patch that shows each thing the question needs: Float[batch thing patch].
 

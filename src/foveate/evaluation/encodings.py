@@ -24,7 +24,17 @@ from torch import Tensor
 from foveate.core.contracts import Pictures, Reduction
 from foveate.core.errors import DataError
 from foveate.core.files import put_aside, remove, sound, stamped
-from foveate.core.needs import AlignedPatches, ClsRows, Deepstack, EvidenceShare, Features, Fingerprint, Need
+from foveate.core.needs import (
+    PIXEL_STATISTICS,
+    AlignedPatches,
+    ClsRows,
+    Deepstack,
+    EvidenceShare,
+    Features,
+    Fingerprint,
+    Need,
+    PixelStatistic,
+)
 from foveate.core.progress import bar
 from foveate.core.types import Arrangement, Compression, Grid, Trace
 from foveate.data.quiet import quiet
@@ -59,13 +69,15 @@ class Encodings:
 
         Args:
             loaded: The model.
-            images: By id.
+            images: By id; none where all questions are text-only, for which nothing is made.
             folder: Where the encodings are, without the checksum.
             skip: Whether pictures that cannot be decoded are left out, and not an error.
 
         Raises:
             DataError: A picture, or with `skip` every picture, cannot be decoded.
         """
+        if not images and not _made(folder):
+            return cls(loaded, images, Dataset.from_dict({"image_id": [], "arrangement": []}))
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             for stale in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
@@ -155,6 +167,8 @@ class EncodedPictures(Pictures):
                     values[need] = rows["deepstack"].unflatten(2, (adapter.deep, -1)).movedim(2, 1)
                 case Fingerprint():
                     values[need] = rows["fingerprint"]
+                case PixelStatistic():
+                    values[need] = rows["pixel_statistics"][:, :, PIXEL_STATISTICS.index(need)]
                 case Features(projected=True):
                     values[need] = adapter.project(sources[:, :patches])
                 case Features() if not adapter.packs_projected:
@@ -217,7 +231,7 @@ def _encoded_at_once(loaded: LoadedModel, opened: Mapping[str, Image], skip: boo
         opened = _taken(loaded, opened, skip)
         inputs, arrangements = loaded.images(list(opened.values())) if opened else ({}, [])
     rows, names = ClsRows(tuple(range(adapter.tower.depth))), list(opened)
-    needs = [Fingerprint(), *([rows] if adapter.tower.has_cls else []), *adapter.besides]
+    needs = [Fingerprint(), *PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.besides]
     for group in alike(arrangements):
         some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)
         with torch.inference_mode():
@@ -226,6 +240,8 @@ def _encoded_at_once(loaded: LoadedModel, opened: Mapping[str, Image], skip: boo
             row = {"image_id": names[place], "fingerprint": int(values[Fingerprint()][number])}
             row["arrangement"] = json.dumps(asdict(arrangements[place]))
             row["features"] = sources[number].float().cpu().numpy()
+            statistics = [values[need][number] for need in PIXEL_STATISTICS]
+            row["pixel_statistics"] = torch.stack(statistics, 1).cpu().numpy()  # (patch, statistic)
             if adapter.tower.has_cls:  # (layer, head, patch)
                 row["cls_rows"] = values[rows][number].flatten(0, 1).T.cpu().numpy()
             if adapter.deep:  # (level, patch, dim)

@@ -7,8 +7,6 @@ language models of 32 blocks (`layer`, `layers`); `foveate.settings` finds their
 
 from typing import Literal
 
-import numpy as np
-
 from foveate.compression import (
     Blind,
     Compressor,
@@ -20,21 +18,25 @@ from foveate.compression import (
     TowerCompressor,
     VisionCompressor,
 )
-from foveate.core.budget import Capped, Floor, Geometric, Keep, Number, Times, plain_keep
+from foveate.core.budget import Floor, Geometric, Keep, Number, Times, plain_keep
 from foveate.core.errors import BudgetError
 from foveate.core.needs import LayersFrom
 from foveate.core.values import whole
 from foveate.mergers import Clusters, Contextual, DroppedMean, Nearest, WeightedNeighbours, ZeroFill
+from foveate.methods.sparsevlm_counts import SPARSEVLM, SPARSEVLM_PLUS, interpolated
 from foveate.reductions import Bipartite, InformationFlow
 from foveate.scorers import (
     ClsAttention,
     ClsEnsemble,
     Constant,
+    Contrast,
+    Edges,
     Evidence,
     PromptAttention,
     Random,
     ReceivedAttention,
     ResponseAttention,
+    Saturation,
     TextSimilarity,
     Uniform,
     WideClsAttention,
@@ -88,6 +90,21 @@ def pool(keep: Keep) -> Compressor:
 def downsample(keep: Keep) -> Compressor:
     """Control: the picture at the lower resolution that gives about `keep` tokens, positions interpolated."""
     return Downsample(keep)
+
+
+def saturation(keep: Keep) -> Compressor:
+    """Control: the most colourful patches, by their pixels alone."""
+    return VisionCompressor(Saturation(), keep)
+
+
+def contrast(keep: Keep) -> Compressor:
+    """Control: the patches whose luminance varies most, by their pixels alone."""
+    return VisionCompressor(Contrast(), keep)
+
+
+def edges(keep: Keep) -> Compressor:
+    """Control: the patches with the steepest luminance, by their pixels alone."""
+    return VisionCompressor(Edges(), keep)
 
 
 def evidence(keep: Keep) -> Compressor:
@@ -263,10 +280,6 @@ def pyramiddrop(
     )
 
 
-_SPARSEVLM = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
-_SPARSEVLM_PLUS = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
-
-
 def sparsevlm(keep: Number, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
     """SparseVLM 1.5: raters' attention after each block of `after`; dropped tokens are recycled as cluster means.
 
@@ -274,7 +287,7 @@ def sparsevlm(keep: Number, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
     Positions are numbered anew at every cut; density ties go to the lower index, where the authors add noise. Source:
     arXiv 2410.04417.
     """
-    counts = _interpolated(_SPARSEVLM, keep, len(after))
+    counts = interpolated(SPARSEVLM, keep, len(after))
     cuts = zip(_blocks(after), counts, strict=True)
     return Pipeline(
         tuple(
@@ -289,23 +302,13 @@ def sparsevlm_plus(keep: Number, after: tuple[int, ...] = (2, 6, 15), strongest:
 
     Source: arXiv 2410.04417, code of version 2.0.
     """
-    cuts = zip(_blocks(after), _interpolated(_SPARSEVLM_PLUS, keep, len(after)), strict=True)
+    cuts = zip(_blocks(after), interpolated(SPARSEVLM_PLUS, keep, len(after)), strict=True)
     return Pipeline(
         tuple(
             PromptCompressor(PromptAttention(k, "raters", debiased=True, strongest=strongest), n, k + 1)
             for k, n in cuts
         )
     )
-
-
-def _interpolated(table: dict[int, tuple[int, ...]], keep: Number, cuts: int) -> tuple[Capped, ...]:
-    names, count = [0, *sorted(table)], plain_keep(keep)
-    if not isinstance(count, int) or not 1 <= count <= names[-1]:
-        raise BudgetError(f"keep={count}: SparseVLM's lists of counts are named by counts, give an int 1..{names[-1]}")
-    if cuts != 3:
-        raise BudgetError(f"{cuts} cuts: SparseVLM's lists have three counts, so give three blocks")
-    lists = [(0,) * 3, *(table[name] for name in names[1:])]
-    return tuple(Capped(round(float(np.interp(count, names, counts)))) for counts in zip(*lists, strict=True))
 
 
 def dart(keep: Keep, layer: int = 2) -> Compressor:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:  # torch takes a second to import
     from foveate.compression import Compressor
 
 NAMES = (
-    *("full", "blind", "random", "uniform", "pool", "downsample", "random_inside", "evidence", "response_attention"),
+    *("full", "blind", "random", "uniform", "pool", "downsample", "saturation", "contrast", "edges", "random_inside"),
+    *("evidence", "response_attention"),
     *("vtc_cls", "fastervlm", "vispruner", "visionzip", "prumerge", "prumerge_plus", "cdpruner", "divprune", "trim"),
     *("hiprune", "holov", "scope", "flowcut", "tome", "otprune", "mmtok"),
     *("fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart", "feather", "vtw"),

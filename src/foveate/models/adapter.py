@@ -13,10 +13,22 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.contracts import Cut, Reduction
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Keys, Need, ReceivedRows, resolve_layer, resolve_layers
+from foveate.core.needs import (
+    ClsQuery,
+    ClsRows,
+    Deepstack,
+    Keys,
+    Need,
+    PixelStatistic,
+    ReceivedRows,
+    resolve_layer,
+    resolve_layers,
+)
 from foveate.core.types import Arrangement, Compression, Grid
+from foveate.functional.pixel_filters import FILTERS
 from foveate.functional.sequence import positions
 from foveate.models.decoder import Decoder
+from foveate.models.pixels import WHITE, Normalisation, pair
 from foveate.models.stages import check_stages
 
 Images = Mapping[str, Tensor]
@@ -59,6 +71,7 @@ class Adapter(ABC):
         packs_projected: Whether sources are behind the projector already.
         separator: Embedding of tokens between patches; None where there are none.
         deep: Behind so many of the first blocks the language model is given more of the picture.
+        image_processor: Of the checkpoint; None where the model is known without it.
     """
 
     tower: Tower
@@ -71,6 +84,7 @@ class Adapter(ABC):
     packs_projected: ClassVar[bool] = False
     separator: Tensor | None = None
     deep: int = 0
+    image_processor: Any = None
 
     def __init__(self, model: Any, language_model: nn.Module) -> None:  # noqa: ANN401 (a class per family)
         self.model: PreTrainedModel = model
@@ -116,6 +130,52 @@ class Adapter(ABC):
     @abstractmethod
     def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
         """Of one of these pictures all that the tower runs over, such as tiles: the tower's own patches of each."""
+
+    @abstractmethod
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        """Returns the pixels of all that the tower runs over, as it is given them.
+
+        Args:
+            images: Images of one arrangement.
+            arrangement: Of all of them.
+        """
+
+    @abstractmethod
+    def per_token(
+        self, values: Float[Tensor, "image tile patch width"], images: Images, arrangement: Arrangement
+    ) -> Float[Tensor, "image token width"]:
+        """Returns, for each visual token in reading order, the mean of its patches.
+
+        Args:
+            values: Of the tower's own patches in raster order.
+            images: Images of one arrangement.
+            arrangement: Of all of them.
+        """
+
+    def pixel_statistic(
+        self, images: Images, arrangement: Arrangement, need: PixelStatistic
+    ) -> Float[Tensor, "image token"]:
+        """Returns the answer to a need about pixels.
+
+        Args:
+            images: Images of one arrangement.
+            arrangement: Of all of them.
+            need: What is asked.
+
+        Raises:
+            UnsupportedNeed: Nobody knows how the pixels were normalised.
+        """
+        if self.image_processor is None:
+            raise UnsupportedNeed(
+                f"{need}: a model alone does not tell how its image processor normalises pixels; attach to what "
+                "foveate.models.load.load returns, which knows that"
+            )
+        tiles = self.pixels(images, arrangement)
+        config: Any = self.model.config
+        rgb = Normalisation.of(self.image_processor).undone(tiles.flatten(0, 1))
+        found = FILTERS[need.name](rgb, pair(config.vision_config.patch_size)) / WHITE
+        found = found.to(tiles.device, torch.float32).unflatten(0, (-1, tiles.shape[1]))
+        return self.per_token(found[..., None], images, arrangement)[..., 0]
 
     @property
     def projector(self) -> nn.Module:

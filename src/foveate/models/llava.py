@@ -11,10 +11,11 @@ from transformers import LlavaForConditionalGeneration
 
 from foveate.core.contracts import Reduction
 from foveate.core.errors import UnsupportedModel, UnsupportedNeed
-from foveate.core.needs import Downsampled, Features, Fingerprint, Need
+from foveate.core.needs import Downsampled, Features, Fingerprint, Need, PixelStatistic
 from foveate.core.types import Arrangement, Compression, Grid
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.adapter import Adapter, Images, Tower
+from foveate.models.pixels import pair
 from foveate.models.tiles import TileTower, hidden, writing
 from foveate.models.tower import entered, reduced
 
@@ -38,6 +39,14 @@ class Llava(Adapter):
     def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
         return (self.tower.grid,)
 
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        return images["pixel_values"][:, None]
+
+    def per_token(
+        self, values: Float[Tensor, "image tile patch width"], images: Images, arrangement: Arrangement
+    ) -> Float[Tensor, "image token width"]:
+        return values[:, 0]
+
     def encode(
         self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
@@ -47,6 +56,8 @@ class Llava(Adapter):
             match need:
                 case Fingerprint():
                     values[need] = fingerprints(pixels)
+                case PixelStatistic():
+                    values[need] = self.pixel_statistic(images, arrangement, need)
                 case Features():
                     patches = sources[:, : self.tower.grid.patches]
                     values[need] = self.project(patches) if need.projected else patches
@@ -107,6 +118,5 @@ def clip_like(model: Any) -> TileTower:  # noqa: ANN401 (LLaVA and its descendan
 
 def square(config: Any) -> Grid:  # noqa: ANN401
     """The patches of one picture of the tower."""
-    size, side = config.vision_config.image_size, config.vision_config.patch_size
-    sizes, sides = ((x, x) if isinstance(x, int) else tuple(x) for x in (size, side))
+    sizes, sides = pair(config.vision_config.image_size), pair(config.vision_config.patch_size)
     return Grid(sizes[0] // sides[0], sizes[1] // sides[1])

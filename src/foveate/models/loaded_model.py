@@ -38,6 +38,9 @@ class LoadedModel:
     processor: Any
     companion: Companion | None = None
 
+    def __post_init__(self) -> None:
+        self.adapter.image_processor = self.processor.image_processor
+
     @property
     def model(self) -> PreTrainedModel:
         return self.adapter.model
@@ -159,13 +162,22 @@ class LoadedModel:
         given = [[next(left) for _ in own] for own in images]
         parts = [()] * len(texts) if data is None else data
         prompts = [self._prompts.whole(*prompt) for prompt in zip(texts, given, parts, strict=True)]
+        return self.batch(prompts, seen)
+
+    def batch(self, prompts: Sequence[Sequence[int]], images: Images | None = None) -> dict[str, Tensor]:
+        """Returns the inputs of the stock model for prompts padded on the left.
+
+        Args:
+            prompts: Token ids, image tokens expanded.
+            images: What `images` returns of their images; None where they have none.
+        """
         pad = self.processor.tokenizer.pad_token_id
         padded, real = left_padded(prompts, self.adapter.pad_token if pad is None else pad, self.device)
         kinds = {"mm_token_type_ids": (padded == self.adapter.image_token).long()}
         return {
             "input_ids": padded,
             "attention_mask": real.long(),
-            **seen,
+            **(images or {}),
             **{name: value for name, value in kinds.items() if name in self.adapter.image_inputs},
         }
 
@@ -178,6 +190,10 @@ class LoadedModel:
         """
         image = arrangement or Arrangement((self.adapter.tower.grid,))
         return self._prompts.expanded(self._prompts.spelled(question), [image])
+
+    def text_prompt(self, question: str) -> list[int]:
+        """Returns the token ids of the chat prompt for a question without an image."""
+        return list(self._prompts.spelled(question, image=False))
 
     def reference(self, question: str, answer: str) -> list[int]:
         """Token ids of an answer as they follow the chat prompt for a question, the end token last."""

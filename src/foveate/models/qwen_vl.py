@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.errors import LayerError, UnsupportedNeed
-from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, ReceivedRows
+from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic, ReceivedRows
 from foveate.core.types import Arrangement, Grid
 from foveate.functional.attention import mean_attention
 from foveate.functional.fingerprint import fingerprints
@@ -65,6 +65,21 @@ class QwenVL(Adapter):
     def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
         return tuple(Grid(grid.rows * self.side, grid.columns * self.side) for grid in arrangement.views)
 
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        config: Any = self.model.config.vision_config
+        (grid,), side, patch = arrangement.views, self.side, config.patch_size
+        rows = images["pixel_values"]  # a patch each: square of patches by square, every frame twice
+        flat = rows.reshape(-1, grid.rows, grid.columns, side, side, 3, config.temporal_patch_size, patch, patch)
+        frame = flat[:, :, :, :, :, :, 0].permute(0, 5, 1, 3, 6, 2, 4, 7)
+        return frame.reshape(-1, 1, 3, grid.rows * side * patch, grid.columns * side * patch)
+
+    def per_token(
+        self, values: Float[Tensor, "image tile patch width"], images: Images, arrangement: Arrangement
+    ) -> Float[Tensor, "image token width"]:
+        (grid,) = arrangement.views
+        squares = values[:, 0].unflatten(1, (grid.rows, self.side, grid.columns, self.side))
+        return squares.mean((2, 4)).flatten(1, 2)
+
     @property
     def projector(self) -> nn.Module:
         return self.inner.visual.merger
@@ -101,6 +116,8 @@ class QwenVL(Adapter):
                     values[need] = squares[order].unflatten(0, (count, -1))
                 case Fingerprint():
                     values[need] = fingerprints(images["pixel_values"].reshape(count, -1))
+                case PixelStatistic():
+                    values[need] = self.pixel_statistic(images, arrangement, need)
                 case Deepstack():
                     values[need] = torch.stack([torch.stack(list(level)) for level in seen.deepstack_features], 1)
                 case Downsampled():

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.errors import UnsupportedModel, UnsupportedNeed
-from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, Keys, Need
+from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic
 from foveate.core.types import Arrangement, Grid
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.adapter import Adapter, Images, Tower
@@ -32,10 +32,6 @@ class Tiled(Adapter):
     def keeps_cls(self) -> bool:
         return False  # every tile has its own
 
-    @abstractmethod
-    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
-        """The tiles of pictures of one arrangement."""
-
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
         """What one token is made of, where that is several patches of the tower."""
         return features
@@ -49,6 +45,12 @@ class Tiled(Adapter):
     ) -> Float[Tensor, "image patch width"]:
         """The tokens of all tiles in the order of the placeholders; without what is no patch."""
         return tiles.flatten(1, 2)
+
+    def per_token(
+        self, values: Float[Tensor, "image tile patch width"], images: Images, arrangement: Arrangement
+    ) -> Float[Tensor, "image token width"]:
+        pooled = self.pooled(values.flatten(0, 1))
+        return self.packed(pooled.unflatten(0, (len(values), -1)), images, arrangement)
 
     def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
         return (square(self.model.config),) * self.pixels(images, arrangement).shape[1]
@@ -70,7 +72,8 @@ class Tiled(Adapter):
 
         def pack_values(tiles: Tensor) -> Tensor:
             """(tile, patch, ...) to (image, patch, ...)."""
-            return pack(self.pooled(tiles.flatten(2))).unflatten(-1, tiles.shape[2:])
+            values = tiles.flatten(2).unflatten(0, (len(pixels), -1))
+            return self.per_token(values, images, arrangement).unflatten(-1, tiles.shape[2:])
 
         features = self.joined(sources[:, :patches])
         tokens = pack(super().project(features) if self.packs_projected else features)
@@ -81,6 +84,8 @@ class Tiled(Adapter):
                     values[need] = pack_values(answers[need][:, :patches].float())
                 case Fingerprint():
                     values[need] = fingerprints(pixels)
+                case PixelStatistic():
+                    values[need] = self.pixel_statistic(images, arrangement, need)
                 case Features(projected=True):
                     values[need] = self.project(tokens)
                 case Features():

@@ -3,8 +3,10 @@
 from foveate.scorers.cls_attention import ClsAttention
 from foveate.scorers.cls_ensemble import ClsEnsemble
 from foveate.scorers.constant import Constant
+from foveate.scorers.debiased import Debiased
 from foveate.scorers.evidence import Evidence
 from foveate.scorers.hybrid import Hybrid
+from foveate.scorers.pixel_filter import Contrast, Edges, Saturation
 from foveate.scorers.prompt_attention import PromptAttention
 from foveate.scorers.random import Random
 from foveate.scorers.received_attention import ReceivedAttention
@@ -13,19 +15,25 @@ from foveate.scorers.text_similarity import TextSimilarity
 from foveate.scorers.token_norm import TokenNorm
 from foveate.scorers.uniform import Uniform
 from foveate.scorers.wide_cls_attention import WideClsAttention
+from foveate.scorers.without_sinks import WithoutSinks
 
 __all__ = [
     "ClsAttention",
     "ClsEnsemble",
     "Constant",
+    "Contrast",
+    "Debiased",
+    "Edges",
     "Evidence",
     "Hybrid",
     "PromptAttention",
     "Random",
     "ReceivedAttention",
     "ResponseAttention",
+    "Saturation",
     "TextSimilarity",
     "TokenNorm",
     "Uniform",
     "WideClsAttention",
+    "WithoutSinks",
 ]

@@ -16,7 +16,8 @@ from foveate.functional.geometry import even
 class Evidence(Scorer):
     """The best patch of every needed thing first, then the second best of each, and so on; the rest evenly spread.
 
-    What selection could achieve if it knew the answer's place; needs annotated data, and is no method.
+    What selection could achieve if it knew the answer's place; no method. Questions without annotations keep an even
+    grid.
     """
 
     @property
@@ -26,7 +27,8 @@ class Evidence(Scorer):
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         share = trace[EvidenceShare()]
         rank = share.argsort(dim=-1, descending=True, stable=True).argsort(-1)
-        turn = torch.where(share > 0, 2 - rank / share.shape[-1], 0.0).amax(1)
+        turn = torch.where(share > 0, 2 - rank / share.shape[-1], 0.0)
+        turn = turn.amax(1) if share.shape[1] else turn.sum(1)  # of no things there is no maximum
         places = trace.places.to(share.device)
         spread = even(trace.views).to(share.device)[places.clamp(min=0)]
         return (turn + spread / (2 * share.shape[-1])).masked_fill(places == PADDING, -torch.inf)

@@ -49,7 +49,8 @@ def ablate(
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     first_usable(config, samples, loaded)  # bad data is refused now
     tower = loaded.adapter.tower
-    choices = choices_for(tower)
+    known = any(sample.things.known for sample in samples)
+    choices = [choice for choice in choices_for(tower) if known or choice.family != "evidence"]
     keeps = sorted({resolve_keep(budget, tower.grid.patches) for budget in keep}, reverse=True)
     if not keeps:
         raise BudgetError(f"no budget is given: keep 1..{tower.grid.patches} patches, or a fraction of them")

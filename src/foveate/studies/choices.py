@@ -10,7 +10,7 @@ from foveate.compression import Compressor, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.needs import LayersFrom, resolve_layer, resolve_layers
 from foveate.evaluation.identity import identity_of
-from foveate.methods import blind, evidence, full, random, uniform, vtc_cls
+from foveate.methods import blind, contrast, edges, evidence, full, random, saturation, uniform, vtc_cls
 from foveate.models.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.studies.spaces import AnyTrial, Planned, Proposal, Space
@@ -84,8 +84,9 @@ def every_layer(tower: Tower) -> Choice:
 
 
 def controls(seeds: Iterable[int] = RANDOM_SEEDS) -> list[Choice]:
-    """The uncompressed model, no picture, the evidence oracle, the even grid and random patches."""
-    plain = [Choice(recipe.__name__, recipe.__name__, "", recipe) for recipe in (full, blind, evidence, uniform)]
+    """The uncompressed model, no picture, the evidence oracle, the even grid, filters of pixels and random patches."""
+    recipes = (full, blind, evidence, uniform, saturation, contrast, edges)
+    plain = [Choice(recipe.__name__, recipe.__name__, "", recipe) for recipe in recipes]
     return [*plain, *(Choice(f"random[{seed}]", "random", "", partial(random, seed=seed)) for seed in seeds)]
 
 

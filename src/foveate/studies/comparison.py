@@ -31,7 +31,13 @@ from foveate.studies.objective import Draw
 from foveate.studies.place import Place
 
 # rows of every comparison
-CONTROLS = {n: METHODS[n] for n in (*BUDGETLESS, "random", "uniform", "pool", "downsample", "random_inside")}
+CONTROLS = {
+    name: METHODS[name]
+    for name in (
+        *(*BUDGETLESS, "random", "uniform", "pool", "downsample"),
+        *("saturation", "contrast", "edges", "random_inside"),
+    )
+}
 ORACLES = ("evidence", "response_attention")
 Reasons = dict[str, dict[str, str]]  # method -> budget -> why it has no cell there
 
@@ -78,6 +84,9 @@ def compare(
     choices = [choice for label, recipe in recipes.items() for choice in _choices(label, recipe, loaded, tuple(seeds))]
     choices, left_out = _reaching(choices, budgets)
     choices, not_applicable = _running(choices, left_out, budgets, loaded, first_usable(config, samples, loaded))
+    if "evidence" in recipes and not any(sample.things.known for sample in samples):
+        choices = [choice for choice in choices if choice.family != "evidence"]
+        not_applicable |= {"evidence": "the data does not say where in the images the answers are"}
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each cell has its own
     facts = {

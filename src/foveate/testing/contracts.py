@@ -18,6 +18,7 @@ from foveate.core.needs import (
     Keys,
     LayersFrom,
     Need,
+    PixelStatistic,
     PromptRows,
     QuestionEmbeddings,
     ReceivedRows,
@@ -76,6 +77,8 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
             return torch.tensor((Role.BEFORE, Role.VISUAL, Role.QUESTION)).repeat_interleave(torch.tensor(counts))
         case Fingerprint():
             return torch.randint(2**62, (), generator=generator)
+        case PixelStatistic():
+            return torch.rand(grid.patches, generator=generator)
         case EvidenceShare():
             share = torch.rand(2, grid.patches, generator=generator)
             return share.where(share > 0.9, 0)

@@ -1,0 +1,45 @@
+"""The pixels that a vision tower is given, without what its image processor has done to their values."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+WHITE = 255
+"""The largest 8-bit value."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What an image processor does to the 8-bit values of each channel: (value * factor - mean) / std."""
+
+    factor: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, image_processor: Any) -> "Normalisation":  # noqa: ANN401 (a class per family)
+        """Returns the normalisation of a processor of transformers."""
+        factor = image_processor.rescale_factor if image_processor.do_rescale else 1
+        mean, std = (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0, 1)
+        return cls(float(factor), _per_channel(mean), _per_channel(std))
+
+    def undone(self, pixels: Float[Tensor, "image 3 height width"]) -> Float64[Tensor, "image 3 height width"]:
+        """Returns the 8-bit RGB values from which the pixels were made, on the CPU.
+
+        They are whole numbers, because processors resize in 8 bits. So neither the rounding of the normalisation nor
+        pixels in float16 change them, sums of them are exact, and equal patches stay equal on every device.
+        """
+        mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (self.mean, self.std))
+        return ((pixels.detach().cpu().double() * std + mean) / self.factor).round().clamp(0, WHITE)
+
+
+def pair(size: Any) -> tuple[int, int]:  # noqa: ANN401 (as configurations have it)
+    """Returns height and width from a configuration's one or two numbers."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _per_channel(value: Any) -> tuple[float, ...]:  # noqa: ANN401 (one number or a list)
+    return (float(value),) * 3 if isinstance(value, int | float) else tuple(map(float, value))
