@@ -1,7 +1,7 @@
 """From the cells of a study to the table of an ablation: every cell with intervals, against full and against random."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +11,14 @@ import pandas as pd
 
 from analysis.records import read_records
 from analysis.statistics import difference_interval, mean_interval
-from analysis.verdicts import holm, paired_p
+from analysis.tables import percent
+from analysis.verdicts import holm, paired_p, side, too_few
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
 from foveate.metrics.answers import agreement
 
-FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", "random", "blind")
+PIXEL_FILTERS = ("saturation", "contrast", "edges")
+FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", *PIXEL_FILTERS, "random", "blind")
 BUDGETLESS = ("full", "blind")  # all patches and no picture, whatever the budget
 MEASURES = ["score", "evidence_recall", "things_kept", "agreement"]
 _QUESTION = ("sample_id", "image_id", "kind")
@@ -110,24 +112,47 @@ def read_cells(
     return {cell: _seed_mean(group) for cell, group in groups.items()}
 
 
-def ablation_table(cells: Iterable[Cell], out: Path) -> pd.DataFrame:
+def ablation_table(frames: Mapping[Cell, pd.DataFrame]) -> pd.DataFrame:
     """One row per scorer and budget, by falling budget and then in the order of `FAMILIES` and layers.
 
     Accuracy is the mean score. `delta_vs_full` and `delta_vs_random` (same budget, mean over seeds) are paired by
     question; `p_vs_random_holm` is of `paired_p` against all seeds, corrected over the table. The interval of `random`
-    covers the choice of images, not that of its seeds. Where a control is missing or is the row itself, there is NaN.
+    is that of the mean over its seeds: it covers the choice of images, not that of seeds. Where a control is missing or
+    is the row itself, there is NaN.
 
     Args:
-        cells: The cells, as `cells_of` gives them.
-        out: Folder that holds `records/`.
+        frames: As `read_cells` gives them.
     """
-    frames = read_cells(cells, out)
     full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
     random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
     told = bar(frames.items(), "cell", "comparing")
     table = pd.DataFrame([row_of(cell, frame, full, random.get(cell.keep)) for cell, frame in told])
     table["p_vs_random_holm"] = holm(table["p_vs_random_holm"])
     return table
+
+
+def caveat(frames: Mapping[Cell, pd.DataFrame], table: pd.DataFrame) -> str:
+    """Returns why a table allows no verdicts: too few images, or a model at the floor; nothing if it allows them.
+
+    Args:
+        frames: As `read_cells` gives them.
+        table: Of the same cells, with their p values against random patches and `full`.
+    """
+    columns = table.columns.intersection(["p_vs_random_holm", "p_vs_full_holm"])
+    tests = int(table[columns].notna().to_numpy().sum())
+    if tests and (few := too_few(int(table["images"].iloc[0]), tests, 1 + int(table["seeds"].max()))):
+        return few
+    named = {cell.family: frame for cell, frame in frames.items()}
+    full, blind = (named.get(name) for name in BUDGETLESS)
+    if full is None or blind is None:
+        return ""
+    reached, without = full["score"].mean(), blind["score"].mean()
+    if side(reached - without, paired_p(runs_of(full), runs_of(blind), full["image_id"])) > 0:
+        return ""
+    return (
+        f"The uncompressed model reaches {percent(reached)} %, without the image {percent(without)} %, and is not "
+        "shown to be better with it: the table compares nothing."
+    )
 
 
 def per_kind_table(cells: Iterable[Cell], out: Path) -> pd.DataFrame:
@@ -143,6 +168,18 @@ def best_scorer(table: pd.DataFrame, family: str) -> str | None:
     """The scorer of a family with the highest mean accuracy over the budgets of these rows; of equals the first."""
     rows = table[table["family"] == family]
     return None if rows.empty else str(rows.groupby("scorer", sort=False)["accuracy"].mean().idxmax())
+
+
+def reference_budget(table: pd.DataFrame) -> int:
+    """Returns the second smallest budget of a table, or the only one: at it most scorers still differ.
+
+    Raises:
+        DataError: There is no row but those without a budget.
+    """
+    keeps = sorted(int(keep) for keep in table.loc[~table["family"].isin(BUDGETLESS), "keep"].unique())
+    if not keeps:
+        raise DataError("the study has no row but `full`: a report needs a budget at which patches were dropped")
+    return keeps[min(1, len(keeps) - 1)]
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:

@@ -8,8 +8,9 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from analysis.ablation import BUDGETLESS, Cell, cells_of, read_cells, row_of, runs_of
-from analysis.tables import accuracy, against_full, against_random, grid, p_value, percent
+from analysis.ablation import BUDGETLESS, PIXEL_FILTERS, Cell, cells_of, read_cells, row_of, runs_of
+from analysis.held_out import Group
+from analysis.tables import accuracy, against_full, against_random, grid, percent, tested
 from analysis.verdicts import holm, paired_p
 from foveate.core.progress import bar
 from foveate.cost.flops import prefill_flops
@@ -27,7 +28,7 @@ _LEGEND = (
     "n = {n:,} questions about {images:,} images. Accuracy in %, differences in points; in brackets the 95 % interval "
     "over images: Wilson's at the effective number of questions. Differences are paired by question; p: permutation "
     "test over images, Holm-corrected over this table, against random patches (all seeds) and the uncompressed "
-    "model each; a difference is shown where p is below 0.05, whatever the interval. Tokens are means over the "
+    "model each; *better* or *worse* where p is below 0.05, whatever the interval. Tokens are means over the "
     "questions: *equivalent* is the mean over the {blocks} blocks of the language model, *given* enter its first, "
     "*left* its last one. GFLOPs are those of the language model's prefill, 2 x MACs, visual and text tokens, without "
     "the vision tower and without what a method computes to choose."
@@ -70,23 +71,32 @@ def comparison_of(study: optuna.Study) -> Comparison:
     )
 
 
-def comparison_table(comparison: Comparison, out: Path) -> pd.DataFrame:
+def read_comparison(comparison: Comparison, out: Path) -> dict[Cell, pd.DataFrame]:
+    """Returns the records of every cell with what they cost, as `read_cells`.
+
+    Args:
+        comparison: The cells and the language model's shape.
+        out: Folder that holds `records/`.
+    """
+    return read_cells(comparison.cells, out, lambda records: _costs(records, comparison.decoder))
+
+
+def comparison_table(frames: Mapping[Cell, pd.DataFrame], roles: Mapping[str, str]) -> pd.DataFrame:
     """One row per method and budget, by falling budget and then by role; `full` and `blind` stand first and last.
 
     `budget` are the equivalent tokens asked for, `equivalent_tokens` those that were measured. The other columns are
     those of `ablation_table`, whose p value is corrected here together with one against `full`, each over all rows.
-    Seeds are one row; its interval covers the choice of images, not that of seeds.
+    Seeds are one row; its interval is that of their mean: it covers the choice of images, not that of seeds.
 
     Args:
-        comparison: The cells and what the study says of them.
-        out: Folder that holds `records/`.
+        frames: As `read_comparison` gives them.
+        roles: Of every method one of `ROLES`, in the order of the table.
     """
-    frames = read_cells(comparison.cells, out, lambda records: _costs(records, comparison.decoder))
     full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
     random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
     told = bar(frames.items(), "cell", "comparing")
-    rows = [_row(cell, frame, full, random.get(cell.keep), comparison.roles) for cell, frame in told]
-    order = list(comparison.roles)
+    rows = [_row(cell, frame, full, random.get(cell.keep), roles) for cell, frame in told]
+    order = list(roles)
     rows.sort(key=lambda row: (-row["budget"], order.index(row["method"])))
     table = pd.DataFrame(rows)
     for column in ("p_vs_random_holm", "p_vs_full_holm"):
@@ -94,16 +104,45 @@ def comparison_table(comparison: Comparison, out: Path) -> pd.DataFrame:
     return table
 
 
-def markdown(table: pd.DataFrame, comparison: Comparison) -> str:
-    """The table for readers, one section per budget, and what is not in it."""
+def groups_of(cells: Iterable[Cell], roles: Mapping[str, str]) -> dict[int, list[Group]]:
+    """Returns what a comparison compares at every budget: the best methods by where they drop tokens, and controls."""
+    cells = list(cells)
+    full = [cell for cell in cells if cell.family == "full"]
+    groups: dict[int, list[Group]] = {}
+    for budget in sorted({cell.keep for cell in cells if cell.family not in BUDGETLESS}, reverse=True):
+        here = [cell for cell in cells if cell.keep == budget and cell.family not in BUDGETLESS]
+        named = {cell.family: [cell] for cell in here}
+        controls = ("best pixel filter", "random", "uniform", "pool", "downsample")
+        by_role = {role: [cell for cell in here if roles[cell.family] == role] for role in ROLES}
+        groups[budget] = [
+            Group("best before the language model", by_role["vision"], (*controls, "evidence", "full")),
+            Group("best inside it", by_role["decoder"], (*controls, "random_inside", "full")),
+            Group("best before and inside", by_role["both"], (*controls, "evidence", "full")),
+            Group("best pixel filter", [cell for cell in here if cell.family in PIXEL_FILTERS], ("random",)),
+            *(Group(name, named.get(name, [])) for name in (*controls[1:], "random_inside", "evidence")),
+            Group("full", full),
+        ]
+    return groups
+
+
+def markdown(table: pd.DataFrame, comparison: Comparison, caveat: str = "") -> str:
+    """The table for readers, one section per budget, and what is not in it.
+
+    Args:
+        table: As `comparison_table` gives it.
+        comparison: Of that table.
+        caveat: Why there are no verdicts; without one every row has its verdicts.
+    """
     size, blocks = table.iloc[0], comparison.decoder.blocks
-    parts = [_LEGEND.format(n=size["n"], images=size["images"], blocks=blocks)]
+    legend = _LEGEND.format(n=size["n"], images=size["images"], blocks=blocks)
+    parts = [legend, caveat] if caveat else [legend]
     without = table["method"].isin(BUDGETLESS)
     if without.any():
-        parts += ["## Whatever the budget", grid([_shown(row) for _, row in table[without].iterrows()])]
+        parts += ["## Whatever the budget", grid([_shown(row, not caveat) for _, row in table[without].iterrows()])]
     for budget in budgets_of(table):
         rows = table[~without & (table["budget"] == budget)]
-        parts += [f"## {share(budget, comparison.patches)}", grid([_shown(row) for _, row in rows.iterrows()])]
+        shown = [_shown(row, not caveat) for _, row in rows.iterrows()]
+        parts += [f"## {share(budget, comparison.patches)}", grid(shown)]
     return "\n\n".join([*parts, *absent(comparison)]) + "\n"
 
 
@@ -165,16 +204,16 @@ def _row(
     return named | row | {"p_vs_full_holm": p} | {name: frame[name].mean() for name in _COSTS}
 
 
-def _shown(row: pd.Series) -> dict[str, str]:
+def _shown(row: pd.Series, verdicts: bool) -> dict[str, str]:
     seeds = f" ({row['seeds']} seeds)" if row["seeds"] > 1 else ""
     return {
         "method": f"{row['method']}{seeds}",
         "where": ROLES[row["role"]],
         "accuracy": accuracy(row),
         "vs random": against_random(row),
-        "p, random": p_value(row["p_vs_random_holm"]),
+        "p, random": tested(row["delta_vs_random"], row["p_vs_random_holm"], verdicts),
         "vs full": against_full(row),
-        "p, full": p_value(row["p_vs_full_holm"]),
+        "p, full": tested(row["delta_vs_full"], row["p_vs_full_holm"], verdicts),
         "same answer as full": percent(row["agreement_with_full"]),
         "evidence recall": percent(row["evidence_recall"]),
         "equivalent": f"{row['equivalent_tokens']:.1f}",

@@ -6,15 +6,26 @@ from pathlib import Path
 import optuna
 import pandas as pd
 
-from analysis.ablation import Cell
+from analysis import held_out
+from analysis.ablation import Cell, caveat
 from analysis.benchmarks import failures, write_numbers
-from analysis.comparison import Comparison, comparison_of, comparison_table, markdown, methods_at, shared_budget
-from analysis.comparison_answer import comparison_answer
+from analysis.comparison import (
+    Comparison,
+    budgets_of,
+    comparison_of,
+    comparison_table,
+    groups_of,
+    markdown,
+    methods_at,
+    read_comparison,
+    shared_budget,
+)
 from analysis.comparison_figures import frontier_figure, frontiers_data, ranking_figure, rankings_data
 from analysis.drawing import save_figure
 from analysis.pictures import kept_patches_data, kept_patches_figure
+from analysis.pixel_filters import against_filters, filters_first
 from analysis.report import Setting, setting_of
-from analysis.tables import accuracy, write_table
+from analysis.tables import accuracy, paragraphs, write_table
 from foveate.data.load import parsed
 from foveate.evaluation import EvalConfig
 from foveate.studies.study import keep_artifacts
@@ -40,9 +51,17 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
         folder: Where to write.
         setting: Model and pictures.
     """
-    table = comparison_table(comparison, out)
+    frames = read_comparison(comparison, out)
+    table = comparison_table(frames, comparison.roles)
     failed = failures(comparison.cells, out)
-    write_table(table, folder, markdown(table, comparison) + (f"\n{failed}\n" if failed else ""))
+    chosen = held_out.held_out_table(frames, groups_of(frames, comparison.roles))
+    doubt = caveat(frames, table) or held_out.too_few_held_out(chosen)
+    methods = [cell for cell in frames if comparison.roles[cell.family] in ("vision", "decoder", "both")]
+    first = filters_first(against_filters(frames, methods), verdicts=not doubt)
+    best = held_out.markdown(chosen, verdicts=not doubt)
+    write_table(
+        table, folder, paragraphs(first, markdown(table, comparison, doubt), held_out.TITLE, best, failed) + "\n"
+    )
     if panels := frontiers_data(table):
         save_figure(frontier_figure(panels), folder / "frontier.png")
     if rankings := rankings_data(table):
@@ -53,8 +72,10 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
             data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
             kept = f"{budget} equivalent tokens of {comparison.patches} patches: those that remain to the end"
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
-    parts = [summary(table, list(comparison.roles)), comparison_answer(table, comparison, out), failed]
-    return "\n\n".join(part for part in parts if part)
+    each = [held_out.printed(chosen, budget, verdicts=not doubt) for budget in budgets_of(table)]
+    unable = f"Cannot run on this model: {', '.join(comparison.not_applicable)}; table.md says why."
+    each.append(unable if comparison.not_applicable else "")
+    return paragraphs(doubt, first, summary(table, list(comparison.roles)), *each, failed)
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell]) -> list[Cell]:

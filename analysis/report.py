@@ -1,6 +1,6 @@
 """Everything that a finished ablation shows, written into one folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,13 +9,25 @@ import optuna
 import pandas as pd
 from PIL import Image
 
-from analysis.ablation import Cell, ablation_table, best_scorer, cells_of
-from analysis.answer import answer_sentence, reference_budget
+from analysis import held_out
+from analysis.ablation import (
+    BUDGETLESS,
+    PIXEL_FILTERS,
+    Cell,
+    ablation_table,
+    best_scorer,
+    caveat,
+    cells_of,
+    read_cells,
+    reference_budget,
+)
 from analysis.benchmarks import failures
 from analysis.drawing import save_figure
 from analysis.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
+from analysis.held_out import Group, held_out_table
 from analysis.pictures import kept_patches_data, kept_patches_figure
-from analysis.tables import summary, write_table
+from analysis.pixel_filters import against_filters, filters_first
+from analysis.tables import markdown, paragraphs, summary, write_table
 from foveate.core.types import Arrangement, Grid
 from foveate.data.sample import Lazily, VQASample, pictured
 from foveate.evaluation import EvalConfig
@@ -82,8 +94,15 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
         folder: Where to write.
         setting: Model and pictures.
     """
-    table = ablation_table(cells, out)
-    write_table(table, folder)
+    frames = read_cells(cells, out)
+    table = ablation_table(frames)
+    failed = failures(cells, out)
+    chosen = held_out_table(frames, groups_of(frames, setting))
+    doubt = caveat(frames, table) or held_out.too_few_held_out(chosen)
+    layers = [cell for cell in frames if cell.family in ("single", "suffix", "all")]
+    first = filters_first(against_filters(frames, layers), verdicts=not doubt)
+    best = held_out.markdown(chosen, verdicts=not doubt)
+    write_table(table, folder, paragraphs(first, markdown(table, doubt), held_out.TITLE, best, failed) + "\n")
     singles = table[table["family"].isin(["single", "suffix"])]
     if len(singles):
         panels = [accuracy_by_layer_data(table, keep, setting.feature_layer) for keep in singles["keep"].unique()]
@@ -93,8 +112,33 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
         columns = telling_cells(table, cells, setting.feature_layer)
         data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
         save_figure(kept_patches_figure(data), folder / "kept_patches.png")
-    answer = answer_sentence(table, cells, out, feature_layer=setting.feature_layer, depth=setting.depth)
-    return "\n\n".join(part for part in (summary(table), answer, failures(cells, out)) if part)
+    best = held_out.printed(chosen, reference_budget(table), verdicts=not doubt)
+    return paragraphs(doubt, first, summary(table), best, failed)
+
+
+def groups_of(cells: Iterable[Cell], setting: Setting) -> dict[int, list[Group]]:
+    """Returns what an ablation compares at every budget: layers and sums, each with the controls."""
+    groups: dict[int, list[Group]] = {}
+    full = [cell for cell in cells if cell.family == "full"]
+    for keep in dict.fromkeys(cell.keep for cell in cells if cell.family not in BUDGETLESS):
+        here = [cell for cell in cells if cell.keep == keep and cell.family not in BUDGETLESS]
+
+        def of(*families: str, here: Sequence[Cell] = here) -> list[Cell]:
+            return [cell for cell in here if cell.family in families]
+
+        controls = ("best pixel filter", "random", "uniform", "full")
+        features = [cell for cell in of("single") if cell.first_layer == setting.feature_layer]
+        groups[keep] = [
+            Group("best single layer", of("single"), controls),
+            Group("layer that writes the features", features, ("best single layer", *controls)),
+            Group("best sum that ends there", of("suffix"), ("best single layer", *controls)),
+            Group("sum of all layers", of("all"), ("best single layer", *controls)),
+            Group("best pixel filter", of(*PIXEL_FILTERS), ("random",)),
+            Group("random", of("random")),
+            Group("uniform", of("uniform")),
+            Group("full", full),
+        ]
+    return groups
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell], feature_layer: int) -> list[Cell]:

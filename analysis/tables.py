@@ -5,23 +5,24 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.verdicts import side
 from foveate.core.files import replacing
 
 LEGEND = (
     "n = {n} questions about {images} images. Accuracy in %, differences in points; in brackets the 95 % interval "
     "over images: Wilson's at the effective number of questions. Differences are paired by question; p: permutation "
-    "test over images against random patches (all seeds), Holm-corrected over the table; a difference is shown where p "
+    "test over images against random patches (all seeds), Holm-corrected over the table; *better* or *worse* where p "
     "is below 0.05, whatever the interval."
 )
 
 
-def write_table(table: pd.DataFrame, folder: Path, text: str | None = None) -> None:
+def write_table(table: pd.DataFrame, folder: Path, text: str) -> None:
     """Writes `table.csv` (six decimals, the same bytes for the same table) and `table.md`, each complete or not at all.
 
     Args:
         table: As `ablation_table` gives it.
         folder: Where to write; made if missing.
-        text: Of `table.md`; None means what `markdown` makes of an ablation.
+        text: Of `table.md`.
     """
     rounded = table.copy()
     numbers = rounded.select_dtypes("float").columns
@@ -29,17 +30,23 @@ def write_table(table: pd.DataFrame, folder: Path, text: str | None = None) -> N
     with replacing(folder / "table.csv") as path:
         rounded.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
     with replacing(folder / "table.md") as path:
-        path.write_text(markdown(table) if text is None else text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The table for readers, one section per budget."""
+def markdown(table: pd.DataFrame, caveat: str = "") -> str:
+    """The table for readers, one section per budget.
+
+    Args:
+        table: As `ablation_table` gives it.
+        caveat: Why there are no verdicts; without one every row has its verdict.
+    """
     patches = table.loc[table["family"] == "full", "keep"].max()
     size = table.iloc[0]
-    parts = [LEGEND.format(n=f"{size['n']:,}", images=f"{size['images']:,}")]
+    legend = LEGEND.format(n=f"{size['n']:,}", images=f"{size['images']:,}")
+    parts = [legend, caveat] if caveat else [legend]
     for keep, rows in table.groupby("keep", sort=False):
         share = "" if pd.isna(patches) else f" of {patches:.0f} ({percent(keep / patches)} %)"
-        parts += [f"## Patches kept: {keep}{share}", grid([_cells(row) for _, row in rows.iterrows()])]
+        parts += [f"## Patches kept: {keep}{share}", grid([_cells(row, not caveat) for _, row in rows.iterrows()])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -48,6 +55,11 @@ def summary(table: pd.DataFrame) -> str:
     shown = table.assign(accuracy=[accuracy(row) for _, row in table.iterrows()])
     wide = shown.pivot(index="scorer", columns="keep", values="accuracy")
     return wide.loc[shown["scorer"].drop_duplicates(), sorted(wide.columns, reverse=True)].fillna("").to_string()
+
+
+def paragraphs(*parts: str) -> str:
+    """Returns the parts that are not empty with a blank line between them."""
+    return "\n\n".join(part.strip() for part in parts if part)
 
 
 def percent(value: float) -> str:
@@ -91,6 +103,16 @@ def p_value(value: float) -> str:
     return _number(value, lambda p: "<0.001" if p < 0.001 else f"{p:.3f}")
 
 
+def judged(difference: float, p: float) -> str:
+    """Returns the verdict on a difference by its corrected p: better, worse or not shown; nothing without a test."""
+    return "" if pd.isna(p) else {1: "better", -1: "worse", 0: "not shown"}[side(difference, p)]
+
+
+def tested(difference: float, p: float, verdicts: bool = True) -> str:
+    """Returns a corrected p value with its verdict: `0.003 better`."""
+    return f"{p_value(p)} {judged(difference, p)}".strip() if verdicts else p_value(p)
+
+
 def _interval(row: pd.Series, names: tuple[str, str, str], form: Callable[[float], str], unit: str) -> str:
     mean, low, high = (form(row[name]) for name in names)
     if mean == "-":
@@ -102,14 +124,14 @@ def _number(value: float, form: Callable[[float], str]) -> str:
     return "-" if pd.isna(value) else form(value)
 
 
-def _cells(row: pd.Series) -> dict[str, str]:
+def _cells(row: pd.Series, verdicts: bool) -> dict[str, str]:
     seeds = f" ({row['seeds']} seeds)" if row["seeds"] > 1 else ""
     return {
         "scorer": f"{row['scorer']}{seeds}",
         "accuracy": accuracy(row),
         "vs full": against_full(row),
         "vs random": against_random(row),
-        "p": p_value(row["p_vs_random_holm"]),
+        "p": tested(row["delta_vs_random"], row["p_vs_random_holm"], verdicts),
         "evidence recall": percent(row["evidence_recall"]),
         "all things kept": percent(row["things_kept"]),
         "same answer as full": percent(row["agreement_with_full"]),

@@ -2,14 +2,15 @@
 
 from functools import partial
 
-from foveate.cli import Flat, Options, run
+from foveate.cli import run
 from foveate.core.budget import check_budgets
+from foveate.options import Flat, Options
 
 
 def main(
     scorers: tuple[str, ...] = ("cls[-2]", "cls[-1]", "cls[all]"),
     keep: tuple[int | float, ...] = (0.75, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.06, 0.04, 0.03, 0.02, 0.01),
-    options: Flat = Options("ablate_budgets"),
+    options: Flat = Options("ablate_budgets", limit=2400),
 ) -> None:
     """Evaluates the chosen scorers and the controls along a fine budget axis; see `ablate_layers.py` for the output.
 
@@ -22,14 +23,17 @@ def main(
     check_budgets(keep)
     from analysis.overlays import kept_picture
     from analysis.report import report
+    from analysis.trainings import between_trainings
     from foveate.studies.ablation import ablate
     from foveate.studies.choices import named_choices
 
-    choices = partial(named_choices, names=scorers)
-    study = ablate(
-        options.name, options.config, choices, keep, options.storage, options.workers, kept_picture, options.existing
-    )
-    print(report(study, options.config))
+    choices, studies = partial(named_choices, names=scorers), []
+    for name, config in options.each:
+        study = ablate(name, config, choices, keep, options.storage, options.workers, kept_picture, options.existing)
+        print(report(study, config))
+        studies.append((study, config))
+    if told := between_trainings(studies, options):
+        print(told)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 from functools import partial
 
-from foveate.cli import Flat, Options, run
+from foveate.cli import run
 from foveate.core.budget import check_budgets
+from foveate.options import Flat, Options
 
 
 def main(
     keep: tuple[int | float, ...] = (0.5, 0.25, 0.11, 0.05),
     layers: tuple[int, ...] = (),
-    options: Flat = Options("ablate_layers"),
+    options: Flat = Options("ablate_layers", limit=2400),
 ) -> None:
     """Evaluates every layer, every suffix of layers, all layers and the controls at several budgets.
 
@@ -24,14 +25,17 @@ def main(
     check_budgets(keep)
     from analysis.overlays import kept_picture
     from analysis.report import report
+    from analysis.trainings import between_trainings
     from foveate.studies.ablation import ablate
     from foveate.studies.choices import layer_choices
 
-    choices = partial(layer_choices, layers=layers)
-    study = ablate(
-        options.name, options.config, choices, keep, options.storage, options.workers, kept_picture, options.existing
-    )
-    print(report(study, options.config))
+    choices, studies = partial(layer_choices, layers=layers), []
+    for name, config in options.each:
+        study = ablate(name, config, choices, keep, options.storage, options.workers, kept_picture, options.existing)
+        print(report(study, config))
+        studies.append((study, config))
+    if told := between_trainings(studies, options):
+        print(told)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Which published method keeps what the language model needs, when all are given the same number of tokens?"""
 
-from foveate.cli import Flat, Options, run
+from foveate.cli import run
 from foveate.core.budget import check_budgets
 from foveate.methods.table import METHODS, check_names
+from foveate.options import Flat, Options
 
 
 def main(
@@ -13,8 +14,8 @@ def main(
     """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
 
     Writes `<out>/<study>/{study.db, table.csv, table.md, frontier.png, ranking.png, kept_patches.png}`. A second run
-    continues the first. The controls (no compression, no picture, random, even grid, pooling, smaller picture) take
-    part unasked.
+    continues the first. The controls (no compression, no picture, random, even grid, pooling, smaller picture, filters
+    of pixels) take part unasked.
 
     A benchmark has its study in `<out>/<study>_<data>`, with its official numbers in `benchmark.csv` and
     `benchmark.md`; several have the first number of each in `<out>/<study>/{benchmarks.csv, benchmarks.md}`.
@@ -31,9 +32,10 @@ def main(
     from analysis.benchmarks import overview
     from analysis.comparison_report import report
     from analysis.overlays import kept_picture
+    from analysis.trainings import between_trainings
     from foveate.studies.comparison import compare
 
-    folders = {}
+    folders, studies = {}, []
     for name, config in options.each:
         study = compare(
             name,
@@ -47,7 +49,10 @@ def main(
         )
         print(report(study, config))
         folders[config.data] = config.out / study.study_name
-    if table := overview(folders, options.out / options.name):
+        studies.append((study, config))
+    if told := between_trainings(studies, options):
+        print(told)
+    if len(options.model) == 1 and (table := overview(folders, options.out / options.name)):
         print(table)
 
 

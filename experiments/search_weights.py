@@ -4,7 +4,8 @@ from typing import Annotated
 
 import tyro
 
-from foveate.cli import Flat, Options, run
+from foveate.cli import run
+from foveate.options import Flat, Options
 from foveate.studies.plan import SearchPlan
 
 

@@ -21,7 +21,7 @@ def main(
     batch_size: int = 16,
     processes: int = 2,
     seed: int = 0,
-    card_questions: int | None = None,
+    card_questions: int = 2400,
 ) -> None:
     """Every stage continues where a killed run stopped; a finished one takes seconds.
 
@@ -37,7 +37,7 @@ def main(
         batch_size: Pictures per process and step; in the text stage, whose texts are told apart, four times as many.
         processes: CPU processes of one thread each; the text stage has one.
         seed: Of initialisation and data.
-        card_questions: How many questions of the `test` split the cards rest on; default all.
+        card_questions: How many questions of the `test` split the cards rest on.
     """
     if stage == "all":  # a process each: the second process of a stage re-runs this script
         for each in STAGES:

@@ -21,8 +21,8 @@ from PIL import Image
 
 import analysis
 import foveate
-from foveate.cli import Options
 from foveate.models.load import load
+from foveate.options import Options
 
 for package in (analysis, foveate):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):

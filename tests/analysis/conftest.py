@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ablation import Cell, ablation_table
+from analysis.ablation import Cell, ablation_table, read_cells
 from foveate.core.files import stamped
 from foveate.evaluation.records import RecordFolder
 
@@ -93,7 +93,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """An ablation with every family, three budgets and 40 images of 11 questions."""
     out = tmp_path_factory.mktemp("study")
     cells = simulate(out, tuple(QUALITY), (36, 16, 7), images=40)
-    return Study(cells, out, ablation_table(cells, out))
+    return Study(cells, out, ablation_table(read_cells(cells, out)))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,17 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from statsmodels.stats.multitest import multipletests
 
-from analysis.ablation import Cell, ablation_table, best_scorer, cells_of, load_study, per_kind_table, read_cells
+from analysis.ablation import (
+    Cell,
+    ablation_table,
+    best_scorer,
+    caveat,
+    cells_of,
+    load_study,
+    per_kind_table,
+    read_cells,
+    reference_budget,
+)
 from analysis.records import read_records
 from analysis.verdicts import paired_p
 from foveate.core.errors import DataError
@@ -120,7 +130,7 @@ def test_p_values_are_corrected_over_the_whole_table(study):
 
 
 def test_missing_controls_leave_gaps(study):
-    table = ablation_table([cell for cell in study.cells if cell.family == "single"], study.out)
+    table = ablation_table(read_cells([cell for cell in study.cells if cell.family == "single"], study.out))
     gaps = ["delta_vs_full", "delta_vs_random", "p_vs_random_holm", "agreement_with_full"]
     assert table[gaps].isna().all(axis=None)
     assert table["accuracy"].notna().all()
@@ -130,7 +140,7 @@ def test_agreement_ignores_surrounding_space(tmp_path, records, write_run):
     write_run(tmp_path, "full", records([1, 1], [" red", "red"]))
     write_run(tmp_path, "one", records([1, 0], ["red ", "blue"]))
     cells = [Cell("full", "full", "", 4, "full"), Cell("cls[0]", "single", "0", 2, "one")]
-    assert ablation_table(cells, tmp_path)["agreement_with_full"].tolist() == [1.0, 0.5]
+    assert ablation_table(read_cells(cells, tmp_path))["agreement_with_full"].tolist() == [1.0, 0.5]
 
 
 @pytest.mark.parametrize("fewer", [2, 4])
@@ -140,12 +150,13 @@ def test_cells_with_other_questions_are_refused(tmp_path, records, write_run, fe
     write_run(tmp_path, "other", other.assign(sample_id="x" + other["sample_id"]))
     cells = [Cell("cls[0]", "single", "0", 2, "one"), Cell("cls[1]", "single", "1", 2, "other")]
     with pytest.raises(DataError, match="not the same ones"):
-        ablation_table(cells, tmp_path)
+        ablation_table(read_cells(cells, tmp_path))
 
 
 def test_the_order_of_the_cells_does_not_matter(study):
     some = [cell for cell in study.cells if cell.keep in (144, 16) and cell.family in ("full", "single", "random")]
-    pd.testing.assert_frame_equal(ablation_table(some, study.out), ablation_table(some[::-1], study.out))
+    one, other = (ablation_table(read_cells(order, study.out)) for order in (some, some[::-1]))
+    pd.testing.assert_frame_equal(one, other)
 
 
 def test_kinds_of_question_partition_the_accuracy(study):
@@ -165,3 +176,33 @@ def test_best_scorer_has_the_highest_mean_over_budgets_and_of_equals_the_first()
     )
     assert best_scorer(table, "single") == "b"
     assert best_scorer(table, "all") is None
+
+
+def test_the_answer_is_about_the_second_smallest_budget(study):
+    assert reference_budget(study.table) == 16
+    assert reference_budget(study.table[study.table["keep"] != 16]) == 36
+    with pytest.raises(DataError, match="no row but `full`"):
+        reference_budget(study.table[study.table["family"] == "full"])
+
+
+@pytest.mark.parametrize(
+    ("reached", "without", "says"), [(0.9, 0.2, ""), (0.3, 0.3, "is not shown"), (0.0, 0.0, "reaches 0.0 %")]
+)
+def test_a_model_at_the_floor_compares_nothing(tmp_path, records, write_run, reached, without, says):
+    rng = np.random.default_rng(0)
+    for name, share in (("full", reached), ("blind", without), ("cls", reached), ("random", without)):
+        write_run(tmp_path, name, records((rng.random(80) < share).astype(float).tolist()))
+    cells = [Cell("full", "full", "", 4, "full"), Cell("blind", "blind", "", 0, "blind")]
+    cells += [Cell("cls[0]", "single", "0", 2, "cls"), Cell("random[0]", "random", "", 2, "random")]
+    frames = read_cells(cells, tmp_path)
+    told = caveat(frames, ablation_table(frames))
+    assert says in told and bool(told) == bool(says)
+    assert told.endswith("the table compares nothing.") == bool(says)
+
+
+def test_too_few_images_are_said_before_all_else(tmp_path, records, write_run):
+    for name in ("cls", "random"):
+        write_run(tmp_path, name, records([1, 0, 1, 0, 0, 1]))
+    cells = [Cell("cls[0]", "single", "0", 2, "cls"), Cell("random[0]", "random", "", 2, "random")]
+    frames = read_cells(cells, tmp_path)
+    assert caveat(frames, ablation_table(frames)) == "Too few images for any test (n = 3)."

@@ -14,16 +14,17 @@ from analysis.comparison import (
     budgets_of,
     comparison_of,
     comparison_table,
+    groups_of,
     markdown,
     methods_at,
+    read_comparison,
     shared_budget,
 )
-from analysis.comparison_answer import comparison_answer
 from analysis.comparison_figures import draw_frontier, draw_ranking, frontiers_data, ranking_figure, rankings_data
 from analysis.comparison_report import telling_cells, write_report
+from analysis.held_out import held_out_table
 from analysis.records import read_records
 from analysis.report import Setting
-from analysis.statistics import difference_interval
 from analysis.verdicts import paired_p
 from foveate.cost.flops import prefill_flops
 from foveate.cost.shapes import DecoderShape
@@ -49,6 +50,7 @@ METHODS = {
 class Written(NamedTuple):
     comparison: Comparison
     out: object
+    frames: dict[Cell, pd.DataFrame]
     table: pd.DataFrame
 
 
@@ -88,7 +90,8 @@ def written(tmp_path_factory, write_run) -> Written:
     roles = {"full": "control", "blind": "control"} | {family: role for family, role, _, _ in METHODS.values()}
     left_out = {name: {"16": f"{name} cannot"} for name in ("random_inside", "cut", "twice")}
     comparison = Comparison(cells, roles, SHAPE, 144, left_out, {"texts": "no companion"})
-    return Written(comparison, out, comparison_table(comparison, out))
+    frames = read_comparison(comparison, out)
+    return Written(comparison, out, frames, comparison_table(frames, roles))
 
 
 def row(table: pd.DataFrame, method: str, budget: int) -> pd.Series:
@@ -148,40 +151,33 @@ def test_methods_stand_best_first(written):
     assert set(methods_at(written.table, 72, ("control",))["method"]) == {"random", "random_inside", "pool"}
 
 
-def test_answer_says_who_beats_random_and_which_controls_are_as_good(written):
-    text = comparison_answer(written.table, written.comparison, written.out)
-    small = text[text.index("At 16 equivalent tokens of 144 (11.1 %):") :]
-    lines = [line.strip() for line in small.splitlines()]
-    assert lines[1].startswith("Random patches reach ")
-    assert lines[2].startswith("Better than them: good (+")
-    assert lines[3].startswith("No difference shown: same (")
-    assert lines[4].startswith("Worse than them: bad (-")
-    assert lines[5].startswith("Best, picked on these same questions, which flatters it: good, ")
-    _, level, below = (part.split(": ")[1] for part in lines[5].split("Against it: ")[1].split("; "))
-    assert "pool (" in level and "random (" not in lines[5]  # lines 2 to 4 have said that, by the p of the table
-    assert below.rstrip(".") == "none" or "evidence" in below
-    assert lines[6] == "Cannot have this budget: random_inside, cut, twice."
-    assert "Random patches, dropped where FastV drops its own, reach " in text
-    assert "no difference shown: cut (" in text
-    assert "Cannot run on this model: texts" in text
+def test_the_best_is_chosen_on_one_half_and_compared_with_every_control_on_the_other(written):
+    table = held_out_table(written.frames, groups_of(written.frames, written.comparison.roles))
+    here = table[(table["budget"] == 72) & (table["group"] == "best before the language model")]
+    assert set(here["chosen"]) == {"good"}
+    assert here["rival"].tolist() == ["random", "pool", "evidence", "full"]
+    inside = table[(table["budget"] == 72) & (table["group"] == "best inside it")]
+    assert inside["rival"].tolist() == ["random", "pool", "random_inside", "full"]
+    assert "best inside it" not in table.loc[table["budget"] == 16, "group"].tolist()
 
 
-def test_with_too_few_images_there_are_differences_and_no_verdicts(written):
-    text = comparison_answer(written.table.assign(images=2), written.comparison, written.out)
-    assert text.count("Too few images for any test (n = 2).") == 1
-    assert not any(word in text for word in ("Better than", "Worse than", "above: ", "below: ", "no difference shown"))
-    assert "Random patches reach " in text and "Against it: pool (" in text
+def test_the_report_has_one_verdict_per_pair_and_says_what_cannot_run(written, tmp_path):
+    answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
+    assert "best before the language model (good): " in answer
+    assert re.search(r"against random: \+\d+\.\d \[[^]]+\] better", answer)
+    text = (tmp_path / "table.md").read_text()
+    assert text.index("## 16 equivalent") < text.index("## Best, chosen on one half of the images")
+    assert "- texts: no companion" in text
 
 
-def test_the_interval_decides_nothing(written, monkeypatch):
-    """The same p values with intervals that all leave out 0."""
-    before = comparison_answer(written.table, written.comparison, written.out)
-    sure = lambda *args: difference_interval(*args)._replace(low=0.5, high=0.6)  # noqa: E731
-    monkeypatch.setattr("analysis.comparison_answer.difference_interval", sure)
-    after = comparison_answer(written.table, written.comparison, written.out)
-    assert after != before
-    shown = [re.sub(r" \[[-+.0-9]+, [-+.0-9]+\]", "", text) for text in (before, after)]
-    assert shown[0] == shown[1]
+def test_with_too_few_images_there_are_differences_and_no_verdicts(written, tmp_path, monkeypatch):
+    few = {cell: frame.head(4) for cell, frame in written.frames.items()}
+    monkeypatch.setattr("analysis.comparison_report.read_comparison", lambda *_: few)
+    answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
+    text = (tmp_path / "table.md").read_text()
+    for told in (answer, text):
+        assert "oo few images for any test (n = 2)." in told
+        assert not re.search(r"(\]|\d) (better|worse|not shown)", told)
 
 
 def test_a_panel_shows_only_what_drops_where_its_title_says(written):
@@ -237,7 +233,7 @@ def test_controls_alone_are_a_table_without_a_verdict(written, tmp_path):
     cells = [cell for cell in written.comparison.cells if cell.family in ("full", "random", "pool")]
     comparison = written.comparison._replace(cells=cells, left_out={}, not_applicable={})
     answer = write_report(comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
-    assert "No method was compared" in answer
+    assert "best" not in answer
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ranking.png", "table.csv", "table.md"]
 
 

@@ -16,7 +16,7 @@ def test_report_is_complete_and_the_same_when_written_again(tmp_path, study):
     pictures = {f"{number:04d}": Image.new("RGB", (96, 96), (number, 90, 90)) for number in range(6)}
     answers = [report(study, study.cells, tmp_path / name, pictures) for name in ("one", "two")]
     assert answers[0] == answers[1]
-    assert "\n\nAt 16 of 144 patches" in answers[0]
+    assert "\n\nAt 16 tokens, chosen on 220 questions, reported on 220 others about 20 images" in answers[0]
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == FILES
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -2,27 +2,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ablation import ablation_table
+from analysis.ablation import ablation_table, read_cells
 from analysis.tables import accuracy, against_random, cost, markdown, p_value, percent, points, write_table
 
 
 def test_the_same_study_writes_the_same_bytes(tmp_path, study):
-    write_table(study.table, tmp_path / "one")
-    write_table(ablation_table(study.cells[::-1], study.out), tmp_path / "two")
+    write_table(study.table, tmp_path / "one", markdown(study.table))
+    again = ablation_table(read_cells(study.cells[::-1], study.out))
+    write_table(again, tmp_path / "two", markdown(again))
     for name in ("table.csv", "table.md"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == ["table.csv", "table.md"]
 
 
 def test_csv_gives_the_table_back_to_six_decimals(tmp_path, study):
-    write_table(study.table, tmp_path)
+    write_table(study.table, tmp_path, "")
     read = pd.read_csv(tmp_path / "table.csv", dtype={"layers": str}, keep_default_na=True)
     read["layers"] = read["layers"].fillna("")
     pd.testing.assert_frame_equal(read, study.table, atol=5.1e-7, rtol=0, check_dtype=False)
 
 
 def test_csv_has_no_negative_zero(tmp_path, study):
-    write_table(study.table.head(1).assign(delta_vs_full=-1e-9), tmp_path)
+    write_table(study.table.head(1).assign(delta_vs_full=-1e-9), tmp_path, "")
     assert "-0.000000" not in (tmp_path / "table.csv").read_text()
 
 
@@ -34,6 +35,17 @@ def test_markdown_has_a_section_per_budget_with_n_and_intervals(study):
     numbers = [f"{100 * row[name]:.1f}" for name in ("accuracy", "ci_low", "ci_high")]
     assert f"| cls[2] | {numbers[0]} [{numbers[1]}, {numbers[2]}] |" in text
     assert "| random (5 seeds) |" in text
+
+
+def test_verdicts_follow_the_corrected_p_alone_and_go_with_a_caveat(study):
+    text = markdown(study.table)
+    for _, row in study.table[study.table["p_vs_random_holm"].notna()].iterrows():
+        word = {1: "better", -1: "worse"}.get(
+            np.sign(row["delta_vs_random"]) * (row["p_vs_random_holm"] < 0.05), "not shown"
+        )
+        assert f"| {against_random(row)} | {p_value(row['p_vs_random_holm'])} {word} |" in text
+    assert not any(f" {word} |" in markdown(study.table, "Too few.") for word in ("better", "worse", "not shown"))
+    assert "\n\nToo few.\n\n## " in markdown(study.table, "Too few.")
 
 
 def test_numbers_read_as_a_reader_expects():

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from foveate.cli import Options
 from foveate.compression import Identity
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.methods import vtc_cls
+from foveate.options import Options
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,6 +19,7 @@ from foveate.core.errors import DeviceError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.devices import Team, _help, lead
 from foveate.evaluation.records import RecordFolder
+from foveate.options import Flat, Options
 from tests.evaluation.shared_evaluations import evaluations
 from tests.scripts import start, wait_for
 from tests.services import free_port, hears_ctrl_c, wait_until
@@ -122,7 +123,8 @@ def long_run(tiny, tmp_path):
     code = tmp_path / "long.py"
     code.write_text(
         "from dataclasses import replace\n"
-        "from foveate.cli import Flat, Options, run\n"
+        "from foveate.cli import run\n"
+        "from foveate.options import Flat, Options\n"
         "from foveate.evaluation import evaluate\n"
         "def main(options: Flat = Options('long')) -> None:\n"
         "    evaluate(options.config)\n"
@@ -186,7 +188,7 @@ def test_a_search_over_two_devices_asks_every_trial_once(tiny, tmp_path):
     ],
 )
 def test_what_cannot_be_together_is_refused_before_anything_starts(options, says, capsys, monkeypatch):
-    def main(options: cli.Flat = cli.Options("none")) -> None:
+    def main(options: Flat = Options("none")) -> None:
         raise AssertionError("is not reached")
 
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]

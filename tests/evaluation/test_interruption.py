@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from foveate.cli import Flat, Options, run
+from foveate.cli import run
 from foveate.compression import Identity, VisionCompressor
 from foveate.core.errors import OutputError
 from foveate.core.progress import bar
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.interruption import Interrupted, hear_nothing_more, interruptible, overhear_nothing
 from foveate.evaluation.records import RecordFolder
+from foveate.options import Flat, Options
 from foveate.scorers import Random
 from tests.faults.commands import COMMANDS, OUT, Running, finished, prepared
 from tests.scripts import run as run_script

@@ -16,11 +16,11 @@ from foveate.data.scenes import SPLITS, make_scene, stream
 if TYPE_CHECKING:  # datasets takes a second to import
     import foveate.data.benchmark
 
-SCENES_PER_SPLIT = 200
+SCENES_PER_SPLIT = 1000
 
 
 def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0) -> list[VQASample]:
-    """The first `limit` questions of a split; all questions about a picture follow each other.
+    """Returns the first `limit` questions of a split; all questions about a picture follow each other.
 
     Pictures of benchmarks are opened when they are looked at, so a split of any size can be loaded.
 
@@ -43,19 +43,19 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
 
 
 def default_split(name: str) -> str:
-    """The split that results are usually given for."""
+    """Returns the split that results are usually given for."""
     known, _ = parsed(name)
     return "test" if known == SCENES else _benchmark(known).split
 
 
 def answer_tokens(name: str) -> int:
-    """Tokens that the longest answer may have."""
+    """Returns how many tokens the longest answer may have."""
     known, _ = parsed(name)
     return 32 if known == SCENES else _benchmark(known).answer_tokens
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:
-    """Identifies questions, references, evidence and pictures; of a picture its encoded bytes, once."""
+    """Returns a hash of questions, references, evidence and pictures; of a picture its encoded bytes, once."""
     digest = hashlib.sha256()
     seen: set[str] = set()
     for sample in bar(samples, "question", "reading pictures"):
@@ -76,7 +76,7 @@ def _benchmark(name: str) -> "foveate.data.benchmark.Benchmark":
 
 def _identity(sample: VQASample) -> bytes:
     try:
-        return sample.picture.content()
+        return b"no picture" if sample.picture is None else sample.picture.content()
     except DataError as error:  # that it is missing identifies it as well
         return str(error).encode()
 

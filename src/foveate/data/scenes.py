@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.random import Generator, default_rng
 
-Split = Literal["train", "search", "test"]
+Split = Literal["train", "search", "test", "confirm"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 IMAGE_SIZE = 96

@@ -1,0 +1,210 @@
+"""Several trainings of one recipe: the mean of every cell over them, with intervals over trainings and images.
+
+An interval over images speaks of one checkpoint. Whether another training of the same recipe would say the same takes
+an interval over trainings as well.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import optuna
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit
+from scipy.stats import t
+
+from analysis.ablation import Cell, cells_of, read_cells
+from analysis.statistics import checked
+from analysis.tables import accuracy, between, grid, percent, tested
+from analysis.verdicts import holm
+from foveate.core.errors import DataError
+from foveate.core.files import replacing
+from foveate.evaluation import EvalConfig
+from foveate.options import Options
+
+_LEGEND = (
+    "Mean over {trainings} trainings ({names}) on the same {n:,} questions about {images:,} images. In brackets the 95 "
+    "% interval over trainings and images (t, degrees of freedom by Satterthwaite): what another training, asked about "
+    "other images, would show. Accuracy in %, differences in points, paired by training and question; p: t test, "
+    "Holm-corrected over the table."
+)
+
+
+class Crossed(NamedTuple):
+    """A mean over trainings and questions with its 95 % interval, and the p value of the mean being 0."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def crossed(values: ArrayLike, images: ArrayLike, *, share: bool = False) -> Crossed:
+    """Returns the mean of scores or differences, with a t interval for random trainings crossed with random images.
+
+    With u_ti the sum over the questions about image i of (x_tq - mean), over N questions, the squared standard error is
+    V = V_T + V_I - V_TI: V_T = sum_t(sum_i u_ti)^2 / (T (T - 1)), V_I = m / (m - 1) sum_i(mean_t u_ti)^2, and
+    V_TI = m / (m - 1) sum(r_ti^2) / (T (T - 1)), r_ti being u_ti without its row and column means, which both others
+    contain. It is at least the larger of V_T and V_I. Degrees of freedom: V^2 / (V_T^2 / (T - 1) + V_I^2 / (m - 1)),
+    at most m - 1. The interval of a share is that of its logit, with the standard error sqrt(V) / (mean (1 - mean)),
+    which covers better near 1 and stays inside. Source: Owen 2007 (arXiv 0712.1111);
+    Satterthwaite 1946, Biometrics Bulletin 2, 110.
+
+    Args:
+        values: (training, question); at least two trainings.
+        images: (question) image of each question; at least two.
+        share: Whether values are in [0, 1], and their mean is a share.
+    """
+    values = np.atleast_2d(np.asarray(values, float))
+    index = checked(values[0], images)[1]
+    trainings, questions, sampled = len(values), values.shape[1], int(index.max()) + 1
+    if trainings < 2 or sampled < 2:
+        raise ValueError(f"{trainings} trainings, {sampled} images: an interval over both takes at least two of each")
+    mean = float(values.mean())
+    u = np.stack([np.bincount(index, row - mean, sampled) for row in values]) / questions
+    rows, columns = u.sum(1), u.mean(0)
+    inner = u - rows[:, None] / sampled - columns + u.mean()
+    by_training = float((rows**2).sum() / (trainings * (trainings - 1)))
+    by_image = float(sampled / (sampled - 1) * (columns**2).sum())
+    both = float(sampled / (sampled - 1) * (inner**2).sum() / (trainings * (trainings - 1)))
+    variance = max(by_training + by_image - both, by_training, by_image)
+    if variance < 1e-24:
+        return Crossed(mean, np.nan, np.nan, 1.0 if mean == 0 else np.nan)
+    freedom = variance**2 / (by_training**2 / (trainings - 1) + by_image**2 / (sampled - 1))
+    freedom = min(max(freedom, 1.0), sampled - 1)
+    error = np.sqrt(variance)
+    half = float(t.ppf(0.975, freedom) * error)
+    p = float(2 * t.sf(abs(mean) / error, freedom))
+    if share:
+        low, high = (float(expit(logit(mean) + sign * half / (mean * (1 - mean)))) for sign in (-1, 1))
+        return Crossed(mean, low, high, p)
+    return Crossed(mean, mean - half, mean + half, p)
+
+
+def trainings_table(frames: Mapping[str, Mapping[Cell, pd.DataFrame]]) -> pd.DataFrame:
+    """Returns one row per cell that all trainings have, in the order of the first.
+
+    Columns: scorer, family, keep, trainings, n, images, accuracy, ci_low, ci_high, one per training with its accuracy,
+    and with `full` and `random` (same budget) delta_vs_full and delta_vs_random, each with `_low`, `_high` and
+    `_p_holm`.
+
+    Args:
+        frames: By training: its cells, as `read_cells` gives them.
+
+    Raises:
+        DataError: Fewer than two trainings, or they were asked different questions.
+    """
+    if len(frames) < 2:
+        raise DataError(f"{len(frames)} trainings: at least two are needed for an interval between them")
+    named = {
+        training: {(cell.scorer, cell.keep): (cell, frame) for cell, frame in some.items()}
+        for training, some in frames.items()
+    }
+    first = next(iter(named.values()))
+    questions = next(iter(first.values()))[1]["sample_id"]
+    for training, some in named.items():
+        if not next(iter(some.values()))[1]["sample_id"].equals(questions):
+            raise DataError(f"training {training!r} was asked other questions than {next(iter(named))!r}")
+    scores = {
+        key: np.stack([some[key][1]["score"].to_numpy(float) for some in named.values()])
+        for key in first
+        if all(key in some for some in named.values())
+    }
+    full = next((value for key, value in scores.items() if first[key][0].family == "full"), None)
+    images, rows = next(iter(first.values()))[1]["image_id"].to_numpy(), []
+    for key, values in scores.items():
+        cell = first[key][0]
+        mean = crossed(values, images, share=True)
+        row = {"scorer": cell.scorer, "family": cell.family, "keep": cell.keep, "trainings": len(values)}
+        row |= {"n": values.shape[1], "images": len(np.unique(images)), "accuracy": mean.mean}
+        row |= {"ci_low": mean.low, "ci_high": mean.high}
+        row |= {training: float(own.mean()) for training, own in zip(named, values, strict=True)}
+        for name, other in (("full", full), ("random", scores.get(("random", cell.keep)))):
+            delta = Crossed(np.nan, np.nan, np.nan, np.nan)
+            if other is not None and other is not values:
+                delta = crossed(values - other, images)
+            columns = (f"delta_vs_{name}", f"delta_vs_{name}_low", f"delta_vs_{name}_high", f"delta_vs_{name}_p_holm")
+            row |= dict(zip(columns, delta, strict=True))
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    for name in ("full", "random"):
+        table[f"delta_vs_{name}_p_holm"] = holm(table[f"delta_vs_{name}_p_holm"])
+    return table
+
+
+def agreement_of_order(table: pd.DataFrame, names: Sequence[str], family: str) -> pd.DataFrame:
+    """Returns Spearman's rho of the accuracies of a family's scorers between each two trainings: keep, a, b, rho, n.
+
+    Args:
+        table: As `trainings_table` gives it.
+        names: The trainings.
+        family: Such as "single", the single layers.
+    """
+    rows = []
+    for keep, some in table[table["family"] == family].groupby("keep", sort=False):
+        for a, b in combinations(names, 2):
+            constant = some[a].nunique() < 2 or some[b].nunique() < 2
+            rho = np.nan if constant else float(np.corrcoef(some[a].rank(), some[b].rank())[0, 1])
+            rows.append({"keep": keep, "a": a, "b": b, "rho": rho, "n": len(some)})
+    return pd.DataFrame(rows, columns=["keep", "a", "b", "rho", "n"])
+
+
+def between_trainings(studies: Iterable[tuple[optuna.Study, EvalConfig]], options: Options) -> str:
+    """Writes the table over trainings for every data set; returns what to print, nothing with one model.
+
+    Args:
+        studies: The finished study of every data set and model, with its configuration.
+        options: What they were told.
+    """
+    if len(options.models) < 2:
+        return ""
+    labels = {model: label for label, model in options.models.items()}
+    frames: dict[str, dict[str, dict[Cell, pd.DataFrame]]] = defaultdict(dict)
+    folders: dict[str, Path] = {}
+    for study, config in studies:
+        folders.setdefault(config.data, config.out / study.study_name)
+        frames[config.data][labels[config.model]] = read_cells(cells_of(study), config.out)
+    return "\n\n".join(write_trainings(some, folders[data]) for data, some in frames.items())
+
+
+def write_trainings(frames: Mapping[str, Mapping[Cell, pd.DataFrame]], folder: Path) -> str:
+    """Writes `trainings_<names>.csv` and `.md`; returns the latter's text and where it is.
+
+    Args:
+        frames: As `trainings_table` takes them.
+        folder: Where to write, the folder of the first study; made if missing.
+    """
+    table, names = trainings_table(frames), list(frames)
+    file = folder / f"trainings_{'_'.join(names)}"
+    with replacing(file.with_name(f"{file.name}.csv")) as path:
+        table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    text = markdown(table, names)
+    with replacing(file.with_name(f"{file.name}.md")) as path:
+        path.write_text(text, encoding="utf-8")
+    return f"{text}\nTable: {file}.md"
+
+
+def markdown(table: pd.DataFrame, names: Sequence[str]) -> str:
+    """Returns the table for readers, one section per budget, and whether trainings order the single layers alike."""
+    size = table.iloc[0]
+    parts = [_LEGEND.format(trainings=len(names), names=", ".join(names), n=size["n"], images=size["images"])]
+    for keep, rows in table.groupby("keep", sort=False):
+        parts += [f"## Patches kept: {keep}", grid([_cells(row, names) for _, row in rows.iterrows()])]
+    order = agreement_of_order(table, names, "single")
+    if len(order):
+        told = [f"{r.keep} patches, {r.a} and {r.b}: {r.rho:+.2f}" for r in order.itertuples()]
+        parts.append(f"Order of the {order['n'].iloc[0]} single layers by accuracy, Spearman's rho: {'; '.join(told)}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(row: pd.Series, names: Sequence[str]) -> dict[str, str]:
+    cells = {"scorer": row["scorer"], "accuracy": accuracy(row)} | {name: percent(row[name]) for name in names}
+    for name in ("full", "random"):
+        columns = (f"delta_vs_{name}", f"delta_vs_{name}_low", f"delta_vs_{name}_high")
+        p = tested(row[columns[0]], row[f"{columns[0]}_p_holm"])
+        cells |= {f"vs {name}": between(row, columns), f"p, {name}": p}
+    return cells

@@ -1,0 +1,93 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.ablation import Cell
+from analysis.held_out import Group, choosing_half, held_out_table, markdown, printed, too_few_held_out
+from analysis.statistics import difference_interval, mean_interval
+from analysis.verdicts import paired_p
+
+
+def cell(name: str, family: str = "single") -> Cell:
+    return Cell(name, family, "", 16, name)
+
+
+def frame_of(scores: np.ndarray, per_image: int = 2) -> pd.DataFrame:
+    """Of (question, run) scores."""
+    ids = [f"{number:04d}" for number in range(len(scores))]
+    images = [f"i{number // per_image:04d}" for number in range(len(scores))]
+    frame = pd.DataFrame({"sample_id": ids, "image_id": images, "score": scores.mean(1), "seeds": scores.shape[1]})
+    return frame.assign(runs=list(scores))
+
+
+def drawn(seed: int, share: float, images: int = 80, runs: int = 1) -> pd.DataFrame:
+    return frame_of((np.random.default_rng(seed).random((2 * images, runs)) < share).astype(float))
+
+
+def test_halves_are_of_whole_images_and_do_not_depend_on_the_order_of_questions():
+    images = np.repeat([f"i{n}" for n in range(11)], 3)
+    half = choosing_half(images)
+    assert half.reshape(11, 3).std(1).max() == 0
+    assert half.sum() == 5 * 3
+    order = np.random.default_rng(1).permutation(33)
+    assert (choosing_half(images[order]) == half[order]).all()
+
+
+def test_numbers_are_of_the_other_half_only():
+    frames = {cell("a"): drawn(0, 0.7), cell("b"): drawn(1, 0.6), cell("random", "random"): drawn(2, 0.5, runs=3)}
+    a, b, random = frames
+    groups = {16: [Group("best", [a, b], ("random",)), Group("random", [random])]}
+    table = held_out_table(frames, groups)
+    half = choosing_half(frames[a]["image_id"])
+    better = max((a, b), key=lambda one: frames[one]["score"][half].mean())
+    rest, other = frames[better][~half], frames[random][~half]
+    row = table[table["group"] == "best"].iloc[0]
+    assert (row["chosen"], row["chosen_on"], row["n"], row["images"]) == (better.scorer, 80, 80, 40)
+    assert row[["accuracy", "ci_low", "ci_high"]].tolist() == list(mean_interval(rest["score"], rest["image_id"])[:3])
+    delta = difference_interval(rest["score"], other["score"], rest["image_id"])
+    assert row[["difference", "low", "high"]].tolist() == list(delta[:3])
+    assert row["p"] == paired_p(np.stack(rest["runs"]), np.stack(other["runs"]), rest["image_id"])
+    assert row["p_holm"] == row["p"]  # the only test
+
+
+def test_a_choice_among_equals_is_not_flattered():
+    """Picked and reported on the same questions the best of 40 coins is far above one half; here it is not."""
+    same, held = [], []
+    for trial in range(30):
+        frames = {cell(f"c{n}"): drawn(1000 * trial + n, 0.5, images=30) for n in range(40)}
+        held.append(held_out_table(frames, {16: [Group("best", list(frames))]})["accuracy"].iloc[0])
+        same.append(max(frame["score"].mean() for frame in frames.values()))
+    error = np.std(held) / np.sqrt(len(held))
+    assert abs(np.mean(held) - 0.5) < 3 * error
+    assert np.mean(same) - 0.5 > 6 * error
+
+
+def test_a_cell_is_not_compared_with_itself_and_missing_groups_are_left_out():
+    frames = {cell("a"): drawn(0, 0.7)}
+    only = cell("a")
+    groups = {16: [Group("best", [only], ("same", "nobody")), Group("same", [only]), Group("nobody", [])]}
+    table = held_out_table(frames, groups)
+    assert table["group"].tolist() == ["best", "same"]
+    assert table["rival"].isna().all() and table["p_holm"].isna().all()
+    assert "minus" not in markdown(table)
+
+
+def test_a_single_image_has_no_halves():
+    frames = {cell("a"): frame_of(np.ones((2, 1)))}
+    table = held_out_table(frames, {16: [Group("best", list(frames))]})
+    assert table.empty and printed(table, 16) == "" and too_few_held_out(table) == ""
+    assert markdown(table) == "A single image has no halves: nothing was chosen."
+
+
+@pytest.mark.parametrize(
+    ("images", "few"), [(80, ""), (6, "On one half of the images: too few images for any test (n = 3).")]
+)
+def test_verdicts_are_said_unless_they_are_refused(images, few):
+    frames = {cell("a"): drawn(0, 1.0, images), cell("random", "random"): drawn(2, 0.1, images)}
+    a, random = frames
+    table = held_out_table(frames, {16: [Group("best single layer", [a], ("random",)), Group("random", [random])]})
+    assert too_few_held_out(table) == few
+    for text in (markdown(table), printed(table, 16)):
+        assert ("] better" in text) == (not few)
+    assert "] better" not in markdown(table, verdicts=False) + printed(table, 16, verdicts=False)
+    assert "best single layer (a): 100.0 % [" in printed(table, 16)
