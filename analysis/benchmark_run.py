@@ -10,7 +10,7 @@ from foveate.evaluation.records import RecordFolder
 
 
 def report_answers(method: str, data: str, records: RecordFolder, folder: Path) -> str:
-    """Writes the numbers of a run if its answers could be scored, and its submission; returns what to print.
+    """Writes the numbers of a run if its answers could be scored, and its submission; returns the text to be printed.
 
     Args:
         method: What answered.
@@ -20,8 +20,9 @@ def report_answers(method: str, data: str, records: RecordFolder, folder: Path) 
     """
     out, run_id = records.folder.parents[1], records.folder.name
     frame = read_records(out, run_id)
-    cells = [Cell(method, method, "", round(frame["tokens"].mean()), run_id)]
-    said = [f"{len(frame):,} questions of {data} answered."]
+    tokens = frame.loc[frame["has_image"], "tokens"]
+    cells = [Cell(method, method, "", round(tokens.mean()) if len(tokens) else 0, run_id)]
+    said = [f"{len(frame):,} questions of {data} answered, {len(frame) - len(tokens):,} of them without an image."]
     if frame["score"].notna().all():
         said.append(f"Mean score {100 * frame['score'].mean():.1f} %.")
         said.append(write_numbers(data, cells, out, folder))

@@ -12,14 +12,14 @@ from analysis.statistics import Interval, mean_interval, summed_interval
 from analysis.tables import grid
 from foveate.core.files import replacing
 from foveate.evaluation.records import RecordFolder
-from foveate.metrics.benchmarks import ACCURACY, MEASURES, Measure, measures_of
+from foveate.metrics.benchmarks import MEASURES, Measure, measures_of
 
 FILE = "benchmark.csv"
 _KEYS = ["method", "budget"]
 
 
 def benchmark_table(data: str, cells: Iterable[Cell], out: Path) -> pd.DataFrame:
-    """One row per method, budget and number, in the order of the cells.
+    """Returns one row per method, budget and number, in the order of the cells.
 
     Columns: data, method, budget, number, largest (possible value), n, images, failed, value, low, high. Seeds are one
     row with their mean.
@@ -36,27 +36,43 @@ def benchmark_table(data: str, cells: Iterable[Cell], out: Path) -> pd.DataFrame
     for (method, budget), members in groups.items():
         seeds = [read_records(out, cell.run_id) for cell in members]
         named = {"data": data, "method": method, "budget": budget}
-        size = {"n": len(seeds[0]), "images": seeds[0]["image_id"].nunique()}
-        size["failed"] = len(RecordFolder(out / "records" / members[0].run_id).failed())
+        failed = len(RecordFolder(out / "records" / members[0].run_id).failed())
         for measure in measures_of(data):
-            value, low, high, _ = number_of(measure, seeds)
-            row = {"number": measure.name, "largest": measure.unit, **size, "value": value, "low": low, "high": high}
-            rows.append(named | row)
+            value, low, high, n = number_of(measure, seeds)
+            row = {"number": measure.name, "largest": measure.unit, "n": n, "images": _images(measure, seeds[0])}
+            rows.append(named | row | {"failed": failed, "value": value, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
+def _images(measure: Measure, frame: pd.DataFrame) -> int:
+    """Returns how many images the questions of a number are about; text-only questions have none."""
+    return frame.loc[measure.about(columns_of(frame)) & frame["has_image"], "image_id"].nunique()
+
+
 def number_of(measure: Measure, seeds: Sequence[pd.DataFrame]) -> Interval:
-    """One number of a run, or the mean over the runs of several seeds on the same questions."""
+    """Returns one number of a run, or the mean over the runs of several seeds on the same questions.
+
+    Of a mean it has Wilson's interval, of other numbers that of a bootstrap over images; both are about other
+    images, not about other seeds.
+    """
+    seeds = [frame[measure.about(columns_of(frame))] for frame in seeds]
     images = seeds[0]["image_id"]
-    if measure is ACCURACY:
-        return mean_interval(np.mean([frame["score"].to_numpy(float) for frame in seeds], 0), images)
-    parts = [measure.parts({str(name): column.to_numpy() for name, column in frame.items()}) for frame in seeds]
-    strata = seeds[0][measure.stratum] if measure.stratum else None
-    return summed_interval(parts, images, measure.of, strata)
+    if not len(images):
+        return Interval(np.nan, np.nan, np.nan, 0)
+    parts = [measure.parts(columns_of(frame)) for frame in seeds]
+    if measure.is_mean:
+        counted = parts[0][:, 1] > 0
+        return mean_interval(np.mean([one[counted, 0] for one in parts], 0), images[counted])
+    return summed_interval(parts, images, measure.of, seeds[0][measure.stratum] if measure.stratum else None)
+
+
+def columns_of(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Returns the columns of records as arrays, as measures take them."""
+    return {str(name): column.to_numpy() for name, column in frame.items()}
 
 
 def write_numbers(data: str, cells: Sequence[Cell], out: Path, folder: Path) -> str:
-    """Writes the table of a benchmark as `benchmark.csv` and `benchmark.md`; returns what to print, its first number.
+    """Writes the table of a benchmark as `benchmark.csv` and `benchmark.md`; returns its first number, to be printed.
 
     Nothing is written of data sets that are no benchmark and have no other number than the mean score.
 
@@ -79,7 +95,7 @@ def write_numbers(data: str, cells: Sequence[Cell], out: Path, folder: Path) -> 
 
 
 def overview(folders: Mapping[str, Path], out: Path) -> str:
-    """The first number of every benchmark by method and budget, as `benchmarks.csv` and `.md` in a folder.
+    """Writes the first number of every benchmark by method and budget, as `benchmarks.csv` and `.md` in a folder.
 
     Args:
         folders: By data set: where `write_numbers` wrote.
@@ -103,12 +119,12 @@ def overview(folders: Mapping[str, Path], out: Path) -> str:
 
 
 def failures(cells: Sequence[Cell], out: Path) -> str:
-    """How many questions could not be asked, in a sentence; nothing if all could."""
+    """Returns how many questions could not be asked, in a sentence; nothing if all could."""
     return not_asked(RecordFolder(out / "records" / cells[0].run_id)) if cells else ""
 
 
 def not_asked(records: RecordFolder) -> str:
-    """How many questions of a run could not be asked, and why the first, in a sentence; nothing if all could."""
+    """Returns how many questions of a run could not be asked, and why the first; nothing if all could."""
     failed = records.failed()
     if not failed:
         return ""
@@ -131,8 +147,8 @@ def _markdown(table: pd.DataFrame) -> str:
 def _sizes(table: pd.DataFrame) -> str:
     sizes = table.drop_duplicates("data")
     brackets = (
-        "In brackets the 95 % interval over images, Wilson's of mean scores and by bootstrap of other numbers; columns "
-        "are budgets. "
+        "In brackets the 95 % interval over images, Wilson's of means and by bootstrap of other numbers; of "
+        "methods with several seeds it is that of the mean over these seeds. Columns are budgets. "
     )
     said = [f"{r.data}: {r.n:,} questions about {r.images:,} images, {r.failed} not asked" for r in sizes.itertuples()]
     return brackets + "; ".join(said) + "."

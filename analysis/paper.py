@@ -1,5 +1,10 @@
 """The grid of the VTC-CLS paper, arXiv 2412.05819."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes a second to import
+    from foveate.compression import Compressor
+
 PAPER, MODEL = "VTC-CLS", "LLaVA-1.5-7B"
 CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
 BENCHMARKS = {  # as the paper names them
@@ -12,5 +17,31 @@ BENCHMARKS = {  # as the paper names them
     "mmvet": "MM-Vet",
     "seedbench": "SEED",
 }
-METHODS = {"full": "full", "fastv": "FastV", "prumerge_plus": "PruMerge+", "vtc_cls": "VTC-CLS"}
+JUDGED = "mmvet"  # by GPT-4, which is not asked here
+SAME_QUESTIONS = {"mmbench_cn": "mmbench"}
+"""Benchmarks whose questions, and so whose chance errors, are those of another one."""
 BUDGETS = (256, 128, 64)
+
+
+def vtc_cls_from_20(keep: int, start_layer: int = 20) -> "Compressor":
+    """Returns VTC-CLS with the paper's K = 3: [CLS] attention summed over layers 20 to 22 of 24.
+
+    The default of the authors' scripts is 16, and their code does not say which layer the table was made with.
+    """
+    from foveate.methods import vtc_cls
+
+    return vtc_cls(keep, start_layer)
+
+
+METHODS = {
+    "full": "full",
+    "fastv": "FastV",
+    "prumerge_plus": "PruMerge+",
+    "vtc_cls": "VTC-CLS",
+    "analysis.paper:vtc_cls_from_20": "VTC-CLS",
+}
+"""From a method to whose published numbers it is compared with."""
+LABELS = METHODS | {"analysis.paper:vtc_cls_from_20": "VTC-CLS, K = 3"}
+"""From a method to its name in tables."""
+CLAIMS = tuple((ours, other) for ours in ("VTC-CLS", "VTC-CLS, K = 3") for other in ("FastV", "PruMerge+"))
+"""Pairs of labels; the paper says that the first of each is better than the second on average."""

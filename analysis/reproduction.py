@@ -1,6 +1,7 @@
-"""Our numbers beside those of the VTC-CLS paper, with a verdict for each."""
+"""Our numbers beside those of the VTC-CLS paper: single numbers, averages, per cent retained, and gaps of methods."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,29 +9,53 @@ import numpy as np
 import pandas as pd
 
 from analysis.benchmarks import not_asked, number_of
-from analysis.paper import BENCHMARKS, CHECKPOINT, METHODS, MODEL, PAPER
+from analysis.gaps import Gap, averaged, gap, p_of
+from analysis.paper import BENCHMARKS, CHECKPOINT, CLAIMS, JUDGED, LABELS, METHODS, MODEL, PAPER, SAME_QUESTIONS
 from analysis.records import read_records
-from analysis.tables import grid
+from analysis.reproduction_text import written
+from analysis.statistics import Interval
+from analysis.verdicts import holm, side, too_few
 from foveate.core.files import replacing
 from foveate.data.published import published
 from foveate.evaluation.records import RecordFolder
 from foveate.metrics.benchmarks import measures_of
 
-_QUALITY = ("acc", "F1", "score")  # and not seconds
-_JUDGED = "mmvet"  # by GPT-4, which is not asked here
+AVERAGE = "average"
+_QUALITY = ("acc", "F1", "score", "mean of raw scores")  # and not seconds
+_SHOWN = 2  # numbers of a benchmark; the first is the published one
 
 
 class Reproduced(NamedTuple):
-    """A finished run of the paper's grid; `keep` is None without compression."""
+    """A finished run of the paper's grid; `method` is a key of `METHODS`, `keep` is None without compression."""
 
     method: str
     keep: int | None
     data: str
     records: RecordFolder
 
+    @property
+    def label(self) -> str:
+        """The method's name in tables."""
+        return LABELS[self.method]
+
+
+class Run(NamedTuple):
+    """What a run answered; `theirs` is the paper's name of the method."""
+
+    label: str
+    theirs: str
+    keep: int | None
+    data: str
+    frame: pd.DataFrame
+    failed: int
+
+
+Numbers = Mapping[tuple[str, str, str], float]
+"""Published ones, by method, tokens kept and benchmark, as the paper names them."""
+
 
 def needed(model: str, data: Sequence[str]) -> str:
-    """What the grid needs, in words, for those who lack it."""
+    """Returns what the grid needs, in words, for those who lack it."""
     return (
         f"To reproduce the table: the weights of {model} (`hf download {CHECKPOINT}`, 14 GB; a GPU with 24 GB: "
         f"--device cuda --dtype float16) and the data of {', '.join(data)} (docs/benchmarks.md tells their hub ids; "
@@ -38,43 +63,28 @@ def needed(model: str, data: Sequence[str]) -> str:
     )
 
 
-def reproduction_table(runs: Sequence[Reproduced]) -> pd.DataFrame:
-    """One row per run: our number with its interval, the published one, and the verdict.
-
-    "inside": the published number lies in our 95 % interval, rounded as it is printed; "outside" otherwise; "not
-    comparable" where the paper's number is another measure, "no interval" where too few questions give one, and "-"
-    where the paper has no number.
+def report(runs: Sequence[Reproduced], model: str, folder: Path, tolerance: float, whole: bool) -> str:
+    """Writes `table.csv`, `averages.csv`, `gaps.csv` and `table.md`; returns what to print.
 
     Args:
         runs: Of the paper's grid.
+        model: That was run.
+        folder: Where to write.
+        tolerance: Largest difference, in points, at which a number is the same.
+        whole: Whether all questions of every benchmark were asked.
     """
-    theirs_all = (p for p in published(PAPER) if p.model == MODEL and p.metric in _QUALITY)
-    numbers = {(p.method, p.tokens_kept, p.benchmark): p for p in theirs_all}
-    rows = []
-    for run in runs:
-        measure, frame = measures_of(run.data)[0], read_records(run.records.folder.parents[1], run.records.folder.name)
-        found = number_of(measure, [frame])
-        kept = "576" if run.keep is None else str(run.keep)
-        theirs = numbers.get((METHODS[run.method], kept, BENCHMARKS[run.data]))
-        low, high = (float(np.round(100 * bound, 1)) for bound in (found.low, found.high))
-        row = {"benchmark": BENCHMARKS[run.data], "method": METHODS[run.method], "kept": run.keep or "all"}
-        row |= {"number": measure.name, "ours": round(100 * found.mean, 1), "low": low, "high": high}
-        row |= {"n": len(frame), "images": frame["image_id"].nunique(), "failed": len(run.records.failed())}
-        value = float(theirs.value) if theirs else np.nan
-        row |= {"published": value, "verdict": _verdict(run.data, value, low, high)}
-        rows.append(row | {"source": theirs.source if theirs else ""})
-    return pd.DataFrame(rows)
-
-
-def report(runs: Sequence[Reproduced], model: str, folder: Path) -> str:
-    """Writes `table.csv` and `table.md`; returns what to print."""
-    table = reproduction_table(runs)
+    read = [_read(run) for run in runs]
+    gaps = gaps_table(read)
+    tables = {
+        "averages": averages_table(read, tolerance, whole),
+        "gaps": gaps,
+        "table": reproduction_table(read, tolerance, whole),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "table.csv") as path:
-        table.to_csv(path, index=False, lineterminator="\n")
-    counts = table["verdict"].value_counts()
-    verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in counts.index)
-    text = f"{_legend(model)}\n\n{grid(_shown(table))}\n\nVerdicts: {verdicts}."
+    for name, table in tables.items():
+        with replacing(folder / f"{name}.csv") as path:
+            table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
+    text = written(tables, model, tolerance, whole)
     with replacing(folder / "table.md") as path:
         path.write_text(text + "\n", encoding="utf-8")
     failed = {run.data: not_asked(run.records) for run in runs}
@@ -82,39 +92,185 @@ def report(runs: Sequence[Reproduced], model: str, folder: Path) -> str:
     return "\n\n".join([text, *said, f"Tables: {folder}"])
 
 
-def _legend(model: str) -> str:
-    return (
-        f"Run on {model}, beside the numbers of {PAPER} (arXiv 2412.05819) for {MODEL}; brackets hold 95 % intervals "
-        "over images. The verdict says whether the published number lies in our interval; about the paper "
-        "it says something only if the two models are the same."
-    )
+def reproduction_table(runs: Sequence[Run], tolerance: float, whole: bool) -> pd.DataFrame:
+    """Returns two rows per run: the published number of its benchmark, and the next one, which the paper lacks.
+
+    Values are in %, or points of it, as they are printed: with one decimal. The verdict is that of `verdict`.
+
+    Args:
+        runs: Of the paper's grid.
+        tolerance: See `report`.
+        whole: Likewise.
+    """
+    theirs, rows = _published(), []
+    for run, place in product(runs, range(_SHOWN)):
+        if place >= len(measures_of(run.data)):
+            continue
+        measure = measures_of(run.data)[place]
+        value, low, high, n = number_of(measure, [run.frame])
+        row = {"benchmark": BENCHMARKS[run.data], "method": run.label, "kept": run.keep or "all"}
+        row |= {"number": measure.name, "ours": _points(value), "low": _points(low), "high": _points(high)}
+        row |= {"n": n, "failed": run.failed}
+        stated = theirs.get(_key(run, BENCHMARKS[run.data]), np.nan) if place == 0 else np.nan
+        row |= {"published": stated, "difference": round(row["ours"] - stated, 1)}
+        comparable = run.data != JUDGED
+        rows.append(row | {"verdict": verdict(row["difference"], tolerance, comparable, whole)})
+    return pd.DataFrame(rows)
 
 
-def _verdict(data: str, value: float, low: float, high: float) -> str:
-    if np.isnan(value):
+def averages_table(runs: Sequence[Run], tolerance: float, whole: bool) -> pd.DataFrame:
+    """Returns one row per method and budget: means over benchmarks, raw and in per cent of the uncompressed model.
+
+    Both sides are averaged over the benchmarks that were run, without MM-Vet, whose grade is not ours; of these
+    `published` has a value only where the paper has all numbers. The interval of per cent retained is that of the
+    paired differences to the uncompressed model, whose own numbers are taken as known.
+
+    Args:
+        runs: Of the paper's grid.
+        tolerance: See `report`.
+        whole: Likewise.
+    """
+    theirs, rows = _published(), []
+    full = {run.data: run for run in runs if run.keep is None and run.data != JUDGED}
+    for (label, keep), members in _grouped(runs).items():
+        found = {run.data: number_of(measures_of(run.data)[0], [run.frame]) for run in members}
+        mean, kept = averaged(found, SAME_QUESTIONS), _retained(members, full)
+        stated = {run.data: theirs.get(_key(run, BENCHMARKS[run.data]), np.nan) for run in members}
+        base = {data: theirs.get(_key(full[data], BENCHMARKS[data]), np.nan) for data in stated}
+        row = {"method": label, "kept": keep or "all", "benchmarks": len(members), "n": mean.n}
+        row |= {"ours": _points(mean.mean), "low": _points(mean.low), "high": _points(mean.high)}
+        row |= {"published": round(float(np.mean(list(stated.values()))), 1)}
+        row |= {"difference": round(row["ours"] - row["published"], 1)}
+        row |= {"verdict": verdict(row["difference"], tolerance, True, whole)}
+        row |= {"retained": _points(kept.mean), "retained low": _points(kept.low), "retained high": _points(kept.high)}
+        row["published retained"] = round(float(np.mean([100 * stated[data] / base[data] for data in stated])), 1)
+        row["difference retained"] = round(row["retained"] - row["published retained"], 1)
+        rows.append(row | {"printed average": theirs.get(_key(members[0], "Avg"), np.nan)})
+    return pd.DataFrame(rows)
+
+
+def gaps_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Returns one row per claim of the paper, budget and benchmark, and one per claim and budget for their average.
+
+    The verdict is by the p of a permutation test over images, Holm-corrected over the table: "confirmed" where our gap
+    has the sign of the published one, "contrary" where it has the other, "not shown" otherwise.
+
+    Args:
+        runs: Of the paper's grid.
+    """
+    theirs, rows = _published(), []
+    groups = _grouped(runs)
+    for (one, other), keep in product(CLAIMS, dict.fromkeys(keep for _, keep in groups if keep is not None)):
+        pairs = list(zip(groups.get((one, keep), ()), groups.get((other, keep), ()), strict=True))
+        found = {run.data: _gap(run, rival) for run, rival in pairs}
+        stated = {run.data: _stated(theirs, run, rival) for run, rival in pairs}
+        named = {"method": one, "against": other, "kept": keep}
+        for data, between in found.items():
+            row = _gap_row(between.interval, [between], stated[data])
+            rows.append({**named, "benchmark": BENCHMARKS[data], **row})
+        if len(found) > 1:
+            mean = averaged({data: between.interval for data, between in found.items()}, SAME_QUESTIONS)
+            row = _gap_row(mean, found.values(), float(np.mean(list(stated.values()))))
+            rows.append({**named, "benchmark": AVERAGE, **row})
+    return _judged(pd.DataFrame(rows))
+
+
+def verdict(difference: float, tolerance: float, comparable: bool, whole: bool) -> str:
+    """Returns whether a number is the published one.
+
+    A re-run asks the same questions, so sampling error does not matter and the absolute difference decides.
+
+    Args:
+        difference: Of ours from the published one, in points; NaN where the paper has none.
+        tolerance: Largest difference that counts as none.
+        comparable: Whether both are the same measure.
+        whole: Whether all questions were asked.
+    """
+    if np.isnan(difference):
         return "-"
-    if data == _JUDGED:
+    if not comparable:
         return "not comparable"
-    if np.isnan(low):
-        return "no interval"
-    return "inside" if low <= value <= high else "outside"
+    if not whole:
+        return "part of the questions"
+    return "same" if abs(difference) <= tolerance + 1e-9 else "differs"
 
 
-def _bounds(low: float, high: float) -> str:
-    return "no interval" if np.isnan(low) else f"{low:.1f}, {high:.1f}"
+def _read(run: Reproduced) -> Run:
+    frame = read_records(run.records.folder.parents[1], run.records.folder.name)
+    return Run(run.label, METHODS[run.method], run.keep, run.data, frame, len(run.records.failed()))
 
 
-def _shown(table: pd.DataFrame) -> list[dict[str, str]]:
-    return [
-        {
-            "benchmark": row["benchmark"],
-            "method": row["method"],
-            "kept": str(row["kept"]),
-            "number": row["number"],
-            "ours": f"{row['ours']:.1f} [{_bounds(row['low'], row['high'])}]",
-            "n": f"{row['n']:,}",
-            "published": "-" if pd.isna(row["published"]) else f"{row['published']:.1f}",
-            "verdict": row["verdict"],
-        }
-        for _, row in table.iterrows()
-    ]
+def _published() -> Numbers:
+    """Returns the numbers of the paper's table; what others report of it has no such source."""
+    found = (p for p in published(PAPER) if p.model == MODEL and p.metric in _QUALITY and "performance" in p.source)
+    return {(p.method, p.tokens_kept, p.benchmark): float(p.value) for p in found}
+
+
+def _key(run: Run, benchmark: str) -> tuple[str, str, str]:
+    return run.theirs, "576" if run.keep is None else str(run.keep), benchmark
+
+
+def _stated(theirs: Numbers, one: Run, other: Run) -> float:
+    """Returns the published gap between two runs on one benchmark, in points."""
+    values = [theirs.get(_key(run, BENCHMARKS[run.data]), np.nan) for run in (one, other)]
+    return round(values[0] - values[1], 1)
+
+
+def _grouped(runs: Iterable[Run]) -> dict[tuple[str, int | None], list[Run]]:
+    """Returns the comparable runs of each method and budget."""
+    groups: dict[tuple[str, int | None], list[Run]] = {}
+    for run in runs:
+        if run.data != JUDGED:
+            groups.setdefault((run.label, run.keep), []).append(run)
+    return groups
+
+
+def _retained(members: Sequence[Run], full: Mapping[str, Run]) -> Interval:
+    """Returns the mean over benchmarks of a method's number as a share of the uncompressed model's."""
+    shares: dict[str, Interval] = {}
+    for run in members:
+        measure = measures_of(run.data)[0]
+        base = number_of(measure, [full[run.data].frame]).mean
+        if not base > 0:  # the model answers nothing, so nothing can be retained
+            return Interval(np.nan, np.nan, np.nan, 0)
+        found = _gap(run, full[run.data]).interval
+        low, mean, high = (1 + end / base for end in (found.low, found.mean, found.high))
+        shares[run.data] = Interval(mean, low, high, found.n)
+    return averaged(shares, SAME_QUESTIONS)
+
+
+def _gap(run: Run, rival: Run) -> Gap:
+    """Returns the gap of two runs in the published number; swaps are independent unless the questions are the same."""
+    seed = list(BENCHMARKS).index(SAME_QUESTIONS.get(run.data, run.data))
+    return gap(measures_of(run.data)[0], run.frame, rival.frame, seed)
+
+
+def _gap_row(interval: Interval, gaps: Collection[Gap], stated: float) -> dict[str, float]:
+    row = {"images": sum(one.images for one in gaps), "n": interval.n, "ours": _points(interval.mean)}
+    row |= {"low": _points(interval.low), "high": _points(interval.high)}
+    return row | {"published": round(stated, 1), "p": p_of(gaps)}
+
+
+def _judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table with corrected p and verdicts."""
+    if table.empty:
+        return table
+    corrected = holm(table["p"])
+    table = table.assign(difference=(table["ours"] - table["published"]).round(1), p_holm=corrected)
+    sides = [side(found, p) for found, p in zip(table["ours"].to_numpy(float), corrected, strict=True)]
+    few = [bool(too_few(int(images), len(table))) for images in table["images"].to_numpy(int)]
+    judged = zip(table["published"].to_numpy(float), sides, few, strict=True)
+    return table.assign(verdict=[_claim(stated, found, small) for stated, found, small in judged])
+
+
+def _claim(stated: float, found: int, few: bool) -> str:
+    if np.isnan(stated) or stated == 0:
+        return "-"
+    if few:
+        return "too few images"
+    return "not shown" if found == 0 else "confirmed" if found == np.sign(stated) else "contrary"
+
+
+def _points(share: float) -> float:
+    """Returns a share as per cent with one decimal, as papers print it."""
+    return float(np.round(100 * share, 1)) + 0.0

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from foveate.cli import Flat, Options, run
+from foveate.cli import run
 from foveate.core.budget import check_budgets
 from foveate.data.names import parsed
 from foveate.methods.table import check_names
+from foveate.options import Flat, Options
 
 
 def main(

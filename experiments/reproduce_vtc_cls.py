@@ -3,45 +3,51 @@
 from dataclasses import replace
 
 from analysis.paper import BENCHMARKS, BUDGETS, CHECKPOINT, METHODS
-from foveate.cli import Flat, Options, run
+from foveate.cli import run
 from foveate.core.budget import check_budgets
-from foveate.core.errors import DataError, UnsupportedModel
+from foveate.core.errors import DataError, OptionError, UnsupportedModel
 from foveate.data.names import parsed
+from foveate.options import Flat, Options
 
 
 def main(
     keep: tuple[int, ...] = BUDGETS,
-    options: Flat = Options("reproduce_vtc_cls", model=CHECKPOINT, data=tuple(BENCHMARKS), batch_size=32),
+    tolerance: float = 0.3,
+    options: Flat = Options("reproduce_vtc_cls", model=(CHECKPOINT,), data=tuple(BENCHMARKS), batch_size=32),
 ) -> None:
-    """Runs the grid of arXiv 2412.05819 and sets every number beside the published one, with interval and verdict.
+    """Runs the grid of arXiv 2412.05819 and sets numbers, averages, per cent retained and gaps beside the published.
 
-    Writes `<out>/<study>/{table.csv, table.md}`. A second run continues the first. MM-Vet is graded by GPT-4 there, so
-    its number here is another one, and said to be.
+    VTC-CLS runs with the start layer of its scripts, 16, and with K = 3, from layer 20. Writes
+    `<out>/<study>/{table.csv, averages.csv, gaps.csv, table.md}`. A second run continues the first. MM-Vet is graded by
+    GPT-4 there, so its number here is another one, and said to be.
 
     Args:
         keep: Patches that stay, as the paper counts them.
+        tolerance: Points by which a number may differ from the published one and still be the same.
         options: What every study is told.
     """
     options.alone()
     if strange := [data for data in options.data if parsed(data)[0] not in BENCHMARKS]:
         raise DataError(f"data {strange[0]!r} is not in the paper; its benchmarks: {', '.join(BENCHMARKS)}")
     check_budgets(keep, needed=False)
+    if not 0 <= tolerance <= 100:
+        raise OptionError(f"tolerance={tolerance}: expected a number of points from 0 to 100")
     from analysis.reproduction import Reproduced, needed, report
     from foveate.evaluation.run import cached_load, evaluate
     from foveate.settings import for_model
 
     runs = []
     try:
-        adapter = cached_load(options.model, options.device, options.dtype).adapter
+        adapter = cached_load(options.checkpoint, options.device, options.dtype).adapter
         for _, config in options.each:
             for name in METHODS:
-                for budget in [None] if name == "full" else keep:
+                for budget in [None] if name == "full" else dict.fromkeys(keep):
                     compressor = for_model(name, budget, {}, adapter)
                     folder = evaluate(replace(config, compressor=compressor))
                     runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"{error}. {needed(options.model, options.data)}") from error
-    print(report(runs, options.model, options.out / options.name))
+        raise UnsupportedModel(f"{error}. {needed(options.checkpoint, options.data)}") from error
+    print(report(runs, options.checkpoint, options.out / options.name, tolerance, options.limit is None))
 
 
 if __name__ == "__main__":

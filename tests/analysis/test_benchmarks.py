@@ -41,6 +41,7 @@ def records(seed: int, images: int = 60, skill: float = 0.7) -> pd.DataFrame:
             "things_kept": np.nan,
             "log_probability": -1.0,
             "error": "",
+            "has_image": True,
         }
     )
 
@@ -88,6 +89,33 @@ def test_a_mean_has_the_interval_of_the_other_tables():
     assert general[1:3] == pytest.approx(expected[1:3], abs=0.01)  # the bootstrap, at 60 images
 
 
+@pytest.mark.parametrize("data", ["mmbench", "refcoco"])
+def test_other_means_have_wilsons_interval_too(data):
+    """Of circular accuracy the unit is the question, whose rotations are one image."""
+    frame = records(5).assign(prediction="[0, 0, 1, 1]", reference="[0.0, 0.0, 0.5, 1.0]")
+    found = [number_of(measure, [frame]) for measure in measures_of(data)]
+    if data == "mmbench":
+        groups = frame.groupby("image_id", sort=False)["score"].min()
+        assert found[0] == mean_interval(groups, groups.index) and found[0].n == 60
+        assert found[1] == mean_interval(frame["score"], frame["image_id"])
+    else:
+        assert found[1] == mean_interval(np.full(360, 0.5), frame["image_id"])
+
+
+def test_a_number_of_some_questions_says_how_many_and_about_how_many_images(tmp_path):
+    frame = records(6).assign(has_image=lambda f: f.index % 2 == 0)
+    write_records(tmp_path, "run", frame)
+    table = benchmark_table("scienceqa", [Cell("full", "full", "", 144, "run")], tmp_path).set_index("number")
+    shown = frame[frame["has_image"]]
+    assert table.loc["accuracy", ["n", "images"]].tolist() == [360, 60]
+    assert table.loc["accuracy with an image", ["n", "images"]].tolist() == [180, 60]
+    expected = mean_interval(shown["score"], shown["image_id"])
+    values = table.loc["accuracy with an image", ["value", "low", "high"]].tolist()
+    assert values == pytest.approx(expected[:3])
+    none = frame.assign(has_image=False)
+    assert np.isnan(number_of(measures_of("scienceqa")[1], [none])[:3]).all()
+
+
 def test_seeds_are_resampled_together():
     one, other = records(2), records(3)
     other[["reference", "image_id"]] = one[["reference", "image_id"]]
@@ -126,7 +154,8 @@ def study(tmp_path):
 def test_the_table_has_every_number_of_every_method_and_says_how_many_failed(study):
     cells, out = study
     table = benchmark_table("pope", cells, out)
-    assert table["number"].tolist() == ["F1", "accuracy", "precision", "recall", "yes ratio"] * 3
+    names = ["mean F1 of the sets", "pooled F1", "accuracy", "precision", "recall", "yes ratio"]
+    assert table["number"].tolist() == names * 3
     assert table["method"].unique().tolist() == ["full", "good", "random"]
     assert (table["failed"] == 1).all() and (table["n"] == 360).all() and (table["images"] == 60).all()
     assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
@@ -142,16 +171,16 @@ def test_the_table_has_every_number_of_every_method_and_says_how_many_failed(stu
 def test_files_and_overview_hold_the_same_numbers(study, tmp_path):
     cells, out = study
     printed = write_numbers("pope", cells, out, tmp_path / "pope")
-    assert "F1 of pope" in printed and write_numbers("gqa", cells, out, tmp_path / "gqa") == ""
+    assert "mean F1 of the sets of pope" in printed and write_numbers("gqa", cells, out, tmp_path / "gqa") == ""
     assert write_numbers("scenes", cells, out, tmp_path / "scenes") == "" and not (tmp_path / "scenes").exists()
     table = pd.read_csv(tmp_path / "pope/benchmark.csv")
     assert "## yes ratio" in (tmp_path / "pope/benchmark.md").read_text()
     assert overview({"pope": tmp_path / "pope"}, tmp_path / "one") == ""
     text = overview({"pope": tmp_path / "pope", "gqa": tmp_path / "gqa"}, tmp_path / "all")
-    assert "pope F1" in text and "gqa accuracy" in text
+    assert "pope mean F1 of the sets" in text and "gqa accuracy" in text
     both = pd.read_csv(tmp_path / "all/benchmarks.csv")
     assert len(both) == 6
-    f1s = table[table["number"] == "F1"]["value"]
+    f1s = table[table["number"] == "mean F1 of the sets"]["value"]
     np.testing.assert_allclose(both[both["data"] == "pope"]["value"], f1s)
     shown = f"{100 * f1s.iloc[0]:.1f} ["
     assert shown in (tmp_path / "all/benchmarks.md").read_text()

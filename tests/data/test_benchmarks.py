@@ -8,11 +8,14 @@ from datasets import Dataset
 from PIL import Image
 
 from foveate.core.errors import DataError
+from foveate.data.benchmark import id_of, missing, option_of, optional, text_of
 from foveate.data.benchmarks import BENCHMARKS
 from foveate.data.load import data_hash, default_split, load_samples
 from foveate.data.prompts import LETTERS, phrased
-from foveate.metrics.answers import SCORINGS
-from foveate.metrics.choices import option_letter
+from foveate.data.sample import images_of
+from foveate.data.stored import Stored
+from foveate.metrics.answers import score_of
+from foveate.metrics.choices import mmbench_letter
 from tests.data import tables
 from tests.tiers import extended
 
@@ -62,7 +65,7 @@ EXPECTED = {
         "Ok. There is another picture I hope it is a better one.\n"
         "When the provided information is insufficient, respond with 'Unanswerable'." + SHORT,
     ),
-    "scienceqa": (2, 2, ("A", "the star"), "natural science", "Which is red?\nA. the star\nB. the ring" + LETTER),
+    "scienceqa": (3, 2, ("A", "the star"), "natural science", "Which is red?\nA. the star\nB. the ring" + LETTER),
     "mmbench": (
         4,
         2,
@@ -109,13 +112,60 @@ def test_a_table_of_the_hubs_columns_becomes_questions(name, tmp_path):
     questions, pictures, references, kind, prompt = EXPECTED[name]
     assert [sample.problem for sample in samples] == [""] * questions
     assert len({sample.id for sample in samples}) == questions
-    images = [sample.image_id for sample in samples]
+    images = [sample.image_id for sample in samples if sample.picture is not None]
     assert len(set(images)) == pictures == 1 + sum(a != b for a, b in pairwise(images))
     first = samples[0]
     assert (first.references, first.kind, phrased(first, "llava")) == (references, kind, prompt)
     assert first.image.size == ((160, 80) if name.startswith("refcoco") else (96, 96))
-    assert SCORINGS[first.scoring](references[0].replace("<AND>", " and "), references) == 1
-    assert SCORINGS[first.scoring]("no, 7, 7, 7, 7", references) < 1
+    assert score_of(references[0].replace("<AND>", " and "), first) == 1
+    assert score_of("no, 7, 7, 7, 7", first) < 1
+
+
+def test_rows_of_scienceqa_without_a_picture_are_questions_about_text_alone(tmp_path):
+    place = tables.scienceqa(tmp_path / "scienceqa.parquet")
+    samples = load_samples(f"scienceqa:{place}", "test")
+    assert [sample.picture is None for sample in samples] == [False, True, False]
+    assert len({sample.image_id for sample in samples}) == 3
+    text_only = samples[1]
+    assert (text_only.problem, text_only.evidence.shape[0]) == ("", 0)
+    assert phrased(text_only, "llava") == (
+        "Context: Look at the shapes.\nWhich is red?\nA. the star\nB. the ring\nC. the cross" + LETTER
+    )
+    with pytest.raises(DataError, match="question 'test-000001' has no image"):
+        _ = text_only.image
+    assert set(images_of(samples)) == {samples[0].image_id, samples[2].image_id}
+    shown = replace(text_only, picture=samples[0].picture)
+    assert data_hash(samples) != data_hash([samples[0], shown, samples[2]])
+
+
+def test_a_row_of_another_benchmark_without_a_picture_lacks_it(tmp_path):
+    rows = [tables.pope_rows(1)[0] | {"image": None}]
+    sample = load_samples(f"pope:{tables.write(tmp_path / 'pope.parquet', rows, tables.POPE)}", "test")[0]
+    assert isinstance(sample.picture, Stored)
+    with pytest.raises(DataError, match="is missing: its cell holds neither bytes nor a path"):
+        _ = sample.image
+
+
+NOTHING = (None, "", "  ", "nan", " NaN ", float("nan"))
+
+
+@pytest.mark.parametrize("value", NOTHING, ids=repr)
+def test_all_columns_take_the_same_values_for_nothing(value):
+    row = {"column": value}
+    assert missing(value) and optional(row, "column") == id_of(row, "column") == ""
+    for read in (lambda: text_of(row, "column"), lambda: option_of(value)):
+        with pytest.raises(DataError, match="expected a text"):
+            read()
+
+
+def test_values_that_are_there_lose_the_blanks_around_them():
+    row = {"text": " a nan \n", "number": 7, "share": 0.5}
+    assert text_of(row, "text") == optional(row, "text") == option_of(row["text"]) == id_of(row, "text") == "a nan"
+    assert (id_of(row, "number"), option_of(7), option_of(0.5)) == ("7", "7", "0.5")
+    assert id_of(row, "absent") == optional(row, "absent") == optional(row, "number") == ""
+    for refused_value in (True, b"x", ["x"]):
+        with pytest.raises(DataError, match="an option is"):
+            option_of(refused_value)
 
 
 def test_ids_are_unique_whatever_the_rows_are_called(tmp_path):
@@ -132,7 +182,7 @@ def test_a_question_with_more_options_than_letters_is_not_asked_with_fewer(tmp_p
     most = phrased(replace(sample, options=tuple("abcdefgh")), "llava")
     assert "H. h" in most
     for letter in LETTERS:
-        assert option_letter(letter) == letter
+        assert mmbench_letter(letter, tuple("abcdefgh")) == letter
     with pytest.raises(DataError, match="it has 9 options: expected at most 8, which are called A to H"):
         phrased(replace(sample, options=tuple("abcdefghi")), "llava")
 

@@ -41,7 +41,7 @@ def test_several_benchmarks_are_compared_and_failures_are_said(place):
     assert (mme["n"] == 8).all() and {"perception", "existence"} <= set(mme["number"])
     both = pd.read_csv(place / "runs/compare_methods/benchmarks.csv")
     assert set(both["data"]) == {"pope", "mme"}
-    assert "F1 of pope" in result.stdout and "pope F1" in result.stdout
+    assert "F1 of the sets of pope" in result.stdout and "pope mean F1 of the sets" in result.stdout
     failed = "1 questions. The first, 'random-1': picture 'lone' (5 bytes) cannot be decoded"
     assert failed in result.stdout
     assert failed in (place / "runs/compare_methods_pope/table.md").read_text()
@@ -49,6 +49,15 @@ def test_several_benchmarks_are_compared_and_failures_are_said(place):
     accuracy = pope[pope["number"] == "accuracy"].set_index("method")["value"]
     for _, row in table.iterrows():
         assert row["accuracy"] == pytest.approx(accuracy[row["method"]])
+
+
+def test_an_ablation_of_unannotated_data_has_no_oracle(place):
+    options = ("--data", "mme:mme.parquet", "--layers", "1", "--keep", "16", "--study", "layers")
+    result = run("ablate_layers", *options, folder=place)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(place / "runs/layers_mme/table.csv")
+    assert {"cls[1]", "saturation", "full"} <= set(table["family"]) | set(table["scorer"])
+    assert "evidence" not in set(table["family"]) and table["evidence_recall"].isna().all()
 
 
 BAD = {
@@ -72,7 +81,7 @@ def test_bad_data_gets_one_clear_line(kind, place):
 
 
 def test_other_experiments_take_one_data_set(place):
-    result = run("ablate_layers", "--data", "scenes", "pope", folder=place)
+    result = run("search_weights", "--data", "scenes", "pope", folder=place)
     assert result.returncode == 2
     assert "data scenes pope: this experiment takes one data set" in result.stderr
 

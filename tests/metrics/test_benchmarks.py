@@ -1,6 +1,7 @@
 """Official numbers against hand-worked cases and against torchmetrics."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,18 @@ from torchmetrics.functional.classification import (
     binary_recall,
 )
 
-from foveate.metrics.answers import SCORINGS
-from foveate.metrics.benchmarks import MEASURES, measured, measures_of
+from foveate.data.sample import VQASample
+from foveate.metrics.answers import SCORINGS, exact_match, score_of
+from foveate.metrics.benchmarks import MEASURES, POPE_SETS, measured, measures_of
 from foveate.metrics.boxes import box_hit, box_overlap, named_box, overlap
-from foveate.metrics.choices import letter_match, option_letter, pope_answer, yes_or_no
+from foveate.metrics.choices import (
+    mmbench_letter,
+    pope_answer,
+    scienceqa_letter,
+    scienceqa_match,
+    seed_match,
+    yes_or_no,
+)
 from foveate.metrics.open_answers import (
     gqa_match,
     mentions,
@@ -92,19 +101,29 @@ def test_mentions_counts_the_parts_of_a_reference(said, share):
     assert mentions("never", ("-1<AND>-5<OR>never",)) == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("Yes, there is a star.", "yes"),
-        ("No, there is no star.", "no"),
-        ("There is not. Yes.", "no"),
-        ("I see a star. There is no ring.", "yes"),
-        ("nothing", "yes"),
-        ("", "yes"),
-    ],
-)
-def test_pope_takes_everything_for_yes_that_does_not_deny_in_its_first_sentence(text, answer):
-    assert pope_answer(text) == answer
+# outcomes of the official scripts, written out by hand from what each script does with the answer
+POPE = {
+    "Yes, there is a star.": "yes",
+    "No, there is no star.": "no",
+    "No": "no",
+    "no": "no",
+    "NO": "yes",  # another word than No and no
+    "Not really": "yes",
+    "not really": "no",
+    "No\nThere is none": "yes",  # words are split at spaces only: the first is "No\nThere"
+    "No,there": "yes",  # the comma goes, and the word is "Nothere"
+    "There is not. Yes.": "no",
+    "I see a star. There is no ring.": "yes",  # only the first sentence counts
+    ". no": "yes",
+    "No.": "no",
+    "nothing": "yes",
+    "": "yes",
+}
+
+
+@pytest.mark.parametrize("text", POPE)
+def test_pope_reads_an_answer_as_its_script_does(text):
+    assert pope_answer(text) == POPE[text]
 
 
 @pytest.mark.parametrize(
@@ -115,34 +134,84 @@ def test_mme_looks_at_the_first_letters(text, answer):
     assert yes_or_no(text) == answer
 
 
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("B", "B"),
-        ("b", "B"),
-        ("(c)", "C"),
-        ("D. four", "D"),
-        ("A: one", "A"),
-        ("The answer is B.", "B"),
-        ("answer: (C)", "C"),
-        ("I would choose B here", "B"),
-        ("A red star is there", ""),
-        ("A star", "A"),
-        ("B or C", ""),
-        ("blue", ""),
-        ("Because", ""),
-        ("I don't know", ""),
-        ("", ""),
-    ],
-)
-def test_the_letter_of_an_option_is_found(text, letter):
-    assert option_letter(text) == letter
+SCIENCEQA = {
+    "B": "B",
+    "E": "E",
+    "F": "",  # only A to E
+    "b": "",
+    "B.": "",  # a full stop without a space
+    "B. ": "B",
+    "B. the ring": "B",
+    "B) the ring": "",
+    "(B)": "",
+    "AB": "",
+    "The answer is B.": "B",
+    "The answer is B": "",  # one more character is wanted
+    "The answer is B, because": "B",
+    "So. The answer is F.": "F",
+    "The answer is A. The answer is A.": "",  # twice
+    "the answer is B.": "",
+    "the ring": "",
+    "": "",
+}
 
 
-def test_an_answer_without_letter_may_be_the_options_text():
-    assert letter_match("The Blue.", ("B", "the blue")) == 1
-    assert letter_match("blue", ("B", "the blue")) == 0
-    assert letter_match("A. the blue", ("B", "the blue")) == 0
+@pytest.mark.parametrize("text", SCIENCEQA)
+def test_scienceqa_reads_a_letter_as_llavas_script_does(text):
+    assert scienceqa_letter(text) == SCIENCEQA[text]
+    for letter in "ABCDEF":
+        assert scienceqa_match(text, (letter, "the ring")) == (SCIENCEQA[text] == letter)
+
+
+@pytest.mark.parametrize(("text", "score"), [("B", 1), ("b", 0), ("B.", 0), ("B. two", 0), ("two", 0), ("", 0)])
+def test_seed_wants_the_letter_and_nothing_else(text, score):
+    assert seed_match(text, ("B", "two")) == score
+
+
+OPTIONS = ("a red star", "the ring", "blue", "ring")
+MMBENCH = {
+    "B": "B",
+    "(C)": "C",
+    "D: ring": "D",
+    "B.": "B",
+    "The answer is C.": "C",
+    "A star is what I see here": "A",  # an article counts, unless VERBOSE is set
+    "B or C": "",
+    "B or C, it is blue": "C",  # two letters, one option's text
+    "E": "",  # no option has this letter
+    "b": "",
+    "It is Blue!": "C",
+    "the ring": "",  # the text of two options
+    "a RED star": "A",
+    "Z": "",
+    "Z, it is blue": "",
+    "B or C or Z": "",
+    "I'm sorry, but without the image provided I say B": "",
+    "Cannot determine the answer": "",
+    "*B*": "B",
+    "{B}#": "B",
+    "B/C": "",
+    "": "",
+}
+
+
+@pytest.mark.parametrize("text", MMBENCH)
+def test_mmbench_infers_a_letter_as_its_script_does(text):
+    assert mmbench_letter(text, OPTIONS) == MMBENCH[text]
+
+
+def test_a_score_of_mmbench_uses_all_options():
+    sample = VQASample(
+        "1", "1", None, "", "Which?", ("D", "ring"), "mmbench", options=("star", "cross", "blue", "ring")
+    )
+    assert [score_of(said, sample) for said in ("D", "a ring", "a blue ring", "B")] == [1, 1, 0, 0]
+    assert score_of("a blue ring", replace(sample, options=("star", "cross", "red", "ring"))) == 1
+
+
+def test_unicode_is_not_normalised():
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    assert exact_match(composed, (apart,)) == vqa_accuracy(composed, [apart] * 10) == 0
+    assert scienceqa_letter("\uff22") == mmbench_letter("\uff22", OPTIONS) == ""  # a full-width B
 
 
 def test_overlap_equals_counting_pixels():
@@ -180,7 +249,8 @@ def test_pope_equals_torchmetrics():
     said = torch.tensor([row[2] == "Yes." for row in rows]).int()
     true = torch.tensor([row[3] == "yes" for row in rows]).int()
     expected = {
-        "F1": binary_f1_score(said, true),
+        "mean F1 of the sets": binary_f1_score(said, true),  # all questions are of one set
+        "pooled F1": binary_f1_score(said, true),
         "accuracy": binary_accuracy(said, true),
         "precision": binary_precision(said, true),
         "recall": binary_recall(said, true),
@@ -193,8 +263,40 @@ def test_pope_equals_torchmetrics():
 def test_pope_without_positives_has_no_f1():
     rows = [("i", "random", "no", "no", 1.0)] * 3
     found = {measure.name: measured(measure, columns(rows)) for measure in MEASURES["pope"]}
-    assert np.isnan([found["F1"], found["precision"], found["recall"]]).all()
+    names = ("mean F1 of the sets", "pooled F1", "precision", "recall")
+    assert np.isnan([found[name] for name in names]).all()
     assert (found["accuracy"], found["yes ratio"]) == (1, 0)
+
+
+def test_popes_published_number_is_the_mean_of_the_f1_of_its_sets():
+    rng = np.random.default_rng(5)
+    rows = [
+        (
+            f"i{n // 3}",
+            POPE_SETS[n % 3],
+            ("Yes.", "No")[int(rng.random() < 0.2 + 0.3 * (n % 3))],
+            ("yes", "no")[n % 2],
+            0,
+        )
+        for n in range(300)
+    ]
+
+    def f1(some):
+        said, true = (torch.tensor([row[i].lower().startswith("yes") for row in some]).int() for i in (2, 3))
+        return binary_f1_score(said, true).item()
+
+    each = [f1([row for row in rows if row[1] == name]) for name in POPE_SETS]
+    mean, pooled = (measured(measure, columns(rows)) for measure in measures_of("pope")[:2])
+    assert (mean, pooled) == (pytest.approx(np.mean(each)), pytest.approx(f1(rows)))
+    assert abs(mean - pooled) > 0.005
+    two = [row for row in rows if row[1] != "popular"]
+    assert measured(measures_of("pope")[0], columns(two)) == pytest.approx((each[0] + each[2]) / 2)
+
+
+def test_scienceqa_has_a_number_of_all_questions_and_one_of_those_with_an_image():
+    records = {"score": np.array([1.0, 0.0, 1.0, 1.0]), "has_image": np.array([True, True, False, False])}
+    found = {measure.name: measured(measure, records) for measure in measures_of("scienceqa")}
+    assert found == {"accuracy": 0.75, "accuracy with an image": 0.5}
 
 
 def test_mme_adds_accuracy_and_pairs_per_subtask():

@@ -1,5 +1,6 @@
 """What a benchmark is: where its tables are, and how a row becomes questions."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ class Benchmark:
         picture_of: From a value of that column to the picture.
         image: Column of pictures.
         images: Where the pictures are if not in the same table; there `id` is what `picture` is here.
-        pictureless: Whether rows without a picture belong to the data set, and are left out.
+        text_only: Whether rows without a picture are questions about text alone; else their picture is missing.
         sized: Whether `ask` needs the size of the picture: then rows have a `pixels` of type `Pixels`.
         answer_tokens: Tokens that the longest answer may have.
     """
@@ -72,12 +73,12 @@ class Benchmark:
     picture_of: Callable[[Any], str] = str
     image: str = "image"
     images: Mapping[str, Part] | None = None
-    pictureless: bool = False
+    text_only: bool = False
     sized: bool = False
     answer_tokens: int = 32
 
     def samples(self, split: str, limit: int | None = None, place: str | None = None) -> list[VQASample]:
-        """The first questions of a split; those about a picture follow each other.
+        """Returns the first questions of a split; those about a picture follow each other.
 
         Pictures are left in the table. What is wrong with a row becomes the sample's `problem`.
 
@@ -119,7 +120,7 @@ class Benchmark:
         problem, asked = "", []
         try:
             gallery.check(facts)
-            if self.sized:
+            if self.sized and picture is not None:
                 facts["pixels"] = Pixels(*picture.size)
             asked = list(self.ask(facts))
             if wrong := next(filter(None, map(_malformed, asked)), ""):
@@ -151,12 +152,12 @@ class _Gallery:
         own = [f"{split}-{row:06d}" for row in range(len(table))]
         named = [self._named(value) for value in table[key]] if key else own
         self.names = [name or alone for name, alone in zip(named, own, strict=True)]
-        self.kept = [True] * len(table)
+        self.text_only = [False] * len(table)
         self._rows: Mapping[str, int] | None = None
         if self.columns and benchmark.image in table.column_names:
             self._pictures = encoded(table, benchmark.image)
-            if benchmark.pictureless:
-                self.kept = filled(table, benchmark.image)
+            if benchmark.text_only:
+                self.text_only = [not there for there in filled(table, benchmark.image)]
         elif benchmark.images and not self.columns:
             apart = table_of(benchmark.name, benchmark.repo, place, benchmark.images[split])
             checked(benchmark.name, apart, ["id", benchmark.image], benchmark.repo)
@@ -170,7 +171,7 @@ class _Gallery:
             raise DataError(f"{column} is {shown(row[column])}, which names no picture")
 
     def _named(self, value: Any) -> str:  # noqa: ANN401 (as the table has it)
-        """Which picture a value means; empty if it means none, for rows without one must not share one."""
+        """Returns which picture a value means; empty if it means none, for rows without one must not share one."""
         try:
             name = "" if value is None else self.benchmark.picture_of(value).strip()
         except (TypeError, ValueError, OverflowError):
@@ -178,49 +179,56 @@ class _Gallery:
         return name if len(quote(name, safe="")) <= LONGEST_ID else ""
 
     def order(self) -> list[int]:
-        """Rows, those of one picture after each other, pictures by their first row."""
+        """Returns the rows, those of one picture after each other, pictures by their first row."""
         first: dict[str, int] = {}
         for row, name in enumerate(self.names):
             first.setdefault(name, row)
-        return sorted(
-            (row for row, kept in enumerate(self.kept) if kept), key=lambda row: (first[self.names[row]], row)
-        )
+        return sorted(range(len(self.names)), key=lambda row: (first[self.names[row]], row))
 
-    def picture(self, row: int) -> Picture:
+    def picture(self, row: int) -> Picture | None:
+        """Returns the picture of a row; None where it is a question about text alone."""
+        if self.text_only[row]:
+            return None
         name = self.names[row]
         place = row if self._rows is None else self._rows.get(name)
         return Missing(name) if place is None else Stored(self._pictures, place, name, self.folder)
 
 
+def missing(value: Any) -> bool:  # noqa: ANN401 (as the table has it)
+    """Returns whether a cell holds nothing: null, a blank text, or nan, which tables made with pandas have instead."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("", "nan")
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def text_of(row: Row, column: str) -> str:
-    """A text that must be there."""
+    """Returns a text that must be there, without blanks around it."""
     value = row[column]
-    if not isinstance(value, str) or not value.strip():
+    if missing(value) or not isinstance(value, str):
         raise DataError(f"{column} is {shown(value)}, expected a text")
     return value.strip()
 
 
 def optional(row: Row, column: str) -> str:
-    """A text that may be missing; tables made with pandas write that as nan."""
-    value = row.get(column)
-    return value.strip() if isinstance(value, str) and value.strip().lower() != "nan" else ""
+    """Returns a text without blanks around it; empty if it is missing, or no text."""
+    return text_of(row, column) if isinstance(row.get(column), str) and not missing(row[column]) else ""
 
 
 def id_of(row: Row, column: str) -> str:
-    """What names a question; empty if nothing does."""
-    value = row[column]
-    return "" if value is None else str(value).strip()
+    """Returns a text or number that names a question or its kind; empty if it is missing."""
+    value = row.get(column)
+    return "" if missing(value) else str(value).strip()
 
 
 def option_of(value: Any) -> str:  # noqa: ANN401 (as the table has it)
-    """An option to choose from; tables have numbers among them."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+    """Returns an option to choose from, without blanks around it; tables have numbers among them."""
+    if missing(value) or isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(f"an option is {shown(value)}, expected a text")
-    return str(value)
+    return str(value).strip()
 
 
 def _malformed(asked: Asked) -> str:
-    """What is wrong with a question that cannot be written down as it is; empty if nothing is."""
+    """Returns what is wrong with a question that cannot be written down as it is; empty if nothing is."""
     if len(quote(asked.id, safe="")) > LONGEST_ID:
         return f"its id {shown(asked.id)} is too long: at most {LONGEST_ID} characters, escaped as in a URL"
     for text in (asked.kind, asked.question, asked.hint, *asked.references, *asked.options):

@@ -11,7 +11,7 @@ NAMES = (
 
 
 def parsed(name: str) -> tuple[str, str | None]:
-    """Name of a data set, and the place that was given with it.
+    """Returns the name of a data set, and the place that was given with it.
 
     Raises:
         DataError: The data set is unknown, or is made and has no place.

@@ -63,7 +63,7 @@ FAMILIES = {
 
 
 def phrased(sample: VQASample, family: str) -> str:
-    """What a model of a family is asked.
+    """Returns what a model of a family is asked.
 
     Args:
         sample: The question.

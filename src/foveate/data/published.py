@@ -34,7 +34,7 @@ class Published(NamedTuple):
 
 @cache
 def published(paper: str) -> tuple[Published, ...]:
-    """The results that a paper reports.
+    """Returns the results that a paper reports.
 
     Raises:
         DataError: None of this paper are known.

@@ -1,4 +1,4 @@
-"""One question about one picture, in the form that every data set is brought into."""
+"""One question about one picture, or about text alone, in the form that every data set is brought into."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +13,21 @@ from foveate.core.errors import DataError
 from foveate.data.rgb import as_rgb, upright_size
 
 T = TypeVar("T")
-Scoring = Literal["exact", "set_f1", "vqa", "textvqa", "gqa", "pope", "yes_no", "letter", "mentions", "box", "none"]
+Scoring = Literal[
+    "exact",
+    "set_f1",
+    "vqa",
+    "textvqa",
+    "gqa",
+    "pope",
+    "yes_no",
+    "scienceqa",
+    "seed",
+    "mmbench",
+    "mentions",
+    "box",
+    "none",
+]
 Form = Literal["plain", "short", "unanswerable", "yes_no", "letter", "letter_context", "letter_cn", "free", "box"]
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom as shares of the picture's width and height."""
@@ -24,7 +38,7 @@ class Picture(ABC):
 
     @abstractmethod
     def open(self) -> Image:
-        """The picture as `data.rgb.as_rgb` returns it: upright, in red, green and blue.
+        """Returns the picture as `data.rgb.as_rgb` does: upright, in red, green and blue.
 
         Raises:
             DataError: It cannot be decoded.
@@ -127,13 +141,13 @@ class VQASample:
 
     Attributes:
         id: Unique in its data set and split.
-        image_id: Shared by all questions about the picture.
-        picture: The picture, opened when it is looked at.
+        image_id: Shared by all questions about the picture; of a text-only question its own.
+        picture: The picture, opened when it is looked at; None for a text-only question.
         kind: Question type.
         question: The question, without any prompt around it.
         references: Answers that count as right.
-        scoring: How an answer is compared with them, a key of `metrics.answers.SCORINGS`; "none" where the split has
-            no answers.
+        scoring: How an answer is compared with them, see `metrics.answers.score_of`; "none" where the split has no
+            answers.
         things: What must be seen.
         form: What kind of answer is asked for; `data.prompts` puts that into words.
         options: To choose from, in the order of their letters.
@@ -143,7 +157,7 @@ class VQASample:
 
     id: str
     image_id: str
-    picture: Picture
+    picture: Picture | None
     kind: str
     question: str
     references: tuple[str, ...]
@@ -159,8 +173,10 @@ class VQASample:
         """The picture.
 
         Raises:
-            DataError: It cannot be decoded; the message names the question.
+            DataError: There is none, or it cannot be decoded; the message names the question.
         """
+        if self.picture is None:
+            raise DataError(f"question {self.id!r} has no image: only questions about images can be used here")
         try:
             return self.picture.open()
         except DataError as error:
@@ -169,11 +185,11 @@ class VQASample:
     @property
     def evidence(self) -> Bool[np.ndarray, "thing height width"]:
         """One mask in the picture's pixels for each thing that must be seen; none when unknown."""
-        return self.things.masks(self.picture)
+        return np.zeros((0, 1, 1), bool) if self.picture is None else self.things.masks(self.picture)
 
 
 class Lazily(Mapping[str, T]):
-    """What is made of questions, by name, when it is looked up.
+    """A mapping from names to what is made of their questions when it is looked up.
 
     Args:
         samples: By name.
@@ -194,13 +210,14 @@ class Lazily(Mapping[str, T]):
 
 
 def pictured(samples: Sequence[VQASample]) -> dict[str, VQASample]:
-    """The first question about each picture, by `image_id`."""
+    """Returns the first question about each picture, by `image_id`; text-only questions are left out."""
     first: dict[str, VQASample] = {}
     for sample in samples:
-        first.setdefault(sample.image_id, sample)
+        if sample.picture is not None:
+            first.setdefault(sample.image_id, sample)
     return first
 
 
 def images_of(samples: Sequence[VQASample]) -> Lazily[Image]:
-    """The pictures of questions by `image_id`, each opened when it is looked up."""
+    """Returns the pictures of questions by `image_id`, each opened when it is looked up."""
     return Lazily(pictured(samples), lambda sample: sample.image)

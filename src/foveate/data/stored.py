@@ -144,7 +144,7 @@ class Missing(Picture):
 
 
 def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
-    """The rows of a split.
+    """Returns the rows of a split.
 
     Args:
         name: Of the data set, for messages.
@@ -185,12 +185,12 @@ def checked(name: str, table: Dataset, columns: Sequence[str], repo: str) -> Non
 
 
 def encoded(table: Dataset, column: str) -> Dataset:
-    """The column of pictures alone, undecoded: its rows are Arrow tables of one row."""
+    """Returns the column of pictures alone, undecoded: its rows are Arrow tables of one row."""
     return table.select_columns([column]).with_format("arrow")
 
 
 def filled(table: Dataset, column: str) -> list[bool]:
-    """Which rows have a picture."""
+    """Returns which rows have a picture."""
     pictures = encoded(table, column)
     return [valid for batch in pictures.iter(batch_size=64) for valid in _valid(cast(pa.Table, batch))]
 

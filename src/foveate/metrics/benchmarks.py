@@ -1,4 +1,4 @@
-"""The numbers that benchmarks are reported in, where they are more than the mean score.
+"""The numbers that benchmarks are reported in, where they are more than the mean score of all questions.
 
 Each is a function of sums over questions, so that one matrix product gives it for any weighting of the images, such as
 those of a bootstrap.
@@ -13,6 +13,7 @@ from foveate.data.benchmarks.yes_no import PERCEPTION
 from foveate.metrics.boxes import box_overlap
 from foveate.metrics.choices import pope_answer
 
+POPE_SETS = ("random", "popular", "adversarial")
 Columns = Mapping[str, np.ndarray]
 """Columns of records, as `Record` names them; questions about one picture need not follow each other."""
 
@@ -26,6 +27,7 @@ class Measure(NamedTuple):
         parts: From records to (question, part) numbers, which are summed over questions.
         of: From (..., part) sums to (...) values; NaN where it is not defined.
         stratum: Column within which a bootstrap draws images; empty means all together.
+        only: Column of truth values, of the questions that the number is about; empty means all.
     """
 
     name: str
@@ -33,18 +35,42 @@ class Measure(NamedTuple):
     parts: Callable[[Columns], np.ndarray]
     of: Callable[[np.ndarray], np.ndarray]
     stratum: str = ""
+    only: str = ""
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the number is a mean of values in [0, 1]; then the parts are the values and which of them count."""
+        return self.of is _MEAN
+
+    def about(self, records: Columns) -> np.ndarray:
+        """Returns which questions the number is about."""
+        return np.asarray(records[self.only], bool) if self.only else np.ones(len(records["score"]), bool)
 
 
 def measured(measure: Measure, records: Columns) -> float:
-    """The number on these records."""
-    return float(measure.of(measure.parts(records).sum(0)))
+    """Returns the number on these records."""
+    rows = measure.about(records)
+    return float(measure.of(measure.parts({name: column[rows] for name, column in records.items()}).sum(0)))
 
 
 def confusion(records: Columns) -> np.ndarray:
-    """(question, 4): true positive, false positive, false negative, true negative, where yes is positive."""
+    """Returns (question, 4): true positive, false positive, false negative, true negative; yes is positive."""
     said = np.array([pope_answer(text) == "yes" for text in records["prediction"]])
     true = np.array([text == "yes" for text in records["reference"]])
     return np.stack([said & true, said & ~true, ~said & true, ~said & ~true], 1).astype(float)
+
+
+def confusion_by_set(records: Columns) -> np.ndarray:
+    """Returns (question, 4 x set): `confusion` in the columns of the question's set, 0 in those of the others."""
+    found, kinds = confusion(records), np.asarray(records["kind"])
+    return np.concatenate([found * (kinds == name)[:, None] for name in POPE_SETS], 1)
+
+
+def _mean_f1(sums: np.ndarray) -> np.ndarray:
+    """Returns the mean F1 of the sets that were asked; NaN where the F1 of one of them is undefined."""
+    each = sums.reshape(*sums.shape[:-1], -1, 4)
+    scores, asked = _F1(each), each.sum(-1) > 0
+    return np.asarray(np.divide(np.where(asked, scores, 0).sum(-1), asked.sum(-1)))
 
 
 def _share(over: Callable[[np.ndarray], np.ndarray], under: Callable[[np.ndarray], np.ndarray]) -> Callable:
@@ -69,7 +95,7 @@ def _overlaps(records: Columns) -> np.ndarray:
 
 
 def _all_right(records: Columns) -> np.ndarray:
-    """(question, 2): at the last question about a picture whether all about it are right, and 1; elsewhere 0."""
+    """Returns (question, 2): at the last question about a picture if all about it are right, and 1; elsewhere 0."""
     right: dict[str, float] = {}
     last: dict[str, int] = {}
     for row, (image, score) in enumerate(zip(records["image_id"], records["score"], strict=True)):
@@ -82,7 +108,7 @@ def _all_right(records: Columns) -> np.ndarray:
 
 
 def _mme(subtasks: Sequence[str]) -> Callable[[Columns], np.ndarray]:
-    """(question, 4 x subtask): sums of right answers, questions, pictures with both right, pictures."""
+    """Returns parts (question, 4 x subtask): right answers, questions, pictures with both right, pictures."""
 
     def parts(records: Columns) -> np.ndarray:
         kinds = np.asarray(records["kind"])
@@ -93,7 +119,7 @@ def _mme(subtasks: Sequence[str]) -> Callable[[Columns], np.ndarray]:
 
 
 def _mme_score(sums: np.ndarray) -> np.ndarray:
-    """Over the subtasks that were asked: accuracy in % and the share of pictures with both right in %, added up."""
+    """Returns the sum over the asked subtasks of accuracy in % and the share of pictures with both right in %."""
     right, asked, both, pictures = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 4), -1, 0)
     with np.errstate(invalid="ignore"):
         scores = 100 * right / asked + 100 * both / pictures
@@ -101,10 +127,12 @@ def _mme_score(sums: np.ndarray) -> np.ndarray:
 
 
 _MEAN = _share(lambda s: s[..., 0], lambda s: s[..., 1])
+_F1 = _share(lambda s: 2 * s[..., 0], lambda s: 2 * s[..., 0] + s[..., 1] + s[..., 2])
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "pope": (
-        Measure("F1", 1, confusion, _share(lambda s: 2 * s[..., 0], lambda s: 2 * s[..., 0] + s[..., 1] + s[..., 2])),
+        Measure("mean F1 of the sets", 1, confusion_by_set, _mean_f1),
+        Measure("pooled F1", 1, confusion, _F1),
         Measure("accuracy", 1, confusion, _share(lambda s: s[..., 0] + s[..., 3], lambda s: s.sum(-1))),
         Measure("precision", 1, confusion, _share(lambda s: s[..., 0], lambda s: s[..., 0] + s[..., 1])),
         Measure("recall", 1, confusion, _share(lambda s: s[..., 0], lambda s: s[..., 0] + s[..., 2])),
@@ -126,6 +154,10 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
         name: (Measure("accuracy at 0.5", 1, _scores, _MEAN), Measure("mean overlap", 1, _overlaps, _MEAN))
         for name in ("refcoco", "refcoco+", "refcocog")
     },
+    "scienceqa": (
+        Measure("accuracy", 1, _scores, _MEAN),
+        Measure("accuracy with an image", 1, _scores, _MEAN, only="has_image"),
+    ),
     "mmvet": (Measure("mentions the reference (not the GPT-4 grade)", 1, _scores, _MEAN),),
 }
 """By data set, the one that it is known by first; of data sets that are not here it is the mean score."""
@@ -134,5 +166,5 @@ ACCURACY = Measure("accuracy", 1, _scores, _MEAN)
 
 
 def measures_of(name: str) -> tuple[Measure, ...]:
-    """The numbers of a data set."""
+    """Returns the numbers of a data set."""
     return MEASURES.get(name, (ACCURACY,))

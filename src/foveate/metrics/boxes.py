@@ -9,7 +9,7 @@ HIT = 0.5
 
 
 def named_box(prediction: str) -> tuple[float, float, float, float] | None:
-    """The first four numbers of an answer as left, top, right, bottom in shares of the picture; None without four.
+    """Returns the first four numbers of an answer as left, top, right, bottom, in shares of the picture; or None.
 
     Numbers above 1 are thousandths, as Qwen2-VL, Qwen3-VL and InternVL write them. Pixels, which Qwen2.5-VL writes,
     cannot be told from them and are taken for thousandths too.
@@ -24,7 +24,7 @@ def named_box(prediction: str) -> tuple[float, float, float, float] | None:
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes of left, top, right, bottom; 0 where one has no area."""
+    """Returns the intersection over union of two boxes of left, top, right, bottom; 0 where one has no area."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     areas = [max(box[2] - box[0], 0) * max(box[3] - box[1], 0) for box in (one, other)]
@@ -33,7 +33,7 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def box_overlap(prediction: str, references: Sequence[str]) -> float:
-    """Overlap of the box that the answer names with that of the last reference, the exact one; 0 if it names none."""
+    """Returns the overlap of the box that the answer names with the last reference, the exact one; 0 without a box."""
     said, true = named_box(prediction), named_box(references[-1])
     if true is None:
         raise ValueError(f"reference {references[-1]!r} is no box: expected four numbers")
@@ -41,5 +41,5 @@ def box_overlap(prediction: str, references: Sequence[str]) -> float:
 
 
 def box_hit(prediction: str, references: Sequence[str]) -> float:
-    """1 if the overlap is at least one half. Source: Yu et al. 2016, arXiv 1608.00272v3, section 5."""
+    """Returns 1 if the overlap is at least one half. Source: Yu et al. 2016, arXiv 1608.00272v3, section 5."""
     return float(box_overlap(prediction, references) >= HIT)

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 
 
 class MeanOf(Metric):
-    """Mean of a function's values over everything it was shown, in float64; values that are NaN are left out.
+    """A mean of a function's values over everything it was shown, in float64; values that are NaN are left out.
 
     NaN where there was no other value. For whoever runs a loop of his own, on one device or on many; the evaluation
     itself keeps every value, sample by sample, and analysis takes the means.

@@ -30,7 +30,7 @@ _CONTRACTIONS = {
 
 
 def vqa_normalised(text: str) -> str:
-    """An answer as VQA compares it: punctuation, articles, number words and contractions are unified."""
+    """Returns an answer as VQA compares it: punctuation, articles, number words and contractions are unified."""
     text = text.replace("\n", " ").replace("\t", " ").strip()
     between_digits = re.search(r"(?<=\d),+(?=\d)", text)
     plain = text
@@ -48,7 +48,7 @@ def textvqa_normalised(text: str) -> str:
 
 
 def vqa_accuracy(prediction: str, references: Sequence[str]) -> float:
-    """The mean over annotators of min(1, how many of the others gave this answer / 3).
+    """Returns the mean over annotators of min(1, how many of the others gave this answer / 3).
 
     Answers are normalised also where all annotators agree, as the evaluation server does.
     """
@@ -61,7 +61,7 @@ def textvqa_accuracy(prediction: str, references: Sequence[str]) -> float:
 
 
 def gqa_match(prediction: str, references: Sequence[str]) -> float:
-    """1 if the answer is one of the references, apart from case, punctuation and blanks.
+    """Returns 1 if the answer is one of the references, apart from case, punctuation and blanks.
 
     Source: GQA's evaluation compares answers as they are written; those of language models are brought to its form.
     """
@@ -69,7 +69,7 @@ def gqa_match(prediction: str, references: Sequence[str]) -> float:
 
 
 def mentions(prediction: str, references: Sequence[str]) -> float:
-    """The share of the parts between `<AND>` that the answer mentions, best over alternatives between `<OR>`.
+    """Returns the share of the parts between `<AND>` that the answer mentions, best over alternatives between `<OR>`.
 
     This is not the grade of MM-Vet, which GPT-4 gives, but what can be told without it; and an underestimate where a
     reference is a sentence.

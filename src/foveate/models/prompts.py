@@ -59,15 +59,19 @@ class Prompts:
 
     @cached_property
     def spelled(self) -> Callable[..., array]:
-        """Tokens of a question, or of an answer to it; remembered, for every method of a comparison asks the same."""
+        """Tokens of a question about an image or about text, or of an answer to it.
 
-        def spelled(question: str, answer: str | None = None) -> array:
+        They are remembered, for every method of a comparison asks the same.
+        """
+
+        def spelled(question: str, answer: str | None = None, image: bool = True) -> array:
+            shown = [None] if image else []
             if self._holds_control(question):
-                before, after = self.written([None, _MARK]).split(_MARK)
+                before, after = self.written([*shown, _MARK]).split(_MARK)
                 tokens = [self.ids(before), self._plain(question), self.ids(after, special=False)]
                 asked, prompt = after, [token for part in tokens for token in part]
             else:
-                asked = self.written([None, question])
+                asked = self.written([*shown, question])
                 prompt = self.ids(asked) if answer is None else []
             return array("i", prompt if answer is None else self.continued(asked, answer))
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from string import ascii_uppercase
 
 from foveate.core.errors import DataError, shown
-from foveate.data.benchmark import Asked, Benchmark, Row, id_of, option_of, optional, text_of
-from foveate.data.sample import Form
+from foveate.data.benchmark import Asked, Benchmark, Row, id_of, missing, option_of, optional, text_of
+from foveate.data.sample import Form, Scoring
 from foveate.data.stored import Part
 
 ROTATIONS = 1_000_000
@@ -21,15 +21,16 @@ def _scienceqa(row: Row) -> Iterator[Asked]:
     if not 0 <= int(row["answer"]) < len(options):
         raise DataError(f"its answer is {shown(row['answer'])}, expected a number below {len(options)}")
     letter = ascii_uppercase[int(row["answer"])]
-    yield _chosen("", optional(row, "subject"), row, options, letter, "letter_context")
+    yield replace(_chosen(row, options, letter, "letter_context", "scienceqa"), kind=optional(row, "subject"))
 
 
 def _mmbench(row: Row, form: Form = "letter") -> Iterator[Asked]:
-    given = [_shown(row, letter) for letter in "ABCDE"]
+    given = ["" if missing(row.get(letter)) else option_of(row[letter]) for letter in "ABCDE"]
     options = tuple(filter(None, given))
     if any(given[len(options) :]):
         raise DataError(f"its options are {shown(given)}, expected none to be left out between two")
-    yield _chosen(id_of(row, "index"), optional(row, "category"), row, options, optional(row, "answer"), form)
+    asked = _chosen(row, options, optional(row, "answer"), form, "mmbench")
+    yield replace(asked, id=id_of(row, "index"), kind=optional(row, "category"))
 
 
 def _mmbench_cn(row: Row) -> Iterator[Asked]:
@@ -38,35 +39,31 @@ def _mmbench_cn(row: Row) -> Iterator[Asked]:
 
 def _seed(row: Row) -> Iterator[Asked]:
     options = tuple(option_of(row[f"choice_{letter}"]) for letter in "abcd")
-    kind = str(row.get("question_type_id", ""))
-    yield _chosen(id_of(row, "question_id"), kind, row, options, text_of(row, "answer"), "letter")
+    asked = _chosen(row, options, text_of(row, "answer"), "letter", "seed")
+    yield replace(asked, id=id_of(row, "question_id"), kind=id_of(row, "question_type_id"))
 
 
-def _chosen(name: str, kind: str, row: Row, options: tuple[str, ...], letter: str, form: Form) -> Asked:
+def _chosen(row: Row, options: tuple[str, ...], letter: str, form: Form, scoring: Scoring) -> Asked:
+    """Returns a question with options, which has no name and kind yet; an empty letter means no answer."""
     if len(options) < 2:
         raise DataError(f"its options are {shown(list(options))}, expected at least two")
     if letter and (len(letter) != 1 or letter not in ascii_uppercase[: len(options)]):
         raise DataError(f"its answer is {shown(letter)}, expected one of {', '.join(ascii_uppercase[: len(options)])}")
     references = (letter, options[ascii_uppercase.index(letter)]) if letter else ()
     question, hint = text_of(row, "question"), optional(row, "hint")
-    return Asked(name, kind, question, references, "letter", form, options, hint)
-
-
-def _shown(row: Row, letter: str) -> str:
-    value = row.get(letter)
-    return "" if value is None else optional({letter: str(value)}, letter)
+    return Asked("", "", question, references, scoring, form, options, hint)
 
 
 SCIENCEQA = Benchmark(
     name="scienceqa",
     repo="lmms-lab/ScienceQA",
-    parts={split: Part(split, "ScienceQA-IMG") for split in ("test", "validation", "train")},
+    parts={split: Part(split, "ScienceQA-FULL") for split in ("test", "validation", "train")},
     split="test",
     columns=("question", "choices", "answer", "hint"),
     ask=_scienceqa,
-    pictureless=True,
+    text_only=True,
 )
-"""School questions, those with a picture. Source: Lu et al. 2022, arXiv 2209.09513v2."""
+"""School questions, about half of them about text alone. Source: Lu et al. 2022, arXiv 2209.09513v2."""
 
 MMBENCH = Benchmark(
     name="mmbench",

@@ -1,0 +1,55 @@
+"""Answers to prompts without an image, by the stock model itself: there is nothing to compress."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.functional.sequence import left_padded, positions
+from foveate.models.decoding import greedily
+from foveate.models.greedy import Answers, log_probability
+from foveate.models.loaded_model import LoadedModel
+
+
+@torch.inference_mode()
+def answer_text(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, references: Sequence[Sequence[int]]
+) -> Answers:
+    """Returns the greedy answers of the stock `generate`, and the log-probability of the references.
+
+    Args:
+        loaded: The model.
+        prompts: Token ids without image tokens.
+        max_new_tokens: Longest answer.
+        references: For every prompt the tokens that it should be answered with, the end token among them.
+    """
+    model: Any = loaded.model
+    inputs = loaded.batch(prompts)
+    with greedily(model):
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=loaded.adapter.pad_token)
+    said = output[:, inputs["input_ids"].shape[1] :].tolist()
+    ends = frozenset(loaded.adapter.ends)
+    answers = [tokens[: next((i for i, token in enumerate(tokens) if token in ends), None)] for tokens in said]
+    return Answers(answers, text_likelihood(loaded, prompts, references))
+
+
+@torch.inference_mode()
+def text_likelihood(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], references: Sequence[Sequence[int]]
+) -> Float[Tensor, " prompt"]:
+    """Returns the log-probability of a given answer to every prompt, by one pass of the stock model.
+
+    Args:
+        loaded: The model.
+        prompts: As in `answer_text`.
+        references: Likewise.
+    """
+    model: Any = loaded.model
+    inputs = loaded.batch([[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, references, strict=True)])
+    tokens, real = left_padded(references, loaded.adapter.pad_token, loaded.device)
+    mask = inputs["attention_mask"].bool()
+    place = {"position_ids": positions(mask)} if loaded.adapter.axes == 1 else {}  # else the model numbers them itself
+    logits = model(**inputs, **place, use_cache=False, logits_to_keep=tokens.shape[1]).logits
+    return log_probability(logits.to(tokens.device), tokens, real)
