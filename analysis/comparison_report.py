@@ -6,8 +6,7 @@ from pathlib import Path
 import optuna
 import pandas as pd
 
-from analysis import held_out
-from analysis.ablation import Cell, caveat
+from analysis.ablation import Cell
 from analysis.benchmarks import failures, write_numbers
 from analysis.comparison import (
     Comparison,
@@ -22,8 +21,8 @@ from analysis.comparison import (
 )
 from analysis.comparison_figures import frontier_figure, frontiers_data, ranking_figure, rankings_data
 from analysis.drawing import save_figure
+from analysis.findings import findings, page
 from analysis.pictures import kept_patches_data, kept_patches_figure
-from analysis.pixel_filters import against_filters, filters_first
 from analysis.report import Setting, setting_of
 from analysis.tables import accuracy, paragraphs, write_table
 from foveate.data.load import parsed
@@ -54,14 +53,8 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
     frames = read_comparison(comparison, out)
     table = comparison_table(frames, comparison.roles)
     failed = failures(comparison.cells, out)
-    chosen = held_out.held_out_table(frames, groups_of(frames, comparison.roles))
-    doubt = caveat(frames, table) or held_out.too_few_held_out(chosen)
-    methods = [cell for cell in frames if comparison.roles[cell.family] in ("vision", "decoder", "both")]
-    first = filters_first(against_filters(frames, methods), verdicts=not doubt)
-    best = held_out.markdown(chosen, verdicts=not doubt)
-    write_table(
-        table, folder, paragraphs(first, markdown(table, comparison, doubt), held_out.TITLE, best, failed) + "\n"
-    )
+    found = findings(frames, table, groups_of(frames, comparison.roles), comparison.roles)
+    write_table(table, folder, page(markdown(table, comparison, found.doubt), found, failed))
     if panels := frontiers_data(table):
         save_figure(frontier_figure(panels), folder / "frontier.png")
     if rankings := rankings_data(table):
@@ -72,10 +65,10 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
             data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
             kept = f"{budget} equivalent tokens of {comparison.patches} patches: those that remain to the end"
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
-    each = [held_out.printed(chosen, budget, verdicts=not doubt) for budget in budgets_of(table)]
+    best = [found.printed(budget) for budget in budgets_of(table)]
     unable = f"Cannot run on this model: {', '.join(comparison.not_applicable)}; table.md says why."
-    each.append(unable if comparison.not_applicable else "")
-    return paragraphs(doubt, first, summary(table, list(comparison.roles)), *each, failed)
+    best.append(unable if comparison.not_applicable else "")
+    return paragraphs(found.doubt, found.first, summary(table, list(comparison.roles)), *best, failed)
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell]) -> list[Cell]:

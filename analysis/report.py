@@ -9,14 +9,12 @@ import optuna
 import pandas as pd
 from PIL import Image
 
-from analysis import held_out
 from analysis.ablation import (
     BUDGETLESS,
     PIXEL_FILTERS,
     Cell,
     ablation_table,
     best_scorer,
-    caveat,
     cells_of,
     read_cells,
     reference_budget,
@@ -24,9 +22,9 @@ from analysis.ablation import (
 from analysis.benchmarks import failures
 from analysis.drawing import save_figure
 from analysis.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
-from analysis.held_out import Group, held_out_table
+from analysis.findings import findings, page
+from analysis.held_out import Group
 from analysis.pictures import kept_patches_data, kept_patches_figure
-from analysis.pixel_filters import against_filters, filters_first
 from analysis.tables import markdown, paragraphs, summary, write_table
 from foveate.core.types import Arrangement, Grid
 from foveate.data.sample import Lazily, VQASample, pictured
@@ -96,13 +94,8 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
     """
     frames = read_cells(cells, out)
     table = ablation_table(frames)
-    failed = failures(cells, out)
-    chosen = held_out_table(frames, groups_of(frames, setting))
-    doubt = caveat(frames, table) or held_out.too_few_held_out(chosen)
-    layers = [cell for cell in frames if cell.family in ("single", "suffix", "all")]
-    first = filters_first(against_filters(frames, layers), verdicts=not doubt)
-    best = held_out.markdown(chosen, verdicts=not doubt)
-    write_table(table, folder, paragraphs(first, markdown(table, doubt), held_out.TITLE, best, failed) + "\n")
+    found, failed = findings(frames, table, groups_of(frames, setting.feature_layer)), failures(cells, out)
+    write_table(table, folder, page(markdown(table, found.doubt), found, failed))
     singles = table[table["family"].isin(["single", "suffix"])]
     if len(singles):
         panels = [accuracy_by_layer_data(table, keep, setting.feature_layer) for keep in singles["keep"].unique()]
@@ -112,11 +105,10 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
         columns = telling_cells(table, cells, setting.feature_layer)
         data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
         save_figure(kept_patches_figure(data), folder / "kept_patches.png")
-    best = held_out.printed(chosen, reference_budget(table), verdicts=not doubt)
-    return paragraphs(doubt, first, summary(table), best, failed)
+    return paragraphs(found.doubt, found.first, summary(table), found.printed(reference_budget(table)), failed)
 
 
-def groups_of(cells: Iterable[Cell], setting: Setting) -> dict[int, list[Group]]:
+def groups_of(cells: Iterable[Cell], feature_layer: int) -> dict[int, list[Group]]:
     """Returns what an ablation compares at every budget: layers and sums, each with the controls."""
     groups: dict[int, list[Group]] = {}
     full = [cell for cell in cells if cell.family == "full"]
@@ -127,7 +119,7 @@ def groups_of(cells: Iterable[Cell], setting: Setting) -> dict[int, list[Group]]
             return [cell for cell in here if cell.family in families]
 
         controls = ("best pixel filter", "random", "uniform", "full")
-        features = [cell for cell in of("single") if cell.first_layer == setting.feature_layer]
+        features = [cell for cell in of("single") if cell.first_layer == feature_layer]
         groups[keep] = [
             Group("best single layer", of("single"), controls),
             Group("layer that writes the features", features, ("best single layer", *controls)),
