@@ -3,12 +3,13 @@
 import optuna
 import pandas as pd
 
+from analysis.ablation import PIXEL_FILTERS
 from analysis.confirmed import FOUND
 from analysis.search import Importance, Proxy
 from analysis.tables import between, p_value, percent, points
 from analysis.verdicts import SIGNIFICANT, side, too_few
 
-RIVALS = ("best single layer", "uniform ensemble", "published default", "random")
+RIVALS = (*PIXEL_FILTERS, "best single layer", "uniform ensemble", "published default", "random")
 
 
 def verdict(table: pd.DataFrame) -> str:
@@ -23,7 +24,7 @@ def verdict(table: pd.DataFrame) -> str:
     rivals = {name: [row for _, row in table[table["scorer"] == name].iterrows()] for name in RIVALS}
     one = table.loc[table["winner_gains"].notna(), "keep"].nunique() == 1
     sentences = [_at_one_budget(rows[0]) if one else _at_all_budgets(rows) for rows in rivals.values() if rows]
-    sides = [[_side(row) for row in rivals[name]] for name in RIVALS[:2]]
+    sides = [[_side(row) for row in rivals[name]] for name in ("best single layer", "uniform ensemble")]
     return "\n".join([*sentences, _answer(*sides)])
 
 
@@ -113,6 +114,8 @@ def _at_all_budgets(rows: list[pd.Series]) -> str:
 
 
 def _named(row: pd.Series) -> str:
+    if row["scorer"] in PIXEL_FILTERS:
+        return f"{row['scorer']} of pixels, without a network"
     return f"random patches ({row['seeds']} seeds)" if row["scorer"] == "random" else f"the {row['scorer']}"
 
 
