@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from analysis.bias import WITH_RESPONSE
+from analysis.bias_measures import PERCENT
 from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
 from analysis.maps import MeanMap
-from analysis.signals import DECODER, RANDOM, RESPONSE, TOWER
+from analysis.signals import CONTROLS, DECODER, RANDOM, RESPONSES, TOWER
 
 _SKY, _VERMILION, _GREEN = sns.color_palette("colorblind")[9], COLOURS["suffix"], COLOURS["all"]
 COLOURS_OF = {
@@ -26,12 +26,14 @@ COLOURS_OF = {
     "question": _VERMILION,
     "every": "#8a8000",
     "response": _GREEN,
+    "answer": "#0b6e4f",
     "evidence": COLOURS["evidence"],
     "occlusion": INK,
+    "thinned": "#5a5a8a",
     "random": COLOURS["random"],
     "uniform": COLOURS["uniform"],
 }
-MARKERS = dict(zip(COLOURS_OF, "osDovXs*PXD", strict=True))
+MARKERS = dict(zip(COLOURS_OF, "osDovXs*pPXhDd", strict=False))
 NAMES = {
     "cls": "[CLS] of one layer",
     "cls sum": "[CLS], layers summed",
@@ -40,20 +42,21 @@ NAMES = {
     "question": "question tokens",
     "every": "all prompt tokens",
     "response": "response",
+    "answer": "answer's own tokens",
     "evidence": "evidence (oracle)",
-    "occlusion": "what the answer hangs on",
+    "occlusion": "judge: block taken away",
+    "thinned": "judge: thinned context",
     "random": "random",
     "uniform": "even grid",
 }
 BY_LAYER = {
     "spearman_response": "Spearman with\nthe response",
-    "overlap_response": "overlap with the\nresponse's top",
+    "spearman_answer": "Spearman with the\nanswer's own tokens",
     "evidence_recall": "evidence in the top",
-    "causal_mass": "what the answer hangs\non, share in the top",
+    "thinned_share": "worth in the top\n(thinned context)",
     "row_correlation": "row correlation\n(above 0: lower rows)",
 }
 _PAIRS = {"spearman": "Spearman", "kendall": "Kendall", "overlap": "overlap of the tops"}
-_PERCENT = ("overlap_response", "evidence_recall", "causal_mass")
 _DOUBLINGS: Any = {"norm": Normalize(-2, 2), "cmap": "PuOr_r"}
 _SIZE = "n = {n:,} questions about {images:,} images"
 
@@ -75,7 +78,7 @@ def draw_layers(summary: pd.DataFrame, measure: str, names: Sequence[str], ax: A
         ax.fill_between(x, single[f"{measure}_low"], single[f"{measure}_high"], color=style["color"], alpha=0.16, lw=0)
         ax.plot(x, single[measure], lw=1.8, ms=6, mec="white", mew=0.8, label=NAMES[signal], **style)
         for _, row in some[~some["layers"].str.isdigit()].iterrows():
-            if signal == RESPONSE and measure in WITH_RESPONSE:
+            if signal in RESPONSES and measure.endswith(f"_{signal}"):
                 continue  # with itself
             first, last = map(int, row["layers"].split("-"))
             low, high = row[f"{measure}_low"], row[f"{measure}_high"]
@@ -88,13 +91,19 @@ def draw_layers(summary: pd.DataFrame, measure: str, names: Sequence[str], ax: A
     ax.tick_params(labelsize=11, color=FAINT, labelcolor=INK)
     ax.grid(axis="y", linewidth=0.8)
     ax.set_axisbelow(True)
-    if measure in _PERCENT:
+    if measure in PERCENT:
         percent_axis(ax)
     return ax
 
 
-def layers_figure(summary: pd.DataFrame) -> Figure:
-    """A row of panels per measure: the vision tower on the left, the language model on the right."""
+def layers_figure(summary: pd.DataFrame, title: str, source: str) -> Figure:
+    """Draws a row of panels per measure: the vision tower on the left, the language model on the right.
+
+    Args:
+        summary: As `summary_table` gives it.
+        title: The finding.
+        source: Model and data, for the footnote.
+    """
     known = [measure for measure in BY_LAYER if summary[measure].notna().any()]
     with house_style():
         figure = Figure(figsize=(13.5, 1.3 + 2.45 * len(known)), layout="constrained")
@@ -105,15 +114,17 @@ def layers_figure(summary: pd.DataFrame) -> Figure:
             line[0].set_ylabel(BY_LAYER[measure])
         axes[-1, 0].set_xlabel("layer of the vision tower")
         axes[-1, 1].set_xlabel("block of the language model")
-        _legend(figure, axes)
+        legend(figure, axes)
         figure.draw_without_rendering()  # labels need to know how high their panel is
         for measure, ax in zip(known, axes[:, 1], strict=True):
             _name_controls(summary, measure, ax)
+        near = summary["spearman_response_n"].max() if "spearman_response" in known else 0
         text = (
-            f"{_SIZE.format(n=summary['n'].max(), images=summary['images'].max())}; bands: 95 % intervals over images. "
-            "Broken lines: sums, over the layers that they sum. Dashed and dotted: controls."
+            f"{source}; {_SIZE.format(n=summary['n'].max(), images=summary['images'].max())}, nearness to the response "
+            f"n = {near:,.0f} with long answers; bands: 95 % intervals over images. Broken lines: sums and means, over "
+            "their layers. Dashed and dotted: controls."
         )
-        caption(figure, "What each signal knows, by layer", text)
+        caption(figure, title, text)
     return figure
 
 
@@ -125,20 +136,20 @@ def _name_controls(summary: pd.DataFrame, measure: str, ax: Axes) -> None:
 
 
 def _controls(summary: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Random patches and the even grid; of place the latter says nothing, the order that fills it is a convention."""
+    """Returns random patches and the even grid, whose scores say nothing of place: their order is a convention."""
     names = [RANDOM] if measure == "row_correlation" else [RANDOM, "uniform"]
     return summary[summary["signal"].isin(names)].dropna(subset=measure)
 
 
 def pairs_data(square: pd.DataFrame, most: int = 6) -> pd.DataFrame:
-    """At most so many layers of each signal, evenly spaced, with names as labels."""
+    """Returns at most so many layers of each signal, evenly spaced, with names as labels."""
     kept = _few(list(square.index), most)
     names = [" ".join(filter(None, one)) for one in kept]
     return pd.DataFrame(square.loc[kept, kept].to_numpy(), names, names)
 
 
 def draw_pairs(square: pd.DataFrame, measure: str, ax: Axes) -> Axes:
-    """A heat map of `pairs_data`; white lines part the signals."""
+    """Draws a heat map of `pairs_data`; white lines part the signals."""
     signed = measure in ("spearman", "kendall")
     scale: dict[str, Any] = (
         {"cmap": "vlag", "vmin": -1, "vmax": 1} if signed else {"cmap": "mako", "vmin": 0, "vmax": 1}
@@ -155,8 +166,8 @@ def draw_pairs(square: pd.DataFrame, measure: str, ax: Axes) -> Axes:
     return ax
 
 
-def pairs_figure(squares: dict[str, pd.DataFrame], n: int, images: int) -> Figure:
-    """One panel per measure: its name, and its square as `pair_matrix` gives it."""
+def pairs_figure(squares: dict[str, pd.DataFrame], n: int, images: int, source: str) -> Figure:
+    """Draws one panel per measure: its name, and its square as `pair_matrix` gives it."""
     shown = {measure: pairs_data(square) for measure, square in squares.items()}
     side = 2.4 + 0.2 * max(map(len, shown.values()))
     with house_style():
@@ -164,14 +175,25 @@ def pairs_figure(squares: dict[str, pd.DataFrame], n: int, images: int) -> Figur
         figure = Figure(figsize=((side + 0.4) * len(shown), side + 0.35), layout="constrained")
         for ax, (measure, square) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
             draw_pairs(square, measure, ax)
-        text = f"{_SIZE.format(n=n, images=images)}; means over questions, heads averaged. Numbers are layers."
-        caption(figure, "Which signals agree", text)
+        size = _SIZE.format(n=n, images=images)
+        text = f"{source}; {size}; means over questions, heads averaged. Numbers are layers."
+        caption(figure, _pairs_title(next(iter(squares.values()))), text)
         figure.draw_without_rendering()  # the first layout does not know how high a square will be
     return figure
 
 
+def _pairs_title(square: pd.DataFrame) -> str:
+    """Returns the two signals of different names that agree most."""
+    keys, values = list(square.index), square.to_numpy(float, copy=True)
+    values[[[a[0] == b[0] for b in keys] for a in keys]] = np.nan
+    if np.isnan(values).all():
+        return "Which layers agree"
+    first, second = (keys[place] for place in np.unravel_index(np.nanargmax(values), values.shape))
+    return "Most alike: " + " and ".join(f"{NAMES[signal]} {layers}".strip() for signal, layers in (first, second))
+
+
 def draw_map(mean: MeanMap, ax: Axes) -> Axes:
-    """The mean map in multiples of an even share, on a scale of doublings."""
+    """Draws the mean map in multiples of an even share, on a scale of doublings."""
     with np.errstate(divide="ignore"):
         times = np.log2(mean.values * mean.values.size)
     ax.imshow(times, **_DOUBLINGS)
@@ -180,8 +202,8 @@ def draw_map(mean: MeanMap, ax: Axes) -> Axes:
     return ax
 
 
-def maps_figure(maps: Sequence[MeanMap], images: int, most: int = 7) -> Figure:
-    """A row per signal, its layers from left to right; evidence stands beside the sums."""
+def maps_figure(maps: Sequence[MeanMap], images: int, source: str, most: int = 7) -> Figure:
+    """Draws a row per signal, its layers from left to right; evidence stands beside the sums."""
     rows = [
         _few([one for one in maps if one.signal == signal], most)
         for signal in dict.fromkeys(one.signal for one in maps)
@@ -202,15 +224,19 @@ def maps_figure(maps: Sequence[MeanMap], images: int, most: int = 7) -> Figure:
             ScalarMappable(**_DOUBLINGS), ax=figure.axes, shrink=0.5, pad=0.02, ticks=FixedLocator([-2, -1, 0, 1, 2])
         )
         bar.ax.set_yticklabels(["1/4", "1/2", "even", "2 x", "4 x"])
-        text = f"{_SIZE.format(n=maps[0].n, images=images)}; every map has sum 1 before the mean. Numbers are layers."
-        caption(figure, "Where each signal looks on average", text)
+        size = _SIZE.format(n=maps[0].n, images=images)
+        text = f"{source}; {size}; every map has sum 1 before the mean. Numbers are layers."
+        farthest = max(maps, key=lambda one: float(np.abs(one.values * one.values.size - 1).mean()))
+        name = f"{NAMES[farthest.signal]} {farthest.layers}".strip()
+        caption(figure, f"On average over the images, {name} is farthest from even", text)
     return figure
 
 
 def curves_data(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
-    """Of `curve_table` what can be told apart.
+    """Returns of `curve_table` what can be told apart.
 
     These are sums, a few prompt blocks and layers of what is received, means over the blocks of others, and controls.
+    Shares are on a logarithmic axis.
     """
     keys = list(dict.fromkeys(zip(table["signal"], table["layers"], strict=True)))
     kept = _few([key for key in keys if key[0] in ("received", "prompt") or not key[1].isdigit()], most)
@@ -219,7 +245,7 @@ def curves_data(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
 
 
 def draw_curves(rows: pd.DataFrame, loss: str, ax: Axes) -> Axes:
-    """One loss against the share of the patches, with bands; lines are named where they end."""
+    """Draws one loss against the share of the patches, with bands; lines are named where they end."""
     labels, dashes = [], ("-", "--", "-.", ":")
     for signal, some in rows.groupby("signal", sort=False):
         for number, (layers, line) in enumerate(some.groupby("layers", sort=False)):
@@ -230,19 +256,23 @@ def draw_curves(rows: pd.DataFrame, loss: str, ax: Axes) -> Axes:
             name = NAMES[str(signal)] + (f", {layers}" if layers else "")
             labels.append(Label(line["share"].iloc[-1], line[loss].iloc[-1], name, colour))
     ax.set(xlabel=f"share of the patches that is {'left' if loss.startswith('insertion') else 'taken away'}")
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    shares = sorted(rows["share"].unique())
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(shares))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if min(shares) >= 0.01 else 1, symbol=" %"))
     ax.grid(axis="y", linewidth=0.8)
     ax.set_axisbelow(True)
     label_lines(ax, labels, 10)
     return ax
 
 
-def curves_figure(table: pd.DataFrame) -> Figure:
-    """What the own answer loses when only the best patches are left, and when they are taken away.
+def curves_figure(table: pd.DataFrame, source: str) -> Figure:
+    """Draws what the own answer loses when only the best patches are left, and when they are taken away.
 
     Args:
         table: As `curve_table` gives it.
+        source: Model and data, for the footnote.
     """
     rows = curves_data(table)
     with house_style():
@@ -253,47 +283,25 @@ def curves_figure(table: pd.DataFrame) -> Figure:
         figure.draw_without_rendering()  # labels need to know how high their panel is
         for ax, loss in zip(axes, ("insertion_loss", "deletion_loss"), strict=True):
             draw_curves(rows, loss, ax)
-        text = f"{_SIZE.format(n=rows['n'].max(), images=rows['images'].max())}; bands: 95 % intervals over images."
-        caption(figure, "What the patches that a signal prefers do for the model's own answer", text)
+        size = _SIZE.format(n=rows["n"].max(), images=rows["images"].max())
+        text = f"{source}; {size}; bands: 95 % intervals over images; judges: the order of the judge itself."
+        caption(figure, _curves_title(rows), text)
     return figure
 
 
-def draw_heads(heads: pd.DataFrame, measure: str, names: Sequence[str], ax: Axes) -> Axes:
-    """A dot per head, beside each other by signal; `heads` as `heads_data` gives it, single layers only."""
-    rows = heads[heads["signal"].isin(names) & heads["layers"].str.isdigit()]
-    rows = rows.assign(layer=rows["layers"].astype(int))
-    shown = [name for name in names if name in set(rows["signal"])]
-    if shown:
-        colours = {name: COLOURS_OF[name] for name in shown}
-        style: dict[str, Any] = {"palette": colours, "hue_order": shown, "size": 4.5, "jitter": False, "legend": False}
-        sns.stripplot(rows, x="layer", y=measure, hue="signal", dodge=len(shown) > 1, ax=ax, **style)
-    for name in shown:
-        ax.plot([], [], "o", color=COLOURS_OF[name], label=NAMES[name])
-    for edge in np.arange(rows["layer"].nunique() - 1) + 0.5:
-        ax.axvline(edge, color="#e6e6e6", lw=0.8, zorder=0)
-    ax.axhline(0, color=FAINT, lw=0.8, zorder=0)
-    ax.grid(axis="y", linewidth=0.8)
-    ax.set_axisbelow(True)
-    return ax
-
-
-def heads_figure(heads: pd.DataFrame, measure: str = "spearman_response") -> Figure:
-    """The tower on the left, the language model on the right."""
-    with house_style():
-        figure = Figure(figsize=(14, 5.2), layout="constrained")
-        axes = figure.subplots(1, 2, sharey=True)
-        for ax, names in zip(axes, (TOWER, DECODER), strict=True):
-            draw_heads(heads, measure, names, ax)
-        axes[0].set(xlabel="layer of the vision tower", ylabel=BY_LAYER[measure].replace("\n", " "))
-        axes[1].set(xlabel="block of the language model", ylabel="")
-        _legend(figure, axes)
-        text = f"A dot per head: its mean over n = {heads['n'].max():,} questions. Heads are not averaged here."
-        caption(figure, "Single heads", text)
-    return figure
+def _curves_title(rows: pd.DataFrame) -> str:
+    """Returns a title that names the best signals at the smallest share, controls aside."""
+    some = rows[~rows["signal"].isin([*CONTROLS, *RESPONSES]) & (rows["share"] == rows["share"].min())]
+    if some.empty:
+        return "What the patches that a signal prefers do for the model's own answer"
+    share = f"{100 * some['share'].iloc[0]:.3g} %"
+    left, gone = some.loc[some["insertion_loss"].idxmin()], some.loc[some["deletion_loss"].idxmax()]
+    names = [f"{NAMES[str(row['signal'])]} ({row['layers']})" for row in (left, gone)]
+    return f"With {share} left, least is lost by {names[0]}; with {share} gone, most by {names[1]}"
 
 
 def _few(keys: list, most: int) -> list:
-    """At most so many keys (signal, layers, ...) of each signal, first and last among them, evenly spaced."""
+    """Returns at most so many keys (signal, layers, ...) of each signal, first and last among them, evenly spaced."""
     kept = []
     for signal in dict.fromkeys(key[0] for key in keys):
         some = [key for key in keys if key[0] == signal]
@@ -302,7 +310,8 @@ def _few(keys: list, most: int) -> list:
     return kept
 
 
-def _legend(figure: Figure, axes: np.ndarray) -> None:
+def legend(figure: Figure, axes: np.ndarray) -> None:
+    """Draws the names of all signals that some panel shows, once."""
     shown = {name: handle for ax in axes.flat for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     first = {name: shown[name] for name in NAMES.values() if name in shown}
-    figure.legend(first.values(), first.keys(), frameon=False, fontsize=10.5, loc="outside right upper")
+    figure.legend(first.values(), first.keys(), frameon=False, fontsize=10.5, loc="outside right center")

@@ -51,10 +51,10 @@ def findings(
         groups: What is chosen from and compared, by budget.
         roles: Of every family, in a comparison; without them a family is its own role.
     """
-    chosen = held_out_table(frames, groups)
-    doubt = caveat(frames, table) or held_out.too_few_held_out(chosen)
     candidates = [cell for cell in frames if (roles or {}).get(cell.family, cell.family) in _CANDIDATES]
-    return Findings(doubt, filters_first(against_filters(frames, candidates), verdicts=not doubt), chosen)
+    chosen, against = held_out.corrected(held_out_table(frames, groups), against_filters(frames, candidates))
+    doubt = caveat(frames, table) or held_out.too_few_held_out(chosen)
+    return Findings(doubt, filters_first(against, verdicts=not doubt), chosen)
 
 
 def page(table: str, found: Findings, failed: str) -> str:

@@ -3,8 +3,8 @@
 A cell that is chosen because it did best and reported on the same questions is flattered by its luck there.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ LEGEND = (
     "Of each group the cell with the highest accuracy on half of the images ({chosen_on:,} questions) was chosen; all "
     "numbers are of the other half: n = {n:,} questions about {images:,} images. Differences in points, paired by "
     "question, in brackets 95 % intervals over images; *better* and *worse* by permutation test over images, "
-    "Holm-corrected over these tables."
+    "Holm-corrected over all pairs that are compared on this half."
 )
 _DIFFERENCE = ("difference", "low", "high")
 
@@ -56,8 +56,8 @@ def held_out_table(frames: Mapping[Cell, pd.DataFrame], groups: Mapping[int, Seq
     """Returns one row per budget, group and rival, or one row for a group without rivals.
 
     Columns: budget, group, chosen (scorer), chosen_on (questions), n, images, accuracy, ci_low, ci_high, rival,
-    rival_chosen, difference, low, high, p, p_holm (over the table), seeds (of both sides). Empty where there is a
-    single image, which has no halves.
+    rival_chosen, difference, low, high, p, p_holm (over its distinct pairs), seeds (of both sides). Empty where
+    there is a single image, which has no halves.
 
     Args:
         frames: As `read_cells` gives them.
@@ -80,7 +80,32 @@ def held_out_table(frames: Mapping[Cell, pd.DataFrame], groups: Mapping[int, Seq
     table = pd.DataFrame(rows)
     for column in ("rival", "rival_chosen", *_DIFFERENCE, "p", "seeds"):
         table[column] = table.get(column, np.nan)
-    return table.assign(p_holm=holm(table["p"]))
+    return corrected(table)[0]
+
+
+def corrected(*tables: pd.DataFrame) -> list[pd.DataFrame]:
+    """Returns the tables with p values that are Holm-corrected over the distinct pairs of all of them.
+
+    A pair that stands in two tables is one test, and has one verdict.
+
+    Args:
+        tables: As `held_out_table` gives them, of the same records.
+    """
+    tests = {key: row.p for table in tables for key, row in _pairs(table)}
+    p = dict(zip(tests, holm(list(tests.values())), strict=True))
+    return [
+        table.assign(p_holm=pd.Series({row.Index: p[key] for key, row in _pairs(table)}, dtype=float))
+        for table in tables
+    ]
+
+
+def _pairs(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], Any]]:
+    """Yields the rows with a test, each with what names its pair."""
+    rows: Any = table.itertuples()
+    for row in rows:
+        if not np.isnan(row.p):
+            first, second = sorted((str(row.chosen), str(row.rival_chosen)))
+            yield (str(row.budget), first, second), row
 
 
 def too_few_held_out(table: pd.DataFrame) -> str:
@@ -113,7 +138,7 @@ def printed(table: pd.DataFrame, budget: int, *, verdicts: bool = True) -> str:
     first = rows.iloc[0]
     lines = [
         f"At {budget} tokens, chosen on {first['chosen_on']:,} questions, reported on {first['n']:,} others about "
-        f"{first['images']:,} images (points, 95 % intervals; verdicts Holm-corrected over all budgets):"
+        f"{first['images']:,} images (points, 95 % intervals; verdicts Holm-corrected):"
     ]
     for name, some in rows.groupby("group", sort=False):
         row = some.iloc[0]

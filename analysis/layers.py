@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.ablation import Cell, read_cells, runs_of
-from analysis.bias import interval_of
 from analysis.bias_figures import NAMES, draw_layers
+from analysis.bias_measures import interval_of, one_random
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style, percent_axis
-from analysis.signals import DECODER, RANDOM, TOWER
+from analysis.signals import DECODER, RANDOM, ROW, TOWER
 from analysis.statistics import difference_interval, mean_interval
 from analysis.verdicts import holm, paired_p
 from foveate.core.errors import DataError
@@ -186,17 +186,20 @@ def sinks_data(frame: pd.DataFrame) -> pd.DataFrame:
         frame: As `analysis.bias.signal_frame` gives it.
     """
     known = frame.dropna(subset="sink_share")
-    even = known[known["signal"] == RANDOM].set_index("sample_id")["sink_share"]
+    seeds = known[known["signal"] == RANDOM].pivot(index="sample_id", columns="layers", values="sink_share").dropna()
+    shown = one_random(known[[*ROW, "sink_share"]], [])
     rows = []
-    for (signal, layers), group in known.groupby(["signal", "layers"], sort=False):
+    for (signal, layers), group in shown.groupby(["signal", "layers"], sort=False):
         found = interval_of(group["sink_share"], group["image_id"], "sink_share")
         row = {"signal": signal, "layers": layers, "images": group["image_id"].nunique(), "n": found.n}
         row |= {"sink_share": found.mean, "sink_share_low": found.low, "sink_share_high": found.high}
-        both = group[group["sample_id"].isin(even.index)]
+        both = group[group["sample_id"].isin(seeds.index)]
         if signal in ("cls", "received") and len(both):
-            pair = both["sink_share"].to_numpy(), even[both["sample_id"]].to_numpy(), both["image_id"]
-            row |= dict(zip(("difference", "low", "high"), difference_interval(*pair), strict=False))
-            row["p"] = paired_p(*pair)
+            a, b = both["sink_share"].to_numpy(), seeds.loc[both["sample_id"]].to_numpy()
+            found = difference_interval(a, b.mean(1), both["image_id"])
+            row |= dict(zip(("difference", "low", "high"), found, strict=False)) | {
+                "p": paired_p(a, b, both["image_id"])
+            }
         rows.append(row)
     table = pd.DataFrame(rows).reindex(columns=_SINKS)
     return table.assign(p_holm=table.groupby("signal", sort=False)["p"].transform(holm)).drop(columns="p")

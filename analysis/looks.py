@@ -157,7 +157,7 @@ def looks_table(summary: pd.DataFrame, keys: Sequence[Key]) -> str:
     """
     columns = {
         "evidence_recall": "evidence in the top",
-        "causal_mass": "what the answer hangs on, in the top",
+        "block_share": "what the answer hangs on, in the top",
         "overlap_response": "overlap with the response's top",
         "effective_tokens": "effective patches",
     }
@@ -187,7 +187,7 @@ def looks_answer(summary: pd.DataFrame, keys: Sequence[Key], folder: TableFolder
     ]
     for measure, text in (
         ("evidence_recall", "Of the evidence, the top holds"),
-        ("causal_mass", "Of what the answer hangs on, which is known by covering and not by attention, it holds"),
+        ("block_share", "Of what the answer hangs on, which is known by covering and not by attention, it holds"),
     ):
         found = [f"{told(row, measure)} ({title(key)})" for key, row in _best(known, measure).items()]
         control = [told(row, measure) for row in _rows(summary, [(RANDOM, "")]).values()]

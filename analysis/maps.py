@@ -11,11 +11,10 @@ import torch
 
 from analysis.measured import grid_of, mapped
 from analysis.ranks import spearman
-from analysis.signals import RESPONSE, Key, is_whole, key_order
+from analysis.signals import RESPONSE, ROW, Key, is_whole, key_order
 from foveate.evaluation.tables import TableFolder
 from foveate.metrics.bias import row_null
 
-ROW = ["sample_id", "image_id", "signal", "layers"]
 PERMUTATIONS = 999
 
 

@@ -18,7 +18,7 @@ from foveate.evaluation.tables import SAMPLES, TableFolder
 
 
 def measurement(out: Path, name: str | None = None, checkpoint: str | None = None) -> TableFolder:
-    """A finished bias measurement under `<out>/bias`, the newest one.
+    """Returns a finished bias measurement under `<out>/bias`, the newest one.
 
     Args:
         out: Folder of all results.
@@ -50,7 +50,7 @@ def grid_of(folder: TableFolder) -> Grid:
 
 
 def plan_of(folder: TableFolder, field: str) -> str:
-    """A field of the plan, which is kept as it prints.
+    """Returns a field of the plan, which is kept as it prints.
 
     Raises:
         DataError: There is no such number.
@@ -61,8 +61,15 @@ def plan_of(folder: TableFolder, field: str) -> str:
     return found[1]
 
 
+def source_of(folder: TableFolder) -> str:
+    """Returns model, data and split of a measurement, as footnotes say them; of a folder on disk only its name."""
+    facts = folder.identity
+    names = {what: Path(facts[what]).name for what in ("model", "data", "split") if facts.get(what)}
+    return ", ".join(f"{what} {name}" for what, name in names.items()).capitalize()
+
+
 def samples_of(folder: TableFolder, seed: int = 0) -> list[VQASample]:
-    """The questions that were measured, with their pictures.
+    """Returns the questions that were measured, with their pictures.
 
     Args:
         folder: A finished measurement.
@@ -85,14 +92,14 @@ def samples_of(folder: TableFolder, seed: int = 0) -> list[VQASample]:
 
 
 def mapped(folder: TableFolder) -> list[Key]:
-    """The signals and layers that have maps, in order."""
+    """Returns the signals and layers that have maps, in order."""
     keys = ["signal", "layers"]
     parts = [batch.group_by(keys).aggregate([]) for batch in folder.batches("maps", keys)]
     return sorted({(row["signal"], row["layers"]) for part in parts for row in part.to_pylist()}, key=key_order)
 
 
 def means(folder: TableFolder, table: str, keys: Sequence[str], measure: str, filters: Any = None) -> pd.DataFrame:  # noqa: ANN401
-    """The mean of what is known of one measure, and its `n`, a row per different keys; rows are not held.
+    """Returns the mean of what is known of one measure, and its `n`, a row per different keys; rows are not held.
 
     Args:
         folder: What was measured.

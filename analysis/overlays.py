@@ -8,6 +8,7 @@ import pyarrow as pa
 from PIL import Image
 
 from foveate.core.types import Arrangement
+from foveate.data.sample import pictured
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.evidence import as_seen
 from foveate.evaluation.run import cached_load, data_of
@@ -18,11 +19,11 @@ _DIMMED = 0.22  # of the brightness of what was dropped
 
 
 def kept_picture(config: EvalConfig, records: pa.Table) -> bytes:
-    """A PNG of what was kept of the first pictures, each for the first question about it."""
+    """Returns a PNG of what was kept of the first pictures, each for the first question about it."""
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
     loaded = cached_load(config.model, config.device, config.dtype)
     kept = dict(zip(records["sample_id"].to_pylist(), records["kept"].to_pylist(), strict=True))
-    first = {sample.image_id: sample for sample in reversed(samples) if sample.id in kept}
+    first = pictured([sample for sample in samples if sample.id in kept])
     shown = sorted(first.values(), key=lambda sample: sample.image_id)[:PICTURES]
     arrangements = [loaded.images([sample.image])[1][0] for sample in shown]
     pictures = [as_seen(loaded, sample.image, loaded.adapter.tower.grid) for sample in shown]

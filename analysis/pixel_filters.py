@@ -46,12 +46,12 @@ def filters_first(table: pd.DataFrame, *, verdicts: bool = True) -> str:
     """
     if table.empty:
         return ""
-    size, tests = table.iloc[0], int(table["p"].notna().sum())
+    size = table.iloc[0]
     filters = ", ".join(PIXEL_FILTERS)
     parts = [
         f"A method that does not beat the best filter of pixels ({filters}; no network) says nothing about attention. "
         f"The filter is chosen on {size['chosen_on']:,} questions; n = {size['n']:,} others about {size['images']:,} "
-        f"images; differences in points, Holm-corrected over {tests} tests."
+        f"images; differences in points, Holm-corrected."
     ]
     for budget, rows in table.groupby("budget", sort=False):
         best, others = rows[rows["rival"].isna()].iloc[0], rows[rows["rival"].notna()]

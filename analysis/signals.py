@@ -4,10 +4,13 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-TOWER, DECODER = ("cls", "cls sum", "received"), ("prompt", "question", "every", "response")
-CONTROLS = ("evidence", "occlusion", "random", "uniform")
+TOWER, DECODER = ("cls", "cls sum", "received"), ("prompt", "question", "every", "response", "answer")
+CONTROLS = ("evidence", "occlusion", "thinned", "random", "uniform")
 ORDER = (*TOWER, *DECODER, *CONTROLS)
-RESPONSE, EVIDENCE, RANDOM = "response", "evidence", "random"
+RESPONSE, ANSWER, EVIDENCE, RANDOM = "response", "answer", "evidence", "random"
+RESPONSES = (RESPONSE, ANSWER)  # rows that produce the answer; of these only the answer's own
+PROMPTS = ("prompt", "question")  # the last prompt token; the mean over all text tokens of the question
+ROW = ["sample_id", "image_id", "signal", "layers"]
 
 Key = tuple[str, str]  # signal and layers
 
@@ -29,4 +32,4 @@ def ordered(frame: pd.DataFrame, beside: Iterable[str] = ()) -> pd.DataFrame:
 
 def is_whole(key: Key) -> bool:
     """Of the response the mean over blocks, which stands as a range; of others any layer."""
-    return key[0] != RESPONSE or "-" in key[1]
+    return key[0] not in RESPONSES or "-" in key[1]

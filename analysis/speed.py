@@ -25,7 +25,7 @@ from foveate.models.load import LoadedModel
 from foveate.speed import INPUTS, PARTS, Round
 
 FULL, ONE_BY_ONE, TOTAL = "full", "one by one", "total"
-FASTER, SLOWER, LEVEL = "faster", "slower than no compression at this size", "no difference to be told"
+FASTER, SLOWER, LEVEL = "faster", "slower than no compression at this size", "no difference shown"
 GROUP = ["size", "batch"]
 _METADATA = b"foveate"
 _FACTS = ("equivalent_tokens", "given_tokens", "left_tokens", "kv_bytes", "peak_bytes")

@@ -81,7 +81,7 @@ def _note(table: pd.DataFrame, conditions: Conditions) -> str:
     return (
         f"{conditions.model} on {conditions.device}, {conditions.kernel}, {conditions.dtype}; {table['rounds'].max()} "
         f"rounds, {conditions.new_tokens} tokens per answer. Points: geometric mean over rounds, with its 95 % "
-        "interval; green: faster, red: slower, grey: no difference to be told, Holm-corrected. Left of the dashed line "
+        "interval; green: faster, red: slower, grey: no difference shown, Holm-corrected. Left of the dashed line "
         "compression costs more time than it saves. Strokes: how many times fewer operations, tower included."
     )
 

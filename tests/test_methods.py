@@ -17,6 +17,8 @@ from tests.golden_llava import golden_llava, golden_pixels, golden_prompt
 from tests.tiers import parametrize
 
 SIDE, DEPTH = 24, 8
+# what needs neither annotated data, nor a companion, nor the image processor, which a model alone does not have
+BARE = sorted(set(METHODS) - {"evidence", "cdpruner", "trim", "saturation", "contrast", "edges"})
 
 
 def own(keep):
@@ -39,7 +41,7 @@ def test_recipes_are_short(name):
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"evidence", "cdpruner", "trim"}))
+@pytest.mark.parametrize("name", BARE)
 def test_the_plan_is_what_becomes_of_a_picture(name):
     """Exactly, but for the methods whose count depends on the picture."""
     compressor = METHODS[name](keep=64, **options_for(METHODS[name], 24, DEPTH))
@@ -136,7 +138,7 @@ def exact_llava():
     return deepcopy(golden_llava()).double()
 
 
-@parametrize("name", sorted(set(METHODS) - {"evidence", "cdpruner", "trim"}), fast=("tome", "vtc_cls", "fastv"))
+@parametrize("name", BARE, fast=("tome", "vtc_cls", "fastv"))
 def test_a_batch_gives_what_single_pictures_give(name, exact_llava):
     pixels, prompt = golden_pixels(3).double(), golden_prompt()
     pixels[1] = pixels[1].mean((1, 2), keepdim=True) + 0.01 * pixels[1]  # nearly one colour: other counts, near ties

@@ -3,10 +3,12 @@ import sys
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from analysis.ablation import PIXEL_FILTERS
 from analysis.drawing import Label, label_lines, save_figure
 from analysis.figures import (
     accuracy_by_layer_data,
@@ -106,6 +108,22 @@ def test_frontier_draws_a_line_per_scorer_and_one_for_full(study):
     left, right = ax.get_xlim()
     assert left > 36 > 7 > right
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["36\n25 %", "16\n11 %", "7\n5 %"]
+
+
+def test_filters_of_pixels_are_lines_that_can_be_told_apart(study):
+    even = study.table[study.table["family"] == "uniform"]
+    filters = [even.assign(scorer=name, family=name) for name in PIXEL_FILTERS]
+    table = pd.concat([study.table, *filters], ignore_index=True)
+    panel = accuracy_by_layer_data(table, 16, feature_layer=4)
+    assert set(panel.references.index) == {"full", "evidence", "uniform", "random", *PIXEL_FILTERS}
+    ax = draw_accuracy_by_layer(panel, Figure().subplots())
+    assert set(PIXEL_FILTERS) < {text.get_text() for text in ax.texts}
+    data = frontier_data(table, feature_layer=4, depth=6)
+    lines = {series.label: series.line for series in data.series if series.family in PIXEL_FILTERS}
+    assert len(set(lines.values())) == len(lines) == 3
+    for figure, told in ((accuracy_by_layer_figure([panel]), True), (frontier_figure(data), True),
+                         (frontier_figure(frontier_data(study.table, 4, 6)), False)):  # fmt: skip
+        assert ("without a network" in figure.get_supxlabel().replace("\n", " ")) is told
 
 
 def test_drawing_leaves_the_style_of_others_alone(study):

@@ -1,9 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from analysis.ablation import Cell
-from analysis.held_out import Group, choosing_half, held_out_table, markdown, printed, too_few_held_out
+from analysis.held_out import Group, choosing_half, corrected, held_out_table, markdown, printed, too_few_held_out
 from analysis.statistics import difference_interval, mean_interval
 from analysis.verdicts import paired_p
 
@@ -70,6 +71,24 @@ def test_a_cell_is_not_compared_with_itself_and_missing_groups_are_left_out():
     assert table["group"].tolist() == ["best", "same"]
     assert table["rival"].isna().all() and table["p_holm"].isna().all()
     assert "minus" not in markdown(table)
+
+
+def test_a_pair_in_two_tables_is_one_test_with_one_verdict():
+    frames = {cell(name): drawn(seed, 0.5 + 0.08 * seed) for seed, name in enumerate("abcd")}
+    a, b, c, d = frames
+    first = held_out_table(frames, {16: [Group("x", [a], ("y", "z")), Group("y", [b]), Group("z", [c], ("y",))]})
+    second = held_out_table(frames, {16: [Group("y", [b], ("x",)), Group("x", [a]), Group("w", [d], ("x",))]})
+    one, two = corrected(first, second)
+    p = {("a", "b"): 0, ("a", "c"): 0, ("b", "c"): 0, ("a", "d"): 0}
+    for table in (one, two):
+        for row in table[table["p"].notna()].itertuples():
+            p[tuple(sorted((row.chosen, row.rival_chosen)))] = row.p
+    expected = dict(zip(p, multipletests(list(p.values()), method="holm")[1], strict=True))
+    for table in (one, two):
+        for row in table[table["p"].notna()].itertuples():
+            assert row.p_holm == pytest.approx(expected[tuple(sorted((row.chosen, row.rival_chosen)))])
+        assert table.loc[table["p"].isna(), "p_holm"].isna().all()
+    assert corrected(pd.DataFrame(), one)[0].empty
 
 
 def test_a_single_image_has_no_halves():

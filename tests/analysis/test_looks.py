@@ -66,7 +66,7 @@ def folder(tmp_path) -> TableFolder:
 
 
 def summary(**values: float) -> pd.DataFrame:
-    names = ("evidence_recall", "causal_mass", "overlap_response", "effective_tokens")
+    names = ("evidence_recall", "block_share", "overlap_response", "effective_tokens")
     known = [("cls", "0", 0.2), ("cls", "1", 0.3), ("response", "0-1", 0.6), ("random", "", 0.1)]
     rows = []
     for signal, layers, value in known:

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis.bias import MEASURED, RANGES
+from analysis.bias_measures import MEASURED, RANGES
 from analysis.measured import means
 from foveate.core.errors import DataError
 from foveate.evaluation.tables import TableFolder
@@ -37,7 +37,14 @@ def batch_of(number: int, rng: np.random.Generator) -> dict[str, pa.Table]:
     tables["curves"] = pd.concat(curves)
     tables["signals"].loc[tables["signals"]["head"] == number % HEADS, "spearman_response"] = np.nan
     made = {name: pa.Table.from_pandas(table, preserve_index=False) for name, table in tables.items()}
-    return made | {"samples": pa.table(ids | {"log_probability": [-0.1] * ASKED})}
+    judged = {
+        "drop": [[0.1]] * ASKED,
+        "thinned_best": [0.1] * ASKED,
+        "thinned": [[0.1]] * ASKED,
+        "thing_drop": [[0.1]] * ASKED,
+    }
+    samples = ids | {"kind": ["list"] * ASKED, "answer_tokens": [4] * ASKED, "log_probability": [-0.1] * ASKED}
+    return made | {"samples": pa.table(samples | judged)}
 
 
 def written(folder: TableFolder, parts: int) -> TableFolder:
@@ -62,7 +69,8 @@ PROBE = """
 import json, sys, tracemalloc
 from pathlib import Path
 import pyarrow as pa
-from analysis.bias import heads_data, pair_matrix, signal_frame
+from analysis.bias import pair_matrix, signal_frame
+from analysis.bias_slices import cross_table, heads_table
 from analysis.maps import mean_maps, place_nulls, placeless
 from analysis.measured import mapped
 from foveate.evaluation.tables import TableFolder
@@ -71,7 +79,7 @@ from tests.tiers import extended
 folder, arrow = TableFolder(Path(sys.argv[1])), pa.default_memory_pool()
 found = {}
 tracemalloc.start()
-for task in (heads_data, pair_matrix, mean_maps, placeless, place_nulls, mapped, signal_frame):
+for task in (heads_table, cross_table, pair_matrix, mean_maps, placeless, place_nulls, mapped, signal_frame):
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
     task(folder)

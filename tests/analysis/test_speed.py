@@ -76,7 +76,7 @@ def test_verdicts_are_those_that_were_planted(table):
     assert found[FULL] == "no compression"
     assert found["quick"] == "2.0x faster"
     assert found["slow"] == "slower than no compression at this size"
-    assert found["level"] == "no difference to be told"
+    assert found["level"] == "no difference shown"
     assert [side_of(row(table, name)) for name in ("quick", "slow", "level")] == [FASTER, SLOWER, LEVEL]
 
 

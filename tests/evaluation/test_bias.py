@@ -25,9 +25,9 @@ from foveate.models.load import load
 from foveate.reference.architecture import clip_config, llava_config, make_processor
 from tests.tiers import extended
 
-PLAN = BiasPlan(keep=16, side=4, shares=(0.1, 0.5))
-QUICK = BiasPlan(keep=16, side=12, shares=(0.5,), head_rows=False)
-TABLES = ("samples", "signals", "pairs", "curves", "maps")
+PLAN = BiasPlan(keep=16, side=4, orders=1, shares=(0.1, 0.5), tokens=3)
+QUICK = BiasPlan(keep=16, side=12, orders=1, shares=(0.5,), head_rows=False)
+TABLES = ("samples", "signals", "pairs", "curves", "tokens", "maps")
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +57,24 @@ def test_every_question_has_one_row_per_signal_layer_and_head(measured):
     ids = {sample.id for sample in load_samples("scenes", "test", 24)}
     assert set(tables["samples"]["sample_id"]) == ids
     rows = tables["signals"].groupby(["signal", "layers", "head"])["sample_id"].nunique()
-    assert set(rows) == {24}
+    assert set(rows.drop("answer")) == {24}
+    assert set(rows["answer"]) == {(tables["samples"]["answer_tokens"] >= 2).sum()}
     heads = tables["signals"].groupby("signal")["head"].unique().map(sorted)
     assert all(heads[name] == [-1, 0, 1, 2, 3] for name in ("cls", "cls sum", "received", "prompt", "response"))
     assert all(heads[name] == [-1] for name in ("evidence", "random", "uniform"))
     layers = tables["signals"].groupby("signal")["layers"].unique().map(set)
     assert layers["cls"] == layers["received"] == set("012345")
     assert layers["cls sum"] == {"0-5", "2-4"}
-    assert layers["prompt"] == layers["every"] == set("0123")
-    assert layers["response"] == layers["question"] == {*"0123", "0-3"}
+    assert layers["every"] == set("0123")
+    assert all(layers[name] == {*"0123", "0-3"} for name in ("prompt", "question", "response", "answer"))
     curves = tables["curves"].groupby("signal")["layers"].unique().map(set)
     assert curves["received"] == {"4"}  # ReceivedAttention(layer=-2)
     assert curves["cls"] == set("012345")
     assert measured.identity["grid"] == [12, 12]
     assert "side=4, blocks=9" in measured.identity["plan"]
+    samples = tables["samples"]
+    assert {len(worth) for name in ("drop", "thinned") for worth in samples[name]} == {9}
+    assert samples["thing_drop"].map(len).between(1, 4).all()
     assert not tables["signals"].duplicated(["sample_id", "signal", "layers", "head"]).any()
 
 
@@ -79,7 +83,7 @@ def test_measures_are_those_of_the_stored_maps(measured, config):
     tables = frames(measured)
     maps = tables["maps"].set_index(["sample_id", "signal", "layers"])["map"].map(np.asarray)
     samples = {sample.id: sample for sample in load_samples("scenes", "test", 24)}
-    drops = tables["samples"].set_index("sample_id")["drop"]
+    worths = tables["samples"].set_index("sample_id")
     grid = cached_load(config.model).adapter.tower.grid
     block = squares(grid, PLAN.side).numpy()
     rows = one(tables["signals"], head=-1)
@@ -91,17 +95,63 @@ def test_measures_are_those_of_the_stored_maps(measured, config):
         assert row.spearman_response == pytest.approx(stats.spearmanr(a, target)[0], abs=1e-6)
         assert row.kendall_response == pytest.approx(stats.kendalltau(a, target)[0], abs=1e-6)
         assert row.retained_response == pytest.approx(target[list(top)].sum() / target.sum(), abs=1e-6)
-        shown = (evidence_share(torch.from_numpy(samples[row.sample_id].evidence), grid) >= 1 / 16).any(0).numpy()
+        own = maps.get((row.sample_id, "answer", "0-3"))
+        assert np.isnan(row.spearman_answer) == np.isnan(row.overlap_answer) == (own is None)
+        if own is not None:
+            best = set(np.argsort(-own, kind="stable")[:16].tolist())
+            assert row.overlap_answer == pytest.approx(len(top & best) / 16)
+            assert row.spearman_answer == pytest.approx(stats.spearmanr(a, own)[0], abs=1e-6)
+        things = (evidence_share(torch.from_numpy(samples[row.sample_id].evidence), grid) >= 1 / 16).numpy()
+        shown = things.any(0)
         assert row.evidence_recall == pytest.approx(shown[list(top)].sum() / shown.sum(), abs=1e-6)
         assert row.evidence_precision == pytest.approx(shown[list(top)].mean(), abs=1e-6)
         assert row.row_correlation == pytest.approx(stats.spearmanr(a, np.arange(144) // 12)[0], abs=1e-6)
         assert row.last_rows_share == pytest.approx(a[108:].sum() / a.sum(), abs=1e-6)
-        drop = np.asarray(drops[row.sample_id])
-        mass = np.bincount(block, a)
-        assert row.causal_spearman == pytest.approx(stats.spearmanr(mass, drop)[0], abs=1e-5)
-        assert row.causal_hit == float(mass.argmax() == drop.argmax())
-        falls = (np.clip(drop, 0, None) / np.bincount(block))[block]
-        assert row.causal_mass == pytest.approx(falls[list(top)].sum() / falls.sum(), abs=1e-5)
+        drop, thinned, fall = (
+            np.asarray(worths.loc[row.sample_id, name]) for name in ("drop", "thinned", "thing_drop")
+        )
+        mass, size = np.bincount(block, a), np.bincount(block)
+        assert row.block_spearman == pytest.approx(stats.spearmanr(mass, drop)[0], abs=1e-5)
+        assert row.thinned_spearman == pytest.approx(stats.spearmanr(mass, thinned)[0], abs=1e-5)
+        assert row.block_hit == float(mass.argmax() == drop.argmax())
+        assert row.block_nats == pytest.approx((np.clip(drop, 0, None) / size)[block][list(top)].sum(), abs=1e-5)
+        assert row.thinned_nats == pytest.approx((thinned / size)[block][list(top)].sum(), abs=1e-5)
+        kept = [thing[list(top)].sum() / thing.sum() for thing in things if thing.any()]
+        assert row.thing_nats == pytest.approx((np.clip(fall, 0, None) * kept).sum(), abs=1e-5)
+
+
+def test_rows_of_single_tokens_average_to_the_response_and_are_measured_one_by_one(measured):
+    tables = frames(measured)
+    maps = tables["maps"].set_index(["sample_id", "signal", "layers"])["map"].map(np.asarray)
+    tokens, lengths = tables["tokens"], tables["samples"].set_index("sample_id")["answer_tokens"]
+    first = one(tokens, token=0)
+    assert set(zip(first["signal"], first["layers"], strict=True)) == {
+        ("cls sum", "0-5"), ("cls sum", "2-4"), ("prompt", "0-3"), ("question", "0-3")
+    }  # fmt: skip
+    last_token = one(first, signal="prompt")
+    assert last_token["spearman"].to_numpy() == pytest.approx(1) and len(last_token) == 24
+    counts = one(tokens, signal="prompt").groupby("sample_id")["token"].nunique()
+    assert counts.to_dict() == {name: min(3, max(1, length)) for name, length in lengths.items()}
+    for row in one(first, signal="cls sum").itertuples():
+        a, b = (maps[row.sample_id, name, layers] for name, layers in ((row.signal, row.layers), ("prompt", "0-3")))
+        assert row.spearman == pytest.approx(stats.spearmanr(a, b)[0], abs=1e-6)
+    whole = one(tables["signals"], signal="prompt", layers="0-3", head=-1).set_index("sample_id")
+    own = last_token.set_index("sample_id")
+    for name in ("evidence_recall", "row_correlation", "block_nats", "thinned_nats", "thing_nats"):
+        pd.testing.assert_series_equal(own[name], whole[name], atol=1e-6, check_exact=False)
+
+
+def test_both_definitions_of_the_response_are_recorded_and_of_one_token_only_one(measured, monkeypatch):
+    tables = frames(measured)
+    maps = tables["maps"].set_index(["sample_id", "signal", "layers"])["map"].map(np.asarray)
+    for name, length in tables["samples"].set_index("sample_id")["answer_tokens"].items():
+        assert ((name, "answer", "0-3") in maps) == (length >= 2)
+        response, last = maps[name, "response", "0-3"], maps[name, "prompt", "0-3"]
+        if length >= 2:
+            mixed = (last + (length - 1) * maps[name, "answer", "0-3"]) / length
+            np.testing.assert_allclose(response, mixed, atol=1e-6)
+        else:
+            np.testing.assert_allclose(response, last, atol=1e-6)
 
 
 def test_pairs_are_symmetric_facts_about_the_maps(measured):
@@ -168,7 +218,7 @@ def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_
         keys = [column for column in rows if column.split("_")[0] in ("sample", "signal", "layers", "head", "share")]
         evidence = np.logical_or.reduce([wanted[f"signal{side}"] == "evidence" for side in sides])
         wanted = wanted[~evidence | wanted["sample_id"].isin(known)]
-        measures = ["evidence_recall", "evidence_precision"] if name == "signals" else []
+        measures = ["evidence_recall", "evidence_precision", "thing_nats"] if name == "signals" else []
         assert rows.loc[~rows["sample_id"].isin(known), measures].isna().all(axis=None)
         assert rows.loc[rows["sample_id"].isin(known), measures].notna().all(axis=None)
         rows, wanted = (frame.sort_values(keys, ignore_index=True).drop(columns=measures) for frame in (rows, wanted))
@@ -184,7 +234,8 @@ def test_data_without_evidence_are_measured_without_that_signal(config, monkeypa
         assert set(tables[name]["sample_id"]) == {sample.id for sample in samples}
     assert "evidence" not in {*tables["pairs"]["signal_a"], *tables["pairs"]["signal_b"]}
     assert tables["signals"][["evidence_recall", "evidence_precision"]].isna().all(axis=None)
-    assert tables["signals"].loc[tables["signals"]["head"] == -1, "causal_mass"].notna().any()
+    assert tables["signals"]["thing_nats"].isna().all() and tables["signals"]["block_nats"].notna().all()
+    assert (tables["samples"]["thing_drop"].map(len) == 0).all()
 
 
 def test_grids_need_not_be_square(config, tmp_path, monkeypatch):
@@ -226,8 +277,8 @@ def test_grids_need_not_be_square(config, tmp_path, monkeypatch):
         ).ravel()
         assert one_row.evidence_recall == pytest.approx(shown[best].sum() / shown.sum())
         falls = (np.clip(drop, 0, None) / np.bincount(block))[block]
-        assert one_row.causal_mass == pytest.approx(falls[best].sum() / falls.sum(), abs=1e-5)
-        assert one_row.causal_hit == float(np.bincount(block, a).argmax() == drop.argmax())
+        assert one_row.block_nats == pytest.approx(falls[best].sum(), abs=1e-5)
+        assert one_row.block_hit == float(np.bincount(block, a).argmax() == drop.argmax())
 
 
 def test_a_tower_without_cls_has_a_curve_where_the_stand_in_scorer_looks(config, tmp_path):
@@ -241,7 +292,9 @@ def test_a_tower_without_cls_has_a_curve_where_the_stand_in_scorer_looks(config,
     model = replace(config, model=str(tmp_path / "siglip"), limit=11, out=tmp_path)
     curves = measure(model, QUICK).read("curves").to_pandas()
     of_tower = curves[
-        ~curves["signal"].isin(["prompt", "question", "response", "evidence", "occlusion", "random", "uniform"])
+        ~curves["signal"].isin(
+            ["prompt", "question", "response", "evidence", "occlusion", "thinned", "random", "uniform"]
+        )
     ]
     assert set(zip(of_tower["signal"], of_tower["layers"], strict=True)) == {("received", "1")}  # ReceivedAttention(-2)
     assert of_tower["insertion"].notna().all()
@@ -276,11 +329,19 @@ def test_a_measurement_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(co
 def test_another_plan_is_another_run(config, measured, monkeypatch):
     monkeypatch.setattr(answering, "predict", lambda *args: None)
     names = set()
-    for change in ({}, {"keep": 15}, {"side": 6}, {"blocks": 4}, {"shares": (0.1,)}, {"head_rows": False}):
+    for change in (
+        {},
+        {"keep": 15},
+        {"side": 6},
+        {"blocks": 4},
+        {"shares": (0.1,)},
+        {"orders": 2},
+        {"head_rows": False},
+    ):
         with pytest.raises(OutputError, match="24 questions have no record"):
             measure(replace(config, out=config.out / "plans"), replace(PLAN, **change))
         names = {path.name for path in (config.out / "plans" / "bias").iterdir()}
-    assert len(names) == 5  # at most 4 blocks are 4 blocks of side 6
+    assert len(names) == 6  # at most 4 blocks are 4 blocks of side 6
 
 
 @pytest.mark.parametrize("grid", [Grid(12, 12), Grid(9, 16), Grid(24, 24), Grid(3, 1)], ids=str)

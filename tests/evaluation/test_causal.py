@@ -1,4 +1,6 @@
 from dataclasses import replace
+from itertools import combinations, permutations
+from math import comb
 
 import pytest
 import torch
@@ -6,7 +8,17 @@ from scipy.stats import binomtest
 
 from foveate.core.types import Arrangement, Grid
 from foveate.data.load import load_samples
-from foveate.evaluation.causal import Inquiry, curve, inquire, kept_log_probability, occlusion
+from foveate.evaluation.causal import (
+    Inquiry,
+    cross_checked,
+    curve,
+    drawn_orders,
+    inquire,
+    kept_log_probability,
+    occlusion,
+    removal,
+    shapley,
+)
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.functional.regions import spread, squares
@@ -132,6 +144,80 @@ def test_without_the_one_block_that_is_the_whole_grid_the_model_is_blind(asked):
     stays = torch.tensor([True, False])[:, None, None].expand(2, 2, PATCHES)
     seeing, blind = kept_log_probability(inquiry, stays)
     torch.testing.assert_close(occlusion(inquiry, side=12).drop, (seeing - blind)[:, None], atol=1e-5, rtol=1e-5)
+
+
+def test_over_all_orders_a_block_is_worth_its_shapley_value(asked):
+    """Against the formula over subsets: each block's rise, weighed by 1 / (B C(B - 1, |S|))."""
+    loaded, samples, inquiry = asked
+    block, every = squares(loaded.adapter.tower.grid, 6), range(4)
+    sets = [some for size in range(5) for some in combinations(every, size)]
+    stays = torch.stack([torch.isin(block, torch.tensor(some, dtype=torch.long)) for some in sets])
+    values = kept_log_probability(inquiry, stays[:, None].expand(-1, 2, -1))
+    value = dict(zip(sets, values, strict=True))
+    expected = torch.zeros(len(samples), 4)
+    for number in every:
+        for some in sets:
+            if number not in some:
+                rise = value[tuple(sorted((*some, number)))] - value[some]
+                expected[:, number] += rise / (4 * comb(3, len(some)))
+    orders = torch.tensor(list(permutations(every)))
+    found = shapley(inquiry, 6, orders.expand(2, -1, -1)).mean(1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert expected.abs().max() > 0.01
+
+
+def test_each_picture_has_its_own_orders_and_the_worths_add_up_to_what_seeing_is_worth(asked):
+    loaded, samples, inquiry = asked
+    orders = drawn_orders(["one", "two"], 9, 2)
+    found, counts = shapley(inquiry, 4, orders, at_once=8), []
+    stays = torch.tensor([False, True])[:, None, None].expand(2, 2, PATCHES)
+    blind, seeing = kept_log_probability(inquiry, stays)
+    torch.testing.assert_close(found.sum(2), (seeing - blind)[:, None].expand(-1, 4), atol=1e-4, rtol=1e-4)
+    block = squares(loaded.adapter.tower.grid, 4)
+    for i, picture in ((0, 0), (14, 1)):
+        rises = torch.zeros(4, 9)
+        for row, order in zip(rises, orders[picture].tolist(), strict=True):
+            for place, number in enumerate(order):
+                before, after = (torch.isin(block, torch.tensor(order[:end])) for end in (place, place + 1))
+                pair = torch.stack([before, after])[:, None].expand(-1, len(samples), -1)
+                row[number] = kept_log_probability(inquiry, pair).diff(dim=0)[0, i]
+        torch.testing.assert_close(found[i], rises, atol=1e-4, rtol=1e-3)
+    shapley(inquiry, 4, orders, ran=counts.append)
+    assert sum(counts) == (2 + 4 * 8) * len(samples)
+
+
+def test_orders_depend_on_the_picture_alone_and_each_is_also_reversed():
+    orders = drawn_orders(["a", "b"], 7, 3)
+    assert orders.shape == (2, 6, 7)
+    assert torch.equal(orders.sort(-1).values, torch.arange(7).expand(2, 6, 7))
+    assert torch.equal(orders[:, 1::2], orders[:, ::2].flip(-1))
+    assert torch.equal(drawn_orders(["b"], 7, 3)[0], orders[1])
+    assert not torch.equal(orders[0], orders[1])
+
+
+def test_the_best_block_is_valued_by_the_orders_that_did_not_choose_it():
+    rises = torch.tensor([[[1.0, 5.0, 0.0], [3.0, 1.0, 0.0], [0.0, -1.0, 2.0], [0.0, 0.5, 6.0]]])
+    # the first half has means 2, 3, 0 and chooses block 1; the second has 0, -0.25, 4 and chooses block 2
+    assert cross_checked(rises).tolist() == [pytest.approx((-0.25 + 0.0) / 2)]
+    noise = torch.randn(400, 4, 16, generator=torch.Generator().manual_seed(0))
+    assert noise.mean(1).amax(1).mean() > 0.6  # the greatest of 16 means of noise
+    assert abs(float(cross_checked(noise).mean())) < 0.1
+
+
+def test_a_needed_thing_is_worth_what_the_answer_loses_without_its_patches(asked):
+    loaded, samples, inquiry = asked
+    things = torch.zeros(len(samples), 2, PATCHES, dtype=torch.bool)
+    things[::2, 0, 30:50] = True
+    things[3, 1, 100:] = True
+    whole = occlusion(inquiry, side=12).whole
+    counts = []
+    found = removal(inquiry, things, whole, ran=counts.append)
+    assert torch.equal(found.isnan(), ~things.any(2))
+    assert sum(counts) == int(things.any(2).sum())
+    for i, thing in ((0, 0), (14, 0), (3, 1)):
+        expected = stock(loaded, samples[i], ~things[i, thing], inquiry.answers[i], False)
+        torch.testing.assert_close(found[i, thing], whole[i] - expected, atol=2e-4, rtol=1e-4)
+    assert removal(inquiry, things[:, :0], whole).shape == (len(samples), 0)
 
 
 def test_squares_are_counted_from_the_upper_left_and_the_last_are_smaller():

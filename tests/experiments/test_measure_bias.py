@@ -7,15 +7,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.bias import contrasts, signal_frame, summary_table
+from analysis.bias import headline, signal_frame, summary_table
+from analysis.bias_contrasts import contrasts
 from analysis.maps import place_nulls
 from foveate.evaluation.tables import TableFolder
 from tests.scripts import run, start, wait_for
 from tests.tiers import extended
 
 QUICK = ("--limit", "36", "--batch-size", "12", "--side", "6", "--shares", "0.1", "0.5")
-WRITTEN = ("table.csv", "table.md", "contrasts.csv")
-FIGURES = ("layers.png", "pairs.png", "maps.png", "curves.png", "heads.png")
+TABLES = ("contrasts", "judges", "kinds", "tokens", "heads", "cross", "corrections")
+WRITTEN = ("table.csv", "table.md", *(f"{name}.csv" for name in TABLES))
+FIGURES = ("layers.png", "pairs.png", "maps.png", "curves.png", "heads.png", "tokens.png", "cross.png")
 
 
 def parts(folder: Path) -> list[Path]:
@@ -43,7 +45,9 @@ def test_the_measurement_writes_what_its_help_promises(finished):
     for name in FIGURES:
         with Image.open(folder / "runs/measure_bias" / name) as picture:
             assert picture.width > 800
-    assert "How far is prompt attention from response attention?" in printed
+    assert {path.name for path in (folder / "runs/measure_bias").iterdir()} == {*WRITTEN, *FIGURES, "measurement.json"}
+    assert "two definitions" in printed.lower() or "nothing is said of nearness" in printed or "Too few" in printed
+    assert "Does a correction help? 11.0 % of the patches kept, n = 36 questions about 3 images" in printed
     assert "Tables and figures: runs/measure_bias" in printed
 
 
@@ -51,7 +55,7 @@ def test_the_printed_tables_are_those_of_the_measured_rows(finished):
     folder, _ = finished
     (measured,) = (folder / "runs/bias").iterdir()
     folder_of_it = TableFolder(measured)
-    frame = signal_frame(folder_of_it)
+    frame = headline(signal_frame(folder_of_it))
     summary = summary_table(frame, place_nulls(folder_of_it))
     for name, expected in (("table.csv", summary), ("contrasts.csv", contrasts(frame))):
         numbers = expected.select_dtypes("number").columns
@@ -93,15 +97,30 @@ def test_a_killed_measurement_ends_in_the_same_bytes(finished, tiny, tmp_path):
         found, expected = (folder / "runs/measure_bias" / name for folder in (tmp_path, finished[0]))
         assert found.read_bytes() == expected.read_bytes()
     for found, expected in zip(parts(tmp_path), parts(finished[0]), strict=True):
-        for table in ("samples", "signals", "pairs", "curves", "maps"):
+        for table in ("samples", "signals", "pairs", "curves", "tokens", "maps"):
             rows, wanted = (pd.read_parquet(part / f"{table}.parquet") for part in (found, expected))
             pd.testing.assert_frame_equal(rows, wanted)  # unknown values equal each other here
+
+
+def test_the_report_of_another_configuration_goes_to_a_folder_of_its_own(finished, tiny):
+    folder, _ = finished
+    written = {name: (folder / "runs/measure_bias" / name).read_bytes() for name in WRITTEN}
+    other = run("measure_bias", "--model", tiny, *QUICK, "--no-corrections", "--keep", "9", folder=folder)
+    assert other.returncode == 0, other.stderr
+    (beside,) = (path for path in (folder / "runs").iterdir() if path.name.startswith("measure_bias-"))
+    assert f"Tables and figures: runs/{beside.name}" in other.stdout
+    assert "the report of the default name has another configuration" in other.stderr and "plan:" in other.stderr
+    assert {name: (folder / "runs/measure_bias" / name).read_bytes() for name in WRITTEN} == written
+    named = run("measure_bias", "--model", tiny, *QUICK, "--study", "measure_bias", "--keep", "9", folder=folder)
+    assert named.returncode == 2
+    assert "has the report of another configuration" in named.stderr and "Give another --study" in named.stderr
 
 
 def test_help_explains_every_option():
     result = run("measure_bias", "--help")
     assert result.returncode == 0
-    for option in "keep side blocks shares head-rows study model data split limit seed batch-size device out".split():
+    own = "keep side blocks orders shares tokens head-rows corrections mean-split"
+    for option in f"{own} study model data split limit seed batch-size device out".split():
         assert f"--{option}" in result.stdout
     told = " ".join(result.stdout.replace("│", " ").split())
     assert "At most so many blocks, which are larger than `side`" in told

@@ -31,7 +31,7 @@ from tests.tiers import extended, parametrize
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
-PICTURES = {"01_what_scorers_see": 1, "02_perception_bias": 5, "03_layers_and_ensembles": 5, "04_accuracy_and_cost": 3}
+PICTURES = {"01_what_scorers_see": 1, "02_perception_bias": 7, "03_layers_and_ensembles": 5, "04_accuracy_and_cost": 3}
 MADE_BY = {"01": ("bias",), "02": ("bias",), "03": ("ablate", "bias"), "04": ("compare", "speed")}
 
 

@@ -69,7 +69,7 @@ COMMANDS = {
     ),
     "measure_bias": Command(
         "measure_bias",
-        ("--limit", "9", "--batch-size", "3", "--side", "12", "--shares", "0.1", "--no-head-rows"),
+        ("--limit", "9", "--batch-size", "3", "--side", "12", "--shares", "0.1", "--no-head-rows", "--no-corrections"),
         ("measure_bias/table.csv", "measure_bias/contrasts.csv"),
     ),
     "compare_methods": Command(

@@ -12,6 +12,7 @@ from foveate.models.responses import response_rows
 from tests.pictures import seen
 
 NAMES = ("last", "question", "every", "response")
+TOKENS = 4
 GIVEN = ([7, 8, 9, 10, 11], [12], [], [13, 9])
 
 
@@ -30,7 +31,7 @@ class Asked:
         return Identity().compress(seen(self.loaded.adapter, self.pixels[rows]))
 
     def looks(self, answers, rows: slice = slice(None)) -> Looks:
-        return looks(self.loaded.adapter, self.prompts[rows], self.full(rows), answers)
+        return looks(self.loaded.adapter, self.prompts[rows], self.full(rows), answers, TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +67,21 @@ def test_looks_of_a_padded_batch_equal_the_eager_attention_matrices_of_each_prom
         assert expected["last"].max() > 0.3  # peaky: a uniform row would prove nothing
         for name in NAMES:
             torch.testing.assert_close(getattr(found, name)[row], expected[name], atol=1e-5, rtol=0)
+        own = seen[:, :, length : length + max(0, len(answer) - 1)]
+        assert found.answer[row].isnan().all() == (len(answer) < 2)
+        if len(answer) > 1:
+            torch.testing.assert_close(found.answer[row], own.mean(2), atol=1e-5, rtol=0)
+        single = seen[:, :, length - 1 : length - 1 + (len(answer) or 1)].mean((0, 1))[:TOKENS]
+        torch.testing.assert_close(found.tokens[row, : len(single)], single, atol=1e-5, rtol=0)
+        assert found.tokens[row, len(single) :].isnan().all()
+
+
+def test_of_answers_of_one_token_there_are_no_own_rows(asked):
+    found = asked.looks([[7], [12], [], [13]])
+    assert found.answer.isnan().all()
+    torch.testing.assert_close(found.tokens[:, 0], found.last.mean((1, 2)), atol=1e-6, rtol=0)
+    assert found.tokens[:, 1:].isnan().all()
+    assert asked.looks(GIVEN).answer.shape == found.answer.shape
 
 
 def test_the_four_ways_to_look_differ_where_they_should(asked):
@@ -98,6 +114,9 @@ def test_a_batch_gives_what_single_prompts_give(asked):
         single = asked.looks([answer], slice(row, row + 1))
         for name in NAMES:
             torch.testing.assert_close(getattr(batch, name)[row], getattr(single, name)[0], atol=1e-5, rtol=0)
+        for name in ("answer", "tokens"):
+            pair = getattr(batch, name)[row], getattr(single, name)[0]
+            torch.testing.assert_close(*pair, atol=1e-5, rtol=0, equal_nan=True)
 
 
 def test_an_end_token_does_not_count(asked):

@@ -36,7 +36,7 @@ def test_the_grid_holds_every_layer_every_suffix_all_layers_and_the_controls():
         *(f"cls[{i}]" for i in range(6)),
         *(f"cls[{i}:]" for i in range(4)),
         "cls[all]",
-        *("full", "blind", "evidence", "uniform"),
+        *("full", "blind", "evidence", "uniform", "saturation", "contrast", "edges"),
         *(f"random[{i}]" for i in range(5)),
     ]
 

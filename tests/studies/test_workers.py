@@ -140,9 +140,11 @@ def test_a_study_is_sealed_when_it_has_run(config):
         place.open()
 
 
-WANTED = {(s, k) for s in ("cls[0]", "cls[1]", "cls[2]", "full", "blind", "evidence", "uniform") for k in (36, 7)} | {
-    (f"random[{i}]", k) for i in range(5) for k in (36, 7)
+SCORERS = {
+    *("cls[0]", "cls[1]", "cls[2]", "full", "blind", "evidence", "uniform", "saturation", "contrast", "edges"),
+    *(f"random[{i}]" for i in range(5)),
 }
+WANTED = {(scorer, keep) for scorer in SCORERS for keep in (36, 7)}
 
 
 @extended("devices")
@@ -355,4 +357,4 @@ def test_the_whole_command_survives_sigkill(tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     study = optuna.load_study(study_name="ablate_layers", storage=f"sqlite:///{tmp_path}/ablate_layers/study.db")
     assert set(complete_cells(study).values()) == {1}
-    assert len(complete_cells(study)) == 14
+    assert len(complete_cells(study)) == 17

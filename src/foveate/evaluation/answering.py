@@ -132,7 +132,7 @@ def encodings_of(
     questions: str,
     advice: str = RECORD_IT,
 ) -> Encodings:
-    """Returns the encodings of the images of a configuration's data.
+    """Returns the encodings of the images of a configuration's data; there may be none of text-only questions.
 
     Args:
         config: Of the evaluation.
@@ -163,14 +163,14 @@ def encodings_of(
 
 
 def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQASample]:
-    """Pictures with longer prompts before others: of equally many tokens, those with longer questions.
+    """Returns questions with longer prompts before others: of equally many visual tokens, those with longer texts.
 
     What does not fit into memory fails at once, and prompts of a batch are padded less.
     """
     pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
 
     def length(some: list[VQASample]) -> tuple[int, int]:
-        seen = encodings.arrangements.get(some[0].image_id)  # unless it cannot be decoded
+        seen = encodings.arrangements.get(some[0].image_id)  # none if text-only, or if it cannot be decoded
         return seen.length if seen else 0, max(len(sample.question) for sample in some)
 
     return [sample for some in sorted(pictures, key=length, reverse=True) for sample in some]
@@ -181,7 +181,7 @@ def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[
     good: list[VQASample] = []
     failed: list[Record] = []
     for sample in samples:
-        if sample.problem or sample.image_id not in encodings:
+        if sample.problem or (sample.picture is not None and sample.image_id not in encodings):
             why = why_not(sample, encodings.loaded) or "its picture was not encoded"
             failed.append(Record.of_failure(sample, why))
         else:

@@ -28,19 +28,20 @@ def reference_of(loaded: LoadedModel, sample: VQASample) -> list[int]:
     return loaded.reference(asked_text(loaded, sample), references[0][0] if references else "")
 
 
-def prompt_of(loaded: LoadedModel, sample: VQASample, image: Arrangement, max_new_tokens: int) -> list[int]:
+def prompt_of(loaded: LoadedModel, sample: VQASample, image: Arrangement | None, max_new_tokens: int) -> list[int]:
     """Returns the full prompt of a question that can be asked, and its reference answered.
 
     Args:
         loaded: The model.
         sample: The question.
-        image: How its picture is arranged.
+        image: How its picture is arranged; None for a text-only question.
         max_new_tokens: Longest answer.
 
     Raises:
         DataError: It holds what the model's tokenizer cannot write, or exceeds the model's context.
     """
-    prompt = loaded.prompt(asked_text(loaded, sample), image)
+    text = asked_text(loaded, sample)
+    prompt = loaded.text_prompt(text) if image is None else loaded.prompt(text, image)
     reference_of(loaded, sample)
     # by the uncompressed prompt, so that the same questions fail whatever the compressor
     context = getattr(loaded.adapter.text_config, "max_position_embeddings", None)
@@ -63,9 +64,9 @@ def why_not(sample: VQASample, loaded: LoadedModel | None = None, max_new_tokens
     if sample.problem:
         return sample.problem
     try:
-        picture = sample.picture.open()
+        picture = sample.picture and sample.picture.open()
         if loaded is not None:
-            (image,) = loaded.images([picture])[1]
+            image = loaded.images([picture])[1][0] if picture else None
             prompt_of(loaded, sample, image, max_new_tokens)
     except DataError as error:
         return str(error)
@@ -75,7 +76,7 @@ def why_not(sample: VQASample, loaded: LoadedModel | None = None, max_new_tokens
 def askable(
     config: EvalConfig, loaded: LoadedModel, samples: Iterable[VQASample], images: Mapping[str, Arrangement]
 ) -> Iterator[tuple[VQASample, list[int]]]:
-    """Yields the questions that can be asked with their full prompts.
+    """Yields the questions about images that can be asked with their full prompts; text-only ones are left out.
 
     Args:
         config: Says what becomes of the others.
@@ -88,7 +89,7 @@ def askable(
     """
     for sample in samples:
         if sample.problem or sample.image_id not in images:
-            continue  # which the encodings have refused where the configuration says so
+            continue  # without an image, or refused by the encodings where the configuration says so
         try:
             prompt = prompt_of(loaded, sample, images[sample.image_id], config.max_new_tokens)
         except DataError as error:

@@ -1,16 +1,18 @@
 """What every signal looks at, what the answer looks at, and what the answer hangs on, question by question.
 
 Written are the tables `samples` (a row per question), `signals` (per question, signal, layer and head), `pairs` (per
-question and pair of signals), `curves` (per question, signal and share) and `maps` (the signals themselves); `measures`
-names their columns. A signal has no row about a question that it says nothing about, such as the evidence where none is
-known. `config.json` beside them says what was measured, with the plan as it was carried out and the grid of patches.
+question and pair of signals), `curves` (per question, signal and share), `tokens` (per question, token of its answer
+and signal) and `maps` (the signals themselves); `measures` names their columns. A signal has no row about a question
+that it says nothing about, such as the evidence where none is known. `config.json` beside them says what was measured,
+with the plan as it was carried out and the grid of patches.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from foveate.compression import Identity
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import BudgetError, DeviceError, OptionError
+from foveate.core.errors import BudgetError, DataError, DeviceError, OptionError
 from foveate.core.types import Grid
 from foveate.data.names import parsed
 from foveate.evaluation.bias_plan import MEND_IT, BiasPlan
@@ -22,7 +24,7 @@ from foveate.functional.regions import squares
 
 
 def carried_out(plan: BiasPlan, grid: Grid) -> BiasPlan:
-    """The plan on a grid: with the side and the number of the blocks that are taken away.
+    """Returns the plan on a grid: with the side and the number of the blocks that are taken away.
 
     Raises:
         BudgetError: Something in it does not fit the grid.
@@ -40,34 +42,70 @@ def carried_out(plan: BiasPlan, grid: Grid) -> BiasPlan:
     return replace(plan, side=side, blocks=counts[side])
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What is to be measured, and under which name it lies on disk.
+
+    Attributes:
+        config: Of the uncompressed model.
+        plan: As it is carried out on the model's grid.
+        identity: Whatever can change a number.
+    """
+
+    config: EvalConfig
+    plan: BiasPlan
+    identity: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: EvalConfig, plan: BiasPlan) -> "Measurement":
+        """Returns the measurement of a configuration, whose compressor plays no part.
+
+        Raises:
+            FoveateError: The model, data or plan is not usable; the message says why.
+        """
+        if team().size > 1:
+            raise DeviceError("bias is measured by one process: leave --devices and --nodes out")
+        if config.on_error == "skip":
+            raise OptionError(
+                f"on_error='skip': bias is measured of every question of the data; leave it out and {MEND_IT}"
+            )
+        config = replace(config, compressor=Identity())
+        loaded = cached_load(config.model, config.device, config.dtype)
+        samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+        if text_only := [sample.id for sample in samples if sample.picture is None]:
+            raise DataError(
+                f"{len(text_only)} questions of {config.data!r} have no image, the first is {text_only[0]!r}: bias is "
+                f"measured of questions about images; leave them out and {MEND_IT}"
+            )
+        grid = loaded.adapter.tower.grid
+        plan = carried_out(plan, grid)
+        known = config.identity(loaded.identity, questions)
+        return cls(config, plan, known | {"plan": repr(plan), "grid": [grid.rows, grid.columns]})
+
+    @property
+    def folder(self) -> TableFolder:
+        """Returns where its tables are, or will be."""
+        return TableFolder(self.config.out / "bias" / run_id(self.identity))
+
+
 def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
     """Measures the questions of a configuration that have not been measured yet.
 
     Killed runs continue where they stopped; what is measured is not held in memory, but put on disk batch by batch.
 
     Args:
-        config: Model, data and place. Its compressor plays no part: the uncompressed model is looked at.
+        config: Model, data and place.
         plan: What is measured.
 
     Raises:
         FoveateError: The model, data, plan or place is not usable; the message says why.
     """
-    if team().size > 1:
-        raise DeviceError("bias is measured by one process: leave --devices and --nodes out")
-    if config.on_error == "skip":
-        raise OptionError(
-            f"on_error='skip': bias is measured of every question of the data; leave it out and {MEND_IT}"
-        )
-    config = replace(config, compressor=Identity())
-    loaded = cached_load(config.model, config.device, config.dtype)
-    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-    grid = loaded.adapter.tower.grid
-    plan = carried_out(plan, grid)
-    identity = config.identity(loaded.identity, questions) | {"plan": repr(plan), "grid": [grid.rows, grid.columns]}
-    folder = TableFolder(config.out / "bias" / run_id(identity))
+    measurement = Measurement.of(config, plan)
+    config, plan, folder = measurement.config, measurement.plan, measurement.folder
     if folder.complete:
         return folder
-    with folder.lock(identity | {"place": parsed(config.data)[1]}):
+    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    with folder.lock(measurement.identity | {"place": parsed(config.data)[1], "model": config.model}):
         done = folder.done()
         if left := [sample for sample in samples if sample.id not in done]:
             from foveate.evaluation.agreement import check_evaluated
@@ -76,9 +114,10 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
             from foveate.evaluation.measuring import Measuring, check_shapes
             from foveate.evaluation.module import RecordWriter
 
+            loaded = cached_load(config.model, config.device, config.dtype)
             encodings = encodings_of(config, loaded, samples, questions, MEND_IT)
             check_evaluated(config, loaded)
-            check_shapes(encodings, grid)
+            check_shapes(encodings, loaded.adapter.tower.grid)
             module = Measuring(encodings, plan, config.max_new_tokens)
             batches = QuestionsInBatches(samples, config.batch_size, only=frozenset(sample.id for sample in left))
             predict(module, batches, RecordWriter(folder))

@@ -19,7 +19,7 @@ from foveate.evaluation.names import SHARED, LoggerName, Sharing, check_numbers
 from foveate.evaluation.source import digest, tree_hash
 
 _CANNOT_CHANGE_AN_ANSWER = tuple(
-    "studies/ reference/ testing/ methods/ settings.py cli.py speed.py core/progress.py core/finished.py "
+    "studies/ reference/ testing/ methods/ settings.py cli.py options.py speed.py core/progress.py core/finished.py "
     "evaluation/loggers.py evaluation/interruption.py evaluation/identity.py evaluation/source.py".split()
 )
 

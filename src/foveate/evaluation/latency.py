@@ -18,7 +18,8 @@ def latency_ms(config: EvalConfig) -> float:
 
     The first questions of the data set are asked one after the other until a second has passed, after a warm-up and
     synchronised (`torch.utils.benchmark`). Features and [CLS] rows are replayed: the time of the vision tower,
-    which most methods share, is not in it. Questions that cannot be asked are left out.
+    which most methods share, is not in it. Questions without an image, which no method changes, and those that cannot
+    be asked are left out.
 
     Raises:
         DataError: A question cannot be asked, and the configuration says to stop there; or none can.
@@ -33,7 +34,7 @@ def latency_ms(config: EvalConfig) -> float:
     every = askable(config, loaded, samples, encodings.arrangements)
     first = [sample for sample, _ in islice(every, _QUESTIONS)]
     if not first:
-        raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens))
+        raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens) or "it has no image")
 
     def ask() -> None:
         with torch.inference_mode():

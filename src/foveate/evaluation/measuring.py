@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pytorch_lightning as lightning
-from jaxtyping import Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from foveate.core.budget import resolve_keep
@@ -15,15 +15,35 @@ from foveate.core.types import Grid
 from foveate.data.sample import VQASample
 from foveate.evaluation.asking import prompt_of
 from foveate.evaluation.bias_plan import MEND_IT, BiasPlan
-from foveate.evaluation.causal import Curve, Inquiry, Occlusion, curve, inquire, occlusion
+from foveate.evaluation.causal import (
+    Curve,
+    Inquiry,
+    cross_checked,
+    curve,
+    drawn_orders,
+    inquire,
+    occlusion,
+    removal,
+    shapley,
+)
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
-from foveate.evaluation.measures import Facts, Measured, curve_rows, map_rows, pair_rows, signal_rows
+from foveate.evaluation.measures import (
+    Facts,
+    Measured,
+    Worths,
+    curve_rows,
+    map_rows,
+    pair_rows,
+    signal_rows,
+    token_rows,
+)
 from foveate.evaluation.module import asked
 from foveate.evaluation.signals import Signal, asked_signals, norms_of, signals_of, target_of
 from foveate.evaluation.tables import SAMPLES
 from foveate.functional.regions import spread, squares
-from foveate.metrics.answers import SCORINGS
+from foveate.metrics.answers import score_of
+from foveate.metrics.evidence import SHOWN
 
 
 def check_shapes(encodings: Encodings, grid: Grid) -> None:
@@ -55,21 +75,26 @@ class Measuring(lightning.LightningModule):
         share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], loaded)
         inquiry = inquire(self.encodings, batch, prompts, self.max_new_tokens)
         pictures = asked(self.encodings, batch, prompts, share)
-        seen = signals_of(loaded.adapter, pictures, share) + asked_signals(inquiry, pictures, prompts)
+        heard = asked_signals(inquiry, pictures, prompts, plan.tokens)
+        seen = signals_of(loaded.adapter, pictures, share) + heard.signals
         ids, images = (np.array([getattr(sample, name) for sample in batch]) for name in ("id", "image_id"))
-        blocks = squares(grid, plan.side)
-        found, curves = self._without(inquiry, seen, images, blocks)
-        keep = resolve_keep(plan.keep, grid.patches)
-        facts = Facts(grid, keep, target_of(seen), share, norms_of(pictures), found.drop.cpu(), blocks)
+        judged, worths, curves = self._without(inquiry, seen, images, share >= SHOWN)
+        response, answer = (target_of(seen, name) for name in ("response", "answer"))
+        keep, blocks = resolve_keep(plan.keep, grid.patches), squares(grid, plan.side)
+        facts = Facts(grid, keep, response, answer, share, norms_of(pictures), worths, blocks)
         measured = Measured(ids, images, seen)
         said = [[token for token in answer if token not in loaded.adapter.ends] for answer in inquiry.answers]
         tables = {
             "signals": signal_rows(measured, facts, plan.head_rows),
             "pairs": pair_rows(measured, facts),
             "curves": curve_rows(measured, curves, plan.shares),
+            "tokens": token_rows(measured, heard.tokens, facts),
             "maps": map_rows(measured),
         }
-        return {SAMPLES: _sample_rows(batch, said, loaded.text(said), found), **tables}
+        rows = _sample_rows(batch, said, loaded.text(said), worths)
+        for name, values in judged.items():
+            rows = rows.append_column(name, pa.array(values.tolist(), pa.float64()))
+        return {SAMPLES: rows, **tables}
 
     def _prompt(self, sample: VQASample) -> list[int]:
         image = self.encodings.arrangements[sample.image_id]
@@ -79,24 +104,36 @@ class Measuring(lightning.LightningModule):
             raise DataError(f"question {sample.id!r}: {error}; {MEND_IT}") from error
 
     def _without(
-        self, inquiry: Inquiry, seen: Sequence[Signal], images: np.ndarray, blocks: Int[Tensor, " patch"]
-    ) -> tuple[Occlusion, list[tuple[Signal, Curve]]]:
-        """Returns the drops of the answers without each block, and the curves of the signals and of the blocks."""
-        shares, curves, numbers = self.plan.shares, [], np.arange(len(images))
+        self, inquiry: Inquiry, seen: Sequence[Signal], images: np.ndarray, things: Bool[Tensor, "question thing patch"]
+    ) -> tuple[dict[str, Tensor], Worths, list[tuple[Signal, Curve]]]:
+        """Returns numbers about each question, what its answer hangs on, and the curves of signals and of judges.
+
+        The numbers are its log-probability, and what its best block is worth in thinned context, cross-checked.
+        """
+        plan, curves, numbers = self.plan, [], np.arange(len(images))
+        blocks = squares(self.encodings.loaded.adapter.tower.grid, plan.side)
+        count, shares = int(blocks.max()) + 1, plan.shares
+        orders = drawn_orders(list(dict.fromkeys(images.tolist())), count, plan.orders)
         signals = [signal for signal in seen if signal.has_curve]
-        rows = sum(len(signal.rows) for signal in signals) + len(images)
-        total = len(images) * (int(blocks.max()) + 2) + 2 * len(shares) * rows
-        with bar(total, "sequence") as shown:
+        rows = sum(len(signal.rows) for signal in signals) + 2 * len(images)
+        total = len(images) * (count + 3 + orders.shape[1] * (count - 1)) + int(things.any(2).sum())
+        with bar(total + 2 * len(shares) * rows, "sequence") as shown:
             shown.set_description("blocks", refresh=False)
-            found = occlusion(inquiry, self.plan.side, ran=shown.update)
-            for signal in [*signals, Signal("occlusion", "", spread(found.drop.cpu(), blocks)[:, None], True)]:
+            found = occlusion(inquiry, plan.side, ran=shown.update)
+            rises = shapley(inquiry, plan.side, orders, ran=shown.update)
+            shown.set_description("things", refresh=False)
+            worths = Worths(found.drop.cpu(), rises.mean(1), removal(inquiry, things, found.whole, ran=shown.update))
+            judges = [("occlusion", worths.block), ("thinned", worths.thinned)]
+            judged = [Signal(name, "", spread(values, blocks)[:, None], True) for name, values in judges]
+            for signal in [*signals, *judged]:
                 shown.set_description(f"{signal.name} {signal.layers}".strip(), refresh=False)
                 some = inquiry.of(set(numbers[signal.about].tolist()))
                 curves.append((signal, curve(some, signal.scores(images), shares, ran=shown.update)))
-        return found, curves
+        return {"log_probability": found.whole, "thinned_best": cross_checked(rises)}, worths, curves
 
 
-def _sample_rows(batch: list[VQASample], said: list[list[int]], texts: list[str], found: Occlusion) -> pa.Table:
+def _sample_rows(batch: list[VQASample], said: list[list[int]], texts: list[str], worths: Worths) -> pa.Table:
+    things = [row[row.isfinite()].tolist() for row in worths.thing]
     return pa.table(
         {
             "sample_id": [sample.id for sample in batch],
@@ -106,8 +143,9 @@ def _sample_rows(batch: list[VQASample], said: list[list[int]], texts: list[str]
             "reference": [" | ".join(sample.references) for sample in batch],
             "answer": texts,
             "answer_tokens": [len(tokens) for tokens in said],
-            "score": [SCORINGS[s.scoring](text, s.references) for s, text in zip(batch, texts, strict=True)],
-            "log_probability": pa.array(found.whole.tolist(), pa.float64()),
-            "drop": pa.array(found.drop.tolist(), pa.list_(pa.float32())),
+            "score": [score_of(text, sample) for sample, text in zip(batch, texts, strict=True)],
+            "drop": pa.array(worths.block.tolist(), pa.list_(pa.float32())),
+            "thinned": pa.array(worths.thinned.tolist(), pa.list_(pa.float32())),
+            "thing_drop": pa.array(things, pa.list_(pa.float32())),
         }
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from foveate.compression import Compressor
 from foveate.compression.base import checked_stages, compressed_by
 from foveate.core.errors import DataError
-from foveate.core.types import Arrangement, Compressed
+from foveate.core.types import Compressed
 from foveate.data.sample import VQASample
 from foveate.evaluation.asking import RECORD_IT, asked_text, prompt_of, reference_of
 from foveate.evaluation.encodings import EncodedPictures, Encodings
@@ -22,17 +22,18 @@ from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.names import SHARED, Sharing
 from foveate.evaluation.records import Record, RunFolder
 from foveate.evaluation.sharing import Said
-from foveate.metrics.answers import SCORINGS
+from foveate.metrics.answers import score_of
 from foveate.metrics.evidence import evidence_recall, things_kept
 from foveate.models.cutting import Cutting
 from foveate.models.engine import Conversation, answer, answer_each, likelihood
 from foveate.models.greedy import Answers
 from foveate.models.joining import alike, in_groups
 from foveate.models.pictures import Texts
+from foveate.models.text_only import answer_text
 
 
 class Answering(lightning.LightningModule):
-    """Answers batches of questions whose pictures follow each other.
+    """Answers batches of questions whose pictures follow each other; text-only ones may stand among them.
 
     Args:
         encodings: Of the data set.
@@ -57,18 +58,22 @@ class Answering(lightning.LightningModule):
         self.loaded, self.skip, self.sharing, self.said = encodings.loaded, skip, sharing, said
 
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
-        arranged = [self.encodings.arrangements[sample.image_id] for sample in batch]
-        asked = [self._prompt(sample, image) for sample, image in zip(batch, arranged, strict=True)]
+        asked = [self._prompt(sample) for sample in batch]
         prompts, wrong = [prompt for prompt, _ in asked], [why for _, why in asked]
         for sample, why in zip(batch, wrong, strict=True):
             if why and not self.skip:
                 raise DataError(f"question {sample.id!r}: {why}; {RECORD_IT}")
-        failed = [Record.of_failure(sample, why) for sample, why in zip(batch, wrong, strict=True) if why]
+        records = [Record.of_failure(sample, why) for sample, why in zip(batch, wrong, strict=True) if why]
         rows = [row for row, why in enumerate(wrong) if not why]
-        return failed + (self._answered([batch[i] for i in rows], [prompts[i] for i in rows]) if rows else [])
+        shown, plain = ([i for i in rows if (batch[i].picture is not None) == image] for image in (True, False))
+        for some, answered in ((shown, self._answered), (plain, self._answered_text)):
+            if some:
+                records += answered([batch[i] for i in some], [prompts[i] for i in some])
+        return records
 
-    def _prompt(self, sample: VQASample, image: Arrangement) -> tuple[list[int], str]:
-        """The prompt of a question, and why it cannot be asked; empty if it can."""
+    def _prompt(self, sample: VQASample) -> tuple[list[int], str]:
+        """Returns the prompt of a question, and why it cannot be asked; empty if it can."""
+        image = None if sample.picture is None else self.encodings.arrangements[sample.image_id]
         try:
             return prompt_of(self.loaded, sample, image, self.max_new_tokens), ""
         except DataError as error:
@@ -91,6 +96,15 @@ class Answering(lightning.LightningModule):
         llava = self.loaded.adapter
         texts_only = [len(prompt) - prompt.count(llava.image_token) for prompt in prompts]
         return self._records(batch, answers, kept, blocks, texts_only, share)
+
+    def _answered_text(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Record]:
+        """Answers text-only questions as the stock model does, whatever the compressor."""
+        references = [reference_of(self.loaded, sample) for sample in batch]
+        answers = answer_text(self.loaded, prompts, self.max_new_tokens, references)
+        nothing = [torch.zeros(0, dtype=torch.long) for _ in batch]
+        blocks = torch.zeros(len(batch), self.loaded.adapter.decoder.depth, dtype=torch.long)
+        share = torch.zeros(len(batch), 0, 0)
+        return self._records(batch, answers, nothing, blocks, [len(prompt) for prompt in prompts], share)
 
     def _asked_inside(
         self, prompts: Sequence[list[int]], compressed: Compressed, references: Sequence[Sequence[int]]
@@ -168,7 +182,7 @@ class Answering(lightning.LightningModule):
                 question=asked_text(self.loaded, sample),
                 reference=" | ".join(sample.references),
                 prediction=said[i],
-                score=SCORINGS[sample.scoring](said[i], sample.references),
+                score=score_of(said[i], sample),
                 kept=kept[i].tolist(),
                 tokens=int(blocks[i, 0]),
                 tokens_per_block=blocks[i].tolist(),
@@ -176,6 +190,7 @@ class Answering(lightning.LightningModule):
                 evidence_recall=recall[i],
                 things_kept=covered[i],
                 log_probability=round(likely[i], 5) if sample.references else math.nan,  # the rest depends on the batch
+                has_image=sample.picture is not None,
             )
             for i, sample in enumerate(batch)
         ]

@@ -33,7 +33,7 @@ class Record:
 
     Attributes:
         sample_id: Of the question.
-        image_id: Of the picture.
+        image_id: Of the picture; a text-only question has one of its own.
         kind: Question type.
         question: As asked.
         reference: The reference answers, separated by " | ".
@@ -47,6 +47,7 @@ class Record:
         things_kept: Likewise.
         log_probability: Of the reference answer that most annotators gave, with its end.
         error: Why the question could not be asked; empty if it was.
+        has_image: Whether the question is about an image; of a text-only one nothing is kept, and no evidence is known.
     """
 
     sample_id: str
@@ -64,16 +65,23 @@ class Record:
     things_kept: float
     log_probability: float
     error: str = ""
+    has_image: bool = True
 
     @classmethod
     def of_failure(cls, sample: VQASample, error: str) -> "Record":
         """Of a question that could not be asked: neither right nor wrong."""
         facts = (sample.id, sample.image_id, sample.kind, sample.question, " | ".join(sample.references))
-        return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error)
+        return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error, sample.picture is not None)
 
 
 _CHECKSUM = "checksum"  # of all else in `config.json`
-_COLUMN_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64(), list[int]: pa.list_(pa.int32())}
+_COLUMN_TYPES = {
+    str: pa.string(),
+    float: pa.float64(),
+    int: pa.int64(),
+    bool: pa.bool_(),
+    list[int]: pa.list_(pa.int32()),
+}
 SCHEMA = pa.schema([(name, _COLUMN_TYPES[kind]) for name, kind in Record.__annotations__.items()])
 
 
@@ -251,8 +259,8 @@ class RecordFolder(RunFolder):
             raise DataError(f"no records in {self.folder}: evaluate this configuration first, with the same --out")
         whole = pa.concat_tables([SCHEMA.empty_table(), *parts], promote_options="permissive")
         table = whole.select(SCHEMA.names).cast(SCHEMA).combine_chunks().sort_by("sample_id")
-        error = pc.fill_null(table["error"], "")  # of older records
-        table = table.set_column(table.column_names.index("error"), "error", error)
+        for name, value in (("error", ""), ("has_image", True)):  # of older records
+            table = table.set_column(table.column_names.index(name), name, pc.fill_null(table[name], value))
         counts = Counter(table["sample_id"].to_pylist())
         if twice := [sample_id for sample_id, count in counts.items() if count > 1]:
             raise DataError(

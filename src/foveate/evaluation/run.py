@@ -81,7 +81,7 @@ def refuse_bad(samples: Sequence[VQASample], advice: str = RECORD_IT) -> None:
 
 
 def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: LoadedModel | None = None) -> VQASample:
-    """The first question that can be asked of those that a study compares methods on.
+    """Returns the first question about an image that can be asked, of those that a study compares methods on.
 
     Args:
         config: Of the study.
@@ -89,7 +89,8 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: Loade
         loaded: The model; None judges the data alone.
 
     Raises:
-        DataError: The split has no answers, none can be asked, or one cannot and the configuration says to stop there.
+        DataError: The split has no answers, no question is about an image, none can be asked, or one cannot and the
+            configuration says to stop there.
     """
     if any(sample.scoring == "none" and not sample.problem for sample in samples):
         raise DataError(
@@ -98,10 +99,16 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: Loade
         )
     if config.on_error == "stop":
         refuse_bad(samples)
-    for sample in samples:
+    about_images = [sample for sample in samples if sample.picture is not None]
+    if not about_images:
+        raise DataError(
+            f"none of {len(samples)} questions of {config.data!r} is about an image, so methods cannot be compared on "
+            "them: ask more questions (--limit)"
+        )
+    for sample in about_images:
         why = why_not(sample, loaded, config.max_new_tokens)
         if not why:
             return sample
         if config.on_error == "stop":
             raise DataError(f"question {sample.id!r}: {why}; {RECORD_IT}")
-    raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens))
+    raise none_left(about_images, why_not(about_images[0], loaded, config.max_new_tokens))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -42,12 +43,12 @@ class Signal(NamedTuple):
 
     @property
     def is_attention(self) -> bool:
-        """Whether its sum is the attention that goes to patches at all."""
+        """Returns whether its sum is the attention that goes to patches at all."""
         return self.name not in ("evidence", "random", "uniform")
 
     @property
     def map(self) -> Float[Tensor, "row patch"]:
-        """The mean over heads."""
+        """Returns the mean over heads."""
         return self.rows.mean(1)
 
     def scores(self, images: np.ndarray) -> Float[Tensor, "row patch"]:
@@ -62,7 +63,7 @@ class Signal(NamedTuple):
 
 
 def signals_of(llava: Adapter, pictures: Pictures, share: Float[Tensor, "question thing patch"]) -> list[Signal]:
-    """What is known before the language model runs, and the controls.
+    """Returns what is known before the language model runs, and the controls.
 
     The seeds of the random maps are the same in every measurement, whatever the seed of the data: a map is drawn from
     its seed and the pixels of its picture, so that runs can be compared question by question.
@@ -95,36 +96,53 @@ def signals_of(llava: Adapter, pictures: Pictures, share: Float[Tensor, "questio
     return [*found, Signal("uniform", "", Uniform().score(trace).cpu()[:, None], False)]
 
 
-def asked_signals(inquiry: Inquiry, pictures: Pictures, prompts: Sequence[Sequence[int]]) -> list[Signal]:
-    """What the uncompressed language model looks at while it reads each prompt and says its answer.
+class Heard(NamedTuple):
+    """What the language model looks at: signals, and the rows that produce single tokens of each answer."""
+
+    signals: list[Signal]
+    tokens: Float[Tensor, "question token patch"]
+
+
+def asked_signals(inquiry: Inquiry, pictures: Pictures, prompts: Sequence[Sequence[int]], tokens: int) -> Heard:
+    """Returns what the uncompressed language model looks at while it reads each prompt and says its answer.
 
     Args:
         inquiry: The questions with the model's own answers.
         pictures: One row per question.
         prompts: Their full prompts.
+        tokens: How many tokens of an answer have rows of their own.
     """
-    seen = looks(inquiry.llava, prompts, Identity().compress(pictures), inquiry.answers)
+    seen = looks(inquiry.llava, prompts, Identity().compress(pictures), inquiry.answers, tokens)
     depth = inquiry.llava.decoder.depth
-    found = [
-        Signal(name, str(block), rows[:, block].cpu(), True, name == "prompt")
-        for name, rows in (("prompt", seen.last), ("question", seen.question), ("every", seen.every))
-        for block in range(depth)
-    ]
-    found += [Signal("response", str(block), seen.response[:, block].cpu(), True, False) for block in range(depth)]
-    whole = f"0-{depth - 1}"
-    return [
-        *found,
-        Signal("question", whole, seen.question.mean(1).cpu(), True),
-        Signal("response", whole, seen.response.mean(1).cpu(), True),
-    ]
+    said = seen.answer[:, 0, 0, 0].isfinite().cpu()
+    rows = {"prompt": seen.last, "question": seen.question, "every": seen.every, "response": seen.response}
+    rows |= {"answer": seen.answer[said.to(seen.answer.device)]} if said.any() else {}
+    found = []
+    for name, of_blocks in rows.items():
+        about = said.numpy() if name == "answer" else EVERY
+        curves = name == "prompt"
+        found += [Signal(name, str(k), of_blocks[:, k].cpu(), True, curves, about) for k in range(depth)]
+        if name != "every":
+            curves = name in ("question", "response")
+            found.append(Signal(name, f"0-{depth - 1}", of_blocks.mean(1).cpu(), True, curves, about))
+    return Heard(found, seen.tokens.cpu())
 
 
 def norms_of(pictures: Pictures) -> Float[Tensor, "question patch"]:
-    """Of the features that the projector is given."""
+    """Returns the norms of the features that the projector is given."""
     sources, _ = pictures.encode(())
     return sources[:, : pictures.arrangement.patches].float().norm(dim=-1).cpu()
 
 
-def target_of(signals: Sequence[Signal]) -> Float[Tensor, "question patch"]:
-    """What the answer looks at: the mean response row over all blocks and heads."""
-    return next(s.map for s in reversed(signals) if s.name == "response")
+def target_of(signals: Sequence[Signal], name: str) -> Float[Tensor, "question patch"]:
+    """Returns the mean row of "response" or "answer" over all blocks and heads; NaN where undefined.
+
+    Args:
+        signals: About a batch of questions.
+        name: Which of the two definitions.
+    """
+    of = {signal.name: signal for signal in signals}  # of each name the last, which is the mean over all blocks
+    target = torch.full_like(of["response"].map, torch.nan)
+    if name in of:
+        target[of[name].about] = of[name].map
+    return target

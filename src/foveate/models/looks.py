@@ -1,6 +1,6 @@
 """What an uncompressed model looks at while it reads a prompt and says a given answer, in all blocks and heads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,18 @@ class Looks:
         question: Mean over the tokens after the picture, as in `PromptRows`.
         every: Mean over all tokens of the prompt, the picture's own too, which see only earlier patches.
         response: Mean over the tokens that produce the answer, as in `ResponseRows`.
+        answer: Mean over the answer's own tokens that produce a further one: `response` without the last prompt token.
+            NaN where the answer has fewer than two tokens.
+        tokens: The rows that produce the first tokens of the answer, one by one, each averaged over blocks and heads;
+            that of token 0 is the last prompt token's. NaN behind the end of the answer.
     """
 
     last: Float[Tensor, "prompt layer head patch"]
     question: Float[Tensor, "prompt layer head patch"]
     every: Float[Tensor, "prompt layer head patch"]
     response: Float[Tensor, "prompt layer head patch"]
+    answer: Float[Tensor, "prompt layer head patch"]
+    tokens: Float[Tensor, "prompt token patch"]
 
 
 class RowRecorder:
@@ -42,8 +48,10 @@ class RowRecorder:
 
     Args:
         real: Which tokens are no padding.
-        weights: By name, how much each token counts in a mean; more than 0 in sum.
+        weights: By name, how much each token counts in a mean. Where all of a prompt's weights are 0, its mean is NaN;
+            some prompt must have one above 0.
         keys: The tokens that are looked at; attention to others is left out and the rest not renormalised.
+        over_heads: Names whose rows are averaged over heads, so that only one row per block is held.
     """
 
     def __init__(
@@ -51,18 +59,20 @@ class RowRecorder:
         real: Bool[Tensor, "batch token"],
         weights: Mapping[str, Float[Tensor, "batch token"]],
         keys: Int[Tensor, "batch kept"],
+        over_heads: Collection[str] = (),
     ) -> None:
-        self.real, self.weights, self.keys = real, weights, keys
+        self.real, self.weights, self.keys, self.over_heads = real, weights, keys, over_heads
         self._heard: dict[str, dict[int, Tensor]] = {name: {} for name in weights}
 
     def __call__(self, block: int, query: Tensor, key: Tensor, scaling: float) -> None:
         query, key = query.detach(), key.detach()
         for name, weight in self.weights.items():
             attention = self._mean(query, key, scaling, weight)
+            attention = attention.mean(1, keepdim=True) if name in self.over_heads else attention
             self._heard[name][block] = attention.gather(2, self.keys[:, None].expand(-1, attention.shape[1], -1))
 
     def rows(self, name: str) -> Float[Tensor, "batch layer head kept"]:
-        """The means of this name, one per block that was heard."""
+        """Returns the means of this name, one per block that was heard."""
         return torch.stack([rows for _, rows in sorted(self._heard[name].items())], 1)
 
     def _mean(
@@ -82,15 +92,20 @@ class RowRecorder:
 
 @torch.inference_mode()
 def looks(
-    adapter: Adapter, prompts: Sequence[Sequence[int]], full: Compressed, answers: Sequence[Sequence[int]]
+    adapter: Adapter,
+    prompts: Sequence[Sequence[int]],
+    full: Compressed,
+    answers: Sequence[Sequence[int]],
+    tokens: int = 0,
 ) -> Looks:
-    """What the model looks at on its way through each prompt and the answer to it, in one pass.
+    """Returns what the model looks at on its way through each prompt and the answer to it, in one pass.
 
     Args:
         adapter: Of the model.
         prompts: Full prompts of one image each.
         full: Uncompressed, one row per prompt.
         answers: What is said, be it the model's own words or not; an end token does not count.
+        tokens: How many tokens of an answer have rows of their own.
 
     Raises:
         UnsupportedNeed: Its attention cannot be read.
@@ -102,25 +117,17 @@ def looks(
         [answer[: producing_rows(len(answer)) - 1] for answer in said], adapter.pad_token, states.device
     )
     states = torch.cat([states, adapter.inner.get_input_embeddings()(words)], 1)
-    read, visual = layout.role != Role.PADDING, layout.role == Role.VISUAL
-    real = torch.cat([read, spoken], 1)
-    silent, last = torch.zeros_like(spoken), torch.zeros_like(read)
-    last[:, -1] = True
-    recorder = RowRecorder(
-        real,
-        {
-            "last": torch.cat([last, silent], 1).float(),
-            "question": torch.cat([asking(layout.role == Role.QUESTION), silent], 1),
-            "every": torch.cat([read, silent], 1).float(),
-            "response": torch.cat([last, spoken], 1).float(),
-        },
-        visual.nonzero()[:, 1].reshape(len(prompts), -1),
-    )
+    visual = layout.role == Role.VISUAL
+    real = torch.cat([layout.role != Role.PADDING, spoken], 1)
+    weights = _weights(layout.role, spoken, tokens)
+    places, singles = visual.nonzero()[:, 1].reshape(len(prompts), -1), [name for name in weights if name.isdigit()]
+    recorder = RowRecorder(real, weights, places, singles)
     following = (layout.following[:, None] + positions(spoken)).expand(len(layout.position), -1, -1)
     position = torch.cat([layout.position, following], 2)
     deep: dict[str, Any] = {}
     if layout.deep:
-        deep = {"visual_pos_masks": torch.cat([visual, silent], 1), "deepstack_visual_embeds": list(layout.deep)}
+        masks = torch.cat([visual, torch.zeros_like(spoken)], 1)
+        deep = {"visual_pos_masks": masks, "deepstack_visual_embeds": list(layout.deep)}
     with adapter.decoder.tapped(recorder):
         adapter.decoder.model(
             inputs_embeds=states,
@@ -129,4 +136,32 @@ def looks(
             use_cache=False,
             **deep,
         )
-    return Looks(**{name: recorder.rows(name) for name in recorder.weights})
+    found = {name: recorder.rows(name) for name in weights if name not in singles}
+    rows = torch.full((len(prompts), tokens, places.shape[1]), torch.nan, device=states.device)
+    for name in singles:
+        rows[:, int(name)] = recorder.rows(name).mean((1, 2))
+    return Looks(**{"answer": torch.full_like(found["last"], torch.nan), **found}, tokens=rows)
+
+
+def _weights(
+    role: Int[Tensor, "prompt token"], spoken: Bool[Tensor, "prompt word"], tokens: int
+) -> dict[str, Float[Tensor, "prompt every"]]:
+    """Returns the weights of the tokens of prompt and answer in each mean; the rows of single tokens have numbers.
+
+    A name of which no prompt has a token is left out.
+    """
+    silent, last = torch.zeros_like(spoken), torch.zeros_like(role, dtype=torch.bool)
+    last[:, -1] = True
+    nothing, number = torch.zeros_like(last), positions(spoken)
+    weights = {
+        "last": torch.cat([last, silent], 1).float(),
+        "question": torch.cat([asking(role == Role.QUESTION), silent], 1),
+        "every": torch.cat([role != Role.PADDING, silent], 1).float(),
+        "response": torch.cat([last, spoken], 1).float(),
+        "answer": torch.cat([nothing, spoken], 1).float(),
+    }
+    singles = {"0": weights["last"]} | {
+        str(token): torch.cat([nothing, spoken & (number == token - 1)], 1).float() for token in range(1, tokens)
+    }
+    weights |= dict(list(singles.items())[:tokens])
+    return {name: weight for name, weight in weights.items() if weight.any()}

@@ -1,0 +1,166 @@
+"""Attention without its bias of place, and without sinks, as compressors that are evaluated like any other."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.compression import Compressor, PromptCompressor, VisionCompressor
+from foveate.compression.base import checked_stages
+from foveate.core.budget import Keep
+from foveate.core.contracts import Pictures
+from foveate.core.errors import OptionError
+from foveate.core.files import put_aside, sound, stamped
+from foveate.core.needs import LayersFrom
+from foveate.core.progress import bar
+from foveate.data.names import SCENES, parsed
+from foveate.data.sample import VQASample
+from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.answering import encodings_of
+from foveate.evaluation.asking import prompt_of
+from foveate.evaluation.config import run_id
+from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.evidence import evidence_of
+from foveate.evaluation.module import asked
+from foveate.evaluation.run import cached_load, data_of
+from foveate.methods.recipes import fastv, vtc_cls
+from foveate.models.adapter import Adapter
+from foveate.models.engine import answer_each
+from foveate.models.load import LoadedModel
+from foveate.scorers import ClsEnsemble, Debiased, PromptAttention, WithoutSinks
+from foveate.settings import options_on, suited
+
+PLAIN, DEBIASED, WITHOUT_SINKS = "as it is", "less its mean over images", "without sinks"
+
+
+class Corrected(NamedTuple):
+    """An evaluated compressor: whose attention chooses, how that is corrected, and the run that has the records."""
+
+    attention: str
+    correction: str
+    run: str
+
+
+def attentions(keep: Keep, adapter: Adapter) -> dict[str, VisionCompressor | PromptCompressor]:
+    """Returns the compressors that are corrected, by name: two sums of [CLS] layers, and FastV by two prompts.
+
+    Args:
+        keep: Their budget.
+        adapter: Of the model, for which the authors' layers are scaled.
+    """
+    deep, cut = vtc_cls(keep, **options_on(vtc_cls, adapter)), fastv(keep, **options_on(fastv, adapter))
+    assert isinstance(deep, VisionCompressor) and isinstance(cut, PromptCompressor)
+    assert isinstance(cut.scorer, PromptAttention)
+    return {
+        "[CLS], all layers": replace(deep, scorer=ClsEnsemble(LayersFrom(0))),
+        "[CLS], VTC-CLS's layers": deep,
+        "last prompt token": cut,
+        "question tokens": replace(cut, scorer=replace(cut.scorer, query="mean")),
+    }
+
+
+def split_of_means(config: EvalConfig, given: str | None) -> str | None:
+    """Returns the split whose images give the means of a configuration.
+
+    Args:
+        config: What is evaluated.
+        given: A split; None means another one of generated scenes, and none of other data, which may have no other.
+
+    Raises:
+        OptionError: It is the split that is evaluated.
+    """
+    if given == config.split:
+        raise OptionError(
+            f"mean_split={given!r} is the split that is evaluated: a mean over the same images would know them; choose "
+            "another split"
+        )
+    if given is None and parsed(config.data)[0] == SCENES:
+        return next(split for split in ("search", "test") if split != config.split)
+    return given
+
+
+def evaluate_corrections(config: EvalConfig, keep: Keep, mean_split: str) -> list[Corrected]:
+    """Evaluates each attention as it is, less its mean over the images of another split, and without sinks.
+
+    Args:
+        config: What is asked of which model; its compressor plays no part.
+        keep: Budget of every compressor.
+        mean_split: The split whose images give the means; as many questions of it as are evaluated.
+
+    Raises:
+        FoveateError: As `evaluate`.
+    """
+    adapter = cached_load(config.model, config.device, config.dtype).adapter
+    found = []
+    for name, plain in attentions(keep, adapter).items():
+        mean = mean_scores(replace(config, compressor=suited(plain, adapter.tower), split=mean_split))
+        scorers = {
+            PLAIN: plain.scorer,
+            DEBIASED: Debiased(plain.scorer, mean),
+            WITHOUT_SINKS: WithoutSinks(plain.scorer),
+        }
+        for correction, scorer in scorers.items():
+            compressor = suited(replace(plain, scorer=scorer), adapter.tower)
+            run = evaluate(replace(config, compressor=compressor)).folder.name
+            found.append(Corrected(name, correction, run))
+    return found
+
+
+def mean_scores(config: EvalConfig) -> tuple[float, ...]:
+    """Returns the mean score that a configuration's compressor gives to each patch, over all of its questions.
+
+    Inside the language model those are the scores at the last cut, before which no visual token may have gone. The mean
+    is kept under `<out>/means`, and is read again by the same configuration.
+
+    Args:
+        config: Compressor, model and data.
+
+    Raises:
+        FoveateError: A question cannot be asked, or the model cannot answer what the compressor reads.
+    """
+    loaded = cached_load(config.model, config.device, config.dtype)
+    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    stem, folder = run_id(config.identity(loaded.identity, questions)), config.out / "means"
+    for found in folder.glob(f"{stem}.????????????????.json"):  # the checksum
+        if sound(found):
+            return tuple(json.loads(found.read_text(encoding="utf-8")))
+        put_aside(found)
+    mean = _mean_scores(config, loaded, samples, encodings_of(config, loaded, samples, questions))
+    with stamped(folder, stem, ".json") as path:
+        path.write_text(json.dumps(mean), encoding="utf-8")
+    return mean
+
+
+@torch.inference_mode()
+def _mean_scores(
+    config: EvalConfig, loaded: LoadedModel, samples: Sequence[VQASample], encodings: Encodings
+) -> tuple[float, ...]:
+    total, count = torch.zeros(()), 0
+    with bar(len(samples), "question", "mean scores") as shown:
+        for _, group in groupby(enumerate(samples), key=lambda one: one[0] // config.batch_size):
+            batch = [sample for _, sample in group]
+            arranged = [encodings.arrangements[sample.image_id] for sample in batch]
+            prompts = [
+                prompt_of(loaded, sample, image, config.max_new_tokens)
+                for sample, image in zip(batch, arranged, strict=True)
+            ]
+            pictures = asked(encodings, batch, prompts, evidence_of(batch, arranged, loaded))
+            total = total + _scores(loaded.adapter, config.compressor, pictures, prompts).double().sum(0).cpu()
+            count += len(batch)
+            shown.update(len(batch))
+    return tuple((total / count).float().tolist())
+
+
+def _scores(
+    adapter: Adapter, compressor: Compressor, pictures: Pictures, prompts: list[list[int]]
+) -> Float[Tensor, "question patch"]:
+    compressed = compressor.compress(pictures, adapter.besides)
+    if not (stages := checked_stages(compressor)):
+        return compressed.decision.scores
+    _, cuts = answer_each(adapter, prompts, compressed, compressor.repack, stages, 1)
+    return cuts.decisions[-1].scores
