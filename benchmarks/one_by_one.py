@@ -51,7 +51,7 @@ class OneByOne:
     def _embeds(self, ids: torch.Tensor, pixels: torch.Tensor, layers: Sequence[int], keep: int) -> torch.Tensor:
         inner, config = self.model.model, self.model.config
         seen = inner.vision_tower(pixels, output_hidden_states=True, output_attentions=True)
-        scores = sum(seen.attentions[layer][0].mean(0)[0, 1:] for layer in layers)
+        scores = torch.stack([seen.attentions[layer][0].mean(0)[0, 1:] for layer in layers]).sum(0)
         kept = scores.topk(keep).indices.sort().values
         features = seen.hidden_states[config.vision_feature_layer][:, 1:][:, kept]
         tokens = inner.multi_modal_projector(features)[0]

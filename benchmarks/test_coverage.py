@@ -62,7 +62,7 @@ def test_methods_that_equal_a_control_are_seldom_told_from_it(images, seeds, cor
 
 def surely(cell: Covered, side: str, limit: float) -> bool:
     """Tells whether the coverage lies on that side of a limit by more than chance, corrected over a grid."""
-    return binomtest(round(cell.coverage * cell.samples), cell.samples, limit, side).pvalue < 1e-4
+    return bool(binomtest(round(cell.coverage * cell.samples), cell.samples, limit, side).pvalue < 1e-4)
 
 
 def show(name: str, found: list[Covered]) -> None:

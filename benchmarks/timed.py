@@ -27,7 +27,7 @@ def one_by_one(
     adapter = loaded.adapter
     if not (adapter.one_grid and adapter.tower.has_cls):
         return None
-    baseline = OneByOne(loaded.model.name_or_path, new_tokens)
+    baseline = OneByOne(str(loaded.model.name_or_path), new_tokens)
     baseline.model.to(loaded.model.device, loaded.model.dtype)
     baseline.model.generation_config.min_new_tokens = new_tokens
     needs = at_budget("vtc_cls", 0.5, adapter).needs
