@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from analysis.ablation import BUDGETLESS, PIXEL_FILTERS
 from analysis.comparison import ROLES, budgets_of, methods_at, shared_budget
 from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
+from analysis.verdicts import side
 
 _SIZE = "n = {n:,} questions about {images:,} images. "
 _CONTROL_COLOURS = {
@@ -35,6 +36,7 @@ _ROLE_COLOURS = {
 _ORDER = ("vision", "decoder", "both", "oracle", "control")
 _MARKERS = "osD^vP"
 _POINTS = ["equivalent_tokens", "accuracy", "ci_low", "ci_high"]
+_TESTS = ["delta_vs_random", "p_vs_random_holm"]
 
 
 class Curve(NamedTuple):
@@ -100,7 +102,7 @@ def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
     rows = table[~table["method"].isin(BUDGETLESS)]
     budgets, size = tuple(budgets_of(table)), (int(rows["n"].max()), int(rows["images"].max()))
     curves = [
-        Curve(str(name), some["role"].iloc[0], some[_POINTS].sort_values("equivalent_tokens"))
+        Curve(str(name), some["role"].iloc[0], some[[*_POINTS, "budget"]].sort_values("equivalent_tokens"))
         for name, some in rows.groupby("method", sort=False)
     ]
     colours = method_colours(table)
@@ -145,8 +147,13 @@ def draw_frontier(data: Frontier, ax: Axes) -> Axes:
     return ax
 
 
-def frontier_figure(panels: Sequence[Frontier]) -> Figure:
-    """The panels side by side, with the same accuracies at the same height."""
+def frontier_figure(panels: Sequence[Frontier], source: str = "") -> Figure:
+    """Draws the panels side by side, with the same accuracies at the same height.
+
+    Args:
+        panels: As `frontiers_data` gives them.
+        source: Model, data and split, for the footnote.
+    """
     values = pd.concat([curve.points["accuracy"] for panel in panels for curve in (*panel.methods, *panel.references)])
     room = 0.03 * max(np.ptp(values), 0.05)
     with house_style():
@@ -161,7 +168,7 @@ def frontier_figure(panels: Sequence[Frontier]) -> Figure:
             "Thick lines: controls and oracles; band: 95 % interval of random patches. Each name belongs to the point "
             "of the smallest budget that the method can have."
         )
-        caption(figure, "Accuracy against what the language model processes", note)
+        caption(figure, _frontier_title(panels), f"{note} {source}".strip())
     return figure
 
 
@@ -173,8 +180,8 @@ def rankings_data(table: pd.DataFrame) -> list[Ranking]:
     order = sorted(dict.fromkeys(best_first), key=lambda method: _ORDER.index(role[method]))
     panels = []
     for budget in budgets_of(table):
-        rows = measured[measured["budget"] == budget].set_index("method").reindex(order)[_POINTS[1:]]
-        random = rows.loc["random"].to_numpy(float) if "random" in rows.index else None
+        rows = measured[measured["budget"] == budget].set_index("method").reindex(order)[[*_POINTS[1:], *_TESTS]]
+        random = rows.loc["random", _POINTS[1:]].to_numpy(float) if "random" in rows.index else None
         size = int(measured["n"].max()), int(measured["images"].max())
         panels.append(Ranking(budget, rows.assign(role=role), random, _full(table), *size))
     return panels
@@ -208,8 +215,13 @@ def draw_ranking(data: Ranking, ax: Axes) -> Axes:
     return ax
 
 
-def ranking_figure(panels: Sequence[Ranking]) -> Figure:
-    """The panels side by side, with the same methods at the same height."""
+def ranking_figure(panels: Sequence[Ranking], source: str = "") -> Figure:
+    """Draws the panels side by side, with the same methods at the same height.
+
+    Args:
+        panels: As `rankings_data` gives them.
+        source: Model, data and split, for the footnote.
+    """
     with house_style():
         height = 0.27 * len(panels[0].rows) + 1.9
         figure = Figure(figsize=(3.6 * len(panels) + 2.2, height), layout="constrained")
@@ -227,8 +239,31 @@ def ranking_figure(panels: Sequence[Ranking]) -> Figure:
             + "Bars: 95 % intervals over images. Band: random patches; dashed: no compression. Colours: where a method "
             f"drops tokens. The order within each colour is that at {_reference(panels)} equivalent tokens."
         )
-        caption(figure, "Every method at every budget", note)
+        caption(figure, _ranking_title(panels), f"{note} {source}".strip())
     return figure
+
+
+def _frontier_title(panels: Sequence[Frontier]) -> str:
+    least = min(panels[0].budgets)
+    here: dict[str, float] = {}
+    for panel in panels:
+        for curve in (*panel.methods, *panel.references):
+            points = curve.points.set_index("budget")["accuracy"]
+            if least in points.index and curve.role != "oracle":
+                here[curve.method] = float(points[least])
+    methods = {name: value for name, value in here.items() if any(c.method == name for p in panels for c in p.methods)}
+    names = [*([max(methods, key=methods.__getitem__)] if methods else []), *(["random"] if "random" in here else [])]
+    return f"At {least} equivalent tokens: {', '.join(f'{name} {100 * here[name]:.1f} %' for name in names)}"
+
+
+def _ranking_title(panels: Sequence[Ranking]) -> str:
+    panel = next(panel for panel in panels if panel.budget == _reference(panels))
+    rows = panel.rows[panel.rows["role"].isin(["vision", "decoder", "both"])]
+    tested = rows[rows["p_vs_random_holm"].notna()]
+    if tested.empty:
+        return f"Accuracy at {panel.budget} and other numbers of equivalent tokens"
+    better = sum(side(row["delta_vs_random"], row["p_vs_random_holm"]) > 0 for _, row in tested.iterrows())
+    return f"At {panel.budget} equivalent tokens {better} of {len(tested)} methods are shown to beat random patches"
 
 
 def _reference(panels: Sequence[Ranking]) -> int:

@@ -56,9 +56,9 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
     found = findings(frames, table, groups_of(frames, comparison.roles), comparison.roles)
     write_table(table, folder, page(markdown(table, comparison, found.doubt), found, failed))
     if panels := frontiers_data(table):
-        save_figure(frontier_figure(panels), folder / "frontier.png")
+        save_figure(frontier_figure(panels, setting.source), folder / "frontier.png")
     if rankings := rankings_data(table):
-        save_figure(ranking_figure(rankings), folder / "ranking.png")
+        save_figure(ranking_figure(rankings, setting.source), folder / "ranking.png")
         budget = shared_budget(table)
         if setting.pictures:
             columns = telling_cells(table, comparison.cells)

@@ -110,8 +110,13 @@ def draw_accuracy_by_layer(data: LayerPanel, ax: Axes) -> Axes:
     return ax
 
 
-def accuracy_by_layer_figure(panels: Sequence[LayerPanel]) -> Figure:
-    """One panel per budget, with the same accuracies at the same height."""
+def accuracy_by_layer_figure(panels: Sequence[LayerPanel], source: str = "") -> Figure:
+    """Draws one panel per budget, with the same accuracies at the same height; the title is what the second last shows.
+
+    Args:
+        panels: By falling budget.
+        source: Model, data and split, for the footnote.
+    """
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     limits = _limits([frame for panel in panels for frame in (panel.single, panel.suffix, panel.references)])
@@ -129,7 +134,7 @@ def accuracy_by_layer_figure(panels: Sequence[LayerPanel]) -> Figure:
         what = f"shaded: layer {panels[0].feature_layer}, which writes the features. Bars and grey band:"
         note = _CAPTION.format(n=panels[0].n, images=panels[0].images, what=what)
         note += _FILTERED if panels[0].references.index.isin(PIXEL_FILTERS).any() else ""
-        caption(figure, "Patches kept by the [CLS] attention of one layer, or of several", note)
+        caption(figure, _layers_title(panels[max(len(panels) - 2, 0)]), f"{note} {source}".strip())
     return figure
 
 
@@ -183,16 +188,41 @@ def draw_frontier(data: Frontier, ax: Axes) -> Axes:
     return ax
 
 
-def frontier_figure(data: Frontier) -> Figure:
-    """The frontier with title and caption."""
+def frontier_figure(data: Frontier, source: str = "") -> Figure:
+    """Draws the frontier; the title is what its smallest budget shows.
+
+    Args:
+        data: As `frontier_data` gives it.
+        source: Model, data and split, for the footnote.
+    """
     with house_style():
         figure = Figure(figsize=(10.8, 6.2), layout="constrained")
         draw_frontier(data, figure.subplots())
         what = "best: by mean over these budgets and questions. Bands:"
         note = _CAPTION.format(n=data.n, images=data.images, what=what)
         note += _FILTERED if any(series.family in PIXEL_FILTERS for series in data.series) else ""
-        caption(figure, "What fewer patches cost, by what chooses them", note)
+        caption(figure, _frontier_title(data), f"{note} {source}".strip())
     return figure
+
+
+def _layers_title(panel: LayerPanel) -> str:
+    rows = panel.single if len(panel.single) else panel.suffix
+    ends = f"{100 * rows['accuracy'].min():.1f} to {100 * rows['accuracy'].max():.1f} %"
+    text = f"With {panel.keep} patches by the [CLS] attention of one layer: {ends}"
+    if "random" in panel.references.index:
+        text += f"; random patches: {100 * panel.references['accuracy'].to_dict()['random']:.1f} %"
+    return text
+
+
+def _frontier_title(data: Frontier) -> str:
+    least = min(int(keep) for series in data.series for keep in series.points.index)
+    here = {s.label: s.points["accuracy"].get(least) for s in data.series if s.family not in ("evidence", "random")}
+    here = {label: value for label, value in here.items() if value is not None}
+    random = next((s.points["accuracy"].get(least) for s in data.series if s.family == "random"), None)
+    told = [f"{max(here, key=here.__getitem__)} {100 * max(here.values()):.1f} %"] if here else []
+    told += [] if random is None else [f"random {100 * random:.1f} %"]
+    told += [] if data.full is None else [f"all patches {100 * data.full:.1f} %"]
+    return f"With {least} patches: {', '.join(told)}"
 
 
 def _by_first_layer(rows: pd.DataFrame) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from analysis.held_out import Group
 from analysis.pictures import kept_patches_data, kept_patches_figure
 from analysis.tables import markdown, paragraphs, summary, write_table
 from foveate.core.types import Arrangement, Grid
+from foveate.data.load import parsed
 from foveate.data.sample import Lazily, VQASample, pictured
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.evidence import as_seen, evidence_of
@@ -44,6 +45,7 @@ class Setting(NamedTuple):
         grid: Rows and columns of patches.
         pictures: Pictures by `image_id`, as the vision tower sees them; none where it does not see all in one grid.
         evidence: By `sample_id`, (rows, columns) bool: patches that hold the answer; empty if unknown.
+        source: Model, data and split, for the footnotes of figures.
     """
 
     feature_layer: int
@@ -51,6 +53,7 @@ class Setting(NamedTuple):
     grid: tuple[int, int]
     pictures: Mapping[str, Image.Image]
     evidence: Mapping[str, np.ndarray]
+    source: str = ""
 
 
 def report(study: optuna.Study, config: EvalConfig) -> str:
@@ -65,7 +68,7 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
     """The model's facts from the study, the pictures and their evidence from the data set."""
     facts = study.user_attrs
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
-    grid = Grid(*facts["grid"])
+    grid, source = Grid(*facts["grid"]), source_of(config)
     loaded = cached_load(config.model, config.device, config.dtype)
 
     def shown(sample: VQASample) -> np.ndarray:
@@ -73,14 +76,20 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
         return (share >= SHOWN).any(0).reshape(grid.rows, grid.columns).numpy()
 
     if not loaded.adapter.one_grid:
-        return Setting(facts["feature_layer"], facts["depth"], (grid.rows, grid.columns), {}, {})
+        return Setting(facts["feature_layer"], facts["depth"], (grid.rows, grid.columns), {}, {}, source)
     return Setting(
         facts["feature_layer"],
         facts["depth"],
         (grid.rows, grid.columns),
         Lazily(pictured(samples), lambda sample: as_seen(loaded, sample.image, grid)),
         Lazily({sample.id: sample for sample in samples if sample.things.known}, shown),
+        source,
     )
+
+
+def source_of(config: EvalConfig) -> str:
+    """Returns model, data and split, as footnotes of figures name them."""
+    return f"Model {Path(config.model).name}, data {parsed(config.data)[0]}, split {config.split}."
 
 
 def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Setting) -> str:
@@ -99,8 +108,9 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
     singles = table[table["family"].isin(["single", "suffix"])]
     if len(singles):
         panels = [accuracy_by_layer_data(table, keep, setting.feature_layer) for keep in singles["keep"].unique()]
-        save_figure(accuracy_by_layer_figure(panels), folder / "accuracy_by_layer.png")
-    save_figure(frontier_figure(frontier_data(table, setting.feature_layer, setting.depth)), folder / "frontier.png")
+        save_figure(accuracy_by_layer_figure(panels, setting.source), folder / "accuracy_by_layer.png")
+    curves = frontier_data(table, setting.feature_layer, setting.depth)
+    save_figure(frontier_figure(curves, setting.source), folder / "frontier.png")
     if setting.pictures:
         columns = telling_cells(table, cells, setting.feature_layer)
         data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
