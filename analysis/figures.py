@@ -208,9 +208,9 @@ def frontier_figure(data: Frontier, source: str = "") -> Figure:
 def _layers_title(panel: LayerPanel) -> str:
     rows = panel.single if len(panel.single) else panel.suffix
     ends = f"{100 * rows['accuracy'].min():.1f} to {100 * rows['accuracy'].max():.1f} %"
-    text = f"With {panel.keep} patches by the [CLS] attention of one layer: {ends}"
+    text = f"With {panel.keep} patches by one layer's [CLS]: {ends}"
     if "random" in panel.references.index:
-        text += f"; random patches: {100 * panel.references['accuracy'].to_dict()['random']:.1f} %"
+        text += f"; random {100 * panel.references['accuracy'].to_dict()['random']:.1f} %"
     return text
 
 
