@@ -104,7 +104,8 @@ def caption(figure: Figure, title: str, text: str) -> None:
     """A title above the figure and faint lines below it, both left-aligned."""
     size = 10.5
     characters = int(figure.get_figwidth() * 72 / (0.55 * size))  # DejaVu Sans letters are about 0.55 em wide
-    figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
+    wide = int(figure.get_figwidth() * 72 / (0.68 * 15))  # bold letters are wider
+    figure.suptitle(textwrap.fill(title, wide), x=0.01, ha="left", fontsize=15, fontweight="bold")
     figure.supxlabel(textwrap.fill(text, characters), x=0.01, ha="left", fontsize=size, color=FAINT)
 
 
