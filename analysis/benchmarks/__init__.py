@@ -1,0 +1,1 @@
+"""Benchmark numbers, submissions and the reproduction of published results."""

@@ -1,0 +1,1 @@
+"""Parts of Hugging Face models that every family has: adapter, decoder, tower, attention."""
