@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from scipy.optimize import isotonic_regression
 
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 
 _HUES = dict(zip(("blue", "orange", "green", "red", "pink"), sns.color_palette("colorblind"), strict=False))
 INK, FAINT = "#222222", "#767676"
@@ -111,5 +111,5 @@ def caption(figure: Figure, title: str, text: str) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a PNG at 150 dpi, complete or not at all, with nothing in it that depends on when or where it was made."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})

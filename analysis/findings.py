@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis import held_out
-from analysis.ablation import Cell, caveat
+from analysis.ablation.data import Cell, caveat
 from analysis.held_out import Group, held_out_table
 from analysis.pixel_filters import against_filters, filters_first
 from analysis.tables import paragraphs

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.ablation import Cell, runs_of
+from analysis.ablation.data import Cell, runs_of
 from analysis.statistics import difference_interval, mean_interval
 from analysis.tables import accuracy, between, grid, judged
 from analysis.verdicts import holm, paired_p, too_few

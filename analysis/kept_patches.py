@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.ablation import Cell
+from analysis.ablation.data import Cell
 from analysis.drawing import FAINT, RIGHT, WRONG, caption, house_style, readable
 from analysis.records import read_records
 

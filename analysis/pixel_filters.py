@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from analysis.ablation import PIXEL_FILTERS, Cell
+from analysis.ablation.data import PIXEL_FILTERS, Cell
 from analysis.held_out import Group, held_out_table
 from analysis.tables import accuracy, points
 from analysis.verdicts import side

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.verdicts import side
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 
 LEGEND = (
     "n = {n} questions about {images} images. Accuracy in %, differences in points; in brackets the 95 % interval "
@@ -27,9 +27,9 @@ def write_table(table: pd.DataFrame, folder: Path, text: str) -> None:
     rounded = table.copy()
     numbers = rounded.select_dtypes("float").columns
     rounded[numbers] = rounded[numbers].round(6) + 0.0  # -0.0 would print a sign
-    with replacing(folder / "table.csv") as path:
+    with atomic_write(folder / "table.csv") as path:
         rounded.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
-    with replacing(folder / "table.md") as path:
+    with atomic_write(folder / "table.md") as path:
         path.write_text(text, encoding="utf-8")
 
 

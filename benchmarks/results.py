@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 
 from analysis.rounds import Estimate
-from foveate.core.files import replacing
-from foveate.cost.clock import device_name
+from foveate.core.storage import atomic_write
+from foveate.profiling.clock import device_name
 
 FOLDER = Path(__file__).parent
 RESULTS, README = FOLDER / "results.csv", FOLDER / "README.md"
@@ -69,7 +69,7 @@ def note(result: Result, path: Path = RESULTS) -> None:
     row = pd.DataFrame([{**result.row(), **conditions()}])
     table = pd.concat([read(path), row], ignore_index=True) if path.exists() else row
     table = table.drop_duplicates(["name", *MACHINE], keep="last").sort_values([*MACHINE, "name"])
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 
 
@@ -112,7 +112,7 @@ def render(path: Path = README, results: Path = RESULTS) -> None:
     """
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n\n{rendered(read(results))}\n\n{END}{after}", encoding="utf-8")
 
 

@@ -14,13 +14,13 @@ import pytest
 from analysis.rounds import Estimate, ratio
 from benchmarks.one_by_one import OneByOne
 from benchmarks.results import Result
-from foveate.compression import Compressor, Identity
+from foveate.compressors import Compressor, Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.needs import ClsRows
 from foveate.data.load import load_samples
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.evaluation.names import SHARINGS
+from foveate.evaluation.names import REUSABLE
 from foveate.evaluation.run import cached_load
 from foveate.studies.choices import layer_choices
 
@@ -32,7 +32,7 @@ BUDGETS = (0.5, 0.25, 0.11, 0.05)
 def test_a_grid_of_layers_and_budgets_is_ten_times_faster_with_equal_answers(benchmark, found):
     samples = load_samples("scenes", "test", QUESTIONS)
     baseline = OneByOne(str(files("foveate.reference") / "llava"))
-    config = EvalConfig(Identity(), limit=QUESTIONS, out=Path(), sharing=SHARINGS)
+    config = EvalConfig(Identity(), limit=QUESTIONS, out=Path(), reuse=REUSABLE)
     adapter = cached_load(config.model, config.device, config.dtype).adapter
     cells = list(grid())
     ours: list[float] = []

@@ -20,21 +20,21 @@ from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from analysis.drawing import save_figure
-from analysis.load_figure import load_figure
 from analysis.records import read_records
 from analysis.rounds import Estimate, mean, timed
+from analysis.speed.load_figure import load_figure
 from benchmarks.results import FOLDER, Result
-from foveate.compression import Identity
-from foveate.data.questions import make_questions
-from foveate.data.scenes import make_scene, stream
+from foveate.compressors import Identity
+from foveate.data.scenes.questions import make_questions
+from foveate.data.scenes.scene import make_scene, stream
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.methods import random, vtc_cls
 from foveate.studies.objective import Objective
 from foveate.studies.opening import open_study
-from foveate.studies.place import Place
-from foveate.studies.spaces import AnyTrial, Proposal, Space
-from foveate.studies.study import run
+from foveate.studies.space import AnyTrial, Proposal, Space
+from foveate.studies.study import run_trials
+from foveate.studies.study_folder import StudyFolder
 from foveate.testing.tiny import save_tiny_llava
 
 pytestmark = pytest.mark.long
@@ -81,22 +81,22 @@ def test_trials_begin_as_fast_late_as_early(benchmark, found, tmp_path):
     """Only some of the trials are run; between them the study is filled up with copies of those."""
     model = str(save_tiny_llava(tmp_path / "model"))
     config = EvalConfig(Identity(), model=model, limit=PER_PICTURE, max_new_tokens=1, out=tmp_path)
-    place, objective = Place("load", tmp_path), Objective(config, Seeds())
+    place, objective = StudyFolder("load", tmp_path), Objective(config, Seeds())
     place, study = open_study(place, objective, {"load": TRIALS}, {})
     course: list[tuple[int, float]] = []
 
     def whole() -> None:
-        run(place, study, objective, 2)  # what is done once
+        run_trials(place, study, objective, 2)  # what is done once
         for before in np.linspace(2, TRIALS - RUN, SIZES).astype(int).tolist():
             filled_up(study, before)
-            run(place, study, objective, before + RUN)
+            run_trials(place, study, objective, before + RUN)
             course.extend(zip(range(before + 1, before + RUN), between(study, before), strict=True))
 
     benchmark.pedantic(whole, rounds=1)
     trials = pd.DataFrame(course, columns=["trial", "seconds"])
     drawn(benchmark, trials, BETWEEN)
-    again = timed(lambda: run(place, study, objective, TRIALS))()
-    run(place, study, objective, TRIALS + 10, "tpe")
+    again = timed(lambda: run_trials(place, study, objective, TRIALS))()
+    run_trials(place, study, objective, TRIALS + 10, "tpe")
     early, late = trials["seconds"][: RUN - 1], trials["seconds"][1 - RUN :]
     name = f"study of {TRIALS:,} trials"
     found(

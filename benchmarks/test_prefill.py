@@ -9,14 +9,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from analysis.rounds import Estimate, ratio, timed
 from benchmarks.models import IMAGE_TOKEN, medium
 from benchmarks.results import Result
-from foveate.compression import Compressor, Identity
+from foveate.compressors import Compressor, Identity
 from foveate.core.types import Arrangement
-from foveate.cost.flops import prefill_flops
-from foveate.cost.shapes import DecoderShape
 from foveate.methods import uniform
-from foveate.models.engine import prompted
-from foveate.models.load import adapt
-from foveate.models.pictures import GivenPictures
+from foveate.models.loading.load import adapt
+from foveate.models.runtime.generation import prompted
+from foveate.models.runtime.images import GivenImages
+from foveate.profiling.flops import prefill_flops
+from foveate.profiling.shapes import DecoderShape
 
 BATCH, PATCHES, KEPT = 4, 576, 64
 BEFORE, QUESTION = 35, 29  # tokens of text, as LLaVA-1.5 has them before the picture
@@ -46,7 +46,7 @@ class Prefill:
             return self.stock()
 
     def engine(self, compressor: Compressor) -> torch.Tensor:
-        pictures = GivenPictures(self.pictures, Arrangement((self.adapter.tower.grid,)))
+        pictures = GivenImages(self.pictures, Arrangement((self.adapter.tower.grid,)))
         _, states = prompted(self.adapter, self.ids.tolist(), compressor.compress(pictures), compressor.repack, ())
         return self.adapter.decoder.logits(states[:, -1])
 

@@ -13,10 +13,10 @@ from analysis.rounds import growth, mean, ratio
 from benchmarks.models import PATCH_SIZE, with_tower
 from benchmarks.results import Result
 from foveate.core.needs import ClsRows
-from foveate.cost.clock import peak_bytes
-from foveate.models import tiles
-from foveate.models.load import adapt
-from foveate.models.tap import tapped
+from foveate.models.backbone import tile_tower as tiles
+from foveate.models.backbone.attention_tap import tapped
+from foveate.models.loading.load import adapt
+from foveate.profiling.clock import peak_bytes
 
 BATCH, MANY, LAYERS, MIB = 4, 16, 6, 2**20
 _MMAP_THRESHOLD = -3  # mallopt(3)

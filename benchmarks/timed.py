@@ -6,9 +6,9 @@ from PIL.Image import Image
 
 from benchmarks.one_by_one import OneByOne
 from foveate.core.needs import ClsRows
-from foveate.cost.clock import Clock
-from foveate.models.load import LoadedModel
-from foveate.settings import at_budget
+from foveate.methods.fitting import at_budget
+from foveate.models.loading.load import LoadedModel
+from foveate.profiling.clock import Clock
 
 
 def one_by_one(
@@ -25,7 +25,7 @@ def one_by_one(
         What answers pictures with a question each; None where the baseline is not written for the model.
     """
     adapter = loaded.adapter
-    if not (adapter.one_grid and adapter.tower.has_cls):
+    if not (adapter.fixed_grid and adapter.tower.has_cls):
         return None
     baseline = OneByOne(str(loaded.model.name_or_path), new_tokens)
     baseline.model.to(loaded.model.device, loaded.model.dtype)

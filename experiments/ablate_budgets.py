@@ -21,9 +21,9 @@ def main(
         options: What every study is told.
     """
     check_budgets(keep)
+    from analysis.ablation.report import report
+    from analysis.comparison.trainings import between_trainings
     from analysis.overlays import kept_picture
-    from analysis.report import report
-    from analysis.trainings import between_trainings
     from foveate.studies.ablation import ablate
     from foveate.studies.choices import named_choices
 

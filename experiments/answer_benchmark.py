@@ -5,7 +5,7 @@ from dataclasses import replace
 from foveate.cli import run
 from foveate.core.budget import check_budgets
 from foveate.data.names import parsed
-from foveate.methods.table import check_names
+from foveate.methods.registry import check_names
 from foveate.options import Flat, Options
 
 
@@ -27,9 +27,9 @@ def main(
     options.alone()
     check_names([method])
     check_budgets([keep])
-    from analysis.benchmark_run import report_answers
+    from analysis.benchmarks.report import report_answers
     from foveate.evaluation.run import cached_load, evaluate
-    from foveate.settings import at_budget
+    from foveate.methods.fitting import at_budget
 
     for name, config in options.each:
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)

@@ -2,7 +2,7 @@
 
 from foveate.cli import run
 from foveate.core.budget import check_budgets
-from foveate.methods.table import METHODS, check_names
+from foveate.methods.registry import METHODS, check_names
 from foveate.options import Flat, Options
 
 
@@ -29,10 +29,10 @@ def main(
     """
     check_names(methods)
     check_budgets(keep)
-    from analysis.benchmarks import overview
-    from analysis.comparison_report import report
+    from analysis.benchmarks.data import overview
+    from analysis.comparison.report import report
+    from analysis.comparison.trainings import between_trainings
     from analysis.overlays import kept_picture
-    from analysis.trainings import between_trainings
     from foveate.studies.comparison import compare
 
     folders, studies = {}, []

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import tyro
 
+from foveate.bias.plan import BiasPlan
 from foveate.cli import run
-from foveate.evaluation.bias_plan import BiasPlan
 from foveate.options import Flat, Options
 
 
@@ -29,8 +29,8 @@ def main(
         options: What every study is told.
     """
     options.alone()
-    from analysis.bias_report import report
-    from foveate.evaluation.bias import Measurement, measure
+    from analysis.bias.report import report
+    from foveate.bias.measure import Measurement, measure
     from foveate.studies.corrections import evaluate_corrections, split_of_means
     from foveate.studies.reports import report_folder
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from foveate.cli import run
 from foveate.core.budget import check_budgets
-from foveate.cost.timing import check_batches, check_length, check_sizes
 from foveate.data.names import SCENES
-from foveate.methods.table import check_names
-from foveate.models.names import REFERENCE, Dtype
+from foveate.methods.registry import check_names
+from foveate.models.loading.names import REFERENCE, Dtype
+from foveate.profiling.timing import check_batches, check_length, check_sizes
 
 _NO_SECOND = "benchmarks/one_by_one.py is for LLaVA-1.5 with a [CLS] token"
 
@@ -54,16 +54,16 @@ def main(
     check_batches(batch)
     check_sizes(size)
     check_length(new_tokens, rounds)
-    from analysis.speed import FULL, ONE_BY_ONE, TOTAL, conditions_of, place_of, round_row, write_rounds
-    from analysis.speed_report import ROUNDS, report
+    from analysis.speed.data import FULL, ONE_BY_ONE, TOTAL, conditions_of, place_of, round_row, write_rounds
+    from analysis.speed.report import ROUNDS, report
     from benchmarks.timed import one_by_one
-    from foveate.compression import Identity
+    from foveate.compressors import Identity
     from foveate.data.load import load_samples
-    from foveate.data.questions import QUESTION_KINDS
     from foveate.data.sample import pictured
-    from foveate.models.load import load
-    from foveate.settings import at_budgets
-    from foveate.speed import measured, sides_of
+    from foveate.data.scenes.questions import QUESTION_KINDS
+    from foveate.methods.fitting import at_budgets
+    from foveate.models.loading.load import load
+    from foveate.profiling.speed import measured, sides_of
 
     folder, loaded = place_of(out), load(model, device, dtype, attention, companion)
     second = one_by_one(loaded, new_tokens, TOTAL)

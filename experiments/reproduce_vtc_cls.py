@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from analysis.paper import BENCHMARKS, BUDGETS, CHECKPOINT, METHODS
+from analysis.benchmarks.paper import BENCHMARKS, BUDGETS, CHECKPOINT, METHODS
 from foveate.cli import run
 from foveate.core.budget import check_budgets
 from foveate.core.errors import DataError, OptionError, UnsupportedModel
@@ -32,9 +32,9 @@ def main(
     check_budgets(keep, needed=False)
     if not 0 <= tolerance <= 100:
         raise OptionError(f"tolerance={tolerance}: expected a number of points from 0 to 100")
-    from analysis.reproduction import Reproduced, needed, report
+    from analysis.benchmarks.reproduction import Reproduced, needed, report
     from foveate.evaluation.run import cached_load, evaluate
-    from foveate.settings import for_model
+    from foveate.methods.fitting import for_model
 
     runs = []
     try:

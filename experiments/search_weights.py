@@ -26,11 +26,11 @@ def main(
     """
     plan.check_apart(options.split or "")
     from analysis.overlays import kept_picture
-    from analysis.search_report import report
-    from foveate.studies.place import Place
+    from analysis.search.report import report
     from foveate.studies.search import confirm, search
+    from foveate.studies.study_folder import StudyFolder
 
-    place = Place(options.name, options.out, options.storage, existing=options.existing)
+    place = StudyFolder(options.name, options.out, options.storage, existing=options.existing)
     study = search(place, options.config, plan, options.workers, kept_picture)
     test = confirm(place, options.config, plan, study, options.workers, kept_picture)
     print(report(study, test, options.config))

@@ -45,14 +45,14 @@ def main(
         return
     import pytorch_lightning as lightning
 
-    from analysis.companion_card import companion_card
-    from analysis.model_card import model_card
-    from foveate.compression import Identity
+    from foveate.compressors import Identity
     from foveate.evaluation import EvalConfig
-    from foveate.reference import text_training as text
-    from foveate.reference.language_training import LanguageTraining, SceneDialogues, collate, encoded_pictures
-    from foveate.reference.training import EpochsOfScenes, export, fit, trained_clip
-    from foveate.reference.vision_training import ScenePictures, VisionTraining
+    from reference_model import text_training as text
+    from reference_model.companion_card import companion_card
+    from reference_model.language_training import LanguageTraining, SceneDialogues, collate, encoded_pictures
+    from reference_model.model_card import model_card
+    from reference_model.training import EpochsOfScenes, export, fit, trained_clip
+    from reference_model.vision_training import ScenePictures, VisionTraining
 
     lightning.seed_everything(seed, verbose=False)
 

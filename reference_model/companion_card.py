@@ -14,8 +14,8 @@ from foveate.core.needs import AlignedPatches, AlignedText
 from foveate.core.types import Grid
 from foveate.data.load import load_samples
 from foveate.metrics.evidence import SHOWN, evidence_share
-from foveate.models.companion import Companion
-from foveate.models.load import LoadedModel, load
+from foveate.models.backbone.text_encoder import Companion
+from foveate.models.loading.load import LoadedModel, load
 from foveate.reference.architecture import GRID
 from foveate.scorers import TextSimilarity
 

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPModel, CLIPVisionConfig, LlavaForConditionalGeneration
 
 from foveate.core.progress import bar
-from foveate.data.questions import QUESTION_KINDS, Question, make_questions
-from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
+from foveate.data.scenes.questions import QUESTION_KINDS, Question, make_questions
+from foveate.data.scenes.scene import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, PATCHES, VOCABULARY, llava_config, make_tokenizer
-from foveate.reference.training import facts_of, made_once, remembered
-from foveate.reference.vision_training import adamw, normalised, patch_labels, patch_owners
+from reference_model.training import facts_of, made_once, remembered
+from reference_model.vision_training import adamw, normalised, patch_labels, patch_owners
 
 _IGNORE = -100
 _SHOWN = 10  # pixels of a thing that make a patch worth keeping in the curriculum

@@ -7,12 +7,12 @@ import pandas as pd
 from analysis.records import read_records
 from analysis.statistics import Interval, difference_interval, mean_interval
 from analysis.tables import grid, percent, points
-from foveate.compression import Blind, Compressor, Identity, VisionCompressor
+from foveate.compressors import Blind, Compressor, Identity, VisionCompressor
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.reference.architecture import VOCABULARY
-from foveate.reference.language_training import PHASES
 from foveate.scorers import Random, Uniform
+from reference_model.language_training import PHASES
 
 POSITION_BUDGETS = (0.25, 0.05)
 

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from foveate.data.questions import make_questions
-from foveate.data.scenes import Scene, make_scene, stream
+from foveate.data.scenes.questions import make_questions
+from foveate.data.scenes.scene import Scene, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, VOCABULARY, clip_config, make_processor, make_tokenizer
-from foveate.reference.training import facts_of, made_once, remembered
-from foveate.reference.vision_training import adamw, caption, normalised
+from reference_model.training import facts_of, made_once, remembered
+from reference_model.vision_training import adamw, caption, normalised
 
 PICTURES = 10_000  # enough for a frozen tower
 LENGTH = 32

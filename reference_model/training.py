@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 from transformers import CLIPModel, LlavaForConditionalGeneration
 
-from foveate.core.files import replacing
-from foveate.data.scenes import Scene, Thing
+from foveate.core.storage import atomic_write
+from foveate.data.scenes.scene import Scene, Thing
 from foveate.reference.architecture import clip_config, make_processor
 
 HELD_OUT = 10_000_000  # first index of the pictures of the `train` split that are only for watching progress
@@ -82,7 +82,7 @@ def made_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dict]) 
     weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in tower.state_dict().values())).hexdigest()
     path = out / f"{name}-{weights[:8]}.tensors"
     if not path.exists():
-        with replacing(path) as unfinished:
+        with atomic_write(path) as unfinished:
             torch.save(make(), unfinished)
     return torch.load(path, mmap=True, weights_only=True)
 

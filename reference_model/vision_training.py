@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import CLIPModel
 
-from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, Scene, make_scene, stream
+from foveate.data.scenes.scene import COLOURS, GLYPHS, KINDS, SIGN, Scene, make_scene, stream
 from foveate.reference.architecture import GRID, PATCH_SIZE, PATCHES, PIXEL_MEAN, PIXEL_STD, VOCABULARY, clip_config
 
 _COLOUR = {name: i for i, name in enumerate(COLOURS)}

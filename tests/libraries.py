@@ -21,12 +21,12 @@ from PIL import Image
 
 import analysis
 import foveate
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.options import Options
 
 for package in (analysis, foveate):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if not module.name.startswith(("foveate.lmms", "foveate.testing")):
+        if not module.name.startswith(("foveate.lmms_eval", "foveate.testing")):
             importlib.import_module(module.name)
 Image.init()
 tyro.cli(Options, default=Options("none"), args=())

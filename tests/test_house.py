@@ -33,7 +33,7 @@ def state():
 before = state()
 import foveate
 for module in pkgutil.walk_packages(foveate.__path__, "foveate."):
-    if find_spec("lmms_eval") or not module.name.startswith("foveate.lmms."):
+    if find_spec("lmms_eval") or not module.name.startswith("foveate.lmms_eval."):
         importlib.import_module(module.name)
 assert state() == before
 """
@@ -43,7 +43,7 @@ import importlib, pkgutil, sys
 others = "pytorch_lightning torchmetrics optuna datasets pandas pyarrow scipy statsmodels matplotlib tyro beartype"
 sys.modules.update(dict.fromkeys(others.split()))  # importing one of them fails
 import foveate
-packages = set("core functional scorers selectors mergers reductions compression methods settings models cost".split())
+packages = set("core functional scorers selectors mergers reductions compressors methods models profiling".split())
 for top in pkgutil.iter_modules(foveate.__path__, "foveate."):
     if top.name.removeprefix("foveate.") in packages:
         package = importlib.import_module(top.name)

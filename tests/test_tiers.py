@@ -20,7 +20,7 @@ CONTRACTS = {
     ScorerContract: "tests/scorers/test_scorers.py::TestEveryScorer",
     SelectorContract: "tests/selectors/test_selectors.py::TestEverySelector",
     MergerContract: "tests/mergers/test_mergers.py::TestEveryMerger",
-    ModelContract: "tests/models/test_families.py::TestLLaVA15",
+    ModelContract: "tests/models/families/test_families.py::TestLLaVA15",
 }
 RUN_AS_A_PROCESS = {
     "ablate_budgets": "tests/experiments/test_experiments.py::test_the_budget_ablation_runs_along_a_fine_axis",
@@ -31,7 +31,7 @@ RUN_AS_A_PROCESS = {
     "measure_speed": "tests/experiments/test_measure_speed.py::test_it_writes_what_its_help_promises",
     "reproduce_vtc_cls": "tests/experiments/test_reproduce.py::test_a_model_that_is_there_goes_through_the_whole_grid",
     "search_weights": "tests/experiments/test_search.py::test_the_search_writes_what_its_help_promises",
-    "train_reference": "tests/reference/test_training.py::test_the_script_trains_the_first_stage",
+    "train_reference": "tests/reference_model/test_training.py::test_the_script_trains_the_first_stage",
 }
 ONE_OF_EACH = {
     "kill": "tests/faults/test_faults.py::test_no_fault_loses_a_result_or_lets_a_damaged_file_in[a kill",

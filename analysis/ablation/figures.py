@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ablation import BUDGETLESS, PIXEL_FILTERS, best_scorer
+from analysis.ablation.data import BUDGETLESS, PIXEL_FILTERS, best_scorer
 from analysis.drawing import COLOURS, Label, caption, house_style, label_lines, percent_axis, readable
 
 _CAPTION = "n = {n:,} questions about {images:,} images; {what} 95 % intervals over images."

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ablation import Cell, read_cells, runs_of
-from analysis.bias_figures import NAMES, draw_layers
-from analysis.bias_measures import interval_of, one_random
+from analysis.ablation.data import Cell, read_cells, runs_of
+from analysis.bias.figures import NAMES, draw_layers
+from analysis.bias.measures import interval_of, one_random
+from analysis.bias.signals import DECODER, RANDOM, ROW, TOWER
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style, percent_axis
-from analysis.signals import DECODER, RANDOM, ROW, TOWER
 from analysis.statistics import difference_interval, mean_interval
 from analysis.verdicts import holm, paired_p
 from foveate.core.errors import DataError
@@ -176,14 +176,14 @@ def repairs_figure(data: Repairs) -> Figure:
 
 
 def sinks_data(frame: pd.DataFrame) -> pd.DataFrame:
-    """The share of mass on patches of outlying norm, a row per signal and layers; as `analysis.bias.summary_table`.
+    """The share of mass on patches of outlying norm, a row per signal and layers; as `bias.data.summary_table`.
 
     Random maps say how large a share of the patches sinks are. By how much a layer of the tower exceeds them is told by
     `difference`, `low`, `high` and `p_holm`: paired by question, over images, Holm-corrected over the layers of a
     signal; NaN for other signals.
 
     Args:
-        frame: As `analysis.bias.signal_frame` gives it.
+        frame: As `analysis.bias.data.signal_frame` gives it.
     """
     known = frame.dropna(subset="sink_share")
     seeds = known[known["signal"] == RANDOM].pivot(index="sample_id", columns="layers", values="sink_share").dropna()

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from analysis.layers import Repairs
-from analysis.signals import RANDOM
+from analysis.ablation.layers import Repairs
+from analysis.bias.signals import RANDOM
 from analysis.tables import between, p_value, percent
 from analysis.verdicts import side, too_few
 

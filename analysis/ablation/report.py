@@ -9,7 +9,7 @@ import optuna
 import pandas as pd
 from PIL import Image
 
-from analysis.ablation import (
+from analysis.ablation.data import (
     BUDGETLESS,
     PIXEL_FILTERS,
     Cell,
@@ -19,12 +19,12 @@ from analysis.ablation import (
     read_cells,
     reference_budget,
 )
-from analysis.benchmarks import failures
+from analysis.ablation.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
+from analysis.benchmarks.data import failures
 from analysis.drawing import save_figure
-from analysis.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
 from analysis.findings import findings, page
 from analysis.held_out import Group
-from analysis.pictures import kept_patches_data, kept_patches_figure
+from analysis.kept_patches import kept_patches_data, kept_patches_figure
 from analysis.tables import markdown, paragraphs, summary, write_table
 from foveate.core.types import Arrangement, Grid
 from foveate.data.load import parsed
@@ -75,7 +75,7 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
         share = evidence_of([sample], [Arrangement((grid,))], loaded)[0]
         return (share >= SHOWN).any(0).reshape(grid.rows, grid.columns).numpy()
 
-    if not loaded.adapter.one_grid:
+    if not loaded.adapter.fixed_grid:
         return Setting(facts["feature_layer"], facts["depth"], (grid.rows, grid.columns), {}, {}, source)
     return Setting(
         facts["feature_layer"],

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.ablation import BUDGETLESS, Cell
+from analysis.ablation.data import BUDGETLESS, Cell
 from analysis.records import read_records
 from analysis.statistics import Interval, mean_interval, summed_interval
 from analysis.tables import grid
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 from foveate.evaluation.records import RecordFolder
 from foveate.metrics.benchmarks import MEASURES, Measure, measures_of
 
@@ -86,7 +86,7 @@ def write_numbers(data: str, cells: Sequence[Cell], out: Path, folder: Path) -> 
         return ""
     table = benchmark_table(data, cells, out)
     _write(table, folder / FILE)
-    with replacing(folder / "benchmark.md") as path:
+    with atomic_write(folder / "benchmark.md") as path:
         path.write_text(_markdown(table), encoding="utf-8")
     if data not in MEASURES:
         return ""
@@ -113,7 +113,7 @@ def overview(folders: Mapping[str, Path], out: Path) -> str:
     wide = _wide(shown, "headline", _KEYS)
     _write(firsts, out / "benchmarks.csv")
     cells = [{"method": m, "budget": str(b) if b else "", **row} for (m, b), row in wide.to_dict("index").items()]
-    with replacing(out / "benchmarks.md") as path:
+    with atomic_write(out / "benchmarks.md") as path:
         path.write_text(f"{_sizes(firsts)}\n\n{grid(cells)}\n", encoding="utf-8")
     return wide.to_string()
 
@@ -173,5 +173,5 @@ def _shown(value: float, low: float, high: float, largest: float) -> str:
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         table.to_csv(file, index=False, float_format="%.6f", lineterminator="\n")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.benchmarks import columns_of
+from analysis.benchmarks.data import columns_of
 from analysis.statistics import Interval, difference_interval, summed_interval
 from foveate.metrics.benchmarks import Measure
 

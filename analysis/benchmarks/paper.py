@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch takes a second to import
-    from foveate.compression import Compressor
+    from foveate.compressors import Compressor
 
 PAPER, MODEL = "VTC-CLS", "LLaVA-1.5-7B"
 CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
@@ -38,10 +38,10 @@ METHODS = {
     "fastv": "FastV",
     "prumerge_plus": "PruMerge+",
     "vtc_cls": "VTC-CLS",
-    "analysis.paper:vtc_cls_from_20": "VTC-CLS",
+    "analysis.benchmarks.paper:vtc_cls_from_20": "VTC-CLS",
 }
 """From a method to whose published numbers it is compared with."""
-LABELS = METHODS | {"analysis.paper:vtc_cls_from_20": "VTC-CLS, K = 3"}
+LABELS = METHODS | {"analysis.benchmarks.paper:vtc_cls_from_20": "VTC-CLS, K = 3"}
 """From a method to its name in tables."""
 CLAIMS = tuple((ours, other) for ours in ("VTC-CLS", "VTC-CLS, K = 3") for other in ("FastV", "PruMerge+"))
 """Pairs of labels; the paper says that the first of each is better than the second on average."""

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from analysis.ablation import Cell
-from analysis.benchmarks import failures, write_numbers
+from analysis.ablation.data import Cell
+from analysis.benchmarks.data import failures, write_numbers
+from analysis.benchmarks.submissions import SUBMISSIONS, write_submission
 from analysis.records import read_records
-from analysis.submissions import SUBMISSIONS, write_submission
 from foveate.evaluation.records import RecordFolder
 
 

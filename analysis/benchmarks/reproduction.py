@@ -8,14 +8,24 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.benchmarks import not_asked, number_of
-from analysis.gaps import Gap, averaged, gap, p_of
-from analysis.paper import BENCHMARKS, CHECKPOINT, CLAIMS, JUDGED, LABELS, METHODS, MODEL, PAPER, SAME_QUESTIONS
+from analysis.benchmarks.data import not_asked, number_of
+from analysis.benchmarks.gaps import Gap, averaged, gap, p_of
+from analysis.benchmarks.paper import (
+    BENCHMARKS,
+    CHECKPOINT,
+    CLAIMS,
+    JUDGED,
+    LABELS,
+    METHODS,
+    MODEL,
+    PAPER,
+    SAME_QUESTIONS,
+)
+from analysis.benchmarks.reproduction_text import written
 from analysis.records import read_records
-from analysis.reproduction_text import written
 from analysis.statistics import Interval
 from analysis.verdicts import holm, side, too_few
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 from foveate.data.published import published
 from foveate.evaluation.records import RecordFolder
 from foveate.metrics.benchmarks import measures_of
@@ -39,7 +49,7 @@ class Reproduced(NamedTuple):
         return LABELS[self.method]
 
 
-class Run(NamedTuple):
+class BenchmarkResult(NamedTuple):
     """What a run answered; `theirs` is the paper's name of the method."""
 
     label: str
@@ -82,17 +92,17 @@ def report(runs: Sequence[Reproduced], model: str, folder: Path, tolerance: floa
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        with replacing(folder / f"{name}.csv") as path:
+        with atomic_write(folder / f"{name}.csv") as path:
             table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
     text = written(tables, model, tolerance, whole)
-    with replacing(folder / "table.md") as path:
+    with atomic_write(folder / "table.md") as path:
         path.write_text(text + "\n", encoding="utf-8")
     failed = {run.data: not_asked(run.records) for run in runs}
     said = [f"{data}: {sentence}" for data, sentence in failed.items() if sentence]
     return "\n\n".join([text, *said, f"Tables: {folder}"])
 
 
-def reproduction_table(runs: Sequence[Run], tolerance: float, whole: bool) -> pd.DataFrame:
+def reproduction_table(runs: Sequence[BenchmarkResult], tolerance: float, whole: bool) -> pd.DataFrame:
     """Returns two rows per run: the published number of its benchmark, and the next one, which the paper lacks.
 
     Values are in %, or points of it, as they are printed: with one decimal. The verdict is that of `verdict`.
@@ -118,7 +128,7 @@ def reproduction_table(runs: Sequence[Run], tolerance: float, whole: bool) -> pd
     return pd.DataFrame(rows)
 
 
-def averages_table(runs: Sequence[Run], tolerance: float, whole: bool) -> pd.DataFrame:
+def averages_table(runs: Sequence[BenchmarkResult], tolerance: float, whole: bool) -> pd.DataFrame:
     """Returns one row per method and budget: means over benchmarks, raw and in per cent of the uncompressed model.
 
     Both sides are averaged over the benchmarks that were run, without MM-Vet, whose grade is not ours; of these
@@ -149,7 +159,7 @@ def averages_table(runs: Sequence[Run], tolerance: float, whole: bool) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def gaps_table(runs: Sequence[Run]) -> pd.DataFrame:
+def gaps_table(runs: Sequence[BenchmarkResult]) -> pd.DataFrame:
     """Returns one row per claim of the paper, budget and benchmark, and one per claim and budget for their average.
 
     The verdict is by the p of a permutation test over images, Holm-corrected over the table: "confirmed" where our gap
@@ -195,9 +205,9 @@ def verdict(difference: float, tolerance: float, comparable: bool, whole: bool) 
     return "same" if abs(difference) <= tolerance + 1e-9 else "differs"
 
 
-def _read(run: Reproduced) -> Run:
+def _read(run: Reproduced) -> BenchmarkResult:
     frame = read_records(run.records.folder.parents[1], run.records.folder.name)
-    return Run(run.label, METHODS[run.method], run.keep, run.data, frame, len(run.records.failed()))
+    return BenchmarkResult(run.label, METHODS[run.method], run.keep, run.data, frame, len(run.records.failed()))
 
 
 def _published() -> Numbers:
@@ -206,26 +216,26 @@ def _published() -> Numbers:
     return {(p.method, p.tokens_kept, p.benchmark): float(p.value) for p in found}
 
 
-def _key(run: Run, benchmark: str) -> tuple[str, str, str]:
+def _key(run: BenchmarkResult, benchmark: str) -> tuple[str, str, str]:
     return run.theirs, "576" if run.keep is None else str(run.keep), benchmark
 
 
-def _stated(theirs: Numbers, one: Run, other: Run) -> float:
+def _stated(theirs: Numbers, one: BenchmarkResult, other: BenchmarkResult) -> float:
     """Returns the published gap between two runs on one benchmark, in points."""
     values = [theirs.get(_key(run, BENCHMARKS[run.data]), np.nan) for run in (one, other)]
     return round(values[0] - values[1], 1)
 
 
-def _grouped(runs: Iterable[Run]) -> dict[tuple[str, int | None], list[Run]]:
+def _grouped(runs: Iterable[BenchmarkResult]) -> dict[tuple[str, int | None], list[BenchmarkResult]]:
     """Returns the comparable runs of each method and budget."""
-    groups: dict[tuple[str, int | None], list[Run]] = {}
+    groups: dict[tuple[str, int | None], list[BenchmarkResult]] = {}
     for run in runs:
         if run.data != JUDGED:
             groups.setdefault((run.label, run.keep), []).append(run)
     return groups
 
 
-def _retained(members: Sequence[Run], full: Mapping[str, Run]) -> Interval:
+def _retained(members: Sequence[BenchmarkResult], full: Mapping[str, BenchmarkResult]) -> Interval:
     """Returns the mean over benchmarks of a method's number as a share of the uncompressed model's."""
     shares: dict[str, Interval] = {}
     for run in members:
@@ -239,7 +249,7 @@ def _retained(members: Sequence[Run], full: Mapping[str, Run]) -> Interval:
     return averaged(shares, SAME_QUESTIONS)
 
 
-def _gap(run: Run, rival: Run) -> Gap:
+def _gap(run: BenchmarkResult, rival: BenchmarkResult) -> Gap:
     """Returns the gap of two runs in the published number; swaps are independent unless the questions are the same."""
     seed = list(BENCHMARKS).index(SAME_QUESTIONS.get(run.data, run.data))
     return gap(measures_of(run.data)[0], run.frame, rival.frame, seed)

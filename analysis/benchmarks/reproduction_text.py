@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from analysis.paper import MODEL, PAPER
+from analysis.benchmarks.paper import MODEL, PAPER
 from analysis.tables import grid, p_value
 
 

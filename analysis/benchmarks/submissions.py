@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from foveate.core.errors import DataError
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 from foveate.metrics.open_answers import textvqa_normalised, vqa_normalised
 
 
@@ -58,5 +58,5 @@ def write_submission(data: str, records: pd.DataFrame, path: Path) -> None:
     """
     if data not in SUBMISSIONS:
         raise DataError(f"data {data!r} has no format for submissions; those that have: {', '.join(SUBMISSIONS)}")
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write_text(json.dumps(SUBMISSIONS[data](records), ensure_ascii=False, indent=1), encoding="utf-8")

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import verdicts
-from analysis.bias import LEAST_TOKENS, WORTH
-from analysis.bias_contrasts import LEANS, SUM, WORTHS
-from analysis.bias_measures import AREAS, NEAR, PERCENT
-from analysis.signals import ANSWER, EVIDENCE, PROMPTS, RANDOM, RESPONSE, RESPONSES
+from analysis.bias.contrasts import LEANS, SUM, WORTHS
+from analysis.bias.data import LEAST_TOKENS, WORTH
+from analysis.bias.measures import AREAS, NEAR, PERCENT
+from analysis.bias.signals import ANSWER, EVIDENCE, PROMPTS, RANDOM, RESPONSE, RESPONSES
 from analysis.tables import grid, p_value, percent, points
 from analysis.verdicts import SIGNIFICANT, too_few
 
@@ -69,7 +69,7 @@ def bias_answer(frame: pd.DataFrame, summary: pd.DataFrame, contrasts: pd.DataFr
     """Returns what the measurement says of the seed paper's claim, in the order of its steps.
 
     Args:
-        frame: As `analysis.bias.signal_frame` gives it.
+        frame: As `analysis.bias.data.signal_frame` gives it.
         summary: As `summary_table` gives it, of the `headline` of that frame.
         contrasts: As `contrasts` gives it, of the same.
         judges: As `judges_table` gives it.
@@ -115,7 +115,7 @@ def paper_order(contrasts: pd.DataFrame) -> dict[tuple[str, str, str], Order]:
         An order by response, prompt and layers of the sum.
 
     Args:
-        contrasts: As `analysis.bias_contrasts.contrasts` gives it.
+        contrasts: As `analysis.bias.contrasts.contrasts` gives it.
     """
     found = {}
     for response in RESPONSES:

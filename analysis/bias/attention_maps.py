@@ -14,15 +14,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.bias_answer import told
-from analysis.bias_figures import NAMES
+from analysis.bias.answer import told
+from analysis.bias.figures import NAMES
+from analysis.bias.measured import grid_of, mapped, plan_of
+from analysis.bias.signals import EVIDENCE, RANDOM, RESPONSE, Key
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style
-from analysis.measured import grid_of, mapped, plan_of
-from analysis.signals import EVIDENCE, RANDOM, RESPONSE, Key
 from analysis.tables import grid, percent
+from foveate.bias.tables import SAMPLES, TableFolder
 from foveate.core.types import Grid
 from foveate.data.sample import VQASample
-from foveate.evaluation.tables import SAMPLES, TableFolder
 from foveate.functional.regions import spread, squares
 
 OCCLUSION: Key = ("occlusion", "")
@@ -66,7 +66,9 @@ def shown_keys(folder: TableFolder) -> list[Key]:
     return [*chosen, OCCLUSION]
 
 
-def looks_data(folder: TableFolder, samples: Sequence[VQASample], keys: Sequence[Key], rows: int = 5) -> list[Example]:
+def attention_data(
+    folder: TableFolder, samples: Sequence[VQASample], keys: Sequence[Key], rows: int = 5
+) -> list[Example]:
     """The questions whose answers hang most on some block of patches, each of another kind and picture if possible.
 
     Args:
@@ -124,7 +126,7 @@ def draw_look(pixels: np.ndarray, look: Look | None, evidence: np.ndarray, ax: A
     return ax
 
 
-def looks_figure(examples: Sequence[Example]) -> Figure:
+def attention_figure(examples: Sequence[Example]) -> Figure:
     """A row per question, which stands at the left with the model's answer; the picture, then a column per look."""
     keys = [look.key for look in examples[0].looks]
     with house_style():
@@ -148,11 +150,11 @@ def looks_figure(examples: Sequence[Example]) -> Figure:
     return figure
 
 
-def looks_table(summary: pd.DataFrame, keys: Sequence[Key]) -> str:
+def attention_table(summary: pd.DataFrame, keys: Sequence[Key]) -> str:
     """What the tops of these signals hold, over all questions, as Markdown.
 
     Args:
-        summary: As `analysis.bias.summary_table` gives it.
+        summary: As `analysis.bias.data.summary_table` gives it.
         keys: Signals and layers; controls are added.
     """
     columns = {
@@ -171,11 +173,11 @@ def looks_table(summary: pd.DataFrame, keys: Sequence[Key]) -> str:
     return grid(lines)
 
 
-def looks_answer(summary: pd.DataFrame, keys: Sequence[Key], folder: TableFolder) -> str:
+def attention_answer(summary: pd.DataFrame, keys: Sequence[Key], folder: TableFolder) -> str:
     """What these signals see of the evidence and of what the answer hangs on, in words; no difference is claimed.
 
     Args:
-        summary: As `analysis.bias.summary_table` gives it.
+        summary: As `analysis.bias.data.summary_table` gives it.
         keys: Signals and layers.
         folder: Where that was measured.
     """

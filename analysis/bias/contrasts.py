@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from analysis.bias import numbered
-from analysis.bias_measures import AREAS, NEAR, PLACELESS, RANGES, RATIOS
+from analysis.bias.data import numbered
+from analysis.bias.measures import AREAS, NEAR, PLACELESS, RANGES, RATIOS
+from analysis.bias.signals import ANSWER, EVIDENCE, ORDER, PROMPTS, RANDOM, RESPONSE, RESPONSES, Key, is_whole
 from analysis.ratios import ratio_interval
-from analysis.signals import ANSWER, EVIDENCE, ORDER, PROMPTS, RANDOM, RESPONSE, RESPONSES, Key, is_whole
 from analysis.statistics import Interval, difference_interval
 from analysis.verdicts import holm, paired_p
 from foveate.core.progress import bar
@@ -31,7 +31,7 @@ def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
     difference is that of the ratios, and the test is about the sums.
 
     Args:
-        frame: As `analysis.bias.headline` gives it.
+        frame: As `analysis.bias.data.headline` gives it.
     """
     questions = numbered(frame).drop_duplicates("sample_id").set_index("sample_id")
     images = questions["image_id"].to_numpy()

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from analysis.bias_measures import AREAS, interval_of, one_random
-from analysis.signals import ROW, ordered
-from foveate.evaluation.tables import SAMPLES, TableFolder
+from analysis.bias.measures import AREAS, interval_of, one_random
+from analysis.bias.signals import ROW, ordered
+from foveate.bias.tables import SAMPLES, TableFolder
 
 LOSSES = {"insertion": "insertion_loss", "deletion": "deletion_loss"}
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from analysis.bias_curves import curve_areas, curve_frame
-from analysis.bias_measures import (
+from analysis.bias.curves import curve_areas, curve_frame
+from analysis.bias.maps import placeless
+from analysis.bias.measured import means
+from analysis.bias.measures import (
     JUDGES,
     MEASURED,
     MEASURES,
@@ -14,13 +16,11 @@ from analysis.bias_measures import (
     interval_in,
     one_random,
 )
-from analysis.maps import placeless
-from analysis.measured import means
+from analysis.bias.signals import ANSWER, EVIDENCE, RANDOM, RESPONSES, ROW, key_order, ordered
 from analysis.ratios import ratio_interval
-from analysis.signals import ANSWER, EVIDENCE, RANDOM, RESPONSES, ROW, key_order, ordered
 from analysis.statistics import Interval, mean_interval
+from foveate.bias.tables import SAMPLES, TableFolder
 from foveate.core.progress import bar
-from foveate.evaluation.tables import SAMPLES, TableFolder
 
 LEAST_TOKENS = 3  # of an answer whose response is told apart from the prompt: two of its rows are the answer's own
 WORTH = 0.05  # nats: who loses less has hardly missed what was taken away
@@ -71,7 +71,7 @@ def summary_table(
 
     Args:
         frame: As `signal_frame` gives it.
-        nulls: As `analysis.maps.place_nulls` gives them, for `row_correlation_p_null`, which is NaN without.
+        nulls: As `analysis.bias.maps.place_nulls` gives them, for `row_correlation_p_null`, which is NaN without.
         measures: Which ones.
     """
     size = {"n": frame["sample_id"].nunique(), "images": frame["image_id"].nunique()}

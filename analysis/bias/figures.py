@@ -12,10 +12,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from analysis.bias_measures import PERCENT
+from analysis.bias.maps import MeanMap
+from analysis.bias.measures import PERCENT
+from analysis.bias.signals import CONTROLS, DECODER, RANDOM, RESPONSES, TOWER
 from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
-from analysis.maps import MeanMap
-from analysis.signals import CONTROLS, DECODER, RANDOM, RESPONSES, TOWER
 
 _SKY, _VERMILION, _GREEN = sns.color_palette("colorblind")[9], COLOURS["suffix"], COLOURS["all"]
 COLOURS_OF = {

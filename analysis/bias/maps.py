@@ -9,11 +9,11 @@ import pandas as pd
 import pyarrow.compute as pc
 import torch
 
-from analysis.measured import grid_of, mapped
+from analysis.bias.measured import grid_of, mapped
+from analysis.bias.signals import RESPONSE, ROW, Key, is_whole, key_order
 from analysis.ranks import spearman
-from analysis.signals import RESPONSE, ROW, Key, is_whole, key_order
-from foveate.evaluation.tables import TableFolder
-from foveate.metrics.bias import row_null
+from foveate.bias.metrics import row_null
+from foveate.bias.tables import TableFolder
 
 PERMUTATIONS = 999
 
@@ -58,7 +58,7 @@ def placeless(folder: TableFolder) -> pd.DataFrame:
 def place_nulls(folder: TableFolder, permutations: int = PERMUTATIONS, seed: int = 0) -> pd.DataFrame:
     """Of every signal and layers the p of its row correlation if place meant nothing: `row_correlation_p_null`.
 
-    `foveate.metrics.bias.positional_null` says what it means; one map per image, the mean over its questions. Those of
+    `foveate.bias.metrics.positional_null` says what it means; one map per image, the mean over its questions. Those of
     one signal are held at a time.
 
     Args:

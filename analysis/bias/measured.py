@@ -9,12 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis.signals import Key, key_order
+from analysis.bias.signals import Key, key_order
+from foveate.bias.tables import SAMPLES, TableFolder
 from foveate.core.errors import DataError
 from foveate.core.types import Grid
 from foveate.data.load import data_hash, load_samples
 from foveate.data.sample import VQASample
-from foveate.evaluation.tables import SAMPLES, TableFolder
 
 
 def measurement(out: Path, name: str | None = None, checkpoint: str | None = None) -> TableFolder:

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from analysis.bias.signals import ANSWER, RANDOM, RESPONSE, ROW
 from analysis.ratios import ratio_interval
-from analysis.signals import ANSWER, RANDOM, RESPONSE, ROW
 from analysis.statistics import ROUNDING, Interval, difference_interval, mean_interval
 
 SHARES = (  # in [0, 1]
@@ -63,7 +63,7 @@ def interval_of(values: pd.Series, images: pd.Series, measure: str) -> Interval:
     if abs(numbers[worst] - within[worst]) > ROUNDING:
         raise ValueError(
             f"{measure} of {numbers[worst]:g}: expected a value in [{low:g}, {high:g}]; measure it again, or correct "
-            "its range in analysis.bias_measures.RANGES"
+            "its range in analysis.bias.measures.RANGES"
         )
     if measure in SHARES:
         return mean_interval(within, where)
@@ -74,7 +74,7 @@ def interval_in(frame: pd.DataFrame, measure: str) -> Interval:
     """Returns the interval of a measure over the rows of a frame: of a ratio that of sums, else `interval_of`.
 
     Args:
-        frame: Rows of one signal, as `analysis.bias.signal_frame` gives them.
+        frame: Rows of one signal, as `analysis.bias.data.signal_frame` gives them.
         measure: One of `MEASURES`.
     """
     if measure not in RATIOS:

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.bias import LEAST_TOKENS, headline, judges_table, pair_matrix, signal_frame, summary_table
-from analysis.bias_answer import MEASURE_NAMES, bias_answer, finding, told
-from analysis.bias_contrasts import contrasts
-from analysis.bias_corrections import corrections_table, corrections_text
-from analysis.bias_curves import curve_frame, curve_table
-from analysis.bias_figures import NAMES, curves_figure, layers_figure, maps_figure, pairs_figure
-from analysis.bias_measures import NEAR, PERCENT, WITH_RESPONSE
-from analysis.bias_slices import cross_table, heads_table, kinds_table, tokens_table
-from analysis.bias_slices_figures import cross_figure, heads_figure, tokens_figure
+from analysis.bias.answer import MEASURE_NAMES, bias_answer, finding, told
+from analysis.bias.contrasts import contrasts
+from analysis.bias.corrections import corrections_table, corrections_text
+from analysis.bias.curves import curve_frame, curve_table
+from analysis.bias.data import LEAST_TOKENS, headline, judges_table, pair_matrix, signal_frame, summary_table
+from analysis.bias.figures import NAMES, curves_figure, layers_figure, maps_figure, pairs_figure
+from analysis.bias.maps import PERMUTATIONS, mean_maps, place_nulls
+from analysis.bias.measured import plan_of, source_of
+from analysis.bias.measures import NEAR, PERCENT, WITH_RESPONSE
+from analysis.bias.signals import ANSWER, CONTROLS, PROMPTS, RESPONSE, RESPONSES
+from analysis.bias.slices import cross_table, heads_table, kinds_table, tokens_table
+from analysis.bias.slices_figures import cross_figure, heads_figure, tokens_figure
 from analysis.drawing import save_figure
-from analysis.maps import PERMUTATIONS, mean_maps, place_nulls
-from analysis.measured import plan_of, source_of
-from analysis.signals import ANSWER, CONTROLS, PROMPTS, RESPONSE, RESPONSES
 from analysis.tables import grid, p_value, percent, write_table
-from foveate.core.files import replacing
-from foveate.evaluation.tables import TableFolder
+from foveate.bias.tables import TableFolder
+from foveate.core.storage import atomic_write
 from foveate.studies.corrections import Corrected
 
 _OF_ORACLE = ("block_of_oracle", "thinned_of_oracle", "thing_of_oracle")
@@ -79,7 +79,7 @@ def report(folder: TableFolder, out: Path, corrected: Sequence[Corrected] = (), 
         keep = plan_of(folder, "keep")
         parts.append(corrections_text(tables["corrections"], float(keep) if "." in keep else int(keep), mean_split))
     for name, table in tables.items():
-        with replacing(out / f"{name}.csv") as path:
+        with atomic_write(out / f"{name}.csv") as path:
             table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
     _draw(folder, summary, finding(differences), tables, out)
     return "\n\n".join(part for part in [*parts, f"Tables and figures: {out}"] if part)

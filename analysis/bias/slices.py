@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.bias import LEAST_TOKENS, named, numbered, summary_table
-from analysis.bias_measures import JUDGES, interval_in, interval_of
-from analysis.measured import means
+from analysis.bias.data import LEAST_TOKENS, named, numbered, summary_table
+from analysis.bias.measured import means
+from analysis.bias.measures import JUDGES, interval_in, interval_of
+from analysis.bias.signals import CONTROLS, DECODER, ordered
 from analysis.ratios import ratio_interval
-from analysis.signals import CONTROLS, DECODER, ordered
-from foveate.evaluation.tables import SAMPLES, TableFolder
+from foveate.bias.tables import SAMPLES, TableFolder
 
 BY_KIND = ("spearman_response", "spearman_answer", "evidence_recall", *(f"{judge}_share" for judge in JUDGES))
 _OF_TOKENS = ("spearman", "overlap", "evidence_recall", "row_correlation")
@@ -22,7 +22,7 @@ def kinds_table(frame: pd.DataFrame) -> pd.DataFrame:
     row of the last prompt token.
 
     Args:
-        frame: As `analysis.bias.signal_frame` gives it.
+        frame: As `analysis.bias.data.signal_frame` gives it.
     """
     shown = frame[frame["layers"].str.contains("-") | frame["signal"].isin(CONTROLS)]
     parts = []

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.bias_figures import BY_LAYER, COLOURS_OF, MARKERS, NAMES, legend
+from analysis.bias.figures import BY_LAYER, COLOURS_OF, MARKERS, NAMES, legend
+from analysis.bias.signals import DECODER, TOWER
 from analysis.drawing import FAINT, INK, caption, house_style
-from analysis.signals import DECODER, TOWER
 
 
 def draw_cross(rows: pd.DataFrame, measure: str, ax: Axes) -> Axes:

@@ -8,13 +8,13 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from analysis.ablation import BUDGETLESS, PIXEL_FILTERS, Cell, cells_of, read_cells, row_of, runs_of
+from analysis.ablation.data import BUDGETLESS, PIXEL_FILTERS, Cell, cells_of, read_cells, row_of, runs_of
 from analysis.held_out import Group
 from analysis.tables import accuracy, against_full, against_random, grid, percent, tested
 from analysis.verdicts import holm, paired_p
 from foveate.core.progress import bar
-from foveate.cost.flops import prefill_flops
-from foveate.cost.shapes import DecoderShape
+from foveate.profiling.flops import prefill_flops
+from foveate.profiling.shapes import DecoderShape
 
 ROLES = {
     "control": "control",
@@ -45,7 +45,7 @@ class Comparison(NamedTuple):
         patches: Of an image.
         left_out: By method and budget: why there is no cell.
         not_applicable: By method: why it cannot run on this model.
-        stand_ins: Methods that read received attention in the place of [CLS] attention.
+        fallbacks: Methods that read received attention in the place of [CLS] attention.
     """
 
     cells: list[Cell]
@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
     patches: int
     left_out: Mapping[str, Mapping[str, str]]
     not_applicable: Mapping[str, str]
-    stand_ins: Sequence[str] = ()
+    fallbacks: Sequence[str] = ()
 
 
 def comparison_of(study: optuna.Study) -> Comparison:
@@ -67,7 +67,7 @@ def comparison_of(study: optuna.Study) -> Comparison:
         facts["patches"],
         facts["left_out"],
         facts["not_applicable"],
-        facts["stand_ins"],
+        facts["fallbacks"],
     )
 
 
@@ -157,9 +157,9 @@ def absent(comparison: Comparison) -> list[str]:
         parts += ["## Budgets that a method cannot have", "\n".join(left_out)]
     if unable:
         parts += ["## Methods that cannot run on this model", "\n".join(unable)]
-    if comparison.stand_ins:
+    if comparison.fallbacks:
         told = "This tower has no [CLS] token; the attention that patches receive stands in for its attention in:"
-        parts += ["## Stand-ins", f"{told} {', '.join(comparison.stand_ins)}."]
+        parts += ["## Fallbacks", f"{told} {', '.join(comparison.fallbacks)}."]
     return parts
 
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.ablation import BUDGETLESS, PIXEL_FILTERS
-from analysis.comparison import ROLES, budgets_of, methods_at, shared_budget
+from analysis.ablation.data import BUDGETLESS, PIXEL_FILTERS
+from analysis.comparison.data import ROLES, budgets_of, methods_at, shared_budget
 from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
 from analysis.verdicts import side
 

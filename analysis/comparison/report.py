@@ -6,9 +6,10 @@ from pathlib import Path
 import optuna
 import pandas as pd
 
-from analysis.ablation import Cell
-from analysis.benchmarks import failures, write_numbers
-from analysis.comparison import (
+from analysis.ablation.data import Cell
+from analysis.ablation.report import Setting, setting_of
+from analysis.benchmarks.data import failures, write_numbers
+from analysis.comparison.data import (
     Comparison,
     budgets_of,
     comparison_of,
@@ -19,11 +20,10 @@ from analysis.comparison import (
     read_comparison,
     shared_budget,
 )
-from analysis.comparison_figures import frontier_figure, frontiers_data, ranking_figure, rankings_data
+from analysis.comparison.figures import frontier_figure, frontiers_data, ranking_figure, rankings_data
 from analysis.drawing import save_figure
 from analysis.findings import findings, page
-from analysis.pictures import kept_patches_data, kept_patches_figure
-from analysis.report import Setting, setting_of
+from analysis.kept_patches import kept_patches_data, kept_patches_figure
 from analysis.tables import accuracy, paragraphs, write_table
 from foveate.data.load import parsed
 from foveate.evaluation import EvalConfig

@@ -17,12 +17,12 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 from scipy.stats import t
 
-from analysis.ablation import Cell, cells_of, read_cells
+from analysis.ablation.data import Cell, cells_of, read_cells
 from analysis.statistics import checked
 from analysis.tables import accuracy, between, grid, percent, tested
 from analysis.verdicts import holm
 from foveate.core.errors import DataError
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 from foveate.evaluation import EvalConfig
 from foveate.options import Options
 
@@ -180,10 +180,10 @@ def write_trainings(frames: Mapping[str, Mapping[Cell, pd.DataFrame]], folder: P
     """
     table, names = trainings_table(frames), list(frames)
     file = folder / f"trainings_{'_'.join(names)}"
-    with replacing(file.with_name(f"{file.name}.csv")) as path:
+    with atomic_write(file.with_name(f"{file.name}.csv")) as path:
         table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
     text = markdown(table, names)
-    with replacing(file.with_name(f"{file.name}.md")) as path:
+    with atomic_write(file.with_name(f"{file.name}.md")) as path:
         path.write_text(text, encoding="utf-8")
     return f"{text}\nTable: {file}.md"
 

@@ -3,9 +3,9 @@
 import optuna
 import pandas as pd
 
-from analysis.ablation import PIXEL_FILTERS
-from analysis.confirmed import FOUND
-from analysis.search import Importance, Proxy
+from analysis.ablation.data import PIXEL_FILTERS
+from analysis.search.confirmed import FOUND
+from analysis.search.data import Importance, Proxy
 from analysis.tables import between, p_value, percent, points
 from analysis.verdicts import SIGNIFICANT, side, too_few
 
@@ -58,20 +58,20 @@ def flattered(table: pd.DataFrame) -> str:
 
 
 def foretold(study: optuna.Study, proxy: Proxy | None) -> str:
-    """What the first rung was worth."""
-    rung = study.user_attrs.get("rung")
-    if not rung:
+    """What the proxy was worth."""
+    facts = study.user_attrs.get("proxy")
+    if not facts:
         return ""
     if proxy is None:
-        return f"No first rung: {rung.get('why', 'too few of its trials were evaluated')}."
-    parts = [f"First rung: agreement with {rung['kind']} ranks accuracy with rho {_correlated(proxy, 'agreement')}"]
+        return f"No proxy: {facts.get('why', 'too few of its trials were evaluated')}."
+    parts = [f"Proxy: agreement with {facts['kind']} ranks accuracy with rho {_correlated(proxy, 'agreement')}"]
     parts.append(f"log-probability with rho {_correlated(proxy, 'agreement', 'quality')}")
     if ("evidence_recall", "accuracy") in proxy.correlations:
         parts.append(f"kept evidence ranks accuracy with rho {_correlated(proxy, 'evidence_recall')}")
     rho = proxy.correlations["agreement", "accuracy"]
     word = "foretells" if rho.p < SIGNIFICANT and rho.value > 0 else "is not shown to foretell"
     budgets = proxy.trials["tokens"].nunique() > 1
-    but = " They differ in budget, and more tokens raise both, which flatters the rung." if budgets else ""
+    but = " They differ in budget, and more tokens raise both, which flatters the proxy." if budgets else ""
     return (
         f"{'; '.join(parts)}; over {rho.n} proposals from all over its ranking, searched split. "
         f"It {word} accuracy.{but}"

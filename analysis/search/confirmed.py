@@ -9,9 +9,9 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from analysis.ablation import PIXEL_FILTERS, Cell, cells_of, read_cells, row_of, runs_of
+from analysis.ablation.data import PIXEL_FILTERS, Cell, cells_of, read_cells, row_of, runs_of
 from analysis.records import read_records
-from analysis.search import trials_of, whole_trials
+from analysis.search.data import trials_of, whole_trials
 from analysis.statistics import Interval, difference_interval, mean_interval
 from analysis.verdicts import holm, paired_p
 from foveate.core.progress import bar

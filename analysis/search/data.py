@@ -1,4 +1,4 @@
-"""From a search to numbers: what was tried, what was saved, what mattered, what its first rung foretold."""
+"""From a search to numbers: what was tried, what was saved, what mattered, what its proxy foretold."""
 
 import warnings
 from collections import Counter
@@ -40,7 +40,7 @@ class Saving(NamedTuple):
 
 
 class Proxy(NamedTuple):
-    """How the first rung's agreement, and kept evidence, go with what trials measured.
+    """How the proxy's agreement, and kept evidence, go with what trials measured.
 
     Attributes:
         trials: An even sample of the space's prior, evaluated in full; columns agreement, accuracy, quality,

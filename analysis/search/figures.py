@@ -1,4 +1,4 @@
-"""Figures of a search: its course, what mattered, its weights, what its first rung was worth, the test, the front."""
+"""Figures of a search: its course, what mattered, its weights, what its proxy was worth, the test, the front."""
 
 import math
 from typing import Any
@@ -10,16 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.confirmed import BASELINES, Front
 from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
-from analysis.search import Importance, Proxy, history_data
+from analysis.search.confirmed import BASELINES, Front
+from analysis.search.data import Importance, Proxy, history_data
 
 _SOURCES = {
     "default": ("published default", COLOURS["evidence"]),
     "ensemble": ("uniform ensemble", COLOURS["all"]),
     "single": ("single layer", COLOURS["single"]),
     "spaced": ("even sample of the prior", FAINT),
-    "proxy": ("best of the first rung", COLOURS["uniform"]),
+    "proxy": ("best of the proxy", COLOURS["uniform"]),
     "sampler": ("sampler", COLOURS["suffix"]),
 }
 _UNITS = {
@@ -172,7 +172,7 @@ def draw_proxy(proxy: Proxy, signal: str, ax: Axes) -> Axes:
 
 
 def proxy_figure(proxy: Proxy, signal: str) -> Figure:
-    """Agreement of the first rung, and kept evidence where it is known, against accuracy."""
+    """Agreement of the proxy, and kept evidence where it is known, against accuracy."""
     names = {"agreement": f"agreement with {signal}", "evidence_recall": "evidence kept"}
     known = [name for name in names if (name, "accuracy") in proxy.correlations]
     with house_style():
@@ -185,7 +185,7 @@ def proxy_figure(proxy: Proxy, signal: str) -> Figure:
             f"n = {len(proxy.trials)} trials, an even sample of the space's prior, every one evaluated in full; 95 % "
             "intervals by bootstrap over trials. Searched split."
         )
-        caption(figure, "Does the first rung foretell accuracy?", text)
+        caption(figure, "Does the proxy foretell accuracy?", text)
     return figure
 
 

@@ -6,12 +6,13 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from analysis.ablation import cells_of
-from analysis.benchmarks import failures, not_asked
-from analysis.confirmed import confirmed_table, front_data
+from analysis.ablation.data import cells_of
+from analysis.benchmarks.data import failures, not_asked
 from analysis.drawing import save_figure
 from analysis.records import read_records
-from analysis.search import (
+from analysis.search.answer import flattered, foretold, kept_to, mattered, verdict
+from analysis.search.confirmed import confirmed_table, front_data
+from analysis.search.data import (
     importance_data,
     proxy_data,
     saving_data,
@@ -20,8 +21,7 @@ from analysis.search import (
     trials_table,
     weights_data,
 )
-from analysis.search_answer import flattered, foretold, kept_to, mattered, verdict
-from analysis.search_figures import (
+from analysis.search.figures import (
     confirmed_figure,
     front_figure,
     history_figure,
@@ -31,7 +31,7 @@ from analysis.search_figures import (
 )
 from analysis.statistics import mean_interval
 from analysis.tables import accuracy, between, grid, p_value, percent, write_table
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
 from foveate.studies.search import finished, winners
@@ -56,14 +56,14 @@ def report(study: optuna.Study, test: optuna.Study | None, config: EvalConfig) -
     """
     folder, found, proxy = config.out / study.study_name, winners(study), proxy_data(study)
     importances = importance_data(study)
-    with replacing(folder / "trials.csv") as path:
+    with atomic_write(folder / "trials.csv") as path:
         trials_table(study).to_csv(path, index=False, lineterminator="\n")
     save_figure(importance_figure(importances), folder / "importance.png")
     if trials_of(study):
         save_figure(history_figure(study), folder / "history.png")
     _draw_weights(study, found, config.out)
     if proxy:
-        save_figure(proxy_figure(proxy, study.user_attrs["rung"]["kind"]), folder / "proxy.png")
+        save_figure(proxy_figure(proxy, study.user_attrs["proxy"]["kind"]), folder / "proxy.png")
     parts = [_tried(study), _best(found, config.out)]
     parts += [not_asked(RecordFolder(config.out / "records" / found[0].user_attrs["run_id"]))] if found else []
     if test is not None:

@@ -18,11 +18,11 @@ import torch
 from analysis.rounds import ratio
 from analysis.verdicts import holm, side
 from foveate.core.errors import DataError, OutputError
-from foveate.core.files import replacing
-from foveate.cost.clock import device_name
-from foveate.cost.flops import CONVENTIONS
-from foveate.models.load import LoadedModel
-from foveate.speed import INPUTS, PARTS, Round
+from foveate.core.storage import atomic_write
+from foveate.models.loading.load import LoadedModel
+from foveate.profiling.clock import device_name
+from foveate.profiling.flops import CONVENTIONS
+from foveate.profiling.speed import INPUTS, PARTS, Round
 
 FULL, ONE_BY_ONE, TOTAL = "full", "one by one", "total"
 FASTER, SLOWER, LEVEL = "faster", "slower than no compression at this size", "no difference shown"
@@ -125,7 +125,7 @@ def write_rounds(rows: Sequence[Mapping[str, Any]], conditions: Conditions, path
     """Writes a row per setting and round as parquet, the conditions among its metadata, complete or not at all."""
     table = pa.Table.from_pylist([dict(row) for row in rows])
     told = {**(table.schema.metadata or {}), _METADATA: json.dumps(conditions._asdict()).encode()}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table.replace_schema_metadata(told), temporary)
 
 

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style
-from analysis.speed import FASTER, FULL, ONE_BY_ONE, SLOWER, Conditions, groups_of, side_of
-from foveate.speed import PARTS
+from analysis.speed.data import FASTER, FULL, ONE_BY_ONE, SLOWER, Conditions, groups_of, side_of
+from foveate.profiling.speed import PARTS
 
 _COLOURS = dict(zip(PARTS, sns.color_palette("colorblind", len(PARTS)), strict=True))
 _SIDES = {FASTER: RIGHT, SLOWER: WRONG}

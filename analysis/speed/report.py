@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.drawing import save_figure
-from analysis.speed import (
+from analysis.speed.data import (
     FASTER,
     FULL,
     LEVEL,
@@ -19,10 +19,10 @@ from analysis.speed import (
     speed_table,
     times,
 )
-from analysis.speed_figures import speed_figure
+from analysis.speed.figures import speed_figure
 from analysis.tables import grid, write_table
-from foveate.cost.flops import CONVENTIONS
-from foveate.speed import PARTS
+from foveate.profiling.flops import CONVENTIONS
+from foveate.profiling.speed import PARTS
 
 ROUNDS = "rounds.parquet"
 _LEGEND = (

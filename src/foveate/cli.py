@@ -22,7 +22,7 @@ from foveate.core.finished import RESULTS, Copied, command_of, remember, remembe
 from foveate.data.names import parsed
 from foveate.evaluation.devices import lead
 from foveate.evaluation.interruption import hear_nothing_more, leave_first, overhear_nothing
-from foveate.models.names import REFERENCE
+from foveate.models.loading.names import REFERENCE
 from foveate.options import Checked, Options
 
 _LIGHTNING = "accelerators callbacks core loggers loops plugins profilers strategies trainer tuner utilities".split()

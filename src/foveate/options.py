@@ -11,8 +11,8 @@ import foveate.evaluation
 from foveate.core.errors import DataError, DeviceError, OptionError, UnsupportedModel, shown
 from foveate.data.names import SCENES, check_limit, parsed
 from foveate.evaluation.devices import check_counts
-from foveate.evaluation.names import SHARED, Existing, LoggerName, Sharing, check_loggers, check_numbers
-from foveate.models.names import REFERENCE, Dtype
+from foveate.evaluation.names import REUSED, Existing, LoggerName, Reuse, check_loggers, check_numbers
+from foveate.models.loading.names import REFERENCE, Dtype
 
 
 @runtime_checkable
@@ -52,7 +52,7 @@ class Options:
         out: Folder of all results.
         on_error: What becomes of a question that cannot be asked: stop the run, or skip it, to be recorded as failed.
         max_new_tokens: Longest answer; None means what the data set calls for.
-        sharing: What is computed once and used again, without changing an answer in float32; what is not named is
+        reuse: What is computed once and used again, without changing an answer in float32; what is not named is
             switched off. Only "answers" is off by default.
     """
 
@@ -75,7 +75,7 @@ class Options:
     out: Path = Path("runs")
     on_error: Literal["stop", "skip"] = "stop"
     max_new_tokens: int | None = None
-    sharing: tuple[Sharing, ...] = SHARED
+    reuse: tuple[Reuse, ...] = REUSED
 
     @property
     def name(self) -> str:
@@ -199,7 +199,7 @@ class Options:
         return f"{self.name}_{data}" + (f"_{config.split}" if config.split != default_split(data) else "")
 
     def _on(self, data: str, model: str) -> "foveate.evaluation.EvalConfig":
-        from foveate.compression import Identity
+        from foveate.compressors import Identity
         from foveate.data.load import answer_tokens
         from foveate.evaluation import EvalConfig
 
@@ -218,7 +218,7 @@ class Options:
             max_new_tokens=answer_tokens(data) if self.max_new_tokens is None else self.max_new_tokens,
             loggers=self.logger,
             project=self.name,
-            sharing=self.sharing,
+            reuse=self.reuse,
         )
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ablation import Cell, ablation_table, read_cells
-from foveate.core.files import stamped
+from analysis.ablation.data import Cell, ablation_table, read_cells
+from foveate.core.storage import checksummed
 from foveate.evaluation.records import RecordFolder
 
 KINDS = ("color", "count", "describe", "exist", "exist_adversarial", "list", "multiple_choice", "position", "reading",
@@ -48,7 +48,7 @@ def write_records(out: Path, run_id: str, frame: pd.DataFrame, parts: int = 1) -
     folder = RecordFolder(out / "records" / run_id)
     with folder.lock({}):
         for part in range(parts):
-            with stamped(folder.folder, f"part-{part:05d}", ".parquet") as path:
+            with checksummed(folder.folder, f"part-{part:05d}", ".parquet") as path:
                 frame.iloc[part::parts].to_parquet(path)
         folder.finish(frame["sample_id"])
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from analysis.ablation import Cell
+from analysis.ablation.data import Cell
 from analysis.held_out import Group, choosing_half, corrected, held_out_table, markdown, printed, too_few_held_out
 from analysis.statistics import difference_interval, mean_interval
 from analysis.verdicts import paired_p

@@ -3,9 +3,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.ablation import Cell
+from analysis.ablation.data import Cell
 from analysis.drawing import RIGHT, WRONG
-from analysis.pictures import Panel, draw_kept_patches, kept_patches_data, kept_patches_figure
+from analysis.kept_patches import Panel, draw_kept_patches, kept_patches_data, kept_patches_figure
 
 GRID = (2, 3)
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.ablation import PIXEL_FILTERS, Cell
+from analysis.ablation.data import PIXEL_FILTERS, Cell
 from analysis.held_out import choosing_half
 from analysis.pixel_filters import against_filters, filters_first
 

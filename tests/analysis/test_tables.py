@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ablation import ablation_table, read_cells
+from analysis.ablation.data import ablation_table, read_cells
 from analysis.tables import accuracy, against_random, cost, markdown, p_value, percent, points, write_table
 
 

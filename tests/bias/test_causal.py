@@ -6,9 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from foveate.core.types import Arrangement, Grid
-from foveate.data.load import load_samples
-from foveate.evaluation.causal import (
+from foveate.bias.causal import (
     Inquiry,
     cross_checked,
     curve,
@@ -19,11 +17,13 @@ from foveate.evaluation.causal import (
     removal,
     shapley,
 )
+from foveate.core.types import Arrangement, Grid
+from foveate.data.load import load_samples
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.functional.regions import spread, squares
 from foveate.metrics.evidence import SHOWN
-from foveate.models.load import load
+from foveate.models.loading.load import load
 
 NEW = 5
 PATCHES = 144

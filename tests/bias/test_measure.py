@@ -9,19 +9,21 @@ import torch
 from scipy import stats
 from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
-from foveate.compression import Identity
+from foveate.bias import measure as bias
+from foveate.bias import module as measuring
+from foveate.bias.measure import carried_out, measure
+from foveate.bias.plan import BiasPlan
+from foveate.bias.tables import TableFolder
+from foveate.compressors import Identity
 from foveate.core.errors import BudgetError, DataError, OutputError
 from foveate.core.types import Grid
 from foveate.data.load import data_hash, load_samples
 from foveate.data.sample import Masks
-from foveate.evaluation import EvalConfig, answering, bias, measuring
-from foveate.evaluation.bias import carried_out, measure
-from foveate.evaluation.bias_plan import BiasPlan
+from foveate.evaluation import EvalConfig, answering
 from foveate.evaluation.run import cached_load
-from foveate.evaluation.tables import TableFolder
 from foveate.functional.regions import squares
 from foveate.metrics.evidence import evidence_share
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.reference.architecture import clip_config, llava_config, make_processor
 from tests.tiers import extended
 

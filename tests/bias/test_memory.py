@@ -13,11 +13,11 @@ PROGRAM = """
 import ctypes, os
 from pathlib import Path
 from transformers import LlavaForConditionalGeneration
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.bias import measure
-from foveate.evaluation.bias_plan import BiasPlan
-from foveate.evaluation.tables import TableFolder
+from foveate.bias.measure import measure
+from foveate.bias.plan import BiasPlan
+from foveate.bias.tables import TableFolder
 from foveate.reference.architecture import clip_config, llava_config, make_processor
 
 narrow = llava_config(clip_config().vision_config)

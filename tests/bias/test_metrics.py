@@ -8,12 +8,8 @@ from scipy import stats
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import jensenshannon
 
-from foveate.core.errors import BudgetError
-from foveate.core.types import Grid
-from foveate.functional.outliers import outliers, outlying
-from foveate.functional.ranking import marked
-from foveate.metrics import bias
-from foveate.metrics.bias import (
+from foveate.bias import metrics as bias
+from foveate.bias.metrics import (
     centroid_shift,
     effective_tokens,
     entropy,
@@ -30,6 +26,10 @@ from foveate.metrics.bias import (
     spearman,
     top_overlap,
 )
+from foveate.core.errors import BudgetError
+from foveate.core.types import Grid
+from foveate.functional.outliers import outliers, outlying
+from foveate.functional.ranking import marked
 from foveate.metrics.evidence import evidence_precision, evidence_recall
 from foveate.metrics.mean import MeanOf
 

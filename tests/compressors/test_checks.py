@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foveate.compression import Compressor, PromptCompressor, VisionCompressor
-from foveate.compression.base import whole
+from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
+from foveate.compressors.base import whole
 from foveate.core.checks import _looked_at
 from foveate.core.contracts import Cut, Merger, Scorer, Selector
 from foveate.core.errors import FoveateError
 from foveate.core.types import Arrangement, Compressed, Compression, Decision, Grid
 from foveate.mergers import Contextual, Drop
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.scorers import Uniform
 from foveate.selectors import MaxMin, PerTile, TopK, Union
 
@@ -121,7 +121,7 @@ def asked(tiny):
 
 def compressors(**plugins: object):
     scorer = plugins.pop("scorer", Uniform())
-    return (VisionCompressor(scorer, 4, **plugins), PromptCompressor(scorer, 4, 2, **plugins))
+    return (VisionCompressor(scorer, 4, **plugins), DecoderCompressor(scorer, 4, 2, **plugins))
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,12 @@ class OwnCompressor(Compressor):
     """Gives what a function makes of the uncompressed picture, or cuts."""
 
     make: Callable[[Compressed], object] = lambda whole: whole
-    cuts: tuple[Cut, ...] = ()
+    own_cuts: tuple[Cut, ...] = ()
     positions: str = "original"
 
     @property
-    def stages(self):
-        return self.cuts
+    def cuts(self):
+        return self.own_cuts
 
     def compress(self, pictures, also=()):
         return self.make(whole(pictures, also))
@@ -232,7 +232,7 @@ SCORES = torch.zeros(1, 144)
 )
 def test_a_cut_that_decides_something_else_is_named(asked, make, expected):
     model, inputs = asked
-    with OwnCompressor(cuts=(OwnCut(make),)).attached(model), pytest.raises(FoveateError) as refused:
+    with OwnCompressor(own_cuts=(OwnCut(make),)).attached(model), pytest.raises(FoveateError) as refused:
         model(**inputs)
     assert str(refused.value).startswith("OwnCut(make=") and expected in str(refused.value)
 
@@ -273,7 +273,7 @@ def test_a_compressor_that_gives_something_else_is_named(asked, make, expected):
 def test_own_cuts_and_compressors_that_are_right_are_let_through(asked):
     model, inputs = asked
     cut = OwnCut(lambda kept: decided(SCORES, forged(kept)))
-    with OwnCompressor(cuts=(cut,)).attached(model) as run:
+    with OwnCompressor(own_cuts=(cut,)).attached(model) as run:
         model(**inputs)
     assert run.kept[0].tolist() == list(range(9))
 

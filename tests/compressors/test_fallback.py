@@ -5,13 +5,13 @@ from functools import cache
 import pytest
 import torch
 
-from foveate.compression import PromptCompressor, StandIn
+from foveate.compressors import DecoderCompressor, Fallback
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import LayersFrom, ReceivedRows
 from foveate.methods import fastv, hiprune, prumerge, pyramiddrop, sparsevlm, visionzip, vispruner, vscan, vtc_cls
-from foveate.models.load import adapt
+from foveate.methods.fitting import options_for, with_fallbacks
+from foveate.models.loading.load import adapt
 from foveate.scorers import ClsEnsemble, Hybrid, PromptAttention
-from foveate.settings import options_for, suited
 from foveate.testing.families import FAMILIES, pictures
 
 WITHOUT_CLS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL")
@@ -50,61 +50,61 @@ def seen(family, compressor):
 
 @pytest.mark.parametrize("family", WITHOUT_CLS)
 def test_an_ensemble_of_cls_rows_sums_what_patches_receive(family):
-    compressor = suited(vtc_cls(keep=5, start_layer=1), model_of(family))
+    compressor = with_fallbacks(vtc_cls(keep=5, start_layer=1), model_of(family))
     layers = [NEAREST.get(family, (0, 1, 2, 3))[layer] for layer in (1, 2, 3)]
     expected = sum(received(family, layer).mean(0) for layer in layers)
     run = seen(family, compressor)
     torch.testing.assert_close(run.scores[0], expected, atol=1e-6, rtol=0)
     assert run.kept[0].tolist() == expected.topk(5).indices.sort().values.tolist()
-    assert "StandIn" in repr(compressor)  # and so in the record of a run
+    assert "Fallback" in repr(compressor)  # and so in the record of a run
 
 
 def test_layers_of_windows_are_answered_by_the_nearest_others():
     expected = received("Qwen2.5-VL", 3).mean(0)
-    run = seen("Qwen2.5-VL", suited(hiprune(keep=5, alpha=0.0, object_layer=2), model_of("Qwen2.5-VL")))
+    run = seen("Qwen2.5-VL", with_fallbacks(hiprune(keep=5, alpha=0.0, object_layer=2), model_of("Qwen2.5-VL")))
     torch.testing.assert_close(run.scores[0], expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("family", WITHOUT_CLS)
 def test_a_cut_inside_the_language_model_is_told_the_same(family):
     early = ClsEnsemble(LayersFrom(2))
-    cut = PromptCompressor(Hybrid((early, PromptAttention(1)), (1.0, 0.0), normalise="none"), 5, layer=2)
+    cut = DecoderCompressor(Hybrid((early, PromptAttention(1)), (1.0, 0.0), normalise="none"), 5, layer=2)
     layers = [NEAREST.get(family, (0, 1, 2, 3))[layer] for layer in (2, 3)]
     expected = sum(received(family, layer).mean(0) for layer in layers)
     torch.testing.assert_close(
-        seen(family, suited(cut, model_of(family))).scores[0], expected, atol=1e-6, rtol=0, equal_nan=True
+        seen(family, with_fallbacks(cut, model_of(family))).scores[0], expected, atol=1e-6, rtol=0, equal_nan=True
     )
 
 
 @pytest.mark.parametrize("family", ["LLaVA-1.5", "LLaVA-NeXT", "InternVL"])
 def test_towers_with_cls_need_none(family):
     for compressor in (vtc_cls(4, 1), vispruner(4), hiprune(4, object_layer=2), fastv(4, 1)):
-        assert suited(compressor, model_of(family)) is compressor
+        assert with_fallbacks(compressor, model_of(family)) is compressor
 
 
 def test_what_needs_no_attention_of_the_tower_needs_none():
-    assert suited(fastv(4, 1), model_of("Qwen2.5-VL")) == fastv(4, 1)
+    assert with_fallbacks(fastv(4, 1), model_of("Qwen2.5-VL")) == fastv(4, 1)
 
 
 def test_a_stand_in_is_a_value_that_plans_and_numbers_as_what_it_wraps():
     model = model_of("Qwen3-VL")
-    one, other = suited(vscan(8, 1, 3), model), suited(vscan(8, 1, 3), model)
-    assert isinstance(one, StandIn)
+    one, other = with_fallbacks(vscan(8, 1, 3), model), with_fallbacks(vscan(8, 1, 3), model)
+    assert isinstance(one, Fallback)
     assert (one, hash(one), repr(one)) == (other, hash(other), repr(other))
     assert one.plan(24, 6) == vscan(8, 1, 3).plan(24, 6)
-    assert (one.stages, one.repack) == (vscan(8, 1, 3).stages, vscan(8, 1, 3).repack)
+    assert (one.cuts, one.repack) == (vscan(8, 1, 3).cuts, vscan(8, 1, 3).repack)
 
 
 def test_what_nothing_can_stand_in_for_is_said_without_a_vain_hint():
     with pytest.raises(UnsupportedNeed, match=r"SiglipVisionModel cannot answer ClsQuery.*could be read$"):
-        seen("LLaVA-OneVision", suited(prumerge(4), model_of("LLaVA-OneVision")))
+        seen("LLaVA-OneVision", with_fallbacks(prumerge(4), model_of("LLaVA-OneVision")))
     with pytest.raises(LayerError, match=r"layer 9: this tower has 4 layers"):
-        suited(hiprune(4, deep_layer=9), model_of("Qwen2.5-VL"))
+        with_fallbacks(hiprune(4, deep_layer=9), model_of("Qwen2.5-VL"))
 
 
 def test_cuts_come_after_what_is_added_behind_the_first_blocks():
-    assert options_for(fastv, 4, 6, deep=3) == {"layer": 3}
-    assert options_for(pyramiddrop, 4, 6, deep=3) == {"layers": (3, 4, 5)}
-    assert options_for(sparsevlm, 4, 6, deep=3) == {"after": (2, 3, 4)}
+    assert options_for(fastv, 4, 6, deepstack_levels=3) == {"layer": 3}
+    assert options_for(pyramiddrop, 4, 6, deepstack_levels=3) == {"layers": (3, 4, 5)}
+    assert options_for(sparsevlm, 4, 6, deepstack_levels=3) == {"after": (2, 3, 4)}
     assert options_for(visionzip, 4, 6, keeps_cls=False) == {"cls": False}
     assert options_for(visionzip, 4, 6) == {}

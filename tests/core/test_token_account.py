@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from foveate.cost.tokens import TokenAccount, account
+from foveate.core.token_account import TokenAccount, account
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.compression import Pool, PromptCompressor, TowerCompressor, VisionCompressor
+from foveate.compressors import DecoderCompressor, Pool, TowerCompressor, VisionCompressor
 from foveate.core.budget import Floor, Times, check_budgets, plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, OptionError
 from foveate.core.needs import ClsRows, LayersFrom, resolve_layer
@@ -101,7 +101,7 @@ def test_what_is_no_number_is_refused_where_the_compressor_is_made(keep):
         lambda: Pool(keep),
         lambda: Times(keep, 0.5),
         *(
-            [lambda: VisionCompressor(Uniform(), keep), lambda: PromptCompressor(Uniform(), keep, 2)]
+            [lambda: VisionCompressor(Uniform(), keep), lambda: DecoderCompressor(Uniform(), keep, 2)]
             if keep is not None
             else []
         ),
@@ -132,7 +132,7 @@ def test_numbers_out_of_range_are_refused_with_the_number_of_patches(keep):
 def test_no_budget_is_refused_where_the_selector_needs_one(selector):
     for make in (
         lambda: VisionCompressor(Uniform(), None, selector),
-        lambda: PromptCompressor(Uniform(), None, 2, selector),
+        lambda: DecoderCompressor(Uniform(), None, 2, selector),
     ):
         with pytest.raises(BudgetError, match=r"keep=None: .*\) needs a budget"):
             make()
@@ -154,7 +154,7 @@ def test_other_numbers_of_a_plug_in_are_plain_too():
         (TopShare(np.float64(0.5), np.float32(2)), TopShare(0.5, 2.0)),
         (Contextual(torch.tensor(9), np.float32(0.25), cls=np.False_), Contextual(9, 0.25, cls=False)),
         (InformationFlow(torch.tensor(0.5)), InformationFlow(0.5)),
-        (PromptCompressor(Random(np.uint8(1)), 4, np.int64(2)), PromptCompressor(Random(1), 4, 2)),
+        (DecoderCompressor(Random(np.uint8(1)), 4, np.int64(2)), DecoderCompressor(Random(1), 4, 2)),
         (ClsRows((np.int64(3),)), ClsRows((3,))),
     ]
     for given, plain in pairs:
@@ -167,8 +167,8 @@ def test_other_numbers_of_a_plug_in_are_plain_too():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: PromptCompressor(Uniform(), 4, True), "PromptCompressor: layer=True: expected a whole number"),
-        (lambda: PromptCompressor(Uniform(), 4, 2.5), "PromptCompressor: layer=2.5: expected a whole number"),
+        (lambda: DecoderCompressor(Uniform(), 4, True), "DecoderCompressor: layer=True: expected a whole number"),
+        (lambda: DecoderCompressor(Uniform(), 4, 2.5), "DecoderCompressor: layer=2.5: expected a whole number"),
         (lambda: ClsAttention("3"), "ClsAttention: layer='3': expected a whole number"),
         (lambda: ClsAttention(3, "average"), "heads='average': expected 'mean' or 'sum' or 'max' or a tuple, each"),
         (lambda: ClsEnsemble(3), "layers=3: expected a tuple, each of its items a whole number or a LayersFrom"),

@@ -18,7 +18,7 @@ from foveate.core.errors import DataError
 from foveate.data.rgb import as_rgb, upright_size
 from foveate.data.sample import Boxes, Drawn
 from foveate.data.stored import Stored, encoded
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
 
 RNG = np.random.default_rng(0)
@@ -158,10 +158,10 @@ def test_orientation_is_that_of_load_image(kind):
 @pytest.mark.parametrize("kind", ["JPEG, orientation 6", "16 bits", "RGBA", "palette with alpha"])
 def test_pictures_of_requests_of_lmms_eval_are_opened_alike(kind, loaded):
     pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
-    from foveate.lmms.asked import Asked
+    from foveate.lmms_eval.request import Request
 
     data = GOOD[kind][0]
-    asked = Asked.of(loaded, "What is it?", [opened(data)], "")
+    asked = Request.of(loaded, "What is it?", [opened(data)], "")
     inputs = loaded.inputs([asked.written], [asked.images])
     assert torch.equal(inputs["pixel_values"], loaded.images([stored(data).open()])[0]["pixel_values"])
 

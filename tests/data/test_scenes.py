@@ -7,8 +7,8 @@ import pytest
 
 from foveate.core.errors import DataError
 from foveate.data.load import load_samples
-from foveate.data.questions import QUESTION_KINDS, make_questions
-from foveate.data.scenes import COLOURS, IMAGE_SIZE, KINDS, SPLITS, make_scene, stream
+from foveate.data.scenes.questions import QUESTION_KINDS, make_questions
+from foveate.data.scenes.scene import COLOURS, IMAGE_SIZE, KINDS, SPLITS, make_scene, stream
 
 SCENES = [make_scene("search", index) for index in range(60)]
 

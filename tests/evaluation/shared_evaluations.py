@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from foveate.bias.measure import measure
+from foveate.bias.plan import BiasPlan
 from foveate.cli import run
 from foveate.core.errors import DeviceError
 from foveate.evaluation import evaluate
-from foveate.evaluation.bias import measure
-from foveate.evaluation.bias_plan import BiasPlan
 from foveate.methods import fastv, vtc_cls
 from foveate.options import Flat, Options
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.compression import Identity, VisionCompressor
+from foveate.compressors import Identity, VisionCompressor
 from foveate.core.errors import OptionError
 from foveate.evaluation import EvalConfig, config
 from foveate.evaluation.config import run_id
@@ -89,7 +89,7 @@ def test_a_configuration_holds_plain_numbers_and_known_words_only():
     assert run_id(given.identity("checkpoint", "data")) == run_id(plain.identity("checkpoint", "data"))
     for wrong, expected in (
         ({"on_error": "ignore"}, "on_error='ignore': expected 'stop' or 'skip'"),
-        ({"sharing": ("texts", "all")}, "sharing=('texts', 'all'): expected a tuple, each of its items 'encodings' or"),
+        ({"reuse": ("texts", "all")}, "reuse=('texts', 'all'): expected a tuple, each of its items 'encodings' or"),
         ({"max_new_tokens": 2.5}, "max_new_tokens=2.5: expected a whole number"),
         ({"limit": "11"}, "limit='11': expected a whole number or None"),
     ):

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from analysis.records import read_records
+from foveate.bias.measure import measure
+from foveate.bias.plan import BiasPlan
+from foveate.bias.tables import TableFolder
 from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.evaluation.bias import measure
-from foveate.evaluation.bias_plan import BiasPlan
 from foveate.evaluation.records import RecordFolder
-from foveate.evaluation.tables import TableFolder
 from foveate.methods import vtc_cls
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import named_choices
@@ -131,7 +131,7 @@ def test_a_damaged_table_of_a_measurement_is_measured_anew(tiny, tmp_path):
 
 @pytest.mark.parametrize("family", ["LLaVA-1.5", "LLaVA-OneVision"])
 def test_a_finished_study_restores_the_records_that_it_has_lost(config, tmp_path, family):
-    """Of a tower without [CLS] too, where the choices have stand-ins."""
+    """Of a tower without [CLS] too, where the choices have fallbacks."""
     config = replace(config, model=str(save_family(family, tmp_path / "model")), limit=6)
 
     def studied():

@@ -6,14 +6,14 @@ from functools import wraps
 import pytest
 from transformers import GenerationConfig
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import UnsupportedModel
 from foveate.data.load import load_samples
 from foveate.evaluation.agreement import check_agreement
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, evaluate
-from foveate.models.decoding import greedily, unused
-from foveate.models.load import load
+from foveate.models.loading.load import load
+from foveate.models.runtime.generation_config import greedily, unused
 from foveate.testing.checkpoints import save_family
 from foveate.testing.families import FAMILIES
 from foveate.testing.text_models import llava_with

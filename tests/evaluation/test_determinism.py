@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.methods import vtc_cls
 from foveate.options import Options

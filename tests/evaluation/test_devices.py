@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from foveate import cli
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import DeviceError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.devices import Team, _help, lead
@@ -169,7 +169,7 @@ def test_no_run_begins_before_an_orphan_of_the_last_one_has_ended(tmp_path):
 def test_a_search_over_two_devices_asks_every_trial_once(tiny, tmp_path):
     """The limit of lost accuracy makes every trial ask for the uncompressed model, which is evaluated before."""
     command = ["experiments/search_weights.py", "--model", tiny, "--limit", "66", "--batch-size", "4", "--keep", "7"]
-    command += ["--trials", "8", "--rung", "none", "--max-loss", "0", "--out", str(tmp_path), "--devices", "2"]
+    command += ["--trials", "8", "--proxy", "none", "--max-loss", "0", "--out", str(tmp_path), "--devices", "2"]
     process = started(*command)
     _, error = process.communicate(timeout=900)
     assert process.returncode == 0, error

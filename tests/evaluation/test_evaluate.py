@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from foveate.compression import Identity, Pipeline, VisionCompressor
+from foveate.compressors import Identity, Pipeline, VisionCompressor
 from foveate.core.errors import OutputError
 from foveate.core.needs import ClsRows, EvidenceShare, Features, Fingerprint, Keys, LayersFrom, ReceivedRows
 from foveate.data.load import load_samples
@@ -18,8 +18,8 @@ from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.methods import evidence, fastv, mmtok, prumerge, pyramiddrop, random, tome, uniform, vtc_cls
-from foveate.models.load import load
-from foveate.models.pictures import Texts
+from foveate.models.loading.load import load
+from foveate.models.runtime.images import Texts
 from foveate.scorers import ClsEnsemble
 from foveate.selectors import Mass
 from tests.scripts import start, wait_for
@@ -55,7 +55,7 @@ ONE_OF_EACH_PLACE = (vtc_cls(16, 1), tome(40), fastv(9, 2))
 
 
 @parametrize("compressor", COMPRESSORS, fast=ONE_OF_EACH_PLACE, ids=repr)
-def test_batch_size_padding_sharing_and_cache_never_change_an_answer(config, compressor):
+def test_batch_size_padding_reuse_and_cache_never_change_an_answer(config, compressor):
     config = replace(config, compressor=compressor, limit=44)
     many = answers(evaluate(config))
     one = answers(evaluate(replace(config, batch_size=1, out=config.out / "one")))

@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from foveate.compression import Identity
+from foveate.bias.measure import measure
+from foveate.bias.plan import BiasPlan
+from foveate.compressors import Identity
 from foveate.core.errors import DataError, OptionError
 from foveate.core.types import Arrangement, Grid
 from foveate.data.load import load_samples
@@ -19,17 +21,15 @@ from foveate.data.sample import Boxes, Drawn
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
 from foveate.evaluation.asking import askable
-from foveate.evaluation.bias import measure
-from foveate.evaluation.bias_plan import BiasPlan
 from foveate.evaluation.evidence import as_seen, evidence_of
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.module import Answering
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import uniform
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.studies.goals import mean_of
 from foveate.studies.plan import SearchPlan
-from foveate.studies.rung import climb
+from foveate.studies.proxy import rank_by_proxy
 from foveate.studies.search import space_of
 from tests.data import tables
 
@@ -139,9 +139,9 @@ def test_a_study_that_skips_is_not_stopped_by_its_first_question(kind, tiny, tmp
 def test_a_first_rung_ranks_by_the_questions_that_can_be_asked(tiny, tmp_path):
     broken = replace(config(tiny, tmp_path, BROKEN["context"][0]), on_error="skip")
     space = space_of(SearchPlan(space=("single",), keep=(0.25,)), load(tiny))
-    assert len(climb(space, broken, "response", 3, 0).params)
+    assert len(rank_by_proxy(space, broken, "response", 3, 0).params)
     with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens"):
-        climb(space, replace(broken, on_error="stop"), "response", 3, 0)
+        rank_by_proxy(space, replace(broken, on_error="stop"), "response", 3, 0)
 
 
 def test_the_time_of_a_question_is_not_that_of_one_which_is_not_asked(tiny, tmp_path, monkeypatch):

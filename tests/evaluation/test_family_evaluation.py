@@ -6,15 +6,15 @@ from functools import cache
 import pytest
 import torch
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.data.load import load_samples
 from foveate.data.sample import Drawn, Masks
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.methods import fastv, vtc_cls
-from foveate.models.load import load
-from foveate.settings import suited
+from foveate.methods.fitting import with_fallbacks
+from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
 from tests.tiers import parametrize
 
@@ -47,7 +47,7 @@ def live(loaded, compressor, sample):
 @parametrize("name", COMPRESSORS, fast=("vtc_cls",))
 def test_batches_and_cached_encodings_never_change_an_answer(family, name, folder_of, tmp_path):
     loaded = load(folder_of(family))
-    compressor = suited(COMPRESSORS[name], loaded)
+    compressor = with_fallbacks(COMPRESSORS[name], loaded)
     config = EvalConfig(compressor, folder_of(family), limit=12, max_new_tokens=NEW, batch_size=4, out=tmp_path)
     many = answers(config)
     assert len(many) == 12 and len(set(many.values())) > 1
@@ -68,7 +68,7 @@ def cropped(sample, width, height):
 @parametrize("name", COMPRESSORS, fast=("vtc_cls",))
 def test_pictures_of_different_shapes_share_a_batch(family, name, folder_of, tmp_path):
     loaded = load(folder_of(family))
-    compressor = suited(COMPRESSORS[name], loaded)
+    compressor = with_fallbacks(COMPRESSORS[name], loaded)
     some = load_samples("scenes", "test", 36)[::7]
     sizes = [(96, 96), (30, 70), (96, 40), (30, 70), (48, 48), (96, 96)]
     samples = [cropped(sample, *size) for sample, size in zip(some, sizes, strict=True)]

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import foveate
-from foveate.compression import Identity, Pipeline, VisionCompressor
+from foveate.compressors import Identity, Pipeline, VisionCompressor
 from foveate.core.contracts import Scorer
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import run_id
@@ -475,7 +475,7 @@ def test_an_installed_plug_in_counts_by_its_code_and_other_packages_by_their_ver
 # this package
 
 
-@pytest.mark.parametrize("file", ["evaluation/module.py", "scorers/cls_ensemble.py", "models/cutting.py"])
+@pytest.mark.parametrize("file", ["evaluation/module.py", "scorers/cls_ensemble.py", "models/runtime/pruning.py"])
 def test_comments_and_docstrings_of_this_package_do_not_count_and_its_code_does(file):
     text = (Path(foveate.__file__).parent / file).read_text()
     before = tree_hash(text.encode())

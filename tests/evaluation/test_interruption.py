@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from foveate.cli import run
-from foveate.compression import Identity, VisionCompressor
+from foveate.compressors import Identity, VisionCompressor
 from foveate.core.errors import OutputError
 from foveate.core.progress import bar
 from foveate.evaluation import EvalConfig, evaluate

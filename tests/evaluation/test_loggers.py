@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import FoveateError, MissingPackage
 from foveate.evaluation import EvalConfig, evaluate, names
 from foveate.methods import vtc_cls

@@ -10,8 +10,8 @@ from foveate.data.load import load_samples
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.methods import METHODS
-from foveate.models.load import load
-from foveate.models.pictures import Texts
+from foveate.models.loading.load import load
+from foveate.models.runtime.images import Texts
 from foveate.testing.checkpoints import save_family
 from tests.evaluation.test_family_evaluation import NEW, cropped, live
 from tests.tiers import parametrize

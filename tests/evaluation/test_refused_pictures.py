@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.testing.checkpoints import save_family

@@ -4,16 +4,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from foveate.compression import Identity, VisionCompressor
+from foveate.compressors import Identity, VisionCompressor
 from foveate.core.needs import LayersFrom
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of, longest_first
-from foveate.evaluation.names import SHARINGS
+from foveate.evaluation.names import REUSABLE
+from foveate.evaluation.reuse import answer_reuse
 from foveate.evaluation.run import cached_load
-from foveate.evaluation.sharing import said_by
 from foveate.methods import fastv, prumerge, random, vtc_cls
-from foveate.models.engine import Conversation, answer, likelihood
+from foveate.models.runtime.generation import Conversation, answer, likelihood
 from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.selectors import Mass
 from tests.pictures import seen
@@ -29,7 +29,7 @@ COMPRESSORS = [
 
 @pytest.fixture
 def config(tiny, tmp_path):
-    return EvalConfig(Identity(), model=tiny, limit=44, max_new_tokens=5, out=tmp_path / "shared", sharing=SHARINGS)
+    return EvalConfig(Identity(), model=tiny, limit=44, max_new_tokens=5, out=tmp_path / "shared", reuse=REUSABLE)
 
 
 def answers(config):
@@ -40,13 +40,13 @@ def answers(config):
 
 
 @parametrize("compressor", COMPRESSORS, fast=(vtc_cls(16, 1), fastv(20, 2)), ids=repr)
-def test_no_sharing_changes_an_answer(config, tmp_path, compressor):
+def test_no_reuse_changes_an_answer(config, tmp_path, compressor):
     config = replace(config, compressor=compressor)
     texts, likely = answers(config)
     assert len(set(texts.values())) > 3
-    for off in [*[{name} for name in SHARINGS], set(SHARINGS)]:
-        sharing = tuple(name for name in SHARINGS if name not in off)
-        alone, likely_alone = answers(replace(config, sharing=sharing, out=tmp_path / "-".join(sorted(off))))
+    for off in [*[{name} for name in REUSABLE], set(REUSABLE)]:
+        reuse = tuple(name for name in REUSABLE if name not in off)
+        alone, likely_alone = answers(replace(config, reuse=reuse, out=tmp_path / "-".join(sorted(off))))
         assert {i: (texts[i], alone[i]) for i in texts if texts[i] != alone[i]} == {}, off
         torch.testing.assert_close(likely, likely_alone, atol=1e-4, rtol=1e-4)
 
@@ -74,7 +74,9 @@ def test_conversations_with_the_same_tokens_are_held_once_into_one_folder(config
     assert asked
     same = replace(config, compressor=VisionCompressor(ClsEnsemble((4,)), 16))
     repeated = evaluate(same).read()
-    assert len(shapes) == asked and said_by(loaded, config.out).repeated == len(set(repeated["image_id"].to_pylist()))
+    assert len(shapes) == asked and answer_reuse(loaded, config.out).repeated == len(
+        set(repeated["image_id"].to_pylist())
+    )
     evaluate(replace(config, compressor=random(16)))
     assert len(shapes) > asked
     again = len(shapes)
@@ -87,7 +89,7 @@ def test_half_precision_shares_no_answers_for_a_batch_may_change_them(config, lo
     for scorer in (ClsAttention(4), ClsEnsemble((4,))):
         evaluate(replace(config, compressor=VisionCompressor(scorer, 16)))
     half = cached_load(config.model, config.device, config.dtype)
-    assert said_by(half, config.out).repeated == 0
+    assert answer_reuse(half, config.out).repeated == 0
 
 
 def test_the_tower_runs_once_for_all_evaluations_or_for_each(config, loaded):
@@ -96,7 +98,7 @@ def test_the_tower_runs_once_for_all_evaluations_or_for_each(config, loaded):
         evaluate(replace(config, compressor=compressor))
     once = len(shapes)
     assert once
-    evaluate(replace(config, compressor=vtc_cls(7, 1), sharing=tuple(set(SHARINGS) - {"encodings"})))
+    evaluate(replace(config, compressor=vtc_cls(7, 1), reuse=tuple(set(REUSABLE) - {"encodings"})))
     assert len(shapes) > once
 
 

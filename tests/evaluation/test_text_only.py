@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.compression import Identity
+from foveate.bias.measure import measure
+from foveate.bias.plan import BiasPlan
+from foveate.compressors import Identity
 from foveate.core.errors import DataError
 from foveate.data.load import load_samples
 from foveate.data.sample import images_of
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
 from foveate.evaluation.asking import askable
-from foveate.evaluation.bias import measure
-from foveate.evaluation.bias_plan import BiasPlan
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import blind, fastv, vtc_cls
-from foveate.models.load import load
-from foveate.settings import suited
+from foveate.methods.fitting import with_fallbacks
+from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
 from tests.data import tables
 from tests.tiers import parametrize
@@ -65,7 +65,7 @@ def stock(loaded, sample):
 @pytest.mark.parametrize("name", COMPRESSORS)
 def test_text_only_questions_in_a_mixed_batch_get_the_stock_models_answer(family, name, loaded_of, tmp_path):
     loaded, samples = loaded_of(family), mixed()
-    compressor = suited(COMPRESSORS[name], loaded)
+    compressor = with_fallbacks(COMPRESSORS[name], loaded)
     encodings = Encodings.of(loaded, images_of(samples), tmp_path / "encodings")
     records = {record.sample_id: record for record in Answering(encodings, compressor, NEW).predict_step(samples)}
     assert len(records) == len(samples)

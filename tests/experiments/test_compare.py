@@ -16,7 +16,7 @@ from tests.tiers import extended
 SCORER = '''
 from dataclasses import dataclass
 
-from foveate.compression import VisionCompressor
+from foveate.compressors import VisionCompressor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Features
 

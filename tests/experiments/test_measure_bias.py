@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.bias import headline, signal_frame, summary_table
-from analysis.bias_contrasts import contrasts
-from analysis.maps import place_nulls
-from foveate.evaluation.tables import TableFolder
+from analysis.bias.contrasts import contrasts
+from analysis.bias.data import headline, signal_frame, summary_table
+from analysis.bias.maps import place_nulls
+from foveate.bias.tables import TableFolder
 from tests.scripts import run, start, wait_for
 from tests.tiers import extended
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.speed import read_rounds
+from analysis.speed.data import read_rounds
 from foveate.testing.checkpoints import save_family
 from tests.scripts import run
 from tests.tiers import extended

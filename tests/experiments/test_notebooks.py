@@ -18,12 +18,12 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from foveate.compression import Identity
+from foveate.bias.measure import measure
+from foveate.bias.plan import BiasPlan
+from foveate.compressors import Identity
 from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.bias import measure
-from foveate.evaluation.bias_plan import BiasPlan
-from foveate.models.llava import Tower
+from foveate.models.families.llava import Tower
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import Choice, controls, every_layer, single, suffix
 from foveate.studies.comparison import compare

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_f1_score
 
-from analysis.paper import BENCHMARKS, BUDGETS, LABELS, METHODS, MODEL, PAPER, vtc_cls_from_20
+from analysis.benchmarks.paper import BENCHMARKS, BUDGETS, LABELS, METHODS, MODEL, PAPER, vtc_cls_from_20
+from analysis.benchmarks.reproduction import BenchmarkResult, averages_table, gaps_table, reproduction_table, verdict
+from analysis.benchmarks.reproduction_text import written
 from analysis.records import read_records
-from analysis.reproduction import Run, averages_table, gaps_table, reproduction_table, verdict
-from analysis.reproduction_text import written
 from foveate.core.errors import DataError
 from foveate.data.benchmarks import BENCHMARKS as KNOWN
 from foveate.data.published import published
@@ -167,7 +167,7 @@ def repeated():
                 }
             )
             theirs = "VTC-CLS" if name.startswith("VTC-CLS") else name
-            runs.append(Run(name, theirs, None if name == "full" else 64, data, frame, 0))
+            runs.append(BenchmarkResult(name, theirs, None if name == "full" else 64, data, frame, 0))
     return runs
 
 

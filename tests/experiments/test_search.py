@@ -7,17 +7,17 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
-from analysis.confirmed import confirmed_table, optimism
 from analysis.records import read_records
-from analysis.search import proxy_data, saving_data, trials_table, weights_data
-from analysis.search_report import report
-from foveate.compression import Identity
+from analysis.search.confirmed import confirmed_table, optimism
+from analysis.search.data import proxy_data, saving_data, trials_table, weights_data
+from analysis.search.report import report
+from foveate.compressors import Identity
 from foveate.core.errors import OutputError
 from foveate.evaluation import EvalConfig
-from foveate.studies.place import Place
 from foveate.studies.plan import SearchPlan
-from foveate.studies.rung import climb
+from foveate.studies.proxy import rank_by_proxy
 from foveate.studies.search import confirm, search, space_of, winners
+from foveate.studies.study_folder import StudyFolder
 from tests.scripts import run
 from tests.tiers import parametrize
 
@@ -51,7 +51,7 @@ def test_the_search_writes_what_its_help_promises(finished):
         with Image.open(out / "search_weights" / f"{name}.png") as picture:
             assert picture.width > 800
     assert "Searched single range weights for quality: 40 trials" in printed
-    assert "First rung: agreement with response ranks accuracy with rho" in printed
+    assert "Proxy: agreement with response ranks accuracy with rho" in printed
     assert "the winner" in printed and "Too few images for any test (n = " in printed
     table = pd.read_csv(out / "search_weights" / "table.csv")
     assert {"winner", "best single layer", "uniform ensemble", "published default", "random"} <= set(table["scorer"])
@@ -128,17 +128,17 @@ def test_the_report_agrees_with_the_records(finished):
 
 def test_the_first_rung_equals_a_ranking_by_records(tiny, tmp_path):
     config = EvalConfig(Identity(), model=tiny, split="search", limit=22, max_new_tokens=2, out=tmp_path)
-    plan = SearchPlan(candidates=12, rung="evidence", trials=1)
+    plan = SearchPlan(candidates=12, proxy="evidence", trials=1)
     from foveate.evaluation.run import cached_load
 
-    rung = climb(space_of(plan, cached_load(tiny)), config, "evidence", 12, 0)
-    place = Place("s", tmp_path)
+    proxy = rank_by_proxy(space_of(plan, cached_load(tiny)), config, "evidence", 12, 0)
+    place = StudyFolder("s", tmp_path)
     study = search(place, config, plan)
     spaced = [t for t in study.trials if "agreement" in t.user_attrs]
     assert spaced
     for trial in spaced:  # evidence recall of the records was computed by the evaluation, on its own
         assert trial.user_attrs["agreement"] == pytest.approx(trial.user_attrs["evidence_recall"], abs=1e-6)
-    assert max(rung.agreement) == max(t.user_attrs["agreement"] for t in spaced)
+    assert max(proxy.agreement) == max(t.user_attrs["agreement"] for t in spaced)
 
 
 @parametrize(
@@ -155,7 +155,7 @@ def test_the_first_rung_equals_a_ranking_by_records(tiny, tmp_path):
 def test_other_goals_samplers_and_spaces(tiny, tmp_path, options):
     config = EvalConfig(Identity(), model=tiny, split="search", limit=22, max_new_tokens=2, out=tmp_path)
     plan = SearchPlan(trials=12, candidates=10, **options)
-    place = Place("s", tmp_path)
+    place = StudyFolder("s", tmp_path)
     study = search(place, config, plan)
     assert len(study.trials) >= 12
     found = winners(study)
@@ -170,8 +170,8 @@ def test_other_goals_samplers_and_spaces(tiny, tmp_path, options):
 
 def test_a_search_without_a_feasible_trial_says_so(tiny, tmp_path):
     config = EvalConfig(Identity(), model=tiny, split="search", limit=11, max_new_tokens=2, out=tmp_path)
-    plan = SearchPlan(trials=2, goals=("tokens",), max_loss=-100.0, rung="none", space=("weights",))
-    place = Place("s", tmp_path)
+    plan = SearchPlan(trials=2, goals=("tokens",), max_loss=-100.0, proxy="none", space=("weights",))
+    place = StudyFolder("s", tmp_path)
     study = search(place, config, plan)
     assert winners(study) == []
     assert confirm(place, config, plan, study) is None
@@ -180,9 +180,11 @@ def test_a_search_without_a_feasible_trial_says_so(tiny, tmp_path):
 
 def test_another_model_under_the_same_name_is_refused(tiny, tmp_path):
     config = EvalConfig(Identity(), model=tiny, split="search", limit=11, max_new_tokens=2, out=tmp_path)
-    plan = SearchPlan(trials=1, rung="none", space=("weights",))
-    search(Place("s", tmp_path), config, plan)
+    plan = SearchPlan(trials=1, proxy="none", space=("weights",))
+    search(StudyFolder("s", tmp_path), config, plan)
     with pytest.raises(OutputError, match=r"exists with another configuration:\n  checkpoint: other than there"):
         search(
-            Place("s", tmp_path), EvalConfig(Identity(), split="search", limit=11, max_new_tokens=2, out=tmp_path), plan
+            StudyFolder("s", tmp_path),
+            EvalConfig(Identity(), split="search", limit=11, max_new_tokens=2, out=tmp_path),
+            plan,
         )

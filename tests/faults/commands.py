@@ -64,7 +64,7 @@ COMMANDS = {
     ),
     "search_weights": Command(
         "search_weights",
-        ("--limit", "12", "--batch-size", "6", "--trials", "5", "--rung", "none"),
+        ("--limit", "12", "--batch-size", "6", "--trials", "5", "--proxy", "none"),
         ("search_weights/table.csv",),
     ),
     "measure_bias": Command(

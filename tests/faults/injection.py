@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.core.files import checksum
+from foveate.core.storage import checksum
 from tests.faults.commands import OUT, REFERENCE, Command, Running, copied, finished, prepared
 
 ENDS_S = 120  # after a signal, or when the disk is full

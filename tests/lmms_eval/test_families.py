@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from foveate.compression import StandIn
-from foveate.models.load import load
+from foveate.compressors import Fallback
+from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
-from foveate.lmms.model import Foveate
-from tests.lmms.asking import generating
+from foveate.lmms_eval.model import Foveate
+from tests.lmms_eval.asking import generating
 from tests.tiers import extended
 
 SHAPES = [(20, 50), (60, 61), (20, 50), (50, 22)]
@@ -83,5 +83,5 @@ def test_batch_size_changes_no_answer(folder, docs):
 
 def test_a_method_that_reads_cls_has_its_stand_in_where_there_is_none(folder, docs):
     model = Foveate(str(folder), "vtc_cls", keep=5, device="cpu", batch_size=2)
-    assert isinstance(model.compressor, StandIn) == (not model.loaded.adapter.tower.has_cls)
+    assert isinstance(model.compressor, Fallback) == (not model.loaded.adapter.tower.has_cls)
     assert len(model.generate_until(generating(model, docs[:2], max_new_tokens=NEW))) == 2

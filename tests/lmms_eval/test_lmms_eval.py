@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, Features, Image, Value
 
-from foveate.compression import Compressor
+from foveate.compressors import Compressor
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.config import code_hash

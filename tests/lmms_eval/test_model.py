@@ -7,12 +7,12 @@ from PIL import Image
 
 from foveate.core.errors import BudgetError, DataError, FoveateError, LayerError, UnknownMethod, UnsupportedModel
 from foveate.data.load import load_samples
-from foveate.models.load import load
+from foveate.models.loading.load import load
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
-from foveate.lmms.asked import decoding, until
-from foveate.lmms.model import Foveate
-from tests.lmms.asking import generating, weighing
+from foveate.lmms_eval.model import Foveate
+from foveate.lmms_eval.request import decoding, until
+from tests.lmms_eval.asking import generating, weighing
 
 CHOICES = ["red", "blue", "two", "lower left"]
 
@@ -129,7 +129,7 @@ def test_arguments_are_read_as_lmms_eval_writes_them():
     model = Foveate.create_from_arg_string(
         "method=feather,keep=0.3,layers=[1,3],step=2", {"batch_size": 2, "device": "cpu"}
     )
-    assert (model.batch_size, model.compressor.stages[0].layer) == (2, 1)
+    assert (model.batch_size, model.compressor.cuts[0].layer) == (2, 1)
     negative = Foveate.create_from_arg_string("method=fastervlm,keep=0.25,deep_layer=-2", {"device": "cpu"})
     assert "layer=-2" in repr(negative.compressor)
     assert str(negative) != str(model)

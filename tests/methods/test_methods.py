@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.compression import Compressor, VisionCompressor
+from foveate.compressors import Compressor, VisionCompressor
 from foveate.core.errors import BudgetError, UnknownMethod
 from foveate.methods import METHODS
-from foveate.models.load import load
+from foveate.methods.fitting import aligned, method, options_for
+from foveate.models.loading.load import load
 from foveate.scorers import ClsAttention
-from foveate.settings import aligned, method, options_for
 from tests.golden_llava import golden_llava, golden_pixels, golden_prompt
 from tests.tiers import parametrize
 

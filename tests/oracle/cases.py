@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from foveate.compression import Compressor, Pipeline, PromptCompressor, VisionCompressor
+from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
 from foveate.core.errors import FoveateError
 from foveate.core.types import PADDING
 from foveate.mergers import DroppedMean, Nearest
@@ -46,7 +46,7 @@ class Case:
 
     @property
     def cuts(self) -> bool:
-        return bool(self.compressor.stages)
+        return bool(self.compressor.cuts)
 
 
 @cache
@@ -162,8 +162,8 @@ def expected_of(
         first += len(prompt.images)
         tokens = oracle.remaining(model, family, prompt, choices, compressor.repack, separators)
         cuts = [
-            oracle.Cut(stage.layer, decision.compression.kept[row].tolist(), stage.positions == "repacked")
-            for stage, decision in zip(compressor.stages, run.decisions[1:], strict=True)
+            oracle.Cut(cut.layer, decision.compression.kept[row].tolist(), cut.positions == "repacked")
+            for cut, decision in zip(compressor.cuts, run.decisions[1:], strict=True)
         ]
         found.append((tokens, cuts))
     return found
@@ -206,11 +206,11 @@ def visions(draw: Any, cut: bool = False) -> VisionCompressor:
 
 
 @st.composite
-def cuttings(draw: Any, family: str) -> list[PromptCompressor]:
+def cuttings(draw: Any, family: str) -> list[DecoderCompressor]:
     """One or two cuts inside the language model."""
     layers = sorted(draw(st.sets(st.integers(*((2, 5) if family == "Qwen3-VL" else (1, 3))), min_size=1, max_size=2)))
     return [
-        PromptCompressor(
+        DecoderCompressor(
             PromptAttention(layer - draw(st.integers(0, 1)) if number == 0 else layer),
             draw(st.one_of(st.integers(1, 8), st.sampled_from([0.1, 0.3, 0.5]))),
             layer,

@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from foveate.compression.run import Run
+from foveate.compressors.result import Result
 from foveate.testing.decoding import Setting
 from tests.oracle import oracle
 from tests.oracle.cases import expected_of
 
 
-def truth(setting: Setting, run: Run, said: list[list[int]]) -> list[Tensor]:
+def truth(setting: Setting, run: Result, said: list[list[int]]) -> list[Tensor]:
     """See `foveate.testing.decoding.Truth`."""
     prompts = [oracle.Prompt(ids, [image]) for ids, image in zip(setting.prompts, setting.images, strict=True)]
     found = []

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from foveate.compression import VisionCompressor
+from foveate.compressors import VisionCompressor
 from foveate.core.errors import FoveateError
 from foveate.mergers import DroppedMean
 from foveate.methods import uniform

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from foveate.cost import clock as module
-from foveate.cost.clock import Clock, peak_bytes
+from foveate.profiling import clock as module
+from foveate.profiling.clock import Clock, peak_bytes
 from tests.tiers import extended
 
 MIB = 2**20
@@ -78,7 +78,7 @@ def test_an_accelerator_is_waited_for_at_both_ends_of_every_part(monkeypatch):
 MEASURED = """
 from statistics import median
 import torch
-from foveate.cost.clock import peak_bytes
+from foveate.profiling.clock import peak_bytes
 MIB = 2**20
 before = torch.ones(96 * MIB // 4)
 del before  # a peak that is over

@@ -7,7 +7,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from foveate.core.errors import FoveateError
 from foveate.core.types import Grid
-from foveate.cost.flops import (
+from foveate.profiling.flops import (
     CONVENTIONS,
     Convention,
     decoder_macs,
@@ -16,7 +16,7 @@ from foveate.cost.flops import (
     projector_macs,
     tower_macs,
 )
-from foveate.cost.shapes import DecoderShape, ModelShape, ProjectorShape, TowerShape
+from foveate.profiling.shapes import DecoderShape, ModelShape, ProjectorShape, TowerShape
 from foveate.testing.families import FAMILIES
 
 LLAMA_7B = DecoderShape(blocks=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128)

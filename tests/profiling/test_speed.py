@@ -3,23 +3,23 @@ import pytest
 import torch
 from torch import nn
 
-from foveate.compression import Identity, PromptCompressor, VisionCompressor
+from foveate.compressors import DecoderCompressor, Identity, VisionCompressor
 from foveate.core.errors import FoveateError
-from foveate.cost import clock as clock_module
-from foveate.cost.clock import Clock
-from foveate.cost.flops import OURS, operations, projector_macs, tower_macs
-from foveate.cost.shapes import ModelShape
 from foveate.data.load import load_samples
 from foveate.data.sample import pictured
 from foveate.methods import cdpruner, evidence, flowcut, pyramiddrop, vtc_cls
-from foveate.models.load import LoadedModel, load
+from foveate.methods.fitting import at_budget
+from foveate.models.loading.load import LoadedModel, load
+from foveate.profiling import clock as clock_module
+from foveate.profiling.clock import Clock
+from foveate.profiling.flops import OURS, operations, projector_macs, tower_macs
+from foveate.profiling.shapes import ModelShape
+from foveate.profiling.speed import INPUTS, PARTS, Batch, answered, footprint, measured, sides_of
 from foveate.scorers import PromptAttention, Random
-from foveate.settings import at_budget
-from foveate.speed import INPUTS, PARTS, Batch, answered, footprint, measured, sides_of
 from foveate.testing.checkpoints import save_family
 
 NEW = 4
-CUTS = PromptCompressor(PromptAttention(1), 10, layer=2)
+CUTS = DecoderCompressor(PromptAttention(1), 10, layer=2)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def batch(loaded, asked) -> Batch:
 @pytest.mark.parametrize(
     "compressor",
     [Identity(), VisionCompressor(Random(), 9), CUTS, pyramiddrop(10, layers=(1, 2, 3)), flowcut(12)],
-    ids=["full", "vision", "decoder", "stages", "tower"],
+    ids=["full", "vision", "decoder", "cuts", "tower"],
 )
 def test_answers_are_those_of_the_stock_model(loaded, asked, batch, compressor):
     model = loaded.model
@@ -93,13 +93,13 @@ def test_every_part_is_where_it_belongs(loaded, batch):
 
 def test_choosing_inside_the_language_model_is_scoring_and_not_prefill(batch, monkeypatch):
     clock, during = Clock("cpu"), []
-    cut = PromptCompressor.cut
+    cut = DecoderCompressor.cut
 
-    def noted(self: PromptCompressor, *args: object) -> object:
+    def noted(self: DecoderCompressor, *args: object) -> object:
         during.append(list(clock._running))
         return cut(self, *args)
 
-    monkeypatch.setattr(PromptCompressor, "cut", noted)
+    monkeypatch.setattr(DecoderCompressor, "cut", noted)
     answered(batch, pyramiddrop(10, layers=(1, 2, 3)), NEW, clock)
     assert during == [["prefill", "scoring"]] * 3
 
@@ -150,8 +150,8 @@ def test_models_with_pictures_of_any_size_are_measured_too(name, asked, tmp_path
     clock = Clock("cpu")
     answered(batch, Identity(), 2, clock)
     assert set(clock.ms) == set(PARTS)
-    sights = [grid for image in batch.arrangements for grid in family.adapter.sights(batch.images, image)]
-    assert sum(grid.patches for grid in sights) == _patches_of(family.adapter, batch)
+    vision_grids = [grid for image in batch.arrangements for grid in family.adapter.vision_grids(batch.images, image)]
+    assert sum(grid.patches for grid in vision_grids) == _patches_of(family.adapter, batch)
 
 
 def test_what_cannot_be_measured_says_why_and_the_rest_is(loaded, asked):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foveate.compression import PromptCompressor, VisionCompressor
+from foveate.compressors import DecoderCompressor, VisionCompressor
 from foveate.core.contracts import Pictures, Scorer
 from foveate.core.errors import FoveateError
 from foveate.core.types import Arrangement
@@ -68,7 +68,7 @@ def test_scores_that_are_no_numbers_are_refused_with_the_scorers_name(value, see
     states = torch.zeros(batch, trace.patches, 5)
     for choose in (
         lambda: VisionCompressor(Fixed(value, seed), 1, merger=DroppedMean()).compress(pictures),
-        lambda: PromptCompressor(Fixed(value, seed), 1, 1).cut(states, trace),
+        lambda: DecoderCompressor(Fixed(value, seed), 1, 1).cut(states, trace),
     ):
         with pytest.raises(
             FoveateError, match=rf"Fixed.* gave {batch} of {batch * trace.patches} scores as NaN or inf"

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from foveate.core.needs import Role
 from foveate.core.types import EXTRA, PADDING, Arrangement, Compressed, Compression, Decision
-from foveate.models.load import load
-from foveate.models.packing import pack
+from foveate.models.loading.load import load
+from foveate.models.runtime.packing import pack
 from tests.properties.strategies import views
 
 WIDTH = 3

@@ -13,7 +13,7 @@ from PIL import Image
 
 from foveate.core.errors import DataError
 from foveate.data.stored import LARGEST_FILE, Stored, encoded
-from foveate.models.load import load
+from foveate.models.loading.load import load
 
 
 def saved(image, form, **options):

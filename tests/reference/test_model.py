@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
 from analysis.records import read_records
-from foveate.compression import Blind, Identity, VisionCompressor
+from foveate.compressors import Blind, Identity, VisionCompressor
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.scorers import Uniform
 from tests.tiers import extended
 
@@ -55,7 +55,7 @@ def test_positions_hardly_matter_to_it(config):
 
 
 @extended("every")
-def test_batch_size_and_sharing_change_no_answer_of_it(config):
+def test_batch_size_and_reuse_change_no_answer_of_it(config):
     for compressor in (Identity(), VisionCompressor(Uniform(), 16)):
         many = scores(config, compressor=compressor, limit=240)
         one = scores(replace(config, out=config.out / "one"), compressor=compressor, limit=240, batch_size=1)

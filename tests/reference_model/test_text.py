@@ -11,13 +11,15 @@ import torch
 from hatchling.builders.wheel import WheelBuilder
 from transformers import AutoTokenizer, CLIPModel
 
-from analysis.companion_card import companion_card, evidence_found
-from foveate.data.questions import make_questions
-from foveate.data.scenes import make_scene, stream
-from foveate.models.companion import Companion, load_companion
-from foveate.models.load import load
+from foveate.data.scenes.questions import make_questions
+from foveate.data.scenes.scene import make_scene, stream
+from foveate.models.backbone.text_encoder import Companion
+from foveate.models.loading.companion import load_companion
+from foveate.models.loading.load import load
 from foveate.reference.architecture import PATCHES, VOCABULARY
-from foveate.reference.text_training import (
+from foveate.testing.tiny import save_tiny_llava
+from reference_model.companion_card import companion_card, evidence_found
+from reference_model.text_training import (
     TextPairs,
     TextTraining,
     export_clip,
@@ -27,9 +29,8 @@ from foveate.reference.text_training import (
     text_tokenizer,
     tower_of,
 )
-from foveate.reference.training import EpochsOfScenes, fit
-from foveate.reference.vision_training import normalised
-from foveate.testing.tiny import save_tiny_llava
+from reference_model.training import EpochsOfScenes, fit
+from reference_model.vision_training import normalised
 from tests.scripts import ROOT, run
 from tests.tiers import extended
 

@@ -4,15 +4,16 @@ import pytest
 import torch
 from transformers import CLIPModel
 
-from foveate.compression import VisionCompressor
+from foveate.compressors import VisionCompressor
 from foveate.core.types import Arrangement, Grid
-from foveate.data.questions import QUESTION_KINDS, make_questions
-from foveate.data.scenes import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
-from foveate.models.load import adapt, load
-from foveate.models.packing import pack
-from foveate.models.pictures import GivenPictures
+from foveate.data.scenes.questions import QUESTION_KINDS, make_questions
+from foveate.data.scenes.scene import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
+from foveate.models.loading.load import adapt, load
+from foveate.models.runtime.images import GivenImages
+from foveate.models.runtime.packing import pack
 from foveate.reference.architecture import VOCABULARY, clip_config, make_processor, make_tokenizer
-from foveate.reference.language_training import (
+from foveate.scorers import Uniform
+from reference_model.language_training import (
     LanguageTraining,
     SceneDialogues,
     _some_of_everything,
@@ -20,8 +21,7 @@ from foveate.reference.language_training import (
     collate,
     encoded_pictures,
 )
-from foveate.reference.vision_training import ScenePictures, caption, normalised, patch_labels, picture_attributes
-from foveate.scorers import Uniform
+from reference_model.vision_training import ScenePictures, caption, normalised, patch_labels, picture_attributes
 from tests.scripts import run
 from tests.tiers import extended
 
@@ -80,7 +80,7 @@ def test_attributes_and_captions_name_every_thing():
 
 
 def projected(adapter, features):
-    return GivenPictures(adapter.project(features), Arrangement((GRID,)))
+    return GivenImages(adapter.project(features), Arrangement((GRID,)))
 
 
 @torch.no_grad()

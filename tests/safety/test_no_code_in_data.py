@@ -14,13 +14,13 @@ import torch
 from PIL import ImageFile
 from safetensors.torch import load_file
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import DataError, FoveateError, UnsupportedModel
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.config import run_id
 from foveate.evaluation.run import cached_load, data_of
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.studies import study
 from tests.data import tables
 
@@ -60,10 +60,14 @@ def test_modules_are_imported_by_name_in_one_place_that_only_the_command_line_re
 
     assert not any("importlib.import_module" in ast.unparse(call.func) for path in SOURCES for call in calls(path))
     importing = {path.relative_to(ROOT / "src/foveate").as_posix() for path in SOURCES if named(path, "import_module")}
-    assert importing == {"settings.py", "models/internals.py", "evaluation/__init__.py"}  # the others have tables
+    assert importing == {
+        "methods/fitting.py",
+        "models/backbone/internals.py",
+        "evaluation/__init__.py",
+    }  # the others have tables
     assert [path.name for path in SOURCES if named(path, "internal")] == ["internals.py"]
     asking = {path.name for path in SOURCES if any(ast.unparse(call.func) == "method" for call in calls(path))}
-    assert asking == {"settings.py", "comparison.py", "recipes.py"}
+    assert asking == {"fitting.py", "comparison.py", "recipes.py"}
 
 
 @pytest.fixture

@@ -6,15 +6,15 @@ from inspect import signature
 import pytest
 import torch
 
-from foveate.compression import Pipeline, PromptCompressor, VisionCompressor
+from foveate.compressors import DecoderCompressor, Pipeline, VisionCompressor
 from foveate.core.errors import FoveateError, UnknownMethod
 from foveate.core.needs import Features
 from foveate.core.types import EXTRA, PADDING, Grid, Trace
 from foveate.methods import METHODS, divprune, fastv, full, vscan, vtc_cls
-from foveate.models.load import adapt
+from foveate.methods.fitting import method, options_for, with_fallbacks
+from foveate.models.loading.load import adapt
 from foveate.scorers import Random
 from foveate.selectors import MaxMin, Outliers, PerTile, TopK
-from foveate.settings import method, options_for, suited
 from foveate.testing.families import FAMILIES, pictures
 from foveate.testing.models import features_of  # what the stock model makes of a picture
 
@@ -123,7 +123,7 @@ def test_a_name_that_goes_on_is_a_recipe_like_others():
 
 def test_a_stand_in_goes_on_with_what_it_wraps():
     model = FAMILIES["LLaVA-OneVision"]()
-    assert suited(vtc_cls(8, 1), model).tiled(True) == suited(vtc_cls(8, 1).tiled(True), model)
+    assert with_fallbacks(vtc_cls(8, 1), model).tiled(True) == with_fallbacks(vtc_cls(8, 1).tiled(True), model)
 
 
 def test_what_has_no_choice_behind_the_tower_says_so():
@@ -132,4 +132,4 @@ def test_what_has_no_choice_behind_the_tower_says_so():
     for compressor in (full(), fastv(8), METHODS["pool"](8)):
         with pytest.raises(FoveateError, match="does not choose among patches behind the vision tower"):
             compressor.tiled(per_tile=True)
-    assert PromptCompressor(Random(), 8, 2, PerTile()).plan(26, 4) == (26, 26, 8, 8)
+    assert DecoderCompressor(Random(), 8, 2, PerTile()).plan(26, 4) == (26, 26, 8, 8)

@@ -7,11 +7,11 @@ import pytest
 from filelock import FileLock
 from optuna.trial import TrialState
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import BudgetError, FoveateError, LayerError, OutputError
 from foveate.core.types import Grid
 from foveate.evaluation import EvalConfig
-from foveate.models.llava import Tower
+from foveate.models.families.llava import Tower
 from foveate.studies import objective
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import layer_choices, named_choices
@@ -71,7 +71,7 @@ def test_layers_of_towers_without_cls_are_ablated_by_their_stand_ins(config, tmp
     save_family(family, tmp_path / "model")
     study = ablate("s", replace(config, model=str(tmp_path / "model"), limit=6), few, (4,))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
-    stands = {t.params["scorer"]: t.user_attrs["compressor"].startswith("StandIn(") for t in study.trials}
+    stands = {t.params["scorer"]: t.user_attrs["compressor"].startswith("Fallback(") for t in study.trials}
     assert stands == {"cls[2]": True, "full": False, "blind": False}
 
 

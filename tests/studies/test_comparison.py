@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import BudgetError, FoveateError, OutputError, UnknownMethod
-from foveate.cost.shapes import DecoderShape
 from foveate.evaluation import EvalConfig
+from foveate.profiling.shapes import DecoderShape
 from foveate.studies.comparison import CONTROLS, compare
 
 OWN = """
-from foveate.compression import VisionCompressor
+from foveate.compressors import VisionCompressor
 from foveate.methods import random
 from foveate.scorers import TokenNorm
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.bias_corrections import corrections_table, corrections_text
+from analysis.bias.corrections import corrections_table, corrections_text
 from analysis.records import read_records
 from analysis.verdicts import holm, paired_p
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import OptionError, OutputError
-from foveate.core.files import remove
+from foveate.core.storage import remove
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.studies.corrections import (
     DEBIASED,
     PLAIN,

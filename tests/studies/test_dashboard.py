@@ -7,7 +7,7 @@ from urllib.request import urlopen
 from selenium.webdriver.common.by import By
 
 from analysis.overlays import kept_picture
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.evaluation import EvalConfig
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import named_choices

@@ -5,17 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load
 from foveate.studies.objective import Objective
 from foveate.studies.opening import open_study
-from foveate.studies.place import Place
 from foveate.studies.plan import SearchPlan
 from foveate.studies.search import space_of, winners
-from foveate.studies.spaces import Planned
-from foveate.studies.study import queue, run
+from foveate.studies.space import Planned
+from foveate.studies.study import queue, run_trials
+from foveate.studies.study_folder import StudyFolder
 from tests.tiers import parametrize
 
 GOOD, HOPELESS = 0, 5
@@ -33,10 +33,10 @@ def searched(config, name, goals, max_loss, trials):
     objective = Objective(
         config, space_of(SearchPlan(("single",), keep=(16,)), cached_load("reference")), goals, max_loss, stops=True
     )
-    place = Place(name, config.out)
+    place = StudyFolder(name, config.out)
     _, study = open_study(place, objective, {}, {"samples": config.limit})
     queue(place, study, [Planned({"layer": layer}, source=source) for layer, source in trials])
-    run(place, study, objective)
+    run_trials(place, study, objective)
     return study
 
 

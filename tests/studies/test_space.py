@@ -8,10 +8,10 @@ from scipy import stats
 
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.types import Grid
-from foveate.models.llava import Tower
+from foveate.models.families.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.studies.recipes import OneOf, Range, RecipeSpace, opened
-from foveate.studies.spaces import Budget, LayerSpace, layer_space
+from foveate.studies.space import Budget, LayerSpace, layer_space
 
 TOWER = Tower(depth=6, heads=4, feature_layer=4, has_cls=True, grid=Grid(12, 12))
 ALL = ("single", "range", "weights", "reduce", "heads", "diversity")
@@ -72,15 +72,15 @@ def test_known_settings_have_parameters_that_give_them_back(words):
 
 
 def test_a_split_budget_costs_the_language_model_the_same():
-    stages = set()
+    cuts = set()
     for trial, proposal in drawn(space_of("weights", "diversity", "prompt")):
         blocks = proposal.compressor.plan(144, 4)
         assert sum(blocks) / 4 == pytest.approx(16, abs=1)
         assert min(blocks) >= 1
         assert blocks[0] <= 144
-        stages.add(len(proposal.compressor.stages))
-        assert ("prompt_share" in trial.params) == bool(proposal.compressor.stages)
-    assert stages == {0, 1}
+        cuts.add(len(proposal.compressor.cuts))
+        assert ("prompt_share" in trial.params) == bool(proposal.compressor.cuts)
+    assert cuts == {0, 1}
 
 
 def test_opened_budgets_and_masses():

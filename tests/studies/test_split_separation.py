@@ -2,19 +2,19 @@
 
 import pytest
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import FoveateError
 from foveate.evaluation import EvalConfig
-from foveate.studies.place import Place
 from foveate.studies.plan import SearchPlan
 from foveate.studies.search import search
+from foveate.studies.study_folder import StudyFolder
 from tests.data import tables
 
 
 def test_a_search_never_reports_its_own_split(tiny, tmp_path):
     config = EvalConfig(Identity(), tiny, split="search", limit=11, out=tmp_path)
     with pytest.raises(FoveateError, match="the split that is searched"):
-        search(Place("s", tmp_path), config, SearchPlan(trials=1, report_split="search"))
+        search(StudyFolder("s", tmp_path), config, SearchPlan(trials=1, report_split="search"))
     assert not (tmp_path / "s").exists()
 
 
@@ -23,5 +23,5 @@ def test_a_search_reports_no_split_that_shares_questions_with_its_own(tiny, tmp_
     place = tables.pope(tmp_path / "pope.parquet")
     config = EvalConfig(Identity(), tiny, f"pope:{place}", "random", out=tmp_path / "runs")
     with pytest.raises(FoveateError, match=r"report_split='test' shares \d+ questions with split 'random'"):
-        search(Place("s", tmp_path / "runs"), config, SearchPlan(trials=1, report_split="test"))
+        search(StudyFolder("s", tmp_path / "runs"), config, SearchPlan(trials=1, report_split="test"))
     assert not (tmp_path / "runs" / "s").exists()

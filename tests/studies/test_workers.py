@@ -19,7 +19,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import OutputError
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
@@ -28,9 +28,9 @@ from foveate.studies.ablation import ablate
 from foveate.studies.choices import named_choices
 from foveate.studies.objective import Objective
 from foveate.studies.opening import open_study
-from foveate.studies.place import Place
-from foveate.studies.spaces import Budget, LayerSpace, Planned
-from foveate.studies.study import queue, run
+from foveate.studies.space import Budget, LayerSpace, Planned
+from foveate.studies.study import queue, run_trials
+from foveate.studies.study_folder import StudyFolder
 from tests.scripts import run as run_script
 from tests.scripts import start, wait_for
 from tests.services import wait_until
@@ -98,7 +98,7 @@ def test_a_heart_that_cannot_be_written_is_no_traceback_and_another_thread_that_
 
 
 def test_ctrl_c_is_not_forgotten_where_the_trial_cannot_be_told_to_have_failed(config, monkeypatch):
-    place = Place("s", config.out)
+    place = StudyFolder("s", config.out)
     study, objective = planned(place, config)
 
     def stopped(*_):
@@ -108,11 +108,11 @@ def test_ctrl_c_is_not_forgotten_where_the_trial_cannot_be_told_to_have_failed(c
 
     monkeypatch.setattr(Objective, "__call__", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run(place, study, objective)
+        run_trials(place, study, objective)
 
 
 def test_workers_are_dismissed_where_the_storage_answers_ctrl_c_with_an_error_of_its_own(config, monkeypatch):
-    place = Place("s", config.out)
+    place = StudyFolder("s", config.out)
     study, objective = planned(place, config)
     dismissed = []
 
@@ -125,14 +125,14 @@ def test_workers_are_dismissed_where_the_storage_answers_ctrl_c_with_an_error_of
     monkeypatch.setattr(studies, "_work", work)
     monkeypatch.setattr(studies, "_dismiss", dismissed.append)
     with pytest.raises(SQLAlchemyError):
-        run(place, study, objective)
+        run_trials(place, study, objective)
     assert dismissed == [[]]
 
 
 def test_a_study_is_sealed_when_it_has_run(config):
-    place = Place("s", config.out)
+    place = StudyFolder("s", config.out)
     study, objective = planned(place, config)
-    run(place, study, objective)
+    run_trials(place, study, objective)
     content = bytearray((place.folder / "study.db").read_bytes())
     content[-100] ^= 1
     (place.folder / "study.db").write_bytes(content)
@@ -184,10 +184,10 @@ def test_ctrl_c_ends_all_workers_after_their_batches(tiny, tmp_path):
 
 def planned(place, config, tiny_cells=cells):
     from foveate.evaluation.run import cached_load
-    from foveate.studies.choices import Grid
+    from foveate.studies.choices import ChoiceGrid
 
     tower = cached_load(config.model).adapter.tower
-    grid = Grid(tuple(tiny_cells(tower)), (36, 7))
+    grid = ChoiceGrid(tuple(tiny_cells(tower)), (36, 7))
     objective = Objective(config, grid)
     _, study = open_study(place, objective, {"test": 1}, {})
     queue(place, study, grid.cells)
@@ -197,7 +197,7 @@ def planned(place, config, tiny_cells=cells):
 @extended("moments")
 def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(config):
     """Twenty workers are killed, each at a random moment after it has taken a trial."""
-    place = Place("s", config.out)
+    place = StudyFolder("s", config.out)
     study, objective = planned(place, config)
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -209,7 +209,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(confi
         worker.join()
     lost = study.get_trials(states=(TrialState.FAIL, TrialState.RUNNING))
     assert len(lost) >= 5
-    run(place, study, objective)
+    run_trials(place, study, objective)
     check_whole(study, config.out, WANTED)
     assert {trial.state for trial in study.trials if trial.number in {t.number for t in lost}} == {TrialState.FAIL}
 
@@ -220,7 +220,7 @@ def taken_by(worker, study):
 
 @parametrize("elsewhere", [False, True], ids=["on this machine", "on another machine"])
 def test_a_worker_killed_over_postgresql_loses_nothing(config, postgresql_url, monkeypatch, elsewhere):
-    place = Place("s", config.out, postgresql_url, heartbeat_s=1, grace_s=3)
+    place = StudyFolder("s", config.out, postgresql_url, heartbeat_s=1, grace_s=3)
     study, objective = planned(place, config)
     if elsewhere:
         monkeypatch.setattr(studies.platform, "node", lambda: "far-away")
@@ -249,7 +249,7 @@ def test_a_search_that_is_killed_suggests_what_it_would_have_suggested(config):
     space = LayerSpace(4, 4, 4, 144, Budget(9, 9), ("weights",))
 
     def searched(name, kills):
-        place = Place(name, config.out)
+        place = StudyFolder(name, config.out)
         objective = Objective(config, space, ("quality",))
         _, study = open_study(place, objective, {}, {"samples": 33})
         queue(place, study, [Planned({f"weight_{i}": 0.5 for i in range(4)}, source="ensemble")])
@@ -258,7 +258,7 @@ def test_a_search_that_is_killed_suggests_what_it_would_have_suggested(config):
             worker.start()
             worker.join(120)
             assert worker.exitcode == -signal.SIGKILL
-        run(place, study, objective, 13, "tpe", seed=3)
+        run_trials(place, study, objective, 13, "tpe", seed=3)
         done = study.get_trials(states=(TrialState.COMPLETE,))
         assert len(done) == 13
         assert len(study.get_trials(states=(TrialState.FAIL,))) == len(kills)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.contracts import Pictures
 from foveate.core.types import Arrangement, Compressed, Compression, Decision
@@ -19,9 +19,9 @@ from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import Encodings
 from foveate.functional.ranking import listed
 from foveate.functional.regions import rank_within, squares
-from foveate.models.adapter import Adapter
-from foveate.models.engine import Conversation, answer, likelihood
-from foveate.models.pictures import Texts
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.runtime.generation import Conversation, answer, likelihood
+from foveate.models.runtime.images import Texts
 
 SEQUENCES = 48  # token sequences run at once, unless said otherwise
 

@@ -10,16 +10,16 @@ with the plan as it was carried out and the grid of patches.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foveate.compression import Identity
+from foveate.bias.plan import MEND_IT, BiasPlan
+from foveate.bias.tables import TableFolder
+from foveate.compressors import Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, DataError, DeviceError, OptionError
 from foveate.core.types import Grid
 from foveate.data.names import parsed
-from foveate.evaluation.bias_plan import MEND_IT, BiasPlan
 from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.devices import team
 from foveate.evaluation.run import cached_load, data_of
-from foveate.evaluation.tables import TableFolder
 from foveate.functional.regions import squares
 
 
@@ -108,10 +108,10 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
     with folder.lock(measurement.identity | {"place": parsed(config.data)[1], "model": config.model}):
         done = folder.done()
         if left := [sample for sample in samples if sample.id not in done]:
+            from foveate.bias.module import Measuring, check_shapes
             from foveate.evaluation.agreement import check_evaluated
             from foveate.evaluation.answering import encodings_of, predict  # Lightning takes seconds to import
             from foveate.evaluation.datamodule import QuestionsInBatches
-            from foveate.evaluation.measuring import Measuring, check_shapes
             from foveate.evaluation.module import RecordWriter
 
             loaded = cached_load(config.model, config.device, config.dtype)

@@ -8,14 +8,7 @@ import pytorch_lightning as lightning
 from jaxtyping import Bool
 from torch import Tensor
 
-from foveate.core.budget import resolve_keep
-from foveate.core.errors import DataError, UnsupportedModel
-from foveate.core.progress import bar
-from foveate.core.types import Grid
-from foveate.data.sample import VQASample
-from foveate.evaluation.asking import prompt_of
-from foveate.evaluation.bias_plan import MEND_IT, BiasPlan
-from foveate.evaluation.causal import (
+from foveate.bias.causal import (
     Curve,
     Inquiry,
     cross_checked,
@@ -26,9 +19,8 @@ from foveate.evaluation.causal import (
     removal,
     shapley,
 )
-from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.evidence import evidence_of
-from foveate.evaluation.measures import (
+from foveate.bias.plan import MEND_IT, BiasPlan
+from foveate.bias.rows import (
     Facts,
     Measured,
     Worths,
@@ -38,9 +30,17 @@ from foveate.evaluation.measures import (
     signal_rows,
     token_rows,
 )
+from foveate.bias.signals import Signal, asked_signals, norms_of, signals_of, target_of
+from foveate.bias.tables import SAMPLES
+from foveate.core.budget import resolve_keep
+from foveate.core.errors import DataError, UnsupportedModel
+from foveate.core.progress import bar
+from foveate.core.types import Grid
+from foveate.data.sample import VQASample
+from foveate.evaluation.asking import prompt_of
+from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.module import asked
-from foveate.evaluation.signals import Signal, asked_signals, norms_of, signals_of, target_of
-from foveate.evaluation.tables import SAMPLES
 from foveate.functional.regions import spread, squares
 from foveate.metrics.answers import score_of
 from foveate.metrics.evidence import SHOWN

@@ -12,12 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveate.core.types import Grid
-from foveate.evaluation.causal import Curve
-from foveate.evaluation.signals import EVERY, Signal
-from foveate.functional.ranking import marked, ranked
-from foveate.functional.regions import spread
-from foveate.metrics.bias import (
+from foveate.bias.causal import Curve
+from foveate.bias.metrics import (
     centroid_shift,
     effective_tokens,
     entropy,
@@ -32,6 +28,10 @@ from foveate.metrics.bias import (
     spearman,
     top_overlap,
 )
+from foveate.bias.signals import EVERY, Signal
+from foveate.core.types import Grid
+from foveate.functional.ranking import marked, ranked
+from foveate.functional.regions import spread
 from foveate.metrics.evidence import SHOWN, evidence_precision, evidence_recall
 
 MEAN = -1  # as number of a head: the mean over all

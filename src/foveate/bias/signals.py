@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from foveate.compression import Identity
+from foveate.bias.causal import Inquiry
+from foveate.compressors import Identity
 from foveate.core.contracts import Pictures
 from foveate.core.needs import ClsRows, Fingerprint, Need, ReceivedRows
-from foveate.evaluation.causal import Inquiry
 from foveate.metrics.evidence import SHOWN
-from foveate.models.adapter import Adapter
-from foveate.models.looks import looks
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.runtime.response_attention import attention_maps
 from foveate.scorers import Random, Uniform
 
 RANDOM_SEEDS = range(3)
@@ -84,9 +84,9 @@ def signals_of(llava: Adapter, pictures: Pictures, share: Float[Tensor, "questio
         last = range(max(0, tower.feature_layer - 2), tower.feature_layer + 1)  # three, as VTC-CLS
         sums = dict.fromkeys((tuple(range(tower.depth)), tuple(last)))
         found += [Signal("cls sum", f"{some[0]}-{some[-1]}", rows[:, some].mean(1), False) for some in sums]
-    stand_in = max(0, tower.depth - 2)  # ReceivedAttention(layer=-2), which the adapter names where there is no [CLS]
+    fallback = max(0, tower.depth - 2)  # ReceivedAttention(layer=-2), which the adapter names where there is no [CLS]
     found += [
-        Signal("received", str(need.layer), trace[need].cpu(), False, need.layer == stand_in) for need in received
+        Signal("received", str(need.layer), trace[need].cpu(), False, need.layer == fallback) for need in received
     ]
     shown = (share >= SHOWN).any(1)
     if (known := shown.any(1)).any():
@@ -112,7 +112,7 @@ def asked_signals(inquiry: Inquiry, pictures: Pictures, prompts: Sequence[Sequen
         prompts: Their full prompts.
         tokens: How many tokens of an answer have rows of their own.
     """
-    seen = looks(inquiry.llava, prompts, Identity().compress(pictures), inquiry.answers, tokens)
+    seen = attention_maps(inquiry.llava, prompts, Identity().compress(pictures), inquiry.answers, tokens)
     depth = inquiry.llava.decoder.depth
     said = seen.answer[:, 0, 0, 0].isfinite().cpu()
     rows = {"prompt": seen.last, "question": seen.question, "every": seen.every, "response": seen.response}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foveate.core.errors import DataError
-from foveate.core.files import sound, stamped
+from foveate.core.storage import checksummed, intact
 from foveate.evaluation.records import RunFolder
 
 SAMPLES = "samples"  # the table that has one row per question
@@ -20,13 +20,13 @@ class TableFolder(RunFolder):
     _PARTS = "part-*.????????????????"  # the checksum
 
     def done(self) -> frozenset[str]:
-        files = [part / f"{SAMPLES}.parquet" for part in self.parts() if sound(part)]
+        files = [part / f"{SAMPLES}.parquet" for part in self.parts() if intact(part)]
         ids = [pq.read_table(path, columns=["sample_id"])["sample_id"].to_pylist() for path in files]
         return frozenset(sample_id for part in ids for sample_id in part)
 
     def append(self, batch: Mapping[str, pa.Table]) -> None:
         """Writes the tables of one batch, `SAMPLES` among them."""
-        with stamped(self.folder, f"part-{quote(batch[SAMPLES]['sample_id'][0].as_py(), safe='')}") as part:
+        with checksummed(self.folder, f"part-{quote(batch[SAMPLES]['sample_id'][0].as_py(), safe='')}") as part:
             part.mkdir()
             for table, rows in batch.items():
                 pq.write_table(rows, part / f"{table}.parquet")

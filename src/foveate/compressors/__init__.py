@@ -1,22 +1,24 @@
 """Compressors: scorer, selector and merger put together, and attached to a stock model."""
 
-from foveate.compression.base import Compressor
-from foveate.compression.controls import Blind, Downsample, Identity, Pool
-from foveate.compression.prompt import Pipeline, PromptCompressor
-from foveate.compression.run import Run
-from foveate.compression.stand_in import StandIn
-from foveate.compression.vision import TowerCompressor, VisionCompressor
+from foveate.compressors.base import Compressor
+from foveate.compressors.controls import Blind, Downsample, Identity, Pool
+from foveate.compressors.decoder import DecoderCompressor
+from foveate.compressors.fallback import Fallback
+from foveate.compressors.pipeline import Pipeline
+from foveate.compressors.result import Result
+from foveate.compressors.tower import TowerCompressor
+from foveate.compressors.vision import VisionCompressor
 
 __all__ = [
     "Blind",
     "Compressor",
+    "DecoderCompressor",
     "Downsample",
+    "Fallback",
     "Identity",
     "Pipeline",
     "Pool",
-    "PromptCompressor",
-    "Run",
-    "StandIn",
+    "Result",
     "TowerCompressor",
     "VisionCompressor",
 ]

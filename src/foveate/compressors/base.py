@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from foveate.compression.run import Run
+from foveate.compressors.result import Result
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.checks import CheckedCut, checked_compressed
 from foveate.core.contracts import Cut, Merger, Pictures, Plugin, Selector
@@ -20,7 +20,7 @@ from foveate.core.values import Value
 from foveate.scorers import Constant
 
 if TYPE_CHECKING:  # transformers takes seconds to import
-    import foveate.models.load
+    import foveate.models.loading.load
 
 Positions = Literal["repacked", "original"]
 
@@ -44,11 +44,11 @@ class Compressor(Value, ABC):
 
         Args:
             pictures: The pictures.
-            also: What later stages read; their answers are among those that are carried.
+            also: What later cuts read; their answers are among those that are carried.
         """
 
     @property
-    def stages(self) -> tuple[Cut, ...]:
+    def cuts(self) -> tuple[Cut, ...]:
         """Cuts inside the language model."""
         return ()
 
@@ -64,7 +64,7 @@ class Compressor(Value, ABC):
     @property
     def per_question(self) -> bool:
         """Whether what remains of a picture may depend on the question."""
-        return bool(self.stages) or any(need.per_question for need in self.needs)
+        return bool(self.cuts) or any(need.per_question for need in self.needs)
 
     def tiled(self, per_tile: bool = False, separators: bool = True) -> "Compressor":
         """The same, told what to do where a model cuts its pictures into tiles.
@@ -82,7 +82,7 @@ class Compressor(Value, ABC):
         )
 
     @contextmanager
-    def attached(self, model: "nn.Module | foveate.models.load.LoadedModel") -> Iterator[Run]:
+    def attached(self, model: "nn.Module | foveate.models.loading.load.LoadedModel") -> Iterator[Result]:
         """While active, the stock model compresses the images it is given; afterwards it is as it was.
 
         Logits of `forward` are those of the shortened, left-padded prompts, which streamers and logits processors of
@@ -100,18 +100,18 @@ class Compressor(Value, ABC):
             LayerError: A cut stands at a block that the language model does not have.
             UnsupportedNeed: At the first call, if the model cannot give what the scorer needs.
         """
-        from foveate.models.attach import Attachment, compressing
-        from foveate.models.load import LoadedModel, adapt
-        from foveate.models.pictures import TextSide
+        from foveate.models.loading.load import LoadedModel, adapt
+        from foveate.models.runtime.attach import Attachment, compressing
+        from foveate.models.runtime.images import TextSide
 
-        run = Run()
+        run = Result()
         if isinstance(model, LoadedModel):
             adapter, texts = model.adapter, model.text_side
         else:
             adapter, texts = adapt(model), TextSide()
-        adapter.check(self.needs, self.stages)
-        compress, stages = partial(compressed_by, self), checked_stages(self)
-        with compressing(Attachment(adapter, compress, self.repack, stages, run.note, texts)):
+        adapter.check(self.needs, self.cuts)
+        compress, cuts = partial(compressed_by, self), checked_cuts(self)
+        with compressing(Attachment(adapter, compress, self.repack, cuts, run.note, texts)):
             yield run
 
 
@@ -124,9 +124,9 @@ def compressed_by(compressor: Compressor, pictures: Pictures, also: tuple[Need, 
     return checked_compressed(compressor.compress(pictures, also), compressor, pictures)
 
 
-def checked_stages(compressor: Compressor) -> tuple[Cut, ...]:
+def checked_cuts(compressor: Compressor) -> tuple[Cut, ...]:
     """The cuts of a compressor, which refuse decisions that do not fit."""
-    return tuple(CheckedCut(stage) for stage in compressor.stages)
+    return tuple(CheckedCut(cut) for cut in compressor.cuts)
 
 
 def whole(pictures: Pictures, needs: tuple[Need, ...]) -> Compressed:
@@ -134,11 +134,11 @@ def whole(pictures: Pictures, needs: tuple[Need, ...]) -> Compressed:
     sources, trace = pictures.encode(needs)
     patches = sources[:, : trace.patches]
     everything = torch.arange(trace.patches, device=sources.device).expand(len(sources), -1)
-    decision = Decision(alike(trace, sources), Compression(everything))
+    decision = Decision(equal_scores(trace, sources), Compression(everything))
     return Compressed.of(pictures.project(patches), decision, trace.answers(needs), pictures.arrangement)
 
 
-def alike(trace: Trace, features: Tensor) -> Tensor:
+def equal_scores(trace: Trace, features: Tensor) -> Tensor:
     """Scores of a compressor that has none."""
     return Constant().score(trace).to(features.device)
 

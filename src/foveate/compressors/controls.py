@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foveate.compression.base import Compressor, Positions, alike, whole
+from foveate.compressors.base import Compressor, Positions, equal_scores, whole
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.contracts import Pictures
 from foveate.core.needs import Downsampled, Need
@@ -26,7 +26,7 @@ class Pool(Compressor):
         sources, trace = pictures.encode(also)
         compression = _pooled(trace.views, resolve_keep(self.keep, trace.patches), sources)
         tokens = pictures.project(compression.apply(sources))
-        decision = Decision(alike(trace, sources), compression)
+        decision = Decision(equal_scores(trace, sources), compression)
         return Compressed.of(tokens, decision, trace.answers(also), pictures.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
@@ -45,7 +45,7 @@ class Downsample(Compressor):
         need = Downsampled(*nearest_grid(keep, grid.rows, grid.columns))
         _, trace = pictures.encode((need, *also))
         features = trace[need]
-        decision = Decision(alike(trace, features), _pooled((grid,), keep, features))
+        decision = Decision(equal_scores(trace, features), _pooled((grid,), keep, features))
         return Compressed.of(pictures.project(features), decision, trace.answers(also), pictures.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:

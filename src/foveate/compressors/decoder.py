@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.compression.base import Compressor, Positions, budget, check_needed, selectable, union, whole
+from foveate.compressors.base import Compressor, Positions, budget, check_needed, selectable, union, whole
 from foveate.core.budget import Keep
 from foveate.core.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.contracts import Cut, Merger, Pictures, Scorer, Selector
-from foveate.core.errors import FoveateError
 from foveate.core.needs import Need, resolve_layer
 from foveate.core.types import PADDING, Compressed, Decision, Trace
 from foveate.mergers import Drop
@@ -18,7 +17,7 @@ from foveate.selectors import TopK
 
 
 @dataclass(frozen=True)
-class PromptCompressor(Compressor, Cut):
+class DecoderCompressor(Compressor, Cut):
     """Drops visual tokens inside the language model, before one of its blocks.
 
     Attributes:
@@ -46,7 +45,7 @@ class PromptCompressor(Compressor, Cut):
         return union(self.scorer, self.selector, self.merger)
 
     @property
-    def stages(self) -> tuple[Cut, ...]:
+    def cuts(self) -> tuple[Cut, ...]:
         return (self,)
 
     def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
@@ -66,59 +65,12 @@ class PromptCompressor(Compressor, Cut):
         return self.planned((float(patches),) * depth, patches)
 
     def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
-        """What this stage makes of the visual tokens expected at each block without it."""
+        """What this cut makes of the visual tokens expected at each block without it."""
         layer = resolve_layer(self.layer, len(blocks), "language model")
         kept = self.selector.expected(selectable(self.keep, self.merger, patches), blocks[layer], patches)
         made = self.merger.reserved(budget(self.keep, patches)) + self.merger.extra(round(blocks[layer] - kept))
         left = kept + made
         return (*blocks[:layer], *(float(left),) * (len(blocks) - layer))
-
-
-@dataclass(frozen=True)
-class Pipeline(Compressor):
-    """Several compressors after each other: at most one on the vision side, then cuts inside the language model.
-
-    Attributes:
-        parts: In their order; pipelines among them stand for their parts.
-        positions: Of the vision side; as its own.
-    """
-
-    parts: tuple[Compressor, ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        flat = tuple(inner for part in self.parts for inner in (part.parts if isinstance(part, Pipeline) else (part,)))
-        object.__setattr__(self, "parts", flat)
-        if not self.parts or any(part.stages != (part,) for part in self.parts[1:]):
-            raise FoveateError(
-                f"Pipeline{tuple(type(part).__name__ for part in self.parts)}: expected one compressor of any kind, "
-                "then those that cut inside the language model"
-            )
-
-    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
-        return Pipeline((self.parts[0].tiled(per_tile, separators), *self.parts[1:]))
-
-    @property
-    def positions(self) -> Positions:  # type: ignore[override] (a field of the others, here its first part's)
-        return "repacked" if self.parts[0].repack and not self.parts[0].stages else "original"
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        return tuple(dict.fromkeys(need for part in self.parts for need in part.needs))
-
-    @property
-    def stages(self) -> tuple[Cut, ...]:
-        return tuple(stage for part in self.parts for stage in part.stages)
-
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        later = early(tuple(need for part in self.parts[1:] for need in part.needs))
-        return self.parts[0].compress(pictures, (*later, *also))
-
-    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
-        blocks = self.parts[0].plan(patches, depth)
-        for cut in (cut for part in self.parts[1:] for cut in part.stages):
-            blocks = cut.planned(blocks, patches)
-        return blocks
 
 
 def early(needs: tuple[Need, ...]) -> tuple[Need, ...]:

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.compression.base import Compressor, Positions
+from foveate.compressors.base import Compressor, Positions
 from foveate.core.contracts import Cut, Pictures, Reduction
 from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer, resolve_layers
 from foveate.core.types import Compressed, Compression, Trace
 
 
 @dataclass(frozen=True)
-class StandIn(Compressor):
+class Fallback(Compressor):
     """A compressor that is told, of every row of [CLS] that it asks for, what patches receive from all others there.
 
     Where a layer only sees windows of the picture, another one answers. LLaVA-OneVision ports of [CLS] methods do the
@@ -39,8 +39,8 @@ class StandIn(Compressor):
         return tuple(dict.fromkeys(part for need in self.compressor.needs for part in self.asked(need)))
 
     @property
-    def stages(self) -> tuple[Cut, ...]:
-        return self.compressor.stages
+    def cuts(self) -> tuple[Cut, ...]:
+        return self.compressor.cuts
 
     @property
     def repack(self) -> bool:
@@ -50,7 +50,7 @@ class StandIn(Compressor):
         return replace(self, compressor=self.compressor.tiled(per_tile, separators))
 
     def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        return self.compressor.compress(_Standing(self, pictures), also)
+        return self.compressor.compress(_FallbackImages(self, pictures), also)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return self.compressor.plan(patches, depth)
@@ -71,16 +71,16 @@ class StandIn(Compressor):
         return torch.stack(parts, 1) if isinstance(need, ClsRows) else parts[0]
 
 
-class _Standing(Pictures):
-    """Pictures that answer needs about attention as the stand-in says."""
+class _FallbackImages(Pictures):
+    """Pictures that answer needs about attention as the fallback says."""
 
-    def __init__(self, stand_in: StandIn, pictures: Pictures) -> None:
-        self.stand_in, self.pictures, self.arrangement = stand_in, pictures, pictures.arrangement
+    def __init__(self, fallback: Fallback, pictures: Pictures) -> None:
+        self.fallback, self.pictures, self.arrangement = fallback, pictures, pictures.arrangement
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
-        parts = dict.fromkeys(part for need in needs for part in self.stand_in.asked(need))
+        parts = dict.fromkeys(part for need in needs for part in self.fallback.asked(need))
         sources, trace = self.pictures.encode(tuple(parts))
-        told = {need: self.stand_in.answer(need, trace) for need in needs}
+        told = {need: self.fallback.answer(need, trace) for need in needs}
         return sources, replace(trace, values={**trace.values, **told})
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:

@@ -9,17 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from foveate.core.token_account import TokenAccount, account
 from foveate.core.types import Arrangement, Compressed, Decision
-from foveate.cost.tokens import TokenAccount, account
 
 if TYPE_CHECKING:  # transformers takes seconds to import
-    import foveate.models.cutting
-    import foveate.models.decoder
+    import foveate.models.backbone.decoder
+    import foveate.models.runtime.pruning
 
-_Call = tuple[Compressed, "foveate.models.decoder.Layout", "foveate.models.cutting.Cutting"]
+_Call = tuple[Compressed, "foveate.models.backbone.decoder.Layout", "foveate.models.runtime.pruning.Pruning"]
 
 
-class Run:
+class Result:
     """What an attached compressor decided in the model's latest call."""
 
     def __init__(self) -> None:
@@ -28,33 +28,33 @@ class Run:
     @property
     def kept(self) -> list[Int[Tensor, " kept"]]:
         """For each image the patches whose places remain to the end, ascending."""
-        compressed, layout, cuts = self._call
-        if not cuts.decisions:
+        compressed, layout, pruning = self._call
+        if not pruning.decisions:
             return compressed.decision.compression.kept
         return [
             prompt[(prompt >= start) & (prompt < start + patches)] - start
-            for prompt, images in zip(cuts.decisions[-1].compression.kept, layout.prompts, strict=True)
+            for prompt, images in zip(pruning.decisions[-1].compression.kept, layout.prompts, strict=True)
             for start, patches in _stretches(images)
         ]
 
     @property
     def scores(self) -> Float[Tensor, "image patch"]:
-        """The scores of the last stage; NaN for a patch that was gone before it, or that a smaller image lacks."""
-        compressed, layout, cuts = self._call
-        if not cuts.decisions:
+        """The scores of the last cut; NaN for a patch that was gone before it, or that a smaller image lacks."""
+        compressed, layout, pruning = self._call
+        if not pruning.decisions:
             return compressed.decision.scores
         rows = [
             scores[start : start + patches]
-            for scores, images in zip(cuts.decisions[-1].scores, layout.prompts, strict=True)
+            for scores, images in zip(pruning.decisions[-1].scores, layout.prompts, strict=True)
             for start, patches in _stretches(images)
         ]
         return pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
     @property
     def decisions(self) -> list[Decision]:
-        """What every stage decided: first the vision side per image, then the cuts per prompt."""
-        compressed, _, cuts = self._call
-        return [compressed.decision, *cuts.decisions]
+        """What every cut decided: first the vision side per image, then the cuts per prompt."""
+        compressed, _, pruning = self._call
+        return [compressed.decision, *pruning.decisions]
 
     @property
     def tokens(self) -> TokenAccount:
@@ -62,10 +62,13 @@ class Run:
         return account(self._call[2].per_block)
 
     def note(
-        self, compressed: Compressed, layout: "foveate.models.decoder.Layout", cuts: "foveate.models.cutting.Cutting"
+        self,
+        compressed: Compressed,
+        layout: "foveate.models.backbone.decoder.Layout",
+        pruning: "foveate.models.runtime.pruning.Pruning",
     ) -> None:
         """Called by the model's adapter."""
-        self._latest = compressed, layout, cuts
+        self._latest = compressed, layout, pruning
 
     @property
     def _call(self) -> _Call:

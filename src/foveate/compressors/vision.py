@@ -4,14 +4,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from foveate.compression.base import Compressor, Positions, budget, check_needed, selectable, union
-from foveate.core.budget import Keep, resolve_keep
+from foveate.compressors.base import Compressor, Positions, budget, check_needed, selectable, union
+from foveate.core.budget import Keep
 from foveate.core.checks import checked_choice, checked_compression, checked_scores
-from foveate.core.contracts import Merger, Pictures, Reduction, Scorer, Selector
+from foveate.core.contracts import Merger, Pictures, Scorer, Selector
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need
 from foveate.core.types import Compressed, Decision
-from foveate.functional.ranking import marked
 from foveate.mergers import Drop
 from foveate.selectors import PerTile, TopK
 
@@ -44,7 +43,7 @@ class VisionCompressor(Compressor):
         super().__post_init__()
         check_needed(self.keep, self.selector)
         if late := [need for need in self.needs if need.in_decoder]:
-            raise UnsupportedNeed(f"{late[0]} is known only inside the language model: use a PromptCompressor")
+            raise UnsupportedNeed(f"{late[0]} is known only inside the language model: use a DecoderCompressor")
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -75,28 +74,3 @@ class VisionCompressor(Compressor):
         kept = self.selector.expected(keep, patches, patches)
         made = self.merger.reserved(budget(self.keep, patches)) + self.merger.extra(round(patches - kept))
         return (float(kept + made),) * depth
-
-
-@dataclass(frozen=True)
-class TowerCompressor(Compressor):
-    """Drops or merges tokens between the blocks of the vision tower.
-
-    Attributes:
-        reduction: What happens after which block.
-        keep: How many tokens leave the tower: a count, or a fraction of an image's patches.
-        positions: As in `VisionCompressor`.
-    """
-
-    reduction: Reduction
-    keep: Keep
-    positions: Positions = "repacked"
-
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        arrangement = pictures.arrangement
-        features, compression = pictures.reduced(self.reduction, resolve_keep(self.keep, arrangement.patches))
-        stays = marked(compression.origin, arrangement.patches)
-        carried = pictures.encode(also)[1].answers(also) if also else {}
-        return Compressed.of(pictures.project(features), Decision(stays.float(), compression), carried, arrangement)
-
-    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
-        return (float(resolve_keep(self.keep, patches)),) * depth

@@ -196,7 +196,7 @@ class CheckedCut(AroundCut):
 
     def cut(self, states: Tensor, trace: Trace) -> Decision:
         batch, tokens = states.shape[:2]
-        return checked_decision(self.stage.cut(states, trace), self.stage, batch, tokens, states.device)
+        return checked_decision(self.inner.cut(states, trace), self.inner, batch, tokens, states.device)
 
 
 def _left(trace: Trace) -> int:

@@ -99,7 +99,7 @@ class Pictures(ABC):
 
 
 class Cut(Plugin):
-    """A stage inside the language model: before block `layer`, some visual tokens go.
+    """A cut inside the language model: before block `layer`, some visual tokens go.
 
     Attributes:
         layer: 0-based, negative from the end; block 0 has nothing before it.
@@ -123,32 +123,32 @@ class Cut(Plugin):
 
     @abstractmethod
     def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
-        """What this stage makes of the visual tokens that are expected at each block without it."""
+        """What this cut makes of the visual tokens that are expected at each block without it."""
 
 
 @dataclass(frozen=True, repr=False)
 class AroundCut(Cut):
     """A cut that does something around another one, and is otherwise like it."""
 
-    stage: Cut
+    inner: Cut
 
     def __repr__(self) -> str:
-        return repr(self.stage)
+        return repr(self.inner)
 
     @property
     def layer(self) -> int:  # type: ignore[override] (a field of the others, here that of what it wraps)
-        return self.stage.layer
+        return self.inner.layer
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return self.stage.needs
+        return self.inner.needs
 
     @property
     def repack(self) -> bool:
-        return self.stage.repack
+        return self.inner.repack
 
     def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
-        return self.stage.planned(blocks, patches)
+        return self.inner.planned(blocks, patches)
 
 
 class Reduction(Value, ABC):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 
 NAME = "finished.json"
 RESULTS: dict[Path, Callable[[], Iterable[Path]]] = {}
@@ -70,7 +70,7 @@ def remember(
     if any(path.stat().st_mtime >= begun for path in needed):
         return
     files = {str(path): _state(path) for path in (*needed, *_files(results))}
-    with replacing(folder / NAME) as path:
+    with atomic_write(folder / NAME) as path:
         path.write_text(json.dumps({"command": command, "printed": printed, "files": files}))
 
 

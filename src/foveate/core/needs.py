@@ -14,7 +14,7 @@ class Need(Value):
 
     `per_question` says whether the answer depends on the question; if not, all questions about an image share the
     compressed image and the keys and values that the language model computes for it. `in_decoder` says that the
-    language model answers, at the block where a `PromptCompressor` cuts; all other needs are answered before it runs.
+    language model answers, at the block where a `DecoderCompressor` cuts; all other needs are answered before it runs.
     `patch_axis` says where the answer's patches are, so that it can be carried to such a block; None if it has none.
     With `carried` false it cannot be.
     """

@@ -14,7 +14,7 @@ from foveate.core.progress import bar
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary sibling to write to; it takes the place of `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def stamped(folder: Path, stem: str, suffix: str = "") -> Iterator[Path]:
+def checksummed(folder: Path, stem: str, suffix: str = "") -> Iterator[Path]:
     """Gives a temporary name for a file or a folder; when the block ends without an error, it appears in `folder`.
 
     Its name is then `<stem>.<checksum><suffix>`, so content and checksum appear at once. What a killed process left
@@ -51,13 +51,13 @@ def checksum(path: Path) -> str:
     return sha256("".join(parts).encode()).hexdigest()[:16]
 
 
-def sound(path: Path) -> bool:
-    """Whether the content of what was `stamped` is what its name says; read once as long as it seems untouched."""
+def intact(path: Path) -> bool:
+    """Whether the content of what was `checksummed` is what its name says; read once as long as it seems untouched."""
     seen = [(str(file), file.stat()) for file in _files(path)]
     return _sound(path, tuple((name, now.st_ino, now.st_size, now.st_mtime_ns) for name, now in seen))
 
 
-def put_aside(path: Path, why: str = "it is not what its checksum says") -> Path:
+def quarantine(path: Path, why: str = "it is not what its checksum says") -> Path:
     """Renames what is damaged to `<name>.damaged-<n>`, with a warning that names it; it can be made anew then."""
     aside = next(new for n in count(1) if not (new := path.with_name(f"{path.name}.damaged-{n}")).exists())
     path.rename(aside)

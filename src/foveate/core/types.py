@@ -179,7 +179,7 @@ class Compressed:
     Attributes:
         tokens: After the projector; rows without a token are zero or arbitrary.
         decision: How they came about.
-        carried: Answers to needs that a later stage inside the language model reads.
+        carried: Answers to needs that a later cut inside the language model reads.
         arrangements: Of each image. Where images differ in shape, what has fewer patches than others ends in padding:
             scores of NaN, and answers of 0.
         separators: Whether tokens between patches, such as those that end a row, stay in the prompt.

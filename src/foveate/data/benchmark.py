@@ -22,7 +22,7 @@ LONGEST_ID = 200  # of an id as it stands in the name of a file
 
 
 @dataclass(frozen=True)
-class Asked:
+class RowQuestion:
     """A question of a row, without its picture; fields as in `VQASample`, an empty `id` means the row's number."""
 
     id: str
@@ -68,7 +68,7 @@ class Benchmark:
     parts: Mapping[str, Part]
     split: str
     columns: tuple[str, ...]
-    ask: Callable[[Row], Iterator[Asked]]
+    ask: Callable[[Row], Iterator[RowQuestion]]
     picture: str | None = None
     picture_of: Callable[[Any], str] = str
     image: str = "image"
@@ -77,7 +77,7 @@ class Benchmark:
     sized: bool = False
     answer_tokens: int = 32
 
-    def samples(self, split: str, limit: int | None = None, place: str | None = None) -> list[VQASample]:
+    def samples(self, split: str, limit: int | None = None, location: str | None = None) -> list[VQASample]:
         """Returns the first questions of a split; those about a picture follow each other.
 
         Pictures are left in the table. What is wrong with a row becomes the sample's `problem`.
@@ -85,7 +85,7 @@ class Benchmark:
         Args:
             split: A key of `parts`.
             limit: Number of questions; None means all.
-            place: See `table_of`.
+            location: See `table_of`.
 
         Raises:
             DataError: The split is unknown, or its table is not there, empty or of other columns.
@@ -93,8 +93,8 @@ class Benchmark:
         if split not in self.parts:
             raise DataError(f"split {split!r} of {self.name!r} is unknown; known: {', '.join(self.parts)}")
         part = self.parts[split]
-        table = table_of(self.name, self.repo, place, part)
-        gallery = _Gallery(self, table, split, place)
+        table = table_of(self.name, self.repo, location, part)
+        gallery = _Gallery(self, table, split, location)
         columns = [*self.columns, *([self.picture] if self.picture else []), *gallery.columns]
         checked(self.name, table, list(dict.fromkeys(columns)), self.repo)
         # as Arrow has them: `datasets` would decode pictures and sounds in columns that nobody reads
@@ -142,10 +142,10 @@ class Benchmark:
 class _Gallery:
     """Which picture belongs to which row."""
 
-    def __init__(self, benchmark: Benchmark, table: Dataset, split: str, place: str | None) -> None:
+    def __init__(self, benchmark: Benchmark, table: Dataset, split: str, location: str | None) -> None:
         self.split = split
         self.columns = [] if benchmark.images and benchmark.image not in table.column_names else [benchmark.image]
-        path = Path(place or ".").expanduser()
+        path = Path(location or ".").expanduser()
         self.folder = path.parent if path.is_file() else path
         self.benchmark = benchmark
         key = benchmark.picture if benchmark.picture in table.column_names else ""
@@ -159,7 +159,7 @@ class _Gallery:
             if benchmark.text_only:
                 self.text_only = [not there for there in filled(table, benchmark.image)]
         elif benchmark.images and not self.columns:
-            apart = table_of(benchmark.name, benchmark.repo, place, benchmark.images[split])
+            apart = table_of(benchmark.name, benchmark.repo, location, benchmark.images[split])
             checked(benchmark.name, apart, ["id", benchmark.image], benchmark.repo)
             self._rows = {str(name): row for row, name in enumerate(apart["id"])}
             self._pictures = encoded(apart, benchmark.image)
@@ -190,8 +190,8 @@ class _Gallery:
         if self.text_only[row]:
             return None
         name = self.names[row]
-        place = row if self._rows is None else self._rows.get(name)
-        return Missing(name) if place is None else Stored(self._pictures, place, name, self.folder)
+        location = row if self._rows is None else self._rows.get(name)
+        return Missing(name) if location is None else Stored(self._pictures, location, name, self.folder)
 
 
 def missing(value: Any) -> bool:  # noqa: ANN401 (as the table has it)
@@ -227,7 +227,7 @@ def option_of(value: Any) -> str:  # noqa: ANN401 (as the table has it)
     return str(value).strip()
 
 
-def _malformed(asked: Asked) -> str:
+def _malformed(asked: RowQuestion) -> str:
     """Returns what is wrong with a question that cannot be written down as it is; empty if nothing is."""
     if len(quote(asked.id, safe="")) > LONGEST_ID:
         return f"its id {shown(asked.id)} is too long: at most {LONGEST_ID} characters, escaped as in a URL"
@@ -239,7 +239,7 @@ def _malformed(asked: Asked) -> str:
     return ""
 
 
-def _problem(asked: Asked, answered: bool) -> str:
+def _problem(asked: RowQuestion, answered: bool) -> str:
     if not asked.question:
         return "it has no question"
     if answered and not any(reference.strip() for reference in asked.references):

@@ -9,9 +9,9 @@ from PIL import Image
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
 from foveate.data.names import SCENES, check_limit, parsed
-from foveate.data.questions import SEVERAL_ITEMS, make_questions
 from foveate.data.sample import Drawn, Masks, VQASample
-from foveate.data.scenes import SPLITS, make_scene, stream
+from foveate.data.scenes.questions import SEVERAL_ITEMS, make_questions
+from foveate.data.scenes.scene import SPLITS, make_scene, stream
 
 if TYPE_CHECKING:  # datasets takes a second to import
     import foveate.data.benchmark
@@ -34,9 +34,9 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
     Raises:
         DataError: Data set or split is unknown, cannot be read, or nothing is left.
     """
-    known, place = parsed(name)
+    known, location = parsed(name)
     check_limit(limit)
-    samples = _scenes(split, limit, seed) if known == SCENES else _benchmark(known).samples(split, limit, place)
+    samples = _scenes(split, limit, seed) if known == SCENES else _benchmark(known).samples(split, limit, location)
     if not samples:
         raise DataError(f"split {split!r} of {name!r} has no questions")
     return samples

@@ -16,16 +16,16 @@ def parsed(name: str) -> tuple[str, str | None]:
     Raises:
         DataError: The data set is unknown, or is made and has no place.
     """
-    known, given, place = name.partition(":")
+    known, given, location = name.partition(":")
     if known != SCENES and known not in NAMES:
         raise DataError(f"data {known!r} is unknown; known: {SCENES}, {', '.join(NAMES)}")
-    if given and (known == SCENES or not place):
+    if given and (known == SCENES or not location):
         raise DataError(
             f"data {name!r}: {SCENES} are made, not read"
             if known == SCENES
             else f"data {name!r}: no place after the colon"
         )
-    return known, place or None
+    return known, location or None
 
 
 def check_limit(limit: int | None) -> None:

@@ -11,6 +11,9 @@ import pyarrow as pa
 from datasets import (
     Dataset,
     DatasetDict,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
     load_dataset,
     load_from_disk,
 )
@@ -20,7 +23,6 @@ from PIL.Image import Image
 
 from foveate.core.errors import DataError, said, shown
 from foveate.core.progress import seen
-from foveate.data.quiet import quiet
 from foveate.data.rgb import as_rgb, upright_size
 from foveate.data.sample import Picture
 
@@ -143,13 +145,13 @@ class Missing(Picture):
         return DataError(f"picture {shown(self.name)} is not in the table of pictures")
 
 
-def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
+def table_of(name: str, repo: str, location: str | None, part: Part) -> Dataset:
     """Returns the rows of a split.
 
     Args:
         name: Of the data set, for messages.
         repo: Its hub id.
-        place: A parquet file, a folder of them, a folder written by `save_to_disk`, or another hub id; None means
+        location: A parquet file, a folder of them, a folder written by `save_to_disk`, or another hub id; None means
             `repo`.
         part: What to read. In a folder, files below `<config>` and those whose names start with `<split>` are
             preferred; a single file is taken for the split.
@@ -157,12 +159,12 @@ def table_of(name: str, repo: str, place: str | None, part: Part) -> Dataset:
     Raises:
         DataError: There is no such table, it cannot be read, or has no rows.
     """
-    if place is not None and (_is_there(name, place) or not _is_hub_id(place)):
-        with quiet():
-            table = _local(name, Path(place).expanduser(), part)
+    if location is not None and (_is_there(name, location) or not _is_hub_id(location)):
+        with without_progress_bars():
+            table = _local(name, Path(location).expanduser(), part)
     else:
-        with nullcontext() if seen() else quiet():  # what is fetched may be large
-            table = _from_hub(name, place or repo, part)
+        with nullcontext() if seen() else without_progress_bars():  # what is fetched may be large
+            table = _from_hub(name, location or repo, part)
     if part.only:
         column, value = part.only
         if column not in table.column_names:
@@ -199,40 +201,42 @@ def _valid(batch: pa.Table) -> list[bool]:
     return batch.column(0).is_valid().to_pylist()
 
 
-def _is_there(name: str, place: str) -> bool:
+def _is_there(name: str, location: str) -> bool:
     try:
-        return Path(place).expanduser().exists()
+        return Path(location).expanduser().exists()
     except (OSError, RuntimeError) as error:  # too long, or the home of a user that is unknown
-        raise DataError(f"data {name!r}: no file or folder can be called {shown(place)}: {said(error)}") from error
+        raise DataError(f"data {name!r}: no file or folder can be called {shown(location)}: {said(error)}") from error
 
 
-def _is_hub_id(place: str) -> bool:
-    return place.count("/") == 1 and not place.startswith((".", "/", "~")) and not place.endswith(".parquet")
+def _is_hub_id(location: str) -> bool:
+    return location.count("/") == 1 and not location.startswith((".", "/", "~")) and not location.endswith(".parquet")
 
 
-def _local(name: str, place: Path, part: Part) -> Dataset:
-    if not place.exists():
-        raise DataError(f"data {name!r}: there is no file or folder {place}")
-    if place.is_dir() and any((place / note).exists() for note in ("dataset_info.json", "dataset_dict.json")):
-        return _saved(name, place, part)
-    files = [place] if place.is_file() else _files(place, part)
+def _local(name: str, location: Path, part: Part) -> Dataset:
+    if not location.exists():
+        raise DataError(f"data {name!r}: there is no file or folder {location}")
+    if location.is_dir() and any((location / note).exists() for note in ("dataset_info.json", "dataset_dict.json")):
+        return _saved(name, location, part)
+    files = [location] if location.is_file() else _files(location, part)
     if not files:
-        raise DataError(f"data {name!r}: {place} holds no parquet files of split {part.split!r}")
+        raise DataError(f"data {name!r}: {location} holds no parquet files of split {part.split!r}")
     try:
         return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # pyarrow and datasets raise what they like
-        raise DataError(f"data {name!r}: {place} cannot be read as parquet: {said(error)}") from error
+        raise DataError(f"data {name!r}: {location} cannot be read as parquet: {said(error)}") from error
 
 
-def _saved(name: str, place: Path, part: Part) -> Dataset:
+def _saved(name: str, location: Path, part: Part) -> Dataset:
     try:
-        saved = load_from_disk(str(place))
+        saved = load_from_disk(str(location))
     except Exception as error:  # pyarrow and datasets raise what they like
-        raise DataError(f"data {name!r}: {place} cannot be read as `save_to_disk` writes it: {said(error)}") from error
+        raise DataError(
+            f"data {name!r}: {location} cannot be read as `save_to_disk` writes it: {said(error)}"
+        ) from error
     if not isinstance(saved, DatasetDict):
         return saved
     if part.split not in saved:
-        raise DataError(f"data {name!r}: {place} has no split {part.split!r}; it has: {', '.join(map(str, saved))}")
+        raise DataError(f"data {name!r}: {location} has no split {part.split!r}; it has: {', '.join(map(str, saved))}")
     return saved[part.split]
 
 
@@ -254,3 +258,15 @@ def _from_hub(name: str, repo: str, part: Part) -> Dataset:
             f"hub: {said(error)}; load it once where the hub can be reached, or give a folder or a parquet file: "
             f"--data {name}:PATH"
         ) from error
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Within this block there are none; afterwards it is as before."""
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()

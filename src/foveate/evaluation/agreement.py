@@ -9,14 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import UnsupportedModel
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 from foveate.evaluation.config import EvalConfig, code_hash, run_id
-from foveate.models.blocks import Blocks
-from foveate.models.decoding import greedily, told_unused
-from foveate.models.engine import embedded
-from foveate.models.load import LoadedModel
+from foveate.models.loading.load import LoadedModel
+from foveate.models.runtime.decoder_passes import DecoderPasses
+from foveate.models.runtime.generation import embedded
+from foveate.models.runtime.generation_config import greedily, told_unused
 
 _TOLERANCE = {"float32": 2e-3}  # of the largest logit
 _HALF = 0.1
@@ -57,7 +57,7 @@ def check_agreement(loaded: LoadedModel, known: Path) -> None:
             f"({type(loaded.adapter.decoder.model).__name__}) is called in a way of its own by "
             f"{type(loaded.model).__name__}: use `compressor.attached(model)`, which runs that"
         )
-    with replacing(known) as written:
+    with atomic_write(known) as written:
         written.write_text(json.dumps({"difference": difference, "scale": scale}))
 
 
@@ -74,9 +74,9 @@ def stock_logits(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
 def engine_logits(loaded: LoadedModel, tokens: Tensor) -> Tensor:
     """Returns the same for these tokens as evaluations compute them."""
     adapter, pictures = loaded.adapter, loaded.pictures([_noise()])
-    full = Identity().compress(pictures, adapter.besides)
+    full = Identity().compress(pictures, adapter.extra_needs)
     states, layout = embedded(adapter, [loaded.prompt("?", pictures.arrangement)], full, repack=False)
-    blocks = Blocks(adapter.decoder, layout, (), full)
+    blocks = DecoderPasses(adapter.decoder, layout, (), full)
     first = blocks.prompt(states)
     second = blocks.step(
         adapter.inner.get_input_embeddings()(tokens[:, :1]), torch.ones_like(tokens[:, :1], dtype=torch.bool)

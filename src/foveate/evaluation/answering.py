@@ -20,9 +20,9 @@ from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.interruption import interruptible
 from foveate.evaluation.module import Answering, Enough, RecordWriter
 from foveate.evaluation.records import Record, RecordFolder
+from foveate.evaluation.reuse import answer_reuse
 from foveate.evaluation.run import cached_load, data_of, refuse_bad
-from foveate.evaluation.sharing import said_by
-from foveate.models.load import LoadedModel
+from foveate.models.loading.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Share:
         encodings = encodings_of(config, loaded, samples, questions)
         check_evaluated(config, loaded)
         good, failed = set_aside([sample for sample in samples if sample.id in self.left], encodings)
-        said = said_by(loaded, config.out) if "answers" in config.sharing and config.exact else None
+        said = answer_reuse(loaded, config.out) if "answers" in config.reuse and config.exact else None
         skip = config.on_error == "skip"
-        module = Answering(encodings, config.compressor, config.max_new_tokens, skip, config.sharing, said)
+        module = Answering(encodings, config.compressor, config.max_new_tokens, skip, config.reuse, said)
         us, folder = team(), RecordFolder(config.out / "records" / run)
-        ordered = longest_first(samples, encodings) if self.order is None and "lengths" in config.sharing else samples
+        ordered = longest_first(samples, encodings) if self.order is None and "lengths" in config.reuse else samples
         asked_now = frozenset(sample.id for sample in good)
         batches = QuestionsInBatches(ordered, config.batch_size, self.order, us.number, us.size, asked_now)
         asked = us.asked_by_all(enough, batches.turns_of_all) if enough else None
@@ -158,7 +158,7 @@ def encodings_of(
         if skip:
             raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens) or str(error)) from error
         raise DataError(f"{error}; {advice}") from error
-    encodings.replayed = "encodings" in config.sharing
+    encodings.replayed = "encodings" in config.reuse
     return encodings
 
 

@@ -8,7 +8,7 @@ from foveate.core.types import Arrangement
 from foveate.data.prompts import phrased
 from foveate.data.sample import VQASample
 from foveate.evaluation.config import EvalConfig
-from foveate.models.load import LoadedModel
+from foveate.models.loading.load import LoadedModel
 
 RECORD_IT = "mend the data, or let such questions be recorded as failed: --on-error skip"
 

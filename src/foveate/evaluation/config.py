@@ -10,16 +10,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from foveate.compression import Compressor
+from foveate.compressors import Compressor
 from foveate.core.values import Value
 from foveate.data.load import default_split
 from foveate.data.names import parsed
 from foveate.evaluation.identity import identity_of
-from foveate.evaluation.names import SHARED, LoggerName, Sharing, check_numbers
+from foveate.evaluation.names import REUSED, LoggerName, Reuse, check_numbers
 from foveate.evaluation.source import digest, tree_hash
 
 _CANNOT_CHANGE_AN_ANSWER = tuple(
-    "studies/ reference/ testing/ methods/ settings.py cli.py options.py speed.py core/progress.py core/finished.py "
+    "studies/ reference/ testing/ methods/ profiling/ cli.py options.py core/progress.py core/finished.py "
     "evaluation/loggers.py evaluation/interruption.py evaluation/identity.py evaluation/source.py".split()
 )
 
@@ -44,7 +44,7 @@ class EvalConfig(Value):
             recorded as failed.
         loggers: Where the course of an evaluation is told besides: see `evaluation.loggers`.
         project: Under which name loggers that know projects file it.
-        sharing: What is computed once and used again: see `evaluation.sharing`.
+        reuse: What is computed once and used again: see `evaluation.reuse`.
     """
 
     compressor: Compressor
@@ -61,7 +61,7 @@ class EvalConfig(Value):
     on_error: Literal["stop", "skip"] = "stop"
     loggers: tuple[LoggerName, ...] = ()
     project: str = "foveate"
-    sharing: tuple[Sharing, ...] = SHARED
+    reuse: tuple[Reuse, ...] = REUSED
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +77,7 @@ class EvalConfig(Value):
     def identity(self, checkpoint: str, data: str) -> dict[str, str | int | None]:
         """Everything that can change an answer.
 
-        In float32 neither batch size nor device nor sharing can; in half precision they do, by rounding.
+        In float32 neither batch size nor device nor reuse can; in half precision they do, by rounding.
 
         Args:
             checkpoint: Hash of parameters, configuration and processor.
@@ -96,7 +96,7 @@ class EvalConfig(Value):
             "dtype": self.dtype,
             "batch_size": None if exact else self.batch_size,
             "device": None if exact else self.device.split(":")[0],
-            "sharing": None if exact else " ".join(sorted(self.sharing)),
+            "reuse": None if exact else " ".join(sorted(self.reuse)),
             "code": code_hash(),
         }
 

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from foveate.core.contracts import Pictures, Reduction
 from foveate.core.errors import DataError
-from foveate.core.files import put_aside, remove, sound, stamped
 from foveate.core.needs import (
     PIXEL_STATISTICS,
     AlignedPatches,
@@ -36,11 +35,12 @@ from foveate.core.needs import (
     PixelStatistic,
 )
 from foveate.core.progress import bar
+from foveate.core.storage import checksummed, intact, quarantine, remove
 from foveate.core.types import Arrangement, Compression, Grid, Trace
-from foveate.data.quiet import quiet
-from foveate.models.joining import alike
-from foveate.models.load import LoadedModel
-from foveate.models.pictures import Asked, SeenPictures, Texts, told, with_besides
+from foveate.data.stored import without_progress_bars
+from foveate.models.backbone.grouping import group_by_shape
+from foveate.models.loading.load import LoadedModel
+from foveate.models.runtime.images import LiveImages, NeedContext, Texts, resolve_need, with_extra_needs
 
 _PICTURES = 16  # encoded at a time
 
@@ -82,10 +82,10 @@ class Encodings:
         with FileLock(f"{folder}.lock"):
             for stale in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
                 remove(stale)
-            for damaged in (found for found in _made(folder) if not sound(found)):
-                put_aside(damaged)
+            for damaged in (found for found in _made(folder) if not intact(found)):
+                quarantine(damaged)
             if not _made(folder):
-                with stamped(folder.parent, folder.name) as unfinished:
+                with checksummed(folder.parent, folder.name) as unfinished:
                     _write(loaded, images, unfinished, skip)
         encodings = cls(loaded, images, Dataset.load_from_disk(str(_made(folder)[0])))
         if not skip:  # but whoever made them may have skipped
@@ -105,7 +105,7 @@ class Encodings:
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._row
 
-    def seen(self, image_ids: Sequence[str]) -> SeenPictures:
+    def seen(self, image_ids: Sequence[str]) -> LiveImages:
         """These pictures themselves."""
         return self.loaded.pictures([self.images[image_id] for image_id in image_ids])
 
@@ -132,7 +132,7 @@ class EncodedPictures(Pictures):
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
         adapter, device = self.adapter, self.adapter.model.device
-        needs = with_besides(adapter, needs)
+        needs = with_extra_needs(adapter, needs)
         sources, values = self._replayed(needs) if self.encodings.replayed else (None, {})
         live = [need for need in needs if need not in values and not need.per_question]
         asked = [need for need in live if not isinstance(need, AlignedPatches)]
@@ -140,16 +140,16 @@ class EncodedPictures(Pictures):
             seen, found = adapter.encode(self.encodings.seen(self.ids).images, self.arrangement, asked)
             sources, values = seen if sources is None else sources, values | found
         companion = self.encodings.loaded.companion
-        silent = Asked(adapter, self.arrangement, None, companion)
-        values |= {need: told(silent, need, sources, values) for need in live if need not in values}
+        silent = NeedContext(adapter, self.arrangement, None, companion)
+        values |= {need: resolve_need(silent, need, sources, values) for need in live if need not in values}
         values = {need: value.to(device)[self.owner] for need, value in values.items()}
         sources = sources[self.owner]
-        about = Asked(adapter, self.arrangement, self.texts, companion)
+        about = NeedContext(adapter, self.arrangement, self.texts, companion)
         for need in needs:
             if isinstance(need, EvidenceShare):
                 values[need] = self.evidence.to(device)
             elif need not in values:
-                values[need] = told(about, need, sources, values)
+                values[need] = resolve_need(about, need, sources, values)
         return sources, self.arrangement.trace(values, len(self.owner))
 
     def _replayed(self, needs: Sequence[Need]) -> tuple[Tensor, dict[Need, Tensor]]:
@@ -164,7 +164,7 @@ class EncodedPictures(Pictures):
                     found = rows["cls_rows"].unflatten(2, (adapter.tower.depth, -1))
                     values[need] = found[:, :, list(adapter.layers(need))].permute(0, 2, 3, 1)
                 case Deepstack():
-                    values[need] = rows["deepstack"].unflatten(2, (adapter.deep, -1)).movedim(2, 1)
+                    values[need] = rows["deepstack"].unflatten(2, (adapter.deepstack_levels, -1)).movedim(2, 1)
                 case Fingerprint():
                     values[need] = rows["fingerprint"]
                 case PixelStatistic():
@@ -197,7 +197,7 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip:
     columns = {"image_id": Value("string"), "fingerprint": Value("int64"), "arrangement": Value("string")}
     arrays = {name: value for name, value in first.items() if name not in columns}
     columns |= {name: Array2D((None, value.shape[1]), "float32") for name, value in arrays.items()}
-    with quiet():
+    with without_progress_bars():
         try:
             table = Dataset.from_generator(
                 _encoded,
@@ -231,8 +231,8 @@ def _encoded_at_once(loaded: LoadedModel, opened: Mapping[str, Image], skip: boo
         opened = _taken(loaded, opened, skip)
         inputs, arrangements = loaded.images(list(opened.values())) if opened else ({}, [])
     rows, names = ClsRows(tuple(range(adapter.tower.depth))), list(opened)
-    needs = [Fingerprint(), *PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.besides]
-    for group in alike(arrangements):
+    needs = [Fingerprint(), *PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.extra_needs]
+    for group in group_by_shape(arrangements):
         some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)
         with torch.inference_mode():
             sources, values = adapter.encode(some, arrangements[group[0]], needs)
@@ -244,7 +244,7 @@ def _encoded_at_once(loaded: LoadedModel, opened: Mapping[str, Image], skip: boo
             row["pixel_statistics"] = torch.stack(statistics, 1).cpu().numpy()  # (patch, statistic)
             if adapter.tower.has_cls:  # (layer, head, patch)
                 row["cls_rows"] = values[rows][number].flatten(0, 1).T.cpu().numpy()
-            if adapter.deep:  # (level, patch, dim)
+            if adapter.deepstack_levels:  # (level, patch, dim)
                 row["deepstack"] = values[Deepstack()][number].transpose(0, 1).flatten(1).float().cpu().numpy()
             yield row
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from foveate.core.types import Arrangement, Grid
 from foveate.data.sample import VQASample
 from foveate.metrics.evidence import evidence_share
-from foveate.models.load import LoadedModel
+from foveate.models.loading.load import LoadedModel
 
 
 def evidence_of(
@@ -36,7 +36,7 @@ def _share(masks: np.ndarray, image: Arrangement, loaded: LoadedModel | None) ->
     height, width = masks.shape[1:]
     if not image.boxes or not len(masks):
         return torch.zeros(0, image.patches)
-    if loaded is not None and loaded.adapter.one_grid and not _fits((width, height), image.views[0]):
+    if loaded is not None and loaded.adapter.fixed_grid and not _fits((width, height), image.views[0]):
         painted = [Image.fromarray(np.uint8(255) * mask) for mask in masks]
         shown = _light(loaded, painted).mean(1, keepdim=True)
         return F.adaptive_avg_pool2d(shown, (image.views[0].rows, image.views[0].columns)).flatten(1)
@@ -49,7 +49,7 @@ def _share(masks: np.ndarray, image: Arrangement, loaded: LoadedModel | None) ->
 
 def as_seen(loaded: LoadedModel, image: Image.Image, grid: Grid) -> Image.Image:
     """The part of a picture that the vision tower sees, padding black."""
-    if not loaded.adapter.one_grid or _fits(image.size, grid):
+    if not loaded.adapter.fixed_grid or _fits(image.size, grid):
         return image
     light = _light(loaded, [image.convert("RGB")])[0].permute(1, 2, 0)
     return Image.fromarray((255 * light).round().byte().numpy())

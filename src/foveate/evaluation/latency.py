@@ -30,7 +30,7 @@ def latency_ms(config: EvalConfig) -> float:
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
-    module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.sharing)
+    module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.reuse)
     every = askable(config, loaded, samples, encodings.arrangements)
     first = [sample for sample, _ in islice(every, _QUESTIONS)]
     if not first:

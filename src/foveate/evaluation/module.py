@@ -11,25 +11,25 @@ import torch
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from foveate.compression import Compressor
-from foveate.compression.base import checked_stages, compressed_by
+from foveate.compressors import Compressor
+from foveate.compressors.base import checked_cuts, compressed_by
 from foveate.core.errors import DataError
 from foveate.core.types import Compressed
 from foveate.data.sample import VQASample
 from foveate.evaluation.asking import RECORD_IT, asked_text, prompt_of, reference_of
 from foveate.evaluation.encodings import EncodedPictures, Encodings
 from foveate.evaluation.evidence import evidence_of
-from foveate.evaluation.names import SHARED, Sharing
+from foveate.evaluation.names import REUSED, Reuse
 from foveate.evaluation.records import Record, RunFolder
-from foveate.evaluation.sharing import Said
+from foveate.evaluation.reuse import AnswerReuse
 from foveate.metrics.answers import score_of
 from foveate.metrics.evidence import evidence_recall, things_kept
-from foveate.models.cutting import Cutting
-from foveate.models.engine import Conversation, answer, answer_each, likelihood
-from foveate.models.greedy import Answers
-from foveate.models.joining import alike, in_groups
-from foveate.models.pictures import Texts
-from foveate.models.text_only import answer_text
+from foveate.models.backbone.grouping import group_by_shape, in_groups
+from foveate.models.loading.text_only import answer_text
+from foveate.models.runtime.generation import Conversation, answer, answer_each, likelihood
+from foveate.models.runtime.greedy import Answers
+from foveate.models.runtime.images import Texts
+from foveate.models.runtime.pruning import Pruning
 
 
 class Answering(lightning.LightningModule):
@@ -40,7 +40,7 @@ class Answering(lightning.LightningModule):
         compressor: The method.
         max_new_tokens: Longest answer.
         skip: Whether a question that does not fit into the model's context is recorded as failed, and not an error.
-        sharing: See `evaluation.sharing`.
+        reuse: See `evaluation.reuse`.
         said: Where "answers" are shared, what the model has said so far.
     """
 
@@ -50,12 +50,12 @@ class Answering(lightning.LightningModule):
         compressor: Compressor,
         max_new_tokens: int,
         skip: bool = False,
-        sharing: Collection[Sharing] = SHARED,
-        said: Said | None = None,
+        reuse: Collection[Reuse] = REUSED,
+        said: AnswerReuse | None = None,
     ) -> None:
         super().__init__()
         self.encodings, self.compressor, self.max_new_tokens = encodings, compressor, max_new_tokens
-        self.loaded, self.skip, self.sharing, self.said = encodings.loaded, skip, sharing, said
+        self.loaded, self.skip, self.reuse, self.said = encodings.loaded, skip, reuse, said
 
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
         asked = [self._prompt(sample) for sample in batch]
@@ -85,9 +85,9 @@ class Answering(lightning.LightningModule):
         first = [group[0] for group in groups]
         references = [reference_of(self.loaded, sample) for sample in batch]
         compressed = self._compressed(batch, prompts, share, first)
-        if self.compressor.stages:
-            answers, cuts = self._asked_inside(prompts, compressed, references)
-            kept, blocks = cuts.decisions[-1].compression.kept, torch.stack(cuts.per_block, 1)
+        if self.compressor.cuts:
+            answers, pruning = self._asked_inside(prompts, compressed, references)
+            kept, blocks = pruning.decisions[-1].compression.kept, torch.stack(pruning.per_block, 1)
         else:
             answers = self._asked(groups, prompts, compressed, references)
             owner = [row for row, group in enumerate(groups) for _ in group]
@@ -108,18 +108,18 @@ class Answering(lightning.LightningModule):
 
     def _asked_inside(
         self, prompts: Sequence[list[int]], compressed: Compressed, references: Sequence[Sequence[int]]
-    ) -> tuple[Answers, Cutting]:
+    ) -> tuple[Answers, Pruning]:
         """With cuts inside the language model, for which every question has its own."""
         adapter, method, limit = self.loaded.adapter, self.compressor, self.max_new_tokens
-        stages = checked_stages(method)
+        cuts = checked_cuts(method)
 
-        def ask(drafts: Sequence[Sequence[int]]) -> tuple[Answers, Cutting]:
-            return answer_each(adapter, prompts, compressed, method.repack, stages, limit, drafts)
+        def ask(drafts: Sequence[Sequence[int]]) -> tuple[Answers, Pruning]:
+            return answer_each(adapter, prompts, compressed, method.repack, cuts, limit, drafts)
 
-        answers, cuts = ask(references)
-        if "drafts" not in self.sharing:
+        answers, pruning = ask(references)
+        if "drafts" not in self.reuse:
             answers = Answers(ask(())[0].tokens, answers.log_probability)
-        return answers, cuts
+        return answers, pruning
 
     def _asked(
         self,
@@ -136,8 +136,8 @@ class Answering(lightning.LightningModule):
         def ask(rows: Sequence[int]) -> Answers:
             some, given = [turns[i] for i in rows], [draft for i in rows for draft in drafts[i]]
             of = (adapter, some, compressed.chosen(rows), repack, limit)
-            texts = "texts" in self.sharing
-            if "drafts" in self.sharing:
+            texts = "texts" in self.reuse
+            if "drafts" in self.reuse:
                 return answer(*of, given, share=texts)
             return Answers(answer(*of, share=texts).tokens, likelihood(*of[:4], given, share=texts))
 
@@ -151,12 +151,12 @@ class Answering(lightning.LightningModule):
         """What the language model is given of the pictures of these questions of a batch."""
         samples, asks = [batch[i] for i in first], [prompts[i] for i in first]
         groups, pictures = asked_alike(self.encodings, samples, asks, share[first])
-        besides = self.loaded.adapter.besides
-        return in_groups(lambda some: compressed_by(self.compressor, some, besides), groups, pictures)
+        extra_needs = self.loaded.adapter.extra_needs
+        return in_groups(lambda some: compressed_by(self.compressor, some, extra_needs), groups, pictures)
 
     def _sharing_a_picture(self, batch: Sequence[VQASample]) -> list[list[int]]:
         """Positions in the batch that share a compressed picture: all questions about it, unless each needs its own."""
-        if self.compressor.per_question or "pictures" not in self.sharing:
+        if self.compressor.per_question or "pictures" not in self.reuse:
             return [[i] for i in range(len(batch))]
         return [list(group) for _, group in groupby(range(len(batch)), key=lambda i: batch[i].image_id)]
 
@@ -223,7 +223,7 @@ def asked_alike(
         needed = share[rows][..., : arranged[rows[0]].patches]
         return asked(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], needed)
 
-    return alike(arranged), pictures
+    return group_by_shape(arranged), pictures
 
 
 class Enough(Exception):

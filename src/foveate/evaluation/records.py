@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from foveate.core.errors import DataError, OutputError
-from foveate.core.files import put_aside, remove, replacing, sound, stamped
 from foveate.core.progress import bar
+from foveate.core.storage import atomic_write, checksummed, intact, quarantine, remove
 from foveate.data.sample import VQASample
 from foveate.evaluation.config import run_id
 
@@ -108,7 +108,7 @@ class RunFolder(ABC):
                         pass
                 self._mend()
                 if not self._config.exists():
-                    with replacing(self._config) as path:
+                    with atomic_write(self._config) as path:
                         path.write_text(json.dumps(dict(identity) | {_CHECKSUM: run_id(identity)}, indent=1))
                 yield
         except OSError as error:
@@ -124,9 +124,9 @@ class RunFolder(ABC):
         if damaged:
             self._done.unlink(missing_ok=True)  # first, for without its parts the run is not finished
         for path in damaged:
-            put_aside(path)
+            quarantine(path)
         if flaws := self.flaws():
-            put_aside(self._done, flaws[0])
+            quarantine(self._done, flaws[0])
 
     def hand(self, number: int) -> FileLock:
         """Held by helper `number` as long as it writes, so that no other run begins before an orphan has ended."""
@@ -160,7 +160,7 @@ class RunFolder(ABC):
             raise OutputError(
                 f"{len(missing)} questions have no record in {self.folder}, the first is {min(missing)!r}: run it again"
             )
-        with replacing(self._done) as path:
+        with atomic_write(self._done) as path:
             path.write_text(self._mark())
 
     def parts(self) -> list[Path]:
@@ -170,7 +170,7 @@ class RunFolder(ABC):
     def damaged(self) -> list[Path]:
         """Files and folders whose content is not what it was."""
         config = [self._config] if self._config.exists() and not _noted(self._config) else []
-        return config + [part for part in self.parts() if not sound(part)]
+        return config + [part for part in self.parts() if not intact(part)]
 
     def flaws(self) -> list[str]:
         """What is damaged, and which parts of a finished run are lost, each in words."""
@@ -223,13 +223,13 @@ class RecordFolder(RunFolder):
     _PARTS = "part-*.parquet"
 
     def done(self) -> frozenset[str]:
-        parts = [part for part in self.parts() if sound(part)]
+        parts = [part for part in self.parts() if intact(part)]
         ids = [_content(part, ["sample_id"])["sample_id"].to_pylist() for part in parts]
         return frozenset(sample_id for part in ids for sample_id in part)
 
     def append(self, batch: Sequence[Record]) -> None:
         table = pa.Table.from_pylist([vars(record) for record in batch], schema=SCHEMA)
-        with stamped(self.folder, f"part-{quote(batch[0].sample_id, safe='')}", ".parquet") as path:
+        with checksummed(self.folder, f"part-{quote(batch[0].sample_id, safe='')}", ".parquet") as path:
             pq.write_table(table, path)
 
     def read(self) -> pa.Table:
@@ -277,7 +277,7 @@ class RecordFolder(RunFolder):
             columns: Which are read.
         """
         new = [part for part in self.parts() if part not in known]
-        if damaged := [part for part in new if not sound(part)]:
+        if damaged := [part for part in new if not intact(part)]:
             raise self._error(f"{damaged[0].name} is damaged")
         return {part: _content(part, columns) for part in new}
 

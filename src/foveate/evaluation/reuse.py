@@ -1,4 +1,4 @@
-"""What evaluations share. Each sharing can be switched off, and none changes an answer in float32.
+"""What evaluations share. Each reuse can be switched off, and none changes an answer in float32.
 
 - encodings: features and [CLS] rows of a picture. The tower runs once per model and data, not once per evaluation.
 - pictures: keys and values of a picture, computed once for all questions about it, where the method allows.
@@ -20,14 +20,14 @@ import torch
 
 from foveate.core.needs import Deepstack
 from foveate.core.types import Compressed
-from foveate.models.engine import Conversation
-from foveate.models.greedy import Answers
-from foveate.models.load import LoadedModel
+from foveate.models.loading.load import LoadedModel
+from foveate.models.runtime.generation import Conversation
+from foveate.models.runtime.greedy import Answers
 
 _CONVERSATIONS = 200_000  # remembered; some 100 bytes each
 
 
-class Said:
+class AnswerReuse:
     """What a model has said in conversations, to be said again."""
 
     def __init__(self) -> None:
@@ -66,12 +66,12 @@ class Said:
         return Answers(tokens, torch.tensor([value for _, some in known for value in some]))
 
 
-def said_by(loaded: LoadedModel, out: Path) -> Said:
+def answer_reuse(loaded: LoadedModel, out: Path) -> AnswerReuse:
     """What a model has said so far in evaluations into a folder."""
-    return _said.setdefault(loaded, {}).setdefault(out.absolute(), Said())
+    return _said.setdefault(loaded, {}).setdefault(out.absolute(), AnswerReuse())
 
 
-_said: WeakKeyDictionary[LoadedModel, dict[Path, Said]] = WeakKeyDictionary()
+_said: WeakKeyDictionary[LoadedModel, dict[Path, AnswerReuse]] = WeakKeyDictionary()
 
 
 def _key(compressed: Compressed, row: int, conversation: Conversation, rules: object) -> bytes:

@@ -14,7 +14,7 @@ from foveate.evaluation.config import EvalConfig, run_id
 from foveate.evaluation.devices import team
 from foveate.evaluation.names import check_loggers
 from foveate.evaluation.records import RecordFolder
-from foveate.models.load import LoadedModel, load
+from foveate.models.loading.load import LoadedModel, load
 
 cached_load = lru_cache(maxsize=1)(load)
 

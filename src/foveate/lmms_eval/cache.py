@@ -6,7 +6,7 @@ from weakref import WeakValueDictionary
 
 from lmms_eval.caching.response_cache import ResponseCache
 
-from foveate.lmms.manifest import NAME
+from foveate.lmms_eval.manifest import NAME
 
 _MADE: WeakValueDictionary[str, Any] = WeakValueDictionary()
 

@@ -9,4 +9,4 @@ def manifest() -> Any:  # noqa: ANN401 (a class of lmms-eval, which asks this wh
     """Says which class answers to `--model foveate`."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    return ModelManifest(NAME, simple_class_path="foveate.lmms.model.Foveate")
+    return ModelManifest(NAME, simple_class_path="foveate.lmms_eval.model.Foveate")

@@ -19,11 +19,11 @@ from foveate.core.progress import bar, hush
 from foveate.core.values import whole
 from foveate.evaluation.config import code_hash
 from foveate.evaluation.identity import identity_of
-from foveate.lmms.asked import USED, Asked, decoding, until
-from foveate.lmms.cache import known_to_cache
-from foveate.models.decoding import greedily, told_unused
-from foveate.models.load import REFERENCE, load
-from foveate.settings import for_model
+from foveate.lmms_eval.cache import known_to_cache
+from foveate.lmms_eval.request import USED, Request, decoding, until
+from foveate.methods.fitting import for_model
+from foveate.models.loading.load import REFERENCE, load
+from foveate.models.runtime.generation_config import greedily, told_unused
 
 _NEW_TOKENS = 1024  # as lmms-eval's own models
 
@@ -176,16 +176,16 @@ class Foveate(lmms):
     def _doc(self, doc_id: int, task: str, split: str) -> Any:  # noqa: ANN401 (as the task has it)
         return self.task_dict[task][split][doc_id]
 
-    def _asked(self, context: str, visual: Any, doc_id: int, task: str, split: str) -> Asked:  # noqa: ANN401
-        return Asked.of(self.loaded, context, visual(self._doc(doc_id, task, split)), self.system_prompt)
+    def _asked(self, context: str, visual: Any, doc_id: int, task: str, split: str) -> Request:  # noqa: ANN401
+        return Request.of(self.loaded, context, visual(self._doc(doc_id, task, split)), self.system_prompt)
 
-    def _answers(self, asked: Sequence[Asked], options: dict[str, Any]) -> list[GenerationResult]:
+    def _answers(self, asked: Sequence[Request], options: dict[str, Any]) -> list[GenerationResult]:
         said, given, _ = self._generate(asked, **decoding(options, self.max_new_tokens))
         texts = [until(text, options.get("until")) for text in self.loaded.text(said)]
         counts = [TokenCounts(round(before), len(tokens)) for before, tokens in zip(given, said, strict=True)]
         return [GenerationResult(text, count) for text, count in zip(texts, counts, strict=True)]
 
-    def _losses(self, asked: Sequence[Asked]) -> list[tuple[float, bool]]:
+    def _losses(self, asked: Sequence[Request]) -> list[tuple[float, bool]]:
         """Teacher forcing by `generate`, so that no method sees the continuation when it chooses what to keep."""
         begun: list[int] = []
 
@@ -206,7 +206,7 @@ class Foveate(lmms):
     @torch.inference_mode()
     def _generate(
         self,
-        asked: Sequence[Asked],
+        asked: Sequence[Request],
         **options: Any,  # noqa: ANN401 (of `generate`)
     ) -> tuple[list[list[int]], list[float], tuple[torch.Tensor, ...]]:
         """Of each prompt the answer's tokens and how many it was given; of each step the logits."""
@@ -229,7 +229,7 @@ class Foveate(lmms):
         return said, given.tolist(), output.logits or ()
 
 
-def _apart(asked: Sequence[Asked], run: Callable[[Sequence[Asked]], list[Any]]) -> list[Any]:
+def _apart(asked: Sequence[Request], run: Callable[[Sequence[Request]], list[Any]]) -> list[Any]:
     """Results in order, of prompts with equally many pictures together: a budget inside the model counts a prompt's."""
     results: list[Any] = [None] * len(asked)
     for count in sorted({len(one.images) for one in asked}):

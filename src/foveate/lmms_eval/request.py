@@ -7,7 +7,7 @@ from typing import Any
 from PIL.Image import Image
 
 from foveate.core.errors import DataError
-from foveate.models.load import LoadedModel
+from foveate.models.loading.load import LoadedModel
 
 PLACEHOLDER = "<image>"
 _SAMPLING = ("temperature", "top_p", "top_k")
@@ -16,7 +16,7 @@ USED = (*_SAMPLING, *_SEARCH, "do_sample", "max_new_tokens", "max_gen_toks", "un
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Request:
     """A chat prompt.
 
     Attributes:
@@ -32,7 +32,7 @@ class Asked:
     target: Sequence[int] = ()
 
     @classmethod
-    def of(cls, loaded: LoadedModel, context: str, visuals: Sequence[Any] | None, system: str) -> "Asked":
+    def of(cls, loaded: LoadedModel, context: str, visuals: Sequence[Any] | None, system: str) -> "Request":
         """The prompt of a context with pictures, which stand at its `<image>`, or before it where it has none.
 
         Raises:

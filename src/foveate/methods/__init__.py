@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from foveate.methods.table import METHODS, NAMES
+from foveate.methods.registry import METHODS, NAMES
 
 if TYPE_CHECKING:
     from foveate.methods.recipes import *  # noqa: F403

@@ -11,14 +11,14 @@ from typing import Any
 
 from torch import nn
 
-from foveate.compression import Compressor, StandIn
+from foveate.compressors import Compressor, Fallback
 from foveate.core.budget import plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, UnknownMethod, shown
 from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer
 from foveate.core.values import Misfit, fitted
-from foveate.methods.table import METHODS, VARIANTS, parts_of
-from foveate.models.adapter import Adapter, Tower
-from foveate.models.load import LoadedModel, adapt
+from foveate.methods.registry import METHODS, VARIANTS, parts_of
+from foveate.models.backbone.adapter import Adapter, Tower
+from foveate.models.loading.load import LoadedModel, adapt
 
 BUDGETLESS = ("full", "blind")
 _VISION_BLOCKS, _DECODER_BLOCKS = 24, 32  # of the models that the authors' layer numbers are for
@@ -84,30 +84,34 @@ def _own(name: str, module: str, function: str) -> Callable[..., Compressor]:
     raise UnknownMethod(f"method {shown(name)} is {shown(recipe)}, which takes no keep; {expected}")
 
 
-def suited(compressor: Compressor, model: nn.Module | LoadedModel | Tower) -> Compressor:
-    """The compressor itself, or its `StandIn` where the model's vision tower cannot answer what it reads.
+def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Tower) -> Compressor:
+    """The compressor itself, or its `Fallback` where the model's vision tower cannot answer what it reads.
 
     A tower without [CLS] answers by the attention that patches receive, and for a layer that only sees windows the
     nearest one that sees the whole picture, of two the deeper.
     """
     tower = model if isinstance(model, Tower) else _adapter(model).tower
-    whole = [layer for layer in reversed(range(tower.depth)) if layer not in tower.narrow]
+    whole = [layer for layer in reversed(range(tower.depth)) if layer not in tower.windowed_layers]
     nearest = tuple(min(whole, key=lambda other: abs(other - layer)) for layer in range(tower.depth))
-    stand_in = StandIn(compressor, nearest, tower.feature_layer)
+    fallback = Fallback(compressor, nearest, tower.feature_layer)
     lacks = not tower.has_cls and any(isinstance(need, ClsRows) for need in compressor.needs)
-    return stand_in if lacks or any(_narrow(need, tower) for need in compressor.needs) else compressor
+    return fallback if lacks or any(_reads_windowed_layer(need, tower) for need in compressor.needs) else compressor
 
 
 def _adapter(model: nn.Module | LoadedModel) -> Adapter:
     return model.adapter if isinstance(model, LoadedModel) else adapt(model)
 
 
-def _narrow(need: Need, tower: Tower) -> bool:
-    return isinstance(need, ReceivedRows) and resolve_layer(need.layer, tower.depth) in tower.narrow
+def _reads_windowed_layer(need: Need, tower: Tower) -> bool:
+    return isinstance(need, ReceivedRows) and resolve_layer(need.layer, tower.depth) in tower.windowed_layers
 
 
 def options_for(
-    recipe: Callable[..., Compressor], tower_depth: int, decoder_depth: int, deep: int = 0, keeps_cls: bool = True
+    recipe: Callable[..., Compressor],
+    tower_depth: int,
+    decoder_depth: int,
+    deepstack_levels: int = 0,
+    keeps_cls: bool = True,
 ) -> dict[str, Any]:
     """The recipe's options for a model; those about layers are scaled from the authors' models to its depths.
 
@@ -118,7 +122,7 @@ def options_for(
         recipe: From a budget and options to a compressor.
         tower_depth: Layers of the vision tower.
         decoder_depth: Blocks of the language model.
-        deep: Before so many of the first ones no token may go.
+        deepstack_levels: Before so many of the first ones no token may go.
         keeps_cls: Whether [CLS] could be a token.
     """
     options: dict[str, Any] = {}
@@ -128,10 +132,12 @@ def options_for(
             scaled = (parameter.default - first) * (tower_depth - 1) / (_VISION_BLOCKS - 1)
             options[name] = max(1, round(scaled) + first)
         elif name == "layer":
-            options[name] = max(1, deep, _scaled(parameter.default, decoder_depth))
+            options[name] = max(1, deepstack_levels, _scaled(parameter.default, decoder_depth))
         elif name in ("layers", "after"):
             behind = int(name == "after")  # the cut is
-            options[name] = _spread(parameter.default, decoder_depth, max(1, deep) - behind, decoder_depth - 1 - behind)
+            options[name] = _spread(
+                parameter.default, decoder_depth, max(1, deepstack_levels) - behind, decoder_depth - 1 - behind
+            )
         elif name == "cls" and not keeps_cls:
             options[name] = False
     return options
@@ -139,11 +145,11 @@ def options_for(
 
 def options_on(recipe: Callable[..., Compressor], adapter: Adapter) -> dict[str, Any]:
     """`options_for` the model of this adapter."""
-    return options_for(recipe, adapter.tower.depth, adapter.decoder.depth, adapter.deep, adapter.keeps_cls)
+    return options_for(recipe, adapter.tower.depth, adapter.decoder.depth, adapter.deepstack_levels, adapter.keeps_cls)
 
 
 def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapter) -> Compressor:
-    """The method of a name with its authors' own budget, `suited` to a model; options that are not given are scaled.
+    """The method of a name with its authors' budget, `with_fallbacks` for a model; missing options are scaled.
 
     Args:
         name: See `method`.
@@ -166,7 +172,7 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
         raise BudgetError(f"{name} needs keep: how many patches stay, as a count or a fraction such as 0.25")
     options = options_on(recipe, adapter)
     options |= {n: _like(parameters[n].default, n, value) for n, value in given.items()}
-    return suited(recipe(**options) if keep is None else recipe(keep=keep, **options), adapter.tower)
+    return with_fallbacks(recipe(**options) if keep is None else recipe(keep=keep, **options), adapter.tower)
 
 
 def aligned(
@@ -210,7 +216,7 @@ def aligned(
 
 
 def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | None = None) -> Compressor:
-    """A method by its name, `suited` to a model and set to cost it as much as a number of visual tokens; see `aligned`.
+    """A method by its name, `with_fallbacks` for a model, at the cost of a number of visual tokens; see `aligned`.
 
     Args:
         name: See `method`.
@@ -227,7 +233,7 @@ def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | N
     if name in BUDGETLESS:
         return recipe()
     fitting = aligned(recipe, count, patches, depth, **options_on(recipe, adapter))
-    return suited(fitting, adapter.tower)
+    return with_fallbacks(fitting, adapter.tower)
 
 
 def at_budgets(

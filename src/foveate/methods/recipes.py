@@ -1,20 +1,20 @@
 """Published methods and controls as recipes: from a budget to a compressor. `METHODS` holds all of them by name.
 
-`keep` is the number that the method's authors give; `foveate.cost.tokens` says what it amounts to. Layer numbers are
-those of the authors, for vision towers of 24 layers (`start_layer`, `object_layer`, `local_layer`, `deep_layer`) and
-language models of 32 blocks (`layer`, `layers`); `foveate.settings` finds their like in another model.
+`keep` is the number that the method's authors give; `foveate.core.token_account` says what it amounts to. Layer numbers
+are those of the authors, for vision towers of 24 layers (`start_layer`, `object_layer`, `local_layer`, `deep_layer`)
+and language models of 32 blocks (`layer`, `layers`); `foveate.methods.fitting` finds their like in another model.
 """
 
 from typing import Literal
 
-from foveate.compression import (
+from foveate.compressors import (
     Blind,
     Compressor,
+    DecoderCompressor,
     Downsample,
     Identity,
     Pipeline,
     Pool,
-    PromptCompressor,
     TowerCompressor,
     VisionCompressor,
 )
@@ -242,12 +242,12 @@ def vscan(keep: Number, local_layer: int = 5, layer: int = 16, deep_layer: int =
     """
     scorer, selector = ClsAttention(deep_layer), LocalAndGlobal(local_layer)
     before = VisionCompressor(scorer, Times(keep, 1.5), selector, Nearest(), merge_projected=True)
-    return Pipeline((before, PromptCompressor(PromptAttention(layer), Times(keep, 0.5), layer, positions="repacked")))
+    return Pipeline((before, DecoderCompressor(PromptAttention(layer), Times(keep, 0.5), layer, positions="repacked")))
 
 
 def random_inside(keep: Keep, layer: int = 2, seed: int = 0) -> Compressor:
     """Control: patches at random, dropped where FastV drops its own, so that only what chooses them differs."""
-    return PromptCompressor(Random(seed), _floored(keep), layer)
+    return DecoderCompressor(Random(seed), _floored(keep), layer)
 
 
 def fastv(keep: Keep, layer: int = 2) -> Compressor:
@@ -255,7 +255,7 @@ def fastv(keep: Keep, layer: int = 2) -> Compressor:
 
     A fraction is the share kept (the authors' 1 - ratio), rounded down as they do. Source: arXiv 2403.06764.
     """
-    return PromptCompressor(PromptAttention(whole("layer", layer) - 1), _floored(keep), layer)
+    return DecoderCompressor(PromptAttention(whole("layer", layer) - 1), _floored(keep), layer)
 
 
 def pyramiddrop(
@@ -274,7 +274,7 @@ def pyramiddrop(
     keeps = [Floor(r) for r in ratios] if keep is None else [Geometric(keep, step, len(layers)) for step in steps]
     return Pipeline(
         tuple(
-            PromptCompressor(PromptAttention(layer), budget, layer, positions="repacked")
+            DecoderCompressor(PromptAttention(layer), budget, layer, positions="repacked")
             for layer, budget in zip(layers, keeps, strict=True)
         )
     )
@@ -291,7 +291,7 @@ def sparsevlm(keep: Number, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
     cuts = zip(_blocks(after), counts, strict=True)
     return Pipeline(
         tuple(
-            PromptCompressor(PromptAttention(k, "raters"), n, k + 1, merger=Clusters(), positions="repacked")
+            DecoderCompressor(PromptAttention(k, "raters"), n, k + 1, merger=Clusters(), positions="repacked")
             for k, n in cuts
         )
     )
@@ -305,7 +305,7 @@ def sparsevlm_plus(keep: Number, after: tuple[int, ...] = (2, 6, 15), strongest:
     cuts = zip(_blocks(after), interpolated(SPARSEVLM_PLUS, keep, len(after)), strict=True)
     return Pipeline(
         tuple(
-            PromptCompressor(PromptAttention(k, "raters", debiased=True, strongest=strongest), n, k + 1)
+            DecoderCompressor(PromptAttention(k, "raters", debiased=True, strongest=strongest), n, k + 1)
             for k, n in cuts
         )
     )
@@ -316,7 +316,7 @@ def dart(keep: Keep, layer: int = 2) -> Compressor:
 
     `keep` is the authors' setting, of which 4 + 8 * (keep // 8) remain. Source: arXiv 2502.11494.
     """
-    return PromptCompressor(Constant(), keep, layer, LeastAlike(whole("layer", layer) - 1))
+    return DecoderCompressor(Constant(), keep, layer, LeastAlike(whole("layer", layer) - 1))
 
 
 def feather(keep: Number = 0.3, layers: tuple[int, ...] = (8, 16), step: int = 3) -> Compressor:
@@ -325,13 +325,13 @@ def feather(keep: Number = 0.3, layers: tuple[int, ...] = (8, 16), step: int = 3
     Source: arXiv 2412.13180.
     """
     first, second = (PromptAttention(whole("layers", layer) - 1, rotary=False, over="patches") for layer in layers)
-    cut = PromptCompressor(first, _floored(keep), layers[0], Union((TopK(), Stride(step))))
-    return Pipeline((cut, PromptCompressor(second, None, layers[1], TopShare(keep))))
+    cut = DecoderCompressor(first, _floored(keep), layers[0], Union((TopK(), Stride(step))))
+    return Pipeline((cut, DecoderCompressor(second, None, layers[1], TopShare(keep))))
 
 
 def vtw(keep: Keep | None = None, layer: int = 15) -> Compressor:
     """VTW: no visual token from block `layer` on; `keep` is ignored. Source: arXiv 2405.05803."""
-    return PromptCompressor(Constant(), None, layer, Nothing())
+    return DecoderCompressor(Constant(), None, layer, Nothing())
 
 
 def _floored(keep: Keep | None) -> Keep | None:

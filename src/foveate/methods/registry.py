@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from foveate.core.errors import UnknownMethod
 
 if TYPE_CHECKING:  # torch takes a second to import
-    from foveate.compression import Compressor
+    from foveate.compressors import Compressor
 
 NAMES = (
     *("full", "blind", "random", "uniform", "pool", "downsample", "saturation", "contrast", "edges", "random_inside"),

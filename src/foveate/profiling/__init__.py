@@ -1,1 +1,1 @@
-"""What a compression saves: tokens and floating-point operations."""
+"""Cost of an answer: time by part, memory, and floating-point operations."""

@@ -30,7 +30,7 @@ from jaxtyping import Float, Real
 
 from foveate.core.errors import FoveateError
 from foveate.core.types import Grid
-from foveate.cost.shapes import DecoderShape, ProjectorShape, TowerShape
+from foveate.profiling.shapes import DecoderShape, ProjectorShape, TowerShape
 
 
 @dataclass(frozen=True)

@@ -22,23 +22,23 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from foveate.compression import Compressor
-from foveate.compression.base import checked_stages, compressed_by
+from foveate.compressors import Compressor
+from foveate.compressors.base import checked_cuts, compressed_by
 from foveate.core.contracts import AroundCut
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.progress import bar
+from foveate.core.token_account import TokenAccount, account
 from foveate.core.types import Arrangement, Decision, Trace
-from foveate.cost.clock import Clock, peak_bytes
-from foveate.cost.flops import CONVENTIONS, operations, projector_macs, tower_macs
-from foveate.cost.shapes import ModelShape
-from foveate.cost.timing import check_length, check_sizes
-from foveate.cost.tokens import TokenAccount, account
-from foveate.models.adapter import Images
-from foveate.models.blocks import Blocks
-from foveate.models.engine import embedded
-from foveate.models.joining import alike, in_groups
-from foveate.models.load import LoadedModel
-from foveate.models.pictures import SeenPictures, Texts
+from foveate.models.backbone.adapter import Images
+from foveate.models.backbone.grouping import group_by_shape, in_groups
+from foveate.models.loading.load import LoadedModel
+from foveate.models.runtime.decoder_passes import DecoderPasses
+from foveate.models.runtime.generation import embedded
+from foveate.models.runtime.images import LiveImages, Texts
+from foveate.profiling.clock import Clock, peak_bytes
+from foveate.profiling.flops import CONVENTIONS, operations, projector_macs, tower_macs
+from foveate.profiling.shapes import ModelShape
+from foveate.profiling.timing import check_length, check_sizes
 
 INPUTS, PARTS = "inputs", ("vision", "scoring", "projector", "prefill", "decode")
 _WARM_UPS = 2
@@ -69,11 +69,11 @@ class Batch:
         asked = [loaded.adapter.question(prompt, loaded.text_side.tail) for prompt in prompts]
         return cls(loaded, images, arrangements, Texts(prompts, asked, questions))
 
-    def pictures(self, rows: list[int]) -> SeenPictures:
+    def pictures(self, rows: list[int]) -> LiveImages:
         """Some of them, of one arrangement."""
         adapter = self.loaded.adapter
         images, one = adapter.chosen(self.images, rows, self.arrangements), self.arrangements[rows[0]]
-        return SeenPictures(adapter, images, one, lambda: self.texts.of(rows), self.loaded.companion)
+        return LiveImages(adapter, images, one, lambda: self.texts.of(rows), self.loaded.companion)
 
 
 class Answered(NamedTuple):
@@ -130,14 +130,16 @@ def answered(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock
         FoveateError: The method cannot work with this model.
     """
     adapter = batch.loaded.adapter
-    stages = [_TimedCut(stage, clock) for stage in checked_stages(compressor)]
+    cuts = [_TimedCut(cut, clock) for cut in checked_cuts(compressor)]
     parts = ((adapter, "encode", "vision"), (adapter, "reduced", "vision"), (adapter.projector, "forward", "projector"))
     with clock.part("scoring"), clock.listening(*parts):
-        groups = alike(batch.arrangements)
-        compressed = in_groups(lambda some: compressed_by(compressor, some, adapter.besides), groups, batch.pictures)
+        groups = group_by_shape(batch.arrangements)
+        compressed = in_groups(
+            lambda some: compressed_by(compressor, some, adapter.extra_needs), groups, batch.pictures
+        )
     with clock.part("prefill"):
         states, layout = embedded(adapter, batch.texts.prompts, compressed, compressor.repack)
-        blocks = Blocks(adapter.decoder, layout, stages, compressed)
+        blocks = DecoderPasses(adapter.decoder, layout, cuts, compressed)
         answer = [adapter.decoder.logits(blocks.prompt(states)[:, -1]).argmax(-1)]
     cached: Any = blocks.cache.layers  # keys and values, but in models with linear attention
     kv_bytes = sum(x.nbytes for layer in cached for x in (layer.keys, layer.values))
@@ -147,7 +149,7 @@ def answered(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock
         for _ in range(new_tokens - 1):
             states = blocks.step(embed(answer[-1][:, None]), real)
             answer.append(adapter.decoder.logits(states[:, -1]).argmax(-1))
-    visual = account(blocks.cutting.per_block)
+    visual = account(blocks.pruning.per_block)
     text = layout.following.new_tensor([len(p) - p.count(adapter.image_token) for p in map(list, batch.texts.prompts)])
     return Answered(torch.stack(answer, 1), visual, text, kv_bytes)
 
@@ -159,14 +161,14 @@ def footprint(batch: Batch, compressor: Compressor, new_tokens: int) -> Footprin
         FoveateError: The method cannot work with this model.
     """
     adapter, device = batch.loaded.adapter, batch.loaded.model.device
-    adapter.check(compressor.needs, compressor.stages)
+    adapter.check(compressor.needs, compressor.cuts)
     projected: list[int] = []
     with adapter.projector.register_forward_hook(lambda _, args, out: projected.append(out.shape[:-1].numel())):
         seen = answered(batch, compressor, new_tokens, Clock(device))
     peak = peak_bytes(lambda: answered(batch, compressor, new_tokens, Clock(device)), device)
     shape, prompts = ModelShape.of(adapter.model.config.to_dict()), len(seen.text)
-    sights = [grid for image in batch.arrangements for grid in adapter.sights(batch.images, image)]
-    vision = (tower_macs(shape.tower, sights) + projector_macs(shape.projector, sum(projected))) / prompts
+    vision_grids = [grid for image in batch.arrangements for grid in adapter.vision_grids(batch.images, image)]
+    vision = (tower_macs(shape.tower, vision_grids) + projector_macs(shape.projector, sum(projected))) / prompts
     visual, text = seen.visual.per_block.double().cpu().numpy(), seen.text.double().cpu().numpy()
     counted = {n: float(np.mean(operations(visual, text, shape.decoder, vision, c))) for n, c in CONVENTIONS.items()}
     return Footprint(
@@ -258,7 +260,7 @@ def sides_of(loaded: LoadedModel, asked: Sequence[int], picture: Image) -> Seque
     """
     check_sizes(asked)
     wanted = " ".join(map(str, asked))
-    if not loaded.adapter.one_grid:
+    if not loaded.adapter.fixed_grid:
         return asked or (_TYPICAL,)
     own = loaded.images([picture])[0]["pixel_values"].shape[-1]
     if set(asked) - {own}:
@@ -277,4 +279,4 @@ class _TimedCut(AroundCut):
 
     def cut(self, states: Tensor, trace: Trace) -> Decision:
         with self.clock.part("scoring"):
-            return self.stage.cut(states, trace)
+            return self.inner.cut(states, trace)

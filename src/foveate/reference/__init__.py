@@ -1,1 +1,1 @@
-"""The shipped small LLaVA, and how it is trained."""
+"""The shipped small LLaVA: weights and architecture; `reference_model/` trains it."""

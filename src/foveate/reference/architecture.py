@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from foveate.data.scenes import COLOURS, GLYPHS, IMAGE_SIZE, KINDS, SIGN
+from foveate.data.scenes.scene import COLOURS, GLYPHS, IMAGE_SIZE, KINDS, SIGN
 
 PATCH_SIZE = 8
 GRID = IMAGE_SIZE // PATCH_SIZE

@@ -17,8 +17,8 @@ from foveate.functional.scaling import min_max, rank_share, softmax
 class Hybrid(Scorer):
     """Weighted sum of several scorers, each brought to a common scale first.
 
-    Scorers of the vision side and of the prompt may be mixed: inside a `PromptCompressor` the former are carried to its
-    block.
+    Scorers of the vision side and of the prompt may be mixed: inside a `DecoderCompressor` the former are carried to
+    its block.
 
     Attributes:
         scorers: The parts.

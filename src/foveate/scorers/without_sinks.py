@@ -23,7 +23,7 @@ class WithoutSinks(Scorer):
 
     Attributes:
         scorer: What is corrected.
-        factor: As in `foveate.metrics.bias.sink_share`.
+        factor: As in `foveate.bias.metrics.sink_share`.
     """
 
     scorer: Scorer

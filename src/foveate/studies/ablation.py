@@ -11,13 +11,13 @@ from foveate.core.errors import BudgetError
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.names import Existing
 from foveate.evaluation.run import cached_load, data_of, first_usable
-from foveate.models.llava import Tower
-from foveate.settings import suited
-from foveate.studies.choices import Choice, Grid
+from foveate.methods.fitting import with_fallbacks
+from foveate.models.families.llava import Tower
+from foveate.studies.choices import Choice, ChoiceGrid
 from foveate.studies.objective import Draw, Objective
 from foveate.studies.opening import open_study
-from foveate.studies.place import Place
-from foveate.studies.study import queue, run
+from foveate.studies.study import queue, run_trials
+from foveate.studies.study_folder import StudyFolder
 
 
 def ablate(
@@ -37,7 +37,7 @@ def ablate(
         config: Model, data and place; its compressor is replaced by each cell's.
         choices_for: The rows, given the model's tower.
         keep: Budgets: counts, or fractions of an image's patches.
-        storage: See `Place`.
+        storage: See `StudyFolder`.
         workers: Processes on this machine.
         draw: See `Objective`.
         existing: See `studies.place`.
@@ -56,7 +56,7 @@ def ablate(
         raise BudgetError(f"no budget is given: keep 1..{tower.grid.patches} patches, or a fraction of them")
     for choice in choices:
         with suppress(BudgetError):  # what cannot have a budget has no cell there
-            loaded.adapter.check(suited(choice.recipe(keeps[0]), loaded).needs)
+            loaded.adapter.check(with_fallbacks(choice.recipe(keeps[0]), loaded).needs)
     identity = config.identity(loaded.identity, questions)
     del identity["compressor"]  # each cell has its own
     facts = {
@@ -66,15 +66,15 @@ def ablate(
         "depth": tower.depth,
         "feature_layer": tower.feature_layer,
     }
-    grid = Grid(tuple(choices), tuple(keeps))
-    place = Place(name, config.out, storage, existing=existing)
+    grid = ChoiceGrid(tuple(choices), tuple(keeps))
+    place = StudyFolder(name, config.out, storage, existing=existing)
     return run_grid(place, config, grid, draw, identity, facts, workers)
 
 
 def run_grid(
-    place: Place,
+    place: StudyFolder,
     config: EvalConfig,
-    grid: Grid,
+    grid: ChoiceGrid,
     draw: Draw | None,
     identity: Mapping[str, Any],
     facts: Mapping[str, Any],
@@ -94,7 +94,7 @@ def run_grid(
     objective = Objective(config, grid, draw=draw)
     place, study = open_study(place, objective, {**identity, **size_of(config)}, facts)
     queue(place, study, grid.cells)
-    run(place, study, objective, workers=workers)
+    run_trials(place, study, objective, workers=workers)
     return study
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from foveate.compression import Compressor, VisionCompressor
+from foveate.compressors import Compressor, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.needs import LayersFrom, resolve_layer, resolve_layers
 from foveate.evaluation.identity import identity_of
 from foveate.methods import blind, contrast, edges, evidence, full, random, saturation, uniform, vtc_cls
-from foveate.models.llava import Tower
+from foveate.models.families.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble
-from foveate.studies.spaces import AnyTrial, Planned, Proposal, Space
+from foveate.studies.space import AnyTrial, Planned, Proposal, Space
 
 RANDOM_SEEDS = range(5)
 
@@ -36,7 +36,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Grid(Space):
+class ChoiceGrid(Space):
     """All choices at all budgets.
 
     Attributes:

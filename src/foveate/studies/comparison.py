@@ -11,10 +11,9 @@ from tempfile import TemporaryDirectory
 import optuna
 import torch
 
-from foveate.compression import Compressor, StandIn
+from foveate.compressors import Compressor, Fallback
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
-from foveate.cost.shapes import DecoderShape
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.encodings import Encodings
@@ -22,13 +21,14 @@ from foveate.evaluation.module import Answering
 from foveate.evaluation.names import Existing
 from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods import METHODS
-from foveate.models.adapter import Tower
-from foveate.models.load import LoadedModel
-from foveate.settings import BUDGETLESS, aligned, method, options_on, suited
+from foveate.methods.fitting import BUDGETLESS, aligned, method, options_on, with_fallbacks
+from foveate.models.backbone.adapter import Tower
+from foveate.models.loading.load import LoadedModel
+from foveate.profiling.shapes import DecoderShape
 from foveate.studies.ablation import run_grid
-from foveate.studies.choices import RANDOM_SEEDS, Choice, Grid
+from foveate.studies.choices import RANDOM_SEEDS, Choice, ChoiceGrid
 from foveate.studies.objective import Draw
-from foveate.studies.place import Place
+from foveate.studies.study_folder import StudyFolder
 
 # rows of every comparison
 CONTROLS = {
@@ -65,7 +65,7 @@ def compare(
         methods: Names in `METHODS`, or a user's own as "package.module:function".
         equivalents: Budgets in equivalent tokens: counts, or fractions of an image's patches.
         seeds: Of methods that draw.
-        storage: See `Place`.
+        storage: See `StudyFolder`.
         workers: Processes on this machine.
         draw: See `Objective`.
         existing: See `studies.place`.
@@ -100,10 +100,10 @@ def compare(
         "roles": {c.family: _role(c, left_out, budgets, patches, depth) for c in choices},
         "left_out": left_out,
         "not_applicable": not_applicable,
-        "stand_ins": sorted({c.family for c in choices if _stands_in(c, left_out, budgets)}),
+        "fallbacks": sorted({c.family for c in choices if _is_fallback(c, left_out, budgets)}),
     }
-    grid = Grid(tuple(choices), tuple(budgets))
-    place = Place(name, config.out, storage, existing=existing)
+    grid = ChoiceGrid(tuple(choices), tuple(budgets))
+    place = StudyFolder(name, config.out, storage, existing=existing)
     return run_grid(place, config, grid, draw, identity, facts, workers)
 
 
@@ -133,7 +133,7 @@ def _choices(
 
 
 def _suited(tower: Tower, recipe: Callable[..., Compressor], equivalent: int, **options: int) -> Compressor:
-    return suited(recipe(equivalent, **options), tower)
+    return with_fallbacks(recipe(equivalent, **options), tower)
 
 
 def _reaching(choices: Sequence[Choice], budgets: Sequence[int]) -> tuple[list[Choice], Reasons]:
@@ -158,7 +158,7 @@ def _running(
         for choice in choices:
             try:
                 compressor = choice.recipe(_first(choice, left_out, budgets))
-                loaded.adapter.check(compressor.needs, compressor.stages)
+                loaded.adapter.check(compressor.needs, compressor.cuts)
                 with torch.inference_mode():
                     Answering(encodings, compressor, max_new_tokens=1).predict_step([sample])
             except (UnsupportedNeed, LayerError) as error:
@@ -170,8 +170,8 @@ def _first(choice: Choice, left_out: Mapping[str, Mapping[str, str]], budgets: S
     return next(budget for budget in budgets if str(budget) not in left_out.get(choice.family, {}))
 
 
-def _stands_in(choice: Choice, left_out: Reasons, budgets: Sequence[int]) -> bool:
-    return isinstance(choice.recipe(_first(choice, left_out, budgets)), StandIn)
+def _is_fallback(choice: Choice, left_out: Reasons, budgets: Sequence[int]) -> bool:
+    return isinstance(choice.recipe(_first(choice, left_out, budgets)), Fallback)
 
 
 def _role(choice: Choice, left_out: Reasons, budgets: Sequence[int], patches: int, depth: int) -> str:

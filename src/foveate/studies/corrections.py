@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.compression import Compressor, PromptCompressor, VisionCompressor
-from foveate.compression.base import checked_stages
+from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
+from foveate.compressors.base import checked_cuts
 from foveate.core.budget import Keep
 from foveate.core.contracts import Pictures
 from foveate.core.errors import OptionError
-from foveate.core.files import put_aside, sound, stamped
 from foveate.core.needs import LayersFrom
 from foveate.core.progress import bar
+from foveate.core.storage import checksummed, intact, quarantine
 from foveate.data.names import SCENES, parsed
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
@@ -28,12 +28,12 @@ from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.module import asked
 from foveate.evaluation.run import cached_load, data_of
+from foveate.methods.fitting import options_on, with_fallbacks
 from foveate.methods.recipes import fastv, vtc_cls
-from foveate.models.adapter import Adapter
-from foveate.models.engine import answer_each
-from foveate.models.load import LoadedModel
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.loading.load import LoadedModel
+from foveate.models.runtime.generation import answer_each
 from foveate.scorers import ClsEnsemble, Debiased, PromptAttention, WithoutSinks
-from foveate.settings import options_on, suited
 
 PLAIN, DEBIASED, WITHOUT_SINKS = "as it is", "less its mean over images", "without sinks"
 
@@ -46,7 +46,7 @@ class Corrected(NamedTuple):
     run: str
 
 
-def attentions(keep: Keep, adapter: Adapter) -> dict[str, VisionCompressor | PromptCompressor]:
+def attentions(keep: Keep, adapter: Adapter) -> dict[str, VisionCompressor | DecoderCompressor]:
     """Returns the compressors that are corrected, by name: two sums of [CLS] layers, and FastV by two prompts.
 
     Args:
@@ -54,7 +54,7 @@ def attentions(keep: Keep, adapter: Adapter) -> dict[str, VisionCompressor | Pro
         adapter: Of the model, for which the authors' layers are scaled.
     """
     deep, cut = vtc_cls(keep, **options_on(vtc_cls, adapter)), fastv(keep, **options_on(fastv, adapter))
-    assert isinstance(deep, VisionCompressor) and isinstance(cut, PromptCompressor)
+    assert isinstance(deep, VisionCompressor) and isinstance(cut, DecoderCompressor)
     assert isinstance(cut.scorer, PromptAttention)
     return {
         "[CLS], all layers": replace(deep, scorer=ClsEnsemble(LayersFrom(0))),
@@ -98,14 +98,14 @@ def evaluate_corrections(config: EvalConfig, keep: Keep, mean_split: str) -> lis
     adapter = cached_load(config.model, config.device, config.dtype).adapter
     found = []
     for name, plain in attentions(keep, adapter).items():
-        mean = mean_scores(replace(config, compressor=suited(plain, adapter.tower), split=mean_split))
+        mean = mean_scores(replace(config, compressor=with_fallbacks(plain, adapter.tower), split=mean_split))
         scorers = {
             PLAIN: plain.scorer,
             DEBIASED: Debiased(plain.scorer, mean),
             WITHOUT_SINKS: WithoutSinks(plain.scorer),
         }
         for correction, scorer in scorers.items():
-            compressor = suited(replace(plain, scorer=scorer), adapter.tower)
+            compressor = with_fallbacks(replace(plain, scorer=scorer), adapter.tower)
             run = evaluate(replace(config, compressor=compressor)).folder.name
             found.append(Corrected(name, correction, run))
     return found
@@ -127,11 +127,11 @@ def mean_scores(config: EvalConfig) -> tuple[float, ...]:
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     stem, folder = run_id(config.identity(loaded.identity, questions)), config.out / "means"
     for found in folder.glob(f"{stem}.????????????????.json"):  # the checksum
-        if sound(found):
+        if intact(found):
             return tuple(json.loads(found.read_text(encoding="utf-8")))
-        put_aside(found)
+        quarantine(found)
     mean = _mean_scores(config, loaded, samples, encodings_of(config, loaded, samples, questions))
-    with stamped(folder, stem, ".json") as path:
+    with checksummed(folder, stem, ".json") as path:
         path.write_text(json.dumps(mean), encoding="utf-8")
     return mean
 
@@ -159,8 +159,8 @@ def _mean_scores(
 def _scores(
     adapter: Adapter, compressor: Compressor, pictures: Pictures, prompts: list[list[int]]
 ) -> Float[Tensor, "question patch"]:
-    compressed = compressor.compress(pictures, adapter.besides)
-    if not (stages := checked_stages(compressor)):
+    compressed = compressor.compress(pictures, adapter.extra_needs)
+    if not (cuts := checked_cuts(compressor)):
         return compressed.decision.scores
-    _, cuts = answer_each(adapter, prompts, compressed, compressor.repack, stages, 1)
-    return cuts.decisions[-1].scores
+    _, pruning = answer_each(adapter, prompts, compressed, compressor.repack, cuts, 1)
+    return pruning.decisions[-1].scores

@@ -12,7 +12,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from foveate.core.files import checksum, put_aside, replacing
+from foveate.core.storage import atomic_write, checksum, quarantine
 
 NAME = "study.db"
 _SIDE_FILES = ("-journal", "-wal", "-shm")  # belong to the file and to no other
@@ -34,10 +34,10 @@ def check(path: Path) -> None:
     if path.exists():
         if not (why := _flaw(path)):
             return
-        put_aside(path, why)
+        quarantine(path, why)
     for side in (path.with_name(path.name + end) for end in _SIDE_FILES):
         if side.exists():
-            put_aside(side, "it belongs to a database that is damaged or gone")
+            quarantine(side, "it belongs to a database that is damaged or gone")
     _sealed(path).unlink(missing_ok=True)
 
 
@@ -47,7 +47,7 @@ def seal(path: Path) -> None:
         return
     with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as database:
         database.execute("begin immediate")  # nobody writes meanwhile
-        with replacing(_sealed(path)) as seal:
+        with atomic_write(_sealed(path)) as seal:
             seal.write_text(json.dumps({"changes": _changes(path), "checksum": checksum(path)}))
 
 

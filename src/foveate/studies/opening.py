@@ -15,12 +15,12 @@ from foveate.evaluation.config import run_id
 from foveate.studies.differences import differences
 from foveate.studies.goals import DIRECTIONS
 from foveate.studies.objective import Objective
-from foveate.studies.place import Place
+from foveate.studies.study_folder import StudyFolder
 
 
 def open_study(
-    place: Place, objective: Objective, identity: Mapping[str, Any], facts: Mapping[str, Any]
-) -> tuple[Place, optuna.Study]:
+    place: StudyFolder, objective: Objective, identity: Mapping[str, Any], facts: Mapping[str, Any]
+) -> tuple[StudyFolder, optuna.Study]:
     """Creates the study, or opens it if it is the same.
 
     Args:
@@ -68,7 +68,7 @@ def _results(folder: Path, study: optuna.Study) -> list[Path]:
     return [folder, *(folder.parent / "records" / run for run in sorted(runs))]
 
 
-def _created(place: Place, objective: Objective) -> optuna.Study:
+def _created(place: StudyFolder, objective: Objective) -> optuna.Study:
     """Returns the study of this name, which is new if there is none."""
     storage = place.open()
     with place.queue:
@@ -80,7 +80,7 @@ def _created(place: Place, objective: Objective) -> optuna.Study:
         )
 
 
-def _guard(place: Place, study: optuna.Study, identity: dict[str, Any]) -> str:
+def _guard(place: StudyFolder, study: optuna.Study, identity: dict[str, Any]) -> str:
     """Notes what a new study is; returns in what an existing one differs, a line each, and nothing if it does not."""
     with place.queue:
         if (known := study.user_attrs.get("identity")) is None:

@@ -7,13 +7,13 @@ from typing import Literal, get_args
 
 from foveate.core.budget import check_budgets
 from foveate.core.errors import BudgetError, FoveateError
-from foveate.methods.table import parts_of
+from foveate.methods.registry import parts_of
 
 Goal = Literal["quality", "accuracy", "tokens", "latency"]
 """Mean log-probability of the reference answer, mean score, mean equivalent tokens, median ms per question."""
 SamplerName = Literal["tpe", "nsga2", "gp", "random"]
-Signal = Literal["response", "evidence"]
-"""What a first rung compares kept patches with."""
+ProxySignal = Literal["response", "evidence"]
+"""What a proxy compares kept patches with."""
 Kind = Literal["single", "range", "weights"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WORDS = {
@@ -41,8 +41,8 @@ class SearchPlan:
         max_loss: Points of accuracy that may be lost against the uncompressed model.
         trials: How many, planned ones among them.
         sampler: Of those that are not planned.
-        sampler_seed: Of sampler and rung.
-        rung: What the first rung compares kept patches with.
+        sampler_seed: Of sampler and proxy.
+        proxy: What the proxy compares kept patches with.
         candidates: How many proposals it ranks.
         stops: Whether hopeless trials end early.
         report_split: Where the winner is reported.
@@ -56,7 +56,7 @@ class SearchPlan:
     trials: int = 80
     sampler: SamplerName = "tpe"
     sampler_seed: int = 0
-    rung: Signal | Literal["none"] = "response"
+    proxy: ProxySignal | Literal["none"] = "response"
     candidates: int = 2000
     stops: bool = True
     report_split: str = "test"

@@ -1,4 +1,4 @@
-"""The cheap first rung: many proposals ranked by what they keep, without asking the language model about any of them.
+"""The cheap proxy: many proposals ranked by what they keep, without asking the language model about any of them.
 
 For each picture a proposal keeps a set of patches; its agreement is how much of what matters lies in that set, as a
 mean over the questions:
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from foveate.compression.base import compressed_by
+from foveate.compressors.base import compressed_by
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample
@@ -34,15 +34,15 @@ from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.module import asked_alike
 from foveate.evaluation.run import cached_load, data_of
+from foveate.methods.fitting import with_fallbacks
 from foveate.metrics.evidence import SHOWN
-from foveate.models.joining import in_groups
+from foveate.models.backbone.grouping import in_groups
 from foveate.scorers import ResponseAttention
-from foveate.settings import suited
-from foveate.studies.plan import Signal
-from foveate.studies.spaces import Planned, Space
+from foveate.studies.plan import ProxySignal
+from foveate.studies.space import Planned, Space
 
 
-class Rung(NamedTuple):
+class ProxyRanking(NamedTuple):
     """Proposals drawn from the space's prior.
 
     Attributes:
@@ -61,7 +61,7 @@ class Rung(NamedTuple):
         return [Planned(self.params[i], source=source, agreement=float(self.agreement[i])) for source, i in chosen]
 
 
-def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, seed: int) -> Rung:
+def rank_by_proxy(space: Space, config: EvalConfig, signal: ProxySignal, candidates: int, seed: int) -> ProxyRanking:
     """Draws proposals and ranks them.
 
     Args:
@@ -93,21 +93,21 @@ def climb(space: Space, config: EvalConfig, signal: Signal, candidates: int, see
     for _ in bar(range(candidates), "proposal", "ranking"):
         trial = study.ask()
         try:
-            compressor = suited(space.suggest(trial).compressor, loaded.adapter.tower)
+            compressor = with_fallbacks(space.suggest(trial).compressor, loaded.adapter.tower)
         except BudgetError:
             continue
         if (known := identity_of(compressor, "compressor")) in seen:
             continue
         seen.add(known)
-        if compressor.stages or compressor.per_question:
+        if compressor.cuts or compressor.per_question:
             raise FoveateError(
-                f"{compressor!r}: what it keeps is known only once the language model runs, so a first rung cannot "
-                "rank it; leave the rung out (--rung none)"
+                f"{compressor!r}: what it keeps is known only once the language model runs, so a proxy cannot "
+                "rank it; leave the proxy out (--proxy none)"
             )
         params.append(trial.params)
         made = in_groups(partial(compressed_by, compressor), groups, pictures)
         agreement.append(_agreement(made.decision.compression.kept, wanted))
-    return Rung(params, np.array(agreement))
+    return ProxyRanking(params, np.array(agreement))
 
 
 def _agreement(kept: Sequence[Tensor], wanted: Tensor) -> float:

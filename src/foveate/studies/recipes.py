@@ -8,11 +8,11 @@ from functools import partial
 from inspect import Parameter, signature
 from typing import Any, Literal, get_args, get_origin
 
-from foveate.compression import Compressor
+from foveate.compressors import Compressor
 from foveate.core.errors import FoveateError
 from foveate.evaluation.identity import identity_of
-from foveate.settings import aligned, method, options_for
-from foveate.studies.spaces import AnyTrial, Budget, Proposal, Space
+from foveate.methods.fitting import aligned, method, options_for
+from foveate.studies.space import AnyTrial, Budget, Proposal, Space
 
 Value = bool | int | float | str | None
 

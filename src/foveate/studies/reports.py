@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.core.errors import OutputError
-from foveate.core.files import replacing
+from foveate.core.storage import atomic_write
 from foveate.evaluation.config import run_id
 from foveate.evaluation.names import Existing
 from foveate.studies.differences import differences
@@ -34,7 +34,7 @@ def report_folder(out: Path, name: str, existing: Existing, identity: Mapping[st
     try:
         known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
         if known is None:
-            with replacing(note) as path:
+            with atomic_write(note) as path:
                 path.write_text(json.dumps(dict(identity), indent=1), encoding="utf-8")
             return note.parent
     except (OSError, ValueError) as error:

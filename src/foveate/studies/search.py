@@ -7,27 +7,27 @@ from functools import partial
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from foveate.compression import Compressor, Downsample, Pool, VisionCompressor
+from foveate.compressors import Compressor, Downsample, Pool, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, shown
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods import vtc_cls
-from foveate.models.llava import Tower
-from foveate.models.load import LoadedModel
+from foveate.methods.fitting import options_on
+from foveate.models.families.llava import Tower
+from foveate.models.loading.load import LoadedModel
 from foveate.scorers import ClsAttention, ClsEnsemble
-from foveate.settings import options_on
 from foveate.studies.ablation import ablate
 from foveate.studies.choices import Choice, controls
 from foveate.studies.objective import Draw, Objective
 from foveate.studies.opening import open_study
-from foveate.studies.place import Place
 from foveate.studies.plan import SearchPlan
 from foveate.studies.recipes import RecipeSpace, opened
-from foveate.studies.spaces import LayerSpace, Planned, Space, budget_of, layer_space
-from foveate.studies.study import queue, run
+from foveate.studies.space import LayerSpace, Planned, Space, budget_of, layer_space
+from foveate.studies.study import queue, run_trials
+from foveate.studies.study_folder import StudyFolder
 
-BEST, SPACED = 8, 20  # proposals of the first rung that are evaluated: the best ones, and some all over its ranking
+BEST, SPACED = 8, 20  # proposals of the proxy that are evaluated: the best ones, and some all over its ranking
 
 
 def _check_apart(searched: Sequence[VQASample], reported: Sequence[VQASample], split: str, other: str) -> None:
@@ -41,12 +41,12 @@ def _check_apart(searched: Sequence[VQASample], reported: Sequence[VQASample], s
 
 
 def search(
-    place: Place, config: EvalConfig, plan: SearchPlan, workers: int = 1, draw: Draw | None = None
+    place: StudyFolder, config: EvalConfig, plan: SearchPlan, workers: int = 1, draw: Draw | None = None
 ) -> optuna.Study:
     """Runs a search, or what is left of it; with more trials than before it goes on.
 
     Trials that are planned: the published default, every single layer, all layers together, and those of the first
-    rung. A rung that the space does not allow is left out; `rung` among the study's facts says why.
+    proxy. A proxy that the space does not allow is left out; `proxy` among the study's facts says why.
 
     Args:
         place: Where the study is kept.
@@ -82,14 +82,14 @@ def search(
         "default_start": default_start(loaded),
     }
     place, study = open_study(place, objective, {**identity, "limit": config.limit, "seed": config.seed}, facts)
-    if "rung" not in study.user_attrs:
+    if "proxy" not in study.user_attrs:
         planned = baselines(space, loaded)
-        rung, more = _first_rung(space, config, plan)
+        proxy, more = _proxy_ranking(space, config, plan)
         queue(place, study, [*planned, *more])
-        study.set_user_attr("rung", rung)
+        study.set_user_attr("proxy", proxy)
     else:
         queue(place, study, ())
-    run(place, study, objective, plan.trials, plan.sampler, plan.sampler_seed, workers)
+    run_trials(place, study, objective, plan.trials, plan.sampler, plan.sampler_seed, workers)
     return study
 
 
@@ -148,7 +148,7 @@ def best_single(study: optuna.Study) -> int | None:
 
 
 def confirm(
-    place: Place,
+    place: StudyFolder,
     config: EvalConfig,
     plan: SearchPlan,
     study: optuna.Study,
@@ -221,13 +221,13 @@ class _Scored:
         return VisionCompressor(self.scorer, keep)
 
 
-def _first_rung(space: Space, config: EvalConfig, plan: SearchPlan) -> tuple[dict | None, list[Planned]]:
-    if plan.rung == "none":
+def _proxy_ranking(space: Space, config: EvalConfig, plan: SearchPlan) -> tuple[dict | None, list[Planned]]:
+    if plan.proxy == "none":
         return None, []
-    from foveate.studies.rung import climb  # Lightning takes seconds to import
+    from foveate.studies.proxy import rank_by_proxy  # Lightning takes seconds to import
 
     try:
-        rung = climb(space, config, plan.rung, plan.candidates, plan.sampler_seed)
+        proxy = rank_by_proxy(space, config, plan.proxy, plan.candidates, plan.sampler_seed)
     except FoveateError as error:
-        return {"kind": plan.rung, "candidates": 0, "why": str(error)}, []
-    return {"kind": plan.rung, "candidates": plan.candidates}, rung.planned(BEST, SPACED)
+        return {"kind": plan.proxy, "candidates": 0, "why": str(error)}, []
+    return {"kind": plan.proxy, "candidates": plan.candidates}, proxy.planned(BEST, SPACED)

@@ -9,9 +9,9 @@ import numpy as np
 from optuna import Trial
 from optuna.trial import FixedTrial
 
-from foveate.compression import Compressor, Pipeline, PromptCompressor, VisionCompressor
+from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
 from foveate.core.budget import resolve_keep
-from foveate.models.llava import Tower
+from foveate.models.families.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention
 from foveate.selectors import ImportantDiverse, Mass, TopK
 from foveate.studies.plan import KINDS, Kind, check_ends, check_words
@@ -219,7 +219,7 @@ class LayerSpace(Space):
             return before
         share = round(trial.suggest_float("prompt_share", 0.0, 1.0), _DIGITS)
         mixed = Hybrid((scorer, PromptAttention(block)), (1 - share, share))
-        return Pipeline((before, PromptCompressor(mixed, left, block)))
+        return Pipeline((before, DecoderCompressor(mixed, left, block)))
 
     def _split(self, keep: int, block: int, early: float) -> tuple[int, int]:
         """Tokens given to the language model and left before `block`, of which the mean over the blocks is `keep`."""

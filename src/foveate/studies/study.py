@@ -31,10 +31,10 @@ from foveate.core.progress import bar, hush
 from foveate.studies import database
 from foveate.studies.notes import ARTIFACTS
 from foveate.studies.objective import Objective
-from foveate.studies.place import Place, chosen, retry
 from foveate.studies.plan import SamplerName
-from foveate.studies.spaces import Planned
+from foveate.studies.space import Planned
 from foveate.studies.stopping import STARTUP, P
+from foveate.studies.study_folder import StudyFolder, chosen, retry
 
 _SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed),
@@ -45,7 +45,7 @@ _SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
 _POLL_S = 0.5
 
 
-def queue(place: Place, study: optuna.Study, trials: Iterable[Planned]) -> None:
+def queue(place: StudyFolder, study: optuna.Study, trials: Iterable[Planned]) -> None:
     """Plans trials, unless they are in the study already, and once more those that failed."""
     with place.queue:
         _revive(place, study)
@@ -60,8 +60,8 @@ def queue(place: Place, study: optuna.Study, trials: Iterable[Planned]) -> None:
                 study.enqueue_trial(dict(planned), user_attrs=planned.attributes)
 
 
-def run(
-    place: Place,
+def run_trials(
+    place: StudyFolder,
     study: optuna.Study,
     objective: Objective,
     total: int = 0,
@@ -147,7 +147,9 @@ def _settled(study: optuna.Study) -> int:
     return 0 if left else states[TrialState.COMPLETE] + states[TrialState.PRUNED]
 
 
-def _worker(place: Place, objective: Objective, total: int, sampler: SamplerName, seed: int, threads: int) -> None:
+def _worker(
+    place: StudyFolder, objective: Objective, total: int, sampler: SamplerName, seed: int, threads: int
+) -> None:
     """A process of its own, which ends with the one that started it."""
     parent = parent_process()
     threading.Thread(target=lambda: (parent.join() if parent else None, os._exit(1)), daemon=True).start()
@@ -201,7 +203,7 @@ def _dismiss(workers: Sequence[SpawnProcess]) -> None:
 
 
 def _work(
-    place: Place,
+    place: StudyFolder,
     study: optuna.Study,
     objective: Objective,
     total: int,
@@ -265,7 +267,7 @@ def _optimize(study: optuna.Study, taken: _Taken) -> None:
         raise
 
 
-def _revive(place: Place, study: optuna.Study) -> None:
+def _revive(place: StudyFolder, study: optuna.Study) -> None:
     """Plans anew the trials of workers on this machine that died; the queue must be held.
 
     Who takes a trial puts his name to it before he lets go of the queue, so one without a name is nobody's. A worker
@@ -279,7 +281,7 @@ def _revive(place: Place, study: optuna.Study) -> None:
         retry(study, trial)
 
 
-def _alive(place: Place, worker: str | None) -> bool:
+def _alive(place: StudyFolder, worker: str | None) -> bool:
     if worker is None:
         return False
     if not worker.startswith(f"{platform.node()}-"):

@@ -24,7 +24,7 @@ def retry(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyFolder:
     """Where a study is kept.
 
     Attributes:

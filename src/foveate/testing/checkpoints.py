@@ -15,7 +15,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from foveate.models.processor import Parts
+from foveate.models.loading.processor import Parts
 from foveate.testing.families import BEGIN, END, FAMILIES, IMAGE, PAD, START, VIDEO, WORDS
 
 _SIDE, _PATCH = 24, 4

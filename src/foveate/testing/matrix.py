@@ -7,13 +7,13 @@ from typing import Any, cast
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from foveate.compression import StandIn
+from foveate.compressors import Fallback
 from foveate.core.errors import FoveateError
 from foveate.methods import METHODS
-from foveate.models.companion import Companion
-from foveate.models.load import LoadedModel, adapt
-from foveate.models.processor import Parts
-from foveate.settings import options_on, suited
+from foveate.methods.fitting import options_on, with_fallbacks
+from foveate.models.backbone.text_encoder import Companion
+from foveate.models.loading.load import LoadedModel, adapt
+from foveate.models.loading.processor import Parts
 from foveate.testing.checkpoints import image_processor, tokenizer
 from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, pictures
 
@@ -47,7 +47,7 @@ def runs(name: str, family: str) -> str:
     """Whether a recipe, set for a family's tiny model, compresses a picture and answers.
 
     Returns:
-        "works", "stand-in", or the sign of a reason in brackets.
+        "works", "fallback", or the sign of a reason in brackets.
 
     Raises:
         FoveateError: It cannot, and for none of the known reasons.
@@ -56,14 +56,14 @@ def runs(name: str, family: str) -> str:
     adapter, model = loaded.adapter, cast(Any, loaded.model)
     options = options_on(METHODS[name], adapter)
     try:
-        compressor = suited(METHODS[name](keep=_KEEP, **options), loaded)
+        compressor = with_fallbacks(METHODS[name](keep=_KEEP, **options), loaded)
         with compressor.attached(loaded):
             model.generate(**family_inputs(family), max_new_tokens=2, min_new_tokens=2, do_sample=False)
     except FoveateError as error:
         if sign := next((sign for sign, (found, _) in REASONS.items() if re.search(found, str(error))), None):
             return f"({sign})"
         raise
-    return "stand-in" if isinstance(compressor, StandIn) or "cls" in options else "works"
+    return "fallback" if isinstance(compressor, Fallback) or "cls" in options else "works"
 
 
 @cache

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.compression import Identity, PromptCompressor, VisionCompressor
+from foveate.compressors import DecoderCompressor, Identity, VisionCompressor
 from foveate.core.types import Arrangement, Compression
 from foveate.mergers import Nearest
-from foveate.models.adapter import Adapter
-from foveate.models.engine import Conversation, answer, answer_each
-from foveate.models.joining import alike, in_groups
-from foveate.models.load import adapt
-from foveate.models.pictures import SeenPictures
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.backbone.grouping import group_by_shape, in_groups
+from foveate.models.loading.load import adapt
+from foveate.models.runtime.generation import Conversation, answer, answer_each
+from foveate.models.runtime.images import LiveImages
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, PAD, START
 
@@ -87,7 +87,9 @@ class ModelContract(ABC):
         prompts = [self._prompt(adapter, [length]) for length in lengths]
 
         seen = _seen(adapter, images, arrangements)
-        compressed = in_groups(lambda some: compressor.compress(some, adapter.besides), alike(arrangements), seen)
+        compressed = in_groups(
+            lambda some: compressor.compress(some, adapter.extra_needs), group_by_shape(arrangements), seen
+        )
         turns = [Conversation.from_prompts([prompt, [*prompt, 13]], adapter.image_token) for prompt in prompts]
         found = answer(adapter, turns, compressed, compressor.repack, _NEW).tokens
         for row, number in enumerate(group):
@@ -99,7 +101,7 @@ class ModelContract(ABC):
                 assert found[2 * row + which] == alone.tolist()
 
     def test_cuts_inside_the_language_model_equal_hiding_the_tokens_from_later_blocks(self) -> None:
-        compressor = PromptCompressor(PromptAttention(1), 4, layer=2)
+        compressor = DecoderCompressor(PromptAttention(1), 4, layer=2)
         model, adapter, inputs, prompts = self._batch([[0], [1], [2]])
         with compressor.attached(model) as run:
             seen = model.generate(**inputs, **_OPTIONS)
@@ -115,9 +117,11 @@ class ModelContract(ABC):
         images = self._joined(self.pictures()[:3])
         arrangements = adapter.arrangements(images, [self._length(adapter, n) for n in range(3)])
         seen_by = _seen(adapter, images, arrangements)
-        whole = in_groups(lambda some: compressor.compress(some, adapter.besides), alike(arrangements), seen_by)
-        answers, cuts = answer_each(adapter, prompts, whole, False, compressor.stages, _NEW)
-        assert [kept.tolist() for kept in cuts.decisions[0].compression.kept] == [kept.tolist() for kept in run.kept]
+        whole = in_groups(
+            lambda some: compressor.compress(some, adapter.extra_needs), group_by_shape(arrangements), seen_by
+        )
+        answers, pruning = answer_each(adapter, prompts, whole, False, compressor.cuts, _NEW)
+        assert [kept.tolist() for kept in pruning.decisions[0].compression.kept] == [kept.tolist() for kept in run.kept]
         assert answers.tokens == [row[-_NEW:].tolist() for row in seen.sequences]
 
     def test_nothing_stays_behind(self) -> None:
@@ -174,7 +178,7 @@ class ModelContract(ABC):
         if grids:
             kind = (ids == adapter.image_token).int()
             place, _ = adapter.inner.get_rope_index(ids, mm_token_type_ids=kind, image_grid_thw=torch.cat(grids))
-        states, positions, visual, deep = [], [], [], [[] for _ in range(adapter.deep)]
+        states, positions, visual, deep = [], [], [], [[] for _ in range(adapter.deepstack_levels)]
         placeholders = iter((ids[0] == adapter.image_token).nonzero()[:, 0].tolist())
         queue = list(zip(pictures, parts, strict=True))
         at = 0
@@ -203,14 +207,14 @@ class ModelContract(ABC):
             at += len(features)
         embeds, seen = torch.cat(states)[None], torch.cat(visual)[None]
         position = torch.cat(positions, 1)
-        if compressor.repack and adapter.axes == 1:
+        if compressor.repack and adapter.position_axes == 1:
             position = torch.arange(embeds.shape[1])[None]
         more = int(position.max()) + 1
         length = embeds.shape[1]
         embeds = torch.cat([embeds, words(torch.tensor([said[:-1]]))], 1)
         position = torch.cat([position, (torch.arange(len(said) - 1) + more).expand(len(position), -1)], 1)
         options: dict[str, Any] = {}
-        if adapter.deep:
+        if adapter.deepstack_levels:
             marked = torch.cat([seen, torch.zeros(1, len(said) - 1, dtype=torch.bool)], 1)
             options = {"visual_pos_masks": marked, "deepstack_visual_embeds": [torch.cat(level) for level in deep]}
         output = adapter.inner.language_model(
@@ -264,8 +268,8 @@ _OPTIONS: dict[str, Any] = {
 
 def _seen(
     adapter: Adapter, images: dict[str, Tensor], arrangements: Sequence[Arrangement]
-) -> Callable[[list[int]], SeenPictures]:
-    return lambda rows: SeenPictures(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]])
+) -> Callable[[list[int]], LiveImages]:
+    return lambda rows: LiveImages(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]])
 
 
 def _typed(adapter: Adapter, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

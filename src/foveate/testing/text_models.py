@@ -33,7 +33,7 @@ from transformers import (
     Starcoder2Config,
 )
 
-from foveate.compression import Compressor, PromptCompressor, VisionCompressor
+from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
 from foveate.core.errors import FoveateError
 from foveate.scorers import PromptAttention, Random, ResponseAttention
 from foveate.testing.families import END, IMAGE, START, clip_config, made, pictures, text_options
@@ -96,8 +96,8 @@ def table() -> str:
 _WAYS: dict[str, Compressor] = {
     "before it, repacked": VisionCompressor(Random(), 5),
     "before it, original positions": VisionCompressor(Random(), 5, positions="original"),
-    "inside it (FastV)": PromptCompressor(PromptAttention(1), 4, layer=2),
-    "inside it, by debiased attention (SparseVLM+)": PromptCompressor(PromptAttention(1, debiased=True), 4, layer=2),
+    "inside it (FastV)": DecoderCompressor(PromptAttention(1), 4, layer=2),
+    "inside it, by debiased attention (SparseVLM+)": DecoderCompressor(PromptAttention(1, debiased=True), 4, layer=2),
     "its own attention read (bias, responses)": VisionCompressor(ResponseAttention(), 5),
 }
 

@@ -6,7 +6,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from statsmodels.stats.multitest import multipletests
 
-from analysis.ablation import (
+from analysis.ablation.data import (
     Cell,
     ablation_table,
     best_scorer,

@@ -8,9 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis.ablation import PIXEL_FILTERS
-from analysis.drawing import Label, label_lines, save_figure
-from analysis.figures import (
+from analysis.ablation.data import PIXEL_FILTERS
+from analysis.ablation.figures import (
     accuracy_by_layer_data,
     accuracy_by_layer_figure,
     draw_accuracy_by_layer,
@@ -18,11 +17,12 @@ from analysis.figures import (
     frontier_data,
     frontier_figure,
 )
+from analysis.drawing import Label, label_lines, save_figure
 
 IMPORT = """
 import matplotlib
 before = dict(matplotlib.rcParams)
-import analysis.report
+import analysis.ablation.report
 from matplotlib import pyplot
 assert dict(matplotlib.rcParams) == before
 assert pyplot.get_fignums() == []

@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.ablation import Cell
-from analysis.layers import (
+from analysis.ablation.data import Cell
+from analysis.ablation.layers import (
     Repairs,
     draw_repairs,
     draw_sinks,
@@ -15,7 +15,7 @@ from analysis.layers import (
     sinks_data,
     sinks_figure,
 )
-from analysis.layers_answer import layers_answer
+from analysis.ablation.layers_answer import layers_answer
 from foveate.core.errors import DataError
 
 #           right both, repaired, lost, broken, right both, repaired

@@ -1,7 +1,7 @@
 import numpy as np
 from PIL import Image
 
-from analysis.report import Setting, telling_cells, write_report
+from analysis.ablation.report import Setting, telling_cells, write_report
 from foveate.evaluation.records import RecordFolder
 
 FILES = ["accuracy_by_layer.png", "frontier.png", "kept_patches.png", "table.csv", "table.md"]

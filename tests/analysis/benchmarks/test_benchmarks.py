@@ -7,10 +7,10 @@ import torch
 from scipy.stats import bootstrap
 from torchmetrics.functional.classification import binary_f1_score
 
-from analysis.ablation import Cell
-from analysis.benchmarks import benchmark_table, failures, number_of, overview, write_numbers
+from analysis.ablation.data import Cell
+from analysis.benchmarks.data import benchmark_table, failures, number_of, overview, write_numbers
+from analysis.benchmarks.submissions import write_submission
 from analysis.statistics import mean_interval, summed_interval
-from analysis.submissions import write_submission
 from foveate.core.errors import DataError
 from foveate.metrics.benchmarks import ACCURACY, measures_of
 from tests.analysis.conftest import write_records

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import bootstrap
 
-from analysis import gaps
-from analysis.gaps import Gap, averaged, gap, p_of
+from analysis.benchmarks import gaps
+from analysis.benchmarks.gaps import Gap, averaged, gap, p_of
 from analysis.statistics import Interval, difference_interval
 from analysis.verdicts import paired_p
 from foveate.metrics.benchmarks import ACCURACY, measures_of

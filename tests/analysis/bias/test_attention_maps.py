@@ -6,20 +6,20 @@ import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.looks import (
+from analysis.bias.attention_maps import (
     OCCLUSION,
     Look,
+    attention_answer,
+    attention_data,
+    attention_figure,
+    attention_table,
     draw_look,
-    looks_answer,
-    looks_data,
-    looks_figure,
-    looks_table,
     shown_keys,
 )
-from analysis.measured import grid_of, measurement, samples_of
+from analysis.bias.measured import grid_of, measurement, samples_of
+from foveate.bias.tables import TableFolder
 from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
-from foveate.evaluation.tables import TableFolder
 
 GRID, LIMIT = (12, 12), 24  # patches; questions about two pictures
 SIGNALS = [("cls", "0"), ("cls", "1"), ("cls", "2"), ("cls", "3"), ("cls sum", "0-3"), ("prompt", "0"), ("prompt", "1")]
@@ -106,7 +106,7 @@ def test_columns_are_first_middle_and_last_layers_sums_the_whole_response_and_oc
 
 
 def test_the_first_example_hangs_most_on_a_block_and_others_are_of_other_kinds(folder):
-    examples = looks_data(folder, samples_of(folder), [("cls", "0"), OCCLUSION], rows=3)
+    examples = attention_data(folder, samples_of(folder), [("cls", "0"), OCCLUSION], rows=3)
     assert examples[0].question == load_samples("scenes", "test", LIMIT)[5].question
     attention, occlusion = examples[0].looks
     assert attention.times.mean() == pytest.approx(1)
@@ -119,14 +119,14 @@ def test_pictures_and_maps_of_a_rectangular_grid_have_its_rows_and_columns(tmp_p
     made = TableFolder(tmp_path / "bias" / "wide")
     write(made, grid=(6, 12))
     maps = made.read("maps").to_pandas().set_index(["sample_id", "signal", "layers"])["map"]
-    example = looks_data(made, samples_of(made), [("cls", "0"), OCCLUSION], rows=1)[0]
+    example = attention_data(made, samples_of(made), [("cls", "0"), OCCLUSION], rows=1)[0]
     height, width = example.pixels.shape[:2]
     assert (height % 6, width % 12, example.evidence.shape) == (0, 0, (6, 12))
     asked = made.read("samples").to_pandas()
     name = asked.loc[asked["question"] == example.question, "sample_id"].iloc[0]
     own = np.asarray(maps[name, "cls", "0"])
     assert example.looks[0].times == pytest.approx((own / own.sum() * 72).reshape(6, 12))
-    figure = looks_figure([example])
+    figure = attention_figure([example])
     assert figure.axes[1].get_images()[0].get_array().shape[:2] == (height, width)
 
 
@@ -149,17 +149,17 @@ def test_patches_below_an_even_share_stay_clear():
 
 
 def test_figure_has_a_row_per_question_and_says_how_they_were_picked(folder):
-    figure = looks_figure(looks_data(folder, samples_of(folder), shown_keys(folder), rows=2))
+    figure = attention_figure(attention_data(folder, samples_of(folder), shown_keys(folder), rows=2))
     assert len(figure.axes) == 2 * (2 + len(shown_keys(folder))) + 1
     assert "say nothing about averages" in figure.get_supxlabel().replace("\n", " ")
 
 
 def test_table_and_answer_rest_on_all_questions(folder):
     keys = [("cls", "0"), ("cls", "1"), ("response", "0-1"), OCCLUSION]
-    table = looks_table(summary(), keys)
+    table = attention_table(summary(), keys)
     assert "| response blocks 0-1 | 60.0 % [55.0, 65.0] | 60.0 % [55.0, 65.0] | itself |" in table
     assert "hangs on |" not in table.splitlines()[-1] and "random" in table
-    told = looks_answer(summary(), keys, folder)
+    told = attention_answer(summary(), keys, folder)
     assert "n = 24 questions about 2 images; the top are 11.0 % of the patches;" in told
     assert "30.0 % [25.0, 35.0] ([CLS] layer 1), 60.0 % [55.0, 65.0] (response blocks 0-1)" in told
     assert "[CLS] layer 0" not in told
@@ -170,4 +170,4 @@ def test_a_measurement_that_hides_its_plan_is_refused(tmp_path):
     write(made, plan="")
     assert json.loads((made.folder / "config.json").read_text())["plan"] == ""
     with pytest.raises(DataError, match="does not say 'side' of its plan"):
-        looks_data(made, samples_of(made), [OCCLUSION])
+        attention_data(made, samples_of(made), [OCCLUSION])

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis import bias_report, statistics, verdicts
-from analysis.bias import headline, judges_table, pair_matrix, signal_frame, summary_table
-from analysis.bias_answer import Order, bias_answer, finding, number, paper_order, side, told
-from analysis.bias_contrasts import contrasts
-from analysis.bias_curves import curve_areas, curve_frame, curve_table
-from analysis.bias_figures import (
+from analysis import statistics, verdicts
+from analysis.bias import report as bias_report
+from analysis.bias.answer import Order, bias_answer, finding, number, paper_order, side, told
+from analysis.bias.contrasts import contrasts
+from analysis.bias.curves import curve_areas, curve_frame, curve_table
+from analysis.bias.data import headline, judges_table, pair_matrix, signal_frame, summary_table
+from analysis.bias.figures import (
     curves_data,
     draw_curves,
     draw_layers,
@@ -27,14 +28,14 @@ from analysis.bias_figures import (
     pairs_data,
     pairs_figure,
 )
-from analysis.bias_measures import MEASURED, NEAR, WITH_RESPONSE, interval_of
-from analysis.bias_report import report
-from analysis.bias_slices import cross_table, heads_table, kinds_table, tokens_table
-from analysis.bias_slices_figures import draw_cross, draw_heads, draw_tokens
-from analysis.maps import mean_maps, place_nulls, placeless
+from analysis.bias.maps import mean_maps, place_nulls, placeless
+from analysis.bias.measures import MEASURED, NEAR, WITH_RESPONSE, interval_of
+from analysis.bias.report import report
+from analysis.bias.signals import RESPONSES
+from analysis.bias.slices import cross_table, heads_table, kinds_table, tokens_table
+from analysis.bias.slices_figures import draw_cross, draw_heads, draw_tokens
 from analysis.ratios import ratio_interval
-from analysis.signals import RESPONSES
-from foveate.evaluation.tables import TableFolder
+from foveate.bias.tables import TableFolder
 
 IMAGES, ASKED, ROWS, COLUMNS, HEADS = 20, 3, 6, 5, 4
 SHARES = (0.05, 0.11, 0.25)

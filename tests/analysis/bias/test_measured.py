@@ -9,10 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis.bias_measures import MEASURED, RANGES
-from analysis.measured import means
+from analysis.bias.measured import means
+from analysis.bias.measures import MEASURED, RANGES
+from foveate.bias.tables import TableFolder
 from foveate.core.errors import DataError
-from foveate.evaluation.tables import TableFolder
 from tests.tiers import extended
 
 SIGNALS = [("cls", str(layer)) for layer in range(12)] + [("response", "0-3"), ("random", "0"), ("random", "1")]
@@ -69,11 +69,11 @@ PROBE = """
 import json, sys, tracemalloc
 from pathlib import Path
 import pyarrow as pa
-from analysis.bias import pair_matrix, signal_frame
-from analysis.bias_slices import cross_table, heads_table
-from analysis.maps import mean_maps, place_nulls, placeless
-from analysis.measured import mapped
-from foveate.evaluation.tables import TableFolder
+from analysis.bias.data import pair_matrix, signal_frame
+from analysis.bias.slices import cross_table, heads_table
+from analysis.bias.maps import mean_maps, place_nulls, placeless
+from analysis.bias.measured import mapped
+from foveate.bias.tables import TableFolder
 from tests.tiers import extended
 
 folder, arrow = TableFolder(Path(sys.argv[1])), pa.default_memory_pool()

@@ -8,8 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.ablation import Cell
-from analysis.comparison import (
+from analysis.ablation.data import Cell
+from analysis.ablation.report import Setting
+from analysis.comparison.data import (
     Comparison,
     budgets_of,
     comparison_of,
@@ -20,14 +21,13 @@ from analysis.comparison import (
     read_comparison,
     shared_budget,
 )
-from analysis.comparison_figures import draw_frontier, draw_ranking, frontiers_data, ranking_figure, rankings_data
-from analysis.comparison_report import telling_cells, write_report
+from analysis.comparison.figures import draw_frontier, draw_ranking, frontiers_data, ranking_figure, rankings_data
+from analysis.comparison.report import telling_cells, write_report
 from analysis.held_out import held_out_table
 from analysis.records import read_records
-from analysis.report import Setting
 from analysis.verdicts import paired_p
-from foveate.cost.flops import prefill_flops
-from foveate.cost.shapes import DecoderShape
+from foveate.profiling.flops import prefill_flops
+from foveate.profiling.shapes import DecoderShape
 from tests.tiers import extended
 
 SHAPE = DecoderShape(4, 128, 320, 4, 4, 32)
@@ -172,7 +172,7 @@ def test_the_report_has_one_verdict_per_pair_and_says_what_cannot_run(written, t
 
 def test_with_too_few_images_there_are_differences_and_no_verdicts(written, tmp_path, monkeypatch):
     few = {cell: frame.head(4) for cell, frame in written.frames.items()}
-    monkeypatch.setattr("analysis.comparison_report.read_comparison", lambda *_: few)
+    monkeypatch.setattr("analysis.comparison.report.read_comparison", lambda *_: few)
     answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
     text = (tmp_path / "table.md").read_text()
     for told in (answer, text):
@@ -240,7 +240,7 @@ def test_controls_alone_are_a_table_without_a_verdict(written, tmp_path):
 def test_a_study_gives_its_facts_back_in_table_order():
     study = optuna.create_study()
     facts = {"roles": {"b": "vision", "random": "control", "a": "vision"}, "patches": 144, "left_out": {}}
-    facts |= {"decoder": SHAPE.__dict__, "not_applicable": {}, "stand_ins": []}
+    facts |= {"decoder": SHAPE.__dict__, "not_applicable": {}, "fallbacks": []}
     for name, value in facts.items():
         study.set_user_attr(name, value)
     comparison = comparison_of(study)

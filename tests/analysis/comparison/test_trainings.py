@@ -6,8 +6,8 @@ import pytest
 from scipy.special import logit
 from scipy.stats import t
 
-from analysis.ablation import Cell
-from analysis.trainings import agreement_of_order, crossed, markdown, trainings_table, write_trainings
+from analysis.ablation.data import Cell
+from analysis.comparison.trainings import agreement_of_order, crossed, markdown, trainings_table, write_trainings
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.options import Options
 from tests.tiers import extended

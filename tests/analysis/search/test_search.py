@@ -17,9 +17,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.confirmed import confirmed_table, front_data, optimism
 from analysis.ranks import correlation, spearman
-from analysis.search import (
+from analysis.search.answer import kept_to, verdict
+from analysis.search.confirmed import confirmed_table, front_data, optimism
+from analysis.search.data import (
     history_data,
     importance_data,
     proxy_data,
@@ -28,11 +29,10 @@ from analysis.search import (
     trials_table,
     weights_data,
 )
-from analysis.search_answer import kept_to, verdict
-from analysis.search_figures import confirmed_figure, draw_front, draw_history, draw_weights, importance_figure
-from analysis.search_report import report
-from foveate.compression import Identity
-from foveate.core.files import stamped
+from analysis.search.figures import confirmed_figure, draw_front, draw_history, draw_weights, importance_figure
+from analysis.search.report import report
+from foveate.compressors import Identity
+from foveate.core.storage import checksummed
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.studies.search import winners
@@ -114,7 +114,7 @@ class Maker:
         facts = {"goals": list(goals), "max_loss": max_loss, "depth": DEPTH, "feature_layer": FEATURE_LAYER}
         facts |= {"patches": PATCHES, "grid": [12, 12], "decoder_depth": 4, "samples": IMAGES * ASKED}
         facts |= {"model": "reference", "searched": "single weights", "default_start": 3}
-        for key, value in (facts | {"rung": {"kind": "response", "candidates": 2000}}).items():
+        for key, value in (facts | {"proxy": {"kind": "response", "candidates": 2000}}).items():
             self.study.set_user_attr(key, value)
 
     def add(self, weights: np.ndarray, source: str, keep: int = 16, images: int = IMAGES, **notes) -> None:
@@ -208,7 +208,7 @@ def random_weights(rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A search for quality: planned trials, 16 all over the first rung's ranking, 3 of its best, 30 of a sampler."""
+    """A search for quality: planned trials, 16 all over the proxy's ranking, 3 of its best, 30 of a sampler."""
     out, rng = tmp_path_factory.mktemp("search"), np.random.default_rng(0)
     maker = Maker(out, "weights", ("quality",))
     maker.plan()
@@ -510,7 +510,7 @@ def test_one_image_has_no_interval_of_its_log_probability(tmp_path):
             part.unlink()
             frame = frame[frame["image_id"] == frame["image_id"].iloc[0].split("-")[0] + "-000"]
             if len(frame):
-                with stamped(folder, part.name.split(".")[0], ".parquet") as path:
+                with checksummed(folder, part.name.split(".")[0], ".parquet") as path:
                     frame.to_parquet(path)
     got = row(confirmed_table(maker.study, test, tmp_path), "winner")
     assert got["images"] == 1
@@ -636,7 +636,7 @@ def test_the_report_is_complete_and_the_same_when_written_again(made, table):
     assert f"Trial {winner.number} (weights; layer 0: " in told
     assert "At 16 tokens the winner is " in told
     assert "on questions it never saw" in told
-    assert "First rung: agreement with response ranks accuracy with rho" in told
+    assert "Proxy: agreement with response ranks accuracy with rho" in told
     assert "Optimism of the winner" in told
     assert "Importance for quality over 58 trials" in told
     read = pd.read_csv(folder / "table.csv")

@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis.rounds import ratio as ratio_of
-from analysis.speed import (
+from analysis.speed.data import (
     FASTER,
     FULL,
     LEVEL,
@@ -23,11 +23,11 @@ from analysis.speed import (
     times,
     write_rounds,
 )
-from analysis.speed_figures import draw_parts, draw_speedups, parts_data, speed_figure
-from analysis.speed_report import ROUNDS, markdown, report, speed_answer
+from analysis.speed.figures import draw_parts, draw_speedups, parts_data, speed_figure
+from analysis.speed.report import ROUNDS, markdown, report, speed_answer
 from foveate.core.errors import DataError
-from foveate.cost.flops import CONVENTIONS
-from foveate.speed import PARTS, Footprint, Round
+from foveate.profiling.flops import CONVENTIONS
+from foveate.profiling.speed import PARTS, Footprint, Round
 
 NEW, BATCH, ROUNDS_EACH = 11, 4, 12
 CONDITIONS = Conditions(

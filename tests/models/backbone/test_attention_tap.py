@@ -7,8 +7,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foveate.core.needs import ClsRows, LayersFrom
-from foveate.models.llava import Llava
-from foveate.models.tap import tapped
+from foveate.models.backbone.attention_tap import tapped
+from foveate.models.families.llava import Llava
 from foveate.testing.tiny import tiny_llava
 from tests.pictures import seen
 

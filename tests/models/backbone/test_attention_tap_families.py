@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from foveate.functional.attention import attention_rows, causal, mean_attention
-from foveate.models.decoder import Decoder
-from foveate.models.looks import RowRecorder
-from foveate.models.tap import tapped
+from foveate.models.backbone.attention_tap import tapped
+from foveate.models.backbone.decoder import Decoder
+from foveate.models.runtime.response_attention import RowRecorder
 
 WIDTH = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 SIZE = {"image_size": 32, "patch_size": 8}

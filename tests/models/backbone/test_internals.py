@@ -8,8 +8,8 @@ from torch import nn
 
 import foveate
 from foveate.core.errors import UnsupportedModel
-from foveate.models import internals
-from foveate.models.internals import INTERNALS, cache_argument, internal, missing_internals
+from foveate.models.backbone import internals
+from foveate.models.backbone.internals import INTERNALS, cache_argument, internal, missing_internals
 
 DOCUMENTED = {"transformers", "transformers.modeling_outputs", "transformers.utils.logging"}
 SOURCE = Path(foveate.__file__).parent

@@ -7,20 +7,20 @@ import pytest
 import torch
 from PIL import Image
 
-from foveate.compression import PromptCompressor, VisionCompressor
+from foveate.compressors import DecoderCompressor, VisionCompressor
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import PIXEL_STATISTICS
 from foveate.methods import METHODS
-from foveate.models.load import adapt, load
-from foveate.models.loaded_model import LoadedModel
-from foveate.models.pixels import Normalisation
-from foveate.models.processor import Parts
+from foveate.models.backbone.pixels import Normalisation
+from foveate.models.loading.load import adapt, load
+from foveate.models.loading.loaded_model import LoadedModel
+from foveate.models.loading.processor import Parts
 from foveate.scorers import Contrast, Edges, Saturation
 from foveate.testing.checkpoints import image_processor, tokenizer
 from foveate.testing.families import FAMILIES, START
 from foveate.testing.matrix import family_inputs, load_family
 from tests.functional.test_pixel_filters import oracle
-from tests.models.test_family_towers import TILED, pixels_of, placed
+from tests.models.families.test_towers import TILED, pixels_of, placed
 
 SIDE = 4  # pixels of a patch
 SCORERS = {"saturation": Saturation(), "contrast": Contrast(), "edges": Edges()}
@@ -108,7 +108,7 @@ def test_the_tokens_that_show_what_stands_out_are_kept(family, name):
     expected = inside(family, arrangement)
     assert 1 <= len(expected) < arrangement.patches / 4
     assert generated(METHODS[name](keep=len(expected)), family, inputs, arrangement) == expected
-    cut = PromptCompressor(SCORERS[name], len(expected), layer=2)  # to which the scores are carried
+    cut = DecoderCompressor(SCORERS[name], len(expected), layer=2)  # to which the scores are carried
     assert generated(cut, family, inputs, arrangement) == expected
 
 
@@ -216,7 +216,7 @@ def test_a_model_without_its_processor_is_refused_by_name(name):
     model = FAMILIES["LLaVA-1.5"]()
     with (
         METHODS[name](8).attached(model),
-        pytest.raises(UnsupportedNeed, match=rf"PixelStatistic\(name='{name}'\).*foveate\.models\.load\.load"),
+        pytest.raises(UnsupportedNeed, match=rf"PixelStatistic\(name='{name}'\).*foveate\.models\.loading\.load\.load"),
     ):
         model.generate(**family_inputs("LLaVA-1.5"), max_new_tokens=1)
 

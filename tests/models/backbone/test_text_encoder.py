@@ -16,11 +16,12 @@ from transformers import (
 from foveate.core.errors import UnsupportedModel
 from foveate.core.needs import AlignedPatches, AlignedText
 from foveate.core.types import Grid, Trace
-from foveate.models.companion import Companion, load_companion
-from foveate.reference.text_training import text_tokenizer
+from foveate.models.backbone.text_encoder import Companion
+from foveate.models.loading.companion import load_companion
 from foveate.scorers import TextSimilarity
+from reference_model.text_training import text_tokenizer
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 sys.path.insert(0, str(GOLDEN))
 import inputs  # noqa: E402  (lies beside the arrays it explains)
 

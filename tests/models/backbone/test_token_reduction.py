@@ -21,8 +21,8 @@ from foveate.core.contracts import Reduction
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.types import Compression
 from foveate.methods import METHODS
-from foveate.models.tiles import hidden
-from foveate.models.tower import reduced
+from foveate.models.backbone.tile_tower import hidden
+from foveate.models.backbone.token_reduction import reduced
 from foveate.reductions import Bipartite, InformationFlow
 from foveate.testing.tiny import tiny_llava
 from tests.golden_llava import golden, golden_llava, golden_pixels

@@ -13,7 +13,7 @@ from foveate.testing.checkpoints import save_family
 from foveate.testing.families import FAMILIES
 from foveate.testing.matrix import table
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def example(family):
@@ -44,7 +44,7 @@ def test_the_example_of_a_family_runs(family, tmp_path, monkeypatch, capsys):
     exec(compile(code.replace(hub, "checkpoint"), f"{family}.py", "exec"), said)
     model = said.get("model") or said["loaded"].model
     assert type(model).__name__ in code
-    run = said["run"]
+    run = said["result"]
     patches = run.scores.shape[1]
     assert [len(kept) for kept in run.kept] == [resolve_keep(0.2, patches)]
     assert (run.tokens.per_block < patches).all()

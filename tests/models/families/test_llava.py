@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import DynamicCache, GenerationConfig, LlavaForConditionalGeneration, SiglipVisionConfig
 
-from foveate.compression import Blind, Compressor, Identity, VisionCompressor
+from foveate.compressors import Blind, Compressor, Identity, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import LayersFrom
 from foveate.data.load import load_samples
@@ -29,8 +29,8 @@ from foveate.methods import (
     vscan,
     vtc_cls,
 )
-from foveate.models.engine import Conversation, answer
-from foveate.models.load import LoadedModel, adapt, load
+from foveate.models.loading.load import LoadedModel, adapt, load
+from foveate.models.runtime.generation import Conversation, answer
 from foveate.reference.architecture import clip_config, llava_config
 from foveate.scorers import ClsAttention, ClsEnsemble, Random, ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
@@ -417,12 +417,12 @@ def test_a_tower_without_cls_is_named(samples):
     )
     config.vision_feature_select_strategy = "full"
     adapter = adapt(LlavaForConditionalGeneration(config))
-    with pytest.raises(UnsupportedNeed, match=r"Siglip.*ClsRows.*no \[CLS\].*settings\.suited"):
+    with pytest.raises(UnsupportedNeed, match=r"Siglip.*ClsRows.*no \[CLS\].*fitting\.with_fallbacks"):
         seen(adapter, torch.zeros(1, 3, 96, 96)).encode(vtc_cls(16, 1).needs)
     with pytest.raises(UnsupportedNeed, match=r"InformationFlow.*\[CLS\]"):
         flowcut(16).compress(seen(adapter, torch.zeros(1, 3, 96, 96)))
-    stand_in = VisionCompressor(ReceivedAttention(-2), 40)
-    for compressor in (uniform(40), stand_in, divprune(40), tome(40)):
+    fallback = VisionCompressor(ReceivedAttention(-2), 40)
+    for compressor in (uniform(40), fallback, divprune(40), tome(40)):
         compressed = compressor.compress(seen(adapter, torch.rand(2, 3, 96, 96)))
         assert compressed.tokens.shape == (2, 40, 128)
 

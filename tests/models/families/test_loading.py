@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from foveate.core.errors import UnsupportedModel
-from foveate.models.load import load
-from foveate.models.processor import Parts
+from foveate.models.loading.load import load
+from foveate.models.loading.processor import Parts
 from foveate.testing.checkpoints import save_family
 from foveate.testing.families import END, FAMILIES, START
 

@@ -9,7 +9,7 @@ from transformers.image_processing_utils import select_best_resolution
 
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import ClsRows, Deepstack, Features, Fingerprint, Keys, ReceivedRows
-from foveate.models.load import adapt
+from foveate.models.loading.load import adapt
 from foveate.testing.families import FAMILIES, pictures
 
 DEPTH, HEADS, WIDTH, SIDE = 4, 4, 8, 6
@@ -57,7 +57,7 @@ def needs_of(family):
         *(ReceivedRows(layer) for layer in received),
         *(Keys(layer) for layer in LAYERS),
         *(Features(), Features(projected=True), Fingerprint()),
-        *([Deepstack()] if adapter.deep else []),
+        *([Deepstack()] if adapter.deepstack_levels else []),
     )
 
 
@@ -305,5 +305,5 @@ def test_layers_of_windows_say_nothing_about_the_picture():
 
 @pytest.mark.parametrize("family", ("LLaVA-OneVision", *QWEN))
 def test_towers_without_cls_name_the_stand_in(family):
-    with pytest.raises(UnsupportedNeed, match=r"no \[CLS\] token.*settings\.suited"):
+    with pytest.raises(UnsupportedNeed, match=r"no \[CLS\] token.*fitting\.with_fallbacks"):
         answered(family, [0], [ClsRows((0,))])

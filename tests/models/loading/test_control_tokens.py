@@ -9,11 +9,11 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.models.load import load
-from foveate.models.processor import Parts
+from foveate.models.loading.load import load
+from foveate.models.loading.processor import Parts
 from tests.data import tables
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foveate.core.errors import UnsupportedModel
-from foveate.models.load import load
+from foveate.models.loading.load import load
 
 
 def settings(name, *keys, **change):

@@ -17,7 +17,7 @@ from transformers import (
 
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.methods import fastv, full, random, uniform
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
 
 CLIP = {"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}

@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoProcessor, AutoTokenizer, MistralConfig
 
 from foveate.core.errors import UnsupportedModel
-from foveate.models.load import load
-from foveate.models.processor import Parts
+from foveate.models.loading.load import load
+from foveate.models.loading.processor import Parts
 from foveate.testing import checkpoints
 from foveate.testing.checkpoints import save_family
 from foveate.testing.families import FAMILIES

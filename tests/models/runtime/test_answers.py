@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from foveate.compression import Blind, Identity, VisionCompressor
+from foveate.compressors import Blind, Identity, VisionCompressor
 from foveate.core.needs import LayersFrom
 from foveate.data.load import load_samples
 from foveate.methods import fastv, pyramiddrop, uniform
-from foveate.models.engine import Conversation, answer, answer_each
-from foveate.models.load import load
-from foveate.models.packing import pack
+from foveate.models.loading.load import load
+from foveate.models.runtime.generation import Conversation, answer, answer_each
+from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsEnsemble
 from tests.pictures import seen
 
@@ -43,8 +43,8 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
     compressed = compressor.compress(seen(llava, images))
 
     def answers(references=()):
-        if compressor.stages:
-            return answer_each(llava, prompts, compressed, compressor.repack, compressor.stages, NEW, references)[0]
+        if compressor.cuts:
+            return answer_each(llava, prompts, compressed, compressor.repack, compressor.cuts, NEW, references)[0]
         alone = [Conversation.from_prompts([prompt], llava.image_token) for prompt in prompts]
         return answer(llava, alone, compressed, compressor.repack, NEW, references)
 
@@ -53,7 +53,7 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
     references = drafts(loaded, samples, free.tokens)
     drafted = answers(references)
     assert drafted.tokens == free.tokens
-    if compressor.stages:
+    if compressor.cuts:
         return
     for row, reference in enumerate(references):
         if llava.image_token in reference:  # which stock code takes for a picture
@@ -77,7 +77,7 @@ def test_inside_the_language_model_a_draft_has_the_probability_of_its_tokens_one
     loaded, prompts, samples = asked
     llava, compressor = loaded.adapter, fastv(20, 2)
     compressed = compressor.compress(loaded.pictures([sample.image for sample in samples]))
-    free = answer_each(llava, prompts, compressed, False, compressor.stages, NEW)[0]
+    free = answer_each(llava, prompts, compressed, False, compressor.cuts, NEW)[0]
     with compressor.attached(loaded.model):
         for row in range(3):
             ids = torch.tensor([prompts[row]])
@@ -93,7 +93,7 @@ def test_inside_the_language_model_a_draft_has_the_probability_of_its_tokens_one
             said = output.sequences[0, ids.shape[1] :]
             expected = sum(row_[0].log_softmax(-1)[t] for row_, t in zip(output.logits, said, strict=True))
             references = [said.tolist() if i == row else [3] for i in range(len(samples))]
-            drafted = answer_each(llava, prompts, compressed, False, compressor.stages, NEW, references)[0]
+            drafted = answer_each(llava, prompts, compressed, False, compressor.cuts, NEW, references)[0]
             assert drafted.tokens == free.tokens
             torch.testing.assert_close(drafted.log_probability[row], expected, atol=1e-4, rtol=1e-4)
 

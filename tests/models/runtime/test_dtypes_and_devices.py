@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, LlavaForConditionalGenerat
 
 from foveate.core.errors import UnsupportedModel
 from foveate.methods import fastv, full, uniform
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
 
 PICTURE = Image.radial_gradient("L").resize((60, 40))

@@ -12,17 +12,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
 
-from foveate.compression import Identity, Pipeline, PromptCompressor, VisionCompressor
-from foveate.models.engine import answer_each
-from foveate.models.load import adapt
-from foveate.models.pictures import SeenPictures
+from foveate.compressors import DecoderCompressor, Identity, Pipeline, VisionCompressor
+from foveate.models.loading.load import adapt
+from foveate.models.runtime.generation import answer_each
+from foveate.models.runtime.images import LiveImages
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, FAMILIES, START, pictures
 
 OPTIONS = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 OPTIONS |= {"return_dict_in_generate": True, "output_logits": True}
 VISION = VisionCompressor(Random(), 5, positions="original")
-CUT = PromptCompressor(PromptAttention(1), 4, layer=2)
+CUT = DecoderCompressor(PromptAttention(1), 4, layer=2)
 
 
 def flash(module, query, key, value, attention_mask, scaling=None, position_ids=None, is_causal=True, **_: Any):
@@ -76,9 +76,9 @@ def test_holes_in_positions_part_no_sequences(method, rows):
         forward = model(**inputs).logits[:, -1]
     torch.testing.assert_close(forward, expected[0], atol=1e-4, rtol=0)
     adapter: Any = adapt(model)
-    seen = SeenPictures(adapter, {"pixel_values": inputs["pixel_values"]}, adapter.arrangements(inputs, [])[0])
-    compressed, prompts = method.compress(seen, adapter.besides), inputs["input_ids"].tolist()
-    said = answer_each(adapter, prompts, compressed, method.repack, method.stages, 4)[0].tokens
+    seen = LiveImages(adapter, {"pixel_values": inputs["pixel_values"]}, adapter.arrangements(inputs, [])[0])
+    compressed, prompts = method.compress(seen, adapter.extra_needs), inputs["input_ids"].tolist()
+    said = answer_each(adapter, prompts, compressed, method.repack, method.cuts, 4)[0].tokens
     assert said == expected.argmax(-1).T.tolist()
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.errors import FoveateError
 from foveate.methods import fastv, pyramiddrop, random, sparsevlm, vtc_cls
-from foveate.models.load import load
+from foveate.models.loading.load import load
 from foveate.testing.families import FAMILIES
 from foveate.testing.matrix import family_inputs, load_family
 from tests.tiers import parametrize

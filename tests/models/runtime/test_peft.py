@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 
 from foveate.core.errors import UnsupportedModel
 from foveate.methods import fastv, full, uniform, vtc_cls
-from foveate.models.load import adapt, load
+from foveate.models.loading.load import adapt, load
 from foveate.testing.checkpoints import save_family
 from foveate.testing.families import BEGIN, IMAGE, llava, pictures
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
-from foveate.compression import PromptCompressor, VisionCompressor
+from foveate.compressors import DecoderCompressor, VisionCompressor
 from foveate.methods import pyramiddrop, sparsevlm, sparsevlm_plus
-from foveate.models.engine import answer_each
-from foveate.models.load import adapt
-from foveate.models.pictures import SeenPictures
+from foveate.models.loading.load import adapt
+from foveate.models.runtime.generation import answer_each
+from foveate.models.runtime.images import LiveImages
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, FAMILIES, START, pictures
 
@@ -29,8 +29,8 @@ OPTIONS: dict[str, Any] = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample"
 METHODS = {
     "behind the tower": VisionCompressor(Random(), 5),
     "kept places": VisionCompressor(Random(), 5, positions="original"),
-    "one cut": PromptCompressor(PromptAttention(1), 4, layer=2),
-    "asked ahead": PromptCompressor(PromptAttention(2, rotary=False), 4, layer=2, positions="repacked"),
+    "one cut": DecoderCompressor(PromptAttention(1), 4, layer=2),
+    "asked ahead": DecoderCompressor(PromptAttention(2, rotary=False), 4, layer=2, positions="repacked"),
     "several cuts": pyramiddrop(8, (1, 2, 3)),
     "recycling": sparsevlm(16, (0, 1, 2)),
     "debiased": sparsevlm_plus(16, (0, 1, 2)),
@@ -138,14 +138,14 @@ def test_blocks_may_lie_on_another_device_than_the_prompt(method):
         assert found.tolist() == expected.tolist()
         assert looped.tolist() == expected[:, -3].tolist()
         adapter: Any = adapt(model)
-        seen = SeenPictures(adapter, {"pixel_values": inputs["pixel_values"]}, adapter.arrangements(inputs, [])[0])
+        seen = LiveImages(adapter, {"pixel_values": inputs["pixel_values"]}, adapter.arrangements(inputs, [])[0])
         prompts = [
             row[mask.bool()].tolist() for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         ]
         drafts = [[*row[-3:-1], 7] for row in expected.tolist()]
         for given in ((), drafts):
             said, _ = answer_each(
-                adapter, prompts, method.compress(seen, adapter.besides), method.repack, method.stages, 3, given
+                adapter, prompts, method.compress(seen, adapter.extra_needs), method.repack, method.cuts, 3, given
             )
             assert said.tokens == expected[:, -3:].tolist()
 

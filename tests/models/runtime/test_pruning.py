@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, StaticCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from foveate.compression import Pipeline, PromptCompressor, VisionCompressor
+from foveate.compressors import DecoderCompressor, Pipeline, VisionCompressor
 from foveate.core.contracts import Scorer, Selector
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Role
@@ -35,13 +35,13 @@ from foveate.methods import (
     vtc_cls,
     vtw,
 )
-from foveate.models.engine import answer_each
-from foveate.models.load import LoadedModel, load
-from foveate.models.packing import pack
+from foveate.models.loading.load import LoadedModel, load
+from foveate.models.runtime.generation import answer_each
+from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention, Random, WideClsAttention
 from foveate.selectors import Mass
 from foveate.testing.tiny import save_tiny_llava
-from tests.models.test_llava import inputs_of
+from tests.models.families.test_llava import inputs_of
 from tests.pictures import seen
 
 NEW = 6
@@ -76,10 +76,10 @@ def batch(loaded, samples):
     return inputs
 
 
-def reference(loaded, stages, ids, pixels):
-    """Kept patches of every stage, logits of every step and greedy tokens of one unpadded prompt.
+def reference(loaded, cuts, ids, pixels):
+    """Kept patches of every cut, logits of every step and greedy tokens of one unpadded prompt.
 
-    `stages` are (block, read block, budget, repack) of last-token attention with top-k; a budget of 0 is `AboveMean`.
+    `cuts` are (block, read block, budget, repack) of last-token attention with top-k; a budget of 0 is `AboveMean`.
     """
     model, decoder = loaded.model, loaded.model.model.language_model
     features = model.model.get_image_features(pixels, return_dict=True).pooler_output
@@ -94,7 +94,7 @@ def reference(loaded, stages, ids, pixels):
         states = embeds[None]
         attention = {}
         for number, block in enumerate(decoder.layers):
-            for cut, read, budget, repack in stages:
+            for cut, read, budget, repack in cuts:
                 if cut != number:
                     continue
                 if cut not in kept_sets:
@@ -120,7 +120,7 @@ def reference(loaded, stages, ids, pixels):
         new.append(int(logits.argmax()))
         embeds = torch.cat([embeds, decoder.embed_tokens.weight[new[-1]][None]])
     start = int(visual.nonzero()[0])
-    return [sorted(t - start for t in kept_sets[stage[0]]) for stage in stages], torch.stack(all_logits), new
+    return [sorted(t - start for t in kept_sets[cut[0]]) for cut in cuts], torch.stack(all_logits), new
 
 
 def _last_row(decoder, block, states, place, gone, prompt):
@@ -140,7 +140,7 @@ CUTS = {
     "the last block": (fastv(3, 3), [(3, 2, 3, False)]),
     "everything kept": (fastv(144, 1), [(1, 0, 144, False)]),
     "repacked": (
-        PromptCompressor(PromptAttention(1), 9, 2, positions="repacked"),
+        DecoderCompressor(PromptAttention(1), 9, 2, positions="repacked"),
         [(2, 1, 9, True)],
     ),
     "pyramid": (
@@ -148,11 +148,11 @@ CUTS = {
         [(1, 1, 72, True), (2, 2, 36, True), (3, 3, 7, True)],
     ),
     "mixed positions": (
-        Pipeline((fastv(30, 1), PromptCompressor(PromptAttention(2), 4, 3, positions="repacked"))),
+        Pipeline((fastv(30, 1), DecoderCompressor(PromptAttention(2), 4, 3, positions="repacked"))),
         [(1, 0, 30, False), (3, 2, 4, True)],
     ),
     "ragged": (
-        PromptCompressor(PromptAttention(1), None, 2, AboveMean()),
+        DecoderCompressor(PromptAttention(1), None, 2, AboveMean()),
         [(2, 1, 0, False)],
     ),
 }
@@ -161,7 +161,7 @@ CUTS = {
 @torch.no_grad()
 @pytest.mark.parametrize("case", CUTS)
 def test_a_padded_batch_in_stock_generate_equals_masking_one_by_one(loaded, batch, case):
-    compressor, stages = CUTS[case]
+    compressor, cuts = CUTS[case]
     length = batch["input_ids"].shape[1]
     with compressor.attached(loaded.model) as run:
         output = loaded.model.generate(
@@ -174,7 +174,7 @@ def test_a_padded_batch_in_stock_generate_equals_masking_one_by_one(loaded, batc
         )
     for row in range(3):
         ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
-        kept, logits, tokens = reference(loaded, stages, ids, batch["pixel_values"][row : row + 1])
+        kept, logits, tokens = reference(loaded, cuts, ids, batch["pixel_values"][row : row + 1])
         assert [d.compression.kept[row].tolist() for d in run.decisions[1:]] == kept
         assert run.kept[row].tolist() == kept[-1]
         assert run.tokens.left[row] == len(kept[-1])
@@ -196,12 +196,12 @@ STAGED = {
         (VisionCompressor(ClsAttention(-2), None, Mass(0.5), positions="original"), fastv(9, 2))
     ),
     "merged vision, then prompt": vscan(24, layer=2, local_layer=1),
-    "hybrid": PromptCompressor(Hybrid((ClsEnsemble((0, 2)), PromptAttention(1, "mean")), (0.3, 0.7)), 12, 2),
+    "hybrid": DecoderCompressor(Hybrid((ClsEnsemble((0, 2)), PromptAttention(1, "mean")), (0.3, 0.7)), 12, 2),
     "hybrid behind vision": Pipeline(
         (
             random(60),
-            PromptCompressor(Hybrid((ClsAttention(1), PromptAttention(0, "raters"))), 20, 1),
-            PromptCompressor(Hybrid((ClsAttention(3), PromptAttention(2, "all")), normalise="minmax"), 8, 3),
+            DecoderCompressor(Hybrid((ClsAttention(1), PromptAttention(0, "raters"))), 20, 1),
+            DecoderCompressor(Hybrid((ClsAttention(3), PromptAttention(2, "all")), normalise="minmax"), 8, 3),
         )
     ),
 }
@@ -229,10 +229,10 @@ def test_the_own_engine_and_hooks_in_generate_agree_and_a_batch_gives_what_singl
             assert torch.equal(run.tokens.per_block[0], tokens[row])
             assert _until_end(alone, ends) == _until_end(together[row], ends)
     compressed = compressor.compress(seen(loaded.adapter, batch["pixel_values"]))
-    answers, cuts = answer_each(loaded.adapter, prompts, compressed, compressor.repack, compressor.stages, NEW)
+    answers, pruning = answer_each(loaded.adapter, prompts, compressed, compressor.repack, compressor.cuts, NEW)
     assert answers.tokens == [_until_end(row, ends) for row in together]
-    assert [k.tolist() for k in cuts.decisions[-1].compression.kept] == kept
-    assert torch.equal(torch.stack(cuts.per_block, 1).float(), tokens)
+    assert [k.tolist() for k in pruning.decisions[-1].compression.kept] == kept
+    assert torch.equal(torch.stack(pruning.per_block, 1).float(), tokens)
 
 
 def _until_end(tokens, ends):
@@ -356,13 +356,13 @@ def test_a_static_cache_works_on_the_cpu(loaded, batch):
 
 
 def test_scorers_may_not_read_blocks_that_have_not_run(loaded):
-    later = PromptCompressor(PromptAttention(3), 5, 2)
+    later = DecoderCompressor(PromptAttention(3), 5, 2)
     with pytest.raises(LayerError, match="block 3 has not run"), later.attached(loaded.model):
         pass
 
 
 def test_prompt_side_needs_on_the_vision_side_are_refused():
-    with pytest.raises(UnsupportedNeed, match="known only inside the language model: use a PromptCompressor"):
+    with pytest.raises(UnsupportedNeed, match="known only inside the language model: use a DecoderCompressor"):
         VisionCompressor(PromptAttention(1), 5)
     with pytest.raises(FoveateError, match="expected one compressor of any kind, then those that cut"):
         Pipeline((fastv(5, 2), vtc_cls(16, 1)))
@@ -387,7 +387,7 @@ def test_several_readings_of_one_block_do_not_disturb_each_other(loaded, batch, 
     parts = [PromptAttention(layer, query, rotary) for query in ("last", "mean") for rotary in (True, False)]
     found = []
     for scorer in (*parts, Hybrid(tuple(parts), (1.0, 10.0, 100.0, 1000.0), "none")):
-        with PromptCompressor(scorer, 9, 2).attached(loaded.model) as run:
+        with DecoderCompressor(scorer, 9, 2).attached(loaded.model) as run:
             loaded.model.generate(**batch, max_new_tokens=1)
         found.append(run.scores)
     expected = sum(weight * scores for weight, scores in zip((1.0, 10.0, 100.0, 1000.0), found, strict=False))
@@ -420,12 +420,12 @@ def test_nested_pipelines_are_flat(loaded, batch):
 
 @torch.no_grad()
 def test_controls_may_cut_behind_other_compressors(loaded, batch):
-    inside = PromptCompressor(Hybrid((Random(3), PromptAttention(1))), 10, 2)
+    inside = DecoderCompressor(Hybrid((Random(3), PromptAttention(1))), 10, 2)
     with Pipeline((vtc_cls(40, 1), inside)).attached(loaded.model) as run:
         loaded.model.generate(**batch, max_new_tokens=1)
     assert run.tokens.per_block.tolist() == [[40, 40, 10, 10]] * 3
     with (
-        PromptCompressor(WideClsAttention(), 10, 2).attached(loaded.model),
+        DecoderCompressor(WideClsAttention(), 10, 2).attached(loaded.model),
         pytest.raises(UnsupportedNeed, match=r"Keys\(layer=-1\): keys of the tower are not carried"),
     ):
         loaded.model.generate(**batch, max_new_tokens=1)
@@ -446,7 +446,7 @@ def test_scores_that_are_not_numbers_are_refused(loaded, batch):
         def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
             return torch.full(trace.places.shape, torch.nan)
 
-    for compressor in (VisionCompressor(Broken(), 9), PromptCompressor(Broken(), 9, 1)):
+    for compressor in (VisionCompressor(Broken(), 9), DecoderCompressor(Broken(), 9, 1)):
         with (
             compressor.attached(loaded.model),
             pytest.raises(FoveateError, match=r"Broken.* gave 432 of 432 scores as NaN"),

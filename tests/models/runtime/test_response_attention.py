@@ -1,14 +1,13 @@
 import pytest
 import torch
 
-from foveate.compression import Identity
+from foveate.compressors import Identity
 from foveate.core.needs import ResponseRows
 from foveate.core.types import Compressed
 from foveate.data.load import load_samples
-from foveate.models.engine import answer_each
-from foveate.models.load import load
-from foveate.models.looks import Looks, looks
-from foveate.models.responses import response_rows
+from foveate.models.loading.load import load
+from foveate.models.runtime.generation import answer_each
+from foveate.models.runtime.response_attention import AttentionMaps, attention_maps, response_rows
 from tests.pictures import seen
 
 NAMES = ("last", "question", "every", "response")
@@ -30,8 +29,8 @@ class Asked:
     def full(self, rows: slice = slice(None)) -> Compressed:
         return Identity().compress(seen(self.loaded.adapter, self.pixels[rows]))
 
-    def looks(self, answers, rows: slice = slice(None)) -> Looks:
-        return looks(self.loaded.adapter, self.prompts[rows], self.full(rows), answers, TOKENS)
+    def attention_maps(self, answers, rows: slice = slice(None)) -> AttentionMaps:
+        return attention_maps(self.loaded.adapter, self.prompts[rows], self.full(rows), answers, TOKENS)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import os
 from resource import RUSAGE_SELF, getrusage
 import torch
 from transformers import LlamaConfig, LlamaModel
-from foveate.models.decoder import Decoder
-from foveate.models.looks import RowRecorder
+from foveate.models.backbone.decoder import Decoder
+from foveate.models.runtime.response_attention import RowRecorder
 
 TOKENS = 2900
 config = LlamaConfig(

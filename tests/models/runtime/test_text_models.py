@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from foveate.compression import Compressor, Identity, PromptCompressor, VisionCompressor
+from foveate.compressors import Compressor, DecoderCompressor, Identity, VisionCompressor
 from foveate.core.errors import FoveateError, UnsupportedNeed
-from foveate.models.engine import Conversation, answer, answer_each
-from foveate.models.joining import alike, in_groups
-from foveate.models.load import adapt
-from foveate.models.looks import looks
-from foveate.models.pictures import SeenPictures
+from foveate.models.backbone.grouping import group_by_shape, in_groups
+from foveate.models.loading.load import adapt
+from foveate.models.runtime.generation import Conversation, answer, answer_each
+from foveate.models.runtime.images import LiveImages
+from foveate.models.runtime.response_attention import attention_maps
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, FAMILIES, PAD, START, pictures
 from foveate.testing.models import features_of
@@ -25,7 +25,7 @@ METHODS = (
     Identity(),
     VisionCompressor(Random(), 5),
     VisionCompressor(Random(), 5, positions="original"),
-    PromptCompressor(PromptAttention(1), 4, layer=2),
+    DecoderCompressor(PromptAttention(1), 4, layer=2),
 )
 FEW = ("Mistral v0.1 (window)", "Granite", "Phi-3", "SmolLM3 (no positions in some blocks)")
 
@@ -69,12 +69,12 @@ class Asked:
         adapter, images = self.adapter, self.images(numbers)
         arrangements = adapter.arrangements(images, [self.lengths[number] for number in numbers])
         compressed = in_groups(
-            lambda some: method.compress(some, adapter.besides),
-            alike(arrangements),
-            lambda rows: SeenPictures(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]]),
+            lambda some: method.compress(some, adapter.extra_needs),
+            group_by_shape(arrangements),
+            lambda rows: LiveImages(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]]),
         )
-        if method.stages:
-            return answer_each(adapter, prompts, compressed, method.repack, method.stages, NEW, drafts)[0].tokens
+        if method.cuts:
+            return answer_each(adapter, prompts, compressed, method.repack, method.cuts, NEW, drafts)[0].tokens
         turns = [Conversation.from_prompts([prompt], adapter.image_token) for prompt in prompts]
         return answer(adapter, turns, compressed, method.repack, NEW, drafts).tokens
 
@@ -88,7 +88,7 @@ def check(family: str, model: Any) -> None:
                 with method.attached(model):
                     expected = asked.stock(numbers, prompts)
             except FoveateError as error:
-                assert method.stages and asked.adapter.decoder.window, error
+                assert method.cuts and asked.adapter.decoder.window, error
                 with pytest.raises(FoveateError, match="blocks attend to a window"):
                     asked.evaluated(numbers, prompts, method)
                 break
@@ -122,7 +122,7 @@ def test_answers_depend_on_pictures_and_words():
 def test_debiased_attention_is_refused_where_heads_are_rotated_otherwise(name):
     model: Any = llava_with(name)
     asked = Asked("LLaVA-1.5", model)
-    method = PromptCompressor(PromptAttention(1, debiased=True), 4, layer=2)
+    method = DecoderCompressor(PromptAttention(1, debiased=True), 4, layer=2)
     with (
         method.attached(model),
         pytest.raises(UnsupportedNeed, match=r"debiased attention.*rotated whole and by halves"),
@@ -137,7 +137,7 @@ def test_attention_that_is_more_than_a_softmax_is_not_read(name, found):
     model: Any = llava_with(name)
     asked = Asked("LLaVA-1.5", model)
     full = Identity().compress(
-        SeenPictures(asked.adapter, asked.shown[0], asked.adapter.arrangements(asked.shown[0], [])[0])
+        LiveImages(asked.adapter, asked.shown[0], asked.adapter.arrangements(asked.shown[0], [])[0])
     )
     with pytest.raises(UnsupportedNeed, match=found):
-        looks(asked.adapter, [asked.prompts[0][0]], full, [[5, 6]])
+        attention_maps(asked.adapter, [asked.prompts[0][0]], full, [[5, 6]])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from string import ascii_uppercase
 
 from foveate.core.errors import DataError, shown
-from foveate.data.benchmark import Asked, Benchmark, Row, id_of, missing, option_of, optional, text_of
+from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of, missing, option_of, optional, text_of
 from foveate.data.sample import Form, Scoring
 from foveate.data.stored import Part
 
@@ -16,7 +16,7 @@ ROTATIONS = 1_000_000
 """MMBench's questions whose `index` is the same modulo this number are one, with its options in another order."""
 
 
-def _scienceqa(row: Row) -> Iterator[Asked]:
+def _scienceqa(row: Row) -> Iterator[RowQuestion]:
     options = tuple(option_of(choice) for choice in row["choices"])
     if not 0 <= int(row["answer"]) < len(options):
         raise DataError(f"its answer is {shown(row['answer'])}, expected a number below {len(options)}")
@@ -24,7 +24,7 @@ def _scienceqa(row: Row) -> Iterator[Asked]:
     yield replace(_chosen(row, options, letter, "letter_context", "scienceqa"), kind=optional(row, "subject"))
 
 
-def _mmbench(row: Row, form: Form = "letter") -> Iterator[Asked]:
+def _mmbench(row: Row, form: Form = "letter") -> Iterator[RowQuestion]:
     given = ["" if missing(row.get(letter)) else option_of(row[letter]) for letter in "ABCDE"]
     options = tuple(filter(None, given))
     if any(given[len(options) :]):
@@ -33,17 +33,17 @@ def _mmbench(row: Row, form: Form = "letter") -> Iterator[Asked]:
     yield replace(asked, id=id_of(row, "index"), kind=optional(row, "category"))
 
 
-def _mmbench_cn(row: Row) -> Iterator[Asked]:
+def _mmbench_cn(row: Row) -> Iterator[RowQuestion]:
     yield from _mmbench(row, "letter_cn")
 
 
-def _seed(row: Row) -> Iterator[Asked]:
+def _seed(row: Row) -> Iterator[RowQuestion]:
     options = tuple(option_of(row[f"choice_{letter}"]) for letter in "abcd")
     asked = _chosen(row, options, text_of(row, "answer"), "letter", "seed")
     yield replace(asked, id=id_of(row, "question_id"), kind=id_of(row, "question_type_id"))
 
 
-def _chosen(row: Row, options: tuple[str, ...], letter: str, form: Form, scoring: Scoring) -> Asked:
+def _chosen(row: Row, options: tuple[str, ...], letter: str, form: Form, scoring: Scoring) -> RowQuestion:
     """Returns a question with options, which has no name and kind yet; an empty letter means no answer."""
     if len(options) < 2:
         raise DataError(f"its options are {shown(list(options))}, expected at least two")
@@ -51,7 +51,7 @@ def _chosen(row: Row, options: tuple[str, ...], letter: str, form: Form, scoring
         raise DataError(f"its answer is {shown(letter)}, expected one of {', '.join(ascii_uppercase[: len(options)])}")
     references = (letter, options[ascii_uppercase.index(letter)]) if letter else ()
     question, hint = text_of(row, "question"), optional(row, "hint")
-    return Asked("", "", question, references, scoring, form, options, hint)
+    return RowQuestion("", "", question, references, scoring, form, options, hint)
 
 
 SCIENCEQA = Benchmark(

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 
 from foveate.core.errors import DataError, shown
-from foveate.data.benchmark import Asked, Benchmark, Row, id_of
+from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of
 from foveate.data.sample import Box, Boxes
 from foveate.data.stored import Part
 
 
-def _refcoco(row: Row) -> Iterator[Asked]:
+def _refcoco(row: Row) -> Iterator[RowQuestion]:
     """One question per description; `bbox` is left, top, width and height in pixels."""
     box = _shares(row)
     written = "[" + ", ".join(f"{share:.2f}" for share in box) + "]"
@@ -19,7 +19,7 @@ def _refcoco(row: Row) -> Iterator[Asked]:
     if not descriptions:
         raise DataError("answer is empty, expected descriptions of what is in the box")
     for text in descriptions:
-        yield Asked(
+        yield RowQuestion(
             id_of(row, "question_id"), "", str(text).strip(), (written, exact), "box", "box", things=Boxes((box,))
         )
 

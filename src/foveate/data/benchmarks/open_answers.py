@@ -5,41 +5,41 @@ from dataclasses import replace
 from typing import Any
 
 from foveate.core.errors import DataError, shown
-from foveate.data.benchmark import Asked, Benchmark, Row, id_of, optional, text_of
+from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of, optional, text_of
 from foveate.data.stored import Part
 
 
-def _vqav2(row: Row) -> Iterator[Asked]:
+def _vqav2(row: Row) -> Iterator[RowQuestion]:
     answers = tuple(entry["answer"] for entry in _entries(row.get("answers")))
     kind = optional(row, "answer_type")
-    yield Asked(id_of(row, "question_id"), kind, text_of(row, "question"), answers, "vqa", "short")
+    yield RowQuestion(id_of(row, "question_id"), kind, text_of(row, "question"), answers, "vqa", "short")
 
 
-def _textvqa(row: Row) -> Iterator[Asked]:
+def _textvqa(row: Row) -> Iterator[RowQuestion]:
     answers = _texts(row, "answers")
-    yield Asked(id_of(row, "question_id"), "", text_of(row, "question"), answers, "textvqa", "short")
+    yield RowQuestion(id_of(row, "question_id"), "", text_of(row, "question"), answers, "textvqa", "short")
 
 
-def _textvqa_ocr(row: Row) -> Iterator[Asked]:
+def _textvqa_ocr(row: Row) -> Iterator[RowQuestion]:
     for asked in _textvqa(row):
         yield replace(asked, hint=", ".join(_texts(row, "ocr_tokens")))
 
 
-def _vizwiz(row: Row) -> Iterator[Asked]:
+def _vizwiz(row: Row) -> Iterator[RowQuestion]:
     answers, kind = _texts(row, "answers"), optional(row, "category")
     name = id_of(row, "question_id").removesuffix(".jpg")
-    yield Asked(name, kind, text_of(row, "question"), answers, "textvqa", "unanswerable")
+    yield RowQuestion(name, kind, text_of(row, "question"), answers, "textvqa", "unanswerable")
 
 
-def _gqa(row: Row) -> Iterator[Asked]:
+def _gqa(row: Row) -> Iterator[RowQuestion]:
     kind = (row.get("types") or {}).get("structural") or ""
-    yield Asked(id_of(row, "id"), kind, text_of(row, "question"), (text_of(row, "answer"),), "gqa", "short")
+    yield RowQuestion(id_of(row, "id"), kind, text_of(row, "question"), (text_of(row, "answer"),), "gqa", "short")
 
 
-def _mmvet(row: Row) -> Iterator[Asked]:
+def _mmvet(row: Row) -> Iterator[RowQuestion]:
     kind = row.get("capability")
     kind = ",".join(kind) if isinstance(kind, list) else kind or ""
-    yield Asked(
+    yield RowQuestion(
         text_of(row, "question_id"), kind, text_of(row, "question"), (text_of(row, "answer"),), "mentions", "free"
     )
 

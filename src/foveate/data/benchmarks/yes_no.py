@@ -3,20 +3,24 @@
 from collections.abc import Iterator
 
 from foveate.core.errors import DataError, shown
-from foveate.data.benchmark import Asked, Benchmark, Row, id_of, text_of
+from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of, text_of
 from foveate.data.stored import Part
 
 _ADDED = "Please answer yes or no."  # to every question of MME; how to say it is the prompt's business
 
 
-def _pope(row: Row) -> Iterator[Asked]:
+def _pope(row: Row) -> Iterator[RowQuestion]:
     kind, name = text_of(row, "category"), id_of(row, "question_id")
-    yield Asked(f"{kind}-{name}" if name else "", kind, text_of(row, "question"), (_truth(row),), "pope", "yes_no")
+    yield RowQuestion(
+        f"{kind}-{name}" if name else "", kind, text_of(row, "question"), (_truth(row),), "pope", "yes_no"
+    )
 
 
-def _mme(row: Row) -> Iterator[Asked]:
+def _mme(row: Row) -> Iterator[RowQuestion]:
     question = text_of(row, "question").removesuffix(_ADDED).strip()
-    yield Asked(text_of(row, "question_id"), text_of(row, "category"), question, (_truth(row),), "yes_no", "yes_no")
+    yield RowQuestion(
+        text_of(row, "question_id"), text_of(row, "category"), question, (_truth(row),), "yes_no", "yes_no"
+    )
 
 
 def _truth(row: Row) -> str:

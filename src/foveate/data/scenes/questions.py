@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from numpy.random import Generator
 
-from foveate.data.scenes import COLOURS, KINDS, Scene, Thing
+from foveate.data.scenes.scene import COLOURS, KINDS, Scene, Thing
 
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
 _LETTERS = ("a", "b", "c", "d")

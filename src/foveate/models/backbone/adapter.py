@@ -27,9 +27,9 @@ from foveate.core.needs import (
 from foveate.core.types import Arrangement, Compression, Grid
 from foveate.functional.pixel_filters import FILTERS
 from foveate.functional.sequence import positions
-from foveate.models.decoder import Decoder
-from foveate.models.pixels import WHITE, Normalisation, pair
-from foveate.models.stages import check_stages
+from foveate.models.backbone.cut_checks import check_cuts
+from foveate.models.backbone.decoder import Decoder
+from foveate.models.backbone.pixels import WHITE, Normalisation, pair
 
 Images = Mapping[str, Tensor]
 """Those inputs of a model that belong to its pictures."""
@@ -46,7 +46,7 @@ class Tower:
         has_cls: Whether there is a [CLS] token.
         grid: Visual tokens of one picture of its size, before any compression; where it takes pictures of any size, of
             a typical one.
-        narrow: Layers in which a patch only sees a window of the picture.
+        windowed_layers: Layers in which a patch only sees a window of the picture.
     """
 
     depth: int
@@ -54,7 +54,7 @@ class Tower:
     feature_layer: int
     has_cls: bool
     grid: Grid
-    narrow: tuple[int, ...] = ()
+    windowed_layers: tuple[int, ...] = ()
 
 
 class Adapter(ABC):
@@ -65,12 +65,13 @@ class Adapter(ABC):
         image_inputs: Names of the inputs that belong to pictures, the pixels first.
         modality: What the stock model calls them.
         image_options: What the model's own processor asks of its image processor.
-        around: The tokenizer's names of the tokens that this processor puts before and behind a picture's run.
-        one_grid: Whether every picture lies in the tower's own grid, and its tokens say all about it.
-        axes: How many numbers a position has.
+        image_boundary_tokens: The tokenizer's names of the tokens that this processor puts before and behind a
+            picture's run.
+        fixed_grid: Whether every picture lies in the tower's own grid, and its tokens say all about it.
+        position_axes: How many numbers a position has.
         packs_projected: Whether sources are behind the projector already.
         separator: Embedding of tokens between patches; None where there are none.
-        deep: Behind so many of the first blocks the language model is given more of the picture.
+        deepstack_levels: Behind so many of the first blocks the language model is given more of the picture.
         image_processor: Of the checkpoint; None where the model is known without it.
     """
 
@@ -78,12 +79,12 @@ class Adapter(ABC):
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     modality: ClassVar[str] = "image"
     image_options: ClassVar[Mapping[str, Any]] = {}
-    around: ClassVar[tuple[str, ...]] = ()
-    one_grid: ClassVar[bool] = False
-    axes: ClassVar[int] = 1
+    image_boundary_tokens: ClassVar[tuple[str, ...]] = ()
+    fixed_grid: ClassVar[bool] = False
+    position_axes: ClassVar[int] = 1
     packs_projected: ClassVar[bool] = False
     separator: Tensor | None = None
-    deep: int = 0
+    deepstack_levels: int = 0
     image_processor: Any = None
 
     def __init__(self, model: Any, language_model: nn.Module) -> None:  # noqa: ANN401 (a class per family)
@@ -128,7 +129,7 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+    def vision_grids(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
         """Of one of these pictures all that the tower runs over, such as tiles: the tower's own patches of each."""
 
     @abstractmethod
@@ -168,7 +169,7 @@ class Adapter(ABC):
         if self.image_processor is None:
             raise UnsupportedNeed(
                 f"{need}: a model alone does not tell how its image processor normalises pixels; attach to what "
-                "foveate.models.load.load returns, which knows that"
+                "foveate.models.loading.load.load returns, which knows that"
             )
         tiles = self.pixels(images, arrangement)
         config: Any = self.model.config
@@ -216,7 +217,7 @@ class Adapter(ABC):
 
         Args:
             tokens: Of each picture.
-            deep: The same for each of the `deep` blocks.
+            deep: The same for each of the `deepstack_levels` blocks.
         """
         listed: Any = list(tokens)
         return BaseModelOutputWithPooling(pooler_output=listed)
@@ -245,9 +246,9 @@ class Adapter(ABC):
         return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
     @property
-    def besides(self) -> tuple[Need, ...]:
+    def extra_needs(self) -> tuple[Need, ...]:
         """What of pictures the language model must be given besides their tokens."""
-        return (Deepstack(),) if self.deep else ()
+        return (Deepstack(),) if self.deepstack_levels else ()
 
     @property
     def keeps_cls(self) -> bool:
@@ -263,7 +264,7 @@ class Adapter(ABC):
         """
         if isinstance(need, ClsRows | ClsQuery) and not self.tower.has_cls:
             tower = getattr(self.inner, "vision_tower", None) or self.inner.visual
-            hint = "; foveate.settings.suited(compressor, model) puts received attention in its place"
+            hint = "; foveate.methods.fitting.with_fallbacks(compressor, model) puts received attention in its place"
             raise UnsupportedNeed(
                 f"{type(tower).__name__} cannot answer {need}: it has no [CLS] token whose attention could be read"
                 + hint * isinstance(need, ClsRows)
@@ -276,11 +277,11 @@ class Adapter(ABC):
             case _:
                 return ()
 
-    def check(self, needs: Sequence[Need], stages: Sequence[Cut] = ()) -> None:
-        """Raises what running these needs and stages would raise about layers, without a picture."""
+    def check(self, needs: Sequence[Need], cuts: Sequence[Cut] = ()) -> None:
+        """Raises what running these needs and cuts would raise about layers, without a picture."""
         for need in needs:
             self.layers(need)
-        check_stages(stages, self.decoder.depth, self.deep, self.decoder.window)
+        check_cuts(cuts, self.decoder.depth, self.deepstack_levels, self.decoder.window)
 
     def embed(self, ids: Tensor, tokens: Float[Tensor, "visual dim"]) -> Float[Tensor, "batch token dim"]:
         """Input embeddings in which the image tokens, in reading order, are the given ones."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from foveate.models.internals import internal
+from foveate.models.backbone.internals import internal
 
 Listener = Callable[[int, Tensor, Tensor, float], None]
 """Called with layer number, query, key (batch, head, token, dim) and scaling."""

@@ -1,4 +1,4 @@
-"""What stages inside the language model ask of it and of the prompts, refused before anything runs."""
+"""What cuts inside the language model ask of it and of the prompts, refused before anything runs."""
 
 from collections.abc import Sequence
 
@@ -7,46 +7,44 @@ from foveate.core.errors import FoveateError, LayerError
 from foveate.core.needs import PromptRows, TokenKeys, resolve_layer
 
 
-def check_stages(stages: Sequence[Cut], depth: int, deep: int = 0, window: int | None = None) -> None:
-    """Refuses stages that cannot work in a language model of so many blocks.
+def check_cuts(cuts: Sequence[Cut], depth: int, deepstack_levels: int = 0, window: int | None = None) -> None:
+    """Refuses cuts that cannot work in a language model of so many blocks.
 
     Args:
-        stages: The cuts.
+        cuts: The cuts.
         depth: Number of blocks.
-        deep: Behind so many of the first ones more of the picture is added to its tokens.
+        deepstack_levels: Behind so many of the first ones more of the picture is added to its tokens.
         window: How many of the last tokens some blocks attend to; None where all see everything.
 
     Raises:
-        LayerError: A stage stands at a block that does not exist or has nothing before it, or reads a later one.
-        FoveateError: The stages do not follow each other, or the blocks see windows.
+        LayerError: A cut stands at a block that does not exist or has nothing before it, or reads a later one.
+        FoveateError: The cuts do not follow each other, or the blocks see windows.
     """
-    if stages and window is not None:
+    if cuts and window is not None:
         raise FoveateError(
             f"a method that cuts inside the language model cannot cut one whose blocks attend to a window of {window} "
             "tokens (sliding_window), for other tokens would lie in it: use a method that compresses before the "
             "language model"
         )
-    layers = [resolve_layer(stage.layer, depth, "language model") for stage in stages]
-    for layer, stage in zip(layers, stages, strict=True):
+    layers = [resolve_layer(cut.layer, depth, "language model") for cut in cuts]
+    for layer, cut in zip(layers, cuts, strict=True):
         if layer == 0:
             raise LayerError(
-                f"layer {stage.layer}: nothing was seen before block 0; cut before a block 1..{depth - 1}, or compress "
+                f"layer {cut.layer}: nothing was seen before block 0; cut before a block 1..{depth - 1}, or compress "
                 "on the vision side"
             )
-        if layer < deep:
+        if layer < deepstack_levels:
             raise LayerError(
-                f"layer {stage.layer}: behind its first {deep} blocks this model adds to its visual tokens what the "
-                f"tower saw in earlier layers; cut before a block {deep}..{depth - 1}"
+                f"layer {cut.layer}: behind its first {deepstack_levels} blocks this model adds to its visual tokens "
+                f"what the tower saw in earlier layers; cut before a block {deepstack_levels}..{depth - 1}"
             )
-        for need in stage.needs:
+        for need in cut.needs:
             if isinstance(need, PromptRows | TokenKeys):
                 read = resolve_layer(need.layer, depth, "language model")
                 if read > layer - isinstance(need, TokenKeys):
                     raise LayerError(f"{need}: it is read before block {layer}, when block {read} has not run")
     if layers != sorted(set(layers)):
-        raise FoveateError(
-            f"stages before blocks {layers}: they must stand before different blocks, in ascending order"
-        )
+        raise FoveateError(f"cuts before blocks {layers}: they must stand before different blocks, in ascending order")
 
 
 def check_images(counts: Sequence[int]) -> None:

@@ -12,8 +12,8 @@ from transformers import Cache
 
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.types import Arrangement
-from foveate.models.internals import cache_argument, internal
-from foveate.models.tap import tapped
+from foveate.models.backbone.attention_tap import tapped
+from foveate.models.backbone.internals import cache_argument, internal
 
 
 class Decoder:
@@ -127,7 +127,7 @@ class Layout:
         following: Position of the token that follows each prompt.
         prompts: The images of each prompt.
         tokens: The image tokens in reading order.
-        deep: What is added to them behind each of the first blocks.
+        deepstack: What is added to them behind each of the first blocks.
         late: How much later than right behind the prompt's last token the next one stands, as after an image whose end
             was removed; None where every prompt ends with text.
     """
@@ -138,5 +138,5 @@ class Layout:
     following: Int[Tensor, " batch"]
     prompts: Sequence[Sequence[Arrangement]]
     tokens: Float[Tensor, "visual dim"]
-    deep: Sequence[Float[Tensor, "visual dim"]] = ()
+    deepstack: Sequence[Float[Tensor, "visual dim"]] = ()
     late: Int[Tensor, "axis batch"] | None = None

@@ -12,7 +12,7 @@ from foveate.core.types import EXTRA, PADDING, Arrangement, Compressed, Compress
 from foveate.functional.mixing import unit_rows
 
 
-def alike(arrangements: Sequence[Arrangement]) -> list[list[int]]:
+def group_by_shape(arrangements: Sequence[Arrangement]) -> list[list[int]]:
     """The images of each arrangement."""
     groups: dict[Arrangement, list[int]] = {}
     for row, arrangement in enumerate(arrangements):
@@ -29,7 +29,7 @@ def in_groups(
 
     Args:
         compress: Of a compressor.
-        groups: As `alike` gives them.
+        groups: As `group_by_shape` gives them.
         pictures: The images of a group.
     """
     parts = [compress(pictures(list(rows))) for rows in groups]

@@ -7,21 +7,17 @@ into windows, and of arXiv 2409.10994 (TRIM), which keeps the first one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, CLIPModel
+from transformers import CLIPModel
 
-from foveate.core.errors import UnsupportedModel, shown
-from foveate.models.checkpoint import SAFE, config_of, placed, reading, weights_of
+from foveate.core.errors import UnsupportedModel
 
-REFERENCE = "reference"
-_HINT = "name the CLIP that the vision tower came from; for LLaVA-1.5 it is openai/clip-vit-large-patch14-336"
+COMPANION_HINT = "name the CLIP that the vision tower came from; for LLaVA-1.5 it is openai/clip-vit-large-patch14-336"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +46,7 @@ class Companion:
         if features.shape[2] != projection.in_features:
             raise UnsupportedModel(
                 f"companion: its vision tower is {projection.in_features} wide, these features are "
-                f"{features.shape[2]} wide; {_HINT}"
+                f"{features.shape[2]} wide; {COMPANION_HINT}"
             )
         return projection(self.clip.vision_model.post_layernorm(features.to(projection.weight)))
 
@@ -91,29 +87,3 @@ def _windows(question: Sequence[int], window: int, truncated: bool) -> list[list
     if truncated and len(ids) > window:
         return [[*ids[: window - 1], ids[-1]]]
     return [ids[start : start + window] for start in range(0, len(ids), window)]
-
-
-def load_companion(name: str | Path = REFERENCE, device: str | torch.device = "cpu") -> Companion:
-    """Loads a companion in float32.
-
-    Args:
-        name: "reference" (that of the shipped model), a checkpoint folder, or a hub id of a CLIP.
-        device: Where it runs; scores are computed there.
-
-    Raises:
-        UnsupportedModel: There is no such checkpoint, or it is not a whole CLIP.
-    """
-    place = str(files("foveate.reference") / "clip") if str(name) == REFERENCE else str(name)
-    what = f"companion {shown(str(name))}"
-    config = config_of(what, place, hint=_HINT)
-    if config.model_type != "clip":
-        raise UnsupportedModel(f"{what} is of type {config.model_type!r}, not a CLIP with both its halves; {_HINT}")
-    clip: Any = weights_of(what, CLIPModel, place, dtype=torch.float32)
-    with reading(f"{what} is incomplete"):
-        tokenizer = AutoTokenizer.from_pretrained(place, **SAFE)
-    known, embedded = len(tokenizer), clip.text_model.config.vocab_size
-    if not embedded / 2 < known <= embedded:  # where there is none, transformers makes up one that knows no word
-        raise UnsupportedModel(
-            f"{what} lacks its tokenizer: the one found knows {known} tokens, its text half {embedded}"
-        )
-    return Companion(placed(clip, device).eval(), tokenizer)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from foveate.core.errors import LayerError
 from foveate.core.needs import ClsQuery, ClsRows, Keys, Need, ReceivedRows
 from foveate.functional.attention import attention_rows, mean_attention
-from foveate.models.adapter import Tower
-from foveate.models.tap import tapped
+from foveate.models.backbone.adapter import Tower
+from foveate.models.backbone.attention_tap import tapped
 
 
 class TileTower:

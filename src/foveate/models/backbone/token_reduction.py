@@ -12,7 +12,7 @@ from foveate.core.contracts import Reduction
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.types import PADDING, Block, Compression
 from foveate.functional.mixing import unit_rows
-from foveate.models.internals import internal
+from foveate.models.backbone.internals import internal
 
 _BLOCKS = ("models.clip.modeling_clip.CLIPEncoderLayer", "models.siglip.modeling_siglip.SiglipEncoderLayer")
 

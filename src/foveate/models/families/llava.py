@@ -14,16 +14,16 @@ from foveate.core.errors import UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import Downsampled, Features, Fingerprint, Need, PixelStatistic
 from foveate.core.types import Arrangement, Compression, Grid
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.adapter import Adapter, Images, Tower
-from foveate.models.pixels import pair
-from foveate.models.tiles import TileTower, hidden, writing
-from foveate.models.tower import entered, reduced
+from foveate.models.backbone.adapter import Adapter, Images, Tower
+from foveate.models.backbone.pixels import pair
+from foveate.models.backbone.tile_tower import TileTower, hidden, writing
+from foveate.models.backbone.token_reduction import entered, reduced
 
 
 class Llava(Adapter):
     """Every picture is one picture of the tower."""
 
-    one_grid: ClassVar[bool] = True
+    fixed_grid: ClassVar[bool] = True
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
         super().__init__(model, model.model.language_model)
@@ -36,7 +36,7 @@ class Llava(Adapter):
     def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
         return {"pixel_values": images["pixel_values"][list(rows)]}
 
-    def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+    def vision_grids(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
         return (self.tower.grid,)
 
     def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:

@@ -14,9 +14,9 @@ from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Ke
 from foveate.core.types import Arrangement, Grid
 from foveate.functional.attention import mean_attention
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.adapter import Adapter, Images, Tower
-from foveate.models.internals import internal
-from foveate.models.tap import tapped
+from foveate.models.backbone.adapter import Adapter, Images, Tower
+from foveate.models.backbone.attention_tap import tapped
+from foveate.models.backbone.internals import internal
 
 _TYPICAL = Grid(24, 24)  # of a picture of 672 x 672 pixels with patches of 14
 
@@ -25,7 +25,7 @@ class QwenVL(Adapter):
     """A token is a merged square of patches; what is known of its patches is averaged over them."""
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
-    axes: ClassVar[int] = 3
+    position_axes: ClassVar[int] = 3
     packs_projected: ClassVar[bool] = True
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
@@ -34,18 +34,18 @@ class QwenVL(Adapter):
         self._layer_of = {block.attn: number for number, block in enumerate(tower.blocks)}
         depth = len(tower.blocks)
         whole = getattr(tower, "fullatt_block_indexes", range(depth))
-        narrow = tuple(layer for layer in range(depth) if layer not in whole)
-        self.tower = Tower(depth, config.num_heads, depth - 1, False, _TYPICAL, narrow)
+        windowed_layers = tuple(layer for layer in range(depth) if layer not in whole)
+        self.tower = Tower(depth, config.num_heads, depth - 1, False, _TYPICAL, windowed_layers)
         self.side = config.spatial_merge_size
-        self.deep = len(getattr(config, "deepstack_visual_indexes", ()))
+        self.deepstack_levels = len(getattr(config, "deepstack_visual_indexes", ()))
 
     def layers(self, need: Need) -> tuple[int, ...]:
         found = super().layers(need)
-        if isinstance(need, ReceivedRows) and found[0] in self.tower.narrow:
-            whole = [str(layer) for layer in range(self.tower.depth) if layer not in self.tower.narrow]
+        if isinstance(need, ReceivedRows) and found[0] in self.tower.windowed_layers:
+            whole = [str(layer) for layer in range(self.tower.depth) if layer not in self.tower.windowed_layers]
             raise LayerError(
                 f"{need}: in this layer a patch only sees its window, so that attention received says nothing about "
-                f"the picture; choose one of {', '.join(whole)}, or let foveate.settings.suited do so"
+                f"the picture; choose one of {', '.join(whole)}, or let foveate.methods.fitting.with_fallbacks do so"
             )
         return found
 
@@ -62,7 +62,7 @@ class QwenVL(Adapter):
             "image_grid_thw": images["image_grid_thw"][list(rows)],
         }
 
-    def sights(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+    def vision_grids(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
         return tuple(Grid(grid.rows * self.side, grid.columns * self.side) for grid in arrangement.views)
 
     def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
@@ -150,7 +150,7 @@ class QwenVL(Adapter):
 
     def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
         listed: Any = list(tokens)
-        if not self.deep:
+        if not self.deepstack_levels:
             return BaseModelOutputWithPooling(pooler_output=listed)
         levels: Any = [list(level) for level in deep]
         output = internal("models.qwen3_vl.modeling_qwen3_vl.BaseModelOutputWithDeepstackFeatures")

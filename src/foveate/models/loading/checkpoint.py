@@ -20,12 +20,12 @@ SAFE: dict[str, Any] = {"trust_remote_code": False}
 """For every call of transformers that reads from a checkpoint."""
 
 
-def config_of(what: str, place: str, hint: str = "", **options: Any) -> Any:  # noqa: ANN401 (a class per family)
+def config_of(what: str, source: str, hint: str = "", **options: Any) -> Any:  # noqa: ANN401 (a class per family)
     """The configuration of a checkpoint.
 
     Args:
         what: It is, for messages, such as "model 'name'".
-        place: Folder or hub id.
+        source: Folder or hub id.
         hint: What to do where there is none.
         options: For `from_pretrained`.
 
@@ -33,28 +33,28 @@ def config_of(what: str, place: str, hint: str = "", **options: Any) -> Any:  # 
         UnsupportedModel: There is none that can be read.
     """
     with reading(f"{what}: neither 'reference', nor a checkpoint folder, nor a reachable hub id", hint):
-        return AutoConfig.from_pretrained(place, **SAFE, **options)
+        return AutoConfig.from_pretrained(source, **SAFE, **options)
 
 
-def weights_of(what: str, kind: Any, place: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401 (a class)
+def weights_of(what: str, kind: Any, source: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401 (a class)
     """The model of a checkpoint, with all of its weights.
 
     Args:
         what: It is, for messages.
         kind: Class of transformers that reads it.
-        place: Folder or hub id.
+        source: Folder or hub id.
         options: For `from_pretrained`.
 
     Raises:
         UnsupportedModel: Weights are damaged, lacking, or of another shape than the configuration says.
     """
     hint = (
-        f"Looked for: config.json, *.safetensors, tokenizer and image processor; `hf download {place}` fetches them, "
+        f"Looked for: config.json, *.safetensors, tokenizer and image processor; `hf download {source}` fetches them, "
         "and HF_HOME tells where from"
     )
     with reading(f"{what} is incomplete", hint), _bars():
         model, report = kind.from_pretrained(
-            place, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE, **options
+            source, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **SAFE, **options
         )
     if missing := sorted(report["missing_keys"]):
         raise UnsupportedModel(f"{what} lacks {len(missing)} of its weights, such as {missing[0]}. {hint}")

@@ -10,16 +10,18 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from foveate.core.errors import UnsupportedModel, shown
-from foveate.models.adapter import Adapter
-from foveate.models.checkpoint import SAFE, config_of, in_one_dtype, placed, reading, weights_of
-from foveate.models.companion import load_companion
-from foveate.models.internals import internal
-from foveate.models.llava import Llava
-from foveate.models.loaded_model import LoadedModel
-from foveate.models.names import DTYPES, REFERENCE
-from foveate.models.processor import load_processor
-from foveate.models.qwen_vl import QwenVL
-from foveate.models.tiled import InternVL, LlavaNext, LlavaNextVideo, LlavaOnevision
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.backbone.internals import internal
+from foveate.models.families.internvl import InternVL
+from foveate.models.families.llava import Llava
+from foveate.models.families.llava_next import LlavaNext, LlavaNextVideo
+from foveate.models.families.onevision import LlavaOnevision
+from foveate.models.families.qwen_vl import QwenVL
+from foveate.models.loading.checkpoint import SAFE, config_of, in_one_dtype, placed, reading, weights_of
+from foveate.models.loading.companion import load_companion
+from foveate.models.loading.loaded_model import LoadedModel
+from foveate.models.loading.names import DTYPES, REFERENCE
+from foveate.models.loading.processor import load_processor
 
 _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the configuration
     "llava": Llava,
@@ -92,15 +94,15 @@ def load(
         raise UnsupportedModel(f"{', '.join(refused)} cannot be given: dtype and attention have arguments of their own")
     if attention not in (known := ("eager", *internal("modeling_utils.ALL_ATTENTION_FUNCTIONS").valid_keys())):
         raise UnsupportedModel(f"attention {attention!r} is unknown; known: {', '.join(sorted(known))}")
-    place = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
+    source = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
     what = f"model {shown(str(name))}"
-    config = config_of(what, place, revision=revision)
+    config = config_of(what, source, revision=revision)
     if config.model_type not in _ADAPTERS:
         raise UnsupportedModel(f"{what} is of type {config.model_type!r}; supported: {', '.join(_ADAPTERS)}")
     model: Any = weights_of(
         what,
         AutoModelForImageTextToText,
-        place,
+        source,
         dtype=dtype if dtype == "auto" else getattr(torch, dtype),
         attn_implementation=attention,
         revision=revision,
@@ -112,7 +114,7 @@ def load(
     companion = REFERENCE if companion is None and str(name) == REFERENCE else companion
     beside = load_companion(companion, device) if companion else None
     with reading(f"{what} is incomplete", "Expected tokenizer, template and image processor of this very model"):
-        loaded = LoadedModel(str(name), adapt(model), load_processor(place, **SAFE, revision=revision), beside)
+        loaded = LoadedModel(str(name), adapt(model), load_processor(source, **SAFE, revision=revision), beside)
         loaded.check()
     return loaded
 

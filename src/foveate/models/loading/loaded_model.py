@@ -22,11 +22,11 @@ from foveate.core.progress import bar
 from foveate.core.types import Arrangement
 from foveate.data.rgb import as_rgb
 from foveate.functional.sequence import left_padded
-from foveate.models.adapter import Adapter, Images
-from foveate.models.checkpoint import device_of, weights_in
-from foveate.models.companion import Companion
-from foveate.models.pictures import SeenPictures, Texts, TextSide
-from foveate.models.prompts import Prompts
+from foveate.models.backbone.adapter import Adapter, Images
+from foveate.models.backbone.text_encoder import Companion
+from foveate.models.loading.checkpoint import device_of, weights_in
+from foveate.models.loading.prompts import Prompts
+from foveate.models.runtime.images import LiveImages, Texts, TextSide
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ class LoadedModel:
         runs = [int(count) * self.adapter.tower.grid.patches for count in tiles]
         return inputs, self.adapter.arrangements(inputs, runs)
 
-    def pictures(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> SeenPictures:
+    def pictures(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> LiveImages:
         """Pictures of one arrangement, to be compressed.
 
         Raises:
@@ -136,7 +136,7 @@ class LoadedModel:
         inputs, arrangements = self.images(images)
         if len(set(arrangements)) != 1:
             raise ValueError(f"these {len(images)} pictures have different shapes: give those of one shape together")
-        return SeenPictures(self.adapter, inputs, arrangements[0], texts, self.companion)
+        return LiveImages(self.adapter, inputs, arrangements[0], texts, self.companion)
 
     def inputs(
         self, texts: Sequence[str], images: Sequence[Sequence[Image]], data: Sequence[Sequence[str]] | None = None

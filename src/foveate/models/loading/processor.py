@@ -56,13 +56,13 @@ class Parts:
             (Path(folder) / "chat_template.jinja").write_text(self.template, encoding="utf-8")
 
 
-def load_processor(place: str, **options: Any) -> Any:  # noqa: ANN401 (a class per family)
+def load_processor(source: str, **options: Any) -> Any:  # noqa: ANN401 (a class per family)
     """Loads the checkpoint's processor, or its parts.
 
     Either has the chat template that transformers reads for the processor, and if there is none, the tokenizer's.
     """
     try:
-        processor = AutoProcessor.from_pretrained(place, **options)
+        processor = AutoProcessor.from_pretrained(source, **options)
         if hasattr(processor, "image_processor"):  # else it is the tokenizer alone
             processor.chat_template = _default(processor.chat_template) or _default(processor.tokenizer.chat_template)
             return processor
@@ -71,10 +71,10 @@ def load_processor(place: str, **options: Any) -> Any:  # noqa: ANN401 (a class 
     except ValueError as error:  # how the automatic choice of a class does
         if "torchvision" not in str(error):
             raise
-    settings, _ = ProcessorMixin.get_processor_dict(place, **options)
+    settings, _ = ProcessorMixin.get_processor_dict(source, **options)
     return Parts(
-        AutoImageProcessor.from_pretrained(place, **options),
-        AutoTokenizer.from_pretrained(place, **options),
+        AutoImageProcessor.from_pretrained(source, **options),
+        AutoTokenizer.from_pretrained(source, **options),
         _default(settings.get("chat_template")),
     )
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from foveate.core.errors import DataError, UnsupportedModel, shown
 from foveate.core.types import Arrangement
-from foveate.models.adapter import Adapter
-from foveate.models.processor import TEMPLATES
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.loading.processor import TEMPLATES
 
 _MARK = "foveate-question"  # stands in a chat prompt where a question will
 _TEXTS = 100_000  # whose tokens are remembered
@@ -112,7 +112,7 @@ class Prompts:
     def expanded(self, ids: Sequence[int], arrangements: Sequence[Arrangement]) -> list[int]:
         """The prompt with a whole run for each of its image tokens, inside what the processor puts around one."""
         left, image = iter(arrangements), self.adapter.image_token
-        edges = [[getattr(self.processor.tokenizer, name)] for name in self.adapter.around] or [[], []]
+        edges = [[getattr(self.processor.tokenizer, name)] for name in self.adapter.image_boundary_tokens] or [[], []]
 
         def run() -> list[int]:
             return [*edges[0], *[image] * next(left).length, *edges[1]]

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveate.functional.sequence import left_padded, positions
-from foveate.models.decoding import greedily
-from foveate.models.greedy import Answers, log_probability
-from foveate.models.loaded_model import LoadedModel
+from foveate.models.loading.loaded_model import LoadedModel
+from foveate.models.runtime.generation_config import greedily
+from foveate.models.runtime.greedy import Answers, log_probability
 
 
 @torch.inference_mode()
@@ -50,6 +50,8 @@ def text_likelihood(
     inputs = loaded.batch([[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, references, strict=True)])
     tokens, real = left_padded(references, loaded.adapter.pad_token, loaded.device)
     mask = inputs["attention_mask"].bool()
-    place = {"position_ids": positions(mask)} if loaded.adapter.axes == 1 else {}  # else the model numbers them itself
+    place = (
+        {"position_ids": positions(mask)} if loaded.adapter.position_axes == 1 else {}
+    )  # else the model numbers them itself
     logits = model(**inputs, **place, use_cache=False, logits_to_keep=tokens.shape[1]).logits
     return log_probability(logits.to(tokens.device), tokens, real)

@@ -12,14 +12,15 @@ from foveate.core.contracts import Cut, Pictures
 from foveate.core.errors import FoveateError
 from foveate.core.needs import Role
 from foveate.core.types import Arrangement, Compressed
-from foveate.models.adapter import Adapter
-from foveate.models.calls import (
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.backbone.decoder import Layout
+from foveate.models.backbone.grouping import group_by_shape, in_groups
+from foveate.models.runtime.call_inputs import (
     by_name,
     check_images,
     check_inner,
     check_inputs,
     check_positions,
-    encoded_besides,
     given_of,
     given_pictures,
     has_images,
@@ -27,18 +28,17 @@ from foveate.models.calls import (
     pixels_of,
     refuse_with_cuts,
     runs_of,
+    with_other_modalities,
     with_prompt,
 )
-from foveate.models.cutting import Cutting, cuts_of
-from foveate.models.decoder import Layout
-from foveate.models.hooks import Conversation, hooked
-from foveate.models.joining import alike, in_groups
-from foveate.models.packing import pack, prompts_of
-from foveate.models.pictures import SeenPictures, Texts, TextSide
-from foveate.models.turns import Held, NextTurn, cache_of, held_by, hold, holds_tokens, length_of, mark_of
+from foveate.models.runtime.hooks import Conversation, hooked
+from foveate.models.runtime.images import LiveImages, Texts, TextSide
+from foveate.models.runtime.kv_cache import Held, NextTurn, cache_of, held_by, hold, holds_tokens, length_of, mark_of
+from foveate.models.runtime.packing import pack, prompts_of
+from foveate.models.runtime.pruning import Pruning, pruning_of
 
 Compress = Callable[..., Compressed]
-Note = Callable[[Compressed, Layout, Cutting], None]
+Note = Callable[[Compressed, Layout, Pruning], None]
 _ATTACHED = "_foveate_attached"
 _NEW_IMAGES = (
     "new images behind past_key_values that already hold tokens are not compressed: give the whole conversation "
@@ -59,7 +59,7 @@ class Attachment:
         adapter: Of the model.
         compress: The vision side of a compressor.
         repack: Its positions; see `pack`.
-        stages: Its cuts inside the language model.
+        cuts: Its cuts inside the language model.
         note: Told what became of each call's images.
         texts: For text-aware scorers.
     """
@@ -69,14 +69,14 @@ class Attachment:
         adapter: Adapter,
         compress: Compress,
         repack: bool,
-        stages: Sequence[Cut],
+        cuts: Sequence[Cut],
         note: Note,
         texts: TextSide,
     ) -> None:
-        self.adapter, self.compress, self.repack, self.stages, self.note = adapter, compress, repack, stages, note
+        self.adapter, self.compress, self.repack, self.cuts, self.note = adapter, compress, repack, cuts, note
         self.texts = texts
         self._inside = _Inside()
-        self._cutting = RLock()
+        self._hooks_lock = RLock()
 
     @contextmanager
     def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[tuple[dict[str, Any], Conversation]]:
@@ -87,30 +87,30 @@ class Attachment:
             FoveateError: The compressor cannot work with what is given.
         """
         check_inputs(self.adapter, inputs)
-        if self.stages:
-            refuse_with_cuts(inputs, self.adapter, self.stages, generating)
+        if self.cuts:
+            refuse_with_cuts(inputs, self.adapter, self.cuts, generating)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
             compressed = self._compressed(inputs)
             result, layout = pack(self.adapter, inputs, compressed, self.repack)
-        cuts = cuts_of(self.adapter.decoder, layout, self.stages, compressed)
+        pruning = pruning_of(self.adapter.decoder, layout, self.cuts, compressed)
         late = layout.late
-        if late is not None and not self.stages:  # what lost nothing goes on as in the stock model
+        if late is not None and not self.cuts:  # what lost nothing goes on as in the stock model
             stays = (layout.place >= 0) | (layout.role == Role.SEPARATOR)
             removed = stays.sum(1) < (inputs["input_ids"] == self.adapter.image_token).sum(1)
             late = late.masked_fill(~removed, 0)
-        conversation = Conversation(cuts, given_of(self.adapter, result), result["input_ids"].shape, late)
+        conversation = Conversation(pruning, given_of(self.adapter, result), result["input_ids"].shape, late)
         with ExitStack() as stack:
-            if self.stages:
-                stack.enter_context(self._cutting)  # hooks are the model's, so one thread at a time
-            if self.stages or self.adapter.decoder.flashes:
+            if self.cuts:
+                stack.enter_context(self._hooks_lock)  # hooks are the model's, so one thread at a time
+            if self.cuts or self.adapter.decoder.flashes:
                 stack.enter_context(hooked(self.adapter.decoder, conversation))
             yield result, conversation
         if conversation.cache is not None:
             ids, short, real = inputs["input_ids"], result["input_ids"], result["attention_mask"].bool()
             mark = mark_of(conversation.cache, short.shape[1])
-            held = Held(ids, short, real, layout.following, self.adapter.axes, bool(self.stages), mark)
+            held = Held(ids, short, real, layout.following, self.adapter.position_axes, bool(self.cuts), mark)
             hold(conversation.cache, held)
-        self.note(compressed, layout, cuts)
+        self.note(compressed, layout, pruning)
 
     def generate(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
         """What `generate` does while attached; `stock` is the model's own."""
@@ -148,7 +148,7 @@ class Attachment:
             return stock(**inputs)
         check_images(self.adapter, inputs)
         with self.shortened(inputs, generating=False) as (shortened, conversation), conversation.acting(True):
-            output = stock(**self._joined(encoded_besides(self.adapter, shortened)))
+            output = stock(**self._joined(with_other_modalities(self.adapter, shortened)))
             conversation.cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
         return output
 
@@ -159,7 +159,7 @@ class Attachment:
             FoveateError: That cannot be done.
         """
         held = held_by(cache_of(inputs))
-        if (held is None and self.stages and not besides) or (held is not None and held.cut):
+        if (held is None and self.cuts and not besides) or (held is not None and held.cut):
             raise FoveateError(
                 "a method that cuts inside the language model cannot go on from past_key_values in forward: use "
                 "generate, which keeps track of what every block knows"
@@ -179,7 +179,7 @@ class Attachment:
         """
         ids, held = inputs["input_ids"], held_by(cache_of(inputs))
         images = ids == self.adapter.image_token
-        if self.stages or (held is None and (images.any() or has_images(self.adapter, inputs))):
+        if self.cuts or (held is None and (images.any() or has_images(self.adapter, inputs))):
             raise FoveateError(
                 "past_key_values that already hold tokens: the cache holds fewer tokens than the prompt, in which "
                 "`generate` would look for those that are new. Give the whole conversation without past_key_values"
@@ -222,9 +222,9 @@ class Attachment:
 
         def pictures(rows: list[int]) -> Pictures:
             some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
-            return SeenPictures(adapter, some, arrangements[rows[0]], lambda: texts().of(rows), self.texts.companion)
+            return LiveImages(adapter, some, arrangements[rows[0]], lambda: texts().of(rows), self.texts.companion)
 
-        return in_groups(lambda some: self.compress(some, adapter.besides), alike(arrangements), pictures)
+        return in_groups(lambda some: self.compress(some, adapter.extra_needs), group_by_shape(arrangements), pictures)
 
     def _asked(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
         """Of each image the prompt that it stands in; its question is the text behind the last image."""

@@ -13,9 +13,9 @@ from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError
 from foveate.core.needs import PromptRows, TokenKeys
 from foveate.core.types import Arrangement
-from foveate.models.adapter import Adapter
-from foveate.models.pictures import GivenPictures
-from foveate.models.turns import cache_of
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.runtime.images import GivenImages
+from foveate.models.runtime.kv_cache import cache_of
 
 
 def check_inner(adapter: Adapter, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ def check_images(adapter: Adapter, inputs: dict[str, Any]) -> None:
         )
 
 
-def refuse_with_cuts(inputs: dict[str, Any], adapter: Adapter, stages: Sequence[Cut], generating: bool) -> None:
+def refuse_with_cuts(inputs: dict[str, Any], adapter: Adapter, cuts: Sequence[Cut], generating: bool) -> None:
     """Refuses what a method that cuts inside the language model cannot work with.
 
     Raises:
@@ -95,7 +95,7 @@ def refuse_with_cuts(inputs: dict[str, Any], adapter: Adapter, stages: Sequence[
     static = isinstance(cache, StaticCache) or "static" in str(option("cache_implementation"))
     sliding = "sliding" in str(option("cache_implementation")) or any(getattr(cache, "is_sliding", ()))
     attentions = option("output_attentions") or getattr(adapter.model.config, "output_attentions", False)
-    reads = any(isinstance(need, PromptRows | TokenKeys) for stage in stages for need in stage.needs)
+    reads = any(isinstance(need, PromptRows | TokenKeys) for cut in cuts for need in cut.needs)
     reasons = {
         "chunked prefill (prefill_chunk_size)": option("prefill_chunk_size") is not None,
         "assisted decoding": inputs.get("assistant_model") is not None
@@ -148,7 +148,7 @@ def has_images(adapter: Adapter, inputs: dict[str, Any]) -> bool:
     return pixels_of(adapter, inputs) is not None or bool(given_of(adapter, inputs))
 
 
-def encoded_besides(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
+def with_other_modalities(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
     """Inputs of `forward` with what is not compressed encoded as `generate` does: all of it or nothing may be."""
     others = {}
     for modality, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
@@ -160,7 +160,7 @@ def encoded_besides(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, "mm_encoder_outputs": {**others, **inputs["mm_encoder_outputs"]}}
 
 
-def given_pictures(adapter: Adapter, given: Any) -> GivenPictures:  # noqa: ANN401
+def given_pictures(adapter: Adapter, given: Any) -> GivenImages:  # noqa: ANN401
     """Pictures of which only the tokens are given.
 
     Raises:
@@ -170,12 +170,12 @@ def given_pictures(adapter: Adapter, given: Any) -> GivenPictures:  # noqa: ANN4
     if len(set(counts)) != 1:
         raise ValueError(f"mm_encoder_outputs holds {counts} tokens: expected equally many of every image")
     tokens = given if isinstance(given, Tensor) else torch.stack(list(given))
-    if not adapter.one_grid:
+    if not adapter.fixed_grid:
         raise ValueError(
             f"{type(adapter.model).__name__} with mm_encoder_outputs: its pictures have different shapes, which tokens "
             f"alone do not tell; give {adapter.image_inputs[0]}"
         )
-    return GivenPictures(tokens, Arrangement((adapter.tower.grid,)))
+    return GivenImages(tokens, Arrangement((adapter.tower.grid,)))
 
 
 def runs_of(placeholder: Tensor) -> list[int]:

@@ -11,27 +11,27 @@ from foveate.core.contracts import Cut
 from foveate.core.needs import Role
 from foveate.core.types import Compressed
 from foveate.functional.sequence import positions
-from foveate.models.cutting import cuts_of
-from foveate.models.decoder import Decoder, Layout
-from foveate.models.hooks import Conversation, hooked
+from foveate.models.backbone.decoder import Decoder, Layout
+from foveate.models.runtime.hooks import Conversation, hooked
+from foveate.models.runtime.pruning import pruning_of
 
 
-class Blocks:
+class DecoderPasses:
     """A prompt with cuts, then whatever follows it, each by a pass of the stock language model.
 
     Args:
         decoder: The language model.
         layout: What the prompt's tokens are.
-        stages: Cuts inside the language model.
-        compressed: What the vision side made of the images, with what it carries for the stages.
+        cuts: Cuts inside the language model.
+        compressed: What the vision side made of the images, with what it carries for the cuts.
     """
 
-    def __init__(self, decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed: Compressed) -> None:
+    def __init__(self, decoder: Decoder, layout: Layout, cuts: Sequence[Cut], compressed: Compressed) -> None:
         self.decoder, self.layout = decoder, layout
-        self.cutting = cuts_of(decoder, layout, stages, compressed)
+        self.pruning = pruning_of(decoder, layout, cuts, compressed)
         self.cache = DynamicCache(config=decoder.config)
         self.following = layout.following  # position of the next token, were nothing cut
-        self._conversation = Conversation(self.cutting)
+        self._conversation = Conversation(self.pruning)
 
     def prompt(self, states: Tensor, common: int = 0) -> Tensor:
         """Runs the prompt's embeddings; returns the normalised states of the last block.
@@ -39,7 +39,7 @@ class Blocks:
         Args:
             states: The embeddings.
             common: So many first tokens are text that all prompts have in common; they run once, and states of the
-                others are returned. Only without stages.
+                others are returned. Only without cuts.
         """
         if common:
             self._prompt(states[:1, :common])
@@ -48,14 +48,14 @@ class Blocks:
 
     def step(self, states: Tensor, real: Tensor) -> Tensor:
         """Runs the embeddings of left-padded tokens that follow; `real` marks those that are there."""
-        self.cutting.advance(real)
+        self.pruning.advance(real)
         position = (self.following[:, None] + positions(real)).expand(len(self.layout.position), -1, -1)
         self.following = self.following + real.sum(1)
-        return self._run(states, position, self.cutting.segments[0].real, False)
+        return self._run(states, position, self.pruning.segments[0].real, False)
 
     def forget(self, tokens: Tensor) -> None:
         """Takes back some of the tokens of the last step: (batch, token) bool, left-padded as they were given."""
-        self.cutting.forget(tokens)
+        self.pruning.forget(tokens)
         self.following = self.following - tokens.sum(1)
 
     def select(self, rows: Tensor) -> None:
@@ -63,7 +63,7 @@ class Blocks:
         layers: Any = self.cache.layers
         for layer in layers:  # each on the device of its block
             layer.batch_select_indices(rows.to(getattr(layer, "keys", rows).device))
-        self.cutting.select(rows)
+        self.pruning.select(rows)
         self.following = self.following[rows]
 
     def _prompt(self, states: Tensor, before: int = 0) -> Tensor:
@@ -71,16 +71,16 @@ class Blocks:
         prompts, until = len(states), before + states.shape[1]
         deep: dict[str, Any] = {}
         visual = self.layout.role[:prompts, before:until] == Role.VISUAL
-        if self.layout.deep and visual.any():
-            levels = [level.to(states.dtype) for level in self.layout.deep]
+        if self.layout.deepstack and visual.any():
+            levels = [level.to(states.dtype) for level in self.layout.deepstack]
             deep = {"visual_pos_masks": visual, "deepstack_visual_embeds": levels}
         position = self.layout.position[:, :prompts, before:until]
-        real = self.cutting.segments[0].real[:prompts, :until]
+        real = self.pruning.segments[0].real[:prompts, :until]
         return self._run(states, position, real, True, **deep)
 
     def _run(self, states: Tensor, position: Tensor, real: Tensor, prompting: bool, **deep: Any) -> Tensor:  # noqa: ANN401
         with ExitStack() as stack:
-            if self.cutting.stages or self.decoder.flashes:
+            if self.pruning.cuts or self.decoder.flashes:
                 stack.enter_context(hooked(self.decoder, self._conversation))
                 stack.enter_context(self._conversation.acting(prompting))
             output = self.decoder.model(

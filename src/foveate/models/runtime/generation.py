@@ -11,12 +11,12 @@ from foveate.core.contracts import Cut
 from foveate.core.needs import Role
 from foveate.core.types import Compressed
 from foveate.functional.sequence import left_padded
-from foveate.models.adapter import Adapter
-from foveate.models.blocks import Blocks
-from foveate.models.cutting import Cutting
-from foveate.models.decoder import Layout
-from foveate.models.greedy import Answers, log_probability, undrafted, verified
-from foveate.models.packing import pack
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.backbone.decoder import Layout
+from foveate.models.runtime.decoder_passes import DecoderPasses
+from foveate.models.runtime.greedy import Answers, log_probability, undrafted, verified
+from foveate.models.runtime.packing import pack
+from foveate.models.runtime.pruning import Pruning
 
 _WORTH = 0.1  # share of a prompt below which a mask of its own costs more than running common text once saves
 
@@ -117,31 +117,31 @@ def answer_each(
     prompts: Sequence[Sequence[int]],
     compressed: Compressed,
     repack: bool,
-    stages: Sequence[Cut],
+    cuts: Sequence[Cut],
     max_new_tokens: int,
     references: Sequence[Sequence[int]] = (),
-) -> tuple[Answers, Cutting]:
-    """The answer to every prompt when stages inside the language model cut it, and what they cut.
+) -> tuple[Answers, Pruning]:
+    """The answer to every prompt when cuts inside the language model cut it, and what they cut.
 
     Args:
         adapter: Of the model.
         prompts: Full prompts of one image each.
         compressed: One row per prompt.
         repack: Of the vision side; see `pack`.
-        stages: See `Cutting`.
+        cuts: See `Pruning`.
         max_new_tokens: Longest answer.
         references: As in `answer`.
     """
-    blocks, states = prompted(adapter, prompts, compressed, repack, stages)
+    blocks, states = prompted(adapter, prompts, compressed, repack, cuts)
     if not references:
-        return undrafted(adapter, blocks, states, max_new_tokens), blocks.cutting
+        return undrafted(adapter, blocks, states, max_new_tokens), blocks.pruning
     states = states[:, -1:]
     drafts, real = left_padded(references, adapter.pad_token, states.device)
     if drafts.shape[1] > 1:  # of a reference its last token foretells nothing that is asked for
         behind = blocks.step(adapter.inner.get_input_embeddings()(drafts[:, :-1]), real[:, :-1])
         states = _behind(states, behind, real[:, :-1])
     logits = adapter.decoder.logits(states)
-    return verified(adapter, blocks, logits, drafts, real, max_new_tokens), blocks.cutting
+    return verified(adapter, blocks, logits, drafts, real, max_new_tokens), blocks.pruning
 
 
 def embedded(
@@ -158,9 +158,9 @@ def prompted(
     prompts: Sequence[Sequence[int]],
     compressed: Compressed,
     repack: bool,
-    stages: Sequence[Cut],
+    cuts: Sequence[Cut],
     share: bool = False,
-) -> tuple[Blocks, Tensor]:
+) -> tuple[DecoderPasses, Tensor]:
     """The blocks after these prompts, and the last one's states.
 
     Args:
@@ -168,15 +168,15 @@ def prompted(
         prompts: Full prompts.
         compressed: Of their pictures.
         repack: See `pack`.
-        stages: Cuts inside the language model.
+        cuts: Cuts inside the language model.
         share: Whether text that all prompts begin with may be run once; their states are then not returned.
     """
     states, layout = embedded(adapter, prompts, compressed, repack)
     common = _common_text(prompts, adapter.image_token) if share else 0
     if len(prompts) == 1 or not _WORTH * states.shape[1] < common < states.shape[1]:
-        return (blocks := Blocks(adapter.decoder, layout, stages, compressed)), blocks.prompt(states)
+        return (blocks := DecoderPasses(adapter.decoder, layout, cuts, compressed)), blocks.prompt(states)
     states, layout = _padded_behind(common, states, layout)
-    return (blocks := Blocks(adapter.decoder, layout, stages, compressed)), blocks.prompt(states, common)
+    return (blocks := DecoderPasses(adapter.decoder, layout, cuts, compressed)), blocks.prompt(states, common)
 
 
 def _exceeds_window(
@@ -226,7 +226,7 @@ def _padded_behind(common: int, states: Tensor, layout: Layout) -> tuple[Tensor,
 
 def _conversed(
     adapter: Adapter, conversations: Sequence[Conversation], compressed: Compressed, repack: bool, share: bool
-) -> tuple[Blocks, Tensor]:
+) -> tuple[DecoderPasses, Tensor]:
     """The last states before and within every question, whose picture was run once for all that is asked about it."""
     device = compressed.tokens.device
     blocks, states = prompted(adapter, [c.prefix for c in conversations], compressed, repack, (), share)

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.models.adapter import Adapter
-from foveate.models.blocks import Blocks
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.runtime.decoder_passes import DecoderPasses
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Answers:
 
 def greedy(
     adapter: Adapter,
-    blocks: Blocks,
+    blocks: DecoderPasses,
     logits: Tensor,
     begun: Sequence[list[int]],
     limit: int,
@@ -53,7 +53,7 @@ def greedy(
         logits = adapter.decoder.logits(states[:, -1])
 
 
-def undrafted(adapter: Adapter, blocks: Blocks, states: Tensor, limit: int) -> Answers:
+def undrafted(adapter: Adapter, blocks: DecoderPasses, states: Tensor, limit: int) -> Answers:
     """Greedy answers from the states of the prompts."""
     first = adapter.decoder.logits(states[:, -1])
     unknown = torch.full((len(first),), torch.nan, device=first.device)
@@ -62,7 +62,7 @@ def undrafted(adapter: Adapter, blocks: Blocks, states: Tensor, limit: int) -> A
 
 def verified(
     adapter: Adapter,
-    blocks: Blocks,
+    blocks: DecoderPasses,
     logits: Float[Tensor, "row token word"],
     drafts: Int[Tensor, "row token"],
     real: Bool[Tensor, "row token"],

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.models.cutting import Cutting
-from foveate.models.decoder import Decoder
-from foveate.models.turns import holds_tokens, length_of
+from foveate.models.backbone.decoder import Decoder
+from foveate.models.runtime.kv_cache import holds_tokens, length_of
+from foveate.models.runtime.pruning import Pruning
 
 
 class Conversation:
@@ -20,16 +20,16 @@ class Conversation:
     The model may run other prompts meanwhile: a logits processor that guides or rates, or another thread.
 
     Args:
-        cuts: What happens to the prompt inside the language model.
+        pruning: What happens to the prompt inside the language model.
         given: The shortened prompt's image features, as they were handed to the stock model.
         prompt: Batch size and length of the shortened prompt.
         late: See `Layout`.
     """
 
     def __init__(
-        self, cuts: Cutting, given: object = None, prompt: tuple[int, int] = (0, 0), late: Tensor | None = None
+        self, pruning: Pruning, given: object = None, prompt: tuple[int, int] = (0, 0), late: Tensor | None = None
     ) -> None:
-        self.cuts = cuts
+        self.pruning = pruning
         self.prompting = True
         self.cache: Any = None
         self._given, self._prompt, self._late = given, prompt, late
@@ -62,7 +62,7 @@ class Conversation:
         """
         self._thread, self.prompting = get_ident(), prompting
         try:
-            with self.cuts.listening():
+            with self.pruning.listening():
                 yield
         finally:
             self._thread = None
@@ -71,12 +71,12 @@ class Conversation:
     def passing(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """While active, one pass of stock `generate` runs; yields its inputs as the shortened prompt calls for them."""
         ids, more, past = inputs["input_ids"], {}, 0
-        if self.cuts.stages or self._late is not None:  # else nobody asks: it may be a number on the device
+        if self.pruning.cuts or self._late is not None:  # else nobody asks: it may be a number on the device
             past = length_of(self.cache) if holds_tokens(self.cache) else 0
-        if self.cuts.stages and past == 0:
-            self.cuts.expand(len(ids) // self._prompt[0])
-        elif self.cuts.stages:
-            self.cuts.advance(torch.ones_like(ids, dtype=torch.bool))
+        if self.pruning.cuts and past == 0:
+            self.pruning.expand(len(ids) // self._prompt[0])
+        elif self.pruning.cuts:
+            self.pruning.advance(torch.ones_like(ids, dtype=torch.bool))
         if self.cache is None and inputs.get("attention_mask") is None:  # without it holes in positions part sequences
             more["attention_mask"] = torch.ones_like(ids)
         if self._late is not None and past + ids.shape[1] > self._prompt[1]:
@@ -97,12 +97,12 @@ class Conversation:
 
 @contextmanager
 def hooked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
-    """While active, the prompt of a conversation is cut before its stages' blocks; later passes get what these know.
+    """While active, the prompt of a conversation is cut before its cuts' blocks; later passes get what these know.
 
     Kernels are not given its positions: queries and keys are rotated before, and flash kernels would take holes in them
     for the borders of packed sequences.
     """
-    cuts = conversation.cuts
+    pruning = conversation.pruning
     state: dict[str, Any] = {}
     asking = False  # a block is asked for its queries and keys ahead of its own pass
 
@@ -115,18 +115,18 @@ def hooked(decoder: Decoder, conversation: Conversation) -> Iterator[None]:
         if prompt:
             asking = True
             try:
-                states = cuts.enter(number, states)
+                states = pruning.enter(number, states)
             finally:
                 asking = False
-        segment = cuts.segment(number)
+        segment = pruning.segment(number)
         kernels = {"position_ids": None}
         if segment.start == 0:
             return (states, *args[1:]), kwargs | kernels
         if number == segment.start:
             state["attention_mask"] = decoder.mask(states, segment.real, cache, number)
             if prompt:
-                state["position_embeddings"] = decoder.rotation(states, cuts.tokens.position)
-            elif len(cuts.tokens.position) == 1:
+                state["position_embeddings"] = decoder.rotation(states, pruning.tokens.position)
+            elif len(pruning.tokens.position) == 1:
                 position = kwargs["position_ids"] - segment.shift[:, None].to(kwargs["position_ids"].device)
                 state["position_embeddings"] = decoder.rotation(states, position[None])
             else:  # whose positions were kept, so nothing lags behind

@@ -21,9 +21,9 @@ from foveate.core.needs import (
 )
 from foveate.core.types import Arrangement, Compressed, Compression, Decision, Trace
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.adapter import Adapter, Images
-from foveate.models.companion import Companion
-from foveate.models.responses import response_rows
+from foveate.models.backbone.adapter import Adapter, Images
+from foveate.models.backbone.text_encoder import Companion
+from foveate.models.runtime.response_attention import response_rows
 
 Reader = Callable[[list[list[int]]], list[str]]
 """Turns token ids into text."""
@@ -64,7 +64,7 @@ class Texts:
         return Texts([self.prompts[row] for row in rows], [self.questions[row] for row in rows], spelled)
 
 
-class SeenPictures(Pictures):
+class LiveImages(Pictures):
     """Images of one arrangement given as pixels, encoded when asked for.
 
     Args:
@@ -87,12 +87,12 @@ class SeenPictures(Pictures):
         self.texts, self.companion = texts, companion
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
-        needs = with_besides(self.adapter, needs)
+        needs = with_extra_needs(self.adapter, needs)
         sources, values = self.adapter.encode(self.images, self.arrangement, needs)
         if others := [need for need in needs if need not in values]:
             texts = self.texts() if self.texts else None
-            asked = Asked(self.adapter, self.arrangement, texts, self.companion)
-            values |= {need: told(asked, need, sources, values) for need in others}
+            asked = NeedContext(self.adapter, self.arrangement, texts, self.companion)
+            values |= {need: resolve_need(asked, need, sources, values) for need in others}
         return sources, self.arrangement.trace(values, len(sources))
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
@@ -102,7 +102,7 @@ class SeenPictures(Pictures):
         return self.adapter.reduced(self.images, reduction, keep)
 
 
-class GivenPictures(Pictures):
+class GivenImages(Pictures):
     """Images given as tokens behind the projector, whose tower nobody can ask any more.
 
     Raises:
@@ -140,7 +140,7 @@ class GivenPictures(Pictures):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class NeedContext:
     """Pictures of one arrangement with what is asked about them."""
 
     adapter: Adapter
@@ -149,13 +149,13 @@ class Asked:
     companion: Companion | None
 
 
-def with_besides(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
+def with_extra_needs(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
     """The needs, and what the language model must be given of pictures if it shall answer one of them."""
     runs = any(isinstance(need, ResponseRows) for need in needs)
-    return tuple(dict.fromkeys((*needs, *adapter.besides))) if runs else tuple(needs)
+    return tuple(dict.fromkeys((*needs, *adapter.extra_needs))) if runs else tuple(needs)
 
 
-def told(asked: Asked, need: Need, sources: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
+def resolve_need(asked: NeedContext, need: Need, sources: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
     """The answer to a need that pictures alone cannot give.
 
     Args:
@@ -181,8 +181,8 @@ def told(asked: Asked, need: Need, sources: Tensor, values: Mapping[Need, Tensor
         case AlignedPatches() | AlignedText():
             raise UnsupportedNeed(
                 f"{need}: a LLaVA checkpoint has no text encoder that shares a space with its vision tower. Load the "
-                "model by foveate.models.load.load(..., companion='openai/clip-vit-large-patch14-336') with the CLIP "
-                "that its tower came from, and attach to what that returns"
+                "model by foveate.models.loading.load.load(..., companion='openai/clip-vit-large-patch14-336') with "
+                "the CLIP that its tower came from, and attach to what that returns"
             )
         case QuestionEmbeddings() if texts:
             table = adapter.inner.get_input_embeddings()

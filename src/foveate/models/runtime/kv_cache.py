@@ -26,7 +26,7 @@ class Held:
         short: The prompts as the language model was given them.
         real: Which of `short` are no padding.
         following: Position of the token that follows each prompt.
-        axes: How many numbers a position has.
+        position_axes: How many numbers a position has.
         cut: Whether its blocks know different tokens.
         mark: By which each prompt is known again in the cache; None where that cannot be looked into.
     """
@@ -35,7 +35,7 @@ class Held:
     short: Int[Tensor, "batch short"]
     real: Bool[Tensor, "batch short"]
     following: Int[Tensor, " batch"]
-    axes: int
+    position_axes: int
     cut: bool
     mark: Tensor | None = None
 
@@ -60,9 +60,9 @@ class Held:
             )
         later = self._mask(inputs.get("attention_mask"), since + new)
         position = self.following[:, None] + positions(later)
-        if self.axes > 1:
+        if self.position_axes > 1:
             counted = self.real.sum(1, keepdim=True) + positions(later)
-            position = torch.cat([counted[None], position.expand(self.axes, -1, -1)])
+            position = torch.cat([counted[None], position.expand(self.position_axes, -1, -1)])
         mask = torch.cat([self.real, later], 1).long()
         if not whole:
             return {**inputs, "attention_mask": mask, "position_ids": position[..., -new:]}

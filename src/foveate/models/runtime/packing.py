@@ -11,8 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from foveate.core.needs import Deepstack, Role
 from foveate.core.types import EXTRA, PADDING, Arrangement, Compressed
 from foveate.functional.sequence import positions, repeat_left_padded
-from foveate.models.adapter import Adapter
-from foveate.models.decoder import Layout
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.backbone.decoder import Layout
 
 _REPLACED = ("input_ids", "attention_mask", "position_ids", "labels", "mm_encoder_outputs")
 
@@ -60,18 +60,20 @@ def pack(
     place = place.masked_fill(~visual | separator, PADDING)
     role = torch.where(_after_last(visual), Role.QUESTION, Role.BEFORE).masked_fill(visual, Role.VISUAL)
     role = role.masked_fill(separator, Role.SEPARATOR).masked_fill(~there, Role.PADDING)
-    if repack and adapter.axes == 1:
+    if repack and adapter.position_axes == 1:
         position, following = positions(there)[None], there.sum(1)
     else:
         came = torch.where(visual, index + (offsets[owner, at] if offsets.numel() else 0), index)
         rope = adapter.rope(inputs, mask.long(), arrangements)
-        position = rope.gather(2, came.expand(adapter.axes, -1, -1))
+        position = rope.gather(2, came.expand(adapter.position_axes, -1, -1))
         following = rope.masked_fill(~mask, -1).amax((0, 2)) + 1
     position = position.masked_fill(~there, 0)
     result = {name: v for name, v in inputs.items() if name not in (*_REPLACED, *adapter.image_inputs)}
     result["input_ids"] = moved(ids, adapter.pad_token)
     result["attention_mask"] = there.long()
-    result["position_ids"] = position[0] if adapter.axes == 1 else torch.cat([positions(there)[None], position])
+    result["position_ids"] = (
+        position[0] if adapter.position_axes == 1 else torch.cat([positions(there)[None], position])
+    )
     if inputs.get("labels") is not None:  # nothing foretells the first token, least of all the padding before it
         result["labels"] = moved(inputs["labels"], -100).masked_fill(there.cumsum(1) == 1, -100)
     tokens = _tokens(compressed.tokens, adapter.separator, slots, there_slots)
@@ -134,7 +136,7 @@ def _tokens(tokens: Tensor, separator: Tensor | None, slots: Tensor, there: Tens
 
 def _deep(adapter: Adapter, compressed: Compressed) -> list[Tensor]:
     """What is added behind each of the first blocks, compressed as the tokens are."""
-    if not adapter.deep:
+    if not adapter.deepstack_levels:
         return []
     return [compressed.decision.compression.apply(level) for level in compressed.carried[Deepstack()].unbind(1)]
 

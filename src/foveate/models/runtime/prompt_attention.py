@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.core.needs import PromptRows, Role
 from foveate.functional.attention import causal, mean_attention
 from foveate.functional.sequence import padded_index
-from foveate.models.decoder import Decoder
+from foveate.models.backbone.decoder import Decoder
 
 
 @dataclass(frozen=True, eq=False)

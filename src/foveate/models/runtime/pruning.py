@@ -1,6 +1,6 @@
 """Cuts inside the language model.
 
-`Cutting` is the one policy: it records what the stages need while the prompt runs, removes tokens before their blocks,
+`Pruning` is the one policy: it records what the cuts need while the prompt runs, removes tokens before their blocks,
 and afterwards says for every later pass which mask and positions each block must be given. The engine calls it from
 its own loop over the blocks, `attach` from hooks inside stock `generate`.
 """
@@ -19,10 +19,10 @@ from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates, resolve_layer
 from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision, Trace, Views
 from foveate.functional.sequence import padded_index, positions
-from foveate.models.decoder import Decoder, Layout
-from foveate.models.joining import carried, in_order, together
-from foveate.models.prompt_rows import Tokens, asking, prompt_rows, raters, rotated
-from foveate.models.stages import check_images, check_stages
+from foveate.models.backbone.cut_checks import check_cuts, check_images
+from foveate.models.backbone.decoder import Decoder, Layout
+from foveate.models.backbone.grouping import carried, in_order, together
+from foveate.models.runtime.prompt_attention import Tokens, asking, prompt_rows, raters, rotated
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,12 @@ class Segment:
     shift: Tensor
 
 
-class Cutting:
+class Pruning:
     """The cuts of one batch of prompts.
 
     Args:
         decoder: The language model.
-        stages: In the order of their blocks.
+        cuts: In the order of their blocks.
         layout: What the prompt's tokens are.
         answers: Of the vision side, on the visual tokens of each prompt.
     """
@@ -53,12 +53,12 @@ class Cutting:
     def __init__(
         self,
         decoder: Decoder,
-        stages: Sequence[Cut],
+        cuts: Sequence[Cut],
         layout: Layout,
         answers: Mapping[Need, Tensor],
     ) -> None:
         self.decoder = decoder
-        self.stages = {resolve_layer(stage.layer, decoder.depth): stage for stage in stages}
+        self.cuts = {resolve_layer(cut.layer, decoder.depth): cut for cut in cuts}
         self.views: list[Views] = [tuple(view for image in images for view in image.views) for images in layout.prompts]
         role = layout.role
         self.tokens = Tokens(role, layout.place, layout.position, asking(role == Role.QUESTION))
@@ -68,12 +68,12 @@ class Cutting:
         self.repeats = 1
         self.decisions: list[Decision] = []
         self.per_block = [self.tokens.visible] * decoder.depth
-        self._wanted = {need for stage in stages for need in stage.needs}
+        self._wanted = {need for cut in cuts for need in cut.needs}
         self._asking = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While active, attention of the blocks before a cut is recorded as its stage needs it."""
+        """While active, attention of the blocks before a cut is recorded as its cut needs it."""
         if not any(isinstance(need, PromptRows | TokenKeys) for need in self._wanted):
             yield
             return
@@ -87,7 +87,7 @@ class Cutting:
             self.tokens = replace(self.tokens, rater=raters(states, self.tokens))
         if any(isinstance(need, PromptRows) and need.debiased and self._layer(need) == block for need in self._wanted):
             self._check_rotation(block, states)
-        states = self._cut(block, self.stages[block], states) if block in self.stages else states
+        states = self._cut(block, self.cuts[block], states) if block in self.cuts else states
         for need in self._wanted - self.values.keys():  # kernels are only given rotated queries and keys
             if isinstance(need, PromptRows) and not need.rotary and self._layer(need) == block:
                 self.values[need] = self._asked(need, block, states)
@@ -179,29 +179,29 @@ class Cutting:
             )
         self.decoder.rotated_by_halves.add(block)
 
-    def _cut(self, block: int, stage: Cut, states: Tensor) -> Tensor:
+    def _cut(self, block: int, cut: Cut, states: Tensor) -> Tensor:
         tokens = self.tokens
         index, real = tokens.visual
         place = tokens.place.gather(1, index).masked_fill(~real, PADDING)
-        values = {need: self._answer(need, block, states).to(states.device) for need in stage.needs}
+        values = {need: self._answer(need, block, states).to(states.device) for need in cut.needs}
         visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2])) * real[..., None]
         with torch.no_grad():
-            decision = self._decided(stage, visual, values, place)
-        self._wanted = {need for later, cut in self.stages.items() if later > block for need in cut.needs}
+            decision = self._decided(cut, visual, values, place)
+        self._wanted = {need for later, cut in self.cuts.items() if later > block for need in cut.needs}
         patches = max(sum(view.patches for view in views) for views in self.views)
         self.decisions.append(_on_patches(decision, place, patches, self.repeats))
         compression = in_order(decision.compression)
-        order = self._rearranged(block, stage, compression)
+        order = self._rearranged(block, cut, compression)
         remaining = torch.cat([states, compression.apply(visual)], 1)
         return remaining.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
 
-    def _decided(self, stage: Cut, visual: Tensor, values: Mapping[Need, Tensor], place: Tensor) -> Decision:
-        """What a stage makes of the visual tokens; it is asked about prompts whose pictures have the same shape."""
+    def _decided(self, cut: Cut, visual: Tensor, values: Mapping[Need, Tensor], place: Tensor) -> Decision:
+        """What a cut makes of the visual tokens; it is asked about prompts whose pictures have the same shape."""
         groups: dict[Views, list[int]] = {}
         for row, views in enumerate(self.views):
             groups.setdefault(views, []).append(row)
         decisions = [
-            stage.cut(
+            cut.cut(
                 visual[rows].detach(),
                 Trace({need: value[rows] for need, value in values.items()}, views, len(rows), place[rows]),
             )
@@ -224,7 +224,7 @@ class Cutting:
             "pictures only for what their model answers"
         )
 
-    def _rearranged(self, block: int, stage: Cut, compression: Compression) -> Tensor:
+    def _rearranged(self, block: int, cut: Cut, compression: Compression) -> Tensor:
         """Goes on with the compressed visual tokens: each at its place, extra ones behind the last visual one.
 
         Returns:
@@ -245,7 +245,7 @@ class Cutting:
         def joined(old: Tensor, new: Tensor, padding: int) -> Tensor:
             return torch.cat([old, new.to(old.dtype)], 1).gather(1, order).masked_fill(~there, padding)
 
-        repacked = stage.repack and len(tokens.position) == 1
+        repacked = cut.repack and len(tokens.position) == 1
         self.tokens = Tokens(
             role=joined(tokens.role, torch.full_like(origin, Role.VISUAL), Role.PADDING),
             place=joined(tokens.place, torch.where(origin >= 0, tokens.place.gather(1, at), EXTRA), PADDING),
@@ -268,25 +268,25 @@ class Cutting:
         return order
 
 
-def cuts_of(decoder: Decoder, layout: Layout, stages: Sequence[Cut], compressed: Compressed) -> Cutting:
+def pruning_of(decoder: Decoder, layout: Layout, cuts: Sequence[Cut], compressed: Compressed) -> Pruning:
     """The cuts of a batch of prompts; what the vision side carries is laid out prompt by prompt.
 
     Raises:
-        FoveateError: The stages do not fit the model or the prompts.
+        FoveateError: The cuts do not fit the model or the prompts.
     """
-    if stages:
-        check_stages(stages, decoder.depth, window=decoder.window)
+    if cuts:
+        check_cuts(cuts, decoder.depth, window=decoder.window)
         check_images([len(images) for images in layout.prompts])
-    if any(isinstance(need, PromptRows) for stage in stages for need in stage.needs):
+    if any(isinstance(need, PromptRows) for cut in cuts for need in cut.needs):
         decoder.check_readable()
-    per_prompt = len(layout.prompts[0]) if stages else 1
-    read = {need for stage in stages for need in stage.needs}
+    per_prompt = len(layout.prompts[0]) if cuts else 1
+    read = {need for cut in cuts for need in cut.needs}
     values = {
         need: _of_prompts(need, value, compressed, per_prompt)
         for need, value in compressed.carried.items()
         if need in read
     }
-    return Cutting(decoder, stages, layout, values)
+    return Pruning(decoder, cuts, layout, values)
 
 
 def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) -> Tensor:

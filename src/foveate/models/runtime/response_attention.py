@@ -8,18 +8,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.needs import Role
+from foveate.core.needs import ResponseRows, Role, resolve_layer
 from foveate.core.types import Compressed
-from foveate.functional.attention import causal, mean_attention
+from foveate.functional.attention import attention_rows, causal, mean_attention
 from foveate.functional.sequence import left_padded, positions
-from foveate.models.adapter import Adapter
-from foveate.models.engine import embedded
-from foveate.models.prompt_rows import asking
-from foveate.models.responses import producing_rows
+from foveate.models.backbone.adapter import Adapter
+from foveate.models.runtime.generation import embedded, prompted
+from foveate.models.runtime.greedy import greedy
+from foveate.models.runtime.prompt_attention import asking
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
+class AttentionMaps:
     """Attention to the patches: softmax rows over all keys that a token may see, not renormalised, float32.
 
     Attributes:
@@ -91,13 +91,13 @@ class RowRecorder:
 
 
 @torch.inference_mode()
-def looks(
+def attention_maps(
     adapter: Adapter,
     prompts: Sequence[Sequence[int]],
     full: Compressed,
     answers: Sequence[Sequence[int]],
     tokens: int = 0,
-) -> Looks:
+) -> AttentionMaps:
     """Returns what the model looks at on its way through each prompt and the answer to it, in one pass.
 
     Args:
@@ -125,9 +125,9 @@ def looks(
     following = (layout.following[:, None] + positions(spoken)).expand(len(layout.position), -1, -1)
     position = torch.cat([layout.position, following], 2)
     deep: dict[str, Any] = {}
-    if layout.deep:
+    if layout.deepstack:
         masks = torch.cat([visual, torch.zeros_like(spoken)], 1)
-        deep = {"visual_pos_masks": masks, "deepstack_visual_embeds": list(layout.deep)}
+        deep = {"visual_pos_masks": masks, "deepstack_visual_embeds": list(layout.deepstack)}
     with adapter.decoder.tapped(recorder):
         adapter.decoder.model(
             inputs_embeds=states,
@@ -140,7 +140,7 @@ def looks(
     rows = torch.full((len(prompts), tokens, places.shape[1]), torch.nan, device=states.device)
     for name in singles:
         rows[:, int(name)] = recorder.rows(name).mean((1, 2))
-    return Looks(**{"answer": torch.full_like(found["last"], torch.nan), **found}, tokens=rows)
+    return AttentionMaps(**{"answer": torch.full_like(found["last"], torch.nan), **found}, tokens=rows)
 
 
 def _weights(
@@ -165,3 +165,55 @@ def _weights(
     }
     weights |= dict(list(singles.items())[:tokens])
     return {name: weight for name, weight in weights.items() if weight.any()}
+
+
+@torch.inference_mode()
+def response_rows(
+    adapter: Adapter, prompts: Sequence[Sequence[int]], full: Compressed, need: ResponseRows, max_new_tokens: int = 32
+) -> Tensor:
+    """(prompt, layer, head, patch): see `ResponseRows`.
+
+    Args:
+        adapter: Of the model.
+        prompts: Full prompts of one image each.
+        full: Uncompressed, one row per prompt.
+        need: The blocks.
+        max_new_tokens: Longest answer.
+
+    Raises:
+        UnsupportedNeed: Its attention cannot be read.
+    """
+    adapter.decoder.check_readable()
+    depth = adapter.decoder.depth
+    wanted = [resolve_layer(layer, depth, "language model") for layer in need.layers or range(depth)]
+    latest: dict[int, tuple[Tensor, Tensor, float]] = {}
+
+    def listen(block: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        if block in wanted:
+            latest[block] = query[:, :, -1:], key, scaling
+
+    with adapter.decoder.tapped(listen):
+        blocks, states = prompted(adapter, prompts, full, False, ())
+        visual = (blocks.layout.role == Role.VISUAL).nonzero()[:, 1].reshape(len(prompts), -1)
+        sums: list[Tensor] = [torch.zeros(())] * len(prompts)
+        counts = [0] * len(prompts)
+
+        def note(rows: Tensor, ended: Tensor) -> None:
+            real = blocks.pruning.segments[0].real[:, None, None]
+            seen = torch.stack([attention_rows(*latest[block], real)[:, :, 0] for block in wanted], 1)
+            for i, (row, last) in enumerate(zip(rows.tolist(), ended.tolist(), strict=True)):
+                if counts[row] < producing_rows(counts[row] + (not last)):
+                    sums[row] = sums[row] + seen[i][..., visual[row]]
+                    counts[row] += 1
+
+        greedy(adapter, blocks, adapter.decoder.logits(states[:, -1]), [[] for _ in prompts], max_new_tokens, note)
+    return torch.stack([total / count for total, count in zip(sums, counts, strict=True)])
+
+
+def producing_rows(length: int) -> int:
+    """How many rows produce an answer of so many tokens.
+
+    They are those of the last prompt token and of all tokens of the answer but the last; of an empty answer, that which
+    produces its end token.
+    """
+    return max(length, 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import StaticCache
 
-from foveate.compression.run import Run
+from foveate.compressors.result import Result
 from foveate.testing.decoding.setting import BEHIND, GREEDY, MORE, NEW, Setting, close, same, steps, words
 
 
@@ -53,7 +53,7 @@ def going_on(how: str) -> Callable[[Setting], None]:
     return check
 
 
-def _everywhere(setting: Setting, run: Run, logits: Tensor) -> None:
+def _everywhere(setting: Setting, run: Result, logits: Tensor) -> None:
     """Compares the logits of `forward` at every token that remains."""
     for row, wanted in enumerate(setting.truth(setting, run, [[] for _ in range(setting.rows)])):
         close(logits[row, logits.shape[1] - len(wanted) :], wanted, f"logits of prompt {row}")
@@ -122,7 +122,7 @@ def _labels(setting: Setting) -> Tensor:
     return labels
 
 
-def _true_loss(setting: Setting, run: Run) -> Tensor:
+def _true_loss(setting: Setting, run: Result) -> Tensor:
     rows = setting.truth(setting, run, [[] for _ in range(setting.rows)])
     logits = [row[-len(behind) - 1 : -1] for row, behind in zip(rows, BEHIND, strict=False)]
     targets = [torch.tensor(behind) for behind in BEHIND[: setting.rows]]

@@ -8,12 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from foveate.compression import Compressor, Pipeline, PromptCompressor, VisionCompressor
-from foveate.compression.run import Run
+from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
+from foveate.compressors.result import Result
 from foveate.scorers import PromptAttention, Uniform
 from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, pictures
 
-Truth = Callable[["Setting", Run, list[list[int]]], list[Tensor]]
+Truth = Callable[["Setting", Result, list[list[int]]], list[Tensor]]
 """Per prompt the logits at each token that remains to the end, and at each of the tokens that follow the prompt."""
 
 NEW = 4
@@ -64,7 +64,7 @@ class Setting:
     @property
     def compressor(self) -> Compressor:
         layer = 3 if self.family == "Qwen3-VL" else 2  # behind the blocks that add to visual tokens
-        inside = PromptCompressor(PromptAttention(layer - 1), 3, layer)
+        inside = DecoderCompressor(PromptAttention(layer - 1), 3, layer)
         before = VisionCompressor(Uniform(), 6)
         repacked, original, cut, both = PLACES
         return {
@@ -118,7 +118,7 @@ class Setting:
             tokens = get(**image, return_dict=True).pooler_output
         return sum(len(part) for part in tokens)
 
-    def next_logits(self, run: Run, said: Sequence[Sequence[int]]) -> list[Tensor]:
+    def next_logits(self, run: Result, said: Sequence[Sequence[int]]) -> list[Tensor]:
         """Reference logits of the token behind each prompt, and behind each token said."""
         with torch.no_grad():
             rows = self.truth(self, run, [list(tokens) for tokens in said])
@@ -164,7 +164,7 @@ def words(logits: Tensor) -> Tensor:
     return logits
 
 
-def steps(setting: Setting, run: Run, output: Any, times: int = 1) -> None:  # noqa: ANN401
+def steps(setting: Setting, run: Result, output: Any, times: int = 1) -> None:  # noqa: ANN401
     """Compares the logits of each step of `generate`."""
     said = said_by(setting, output)
     for copy in range(times):

@@ -1,0 +1,57 @@
+"""A vision compressor followed by a decoder compressor."""
+
+from dataclasses import dataclass
+
+from foveate.compressors.base import Compressor, Positions
+from foveate.compressors.decoder import early
+from foveate.core.contracts import Cut, Pictures
+from foveate.core.errors import FoveateError
+from foveate.core.needs import Need
+from foveate.core.types import Compressed
+
+
+@dataclass(frozen=True)
+class Pipeline(Compressor):
+    """Several compressors after each other: at most one on the vision side, then cuts inside the language model.
+
+    Attributes:
+        parts: In their order; pipelines among them stand for their parts.
+        positions: Of the vision side; as its own.
+    """
+
+    parts: tuple[Compressor, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        flat = tuple(inner for part in self.parts for inner in (part.parts if isinstance(part, Pipeline) else (part,)))
+        object.__setattr__(self, "parts", flat)
+        if not self.parts or any(part.cuts != (part,) for part in self.parts[1:]):
+            raise FoveateError(
+                f"Pipeline{tuple(type(part).__name__ for part in self.parts)}: expected one compressor of any kind, "
+                "then those that cut inside the language model"
+            )
+
+    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
+        return Pipeline((self.parts[0].tiled(per_tile, separators), *self.parts[1:]))
+
+    @property
+    def positions(self) -> Positions:  # type: ignore[override] (a field of the others, here its first part's)
+        return "repacked" if self.parts[0].repack and not self.parts[0].cuts else "original"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return tuple(dict.fromkeys(need for part in self.parts for need in part.needs))
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        return tuple(cut for part in self.parts for cut in part.cuts)
+
+    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+        later = early(tuple(need for part in self.parts[1:] for need in part.needs))
+        return self.parts[0].compress(pictures, (*later, *also))
+
+    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
+        blocks = self.parts[0].plan(patches, depth)
+        for cut in (cut for part in self.parts[1:] for cut in part.cuts):
+            blocks = cut.planned(blocks, patches)
+        return blocks

@@ -1,0 +1,35 @@
+"""Compression between the blocks of the vision tower."""
+
+from dataclasses import dataclass
+
+from foveate.compressors.base import Compressor, Positions
+from foveate.core.budget import Keep, resolve_keep
+from foveate.core.contracts import Pictures, Reduction
+from foveate.core.needs import Need
+from foveate.core.types import Compressed, Decision
+from foveate.functional.ranking import marked
+
+
+@dataclass(frozen=True)
+class TowerCompressor(Compressor):
+    """Drops or merges tokens between the blocks of the vision tower.
+
+    Attributes:
+        reduction: What happens after which block.
+        keep: How many tokens leave the tower: a count, or a fraction of an image's patches.
+        positions: As in `VisionCompressor`.
+    """
+
+    reduction: Reduction
+    keep: Keep
+    positions: Positions = "repacked"
+
+    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+        arrangement = pictures.arrangement
+        features, compression = pictures.reduced(self.reduction, resolve_keep(self.keep, arrangement.patches))
+        stays = marked(compression.origin, arrangement.patches)
+        carried = pictures.encode(also)[1].answers(also) if also else {}
+        return Compressed.of(pictures.project(features), Decision(stays.float(), compression), carried, arrangement)
+
+    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
+        return (float(resolve_keep(self.keep, patches)),) * depth

@@ -1,0 +1,77 @@
+"""InternVL."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from foveate.core.errors import UnsupportedModel
+from foveate.core.types import Arrangement, Grid
+from foveate.models.backbone.adapter import Images, Tower
+from foveate.models.backbone.tile_tower import TileTower, hidden, writing
+from foveate.models.families.llava import square
+from foveate.models.families.tiled import Tiled
+
+
+class InternVL(Tiled):
+    """InternVL: a token is a square of patches, by pixel shuffle; tile after tile, the whole picture last."""
+
+    image_options: ClassVar[Mapping[str, Any]] = {"crop_to_patches": True}
+    image_boundary_tokens: ClassVar[tuple[str, ...]] = ("start_image_token_id", "end_image_token_id")
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model, model.model.language_model)
+        tower, config = self.inner.vision_tower, model.config
+        layers, chosen = tower.encoder.layer, config.vision_feature_layer
+        if config.vision_feature_select_strategy != "default":
+            raise UnsupportedModel("InternVL with vision_feature_select_strategy='full' is not supported")
+
+        def states(pixels: Tensor, last: int) -> Tensor:
+            whole = tower(pixels.to(model.dtype), output_hidden_states=chosen != -1)
+            return whole.last_hidden_state if chosen == -1 else hidden(whole.hidden_states, chosen, len(layers))
+
+        whole, heads = square(config), config.vision_config.num_attention_heads
+        grid = Grid(int(whole.rows * config.downsample_ratio), int(whole.columns * config.downsample_ratio))
+        self.tower = Tower(len(layers), heads, writing(chosen, len(layers)), True, grid)
+        self.tiles = TileTower(tower, [layer.attention for layer in layers], self.tower, states)
+
+    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+        tiles = self.tower.grid.patches
+        if any(run % tiles for run in runs) or sum(runs) != len(images["pixel_values"]) * tiles:
+            raise ValueError(
+                f"runs of {list(runs)} image tokens for {len(images['pixel_values'])} tiles of {tiles}: build the "
+                "inputs with the model's own processor"
+            )
+        return [self._arranged(run // tiles) for run in runs]
+
+    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+        tiles = images["pixel_values"].split([len(arrangement.views) for arrangement in arrangements])
+        return {"pixel_values": torch.cat([tiles[row] for row in rows])}
+
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        return images["pixel_values"].unflatten(0, (-1, len(arrangement.views)))
+
+    def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
+        side = square(self.model.config)
+        picture = features.unflatten(1, (side.rows, side.columns)).contiguous()  # of which the model takes views
+        return self.inner.pixel_shuffle(picture, scale_factor=self.model.config.downsample_ratio).flatten(1, 2)
+
+    def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
+        return self.joined(values).unflatten(-1, (-1, values.shape[-1])).mean(-2)
+
+    def joined_output(self, output: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
+        features: Any = output.pooler_output
+        return (
+            output
+            if isinstance(features, Tensor)
+            else BaseModelOutputWithPooling(pooler_output=torch.cat(features)[None])
+        )
+
+    def _arranged(self, tiles: int) -> Arrangement:
+        if tiles == 1:
+            return Arrangement((self.tower.grid,))
+        number = tuple(tile for tile in range(tiles) for _ in range(self.tower.grid.patches))
+        return Arrangement((self.tower.grid,) * tiles, (), tiles=number)

@@ -1,0 +1,138 @@
+"""LLaVA-NeXT and LLaVA-NeXT-Video; how a family packs the tiles of images of any resolution."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.core.types import Arrangement, Grid
+from foveate.models.backbone.adapter import Images
+from foveate.models.backbone.internals import internal
+from foveate.models.families.llava import clip_like, square
+from foveate.models.families.tiled import Tiled
+
+_BREAK = -1.0  # marks where the packing code puts what is no patch
+
+
+class AnyResolution(Tiled):
+    """The whole picture, then its enlargement: tiles, without what pads them, a separator at the end of each row."""
+
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model, model.model.language_model)
+        self.tiles = clip_like(model)
+        self.tower = self.tiles.about
+        self.separator = self.inner.image_newline
+        self._known: dict[tuple[int, int], Arrangement] = {}
+
+    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+        pixels, sizes = images.get("pixel_values"), images["image_sizes"].tolist()
+        if pixels is not None and pixels.ndim != 5:
+            raise ValueError(
+                f"pixel_values of shape {tuple(pixels.shape)}: expected (image, tile, channel, height, width), as the "
+                "model's own processor gives them"
+            )
+        known = [self._arranged((int(height), int(width))) for height, width in sizes]
+        return [own if cut else self._whole for own, cut in zip(known, self._cut(images), strict=True)]
+
+    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+        return {name: images[name][list(rows)] for name in ("pixel_values", "image_sizes")}
+
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        whole = arrangement == self._whole
+        return images["pixel_values"][:, : 1 if whole else self.count(images["image_sizes"][0])]
+
+    def packed(
+        self, tiles: Float[Tensor, "image tile token width"], images: Images, arrangement: Arrangement
+    ) -> Float[Tensor, "image patch width"]:
+        sizes = images["image_sizes"]  # images of one arrangement may be unpadded differently
+        stands = arrangement.offsets.to(tiles.device)
+        newline = torch.full(tiles.shape[-1:], _BREAK, dtype=tiles.dtype, device=tiles.device)
+        return torch.stack([self.pack(tile, size, newline)[stands] for tile, size in zip(tiles, sizes, strict=True)])
+
+    def count(self, size: Tensor) -> int:
+        """Number of tiles of a picture of this height and width."""
+        config: Any = self.model.config
+        image_size_to_num_patches = internal("models.llava_next.modeling_llava_next.image_size_to_num_patches")
+        return image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
+
+    @cached_property
+    def _whole(self) -> Arrangement:
+        """How a picture is arranged that is not cut: its tokens, then one separator."""
+        base = square(self.model.config)
+        return Arrangement((base,), (), separators=(base.patches,))  # the square around it shows more than it
+
+    def _cut(self, images: Images) -> list[bool]:
+        """Tells which pictures are cut into tiles."""
+        return [True] * len(images["image_sizes"])
+
+    @abstractmethod
+    def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
+        """The model's own packing of one picture."""
+
+    def _arranged(self, size: tuple[int, int]) -> Arrangement:
+        if size not in self._known:
+            where = torch.tensor(size)
+            count, patches = self.count(where), square(self.model.config).patches
+            mark = torch.eye(count)[:, None].expand(-1, patches, -1)  # of each patch its tile; shrinking may mix them
+            self._known[size] = _read(self.pack(mark, where, torch.full((count,), _BREAK)), square(self.model.config))
+        return self._known[size]
+
+
+def _read(run: Float[Tensor, "token tile"], base: Grid) -> Arrangement:
+    """From how much of each token every tile shows, -1 where it is no patch."""
+    separators = tuple((run[:, 0] < 0).nonzero()[:, 0].tolist())
+    tiles = tuple(run[run[:, 0] >= 0].argmax(1).tolist())
+    if len(tiles) == base.patches:
+        return Arrangement((base,), separators=separators)
+    rows = len(separators)
+    enlarged = Grid(rows, (len(tiles) - base.patches) // rows)
+    return Arrangement((base, enlarged), Arrangement.boxes * 2, separators, tiles)
+
+
+class LlavaNext(AnyResolution):
+    """LLaVA-NeXT, also called 1.6."""
+
+    def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
+        strategy = self.model.config.vision_feature_select_strategy
+        return self.inner.pack_image_features([tiles], size[None], strategy, newline)[0][0]
+
+
+class LlavaNextVideo(Tiled):
+    """LLaVA-NeXT-Video, for videos: frame by frame, patches of a frame pooled."""
+
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
+    modality = "video"
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model, model.model.language_model)
+        self.tiles = clip_like(model)
+        whole, stride = self.tiles.about.grid, model.config.spatial_pool_stride
+        self.tower = replace(self.tiles.about, grid=Grid(whole.rows // stride, whole.columns // stride))
+
+    @property
+    def image_token(self) -> int:
+        return self.model.config.video_token_id
+
+    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+        videos, frames = images["pixel_values_videos"].shape[:2]
+        number = tuple(frame for frame in range(frames) for _ in range(self.tower.grid.patches))
+        return [Arrangement((self.tower.grid,) * frames, Arrangement.boxes * frames, tiles=number)] * videos
+
+    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+        return {"pixel_values_videos": images["pixel_values_videos"][list(rows)]}
+
+    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        return images["pixel_values_videos"]
+
+    def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
+        return self.inner.vision_resampler(features)
+
+    def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
+        return self.inner.vision_resampler(values)

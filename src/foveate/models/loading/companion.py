@@ -1,0 +1,42 @@
+"""Loads the CLIP that a vision tower was taken from."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, CLIPModel
+
+from foveate.core.errors import UnsupportedModel, shown
+from foveate.models.backbone.text_encoder import COMPANION_HINT, Companion
+from foveate.models.loading.checkpoint import SAFE, config_of, placed, reading, weights_of
+
+REFERENCE = "reference"
+
+
+def load_companion(name: str | Path = REFERENCE, device: str | torch.device = "cpu") -> Companion:
+    """Loads a companion in float32.
+
+    Args:
+        name: "reference" (that of the shipped model), a checkpoint folder, or a hub id of a CLIP.
+        device: Where it runs; scores are computed there.
+
+    Raises:
+        UnsupportedModel: There is no such checkpoint, or it is not a whole CLIP.
+    """
+    source = str(files("foveate.reference") / "clip") if str(name) == REFERENCE else str(name)
+    what = f"companion {shown(str(name))}"
+    config = config_of(what, source, hint=COMPANION_HINT)
+    if config.model_type != "clip":
+        raise UnsupportedModel(
+            f"{what} is of type {config.model_type!r}, not a CLIP with both its halves; {COMPANION_HINT}"
+        )
+    clip: Any = weights_of(what, CLIPModel, source, dtype=torch.float32)
+    with reading(f"{what} is incomplete"):
+        tokenizer = AutoTokenizer.from_pretrained(source, **SAFE)
+    known, embedded = len(tokenizer), clip.text_model.config.vocab_size
+    if not embedded / 2 < known <= embedded:  # where there is none, transformers makes up one that knows no word
+        raise UnsupportedModel(
+            f"{what} lacks its tokenizer: the one found knows {known} tokens, its text half {embedded}"
+        )
+    return Companion(placed(clip, device).eval(), tokenizer)
