@@ -69,9 +69,9 @@ def data_hash(samples: Sequence[VQASample]) -> str:
 
 
 def _benchmark(name: str) -> "foveate.data.benchmark.Benchmark":
-    from foveate.data.benchmarks import BENCHMARKS
+    from foveate.data.benchmarks import benchmark_of
 
-    return BENCHMARKS[name]
+    return benchmark_of(name)
 
 
 def _identity(sample: VQASample) -> bytes:

@@ -1,13 +1,21 @@
 """Data sets by name, known without importing what reads them."""
 
 from foveate.core.errors import DataError
+from foveate.core.plugins import added
 
 SCENES = "scenes"
 NAMES = (
     *("gqa", "mmbench", "mmbench_cn", "mme", "mmvet", "pope", "refcoco", "refcoco+", "refcocog", "scienceqa"),
     *("seedbench", "textvqa", "textvqa_ocr", "vizwiz", "vqav2"),
 )
-"""Those of all benchmarks."""
+"""Those of the package's own benchmarks."""
+REGISTERED: set[str] = set()
+"""Those of benchmarks that were registered."""
+
+
+def known_names() -> tuple[str, ...]:
+    """Returns the names of all data sets: the scenes, our benchmarks, and those that were registered or installed."""
+    return tuple(dict.fromkeys((SCENES, *NAMES, *sorted(REGISTERED), *added("foveate.benchmarks"))))
 
 
 def parsed(name: str) -> tuple[str, str | None]:
@@ -17,8 +25,8 @@ def parsed(name: str) -> tuple[str, str | None]:
         DataError: The data set is unknown, or is made and has no place.
     """
     known, given, location = name.partition(":")
-    if known != SCENES and known not in NAMES:
-        raise DataError(f"data {known!r} is unknown; known: {SCENES}, {', '.join(NAMES)}")
+    if known not in known_names():
+        raise DataError(f"data {known!r} is unknown; known: {', '.join(known_names())}")
     if given and (known == SCENES or not location):
         raise DataError(
             f"data {name!r}: {SCENES} are made, not read"

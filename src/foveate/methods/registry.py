@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from foveate.core.errors import UnknownMethod
+from foveate.core.plugins import added, loaded
 
 if TYPE_CHECKING:  # torch takes a second to import
     from foveate.compressors import Compressor
@@ -29,22 +30,24 @@ class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
     """The recipes by name, imported when one of them is looked up."""
 
     def __getitem__(self, name: str) -> Callable[..., "Compressor"]:
-        if name not in NAMES:
-            raise KeyError(name)
-        return getattr(import_module("foveate.methods.recipes"), name)
+        if name in NAMES:
+            return getattr(import_module("foveate.methods.recipes"), name)
+        if name in added("foveate.methods"):
+            return loaded("foveate.methods", name)
+        raise KeyError(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in NAMES
+        return name in NAMES or name in added("foveate.methods")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(NAMES)
+        return iter(dict.fromkeys((*NAMES, *added("foveate.methods"))))
 
     def __len__(self) -> int:
-        return len(NAMES)
+        return sum(1 for _ in self)
 
 
 METHODS: Mapping[str, Callable[..., "Compressor"]] = _Recipes()
-"""All recipes by name."""
+"""All recipes by name; installed packages add theirs by entry points of the group `foveate.methods`."""
 
 
 def parts_of(name: str) -> tuple[str, list[str]]:

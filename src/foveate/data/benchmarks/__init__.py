@@ -1,10 +1,13 @@
 """The benchmarks that are known, by name."""
 
+from foveate.core.errors import DataError
+from foveate.core.plugins import loaded
 from foveate.data.benchmark import Benchmark
 from foveate.data.benchmarks.choices import MMBENCH, MMBENCH_CN, SCIENCEQA, SEEDBENCH
 from foveate.data.benchmarks.grounding import REFCOCO, REFCOCO_PLUS, REFCOCOG
 from foveate.data.benchmarks.open_answers import GQA, MMVET, TEXTVQA, TEXTVQA_OCR, VIZWIZ, VQAV2
 from foveate.data.benchmarks.yes_no import MME, POPE
+from foveate.data.names import REGISTERED
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -26,3 +29,28 @@ BENCHMARKS: dict[str, Benchmark] = {
         VQAV2,
     )
 }
+
+
+def register_benchmark(benchmark: Benchmark) -> None:
+    """Makes a benchmark known by its name, to every experiment and to `load_samples`.
+
+    A package does the same for whoever installs it with an entry point of the group `foveate.benchmarks`, whose name is
+    the benchmark's.
+
+    Raises:
+        DataError: Another data set has this name.
+    """
+    if benchmark.name == "scenes" or BENCHMARKS.get(benchmark.name, benchmark) != benchmark:
+        raise DataError(f"data {benchmark.name!r}: another data set is called so already")
+    BENCHMARKS[benchmark.name] = benchmark
+    REGISTERED.add(benchmark.name)
+
+
+def benchmark_of(name: str) -> Benchmark:
+    """Returns the benchmark of a name that `data.names.known_names` has."""
+    if name not in BENCHMARKS:
+        benchmark = loaded("foveate.benchmarks", name)
+        if not isinstance(benchmark, Benchmark) or benchmark.name != name:
+            raise DataError(f"entry point {name!r} of foveate.benchmarks: expected a Benchmark of that name")
+        register_benchmark(benchmark)
+    return BENCHMARKS[name]

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from foveate.core.errors import UnsupportedModel, shown
+from foveate.core.plugins import added, loaded
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.internals import internal
 from foveate.models.families.internvl import InternVL
@@ -34,6 +35,36 @@ _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the confi
 }
 
 
+def register_family(model_type: str, adapter: Callable[[Any], Adapter]) -> None:
+    """Makes a family of models known to `load` and `attached`.
+
+    A package does the same for whoever installs it with an entry point of the group `foveate.families`, whose name is
+    the model type.
+
+    Args:
+        model_type: As the checkpoint's configuration says it. AutoModelForImageTextToText must know it.
+        adapter: From the model to its adapter, such as a subclass of `Adapter`.
+
+    Raises:
+        UnsupportedModel: Another adapter has this type.
+    """
+    if _ADAPTERS.get(model_type, adapter) is not adapter:
+        raise UnsupportedModel(f"model type {model_type!r} has an adapter already, {_ADAPTERS[model_type].__name__}")
+    _ADAPTERS[model_type] = adapter
+
+
+def _adapter_of(kind: str | None) -> Callable[[Any], Adapter] | None:
+    """Returns the adapter of a model type: one of ours, a registered one, or that of an entry point."""
+    if kind in _ADAPTERS or kind not in added("foveate.families"):
+        return _ADAPTERS.get(kind or "")
+    register_family(kind, loaded("foveate.families", kind))
+    return _ADAPTERS[kind]
+
+
+def _supported() -> str:
+    return ", ".join(dict.fromkeys([*_ADAPTERS, *added("foveate.families")]))
+
+
 def adapt(model: nn.Module) -> Adapter:
     """Returns the adapter of a stock model, or of the one inside a wrapper of PEFT, which calls it.
 
@@ -42,9 +73,10 @@ def adapt(model: nn.Module) -> Adapter:
     """
     inner = _unwrapped(model)
     kind = getattr(getattr(inner, "config", None), "model_type", None)
-    if kind not in _ADAPTERS or not hasattr(inner, "lm_head"):
-        raise UnsupportedModel(f"{type(inner).__name__} is not supported; supported types: {', '.join(_ADAPTERS)}")
-    return _ADAPTERS[kind](cast(Any, inner))
+    adapter = _adapter_of(kind)
+    if adapter is None or not hasattr(inner, "lm_head"):
+        raise UnsupportedModel(f"{type(inner).__name__} is not supported; supported types: {_supported()}")
+    return adapter(cast(Any, inner))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -96,9 +128,11 @@ def load(
         raise UnsupportedModel(f"attention {attention!r} is unknown; known: {', '.join(sorted(known))}")
     source = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
     what = f"model {shown(str(name))}"
+    for family in added("foveate.families"):  # transformers must know their classes before it reads a configuration
+        _adapter_of(family)
     config = config_of(what, source, revision=revision)
-    if config.model_type not in _ADAPTERS:
-        raise UnsupportedModel(f"{what} is of type {config.model_type!r}; supported: {', '.join(_ADAPTERS)}")
+    if _adapter_of(config.model_type) is None:
+        raise UnsupportedModel(f"{what} is of type {config.model_type!r}; supported: {_supported()}")
     model: Any = weights_of(
         what,
         AutoModelForImageTextToText,

@@ -1,0 +1,44 @@
+"""What other packages add by entry points, imported when it is asked for."""
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal
+
+from foveate.core.errors import FoveateError
+
+Group = Literal["foveate.methods", "foveate.families", "foveate.benchmarks"]
+
+
+@cache
+def added(group: Group) -> dict[str, EntryPoint]:
+    """Returns the entry points of a group by name, not imported.
+
+    Args:
+        group: `foveate.methods` (name -> recipe), `foveate.families` (model_type -> adapter) or `foveate.benchmarks`
+            (name -> `Benchmark`).
+
+    Raises:
+        FoveateError: Two packages add the same name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        if point.name in found and found[point.name].value != point.value:
+            raise FoveateError(
+                f"entry point {point.name!r} of {group}: {found[point.name].value} and {point.value} both add it; "
+                "uninstall one of the packages"
+            )
+        found[point.name] = point
+    return found
+
+
+def loaded(group: Group, name: str) -> Any:  # noqa: ANN401 (whatever the package adds)
+    """Imports an entry point.
+
+    Raises:
+        FoveateError: Its module cannot be imported, or lacks the object.
+    """
+    point = added(group)[name]
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise FoveateError(f"entry point {name!r} of {group}, {point.value}: {error}") from error
