@@ -17,7 +17,7 @@ def ablation(tiny, out, **options):
     spec = importlib.util.spec_from_file_location("ablate_layers", ROOT / "experiments/ablate_layers.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    settings = {"model": tiny, "limit": 11, "max_new_tokens": 2, "batch_size": 256} | options
+    settings = {"model": (tiny,), "limit": 11, "max_new_tokens": 2, "batch_size": 256} | options
     module.main(keep=(9,), layers=(0,), options=Options("s", out=out, **settings))
     return {name: (out / "s" / name).read_bytes() for name in ("table.csv", "table.md")}
 

@@ -63,6 +63,7 @@ def test_modules_are_imported_by_name_in_one_place_that_only_the_command_line_re
     assert importing == {
         "methods/fitting.py",
         "models/backbone/internals.py",
+        "__init__.py",  # names of a table in the source
         "evaluation/__init__.py",
     }  # the others have tables
     assert [path.name for path in SOURCES if named(path, "internal")] == ["internals.py"]
@@ -206,7 +207,7 @@ def test_a_password_in_a_storage_url_is_in_no_file_and_no_message(tiny, tmp_path
     said = capsys.readouterr()
     assert SECRET not in facts + attributes + said.out + said.err + caplog.text
     with pytest.raises(FoveateError) as wrong:
-        study.Place("s", tmp_path / "runs", postgresql_url.rpartition("/")[0] + "/no_such_database").open()
+        study.StudyFolder("s", tmp_path / "runs", postgresql_url.rpartition("/")[0] + "/no_such_database").open()
     assert SECRET not in str(wrong.value) and "no_such_database" in str(wrong.value)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 5

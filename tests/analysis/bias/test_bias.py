@@ -729,7 +729,7 @@ def test_names_below_a_small_square_end_above_the_caption():
     figure = pairs_figure({"spearman": square}, 504, 42, "Model tiny")
     FigureCanvasAgg(figure).draw()
     lowest = min(name.get_window_extent().y0 for name in figure.axes[0].get_xticklabels())
-    assert figure.get_suptitle() == "Most alike: [CLS] of one layer 2 and [CLS], layers summed 2-4"
+    assert figure.get_suptitle().replace("\n", " ") == "Most alike: [CLS] of one layer 2 and [CLS], layers summed 2-4"
     (caption,) = (text for text in figure.texts if "n = 504" in text.get_text())
     assert caption.get_window_extent().y1 < lowest
     alone = square.iloc[:6, :6]

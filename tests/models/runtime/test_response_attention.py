@@ -51,8 +51,8 @@ def eager_matrices(asked: Asked, row: int, answer: list[int]):
     return torch.cat(output.attentions)
 
 
-def test_looks_of_a_padded_batch_equal_the_eager_attention_matrices_of_each_prompt_alone(asked):
-    found = asked.looks(GIVEN)
+def test_attention_maps_of_a_padded_batch_equal_the_eager_attention_matrices_of_each_prompt_alone(asked):
+    found = asked.attention_maps(GIVEN)
     for row, (prompt, answer) in enumerate(zip(asked.prompts, GIVEN, strict=True)):
         matrices = eager_matrices(asked, row, answer)
         patches = [i for i, token in enumerate(prompt) if token == asked.loaded.adapter.image_token]
@@ -76,15 +76,15 @@ def test_looks_of_a_padded_batch_equal_the_eager_attention_matrices_of_each_prom
 
 
 def test_of_answers_of_one_token_there_are_no_own_rows(asked):
-    found = asked.looks([[7], [12], [], [13]])
+    found = asked.attention_maps([[7], [12], [], [13]])
     assert found.answer.isnan().all()
     torch.testing.assert_close(found.tokens[:, 0], found.last.mean((1, 2)), atol=1e-6, rtol=0)
     assert found.tokens[:, 1:].isnan().all()
-    assert asked.looks(GIVEN).answer.shape == found.answer.shape
+    assert asked.attention_maps(GIVEN).answer.shape == found.answer.shape
 
 
 def test_the_four_ways_to_look_differ_where_they_should(asked):
-    found = asked.looks(GIVEN)
+    found = asked.attention_maps(GIVEN)
     means = torch.stack([getattr(found, name) for name in NAMES])
     distance = (means[:, None] - means).abs().amax((3, 4, 5))  # (name, name, prompt)
     assert (distance[:3, :3] + torch.eye(3)[..., None] > 0.01).all()
@@ -104,13 +104,13 @@ def test_given_the_own_answer_the_response_rows_are_those_recorded_while_it_was_
     lengths = list(map(len, own()))
     assert max(lengths) > 1 and (0 in lengths) == brief
     recorded = response_rows(llava, asked.prompts, asked.full(), ResponseRows(()), new)
-    torch.testing.assert_close(asked.looks(own()).response, recorded, atol=1e-6, rtol=0)
+    torch.testing.assert_close(asked.attention_maps(own()).response, recorded, atol=1e-6, rtol=0)
 
 
 def test_a_batch_gives_what_single_prompts_give(asked):
-    batch = asked.looks(GIVEN)
+    batch = asked.attention_maps(GIVEN)
     for row, answer in enumerate(GIVEN):
-        single = asked.looks([answer], slice(row, row + 1))
+        single = asked.attention_maps([answer], slice(row, row + 1))
         for name in NAMES:
             torch.testing.assert_close(getattr(batch, name)[row], getattr(single, name)[0], atol=1e-5, rtol=0)
         for name in ("answer", "tokens"):
@@ -120,6 +120,6 @@ def test_a_batch_gives_what_single_prompts_give(asked):
 
 def test_an_end_token_does_not_count(asked):
     end = asked.loaded.adapter.ends[0]
-    ended, bare = asked.looks([[*answer, end] for answer in GIVEN]), asked.looks(GIVEN)
+    ended, bare = asked.attention_maps([[*answer, end] for answer in GIVEN]), asked.attention_maps(GIVEN)
     for name in NAMES:
         assert torch.equal(getattr(ended, name), getattr(bare, name))
