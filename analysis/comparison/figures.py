@@ -233,7 +233,7 @@ def ranking_figure(panels: Sequence[Ranking], source: str = "") -> Figure:
         used = panels[0].rows["role"].drop_duplicates()
         for role in used:
             axes[0].plot([], [], "o-", color=_ROLE_COLOURS[role], label=ROLES[role])
-        figure.legend(loc="outside lower left", ncols=len(used), frameon=False, fontsize=11)
+        axes[0].legend(loc="best", fontsize=10)
         note = (
             _SIZE.format(n=panels[0].n, images=panels[0].images)
             + "Bars: 95 % intervals over images. Band: random patches; dashed: no compression. Colours: where a method "
