@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from analysis.records import read_records
-from benchmarks.simulated import LEAST, MOST, Covered, accuracies, differences, null_methods, resampled
+from benchmarks.simulated import IMAGES, LEAST, MOST, Covered, accuracies, differences, null_methods, resampled
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.methods import evidence, full, random, uniform, vtc_cls
 
@@ -35,6 +35,7 @@ def test_intervals_of_differences_cover_what_they_claim():
 
 
 def test_intervals_of_resampled_records_cover_what_they_claim(tmp_path):
+    """Some of these scores are fractions; on 20 images of those intervals may cover too often, never too seldom."""
     scores, images = {}, np.empty(0)
     methods = {"full": full(), "vtc_cls": vtc_cls(16, 0), "random 16": random(16), "random 7": random(7)}
     for name, compressor in (methods | {"uniform": uniform(36), "evidence": evidence(16)}).items():
@@ -44,8 +45,8 @@ def test_intervals_of_resampled_records_cover_what_they_claim(tmp_path):
     found = resampled(scores, images, SAMPLES)
     show("resampled records", found)
     assert not [cell for cell in found if surely(cell, "less", LEAST)]
-    enough = [cell for cell in found if cell.differing >= FEW]
-    show(f"resampled records, at least {FEW} images not all right or alike", enough)
+    enough = [cell for cell in found if cell.differing >= FEW and not cell.cell.startswith(f"{min(IMAGES)} of ")]
+    show(f"resampled records of more images, at least {FEW} not all right or alike", enough)
     assert not [cell for cell in enough if surely(cell, "greater", max(MOST, cell.bound))]
 
 
