@@ -10,7 +10,7 @@ from foveate.options import Flat, Options
 def main(
     scorers: tuple[str, ...] = ("cls[-2]", "cls[-1]", "cls[all]"),
     keep: tuple[int | float, ...] = (0.75, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.06, 0.04, 0.03, 0.02, 0.01),
-    options: Flat = Options("ablate_budgets", limit=2400),
+    options: Flat = Options("ablate_budgets", limit=1800),
 ) -> None:
     """Evaluates the chosen scorers and the controls along a fine budget axis; see `ablate_layers.py` for the output.
 

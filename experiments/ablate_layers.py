@@ -10,7 +10,7 @@ from foveate.options import Flat, Options
 def main(
     keep: tuple[int | float, ...] = (0.5, 0.25, 0.11, 0.05),
     layers: tuple[int, ...] = (),
-    options: Flat = Options("ablate_layers", limit=2400),
+    options: Flat = Options("ablate_layers", limit=1800),
 ) -> None:
     """Evaluates every layer, every suffix of layers, all layers and the controls at several budgets.
 
