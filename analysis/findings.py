@@ -1,4 +1,4 @@
-"""What a table of accuracies allows to be said: verdicts or none, who beats pixel filters, and what is best."""
+"""Findings of a table of accuracies: whether verdicts are possible, who beats pixel filters, and what is best."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ _CANDIDATES = ("single", "suffix", "all", "vision", "decoder", "both")
 
 
 class Findings(NamedTuple):
-    """What reports say beside the table.
+    """Findings that reports print beside the table.
 
     Attributes:
         doubt: Why there are no verdicts, or nothing.

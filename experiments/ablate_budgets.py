@@ -22,18 +22,22 @@ def main(
     """
     check_budgets(keep)
     from analysis.ablation.report import report
-    from analysis.comparison.trainings import between_trainings
     from analysis.overlays import kept_picture
+    from analysis.trainings import reported
     from foveate.studies.ablation import ablate
     from foveate.studies.choices import named_choices
 
-    choices, studies = partial(named_choices, names=scorers), []
-    for name, config in options.each:
-        study = ablate(name, config, choices, keep, options.storage, options.workers, kept_picture, options.existing)
-        print(report(study, config))
-        studies.append((study, config))
-    if told := between_trainings(studies, options):
-        print(told)
+    choices = partial(named_choices, names=scorers)
+    run_ablation = partial(
+        ablate,
+        choices_for=choices,
+        keep=keep,
+        storage=options.storage,
+        workers=options.workers,
+        draw=kept_picture,
+        existing=options.existing,
+    )
+    reported(options, run_ablation, report)
 
 
 if __name__ == "__main__":

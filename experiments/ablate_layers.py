@@ -15,7 +15,8 @@ def main(
     """Evaluates every layer, every suffix of layers, all layers and the controls at several budgets.
 
     Writes `<out>/<study>/{study.db, table.csv, table.md, accuracy_by_layer.png, frontier.png, kept_patches.png}`.
-    A second run continues the first.
+    A second run continues the first. With several models each has a study, and `<first study>/trainings_<models>.md`
+    has the mean of every cell over them.
 
     Args:
         keep: Budgets: patches to keep, or fractions of an image's patches.
@@ -24,18 +25,22 @@ def main(
     """
     check_budgets(keep)
     from analysis.ablation.report import report
-    from analysis.comparison.trainings import between_trainings
     from analysis.overlays import kept_picture
+    from analysis.trainings import reported
     from foveate.studies.ablation import ablate
     from foveate.studies.choices import layer_choices
 
-    choices, studies = partial(layer_choices, layers=layers), []
-    for name, config in options.each:
-        study = ablate(name, config, choices, keep, options.storage, options.workers, kept_picture, options.existing)
-        print(report(study, config))
-        studies.append((study, config))
-    if told := between_trainings(studies, options):
-        print(told)
+    choices = partial(layer_choices, layers=layers)
+    run_ablation = partial(
+        ablate,
+        choices_for=choices,
+        keep=keep,
+        storage=options.storage,
+        workers=options.workers,
+        draw=kept_picture,
+        existing=options.existing,
+    )
+    reported(options, run_ablation, report)
 
 
 if __name__ == "__main__":

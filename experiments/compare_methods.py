@@ -1,5 +1,7 @@
 """Which published method keeps what the language model needs, when all are given the same number of tokens?"""
 
+from functools import partial
+
 from foveate.cli import run
 from foveate.core.budget import check_budgets
 from foveate.methods.registry import METHODS, check_names
@@ -31,28 +33,21 @@ def main(
     check_budgets(keep)
     from analysis.benchmarks.data import overview
     from analysis.comparison.report import report
-    from analysis.comparison.trainings import between_trainings
     from analysis.overlays import kept_picture
+    from analysis.trainings import reported
     from foveate.studies.comparison import compare
 
-    folders, studies = {}, []
-    for name, config in options.each:
-        study = compare(
-            name,
-            config,
-            methods,
-            keep,
-            storage=options.storage,
-            workers=options.workers,
-            draw=kept_picture,
-            existing=options.existing,
-        )
-        print(report(study, config))
-        folders[config.data] = config.out / study.study_name
-        studies.append((study, config))
-    if told := between_trainings(studies, options):
-        print(told)
-    if len(options.model) == 1 and (table := overview(folders, options.out / options.name)):
+    run_comparison = partial(
+        compare,
+        methods=methods,
+        equivalents=keep,
+        storage=options.storage,
+        workers=options.workers,
+        draw=kept_picture,
+        existing=options.existing,
+    )
+    folders = reported(options, run_comparison, report)
+    if len(options.models) == 1 and (table := overview(folders, options.out / options.name)):
         print(table)
 
 

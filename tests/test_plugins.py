@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 
 import foveate
 from foveate.core.errors import DataError, FoveateError, UnsupportedModel
-from foveate.core.plugins import added, loaded
+from foveate.core.plugins import import_plugin, installed_plugins
 from foveate.data.benchmarks import POPE, register_benchmark
 from foveate.data.names import parsed
+from foveate.evaluation.config import checkpoint_identity
 from foveate.models.families.llava import Llava
 from foveate.models.loading.load import register_family
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
@@ -90,6 +91,27 @@ def test_experiments_know_what_is_installed(installed, checkpoint, table, tmp_pa
     assert {"last_layer", "full", "random"} <= set(methods) and "evidence" not in set(methods)
 
 
+def test_the_code_of_an_outside_family_is_part_of_a_run(installed, checkpoint, tmp_path):
+    """Or answers of an adapter that was mended since would be used again."""
+    says = (
+        "import sys; import foveate; from foveate.evaluation.config import checkpoint_identity\n"
+        "loaded = foveate.load(sys.argv[1]); print(checkpoint_identity(loaded), loaded.identity)"
+    )
+    found = []
+    for line in ("", "\n# a comment\n", "\nWORDS = 3\n"):
+        folder = tmp_path / f"changed{len(found)}"
+        shutil.copytree(installed, folder)
+        with (folder / "outside_foveate.py").open("a") as module:
+            module.write(line)
+        result = python("-c", says, str(checkpoint), path=folder, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        found.append(result.stdout.split())
+    assert found[0] == found[1]
+    assert found[2][0] != found[0][0] and found[2][1] == found[0][1]
+    ours = foveate.load()
+    assert checkpoint_identity(ours) == ours.identity
+
+
 def test_without_the_package_its_names_are_unknown(checkpoint, table):
     with pytest.raises(UnsupportedModel, match="outside_llava"):
         foveate.load(checkpoint)
@@ -113,11 +135,11 @@ def test_a_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[foveate.methods]\nlost = nowhere_at_all:lost\n")
     monkeypatch.syspath_prepend(tmp_path)
-    added.cache_clear()
+    installed_plugins.cache_clear()
     with pytest.raises(FoveateError, match=r"'lost' of foveate\.methods, nowhere_at_all:lost: No module named"):
-        loaded("foveate.methods", "lost")
+        import_plugin("foveate.methods", "lost")
     monkeypatch.undo()
-    added.cache_clear()
+    installed_plugins.cache_clear()
 
 
 def test_every_public_name_is_there():

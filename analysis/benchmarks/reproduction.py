@@ -50,7 +50,7 @@ class Reproduced(NamedTuple):
 
 
 class BenchmarkResult(NamedTuple):
-    """What a run answered; `theirs` is the paper's name of the method."""
+    """The answers of a run; `theirs` is the paper's name of the method."""
 
     label: str
     theirs: str

@@ -1,4 +1,4 @@
-"""What a bias measurement says: verdicts as tables, and a few sentences that claim no more than they allow."""
+"""The findings of a bias measurement: verdicts as tables, and a few sentences that claim no more than they allow."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -25,7 +25,7 @@ _CONTRASTS = (  # of every signal of that name with every one of that; of the re
 
 
 def contrasts(frame: pd.DataFrame) -> pd.DataFrame:
-    """Differences `signal_a - signal_b`, paired by question: interval over images, permutation p, Holm over the table.
+    """Returns differences `signal_a - signal_b`, paired by question: interval over images, permutation p, Holm.
 
     Random maps are several runs of one side, one per seed, which the test permutes one by one. Of a ratio of sums the
     difference is that of the ratios, and the test is about the sums.

@@ -1,4 +1,4 @@
-"""What becomes of accuracy when attention is corrected for place, or for sinks."""
+"""Accuracy when attention is corrected for place, or for sinks."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the answer loses when only the best patches of a signal are left, and when they are taken away."""
+"""Losses of the answer when only the best patches of a signal are left, and when they are removed."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""What is measured of each signal in a bias measurement, in which range it lies, and its interval over images."""
+"""Measures of each signal in a bias measurement, their ranges, and their intervals over images."""
 
 import numpy as np
 import pandas as pd

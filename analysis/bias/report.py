@@ -1,4 +1,4 @@
-"""What a bias measurement writes and prints."""
+"""The report of a bias measurement: files and printed text."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -184,12 +184,12 @@ class Options:
         pairs = [(data, model) for data in self.data for model in self.model]
         configs = [self._on(*pair) for pair in pairs]
         labels = {model: f"_{label}" if len(self.model) > 1 else "" for label, model in self.models.items()}
-        names = [self.study_of(config) + labels[config.model] for config in configs]
+        names = [self.study_name(config) + labels[config.model] for config in configs]
         if len(set(names)) < len(names):
             raise DataError(f"data {' '.join(self.data)}: the same data set twice; give each run another --study")
         return tuple(zip(names, configs, strict=True))
 
-    def study_of(self, config: "foveate.evaluation.EvalConfig") -> str:
+    def study_name(self, config: "foveate.evaluation.EvalConfig") -> str:
         """Returns the name of the study of a data set, without the model's."""
         from foveate.data.load import default_split
 

@@ -31,12 +31,15 @@ def place(tmp_path_factory) -> Path:
 
 
 def test_several_benchmarks_are_compared_and_failures_are_said(place):
-    options = ("--data", "pope:pope.parquet", "mme:mme.parquet", "--methods", "vtc_cls", "--keep", "16")
+    options = ("--data", "pope:pope.parquet", "mme:mme.parquet", "--methods", "vtc_cls", "evidence", "--keep", "16")
     result = run("compare_methods", *options, "--on-error", "skip", folder=place)
     assert result.returncode == 0, result.stderr
     pope = pd.read_csv(place / "runs/compare_methods_pope/benchmark.csv")
     assert set(pope["method"]) >= {"full", "vtc_cls", "random", "uniform", "blind"}
     assert (pope["n"] == 17).all() and (pope["failed"] == 1).all()
+    assert "evidence" not in set(pope["method"])
+    unable = "- evidence: the data does not say where in the images the answers are"
+    assert unable in (place / "runs/compare_methods_pope/table.md").read_text()
     mme = pd.read_csv(place / "runs/compare_methods_mme/benchmark.csv")
     assert (mme["n"] == 8).all() and {"perception", "existence"} <= set(mme["number"])
     both = pd.read_csv(place / "runs/compare_methods/benchmarks.csv")

@@ -17,7 +17,7 @@ from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, DataError, DeviceError, OptionError
 from foveate.core.types import Grid
 from foveate.data.names import parsed
-from foveate.evaluation.config import EvalConfig, run_id
+from foveate.evaluation.config import EvalConfig, checkpoint_identity, run_id
 from foveate.evaluation.devices import team
 from foveate.evaluation.run import cached_load, data_of
 from foveate.functional.regions import squares
@@ -79,7 +79,7 @@ class Measurement:
             )
         grid = loaded.adapter.tower.grid
         plan = carried_out(plan, grid)
-        known = config.identity(loaded.identity, questions)
+        known = config.identity(checkpoint_identity(loaded), questions)
         return cls(config, plan, known | {"plan": repr(plan), "grid": [grid.rows, grid.columns]})
 
     @property

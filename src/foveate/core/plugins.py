@@ -10,7 +10,7 @@ Group = Literal["foveate.methods", "foveate.families", "foveate.benchmarks"]
 
 
 @cache
-def added(group: Group) -> dict[str, EntryPoint]:
+def installed_plugins(group: Group) -> dict[str, EntryPoint]:
     """Returns the entry points of a group by name, not imported.
 
     Args:
@@ -31,13 +31,13 @@ def added(group: Group) -> dict[str, EntryPoint]:
     return found
 
 
-def loaded(group: Group, name: str) -> Any:  # noqa: ANN401 (whatever the package adds)
+def import_plugin(group: Group, name: str) -> Any:  # noqa: ANN401 (whatever the package adds)
     """Imports an entry point.
 
     Raises:
         FoveateError: Its module cannot be imported, or lacks the object.
     """
-    point = added(group)[name]
+    point = installed_plugins(group)[name]
     try:
         return point.load()
     except (ImportError, AttributeError) as error:

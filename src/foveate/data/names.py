@@ -1,7 +1,7 @@
 """Data sets by name, known without importing what reads them."""
 
 from foveate.core.errors import DataError
-from foveate.core.plugins import added
+from foveate.core.plugins import installed_plugins
 
 SCENES = "scenes"
 NAMES = (
@@ -15,7 +15,7 @@ REGISTERED: set[str] = set()
 
 def known_names() -> tuple[str, ...]:
     """Returns the names of all data sets: the scenes, our benchmarks, and those that were registered or installed."""
-    return tuple(dict.fromkeys((SCENES, *NAMES, *sorted(REGISTERED), *added("foveate.benchmarks"))))
+    return tuple(dict.fromkeys((SCENES, *NAMES, *sorted(REGISTERED), *installed_plugins("foveate.benchmarks"))))
 
 
 def parsed(name: str) -> tuple[str, str | None]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from foveate.compressors import Identity
 from foveate.core.errors import UnsupportedModel
 from foveate.core.storage import atomic_write
-from foveate.evaluation.config import EvalConfig, code_hash, run_id
+from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash, run_id
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.decoder_passes import DecoderPasses
 from foveate.models.runtime.generation import embedded
@@ -30,7 +30,7 @@ def check_evaluated(config: EvalConfig, loaded: LoadedModel) -> None:
     """
     if left_out := told_unused(loaded.model):
         warn(left_out, stacklevel=2)
-    once = run_id({"checkpoint": loaded.identity, "dtype": config.dtype, "code": code_hash()})
+    once = run_id({"checkpoint": checkpoint_identity(loaded), "dtype": config.dtype, "code": code_hash()})
     check_agreement(loaded, config.out / "encodings" / f"{once}.agrees.json")
 
 

@@ -13,7 +13,7 @@ from foveate.core.progress import bar
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.agreement import check_evaluated
 from foveate.evaluation.asking import RECORD_IT, none_left, why_not
-from foveate.evaluation.config import EvalConfig, code_hash, run_id
+from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.devices import team
 from foveate.evaluation.encodings import Encodings
@@ -61,7 +61,7 @@ class Share:
         config = self.config
         loaded = cached_load(config.model, config.device, config.dtype)
         samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-        if (run := run_id(config.identity(loaded.identity, questions))) != self.run:
+        if (run := run_id(config.identity(checkpoint_identity(loaded), questions))) != self.run:
             raise OutputError(
                 f"run {run} here, {self.run} in the first process: model, data, code and versions must be the same on "
                 "all nodes"
@@ -150,7 +150,9 @@ def encodings_of(
         refuse_bad(samples, advice)
     elif all(sample.problem for sample in samples):
         raise none_left(samples, samples[0].problem)
-    key = run_id({"checkpoint": loaded.identity, "data_hash": questions, "dtype": config.dtype, "code": code_hash()})
+    key = run_id(
+        {"checkpoint": checkpoint_identity(loaded), "data_hash": questions, "dtype": config.dtype, "code": code_hash()}
+    )
     images = images_of([sample for sample in samples if not sample.problem])
     try:
         encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)

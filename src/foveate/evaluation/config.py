@@ -16,7 +16,8 @@ from foveate.data.load import default_split
 from foveate.data.names import parsed
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.names import REUSED, LoggerName, Reuse, check_numbers
-from foveate.evaluation.source import digest, tree_hash
+from foveate.evaluation.source import OURS, digest, top_of, tree_hash
+from foveate.models.loading.loaded_model import LoadedModel
 
 _CANNOT_CHANGE_AN_ANSWER = tuple(
     "studies/ reference/ testing/ methods/ profiling/ cli.py options.py core/progress.py core/finished.py "
@@ -80,7 +81,7 @@ class EvalConfig(Value):
         In float32 neither batch size nor device nor reuse can; in half precision they do, by rounding.
 
         Args:
-            checkpoint: Hash of parameters, configuration and processor.
+            checkpoint: See `checkpoint_identity`.
             data: Hash of the questions and pictures.
         """
         exact = self.exact
@@ -104,6 +105,18 @@ class EvalConfig(Value):
 def run_id(identity: Mapping[str, Any]) -> str:
     """Short name of a run: equal if and only if the identity is."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def checkpoint_identity(loaded: LoadedModel) -> str:
+    """Returns the hash of a checkpoint, with the code of its family where another package has that.
+
+    Raises:
+        UnidentifiedValue: That code holds something that cannot be identified.
+    """
+    family = type(loaded.adapter)
+    if top_of(family.__module__) == OURS:
+        return loaded.identity
+    return digest(loaded.identity, identity_of(family, f"family {family.__name__}"))[:16]
 
 
 @cache

@@ -10,7 +10,7 @@ from foveate.data.load import data_hash, load_samples
 from foveate.data.names import parsed
 from foveate.data.sample import VQASample
 from foveate.evaluation.asking import RECORD_IT, none_left, why_not
-from foveate.evaluation.config import EvalConfig, run_id
+from foveate.evaluation.config import EvalConfig, checkpoint_identity, run_id
 from foveate.evaluation.devices import team
 from foveate.evaluation.names import check_loggers
 from foveate.evaluation.records import RecordFolder
@@ -51,7 +51,7 @@ def evaluate(
     check_loggers(config.loggers)
     loaded: LoadedModel = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-    identity = config.identity(loaded.identity, questions)
+    identity = config.identity(checkpoint_identity(loaded), questions)
     folder = RecordFolder(config.out / "records" / run_id(identity))
     if folder.complete:
         return folder

@@ -17,7 +17,7 @@ from loguru import logger
 from foveate.core.errors import FoveateError
 from foveate.core.progress import bar, hush
 from foveate.core.values import whole
-from foveate.evaluation.config import code_hash
+from foveate.evaluation.config import checkpoint_identity, code_hash
 from foveate.evaluation.identity import identity_of
 from foveate.lmms_eval.cache import known_to_cache
 from foveate.lmms_eval.request import USED, Request, decoding, until
@@ -103,7 +103,7 @@ class Foveate(lmms):
         exact = self.dtype == "float32"
         return {
             "compressor": identity_of(self.compressor, "compressor"),
-            "checkpoint": self.loaded.identity,
+            "checkpoint": checkpoint_identity(self.loaded),
             "dtype": self.dtype,
             "attention": self.attention,
             "system_prompt": self.system_prompt,

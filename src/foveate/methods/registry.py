@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from foveate.core.errors import UnknownMethod
-from foveate.core.plugins import added, loaded
+from foveate.core.plugins import import_plugin, installed_plugins
 
 if TYPE_CHECKING:  # torch takes a second to import
     from foveate.compressors import Compressor
@@ -32,15 +32,15 @@ class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
     def __getitem__(self, name: str) -> Callable[..., "Compressor"]:
         if name in NAMES:
             return getattr(import_module("foveate.methods.recipes"), name)
-        if name in added("foveate.methods"):
-            return loaded("foveate.methods", name)
+        if name in installed_plugins("foveate.methods"):
+            return import_plugin("foveate.methods", name)
         raise KeyError(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in NAMES or name in added("foveate.methods")
+        return name in NAMES or name in installed_plugins("foveate.methods")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys((*NAMES, *added("foveate.methods"))))
+        return iter(dict.fromkeys((*NAMES, *installed_plugins("foveate.methods"))))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -8,7 +8,7 @@ import optuna
 
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError
-from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.config import EvalConfig, checkpoint_identity
 from foveate.evaluation.names import Existing
 from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods.fitting import with_fallbacks
@@ -35,7 +35,7 @@ def ablate(
     Args:
         name: Of the study.
         config: Model, data and place; its compressor is replaced by each cell's.
-        choices_for: The rows, given the model's tower.
+        choices_for: The rows, given the model's tower; "evidence" only where data says where answers are.
         keep: Budgets: counts, or fractions of an image's patches.
         storage: See `StudyFolder`.
         workers: Processes on this machine.
@@ -57,7 +57,7 @@ def ablate(
     for choice in choices:
         with suppress(BudgetError):  # what cannot have a budget has no cell there
             loaded.adapter.check(with_fallbacks(choice.recipe(keeps[0]), loaded).needs)
-    identity = config.identity(loaded.identity, questions)
+    identity = config.identity(checkpoint_identity(loaded), questions)
     del identity["compressor"]  # each cell has its own
     facts = {
         "model": config.model,

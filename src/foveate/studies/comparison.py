@@ -15,7 +15,7 @@ from foveate.compressors import Compressor, Fallback
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
 from foveate.data.sample import VQASample, images_of
-from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.config import EvalConfig, checkpoint_identity
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.evaluation.names import Existing
@@ -87,7 +87,7 @@ def compare(
     if "evidence" in recipes and not any(sample.things.known for sample in samples):
         choices = [choice for choice in choices if choice.family != "evidence"]
         not_applicable |= {"evidence": "the data does not say where in the images the answers are"}
-    identity = config.identity(loaded.identity, questions)
+    identity = config.identity(checkpoint_identity(loaded), questions)
     del identity["compressor"]  # each cell has its own
     facts = {
         "model": config.model,

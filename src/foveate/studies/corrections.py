@@ -23,7 +23,7 @@ from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
 from foveate.evaluation.asking import prompt_of
-from foveate.evaluation.config import run_id
+from foveate.evaluation.config import checkpoint_identity, run_id
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.module import asked
@@ -125,7 +125,7 @@ def mean_scores(config: EvalConfig) -> tuple[float, ...]:
     """
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-    stem, folder = run_id(config.identity(loaded.identity, questions)), config.out / "means"
+    stem, folder = run_id(config.identity(checkpoint_identity(loaded), questions)), config.out / "means"
     for found in folder.glob(f"{stem}.????????????????.json"):  # the checksum
         if intact(found):
             return tuple(json.loads(found.read_text(encoding="utf-8")))

@@ -11,6 +11,7 @@ from foveate.compressors import Compressor, Downsample, Pool, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, shown
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
+from foveate.evaluation.config import checkpoint_identity
 from foveate.evaluation.run import cached_load, data_of, first_usable
 from foveate.methods import vtc_cls
 from foveate.methods.fitting import options_on
@@ -67,7 +68,7 @@ def search(
     first_usable(config, samples, loaded)  # bad data is refused now
     space = space_of(plan, loaded)
     objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)
-    identity = config.identity(loaded.identity, questions)
+    identity = config.identity(checkpoint_identity(loaded), questions)
     del identity["compressor"]  # each trial has its own
     tower = loaded.adapter.tower
     facts = {

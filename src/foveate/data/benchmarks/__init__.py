@@ -1,7 +1,7 @@
 """The benchmarks that are known, by name."""
 
 from foveate.core.errors import DataError
-from foveate.core.plugins import loaded
+from foveate.core.plugins import import_plugin
 from foveate.data.benchmark import Benchmark
 from foveate.data.benchmarks.choices import MMBENCH, MMBENCH_CN, SCIENCEQA, SEEDBENCH
 from foveate.data.benchmarks.grounding import REFCOCO, REFCOCO_PLUS, REFCOCOG
@@ -49,7 +49,7 @@ def register_benchmark(benchmark: Benchmark) -> None:
 def benchmark_of(name: str) -> Benchmark:
     """Returns the benchmark of a name that `data.names.known_names` has."""
     if name not in BENCHMARKS:
-        benchmark = loaded("foveate.benchmarks", name)
+        benchmark = import_plugin("foveate.benchmarks", name)
         if not isinstance(benchmark, Benchmark) or benchmark.name != name:
             raise DataError(f"entry point {name!r} of foveate.benchmarks: expected a Benchmark of that name")
         register_benchmark(benchmark)

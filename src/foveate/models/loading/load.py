@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from foveate.core.errors import UnsupportedModel, shown
-from foveate.core.plugins import added, loaded
+from foveate.core.plugins import import_plugin, installed_plugins
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.internals import internal
 from foveate.models.families.internvl import InternVL
@@ -55,14 +55,14 @@ def register_family(model_type: str, adapter: Callable[[Any], Adapter]) -> None:
 
 def _adapter_of(kind: str | None) -> Callable[[Any], Adapter] | None:
     """Returns the adapter of a model type: one of ours, a registered one, or that of an entry point."""
-    if kind in _ADAPTERS or kind not in added("foveate.families"):
+    if kind in _ADAPTERS or kind not in installed_plugins("foveate.families"):
         return _ADAPTERS.get(kind or "")
-    register_family(kind, loaded("foveate.families", kind))
+    register_family(kind, import_plugin("foveate.families", kind))
     return _ADAPTERS[kind]
 
 
 def _supported() -> str:
-    return ", ".join(dict.fromkeys([*_ADAPTERS, *added("foveate.families")]))
+    return ", ".join(dict.fromkeys([*_ADAPTERS, *installed_plugins("foveate.families")]))
 
 
 def adapt(model: nn.Module) -> Adapter:
@@ -128,7 +128,8 @@ def load(
         raise UnsupportedModel(f"attention {attention!r} is unknown; known: {', '.join(sorted(known))}")
     source = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
     what = f"model {shown(str(name))}"
-    for family in added("foveate.families"):  # transformers must know their classes before it reads a configuration
+    # transformers must know the classes of other packages before it reads a configuration
+    for family in installed_plugins("foveate.families"):
         _adapter_of(family)
     config = config_of(what, source, revision=revision)
     if _adapter_of(config.model_type) is None:

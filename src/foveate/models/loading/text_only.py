@@ -50,8 +50,7 @@ def text_likelihood(
     inputs = loaded.batch([[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, references, strict=True)])
     tokens, real = left_padded(references, loaded.adapter.pad_token, loaded.device)
     mask = inputs["attention_mask"].bool()
-    place = (
-        {"position_ids": positions(mask)} if loaded.adapter.position_axes == 1 else {}
-    )  # else the model numbers them itself
-    logits = model(**inputs, **place, use_cache=False, logits_to_keep=tokens.shape[1]).logits
+    if loaded.adapter.position_axes == 1:  # else the model numbers them itself
+        inputs["position_ids"] = positions(mask)
+    logits = model(**inputs, use_cache=False, logits_to_keep=tokens.shape[1]).logits
     return log_probability(logits.to(tokens.device), tokens, real)

@@ -5,7 +5,7 @@ an interval over trainings as well.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +60,8 @@ def crossed(values: ArrayLike, images: ArrayLike, *, share: bool = False) -> Cro
         share: Whether values are in [0, 1], and their mean is a share.
     """
     values = np.atleast_2d(np.asarray(values, float))
-    index = checked(values[0], images)[1]
+    indices = [checked(row, images)[1] for row in values]
+    index = indices[0]
     trainings, questions, sampled = len(values), values.shape[1], int(index.max()) + 1
     if trainings < 2 or sampled < 2:
         raise ValueError(f"{trainings} trainings, {sampled} images: an interval over both takes at least two of each")
@@ -153,22 +154,33 @@ def agreement_of_order(table: pd.DataFrame, names: Sequence[str], family: str) -
     return pd.DataFrame(rows, columns=["keep", "a", "b", "rho", "n"])
 
 
-def between_trainings(studies: Iterable[tuple[optuna.Study, EvalConfig]], options: Options) -> str:
-    """Writes the table over trainings for every data set; returns what to print, nothing with one model.
+def reported(
+    options: Options,
+    run: Callable[[str, EvalConfig], optuna.Study],
+    report: Callable[[optuna.Study, EvalConfig], str],
+) -> dict[str, Path]:
+    """Runs and prints the study of every data set and model, and with several models the table over trainings.
 
     Args:
-        studies: The finished study of every data set and model, with its configuration.
-        options: What they were told.
+        options: What the studies are told.
+        run: From the name of a study and its configuration to the finished study.
+        report: Writes its report and returns what to print.
+
+    Returns:
+        By data set the folder of its study, of several models that of the first.
     """
-    if len(options.models) < 2:
-        return ""
     labels = {model: label for label, model in options.models.items()}
     frames: dict[str, dict[str, dict[Cell, pd.DataFrame]]] = defaultdict(dict)
     folders: dict[str, Path] = {}
-    for study, config in studies:
+    for name, config in options.each:
+        study = run(name, config)
+        print(report(study, config))
         folders.setdefault(config.data, config.out / study.study_name)
-        frames[config.data][labels[config.model]] = read_cells(cells_of(study), config.out)
-    return "\n\n".join(write_trainings(some, folders[data]) for data, some in frames.items())
+        if len(labels) > 1:
+            frames[config.data][labels[config.model]] = read_cells(cells_of(study), config.out)
+    for data, some in frames.items():
+        print(write_trainings(some, folders[data]))
+    return folders
 
 
 def write_trainings(frames: Mapping[str, Mapping[Cell, pd.DataFrame]], folder: Path) -> str:

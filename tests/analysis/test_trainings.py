@@ -7,7 +7,7 @@ from scipy.special import logit
 from scipy.stats import t
 
 from analysis.ablation.data import Cell
-from analysis.comparison.trainings import agreement_of_order, crossed, markdown, trainings_table, write_trainings
+from analysis.trainings import agreement_of_order, crossed, markdown, trainings_table, write_trainings
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.options import Options
 from tests.tiers import extended
@@ -66,6 +66,13 @@ def test_intervals_cover_new_trainings_and_new_images(trainings, between, images
         interval = crossed(scores.astype(float), where, share=True)
         found += interval.low <= truth <= interval.high
     assert 0.91 <= found / tries <= 0.985  # worst: three trainings that differ by 20 points
+
+
+def test_a_score_that_is_no_number_is_refused_in_any_training():
+    values = np.ones((3, 4))
+    values[2, 1] = np.nan
+    with pytest.raises(ValueError, match="1 of them NaN"):
+        crossed(values, [0, 0, 1, 1])
 
 
 def made(quality: dict[str, float], seed: int) -> dict[Cell, pd.DataFrame]:
