@@ -10,13 +10,13 @@ from foveate.options import Flat, Options
 def main(
     keep: tuple[int | float, ...] = (0.5, 0.25, 0.11, 0.05),
     layers: tuple[int, ...] = (),
-    options: Flat = Options("ablate_layers", limit=1800),
+    options: Flat = Options("ablate_layers", scenes=1500),
 ) -> None:
     """Evaluates every layer, every suffix of layers, all layers and the controls at several budgets.
 
     Writes `<out>/<study>/{study.db, table.csv, table.md, accuracy_by_layer.png, frontier.png, kept_patches.png}`.
-    A second run continues the first. With several models each has a study, and `<first study>/trainings_<models>.md`
-    has the mean of every cell over them.
+    A second run continues the first. Without --limit 1,500 questions about scenes are asked, and all of a benchmark.
+    With several models each has a study, and `<first study>/trainings_<models>.md` has the mean of every cell.
 
     Args:
         keep: Budgets: patches to keep, or fractions of an image's patches.

@@ -11,13 +11,13 @@ from foveate.options import Flat, Options
 def main(
     methods: tuple[str, ...] = tuple(METHODS),
     keep: tuple[int | float, ...] = (0.5, 1 / 3, 0.11),
-    options: Flat = Options("compare_methods", limit=1200),
+    options: Flat = Options("compare_methods", scenes=1200),
 ) -> None:
     """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
 
     Writes `<out>/<study>/{study.db, table.csv, table.md, frontier.png, ranking.png, kept_patches.png}`. A second run
     continues the first. The controls (no compression, no picture, random, even grid, pooling, smaller picture, filters
-    of pixels) take part unasked.
+    of pixels) take part unasked. Without --limit 1,200 questions about scenes are asked, and all of a benchmark.
 
     A benchmark has its study in `<out>/<study>_<data>`, with its official numbers in `benchmark.csv` and
     `benchmark.md`; several have the first number of each in `<out>/<study>/{benchmarks.csv, benchmarks.md}`.

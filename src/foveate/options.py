@@ -36,7 +36,7 @@ class Options:
         data: Data sets: scenes, or a benchmark (docs/benchmarks.md), read from the hub or, as in pope:PLACE, from a
             parquet file, a folder or another hub id.
         split: Split of the data set; None means the one that results are usually given for.
-        limit: Number of questions; None means all.
+        limit: Number of questions; None means all of a benchmark, and of scenes as many as the experiment says.
         seed: Of the generated data.
         batch_size: Questions per batch; lower it for large models.
         device: Where the model runs, such as cpu or cuda.
@@ -57,6 +57,7 @@ class Options:
     """
 
     default_study: tyro.conf.Suppress[str]
+    scenes: tyro.conf.Suppress[int | None] = None  # questions about scenes where no limit is given
     study: str | None = None
     fresh: bool = False
     model: tuple[str, ...] = (REFERENCE,)
@@ -208,7 +209,7 @@ class Options:
             model,
             data,
             self.split or "",
-            self.limit,
+            self.scenes if self.limit is None and parsed(data)[0] == SCENES else self.limit,
             self.seed,
             dtype=self.dtype,
             batch_size=self.batch_size,

@@ -156,6 +156,13 @@ def test_a_study_that_exists_is_treated_as_its_options_say(given, name, existing
     assert (options.name, options.existing) == (name, existing)
 
 
+def test_a_benchmark_is_asked_whole_where_no_limit_is_given():
+    limits = [config.limit for _, config in Options("usual", 1500, data=("scenes", "pope:x")).each]
+    assert limits == [1500, None]
+    given = Options("usual", 1500, data=("scenes", "pope:x"), limit=7)
+    assert [config.limit for _, config in given.each] == [7, 7]
+
+
 def test_models_that_cannot_be_used_are_named(tmp_path):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
