@@ -41,7 +41,7 @@ class Label(NamedTuple):
 
 
 def readable(scorer: str, family: str, layers: str) -> str:
-    """What a scorer is called in a picture."""
+    """What a scorer is called in a figure."""
     names = {
         "full": "all patches",
         "single": f"layer {layers}",

@@ -1,4 +1,4 @@
-"""Which patches were kept of example pictures, and what was answered then."""
+"""Which patches were kept of example images, and what was answered then."""
 
 import math
 import textwrap
@@ -18,7 +18,7 @@ from analysis.records import read_records
 
 
 class Panel(NamedTuple):
-    """One picture after one compression.
+    """One image after one compression.
 
     Attributes:
         pixels: (height, width, 3) in [0, 1]; height and width are multiples of the grid's.
@@ -49,25 +49,25 @@ class KeptPatches(NamedTuple):
 def kept_patches_data(
     cells: Sequence[Cell],
     out: Path,
-    pictures: Mapping[str, Image.Image],
+    images: Mapping[str, Image.Image],
     grid: tuple[int, int],
     evidence: Mapping[str, np.ndarray] | None = None,
     rows: int = 4,
 ) -> KeptPatches:
-    """Picks questions on whose answers the cells differ, each of another kind and picture as far as possible.
+    """Picks questions on whose answers the cells differ, each of another kind and image as far as possible.
 
     Args:
         cells: One per column, in this order.
         out: Folder that holds `records/`.
-        pictures: By `image_id`, as the vision tower sees them (cropped); questions about other images are not picked.
+        images: By `image_id`, as the vision tower sees them (cropped); questions about other images are not picked.
         grid: Rows and columns of patches.
         evidence: By `sample_id`, (rows, columns) bool: patches that hold the answer.
         rows: How many questions.
     """
     records = {cell.scorer: read_records(out, cell.run_id).set_index("sample_id") for cell in cells}
-    chosen = _examples(list(records.values()), pictures, rows)
+    chosen = _examples(list(records.values()), images, rows)
     panels = tuple(
-        tuple(_panel(frame.loc[sample], pictures, grid, (evidence or {}).get(sample)) for frame in records.values())
+        tuple(_panel(frame.loc[sample], images, grid, (evidence or {}).get(sample)) for frame in records.values())
         for sample in chosen.index
     )
     columns = tuple(readable(cell.scorer, cell.family, cell.layers) for cell in cells)
@@ -76,7 +76,7 @@ def kept_patches_data(
 
 
 def draw_kept_patches(data: Panel, ax: Axes) -> Axes:
-    """The picture with dropped patches faded, the evidence outlined, and the answer below: green if right, else red."""
+    """The image with dropped patches faded, the evidence outlined, and the answer below: green if right, else red."""
     scale = data.pixels.shape[0] // data.kept.shape[0], data.pixels.shape[1] // data.kept.shape[1]
     grey = 0.66 + 0.3 * data.pixels.mean(-1, keepdims=True)
     ax.imshow(np.where(np.kron(data.kept, np.ones(scale))[..., None] > 0, data.pixels, grey), interpolation="nearest")
@@ -117,24 +117,22 @@ def kept_patches_figure(data: KeptPatches, kept: str | None = None) -> Figure:
     return figure
 
 
-def _examples(frames: Sequence[pd.DataFrame], pictures: Mapping[str, Image.Image], rows: int) -> pd.DataFrame:
-    """Those that the first column answers right and the others most differently; kinds and pictures vary first."""
+def _examples(frames: Sequence[pd.DataFrame], images: Mapping[str, Image.Image], rows: int) -> pd.DataFrame:
+    """Those that the first column answers right and the others most differently; kinds and images vary first."""
     scores = pd.concat([frame["score"] for frame in frames], axis=1)
     asked = frames[0].assign(right=frames[0]["score"] == 1, spread=scores.std(axis=1, ddof=0).round(9))
-    asked = asked[asked["image_id"].isin(list(pictures))].sort_index()  # ties go to the lower sample_id
+    asked = asked[asked["image_id"].isin(list(images))].sort_index()  # ties go to the lower sample_id
     asked = asked.sort_values(["right", "spread"], ascending=False, kind="stable")
     varied = asked.drop_duplicates("kind").drop_duplicates("image_id")
     return pd.concat([varied, asked.drop(varied.index)]).head(rows)
 
 
 def _panel(
-    row: pd.Series, pictures: Mapping[str, Image.Image], grid: tuple[int, int], evidence: np.ndarray | None
+    row: pd.Series, images: Mapping[str, Image.Image], grid: tuple[int, int], evidence: np.ndarray | None
 ) -> Panel:
-    picture = pictures[row["image_id"]].convert("RGB")
-    width, height = (
-        math.ceil(size / patches) * patches for size, patches in zip(picture.size, grid[::-1], strict=True)
-    )
-    pixels = np.asarray(picture.resize((width, height)), float) / 255
+    image = images[row["image_id"]].convert("RGB")
+    width, height = (math.ceil(size / patches) * patches for size, patches in zip(image.size, grid[::-1], strict=True))
+    pixels = np.asarray(image.resize((width, height)), float) / 255
     kept = np.zeros(grid, bool)
     kept.flat[np.asarray(row["kept"], int)] = True
     return Panel(pixels, kept, evidence, row["prediction"], row["score"])

@@ -33,7 +33,7 @@ def with_tower(side: int, layers: int, width: int = 1024, inner: int = 4096) -> 
     """Around a CLIP of 16 heads, which matters here, a language model that does not.
 
     Args:
-        side: Patches in a row of the picture.
+        side: Patches in a row of the image.
         layers: Of the tower; 24 layers of width 1024 with 24 patches in a row are CLIP-L/14-336.
         width: Of its tokens.
         inner: Of its FFN.

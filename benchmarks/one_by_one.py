@@ -1,6 +1,6 @@
 """The baseline: [CLS] selection as scripts of this field run it, from stock transformers calls alone.
 
-One sample at a time, eager attention, all attention matrices of the tower returned, prompt and picture processed anew
+One sample at a time, eager attention, all attention matrices of the tower returned, prompt and image processed anew
 for every question, stock `generate`; nothing is shared between questions, layers or budgets.
 """
 
@@ -27,18 +27,18 @@ class OneByOne:
         self.max_new_tokens = max_new_tokens
 
     @torch.inference_mode()
-    def answer(self, picture: Image, question: str, layers: Sequence[int], keep: int) -> str:
+    def answer(self, image: Image, question: str, layers: Sequence[int], keep: int) -> str:
         """The answer to one question.
 
         Args:
-            picture: What it is about.
+            image: What it is about.
             question: The question.
             layers: Of the vision tower, from 0, whose attention is summed.
             keep: How many patches the language model is given.
         """
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
         chat = self.processor.apply_chat_template([turn], add_generation_prompt=True)
-        inputs = self.processor(images=picture, text=chat, return_tensors="pt").to(self.model.device)
+        inputs = self.processor(images=image, text=chat, return_tensors="pt").to(self.model.device)
         embeds = self._embeds(inputs["input_ids"][0], inputs["pixel_values"].to(self.model.dtype), layers, keep)
         said = self.model.generate(
             inputs_embeds=embeds,

@@ -56,7 +56,7 @@ def test_a_grid_of_layers_and_budgets_is_ten_times_faster_with_equal_answers(ben
     benchmark.pedantic(run, rounds=1)
     assert not unlike, f"{len(unlike)} of {len(cells) * len(samples)} answers differ: {unlike[:5]}"
     whole = ratio([sum(theirs)], [sum(ours)])
-    per_cell = ratio(theirs[1:], ours[1:])  # the first one also encodes the pictures
+    per_cell = ratio(theirs[1:], ours[1:])  # the first one also encodes the images
     name = f"grid of {len(cells)} cells x {len(samples)} questions"
     differing = Estimate(len(unlike), len(unlike), len(unlike), float("nan"), 1)
     found(

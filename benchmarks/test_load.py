@@ -39,9 +39,9 @@ from foveate.testing.tiny import save_tiny_llava
 
 pytestmark = pytest.mark.long
 SCALE = float(os.environ.get("FOVEATE_LOAD_SCALE", "1"))
-PER_PICTURE, BATCH = 12, 252
-PICTURES, TRIALS, ROWS = (round(SCALE * count) for count in (8_334, 5_000, 1_000_000))
-QUESTIONS = PER_PICTURE * PICTURES
+PER_IMAGE, BATCH = 12, 252
+IMAGES, TRIALS, ROWS = (round(SCALE * count) for count in (8_334, 5_000, 1_000_000))
+QUESTIONS = PER_IMAGE * IMAGES
 PERIOD_S = 0.5
 SIZES, RUN = 6, 30  # so many times so many trials are run
 MEMORY, BETWEEN, FIGURE = (FOLDER / name for name in ("memory.csv", "trials.csv", "load.png"))
@@ -80,7 +80,7 @@ def test_memory_stays_flat_over_the_questions_of_an_evaluation(benchmark, found,
 def test_trials_begin_as_fast_late_as_early(benchmark, found, tmp_path):
     """Only some of the trials are run; between them the study is filled up with copies of those."""
     model = str(save_tiny_llava(tmp_path / "model"))
-    config = EvalConfig(Identity(), model=model, limit=PER_PICTURE, max_new_tokens=1, out=tmp_path)
+    config = EvalConfig(Identity(), model=model, limit=PER_IMAGE, max_new_tokens=1, out=tmp_path)
     place, objective = StudyFolder("load", tmp_path), Objective(config, Seeds())
     place, study = open_study(place, objective, {"load": TRIALS}, {})
     course: list[tuple[int, float]] = []
@@ -170,9 +170,9 @@ def questions(path: Path) -> Path:
         + [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
     )
     with pq.ParquetWriter(path, schema) as writer:
-        for first in range(0, PICTURES, 100):
+        for first in range(0, IMAGES, 100):
             rows = []
-            for index in range(first, min(first + 100, PICTURES)):
+            for index in range(first, min(first + 100, IMAGES)):
                 scene, data = make_scene("test", index), BytesIO()
                 Image.fromarray(scene.pixels).save(data, "JPEG")
                 texts = [question.text for question in make_questions(scene, stream("test", index, 0, 1))]
@@ -185,7 +185,7 @@ def questions(path: Path) -> Path:
                         "category": "random",
                         "image": {"bytes": data.getvalue(), "path": None},
                     }
-                    for number in range(PER_PICTURE)
+                    for number in range(PER_IMAGE)
                 ]
             writer.write_table(pa.Table.from_pylist(rows, schema))
     return path

@@ -10,7 +10,7 @@ from analysis.rounds import Estimate, ratio, timed
 from benchmarks.models import IMAGE_TOKEN, medium
 from benchmarks.results import Result
 from foveate.compressors import Compressor, Identity
-from foveate.core.types import Arrangement
+from foveate.core.arrangement import Arrangement
 from foveate.methods import uniform
 from foveate.models.loading.load import adapt
 from foveate.models.runtime.generation import prompted
@@ -19,23 +19,23 @@ from foveate.profiling.flops import prefill_flops
 from foveate.profiling.shapes import DecoderShape
 
 BATCH, PATCHES, KEPT = 4, 576, 64
-BEFORE, QUESTION = 35, 29  # tokens of text, as LLaVA-1.5 has them before the picture
+BEFORE, QUESTION = 35, 29  # tokens of text, as LLaVA-1.5 has them before the image
 
 
 class Prefill:
-    """Ready tokens of pictures in, logits of the first token of the answer out."""
+    """Ready tokens of images in, logits of the first token of the answer out."""
 
     def __init__(self) -> None:
         self.model: Any = medium()
         self.adapter = adapt(self.model)
         draw = torch.Generator().manual_seed(0)
-        self.pictures = torch.randn(BATCH, PATCHES, 1024, generator=draw)
+        self.images = torch.randn(BATCH, PATCHES, 1024, generator=draw)
         words = torch.randint(10, 32000, (BATCH, BEFORE + QUESTION), generator=draw)
         image = torch.full((BATCH, PATCHES), IMAGE_TOKEN)
         self.ids = torch.cat([words[:, :BEFORE], image, words[:, BEFORE:]], 1)
 
     def stock(self) -> torch.Tensor:
-        listed: Any = list(self.pictures)
+        listed: Any = list(self.images)
         given = {"image": BaseModelOutputWithPooling(pooler_output=listed)}
         mask = torch.ones_like(self.ids)
         call = self.model(input_ids=self.ids, attention_mask=mask, mm_encoder_outputs=given, logits_to_keep=1)
@@ -46,8 +46,8 @@ class Prefill:
             return self.stock()
 
     def engine(self, compressor: Compressor) -> torch.Tensor:
-        pictures = GivenImages(self.pictures, Arrangement((self.adapter.tower.grid,)))
-        _, states = prompted(self.adapter, self.ids.tolist(), compressor.compress(pictures), compressor.repack, ())
+        images = GivenImages(self.images, Arrangement((self.adapter.tower.grid,)))
+        _, states = prompted(self.adapter, self.ids.tolist(), compressor.compress(images), compressor.repack, ())
         return self.adapter.decoder.logits(states[:, -1])
 
 

@@ -22,7 +22,7 @@ def one_by_one(
         part: Under which name the clock is told.
 
     Returns:
-        What answers pictures with a question each; None where the baseline is not written for the model.
+        What answers images with a question each; None where the baseline is not written for the model.
     """
     adapter = loaded.adapter
     if not (adapter.fixed_grid and adapter.tower.has_cls):
@@ -35,7 +35,7 @@ def one_by_one(
 
     def ask(asked: Sequence[tuple[Image, str]], keep: int, clock: Clock) -> None:
         with clock.part(part):
-            for picture, question in asked:
-                baseline.answer(picture, question, layers, keep)
+            for image, question in asked:
+                baseline.answer(image, question, layers, keep)
 
     return ask

@@ -24,7 +24,7 @@ def main(
     """
     check_budgets(keep)
     from analysis.ablation.report import report
-    from analysis.overlays import kept_picture
+    from analysis.overlays import kept_figure
     from analysis.trainings import reported
     from foveate.studies.ablation import ablate
     from foveate.studies.choices import named_choices
@@ -36,7 +36,7 @@ def main(
         keep=keep,
         storage=options.storage,
         workers=options.workers,
-        draw=kept_picture,
+        draw=kept_figure,
         existing=options.existing,
     )
     reported(options, run_ablation, report)

@@ -25,7 +25,7 @@ def main(
     """
     check_budgets(keep)
     from analysis.ablation.report import report
-    from analysis.overlays import kept_picture
+    from analysis.overlays import kept_figure
     from analysis.trainings import reported
     from foveate.studies.ablation import ablate
     from foveate.studies.choices import layer_choices
@@ -37,7 +37,7 @@ def main(
         keep=keep,
         storage=options.storage,
         workers=options.workers,
-        draw=kept_picture,
+        draw=kept_figure,
         existing=options.existing,
     )
     reported(options, run_ablation, report)

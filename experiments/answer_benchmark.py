@@ -1,4 +1,4 @@
-"""What does a model answer on a benchmark when one method compresses its pictures?"""
+"""What does a model answer on a benchmark when one method compresses its images?"""
 
 from dataclasses import replace
 

@@ -16,7 +16,7 @@ def main(
     """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
 
     Writes `<out>/<study>/{study.db, table.csv, table.md, frontier.png, ranking.png, kept_patches.png}`. A second run
-    continues the first. The controls (no compression, no picture, random, even grid, pooling, smaller picture, filters
+    continues the first. The controls (no compression, no image, random, even grid, pooling, smaller image, filters
     of pixels) take part unasked. Without --limit 1,200 questions about scenes are asked, and all of a benchmark.
 
     A benchmark has its study in `<out>/<study>_<data>`, with its official numbers in `benchmark.csv` and
@@ -33,7 +33,7 @@ def main(
     check_budgets(keep)
     from analysis.benchmarks.data import overview
     from analysis.comparison.report import report
-    from analysis.overlays import kept_picture
+    from analysis.overlays import kept_figure
     from analysis.trainings import reported
     from foveate.studies.comparison import compare
 
@@ -43,7 +43,7 @@ def main(
         equivalents=keep,
         storage=options.storage,
         workers=options.workers,
-        draw=kept_picture,
+        draw=kept_figure,
         existing=options.existing,
     )
     folders = reported(options, run_comparison, report)

@@ -37,9 +37,9 @@ def main(
 
     Args:
         methods: Names, or your own as package.module:function.
-        keep: Budgets in equivalent tokens: counts, or fractions of a picture's patches.
-        batch: Questions at a time, each about another picture.
-        size: Sides of the pictures in pixels, for models that see pictures of any size; default 672.
+        keep: Budgets in equivalent tokens: counts, or fractions of an image's patches.
+        batch: Questions at a time, each about another image.
+        size: Sides of the images in pixels, for models that see images of any size; default 672.
         new_tokens: Of every answer, whatever they are.
         rounds: How often each setting is timed.
         model: "reference" (shipped), a checkpoint folder, or a hub id.
@@ -59,7 +59,7 @@ def main(
     from benchmarks.timed import one_by_one
     from foveate.compressors import Identity
     from foveate.data.load import load_samples
-    from foveate.data.sample import pictured
+    from foveate.data.sample import first_of_images
     from foveate.data.scenes.questions import QUESTION_KINDS
     from foveate.methods.fitting import at_budgets
     from foveate.models.loading.load import load
@@ -67,12 +67,12 @@ def main(
 
     folder, loaded = place_of(out), load(model, device, dtype, attention, companion)
     second = one_by_one(loaded, new_tokens, TOTAL)
-    samples = pictured(load_samples(SCENES, "test", limit=len(QUESTION_KINDS) * max(batch))).values()
+    samples = first_of_images(load_samples(SCENES, "test", limit=len(QUESTION_KINDS) * max(batch))).values()
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
     for side, count in product(sides_of(loaded, size, next(iter(samples)).image), batch):
         asked = [(s.image.resize((side, side)), s.question) for s in islice(cycle(samples), count)]
-        patches = loaded.images([asked[0][0]])[1][0].patches
+        patches = loaded.image_inputs([asked[0][0]])[1][0].patches
         compressors, unable = at_budgets(methods, keep, loaded.adapter, patches)
         counts = dict.fromkeys([patches, *(budget for _, budget in compressors)]) if second else ()
         found, failed = measured(

@@ -25,14 +25,14 @@ def main(
         options: What every study is told.
     """
     plan.check_apart(options.split or "")
-    from analysis.overlays import kept_picture
+    from analysis.overlays import kept_figure
     from analysis.search.report import report
     from foveate.studies.search import confirm, search
     from foveate.studies.study_folder import StudyFolder
 
     place = StudyFolder(options.name, options.out, options.storage, existing=options.existing)
-    study = search(place, options.config, plan, options.workers, kept_picture)
-    test = confirm(place, options.config, plan, study, options.workers, kept_picture)
+    study = search(place, options.config, plan, options.workers, kept_figure)
+    test = confirm(place, options.config, plan, study, options.workers, kept_figure)
     print(report(study, test, options.config))
 
 

@@ -17,7 +17,7 @@ def main(
     places_steps: int = 1200,
     language_steps: int = 5500,
     text_steps: int = 2000,
-    pictures: int = 30_000,
+    images: int = 30_000,
     batch_size: int = 16,
     processes: int = 2,
     seed: int = 0,
@@ -32,9 +32,9 @@ def main(
         places_steps: Optimizer steps in which the tower learns to keep the place of what it sees.
         language_steps: Optimizer steps of projector and language model.
         text_steps: Optimizer steps of the text half of the companion.
-        pictures: Different training pictures of the language stage, and at most those of the text stage; each is
+        images: Different training images of the language stage, and at most those of the text stage; each is
             asked about several times.
-        batch_size: Pictures per process and step; in the text stage, whose texts are told apart, four times as many.
+        batch_size: ImageBatch per process and step; in the text stage, whose texts are told apart, four times as many.
         processes: CPU processes of one thread each; the text stage has one.
         seed: Of initialisation and data.
         card_questions: How many questions of the `test` split the cards rest on.
@@ -49,18 +49,18 @@ def main(
     from foveate.evaluation import EvalConfig
     from reference_model import text_training as text
     from reference_model.companion_card import companion_card
-    from reference_model.language_training import LanguageTraining, SceneDialogues, collate, encoded_pictures
+    from reference_model.language_training import LanguageTraining, SceneDialogues, collate, encoded_images
     from reference_model.model_card import model_card
     from reference_model.training import EpochsOfScenes, export, fit, trained_clip
-    from reference_model.vision_training import ScenePictures, VisionTraining
+    from reference_model.vision_training import SceneImages, VisionTraining
 
     lightning.seed_everything(seed, verbose=False)
 
-    def pictures_per_epoch(steps: int) -> int:
+    def images_per_epoch(steps: int) -> int:
         return min(250, steps) * batch_size * processes
 
     def scenes(steps: int) -> EpochsOfScenes:
-        return EpochsOfScenes(lambda indices: ScenePictures(indices, seed), pictures_per_epoch(steps), batch_size)
+        return EpochsOfScenes(lambda indices: SceneImages(indices, seed), images_per_epoch(steps), batch_size)
 
     match stage:
         case "vision":
@@ -71,15 +71,15 @@ def main(
             fit(module, scenes(places_steps), out / stage, places_steps, processes)
         case "language":
             clip = trained_clip(out / "places")
-            bank = encoded_pictures(clip, pictures, out, seed)
+            bank = encoded_images(clip, images, out, seed)
             module = LanguageTraining(language_steps, clip)
-            size = pictures_per_epoch(language_steps)
+            size = images_per_epoch(language_steps)
             dialogues = EpochsOfScenes(lambda indices: SceneDialogues(indices, bank, seed), size, batch_size, collate)
             fit(module, dialogues, out / stage, language_steps, processes)
             export(module.llava, out / "llava")
         case "text":
             tower = text.tower_of(out / "llava")
-            bank = text.normed_pictures(tower, min(pictures, text.PICTURES), out, seed)
+            bank = text.normed_images(tower, min(images, text.IMAGES), out, seed)
             module, size = text.TextTraining(text_steps, text.paired_clip(tower)), 4 * batch_size
             pairs = EpochsOfScenes(
                 lambda indices: text.TextPairs(indices, bank, seed), min(250, text_steps) * size, size

@@ -10,8 +10,8 @@ import torch
 
 from analysis.statistics import mean_interval
 from analysis.tables import grid, percent
+from foveate.core.arrangement import Grid
 from foveate.core.needs import AlignedPatches, AlignedText
-from foveate.core.types import Grid
 from foveate.data.load import load_samples
 from foveate.metrics.evidence import SHOWN, evidence_share
 from foveate.models.backbone.text_encoder import Companion
@@ -20,7 +20,7 @@ from foveate.reference.architecture import GRID
 from foveate.scorers import TextSimilarity
 
 _KEEP = 16
-_NAMES_NOTHING = ("count", "list", "list_colors")  # kinds whose text is the same for every picture
+_NAMES_NOTHING = ("count", "list", "list_colors")  # kinds whose text is the same for every image
 
 _TEXT = """---
 license: apache-2.0
@@ -34,9 +34,9 @@ tower (2 layers) and the two projections were trained afterwards, the vision tow
 
 ## How it was trained
 
-Contrastively, on synthetic pictures of the `train` split: [CLS] against a caption that names everything in the picture,
+Contrastively, on synthetic images of the `train` split: [CLS] against a caption that names everything in the image,
 and [CLS] and the mean of the four likest patches against a short text, which names one or two things or is a question
-about the picture (never one whose answer is no). Which patch shows what is never told. **Plain CLIP has no term for
+about the image (never one whose answer is no). Which patch shows what is never told. **Plain CLIP has no term for
 patches**; with it, likeness to a word means something at a patch, and scorers that read it are shown at an advantage.
 Published CLIPs are reported to behave the other way round, for which CDPruner and TRIM keep the patches *least* like
 the question; nothing here says whether they should.
@@ -46,11 +46,11 @@ the question; nothing here says whether they should.
 Patches ranked by the cosine with the question, the most alike first and the least alike first: the share of the
 patches that show a needed thing (at least {shown} % of their pixels) among the first {keep} of {patches}, where chance
 gives {chance} %, and the area under the ROC curve (AUC; chance is 50, and the reversed order has 100 minus it).
-{size} Mean in %, 95 % intervals over pictures.
+{size} Mean in %, 95 % intervals over images.
 
 {kinds}
 
-"Names nothing" are questions such as "how many shapes are there?", which do not depend on the picture and so have no
+"Names nothing" are questions such as "how many shapes are there?", which do not depend on the image and so have no
 place of their own in the shared space.
 """
 
@@ -66,7 +66,7 @@ def companion_card(model: Path | str, companion: Path | str, split: str = "test"
         keep=_KEEP,
         patches=GRID * GRID,
         chance=percent(_KEEP / GRID**2),
-        size=f"n = {len(found):,} questions about {found['image_id'].nunique():,} pictures of the `{split}` split.",
+        size=f"n = {len(found):,} questions about {found['image_id'].nunique():,} images of the `{split}` split.",
         kinds=grid([_row(name, found[rows]) for name, rows in groups]),
     )
 
@@ -79,8 +79,8 @@ def evidence_found(loaded: LoadedModel, split: str, limit: int | None = None) ->
     companion = cast(Companion, loaded.companion)
     scorer, patches = TextSimilarity(), {}
     for name, image in images.items():
-        pictures = loaded.pictures([image])
-        patches[name] = pictures.encode((AlignedPatches(),))[1]
+        batch = loaded.images([image])
+        patches[name] = batch.encode((AlignedPatches(),))[1]
     rows = []
     for sample in samples:
         text = {AlignedText(): companion.texts([sample.question], truncated=False)}

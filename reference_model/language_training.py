@@ -46,12 +46,12 @@ class Phase:
 PHASES = (Phase(0.12, 10, 2), Phase(0.24, 20, 4), Phase(0.36, 48, 8))
 
 
-class _TrainingPictures(Dataset):
-    def __init__(self, pictures: int, seed: int) -> None:
-        self.pictures, self.seed = pictures, seed
+class _TrainingImages(Dataset):
+    def __init__(self, images: int, seed: int) -> None:
+        self.images, self.seed = images, seed
 
     def __len__(self) -> int:
-        return self.pictures
+        return self.images
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, tuple]:
         scene = make_scene("train", index, self.seed)
@@ -60,20 +60,20 @@ class _TrainingPictures(Dataset):
         return normalised(scene.pixels), cover.to(torch.uint8), torch.stack(patch_labels(scene)), facts_of(scene)
 
 
-def encoded_pictures(clip: CLIPModel, pictures: int, out: Path, seed: int = 0) -> dict:
-    """What the finished tower makes of the training pictures, from a file in `out` that is written once.
+def encoded_images(clip: CLIPModel, images: int, out: Path, seed: int = 0) -> dict:
+    """What the finished tower makes of the training images, from a file in `out` that is written once.
 
     Returns:
-        features (picture, patch, dim) float16, cover (picture, thing, patch) and labels (picture, 3, patch), and the
-        things of each picture.
+        features (image, patch, dim) float16, cover (image, thing, patch) and labels (image, 3, patch), and the
+        things of each image.
     """
     tower = clip.vision_model.eval()
-    return made_once(f"features-{pictures}-{seed}", tower, out, lambda: _encode(tower, pictures, seed))
+    return made_once(f"features-{images}-{seed}", tower, out, lambda: _encode(tower, images, seed))
 
 
 @torch.inference_mode()
-def _encode(tower: nn.Module, pictures: int, seed: int) -> dict:
-    loader = DataLoader(_TrainingPictures(pictures, seed), batch_size=64, num_workers=2, collate_fn=_columns)
+def _encode(tower: nn.Module, images: int, seed: int) -> dict:
+    loader = DataLoader(_TrainingImages(images, seed), batch_size=64, num_workers=2, collate_fn=_columns)
     features, covers, labels, things = [], [], [], []
     for pixels, cover, label, contents in bar(loader, "batch", "encoding"):
         states = tower(pixel_values=torch.stack(pixels), output_hidden_states=True).hidden_states
@@ -89,9 +89,9 @@ def _columns(rows: list[tuple]) -> tuple[tuple, ...]:
 
 
 class SceneDialogues(Dataset):
-    """Pictures with one question of every kind, all packed into one sequence.
+    """Images with one question of every kind, all packed into one sequence.
 
-    Pictures come round again, always with new questions: item i asks about picture i modulo the number of pictures.
+    ImageBatch come round again, always with new questions: item i asks about image i modulo the number of images.
     """
 
     def __init__(self, indices: range, bank: dict, seed: int = 0) -> None:
@@ -103,12 +103,12 @@ class SceneDialogues(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         index = self.indices[item]
-        picture, scene = remembered(self.bank, index)
-        questions = make_questions(scene, stream("train", picture, self.seed, 2, index))
+        image, scene = remembered(self.bank, index)
+        questions = make_questions(scene, stream("train", image, self.seed, 2, index))
         return {
-            "features": self.bank["features"][picture].float(),
-            "cover": self.bank["cover"][picture].float(),
-            "labels": self.bank["labels"][picture].long(),
+            "features": self.bank["features"][image].float(),
+            "cover": self.bank["cover"][image].float(),
+            "labels": self.bank["labels"][image].long(),
             **self._pack(questions),
         }
 
@@ -127,7 +127,7 @@ class SceneDialogues(Dataset):
 
 
 def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Stacks pictures and right-pads the packed questions."""
+    """Stacks images and right-pads the packed questions."""
     fill = {"ids": VOCABULARY["<pad>"], "target": _IGNORE, "offset": 0, "block": -1}
     packed = {
         name: pad_sequence([row[name] for row in rows], batch_first=True, padding_value=value)
@@ -244,7 +244,7 @@ def _token_weight(target: Tensor, block: Tensor) -> Tensor:
 
 
 def _block_mask(block: Tensor, before: int) -> Tensor:
-    """Additive (batch, 1, token, token) mask: causal, and a question sees the picture and itself only."""
+    """Additive (batch, 1, token, token) mask: causal, and a question sees the image and itself only."""
     rows = len(block)
     owner = torch.cat([torch.full((rows, before), -2), block], 1)
     allowed = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == -2)

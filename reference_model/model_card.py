@@ -27,17 +27,17 @@ A LLaVA of {parameters:,} parameters (CLIP tower of 6 layers with [CLS] at 144 p
 layers) in transformers' own classes, trained from ordinary random initialisation on synthetic scenes by
 `experiments/train_reference.py`. It exists so that questions about visual token compression can be asked of a really
 trained model on a laptop, with evidence known for every question. **It says nothing about any real checkpoint**:
-pictures are 96 x 96 pixels of coloured shapes and signs, questions are templates over {vocabulary} words.
+images are 96 x 96 pixels of coloured shapes and signs, questions are templates over {vocabulary} words.
 
 ## How it was trained
 
-1. The tower alone: attributes of the picture from [CLS], a contrastive loss against captions, and the contents of each
+1. The tower alone: attributes of the image from [CLS], a contrastive loss against captions, and the contents of each
    patch from the penultimate layer, which is the one that the language model gets; then the same with each patch's row
    and column, which the tower otherwise forgets.
 2. Projector and language model, the tower frozen: cross-entropy of the answers. The number of visual tokens grows from
-   {first} per picture to all; for the first half a projected patch also learns to resemble the embeddings of the words
+   {first} per image to all; for the first half a projected patch also learns to resemble the embeddings of the words
    that name it. In the last part a share of the batches drops visual tokens, with re-packed or original positions, and
-   1 in 50 batches shows no picture at all, so that the blind baseline is a fair one.
+   1 in 50 batches shows no image at all, so that the blind baseline is a fair one.
 
 Curriculum and alignment loss make matching a word to a patch easy to learn; attention in a model trained without them
 may look different.
@@ -45,7 +45,7 @@ may look different.
 ## Accuracy on the `test` split
 
 {size} Mean score in % (exact match; F1 of the named
-items for lists and descriptions), 95 % intervals over pictures. "Blind" is the same model without the picture; the
+items for lists and descriptions), 95 % intervals over images. "Blind" is the same model without the image; the
 difference is paired by question.
 
 {kinds}
@@ -62,7 +62,7 @@ position.
 def model_card(config: EvalConfig) -> str:
     """Evaluates the model of `config`, whose compressor is replaced, and describes it."""
     full, blind = _scores(config, Identity()), _scores(config, Blind())
-    size = f"n = {len(full):,} questions about {full['image_id'].nunique():,} pictures."
+    size = f"n = {len(full):,} questions about {full['image_id'].nunique():,} images."
     return _TEXT.format(
         parameters=sum(weight.numel() for weight in load(config.model).model.parameters()),
         vocabulary=len(VOCABULARY),

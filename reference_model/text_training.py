@@ -1,7 +1,7 @@
 """Stage 3: the finished tower gets a text half, so that words can be compared with what patches show.
 
-As in CLIP, a picture and its text shall be alike in a shared space, and the other pictures' texts less so. The tower is
-frozen: what it makes of the pictures is computed once, and only the text tower, the two projections into the shared
+As in CLIP, an image and its text shall be alike in a shared space, and the other images' texts less so. The tower is
+frozen: what it makes of the images is computed once, and only the text tower, the two projections into the shared
 space and the temperature are trained. Plain CLIP compares [CLS] with the text and leaves patches to themselves; here a
 short text is compared with the patches most like it too, or the similarity of patch and word would mean nothing. No
 patch is ever named to the model.
@@ -27,12 +27,12 @@ from foveate.reference.architecture import FEATURE_LAYER, VOCABULARY, clip_confi
 from reference_model.training import facts_of, made_once, remembered
 from reference_model.vision_training import adamw, caption, normalised
 
-PICTURES = 10_000  # enough for a frozen tower
+IMAGES = 10_000  # enough for a frozen tower
 LENGTH = 32
 _END = "<end>"
 _END_ID = len(VOCABULARY)  # the highest id: transformers pools there by either of its two rules, and </s> is id 2,
 # which it takes for a sign of the older one
-_LIKEST = 4  # patches of a picture that a short text is compared with
+_LIKEST = 4  # patches of an image that a short text is compared with
 
 
 def text_tokenizer() -> PreTrainedTokenizerFast:
@@ -64,33 +64,33 @@ def tower_of(folder: Path) -> CLIPVisionModel:
     return cast(Any, LlavaForConditionalGeneration.from_pretrained(folder)).model.vision_tower.eval()
 
 
-class _Pictures(Dataset):
-    def __init__(self, pictures: int, seed: int) -> None:
-        self.pictures, self.seed = pictures, seed
+class _Images(Dataset):
+    def __init__(self, images: int, seed: int) -> None:
+        self.images, self.seed = images, seed
 
     def __len__(self) -> int:
-        return self.pictures
+        return self.images
 
     def __getitem__(self, index: int) -> tuple[Tensor, tuple]:
         scene = make_scene("train", index, self.seed)
         return normalised(scene.pixels), facts_of(scene)
 
 
-def normed_pictures(tower: CLIPVisionModel, pictures: int, out: Path, seed: int = 0) -> dict:
-    """What the visual projection is given of the training pictures, from a file in `out` that is written once.
+def normed_images(tower: CLIPVisionModel, images: int, out: Path, seed: int = 0) -> dict:
+    """What the visual projection is given of the training images, from a file in `out` that is written once.
 
     Returns:
-        states (picture, 1 + patch, dim) float16, [CLS] and then the patches of the penultimate layer, both after the
-        tower's last norm; and the things of each picture.
+        states (image, 1 + patch, dim) float16, [CLS] and then the patches of the penultimate layer, both after the
+        tower's last norm; and the things of each image.
     """
-    return made_once(f"normed-{pictures}-{seed}", tower, out, lambda: _encode(tower, pictures, seed))
+    return made_once(f"normed-{images}-{seed}", tower, out, lambda: _encode(tower, images, seed))
 
 
 @torch.inference_mode()
-def _encode(tower: CLIPVisionModel, pictures: int, seed: int) -> dict:
+def _encode(tower: CLIPVisionModel, images: int, seed: int) -> dict:
     states, things = [], []
     norm = cast(Any, tower).post_layernorm
-    for rows in DataLoader(_Pictures(pictures, seed), batch_size=64, collate_fn=list):
+    for rows in DataLoader(_Images(images, seed), batch_size=64, collate_fn=list):
         pixels, contents = zip(*rows, strict=True)
         result = tower(pixel_values=torch.stack(pixels), output_hidden_states=True)
         patches = norm(result.hidden_states[FEATURE_LAYER][:, 1:])
@@ -100,7 +100,7 @@ def _encode(tower: CLIPVisionModel, pictures: int, seed: int) -> dict:
 
 
 class TextPairs(Dataset):
-    """Pictures with a caption that names everything and a phrase about one or two things; texts never come again."""
+    """Images with a caption that names everything and a phrase about one or two things; texts never come again."""
 
     def __init__(self, indices: range, bank: dict, seed: int = 0) -> None:
         self.indices, self.bank, self.seed = indices, bank, seed
@@ -111,19 +111,19 @@ class TextPairs(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         index = self.indices[item]
-        picture, scene = remembered(self.bank, index)
-        rng = stream("train", picture, self.seed, 3, index)
+        image, scene = remembered(self.bank, index)
+        rng = stream("train", image, self.seed, 3, index)
         words = caption(scene, rng)
         ids = self.tokenizer(phrase(scene, rng), padding="max_length", return_tensors="pt").input_ids[0]
         return {
-            "states": self.bank["states"][picture].float(),
+            "states": self.bank["states"][image].float(),
             "caption": words.where(words != VOCABULARY["</s>"], _END_ID),
             "phrase": ids,
         }
 
 
 def phrase(scene: Scene, rng: np.random.Generator) -> str:
-    """The names of one or two things, or a question about the picture whose answer is not no."""
+    """The names of one or two things, or a question about the image whose answer is not no."""
     if rng.random() < 0.5:
         asked = [question.text for question in make_questions(scene, rng) if question.answer != "no"]
         return asked[rng.integers(len(asked))]
@@ -141,7 +141,7 @@ class TextTraining(lightning.LightningModule):
         self.clip = clip
 
     def forward(self, states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines of each text with each [CLS], and with each patch: (text, picture), (text, picture, patch)."""
+        """Cosines of each text with each [CLS], and with each patch: (text, image), (text, image, patch)."""
         image = F.normalize(self.clip.visual_projection(states), dim=-1)
         longest = int((ids != VOCABULARY["<pad>"]).sum(1).max())
         pooled = self.clip.text_model(input_ids=ids[:, :longest]).pooler_output
@@ -163,7 +163,7 @@ class TextTraining(lightning.LightningModule):
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
     def validation_step(self, batch: dict[str, Tensor]) -> None:
-        """How often the text's own picture is the most alike of its batch."""
+        """How often the text's own image is the most alike of its batch."""
         own = torch.arange(len(batch["states"]))
         found = {name: (cosine.argmax(1) == own).float().mean() for name, cosine in self._compared(batch).items()}
         self.log_dict(found, sync_dist=True)

@@ -20,21 +20,21 @@ from foveate.core.storage import atomic_write
 from foveate.data.scenes.scene import Scene, Thing
 from foveate.reference.architecture import clip_config, make_processor
 
-HELD_OUT = 10_000_000  # first index of the pictures of the `train` split that are only for watching progress
+HELD_OUT = 10_000_000  # first index of the images of the `train` split that are only for watching progress
 
 
 class EpochsOfScenes(lightning.LightningDataModule):
-    """Every epoch is the next `pictures` indices of the endless `train` split, so a resumed run repeats none."""
+    """Every epoch is the next `images` indices of the endless `train` split, so a resumed run repeats none."""
 
     def __init__(
-        self, dataset: Callable[[range], Dataset], pictures: int, batch_size: int, collate: Callable = default_collate
+        self, dataset: Callable[[range], Dataset], images: int, batch_size: int, collate: Callable = default_collate
     ) -> None:
         super().__init__()
-        self.dataset, self.pictures, self.batch_size, self.collate = dataset, pictures, batch_size, collate
+        self.dataset, self.images, self.batch_size, self.collate = dataset, images, batch_size, collate
 
     def train_dataloader(self) -> DataLoader:
-        start = self.trainer.current_epoch * self.pictures if self.trainer else 0
-        return self._loader(range(start, start + self.pictures))
+        start = self.trainer.current_epoch * self.images if self.trainer else 0
+        return self._loader(range(start, start + self.images))
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(range(HELD_OUT, HELD_OUT + 256))
@@ -75,7 +75,7 @@ def fit(
 
 
 def made_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dict]) -> dict:
-    """What `make` makes of the training pictures with this tower, from a file in `out` that is written once.
+    """What `make` makes of the training images with this tower, from a file in `out` that is written once.
 
     Tensors, texts and numbers only: a file that may hold more could run code when it is read.
     """
@@ -93,10 +93,10 @@ def facts_of(scene: Scene) -> tuple[tuple[str | int, ...], ...]:
 
 
 def remembered(bank: dict, index: int) -> tuple[int, Scene]:
-    """Number and things of the picture that item `index` is about; pictures come round again."""
-    picture, nothing = index % len(bank["things"]), np.empty(0)
-    things = tuple(Thing(*facts) for facts in bank["things"][picture])
-    return picture, Scene(things, nothing, nothing)
+    """Number and things of the image that item `index` is about; images come round again."""
+    image, nothing = index % len(bank["things"]), np.empty(0)
+    things = tuple(Thing(*facts) for facts in bank["things"][image])
+    return image, Scene(things, nothing, nothing)
 
 
 def trained_clip(folder: Path) -> CLIPModel:

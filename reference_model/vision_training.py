@@ -1,6 +1,6 @@
 """Stage 1: the vision tower learns to see.
 
-Three losses: attributes of the whole picture read from [CLS], a contrastive loss against captions (as in CLIP), and
+Three losses: attributes of the whole image read from [CLS], a contrastive loss against captions (as in CLIP), and
 the contents of each patch read from the penultimate layer, the one that the language model will be given.
 """
 
@@ -28,8 +28,8 @@ _IGNORE = -100
 _ATTRIBUTES = (len(_COLOUR) * len(KINDS), len(_COLOUR) * len(GLYPHS), len(KINDS) * 4, len(_COLOUR) * 4, 3)
 
 
-class ScenePictures(Dataset):
-    """Pictures of the `train` split with the targets of stage 1; deterministic per index."""
+class SceneImages(Dataset):
+    """Images of the `train` split with the targets of stage 1; deterministic per index."""
 
     def __init__(self, indices: range, seed: int = 0) -> None:
         self.indices, self.seed = indices, seed
@@ -43,7 +43,7 @@ class ScenePictures(Dataset):
         colour, kind, glyph = patch_labels(scene)
         return {
             "pixels": normalised(scene.pixels),
-            "attributes": picture_attributes(scene),
+            "attributes": image_attributes(scene),
             "caption": caption(scene, stream("train", index, self.seed, 1)),
             "colour": colour,
             "kind": kind,
@@ -74,7 +74,7 @@ def patch_labels(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     return colours[owner], kinds[owner], glyphs[owner]
 
 
-def picture_attributes(scene: Scene) -> Tensor:
+def image_attributes(scene: Scene) -> Tensor:
     """Multi-hot: colour x kind, sign colour x glyph, kind x quadrant, sign colour x quadrant, number of shapes."""
     groups = [torch.zeros(size) for size in _ATTRIBUTES]
     for thing in scene.things:
@@ -181,7 +181,7 @@ class VisionTraining(lightning.LightningModule):
         colour, kind, glyph = (
             batch[name] if keep is None else batch[name].gather(1, keep) for name in ("colour", "kind", "glyph")
         )
-        weight = torch.where(kind == len(_KIND), 0.15, 1.0)  # background is most of a picture and the easy part
+        weight = torch.where(kind == len(_KIND), 0.15, 1.0)  # background is most of an image and the easy part
         per_patch = F.cross_entropy(self.colour(patches).transpose(1, 2), colour, reduction="none")
         per_patch = per_patch + F.cross_entropy(self.kind(patches).transpose(1, 2), kind, reduction="none")
         glyphs = F.cross_entropy(self.glyph(patches).transpose(1, 2), glyph, ignore_index=_IGNORE)

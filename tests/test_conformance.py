@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from foveate.core.arrangement import Grid
 from foveate.core.needs import AlignedPatches, AlignedText, ClsRows, Features
-from foveate.core.types import Grid, Trace
+from foveate.core.trace import Trace
 from foveate.methods import METHODS
 from tests.golden_llava import GOLDEN, golden, golden_llava, golden_pixels, golden_prompt, inputs
 
@@ -40,7 +41,7 @@ def generated(compressor, prompt, model, new=8, **images):
 
 
 def compressed(compressor):
-    """What a vision-side method makes of the golden picture."""
+    """What a vision-side method makes of the golden image."""
     run, _, _ = generated(compressor, golden_prompt(), golden_llava(), 1, pixel_values=golden_pixels())
     return run
 

@@ -19,7 +19,7 @@ from foveate.metrics.answers import agreement
 
 PIXEL_FILTERS = ("saturation", "contrast", "edges")
 FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", *PIXEL_FILTERS, "random", "blind")
-BUDGETLESS = ("full", "blind")  # all patches and no picture, whatever the budget
+BUDGETLESS = ("full", "blind")  # all patches and no image, whatever the budget
 MEASURES = ["score", "evidence_recall", "things_kept", "agreement"]
 _QUESTION = ("sample_id", "image_id", "kind")
 

@@ -69,7 +69,7 @@ def _on_sinks(sinks: pd.DataFrame) -> str:
     """Which layers put more than an even share on sinks: paired with random patches, corrected over the layers."""
     size = f"n = {sinks['n'].max():,} questions about {sinks['images'].max():,} images"
     if (sinks["sink_share"] == 0).all():
-        return f"This model has no sinks: no patch of these pictures has an outlying norm ({size})."
+        return f"This model has no sinks: no patch of these images has an outlying norm ({size})."
     names = sinks["signal"].unique()
     name = next((name for name in ("cls", "received") if name in names), None)
     if name is None:

@@ -26,9 +26,9 @@ from analysis.findings import findings, page
 from analysis.held_out import Group
 from analysis.kept_patches import kept_patches_data, kept_patches_figure
 from analysis.tables import markdown, paragraphs, summary, write_table
-from foveate.core.types import Arrangement, Grid
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.data.load import parsed
-from foveate.data.sample import Lazily, VQASample, pictured
+from foveate.data.sample import Lazily, VQASample, first_of_images
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.evidence import as_seen, evidence_of
 from foveate.evaluation.run import cached_load, data_of
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
         feature_layer: The layer that writes the features.
         depth: Number of layers of the vision tower.
         grid: Rows and columns of patches.
-        pictures: Pictures by `image_id`, as the vision tower sees them; none where it does not see all in one grid.
+        images: ImageBatch by `image_id`, as the vision tower sees them; none where it does not see all in one grid.
         evidence: By `sample_id`, (rows, columns) bool: patches that hold the answer; empty if unknown.
         source: Model, data and split, for the footnotes of figures.
     """
@@ -51,7 +51,7 @@ class Setting(NamedTuple):
     feature_layer: int
     depth: int
     grid: tuple[int, int]
-    pictures: Mapping[str, Image.Image]
+    images: Mapping[str, Image.Image]
     evidence: Mapping[str, np.ndarray]
     source: str = ""
 
@@ -65,7 +65,7 @@ def report(study: optuna.Study, config: EvalConfig) -> str:
 
 
 def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
-    """The model's facts from the study, the pictures and their evidence from the data set."""
+    """The model's facts from the study, the images and their evidence from the data set."""
     facts = study.user_attrs
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
     grid, source = Grid(*facts["grid"]), source_of(config)
@@ -81,7 +81,7 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
         facts["feature_layer"],
         facts["depth"],
         (grid.rows, grid.columns),
-        Lazily(pictured(samples), lambda sample: as_seen(loaded, sample.image, grid)),
+        Lazily(first_of_images(samples), lambda sample: as_seen(loaded, sample.image, grid)),
         Lazily({sample.id: sample for sample in samples if sample.things.known}, shown),
         source,
     )
@@ -99,7 +99,7 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
         cells: The cells of a study, as `cells_of` gives them.
         out: Folder that holds `records/`.
         folder: Where to write.
-        setting: Model and pictures.
+        setting: Model and images.
     """
     frames = read_cells(cells, out)
     table = ablation_table(frames)
@@ -111,9 +111,9 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
         save_figure(accuracy_by_layer_figure(panels, setting.source), folder / "accuracy_by_layer.png")
     curves = frontier_data(table, setting.feature_layer, setting.depth)
     save_figure(frontier_figure(curves, setting.source), folder / "frontier.png")
-    if setting.pictures:
+    if setting.images:
         columns = telling_cells(table, cells, setting.feature_layer)
-        data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
+        data = kept_patches_data(columns, out, setting.images, setting.grid, setting.evidence)
         save_figure(kept_patches_figure(data), folder / "kept_patches.png")
     return paragraphs(found.doubt, found.first, summary(table), found.printed(reference_budget(table)), failed)
 
@@ -144,7 +144,7 @@ def groups_of(cells: Iterable[Cell], feature_layer: int) -> dict[int, list[Group
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell], feature_layer: int) -> list[Cell]:
-    """The cells worth a picture: full, and at the reference budget the best layer and sum, feature layer, controls."""
+    """The cells worth an image: full, and at the reference budget the best layer and sum, feature layer, controls."""
     keep = reference_budget(table)
     rows = table[table["keep"] == keep]
     wanted: list[str | None] = ["full"]

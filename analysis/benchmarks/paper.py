@@ -10,7 +10,7 @@ CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
 BENCHMARKS = {  # as the paper names them
     "scienceqa": "ScienceQA",
     "gqa": "GQA",
-    "textvqa_ocr": "TextVQA",  # LLaVA-1.5 is asked with the words that were found in the picture
+    "textvqa_ocr": "TextVQA",  # LLaVA-1.5 is asked with the words that were found in the image
     "pope": "POPE",
     "mmbench": "MMBench",
     "mmbench_cn": "MMBench-CN",

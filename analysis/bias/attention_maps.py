@@ -1,4 +1,4 @@
-"""What scorers, prompt, response and interventions look at in example pictures: heat maps over the picture."""
+"""What scorers, prompt, response and interventions look at in example images: heat maps over the image."""
 
 import math
 import textwrap
@@ -21,14 +21,14 @@ from analysis.bias.signals import EVIDENCE, RANDOM, RESPONSE, Key
 from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style
 from analysis.tables import grid, percent
 from foveate.bias.tables import SAMPLES, TableFolder
-from foveate.core.types import Grid
+from foveate.core.arrangement import Grid
 from foveate.data.sample import VQASample
 from foveate.functional.regions import spread, squares
 
 OCCLUSION: Key = ("occlusion", "")
 _CONTROLS = (EVIDENCE, RANDOM, "uniform")
 _MOST = 8  # times an even share, where the colours end
-_LETTERS = 22  # of a line beside the pictures
+_LETTERS = 22  # of a line beside the images
 
 
 class Look(NamedTuple):
@@ -39,7 +39,7 @@ class Look(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A question, its picture as (height, width, 3) in [0, 1], the evidence as (rows, columns) bool, and the looks."""
+    """A question, its image as (height, width, 3) in [0, 1], the evidence as (rows, columns) bool, and the looks."""
 
     question: str
     reference: str
@@ -69,7 +69,7 @@ def shown_keys(folder: TableFolder) -> list[Key]:
 def attention_data(
     folder: TableFolder, samples: Sequence[VQASample], keys: Sequence[Key], rows: int = 5
 ) -> list[Example]:
-    """The questions whose answers hang most on some block of patches, each of another kind and picture if possible.
+    """The questions whose answers hang most on some block of patches, each of another kind and image if possible.
 
     Args:
         folder: A finished measurement.
@@ -86,7 +86,7 @@ def attention_data(
     maps = table.set_index(["sample_id", "signal", "layers"])["map"]
     shape = grid_of(folder)
     block = squares(shape, int(plan_of(folder, "side")))
-    pictures = {sample.id: sample.image for sample in samples}
+    images = {sample.id: sample.image for sample in samples}
     examples = []
     for name in chosen:
         row, known = asked.loc[name], dict(maps.loc[name].items())
@@ -95,17 +95,17 @@ def attention_data(
         evidence = np.asarray(known.get((EVIDENCE, ""), np.zeros(shape.patches)), float) > 0.5
         looks = tuple(Look(key, _times(np.asarray(known[key], float), shape)) for key in keys)
         question, reference, answer, score = row[["question", "reference", "answer", "score"]]
-        pixels, evidence = _pixels(pictures[name], shape), evidence.reshape(shape.rows, shape.columns)
+        pixels, evidence = _pixels(images[name], shape), evidence.reshape(shape.rows, shape.columns)
         examples.append(Example(question, reference, answer, score, pixels, evidence, looks))
     return examples
 
 
 def draw_look(pixels: np.ndarray, look: Look | None, evidence: np.ndarray, ax: Axes) -> Axes:
-    """The picture, pale under the colours of one look; the evidence is outlined.
+    """The image, pale under the colours of one look; the evidence is outlined.
 
     Args:
         pixels: As in `Example`.
-        look: None means the picture itself.
+        look: None means the image itself.
         evidence: As in `Example`.
         ax: Where to draw.
     """
@@ -127,7 +127,7 @@ def draw_look(pixels: np.ndarray, look: Look | None, evidence: np.ndarray, ax: A
 
 
 def attention_figure(examples: Sequence[Example]) -> Figure:
-    """A row per question, which stands at the left with the model's answer; the picture, then a column per look."""
+    """A row per question, which stands at the left with the model's answer; the image, then a column per look."""
     keys = [look.key for look in examples[0].looks]
     with house_style():
         figure = Figure(figsize=(2.9 + 1.3 * (len(keys) + 1), 1.6 + 1.4 * len(examples)), layout="constrained")
@@ -137,7 +137,7 @@ def attention_figure(examples: Sequence[Example]) -> Figure:
             for ax, look in zip(line[1:], (None, *example.looks), strict=True):
                 draw_look(example.pixels, look, example.evidence, ax)
         for ax, key in zip(axes[0, 1:], (None, *keys), strict=True):
-            ax.set_title("picture" if key is None else title(key, "\n"), fontsize=10.5, loc="center")
+            ax.set_title("image" if key is None else title(key, "\n"), fontsize=10.5, loc="center")
         colours = figure.colorbar(_colours(), ax=axes, shrink=0.5, pad=0.01, ticks=np.log2([1, 2, 4, _MOST]))
         colours.ax.set_yticklabels(["even", "2 x", "4 x", f"{_MOST} x"])
         note = (
@@ -196,7 +196,7 @@ def attention_answer(summary: pd.DataFrame, keys: Sequence[Key], folder: TableFo
         beside = f" Random patches: {control[0]}." if control else ""
         parts.append(f"{text} {', '.join(found) or 'what nobody measured'}.{beside}")
     parts.append(
-        "[CLS] attention is the same for all questions about a picture; prompt, response and occlusion are not. Best "
+        "[CLS] attention is the same for all questions about an image; prompt, response and occlusion are not. Best "
         "layers were picked on these same questions, which flatters them."
     )
     return "\n\n".join(parts)
@@ -251,11 +251,11 @@ def _times(values: np.ndarray, shape: Grid) -> np.ndarray:
     return (shares * values.size).reshape(shape.rows, shape.columns)
 
 
-def _pixels(picture: Image.Image, shape: Grid) -> np.ndarray:
+def _pixels(image: Image.Image, shape: Grid) -> np.ndarray:
     """Enlarged to a whole number of pixels per patch."""
-    sides = zip(picture.size, (shape.columns, shape.rows), strict=True)
+    sides = zip(image.size, (shape.columns, shape.rows), strict=True)
     width, height = (math.ceil(size / patches) * patches for size, patches in sides)
-    return np.asarray(picture.convert("RGB").resize((width, height)), float) / 255
+    return np.asarray(image.convert("RGB").resize((width, height)), float) / 255
 
 
 def _label(example: Example, ax: Axes) -> None:

@@ -37,7 +37,7 @@ def mean_maps(folder: TableFolder) -> list[MeanMap]:
 def placeless(folder: TableFolder) -> pd.DataFrame:
     """Spearman with the response when the mean map over all questions is taken from each: `placeless_spearman`.
 
-    What a signal prefers whatever the question, and whatever the picture, is in its mean map; of two signals that
+    What a signal prefers whatever the question, and whatever the image, is in its mean map; of two signals that
     share a preference for places, or differ by one, only the rest is compared. NaN where nothing is left.
     """
     mean = {key: row for key, (row, _) in _mean_rows(folder).items()}

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from analysis.bias.signals import Key, key_order
 from foveate.bias.tables import SAMPLES, TableFolder
+from foveate.core.arrangement import Grid
 from foveate.core.errors import DataError
-from foveate.core.types import Grid
 from foveate.data.load import data_hash, load_samples
 from foveate.data.sample import VQASample
 
@@ -39,7 +39,7 @@ def measurement(out: Path, name: str | None = None, checkpoint: str | None = Non
 
 
 def grid_of(folder: TableFolder) -> Grid:
-    """Rows and columns of the patches of a picture.
+    """Rows and columns of the patches of an image.
 
     Raises:
         DataError: The measurement does not say, as those of earlier versions.
@@ -69,7 +69,7 @@ def source_of(folder: TableFolder) -> str:
 
 
 def samples_of(folder: TableFolder, seed: int = 0) -> list[VQASample]:
-    """Returns the questions that were measured, with their pictures.
+    """Returns the questions that were measured, with their images.
 
     Args:
         folder: A finished measurement.

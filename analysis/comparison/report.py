@@ -48,7 +48,7 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
         comparison: As `comparison_of` gives it.
         out: Folder that holds `records/`.
         folder: Where to write.
-        setting: Model and pictures.
+        setting: Model and images.
     """
     frames = read_comparison(comparison, out)
     table = comparison_table(frames, comparison.roles)
@@ -60,9 +60,9 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
     if rankings := rankings_data(table):
         save_figure(ranking_figure(rankings, setting.source), folder / "ranking.png")
         budget = shared_budget(table)
-        if setting.pictures:
+        if setting.images:
             columns = telling_cells(table, comparison.cells)
-            data = kept_patches_data(columns, out, setting.pictures, setting.grid, setting.evidence)
+            data = kept_patches_data(columns, out, setting.images, setting.grid, setting.evidence)
             kept = f"{budget} equivalent tokens of {comparison.patches} patches: those that remain to the end"
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
     best = [found.printed(budget) for budget in budgets_of(table)]
@@ -72,7 +72,7 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
 
 
 def telling_cells(table: pd.DataFrame, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells worth a picture: at the shared budget the best methods of every role, the worst, controls, evidence."""
+    """The cells worth an image: at the shared budget the best methods of every role, the worst, controls, evidence."""
     budget = shared_budget(table)
     wanted = ["full"]
     for role in ("vision", "decoder", "both"):

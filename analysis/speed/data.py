@@ -88,7 +88,7 @@ def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[s
     """A row of the parquet file; times are those of the whole batch, what is not known is None.
 
     Args:
-        size: Of the pictures, in pixels.
+        size: Of the images, in pixels.
         batch: Questions at a time.
         new_tokens: Of every answer.
         measured: One round of one setting.
@@ -144,12 +144,12 @@ def read_rounds(path: Path) -> tuple[pd.DataFrame, Conditions]:
 
 
 def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
-    """One row per size of the pictures, batch, method and budget, in the order in which they were measured.
+    """One row per size of the images, batch, method and budget, in the order in which they were measured.
 
     Times are medians over rounds, in milliseconds per question; `decode_ms` is per token. `speedup` is the geometric
     mean over rounds of the total time without compression over this one's, with its 95 % interval and p of no
     difference, Holm-corrected over the table; `vs_one_by_one` the same of the second baseline at the same budget, both
-    with the time that pictures and words take to become tensors. `flops_ratio` are operations without compression over
+    with the time that images and words take to become tensors. `flops_ratio` are operations without compression over
     these.
 
     Args:

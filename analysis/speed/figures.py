@@ -68,7 +68,7 @@ def speed_figure(table: pd.DataFrame, conditions: Conditions) -> Figure:
         for line, ((size, batch), rows) in zip(axes, groups, strict=True):
             draw_parts(parts_data(rows, conditions.new_tokens), line[0])
             draw_speedups(rows, line[1])
-            line[0].set_title(f"pictures of {size} pixels, batch {batch}")
+            line[0].set_title(f"images of {size} pixels, batch {batch}")
         left, right = axes[0][1].get_xlim()  # which hold for the whole column
         axes[0][1].set_xlim(min(0.9, left), max(1.1, right))
         handles, names = axes[0][0].get_legend_handles_labels()

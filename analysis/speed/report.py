@@ -33,7 +33,7 @@ _LEGEND = (
     "*prefill* ends with the first of {new_tokens} tokens, whatever they are. *Times as fast*: geometric mean over "
     "rounds of the time of the uncompressed model, with the same kernel, over this one's; verdicts are Holm-corrected "
     "over the table. *Times as fast as one by one*: the way scripts of this field do it, from stock transformers "
-    "calls: one question at a time, eager attention, `output_attentions`; with the time to make tensors of pictures "
+    "calls: one question at a time, eager attention, `output_attentions`; with the time to make tensors of images "
     "and words on both sides. *Peak*: most memory of the batch above weights. *KV*: keys and values of a prompt."
 )
 
@@ -61,7 +61,7 @@ def markdown(table: pd.DataFrame, conditions: Conditions) -> str:
         parts += [f"## {_title(*key)}", _grid(rows, _shown)]
     parts += ["## Operations of a prefill by convention, in units of 10^9", _conventions()]
     for size, rows in table.groupby("size", sort=False):
-        parts += [f"### Pictures of {size} pixels", _grid(rows.drop_duplicates(["method", "budget"]), _operations)]
+        parts += [f"### Images of {size} pixels", _grid(rows.drop_duplicates(["method", "budget"]), _operations)]
     return "\n\n".join([*parts, *_left_out(conditions)]) + "\n"
 
 
@@ -164,7 +164,7 @@ def _left_out(conditions: Conditions) -> list[str]:
 
 
 def _title(size: int, batch: int) -> str:
-    return f"Pictures of {size} pixels, batch {batch}"
+    return f"Images of {size} pixels, batch {batch}"
 
 
 def _ratio(row: pd.Series, name: str, low: str, high: str) -> str:

@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from analysis.overlays import kept_overlay, lit
-from foveate.core.types import Arrangement, Grid
+from foveate.core.arrangement import Arrangement, Grid
 
 
 def test_an_overlay_keeps_what_stays_and_dims_the_rest():
@@ -23,9 +23,9 @@ def test_of_several_views_the_last_is_shown():
 
 
 def test_overlays_stand_side_by_side():
-    pictures = [Image.new("RGB", (96, 96), (40 * i, 90, 90)) for i in range(4)]
+    images = [Image.new("RGB", (96, 96), (40 * i, 90, 90)) for i in range(4)]
     kept = [[], [3], list(range(144)), np.arange(5)]
-    assert kept_overlay(pictures, [lit(Arrangement((Grid(12, 12),)), some) for some in kept]).size == (
+    assert kept_overlay(images, [lit(Arrangement((Grid(12, 12),)), some) for some in kept]).size == (
         4 * 192 + 3 * 8,
         192,
     )

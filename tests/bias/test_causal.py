@@ -17,7 +17,7 @@ from foveate.bias.causal import (
     removal,
     shapley,
 )
-from foveate.core.types import Arrangement, Grid
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.data.load import load_samples
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
@@ -31,7 +31,7 @@ PATCHES = 144
 
 @pytest.fixture(scope="module")
 def asked(tiny, tmp_path_factory):
-    """A model, 15 questions about two pictures, and the inquiry about them."""
+    """A model, 15 questions about two images, and the inquiry about them."""
     loaded = load(tiny)
     samples = load_samples("scenes", "search", limit=15)
     encodings = Encodings.of(
@@ -42,12 +42,12 @@ def asked(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference():
-    """The shipped model and what it says about eight pictures."""
+    """The shipped model and what it says about eight images."""
     loaded = load("reference")
     samples = load_samples("scenes", "test", limit=96)
-    pictures = {sample.image_id: sample.image for sample in samples}
-    prompts = [[loaded.prompt(s.question) for s in samples if s.image_id == image_id] for image_id in pictures]
-    inquiry = Inquiry.own(loaded.adapter, loaded.pictures(list(pictures.values())), prompts, 24)
+    images = {sample.image_id: sample.image for sample in samples}
+    prompts = [[loaded.prompt(s.question) for s in samples if s.image_id == image_id] for image_id in images]
+    inquiry = Inquiry.own(loaded.adapter, loaded.images(list(images.values())), prompts, 24)
     return loaded, samples, inquiry
 
 
@@ -62,7 +62,9 @@ def stock(loaded, sample, stays, tokens, repack):
     model, image = loaded.model, loaded.model.config.image_token_id
     words = torch.tensor(loaded.prompt(sample.question))
     embeds = model.get_input_embeddings()(words)
-    embeds[words == image] = model.get_image_features(loaded.images([sample.image])[0]["pixel_values"]).pooler_output[0]
+    embeds[words == image] = model.get_image_features(
+        loaded.image_inputs([sample.image])[0]["pixel_values"]
+    ).pooler_output[0]
     here = torch.ones_like(words, dtype=torch.bool)
     here[words == image] = stays
     position = torch.arange(len(words))[here]
@@ -91,7 +93,7 @@ def test_the_probability_of_an_answer_is_that_of_the_stock_model_without_the_oth
 
 
 @pytest.mark.parametrize("at_once", [1, 5])
-def test_questions_that_share_the_patches_of_a_picture_could_as_well_have_their_own(asked, at_once):
+def test_questions_that_share_the_patches_of_an_image_could_as_well_have_their_own(asked, at_once):
     _, samples, inquiry = asked
     stays = torch.rand(3, 2, PATCHES, generator=torch.Generator().manual_seed(1)) < 0.3
     shared = kept_log_probability(inquiry, stays, at_once=at_once)
@@ -108,7 +110,7 @@ def test_its_own_answer_is_what_stock_generate_says_with_the_end_token_if_it_end
         output = loaded.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=loaded.images([samples[i].image])[0]["pixel_values"],
+            pixel_values=loaded.image_inputs([samples[i].image])[0]["pixel_values"],
             max_new_tokens=NEW if about == "asked" else 24,
             do_sample=False,
         )
@@ -166,7 +168,7 @@ def test_over_all_orders_a_block_is_worth_its_shapley_value(asked):
     assert expected.abs().max() > 0.01
 
 
-def test_each_picture_has_its_own_orders_and_the_worths_add_up_to_what_seeing_is_worth(asked):
+def test_each_image_has_its_own_orders_and_the_worths_add_up_to_what_seeing_is_worth(asked):
     loaded, samples, inquiry = asked
     orders = drawn_orders(["one", "two"], 9, 2)
     found, counts = shapley(inquiry, 4, orders, at_once=8), []
@@ -174,9 +176,9 @@ def test_each_picture_has_its_own_orders_and_the_worths_add_up_to_what_seeing_is
     blind, seeing = kept_log_probability(inquiry, stays)
     torch.testing.assert_close(found.sum(2), (seeing - blind)[:, None].expand(-1, 4), atol=1e-4, rtol=1e-4)
     block = squares(loaded.adapter.tower.grid, 4)
-    for i, picture in ((0, 0), (14, 1)):
+    for i, image in ((0, 0), (14, 1)):
         rises = torch.zeros(4, 9)
-        for row, order in zip(rises, orders[picture].tolist(), strict=True):
+        for row, order in zip(rises, orders[image].tolist(), strict=True):
             for place, number in enumerate(order):
                 before, after = (torch.isin(block, torch.tensor(order[:end])) for end in (place, place + 1))
                 pair = torch.stack([before, after])[:, None].expand(-1, len(samples), -1)
@@ -186,7 +188,7 @@ def test_each_picture_has_its_own_orders_and_the_worths_add_up_to_what_seeing_is
     assert sum(counts) == (2 + 4 * 8) * len(samples)
 
 
-def test_orders_depend_on_the_picture_alone_and_each_is_also_reversed():
+def test_orders_depend_on_the_image_alone_and_each_is_also_reversed():
     orders = drawn_orders(["a", "b"], 7, 3)
     assert orders.shape == (2, 6, 7)
     assert torch.equal(orders.sort(-1).values, torch.arange(7).expand(2, 6, 7))
@@ -253,7 +255,7 @@ def test_a_curve_holds_the_probabilities_with_and_without_the_best_patches(asked
             torch.testing.assert_close(values[i, 1], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_scores_of_a_picture_make_the_curves_of_all_questions_about_it(asked):
+def test_scores_of_an_image_make_the_curves_of_all_questions_about_it(asked):
     _, samples, inquiry = asked
     scores = torch.rand(2, PATCHES, generator=torch.Generator().manual_seed(4))
     for shared, alone in zip(
@@ -287,7 +289,7 @@ def test_every_sequence_is_reported_once_it_ran(asked, at_once):
 
 def test_what_cannot_be_computed_is_explained(asked):
     _, _, inquiry = asked
-    with pytest.raises(ValueError, match=r"3 rows of patches for 15 questions about 2 pictures"):
+    with pytest.raises(ValueError, match=r"3 rows of patches for 15 questions about 2 images"):
         kept_log_probability(inquiry, torch.ones(1, 3, PATCHES, dtype=torch.bool))
     scores = torch.zeros(2, PATCHES)
     scores[1, 7] = torch.nan

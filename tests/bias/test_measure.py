@@ -15,8 +15,8 @@ from foveate.bias.measure import carried_out, measure
 from foveate.bias.plan import BiasPlan
 from foveate.bias.tables import TableFolder
 from foveate.compressors import Identity
+from foveate.core.arrangement import Grid
 from foveate.core.errors import BudgetError, DataError, OutputError
-from foveate.core.types import Grid
 from foveate.data.load import data_hash, load_samples
 from foveate.data.sample import Masks
 from foveate.evaluation import EvalConfig, answering
@@ -183,7 +183,7 @@ def test_maps_are_the_attention_of_each_question(measured, config):
     with torch.inference_mode():
         tower = loaded.model.model.vision_tower
         tower.set_attn_implementation("eager")
-        attention = tower(loaded.images([sample.image])[0]["pixel_values"], output_attentions=True).attentions
+        attention = tower(loaded.image_inputs([sample.image])[0]["pixel_values"], output_attentions=True).attentions
         tower.set_attn_implementation("sdpa")
     expected = torch.stack(attention)[:, 0, :, 0, 1:].mean(1)
     found = np.stack([one(maps, sample_id=sample.id, signal="cls", layers=str(i))["map"][0] for i in range(6)])

@@ -26,8 +26,8 @@ from foveate.bias.metrics import (
     spearman,
     top_overlap,
 )
+from foveate.core.arrangement import Grid
 from foveate.core.errors import BudgetError
-from foveate.core.types import Grid
 from foveate.functional.outliers import outliers, outlying
 from foveate.functional.ranking import marked
 from foveate.metrics.evidence import evidence_precision, evidence_recall
@@ -74,14 +74,14 @@ def test_agreement_of_two_rows_equals_scipy_or_sets_row_by_row(name, leading):
 
 
 def of_grid(oracle):
-    """An oracle that is given the mass as picture of shares."""
+    """An oracle that is given the mass as image of shares."""
     return lambda row: oracle(row.reshape(GRID.rows, GRID.columns) / row.sum())
 
 
-def centroid(picture, axis):
+def centroid(image, axis):
     """With the edges of the grid at 0 and 1."""
-    centres = (np.indices(picture.shape)[axis] + 0.5) / picture.shape[axis]
-    return np.average(centres, weights=picture) - 0.5
+    centres = (np.indices(image.shape)[axis] + 0.5) / image.shape[axis]
+    return np.average(centres, weights=image) - 0.5
 
 
 ROW_INDEX = np.repeat(np.arange(GRID.rows), GRID.columns)
@@ -92,7 +92,7 @@ SINGLES = {
     "grid row": (partial(row_correlation, grid=GRID), lambda row: stats.spearmanr(row, ROW_INDEX)[0]),
     "down": (lambda row: centroid_shift(row, GRID)[0], of_grid(partial(centroid, axis=0))),
     "right": (lambda row: centroid_shift(row, GRID)[1], of_grid(partial(centroid, axis=1))),
-    "last rows": (partial(last_rows_share, grid=GRID, rows=2), of_grid(lambda picture: picture[-2:].sum())),
+    "last rows": (partial(last_rows_share, grid=GRID, rows=2), of_grid(lambda image: image[-2:].sum())),
 }
 
 
@@ -219,16 +219,16 @@ def test_mass_that_rises_with_the_grid_row_correlates_perfectly_with_it():
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (4, 6), (2, 3), (1, 5)])
 def test_a_point_mass_shifts_the_centroid_to_its_patch(down, right):
-    picture = torch.zeros(5, 7)
-    picture[down, right] = 0.2
-    found = centroid_shift(picture.flatten(), GRID)
+    image = torch.zeros(5, 7)
+    image[down, right] = 0.2
+    found = centroid_shift(image.flatten(), GRID)
     np.testing.assert_allclose(found, [(down - 2) / 5, (right - 3) / 7], atol=1e-15)
 
 
 def test_last_rows_hold_what_was_planted_there():
-    picture = torch.full((5, 7), 0.25 / 21)
-    picture[-2:] = 0.75 / 14
-    share = partial(last_rows_share, picture.flatten(), GRID)
+    image = torch.full((5, 7), 0.25 / 21)
+    image[-2:] = 0.75 / 14
+    share = partial(last_rows_share, image.flatten(), GRID)
     np.testing.assert_allclose([share(rows) for rows in (0, 2, 5)], [0, 0.75, 1])
     assert last_rows_share(torch.ones(35), GRID, 2).item() == pytest.approx(2 / 5)
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
 from foveate.compressors.base import whole
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.checks import _looked_at
+from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import Cut, Merger, Scorer, Selector
 from foveate.core.errors import FoveateError
-from foveate.core.types import Arrangement, Compressed, Compression, Decision, Grid
 from foveate.mergers import Contextual, Drop
 from foveate.models.loading.load import load
 from foveate.scorers import Uniform
@@ -114,9 +115,9 @@ class Made(Merger):
 @pytest.fixture(scope="module")
 def asked(tiny):
     loaded = load(tiny)
-    picture = torch.rand(1, 3, 96, 96)
+    image = torch.rand(1, 3, 96, 96)
     ids = torch.tensor([loaded.prompt("what is it ?")])
-    return loaded.model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": picture}
+    return loaded.model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": image}
 
 
 def compressors(**plugins: object):
@@ -198,7 +199,7 @@ class OwnCut(Cut):
 
 @dataclass(frozen=True)
 class OwnCompressor(Compressor):
-    """Gives what a function makes of the uncompressed picture, or cuts."""
+    """Gives what a function makes of the uncompressed image, or cuts."""
 
     make: Callable[[Compressed], object] = lambda whole: whole
     own_cuts: tuple[Cut, ...] = ()
@@ -208,8 +209,8 @@ class OwnCompressor(Compressor):
     def cuts(self):
         return self.own_cuts
 
-    def compress(self, pictures, also=()):
-        return self.make(whole(pictures, also))
+    def compress(self, images, also=()):
+        return self.make(whole(images, also))
 
     def plan(self, patches, depth):
         return (float(patches),) * depth

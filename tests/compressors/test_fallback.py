@@ -12,7 +12,7 @@ from foveate.methods import fastv, hiprune, prumerge, pyramiddrop, sparsevlm, vi
 from foveate.methods.fitting import options_for, with_fallbacks
 from foveate.models.loading.load import adapt
 from foveate.scorers import ClsEnsemble, Hybrid, PromptAttention
-from foveate.testing.families import FAMILIES, pictures
+from foveate.testing.families import FAMILIES, image_inputs
 
 WITHOUT_CLS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL")
 NEAREST = {"Qwen2.5-VL": (1, 1, 3, 3)}  # windows in layers 0 and 2, which lies between two that see everything
@@ -31,20 +31,20 @@ def model_of(family):
 
 def received(family, layer):
     """(head, patch): what the tower's patches receive, which test_family_towers holds against eager attention."""
-    adapter, picture = adapt(model_of(family)), pictures(family)[0]
-    (arrangement,) = adapter.arrangements(picture, [])
-    return adapter.encode(picture, arrangement, [ReceivedRows(layer)])[1][ReceivedRows(layer)][0]
+    adapter, image = adapt(model_of(family)), image_inputs(family)[0]
+    (arrangement,) = adapter.arrangements(image, [])
+    return adapter.encode(image, arrangement, [ReceivedRows(layer)])[1][ReceivedRows(layer)][0]
 
 
 def seen(family, compressor):
-    """The run of a compressor over a prompt about the family's first picture."""
-    model, picture = model_of(family), pictures(family)[0]
+    """The run of a compressor over a prompt about the family's first image."""
+    model, image = model_of(family), image_inputs(family)[0]
     adapter = adapt(model)
-    (arrangement,) = adapter.arrangements(picture, [])
+    (arrangement,) = adapter.arrangements(image, [])
     ids = torch.tensor([[5, 6, *[adapter.image_token] * arrangement.length, 9, 10]])
-    kind = {"mm_token_type_ids": (ids == adapter.image_token).int()} if "image_grid_thw" in picture else {}
+    kind = {"mm_token_type_ids": (ids == adapter.image_token).int()} if "image_grid_thw" in image else {}
     with compressor.attached(model) as run:
-        model.generate(input_ids=ids, **picture, **kind, max_new_tokens=1)
+        model.generate(input_ids=ids, **image, **kind, max_new_tokens=1)
     return run
 
 

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from foveate.core.arrangement import Grid
+from foveate.core.compression import Compression
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import ClsRows, Fingerprint, LayersFrom, resolve_layers
-from foveate.core.types import EXTRA, PADDING, Compression, Grid, Trace
+from foveate.core.trace import EXTRA, PADDING, Trace
 
 
 def test_layers_may_be_counted_from_the_end():

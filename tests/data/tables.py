@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 TEXT, TEXTS = Value("string"), List(Value("string"))
 
 
-def picture(seed: int, size: tuple[int, int] = (96, 96), form: str = "PNG") -> dict:
+def encoded_image(seed: int, size: tuple[int, int] = (96, 96), form: str = "PNG") -> dict:
     """As `datasets` stores an image: encoded bytes and the name of a file that need not exist."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
     data = BytesIO()
@@ -30,7 +30,7 @@ POPE_KINDS = ("random", "popular", "adversarial")
 
 
 def pope_rows(images: int = 3) -> list[dict]:
-    """As on the hub: all questions of a category, then those of the next; the pictures come again."""
+    """As on the hub: all questions of a category, then those of the next; the images come again."""
     return [
         {
             "id": f"{3 * image + number}",
@@ -38,7 +38,7 @@ def pope_rows(images: int = 3) -> list[dict]:
             "question": f"Is there a {thing} in the image?",
             "answer": "yes" if number == 0 else "no",
             "image_source": f"COCO_val2014_{image:012d}",
-            "image": picture(image),
+            "image": encoded_image(image),
             "category": kind,
         }
         for kind in POPE_KINDS
@@ -73,7 +73,7 @@ def textvqa_rows(images: int = 2) -> list[dict]:
             "question_id": 34602 + 2 * image + number,
             "question": f"what is number {number}?",
             "question_tokens": ["what", "is"],
-            "image": picture(image),
+            "image": encoded_image(image),
             "image_width": 96,
             "image_height": 96,
             "answers": ["nokia"] * 7 + ["the nokia", "phone", "Nokia."],
@@ -116,7 +116,7 @@ def gqa(folder: Path) -> Path:
     ]
     name = "testdev-00000-of-00001.parquet"
     write(folder / "testdev_balanced_instructions" / name, rows, GQA)
-    images = [{"id": f"n{number}", "image": picture(number)} for number in range(3)]
+    images = [{"id": f"n{number}", "image": encoded_image(number)} for number in range(3)]
     write(folder / "testdev_balanced_images" / name, images, {"id": TEXT, "image": Image()})
     return folder
 
@@ -145,7 +145,7 @@ def vqav2_rows(answered: bool = True) -> list[dict]:
             "answer_type": "yes/no" if answered else None,
             "question_id": 9000000 + number,
             "question": "is there any red star?",
-            "image": picture(number, form="JPEG"),
+            "image": encoded_image(number, form="JPEG"),
         }
         for number in range(2)
     ]
@@ -162,8 +162,8 @@ def vizwiz(path: Path) -> Path:
     rows = [
         {
             "question_id": f"VizWiz_val_0000000{number}",
-            "image": picture(number),
-            "question": "Ok. There is another picture I hope it is a better one.",
+            "image": encoded_image(number),
+            "question": "Ok. There is another image I hope it is a better one.",
             "answers": ["unanswerable"] * 6 + ["beige", "brown", "tan", "tan"],
             "category": "unanswerable",
         }
@@ -194,7 +194,7 @@ def scienceqa_rows() -> list[dict]:
     rest = dict.fromkeys(("task", "grade", "topic", "category", "skill", "lecture", "solution"), "")
     return [
         {
-            "image": None if number == 1 else picture(number),
+            "image": None if number == 1 else encoded_image(number),
             "question": "Which is red?",
             "choices": ["the star", "the ring", "the cross"][: 2 + number % 2],
             "answer": number % 2,
@@ -228,7 +228,7 @@ def mmbench(path: Path) -> Path:
             "C": "nan",
             "D": "nan",
             "category": "attribute",
-            "image": picture(number),
+            "image": encoded_image(number),
             "source": "made",
             "L2-category": "perception",
             "comment": "nan",
@@ -262,7 +262,7 @@ def seedbench(path: Path) -> Path:
             "question": "How many shapes are there?",
             "question_id": f"10{number}",
             "question_type_id": 5,
-            "image": [picture(number)] * (8 if number == 1 else 1),
+            "image": [encoded_image(number)] * (8 if number == 1 else 1),
             "segment": [0, 1] if number == 1 else [],
         }
         for number in range(3)
@@ -277,7 +277,7 @@ def mmvet(path: Path) -> Path:
     rows = [
         {
             "question_id": f"v1_{number}",
-            "image": picture(number),
+            "image": encoded_image(number),
             "question": "What is x in the equation?",
             "answer": "-1<AND>-5",
             "image_source": "https://",
@@ -295,7 +295,7 @@ def mme_rows() -> list[dict]:
     return [
         {
             "question_id": f"{task}/000{image}.png",
-            "image": picture(image),
+            "image": encoded_image(image),
             "question": f"Is this {thing}? Please answer yes or no.",
             "answer": answer,
             "category": task,
@@ -326,7 +326,7 @@ def refcoco(path: Path, size: tuple[int, int] = (160, 80)) -> Path:
     rows = [
         {
             "question_id": f"{number}",
-            "image": picture(7, size),
+            "image": encoded_image(7, size),
             "question": "Please describe the region.",
             "answer": ["red star", "the star"][: 2 - number],
             "segmentation": [0.0] * 8,

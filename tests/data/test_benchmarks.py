@@ -42,7 +42,7 @@ FILES = {
     "refcocog": tables.refcoco,
     "gqa": tables.gqa,
 }
-# questions, pictures, and what the first question becomes: references, kind, LLaVA's prompt
+# questions, images, and what the first question becomes: references, kind, LLaVA's prompt
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 EXPECTED = {
@@ -62,7 +62,7 @@ EXPECTED = {
         2,
         ("unanswerable",) * 6 + ("beige", "brown", "tan", "tan"),
         "unanswerable",
-        "Ok. There is another picture I hope it is a better one.\n"
+        "Ok. There is another image I hope it is a better one.\n"
         "When the provided information is insufficient, respond with 'Unanswerable'." + SHORT,
     ),
     "scienceqa": (3, 2, ("A", "the star"), "natural science", "Which is red?\nA. the star\nB. the ring" + LETTER),
@@ -109,11 +109,11 @@ def test_every_benchmark_is_tried_here():
 def test_a_table_of_the_hubs_columns_becomes_questions(name, tmp_path):
     place = FILES[name](tmp_path / ("gqa" if name == "gqa" else "questions.parquet"))
     samples = load_samples(f"{name}:{place}", default_split(name))
-    questions, pictures, references, kind, prompt = EXPECTED[name]
+    questions, images, references, kind, prompt = EXPECTED[name]
     assert [sample.problem for sample in samples] == [""] * questions
     assert len({sample.id for sample in samples}) == questions
-    images = [sample.image_id for sample in samples if sample.picture is not None]
-    assert len(set(images)) == pictures == 1 + sum(a != b for a, b in pairwise(images))
+    images = [sample.image_id for sample in samples if sample.source is not None]
+    assert len(set(images)) == images == 1 + sum(a != b for a, b in pairwise(images))
     first = samples[0]
     assert (first.references, first.kind, phrased(first, "llava")) == (references, kind, prompt)
     assert first.image.size == ((160, 80) if name.startswith("refcoco") else (96, 96))
@@ -121,10 +121,10 @@ def test_a_table_of_the_hubs_columns_becomes_questions(name, tmp_path):
     assert score_of("no, 7, 7, 7, 7", first) < 1
 
 
-def test_rows_of_scienceqa_without_a_picture_are_questions_about_text_alone(tmp_path):
+def test_rows_of_scienceqa_without_an_image_are_questions_about_text_alone(tmp_path):
     place = tables.scienceqa(tmp_path / "scienceqa.parquet")
     samples = load_samples(f"scienceqa:{place}", "test")
-    assert [sample.picture is None for sample in samples] == [False, True, False]
+    assert [sample.source is None for sample in samples] == [False, True, False]
     assert len({sample.image_id for sample in samples}) == 3
     text_only = samples[1]
     assert (text_only.problem, text_only.evidence.shape[0]) == ("", 0)
@@ -134,14 +134,14 @@ def test_rows_of_scienceqa_without_a_picture_are_questions_about_text_alone(tmp_
     with pytest.raises(DataError, match="question 'test-000001' has no image"):
         _ = text_only.image
     assert set(images_of(samples)) == {samples[0].image_id, samples[2].image_id}
-    shown = replace(text_only, picture=samples[0].picture)
+    shown = replace(text_only, source=samples[0].source)
     assert data_hash(samples) != data_hash([samples[0], shown, samples[2]])
 
 
-def test_a_row_of_another_benchmark_without_a_picture_lacks_it(tmp_path):
+def test_a_row_of_another_benchmark_without_an_image_lacks_it(tmp_path):
     rows = [tables.pope_rows(1)[0] | {"image": None}]
     sample = load_samples(f"pope:{tables.write(tmp_path / 'pope.parquet', rows, tables.POPE)}", "test")[0]
-    assert isinstance(sample.picture, Stored)
+    assert isinstance(sample.source, Stored)
     with pytest.raises(DataError, match="is missing: its cell holds neither bytes nor a path"):
         _ = sample.image
 
@@ -229,13 +229,13 @@ def test_folders_of_the_hubs_layout_and_of_save_to_disk_are_read_alike(tmp_path)
     assert len(hashes) == 1
 
 
-def test_a_picture_may_be_a_path_beside_the_table(tmp_path):
+def test_an_image_may_be_a_path_beside_the_table(tmp_path):
     rows = tables.pope_rows(1)[:2]
     (tmp_path / "star.png").write_bytes(rows[0]["image"]["bytes"])
-    pictures = [{"bytes": None, "path": "star.png"}] * 2
+    images = [{"bytes": None, "path": "star.png"}] * 2
     stored = tables.write(
         tmp_path / "pope.parquet",
-        [row | {"image": image} for row, image in zip(rows, pictures, strict=True)],
+        [row | {"image": image} for row, image in zip(rows, images, strict=True)],
         tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}},
     )
     assert load_samples(f"pope:{stored}", "test")[0].image.size == (96, 96)
@@ -249,12 +249,12 @@ def test_an_orientation_in_exif_is_applied(tmp_path):
     rows = [tables.pope_rows(1)[0] | {"image": {"bytes": path.read_bytes(), "path": None}}]
     place = tables.write(tmp_path / "pope.parquet", rows, tables.POPE)
     sample = load_samples(f"pope:{place}", "test")[0]
-    assert sample.image.size == sample.picture.size == (48, 96)
+    assert sample.image.size == sample.source.size == (48, 96)
 
 
-def test_the_hash_knows_the_pictures_and_the_answers(tmp_path):
+def test_the_hash_knows_the_images_and_the_answers(tmp_path):
     rows = tables.pope_rows(1)
-    other = [rows[0] | {"image": tables.picture(99)}, *rows[1:]]
+    other = [rows[0] | {"image": tables.encoded_image(99)}, *rows[1:]]
     wrong = [rows[0] | {"answer": "no"}, *rows[1:]]
     hashes = {
         data_hash(load_samples(f"pope:{tables.write(tmp_path / f'{n}.parquet', some, tables.POPE)}", "test"))
@@ -264,7 +264,7 @@ def test_the_hash_knows_the_pictures_and_the_answers(tmp_path):
     assert data_hash(load_samples(f"pope:{tmp_path / '0.parquet'}", "test")) in hashes
 
 
-def test_no_picture_is_decoded_before_it_is_looked_at(tmp_path, monkeypatch):
+def test_no_image_is_decoded_before_it_is_looked_at(tmp_path, monkeypatch):
     place = tables.pope(tmp_path / "pope.parquet")
     opened = []
     monkeypatch.setattr(Image, "open", lambda data: opened.append(data))
@@ -306,32 +306,32 @@ def test_every_family_has_words_for_every_form_and_says_all_that_is_asked(family
 BROKEN = {
     "no bytes": ({"image": {"bytes": None, "path": None}}, "neither bytes nor a path"),
     "noise": ({"image": {"bytes": b"noise", "path": None}}, "cannot be decoded"),
-    "cut": ({"image": {"bytes": tables.picture(1)["bytes"][:60], "path": None}}, "cannot be decoded"),
+    "cut": ({"image": {"bytes": tables.encoded_image(1)["bytes"][:60], "path": None}}, "cannot be decoded"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_picture_is_named_with_its_question(kind, tmp_path):
+def test_a_broken_image_is_named_with_its_question(kind, tmp_path):
     change, cause = BROKEN[kind]
     rows = tables.pope_rows(1)
     types = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
     place = tables.write(tmp_path / "pope.parquet", [row | change for row in rows], types)
     sample = load_samples(f"pope:{place}", "test")[0]
-    with pytest.raises(DataError, match=rf"question 'random-1': picture 'COCO_val2014_000000000000'.*{cause}"):
+    with pytest.raises(DataError, match=rf"question 'random-1': image 'COCO_val2014_000000000000'.*{cause}"):
         _ = sample.image
 
 
-def test_a_question_whose_picture_is_in_no_table_is_named_when_it_is_looked_at(tmp_path):
+def test_a_question_whose_image_is_in_no_table_is_named_when_it_is_looked_at(tmp_path):
     place = tables.gqa(tmp_path / "gqa")
     (file,) = (place / "testdev_balanced_images").iterdir()
-    tables.write(file, [{"id": "n0", "image": tables.picture(0)}], {"id": tables.TEXT, "image": tables.Image()})
+    tables.write(file, [{"id": "n0", "image": tables.encoded_image(0)}], {"id": tables.TEXT, "image": tables.Image()})
     samples = load_samples(f"gqa:{place}", "testdev")
     assert len(data_hash(samples)) == 16 and samples[0].image.size == (96, 96)
-    with pytest.raises(DataError, match="question '201': picture 'n1' is not in the table of pictures"):
+    with pytest.raises(DataError, match="question '201': image 'n1' is not in the table of images"):
         _ = next(sample for sample in samples if sample.id == "201").image
 
 
-def test_a_picture_beyond_pillows_limit_is_refused(tmp_path, monkeypatch):
+def test_an_image_beyond_pillows_limit_is_refused(tmp_path, monkeypatch):
     place = tables.pope(tmp_path / "pope.parquet")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(DataError, match="exceeds limit of 2000 pixels"):
@@ -381,7 +381,7 @@ def test_what_is_wrong_with_a_table_is_said(tmp_path):
 
 @extended("memory")
 def test_a_table_of_many_questions_stays_small_in_memory(tmp_path):
-    """Objects that a split of 5,000 questions with pictures of 20 kB each keeps alive."""
+    """Objects that a split of 5,000 questions with images of 20 kB each keeps alive."""
     data = np.random.default_rng(0).bytes(20_000)
     row = tables.pope_rows(1)[0] | {"image": {"bytes": data, "path": None}}
     types = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
@@ -396,4 +396,4 @@ def test_a_table_of_many_questions_stays_small_in_memory(tmp_path):
     finally:
         tracemalloc.stop()
     assert len(samples) == 5000
-    assert kept < 5000 * 4_000 and peak < 5000 * 5_000  # a fifth of the pictures
+    assert kept < 5000 * 4_000 and peak < 5000 * 5_000  # a fifth of the images

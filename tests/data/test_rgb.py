@@ -130,14 +130,14 @@ def test_every_door_gives_the_same_pixels(kind, loaded):
         assert np.array_equal(np.asarray(image), np.asarray(first))
     for size in (table.size, memory.size, upright_size(opened(data)), upright_size(first)):
         assert size == first.size == expected.shape[1::-1]
-    pixels = loaded.images([Image.fromarray(np.asarray(first))])[0]["pixel_values"]
+    pixels = loaded.image_inputs([Image.fromarray(np.asarray(first))])[0]["pixel_values"]
     doors = (opened(data), table.open(), memory.open(), as_decoded_by_datasets(data))
     for image in doors:
-        assert torch.equal(loaded.images([image])[0]["pixel_values"], pixels)
+        assert torch.equal(loaded.image_inputs([image])[0]["pixel_values"], pixels)
 
 
 def as_decoded_by_datasets(data):
-    """As lmms-eval's tasks, and notebooks with `load_dataset`, hold pictures."""
+    """As lmms-eval's tasks, and notebooks with `load_dataset`, hold images."""
     return Dataset.from_dict({"image": [{"bytes": data, "path": None}]}).cast_column("image", Decoded())[0]["image"]
 
 
@@ -145,7 +145,7 @@ def as_decoded_by_datasets(data):
 def test_without_depth_and_orientation_it_is_what_image_processors_of_transformers_make(kind, loaded):
     data = GOOD[kind][0]
     stock = loaded.processor.image_processor([opened(data)], return_tensors="pt")["pixel_values"]
-    assert torch.equal(loaded.images([opened(data)])[0]["pixel_values"], stock)
+    assert torch.equal(loaded.image_inputs([opened(data)])[0]["pixel_values"], stock)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in GOOD if "orientation" in kind and "bits" not in kind])
@@ -156,14 +156,14 @@ def test_orientation_is_that_of_load_image(kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG, orientation 6", "16 bits", "RGBA", "palette with alpha"])
-def test_pictures_of_requests_of_lmms_eval_are_opened_alike(kind, loaded):
+def test_images_of_requests_of_lmms_eval_are_opened_alike(kind, loaded):
     pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
     from foveate.lmms_eval.request import Request
 
     data = GOOD[kind][0]
     asked = Request.of(loaded, "What is it?", [opened(data)], "")
     inputs = loaded.inputs([asked.written], [asked.images])
-    assert torch.equal(inputs["pixel_values"], loaded.images([stored(data).open()])[0]["pixel_values"])
+    assert torch.equal(inputs["pixel_values"], loaded.image_inputs([stored(data).open()])[0]["pixel_values"])
 
 
 def test_an_orientation_in_xmp_is_applied_too():
@@ -175,10 +175,10 @@ def test_an_orientation_in_xmp_is_applied_too():
     assert np.array_equal(np.asarray(as_rgb(stored(data).open())), UPRIGHT[6](COLOURS))
 
 
-def test_evidence_lies_in_the_upright_picture():
-    picture = stored(GOOD["JPEG, orientation 6"][0])
-    (mask,) = Boxes(((0.0, 0.0, 0.5, 1.0),)).masks(picture)
-    assert mask.shape == np.asarray(picture.open()).shape[:2] == (40, 24)
+def test_evidence_lies_in_the_upright_image():
+    image = stored(GOOD["JPEG, orientation 6"][0])
+    (mask,) = Boxes(((0.0, 0.0, 0.5, 1.0),)).masks(image)
+    assert mask.shape == np.asarray(image.open()).shape[:2] == (40, 24)
     assert mask[:, :12].all() and not mask[:, 12:].any()
 
 
@@ -205,14 +205,14 @@ def test_exif_data_that_cannot_be_read_are_named():
         with pytest.raises(DataError, match=r"image 'one': its EXIF data, .* cannot be read .*: store it without"):
             door()
     for door in (stored(data).open, lambda: stored(data).size):
-        with pytest.raises(DataError, match="picture 'one': its EXIF data"):
+        with pytest.raises(DataError, match="image 'one': its EXIF data"):
             door()
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_32_bits_per_pixel_are_refused_at_every_door(mode, loaded):
     image = Image.new(mode, (8, 8))
-    for door in (lambda: Drawn(image).open(), lambda: loaded.images([image])):
+    for door in (lambda: Drawn(image).open(), lambda: loaded.image_inputs([image])):
         with pytest.raises(DataError, match="32 bits per pixel"):
             door()
 

@@ -84,7 +84,7 @@ def test_existence_answers_are_true_and_balanced():
         assert 0.3 < np.mean(truths) < 0.7
 
 
-def test_relations_hold_in_the_picture():
+def test_relations_hold_in_the_image():
     for scene, question in asked("relation"):
         words = question.text.rstrip("?").split()
         where = {t.kind: t for t in scene.shapes}
@@ -127,7 +127,7 @@ def test_needed_things_are_named_in_the_question():
                 )
 
 
-def test_a_limit_is_a_prefix_and_all_questions_of_a_picture_follow_each_other():
+def test_a_limit_is_a_prefix_and_all_questions_of_an_image_follow_each_other():
     samples = load_samples("scenes", "search", limit=25)
     assert [s.id for s in samples] == [s.id for s in load_samples("scenes", "search", limit=40)[:25]]
     assert len(samples) == 25

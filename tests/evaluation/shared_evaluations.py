@@ -12,7 +12,7 @@ from foveate.options import Flat, Options
 
 
 def evaluations(config):
-    """Questions in uneven numbers of batches, some about one picture in two of them; and fewer batches than devices."""
+    """Questions in uneven numbers of batches, some about one image in two of them; and fewer batches than devices."""
     return (
         replace(config, compressor=vtc_cls(36, 1), limit=66, batch_size=7),
         replace(config, compressor=fastv(9, 2), limit=66, batch_size=16),

@@ -79,7 +79,7 @@ def test_two_processes_leave_the_records_of_one(launcher, alone, tiny, tmp_path)
         assert shared.complete
         assert shared.read().equals(expected.read())  # reading refuses a question that stands twice
     assert parts(tmp_path / "records" / alone[1].folder.name) == parts(alone[1].folder)
-    assert len(list(tmp_path.glob("encodings/*/state.json"))) == 2  # one per set of pictures, 66 questions and 11
+    assert len(list(tmp_path.glob("encodings/*/state.json"))) == 2  # one per set of images, 66 questions and 11
     (resumed,) = tmp_path.glob("resumed/records/*")
     whole = [RecordFolder(folder).read().drop("log_probability") for folder in (resumed, alone[0].folder)]
     assert whole[0].equals(whole[1])  # all but the last digit, which the batch decides

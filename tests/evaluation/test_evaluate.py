@@ -171,12 +171,12 @@ def test_replayed_encodings_equal_a_fresh_pass(config):
     ids = list(images)[::-1]
     needs = (ClsRows((0, -1)), ClsRows(LayersFrom(2)), Fingerprint(), Keys(-1), Features(True), ReceivedRows(2))
     with torch.no_grad():
-        live = loaded.pictures([images[i] for i in ids])
+        live = loaded.images([images[i] for i in ids])
         features, trace = live.encode(needs)
         encodings = Encodings.of(loaded, images, config.out / "enc")
-        replayed, replay = encodings.pictures(ids, torch.rand(4, 1, 144), NO_TEXTS).encode((*needs, EvidenceShare()))
-        again = encodings.pictures([ids[2], ids[0], ids[2]], torch.rand(3, 1, 144), NO_TEXTS).encode(needs)
-        stored = Encodings.of(loaded, {}, config.out / "enc").pictures(ids, torch.empty(0), NO_TEXTS).encode(())[0]
+        replayed, replay = encodings.batch(ids, torch.rand(4, 1, 144), NO_TEXTS).encode((*needs, EvidenceShare()))
+        again = encodings.batch([ids[2], ids[0], ids[2]], torch.rand(3, 1, 144), NO_TEXTS).encode(needs)
+        stored = Encodings.of(loaded, {}, config.out / "enc").batch(ids, torch.empty(0), NO_TEXTS).encode(())[0]
     torch.testing.assert_close(replayed, features, atol=1e-5, rtol=1e-5)
     for need in needs:
         torch.testing.assert_close(replay[need], trace[need], atol=1e-5, rtol=1e-4)

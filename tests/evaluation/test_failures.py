@@ -14,8 +14,8 @@ from PIL import Image
 from foveate.bias.measure import measure
 from foveate.bias.plan import BiasPlan
 from foveate.compressors import Identity
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import DataError, OptionError
-from foveate.core.types import Arrangement, Grid
 from foveate.data.load import load_samples
 from foveate.data.sample import Boxes, Drawn
 from foveate.evaluation import EvalConfig, evaluate
@@ -87,7 +87,7 @@ def test_or_it_is_skipped_and_recorded_as_failed_for_every_method_alike(kind, ti
 def test_a_skipping_run_does_not_hide_the_failure_from_one_that_stops(tiny, tmp_path):
     broken = config(tiny, tmp_path, BROKEN["noise"][0])
     evaluate(replace(broken, on_error="skip"))
-    with pytest.raises(DataError, match="'random-3': picture 'lone'"):
+    with pytest.raises(DataError, match="'random-3': image 'lone'"):
         evaluate(broken)
 
 
@@ -101,9 +101,9 @@ def test_nothing_that_can_be_asked_is_an_error_too(tiny, tmp_path):
 
 @pytest.fixture
 def kind(request):
-    """What is wrong; the checks of `make test-all` look up the first picture of a mapping, which must not be broken."""
+    """What is wrong; the checks of `make test-all` look up the first image of a mapping, which must not be broken."""
     if request.param == "noise" and request.config.getoption("--jaxtyping-packages").startswith("foveate,"):
-        pytest.skip("the checks of shapes would open the picture")
+        pytest.skip("the checks of shapes would open the image")
     return request.param
 
 
@@ -196,7 +196,7 @@ def cropping(tiny, tmp_path):
     return load(str(folder))
 
 
-def test_evidence_and_pictures_are_cropped_as_the_processor_crops(cropping, tmp_path):
+def test_evidence_and_images_are_cropped_as_the_processor_crops(cropping, tmp_path):
     grid = Grid(12, 12)
     place = tables.refcoco(tmp_path / "refcoco.parquet")  # 160 x 80, the thing at x 80..120, y 0..40
     sample = load_samples(f"refcoco:{place}", "val")[0]
@@ -206,16 +206,16 @@ def test_evidence_and_pictures_are_cropped_as_the_processor_crops(cropping, tmp_
     torch.testing.assert_close(seen, expected, atol=0.1, rtol=0)
     stretched = evidence_of([sample], [Arrangement((grid,))])[0].reshape(12, 12)
     assert stretched[:, 9:].sum() == 0 and stretched.sum() > 0
-    picture = np.asarray(as_seen(cropping, sample.image, grid))
+    image = np.asarray(as_seen(cropping, sample.image, grid))
     crop = sample.image.resize((192, 96), Image.Resampling.BICUBIC).crop((48, 0, 144, 96))
-    assert np.abs(picture.astype(int) - np.asarray(crop.convert("RGB"))).max() <= 1
+    assert np.abs(image.astype(int) - np.asarray(crop.convert("RGB"))).max() <= 1
 
 
 def test_the_reference_models_processor_stretches(tiny):
     loaded = load(tiny)
     sample = replace(
         load_samples("scenes", "test", 1)[0],
-        picture=Drawn(Image.new("RGB", (192, 96))),
+        source=Drawn(Image.new("RGB", (192, 96))),
         things=Boxes(((0.5, 0.0, 1.0, 0.5),)),
     )
     image = Arrangement((loaded.adapter.tower.grid,))

@@ -1,4 +1,4 @@
-"""Evaluations of families that cut pictures up or take them as they are: nothing but the question changes an answer."""
+"""Evaluations of families that cut images up or take them as they are: nothing but the question changes an answer."""
 
 from dataclasses import replace
 from functools import cache
@@ -35,7 +35,7 @@ def answers(config):
 
 def live(loaded, compressor, sample):
     """The answer of stock `generate` with the compressor attached, to one question."""
-    images, (arrangement,) = loaded.images([sample.image])
+    images, (arrangement,) = loaded.image_inputs([sample.image])
     ids = torch.tensor([loaded.prompt(sample.question, arrangement)])
     with compressor.attached(loaded) as run:
         output = loaded.model.generate(input_ids=ids, **images, max_new_tokens=NEW, do_sample=False)
@@ -57,16 +57,16 @@ def test_batches_and_cached_encodings_never_change_an_answer(family, name, folde
 
 
 def cropped(sample, width, height):
-    """A question about a part of its picture, which is a picture of its own."""
+    """A question about a part of its image, which is an image of its own."""
     image, evidence = sample.image.crop((0, 0, width, height)), sample.evidence[:, :height, :width]
     name = f"{sample.image_id}/{width}x{height}"
-    return replace(sample, picture=Drawn(image), things=Masks(evidence), image_id=name)
+    return replace(sample, source=Drawn(image), things=Masks(evidence), image_id=name)
 
 
 @torch.no_grad()
 @EVERY
 @parametrize("name", COMPRESSORS, fast=("vtc_cls",))
-def test_pictures_of_different_shapes_share_a_batch(family, name, folder_of, tmp_path):
+def test_images_of_different_shapes_share_a_batch(family, name, folder_of, tmp_path):
     loaded = load(folder_of(family))
     compressor = with_fallbacks(COMPRESSORS[name], loaded)
     some = load_samples("scenes", "test", 36)[::7]

@@ -51,15 +51,15 @@ def test_evaluations_keep_what_generate_keeps(model, model_of, tmp_path):
 
 
 @torch.no_grad()
-def test_stored_statistics_need_no_picture(model_of, tmp_path):
+def test_stored_statistics_need_no_image(model_of, tmp_path):
     """So that a trial of an ablation opens none."""
     loaded = model_of("reference")
     images = {s.image_id: s.image for s in load_samples("scenes", "test", 24)}
     ids = list(images)
-    fresh = loaded.pictures([images[i] for i in ids]).encode(PIXEL_STATISTICS)[1]
+    fresh = loaded.images([images[i] for i in ids]).encode(PIXEL_STATISTICS)[1]
     Encodings.of(loaded, images, tmp_path / "encodings")
     unread = dict.fromkeys(ids)  # known by name, and never looked at
-    stored = Encodings.of(loaded, unread, tmp_path / "encodings").pictures(ids, torch.empty(0), Texts([], [], None))
+    stored = Encodings.of(loaded, unread, tmp_path / "encodings").batch(ids, torch.empty(0), Texts([], [], None))
     found = stored.encode(PIXEL_STATISTICS)[1]
     for need in PIXEL_STATISTICS:
         assert torch.equal(found[need], fresh[need])

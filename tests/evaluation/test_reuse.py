@@ -16,7 +16,7 @@ from foveate.methods import fastv, prumerge, random, vtc_cls
 from foveate.models.runtime.generation import Conversation, answer, likelihood
 from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.selectors import Mass
-from tests.pictures import seen
+from tests.image_files import seen
 from tests.tiers import parametrize
 
 COMPRESSORS = [
@@ -103,16 +103,16 @@ def test_the_tower_runs_once_for_all_evaluations_or_for_each(config, loaded):
 
 
 @torch.inference_mode()
-def test_text_before_pictures_runs_once_and_padding_stands_behind_it(config, loaded):
+def test_text_before_images_runs_once_and_padding_stands_behind_it(config, loaded):
     llava, samples = loaded.adapter, load_samples("scenes", "search", limit=60)
-    pictures = list({sample.image_id: sample for sample in samples}.values())
-    prompts = [loaded.prompt(sample.question) for sample in pictures]
+    images = list({sample.image_id: sample for sample in samples}.values())
+    prompts = [loaded.prompt(sample.question) for sample in images]
     system = [5, 6, 7, 8, 9, 10, 11, 12]
     turns = [Conversation.from_prompts([[*system, *prompt]], llava.image_token) for prompt in prompts]
-    pixels = loaded.images([sample.image for sample in pictures])[0]["pixel_values"]
+    pixels = loaded.image_inputs([sample.image for sample in images])[0]["pixel_values"]
     ragged = VisionCompressor(ClsEnsemble((0, 5)), None, Mass(0.6)).compress(seen(llava, pixels))
     assert len(set(ragged.decision.compression.count.tolist())) > 1
-    references = [loaded.reference(sample.question, sample.references[0]) for sample in pictures]
+    references = [loaded.reference(sample.question, sample.references[0]) for sample in images]
     shapes = runs_of(llava.decoder.blocks[0])
     for repack in (True, False):
         of = (llava, turns, ragged, repack)
@@ -125,7 +125,7 @@ def test_text_before_pictures_runs_once_and_padding_stands_behind_it(config, loa
         )
 
 
-def test_long_prompts_come_first_and_pictures_stay_whole(config, loaded):
+def test_long_prompts_come_first_and_images_stay_whole(config, loaded):
     samples = load_samples("scenes", "test", limit=66)
     data = (replace(config, limit=66), loaded, tuple(samples), "hash")
     ordered = longest_first(samples, encodings_of(*data))

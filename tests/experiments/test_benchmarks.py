@@ -45,7 +45,7 @@ def test_several_benchmarks_are_compared_and_failures_are_said(place):
     both = pd.read_csv(place / "runs/compare_methods/benchmarks.csv")
     assert set(both["data"]) == {"pope", "mme"}
     assert "F1 of the sets of pope" in result.stdout and "pope mean F1 of the sets" in result.stdout
-    failed = "1 questions. The first, 'random-1': picture 'lone' (5 bytes) cannot be decoded"
+    failed = "1 questions. The first, 'random-1': image 'lone' (5 bytes) cannot be decoded"
     assert failed in result.stdout
     assert failed in (place / "runs/compare_methods_pope/table.md").read_text()
     table = pd.read_csv(place / "runs/compare_methods_pope/table.csv")
@@ -64,7 +64,7 @@ def test_an_ablation_of_unannotated_data_has_no_oracle(place):
 
 
 BAD = {
-    "stop": (("--data", "pope:pope.parquet"), "question 'random-1': picture 'lone' (5 bytes) cannot be decoded"),
+    "stop": (("--data", "pope:pope.parquet"), "question 'random-1': image 'lone' (5 bytes) cannot be decoded"),
     "unknown": (("--data", "pop"), "data 'pop' is unknown; known: scenes, gqa"),
     "split": (("--data", "pope:pope.parquet", "--split", "hard"), "known: test, random, popular, adversarial"),
     "twice": (("--data", "pope:pope.parquet", "pope:other.parquet"), "the same data set twice"),

@@ -82,8 +82,8 @@ def test_the_comparison_writes_what_its_help_promises(finished):
             "records.parquet",
         }
     for name in ("frontier.png", "ranking.png", "kept_patches.png"):
-        with Image.open(study / name) as picture:
-            assert picture.width > 900
+        with Image.open(study / name) as image:
+            assert image.width > 900
     assert "At 16 tokens, chosen on " in printed
 
 

@@ -42,8 +42,8 @@ def test_the_ablation_writes_what_its_help_promises(finished):
     full = table[table["scorer"] == "full"].iloc[0]
     assert full["agreement_with_full"] == full["evidence_recall"] == 1
     for name in ("accuracy_by_layer.png", "frontier.png", "kept_patches.png"):
-        with Image.open(runs / "ablate_layers" / name) as picture:
-            assert picture.width > 900
+        with Image.open(runs / "ablate_layers" / name) as image:
+            assert image.width > 900
 
 
 def test_the_dashboard_finds_the_figures_among_the_artifacts(finished):

@@ -43,8 +43,8 @@ def test_the_measurement_writes_what_its_help_promises(finished):
     )
     assert (table["n"] == 36).all()
     for name in FIGURES:
-        with Image.open(folder / "runs/measure_bias" / name) as picture:
-            assert picture.width > 800
+        with Image.open(folder / "runs/measure_bias" / name) as image:
+            assert image.width > 800
     assert {path.name for path in (folder / "runs/measure_bias").iterdir()} == {*WRITTEN, *FIGURES, "measurement.json"}
     assert "two definitions" in printed.lower() or "nothing is said of nearness" in printed or "Too few" in printed
     assert "Does a correction help? 11.0 % of the patches kept, n = 36 questions about 3 images" in printed

@@ -25,9 +25,9 @@ def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
 def test_it_writes_what_its_help_promises(finished):
     folder, printed = finished
     assert {file.name for file in folder.iterdir()} == {"rounds.parquet", "table.csv", "table.md", "speed.png"}
-    with Image.open(folder / "speed.png") as picture:
-        assert picture.width > 900
-    assert "Pictures of 96 pixels, batch 3: compression pays in" in printed
+    with Image.open(folder / "speed.png") as image:
+        assert image.width > 900
+    assert "Images of 96 pixels, batch 3: compression pays in" in printed
     assert f"Tables and figure: {Path('runs/measure_speed')}" in printed
 
 
@@ -56,7 +56,7 @@ def test_the_rounds_say_on_what_they_were_measured(finished, tiny):
 
 
 @extended("every")
-def test_pictures_of_several_sizes_are_shown_to_a_model_that_sees_any(tmp_path):
+def test_images_of_several_sizes_are_shown_to_a_model_that_sees_any(tmp_path):
     model = str(save_family("Qwen2.5-VL", tmp_path / "model"))
     result = run(
         "measure_speed", "--model", model, *QUICK[:5], *QUICK[6:], "--size", "16", "32", "--batch", "2", folder=tmp_path

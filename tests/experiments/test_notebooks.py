@@ -31,7 +31,7 @@ from tests.tiers import extended, parametrize
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
-PICTURES = {"01_what_scorers_see": 1, "02_perception_bias": 7, "03_layers_and_ensembles": 5, "04_accuracy_and_cost": 3}
+IMAGES = {"01_what_scorers_see": 1, "02_perception_bias": 7, "03_layers_and_ensembles": 5, "04_accuracy_and_cost": 3}
 MADE_BY = {"01": ("bias",), "02": ("bias",), "03": ("ablate", "bias"), "04": ("compare", "speed")}
 
 
@@ -42,7 +42,7 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tiny, runs) -> Callable[[str], None]:
-    """What `make bias`, `make ablate`, `make compare` and `make speed` write, of 13 questions about two pictures."""
+    """What `make bias`, `make ablate`, `make compare` and `make speed` write, of 13 questions about two images."""
     config = EvalConfig(Identity(), model=tiny, limit=13, max_new_tokens=3, out=runs)
 
     @cache
@@ -111,10 +111,10 @@ def shown(cell: NotebookNode) -> str:
 
 
 def test_all_notebooks_are_known_to_this_test():
-    assert sorted(PICTURES) == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    assert sorted(IMAGES) == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_a_notebook_asks_a_question_names_its_sources_defines_nothing_and_is_stored_without_outputs(name):
     cells = read(name).cells
     assert len(cells) <= 15
@@ -130,20 +130,20 @@ def test_a_notebook_asks_a_question_names_its_sources_defines_nothing_and_is_sto
         assert not cell.outputs and cell.execution_count is None
 
 
-@parametrize("name", PICTURES, reason="notebooks")
+@parametrize("name", IMAGES, reason="notebooks")
 def test_a_notebook_runs_draws_and_ends_with_an_answer_in_numbers(name, made, kernel):
     for what in MADE_BY[name[:2]]:
         made(what)
     cells = [cell for cell in execute(name, kernel).cells if cell.cell_type == "code"]
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
-    pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
-    assert pictures == PICTURES[name]
+    images = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
+    assert images == IMAGES[name]
     answer = shown(cells[-1])
     assert re.search(r"n = \d+ questions", answer)
     assert not re.search(r"\bnan\b", answer, re.IGNORECASE)
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_a_notebook_without_results_names_the_command_that_makes_them(name, tmp_path, monkeypatch):
     monkeypatch.setenv("FOVEATE_RUNS", str(tmp_path))
     first = next(cell for cell in read(name).cells if cell.cell_type == "code")

@@ -48,8 +48,8 @@ def confirmed(out):
 def test_the_search_writes_what_its_help_promises(finished):
     out, printed = finished
     for name in FIGURES:
-        with Image.open(out / "search_weights" / f"{name}.png") as picture:
-            assert picture.width > 800
+        with Image.open(out / "search_weights" / f"{name}.png") as image:
+            assert image.width > 800
     assert "Searched single range weights for quality: 40 trials" in printed
     assert "Proxy: agreement with response ranks accuracy with rho" in printed
     assert "the winner" in printed and "Too few images for any test (n = " in printed

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.core.types import PADDING, Grid
+from foveate.core.arrangement import Grid
+from foveate.core.trace import PADDING
 from foveate.functional import diversity
 from foveate.functional.diversity import coverage, determinantal, max_min, thinned
 from foveate.functional.matching import cosine
@@ -160,7 +161,7 @@ def test_proportional_parts_are_rounded_down_and_the_rest_goes_to_the_greatest()
     assert proportional(torch.tensor([[0.0, 1.0]]), 7).tolist() == [[0, 7]]
 
 
-def test_rectangles_and_runs_cut_a_picture_as_evenly_as_whole_patches_allow():
+def test_rectangles_and_runs_cut_an_image_as_evenly_as_whole_patches_allow():
     places = torch.arange(48)[None]
     grid = Grid(6, 8)
     for rows, columns in ((1, 1), (2, 4), (4, 3), (6, 8)):

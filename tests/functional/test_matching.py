@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from foveate.core.types import PADDING
+from foveate.core.trace import PADDING
 from foveate.functional.clustering import density_peaks
 from foveate.functional.geometry import nearest_grid, pooling_matrix
 from foveate.functional.matching import bipartite, neighbours

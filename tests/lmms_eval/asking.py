@@ -6,7 +6,7 @@ TASK, SPLIT = "asked", "test"
 
 
 def generating(model, docs, **options):
-    """One for each document, which has `text` and `pictures`; the model is given the documents, as lmms-eval does."""
+    """One for each document, which has `text` and `images`; the model is given the documents, as lmms-eval does."""
     return _requests("generate_until", model, docs, [(row, options) for row in range(len(docs))])
 
 
@@ -18,13 +18,13 @@ def weighing(model, docs, choices):
 def _requests(kind, model, docs, rows):
     model.task_dict[TASK] = {SPLIT: docs}
 
-    def pictures(doc):
-        return doc["pictures"]
+    def images(doc):
+        return doc["images"]
 
     return [
         Instance(
             kind,
-            (docs[row]["text"], dict(what) if isinstance(what, dict) else what, pictures, row, TASK, SPLIT),
+            (docs[row]["text"], dict(what) if isinstance(what, dict) else what, images, row, TASK, SPLIT),
             0,
             metadata={"task": TASK, "doc_id": row, "repeats": 1},
         )

@@ -1,4 +1,4 @@
-"""Checkpoints of every family that takes pictures, loaded as a user loads them and asked by lmms-eval's requests."""
+"""Checkpoints of every family that takes images, loaded as a user loads them and asked by lmms-eval's requests."""
 
 import numpy as np
 import pytest
@@ -27,19 +27,19 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def docs():
-    """Questions about one picture, about several, and about none."""
+    """Questions about one image, about several, and about none."""
     noise = np.random.default_rng(0)
-    pictures = [Image.fromarray(noise.integers(0, 255, (*shape, 3), dtype=np.uint8)) for shape in SHAPES]
+    images = [Image.fromarray(noise.integers(0, 255, (*shape, 3), dtype=np.uint8)) for shape in SHAPES]
     rows = [([0], "w20 w21"), ([1, 2], "w30 <image> w31 <image> w32"), ([], "w40 w41 w42"), ([3], "w50"), ([2], "w60")]
-    return [{"pictures": [pictures[i] for i in chosen], "text": text} for chosen, text in rows]
+    return [{"images": [images[i] for i in chosen], "text": text} for chosen, text in rows]
 
 
 def stock(loaded, doc):
-    """What the checkpoint says without us: prompt and pictures put together here, one at a time."""
+    """What the checkpoint says without us: prompt and images put together here, one at a time."""
     tokenizer, adapter = loaded.processor.tokenizer, loaded.adapter
-    pictures, parts = doc["pictures"], doc["text"].split("<image>")
+    images, parts = doc["images"], doc["text"].split("<image>")
     if len(parts) == 1:
-        parts = [""] * len(pictures) + parts
+        parts = [""] * len(images) + parts
     content = [{"type": "text", "text": parts[0].strip()}]
     for part in parts[1:]:
         content += [{"type": "image"}, {"type": "text", "text": part.strip()}]
@@ -47,7 +47,7 @@ def stock(loaded, doc):
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    inputs, arrangements = loaded.images(pictures, [len(pictures)]) if pictures else ({}, [])
+    inputs, arrangements = loaded.image_inputs(images, [len(images)]) if images else ({}, [])
     framed = type(loaded.model).__name__.startswith("InternVL")
     for arrangement in arrangements:
         run = "<placeholder>" * arrangement.length

@@ -32,7 +32,7 @@ dataset_path: parquet
 dataset_kwargs: {{data_files: {{test: FOLDER/scenes.parquet}}}}
 test_split: test
 output_type: generate_until
-doc_to_visual: !function reading.pictures
+doc_to_visual: !function reading.images
 doc_to_text: "{{{{question}}}}"
 doc_to_target: "{{{{answer}}}}"
 process_results: !function reading.score
@@ -40,7 +40,7 @@ generation_kwargs: {{max_new_tokens: {NEW}, temperature: 0, do_sample: false}}
 metric_list: [{{metric: exact, aggregation: mean, higher_is_better: true}}]
 """
 READING = """
-def pictures(doc):
+def images(doc):
     return [doc["image"].convert("RGB")]
 
 def score(doc, results):

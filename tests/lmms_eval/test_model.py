@@ -20,7 +20,7 @@ CHOICES = ["red", "blue", "two", "lower left"]
 @pytest.fixture(scope="module")
 def docs():
     samples = load_samples("scenes", "test", limit=5)
-    return [{"text": sample.question, "pictures": [sample.image]} for sample in samples]
+    return [{"text": sample.question, "images": [sample.image]} for sample in samples]
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ def loaded():
 def stock(loaded, doc, method, **options):
     """`generate` of the stock model on what the checkpoint's own processor makes of one prompt."""
     processor = loaded.processor
-    content = [{"type": "image"}] * len(doc["pictures"]) + [{"type": "text", "text": doc["text"]}]
+    content = [{"type": "image"}] * len(doc["images"]) + [{"type": "text", "text": doc["text"]}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(text=text, images=doc["pictures"] or None, return_tensors="pt")
-    if not doc["pictures"]:
+    inputs = processor(text=text, images=doc["images"] or None, return_tensors="pt")
+    if not doc["images"]:
         return inputs, loaded.model.generate(**inputs, do_sample=False, **options)
     with method.attached(loaded):
         return inputs, loaded.model.generate(**inputs, do_sample=False, **options)
@@ -42,9 +42,9 @@ def stock(loaded, doc, method, **options):
 
 @torch.inference_mode()
 @pytest.mark.parametrize("arguments", [{"method": "vtc_cls", "keep": 16}, {"method": "fastv", "keep": 9, "layer": 2}])
-def test_one_picture_two_and_none_are_answered_as_by_stock_generate(loaded, docs, arguments):
-    both = {"text": "what color is the star?", "pictures": [docs[0]["pictures"][0], Image.new("RGB", (96, 96), "red")]}
-    mixed = [docs[0], both, {"text": "how many shapes are there?", "pictures": []}, docs[1]]
+def test_one_image_two_and_none_are_answered_as_by_stock_generate(loaded, docs, arguments):
+    both = {"text": "what color is the star?", "images": [docs[0]["images"][0], Image.new("RGB", (96, 96), "red")]}
+    mixed = [docs[0], both, {"text": "how many shapes are there?", "images": []}, docs[1]]
     model = Foveate(batch_size=4, device="cpu", **arguments)
     found = model.generate_until(generating(model, mixed, max_new_tokens=6, until=["\n\n"]))
     for doc, answer in zip(mixed, found, strict=True):
@@ -58,7 +58,7 @@ def test_a_loss_is_that_of_one_pass_over_prompt_and_answer(loaded, docs, argumen
     model = Foveate(batch_size=3, device="cpu", **arguments)
     found = iter(model.loglikelihood(weighing(model, docs[2:4], CHOICES)))
     for doc in docs[2:4]:
-        inputs = loaded.processor(text=f"USER : <image> {doc['text']} ASSISTANT :", images=doc["pictures"][0])
+        inputs = loaded.processor(text=f"USER : <image> {doc['text']} ASSISTANT :", images=doc["images"][0])
         for choice in CHOICES:
             words = loaded.processor.tokenizer(choice, add_special_tokens=False)["input_ids"]
             target = torch.tensor([*words, loaded.adapter.ends[0]])
@@ -135,10 +135,10 @@ def test_arguments_are_read_as_lmms_eval_writes_them():
     assert str(negative) != str(model)
 
 
-def test_what_is_no_picture_and_what_goes_on_for_rounds_is_refused(docs):
+def test_what_is_no_image_and_what_goes_on_for_rounds_is_refused(docs):
     model = Foveate(device="cpu")
     with pytest.raises(DataError, match="a str as visual"):
-        model.generate_until(generating(model, [{"text": "what?", "pictures": ["film.mp4"]}]))
+        model.generate_until(generating(model, [{"text": "what?", "images": ["film.mp4"]}]))
     with pytest.raises(DataError, match="2 places"):
         model.generate_until(generating(model, [{**docs[0], "text": "<image> or <image>?"}]))
     with pytest.raises(FoveateError, match="several rounds"):

@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from foveate import mergers
+from foveate.core.arrangement import Grid
 from foveate.core.errors import BudgetError, UnsupportedNeed
 from foveate.core.needs import Keys
-from foveate.core.types import EXTRA, PADDING, Grid, Trace
+from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.mergers import Clusters, Contextual, Drop, DroppedMean, Nearest, WeightedNeighbours, ZeroFill
 from foveate.testing.contracts import GRID, MergerContract, random_trace
 from tests.golden_llava import golden, inputs

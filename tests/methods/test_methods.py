@@ -42,8 +42,8 @@ def test_recipes_are_short(name):
 
 
 @pytest.mark.parametrize("name", BARE)
-def test_the_plan_is_what_becomes_of_a_picture(name):
-    """Exactly, but for the methods whose count depends on the picture."""
+def test_the_plan_is_what_becomes_of_an_image(name):
+    """Exactly, but for the methods whose count depends on the image."""
     compressor = METHODS[name](keep=64, **options_for(METHODS[name], 24, DEPTH))
     with torch.no_grad(), compressor.attached(golden_llava()) as run:
         golden_llava().generate(
@@ -134,12 +134,12 @@ def test_a_recipe_of_ones_own_is_found_by_module_and_function(monkeypatch):
 
 @pytest.fixture(scope="module")
 def exact_llava():
-    """In float64: kernels for one picture and for three round otherwise, which in float32 decides near ties."""
+    """In float64: kernels for one image and for three round otherwise, which in float32 decides near ties."""
     return deepcopy(golden_llava()).double()
 
 
 @parametrize("name", BARE, fast=("tome", "vtc_cls", "fastv"))
-def test_a_batch_gives_what_single_pictures_give(name, exact_llava):
+def test_a_batch_gives_what_single_images_give(name, exact_llava):
     pixels, prompt = golden_pixels(3).double(), golden_prompt()
     pixels[1] = pixels[1].mean((1, 2), keepdim=True) + 0.01 * pixels[1]  # nearly one colour: other counts, near ties
     compressor = METHODS[name](keep=70, **options_for(METHODS[name], 24, DEPTH))
@@ -179,5 +179,5 @@ def test_text_aware_methods_read_the_prompt_of_a_loaded_model():
                 loaded.model.generate(**inputs, max_new_tokens=1)
             kept.append([patches.tolist() for patches in run.kept])
         assert kept[0] == [row[0] for row in kept[1:]]
-        assert kept[0][0] != kept[0][1]  # one picture, two questions
+        assert kept[0][0] != kept[0][1]  # one image, two questions
         assert math.isclose(float(run.tokens), 16 + (name == "trim"))

@@ -306,7 +306,7 @@ def test_mme_adds_accuracy_and_pairs_per_subtask():
         *[("c/1", "count", "no", "yes", 0.0), ("c/1", "count", "no", "no", 1.0)],
         *[("k/1", "code_reasoning", "yes", "yes", 1.0), ("k/1", "code_reasoning", "no", "no", 1.0)],
     ]
-    order = np.random.default_rng(0).permutation(len(rows))  # pictures need not stay together
+    order = np.random.default_rng(0).permutation(len(rows))  # images need not stay together
     found = {m.name: measured(m, columns([rows[i] for i in order])) for m in MEASURES["mme"]}
     assert found["existence"] == 100 * 3 / 4 + 100 * 1 / 2
     assert found["count"] == 50 + 0

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.core.types import Grid
+from foveate.core.arrangement import Grid
 from foveate.functional.ranking import marked
 from foveate.metrics.answers import agreement, exact_match, set_f1
 from foveate.metrics.evidence import evidence_recall, evidence_share, things_kept

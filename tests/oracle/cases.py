@@ -11,10 +11,10 @@ from torch import Tensor
 
 from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
 from foveate.core.errors import FoveateError
-from foveate.core.types import PADDING
+from foveate.core.trace import PADDING
 from foveate.mergers import DroppedMean, Nearest
 from foveate.scorers import PromptAttention, Random, Uniform
-from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, pictures
+from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, image_inputs
 from tests.oracle import oracle
 
 TOLERANCE = 1e-4  # of the largest logit
@@ -64,8 +64,8 @@ def assistant_of(family: str) -> Any:
 
 
 @cache
-def picture(family: str, number: int) -> dict[str, Tensor]:
-    return pictures(family)[number]
+def image(family: str, number: int) -> dict[str, Tensor]:
+    return image_inputs(family)[number]
 
 
 @cache
@@ -87,8 +87,8 @@ def beside(family: str) -> dict[str, Tensor]:
 
 @cache
 def _length(family: str, number: int) -> int:
-    """Placeholders of a picture, or of what is `beside` it (-1)."""
-    own = beside(family) if number < 0 else picture(family, number)
+    """Placeholders of an image, or of what is `beside` it (-1)."""
+    own = beside(family) if number < 0 else image(family, number)
     return len(oracle.seen(model_of(family), family, own).tokens)
 
 
@@ -106,7 +106,7 @@ def prompts_of(case: Case) -> list[oracle.Prompt]:
             run = [token] * _length(case.family, number)
             wrapped = case.family.startswith("Qwen")
             ids += [START] * wrapped + run + [END] * (wrapped and bool(text)) + list(text)
-        prompts.append(oracle.Prompt(ids, [picture(case.family, n) for n in numbers], others))
+        prompts.append(oracle.Prompt(ids, [image(case.family, n) for n in numbers], others))
     return prompts
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from foveate.testing.families import IMAGE, VIDEO
 
 TEXT, SEPARATOR, EXTRA = -1, -3, -2
-Picture = Mapping[str, Tensor]
+Image = Mapping[str, Tensor]
 
 
 def compressed_token(family: str) -> int:
@@ -62,8 +62,8 @@ class Prompt:
     """
 
     ids: list[int]
-    images: Sequence[Picture] = ()
-    others: Sequence[Picture] = ()
+    images: Sequence[Image] = ()
+    others: Sequence[Image] = ()
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,11 @@ class Cut:
     repacked: bool
 
 
-def seen(model: Any, family: str, picture: Picture) -> Seen:
+def seen(model: Any, family: str, image: Image) -> Seen:
     """Returns the stock features of one image or video."""
-    video = "pixel_values_videos" in picture
+    video = "pixel_values_videos" in image
     get = model.get_video_features if video else model.get_image_features
-    output = get(**picture, return_dict=True)
+    output = get(**image, return_dict=True)
     tokens = output.pooler_output
     tokens = tokens.flatten(0, 1) if isinstance(tokens, Tensor) else torch.cat(list(tokens))
     levels = [torch.cat(list(level)) for level in getattr(output, "deepstack_features", None) or []]
@@ -171,7 +171,7 @@ def remaining(
         else:
             rows.append((words[at], place[:, at], TEXT, none))
         at += 1
-    assert number == len(runs) and not others, "placeholders and pictures do not fit"
+    assert number == len(runs) and not others, "placeholders and images do not fit"
     position = torch.stack([row[1] for row in rows], 1)
     following = int(place.max()) + 1
     if repacked and len(place) == 1:

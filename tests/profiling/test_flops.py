@@ -5,8 +5,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaModel, LlavaConfig, SiglipVisionConfig
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
+from foveate.core.arrangement import Grid
 from foveate.core.errors import FoveateError
-from foveate.core.types import Grid
 from foveate.profiling.flops import (
     CONVENTIONS,
     Convention,
@@ -141,7 +141,7 @@ def test_the_shape_of_every_family_costs_what_its_own_vision_side_costs(name):
         seen = [Grid(6, 6)] * 3
         tokens = {"InternVL": 27, "LLaVA-NeXT-Video": 27}.get(name, 108)
         images = {"pixel_values": torch.zeros(3, 3, 24, 24)}
-        if name in ("LLaVA-NeXT", "LLaVA-OneVision"):  # the whole picture and two tiles of its enlargement
+        if name in ("LLaVA-NeXT", "LLaVA-OneVision"):  # the whole image and two tiles of its enlargement
             images = {"pixel_values": torch.zeros(1, 3, 3, 24, 24), "image_sizes": torch.tensor([[24, 48]])}
     get = model.get_image_features
     if name == "LLaVA-NeXT-Video":

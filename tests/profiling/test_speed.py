@@ -6,7 +6,7 @@ from torch import nn
 from foveate.compressors import DecoderCompressor, Identity, VisionCompressor
 from foveate.core.errors import FoveateError
 from foveate.data.load import load_samples
-from foveate.data.sample import pictured
+from foveate.data.sample import first_of_images
 from foveate.methods import cdpruner, evidence, flowcut, pyramiddrop, vtc_cls
 from foveate.methods.fitting import at_budget
 from foveate.models.loading.load import LoadedModel, load
@@ -29,8 +29,8 @@ def loaded(tiny) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def asked() -> list:
-    """Three pictures with a question each, of different lengths."""
-    samples = list(pictured(load_samples("scenes", "test", limit=36)).values())
+    """Three images with a question each, of different lengths."""
+    samples = list(first_of_images(load_samples("scenes", "test", limit=36)).values())
     questions = ["what color is the star?", "how many are there?", "what is it?"]
     return [(sample.image, question) for sample, question in zip(samples, questions, strict=True)]
 
@@ -48,7 +48,7 @@ def batch(loaded, asked) -> Batch:
 def test_answers_are_those_of_the_stock_model(loaded, asked, batch, compressor):
     model = loaded.model
     texts = [loaded.written([None, question]) for _, question in asked]
-    inputs = loaded.inputs(texts, [[picture] for picture, _ in asked])
+    inputs = loaded.inputs(texts, [[image] for image, _ in asked])
     with compressor.attached(loaded) as run:
         expected = model.generate(**inputs, max_new_tokens=NEW, eos_token_id=10**6, do_sample=False)[:, -NEW:]
     found = answered(batch, compressor, NEW, Clock("cpu"))
@@ -138,10 +138,10 @@ def test_fewer_tokens_hold_less_memory(loaded, asked):
 
 
 @pytest.mark.parametrize("name", ["LLaVA-NeXT", "InternVL", "Qwen2.5-VL", "Qwen3-VL"])
-def test_models_with_pictures_of_any_size_are_measured_too(name, asked, tmp_path):
+def test_models_with_images_of_any_size_are_measured_too(name, asked, tmp_path):
     family = load(save_family(name, tmp_path))
-    pictures = [(picture.resize((40, 24)), question) for picture, question in asked[:2]]
-    batch = Batch.of(family, *zip(*pictures, strict=True))
+    images = [(image.resize((40, 24)), question) for image, question in asked[:2]]
+    batch = Batch.of(family, *zip(*images, strict=True))
     patches = batch.arrangements[0].patches
     full = footprint(batch, Identity(), 2)
     few = footprint(batch, at_budget("random", 0.5, family.adapter, patches), 2)
@@ -150,7 +150,7 @@ def test_models_with_pictures_of_any_size_are_measured_too(name, asked, tmp_path
     clock = Clock("cpu")
     answered(batch, Identity(), 2, clock)
     assert set(clock.ms) == set(PARTS)
-    vision_grids = [grid for image in batch.arrangements for grid in family.adapter.vision_grids(batch.images, image)]
+    vision_grids = [grid for one in batch.arrangements for grid in family.adapter.vision_grids(batch.inputs, one)]
     assert sum(grid.patches for grid in vision_grids) == _patches_of(family.adapter, batch)
 
 
@@ -186,7 +186,7 @@ def test_answers_of_one_token_and_no_rounds_are_refused(loaded, asked, length):
 def test_a_model_of_one_size_is_not_shown_another(loaded, asked):
     assert list(sides_of(loaded, (), asked[0][0])) == [96]
     assert list(sides_of(loaded, (96,), asked[0][0])) == [96]
-    with pytest.raises(FoveateError, match=r"size 96 200: Llava\w+ sees every picture at 96 x 96 pixels"):
+    with pytest.raises(FoveateError, match=r"size 96 200: Llava\w+ sees every image at 96 x 96 pixels"):
         sides_of(loaded, (96, 200), asked[0][0])
     with pytest.raises(FoveateError, match="size 0: expected numbers of pixels from 1 up"):
         sides_of(loaded, (0,), asked[0][0])
@@ -199,7 +199,7 @@ def test_a_model_of_any_size_is_shown_what_was_asked_for_or_a_typical_one(asked,
 
 
 def _patches_of(adapter, batch: Batch) -> int:
-    """What the tower's convolution cuts out of all pictures, without what only pads them."""
+    """What the tower's convolution cuts out of all images, without what only pads them."""
     cut: list[int] = []
     convolution = next(m for m in adapter.inner.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
     hook = convolution.register_forward_hook(

@@ -1,9 +1,10 @@
-"""What properties are tried on: pictures of any grid, in one view or several, with scores that tie or are not there."""
+"""What properties are tried on: images of any grid, in one view or several, with scores that tie or are not there."""
 
 import torch
 from hypothesis import strategies as st
 
-from foveate.core.types import PADDING, Grid, Trace
+from foveate.core.arrangement import Grid
+from foveate.core.trace import PADDING, Trace
 from foveate.testing.contracts import random_trace
 
 SIDES = st.integers(1, 7)
@@ -20,7 +21,7 @@ def views(draw):
 
 @st.composite
 def scores_of(draw, batch, patches):
-    """Of several pictures; some patches are not there, but never all of a picture."""
+    """Of several images; some patches are not there, but never all of an image."""
     rows = []
     for _ in range(batch):
         row = draw(st.lists(VALUES, min_size=patches, max_size=patches))

@@ -12,7 +12,7 @@ ANYTHING = st.one_of(st.integers(), st.floats(allow_nan=True, allow_infinity=Tru
 
 
 @given(ANYTHING, PATCHES)
-def test_any_number_is_a_budget_within_the_picture_or_is_refused_by_name(keep, patches):
+def test_any_number_is_a_budget_within_the_image_or_is_refused_by_name(keep, patches):
     try:
         count = resolve_keep(keep, patches)
     except BudgetError as error:
@@ -26,7 +26,7 @@ NUMBERS = st.one_of(st.integers(-5, 5000), st.floats(allow_nan=True, allow_infin
 
 
 @given(NUMBERS, st.integers(1, 9), st.floats(0.01, 4), PATCHES)
-def test_rules_made_of_any_number_stay_within_the_picture_or_are_refused(number, steps, factor, patches):
+def test_rules_made_of_any_number_stay_within_the_image_or_are_refused(number, steps, factor, patches):
     for rule in (Floor(float(number)), Geometric(number, steps, 9), Times(number, factor)):
         try:
             assert 1 <= resolve_keep(rule, patches) <= patches

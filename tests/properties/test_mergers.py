@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from foveate import mergers
-from foveate.core.types import PADDING, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.mergers import Contextual, Drop, ZeroFill
 from tests.mergers.test_mergers import MERGERS
 from tests.properties.strategies import SEEDS, real, scores_of, trace_of, views
@@ -17,7 +17,7 @@ FREE = [merger for merger in MERGERS if not isinstance(merger, Contextual)]
 
 @st.composite
 def choices(draw):
-    """Scores, views, kept patches of each picture in raster order, and a seed; one picture keeps all, another one."""
+    """Scores, views, kept patches of each image in raster order, and a seed; one image keeps all, another one."""
     seen = draw(views())
     patches = sum(grid.patches for grid in seen)
     scores = draw(scores_of(draw(st.integers(1, 3)), patches))
@@ -56,7 +56,7 @@ def test_kept_patches_stay_and_as_many_tokens_are_made_as_announced(merger, choi
 
 @parametrize("merger", FREE, ids=repr)
 @given(choice=choices())
-def test_tokens_do_not_depend_on_the_other_pictures(merger, choice):
+def test_tokens_do_not_depend_on_the_other_images(merger, choice):
     scores, seen, kept, seed = choice
     features, together = features_of(scores, seed), trace_of(merger.needs, seen, len(scores), seed)
     made = merger.merge(features, kept, scores, together)

@@ -1,12 +1,14 @@
-"""Prompts of any length with any number of pictures of any grid, against packing one prompt at a time with lists."""
+"""Prompts of any length with any number of images of any grid, against packing one prompt at a time with lists."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foveate.core.arrangement import Arrangement
+from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.needs import Role
-from foveate.core.types import EXTRA, PADDING, Arrangement, Compressed, Compression, Decision
+from foveate.core.trace import EXTRA, PADDING
 from foveate.models.loading.load import load
 from foveate.models.runtime.packing import pack
 from tests.properties.strategies import views
@@ -25,7 +27,7 @@ def arrangements(draw):
 
 @st.composite
 def batches(draw):
-    """Of each prompt its pictures, what stays of each, the lengths of the texts around them, and the padding."""
+    """Of each prompt its images, what stays of each, the lengths of the texts around them, and the padding."""
     prompts = []
     for _ in range(draw(st.integers(1, 3))):
         images = draw(st.lists(arrangements(), max_size=2))

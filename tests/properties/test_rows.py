@@ -38,7 +38,7 @@ JUNK = {
         "noise": {"bytes": b"noise", "path": None},
     },
 }
-NAMES = sorted(set(FILES) - {"gqa"})  # gqa has its pictures in a table of their own
+NAMES = sorted(set(FILES) - {"gqa"})  # gqa has its images in a table of their own
 
 
 def samples_of(name, row):
@@ -89,19 +89,19 @@ def test_a_row_with_anything_in_one_column_is_a_question_or_a_named_problem(firs
 
 
 @pytest.mark.parametrize("what", sorted(JUNK))
-def test_any_question_and_any_picture_of_pope(first_rows, what):
+def test_any_question_and_any_image_of_pope(first_rows, what):
     for column in ("question", "question_id", "image_source", "image"):
         (sample,) = samples_of("pope", {**first_rows["pope"], column: JUNK[what]})
         if what in ("nothing", "10 MB") and column != "question_id":
             assert sample.problem or column == "image"
 
 
-def test_rows_that_do_not_name_their_picture_share_none(first_rows, tmp_path):
+def test_rows_that_do_not_name_their_image_share_none(first_rows, tmp_path):
     rows = [{**first_rows["pope"], "image_source": None, "question_id": str(number)} for number in range(2)]
     Dataset(pa.Table.from_pylist(rows)).save_to_disk(str(tmp_path))
     samples = load_samples(f"pope:{tmp_path}", "test")
     assert len({sample.image_id for sample in samples}) == 2
-    assert all("image_source is None, which names no picture" in sample.problem for sample in samples)
+    assert all("image_source is None, which names no image" in sample.problem for sample in samples)
 
 
 def test_options_with_a_gap_are_not_moved_up(first_rows):

@@ -4,13 +4,13 @@ import torch
 from hypothesis import given
 
 from foveate import selectors
-from foveate.core.types import PADDING, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.functional.ranking import ranked, top_k
 from tests.properties.strategies import real, situations, trace_of
 from tests.selectors.test_selectors import EXACT, ORDERED, RASTER
 from tests.tiers import parametrize
 
-# a count that a small picture cannot have is refused, which tests of budgets know
+# a count that a small image cannot have is refused, which tests of budgets know
 EVERY = [s for s in (*RASTER, *ORDERED, selectors.Nothing()) if s != selectors.TopShare(20, 0.5)]
 TILED = [selector for selector in EVERY if isinstance(selector, selectors.PerTile)]  # tiles have shares of their own
 
@@ -40,7 +40,7 @@ def test_a_choice_is_of_different_patches_that_are_there(selector, situation):
 
 @parametrize("selector", EVERY, ids=repr)
 @given(situation=situations())
-def test_a_choice_does_not_depend_on_the_other_pictures(selector, situation):
+def test_a_choice_does_not_depend_on_the_other_images(selector, situation):
     scores, seen, keep, seed = situation
     together = trace_of(selector.needs, seen, len(scores), seed)
     kept = selector.select(scores, together, keep)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from foveate.core.compression import Block
 from foveate.core.errors import BudgetError, LayerError
-from foveate.core.types import Block
 from foveate.reductions import Bipartite, InformationFlow
 
 

@@ -39,7 +39,7 @@ def test_it_is_an_ordinary_folder_of_at_most_12_megabytes():
     assert ours.adapter.tower.feature_layer == ours.adapter.tower.depth - 2
 
 
-def test_it_sees_every_kind_of_question_and_needs_the_picture_for_each(config):
+def test_it_sees_every_kind_of_question_and_needs_the_image_for_each(config):
     seen, blind = scores(config), scores(config, compressor=Blind())
     assert seen["score"].mean() >= 0.85
     gain = seen.groupby("kind")["score"].mean() - blind.groupby("kind")["score"].mean()
@@ -65,5 +65,5 @@ def test_batch_size_and_reuse_change_no_answer_of_it(config):
 
 def test_the_model_card_holds_the_measurement():
     card = (FOLDER / "README.md").read_text()
-    assert "n = 2,400 questions about 200 pictures" in card
+    assert "n = 2,400 questions about 200 images" in card
     assert "blind" in card

@@ -23,7 +23,7 @@ from reference_model.text_training import (
     TextPairs,
     TextTraining,
     export_clip,
-    normed_pictures,
+    normed_images,
     paired_clip,
     phrase,
     text_tokenizer,
@@ -45,7 +45,7 @@ def tower(tiny):
 
 @pytest.fixture(scope="module")
 def bank(tower, tmp_path_factory):
-    return normed_pictures(tower, 6, tmp_path_factory.mktemp("bank"))
+    return normed_images(tower, 6, tmp_path_factory.mktemp("bank"))
 
 
 def test_the_shipped_companion_is_an_ordinary_folder_with_the_tower_of_the_shipped_model():
@@ -80,7 +80,7 @@ def test_likeness_to_the_question_finds_what_it_names_and_the_reverse_avoids_it(
 
 def test_the_card_holds_the_measurement():
     card = (REFERENCE / "clip" / "README.md").read_text()
-    assert "n = 2,400 questions about 200 pictures of the `test` split" in card
+    assert "n = 2,400 questions about 200 images of the `test` split" in card
 
 
 def test_every_word_of_questions_is_known_and_the_end_has_the_highest_id():
@@ -101,7 +101,7 @@ def test_texts_are_pooled_at_their_end(tower):
     assert torch.equal(read.pooler_output, read.last_hidden_state[torch.arange(2), last])
 
 
-def test_normed_pictures_are_what_the_companion_projects(tower, bank):
+def test_normed_images_are_what_the_companion_projects(tower, bank):
     clip = paired_clip(tower).eval()
     pixels = torch.stack([normalised(make_scene("train", index).pixels) for index in range(6)])
     states = tower(pixels, output_hidden_states=True).hidden_states[-2]
@@ -111,7 +111,7 @@ def test_normed_pictures_are_what_the_companion_projects(tower, bank):
     torch.testing.assert_close(ours[:, 0], clip.get_image_features(pixels).pooler_output, atol=5e-3, rtol=5e-3)
 
 
-def test_phrases_name_things_of_the_picture_and_never_come_again():
+def test_phrases_name_things_of_the_image_and_never_come_again():
     texts = []
     for index in range(60):
         scene = make_scene("train", index)
@@ -124,7 +124,7 @@ def test_phrases_name_things_of_the_picture_and_never_come_again():
     assert phrase(scene, stream("train", 59, 0, 3, 59)) == texts[59]
 
 
-def test_a_pair_is_a_picture_with_two_texts(bank):
+def test_a_pair_is_an_image_with_two_texts(bank):
     pair = TextPairs(range(4, 8), bank)[3]
     assert pair["states"].shape == (1 + PATCHES, 128)
     assert torch.equal(pair["states"], bank["states"][1].float())
@@ -134,20 +134,20 @@ def test_a_pair_is_a_picture_with_two_texts(bank):
         assert VOCABULARY["</s>"] not in text
 
 
-def test_cosines_are_those_of_each_text_with_each_picture(tower, bank):
+def test_cosines_are_those_of_each_text_with_each_image(tower, bank):
     clip = paired_clip(tower).eval()
     module = TextTraining(5, clip)
     pairs = TextPairs(range(3), bank)
     states, ids = (torch.stack([pairs[i][name] for i in range(3)]) for name in ("states", "phrase"))
-    of_picture, of_patch = module(states, ids)
+    of_image, of_patch = module(states, ids)
     companion = Companion(clip, text_tokenizer())
     texts = companion.embed([row[: row.tolist().index(END) + 1].tolist() for row in ids], truncated=False)[:, 0]
     image = clip.visual_projection(states)
     for text in range(3):
-        for picture in range(3):
-            expected = torch.cosine_similarity(image[picture], texts[text], dim=1)
-            torch.testing.assert_close(of_picture[text, picture], expected[0], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(of_patch[text, picture], expected[1:], atol=1e-5, rtol=1e-5)
+        for image in range(3):
+            expected = torch.cosine_similarity(image[image], texts[text], dim=1)
+            torch.testing.assert_close(of_image[text, image], expected[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(of_patch[text, image], expected[1:], atol=1e-5, rtol=1e-5)
 
 
 @extended("training")
@@ -168,7 +168,7 @@ def test_training_changes_all_but_the_tower(tower, bank, tmp_path):
 @extended("training")
 def test_the_stage_of_the_script_trains_exports_and_continues(tmp_path):
     save_tiny_llava(tmp_path / "llava")
-    options = ["--out", str(tmp_path), "--stage", *"text --text-steps 2 --pictures 8 --batch-size 2".split()]
+    options = ["--out", str(tmp_path), "--stage", *"text --text-steps 2 --images 8 --batch-size 2".split()]
     done = run("train_reference", *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     first = (tmp_path / "clip" / "model.safetensors").read_bytes()

@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPModel
 
 from foveate.compressors import VisionCompressor
-from foveate.core.types import Arrangement, Grid
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.data.scenes.questions import QUESTION_KINDS, make_questions
 from foveate.data.scenes.scene import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
 from foveate.models.loading.load import adapt, load
@@ -19,9 +19,9 @@ from reference_model.language_training import (
     _some_of_everything,
     _token_weight,
     collate,
-    encoded_pictures,
+    encoded_images,
 )
-from reference_model.vision_training import ScenePictures, caption, normalised, patch_labels, picture_attributes
+from reference_model.vision_training import SceneImages, caption, image_attributes, normalised, patch_labels
 from tests.scripts import run
 from tests.tiers import extended
 
@@ -36,7 +36,7 @@ def clip():
 
 @pytest.fixture(scope="module")
 def bank(clip, tmp_path_factory):
-    return encoded_pictures(clip, 6, tmp_path_factory.mktemp("bank"))
+    return encoded_images(clip, 6, tmp_path_factory.mktemp("bank"))
 
 
 def test_every_word_of_questions_and_answers_is_known():
@@ -49,7 +49,7 @@ def test_every_word_of_questions_and_answers_is_known():
             assert tokenizer.decode(ids).replace(" ", "") == f"{question.text}{question.answer}".replace(" ", "")
 
 
-def test_training_pictures_are_what_the_image_processor_makes_of_them():
+def test_training_images_are_what_the_image_processor_makes_of_them():
     scene = make_scene("train", 3)
     expected = make_processor().image_processor(scene.pixels, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(normalised(scene.pixels), expected, atol=1e-5, rtol=1e-5)
@@ -72,11 +72,11 @@ def test_patch_labels_name_the_thing_that_covers_most_of_a_patch():
 
 def test_attributes_and_captions_name_every_thing():
     scene = make_scene("train", 8)
-    assert picture_attributes(scene).sum() == 2 * len(scene.things) + 1
+    assert image_attributes(scene).sum() == 2 * len(scene.things) + 1
     ids = caption(scene, stream("train", 8)).tolist()
     words = [word for word, index in VOCABULARY.items() if index in ids]
     assert {thing.colour for thing in scene.things} | {thing.kind for thing in scene.things} <= set(words)
-    assert ScenePictures(range(8, 9))[0]["attributes"].equal(picture_attributes(scene))
+    assert SceneImages(range(8, 9))[0]["attributes"].equal(image_attributes(scene))
 
 
 def projected(adapter, features):
@@ -128,7 +128,7 @@ def test_the_curriculum_shows_some_of_every_thing(bank):
                 assert thing[row].max() > 0
 
 
-STEPS = "--vision-steps 2 --places-steps 2 --language-steps 3 --text-steps 2 --pictures 8 --batch-size 2".split()
+STEPS = "--vision-steps 2 --places-steps 2 --language-steps 3 --text-steps 2 --images 8 --batch-size 2".split()
 
 
 def trained(folder, stage, processes=1):

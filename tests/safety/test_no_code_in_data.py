@@ -150,7 +150,7 @@ def test_no_option_opens_what_is_closed(option, tiny):
 def test_a_table_names_no_file_outside_its_folder(path, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    (tmp_path / "outside.png").write_bytes(tables.picture(1)["bytes"])
+    (tmp_path / "outside.png").write_bytes(tables.encoded_image(1)["bytes"])
     (folder / "link.png").symlink_to(tmp_path / "outside.png")
     types = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
     row = tables.pope_rows(1)[0] | {"image": {"bytes": None, "path": path}}
@@ -175,7 +175,7 @@ def test_a_recipe_named_by_data_is_a_text_like_any_other(tmp_path, tiny, monkeyp
     assert copied.identity["compressor"] == "evil:recipe"
 
 
-def test_truncated_pictures_are_refused_whatever_was_imported():
+def test_truncated_images_are_refused_whatever_was_imported():
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from foveate.core.arrangement import Grid
 from foveate.core.needs import ClsRows, Features
-from foveate.core.types import PADDING, Grid, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.functional.ranking import ranked
 from foveate.scorers import ClsAttention, Debiased, WithoutSinks
 from foveate.testing.contracts import random_trace

@@ -7,6 +7,7 @@ import scipy.stats
 import torch
 
 from foveate import scorers
+from foveate.core.arrangement import Grid
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
@@ -20,7 +21,7 @@ from foveate.core.needs import (
     PixelStatistic,
     ReceivedRows,
 )
-from foveate.core.types import EXTRA, PADDING, Grid, Trace
+from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.functional.geometry import even
 from foveate.functional.ranking import top_k
 from foveate.scorers import (
@@ -113,7 +114,7 @@ def test_the_wrong_number_of_weights_is_refused():
         scorer.score(random_trace(scorer.needs))
 
 
-def test_random_scores_differ_by_seed_and_picture():
+def test_random_scores_differ_by_seed_and_image():
     trace = random_trace((Fingerprint(),))
     first, second = Random(0).score(trace), Random(1).score(trace)
     assert not torch.equal(first, second)
@@ -151,11 +152,11 @@ def test_relevance_is_that_of_the_authors_of_cdpruner():
     image, authors = golden("trunk")["image_embeds_m2"], golden("cdpruner")
     text = authors["text_embeds_img0"][None]
     scores = CDPRUNER.score(golden_trace({AlignedPatches(): image, AlignedText(): text}))
-    # theirs is joint over three pictures: another scale and shift, which their formula leaves to each picture
+    # theirs is joint over three images: another scale and shift, which their formula leaves to each image
     ours, theirs = scores[0].double().numpy(), authors["relevance"][0].astype(np.float64)
     slope, shift = np.polyfit(theirs, ours, 1)
     np.testing.assert_allclose(ours, slope * theirs + shift, atol=2e-6)
-    assert slope >= 1 - 1e-6  # float32; their range spans all three pictures, so it is never the narrower one
+    assert slope >= 1 - 1e-6  # float32; their range spans all three images, so it is never the narrower one
     assert scores.min() > 0
     assert scores.max().item() == pytest.approx(1, abs=1e-4)
 
@@ -272,7 +273,7 @@ def test_equal_parts_are_the_default_and_wrong_weights_are_refused():
         Hybrid(parts, (1.0,))
 
 
-def test_the_strongest_heads_are_those_that_look_at_the_picture_most():
+def test_the_strongest_heads_are_those_that_look_at_the_image_most():
     scorer = PromptAttention(2, strongest=2)
     trace = random_trace(scorer.needs)
     rows = trace[scorer.needs[0]].numpy()

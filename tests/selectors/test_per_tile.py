@@ -7,16 +7,17 @@ import pytest
 import torch
 
 from foveate.compressors import DecoderCompressor, Pipeline, VisionCompressor
+from foveate.core.arrangement import Grid
 from foveate.core.errors import FoveateError, UnknownMethod
 from foveate.core.needs import Features
-from foveate.core.types import EXTRA, PADDING, Grid, Trace
+from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.methods import METHODS, divprune, fastv, full, vscan, vtc_cls
 from foveate.methods.fitting import method, options_for, with_fallbacks
 from foveate.models.loading.load import adapt
 from foveate.scorers import Random
 from foveate.selectors import MaxMin, Outliers, PerTile, TopK
-from foveate.testing.families import FAMILIES, pictures
-from foveate.testing.models import features_of  # what the stock model makes of a picture
+from foveate.testing.families import FAMILIES, image_inputs
+from foveate.testing.models import features_of  # what the stock model makes of an image
 
 VIEWS = (Grid(2, 3), Grid(4, 5))
 TILES = torch.tensor([0] * 6 + [1, 1, 2, 2, 2] * 2 + [3, 3, 4, 4, 4] * 2)  # sizes 6, 4, 6, 4, 6 of 26
@@ -63,7 +64,7 @@ def test_without_tiles_every_view_is_one():
     assert ((kept < 6).sum(1) == 3).all() and kept.shape == (3, 13)
 
 
-def test_one_picture_of_the_tower_is_one_tile():
+def test_one_image_of_the_tower_is_one_tile():
     scores = torch.rand(3, 12)
     trace = Trace({}, (Grid(3, 4),), 3)
     assert torch.equal(PerTile().select(scores, trace, 5), TopK().select(scores, trace, 5))
@@ -82,16 +83,16 @@ def test_tokens_count_to_the_tile_of_their_place():
 @torch.no_grad()
 def test_tiles_of_a_model_get_what_their_patches_deserve():
     model = FAMILIES["LLaVA-NeXT"]()
-    adapter, picture = adapt(model), pictures("LLaVA-NeXT")[1]  # of nine tiles and the whole picture
-    run_length = len(features_of(adapter, picture)[0])
-    (arrangement,) = adapter.arrangements(picture, [])
+    adapter, image = adapt(model), image_inputs("LLaVA-NeXT")[1]  # of nine tiles and the whole image
+    run_length = len(features_of(adapter, image)[0])
+    (arrangement,) = adapter.arrangements(image, [])
     tiles, patches = torch.tensor(arrangement.tiles), arrangement.patches
     ids = torch.tensor([[5, *[adapter.image_token] * run_length, 9]])
     compressor = VisionCompressor(Random(), 40)
     kept = {}
     for name, some in {"plain": compressor, "tiled": compressor.tiled(True, separators=False)}.items():
         with some.attached(model) as run:
-            model.generate(input_ids=ids, **picture, max_new_tokens=1)
+            model.generate(input_ids=ids, **image, max_new_tokens=1)
         kept[name] = tiles[run.kept[0]].bincount(minlength=10).tolist()
         visible = int(run.tokens.per_block[0, 0])
         assert visible == 40 + (len(arrangement.separators) if name == "plain" else 0)

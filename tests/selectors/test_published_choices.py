@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from foveate.core.arrangement import Grid
 from foveate.core.needs import ClsRows, Features, Need, ReceivedRows
-from foveate.core.types import PADDING, Grid, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.functional.diversity import coverage, determinantal, max_min, thinned
 from foveate.functional.matching import cosine
 from foveate.functional.ranking import ranked

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from foveate import selectors
+from foveate.core.arrangement import Grid
 from foveate.core.contracts import Selector
 from foveate.core.needs import (
     Features,
@@ -13,7 +14,7 @@ from foveate.core.needs import (
     TokenRoles,
     TokenStates,
 )
-from foveate.core.types import EXTRA, PADDING, Grid, Trace
+from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.selectors import (
     Anchors,
     ChunkQuota,
@@ -307,7 +308,7 @@ def test_rectangles_of_two_images_are_different_ones():
     assert kept.tolist() == [[5, 7, 13, 15, 21, 23, 29, 31]]
 
 
-def test_chunks_that_do_not_divide_the_picture_differ_by_one_and_surplus_is_lost():
+def test_chunks_that_do_not_divide_the_image_differ_by_one_and_surplus_is_lost():
     scores = torch.full((1, 48), 1e-6)
     scores[0, 10:20] = 1.0  # the second of five chunks: 48 patches in runs of 10, 10, 9, 10, 9
     assert ChunkQuota(5).select(scores, trace(), 20).tolist() == [[*range(10, 20), *[PADDING] * 10]]

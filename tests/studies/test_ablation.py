@@ -8,8 +8,8 @@ from filelock import FileLock
 from optuna.trial import TrialState
 
 from foveate.compressors import Identity
+from foveate.core.arrangement import Grid
 from foveate.core.errors import BudgetError, FoveateError, LayerError, OutputError
-from foveate.core.types import Grid
 from foveate.evaluation import EvalConfig
 from foveate.models.families.llava import Tower
 from foveate.studies import objective

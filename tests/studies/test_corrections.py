@@ -39,7 +39,7 @@ def config(tiny, tmp_path_factory) -> EvalConfig:
 def eager(loaded, sample, block: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What [CLS] gives to the patches in each layer, and each prompt token in a block, heads averaged."""
     tower, model = loaded.model.model.vision_tower, loaded.model
-    pixels, ids = loaded.images([sample.image])[0]["pixel_values"], torch.tensor([loaded.prompt(sample.question)])
+    pixels, ids = loaded.image_inputs([sample.image])[0]["pixel_values"], torch.tensor([loaded.prompt(sample.question)])
     tower.set_attn_implementation("eager")
     of_cls = torch.cat(tower(pixels, output_attentions=True).attentions)[:, :, 0, 1:].mean(1)
     tower.set_attn_implementation("sdpa")

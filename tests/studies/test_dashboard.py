@@ -6,7 +6,7 @@ from urllib.request import urlopen
 
 from selenium.webdriver.common.by import By
 
-from analysis.overlays import kept_picture
+from analysis.overlays import kept_figure
 from foveate.compressors import Identity
 from foveate.evaluation import EvalConfig
 from foveate.studies.ablation import ablate
@@ -18,9 +18,9 @@ def few(tower):
     return named_choices(tower, ("cls[2]",))[:2]
 
 
-def test_the_dashboard_shows_goal_note_and_picture_of_a_trial(tiny, tmp_path, browser):
+def test_the_dashboard_shows_goal_note_and_figure_of_a_trial(tiny, tmp_path, browser):
     config = EvalConfig(Identity(), model=tiny, limit=11, max_new_tokens=2, out=tmp_path)
-    ablate("s", config, few, (7,), draw=kept_picture)
+    ablate("s", config, few, (7,), draw=kept_figure)
     port, program = free_port(), Path(sys.executable).parent / "optuna-dashboard"
     command = [program, "--port", str(port), "--artifact-dir", tmp_path / "s" / "artifacts"]
     server = subprocess.Popen([*command, f"sqlite:///{tmp_path}/s/study.db"], stderr=subprocess.DEVNULL)
@@ -32,7 +32,7 @@ def test_the_dashboard_shows_goal_note_and_picture_of_a_trial(tiny, tmp_path, br
         browser.get(f"{base}/dashboard/studies/1/trials?numbers=0")
         wait_until(lambda: "equivalent tokens" in text(browser), 60, "the trial's note")
         assert "Kept 7.0 tokens per question" in text(browser)
-        wait_until(lambda: pictures(browser), 60, "the picture of what was kept")
+        wait_until(lambda: figures(browser), 60, "the figure of what was kept")
     finally:
         server.terminate()
         server.wait(30)
@@ -49,6 +49,6 @@ def text(browser):
     return browser.find_element(By.TAG_NAME, "body").text
 
 
-def pictures(browser):
+def figures(browser):
     found = browser.find_elements(By.CSS_SELECTOR, "img[src*='/artifacts/']")
     return [one for one in found if browser.execute_script("return arguments[0].naturalWidth", one) > 0]

@@ -6,8 +6,8 @@ import pytest
 from optuna.trial import FixedTrial
 from scipy import stats
 
+from foveate.core.arrangement import Grid
 from foveate.core.errors import BudgetError, FoveateError
-from foveate.core.types import Grid
 from foveate.models.families.llava import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.studies.recipes import OneOf, Range, RecipeSpace, opened

@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.compressors import Identity
+from foveate.core.arrangement import Arrangement
 from foveate.core.budget import resolve_keep
-from foveate.core.contracts import Pictures
-from foveate.core.types import Arrangement, Compressed, Compression, Decision
+from foveate.core.compression import Compressed, Compression, Decision
+from foveate.core.contracts import ImageBatch
 from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import Encodings
 from foveate.functional.ranking import listed
@@ -31,49 +32,49 @@ def _told_nobody(count: int) -> None: ...
 
 @dataclass(frozen=True, eq=False)
 class Inquiry:
-    """The questions about a few pictures, and the answers whose probability tells what they hang on.
+    """The questions about a few images, and the answers whose probability tells what they hang on.
 
     Attributes:
         llava: The model.
-        conversations: One per picture.
-        tokens: Every patch of the pictures, behind the projector.
+        conversations: One per image.
+        tokens: Every patch of the images, behind the projector.
         answers: One per question, conversation by conversation, the end token among them. `dataclasses.replace` asks
             about other answers than the model's own.
     """
 
     llava: Adapter
     conversations: Sequence[Conversation]
-    tokens: Float[Tensor, "picture patch dim"]
+    tokens: Float[Tensor, "image patch dim"]
     answers: Sequence[Sequence[int]]
 
     @classmethod
     @torch.inference_mode()
     def own(
-        cls, llava: Adapter, pictures: Pictures, prompts: Sequence[Sequence[Sequence[int]]], max_new_tokens: int
+        cls, llava: Adapter, images: ImageBatch, prompts: Sequence[Sequence[Sequence[int]]], max_new_tokens: int
     ) -> "Inquiry":
         """Returns about what the model itself says when it sees everything.
 
         Args:
             llava: The model.
-            pictures: The pictures, each once.
-            prompts: For each picture the full prompts about it.
+            images: The images, each once.
+            prompts: For each image the full prompts about it.
             max_new_tokens: Longest answer; one that ends before has its end token.
         """
-        whole = Identity().compress(pictures)
+        whole = Identity().compress(images)
         conversations = [Conversation.from_prompts(group, llava.image_token) for group in prompts]
         said = answer(llava, conversations, whole, False, max_new_tokens).tokens
         answers = [tokens + llava.ends[:1] * (len(tokens) < max_new_tokens) for tokens in said]
         return cls(llava, conversations, whole.tokens, answers)
 
     def of(self, questions: Collection[int]) -> "Inquiry":
-        """Returns the inquiry about some of its questions, in order; pictures without any of them are left out."""
+        """Returns the inquiry about some of its questions, in order; images without any of them are left out."""
         numbers = count()
         chosen = [[s for s in c.suffixes if next(numbers) in questions] for c in self.conversations]
-        pictures = [picture for picture, suffixes in enumerate(chosen) if suffixes]
+        images = [image for image, suffixes in enumerate(chosen) if suffixes]
         return replace(
             self,
-            conversations=[Conversation(self.conversations[i].prefix, chosen[i]) for i in pictures],
-            tokens=self.tokens[pictures],
+            conversations=[Conversation(self.conversations[i].prefix, chosen[i]) for i in images],
+            tokens=self.tokens[images],
             answers=[answer for i, answer in enumerate(self.answers) if i in questions],
         )
 
@@ -81,7 +82,7 @@ class Inquiry:
 def inquire(
     encodings: Encodings, batch: Sequence[VQASample], prompts: Sequence[Sequence[int]], max_new_tokens: int
 ) -> Inquiry:
-    """Returns the model's own answers to a batch of questions; those about a picture follow each other.
+    """Returns the model's own answers to a batch of questions; those about an image follow each other.
 
     Args:
         encodings: Of the data set.
@@ -90,9 +91,9 @@ def inquire(
         max_new_tokens: As in `Inquiry.own`.
     """
     groups = [list(group) for _, group in groupby(range(len(batch)), key=lambda i: batch[i].image_id)]
-    pictures = encodings.pictures([batch[group[0]].image_id for group in groups], torch.empty(0), Texts([], [], None))
+    images = encodings.batch([batch[group[0]].image_id for group in groups], torch.empty(0), Texts([], [], None))
     return Inquiry.own(
-        encodings.loaded.adapter, pictures, [[prompts[i] for i in group] for group in groups], max_new_tokens
+        encodings.loaded.adapter, images, [[prompts[i] for i in group] for group in groups], max_new_tokens
     )
 
 
@@ -103,20 +104,20 @@ def kept_log_probability(
     at_once: int = SEQUENCES,
     ran: Callable[[int], object] = _told_nobody,
 ) -> Float[Tensor, "set question"]:
-    """Returns log-probability of the answers when only some patches of each picture are left in the prompt.
+    """Returns log-probability of the answers when only some patches of each image are left in the prompt.
 
-    The tower has seen the whole picture; tokens are removed behind it.
+    The tower has seen the whole image; tokens are removed behind it.
 
     Args:
         inquiry: The questions.
-        stays: Sets of patches, with a row for each picture, which is then run once for all questions about it, or with
+        stays: Sets of patches, with a row for each image, which is then run once for all questions about it, or with
             a row for each question.
         repack: Number the remaining tokens consecutively; else they keep their positions, and only content is missing.
         at_once: How many token sequences run at once.
         ran: Told after every step how many sequences it ran.
 
     Raises:
-        ValueError: The rows are neither as many as the pictures nor as many as the questions.
+        ValueError: The rows are neither as many as the images nor as many as the questions.
     """
     pieces = _pieces(inquiry, stays.shape[1], at_once)
     jobs = [(number, piece) for number in range(len(stays)) for piece in pieces]
@@ -129,7 +130,7 @@ def kept_log_probability(
         found = likelihood(
             inquiry.llava,
             [piece.conversation for _, piece in some],
-            _only(inquiry, kept, [piece.picture for _, piece in some]),
+            _only(inquiry, kept, [piece.image for _, piece in some]),
             repack,
             [inquiry.answers[question] for _, question in places],
         )
@@ -140,7 +141,7 @@ def kept_log_probability(
 
 
 class Occlusion(NamedTuple):
-    """Log-probability of each answer with the whole picture, and by how much it falls without each block."""
+    """Log-probability of each answer with the whole image, and by how much it falls without each block."""
 
     whole: Float[Tensor, " question"]
     drop: Float[Tensor, "question block"]
@@ -172,7 +173,7 @@ def occlusion(
 def shapley(
     inquiry: Inquiry,
     side: int,
-    orders: Int[Tensor, "picture order block"],
+    orders: Int[Tensor, "image order block"],
     repack: bool = False,
     at_once: int = SEQUENCES,
     ran: Callable[[int], object] = _told_nobody,
@@ -189,29 +190,29 @@ def shapley(
     Args:
         inquiry: The questions.
         side: Of a block, in patches; the blocks are those of `squares`.
-        orders: For each picture the orders in which its blocks come in; see `drawn_orders`.
+        orders: For each image the orders in which its blocks come in; see `drawn_orders`.
         repack: As in `kept_log_probability`.
         at_once: Likewise.
         ran: Likewise.
     """
     block = squares(inquiry.llava.tower.grid, side)
-    pictures, count, blocks = orders.shape
+    images, count, blocks = orders.shape
     rank = orders.argsort(-1)[:, :, block]  # when each patch comes in
     partial = torch.cat([rank[:, order] < torch.arange(1, blocks)[:, None, None] for order in range(count)])
-    ends = torch.tensor([False, True])[:, None, None].expand(2, pictures, len(block))
+    ends = torch.tensor([False, True])[:, None, None].expand(2, images, len(block))
     values = kept_log_probability(inquiry, torch.cat([ends, partial]), repack, at_once, ran).cpu()
     none, every = values[:2].expand(count, 2, -1).unbind(1)
     between = values[2:].unflatten(0, (count, blocks - 1))
     rises = torch.cat([none[:, None], between, every[:, None]], 1).diff(dim=1)
-    owner = [picture for picture, said in enumerate(inquiry.conversations) for _ in said.suffixes]
+    owner = [image for image, said in enumerate(inquiry.conversations) for _ in said.suffixes]
     return rises.permute(2, 0, 1).gather(2, orders.argsort(-1)[owner])
 
 
-def drawn_orders(names: Sequence[str], blocks: int, pairs: int) -> Int[Tensor, "picture order block"]:
-    """Returns random orders of the blocks of each picture, each followed by its reverse, which lowers the variance.
+def drawn_orders(names: Sequence[str], blocks: int, pairs: int) -> Int[Tensor, "image order block"]:
+    """Returns random orders of the blocks of each image, each followed by its reverse, which lowers the variance.
 
     Args:
-        names: Of the pictures, whose orders depend on nothing else.
+        names: Of the images, whose orders depend on nothing else.
         blocks: Number of blocks.
         pairs: How many orders are drawn.
     """
@@ -247,7 +248,7 @@ def removal(
     Args:
         inquiry: The questions.
         things: Which patches show each thing; where none does, the fall is NaN.
-        whole: Log-probability with the whole picture, as `occlusion` gives it.
+        whole: Log-probability with the whole image, as `occlusion` gives it.
         repack: As in `kept_log_probability`.
         at_once: Likewise.
         ran: Likewise.
@@ -281,7 +282,7 @@ def curve(
 
     Args:
         inquiry: The questions.
-        scores: A row for each picture, or one for each question; equal scores go to the lower index.
+        scores: A row for each image, or one for each question; equal scores go to the lower index.
         shares: Of the patches, between 0 and 1.
         repack: As in `kept_log_probability`.
         at_once: Likewise.
@@ -303,35 +304,35 @@ def curve(
 
 
 class _Piece(NamedTuple):
-    """What runs on one set of patches: questions about a picture, and which row of the sets is theirs."""
+    """What runs on one set of patches: questions about an image, and which row of the sets is theirs."""
 
     conversation: Conversation
-    picture: int
+    image: int
     row: int
     questions: Sequence[int]
 
 
 def _pieces(inquiry: Inquiry, rows: int, at_once: int) -> list[_Piece]:
-    pictures, questions = len(inquiry.conversations), len(inquiry.answers)
-    if rows not in (pictures, questions):
+    images, questions = len(inquiry.conversations), len(inquiry.answers)
+    if rows not in (images, questions):
         raise ValueError(
-            f"{rows} rows of patches for {questions} questions about {pictures} pictures: give one row for each "
-            "picture, or one for each question"
+            f"{rows} rows of patches for {questions} questions about {images} images: give one row for each "
+            "image, or one for each question"
         )
-    shared, pieces, first = rows == pictures, [], 0
-    for picture, (prefix, suffixes) in enumerate((c.prefix, c.suffixes) for c in inquiry.conversations):
+    shared, pieces, first = rows == images, [], 0
+    for image, (prefix, suffixes) in enumerate((c.prefix, c.suffixes) for c in inquiry.conversations):
         size = max(1, at_once) if shared else 1
         for start in range(0, len(suffixes), size):
             some = suffixes[start : start + size]
             numbers = range(first + start, first + start + len(some))
-            pieces.append(_Piece(Conversation(prefix, some), picture, picture if shared else numbers[0], numbers))
+            pieces.append(_Piece(Conversation(prefix, some), image, image if shared else numbers[0], numbers))
         first += len(suffixes)
     return pieces
 
 
-def _only(inquiry: Inquiry, stays: Bool[Tensor, "row patch"], pictures: Sequence[int]) -> Compressed:
-    """Returns the given patches of the given pictures."""
+def _only(inquiry: Inquiry, stays: Bool[Tensor, "row patch"], images: Sequence[int]) -> Compressed:
+    """Returns the given patches of the given images."""
     compression = Compression(listed(stays))
     arrangements = (Arrangement((inquiry.llava.tower.grid,)),) * len(stays)
-    tokens = compression.apply(inquiry.tokens[list(pictures)])
+    tokens = compression.apply(inquiry.tokens[list(images)])
     return Compressed(tokens, Decision(stays.float(), compression), {}, arrangements)

@@ -13,9 +13,9 @@ from typing import Any
 from foveate.bias.plan import MEND_IT, BiasPlan
 from foveate.bias.tables import TableFolder
 from foveate.compressors import Identity
+from foveate.core.arrangement import Grid
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError, DataError, DeviceError, OptionError
-from foveate.core.types import Grid
 from foveate.data.names import parsed
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, run_id
 from foveate.evaluation.devices import team
@@ -72,7 +72,7 @@ class Measurement:
         config = replace(config, compressor=Identity())
         loaded = cached_load(config.model, config.device, config.dtype)
         samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-        if text_only := [sample.id for sample in samples if sample.picture is None]:
+        if text_only := [sample.id for sample in samples if sample.source is None]:
             raise DataError(
                 f"{len(text_only)} questions of {config.data!r} have no image, the first is {text_only[0]!r}: bias is "
                 f"measured of questions about images; leave them out and {MEND_IT}"

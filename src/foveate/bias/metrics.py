@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Real
 from torch import Tensor
 
+from foveate.core.arrangement import Grid
 from foveate.core.errors import BudgetError
-from foveate.core.types import Grid
 from foveate.functional.outliers import outlying
 from foveate.functional.ranking import marked, ranked
 
@@ -116,7 +116,7 @@ def raster_correlation(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*ba
 
 
 def row_correlation(row: Float[Tensor, "*batch patch"], grid: Grid) -> Float[Tensor, "*batch"]:
-    """`spearman` of score and grid row: positive where the bottom of the picture has more.
+    """`spearman` of score and grid row: positive where the bottom of the image has more.
 
     Patches of one grid row are tied there, so 1 is reached only by scores that are tied likewise.
 

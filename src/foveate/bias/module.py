@@ -32,10 +32,10 @@ from foveate.bias.rows import (
 )
 from foveate.bias.signals import Signal, asked_signals, norms_of, signals_of, target_of
 from foveate.bias.tables import SAMPLES
+from foveate.core.arrangement import Grid
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.core.progress import bar
-from foveate.core.types import Grid
 from foveate.data.sample import VQASample
 from foveate.evaluation.asking import prompt_of
 from foveate.evaluation.encodings import Encodings
@@ -47,7 +47,7 @@ from foveate.metrics.evidence import SHOWN
 
 
 def check_shapes(encodings: Encodings, grid: Grid) -> None:
-    """Refuses pictures that are not all arranged as one grid.
+    """Refuses images that are not all arranged as one grid.
 
     Raises:
         UnsupportedModel: Some are not.
@@ -55,14 +55,14 @@ def check_shapes(encodings: Encodings, grid: Grid) -> None:
     for name, image in encodings.arrangements.items():
         if image.views != (grid,):
             raise UnsupportedModel(
-                f"picture {name!r} lies in {[(view.rows, view.columns) for view in image.views]} patches: bias is "
+                f"image {name!r} lies in {[(view.rows, view.columns) for view in image.views]} patches: bias is "
                 f"compared place by place over one grid, here {grid.rows} x {grid.columns}; measure a model that gives "
-                "every picture the same, such as LLaVA-1.5"
+                "every image the same, such as LLaVA-1.5"
             )
 
 
 class Measuring(lightning.LightningModule):
-    """Measures batches of questions whose pictures follow each other."""
+    """Measures batches of questions whose images follow each other."""
 
     def __init__(self, encodings: Encodings, plan: BiasPlan, max_new_tokens: int) -> None:
         super().__init__()
@@ -74,15 +74,15 @@ class Measuring(lightning.LightningModule):
         prompts = [self._prompt(sample) for sample in batch]
         share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], loaded)
         inquiry = inquire(self.encodings, batch, prompts, self.max_new_tokens)
-        pictures = asked(self.encodings, batch, prompts, share)
-        heard = asked_signals(inquiry, pictures, prompts, plan.tokens)
-        seen = signals_of(loaded.adapter, pictures, share) + heard.signals
-        ids, images = (np.array([getattr(sample, name) for sample in batch]) for name in ("id", "image_id"))
-        judged, worths, curves = self._without(inquiry, seen, images, share >= SHOWN)
+        images = asked(self.encodings, batch, prompts, share)
+        heard = asked_signals(inquiry, images, prompts, plan.tokens)
+        seen = signals_of(loaded.adapter, images, share) + heard.signals
+        ids, image_ids = (np.array([getattr(sample, name) for sample in batch]) for name in ("id", "image_id"))
+        judged, worths, curves = self._without(inquiry, seen, image_ids, share >= SHOWN)
         response, answer = (target_of(seen, name) for name in ("response", "answer"))
         keep, blocks = resolve_keep(plan.keep, grid.patches), squares(grid, plan.side)
-        facts = Facts(grid, keep, response, answer, share, norms_of(pictures), worths, blocks)
-        measured = Measured(ids, images, seen)
+        facts = Facts(grid, keep, response, answer, share, norms_of(images), worths, blocks)
+        measured = Measured(ids, image_ids, seen)
         said = [[token for token in answer if token not in loaded.adapter.ends] for answer in inquiry.answers]
         tables = {
             "signals": signal_rows(measured, facts, plan.head_rows),

@@ -15,7 +15,7 @@ class BiasPlan:
     Attributes:
         keep: How many patches "the top" are, a count or a share of them.
         side: Of the blocks of patches that are taken away to see what the answer hangs on.
-        blocks: At most so many blocks, which are larger than `side` where more would be needed to cover the picture;
+        blocks: At most so many blocks, which are larger than `side` where more would be needed to cover the image;
             None: as many as there are of that side.
         orders: Random orders in which the blocks come in one after the other; each is also reversed.
         shares: Of the patches that are left, or taken away, along the curves.

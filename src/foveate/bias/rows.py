@@ -29,7 +29,7 @@ from foveate.bias.metrics import (
     top_overlap,
 )
 from foveate.bias.signals import EVERY, Signal
-from foveate.core.types import Grid
+from foveate.core.arrangement import Grid
 from foveate.functional.ranking import marked, ranked
 from foveate.functional.regions import spread
 from foveate.metrics.evidence import SHOWN, evidence_precision, evidence_recall
@@ -57,7 +57,7 @@ class Facts(NamedTuple):
     """What signals about a batch of questions are measured against.
 
     Attributes:
-        grid: Of a picture.
+        grid: Of an image.
         keep: How many patches the top are.
         response: What the answer looks at: rows of the tokens that produce it.
         answer: Rows of the answer's own tokens only; NaN where it has fewer than two.

@@ -1,4 +1,4 @@
-"""Everything that might say which patches matter, as maps over the patches of each question's picture."""
+"""Everything that might say which patches matter, as maps over the patches of each question's image."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foveate.bias.causal import Inquiry
 from foveate.compressors import Identity
-from foveate.core.contracts import Pictures
+from foveate.core.contracts import ImageBatch
 from foveate.core.needs import ClsRows, Fingerprint, Need, ReceivedRows
 from foveate.metrics.evidence import SHOWN
 from foveate.models.backbone.adapter import Adapter
@@ -29,7 +29,7 @@ class Signal(NamedTuple):
         name: What it is.
         layers: Of the tower or the language model, as text; of random maps the seed; empty without.
         rows: At least 0.
-        per_question: Whether it depends on the question, and not on the picture alone.
+        per_question: Whether it depends on the question, and not on the image alone.
         has_curve: Whether patches are left and taken away in its order.
         about: Which questions of the batch have a row.
     """
@@ -52,31 +52,31 @@ class Signal(NamedTuple):
         return self.rows.mean(1)
 
     def scores(self, images: np.ndarray) -> Float[Tensor, "row patch"]:
-        """Its maps, one per question that it is about, or one per picture if that is all it knows.
+        """Its maps, one per question that it is about, or one per image if that is all it knows.
 
         Args:
-            images: The picture of each question of the batch; those about a picture follow each other.
+            images: The image of each question of the batch; those about an image follow each other.
         """
         asked = images[self.about]
         first = [i for i, image in enumerate(asked) if not i or image != asked[i - 1]]
         return self.map if self.per_question else self.map[first]
 
 
-def signals_of(llava: Adapter, pictures: Pictures, share: Float[Tensor, "question thing patch"]) -> list[Signal]:
+def signals_of(llava: Adapter, images: ImageBatch, share: Float[Tensor, "question thing patch"]) -> list[Signal]:
     """Returns what is known before the language model runs, and the controls.
 
     The seeds of the random maps are the same in every measurement, whatever the seed of the data: a map is drawn from
-    its seed and the pixels of its picture, so that runs can be compared question by question.
+    its seed and the pixels of its image, so that runs can be compared question by question.
 
     Args:
         llava: The model.
-        pictures: One row per question.
+        images: One row per question.
         share: Which patches show what is asked about; the oracle is silent about questions of which none is known to.
     """
     tower = llava.tower
     every, received = ClsRows(tuple(range(tower.depth))), [ReceivedRows(layer) for layer in range(tower.depth)]
     needs: list[Need] = [Fingerprint(), *received, *([every] if tower.has_cls else [])]
-    _, trace = pictures.encode(needs)
+    _, trace = images.encode(needs)
     found = []
     if tower.has_cls:
         rows = trace[every].cpu()
@@ -103,16 +103,16 @@ class Heard(NamedTuple):
     tokens: Float[Tensor, "question token patch"]
 
 
-def asked_signals(inquiry: Inquiry, pictures: Pictures, prompts: Sequence[Sequence[int]], tokens: int) -> Heard:
+def asked_signals(inquiry: Inquiry, images: ImageBatch, prompts: Sequence[Sequence[int]], tokens: int) -> Heard:
     """Returns what the uncompressed language model looks at while it reads each prompt and says its answer.
 
     Args:
         inquiry: The questions with the model's own answers.
-        pictures: One row per question.
+        images: One row per question.
         prompts: Their full prompts.
         tokens: How many tokens of an answer have rows of their own.
     """
-    seen = attention_maps(inquiry.llava, prompts, Identity().compress(pictures), inquiry.answers, tokens)
+    seen = attention_maps(inquiry.llava, prompts, Identity().compress(images), inquiry.answers, tokens)
     depth = inquiry.llava.decoder.depth
     said = seen.answer[:, 0, 0, 0].isfinite().cpu()
     rows = {"prompt": seen.last, "question": seen.question, "every": seen.every, "response": seen.response}
@@ -128,10 +128,10 @@ def asked_signals(inquiry: Inquiry, pictures: Pictures, prompts: Sequence[Sequen
     return Heard(found, seen.tokens.cpu())
 
 
-def norms_of(pictures: Pictures) -> Float[Tensor, "question patch"]:
+def norms_of(images: ImageBatch) -> Float[Tensor, "question patch"]:
     """Returns the norms of the features that the projector is given."""
-    sources, _ = pictures.encode(())
-    return sources[:, : pictures.arrangement.patches].float().norm(dim=-1).cpu()
+    sources, _ = images.encode(())
+    return sources[:, : images.arrangement.patches].float().norm(dim=-1).cpu()
 
 
 def target_of(signals: Sequence[Signal], name: str) -> Float[Tensor, "question patch"]:

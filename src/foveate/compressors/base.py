@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from foveate.compressors.result import Result
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.checks import CheckedCut, checked_compressed
-from foveate.core.contracts import Cut, Merger, Pictures, Plugin, Selector
+from foveate.core.compression import Compressed, Compression, Decision
+from foveate.core.contracts import Cut, ImageBatch, Merger, Plugin, Selector
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.needs import Need
-from foveate.core.types import Compressed, Compression, Decision, Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Value
 from foveate.scorers import Constant
 
@@ -26,7 +27,7 @@ Positions = Literal["repacked", "original"]
 
 
 class Compressor(Value, ABC):
-    """A whole method: what it needs to know of a picture, and which tokens it makes of it.
+    """A whole method: what it needs to know of an image, and which tokens it makes of it.
 
     A compressor is a value: frozen, equal to its like, and its `repr` identifies it in records.
     """
@@ -39,11 +40,11 @@ class Compressor(Value, ABC):
         return ()
 
     @abstractmethod
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        """What the language model is given of each picture.
+    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+        """What the language model is given of each image.
 
         Args:
-            pictures: The pictures.
+            images: The images.
             also: What later cuts read; their answers are among those that are carried.
         """
 
@@ -63,11 +64,11 @@ class Compressor(Value, ABC):
 
     @property
     def per_question(self) -> bool:
-        """Whether what remains of a picture may depend on the question."""
+        """Whether what remains of an image may depend on the question."""
         return bool(self.cuts) or any(need.per_question for need in self.needs)
 
     def tiled(self, per_tile: bool = False, separators: bool = True) -> "Compressor":
-        """The same, told what to do where a model cuts its pictures into tiles.
+        """The same, told what to do where a model cuts its images into tiles.
 
         Args:
             per_tile: Whether every tile has a budget of its own (`PerTile`).
@@ -115,13 +116,13 @@ class Compressor(Value, ABC):
             yield run
 
 
-def compressed_by(compressor: Compressor, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
+def compressed_by(compressor: Compressor, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
     """Returns what a compressor makes of images, checked.
 
     Raises:
         FoveateError: It does not fit them; the message names the compressor.
     """
-    return checked_compressed(compressor.compress(pictures, also), compressor, pictures)
+    return checked_compressed(compressor.compress(images, also), compressor, images)
 
 
 def checked_cuts(compressor: Compressor) -> tuple[Cut, ...]:
@@ -129,13 +130,13 @@ def checked_cuts(compressor: Compressor) -> tuple[Cut, ...]:
     return tuple(CheckedCut(cut) for cut in compressor.cuts)
 
 
-def whole(pictures: Pictures, needs: tuple[Need, ...]) -> Compressed:
+def whole(images: ImageBatch, needs: tuple[Need, ...]) -> Compressed:
     """Every patch, and the answers to the needs."""
-    sources, trace = pictures.encode(needs)
+    sources, trace = images.encode(needs)
     patches = sources[:, : trace.patches]
     everything = torch.arange(trace.patches, device=sources.device).expand(len(sources), -1)
     decision = Decision(equal_scores(trace, sources), Compression(everything))
-    return Compressed.of(pictures.project(patches), decision, trace.answers(needs), pictures.arrangement)
+    return Compressed.of(images.project(patches), decision, trace.answers(needs), images.arrangement)
 
 
 def equal_scores(trace: Trace, features: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from foveate.compressors.base import Compressor, Positions, equal_scores, whole
+from foveate.core.arrangement import Views
 from foveate.core.budget import Keep, resolve_keep
-from foveate.core.contracts import Pictures
+from foveate.core.compression import Compressed, Compression, Decision
+from foveate.core.contracts import ImageBatch
 from foveate.core.needs import Downsampled, Need
-from foveate.core.types import Compressed, Compression, Decision, Views
 from foveate.functional.geometry import nearest_grid, pooling_matrix
 from foveate.functional.regions import proportional
 
@@ -22,12 +23,12 @@ class Pool(Compressor):
     keep: Keep
     positions: Positions = "repacked"
 
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        sources, trace = pictures.encode(also)
+    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+        sources, trace = images.encode(also)
         compression = _pooled(trace.views, resolve_keep(self.keep, trace.patches), sources)
-        tokens = pictures.project(compression.apply(sources))
+        tokens = images.project(compression.apply(sources))
         decision = Decision(equal_scores(trace, sources), compression)
-        return Compressed.of(tokens, decision, trace.answers(also), pictures.arrangement)
+        return Compressed.of(tokens, decision, trace.answers(also), images.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)
@@ -35,18 +36,18 @@ class Pool(Compressor):
 
 @dataclass(frozen=True)
 class Downsample(Compressor):
-    """Control: the picture itself at lower resolution, where the tower can interpolate its positions."""
+    """Control: the image itself at lower resolution, where the tower can interpolate its positions."""
 
     keep: Keep
     positions: Positions = "repacked"
 
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        keep, grid = resolve_keep(self.keep, pictures.arrangement.patches), pictures.arrangement.views[0]
+    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+        keep, grid = resolve_keep(self.keep, images.arrangement.patches), images.arrangement.views[0]
         need = Downsampled(*nearest_grid(keep, grid.rows, grid.columns))
-        _, trace = pictures.encode((need, *also))
+        _, trace = images.encode((need, *also))
         features = trace[need]
         decision = Decision(equal_scores(trace, features), _pooled((grid,), keep, features))
-        return Compressed.of(pictures.project(features), decision, trace.answers(also), pictures.arrangement)
+        return Compressed.of(images.project(features), decision, trace.answers(also), images.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)
@@ -58,8 +59,8 @@ class Identity(Compressor):
 
     positions: Positions = "original"
 
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        return whole(pictures, also)
+    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+        return whole(images, also)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return (float(patches),) * depth
@@ -67,12 +68,12 @@ class Identity(Compressor):
 
 @dataclass(frozen=True)
 class Blind(Compressor):
-    """Keeps nothing: the language model answers without the picture."""
+    """Keeps nothing: the language model answers without the image."""
 
     positions: Positions = "repacked"
 
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        everything = whole(pictures, also)
+    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+        everything = whole(images, also)
         nothing = torch.empty(len(everything.tokens), 0, dtype=torch.long, device=everything.tokens.device)
         decision = replace(everything.decision, compression=Compression(nothing))
         return replace(everything, tokens=everything.tokens[:, :0], decision=decision, separators=False)
@@ -97,6 +98,6 @@ def _pooled(views: Views, keep: int, features: Tensor) -> Compression:
 
 
 def _planned(keep: Keep, patches: int, depth: int) -> tuple[float, ...]:
-    """As many tokens as the nearest grid has cells; of a square picture."""
+    """As many tokens as the nearest grid has cells; of a square image."""
     side = math.isqrt(patches)
     return (float(math.prod(nearest_grid(resolve_keep(keep, patches), side, side))),) * depth

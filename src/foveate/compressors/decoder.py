@@ -9,9 +9,10 @@ from torch import Tensor
 from foveate.compressors.base import Compressor, Positions, budget, check_needed, selectable, union, whole
 from foveate.core.budget import Keep
 from foveate.core.checks import checked_choice, checked_compression, checked_scores
-from foveate.core.contracts import Cut, Merger, Pictures, Scorer, Selector
+from foveate.core.compression import Compressed, Decision
+from foveate.core.contracts import Cut, ImageBatch, Merger, Scorer, Selector
 from foveate.core.needs import Need, resolve_layer
-from foveate.core.types import PADDING, Compressed, Decision, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.mergers import Drop
 from foveate.selectors import TopK
 
@@ -48,8 +49,8 @@ class DecoderCompressor(Compressor, Cut):
     def cuts(self) -> tuple[Cut, ...]:
         return (self,)
 
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        return whole(pictures, (*early(self.needs), *also))
+    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+        return whole(images, (*early(self.needs), *also))
 
     def cut(self, states: Float[Tensor, "batch patch dim"], trace: Trace) -> Decision:
         with torch.no_grad():

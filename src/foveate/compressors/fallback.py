@@ -8,16 +8,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveate.compressors.base import Compressor, Positions
-from foveate.core.contracts import Cut, Pictures, Reduction
+from foveate.core.compression import Compressed, Compression
+from foveate.core.contracts import Cut, ImageBatch, Reduction
 from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer, resolve_layers
-from foveate.core.types import Compressed, Compression, Trace
+from foveate.core.trace import Trace
 
 
 @dataclass(frozen=True)
 class Fallback(Compressor):
     """A compressor that is told, of every row of [CLS] that it asks for, what patches receive from all others there.
 
-    Where a layer only sees windows of the picture, another one answers. LLaVA-OneVision ports of [CLS] methods do the
+    Where a layer only sees windows of the image, another one answers. LLaVA-OneVision ports of [CLS] methods do the
     same (arXiv 2412.01818, VisPruner).
 
     Attributes:
@@ -49,8 +50,8 @@ class Fallback(Compressor):
     def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
         return replace(self, compressor=self.compressor.tiled(per_tile, separators))
 
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        return self.compressor.compress(_FallbackImages(self, pictures), also)
+    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+        return self.compressor.compress(_FallbackImages(self, images), also)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return self.compressor.plan(patches, depth)
@@ -71,20 +72,20 @@ class Fallback(Compressor):
         return torch.stack(parts, 1) if isinstance(need, ClsRows) else parts[0]
 
 
-class _FallbackImages(Pictures):
-    """Pictures that answer needs about attention as the fallback says."""
+class _FallbackImages(ImageBatch):
+    """Images that answer needs about attention as the fallback says."""
 
-    def __init__(self, fallback: Fallback, pictures: Pictures) -> None:
-        self.fallback, self.pictures, self.arrangement = fallback, pictures, pictures.arrangement
+    def __init__(self, fallback: Fallback, images: ImageBatch) -> None:
+        self.fallback, self.images, self.arrangement = fallback, images, images.arrangement
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
         parts = dict.fromkeys(part for need in needs for part in self.fallback.asked(need))
-        sources, trace = self.pictures.encode(tuple(parts))
+        sources, trace = self.images.encode(tuple(parts))
         told = {need: self.fallback.answer(need, trace) for need in needs}
         return sources, replace(trace, values={**trace.values, **told})
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
-        return self.pictures.project(features)
+        return self.images.project(features)
 
     def reduced(self, reduction: Reduction, keep: int) -> tuple[Float[Tensor, "image token dim"], Compression]:
-        return self.pictures.reduced(reduction, keep)
+        return self.images.reduced(reduction, keep)

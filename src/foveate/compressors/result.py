@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from foveate.core.arrangement import Arrangement
+from foveate.core.compression import Compressed, Decision
 from foveate.core.token_account import TokenAccount, account
-from foveate.core.types import Arrangement, Compressed, Decision
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     import foveate.models.backbone.decoder

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from foveate.compressors.base import Compressor, Positions
 from foveate.core.budget import Keep, resolve_keep
-from foveate.core.contracts import Pictures, Reduction
+from foveate.core.compression import Compressed, Decision
+from foveate.core.contracts import ImageBatch, Reduction
 from foveate.core.needs import Need
-from foveate.core.types import Compressed, Decision
 from foveate.functional.ranking import marked
 
 
@@ -24,12 +24,12 @@ class TowerCompressor(Compressor):
     keep: Keep
     positions: Positions = "repacked"
 
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        arrangement = pictures.arrangement
-        features, compression = pictures.reduced(self.reduction, resolve_keep(self.keep, arrangement.patches))
+    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+        arrangement = images.arrangement
+        features, compression = images.reduced(self.reduction, resolve_keep(self.keep, arrangement.patches))
         stays = marked(compression.origin, arrangement.patches)
-        carried = pictures.encode(also)[1].answers(also) if also else {}
-        return Compressed.of(pictures.project(features), Decision(stays.float(), compression), carried, arrangement)
+        carried = images.encode(also)[1].answers(also) if also else {}
+        return Compressed.of(images.project(features), Decision(stays.float(), compression), carried, arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return (float(resolve_keep(self.keep, patches)),) * depth

@@ -7,10 +7,10 @@ import torch
 from foveate.compressors.base import Compressor, Positions, budget, check_needed, selectable, union
 from foveate.core.budget import Keep
 from foveate.core.checks import checked_choice, checked_compression, checked_scores
-from foveate.core.contracts import Merger, Pictures, Scorer, Selector
+from foveate.core.compression import Compressed, Decision
+from foveate.core.contracts import ImageBatch, Merger, Scorer, Selector
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need
-from foveate.core.types import Compressed, Decision
 from foveate.mergers import Drop
 from foveate.selectors import PerTile, TopK
 
@@ -53,10 +53,10 @@ class VisionCompressor(Compressor):
         selector = PerTile(self.selector) if per_tile else self.selector
         return replace(self, selector=selector, separators=separators)
 
-    def compress(self, pictures: Pictures, also: tuple[Need, ...] = ()) -> Compressed:
-        sources, trace = pictures.encode((*self.needs, *also))
+    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+        sources, trace = images.encode((*self.needs, *also))
         keep = selectable(self.keep, self.merger, trace.patches)
-        material = pictures.project(sources[:, : trace.patches]) if self.merge_projected else sources
+        material = images.project(sources[:, : trace.patches]) if self.merge_projected else sources
         with torch.no_grad():  # gradients flow through the tokens, not through the choice
             scores = checked_scores(self.scorer.score(trace), self.scorer, trace, sources.device)
             kept = checked_choice(self.selector.select(scores, trace, keep), self.selector, trace, scores)
@@ -65,9 +65,9 @@ class VisionCompressor(Compressor):
                 made, self.merger, len(scores), scores.shape[1], material.shape[1], material.device
             )
         tokens = compression.apply(material)
-        tokens = tokens if self.merge_projected else pictures.project(tokens)
+        tokens = tokens if self.merge_projected else images.project(tokens)
         decision, carried = Decision(scores, compression), trace.answers(also)
-        return Compressed.of(tokens, decision, carried, pictures.arrangement, separators=self.separators)
+        return Compressed.of(tokens, decision, carried, images.arrangement, separators=self.separators)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         keep = selectable(self.keep, self.merger, patches)

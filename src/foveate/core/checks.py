@@ -10,9 +10,10 @@ from dataclasses import fields, is_dataclass
 import torch
 from torch import Tensor
 
-from foveate.core.contracts import AroundCut, Pictures, Reduction, Scorer, Selector
+from foveate.core.compression import Block, Compressed, Compression, Decision
+from foveate.core.contracts import AroundCut, ImageBatch, Reduction, Scorer, Selector
 from foveate.core.errors import FoveateError, shown
-from foveate.core.types import EXTRA, PADDING, Block, Compressed, Compression, Decision, Trace
+from foveate.core.trace import EXTRA, PADDING, Trace
 
 
 def checked_scores(
@@ -130,13 +131,13 @@ def checked_decision(made: object, plugin: object, batch: int, patches: int, dev
     return Decision(scores, checked_compression(made.compression, plugin, batch, patches, patches, device))
 
 
-def checked_compressed(made: object, compressor: object, pictures: Pictures) -> Compressed:
+def checked_compressed(made: object, compressor: object, images: ImageBatch) -> Compressed:
     """Returns what a compressor made of images if it fits them.
 
     Args:
         made: By the compressor.
         compressor: It.
-        pictures: What it was given.
+        images: What it was given.
 
     Raises:
         FoveateError: It has another type, its parts are not of as many images and tokens, or they name patches that the
@@ -144,18 +145,18 @@ def checked_compressed(made: object, compressor: object, pictures: Pictures) -> 
     """
     if not isinstance(made, Compressed):
         raise FoveateError(f"{compressor} gave {_described(made)}: expected a Compressed")
-    images, patches = len(made.arrangements), pictures.arrangement.patches
-    if any(arrangement != pictures.arrangement for arrangement in made.arrangements):
+    rows, patches = len(made.arrangements), images.arrangement.patches
+    if any(arrangement != images.arrangement for arrangement in made.arrangements):
         raise FoveateError(f"{compressor} gave another arrangement than that of the images: expected it unchanged")
-    tokens = _tensor(made.tokens, compressor, "tokens", (images, None, None), floating=True)
+    tokens = _tensor(made.tokens, compressor, "tokens", (rows, None, None), floating=True)
     if not isinstance(made.decision, Decision):
         raise FoveateError(f"{compressor} gave {_described(made.decision)} as its decision: expected a Decision")
-    _tensor(made.decision.scores, compressor, "scores", (images, patches), floating=True)
+    _tensor(made.decision.scores, compressor, "scores", (rows, patches), floating=True)
     compression = made.decision.compression
     mixing = getattr(compression, "mixing", None)
     sources = mixing.shape[-1] if isinstance(mixing, Tensor) and mixing.ndim else patches
     device = compression.origin.device if isinstance(getattr(compression, "origin", None), Tensor) else tokens.device
-    found = checked_compression(compression, compressor, images, patches, sources, device)
+    found = checked_compression(compression, compressor, rows, patches, sources, device)
     if found.origin.shape[1] != tokens.shape[1]:
         raise FoveateError(
             f"{compressor} gave {tokens.shape[1]} tokens of each image and the origins of {found.origin.shape[1]}: "

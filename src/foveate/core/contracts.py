@@ -8,8 +8,10 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from foveate.core.arrangement import Arrangement
+from foveate.core.compression import Block, Compression, Decision
 from foveate.core.needs import Need
-from foveate.core.types import Arrangement, Block, Compression, Decision, Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Value
 
 
@@ -76,7 +78,7 @@ class Merger(Plugin):
         return 0
 
 
-class Pictures(ABC):
+class ImageBatch(ABC):
     """A batch of images of one arrangement as a model sees them; what a compressor works with."""
 
     arrangement: Arrangement

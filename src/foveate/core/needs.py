@@ -89,9 +89,9 @@ class Deepstack(Need):
 
 @dataclass(frozen=True)
 class Downsampled(Need):
-    """Features before the projector of the picture at lower resolution, in raster order: Float[batch token dim].
+    """Features before the projector of the image at lower resolution, in raster order: Float[batch token dim].
 
-    The picture is resized to `rows` x `columns` patches, and the tower interpolates its positions.
+    The image is resized to `rows` x `columns` patches, and the tower interpolates its positions.
     """
 
     rows: Count
@@ -142,7 +142,7 @@ class ResponseRows(Need):
 
 @dataclass(frozen=True)
 class Fingerprint(Need):
-    """A number that depends on the picture alone: Int[batch]. Seeds whatever is random per picture."""
+    """A number that depends on the image alone: Int[batch]. Seeds whatever is random per image."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,8 @@ class PromptRows(Need):
     Attributes:
         layer: The block. One before the cut is read as it ran; the block at the cut is asked ahead, from the states
             that enter it.
-        query: "last" is the last prompt token; "mean" all tokens after the picture; "raters" those of them to which
-            the picture's input embeddings are most alike (SparseVLM); "all" every token, the picture's own too.
+        query: "last" is the last prompt token; "mean" all tokens after the image; "raters" those of them to which
+            the image's input embeddings are most alike (SparseVLM); "all" every token, the image's own too.
             Several queries are averaged.
         rotary: Whether queries and keys carry their positions.
         over: Softmax over "all" keys that the query may see, or over the visual ones only.

@@ -1,1 +1,1 @@
-"""Pictures with questions."""
+"""Images with questions."""

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from foveate.core.errors import DataError, said, shown
 from foveate.core.progress import bar
-from foveate.data.sample import Boxes, Evidence, Form, Picture, Scoring, VQASample
+from foveate.data.sample import Boxes, Evidence, Form, ImageSource, Scoring, VQASample
 from foveate.data.stored import Missing, Part, Stored, checked, encoded, filled, table_of
 
 Row = Mapping[str, Any]
@@ -23,7 +23,7 @@ LONGEST_ID = 200  # of an id as it stands in the name of a file
 
 @dataclass(frozen=True)
 class RowQuestion:
-    """A question of a row, without its picture; fields as in `VQASample`, an empty `id` means the row's number."""
+    """A question of a row, without its image; fields as in `VQASample`, an empty `id` means the row's number."""
 
     id: str
     kind: str
@@ -37,7 +37,7 @@ class RowQuestion:
 
 
 class Pixels(NamedTuple):
-    """Width and height of a row's picture, for what is given in pixels."""
+    """Width and height of a row's image, for what is given in pixels."""
 
     width: int
     height: int
@@ -45,7 +45,7 @@ class Pixels(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set of questions about pictures.
+    """A data set of questions about images.
 
     Attributes:
         name: As on the command line.
@@ -54,12 +54,12 @@ class Benchmark:
         split: The one that results are usually given for.
         columns: Those that `ask` reads, apart from optional ones.
         ask: From a row to its questions.
-        picture: Column that says which rows share a picture; None means that none do.
-        picture_of: From a value of that column to the picture.
-        image: Column of pictures.
-        images: Where the pictures are if not in the same table; there `id` is what `picture` is here.
-        text_only: Whether rows without a picture are questions about text alone; else their picture is missing.
-        sized: Whether `ask` needs the size of the picture: then rows have a `pixels` of type `Pixels`.
+        image_id: Column that says which rows share an image; None means that none do.
+        image_id_of: From a value of that column to the image.
+        image: Column of images.
+        images: Where the images are if not in the same table; there `id` is what `image_id` is here.
+        text_only: Whether rows without an image are questions about text alone; else their image is missing.
+        sized: Whether `ask` needs the size of the image: then rows have a `pixels` of type `Pixels`.
         answer_tokens: Tokens that the longest answer may have.
     """
 
@@ -69,8 +69,8 @@ class Benchmark:
     split: str
     columns: tuple[str, ...]
     ask: Callable[[Row], Iterator[RowQuestion]]
-    picture: str | None = None
-    picture_of: Callable[[Any], str] = str
+    image_id: str | None = None
+    image_id_of: Callable[[Any], str] = str
     image: str = "image"
     images: Mapping[str, Part] | None = None
     text_only: bool = False
@@ -78,9 +78,9 @@ class Benchmark:
     answer_tokens: int = 32
 
     def samples(self, split: str, limit: int | None = None, location: str | None = None) -> list[VQASample]:
-        """Returns the first questions of a split; those about a picture follow each other.
+        """Returns the first questions of a split; those about an image follow each other.
 
-        Pictures are left in the table. What is wrong with a row becomes the sample's `problem`.
+        Images are left in the table. What is wrong with a row becomes the sample's `problem`.
 
         Args:
             split: A key of `parts`.
@@ -95,9 +95,9 @@ class Benchmark:
         part = self.parts[split]
         table = table_of(self.name, self.repo, location, part)
         gallery = _Gallery(self, table, split, location)
-        columns = [*self.columns, *([self.picture] if self.picture else []), *gallery.columns]
+        columns = [*self.columns, *([self.image_id] if self.image_id else []), *gallery.columns]
         checked(self.name, table, list(dict.fromkeys(columns)), self.repo)
-        # as Arrow has them: `datasets` would decode pictures and sounds in columns that nobody reads
+        # as Arrow has them: `datasets` would decode images and sounds in columns that nobody reads
         questions = table.remove_columns(gallery.columns).with_format("arrow")
         samples: list[VQASample] = []
         names: Counter[str] = Counter()
@@ -115,13 +115,13 @@ class Benchmark:
 
     def _of(self, row: int, questions: Dataset, gallery: "_Gallery", part: Part) -> Iterator[VQASample]:
         facts: dict[str, Any] = cast(pa.Table, questions[row]).to_pylist()[0]
-        picture = gallery.picture(row)
+        source = gallery.source(row)
         image_id, name = gallery.names[row], f"{gallery.split}-{row:06d}"
         problem, asked = "", []
         try:
             gallery.check(facts)
-            if self.sized and picture is not None:
-                facts["pixels"] = Pixels(*picture.size)
+            if self.sized and source is not None:
+                facts["pixels"] = Pixels(*source.size)
             asked = list(self.ask(facts))
             if wrong := next(filter(None, map(_malformed, asked)), ""):
                 problem, asked = wrong, []
@@ -130,17 +130,17 @@ class Benchmark:
         except Exception as error:  # a row may hold anything
             problem = f"the row is not as {self.repo} has it: {type(error).__name__}: {said(error)}"
         if problem:
-            yield VQASample(name, image_id, picture, "", "", (), "none", problem=problem)
+            yield VQASample(name, image_id, source, "", "", (), "none", problem=problem)
         for one in asked:
             wrong = _problem(one, part.answered)
             given = {**vars(one), "id": one.id or name}
             if not part.answered:
                 given |= {"references": (), "scoring": "none"}
-            yield VQASample(image_id=image_id, picture=picture, problem=wrong, **given)
+            yield VQASample(image_id=image_id, source=source, problem=wrong, **given)
 
 
 class _Gallery:
-    """Which picture belongs to which row."""
+    """Which image belongs to which row."""
 
     def __init__(self, benchmark: Benchmark, table: Dataset, split: str, location: str | None) -> None:
         self.split = split
@@ -148,50 +148,50 @@ class _Gallery:
         path = Path(location or ".").expanduser()
         self.folder = path.parent if path.is_file() else path
         self.benchmark = benchmark
-        key = benchmark.picture if benchmark.picture in table.column_names else ""
+        key = benchmark.image_id if benchmark.image_id in table.column_names else ""
         own = [f"{split}-{row:06d}" for row in range(len(table))]
         named = [self._named(value) for value in table[key]] if key else own
         self.names = [name or alone for name, alone in zip(named, own, strict=True)]
         self.text_only = [False] * len(table)
         self._rows: Mapping[str, int] | None = None
         if self.columns and benchmark.image in table.column_names:
-            self._pictures = encoded(table, benchmark.image)
+            self._images = encoded(table, benchmark.image)
             if benchmark.text_only:
                 self.text_only = [not there for there in filled(table, benchmark.image)]
         elif benchmark.images and not self.columns:
             apart = table_of(benchmark.name, benchmark.repo, location, benchmark.images[split])
             checked(benchmark.name, apart, ["id", benchmark.image], benchmark.repo)
             self._rows = {str(name): row for row, name in enumerate(apart["id"])}
-            self._pictures = encoded(apart, benchmark.image)
+            self._images = encoded(apart, benchmark.image)
 
     def check(self, row: Row) -> None:
-        """Raises `DataError` if the row does not say which picture it is about."""
-        column = self.benchmark.picture or ""
+        """Raises `DataError` if the row does not say which image it is about."""
+        column = self.benchmark.image_id or ""
         if column in row and not self._named(row[column]):
-            raise DataError(f"{column} is {shown(row[column])}, which names no picture")
+            raise DataError(f"{column} is {shown(row[column])}, which names no image")
 
     def _named(self, value: Any) -> str:  # noqa: ANN401 (as the table has it)
-        """Returns which picture a value means; empty if it means none, for rows without one must not share one."""
+        """Returns which image a value means; empty if it means none, for rows without one must not share one."""
         try:
-            name = "" if value is None else self.benchmark.picture_of(value).strip()
+            name = "" if value is None else self.benchmark.image_id_of(value).strip()
         except (TypeError, ValueError, OverflowError):
             return ""
         return name if len(quote(name, safe="")) <= LONGEST_ID else ""
 
     def order(self) -> list[int]:
-        """Returns the rows, those of one picture after each other, pictures by their first row."""
+        """Returns the rows, those of one image after each other, images by their first row."""
         first: dict[str, int] = {}
         for row, name in enumerate(self.names):
             first.setdefault(name, row)
         return sorted(range(len(self.names)), key=lambda row: (first[self.names[row]], row))
 
-    def picture(self, row: int) -> Picture | None:
-        """Returns the picture of a row; None where it is a question about text alone."""
+    def source(self, row: int) -> ImageSource | None:
+        """Returns the image of a row; None where it is a question about text alone."""
         if self.text_only[row]:
             return None
         name = self.names[row]
         location = row if self._rows is None else self._rows.get(name)
-        return Missing(name) if location is None else Stored(self._pictures, location, name, self.folder)
+        return Missing(name) if location is None else Stored(self._images, location, name, self.folder)
 
 
 def missing(value: Any) -> bool:  # noqa: ANN401 (as the table has it)

@@ -20,9 +20,9 @@ SCENES_PER_SPLIT = 1000
 
 
 def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0) -> list[VQASample]:
-    """Returns the first `limit` questions of a split; all questions about a picture follow each other.
+    """Returns the first `limit` questions of a split; all questions about an image follow each other.
 
-    Pictures of benchmarks are opened when they are looked at, so a split of any size can be loaded.
+    Images of benchmarks are opened when they are looked at, so a split of any size can be loaded.
 
     Args:
         name: "scenes", the name of a benchmark, or `<benchmark>:<place>` with a parquet file, a folder or a hub id that
@@ -55,10 +55,10 @@ def answer_tokens(name: str) -> int:
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:
-    """Returns a hash of questions, references, evidence and pictures; of a picture its encoded bytes, once."""
+    """Returns a hash of questions, references, evidence and images; of an image its encoded bytes, once."""
     digest = hashlib.sha256()
     seen: set[str] = set()
-    for sample in bar(samples, "question", "reading pictures"):
+    for sample in bar(samples, "question", "reading images"):
         facts = (sample.id, sample.image_id, sample.kind, sample.question, sample.references, sample.scoring)
         more = (sample.form, sample.options, sample.hint, sample.problem)
         digest.update(repr(facts + more).encode() + sample.things.content())
@@ -76,7 +76,7 @@ def _benchmark(name: str) -> "foveate.data.benchmark.Benchmark":
 
 def _identity(sample: VQASample) -> bytes:
     try:
-        return b"no picture" if sample.picture is None else sample.picture.content()
+        return b"no image" if sample.source is None else sample.source.content()
     except DataError as error:  # that it is missing identifies it as well
         return str(error).encode()
 
@@ -89,13 +89,13 @@ def _scenes(split: str, limit: int | None, seed: int) -> list[VQASample]:
         if limit is not None and len(samples) >= limit:
             break
         scene = make_scene(split, index, seed)
-        picture = Drawn(Image.fromarray(scene.pixels))
+        image = Drawn(Image.fromarray(scene.pixels))
         for question in make_questions(scene, stream(split, index, seed, 1)):
             samples.append(
                 VQASample(
                     id=f"{split}-{index:05d}-{question.kind}",
                     image_id=f"{split}-{index:05d}",
-                    picture=picture,
+                    source=image,
                     kind=question.kind,
                     question=question.text,
                     references=(question.answer,),

@@ -1,4 +1,4 @@
-"""One question about one picture, or about text alone, in the form that every data set is brought into."""
+"""One question about one image, or about text alone, in the form that every data set is brought into."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,15 +30,15 @@ Scoring = Literal[
 ]
 Form = Literal["plain", "short", "unanswerable", "yes_no", "letter", "letter_context", "letter_cn", "free", "box"]
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom as shares of the picture's width and height."""
+"""Left, top, right and bottom as shares of the image's width and height."""
 
 
-class Picture(ABC):
-    """A picture that is opened when it is looked at."""
+class ImageSource(ABC):
+    """An image that is opened when it is looked at."""
 
     @abstractmethod
     def open(self) -> Image:
-        """Returns the picture as `data.rgb.as_rgb` does: upright, in red, green and blue.
+        """Returns the image as `data.rgb.as_rgb` does: upright, in red, green and blue.
 
         Raises:
             DataError: It cannot be decoded.
@@ -50,7 +50,7 @@ class Picture(ABC):
         """Width and height in pixels of what `open` returns, for which most formats need not be decoded.
 
         Raises:
-            DataError: It is no picture.
+            DataError: It is no image.
         """
 
     @abstractmethod
@@ -59,8 +59,8 @@ class Picture(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn(Picture):
-    """A picture in memory."""
+class Drawn(ImageSource):
+    """An image in memory."""
 
     image: Image
 
@@ -84,8 +84,8 @@ class Evidence(ABC):
         """Whether anything is."""
 
     @abstractmethod
-    def masks(self, picture: Picture) -> Bool[np.ndarray, "thing height width"]:
-        """One mask in the picture's pixels for each thing."""
+    def masks(self, source: ImageSource) -> Bool[np.ndarray, "thing height width"]:
+        """One mask in the image's pixels for each thing."""
 
     @abstractmethod
     def content(self) -> bytes:
@@ -102,7 +102,7 @@ class Masks(Evidence):
     def known(self) -> bool:
         return len(self.things) > 0
 
-    def masks(self, picture: Picture) -> np.ndarray:
+    def masks(self, source: ImageSource) -> np.ndarray:
         return self.things
 
     def content(self) -> bytes:
@@ -119,10 +119,10 @@ class Boxes(Evidence):
     def known(self) -> bool:
         return bool(self.boxes)
 
-    def masks(self, picture: Picture) -> np.ndarray:
+    def masks(self, source: ImageSource) -> np.ndarray:
         if not self.boxes:
             return np.zeros((0, 1, 1), bool)
-        width, height = picture.size
+        width, height = source.size
         x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
         return np.stack(
             [
@@ -141,8 +141,8 @@ class VQASample:
 
     Attributes:
         id: Unique in its data set and split.
-        image_id: Shared by all questions about the picture; of a text-only question its own.
-        picture: The picture, opened when it is looked at; None for a text-only question.
+        image_id: Shared by all questions about the image; of a text-only question its own.
+        source: The image, opened when it is looked at; None for a text-only question.
         kind: Question type.
         question: The question, without any prompt around it.
         references: Answers that count as right.
@@ -157,7 +157,7 @@ class VQASample:
 
     id: str
     image_id: str
-    picture: Picture | None
+    source: ImageSource | None
     kind: str
     question: str
     references: tuple[str, ...]
@@ -170,22 +170,22 @@ class VQASample:
 
     @property
     def image(self) -> Image:
-        """The picture.
+        """The image.
 
         Raises:
             DataError: There is none, or it cannot be decoded; the message names the question.
         """
-        if self.picture is None:
+        if self.source is None:
             raise DataError(f"question {self.id!r} has no image: only questions about images can be used here")
         try:
-            return self.picture.open()
+            return self.source.open()
         except DataError as error:
             raise DataError(f"question {self.id!r}: {error}") from error
 
     @property
     def evidence(self) -> Bool[np.ndarray, "thing height width"]:
-        """One mask in the picture's pixels for each thing that must be seen; none when unknown."""
-        return np.zeros((0, 1, 1), bool) if self.picture is None else self.things.masks(self.picture)
+        """One mask in the image's pixels for each thing that must be seen; none when unknown."""
+        return np.zeros((0, 1, 1), bool) if self.source is None else self.things.masks(self.source)
 
 
 class Lazily(Mapping[str, T]):
@@ -209,15 +209,15 @@ class Lazily(Mapping[str, T]):
         return len(self.samples)
 
 
-def pictured(samples: Sequence[VQASample]) -> dict[str, VQASample]:
-    """Returns the first question about each picture, by `image_id`; text-only questions are left out."""
+def first_of_images(samples: Sequence[VQASample]) -> dict[str, VQASample]:
+    """Returns the first question about each image, by `image_id`; text-only questions are left out."""
     first: dict[str, VQASample] = {}
     for sample in samples:
-        if sample.picture is not None:
+        if sample.source is not None:
             first.setdefault(sample.image_id, sample)
     return first
 
 
 def images_of(samples: Sequence[VQASample]) -> Lazily[Image]:
-    """Returns the pictures of questions by `image_id`, each opened when it is looked up."""
-    return Lazily(pictured(samples), lambda sample: sample.image)
+    """Returns the images of questions by `image_id`, each opened when it is looked up."""
+    return Lazily(first_of_images(samples), lambda sample: sample.image)

@@ -1,4 +1,4 @@
-"""Tables of questions and pictures on disk or on the hub; pictures stay there until they are looked at."""
+"""Tables of questions and images on disk or on the hub; images stay there until they are looked at."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,11 +24,11 @@ from PIL.Image import Image
 from foveate.core.errors import DataError, said, shown
 from foveate.core.progress import seen
 from foveate.data.rgb import as_rgb, upright_size
-from foveate.data.sample import Picture
+from foveate.data.sample import ImageSource
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Of pictures. Others are refused: Pillow has some, such as EPS, drawn by programs of the machine."""
-LARGEST_FILE = 256 * 2**20  # bytes of one encoded picture
+"""Of images. Others are refused: Pillow has some, such as EPS, drawn by programs of the machine."""
+LARGEST_FILE = 256 * 2**20  # bytes of one encoded image
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Stored(Picture):
-    """A picture in a table.
+class Stored(ImageSource):
+    """An image in a table.
 
     It is opened as `data.rgb.as_rgb` says: upright, in red, green and blue; of an animation the first frame. Pillow's
     limits on the size of what it decodes stay on. A file that a table names must lie below the table's folder: a table
     is data, and reads nothing else of the machine.
 
     Attributes:
-        table: See `encoded`; of a list of pictures the first is meant.
+        table: See `encoded`; of a list of images the first is meant.
         row: In the table.
-        name: What an error calls the picture.
+        name: What an error calls the image.
         folder: What relative paths in the table start from.
     """
 
@@ -69,13 +69,13 @@ class Stored(Picture):
     folder: Path
 
     def open(self) -> Image:
-        with self._opened() as picture:
-            return as_rgb(picture, f"picture {shown(self.name)}")
+        with self._opened() as image:
+            return as_rgb(image, f"image {shown(self.name)}")
 
     @property
     def size(self) -> tuple[int, int]:
-        with self._opened() as picture:
-            return upright_size(picture, f"picture {shown(self.name)}")
+        with self._opened() as image:
+            return upright_size(image, f"image {shown(self.name)}")
 
     def content(self) -> bytes:
         cell: Any = cast(pa.Table, self.table[self.row]).column(0)[0].as_py()
@@ -87,35 +87,35 @@ class Stored(Picture):
             return self._file(path)
         if data or path:
             raise DataError(
-                f"picture {shown(self.name)} is {shown(value)}: expected encoded bytes, or a path beside the table"
+                f"image {shown(self.name)} is {shown(value)}: expected encoded bytes, or a path beside the table"
             )
-        raise DataError(f"picture {shown(self.name)} is missing: its cell holds neither bytes nor a path")
+        raise DataError(f"image {shown(self.name)} is missing: its cell holds neither bytes nor a path")
 
     def _file(self, path: str) -> bytes:
         try:
             file = (self.folder / path).resolve()
             if not file.is_relative_to(self.folder.resolve()):
                 raise DataError(
-                    f"picture {shown(self.name)}: its path {shown(path)} leads out of the folder of its table; put it "
+                    f"image {shown(self.name)}: its path {shown(path)} leads out of the folder of its table; put it "
                     "beside the table, or its bytes into it"
                 )
             if not file.is_file():
-                raise DataError(f"picture {shown(self.name)}: there is no file {shown(path)} beside its table")
+                raise DataError(f"image {shown(self.name)}: there is no file {shown(path)} beside its table")
             if (size := file.stat().st_size) > LARGEST_FILE:
-                raise DataError(f"picture {shown(self.name)} has {size:,} bytes, at most {LARGEST_FILE:,} are read")
+                raise DataError(f"image {shown(self.name)} has {size:,} bytes, at most {LARGEST_FILE:,} are read")
             return file.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: of paths that no system can have
-            raise DataError(f"picture {shown(self.name)} cannot be read: {said(error)}") from error
+            raise DataError(f"image {shown(self.name)} cannot be read: {said(error)}") from error
 
     @contextmanager
     def _opened(self) -> Iterator[Image]:
         data = self.content()
-        about = f"picture {shown(self.name)} ({len(data):,} bytes)"
+        about = f"image {shown(self.name)} ({len(data):,} bytes)"
         try:
-            with PILImage.open(BytesIO(data), formats=FORMATS) as picture:
-                if 0 in picture.size:
-                    raise DataError(f"{about} has no pixels: it is {picture.width} x {picture.height}")
-                yield picture
+            with PILImage.open(BytesIO(data), formats=FORMATS) as image:
+                if 0 in image.size:
+                    raise DataError(f"{about} has no pixels: it is {image.width} x {image.height}")
+                yield image
         except UnidentifiedImageError as error:
             raise DataError(f"{about} cannot be decoded: it is in none of {', '.join(FORMATS)}") from error
         except DataError:
@@ -125,8 +125,8 @@ class Stored(Picture):
 
 
 @dataclass(frozen=True)
-class Missing(Picture):
-    """A picture that a question is about and that no table has."""
+class Missing(ImageSource):
+    """An image that a question is about and that no table has."""
 
     name: str
 
@@ -142,7 +142,7 @@ class Missing(Picture):
 
     @property
     def _error(self) -> DataError:
-        return DataError(f"picture {shown(self.name)} is not in the table of pictures")
+        return DataError(f"image {shown(self.name)} is not in the table of images")
 
 
 def table_of(name: str, repo: str, location: str | None, part: Part) -> Dataset:
@@ -187,14 +187,14 @@ def checked(name: str, table: Dataset, columns: Sequence[str], repo: str) -> Non
 
 
 def encoded(table: Dataset, column: str) -> Dataset:
-    """Returns the column of pictures alone, undecoded: its rows are Arrow tables of one row."""
+    """Returns the column of images alone, undecoded: its rows are Arrow tables of one row."""
     return table.select_columns([column]).with_format("arrow")
 
 
 def filled(table: Dataset, column: str) -> list[bool]:
-    """Returns which rows have a picture."""
-    pictures = encoded(table, column)
-    return [valid for batch in pictures.iter(batch_size=64) for valid in _valid(cast(pa.Table, batch))]
+    """Returns which rows have an image."""
+    images = encoded(table, column)
+    return [valid for batch in images.iter(batch_size=64) for valid in _valid(cast(pa.Table, batch))]
 
 
 def _valid(batch: pa.Table) -> list[bool]:

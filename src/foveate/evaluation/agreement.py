@@ -73,9 +73,9 @@ def stock_logits(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
 
 def engine_logits(loaded: LoadedModel, tokens: Tensor) -> Tensor:
     """Returns the same for these tokens as evaluations compute them."""
-    adapter, pictures = loaded.adapter, loaded.pictures([_noise()])
-    full = Identity().compress(pictures, adapter.extra_needs)
-    states, layout = embedded(adapter, [loaded.prompt("?", pictures.arrangement)], full, repack=False)
+    adapter, images = loaded.adapter, loaded.images([_noise()])
+    full = Identity().compress(images, adapter.extra_needs)
+    states, layout = embedded(adapter, [loaded.prompt("?", images.arrangement)], full, repack=False)
     blocks = DecoderPasses(adapter.decoder, layout, (), full)
     first = blocks.prompt(states)
     second = blocks.step(

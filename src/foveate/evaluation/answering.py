@@ -142,7 +142,7 @@ def encodings_of(
         advice: What to do where a question cannot be asked.
 
     Raises:
-        DataError: A question cannot be asked or a picture not decoded, and the configuration says to stop there; or
+        DataError: A question cannot be asked or an image not decoded, and the configuration says to stop there; or
             none can.
     """
     skip = config.on_error == "skip"
@@ -169,13 +169,13 @@ def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQ
 
     What does not fit into memory fails at once, and prompts of a batch are padded less.
     """
-    pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
+    images = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
 
     def length(some: list[VQASample]) -> tuple[int, int]:
         seen = encodings.arrangements.get(some[0].image_id)  # none if text-only, or if it cannot be decoded
         return seen.length if seen else 0, max(len(sample.question) for sample in some)
 
-    return [sample for some in sorted(pictures, key=length, reverse=True) for sample in some]
+    return [sample for some in sorted(images, key=length, reverse=True) for sample in some]
 
 
 def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[VQASample], list[Record]]:
@@ -183,8 +183,8 @@ def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[
     good: list[VQASample] = []
     failed: list[Record] = []
     for sample in samples:
-        if sample.problem or (sample.picture is not None and sample.image_id not in encodings):
-            why = why_not(sample, encodings.loaded) or "its picture was not encoded"
+        if sample.problem or (sample.source is not None and sample.image_id not in encodings):
+            why = why_not(sample, encodings.loaded) or "its image was not encoded"
             failed.append(Record.of_failure(sample, why))
         else:
             good.append(sample)

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from foveate.core.arrangement import Arrangement
 from foveate.core.errors import DataError
-from foveate.core.types import Arrangement
 from foveate.data.prompts import phrased
 from foveate.data.sample import VQASample
 from foveate.evaluation.config import EvalConfig
@@ -34,7 +34,7 @@ def prompt_of(loaded: LoadedModel, sample: VQASample, image: Arrangement | None,
     Args:
         loaded: The model.
         sample: The question.
-        image: How its picture is arranged; None for a text-only question.
+        image: How its image is arranged; None for a text-only question.
         max_new_tokens: Longest answer.
 
     Raises:
@@ -64,9 +64,9 @@ def why_not(sample: VQASample, loaded: LoadedModel | None = None, max_new_tokens
     if sample.problem:
         return sample.problem
     try:
-        picture = sample.picture and sample.picture.open()
+        opened = sample.source and sample.source.open()
         if loaded is not None:
-            image = loaded.images([picture])[1][0] if picture else None
+            image = loaded.image_inputs([opened])[1][0] if opened else None
             prompt_of(loaded, sample, image, max_new_tokens)
     except DataError as error:
         return str(error)
@@ -82,7 +82,7 @@ def askable(
         config: Says what becomes of the others.
         loaded: The model.
         samples: The questions.
-        images: How the pictures that were encoded are arranged, by `image_id`.
+        images: How the images that were encoded are arranged, by `image_id`.
 
     Raises:
         DataError: A question cannot be asked, and the configuration says to stop there.

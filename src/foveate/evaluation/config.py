@@ -82,7 +82,7 @@ class EvalConfig(Value):
 
         Args:
             checkpoint: See `checkpoint_identity`.
-            data: Hash of the questions and pictures.
+            data: Hash of the questions and images.
         """
         exact = self.exact
         return {

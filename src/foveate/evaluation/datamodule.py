@@ -1,4 +1,4 @@
-"""Questions in batches that keep those about one picture together, so that what depends on it is computed once."""
+"""Questions in batches that keep those about one image together, so that what depends on it is computed once."""
 
 from collections.abc import Collection, Sequence
 from itertools import groupby
@@ -13,14 +13,14 @@ from foveate.data.sample import VQASample
 
 
 class QuestionsInBatches(lightning.LightningDataModule):
-    """Batches of at most `batch_size` questions; a picture with fewer questions is never torn apart.
+    """Batches of at most `batch_size` questions; an image with fewer questions is never torn apart.
 
     Processes that share the questions take turns, batch by batch, so the batches are the same for any number of them.
 
     Args:
-        samples: The questions; those about a picture follow each other.
+        samples: The questions; those about an image follow each other.
         batch_size: Questions per batch.
-        order: Seed by which the pictures are shuffled; None leaves them as they stand.
+        order: Seed by which the images are shuffled; None leaves them as they stand.
         process: Number of this one.
         processes: How many there are.
         only: Ids of the questions that are asked; None means all. The others leave gaps, so that a run that goes on has
@@ -37,10 +37,10 @@ class QuestionsInBatches(lightning.LightningDataModule):
         only: Collection[str] | None = None,
     ) -> None:
         super().__init__()
-        pictures = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
+        images = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
         if order is not None:
-            np.random.default_rng(order).shuffle(pictures)  # type: ignore[arg-type] (lists of lists are sequences)
-        pieces = [picture[i : i + batch_size] for picture in pictures for i in range(0, len(picture), batch_size)]
+            np.random.default_rng(order).shuffle(images)  # type: ignore[arg-type] (lists of lists are sequences)
+        pieces = [image[i : i + batch_size] for image in images for i in range(0, len(image), batch_size)]
         batches = _filled(pieces, batch_size)
         if only is not None:
             kept = ([sample for sample in batch if sample.id in only] for batch in batches)

@@ -21,7 +21,9 @@ from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
 
-from foveate.core.contracts import Pictures, Reduction
+from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.compression import Compression
+from foveate.core.contracts import ImageBatch, Reduction
 from foveate.core.errors import DataError
 from foveate.core.needs import (
     PIXEL_STATISTICS,
@@ -36,17 +38,17 @@ from foveate.core.needs import (
 )
 from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine, remove
-from foveate.core.types import Arrangement, Compression, Grid, Trace
+from foveate.core.trace import Trace
 from foveate.data.stored import without_progress_bars
 from foveate.models.backbone.grouping import group_by_shape
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.images import LiveImages, NeedContext, Texts, resolve_need, with_extra_needs
 
-_PICTURES = 16  # encoded at a time
+_IMAGES = 16  # encoded at a time
 
 
 class Encodings:
-    """The tower's view of every picture of a data set, on disk.
+    """The tower's view of every image of a data set, on disk.
 
     Attributes:
         replayed: Whether it is read from there; else the tower runs again.
@@ -71,10 +73,10 @@ class Encodings:
             loaded: The model.
             images: By id; none where all questions are text-only, for which nothing is made.
             folder: Where the encodings are, without the checksum.
-            skip: Whether pictures that cannot be decoded are left out, and not an error.
+            skip: Whether images that cannot be decoded are left out, and not an error.
 
         Raises:
-            DataError: A picture, or with `skip` every picture, cannot be decoded.
+            DataError: An image, or with `skip` every image, cannot be decoded.
         """
         if not images and not _made(folder):
             return cls(loaded, images, Dataset.from_dict({"image_id": [], "arrangement": []}))
@@ -92,30 +94,30 @@ class Encodings:
             _opened(images, [image_id for image_id in images if image_id not in encodings], skip)
         return encodings
 
-    def pictures(self, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> "EncodedPictures":
-        """The given pictures of one arrangement, one per row; they may repeat.
+    def batch(self, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> "EncodedImages":
+        """The given images of one arrangement, one per row; they may repeat.
 
         Args:
             image_ids: One per row.
             evidence: (row, thing, patch), the answer to `EvidenceShare`.
             texts: What is asked, row by row.
         """
-        return EncodedPictures(self, image_ids, evidence, texts)
+        return EncodedImages(self, image_ids, evidence, texts)
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._row
 
     def seen(self, image_ids: Sequence[str]) -> LiveImages:
-        """These pictures themselves."""
-        return self.loaded.pictures([self.images[image_id] for image_id in image_ids])
+        """These images themselves."""
+        return self.loaded.images([self.images[image_id] for image_id in image_ids])
 
     def rows(self, image_ids: Sequence[str]) -> dict[str, Any]:
         """Stored columns."""
         return self.table[[self._row[image_id] for image_id in image_ids]]
 
 
-class EncodedPictures(Pictures):
-    """Pictures whose features and [CLS] rows are replayed; for all else the tower runs, once per picture."""
+class EncodedImages(ImageBatch):
+    """Images whose features and [CLS] rows are replayed; for all else the tower runs, once per image."""
 
     def __init__(self, encodings: Encodings, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> None:
         self.encodings, self.evidence, self.texts = encodings, evidence, texts
@@ -150,10 +152,10 @@ class EncodedPictures(Pictures):
                 values[need] = self.evidence.to(device)
             elif need not in values:
                 values[need] = resolve_need(about, need, sources, values)
-        return sources, self.arrangement.trace(values, len(self.owner))
+        return sources, Trace.recorded(values, self.arrangement, len(self.owner))
 
     def _replayed(self, needs: Sequence[Need]) -> tuple[Tensor, dict[Need, Tensor]]:
-        """Sources of the pictures, and those answers that are on disk."""
+        """Sources of the images, and those answers that are on disk."""
         adapter, rows = self.adapter, self._rows
         sources = rows["features"].to(adapter.model.device, adapter.model.dtype)
         patches = self.arrangement.patches
@@ -193,7 +195,7 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip:
     ids = list(images)
     first = next((row for i in ids for row in _encoded(loaded, images, [i], skip)), None)
     if first is None:
-        raise DataError(f"none of {len(ids)} pictures can be decoded")
+        raise DataError(f"none of {len(ids)} images can be decoded")
     columns = {"image_id": Value("string"), "fingerprint": Value("int64"), "arrangement": Value("string")}
     arrays = {name: value for name, value in first.items() if name not in columns}
     columns |= {name: Array2D((None, value.shape[1]), "float32") for name, value in arrays.items()}
@@ -215,10 +217,10 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip:
 
 
 def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], skip: bool) -> Iterator[dict[str, Any]]:
-    """One row per picture; what is known of patches as (patch, everything else)."""
-    with bar(len(ids), "picture", "encoding") as shown:
-        for start in range(0, len(ids), _PICTURES):
-            some = ids[start : start + _PICTURES]
+    """One row per image; what is known of patches as (patch, everything else)."""
+    with bar(len(ids), "image", "encoding") as shown:
+        for start in range(0, len(ids), _IMAGES):
+            some = ids[start : start + _IMAGES]
             yield from _encoded_at_once(loaded, _opened(images, some, skip), skip)
             shown.update(len(some))
 
@@ -226,10 +228,10 @@ def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], s
 def _encoded_at_once(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> Iterator[dict[str, Any]]:
     adapter = loaded.adapter
     try:
-        inputs, arrangements = loaded.images(list(opened.values())) if opened else ({}, [])
+        inputs, arrangements = loaded.image_inputs(list(opened.values())) if opened else ({}, [])
     except DataError:
         opened = _taken(loaded, opened, skip)
-        inputs, arrangements = loaded.images(list(opened.values())) if opened else ({}, [])
+        inputs, arrangements = loaded.image_inputs(list(opened.values())) if opened else ({}, [])
     rows, names = ClsRows(tuple(range(adapter.tower.depth))), list(opened)
     needs = [Fingerprint(), *PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.extra_needs]
     for group in group_by_shape(arrangements):
@@ -266,11 +268,11 @@ def _taken(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> dict
     taken: dict[str, Image] = {}
     for image_id, image in opened.items():
         try:
-            loaded.images([image])
+            loaded.image_inputs([image])
             taken[image_id] = image
         except DataError as error:
             if not skip:
-                raise DataError(f"picture {image_id!r}: {error}") from error
+                raise DataError(f"image {image_id!r}: {error}") from error
     return taken
 
 

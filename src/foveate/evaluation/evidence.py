@@ -1,4 +1,4 @@
-"""Where the evidence of questions lies among the patches, by the way that a picture takes to the vision tower."""
+"""Where the evidence of questions lies among the patches, by the way that an image takes to the vision tower."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveate.core.types import Arrangement, Grid
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.data.sample import VQASample
 from foveate.metrics.evidence import evidence_share
 from foveate.models.loading.load import LoadedModel
@@ -23,8 +23,8 @@ def evidence_of(
 
     Args:
         samples: The questions.
-        arrangements: Of their pictures.
-        loaded: The model whose processor crops, pads or stretches the pictures; None stretches them over the views.
+        arrangements: Of their images.
+        loaded: The model whose processor crops, pads or stretches the images; None stretches them over the views.
     """
     shares = [_share(s.evidence, image, loaded) for s, image in zip(samples, arrangements, strict=True)]
     longest = [max(share.shape[axis] for share in shares) for axis in (0, 1)]
@@ -32,7 +32,7 @@ def evidence_of(
 
 
 def _share(masks: np.ndarray, image: Arrangement, loaded: LoadedModel | None) -> Tensor:
-    """Where a picture has the grid's shape, every processor stretches it; else the masks take the picture's way."""
+    """Where an image has the grid's shape, every processor stretches it; else the masks take the image's way."""
     height, width = masks.shape[1:]
     if not image.boxes or not len(masks):
         return torch.zeros(0, image.patches)
@@ -48,7 +48,7 @@ def _share(masks: np.ndarray, image: Arrangement, loaded: LoadedModel | None) ->
 
 
 def as_seen(loaded: LoadedModel, image: Image.Image, grid: Grid) -> Image.Image:
-    """The part of a picture that the vision tower sees, padding black."""
+    """The part of an image that the vision tower sees, padding black."""
     if not loaded.adapter.fixed_grid or _fits(image.size, grid):
         return image
     light = _light(loaded, [image.convert("RGB")])[0].permute(1, 2, 0)
@@ -60,10 +60,10 @@ def _fits(size: tuple[int, int], grid: Grid) -> bool:
 
 
 def _light(loaded: LoadedModel, images: list[Image.Image]) -> Tensor:
-    """(image, channel, height, width) in [0, 1]: what the processor makes of pictures of one size.
+    """(image, channel, height, width) in [0, 1]: what the processor makes of images of one size.
 
     It lies between what the processor makes of black and of white; what those do not tell apart is padding.
     """
     plain = [Image.new("RGB", images[0].size, (light,) * 3) for light in (0, 255)]
-    pixels = loaded.images([*plain, *images])[0]["pixel_values"].float().cpu()
+    pixels = loaded.image_inputs([*plain, *images])[0]["pixel_values"].float().cpu()
     return ((pixels[2:] - pixels[0]) / (pixels[1] - pixels[0])).nan_to_num(0, 0, 0).clamp(0, 1)

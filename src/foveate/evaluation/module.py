@@ -13,11 +13,11 @@ from torch import Tensor
 
 from foveate.compressors import Compressor
 from foveate.compressors.base import checked_cuts, compressed_by
+from foveate.core.compression import Compressed
 from foveate.core.errors import DataError
-from foveate.core.types import Compressed
 from foveate.data.sample import VQASample
 from foveate.evaluation.asking import RECORD_IT, asked_text, prompt_of, reference_of
-from foveate.evaluation.encodings import EncodedPictures, Encodings
+from foveate.evaluation.encodings import EncodedImages, Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.names import REUSED, Reuse
 from foveate.evaluation.records import Record, RunFolder
@@ -33,7 +33,7 @@ from foveate.models.runtime.pruning import Pruning
 
 
 class Answering(lightning.LightningModule):
-    """Answers batches of questions whose pictures follow each other; text-only ones may stand among them.
+    """Answers batches of questions whose images follow each other; text-only ones may stand among them.
 
     Args:
         encodings: Of the data set.
@@ -65,7 +65,7 @@ class Answering(lightning.LightningModule):
                 raise DataError(f"question {sample.id!r}: {why}; {RECORD_IT}")
         records = [Record.of_failure(sample, why) for sample, why in zip(batch, wrong, strict=True) if why]
         rows = [row for row, why in enumerate(wrong) if not why]
-        shown, plain = ([i for i in rows if (batch[i].picture is not None) == image] for image in (True, False))
+        shown, plain = ([i for i in rows if (batch[i].source is not None) == image] for image in (True, False))
         for some, answered in ((shown, self._answered), (plain, self._answered_text)):
             if some:
                 records += answered([batch[i] for i in some], [prompts[i] for i in some])
@@ -73,7 +73,7 @@ class Answering(lightning.LightningModule):
 
     def _prompt(self, sample: VQASample) -> tuple[list[int], str]:
         """Returns the prompt of a question, and why it cannot be asked; empty if it can."""
-        image = None if sample.picture is None else self.encodings.arrangements[sample.image_id]
+        image = None if sample.source is None else self.encodings.arrangements[sample.image_id]
         try:
             return prompt_of(self.loaded, sample, image, self.max_new_tokens), ""
         except DataError as error:
@@ -81,7 +81,7 @@ class Answering(lightning.LightningModule):
 
     def _answered(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Record]:
         share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], self.loaded)
-        groups = self._sharing_a_picture(batch)
+        groups = self._sharing_an_image(batch)
         first = [group[0] for group in groups]
         references = [reference_of(self.loaded, sample) for sample in batch]
         compressed = self._compressed(batch, prompts, share, first)
@@ -128,7 +128,7 @@ class Answering(lightning.LightningModule):
         compressed: Compressed,
         references: Sequence[Sequence[int]],
     ) -> Answers:
-        """What is asked about a picture, after keys and values of it that are computed once."""
+        """What is asked about an image, after keys and values of it that are computed once."""
         adapter, repack, limit = self.loaded.adapter, self.compressor.repack, self.max_new_tokens
         turns = [Conversation.from_prompts([prompts[i] for i in group], adapter.image_token) for group in groups]
         drafts = [[references[i] for i in group] for group in groups]
@@ -148,15 +148,15 @@ class Answering(lightning.LightningModule):
     def _compressed(
         self, batch: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor, first: Sequence[int]
     ) -> Compressed:
-        """What the language model is given of the pictures of these questions of a batch."""
+        """What the language model is given of the images of these questions of a batch."""
         samples, asks = [batch[i] for i in first], [prompts[i] for i in first]
-        groups, pictures = asked_alike(self.encodings, samples, asks, share[first])
+        groups, images = asked_alike(self.encodings, samples, asks, share[first])
         extra_needs = self.loaded.adapter.extra_needs
-        return in_groups(lambda some: compressed_by(self.compressor, some, extra_needs), groups, pictures)
+        return in_groups(lambda some: compressed_by(self.compressor, some, extra_needs), groups, images)
 
-    def _sharing_a_picture(self, batch: Sequence[VQASample]) -> list[list[int]]:
-        """Positions in the batch that share a compressed picture: all questions about it, unless each needs its own."""
-        if self.compressor.per_question or "pictures" not in self.reuse:
+    def _sharing_an_image(self, batch: Sequence[VQASample]) -> list[list[int]]:
+        """Positions in the batch that share a compressed image: all questions about it, unless each needs its own."""
+        if self.compressor.per_question or "images" not in self.reuse:
             return [[i] for i in range(len(batch))]
         return [list(group) for _, group in groupby(range(len(batch)), key=lambda i: batch[i].image_id)]
 
@@ -190,7 +190,7 @@ class Answering(lightning.LightningModule):
                 evidence_recall=recall[i],
                 things_kept=covered[i],
                 log_probability=round(likely[i], 5) if sample.references else math.nan,  # the rest depends on the batch
-                has_image=sample.picture is not None,
+                has_image=sample.source is not None,
             )
             for i, sample in enumerate(batch)
         ]
@@ -198,8 +198,8 @@ class Answering(lightning.LightningModule):
 
 def asked(
     encodings: Encodings, samples: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor
-) -> EncodedPictures:
-    """The pictures of these questions, all of one arrangement, with what is asked about them: one row per question.
+) -> EncodedImages:
+    """The images of these questions, all of one arrangement, with what is asked about them: one row per question.
 
     Args:
         encodings: Of the data set.
@@ -210,20 +210,20 @@ def asked(
     loaded = encodings.loaded
     questions = [loaded.adapter.question(prompt, loaded.text_side.tail) for prompt in prompts]
     texts = Texts(prompts, questions, [sample.question for sample in samples])
-    return encodings.pictures([sample.image_id for sample in samples], share, texts)
+    return encodings.batch([sample.image_id for sample in samples], share, texts)
 
 
 def asked_alike(
     encodings: Encodings, samples: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor
-) -> tuple[list[list[int]], Callable[[list[int]], EncodedPictures]]:
-    """Rows whose pictures have the same arrangement, and the pictures of such rows; otherwise as `asked`."""
+) -> tuple[list[list[int]], Callable[[list[int]], EncodedImages]]:
+    """Rows whose images have the same arrangement, and the images of such rows; otherwise as `asked`."""
     arranged = [encodings.arrangements[sample.image_id] for sample in samples]
 
-    def pictures(rows: list[int]) -> EncodedPictures:
+    def images(rows: list[int]) -> EncodedImages:
         needed = share[rows][..., : arranged[rows[0]].patches]
         return asked(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], needed)
 
-    return group_by_shape(arranged), pictures
+    return group_by_shape(arranged), images
 
 
 class Enough(Exception):

@@ -8,7 +8,7 @@ from foveate.core.errors import FoveateError, MissingPackage, OptionError
 
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
-Reuse = Literal["encodings", "pictures", "texts", "drafts", "answers", "lengths"]
+Reuse = Literal["encodings", "images", "texts", "drafts", "answers", "lengths"]
 REUSABLE: tuple[Reuse, ...] = get_args(Reuse)
 REUSED: tuple[Reuse, ...] = tuple(name for name in REUSABLE if name != "answers")
 """Unless something else is said: a run that was killed then ends with the very bytes of one that was not."""

@@ -33,7 +33,7 @@ class Record:
 
     Attributes:
         sample_id: Of the question.
-        image_id: Of the picture; a text-only question has one of its own.
+        image_id: Of the image; a text-only question has one of its own.
         kind: Question type.
         question: As asked.
         reference: The reference answers, separated by " | ".
@@ -71,7 +71,7 @@ class Record:
     def of_failure(cls, sample: VQASample, error: str) -> "Record":
         """Of a question that could not be asked: neither right nor wrong."""
         facts = (sample.id, sample.image_id, sample.kind, sample.question, " | ".join(sample.references))
-        return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error, sample.picture is not None)
+        return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error, sample.source is not None)
 
 
 _CHECKSUM = "checksum"  # of all else in `config.json`

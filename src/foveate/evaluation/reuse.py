@@ -1,13 +1,13 @@
 """What evaluations share. Each reuse can be switched off, and none changes an answer in float32.
 
-- encodings: features and [CLS] rows of a picture. The tower runs once per model and data, not once per evaluation.
-- pictures: keys and values of a picture, computed once for all questions about it, where the method allows.
-- texts: keys and values of the text before the pictures, computed once per batch.
+- encodings: features and [CLS] rows of an image. The tower runs once per model and data, not once per evaluation.
+- images: keys and values of an image, computed once for all questions about it, where the method allows.
+- texts: keys and values of the text before the images, computed once per batch.
 - drafts: a reference answer is read together with its question; only what the model says instead is decoded.
 - answers: a conversation in which the language model is given, bit by bit, what another evaluation into the same folder
   has given it, is not asked again. Only in float32, and only if it is named: the last digit of a log-probability
   depends on the batch, and so on what was evaluated before.
-- lengths: pictures with long prompts come first, so that a batch holds prompts of like length.
+- lengths: images with long prompts come first, so that a batch holds prompts of like length.
 """
 
 from collections import OrderedDict
@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from foveate.core.compression import Compressed
 from foveate.core.needs import Deepstack
-from foveate.core.types import Compressed
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.generation import Conversation
 from foveate.models.runtime.greedy import Answers

@@ -38,7 +38,7 @@ def evaluate(
 
     Args:
         config: What to evaluate.
-        order: Seed of the order of the pictures; None means as they stand in the data set.
+        order: Seed of the order of the images; None means as they stand in the data set.
         enough: Given all records so far after every batch, whether to leave it at that.
 
     Returns:
@@ -99,7 +99,7 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: Loade
         )
     if config.on_error == "stop":
         refuse_bad(samples)
-    about_images = [sample for sample in samples if sample.picture is not None]
+    about_images = [sample for sample in samples if sample.source is not None]
     if not about_images:
         raise DataError(
             f"none of {len(samples)} questions of {config.data!r} is about an image, so methods cannot be compared on "

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.types import PADDING
+from foveate.core.trace import PADDING
 
 _SPENT = 1e-10  # share of a patch's own variance below which what is left of it is rounding
 _POOL = 512  # patches among which `determinantal` chooses until another one might be better

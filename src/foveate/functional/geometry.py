@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.core.types import Views
+from foveate.core.arrangement import Views
 
 
 @lru_cache

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.types import EXTRA, PADDING, Compression
+from foveate.core.compression import Compression
+from foveate.core.trace import EXTRA, PADDING
 from foveate.functional.ranking import marked
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.types import PADDING
+from foveate.core.trace import PADDING
 
 
 def ranked(scores: Float[Tensor, "batch patch"], keep: int) -> Int[Tensor, "batch kept"]:

@@ -1,10 +1,11 @@
-"""Parts of the picture, and ranks within them. Tokens that stand at no patch's place count as the first patch's."""
+"""Parts of the image, and ranks within them. Tokens that stand at no patch's place count as the first patch's."""
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.types import PADDING, Grid, Views
+from foveate.core.arrangement import Grid, Views
+from foveate.core.trace import PADDING
 from foveate.functional.ranking import marked
 
 

@@ -31,7 +31,7 @@ _NEW_TOKENS = 1024  # as lmms-eval's own models
 class Foveate(lmms):
     """A checkpoint with a compressor attached; arguments have the names that lmms-eval's other models use.
 
-    Prompts without a picture go to the plain model.
+    Prompts without an image go to the plain model.
 
     Args:
         pretrained: "reference" (shipped), a checkpoint folder, or a hub id.
@@ -148,7 +148,7 @@ class Foveate(lmms):
             FoveateError: A metric asks for the continuation without its question.
         """
         if any(len(request.arguments) != 6 for request in requests):
-            raise FoveateError("acc_mutual_info asks for choices without question or picture: use acc or acc_norm")
+            raise FoveateError("acc_mutual_info asks for choices without question or image: use acc or acc_norm")
         losses: list[tuple[float, bool]] = []
         with bar(len(requests), "request", "foveate") as shown:
             for start in range(0, len(requests), self.batch_size):
@@ -169,7 +169,7 @@ class Foveate(lmms):
         """
         task = requests[0].arguments[-2] if requests else "this task"
         raise FoveateError(
-            f"task {task!r} asks in several rounds (generate_until_multi_round), of which each may show new pictures; "
+            f"task {task!r} asks in several rounds (generate_until_multi_round), of which each may show new images; "
             "foveate answers single questions: choose tasks with output_type generate_until or multiple_choice"
         )
 
@@ -230,7 +230,7 @@ class Foveate(lmms):
 
 
 def _apart(asked: Sequence[Request], run: Callable[[Sequence[Request]], list[Any]]) -> list[Any]:
-    """Results in order, of prompts with equally many pictures together: a budget inside the model counts a prompt's."""
+    """Results in order, of prompts with equally many images together: a budget inside the model counts a prompt's."""
     results: list[Any] = [None] * len(asked)
     for count in sorted({len(one.images) for one in asked}):
         rows = [row for row, one in enumerate(asked) if len(one.images) == count]

@@ -1,4 +1,4 @@
-"""From lmms-eval's requests to chat prompts with pictures, and from its generation options to those of `generate`."""
+"""From lmms-eval's requests to chat prompts with images, and from its generation options to those of `generate`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,16 +33,16 @@ class Request:
 
     @classmethod
     def of(cls, loaded: LoadedModel, context: str, visuals: Sequence[Any] | None, system: str) -> "Request":
-        """The prompt of a context with pictures, which stand at its `<image>`, or before it where it has none.
+        """The prompt of a context with images, which stand at its `<image>`, or before it where it has none.
 
         Raises:
-            DataError: Something is no picture, or there are not as many as places for them.
+            DataError: Something is no image, or there are not as many as places for them.
         """
         images = list(visuals or ())
         for visual in images:
             if not isinstance(visual, Image):
                 raise DataError(
-                    f"a {type(visual).__name__} as visual of the question {context[:60]!r}: expected pictures; videos "
+                    f"a {type(visual).__name__} as visual of the question {context[:60]!r}: expected images; videos "
                     "and sounds are not supported, choose tasks about images"
                 )
         texts = context.split(PLACEHOLDER)
@@ -50,7 +50,7 @@ class Request:
             return cls(loaded.written([*[None] * len(images), context], system), images, (context,))
         if len(texts) - 1 != len(images):
             raise DataError(
-                f"the question {context[:60]!r} has {len(texts) - 1} places ({PLACEHOLDER}) for {len(images)} pictures"
+                f"the question {context[:60]!r} has {len(texts) - 1} places ({PLACEHOLDER}) for {len(images)} images"
             )
         content = [part for text in texts for part in (None, text.strip()) if part != ""][1:]
         return cls(loaded.written(content, system), images, [part for part in content if part])

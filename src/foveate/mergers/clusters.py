@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
-from foveate.core.types import PADDING, Compression, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.core.values import Share
 from foveate.functional.clustering import density_peaks, limited
 from foveate.functional.matching import rows_at

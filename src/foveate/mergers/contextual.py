@@ -8,10 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.budget import Keep, resolve_keep
+from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.errors import BudgetError, UnsupportedNeed
 from foveate.core.needs import Keys, Need
-from foveate.core.types import EXTRA, PADDING, Compression, Trace
+from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.core.values import Share
 from foveate.functional.matching import nearest
 from foveate.functional.mixing import group_rows, left_over, mean_rows, packed, unit_rows

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
-from foveate.core.types import Compression, Trace
+from foveate.core.trace import Trace
 from foveate.functional.matching import nearest
 from foveate.functional.mixing import group_rows, left_over, mean_rows, unit_rows
 

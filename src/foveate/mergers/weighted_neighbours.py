@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.needs import Keys, Need
-from foveate.core.types import Compression, Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Natural
 from foveate.functional.matching import neighbours
 from foveate.functional.mixing import appended, left_over, unit_rows

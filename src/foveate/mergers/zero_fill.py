@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
-from foveate.core.types import EXTRA, PADDING, Compression, Trace
+from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.functional.mixing import unit_rows
 
 

@@ -54,7 +54,7 @@ class Variant:
 def method(name: str) -> Callable[..., Compressor]:
     """A recipe by its name in `METHODS`, or a user's own as "package.module:function".
 
-    For models that cut pictures into tiles a name may go on: in "vtc_cls+per_tile" every tile has its own share of the
+    For models that cut images into tiles a name may go on: in "vtc_cls+per_tile" every tile has its own share of the
     budget, and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT.
 
     Raises:
@@ -88,7 +88,7 @@ def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Towe
     """The compressor itself, or its `Fallback` where the model's vision tower cannot answer what it reads.
 
     A tower without [CLS] answers by the attention that patches receive, and for a layer that only sees windows the
-    nearest one that sees the whole picture, of two the deeper.
+    nearest one that sees the whole image, of two the deeper.
     """
     tower = model if isinstance(model, Tower) else _adapter(model).tower
     whole = [layer for layer in reversed(range(tower.depth)) if layer not in tower.windowed_layers]
@@ -222,7 +222,7 @@ def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | N
         name: See `method`.
         budget: Equivalent tokens: a count, or a fraction of the patches.
         adapter: Of the model.
-        patches: Of a picture; None means one of the tower's own, or a typical, size.
+        patches: Of an image; None means one of the tower's own, or a typical, size.
 
     Raises:
         FoveateError: There is no such method, or it cannot have this budget.

@@ -68,17 +68,17 @@ def full(keep: Keep = 1.0) -> Compressor:
 
 
 def blind(keep: Keep = 1.0) -> Compressor:
-    """Control: no picture at all; `keep` is ignored."""
+    """Control: no image at all; `keep` is ignored."""
     return Blind()
 
 
 def random(keep: Keep, seed: int = 0) -> Compressor:
-    """Control: patches at random, fixed per picture and seed."""
+    """Control: patches at random, fixed per image and seed."""
     return VisionCompressor(Random(seed), keep)
 
 
 def uniform(keep: Keep) -> Compressor:
-    """Control: patches spread evenly over the picture."""
+    """Control: patches spread evenly over the image."""
     return VisionCompressor(Uniform(), keep)
 
 
@@ -88,7 +88,7 @@ def pool(keep: Keep) -> Compressor:
 
 
 def downsample(keep: Keep) -> Compressor:
-    """Control: the picture at the lower resolution that gives about `keep` tokens, positions interpolated."""
+    """Control: the image at the lower resolution that gives about `keep` tokens, positions interpolated."""
     return Downsample(keep)
 
 

@@ -15,7 +15,7 @@ from foveate.metrics.choices import pope_answer
 
 POPE_SETS = ("random", "popular", "adversarial")
 Columns = Mapping[str, np.ndarray]
-"""Columns of records, as `Record` names them; questions about one picture need not follow each other."""
+"""Columns of records, as `Record` names them; questions about one image need not follow each other."""
 
 
 class Measure(NamedTuple):
@@ -95,7 +95,7 @@ def _overlaps(records: Columns) -> np.ndarray:
 
 
 def _all_right(records: Columns) -> np.ndarray:
-    """Returns (question, 2): at the last question about a picture if all about it are right, and 1; elsewhere 0."""
+    """Returns (question, 2): at the last question about an image if all about it are right, and 1; elsewhere 0."""
     right: dict[str, float] = {}
     last: dict[str, int] = {}
     for row, (image, score) in enumerate(zip(records["image_id"], records["score"], strict=True)):
@@ -108,7 +108,7 @@ def _all_right(records: Columns) -> np.ndarray:
 
 
 def _mme(subtasks: Sequence[str]) -> Callable[[Columns], np.ndarray]:
-    """Returns parts (question, 4 x subtask): right answers, questions, pictures with both right, pictures."""
+    """Returns parts (question, 4 x subtask): right answers, questions, images with both right, images."""
 
     def parts(records: Columns) -> np.ndarray:
         kinds = np.asarray(records["kind"])
@@ -119,10 +119,10 @@ def _mme(subtasks: Sequence[str]) -> Callable[[Columns], np.ndarray]:
 
 
 def _mme_score(sums: np.ndarray) -> np.ndarray:
-    """Returns the sum over the asked subtasks of accuracy in % and the share of pictures with both right in %."""
-    right, asked, both, pictures = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 4), -1, 0)
+    """Returns the sum over the asked subtasks of accuracy in % and the share of images with both right in %."""
+    right, asked, both, images = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 4), -1, 0)
     with np.errstate(invalid="ignore"):
-        scores = 100 * right / asked + 100 * both / pictures
+        scores = 100 * right / asked + 100 * both / images
     return np.asarray(np.where(asked > 0, scores, 0.0).sum(-1))
 
 

@@ -9,7 +9,7 @@ HIT = 0.5
 
 
 def named_box(prediction: str) -> tuple[float, float, float, float] | None:
-    """Returns the first four numbers of an answer as left, top, right, bottom, in shares of the picture; or None.
+    """Returns the first four numbers of an answer as left, top, right, bottom, in shares of the image; or None.
 
     Numbers above 1 are thousandths, as Qwen2-VL, Qwen3-VL and InternVL write them. Pixels, which Qwen2.5-VL writes,
     cannot be told from them and are taken for thousandths too.

@@ -5,13 +5,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveate.core.types import Grid
+from foveate.core.arrangement import Grid
 
 SHOWN = 1 / 16  # share of a patch that a thing must cover to be seen in it: 4 of 64 pixels in the reference model
 
 
 def evidence_share(masks: Bool[Tensor, "thing height width"], grid: Grid) -> Float[Tensor, "thing patch"]:
-    """Share of each patch that each mask covers; the picture is stretched over the grid."""
+    """Share of each patch that each mask covers; the image is stretched over the grid."""
     if not len(masks):
         return torch.zeros(0, grid.patches)
     return F.adaptive_avg_pool2d(masks.float()[:, None], (grid.rows, grid.columns)).flatten(1)

@@ -28,8 +28,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Real
 
+from foveate.core.arrangement import Grid
 from foveate.core.errors import FoveateError
-from foveate.core.types import Grid
 from foveate.profiling.shapes import DecoderShape, ProjectorShape, TowerShape
 
 
@@ -114,9 +114,9 @@ def tower_macs(shape: TowerShape, seen: Sequence[Grid]) -> int:
 
     Args:
         shape: Of the tower.
-        seen: The patches of each of the pictures that it sees, such as tiles.
+        seen: The patches of each of the images that it sees, such as tiles.
     """
-    return sum(_picture_macs(shape, grid) for grid in seen)
+    return sum(_image_macs(shape, grid) for grid in seen)
 
 
 def projector_macs(shape: ProjectorShape, tokens: int) -> int:
@@ -125,7 +125,7 @@ def projector_macs(shape: ProjectorShape, tokens: int) -> int:
     return shape.copies * tokens * second * (first + third)
 
 
-def _picture_macs(shape: TowerShape, grid: Grid) -> int:
+def _image_macs(shape: TowerShape, grid: Grid) -> int:
     n, d = grid.patches + shape.extra_tokens, shape.hidden
     linear = 4 * d**2 + shape.ffn_matrices * d * shape.intermediate
     rows, columns = (sum(size**2 for size in _windows(side, shape.window)) for side in (grid.rows, grid.columns))

@@ -1,15 +1,15 @@
 """Where the time of an answer goes, part by part, and what it takes besides: memory, cache, operations, tokens.
 
-A batch of prompts with a picture each goes through the project's own engine, and nothing is shared between questions:
+A batch of prompts with an image each goes through the project's own engine, and nothing is shared between questions:
 
     vision       the tower, with recording the rows of attention that a method needs inside its pass
-    scoring      what else a method computes of pictures and questions, selecting and merging, also at a cut inside the
+    scoring      what else a method computes of images and questions, selecting and merging, also at a cut inside the
                  language model, and putting tokens in order
     projector    from the tower's width to the language model's
     prefill      from embedding the prompt to the first token of the answer; recording rows inside is part of it
     decode       all further tokens
 
-The parts add up to the total. Before them stands "inputs": making tensors of pictures and words.
+The parts add up to the total. Before them stands "inputs": making tensors of images and words.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +24,14 @@ from torch import Tensor
 
 from foveate.compressors import Compressor
 from foveate.compressors.base import checked_cuts, compressed_by
+from foveate.core.arrangement import Arrangement
+from foveate.core.compression import Decision
 from foveate.core.contracts import AroundCut
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.progress import bar
 from foveate.core.token_account import TokenAccount, account
-from foveate.core.types import Arrangement, Decision, Trace
-from foveate.models.backbone.adapter import Images
+from foveate.core.trace import Trace
+from foveate.models.backbone.adapter import ImageInputs
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.decoder_passes import DecoderPasses
@@ -47,33 +49,33 @@ _TYPICAL = 672  # pixels
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Prompts with a picture each, as a model is given them.
+    """Prompts with an image each, as a model is given them.
 
     Attributes:
         loaded: The model.
-        images: Its inputs about the pictures.
-        arrangements: Of each picture.
+        inputs: The model's inputs about the images.
+        arrangements: Of each image.
         texts: Prompts and questions.
     """
 
     loaded: LoadedModel
-    images: Images
+    inputs: ImageInputs
     arrangements: Sequence[Arrangement]
     texts: Texts
 
     @classmethod
-    def of(cls, loaded: LoadedModel, pictures: Sequence[Image], questions: Sequence[str]) -> "Batch":
-        """A question about each picture."""
-        images, arrangements = loaded.images(pictures)
+    def of(cls, loaded: LoadedModel, images: Sequence[Image], questions: Sequence[str]) -> "Batch":
+        """A question about each image."""
+        inputs, arrangements = loaded.image_inputs(images)
         prompts = [loaded.prompt(question, image) for question, image in zip(questions, arrangements, strict=True)]
         asked = [loaded.adapter.question(prompt, loaded.text_side.tail) for prompt in prompts]
-        return cls(loaded, images, arrangements, Texts(prompts, asked, questions))
+        return cls(loaded, inputs, arrangements, Texts(prompts, asked, questions))
 
-    def pictures(self, rows: list[int]) -> LiveImages:
+    def images(self, rows: list[int]) -> LiveImages:
         """Some of them, of one arrangement."""
         adapter = self.loaded.adapter
-        images, one = adapter.chosen(self.images, rows, self.arrangements), self.arrangements[rows[0]]
-        return LiveImages(adapter, images, one, lambda: self.texts.of(rows), self.loaded.companion)
+        inputs, one = adapter.chosen(self.inputs, rows, self.arrangements), self.arrangements[rows[0]]
+        return LiveImages(adapter, inputs, one, lambda: self.texts.of(rows), self.loaded.companion)
 
 
 class Answered(NamedTuple):
@@ -134,9 +136,7 @@ def answered(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock
     parts = ((adapter, "encode", "vision"), (adapter, "reduced", "vision"), (adapter.projector, "forward", "projector"))
     with clock.part("scoring"), clock.listening(*parts):
         groups = group_by_shape(batch.arrangements)
-        compressed = in_groups(
-            lambda some: compressed_by(compressor, some, adapter.extra_needs), groups, batch.pictures
-        )
+        compressed = in_groups(lambda some: compressed_by(compressor, some, adapter.extra_needs), groups, batch.images)
     with clock.part("prefill"):
         states, layout = embedded(adapter, batch.texts.prompts, compressed, compressor.repack)
         blocks = DecoderPasses(adapter.decoder, layout, cuts, compressed)
@@ -167,7 +167,7 @@ def footprint(batch: Batch, compressor: Compressor, new_tokens: int) -> Footprin
         seen = answered(batch, compressor, new_tokens, Clock(device))
     peak = peak_bytes(lambda: answered(batch, compressor, new_tokens, Clock(device)), device)
     shape, prompts = ModelShape.of(adapter.model.config.to_dict()), len(seen.text)
-    vision_grids = [grid for image in batch.arrangements for grid in adapter.vision_grids(batch.images, image)]
+    vision_grids = [grid for image in batch.arrangements for grid in adapter.vision_grids(batch.inputs, image)]
     vision = (tower_macs(shape.tower, vision_grids) + projector_macs(shape.projector, sum(projected))) / prompts
     visual, text = seen.visual.per_block.double().cpu().numpy(), seen.text.double().cpu().numpy()
     counted = {n: float(np.mean(operations(visual, text, shape.decoder, vision, c))) for n, c in CONVENTIONS.items()}
@@ -211,7 +211,7 @@ def measured(
 
     Args:
         loaded: The model.
-        asked: Pictures with a question each: one batch.
+        asked: Images with a question each: one batch.
         compressors: The settings.
         others: What else is timed in turn with them; told its clock.
         length: Tokens of every answer, and number of rounds.
@@ -221,17 +221,17 @@ def measured(
     """
     new_tokens, rounds = length
     check_length(new_tokens, rounds)
-    pictures, questions = zip(*asked, strict=True)
+    images, questions = zip(*asked, strict=True)
     taken, unable = {}, {}
     for key, compressor in compressors.items():
         try:
-            taken[key] = footprint(Batch.of(loaded, pictures, questions), compressor, new_tokens)
+            taken[key] = footprint(Batch.of(loaded, images, questions), compressor, new_tokens)
         except (UnsupportedNeed, LayerError) as error:
             unable[key] = str(error)
 
     def run(compressor: Compressor, clock: Clock) -> None:
         with clock.part(INPUTS):
-            batch = Batch.of(loaded, pictures, questions)
+            batch = Batch.of(loaded, images, questions)
         answered(batch, compressor, new_tokens, clock)
 
     settings = {key: partial(run, compressors[key]) for key in taken} | dict(others)
@@ -247,26 +247,26 @@ def measured(
     return found, unable
 
 
-def sides_of(loaded: LoadedModel, asked: Sequence[int], picture: Image) -> Sequence[int]:
-    """Sides of square pictures in pixels that a model can be shown.
+def sides_of(loaded: LoadedModel, asked: Sequence[int], image: Image) -> Sequence[int]:
+    """Sides of square images in pixels that a model can be shown.
 
     Args:
         loaded: The model.
         asked: The sides that are wanted; nothing means what the model sees, or a typical one.
-        picture: Any.
+        image: Any.
 
     Raises:
-        FoveateError: The model sees every picture at one other size.
+        FoveateError: The model sees every image at one other size.
     """
     check_sizes(asked)
     wanted = " ".join(map(str, asked))
     if not loaded.adapter.fixed_grid:
         return asked or (_TYPICAL,)
-    own = loaded.images([picture])[0]["pixel_values"].shape[-1]
+    own = loaded.image_inputs([image])[0]["pixel_values"].shape[-1]
     if set(asked) - {own}:
         raise FoveateError(
-            f"size {wanted}: {type(loaded.model).__name__} sees every picture at {own} x {own} pixels; leave it out, "
-            "or take a model that sees pictures of any size"
+            f"size {wanted}: {type(loaded.model).__name__} sees every image at {own} x {own} pixels; leave it out, "
+            "or take a model that sees images of any size"
         )
     return (own,)
 

@@ -16,7 +16,7 @@ def check_batches(counts: Sequence[int]) -> None:
 
 
 def check_sizes(sides: Sequence[int]) -> None:
-    """Refuses sides of pictures of which one is none.
+    """Refuses sides of images of which one is none.
 
     Raises:
         FoveateError: One is below 1.

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from foveate.core.compression import Block, Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import BudgetError
-from foveate.core.types import Block, Compression
 from foveate.functional.matching import bipartite
 from foveate.functional.mixing import group_rows
 

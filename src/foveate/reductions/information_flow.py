@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foveate.core.compression import Block, Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import LayerError
-from foveate.core.types import PADDING, Block, Compression
+from foveate.core.trace import PADDING
 from foveate.core.values import Share
 from foveate.functional.attention import attention_rows
 from foveate.functional.ranking import listed

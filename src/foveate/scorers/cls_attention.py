@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import ClsRows, Need
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.functional.attention import reduce_heads
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveate.core.contracts import Scorer
-from foveate.core.types import PADDING, Trace
+from foveate.core.trace import PADDING, Trace
 
 
 @dataclass(frozen=True)

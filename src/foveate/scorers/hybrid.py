@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need
-from foveate.core.types import PADDING, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.functional.scaling import min_max, rank_share, softmax
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need, PixelStatistic
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 
 
 class _PixelFilter(Scorer):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need, PromptRows
-from foveate.core.types import PADDING, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.core.values import Count
 from foveate.functional.attention import reduce_heads
 
@@ -29,7 +29,7 @@ class PromptAttention(Scorer):
         over: Softmax over all keys or over the visual ones.
         debiased: Divided by what positions alone would score.
         heads: As in `ClsAttention`.
-        strongest: Only so many heads, those that look at the picture most.
+        strongest: Only so many heads, those that look at the image most.
     """
 
     layer: int

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Fingerprint, Need
-from foveate.core.types import PADDING, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.core.values import Natural
 
 
@@ -27,8 +27,8 @@ class Random(Scorer):
         return (Fingerprint(),)
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
-        pictures = trace[Fingerprint()]
-        rows = [np.random.default_rng([self.seed, key]).random(trace.patches) for key in pictures.tolist()]
-        scores = torch.from_numpy(np.stack(rows)).to(pictures.device, torch.float32)
-        places = trace.places.to(pictures.device)
+        images = trace[Fingerprint()]
+        rows = [np.random.default_rng([self.seed, key]).random(trace.patches) for key in images.tolist()]
+        scores = torch.from_numpy(np.stack(rows)).to(images.device, torch.float32)
+        places = trace.places.to(images.device)
         return scores.gather(1, places.clamp(min=0)).masked_fill(places == PADDING, -torch.inf)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need, ResponseRows
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.functional.attention import reduce_heads
 
 

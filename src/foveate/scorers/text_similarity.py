@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import AlignedPatches, AlignedText, Need
-from foveate.core.types import PADDING, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.functional.scaling import min_max, softmax
 
 _LIFT = 1e-6  # keeps the least relevant patch above 0, as CDPruner does

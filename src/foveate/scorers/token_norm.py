@@ -1,6 +1,6 @@
 """The length of a patch's features.
 
-Source: arXiv 2309.16588 (Vision Transformers Need Registers): patches of outlying norm hold the picture as a whole
+Source: arXiv 2309.16588 (Vision Transformers Need Registers): patches of outlying norm hold the image as a whole
 rather than what lies at their place. Whether that makes them worth keeping is what this scorer asks.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Features, Need
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 
 
 @dataclass(frozen=True)

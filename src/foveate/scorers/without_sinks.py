@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Features, Need
-from foveate.core.types import PADDING, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.core.values import Positive
 from foveate.functional.outliers import outlying
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.needs import Need, ReceivedRows
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Share
 from foveate.functional.ranking import marked, ranked, top_k
 from foveate.functional.regions import with_neighbours

@@ -1,4 +1,4 @@
-"""Every stretch of the picture gets a part of the budget, by its mean score."""
+"""Every stretch of the image gets a part of the budget, by its mean score."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveate.core.contracts import Selector
-from foveate.core.types import PADDING, Trace
+from foveate.core.trace import PADDING, Trace
 from foveate.core.values import Count
 from foveate.functional.ranking import ranked
 from foveate.functional.regions import group_means, proportional, rank_within, runs

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.needs import Features, Need
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Share
 from foveate.functional.diversity import thinned
 from foveate.functional.matching import cosine

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.needs import Need, Role, TokenKeys, TokenRoles, TokenStates
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Count
 from foveate.functional.matching import cosine, rows_at
 from foveate.functional.ranking import listed, marked, ranked
@@ -19,7 +19,7 @@ from foveate.functional.ranking import listed, marked, ranked
 class LeastAlike(Selector):
     """Keeps some pivots among the visual tokens, and for every pivot those tokens whose states are least like its own.
 
-    Pivots are the tokens of greatest key (L1 norm over all heads), as many of the picture as of the question; the
+    Pivots are the tokens of greatest key (L1 norm over all heads), as many of the image as of the question; the
     latter are not kept. Each in turn takes keep / (2 * pivots) of the tokens that are left, rounded down, so a budget
     of 192 keeps 196. The authors' turns follow the hash table of a set; here visual pivots come first, each kind by
     falling norm. Scores do not matter.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.needs import Features, Need
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Positive
 from foveate.functional.diversity import determinantal
 from foveate.functional.ranking import in_raster_order

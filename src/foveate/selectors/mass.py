@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from foveate.core.contracts import Selector
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Share
 from foveate.functional.clustering import limited
 from foveate.functional.ranking import listed, marked, ranked

@@ -1,4 +1,4 @@
-"""Patches that cover the question's words and the picture."""
+"""Patches that cover the question's words and the image."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.needs import Features, Need, QuestionEmbeddings
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Positive
 from foveate.functional.diversity import coverage
 from foveate.functional.matching import cosine

@@ -7,14 +7,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from foveate.core.contracts import Selector
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 
 
 @dataclass(frozen=True)
 class Nothing(Selector):
     """Keeps nothing, whatever the budget.
 
-    Source: arXiv 2405.05803 (VTW: from some layer on without the picture).
+    Source: arXiv 2405.05803 (VTW: from some layer on without the image).
     """
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:

@@ -1,4 +1,4 @@
-"""A budget for each of the pictures that a model cuts an image into."""
+"""A budget for each of the images that a model cuts an image into."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.needs import Need
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.functional.ranking import listed, marked
 from foveate.functional.regions import numbered, proportional
 from foveate.selectors.top_k import TopK
@@ -46,9 +46,9 @@ class PerTile(Selector):
             rows = inside.any(1).nonzero()[:, 0]
             if share and len(rows):
                 masked = scores[rows].masked_fill(~inside[rows], -torch.inf)
-                stays[rows] |= marked(self.selector.select(masked, trace.of(rows), share), scores.shape[1])
+                stays[rows] |= marked(self.selector.select(masked, trace.chosen(rows), share), scores.shape[1])
         if len(rows := (~stays.any(1)).nonzero()[:, 0]):  # all that is left of them lies in tiles without a share
-            stays[rows] = marked(self.selector.select(scores[rows], trace.of(rows), keep), scores.shape[1])
+            stays[rows] = marked(self.selector.select(scores[rows], trace.chosen(rows), keep), scores.shape[1])
         return listed(stays)
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:

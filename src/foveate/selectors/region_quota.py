@@ -1,4 +1,4 @@
-"""Every part of the picture gets the same share of the budget."""
+"""Every part of the image gets the same share of the budget."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from foveate.core.contracts import Selector
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Count
 from foveate.functional.ranking import top_k
 from foveate.functional.regions import rank_within, rectangles

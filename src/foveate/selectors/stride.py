@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from foveate.core.contracts import Selector
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Count
 from foveate.functional.ranking import listed
 from foveate.functional.regions import located
@@ -18,7 +18,7 @@ from foveate.functional.regions import located
 class Stride(Selector):
     """Keeps every `step`-th patch of every `step`-th row; asks neither for scores nor for a budget.
 
-    The expected count supposes one square picture, of which what is left is spread evenly.
+    The expected count supposes one square image, of which what is left is spread evenly.
 
     Source: arXiv 2412.13180 (FEATHER).
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from foveate.core.contracts import Selector
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.functional.ranking import ranked, top_k
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.core.budget import Number, plain_keep, resolve_keep
 from foveate.core.contracts import Selector
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.functional.ranking import top_k
 
 

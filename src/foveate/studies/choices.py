@@ -84,7 +84,7 @@ def every_layer(tower: Tower) -> Choice:
 
 
 def controls(seeds: Iterable[int] = RANDOM_SEEDS) -> list[Choice]:
-    """The uncompressed model, no picture, the evidence oracle, the even grid, filters of pixels and random patches."""
+    """The uncompressed model, no image, the evidence oracle, the even grid, filters of pixels and random patches."""
     recipes = (full, blind, evidence, uniform, saturation, contrast, edges)
     plain = [Choice(recipe.__name__, recipe.__name__, "", recipe) for recipe in recipes]
     return [*plain, *(Choice(f"random[{seed}]", "random", "", partial(random, seed=seed)) for seed in seeds)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
 from foveate.compressors.base import checked_cuts
 from foveate.core.budget import Keep
-from foveate.core.contracts import Pictures
+from foveate.core.contracts import ImageBatch
 from foveate.core.errors import OptionError
 from foveate.core.needs import LayersFrom
 from foveate.core.progress import bar
@@ -149,17 +149,17 @@ def _mean_scores(
                 prompt_of(loaded, sample, image, config.max_new_tokens)
                 for sample, image in zip(batch, arranged, strict=True)
             ]
-            pictures = asked(encodings, batch, prompts, evidence_of(batch, arranged, loaded))
-            total = total + _scores(loaded.adapter, config.compressor, pictures, prompts).double().sum(0).cpu()
+            images = asked(encodings, batch, prompts, evidence_of(batch, arranged, loaded))
+            total = total + _scores(loaded.adapter, config.compressor, images, prompts).double().sum(0).cpu()
             count += len(batch)
             shown.update(len(batch))
     return tuple((total / count).float().tolist())
 
 
 def _scores(
-    adapter: Adapter, compressor: Compressor, pictures: Pictures, prompts: list[list[int]]
+    adapter: Adapter, compressor: Compressor, images: ImageBatch, prompts: list[list[int]]
 ) -> Float[Tensor, "question patch"]:
-    compressed = compressor.compress(pictures, adapter.extra_needs)
+    compressed = compressor.compress(images, adapter.extra_needs)
     if not (cuts := checked_cuts(compressor)):
         return compressed.decision.scores
     _, pruning = answer_each(adapter, prompts, compressed, compressor.repack, cuts, 1)

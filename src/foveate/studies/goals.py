@@ -27,7 +27,7 @@ def mean_of(records: pa.Table, goal: Goal) -> float:
 
 
 def by_image(records: pa.Table, goal: Goal) -> dict[str, float]:
-    """The mean over the questions of each picture."""
+    """The mean over the questions of each image."""
     values = pa.table({"image": records["image_id"], "value": _PER_QUESTION[goal](records)})
     means = values.group_by("image").aggregate([("value", "mean")])
     return dict(zip(means["image"].to_pylist(), means["value_mean"].to_pylist(), strict=True))
@@ -38,7 +38,7 @@ class Gain(NamedTuple):
 
     Attributes:
         mean: Over the questions, in the unit of the goal, positive towards the goal's direction.
-        images: Mean over the questions of each picture.
+        images: Mean over the questions of each image.
     """
 
     mean: float

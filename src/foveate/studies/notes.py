@@ -32,7 +32,7 @@ def note(
     folder: RecordFolder,
     draw: Callable[[EvalConfig, pa.Table], bytes] | None,
 ) -> None:
-    """Writes the trial's note and hands its records and picture to the artifact store beside the study.
+    """Writes the trial's note and hands its records and figure to the artifact store beside the study.
 
     Args:
         trial: With its attributes set.

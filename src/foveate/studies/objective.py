@@ -27,7 +27,7 @@ from foveate.studies.space import AnyTrial, Proposal, Space
 from foveate.studies.stopping import MEASURED, EarlyStopping
 
 Draw = Callable[[EvalConfig, pa.Table], bytes]
-"""Makes the picture of what a trial kept, from its configuration and records, as PNG."""
+"""Makes the figure of what a trial kept, from its configuration and records, as PNG."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Objective:
         goals: What is optimised.
         max_loss: Points of accuracy that may be lost against the uncompressed model; None means any.
         stops: Whether hopeless trials end early.
-        draw: Makes the picture of what a trial kept; None makes none.
+        draw: Makes the figure of what a trial kept; None makes none.
     """
 
     config: EvalConfig
@@ -115,7 +115,7 @@ class Objective:
 
 
 def _order(compressor: Compressor) -> int:
-    """Seed of the order of the pictures: another one for every compressor, whenever and however often it is tried."""
+    """Seed of the order of the images: another one for every compressor, whenever and however often it is tried."""
     lasting = re.sub(r" at 0x[0-9a-f]+", "", repr(compressor))  # the address of a plug-in without a repr of its own
     return int(sha256(lasting.encode()).hexdigest()[:8], 16)
 

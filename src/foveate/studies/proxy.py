@@ -1,6 +1,6 @@
 """The cheap proxy: many proposals ranked by what they keep, without asking the language model about any of them.
 
-For each picture a proposal keeps a set of patches; its agreement is how much of what matters lies in that set, as a
+For each image a proposal keeps a set of patches; its agreement is how much of what matters lies in that set, as a
 mean over the questions:
 
     evidence: the mean share of the patches that show what is asked about which are kept (`metrics.evidence`),
@@ -87,7 +87,7 @@ def rank_by_proxy(space: Space, config: EvalConfig, signal: ProxySignal, candida
     owner = torch.tensor([list(first).index(sample.image_id) for sample in samples])
     wanted = torch.zeros(len(first), worth.shape[1]).index_add_(0, owner, worth) / worth.sum()
     rows = list(first.values())
-    groups, pictures = asked_alike(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], share[rows])
+    groups, images = asked_alike(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], share[rows])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     params, agreement, seen = [], [], set()
     for _ in bar(range(candidates), "proposal", "ranking"):
@@ -105,7 +105,7 @@ def rank_by_proxy(space: Space, config: EvalConfig, signal: ProxySignal, candida
                 "rank it; leave the proxy out (--proxy none)"
             )
         params.append(trial.params)
-        made = in_groups(partial(compressed_by, compressor), groups, pictures)
+        made = in_groups(partial(compressed_by, compressor), groups, images)
         agreement.append(_agreement(made.decision.compression.kept, wanted))
     return ProxyRanking(params, np.array(agreement))
 
@@ -132,9 +132,9 @@ def _looked_at(
     for start in bar(range(0, len(samples), batch_size), "batch", "looking"):
         batch = slice(start, start + batch_size)
         share = torch.zeros(len(samples[batch]), 0, 0)
-        groups, pictures = asked_alike(encodings, samples[batch], prompts[batch], share)
+        groups, images = asked_alike(encodings, samples[batch], prompts[batch], share)
         for rows in groups:
-            found = scorer.score(pictures(rows).encode(scorer.needs)[1]).float().cpu()
+            found = scorer.score(images(rows).encode(scorer.needs)[1]).float().cpu()
             for row, score in zip(rows, found, strict=True):
                 scores[start + row] = score
     attention = pad_sequence(scores, batch_first=True)

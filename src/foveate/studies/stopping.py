@@ -119,12 +119,12 @@ class EarlyStopping:
         return self._worse(records) if self.objective.pruned else self._dominated(records)
 
     def report(self, records: pa.Table) -> None:
-        """Tells the pruner what it does not know yet, picture by picture."""
+        """Tells the pruner what it does not know yet, image by image."""
         if not self.objective.pruned:
             return
         for image, value in by_image(records, self.objective.goals[0]).items():
             if image not in self._reported:
-                self.trial.report(value, self._steps[image])  # the same step for the same picture in every trial
+                self.trial.report(value, self._steps[image])  # the same step for the same image in every trial
                 self._reported.add(image)
 
     def _worse(self, records: pa.Table) -> bool:

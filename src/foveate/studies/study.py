@@ -134,9 +134,9 @@ def keep_artifacts(study: optuna.Study, folder: Path) -> None:
     (folder / ARTIFACTS).mkdir(exist_ok=True)
     store = FileSystemArtifactStore(folder / ARTIFACTS)
     kept = {(folder / ARTIFACTS / meta.artifact_id).read_bytes() for meta in get_all_artifact_meta(study)}
-    for picture in sorted(folder.glob("*.png")):
-        if picture.read_bytes() not in kept:
-            upload_artifact(artifact_store=store, file_path=str(picture), study_or_trial=study)
+    for figure in sorted(folder.glob("*.png")):
+        if figure.read_bytes() not in kept:
+            upload_artifact(artifact_store=store, file_path=str(figure), study_or_trial=study)
     database.seal(folder / database.NAME)
 
 

@@ -23,7 +23,7 @@ _SQUARE: dict[str, Any] = {"size": {"height": _SIDE, "width": _SIDE}}
 
 
 class _Spelling(NamedTuple):
-    """How a family writes a picture: its token, the tokens around it, and what the chat template says."""
+    """How a family writes an image: its token, the tokens around it, and what the chat template says."""
 
     image: str = "<image>"
     start: str = "<start>"
@@ -75,7 +75,7 @@ def _template(written: str) -> str:
 
 
 def image_processor(name: str, points: Any = None) -> Any:  # noqa: ANN401 (a class per family)
-    """For pictures of 24 pixels, patches of 4, and as many tiles as the family's tiny model knows.
+    """For images of 24 pixels, patches of 4, and as many tiles as the family's tiny model knows.
 
     Args:
         name: Of the family.

@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from foveate.core.arrangement import Grid
+from foveate.core.compression import Compression
 from foveate.core.contracts import Merger, Scorer, Selector
 from foveate.core.needs import (
     AlignedPatches,
@@ -28,11 +30,11 @@ from foveate.core.needs import (
     TokenRoles,
     TokenStates,
 )
-from foveate.core.types import PADDING, Compression, Grid, Trace
+from foveate.core.trace import PADDING, Trace
 
 GRID = Grid(6, 8)
 _HEADS, _WIDTH = 4, 5
-_BEFORE, _QUESTION = 3, 6  # text tokens around the picture
+_BEFORE, _QUESTION = 3, 6  # text tokens around the image
 
 
 def random_trace(needs: tuple[Need, ...], batch: int = 3, seed: int = 0, grid: Grid = GRID) -> Trace:

@@ -1,6 +1,6 @@
 """Tiny random models of every family, and batches of inputs for them.
 
-Weights are scaled so that attention is peaked and answers depend on the pictures; nothing is downloaded.
+Weights are scaled so that attention is peaked and answers depend on the images; nothing is downloaded.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,8 @@ from transformers import (
 WORDS = 120
 IMAGE, VIDEO, PAD, BEGIN, START, END = 119, 118, 0, 1, 117, 116
 _SIDE, _PATCH = 24, 4  # pixels: 6 x 6 patches
-_PICTURE: dict[str, Any] = {"image_token_id": IMAGE}
-_TOKENS: dict[str, Any] = {**_PICTURE, "video_token_id": VIDEO}
+_IMAGE: dict[str, Any] = {"image_token_id": IMAGE}
+_TOKENS: dict[str, Any] = {**_IMAGE, "video_token_id": VIDEO}
 _POINTS = [[24, 48], [48, 24], [48, 48], [24, 72], [72, 24], [72, 72]]
 _TEXT: dict[str, Any] = {
     "vocab_size": WORDS,
@@ -75,15 +75,13 @@ def _llama() -> LlamaConfig:
 
 def llava() -> nn.Module:
     """LLaVA-1.5."""
-    config = LlavaConfig(vision_config=clip_config(), text_config=_llama(), **_PICTURE, image_seq_length=36)
+    config = LlavaConfig(vision_config=clip_config(), text_config=_llama(), **_IMAGE, image_seq_length=36)
     return made(LlavaForConditionalGeneration, config)
 
 
 def llava_next() -> nn.Module:
     """LLaVA-NeXT."""
-    config = LlavaNextConfig(
-        vision_config=clip_config(), text_config=_llama(), **_PICTURE, image_grid_pinpoints=_POINTS
-    )
+    config = LlavaNextConfig(vision_config=clip_config(), text_config=_llama(), **_IMAGE, image_grid_pinpoints=_POINTS)
     return made(LlavaNextForConditionalGeneration, config)
 
 
@@ -117,7 +115,7 @@ def internvl() -> nn.Module:
     config = InternVLConfig(
         vision_config=InternVLVisionConfig(**tower, use_qk_norm=True, layer_scale_init_value=1.0),
         text_config=Qwen2Config(**_TEXT),
-        **_PICTURE,
+        **_IMAGE,
         image_seq_length=9,
         tie_word_embeddings=False,
     )
@@ -137,7 +135,7 @@ def qwen2_5_vl() -> nn.Module:
 
 
 def qwen3_vl() -> nn.Module:
-    """Qwen3-VL: more of the picture is added behind the first two blocks of the language model."""
+    """Qwen3-VL: more of the image is added behind the first two blocks of the language model."""
     vision = {
         **_QWEN_TOWER,
         "num_position_embeddings": 64,
@@ -177,8 +175,8 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def pictures(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
-    """The inputs about each of four pictures (or videos) of a family, of which two have the same shape."""
+def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
+    """The inputs about each of four images (or videos) of a family, of which two have the same shape."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:

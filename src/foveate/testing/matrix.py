@@ -15,12 +15,12 @@ from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.load import LoadedModel, adapt
 from foveate.models.loading.processor import Parts
 from foveate.testing.checkpoints import image_processor, tokenizer
-from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, pictures
+from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, image_inputs
 
 _KEEP = 8
 REASONS = {
     "a": (r"EvidenceShare", "needs annotated data: runs in evaluations only"),
-    "b": (r"cuts a picture into tiles|smaller picture instead", "needs one picture for the tower, not tiles of it"),
+    "b": (r"cuts an image into tiles|smaller image instead", "needs one image for the tower, not tiles of it"),
     "c": (r"ClsQuery.*no \[CLS\]", "needs the query of [CLS] itself, for which nothing can stand in"),
     "d": (r"works inside the tower of LLaVA-1.5", "works between the blocks of a tower like LLaVA-1.5's"),
     "e": (
@@ -44,7 +44,7 @@ def table() -> str:
 
 @torch.no_grad()
 def runs(name: str, family: str) -> str:
-    """Whether a recipe, set for a family's tiny model, compresses a picture and answers.
+    """Whether a recipe, set for a family's tiny model, compresses an image and answers.
 
     Returns:
         "works", "fallback", or the sign of a reason in brackets.
@@ -80,10 +80,10 @@ def load_family(family: str) -> LoadedModel:
 
 @cache
 def family_inputs(family: str) -> dict[str, Any]:
-    """Returns a prompt about the family's first picture."""
-    adapter, picture = load_family(family).adapter, pictures(family)[0]
-    runs_of = [len(picture["pixel_values"]) * adapter.tower.grid.patches] if family == "InternVL" else []
-    (arrangement,) = adapter.arrangements(picture, runs_of)
+    """Returns a prompt about the family's first image."""
+    adapter, image = load_family(family).adapter, image_inputs(family)[0]
+    runs_of = [len(image["pixel_values"]) * adapter.tower.grid.patches] if family == "InternVL" else []
+    (arrangement,) = adapter.arrangements(image, runs_of)
     ids = torch.tensor([[5, 6, START, *[adapter.image_token] * arrangement.length, END, 9, 10, 11]])
-    kind = {"mm_token_type_ids": (ids == adapter.image_token).int()} if "image_grid_thw" in picture else {}
-    return {**picture, **kind, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    kind = {"mm_token_type_ids": (ids == adapter.image_token).int()} if "image_grid_thw" in image else {}
+    return {**image, **kind, "input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.compressors import DecoderCompressor, Identity, VisionCompressor
-from foveate.core.types import Arrangement, Compression
+from foveate.core.arrangement import Arrangement
+from foveate.core.compression import Compression
 from foveate.mergers import Nearest
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.grouping import group_by_shape, in_groups
@@ -19,8 +20,8 @@ from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, PAD, START
 
 _NEW = 4  # tokens of an answer
-_TEXT = ([5, 6, 7], [8], [9, 10, 11, 12])  # before the pictures, between them, and after them
-_TOGETHER = ([0], [1, 3], [2])  # which pictures each prompt of a batch has
+_TEXT = ([5, 6, 7], [8], [9, 10, 11, 12])  # before the images, between them, and after them
+_TOGETHER = ([0], [1, 3], [2])  # which images each prompt of a batch has
 
 
 class ModelContract(ABC):
@@ -33,8 +34,8 @@ class ModelContract(ABC):
         """A tiny random model of the family."""
 
     @abstractmethod
-    def pictures(self) -> list[dict[str, Tensor]]:
-        """The inputs about each of four pictures, of which two have the same shape."""
+    def image_inputs(self) -> list[dict[str, Tensor]]:
+        """The inputs about each of four images, of which two have the same shape."""
 
     def test_uncompressed_the_model_says_what_it_says_alone(self) -> None:
         model, adapter, inputs, _ = self._batch()
@@ -59,17 +60,19 @@ class ModelContract(ABC):
             for row, (prompt, group) in enumerate(zip(prompts, _TOGETHER, strict=True)):
                 parts = [_row(compression, numbers.index(number)) for number in group]
                 said = seen.sequences[row, -_NEW:].tolist()
-                logits = self._recomputed(adapter, prompt, [self.pictures()[n] for n in group], parts, compressor, said)
+                logits = self._recomputed(
+                    adapter, prompt, [self.image_inputs()[n] for n in group], parts, compressor, said
+                )
                 self._close(torch.stack([step[row] for step in seen.logits]), logits)
 
-    def test_a_picture_alone_is_treated_as_in_a_batch(self) -> None:
+    def test_an_image_alone_is_treated_as_in_a_batch(self) -> None:
         model, adapter, inputs, prompts = self._batch()
         compressor = VisionCompressor(Random(), 5)
         with compressor.attached(model) as together:
             whole = model.generate(**inputs, **_OPTIONS)
         kept = [row.tolist() for row in together.kept]
         for row, (prompt, group) in enumerate(zip(prompts, _TOGETHER, strict=True)):
-            one = {**self._joined([self.pictures()[n] for n in group]), "input_ids": torch.tensor([prompt])}
+            one = {**self._joined([self.image_inputs()[n] for n in group]), "input_ids": torch.tensor([prompt])}
             one["attention_mask"] = torch.ones_like(one["input_ids"])
             with compressor.attached(model) as run:
                 alone = model.generate(**_typed(adapter, one), **_OPTIONS)
@@ -81,7 +84,7 @@ class ModelContract(ABC):
         model, adapter, _, _ = self._batch()
         compressor = VisionCompressor(Random(), 5)
         group = [0, 1, 2]
-        images = self._joined([self.pictures()[n] for n in group])
+        images = self._joined([self.image_inputs()[n] for n in group])
         lengths = [self._length(adapter, n) for n in group]
         arrangements = adapter.arrangements(images, lengths)
         prompts = [self._prompt(adapter, [length]) for length in lengths]
@@ -94,7 +97,7 @@ class ModelContract(ABC):
         found = answer(adapter, turns, compressed, compressor.repack, _NEW).tokens
         for row, number in enumerate(group):
             for which, prompt in enumerate((prompts[row], [*prompts[row], 13])):
-                one = {**self.pictures()[number], "input_ids": torch.tensor([prompt])}
+                one = {**self.image_inputs()[number], "input_ids": torch.tensor([prompt])}
                 one["attention_mask"] = torch.ones_like(one["input_ids"])
                 with compressor.attached(model):
                     alone = model.generate(**_typed(adapter, one), **_OPTIONS).sequences[0, -_NEW:]
@@ -107,14 +110,14 @@ class ModelContract(ABC):
             seen = model.generate(**inputs, **_OPTIONS)
         for row, prompt in enumerate(prompts):
             ids = torch.tensor([prompt])
-            features, levels, newline = features_of(adapter, self.pictures()[row])
+            features, levels, newline = features_of(adapter, self.image_inputs()[row])
             hidden = torch.zeros(len(prompt), dtype=torch.bool)
             patches = (ids[0] == adapter.image_token).nonzero()[:, 0][~newline]
             hidden[patches] = True
             hidden[patches[run.kept[row]]] = False
-            logits = self._hiding(adapter, ids, self.pictures()[row], features, levels, hidden, 2)
+            logits = self._hiding(adapter, ids, self.image_inputs()[row], features, levels, hidden, 2)
             self._close(seen.logits[0][row], logits)
-        images = self._joined(self.pictures()[:3])
+        images = self._joined(self.image_inputs()[:3])
         arrangements = adapter.arrangements(images, [self._length(adapter, n) for n in range(3)])
         seen_by = _seen(adapter, images, arrangements)
         whole = in_groups(
@@ -141,7 +144,7 @@ class ModelContract(ABC):
         prompts = [self._prompt(adapter, [self._length(adapter, n) for n in group]) for group in groups]
         longest = max(map(len, prompts))
         ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
-        inputs = self._joined([self.pictures()[number] for group in groups for number in group])
+        inputs = self._joined([self.image_inputs()[number] for group in groups for number in group])
         return (
             model,
             adapter,
@@ -156,16 +159,16 @@ class ModelContract(ABC):
         return prompt + list(_TEXT[2])
 
     def _length(self, adapter: Adapter, number: int) -> int:
-        return len(features_of(adapter, self.pictures()[number])[0])
+        return len(features_of(adapter, self.image_inputs()[number])[0])
 
-    def _joined(self, pictures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.cat([picture[name] for picture in pictures]) for name in pictures[0]}
+    def _joined(self, images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([image[name] for image in images]) for name in images[0]}
 
     def _recomputed(
         self,
         adapter: Adapter,
         prompt: list[int],
-        pictures: Sequence[dict[str, Tensor]],
+        images: Sequence[dict[str, Tensor]],
         parts: Sequence[Compression],
         compressor: VisionCompressor,
         said: list[int],
@@ -173,14 +176,14 @@ class ModelContract(ABC):
         """Logits of each answer token: whole sequences, one at a time, without padding or cache."""
         ids = torch.tensor([prompt])
         words = adapter.inner.get_input_embeddings()
-        grids = [picture["image_grid_thw"] for picture in pictures if "image_grid_thw" in picture]
+        grids = [image["image_grid_thw"] for image in images if "image_grid_thw" in image]
         place = torch.arange(len(prompt))[None, None]
         if grids:
             kind = (ids == adapter.image_token).int()
             place, _ = adapter.inner.get_rope_index(ids, mm_token_type_ids=kind, image_grid_thw=torch.cat(grids))
         states, positions, visual, deep = [], [], [], [[] for _ in range(adapter.deepstack_levels)]
         placeholders = iter((ids[0] == adapter.image_token).nonzero()[:, 0].tolist())
-        queue = list(zip(pictures, parts, strict=True))
+        queue = list(zip(images, parts, strict=True))
         at = 0
         while at < len(prompt):
             if prompt[at] != adapter.image_token:
@@ -189,8 +192,8 @@ class ModelContract(ABC):
                 visual.append(torch.zeros(1, dtype=torch.bool))
                 at += 1
                 continue
-            picture, compression = queue.pop(0)
-            features, levels, newline = features_of(adapter, picture)
+            image, compression = queue.pop(0)
+            features, levels, newline = features_of(adapter, image)
             run = torch.tensor([next(placeholders) for _ in features])
             patches = (~newline).nonzero()[:, 0]
             offset = patches[compression.origin[0]]
@@ -230,7 +233,7 @@ class ModelContract(ABC):
         self,
         adapter: Adapter,
         ids: Tensor,
-        picture: dict[str, Tensor],
+        image: dict[str, Tensor],
         features: Tensor,
         levels: Sequence[Tensor],
         hidden: Tensor,
@@ -241,8 +244,8 @@ class ModelContract(ABC):
         states = adapter.inner.get_input_embeddings()(ids)
         states[0, placeholder] = features
         place = torch.arange(ids.shape[1])[None, None]
-        if "image_grid_thw" in picture:
-            grid = picture["image_grid_thw"]
+        if "image_grid_thw" in image:
+            grid = image["image_grid_thw"]
             place, _ = adapter.inner.get_rope_index(ids, mm_token_type_ids=placeholder[None].int(), image_grid_thw=grid)
         rotation = adapter.inner.language_model.rotary_emb(states, place if len(place) > 1 else place[0])
         earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
@@ -279,11 +282,11 @@ def _typed(adapter: Adapter, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**inputs, "mm_token_type_ids": (inputs["input_ids"] == adapter.image_token).int()}
 
 
-def features_of(adapter: Adapter, picture: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
-    """What the stock model makes of one picture: tokens, what is added in deeper blocks, and which are newlines."""
+def features_of(adapter: Adapter, image: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
+    """What the stock model makes of one image: tokens, what is added in deeper blocks, and which are newlines."""
     model: Any = adapter.model
     get = model.get_video_features if adapter.modality == "video" else model.get_image_features
-    output = get(**picture, return_dict=True)
+    output = get(**image, return_dict=True)
     tokens = output.pooler_output
     tokens = tokens.flatten(0, 1) if isinstance(tokens, Tensor) else torch.cat(list(tokens))
     levels = [torch.cat(list(level)) for level in getattr(output, "deepstack_features", None) or []]
@@ -300,7 +303,7 @@ def _row(compression: Compression, row: int) -> Compression:
 
 
 def _applied(compression: Compression, features: Tensor) -> Tensor:
-    """Y = M X of one picture; in a batch M has columns for the patches of the largest one."""
+    """Y = M X of one image; in a batch M has columns for the patches of the largest one."""
     if compression.mixing is None:
         return features[compression.origin[0]]
     return compression.mixing[0, :, : len(features)] @ features

@@ -36,7 +36,7 @@ from transformers import (
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
 from foveate.core.errors import FoveateError
 from foveate.scorers import PromptAttention, Random, ResponseAttention
-from foveate.testing.families import END, IMAGE, START, clip_config, made, pictures, text_options
+from foveate.testing.families import END, IMAGE, START, clip_config, image_inputs, made, text_options
 
 _HALF: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
 _HEAD: dict[str, Any] = {"head_dim": 8}
@@ -106,7 +106,7 @@ _WAYS: dict[str, Compressor] = {
 def _ran(name: str, method: Compressor, reasons: list[str]) -> str:
     model: Any = llava_with(name)
     ids = torch.tensor([[5, 6, START, *[IMAGE] * 36, END, 9, 10]])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pictures("LLaVA-1.5")[0]}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **image_inputs("LLaVA-1.5")[0]}
     try:
         with method.attached(model):
             model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)

@@ -156,7 +156,7 @@ def test_the_answer_counts_what_the_sum_repairs(tmp_path, cells):
 
 def test_sinks_are_claimed_where_the_layer_exceeds_random_patches_pair_by_pair(tmp_path, cells):
     rng = np.random.default_rng(1)
-    even = rng.random(60) * 0.4  # pictures differ more than layers do: only pairs tell these apart
+    even = rng.random(60) * 0.4  # images differ more than layers do: only pairs tell these apart
     shares = {
         "0": even + 0.05 + rng.normal(0, 0.02, 60).clip(-0.05, 0.1),
         "1": even + rng.normal(0, 0.02, 60),

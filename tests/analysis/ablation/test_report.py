@@ -7,14 +7,14 @@ from foveate.evaluation.records import RecordFolder
 FILES = ["accuracy_by_layer.png", "frontier.png", "kept_patches.png", "table.csv", "table.md"]
 
 
-def report(study, cells, folder, pictures):
-    setting = Setting(4, 6, (12, 12), pictures, {"0000-color": np.eye(12, dtype=bool)})
+def report(study, cells, folder, images):
+    setting = Setting(4, 6, (12, 12), images, {"0000-color": np.eye(12, dtype=bool)})
     return write_report(cells, study.out, folder, setting)
 
 
 def test_report_is_complete_and_the_same_when_written_again(tmp_path, study):
-    pictures = {f"{number:04d}": Image.new("RGB", (96, 96), (number, 90, 90)) for number in range(6)}
-    answers = [report(study, study.cells, tmp_path / name, pictures) for name in ("one", "two")]
+    images = {f"{number:04d}": Image.new("RGB", (96, 96), (number, 90, 90)) for number in range(6)}
+    answers = [report(study, study.cells, tmp_path / name, images) for name in ("one", "two")]
     assert answers[0] == answers[1]
     assert "\n\nAt 16 tokens, chosen on 220 questions, reported on 220 others about 20 images" in answers[0]
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == FILES
@@ -34,7 +34,7 @@ def test_report_names_the_questions_that_could_not_be_asked(tmp_path, study, mon
     assert report(study, study.cells, tmp_path, {}).endswith("1 questions. The first, 'zz': it has no question")
 
 
-def test_pictures_show_full_the_best_and_the_controls(study):
+def test_figures_show_full_the_best_and_the_controls(study):
     shown = [cell.scorer for cell in telling_cells(study.table, study.cells, feature_layer=4)]
     assert shown[:2] == ["full", "cls[2]"]
     assert shown[3:] == ["cls[4]", "random[0]", "evidence"]

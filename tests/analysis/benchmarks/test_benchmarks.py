@@ -17,7 +17,7 @@ from tests.analysis.conftest import write_records
 
 
 def records(seed: int, images: int = 60, skill: float = 0.7) -> pd.DataFrame:
-    """Answers to six questions about each picture, of which some are easier than others."""
+    """Answers to six questions about each image, of which some are easier than others."""
     rng = np.random.default_rng(seed)
     n = 6 * images
     true = rng.random(n) < 0.5
@@ -126,7 +126,7 @@ def test_seeds_are_resampled_together():
 
 
 def test_images_are_drawn_within_their_subtask():
-    """With one picture per subtask nothing can vary; drawn from all together, much would."""
+    """With one image per subtask nothing can vary; drawn from all together, much would."""
     frame = records(4, images=2).assign(kind=["count"] * 6 + ["scene"] * 6)
     perception = measures_of("mme")[0]
     assert perception.stratum == "kind"
@@ -146,7 +146,7 @@ def study(tmp_path):
     ):
         cells.append(Cell(label, family, "", keep, f"run{number}"))
         frame = records(0, skill=0.9 - 0.1 * number)
-        failed = frame.iloc[:1].assign(sample_id="zz", error="picture 'x' cannot be decoded", score=np.nan)
+        failed = frame.iloc[:1].assign(sample_id="zz", error="image 'x' cannot be decoded", score=np.nan)
         write_records(tmp_path, f"run{number}", pd.concat([frame, failed]))
     return cells, tmp_path
 
@@ -163,7 +163,7 @@ def test_the_table_has_every_number_of_every_method_and_says_how_many_failed(stu
         table.loc[table["method"] == "full", "value"].iloc[0] > table.loc[table["method"] == "random", "value"].iloc[0]
     )
     assert failures(cells, out) == (
-        "Not asked, and in no number, neither as right nor as wrong: 1 questions. The first, 'zz': picture "
+        "Not asked, and in no number, neither as right nor as wrong: 1 questions. The first, 'zz': image "
         "'x' cannot be decoded"
     )
 

@@ -21,7 +21,7 @@ from foveate.bias.tables import TableFolder
 from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
 
-GRID, LIMIT = (12, 12), 24  # patches; questions about two pictures
+GRID, LIMIT = (12, 12), 24  # patches; questions about two images
 SIGNALS = [("cls", "0"), ("cls", "1"), ("cls", "2"), ("cls", "3"), ("cls sum", "0-3"), ("prompt", "0"), ("prompt", "1")]
 SIGNALS += [("response", "0"), ("response", "0-1"), ("evidence", "")]
 
@@ -37,7 +37,7 @@ def write(folder: TableFolder, plan: str = PLAN, grid: tuple[int, ...] = GRID) -
     with folder.lock(facts):
         ids, images = [s.id for s in samples], [s.image_id for s in samples]
         drop = np.abs(rng.normal(0, 0.1, (LIMIT, 4)))
-        drop[5] = [-1, 3, 0, 1]  # of patches in quarters of the picture: this answer hangs on the upper right most
+        drop[5] = [-1, 3, 0, 1]  # of patches in quarters of the image: this answer hangs on the upper right most
         answers = {"answer": ["red"] * LIMIT, "score": [1.0] * (LIMIT - 1) + [0.0]}
         table = {"sample_id": ids, "image_id": images, "kind": [s.kind for s in samples]} | answers
         table |= {"question": [s.question for s in samples], "reference": [s.references[0] for s in samples]}
@@ -88,7 +88,7 @@ def test_only_a_finished_measurement_of_the_model_is_found(tmp_path, folder):
         measurement(tmp_path)
 
 
-def test_pictures_are_those_of_the_measured_questions(folder):
+def test_images_are_those_of_the_measured_questions(folder):
     assert len(samples_of(folder)) == LIMIT
     with pytest.raises(DataError, match="seed 1 gives: give the seed of that run"):
         samples_of(folder, seed=1)
@@ -115,7 +115,7 @@ def test_the_first_example_hangs_most_on_a_block_and_others_are_of_other_kinds(f
     assert len({example.question for example in examples}) == 3
 
 
-def test_pictures_and_maps_of_a_rectangular_grid_have_its_rows_and_columns(tmp_path):
+def test_images_and_maps_of_a_rectangular_grid_have_its_rows_and_columns(tmp_path):
     made = TableFolder(tmp_path / "bias" / "wide")
     write(made, grid=(6, 12))
     maps = made.read("maps").to_pandas().set_index(["sample_id", "signal", "layers"])["map"]

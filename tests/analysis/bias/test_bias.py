@@ -1,4 +1,4 @@
-"""The numbers, sentences and pictures of a bias measurement against independent ones, on tables made up here."""
+"""The numbers, sentences and images of a bias measurement against independent ones, on tables made up here."""
 
 from itertools import combinations
 from pathlib import Path
@@ -707,7 +707,7 @@ def test_lines_by_layer_are_those_of_the_table(claimed):
     assert len(shown) == 4  # of the other definition the mean over blocks is no tautology
 
 
-def test_pictures_show_the_data(claimed):
+def test_figures_show_the_data(claimed):
     square = pairs_data(pair_matrix(claimed.folder), most=2)
     assert list(square.index[:4]) == ["cls 0", "cls 2", "cls sum 0-2", "cls sum 1-2"]
     drawn = draw_pairs(square, "spearman", Figure().subplots()).collections[0].get_array()

@@ -20,7 +20,7 @@ HEADS, ASKED, GRID = 8, 16, (8, 16)  # questions of a batch
 
 
 def batch_of(number: int, rng: np.random.Generator) -> dict[str, pa.Table]:
-    """Heads, pairs and maps of a few questions about two pictures."""
+    """Heads, pairs and maps of a few questions about two images."""
     ids = {"sample_id": [f"q{number:03d}-{i}" for i in range(ASKED)]}
     ids |= {"image_id": [f"p{number:03d}-{i % 2}" for i in range(ASKED)]}
     heads, pairs, maps, curves = [], [], [], []

@@ -210,7 +210,7 @@ def test_rankings_share_their_rows_and_say_what_is_out_of_reach(written):
     assert len(ranking_figure(panels).axes) == 2
 
 
-def test_pictures_show_the_best_of_every_role_and_the_controls(written):
+def test_figures_show_the_best_of_every_role_and_the_controls(written):
     shown = telling_cells(written.table, written.comparison.cells)
     assert [cell.scorer for cell in shown][:2] == ["full", "good"]
     assert [cell.scorer for cell in shown][3:] == ["bad", "cut", "twice", "random[0]", "evidence"]
@@ -219,8 +219,8 @@ def test_pictures_show_the_best_of_every_role_and_the_controls(written):
 
 @extended("every")
 def test_report_is_complete_and_the_same_when_written_again(written, tmp_path):
-    pictures = {f"i{number}": Image.new("RGB", (96, 96), (number, 90, 90)) for number in range(60)}
-    setting = Setting(4, 6, (12, 12), pictures, {})
+    images = {f"i{number}": Image.new("RGB", (96, 96), (number, 90, 90)) for number in range(60)}
+    setting = Setting(4, 6, (12, 12), images, {})
     answers = [write_report(written.comparison, written.out, tmp_path / name, setting) for name in ("one", "two")]
     assert answers[0] == answers[1]
     names = ["frontier.png", "kept_patches.png", "ranking.png", "table.csv", "table.md"]

@@ -1,4 +1,4 @@
-"""The numbers and pictures of a search against independent ones, on studies and records made up here."""
+"""The numbers and images of a search against independent ones, on studies and records made up here."""
 
 import re
 from pathlib import Path
@@ -71,7 +71,7 @@ def skill_of(weights: np.ndarray, keep: int) -> float:
 
 
 def write_run(out: Path, run_id: str, split: str, skill: float, keep: int, images: int = IMAGES) -> None:
-    """Records in which every picture has its own difficulty; the same questions for every run of a split."""
+    """Records in which every image has its own difficulty; the same questions for every run of a split."""
     questions = np.random.default_rng([7, split == "test"])
     easy = questions.normal(0.6, 0.9, (IMAGES, 1)) + questions.normal(0, 0.9, (IMAGES, ASKED))
     noise = np.random.default_rng(list(run_id.encode()))

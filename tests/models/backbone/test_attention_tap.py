@@ -10,7 +10,7 @@ from foveate.core.needs import ClsRows, LayersFrom
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.families.llava import Llava
 from foveate.testing.tiny import tiny_llava
-from tests.pictures import seen
+from tests.image_files import seen
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def loaded_of(family):
     return LoadedModel(family, adapt(model), Parts(processor, tokenizer(family)))
 
 
-def picture(of):
+def image(of):
     """Grey but for one region, which is colourful, or black and white noise."""
     top, left, bottom, right = REGION
     pixels = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
@@ -52,7 +52,7 @@ def picture(of):
 
 
 def seen(family, images, frames=1):
-    """The inputs about pictures of one arrangement, each of them the last of so many frames of a video, and it."""
+    """The inputs about images of one arrangement, each of them the last of so many frames of a video, and it."""
     loaded = loaded_of(family)
     if family == "LLaVA-NeXT-Video":
         plain = Image.new("RGB", images[0].size, (128, 128, 128))
@@ -61,16 +61,16 @@ def seen(family, images, frames=1):
         inputs = {"pixel_values_videos": torch.stack(shown)}
         arrangements = loaded.adapter.arrangements(inputs, [])
     else:
-        inputs, arrangements = loaded.images(images)
+        inputs, arrangements = loaded.image_inputs(images)
     assert len(set(arrangements)) == 1
     return inputs, arrangements[0]
 
 
 def boxes(family, arrangement):
-    """Of each view the part of the picture that it shows, and whether it shows it at all."""
+    """Of each view the part of the image that it shows, and whether it shows it at all."""
     if family == "LLaVA-NeXT-Video":
         return [None, (0, 0, 1, 1)]
-    if family == "InternVL":  # tile after tile, the whole picture last
+    if family == "InternVL":  # tile after tile, the whole image last
         return [(0, 0, 1, 0.5), (0, 0.5, 1, 1), (0, 0, 1, 1)]
     return arrangement.boxes
 
@@ -91,7 +91,7 @@ def inside(family, arrangement):
 
 
 def generated(compressor, family, inputs, arrangement):
-    """The patches that are kept of one picture in stock `generate`."""
+    """The patches that are kept of one image in stock `generate`."""
     loaded = loaded_of(family)
     token = loaded.adapter.image_token
     ids = torch.tensor([[5, 6, START, *[token] * arrangement.length, 9, 10]])
@@ -104,7 +104,7 @@ def generated(compressor, family, inputs, arrangement):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", SCORERS)
 def test_the_tokens_that_show_what_stands_out_are_kept(family, name):
-    inputs, arrangement = seen(family, [picture(name)], frames=2)
+    inputs, arrangement = seen(family, [image(name)], frames=2)
     expected = inside(family, arrangement)
     assert 1 <= len(expected) < arrangement.patches / 4
     assert generated(METHODS[name](keep=len(expected)), family, inputs, arrangement) == expected
@@ -120,14 +120,14 @@ def shown(pixels, processor):
 
 @cache
 def photographs():
-    """Pictures with structure of all sizes, in colour."""
+    """Images with structure of all sizes, in colour."""
     rng = np.random.default_rng(0)
     sizes = [(24, 48), (24, 48), (50, 22), (61, 60)]
     return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
 def answered(family, images):
-    """Answers about pictures of one arrangement."""
+    """Answers about images of one arrangement."""
     inputs, arrangement = seen(family, images)
     return loaded_of(family).adapter.encode(inputs, arrangement, PIXEL_STATISTICS)[1]
 
@@ -147,7 +147,7 @@ def test_tiles_are_packed_as_the_model_packs_them(family):
             torch.testing.assert_close(values[need][0], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_llava_sees_the_picture_resized_by_pillow():
+def test_llava_sees_the_image_resized_by_pillow():
     for image in photographs():
         values = answered("LLaVA-1.5", [image])
         small = np.asarray(image.resize((24, 24), Image.Resampling.BICUBIC)) / 255
@@ -183,8 +183,8 @@ def test_neither_batch_nor_half_precision_changes_a_number(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_undone_is_the_picture_in_8_bits(family):
-    """Exactly, whichever mean and deviation the processor has; of InternVL and the LLaVAs the picture is one tile."""
+def test_undone_is_the_image_in_8_bits(family):
+    """Exactly, whichever mean and deviation the processor has; of InternVL and the LLaVAs the image is one tile."""
     processor = image_processor(family, [[24, 24]])
     pixels = np.random.default_rng(2).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     found = Normalisation.of(processor)
@@ -235,15 +235,15 @@ def test_features_without_pixels_are_refused_by_name(name):
         loaded.model.generate(**inputs, mm_encoder_outputs={"image": given}, max_new_tokens=1)
 
 
-def test_flat_pictures_are_ties_which_go_to_the_first_patches():
-    """Of a picture of one colour all patches are equal, whatever the colour: exactly, not but for rounding."""
+def test_flat_images_are_ties_which_go_to_the_first_patches():
+    """Of an image of one colour all patches are equal, whatever the colour: exactly, not but for rounding."""
     loaded = load()
     for colour in ((13, 77, 201), (255, 255, 255)):
         for need in PIXEL_STATISTICS:
-            _, trace = loaded.pictures([Image.new("RGB", (96, 96), colour)]).encode((need,))
+            _, trace = loaded.images([Image.new("RGB", (96, 96), colour)]).encode((need,))
             assert trace[need].unique().numel() == 1
             with VisionCompressor(SCORERS[need.name], 5).attached(loaded) as run:
-                images, (arrangement,) = loaded.images([Image.new("RGB", (96, 96), colour)])
+                images, (arrangement,) = loaded.image_inputs([Image.new("RGB", (96, 96), colour)])
                 ids = torch.tensor([loaded.prompt("what?", arrangement)])
                 loaded.model.generate(input_ids=ids, **images, max_new_tokens=1)
             assert run.kept[0].tolist() == list(range(5))

@@ -13,9 +13,10 @@ from transformers import (
     CLIPVisionModel,
 )
 
+from foveate.core.arrangement import Grid
 from foveate.core.errors import UnsupportedModel
 from foveate.core.needs import AlignedPatches, AlignedText
-from foveate.core.types import Grid, Trace
+from foveate.core.trace import Trace
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.companion import load_companion
 from foveate.scorers import TextSimilarity
@@ -82,7 +83,7 @@ def test_patches_and_question_together_give_the_authors_scores(companion):
     trim = TextSimilarity(negated=True, cosine=False, normalise="softmax", truncated=True).score(trace)
     torch.testing.assert_close(trim, golden("trim")["scores"], rtol=2e-5, atol=0)
     ours = TextSimilarity(negated=True, normalise="minmax").score(trace)[0].double().numpy()
-    theirs = golden("cdpruner")["relevance"][0].double().numpy()  # min and max over three pictures
+    theirs = golden("cdpruner")["relevance"][0].double().numpy()  # min and max over three images
     slope, shift = np.polyfit(theirs, ours, 1)
     np.testing.assert_allclose(ours, slope * theirs + shift, atol=1e-5)
 

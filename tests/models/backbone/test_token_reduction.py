@@ -17,9 +17,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from foveate.core.compression import Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
-from foveate.core.types import Compression
 from foveate.methods import METHODS
 from foveate.models.backbone.tile_tower import hidden
 from foveate.models.backbone.token_reduction import reduced
@@ -136,9 +136,9 @@ def test_merged_tokens_stand_for_every_patch_once_and_in_raster_order(kind, keep
     assert (compression.mixing.gather(2, compression.origin[..., None]) > 0).all()
 
 
-def naive_merging_tower(tower, picture, keep, has_cls):
+def naive_merging_tower(tower, image, keep, has_cls):
     """One image, one head, one token at a time."""
-    states = tower.embeddings(picture[None])
+    states = tower.embeddings(image[None])
     states = (tower.pre_layrnorm(states) if has_cls else states)[0]
     tokens = [(state, [i]) for i, state in enumerate(states)]
     schedule = {20: [4, 3, 3, 3, 3], 2: [7, 13, 8, 4, 2]}[keep]

@@ -35,9 +35,9 @@ def test_the_table_of_language_models_is_up_to_date():
 def test_the_example_of_a_family_runs(family, tmp_path, monkeypatch, capsys):
     code = example(family)
     (hub,) = re.findall(r'"([\w-]+/[\w.-]+)"', code)
-    picture = torch.randint(256, (50, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    image = torch.randint(256, (50, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     for name in ("table", *(f"frame_{number}" for number in range(4))):
-        Image.fromarray(picture.numpy()).save(tmp_path / f"{name}.jpg")
+        Image.fromarray(image.numpy()).save(tmp_path / f"{name}.jpg")
     save_family(family, tmp_path / "checkpoint")
     monkeypatch.chdir(tmp_path)
     said = {}

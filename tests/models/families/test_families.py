@@ -1,6 +1,6 @@
 """Every family keeps the contract of adapters, on a tiny random model of it."""
 
-from foveate.testing.families import FAMILIES, pictures
+from foveate.testing.families import FAMILIES, image_inputs
 from foveate.testing.models import ModelContract
 
 
@@ -10,8 +10,8 @@ class Contract(ModelContract):
     def model(self):
         return FAMILIES[self.family]()
 
-    def pictures(self):
-        return pictures(self.family)
+    def image_inputs(self):
+        return image_inputs(self.family)
 
 
 for _name in FAMILIES:

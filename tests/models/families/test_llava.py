@@ -34,7 +34,7 @@ from foveate.models.runtime.generation import Conversation, answer
 from foveate.reference.architecture import clip_config, llava_config
 from foveate.scorers import ClsAttention, ClsEnsemble, Random, ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
-from tests.pictures import seen
+from tests.image_files import seen
 
 NEW = 6
 
@@ -128,10 +128,10 @@ def test_attached_generation_equals_a_full_recomputation_with_padding_and_severa
 
 @torch.inference_mode()
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
-def test_the_engine_that_shares_pictures_answers_like_attached_generate(loaded, samples, compressor):
+def test_the_engine_that_shares_images_answers_like_attached_generate(loaded, samples, compressor):
     groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
     adapter = loaded.adapter
-    compressed = compressor.compress(loaded.pictures([group[0].image for group in groups]))
+    compressed = compressor.compress(loaded.images([group[0].image for group in groups]))
     conversations = [
         Conversation.from_prompts([loaded.prompt(s.question) for s in group], adapter.image_token) for group in groups
     ]
@@ -148,7 +148,7 @@ def test_the_engine_that_shares_pictures_answers_like_attached_generate(loaded, 
 def test_prompts_equal_those_of_the_stock_processor(loaded, samples):
     inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
     assert loaded.prompt(samples[0].question) == inputs["input_ids"][0].tolist()
-    torch.testing.assert_close(loaded.images([samples[0].image])[0]["pixel_values"], inputs["pixel_values"])
+    torch.testing.assert_close(loaded.image_inputs([samples[0].image])[0]["pixel_values"], inputs["pixel_values"])
 
 
 def test_forward_with_labels_is_compressed_too(loaded, samples):
@@ -192,7 +192,7 @@ def test_a_missing_mask_is_read_off_the_padding(loaded, samples):
 
 
 @pytest.mark.parametrize("compressor", [vtc_cls(16, 1), fastv(16, 1)], ids=repr)
-def test_a_call_without_a_picture_is_refused(loaded, compressor):
+def test_a_call_without_an_image_is_refused(loaded, compressor):
     ids = torch.tensor([loaded.processor.tokenizer("what color is the star?")["input_ids"]])
     with compressor.attached(loaded.model) as run:
         for call in (loaded.model.generate, loaded.model):
@@ -202,7 +202,7 @@ def test_a_call_without_a_picture_is_refused(loaded, compressor):
             _ = run.kept
 
 
-def test_a_conversation_goes_on_without_a_picture(loaded, samples):
+def test_a_conversation_goes_on_without_an_image(loaded, samples):
     inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
     with vtc_cls(16, 1).attached(loaded.model):
         first = loaded.model(**inputs, use_cache=True)
@@ -249,11 +249,11 @@ def test_what_the_model_cannot_do_is_said(loaded, samples, compressor, error, me
         loaded.model.generate(**inputs, max_new_tokens=2)
 
 
-def test_prompts_with_different_numbers_of_pictures_are_refused_inside_the_language_model(loaded, samples):
-    picture = samples[0].image
+def test_prompts_with_different_numbers_of_images_are_refused_inside_the_language_model(loaded, samples):
+    image = samples[0].image
     for images, message in (
-        ([[picture], [picture, picture]], r"have \[1, 2\] images.*equally many"),
-        ([[picture], []], r"prompt 1 of the batch has no image"),
+        ([[image], [image, image]], r"have \[1, 2\] images.*equally many"),
+        ([[image], []], r"prompt 1 of the batch has no image"),
     ):
         inputs = inputs_of(loaded, [samples[0].question] * 2, images)
         with fastv(16, 1).attached(loaded.model), pytest.raises(FoveateError, match=message):
@@ -377,7 +377,7 @@ def test_images_are_given_once_and_whole(loaded, samples):
             loaded.model.generate(input_ids=inputs["input_ids"], mm_encoder_outputs=given)
 
 
-def test_placeholders_that_do_not_fit_the_pictures_are_counted(loaded, samples):
+def test_placeholders_that_do_not_fit_the_images_are_counted(loaded, samples):
     inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
     inputs["pixel_values"] = inputs["pixel_values"].repeat(2, 1, 1, 1)
     with (
@@ -403,7 +403,7 @@ def test_blocks_behind_the_features_run_only_for_who_reads_them(loaded, samples,
     handle = block.register_forward_pre_hook(lambda *_: last.append(1))
     try:
         with VisionCompressor(ClsAttention(layer), 20).attached(loaded.model):
-            loaded.model(**inputs_of(loaded, ["what?"], [[samples[0].picture.open()]]))
+            loaded.model(**inputs_of(loaded, ["what?"], [[samples[0].source.open()]]))
     finally:
         handle.remove()
     assert loaded.model.config.vision_feature_layer == -2
@@ -454,8 +454,8 @@ def test_checkpoints_that_cannot_be_used_are_named(tmp_path):
         adapt(nn.Linear(2, 2))
 
 
-def test_pictures_of_any_mode_are_read(loaded):
-    assert loaded.images([Image.new(mode, (50, 70)) for mode in ("L", "RGBA", "P")])[0]["pixel_values"].shape == (
+def test_images_of_any_mode_are_read(loaded):
+    assert loaded.image_inputs([Image.new(mode, (50, 70)) for mode in ("L", "RGBA", "P")])[0]["pixel_values"].shape == (
         3,
         3,
         96,

@@ -35,7 +35,7 @@ def noise(width, height):
     return Image.fromarray(torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8).numpy())
 
 
-PICTURES = [noise(50, 20), noise(61, 60), noise(22, 50)]
+IMAGES = [noise(50, 20), noise(61, 60), noise(22, 50)]
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,13 @@ def test_a_folder_of_every_family_loads_as_it_was_saved(family, loaded_of):
 
 
 @pytest.mark.parametrize("family", OWN)
-def test_pictures_and_prompts_are_those_of_the_familys_processor(family, loaded_of):
+def test_images_and_prompts_are_those_of_the_familys_processor(family, loaded_of):
     loaded = loaded_of(family)
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     text = loaded.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    for picture in PICTURES:
-        expected = loaded.processor(images=picture, text=text, return_tensors="pt")
-        images, (arrangement,) = loaded.images([picture])
+    for image in IMAGES:
+        expected = loaded.processor(images=image, text=text, return_tensors="pt")
+        images, (arrangement,) = loaded.image_inputs([image])
         assert loaded.prompt(QUESTION, arrangement) == expected["input_ids"][0].tolist()
         for name in images:
             assert torch.equal(images[name], expected[name])
@@ -91,10 +91,10 @@ def test_prompts_are_those_of_a_processor_that_was_never_given_a_video_half(fami
         object.__setattr__(own, name, value)
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     text = parts.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    for picture in PICTURES:
-        seen = parts.image_processor([picture], return_tensors="pt", **getattr(kind, "images_kwargs", {}))
+    for image in IMAGES:
+        seen = parts.image_processor([image], return_tensors="pt", **getattr(kind, "images_kwargs", {}))
         written = text.replace(tokenizer.image_token, own.replace_image_token(seen, 0))
-        images, (arrangement,) = loaded.images([picture])
+        images, (arrangement,) = loaded.image_inputs([image])
         assert loaded.prompt(QUESTION, arrangement) == tokenizer(written)["input_ids"]
         for name in images:
             assert torch.equal(images[name], seen[name])
@@ -105,8 +105,8 @@ def test_prompts_are_those_of_a_processor_that_was_never_given_a_video_half(fami
 def test_the_stock_model_takes_them(family, loaded_of):
     """It counts placeholders and features, and refuses where they differ."""
     loaded = loaded_of(family)
-    for picture in PICTURES:
-        images, (arrangement,) = loaded.images([picture])
+    for image in IMAGES:
+        images, (arrangement,) = loaded.image_inputs([image])
         ids = torch.tensor([loaded.prompt(QUESTION, arrangement)])
         kind = {"mm_token_type_ids": (ids == loaded.adapter.image_token).int()} if "image_grid_thw" in images else {}
         output = loaded.model.generate(input_ids=ids, **images, **kind, max_new_tokens=2, min_new_tokens=2)
@@ -114,20 +114,20 @@ def test_the_stock_model_takes_them(family, loaded_of):
 
 
 @pytest.mark.parametrize("family", [*OWN, *OTHERS])
-def test_pictures_of_different_shapes_are_arranged_as_each_alone(family, loaded_of):
+def test_images_of_different_shapes_are_arranged_as_each_alone(family, loaded_of):
     loaded = loaded_of(family)
-    images, arrangements = loaded.images(PICTURES)
-    for row, picture in enumerate(PICTURES):
-        alone, (arrangement,) = loaded.images([picture])
+    images, arrangements = loaded.image_inputs(IMAGES)
+    for row, image in enumerate(IMAGES):
+        alone, (arrangement,) = loaded.image_inputs([image])
         assert arrangements[row] == arrangement
         some = loaded.adapter.chosen(images, [row], arrangements)
         tokens = loaded.adapter.encode(some, arrangement, [])[0]
         torch.testing.assert_close(tokens, loaded.adapter.encode(alone, arrangement, [])[0], atol=1e-5, rtol=0)
 
 
-def test_internvl_puts_its_own_tokens_around_a_picture(loaded_of):
+def test_internvl_puts_its_own_tokens_around_an_image(loaded_of):
     loaded = loaded_of("InternVL")
-    prompt = loaded.prompt(QUESTION, loaded.images(PICTURES[:1])[1][0])
+    prompt = loaded.prompt(QUESTION, loaded.image_inputs(IMAGES[:1])[1][0])
     image = loaded.adapter.image_token
     first, last = prompt.index(image), len(prompt) - 1 - prompt[::-1].index(image)
     assert (prompt[first - 1], prompt[last + 1]) == (START, END)
@@ -142,6 +142,6 @@ def test_what_the_template_puts_behind_a_question_is_no_part_of_it(family, loade
     assert loaded.text([asked]) == [QUESTION]
 
 
-def test_videos_are_no_pictures(loaded_of):
-    with pytest.raises(UnsupportedModel, match="is not given pictures, but videos"):
-        loaded_of("LLaVA-NeXT-Video").images(PICTURES)
+def test_videos_are_no_images(loaded_of):
+    with pytest.raises(UnsupportedModel, match="is not given images, but videos"):
+        loaded_of("LLaVA-NeXT-Video").image_inputs(IMAGES)

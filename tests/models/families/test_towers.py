@@ -10,13 +10,13 @@ from transformers.image_processing_utils import select_best_resolution
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import ClsRows, Deepstack, Features, Fingerprint, Keys, ReceivedRows
 from foveate.models.loading.load import adapt
-from foveate.testing.families import FAMILIES, pictures
+from foveate.testing.families import FAMILIES, image_inputs
 
 DEPTH, HEADS, WIDTH, SIDE = 4, 4, 8, 6
 LAYERS = range(DEPTH)
 TILED = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "LLaVA-NeXT-Video", "InternVL")
 QWEN = ("Qwen2.5-VL", "Qwen3-VL")
-ALIKE = ([0, 2], [1], [3])  # pictures of one arrangement each
+ALIKE = ([0, 2], [1], [3])  # images of one arrangement each
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,8 @@ def adapter_of(family):
 
 
 def joined(family, numbers):
-    """The inputs about these pictures, and how each is arranged."""
-    adapter, every = adapter_of(family), pictures(family)
+    """The inputs about these images, and how each is arranged."""
+    adapter, every = adapter_of(family), image_inputs(family)
     images = {name: torch.cat([every[n][name] for n in numbers]) for name in every[0]}
     runs = [9 * len(every[n]["pixel_values"]) for n in numbers] if family == "InternVL" else []
     return images, adapter.arrangements(images, runs)
@@ -62,7 +62,7 @@ def needs_of(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_is_answered_as_its_pictures_alone_are(family):
+def test_a_batch_is_answered_as_its_images_alone_are(family):
     needs = needs_of(family)
     sources, values = answered(family, [0, 2], needs)
     assert set(values) == set(needs)
@@ -77,27 +77,27 @@ def test_a_batch_is_answered_as_its_pictures_alone_are(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_fingerprint_tells_pictures_apart_and_nothing_else(family):
+def test_a_fingerprint_tells_images_apart_and_nothing_else(family):
     found = [int(answered(family, [number], [Fingerprint()])[1][Fingerprint()]) for number in (0, 1, 2, 3)]
     again = answered(family, [2, 0, 2], [Fingerprint(), Keys(1)])[1][Fingerprint()].tolist()
     assert len(set(found)) == 4
     assert again == [found[2], found[0], found[2]]
 
 
-def pixels_of(family, picture):
-    """The tiles of one picture that its tokens come from."""
+def pixels_of(family, image):
+    """The tiles of one image that its tokens come from."""
     if family == "LLaVA-NeXT-Video":
-        return picture["pixel_values_videos"][0]
-    if "image_sizes" not in picture:
-        return picture["pixel_values"]
-    rows, columns = enlargement(picture)
-    return picture["pixel_values"][0, : 1 + rows * columns]
+        return image["pixel_values_videos"][0]
+    if "image_sizes" not in image:
+        return image["pixel_values"]
+    rows, columns = enlargement(image)
+    return image["pixel_values"][0, : 1 + rows * columns]
 
 
-def enlargement(picture):
-    """How many tiles the enlargement of a picture has, down and across."""
+def enlargement(image):
+    """How many tiles the enlargement of an image has, down and across."""
     points = adapter_of("LLaVA-NeXT").model.config.image_grid_pinpoints
-    height, width = select_best_resolution(picture["image_sizes"][0].tolist(), points)
+    height, width = select_best_resolution(image["image_sizes"][0].tolist(), points)
     return height // 24, width // 24
 
 
@@ -122,8 +122,8 @@ def stock_tower(family, tiles):
     return torch.stack(output.attentions, 1), torch.stack(keys, 1), output.hidden_states
 
 
-def placed(family, picture, tiles):
-    """(tile, patch, ...) as (token, ...), picture by picture, one token after the other; plain patches in `tiles`."""
+def placed(family, image, tiles):
+    """(tile, patch, ...) as (token, ...), image by image, one token after the other; plain patches in `tiles`."""
     square = tiles.unflatten(1, (SIDE, SIDE))
     if family == "LLaVA-1.5":
         return tiles[0]
@@ -136,7 +136,7 @@ def placed(family, picture, tiles):
                 for c in range(SIDE // 2)
             ]
         )
-    (down, across), (height, width) = enlargement(picture), picture["image_sizes"][0].tolist()
+    (down, across), (height, width) = enlargement(image), image["image_sizes"][0].tolist()
     rows, columns = range(down * SIDE), range(across * SIDE)
     if width / height > across / down:  # the enlargement was padded above and below
         padding = (len(rows) - int(height * len(columns) / width)) // 2
@@ -160,16 +160,16 @@ def test_attention_and_keys_equal_the_eager_towers(family, numbers):
     _, values = answered(family, numbers, needs)
     cls = int(family != "LLaVA-OneVision")
     for row, number in enumerate(numbers):
-        picture = pictures(family)[number]
-        attention, keys, _ = stock_tower(family, pixels_of(family, picture))
+        image = image_inputs(family)[number]
+        attention, keys, _ = stock_tower(family, pixels_of(family, image))
         assert attention.amax((0, 2, 3, 4)).min() > 0.2  # uniform rows would prove nothing
         if cls:
-            rows = placed(family, picture, attention[:, :, :, 0, 1:].movedim(-1, 1))
+            rows = placed(family, image, attention[:, :, :, 0, 1:].movedim(-1, 1))
             close(values[ClsRows(tuple(LAYERS))][row], rows.movedim(0, -1))
         for layer in LAYERS:
             received = attention[:, layer].mean(2)[..., cls:]
-            close(values[ReceivedRows(layer)][row], placed(family, picture, received.movedim(-1, 1)).movedim(0, -1))
-            expected = placed(family, picture, keys[:, layer, cls:])
+            close(values[ReceivedRows(layer)][row], placed(family, image, received.movedim(-1, 1)).movedim(0, -1))
+            expected = placed(family, image, keys[:, layer, cls:])
             if family == "LLaVA-1.5":
                 expected = torch.cat([expected, keys[0, layer, :1]])
             close(values[Keys(layer)][row], expected)
@@ -182,8 +182,8 @@ def test_features_equal_those_of_the_stock_tower(family, numbers):
     adapter = adapter_of(family)
     model, cls = adapter.model, int(family != "LLaVA-OneVision")
     for row, number in enumerate(numbers):
-        picture = pictures(family)[number]
-        tiles = pixels_of(family, picture)
+        image = image_inputs(family)[number]
+        tiles = pixels_of(family, image)
         states = stock_tower(family, tiles)[2][model.config.vision_feature_layer][:, cls:]
         if family == "InternVL":
             square = model.model.vision_tower(tiles).last_hidden_state[:, 1:].unflatten(1, (SIDE, SIDE))
@@ -196,30 +196,30 @@ def test_features_equal_those_of_the_stock_tower(family, numbers):
                 ]
             )
         else:
-            expected = placed(family, picture, states)
+            expected = placed(family, image, states)
         projected = model.model.multi_modal_projector(states if family == "LLaVA-OneVision" else expected)
         if family == "LLaVA-OneVision":
-            projected = placed(family, picture, projected)
+            projected = placed(family, image, projected)
         close(values[Features()][row], expected)
         close(values[Features(projected=True)][row], projected)
         close(sources[row, : len(expected)], projected if adapter.packs_projected else expected)
         close(adapter.project(sources)[row, : len(expected)], projected)
-        close(projected, stock_tokens(family, picture))
+        close(projected, stock_tokens(family, image))
 
 
-def stock_tokens(family, picture):
-    """What the stock model makes of one picture, without what ends a row."""
+def stock_tokens(family, image):
+    """What the stock model makes of one image, without what ends a row."""
     model = adapter_of(family).model
     get = model.get_video_features if family == "LLaVA-NeXT-Video" else model.get_image_features
-    tokens = torch.cat([part.reshape(-1, part.shape[-1]) for part in get(**picture, return_dict=True).pooler_output])
-    if "image_sizes" not in picture:
+    tokens = torch.cat([part.reshape(-1, part.shape[-1]) for part in get(**image, return_dict=True).pooler_output])
+    if "image_sizes" not in image:
         return tokens
     return tokens[(tokens != model.model.image_newline).any(1)]
 
 
-def shown(picture):
-    """Of each token of the tower, window by window in Qwen2.5-VL, its row and column in the picture."""
-    _, height, width = (picture["image_grid_thw"][0] // torch.tensor([1, 2, 2])).tolist()
+def shown(image):
+    """Of each token of the tower, window by window in Qwen2.5-VL, its row and column in the image."""
+    _, height, width = (image["image_grid_thw"][0] // torch.tensor([1, 2, 2])).tolist()
     windows = [(r, c) for r in range(0, height, 2) for c in range(0, width, 2)]
     by_window = [
         (r, c) for top, left in windows for r in range(top, top + 2) for c in range(left, left + 2)
@@ -228,13 +228,13 @@ def shown(picture):
     return by_window, [(r, c) for r in range(height) for c in range(width)]
 
 
-def entering(family, picture):
-    """What enters and what leaves each block of the stock tower, which sees this picture alone."""
+def entering(family, image):
+    """What enters and what leaves each block of the stock tower, which sees this image alone."""
     visual = adapter_of(family).model.model.visual
     before, after = [], []
     hooks = [block.register_forward_pre_hook(lambda _, args: before.append(args[0])) for block in visual.blocks]
     hooks += [block.register_forward_hook(lambda _, args, output: after.append(output)) for block in visual.blocks]
-    visual(picture["pixel_values"], picture["image_grid_thw"])
+    visual(image["pixel_values"], image["image_grid_thw"])
     for hook in hooks:
         hook.remove()
     return before, after
@@ -259,11 +259,11 @@ def test_qwens_attention_and_keys_equal_a_recomputation_of_the_block(family, num
     needs = needs_of(family)
     _, values = answered(family, numbers, needs)
     for row, number in enumerate(numbers):
-        picture = pictures(family)[number]
-        by_window, raster = shown(picture)
+        image = image_inputs(family)[number]
+        by_window, raster = shown(image)
         order = by_window if family == "Qwen2.5-VL" else raster
         patches = torch.tensor([(2 * r + i, 2 * c + j) for r, c in order for i in (0, 1) for j in (0, 1)]).float()
-        before, _ = entering(family, picture)
+        before, _ = entering(family, image)
 
         def tokens(of_patches, order=order, raster=raster):
             means = [of_patches[4 * n : 4 * n + 4].mean(0) for n in range(len(order))]
@@ -286,18 +286,18 @@ def test_qwens_features_are_in_raster_order(family, numbers):
     sources, values = answered(family, numbers, [Features(), Features(projected=True), *also])
     visual = adapter_of(family).model.model.visual
     for row, number in enumerate(numbers):
-        picture = pictures(family)[number]
-        expected = stock_tokens(family, picture)
+        image = image_inputs(family)[number]
+        expected = stock_tokens(family, image)
         close(sources[row], expected)
         close(values[Features(projected=True)][row], expected)
         close(visual.merger(values[Features()][row].reshape(-1, HEADS * WIDTH)), expected)
         if also:
-            _, after = entering(family, picture)
+            _, after = entering(family, image)
             levels = [visual.deepstack_merger_list[n](after[layer]) for n, layer in enumerate((0, 2))]
             close(values[Deepstack()][row], torch.stack(levels))
 
 
-def test_layers_of_windows_say_nothing_about_the_picture():
+def test_layers_of_windows_say_nothing_about_the_image():
     for layer in (0, 2, -2):
         with pytest.raises(LayerError, match=r"only sees its window.*choose one of 1, 3"):
             answered("Qwen2.5-VL", [0], [ReceivedRows(layer)])

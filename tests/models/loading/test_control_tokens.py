@@ -82,24 +82,24 @@ def test_a_row_with_an_image_token_is_named_or_recorded_as_failed_and_the_others
 def test_sixteen_bits_given_by_hand_become_their_upper_eight(loaded):
     grey = np.linspace(0, 65535, 96 * 96).reshape(96, 96).astype(np.uint16)
     sixteen, eight = Image.fromarray(grey), Image.fromarray((grey >> 8).astype(np.uint8))
-    pixels = [loaded.images([image])[0]["pixel_values"] for image in (sixteen, eight)]
+    pixels = [loaded.image_inputs([image])[0]["pixel_values"] for image in (sixteen, eight)]
     assert torch.equal(*pixels)
     with pytest.raises(DataError, match="32 bits per pixel"):
-        loaded.images([Image.fromarray(grey.astype(np.int32))])
+        loaded.image_inputs([Image.fromarray(grey.astype(np.int32))])
 
 
 @pytest.mark.parametrize("control", ["<image>", "</s>", "<pad>"])
 def test_a_control_token_in_what_lmms_eval_asks_is_written_out(bytewise, control):
     asked = [f"what does {control} mean ?", "what else ?"]
     written = bytewise.written([None, *asked])
-    picture = Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8))
-    ids = bytewise.inputs([written], [[picture]], [asked])["input_ids"][0].tolist()
+    image = Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8))
+    ids = bytewise.inputs([written], [[image]], [asked])["input_ids"][0].tolist()
     assert ids.count(bytewise.adapter.image_token) == bytewise.adapter.tower.grid.patches
     assert bytewise.processor.tokenizer.eos_token_id not in ids
     words = [token for token in ids if token != bytewise.adapter.image_token]
     assert bytewise.processor.tokenizer.decode(words).count(control) == 1
     plain = bytewise.written([None, "what ?"])
-    one, other = (bytewise.inputs([plain], [[picture]], data)["input_ids"] for data in ([["what ?"]], None))
+    one, other = (bytewise.inputs([plain], [[image]], data)["input_ids"] for data in ([["what ?"]], None))
     assert torch.equal(one, other)
     with pytest.raises(DataError, match="the chat template does not write it as it is"):
-        bytewise.inputs([plain], [[picture]], [[f"another {control}"]])
+        bytewise.inputs([plain], [[image]], [[f"another {control}"]])

@@ -101,7 +101,7 @@ DAMAGES = {
         "Unrecognized image processor",
     ),
     "size that is none": (settings("processor_config.json", "image_processor", size={"height": "x"}), PARTS),
-    "mean that is none": (settings("processor_config.json", "image_processor", image_mean="x"), "takes no picture"),
+    "mean that is none": (settings("processor_config.json", "image_processor", image_mean="x"), "takes no image"),
     "noise as template": (written("chat_template.jinja", b"{% for %}"), "TemplateSyntaxError"),
     "template that reaches out": (
         written("chat_template.jinja", b"{{ ''.__class__.__mro__[1].__subclasses__() }}"),

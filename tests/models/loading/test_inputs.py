@@ -166,12 +166,12 @@ def test_prompts_with_several_images_are_compressed_as_each_alone(family, compre
 
 def test_onevision_cuts_only_the_image_of_a_prompt_with_one(loaded_of):
     loaded = loaded_of("LLaVA-OneVision")
-    inputs, (one, *several) = loaded.images([WIDE, WIDE, SQUARE], [1, 2])
+    inputs, (one, *several) = loaded.image_inputs([WIDE, WIDE, SQUARE], [1, 2])
     assert inputs["batch_num_images"].tolist() == [1, 2]
     assert len(one.views) == 2
     assert several[0] == several[1]
     assert (several[0].patches, several[0].length, several[0].boxes) == (36, 37, ())
-    assert loaded.images([WIDE])[1] == loaded.images([WIDE], [0, 1, 0])[1] == [one]
+    assert loaded.image_inputs([WIDE])[1] == loaded.image_inputs([WIDE], [0, 1, 0])[1] == [one]
     with torch.no_grad():
         stock = loaded.model.get_image_features(**inputs, return_dict=True).pooler_output
         some = loaded.adapter.chosen(inputs, [1, 2], [one, *several])
@@ -183,15 +183,15 @@ def test_onevision_cuts_only_the_image_of_a_prompt_with_one(loaded_of):
 @pytest.mark.parametrize("counts", [[1, 1], [1, 2, 1]])
 def test_numbers_of_images_that_do_not_fit_are_named(counts, loaded_of):
     loaded = loaded_of("LLaVA-OneVision")
-    inputs = {**loaded.images([WIDE, WIDE, SQUARE])[0], "batch_num_images": torch.tensor(counts)}
-    with pytest.raises(ValueError, match=r"batch_num_images \[1.* of 3 pictures: expected how many"):
+    inputs = {**loaded.image_inputs([WIDE, WIDE, SQUARE])[0], "batch_num_images": torch.tensor(counts)}
+    with pytest.raises(ValueError, match=r"batch_num_images \[1.* of 3 images: expected how many"):
         loaded.adapter.arrangements(inputs, [])
 
 
 @pytest.mark.parametrize("family", ["LLaVA-NeXT", "LLaVA-OneVision"])
 def test_tiles_without_their_images_are_named(family, loaded_of):
     loaded = loaded_of(family)
-    inputs = loaded.images([WIDE])[0]
+    inputs = loaded.image_inputs([WIDE])[0]
     flat = {**inputs, "pixel_values": inputs["pixel_values"].flatten(0, 1)}
     with pytest.raises(ValueError, match=r"pixel_values of shape \(.*\): expected \(image, tile"):
         loaded.adapter.arrangements(flat, [])
@@ -202,7 +202,7 @@ def test_texts_for_a_model_of_videos_are_those_of_its_processor_and_images_are_r
     found, expected = ours(loaded, ["none"]), theirs("LLaVA-NeXT-Video", loaded, ["none"])
     assert set(found) == set(expected) == {"input_ids", "attention_mask"}
     assert all(torch.equal(found[name], expected[name]) for name in found)
-    with pytest.raises(UnsupportedModel, match="is not given pictures, but videos"):
+    with pytest.raises(UnsupportedModel, match="is not given images, but videos"):
         loaded.inputs(["<video>"], [[WIDE]])
 
 
@@ -218,9 +218,9 @@ def test_the_token_of_what_is_not_given_is_named_as_the_processor_refuses_it(fam
 
 def test_prompts_and_images_that_do_not_fit_are_named(loaded_of):
     loaded = loaded_of("LLaVA-1.5")
-    with pytest.raises(DataError, match="has 1 image tokens for 2 pictures"):
+    with pytest.raises(DataError, match="has 1 image tokens for 2 images"):
         loaded.inputs([loaded.written([None, "?"])], [[WIDE, HIGH]])
     with pytest.raises(DataError, match="1 prompts and images of 2"):
         loaded.inputs([loaded.written([None, "?"])], [[WIDE], [HIGH]])
     with pytest.raises(DataError, match="is a str: expected a PIL image"):
-        loaded.images(["table.jpg"])
+        loaded.image_inputs(["table.jpg"])

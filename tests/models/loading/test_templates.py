@@ -23,7 +23,7 @@ OTHERS = [family for family in FAMILIES if family != "LLaVA-1.5"]
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """A folder without any template, and the token that stands for a picture."""
+    """A folder without any template, and the token that stands for an image."""
     known = {}
 
     def get(family, folder):

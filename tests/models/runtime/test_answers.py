@@ -9,7 +9,7 @@ from foveate.models.loading.load import load
 from foveate.models.runtime.generation import Conversation, answer, answer_each
 from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsEnsemble
-from tests.pictures import seen
+from tests.image_files import seen
 
 NEW = 5
 VISION = [Identity(), VisionCompressor(ClsEnsemble(LayersFrom(1)), 16, positions="original"), uniform(9), Blind()]
@@ -39,7 +39,7 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
     loaded, prompts, samples = asked
     llava = loaded.adapter
     rows = range(len(samples))
-    images = loaded.images([samples[i].image for i in rows])[0]["pixel_values"]
+    images = loaded.image_inputs([samples[i].image for i in rows])[0]["pixel_values"]
     compressed = compressor.compress(seen(llava, images))
 
     def answers(references=()):
@@ -56,7 +56,7 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
     if compressor.cuts:
         return
     for row, reference in enumerate(references):
-        if llava.image_token in reference:  # which stock code takes for a picture
+        if llava.image_token in reference:  # which stock code takes for an image
             continue
         one = compressor.compress(seen(llava, images[row : row + 1]))
         inputs, _ = pack(llava, {"input_ids": torch.tensor([prompts[row]])}, one, compressor.repack)
@@ -76,7 +76,7 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
 def test_inside_the_language_model_a_draft_has_the_probability_of_its_tokens_one_after_the_other(asked):
     loaded, prompts, samples = asked
     llava, compressor = loaded.adapter, fastv(20, 2)
-    compressed = compressor.compress(loaded.pictures([sample.image for sample in samples]))
+    compressed = compressor.compress(loaded.images([sample.image for sample in samples]))
     free = answer_each(llava, prompts, compressed, False, compressor.cuts, NEW)[0]
     with compressor.attached(loaded.model):
         for row in range(3):
@@ -84,7 +84,7 @@ def test_inside_the_language_model_a_draft_has_the_probability_of_its_tokens_one
             output = loaded.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                pixel_values=loaded.images([samples[row].image])[0]["pixel_values"],
+                pixel_values=loaded.image_inputs([samples[row].image])[0]["pixel_values"],
                 max_new_tokens=NEW,
                 do_sample=False,
                 output_logits=True,

@@ -17,7 +17,7 @@ from foveate.models.loading.load import adapt
 from foveate.models.runtime.generation import answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.scorers import PromptAttention, Random
-from foveate.testing.families import END, FAMILIES, START, pictures
+from foveate.testing.families import END, FAMILIES, START, image_inputs
 
 OPTIONS = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 OPTIONS |= {"return_dict_in_generate": True, "output_logits": True}
@@ -48,7 +48,7 @@ def kernel():
 
 def batch(rows: int) -> dict[str, torch.Tensor]:
     ids = torch.tensor([[5, 6, 7, START, *[119] * 36, END, 9, 10, 11][:45]] * rows)
-    images = torch.cat([picture["pixel_values"] for picture in pictures("LLaVA-1.5")[:rows]])
+    images = torch.cat([image["pixel_values"] for image in image_inputs("LLaVA-1.5")[:rows]])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": images}
 
 

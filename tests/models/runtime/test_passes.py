@@ -29,8 +29,8 @@ def loaded(tiny):
 @pytest.fixture(scope="module")
 def inputs(loaded):
     ids = torch.tensor([loaded.prompt("what is it ?"), loaded.prompt("where is it ?")])
-    pictures = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pictures}
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": images}
 
 
 class Besides(LogitsProcessor):
@@ -59,10 +59,10 @@ def said(loaded, method, inputs, *processors, **options):
 
 @each_method
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
-def test_another_picture_that_is_asked_about_meanwhile_changes_no_answer_and_is_compressed(
+def test_another_image_that_is_asked_about_meanwhile_changes_no_answer_and_is_compressed(
     loaded, inputs, method, options
 ):
-    """As contrastive decoding does, with a distorted picture."""
+    """As contrastive decoding does, with a distorted image."""
     noisy = inputs | {"pixel_values": torch.randn_like(inputs["pixel_values"])}
     with method.attached(loaded.model), torch.no_grad():
         expected = loaded.model(**noisy).logits
@@ -75,7 +75,7 @@ def test_another_picture_that_is_asked_about_meanwhile_changes_no_answer_and_is_
 
 @each_method
 def test_text_that_is_rated_meanwhile_is_rated_by_the_stock_model(loaded, inputs, method):
-    """As a reward, a perplexity, or guidance without the picture; longer than the prompt, with a cache of its own."""
+    """As a reward, a perplexity, or guidance without the image; longer than the prompt, with a cache of its own."""
     text, cache = torch.arange(5, 205)[None] % 60 + 5, []
 
     def rated(ids):

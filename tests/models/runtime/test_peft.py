@@ -11,7 +11,7 @@ from foveate.core.errors import UnsupportedModel
 from foveate.methods import fastv, full, uniform, vtc_cls
 from foveate.models.loading.load import adapt, load
 from foveate.testing.checkpoints import save_family
-from foveate.testing.families import BEGIN, IMAGE, llava, pictures
+from foveate.testing.families import BEGIN, IMAGE, image_inputs, llava
 
 METHODS = {"vtc_cls": vtc_cls(9, 0), "fastv": fastv(9, 2), "uniform": uniform(9), "full": full()}
 OPTIONS = {
@@ -27,7 +27,7 @@ TARGETS = ["q_proj", "v_proj", "fc1", "down_proj", "linear_1"]  # of tower, proj
 @pytest.fixture
 def inputs():
     ids = torch.tensor([[BEGIN, 5, *[IMAGE] * 36, 9, 10, 11], [BEGIN, 7, *[IMAGE] * 36, 12, 13, 14]])
-    pixels = torch.cat([one["pixel_values"] for one in pictures("LLaVA-1.5")[:2]])
+    pixels = torch.cat([one["pixel_values"] for one in image_inputs("LLaVA-1.5")[:2]])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
 
 

@@ -21,7 +21,7 @@ from foveate.models.loading.load import adapt
 from foveate.models.runtime.generation import answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.scorers import PromptAttention, Random
-from foveate.testing.families import END, FAMILIES, START, pictures
+from foveate.testing.families import END, FAMILIES, START, image_inputs
 
 CPU = torch.device("cpu")
 PLACES = [torch.device("cuda", number) for number in range(2)]
@@ -116,7 +116,7 @@ def placed(model: Any) -> Iterator[None]:
 
 def batch() -> dict[str, Tensor]:
     ids = torch.tensor([[0, 0, 5, 6, START, *[119] * 36, END, 9, 10], [3, 4, 5, 6, START, *[119] * 36, END, 9, 11]])
-    images = torch.cat([picture["pixel_values"] for picture in pictures("LLaVA-1.5")[:2]])
+    images = torch.cat([image["pixel_values"] for image in image_inputs("LLaVA-1.5")[:2]])
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "pixel_values": images}
 
 

@@ -19,7 +19,7 @@ from foveate.compressors import DecoderCompressor, Pipeline, VisionCompressor
 from foveate.core.contracts import Scorer, Selector
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Role
-from foveate.core.types import Trace
+from foveate.core.trace import Trace
 from foveate.data.load import load_samples
 from foveate.functional.ranking import listed
 from foveate.methods import (
@@ -41,8 +41,8 @@ from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention, Random, WideClsAttention
 from foveate.selectors import Mass
 from foveate.testing.tiny import save_tiny_llava
+from tests.image_files import seen
 from tests.models.families.test_llava import inputs_of
-from tests.pictures import seen
 
 NEW = 6
 
@@ -69,7 +69,7 @@ def samples():
 
 @pytest.fixture(scope="module")
 def batch(loaded, samples):
-    """Three prompts of different lengths, left-padded, about two pictures."""
+    """Three prompts of different lengths, left-padded, about two images."""
     chosen = [samples[0], samples[11], samples[31]]
     inputs = inputs_of(loaded, [s.question for s in chosen], [[s.image] for s in chosen])
     assert not inputs["attention_mask"].all()
@@ -241,7 +241,7 @@ def _until_end(tokens, ends):
 
 
 @torch.no_grad()
-def test_several_pictures_per_prompt_are_chosen_from_together(loaded, samples):
+def test_several_images_per_prompt_are_chosen_from_together(loaded, samples):
     images = [[samples[0].image, samples[11].image], [samples[11].image, samples[22].image]]
     inputs = inputs_of(loaded, [samples[0].question, samples[31].question], images)
     with fastv(40, 2).attached(loaded.model) as run:
@@ -369,7 +369,7 @@ def test_prompt_side_needs_on_the_vision_side_are_refused():
 
 
 @torch.no_grad()
-def test_roles_tell_text_before_and_behind_the_picture(loaded, batch):
+def test_roles_tell_text_before_and_behind_the_image(loaded, batch):
     compressed = uniform(9).compress(seen(loaded.adapter, batch["pixel_values"]))
     _, layout = pack(loaded.adapter, dict(batch), compressed, repack=True)
     for row, ids, mask in zip(layout.role, batch["input_ids"], batch["attention_mask"], strict=True):
@@ -398,7 +398,7 @@ def test_several_readings_of_one_block_do_not_disturb_each_other(loaded, batch, 
 @torch.no_grad()
 @pytest.mark.parametrize("compressor", [sparsevlm(64, after=(0, 1, 2)), sparsevlm_plus(64, after=(0, 1, 2))], ids=repr)
 def test_a_question_without_raters_rates_as_a_whole(loaded, batch, compressor):
-    """One word is as alike as the average of all; and behind the picture there may be nothing."""
+    """One word is as alike as the average of all; and behind the image there may be nothing."""
     image = batch["pixel_values"][:1]
     for after in ([5], []):
         ids = torch.tensor([[1, 7, *[loaded.adapter.image_token] * 144, *after]])

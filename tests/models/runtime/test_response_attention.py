@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from foveate.compressors import Identity
+from foveate.core.compression import Compressed
 from foveate.core.needs import ResponseRows
-from foveate.core.types import Compressed
 from foveate.data.load import load_samples
 from foveate.models.loading.load import load
 from foveate.models.runtime.generation import answer_each
 from foveate.models.runtime.response_attention import AttentionMaps, attention_maps, response_rows
-from tests.pictures import seen
+from tests.image_files import seen
 
 NAMES = ("last", "question", "every", "response")
 TOKENS = 4
@@ -16,14 +16,14 @@ GIVEN = ([7, 8, 9, 10, 11], [12], [], [13, 9])
 
 
 class Asked:
-    """Four prompts of different lengths about two pictures."""
+    """Four prompts of different lengths about two images."""
 
     def __init__(self, checkpoint: str):
         self.loaded = load(checkpoint)
         samples = load_samples("scenes", "search", limit=33)
         self.samples = [samples[i] for i in (0, 4, 11, 31)]
         self.prompts = [self.loaded.prompt(sample.question) for sample in self.samples]
-        self.pixels = self.loaded.images([sample.image for sample in self.samples])[0]["pixel_values"]
+        self.pixels = self.loaded.image_inputs([sample.image for sample in self.samples])[0]["pixel_values"]
 
     @torch.inference_mode()
     def full(self, rows: slice = slice(None)) -> Compressed:

@@ -14,7 +14,7 @@ from foveate.models.runtime.generation import Conversation, answer, answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.models.runtime.response_attention import attention_maps
 from foveate.scorers import PromptAttention, Random
-from foveate.testing.families import END, FAMILIES, PAD, START, pictures
+from foveate.testing.families import END, FAMILIES, PAD, START, image_inputs
 from foveate.testing.models import features_of
 from foveate.testing.text_models import TEXT_MODELS, llava_with
 from tests.tiers import parametrize
@@ -31,11 +31,11 @@ FEW = ("Mistral v0.1 (window)", "Granite", "Phi-3", "SmolLM3 (no positions in so
 
 
 class Asked:
-    """Random prompts, each about one of a family's four pictures, in batches."""
+    """Random prompts, each about one of a family's four images, in batches."""
 
     def __init__(self, family: str, model: Any) -> None:
-        self.model, self.adapter, self.shown = model, adapt(model), pictures(family)
-        self.lengths = [len(features_of(self.adapter, picture)[0]) for picture in self.shown]
+        self.model, self.adapter, self.shown = model, adapt(model), image_inputs(family)
+        self.lengths = [len(features_of(self.adapter, image)[0]) for image in self.shown]
         generator = torch.Generator().manual_seed(0)
 
         def words(least: int) -> list[int]:
@@ -111,7 +111,7 @@ def test_every_family_answers_as_stock_generate(family):
     check(family, FAMILIES[family]())
 
 
-def test_answers_depend_on_pictures_and_words():
+def test_answers_depend_on_images_and_words():
     asked = Asked("LLaVA-1.5", llava_with("LLaMA"))
     said = asked.stock(asked.numbers[0], asked.prompts[0])
     assert len({tuple(row) for row in said}) > BATCH // 2

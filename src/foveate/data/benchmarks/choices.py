@@ -72,8 +72,8 @@ MMBENCH = Benchmark(
     split="dev",
     columns=("index", "question", "hint", "answer", "A", "B"),
     ask=_mmbench,
-    picture="index",
-    picture_of=lambda index: str(int(index) % ROTATIONS),
+    image_id="index",
+    image_id_of=lambda index: str(int(index) % ROTATIONS),
 )
 """Each question is asked with its options in every rotation. Source: Liu et al. 2023, arXiv 2307.06281v5."""
 
@@ -93,4 +93,4 @@ SEEDBENCH = Benchmark(
     columns=("question_id", "question", "answer", "choice_a", "choice_b", "choice_c", "choice_d", "data_type"),
     ask=_seed,
 )
-"""The questions about pictures, not those about videos. Source: Li et al. 2023, arXiv 2307.16125v2."""
+"""The questions about images, not those about videos. Source: Li et al. 2023, arXiv 2307.16125v2."""

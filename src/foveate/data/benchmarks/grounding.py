@@ -31,13 +31,13 @@ def _shares(row: Row) -> Box:
     if not (all(map(math.isfinite, (left, top, width, height))) and width > 0 and height > 0 and seen):
         raise DataError(
             f"bbox is {shown(list(row['bbox']))}, expected left, top, width and height, the last two positive, of "
-            f"a part of the picture, which has {across} x {down} pixels"
+            f"a part of the image, which has {across} x {down} pixels"
         )
     return left / across, top / down, min((left + width) / across, 1.0), min((top + height) / down, 1.0)
 
 
-def _picture(file_name: str) -> str:
-    """COCO_train2014_000000581857_16.jpg is the sixteenth annotation of the picture COCO_train2014_000000581857."""
+def _image_id(file_name: str) -> str:
+    """COCO_train2014_000000581857_16.jpg is the sixteenth annotation of the image COCO_train2014_000000581857."""
     return re.sub(r"(_\d{12})_\d+$", r"\1", str(file_name).rsplit(".", 1)[0])
 
 
@@ -49,8 +49,8 @@ def _benchmark(name: str, repo: str, splits: tuple[str, ...]) -> Benchmark:
         split="val",
         columns=("question_id", "answer", "bbox", "file_name"),
         ask=_refcoco,
-        picture="file_name",
-        picture_of=_picture,
+        image_id="file_name",
+        image_id_of=_image_id,
         sized=True,
     )
 

@@ -71,7 +71,7 @@ VQAV2 = Benchmark(
     split="validation",
     columns=("question_id", "question", "image_id"),
     ask=_vqav2,
-    picture="image_id",
+    image_id="image_id",
 )
 """Source: Goyal et al. 2017, arXiv 1612.00837v3."""
 
@@ -82,9 +82,9 @@ TEXTVQA = Benchmark(
     split="validation",
     columns=("question_id", "question", "image_id"),
     ask=_textvqa,
-    picture="image_id",
+    image_id="image_id",
 )
-"""Text in pictures. Source: Singh et al. 2019, arXiv 1904.08920v2."""
+"""Text in images. Source: Singh et al. 2019, arXiv 1904.08920v2."""
 
 TEXTVQA_OCR = replace(TEXTVQA, name="textvqa_ocr", columns=(*TEXTVQA.columns, "ocr_tokens"), ask=_textvqa_ocr)
 """The same, told what an OCR system reads, as in LLaVA-1.5's own evaluation."""
@@ -106,7 +106,7 @@ GQA = Benchmark(
     split="testdev",
     columns=("id", "imageId", "question", "answer"),
     ask=_gqa,
-    picture="imageId",
+    image_id="imageId",
     images={"testdev": Part("testdev", "testdev_balanced_images")},
 )
 """Compositional questions about scenes. Source: Hudson and Manning 2019, arXiv 1902.09506v3."""

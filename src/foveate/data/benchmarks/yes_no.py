@@ -42,9 +42,9 @@ POPE = Benchmark(
     split="test",
     columns=("question_id", "question", "answer", "image_source", "category"),
     ask=_pope,
-    picture="image_source",
+    image_id="image_source",
 )
-"""Whether objects are in a picture that are not. Source: Li et al. 2023, arXiv 2305.10355v3."""
+"""Whether objects are in an image that are not. Source: Li et al. 2023, arXiv 2305.10355v3."""
 
 PERCEPTION = (
     "existence",
@@ -67,6 +67,6 @@ MME = Benchmark(
     split="test",
     columns=("question_id", "question", "answer", "category"),
     ask=_mme,
-    picture="question_id",  # names the picture: its two questions share it
+    image_id="question_id",  # names the image: its two questions share it
 )
-"""Two questions per picture, one of which is to be affirmed. Source: Fu et al. 2023, arXiv 2306.13394v4."""
+"""Two questions per image, one of which is to be affirmed. Source: Fu et al. 2023, arXiv 2306.13394v4."""

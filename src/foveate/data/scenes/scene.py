@@ -1,4 +1,4 @@
-"""Synthetic pictures whose every fact, and every pixel that shows it, is known.
+"""Synthetic images whose every fact, and every pixel that shows it, is known.
 
 A scene holds two to four coloured shapes and one or two signs with a character, on a textured background with clutter.
 Colours are distinct over all things of a scene and kinds over its shapes, so that "the star" and "the red sign" name
@@ -47,7 +47,7 @@ SMALL_RADII, LARGE_RADII, SIGN_RADII = (8, 9), (12, 13, 14), (9, 10)
 SHAPE_TURNS, SIGN_TURNS = (-20, -8, 8, 20), (-4, -2, 2, 4)  # degrees
 
 _WINDOW = 32  # pixels: holds the largest thing at any turn
-_CLUTTER = 10  # marks per picture
+_CLUTTER = 10  # marks per image
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class Thing:
 
     @property
     def margin(self) -> float:
-        """Pixels between the centre and the nearer midline of the picture: how clearly its quadrant can be told."""
+        """Pixels between the centre and the nearer midline of the image: how clearly its quadrant can be told."""
         return min(abs(self.x - IMAGE_SIZE / 2), abs(self.y - IMAGE_SIZE / 2))
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture with its contents.
+    """An image with its contents.
 
     Attributes:
         things: Shapes first, then signs.
@@ -170,9 +170,9 @@ def _render(things: tuple[Thing, ...], rng: Generator) -> tuple[np.ndarray, np.n
             ink = np.float32(0.03 if colour.mean() > 0.45 else 0.97)
             _blend(canvas[window], _glyph(thing.glyph), np.full(3, ink))
         owner[window][alpha > 0.5] = index
-    picture = canvas[pad:-pad, pad:-pad] * rng.uniform(0.85, 1.1)
-    picture += rng.standard_normal(picture.shape, np.float32) * 0.035
-    pixels = (picture.clip(0, 1) * 255).round().astype(np.uint8)
+    image = canvas[pad:-pad, pad:-pad] * rng.uniform(0.85, 1.1)
+    image += rng.standard_normal(image.shape, np.float32) * 0.035
+    pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
     return pixels, owner[pad:-pad, pad:-pad].copy()
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.compression import Compression
 from foveate.core.contracts import Cut, Reduction
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import (
@@ -24,15 +26,14 @@ from foveate.core.needs import (
     resolve_layer,
     resolve_layers,
 )
-from foveate.core.types import Arrangement, Compression, Grid
 from foveate.functional.pixel_filters import FILTERS
 from foveate.functional.sequence import positions
 from foveate.models.backbone.cut_checks import check_cuts
 from foveate.models.backbone.decoder import Decoder
 from foveate.models.backbone.pixels import WHITE, Normalisation, pair
 
-Images = Mapping[str, Tensor]
-"""Those inputs of a model that belong to its pictures."""
+ImageInputs = Mapping[str, Tensor]
+"""Those inputs of a model that belong to its images."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Tower:
         heads: Of each.
         feature_layer: The layer that writes the language model's input.
         has_cls: Whether there is a [CLS] token.
-        grid: Visual tokens of one picture of its size, before any compression; where it takes pictures of any size, of
+        grid: Visual tokens of one image of its size, before any compression; where it takes images of any size, of
             a typical one.
-        windowed_layers: Layers in which a patch only sees a window of the picture.
+        windowed_layers: Layers in which a patch only sees a window of the image.
     """
 
     depth: int
@@ -62,16 +63,16 @@ class Adapter(ABC):
 
     Attributes:
         tower: What is known of the vision tower.
-        image_inputs: Names of the inputs that belong to pictures, the pixels first.
+        image_inputs: Names of the inputs that belong to images, the pixels first.
         modality: What the stock model calls them.
         image_options: What the model's own processor asks of its image processor.
         image_boundary_tokens: The tokenizer's names of the tokens that this processor puts before and behind a
-            picture's run.
-        fixed_grid: Whether every picture lies in the tower's own grid, and its tokens say all about it.
+            image's run.
+        fixed_grid: Whether every image lies in the tower's own grid, and its tokens say all about it.
         position_axes: How many numbers a position has.
         packs_projected: Whether sources are behind the projector already.
         separator: Embedding of tokens between patches; None where there are none.
-        deepstack_levels: Behind so many of the first blocks the language model is given more of the picture.
+        deepstack_levels: Behind so many of the first blocks the language model is given more of the image.
         image_processor: Of the checkpoint; None where the model is known without it.
     """
 
@@ -94,32 +95,32 @@ class Adapter(ABC):
         self.decoder = Decoder(language_model, model.lm_head)
 
     @abstractmethod
-    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
-        """How each picture is arranged.
+    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
+        """How each image is arranged.
 
         Args:
-            images: Of all pictures of a call.
-            runs: Lengths of the runs of placeholders in the prompts, in reading order; adjacent pictures share one.
+            images: Of all images of a call.
+            runs: Lengths of the runs of placeholders in the prompts, in reading order; adjacent images share one.
         """
 
     @abstractmethod
-    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
-        """Only some of the pictures.
+    def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
+        """Only some of the images.
 
         Args:
-            images: Of all pictures of a call.
+            images: Of all images of a call.
             rows: Which.
             arrangements: Of all.
         """
 
     @abstractmethod
     def encode(
-        self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
+        self, images: ImageInputs, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
         """Sources (patches, then [CLS] if there is one), and what the vision side can answer of `needs`.
 
         Args:
-            images: Pictures of one arrangement.
+            images: Images of one arrangement.
             arrangement: Of all of them.
             needs: What is asked.
 
@@ -129,11 +130,11 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def vision_grids(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
-        """Of one of these pictures all that the tower runs over, such as tiles: the tower's own patches of each."""
+    def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
+        """Of one of these images all that the tower runs over, such as tiles: the tower's own patches of each."""
 
     @abstractmethod
-    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+    def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         """Returns the pixels of all that the tower runs over, as it is given them.
 
         Args:
@@ -143,7 +144,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def per_token(
-        self, values: Float[Tensor, "image tile patch width"], images: Images, arrangement: Arrangement
+        self, values: Float[Tensor, "image tile patch width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image token width"]:
         """Returns, for each visual token in reading order, the mean of its patches.
 
@@ -154,7 +155,7 @@ class Adapter(ABC):
         """
 
     def pixel_statistic(
-        self, images: Images, arrangement: Arrangement, need: PixelStatistic
+        self, images: ImageInputs, arrangement: Arrangement, need: PixelStatistic
     ) -> Float[Tensor, "image token"]:
         """Returns the answer to a need about pixels.
 
@@ -188,7 +189,7 @@ class Adapter(ABC):
         return self.projector(features)
 
     def reduced(
-        self, images: Images, reduction: Reduction, keep: int
+        self, images: ImageInputs, reduction: Reduction, keep: int
     ) -> tuple[Float[Tensor, "image token dim"], Compression]:
         """Sources when `reduction` drops or merges tokens between the tower's blocks.
 
@@ -196,7 +197,7 @@ class Adapter(ABC):
             UnsupportedNeed: It cannot in this family.
         """
         raise UnsupportedNeed(
-            f"{reduction} works inside the tower of LLaVA-1.5; {type(self.model).__name__} cuts its pictures up or "
+            f"{reduction} works inside the tower of LLaVA-1.5; {type(self.model).__name__} cuts its images up or "
             "merges their patches afterwards: use a method that compresses behind the tower"
         )
 
@@ -216,7 +217,7 @@ class Adapter(ABC):
         """Returns the features of images as `generate` of the stock model takes them: one entry per image.
 
         Args:
-            tokens: Of each picture.
+            tokens: Of each image.
             deep: The same for each of the `deepstack_levels` blocks.
         """
         listed: Any = list(tokens)
@@ -247,7 +248,7 @@ class Adapter(ABC):
 
     @property
     def extra_needs(self) -> tuple[Need, ...]:
-        """What of pictures the language model must be given besides their tokens."""
+        """What of images the language model must be given besides their tokens."""
         return (Deepstack(),) if self.deepstack_levels else ()
 
     @property
@@ -278,7 +279,7 @@ class Adapter(ABC):
                 return ()
 
     def check(self, needs: Sequence[Need], cuts: Sequence[Cut] = ()) -> None:
-        """Raises what running these needs and cuts would raise about layers, without a picture."""
+        """Raises what running these needs and cuts would raise about layers, without an image."""
         for need in needs:
             self.layers(need)
         check_cuts(cuts, self.decoder.depth, self.deepstack_levels, self.decoder.window)

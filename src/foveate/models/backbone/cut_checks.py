@@ -13,7 +13,7 @@ def check_cuts(cuts: Sequence[Cut], depth: int, deepstack_levels: int = 0, windo
     Args:
         cuts: The cuts.
         depth: Number of blocks.
-        deepstack_levels: Behind so many of the first ones more of the picture is added to its tokens.
+        deepstack_levels: Behind so many of the first ones more of the image is added to its tokens.
         window: How many of the last tokens some blocks attend to; None where all see everything.
 
     Raises:

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Cache
 
+from foveate.core.arrangement import Arrangement
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.types import Arrangement
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.backbone.internals import cache_argument, internal
 

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foveate.core.contracts import Pictures
+from foveate.core.arrangement import Arrangement
+from foveate.core.compression import Compressed, Compression, Decision
+from foveate.core.contracts import ImageBatch
 from foveate.core.needs import Need
-from foveate.core.types import EXTRA, PADDING, Arrangement, Compressed, Compression, Decision
+from foveate.core.trace import EXTRA, PADDING
 from foveate.functional.mixing import unit_rows
 
 
@@ -21,18 +23,18 @@ def group_by_shape(arrangements: Sequence[Arrangement]) -> list[list[int]]:
 
 
 def in_groups(
-    compress: Callable[[Pictures], Compressed],
+    compress: Callable[[ImageBatch], Compressed],
     groups: Sequence[Sequence[int]],
-    pictures: Callable[[list[int]], Pictures],
+    images: Callable[[list[int]], ImageBatch],
 ) -> Compressed:
     """Images of several arrangements, compressed group by group.
 
     Args:
         compress: Of a compressor.
         groups: As `group_by_shape` gives them.
-        pictures: The images of a group.
+        images: The images of a group.
     """
-    parts = [compress(pictures(list(rows))) for rows in groups]
+    parts = [compress(images(list(rows))) for rows in groups]
     if len(parts) == 1:
         return parts[0]
     rows = [row for group in groups for row in group]

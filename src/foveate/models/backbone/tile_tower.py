@@ -1,4 +1,4 @@
-"""A vision tower that sees pictures of one size: CLIP's, SigLIP's, InternViT."""
+"""A vision tower that sees images of one size: CLIP's, SigLIP's, InternViT."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from foveate.models.backbone.attention_tap import tapped
 
 
 class TileTower:
-    """Runs a tower over pictures of its own size, and listens to its attention.
+    """Runs a tower over images of its own size, and listens to its attention.
 
     Args:
         model: The tower.
@@ -37,12 +37,12 @@ class TileTower:
         self._layer_of = {module: layer for layer, module in enumerate(attention)}
 
     def encode(
-        self, pixels: Float[Tensor, "picture channel height width"], wanted: dict[Need, tuple[int, ...]]
-    ) -> tuple[Float[Tensor, "picture source dim"], dict[Need, Tensor]]:
+        self, pixels: Float[Tensor, "image channel height width"], wanted: dict[Need, tuple[int, ...]]
+    ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
         """Patches, then [CLS] if there is one, and the answers to the needs that name a layer.
 
         Args:
-            pixels: Of the pictures.
+            pixels: Of the images.
             wanted: What is asked, and the layers that answer it.
         """
         recorded: dict[tuple[type[Need], int], Tensor] = {}

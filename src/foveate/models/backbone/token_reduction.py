@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from foveate.core.checks import checked_step
+from foveate.core.compression import Block, Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
-from foveate.core.types import PADDING, Block, Compression
+from foveate.core.trace import PADDING
 from foveate.functional.mixing import unit_rows
 from foveate.models.backbone.internals import internal
 

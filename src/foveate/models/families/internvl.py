@@ -8,16 +8,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import UnsupportedModel
-from foveate.core.types import Arrangement, Grid
-from foveate.models.backbone.adapter import Images, Tower
+from foveate.models.backbone.adapter import ImageInputs, Tower
 from foveate.models.backbone.tile_tower import TileTower, hidden, writing
 from foveate.models.families.llava import square
 from foveate.models.families.tiled import Tiled
 
 
 class InternVL(Tiled):
-    """InternVL: a token is a square of patches, by pixel shuffle; tile after tile, the whole picture last."""
+    """InternVL: a token is a square of patches, by pixel shuffle; tile after tile, the whole image last."""
 
     image_options: ClassVar[Mapping[str, Any]] = {"crop_to_patches": True}
     image_boundary_tokens: ClassVar[tuple[str, ...]] = ("start_image_token_id", "end_image_token_id")
@@ -38,7 +38,7 @@ class InternVL(Tiled):
         self.tower = Tower(len(layers), heads, writing(chosen, len(layers)), True, grid)
         self.tiles = TileTower(tower, [layer.attention for layer in layers], self.tower, states)
 
-    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         tiles = self.tower.grid.patches
         if any(run % tiles for run in runs) or sum(runs) != len(images["pixel_values"]) * tiles:
             raise ValueError(
@@ -47,17 +47,17 @@ class InternVL(Tiled):
             )
         return [self._arranged(run // tiles) for run in runs]
 
-    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+    def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         tiles = images["pixel_values"].split([len(arrangement.views) for arrangement in arrangements])
         return {"pixel_values": torch.cat([tiles[row] for row in rows])}
 
-    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+    def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         return images["pixel_values"].unflatten(0, (-1, len(arrangement.views)))
 
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
         side = square(self.model.config)
-        picture = features.unflatten(1, (side.rows, side.columns)).contiguous()  # of which the model takes views
-        return self.inner.pixel_shuffle(picture, scale_factor=self.model.config.downsample_ratio).flatten(1, 2)
+        image = features.unflatten(1, (side.rows, side.columns)).contiguous()  # of which the model takes views
+        return self.inner.pixel_shuffle(image, scale_factor=self.model.config.downsample_ratio).flatten(1, 2)
 
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
         return self.joined(values).unflatten(-1, (-1, values.shape[-1])).mean(-2)

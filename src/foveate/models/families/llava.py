@@ -9,19 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
+from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.compression import Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import Downsampled, Features, Fingerprint, Need, PixelStatistic
-from foveate.core.types import Arrangement, Compression, Grid
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.backbone.adapter import Adapter, Images, Tower
+from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
 from foveate.models.backbone.pixels import pair
 from foveate.models.backbone.tile_tower import TileTower, hidden, writing
 from foveate.models.backbone.token_reduction import entered, reduced
 
 
 class Llava(Adapter):
-    """Every picture is one picture of the tower."""
+    """Every image is one image of the tower."""
 
     fixed_grid: ClassVar[bool] = True
 
@@ -30,25 +31,25 @@ class Llava(Adapter):
         self.tiles = clip_like(model)
         self.tower = self.tiles.about
 
-    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         return [Arrangement((self.tower.grid,))] * len(images["pixel_values"])
 
-    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+    def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         return {"pixel_values": images["pixel_values"][list(rows)]}
 
-    def vision_grids(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+    def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
         return (self.tower.grid,)
 
-    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+    def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         return images["pixel_values"][:, None]
 
     def per_token(
-        self, values: Float[Tensor, "image tile patch width"], images: Images, arrangement: Arrangement
+        self, values: Float[Tensor, "image tile patch width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image token width"]:
         return values[:, 0]
 
     def encode(
-        self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
+        self, images: ImageInputs, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
         pixels = images["pixel_values"]
         sources, values = self.tiles.encode(pixels, {need: self.layers(need) for need in needs})
@@ -68,7 +69,7 @@ class Llava(Adapter):
         return sources, values
 
     def reduced(
-        self, images: Images, reduction: Reduction, keep: int
+        self, images: ImageInputs, reduction: Reduction, keep: int
     ) -> tuple[Float[Tensor, "image token dim"], Compression]:
         tower, config = self.tower, self.model.config
         if not isinstance(config.vision_feature_layer, int) and len(config.vision_feature_layer) > 1:
@@ -117,6 +118,6 @@ def clip_like(model: Any) -> TileTower:  # noqa: ANN401 (LLaVA and its descendan
 
 
 def square(config: Any) -> Grid:  # noqa: ANN401
-    """The patches of one picture of the tower."""
+    """The patches of one image of the tower."""
     sizes, sides = pair(config.vision_config.image_size), pair(config.vision_config.patch_size)
     return Grid(sizes[0] // sides[0], sizes[1] // sides[1])

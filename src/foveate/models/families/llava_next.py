@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.core.types import Arrangement, Grid
-from foveate.models.backbone.adapter import Images
+from foveate.core.arrangement import Arrangement, Grid
+from foveate.models.backbone.adapter import ImageInputs
 from foveate.models.backbone.internals import internal
 from foveate.models.families.llava import clip_like, square
 from foveate.models.families.tiled import Tiled
@@ -20,7 +20,7 @@ _BREAK = -1.0  # marks where the packing code puts what is no patch
 
 
 class AnyResolution(Tiled):
-    """The whole picture, then its enlargement: tiles, without what pads them, a separator at the end of each row."""
+    """The whole image, then its enlargement: tiles, without what pads them, a separator at the end of each row."""
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
 
@@ -31,7 +31,7 @@ class AnyResolution(Tiled):
         self.separator = self.inner.image_newline
         self._known: dict[tuple[int, int], Arrangement] = {}
 
-    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         pixels, sizes = images.get("pixel_values"), images["image_sizes"].tolist()
         if pixels is not None and pixels.ndim != 5:
             raise ValueError(
@@ -41,15 +41,15 @@ class AnyResolution(Tiled):
         known = [self._arranged((int(height), int(width))) for height, width in sizes]
         return [own if cut else self._whole for own, cut in zip(known, self._cut(images), strict=True)]
 
-    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+    def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         return {name: images[name][list(rows)] for name in ("pixel_values", "image_sizes")}
 
-    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+    def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         whole = arrangement == self._whole
         return images["pixel_values"][:, : 1 if whole else self.count(images["image_sizes"][0])]
 
     def packed(
-        self, tiles: Float[Tensor, "image tile token width"], images: Images, arrangement: Arrangement
+        self, tiles: Float[Tensor, "image tile token width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image patch width"]:
         sizes = images["image_sizes"]  # images of one arrangement may be unpadded differently
         stands = arrangement.offsets.to(tiles.device)
@@ -57,24 +57,24 @@ class AnyResolution(Tiled):
         return torch.stack([self.pack(tile, size, newline)[stands] for tile, size in zip(tiles, sizes, strict=True)])
 
     def count(self, size: Tensor) -> int:
-        """Number of tiles of a picture of this height and width."""
+        """Number of tiles of an image of this height and width."""
         config: Any = self.model.config
         image_size_to_num_patches = internal("models.llava_next.modeling_llava_next.image_size_to_num_patches")
         return image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
 
     @cached_property
     def _whole(self) -> Arrangement:
-        """How a picture is arranged that is not cut: its tokens, then one separator."""
+        """How an image is arranged that is not cut: its tokens, then one separator."""
         base = square(self.model.config)
         return Arrangement((base,), (), separators=(base.patches,))  # the square around it shows more than it
 
-    def _cut(self, images: Images) -> list[bool]:
-        """Tells which pictures are cut into tiles."""
+    def _cut(self, images: ImageInputs) -> list[bool]:
+        """Tells which images are cut into tiles."""
         return [True] * len(images["image_sizes"])
 
     @abstractmethod
     def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
-        """The model's own packing of one picture."""
+        """The model's own packing of one image."""
 
     def _arranged(self, size: tuple[int, int]) -> Arrangement:
         if size not in self._known:
@@ -120,15 +120,15 @@ class LlavaNextVideo(Tiled):
     def image_token(self) -> int:
         return self.model.config.video_token_id
 
-    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         videos, frames = images["pixel_values_videos"].shape[:2]
         number = tuple(frame for frame in range(frames) for _ in range(self.tower.grid.patches))
         return [Arrangement((self.tower.grid,) * frames, Arrangement.boxes * frames, tiles=number)] * videos
 
-    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+    def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         return {"pixel_values_videos": images["pixel_values_videos"][list(rows)]}
 
-    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+    def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         return images["pixel_values_videos"]
 
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:

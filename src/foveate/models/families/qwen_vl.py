@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL: a tower for pictures of any size, squares of patches merged, positions with three axes."""
+"""Qwen2.5-VL and Qwen3-VL: a tower for images of any size, squares of patches merged, positions with three axes."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -9,16 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic, ReceivedRows
-from foveate.core.types import Arrangement, Grid
 from foveate.functional.attention import mean_attention
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.backbone.adapter import Adapter, Images, Tower
+from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.backbone.internals import internal
 
-_TYPICAL = Grid(24, 24)  # of a picture of 672 x 672 pixels with patches of 14
+_TYPICAL = Grid(24, 24)  # of an image of 672 x 672 pixels with patches of 14
 
 
 class QwenVL(Adapter):
@@ -45,27 +45,27 @@ class QwenVL(Adapter):
             whole = [str(layer) for layer in range(self.tower.depth) if layer not in self.tower.windowed_layers]
             raise LayerError(
                 f"{need}: in this layer a patch only sees its window, so that attention received says nothing about "
-                f"the picture; choose one of {', '.join(whole)}, or let foveate.methods.fitting.with_fallbacks do so"
+                f"the image; choose one of {', '.join(whole)}, or let foveate.methods.fitting.with_fallbacks do so"
             )
         return found
 
-    def arrangements(self, images: Images, runs: Sequence[int]) -> list[Arrangement]:
+    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         sizes = images["image_grid_thw"].tolist()
         if any(frames != 1 for frames, _, _ in sizes):
-            raise UnsupportedNeed(f"image_grid_thw {sizes}: only pictures are supported, which have one frame")
+            raise UnsupportedNeed(f"image_grid_thw {sizes}: only images are supported, which have one frame")
         return [Arrangement((Grid(rows // self.side, columns // self.side),)) for _, rows, columns in sizes]
 
-    def chosen(self, images: Images, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> Images:
+    def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         pixels = images["pixel_values"].split([a.patches * self.side**2 for a in arrangements])
         return {
             "pixel_values": torch.cat([pixels[row] for row in rows]),
             "image_grid_thw": images["image_grid_thw"][list(rows)],
         }
 
-    def vision_grids(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+    def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
         return tuple(Grid(grid.rows * self.side, grid.columns * self.side) for grid in arrangement.views)
 
-    def pixels(self, images: Images, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+    def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         config: Any = self.model.config.vision_config
         (grid,), side, patch = arrangement.views, self.side, config.patch_size
         rows = images["pixel_values"]  # a patch each: square of patches by square, every frame twice
@@ -74,7 +74,7 @@ class QwenVL(Adapter):
         return frame.reshape(-1, 1, 3, grid.rows * side * patch, grid.columns * side * patch)
 
     def per_token(
-        self, values: Float[Tensor, "image tile patch width"], images: Images, arrangement: Arrangement
+        self, values: Float[Tensor, "image tile patch width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image token width"]:
         (grid,) = arrangement.views
         squares = values[:, 0].unflatten(1, (grid.rows, self.side, grid.columns, self.side))
@@ -85,7 +85,7 @@ class QwenVL(Adapter):
         return self.inner.visual.merger
 
     def encode(
-        self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
+        self, images: ImageInputs, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
         wanted = {need: self.layers(need) for need in needs}
         heard: dict[Need, list[Tensor]] = {need: [] for need, layers in wanted.items() if layers}
@@ -94,7 +94,7 @@ class QwenVL(Adapter):
 
         def listen(layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
             for need in (need for need in heard if layer in wanted[need]):
-                # several pictures in one call under FlashAttention, one picture or window per call otherwise
+                # several images in one call under FlashAttention, one image or window per call otherwise
                 q, k = (x.detach()[0].transpose(0, 1) for x in (query, key))
                 heard[need].append(_heard(need, q, k, scaling, patches))
 
@@ -121,11 +121,11 @@ class QwenVL(Adapter):
                 case Deepstack():
                     values[need] = torch.stack([torch.stack(list(level)) for level in seen.deepstack_features], 1)
                 case Downsampled():
-                    raise UnsupportedNeed(f"{need}: give this model a smaller picture instead")
-                case _ if need in heard:  # (patch of all pictures, head, ...), windows in the tower's order
+                    raise UnsupportedNeed(f"{need}: give this model a smaller image instead")
+                case _ if need in heard:  # (patch of all images, head, ...), windows in the tower's order
                     tower = torch.cat(heard[need]).unflatten(0, (-1, self.side**2)).mean(1)[order]
-                    picture = tower.unflatten(0, (count, -1))
-                    values[need] = picture if isinstance(need, Keys) else picture.transpose(1, 2)
+                    image = tower.unflatten(0, (count, -1))
+                    values[need] = image if isinstance(need, Keys) else image.transpose(1, 2)
         return tokens, values
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
@@ -157,7 +157,7 @@ class QwenVL(Adapter):
         return output(pooler_output=listed, deepstack_features=levels)
 
     def _order(self, grid: Tensor) -> Tensor:
-        """Where each token stands in the tower, which goes through the picture window by window."""
+        """Where each token stands in the tower, which goes through the image window by window."""
         tower = self.inner.visual
         if not hasattr(tower, "window_size"):
             return torch.arange(int(grid.prod(1).sum()) // self.side**2, device=grid.device)
@@ -171,6 +171,6 @@ def _heard(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int)
     """(patch, head, ...) of one attention call, in which each `patches` see each other."""
     if isinstance(need, Keys):
         return key
-    pictures = [x.unflatten(0, (-1, patches)).transpose(1, 2) for x in (query, key)]
-    rows = torch.ones(pictures[0].shape[0], patches, device=query.device)
-    return mean_attention(pictures[0], pictures[1], scaling, rows).transpose(1, 2).flatten(0, 1)
+    images = [x.unflatten(0, (-1, patches)).transpose(1, 2) for x in (query, key)]
+    rows = torch.ones(images[0].shape[0], patches, device=query.device)
+    return mean_attention(images[0], images[1], scaling, rows).transpose(1, 2).flatten(0, 1)

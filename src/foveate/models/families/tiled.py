@@ -1,15 +1,15 @@
-"""Models that cut a picture into tiles, each a picture of the tower, and pack the patches of all."""
+"""Models that cut an image into tiles, each an image of the tower, and pack the patches of all."""
 
 from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor
 
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic
-from foveate.core.types import Arrangement, Grid
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.backbone.adapter import Adapter, Images
+from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.tile_tower import TileTower
 from foveate.models.families.llava import square
 
@@ -32,27 +32,27 @@ class Tiled(Adapter):
         return values
 
     def packed(
-        self, tiles: Float[Tensor, "image tile token width"], images: Images, arrangement: Arrangement
+        self, tiles: Float[Tensor, "image tile token width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image patch width"]:
         """The tokens of all tiles in the order of the placeholders; without what is no patch."""
         return tiles.flatten(1, 2)
 
     def per_token(
-        self, values: Float[Tensor, "image tile patch width"], images: Images, arrangement: Arrangement
+        self, values: Float[Tensor, "image tile patch width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image token width"]:
         pooled = self.pooled(values.flatten(0, 1))
         return self.packed(pooled.unflatten(0, (len(values), -1)), images, arrangement)
 
-    def vision_grids(self, images: Images, arrangement: Arrangement) -> tuple[Grid, ...]:
+    def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
         return (square(self.model.config),) * self.pixels(images, arrangement).shape[1]
 
     def encode(
-        self, images: Images, arrangement: Arrangement, needs: Sequence[Need]
+        self, images: ImageInputs, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
         for need in needs:
             if isinstance(need, ClsQuery | Downsampled):
                 raise UnsupportedNeed(
-                    f"{need}: {type(self.model).__name__} cuts a picture into tiles, of which each has its own"
+                    f"{need}: {type(self.model).__name__} cuts an image into tiles, of which each has its own"
                 )
         pixels = self.pixels(images, arrangement)
         sources, answers = self.tiles.encode(pixels.flatten(0, 1), {need: self.layers(need) for need in needs})

@@ -17,12 +17,12 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from foveate.core.arrangement import Arrangement
 from foveate.core.errors import DataError, UnsupportedModel, said, shown
 from foveate.core.progress import bar
-from foveate.core.types import Arrangement
 from foveate.data.rgb import as_rgb
 from foveate.functional.sequence import left_padded
-from foveate.models.backbone.adapter import Adapter, Images
+from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.checkpoint import device_of, weights_in
 from foveate.models.loading.prompts import Prompts
@@ -65,11 +65,11 @@ class LoadedModel:
         ids = list(self._prompts.spelled("?"))
         if self.adapter.image_token not in ids or not 0 <= min(ids) <= max(ids) < known:
             raise UnsupportedModel(
-                f"a prompt for one picture has ids from {min(ids)} to {max(ids)}; expected the image token "
+                f"a prompt for one image has ids from {min(ids)} to {max(ids)}; expected the image token "
                 f"{self.adapter.image_token} among them, and all below {known}"
             )
         if self.adapter.modality == "image":
-            self.images([PILImage.new("RGB", (336, 224))])
+            self.image_inputs([PILImage.new("RGB", (336, 224))])
 
     @cached_property
     def identity(self) -> str:
@@ -98,9 +98,9 @@ class LoadedModel:
         """Where the model takes its inputs."""
         return device_of(self.model)
 
-    def images(
+    def image_inputs(
         self, images: Sequence[Image], per_prompt: Sequence[int] | None = None
-    ) -> tuple[Images, list[Arrangement]]:
+    ) -> tuple[ImageInputs, list[Arrangement]]:
         """Returns images as the model's own processor prepares them, and how each is arranged.
 
         Args:
@@ -118,24 +118,24 @@ class LoadedModel:
             seen = self.processor.image_processor(given, return_tensors="pt", **self.adapter.image_options)
         except (ValueError, ZeroDivisionError, RuntimeError) as error:
             sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in rgb}))
-            raise DataError(f"the model's image processor takes no picture of {shown(sizes)}: {said(error)}") from error
+            raise DataError(f"the model's image processor takes no image of {shown(sizes)}: {said(error)}") from error
         names = [name for name in self.adapter.image_inputs if name in seen]
         if self.adapter.image_inputs[0] not in names:
-            raise UnsupportedModel(f"{type(self.model).__name__} is not given pictures, but {self.adapter.modality}s")
+            raise UnsupportedModel(f"{type(self.model).__name__} is not given images, but {self.adapter.modality}s")
         inputs = {name: seen[name].to(self.device) for name in names}
         tiles = seen["num_patches"] if "num_patches" in seen else []
         runs = [int(count) * self.adapter.tower.grid.patches for count in tiles]
         return inputs, self.adapter.arrangements(inputs, runs)
 
-    def pictures(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> LiveImages:
-        """Pictures of one arrangement, to be compressed.
+    def images(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> LiveImages:
+        """Images of one arrangement, to be compressed.
 
         Raises:
             ValueError: They are arranged differently.
         """
-        inputs, arrangements = self.images(images)
+        inputs, arrangements = self.image_inputs(images)
         if len(set(arrangements)) != 1:
-            raise ValueError(f"these {len(images)} pictures have different shapes: give those of one shape together")
+            raise ValueError(f"these {len(images)} images have different shapes: give those of one shape together")
         return LiveImages(self.adapter, inputs, arrangements[0], texts, self.companion)
 
     def inputs(
@@ -157,14 +157,14 @@ class LoadedModel:
         if len(texts) != len(images):
             raise DataError(f"{len(texts)} prompts and images of {len(images)}: expected a list of images for each")
         flat = [image for own in images for image in own]
-        seen, arrangements = self.images(flat, [len(own) for own in images]) if flat else ({}, [])
+        seen, arrangements = self.image_inputs(flat, [len(own) for own in images]) if flat else ({}, [])
         left = iter(arrangements)
         given = [[next(left) for _ in own] for own in images]
         parts = [()] * len(texts) if data is None else data
         prompts = [self._prompts.whole(*prompt) for prompt in zip(texts, given, parts, strict=True)]
         return self.batch(prompts, seen)
 
-    def batch(self, prompts: Sequence[Sequence[int]], images: Images | None = None) -> dict[str, Tensor]:
+    def batch(self, prompts: Sequence[Sequence[int]], images: ImageInputs | None = None) -> dict[str, Tensor]:
         """Returns the inputs of the stock model for prompts padded on the left.
 
         Args:
@@ -182,11 +182,11 @@ class LoadedModel:
         }
 
     def prompt(self, question: str, arrangement: Arrangement | None = None) -> list[int]:
-        """Token ids of the chat prompt for one picture and a question, the image token expanded to a whole run.
+        """Token ids of the chat prompt for one image and a question, the image token expanded to a whole run.
 
         Args:
             question: The question.
-            arrangement: Of the picture; None means one of the tower's own size.
+            arrangement: Of the image; None means one of the tower's own size.
         """
         image = arrangement or Arrangement((self.adapter.tower.grid,))
         return self._prompts.expanded(self._prompts.spelled(question), [image])
@@ -207,7 +207,7 @@ class LoadedModel:
         """Returns the chat prompt of one turn, by the checkpoint's chat template.
 
         Args:
-            content: Texts, and None where a picture stands.
+            content: Texts, and None where an image stands.
             system: What comes before the turn; empty means what the checkpoint's template has.
         """
         return self._prompts.written(content, system)

@@ -1,4 +1,4 @@
-"""What turns pictures and texts into a model's inputs, also where its own processor class cannot be built."""
+"""What turns images and texts into a model's inputs, also where its own processor class cannot be built."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ TEMPLATES = (
 class Parts:
     """Image processor and tokenizer of a checkpoint, of which nothing else is used.
 
-    The processors of some models also build one for videos, which needs torchvision; pictures and texts do not.
+    The processors of some models also build one for videos, which needs torchvision; images and texts do not.
 
     Attributes:
         image_processor: As transformers loads it.

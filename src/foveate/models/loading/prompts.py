@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from foveate.core.arrangement import Arrangement
 from foveate.core.errors import DataError, UnsupportedModel, shown
-from foveate.core.types import Arrangement
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.loading.processor import TEMPLATES
 
@@ -35,15 +35,15 @@ class Prompts:
         Checkpoints of LLaVA-1.5 without a template are asked as Vicuna was trained, "USER: ... ASSISTANT:".
 
         Args:
-            content: Texts, and None where a picture stands.
+            content: Texts, and None where an image stands.
             system: What comes before the turn; empty means what the checkpoint's template has.
 
         Raises:
             UnsupportedModel: The checkpoint has no chat template.
         """
         if self.processor.chat_template:
-            picture = {"type": self.adapter.modality}
-            parts = [picture if part is None else {"type": "text", "text": part} for part in content]
+            placeholder = {"type": self.adapter.modality}
+            parts = [placeholder if part is None else {"type": "text", "text": part} for part in content]
             turns = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
             turns.append({"role": "user", "content": parts})
             return self.processor.apply_chat_template(turns, add_generation_prompt=True)
@@ -101,9 +101,7 @@ class Prompts:
         """
         ids = self._beside(text, data)
         if (found := ids.count(self.adapter.image_token)) != len(arrangements):
-            raise DataError(
-                f"{text!r} has {found} image tokens for {len(arrangements)} pictures: expected one for each"
-            )
+            raise DataError(f"{text!r} has {found} image tokens for {len(arrangements)} images: expected one for each")
         if others := self._of_others.intersection(ids):
             name = self.processor.tokenizer.convert_ids_to_tokens(min(others))
             raise DataError(f"{text!r} has {name!r}, which stands for what is not given: remove it from the text")
@@ -118,9 +116,7 @@ class Prompts:
             return [*edges[0], *[image] * next(left).length, *edges[1]]
 
         if (places := list(ids).count(image)) != len(arrangements):
-            raise DataError(
-                f"{places} image tokens for {len(arrangements)} pictures in a prompt: expected one for each"
-            )
+            raise DataError(f"{places} image tokens for {len(arrangements)} images in a prompt: expected one for each")
         return [token for i in ids for token in (run() if i == image else [i])]
 
     def ids(self, text: str, special: bool = True) -> list[int]:
@@ -158,7 +154,7 @@ class Prompts:
 
     @cached_property
     def _of_others(self) -> frozenset[int]:
-        """Tokens that stand for a picture or a video, other than those that this model is given here."""
+        """Tokens that stand for an image or a video, other than those that this model is given here."""
         config, tokenizer = self.adapter.model.config, self.processor.tokenizer
         known: set[Any] = {getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")}
         if spelled := getattr(self.processor, "video_token", None):

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from foveate.core.contracts import Cut, Pictures
+from foveate.core.arrangement import Arrangement
+from foveate.core.compression import Compressed
+from foveate.core.contracts import Cut, ImageBatch
 from foveate.core.errors import FoveateError
 from foveate.core.needs import Role
-from foveate.core.types import Arrangement, Compressed
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.decoder import Layout
 from foveate.models.backbone.grouping import group_by_shape, in_groups
@@ -21,8 +22,8 @@ from foveate.models.runtime.call_inputs import (
     check_inner,
     check_inputs,
     check_positions,
+    given_images,
     given_of,
-    given_pictures,
     has_images,
     limits_of,
     pixels_of,
@@ -211,20 +212,18 @@ class Attachment:
     def _compressed(self, inputs: dict[str, Any]) -> Compressed:
         adapter = self.adapter
         if pixels_of(adapter, inputs) is None:
-            return self.compress(given_pictures(adapter, given_of(adapter, inputs).pooler_output))
+            return self.compress(given_images(adapter, given_of(adapter, inputs).pooler_output))
         images = {name: inputs[name] for name in adapter.image_inputs if inputs.get(name) is not None}
         if missing := [name for name in adapter.image_inputs[:2] if name not in images]:
-            raise ValueError(
-                f"this model's pictures need {', '.join(missing)}: build the inputs with its own processor"
-            )
+            raise ValueError(f"this model's images need {', '.join(missing)}: build the inputs with its own processor")
         arrangements = adapter.arrangements(images, runs_of(inputs["input_ids"] == adapter.image_token))
         texts = cache(lambda: self._asked(inputs, arrangements))
 
-        def pictures(rows: list[int]) -> Pictures:
+        def batch_of(rows: list[int]) -> ImageBatch:
             some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
             return LiveImages(adapter, some, arrangements[rows[0]], lambda: texts().of(rows), self.texts.companion)
 
-        return in_groups(lambda some: self.compress(some, adapter.extra_needs), group_by_shape(arrangements), pictures)
+        return in_groups(lambda some: self.compress(some, adapter.extra_needs), group_by_shape(arrangements), batch_of)
 
     def _asked(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
         """Of each image the prompt that it stands in; its question is the text behind the last image."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import StaticCache
 
+from foveate.core.arrangement import Arrangement
 from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError
 from foveate.core.needs import PromptRows, TokenKeys
-from foveate.core.types import Arrangement
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.runtime.images import GivenImages
 from foveate.models.runtime.kv_cache import cache_of
@@ -160,11 +160,11 @@ def with_other_modalities(adapter: Adapter, inputs: dict[str, Any]) -> dict[str,
     return {**inputs, "mm_encoder_outputs": {**others, **inputs["mm_encoder_outputs"]}}
 
 
-def given_pictures(adapter: Adapter, given: Any) -> GivenImages:  # noqa: ANN401
-    """Pictures of which only the tokens are given.
+def given_images(adapter: Adapter, given: Any) -> GivenImages:  # noqa: ANN401
+    """Images of which only the tokens are given.
 
     Raises:
-        ValueError: Nothing but their number could tell how they lie, and this model has pictures of any size.
+        ValueError: Nothing but their number could tell how they lie, and this model has images of any size.
     """
     counts = [len(image) for image in given]
     if len(set(counts)) != 1:
@@ -172,7 +172,7 @@ def given_pictures(adapter: Adapter, given: Any) -> GivenImages:  # noqa: ANN401
     tokens = given if isinstance(given, Tensor) else torch.stack(list(given))
     if not adapter.fixed_grid:
         raise ValueError(
-            f"{type(adapter.model).__name__} with mm_encoder_outputs: its pictures have different shapes, which tokens "
+            f"{type(adapter.model).__name__} with mm_encoder_outputs: its images have different shapes, which tokens "
             f"alone do not tell; give {adapter.image_inputs[0]}"
         )
     return GivenImages(tokens, Arrangement((adapter.tower.grid,)))

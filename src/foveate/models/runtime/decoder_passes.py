@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 from transformers import DynamicCache
 
+from foveate.core.compression import Compressed
 from foveate.core.contracts import Cut
 from foveate.core.needs import Role
-from foveate.core.types import Compressed
 from foveate.functional.sequence import positions
 from foveate.models.backbone.decoder import Decoder, Layout
 from foveate.models.runtime.hooks import Conversation, hooked

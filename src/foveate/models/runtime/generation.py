@@ -1,4 +1,4 @@
-"""Greedy answers to many questions about few pictures, with as much shared as the method allows."""
+"""Greedy answers to many questions about few images, with as much shared as the method allows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foveate.core.compression import Compressed
 from foveate.core.contracts import Cut
 from foveate.core.needs import Role
-from foveate.core.types import Compressed
 from foveate.functional.sequence import left_padded
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.decoder import Layout
@@ -23,7 +23,7 @@ _WORTH = 0.1  # share of a prompt below which a mask of its own costs more than 
 
 @dataclass(frozen=True, eq=False)
 class Conversation:
-    """A picture and the questions about it, as token ids.
+    """An image and the questions about it, as token ids.
 
     Attributes:
         prefix: Everything up to and including the last image token; the same for all questions.
@@ -35,14 +35,14 @@ class Conversation:
 
     @classmethod
     def from_prompts(cls, prompts: Sequence[Sequence[int]], image_token: int) -> "Conversation":
-        """Splits full prompts after the picture.
+        """Splits full prompts after the image.
 
         Raises:
-            ValueError: The prompts differ before the end of the picture, so that nothing can be shared.
+            ValueError: The prompts differ before the end of the image, so that nothing can be shared.
         """
         cut = len(prompts[0]) - list(reversed(prompts[0])).index(image_token)
         if any(list(prompt[:cut]) != list(prompts[0][:cut]) for prompt in prompts):
-            raise ValueError("prompts about one picture must be equal up to the end of the picture")
+            raise ValueError("prompts about one image must be equal up to the end of the image")
         return cls(prompts[0][:cut], [prompt[cut:] for prompt in prompts])
 
 
@@ -58,17 +58,17 @@ def answer(
 ) -> Answers:
     """The answer to every question, conversation by conversation.
 
-    Keys and values of what precedes the questions are computed once per picture. A reference is read together with its
+    Keys and values of what precedes the questions are computed once per image. A reference is read together with its
     question: where it is what the model says, nothing is left to decode.
 
     Args:
         adapter: Of the model.
-        conversations: One per picture.
-        compressed: One row per picture.
+        conversations: One per image.
+        compressed: One row per image.
         repack: See `pack`.
         max_new_tokens: Longest answer.
         references: For every question the tokens that it should be answered with, the end token among them.
-        share: Whether text before the pictures, where it is the same, is computed once for all.
+        share: Whether text before the images, where it is the same, is computed once for all.
     """
     if _exceeds_window(adapter, conversations, references, max_new_tokens):
         said = undrafted(adapter, *prompted(adapter, *_apart(conversations, compressed), repack, ()), max_new_tokens)
@@ -96,8 +96,8 @@ def likelihood(
 
     Args:
         adapter: Of the model.
-        conversations: One per picture.
-        compressed: One row per picture.
+        conversations: One per image.
+        compressed: One row per image.
         repack: See `pack`.
         references: As in `answer`.
         share: As in `answer`.
@@ -166,7 +166,7 @@ def prompted(
     Args:
         adapter: Of the model.
         prompts: Full prompts.
-        compressed: Of their pictures.
+        compressed: Of their images.
         repack: See `pack`.
         cuts: Cuts inside the language model.
         share: Whether text that all prompts begin with may be run once; their states are then not returned.
@@ -192,7 +192,7 @@ def _exceeds_window(
 
 
 def _apart(conversations: Sequence[Conversation], compressed: Compressed) -> tuple[list[list[int]], Compressed]:
-    """The whole prompt of every question, and a picture for each."""
+    """The whole prompt of every question, and an image for each."""
     owner = [row for row, conversation in enumerate(conversations) for _ in conversation.suffixes]
     return [[*c.prefix, *suffix] for c in conversations for suffix in c.suffixes], compressed.chosen(owner)
 
@@ -206,7 +206,7 @@ def _spoken(conversations: Sequence[Conversation], references: Sequence[Sequence
 
 
 def _common_text(prompts: Sequence[Sequence[int]], image: int) -> int:
-    """How many tokens before any picture all prompts begin with."""
+    """How many tokens before any image all prompts begin with."""
     columns = zip(*prompts, strict=False)
     return next((i for i, column in enumerate(columns) if image in column or len(set(column)) > 1), 0)
 
@@ -227,7 +227,7 @@ def _padded_behind(common: int, states: Tensor, layout: Layout) -> tuple[Tensor,
 def _conversed(
     adapter: Adapter, conversations: Sequence[Conversation], compressed: Compressed, repack: bool, share: bool
 ) -> tuple[DecoderPasses, Tensor]:
-    """The last states before and within every question, whose picture was run once for all that is asked about it."""
+    """The last states before and within every question, whose image was run once for all that is asked about it."""
     device = compressed.tokens.device
     blocks, states = prompted(adapter, [c.prefix for c in conversations], compressed, repack, (), share)
     owner = torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device)

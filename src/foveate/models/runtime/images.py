@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from foveate.core.contracts import Pictures, Reduction
+from foveate.core.arrangement import Arrangement
+from foveate.core.compression import Compressed, Compression, Decision
+from foveate.core.contracts import ImageBatch, Reduction
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import (
     AlignedPatches,
@@ -19,9 +21,9 @@ from foveate.core.needs import (
     QuestionEmbeddings,
     ResponseRows,
 )
-from foveate.core.types import Arrangement, Compressed, Compression, Decision, Trace
+from foveate.core.trace import Trace
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.backbone.adapter import Adapter, Images
+from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.runtime.response_attention import response_rows
 
@@ -64,7 +66,7 @@ class Texts:
         return Texts([self.prompts[row] for row in rows], [self.questions[row] for row in rows], spelled)
 
 
-class LiveImages(Pictures):
+class LiveImages(ImageBatch):
     """Images of one arrangement given as pixels, encoded when asked for.
 
     Args:
@@ -78,7 +80,7 @@ class LiveImages(Pictures):
     def __init__(
         self,
         adapter: Adapter,
-        images: Images,
+        images: ImageInputs,
         arrangement: Arrangement,
         texts: Callable[[], Texts] | None = None,
         companion: Companion | None = None,
@@ -93,7 +95,7 @@ class LiveImages(Pictures):
             texts = self.texts() if self.texts else None
             asked = NeedContext(self.adapter, self.arrangement, texts, self.companion)
             values |= {need: resolve_need(asked, need, sources, values) for need in others}
-        return sources, self.arrangement.trace(values, len(sources))
+        return sources, Trace.recorded(values, self.arrangement, len(sources))
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         return self.adapter.project(features)
@@ -102,7 +104,7 @@ class LiveImages(Pictures):
         return self.adapter.reduced(self.images, reduction, keep)
 
 
-class GivenImages(Pictures):
+class GivenImages(ImageBatch):
     """Images given as tokens behind the projector, whose tower nobody can ask any more.
 
     Raises:
@@ -130,7 +132,7 @@ class GivenImages(Pictures):
                         f"{need} cannot be answered of images that were given as mm_encoder_outputs: give "
                         "pixel_values, or use a method that needs no tower, such as fastv, divprune or uniform"
                     )
-        return self.tokens, self.arrangement.trace(values, len(self.tokens))
+        return self.tokens, Trace.recorded(values, self.arrangement, len(self.tokens))
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         return features
@@ -141,7 +143,7 @@ class GivenImages(Pictures):
 
 @dataclass(frozen=True, eq=False)
 class NeedContext:
-    """Pictures of one arrangement with what is asked about them."""
+    """Images of one arrangement with what is asked about them."""
 
     adapter: Adapter
     arrangement: Arrangement
@@ -150,16 +152,16 @@ class NeedContext:
 
 
 def with_extra_needs(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
-    """The needs, and what the language model must be given of pictures if it shall answer one of them."""
+    """The needs, and what the language model must be given of images if it shall answer one of them."""
     runs = any(isinstance(need, ResponseRows) for need in needs)
     return tuple(dict.fromkeys((*needs, *adapter.extra_needs))) if runs else tuple(needs)
 
 
 def resolve_need(asked: NeedContext, need: Need, sources: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
-    """The answer to a need that pictures alone cannot give.
+    """The answer to a need that images alone cannot give.
 
     Args:
-        asked: The pictures.
+        asked: The images.
         need: What is to be told.
         sources: As the tower gives them.
         values: What it answered.

@@ -8,8 +8,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from foveate.core.arrangement import Arrangement
+from foveate.core.compression import Compressed
 from foveate.core.needs import Deepstack, Role
-from foveate.core.types import EXTRA, PADDING, Arrangement, Compressed
+from foveate.core.trace import EXTRA, PADDING
 from foveate.functional.sequence import positions, repeat_left_padded
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.decoder import Layout

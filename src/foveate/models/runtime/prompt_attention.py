@@ -45,7 +45,7 @@ class Tokens:
 
     @property
     def visible(self) -> Tensor:
-        """(batch,) how many tokens of the picture each prompt has, separators too."""
+        """(batch,) how many tokens of the image each prompt has, separators too."""
         return ((self.role == Role.VISUAL) | (self.role == Role.SEPARATOR)).sum(1)
 
     @property
@@ -91,7 +91,7 @@ def prompt_rows(
 
 
 def raters(states: Tensor, tokens: Tokens) -> Tensor:
-    """Weight 1 for the question's tokens to which the picture is more alike than on average.
+    """Weight 1 for the question's tokens to which the image is more alike than on average.
 
     For each visual token the softmax over the question of its product with them; its mean over visual tokens.
     """

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from foveate.core.arrangement import Views
+from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import Cut
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates, resolve_layer
-from foveate.core.types import EXTRA, PADDING, Compressed, Compression, Decision, Trace, Views
+from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.backbone.cut_checks import check_cuts, check_images
 from foveate.models.backbone.decoder import Decoder, Layout
@@ -196,7 +198,7 @@ class Pruning:
         return remaining.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
 
     def _decided(self, cut: Cut, visual: Tensor, values: Mapping[Need, Tensor], place: Tensor) -> Decision:
-        """What a cut makes of the visual tokens; it is asked about prompts whose pictures have the same shape."""
+        """What a cut makes of the visual tokens; it is asked about prompts whose images have the same shape."""
         groups: dict[Views, list[int]] = {}
         for row, views in enumerate(self.views):
             groups.setdefault(views, []).append(row)
@@ -221,7 +223,7 @@ class Pruning:
                 return self.values[need]
         raise UnsupportedNeed(
             f"{need}: at block {block} this is not known; blocks from the last cut up to {block} can be asked, and "
-            "pictures only for what their model answers"
+            "images only for what their model answers"
         )
 
     def _rearranged(self, block: int, cut: Cut, compression: Compression) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foveate.core.compression import Compressed
 from foveate.core.needs import ResponseRows, Role, resolve_layer
-from foveate.core.types import Compressed
 from foveate.functional.attention import attention_rows, causal, mean_attention
 from foveate.functional.sequence import left_padded, positions
 from foveate.models.backbone.adapter import Adapter
@@ -24,8 +24,8 @@ class AttentionMaps:
 
     Attributes:
         last: Of the last prompt token.
-        question: Mean over the tokens after the picture, as in `PromptRows`.
-        every: Mean over all tokens of the prompt, the picture's own too, which see only earlier patches.
+        question: Mean over the tokens after the image, as in `PromptRows`.
+        every: Mean over all tokens of the prompt, the image's own too, which see only earlier patches.
         response: Mean over the tokens that produce the answer, as in `ResponseRows`.
         answer: Mean over the answer's own tokens that produce a further one: `response` without the last prompt token.
             NaN where the answer has fewer than two tokens.

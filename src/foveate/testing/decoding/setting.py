@@ -11,7 +11,7 @@ from torch import Tensor
 from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
 from foveate.compressors.result import Result
 from foveate.scorers import PromptAttention, Uniform
-from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, pictures
+from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, image_inputs
 
 Truth = Callable[["Setting", Result, list[list[int]]], list[Tensor]]
 """Per prompt the logits at each token that remains to the end, and at each of the tokens that follow the prompt."""
@@ -82,7 +82,7 @@ class Setting:
     @cached_property
     def images(self) -> list[dict[str, Tensor]]:
         """One of each prompt."""
-        found = pictures(self.family, self.seed)
+        found = image_inputs(self.family, self.seed)
         return [found[1], found[0]][: self.rows]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Encoded pictures of every kind through the loader and the model's image processor."""
+"""Encoded images of every kind through the loader and the model's image processor."""
 
 import struct
 import zlib
@@ -70,11 +70,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_a_picture_of_any_kind_is_read_and_prepared(kind, tiny):
-    picture = stored({"bytes": GOOD[kind], "path": None})
-    image = picture.open()
-    assert image.size == picture.size
-    inputs, _ = load_once(tiny).images([image])
+def test_an_image_of_any_kind_is_read_and_prepared(kind, tiny):
+    image = stored({"bytes": GOOD[kind], "path": None})
+    image = image.open()
+    assert image.size == image.size
+    inputs, _ = load_once(tiny).image_inputs([image])
     assert inputs["pixel_values"].isfinite().all()
 
 
@@ -100,22 +100,22 @@ def test_of_an_animation_the_first_frame_is_taken(kind):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_picture_that_cannot_be_decoded_says_why(kind):
+def test_an_image_that_cannot_be_decoded_says_why(kind):
     data, why = BAD[kind]
-    with pytest.raises(DataError, match=rf"picture 'one'.*({why})") as caught:
+    with pytest.raises(DataError, match=rf"image 'one'.*({why})") as caught:
         stored({"bytes": data, "path": None}).open()
     assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("length", range(0, len(WHOLE), 1117))
-def test_a_picture_cut_anywhere_is_refused(length):
-    with pytest.raises(DataError, match="picture 'one'"):
+def test_an_image_cut_anywhere_is_refused(length):
+    with pytest.raises(DataError, match="image 'one'"):
         stored({"bytes": WHOLE[:length], "path": None}).open()
 
 
 @pytest.mark.parametrize("value", ["text", b"", [], [None], {"path": "no/such.png", "bytes": None}], ids=repr)
-def test_a_cell_without_a_picture_is_named(value, tmp_path):
-    with pytest.raises(DataError, match="picture 'one'"):
+def test_a_cell_without_an_image_is_named(value, tmp_path):
+    with pytest.raises(DataError, match="image 'one'"):
         stored(value, tmp_path).open()
 
 

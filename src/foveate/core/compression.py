@@ -1,126 +1,15 @@
-"""The values that pass between model, scorer, selector and merger."""
+"""What a compressor decides, and what the language model is given because of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.errors import UnsupportedNeed
+from foveate.core.arrangement import Arrangement
 from foveate.core.needs import Need
-
-PADDING = -1  # in lists of patches: no patch, the image has fewer
-EXTRA = -2  # as origin of a token: a real token that stands at no patch's place
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the patches of a view lie: raster order, row by row."""
-
-    rows: int
-    columns: int
-
-    @property
-    def patches(self) -> int:
-        return self.rows * self.columns
-
-
-Views = tuple[Grid, ...]
-"""Of an image, or of all images of a prompt: their patches are numbered view by view."""
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """Where the patches of one image lie, and how they stand in the run of its placeholders.
-
-    A patch is what becomes one visual token: where a model merges several of its tower's patches, all of them together.
-
-    Attributes:
-        views: One for most models; the whole picture and its enlargement, or tile by tile, for those that cut it up.
-        boxes: The part of the picture that each view shows: top, left, bottom and right as shares of its sides.
-        separators: Where in the run tokens stand that are no patch, such as those that end a row; ascending.
-        tiles: Of each patch which of the tower's pictures shows it; empty where there is but one.
-    """
-
-    views: Views
-    boxes: tuple[tuple[float, float, float, float], ...] = ((0.0, 0.0, 1.0, 1.0),)
-    separators: tuple[int, ...] = ()
-    tiles: tuple[int, ...] = ()
-
-    @property
-    def patches(self) -> int:
-        return sum(view.patches for view in self.views)
-
-    @property
-    def length(self) -> int:
-        """How many placeholders the run has."""
-        return self.patches + len(self.separators)
-
-    def trace(self, values: Mapping[Need, Tensor], batch: int) -> "Trace":
-        """What was recorded of so many images of this arrangement."""
-        tiles = torch.tensor(self.tiles) if self.tiles else None
-        return Trace(values, self.views, batch, tiles=tiles)
-
-    @cached_property
-    def offsets(self) -> Int[Tensor, " patch"]:
-        """Where in the run each patch stands."""
-        with torch.inference_mode(False):  # it is remembered, and may be part of a pass with gradients later
-            stands = torch.ones(self.length, dtype=torch.bool)
-            stands[list(self.separators)] = False
-            return stands.nonzero()[:, 0]
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """What was recorded for a batch of images: the answer to each need, under that need.
-
-    All rows of a trace are of one shape. Before the language model the patch axis holds every patch of an image. At a
-    cut inside it, it holds the visual tokens that are still there, `place` tells which patches they are, and with
-    several images in a prompt the patches of the second count on from those of the first.
-
-    Attributes:
-        values: The answers.
-        views: Of the images of every row.
-        batch: Number of rows.
-        place: Int[batch patch], where it is not simply every patch: the patch, `EXTRA` or `PADDING`.
-        tiles: Int[every], of each patch of the views which of the tower's pictures shows it; None where a view is one.
-    """
-
-    values: Mapping[Need, Tensor]
-    views: Views
-    batch: int
-    place: Int[Tensor, "batch patch"] | None = None
-    tiles: Int[Tensor, " every"] | None = None
-
-    @property
-    def patches(self) -> int:
-        """How many patches the images of a row have, before any compression."""
-        return sum(view.patches for view in self.views)
-
-    def __getitem__(self, need: Need) -> Tensor:
-        if need not in self.values:
-            raise UnsupportedNeed(
-                f"{need} was not recorded; a scorer may read only what its `needs` name, and some needs only "
-                f"annotated data can answer. Recorded: {', '.join(map(str, self.values)) or 'nothing'}"
-            )
-        return self.values[need]
-
-    def answers(self, needs: Iterable[Need]) -> dict[Need, Tensor]:
-        """Returns the answers to some of the needs."""
-        return {need: self[need] for need in needs}
-
-    def of(self, rows: Int[Tensor, " row"]) -> "Trace":
-        """What was recorded of some of the rows."""
-        values = {need: value[rows.to(value.device)] for need, value in self.values.items()}
-        place = None if self.place is None else self.place[rows.to(self.place.device)]
-        return Trace(values, self.views, len(rows), place, self.tiles)
-
-    @property
-    def places(self) -> Int[Tensor, "batch patch"]:
-        """`place`, spelled out."""
-        return torch.arange(self.patches).expand(self.batch, -1) if self.place is None else self.place
+from foveate.core.trace import PADDING
 
 
 @dataclass(frozen=True, eq=False)

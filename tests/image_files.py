@@ -1,6 +1,6 @@
-"""Pictures given as pixels to a model whose tower sees one size."""
+"""Images given as pixels to a model whose tower sees one size."""
 
-from foveate.core.types import Arrangement
+from foveate.core.arrangement import Arrangement
 from foveate.models.runtime.images import LiveImages
 
 
