@@ -22,7 +22,7 @@ from foveate.evaluation.config import checkpoint_identity
 from foveate.models.families.llava import Llava
 from foveate.models.loading.load import register_family
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
-from tests.data.tables import image
+from tests.data.tables import encoded_image
 
 OUTSIDE = Path(__file__).parent / "outside"
 SAYS = """
@@ -63,7 +63,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
-    rows = [{"image": image(n), "question": "what color is it?", "answer": "red"} for n in range(3)]
+    rows = [{"image": encoded_image(n), "question": "what color is it?", "answer": "red"} for n in range(3)]
     features = datasets.Features({"image": Image(), "question": Value("string"), "answer": Value("string")})
     file = tmp_path_factory.mktemp("colours") / "colours.parquet"
     datasets.Dataset.from_list(rows, features).to_parquet(file)
