@@ -24,7 +24,7 @@ def main(
         keep: Budget in equivalent tokens: a count, or a fraction of an image's patches.
         options: What every study is told.
     """
-    options.alone()
+    options.without_storage()
     check_names([method])
     check_budgets([keep])
     from analysis.benchmarks.report import report_answers

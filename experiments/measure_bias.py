@@ -28,7 +28,7 @@ def main(
             of the scenes, and no corrections for other data.
         options: What every study is told.
     """
-    options.alone()
+    options.without_storage()
     from analysis.bias.report import report
     from foveate.bias.measure import Measurement, measure
     from foveate.studies.corrections import evaluate_corrections, split_of_means

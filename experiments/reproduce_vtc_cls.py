@@ -26,7 +26,7 @@ def main(
         tolerance: Points by which a number may differ from the published one and still be the same.
         options: What every study is told.
     """
-    options.alone()
+    options.without_storage()
     if strange := [data for data in options.data if parsed(data)[0] not in BENCHMARKS]:
         raise DataError(f"data {strange[0]!r} is not in the paper; its benchmarks: {', '.join(BENCHMARKS)}")
     check_budgets(keep, needed=False)

@@ -20,7 +20,7 @@ from foveate.data.load import load_samples
 from foveate.data.sample import Boxes, Drawn
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.asking import askable
+from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.evidence import as_seen, evidence_of
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.module import Answering
@@ -130,7 +130,7 @@ def test_a_study_that_skips_is_not_stopped_by_its_first_question(kind, tiny, tmp
     loaded = load(tiny)
     assert first_usable(broken, samples, loaded).id == "random-2"
     encodings = encodings_of(broken, loaded, samples, questions)
-    asked = [sample.id for sample, _ in askable(broken, loaded, samples, encodings.arrangements)]
+    asked = [sample.id for sample, _ in with_prompts(broken, loaded, samples, encodings.arrangements)]
     assert asked == [sample.id for sample in samples[1:]]
     with pytest.raises(DataError, match=rf"question '{samples[0].id}'.*--on-error skip"):
         first_usable(replace(broken, on_error="stop"), samples, loaded)

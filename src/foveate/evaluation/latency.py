@@ -5,8 +5,8 @@ from itertools import islice
 import torch
 from torch.utils.benchmark import Timer
 
-from foveate.evaluation.asking import askable, none_left, why_not
 from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.prompts import failure_of, none_left, with_prompts
 from foveate.evaluation.run import cached_load, data_of
 
 _QUESTIONS = 8
@@ -31,10 +31,10 @@ def latency_ms(config: EvalConfig) -> float:
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
     module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.reuse)
-    every = askable(config, loaded, samples, encodings.arrangements)
+    every = with_prompts(config, loaded, samples, encodings.arrangements)
     first = [sample for sample, _ in islice(every, _QUESTIONS)]
     if not first:
-        raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens) or "it has no image")
+        raise none_left(samples, failure_of(samples[0], loaded, config.max_new_tokens) or "it has no image")
 
     def ask() -> None:
         with torch.inference_mode():

@@ -22,11 +22,11 @@ from foveate.data.names import SCENES, parsed
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.asking import prompt_of
 from foveate.evaluation.config import checkpoint_identity, run_id
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
-from foveate.evaluation.module import asked
+from foveate.evaluation.module import images_of_questions
+from foveate.evaluation.prompts import prompt_of
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods.fitting import options_on, with_fallbacks
 from foveate.methods.recipes import fastv, vtc_cls
@@ -149,7 +149,7 @@ def _mean_scores(
                 prompt_of(loaded, sample, image, config.max_new_tokens)
                 for sample, image in zip(batch, arranged, strict=True)
             ]
-            images = asked(encodings, batch, prompts, evidence_of(batch, arranged, loaded))
+            images = images_of_questions(encodings, batch, prompts, evidence_of(batch, arranged, loaded))
             total = total + _scores(loaded.adapter, config.compressor, images, prompts).double().sum(0).cpu()
             count += len(batch)
             shown.update(len(batch))

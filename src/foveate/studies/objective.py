@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from optuna import Trial, TrialPruned
-from optuna.trial import FixedTrial, FrozenTrial
 
 from foveate.compressors import Compressor
 from foveate.core.errors import BudgetError
@@ -82,17 +81,6 @@ class Objective:
             trial.set_user_attr(name, value)
         note(trial, config, folder, self.draw)
         return tuple(measured[goal] for goal in self.goals)
-
-    def restore(self, trial: FrozenTrial) -> None:
-        """Answers those questions of a finished trial anew whose records are damaged or lost; often none."""
-        notes = trial.user_attrs
-        folder = RecordFolder(self.config.out / "records" / notes["run_id"])
-        if folder.complete or (notes["stopped"] and folder.parts() and not folder.flaws()):
-            return
-        compressor = self._proposed(FixedTrial(trial.params)).compressor
-        config, order = replace(self.config, compressor=compressor), _order(compressor) if self.stops else None
-        enough = (lambda records: records.num_rows >= notes["n"]) if notes["stopped"] else None
-        evaluate(config, order=order, enough=enough)
 
     def _proposed(self, trial: AnyTrial) -> Proposal:
         """What the space suggests, made to suit the model's tower."""
