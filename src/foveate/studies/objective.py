@@ -82,6 +82,17 @@ class Objective:
         note(trial, config, folder, self.draw)
         return tuple(measured[goal] for goal in self.goals)
 
+    def restore(self, trial: FrozenTrial) -> None:
+        """Answers the questions of a finished trial again whose records are damaged or lost."""
+        notes = trial.user_attrs
+        folder = RecordFolder(self.config.out / "records" / notes["run_id"])
+        if folder.complete or (notes["stopped"] and folder.parts() and not folder.flaws()):
+            return
+        compressor = self._proposed(FixedTrial(trial.params)).compressor
+        config, order = replace(self.config, compressor=compressor), _order(compressor) if self.stops else None
+        enough = (lambda records: records.num_rows >= notes["n"]) if notes["stopped"] else None
+        evaluate(config, order=order, enough=enough)
+
     def _proposed(self, trial: AnyTrial) -> Proposal:
         """What the space suggests, made to suit the model's tower."""
         tower = cached_load(self.config.model, self.config.device, self.config.dtype).adapter.tower
