@@ -33,6 +33,7 @@ def main(
     if not 0 <= tolerance <= 100:
         raise OptionError(f"tolerance={tolerance}: expected a number of points from 0 to 100")
     from analysis.benchmarks.reproduction import Reproduced, needed, report
+    from foveate.evaluation.ranks import rank
     from foveate.evaluation.run import cached_load, evaluate
     from foveate.methods.fitting import for_model
 
@@ -43,11 +44,12 @@ def main(
             for name in METHODS:
                 for budget in [None] if name == "full" else dict.fromkeys(keep):
                     compressor = for_model(name, budget, {}, adapter)
-                    folder = evaluate(replace(config, compressor=compressor))
+                    folder = evaluate(replace(config, compressor=compressor), shared=True)
                     runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}. {needed(options.checkpoint, options.data)}") from error
-    print(report(runs, options.checkpoint, options.out / options.name, tolerance, options.limit is None))
+    if rank() == 0:
+        print(report(runs, options.checkpoint, options.out / options.name, tolerance, options.limit is None))
 
 
 if __name__ == "__main__":

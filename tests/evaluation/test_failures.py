@@ -20,10 +20,10 @@ from foveate.data.load import load_samples
 from foveate.data.sample import Boxes, Drawn
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.evidence import as_seen, evidence_of
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.module import Answering
+from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import uniform
 from foveate.models.loading.load import load

@@ -1,8 +1,8 @@
 """Records on disk: one folder per run, one parquet part per batch, each renamed into place when it is whole.
 
 The name of a part ends in the checksum of its content, and `config.json` holds its own; every reader verifies them.
-`DONE` holds the number of records of a complete run. When a run is started again, damaged files are quarantined, and the
-questions without a record are answered.
+`DONE` holds the number of records of a complete run. When a run is started again, damaged files are quarantined and
+the questions without a record are answered.
 """
 
 import json

@@ -106,7 +106,7 @@ def evaluate_corrections(config: EvalConfig, keep: Keep, mean_split: str) -> lis
         }
         for correction, scorer in scorers.items():
             compressor = with_fallbacks(replace(plain, scorer=scorer), adapter.tower)
-            run = evaluate(replace(config, compressor=compressor)).folder.name
+            run = evaluate(replace(config, compressor=compressor), shared=True).folder.name
             found.append(Corrected(name, correction, run))
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from optuna import Trial, TrialPruned
+from optuna.trial import FixedTrial, FrozenTrial
 
 from foveate.compressors import Compressor
 from foveate.core.errors import BudgetError
