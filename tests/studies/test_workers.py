@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from dataclasses import refolder
+from dataclasses import replace
 from multiprocessing import get_context
 
 import numpy as np
@@ -217,7 +217,7 @@ def search_on(folder, objective, suggestions):
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("nosql://here", "nosql://here.*Expected the URL of a database"),
+        ("nosql://here", "nosql://here.*Expected the URL of a running"),
         ("not a url", "not a url.*Expected the URL"),
         ("postgresql+psycopg://u:hidden@127.0.0.1:1/d", r"u:\*\*\*@127.0.0.1:1/d.*(refused|failed).*reachable"),
         ("sqlite:////no/such/folder/s.db", "unable to open database file"),
@@ -239,7 +239,7 @@ FEW = {(scorer, 7) for scorer in ("cls[0]", "cls[1]", "cls[2]", "full")}
 @parametrize("free", [0, 30_000, 150_000, 220_000, 300_000, 400_000], fast=(150_000,), reason="moments")
 def test_a_disk_that_runs_full_is_named_and_the_study_goes_on_later(config, small_disk, free):
     """What does not fit differs: the study, the encodings, records, artifacts; nothing is lost or read half-written."""
-    config = refolder(config, out=small_disk)
+    config = replace(config, out=small_disk)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - free))
     with pytest.raises(OutputError, match=r"No space left on device|disk is full|disk I/O error"):
@@ -265,7 +265,7 @@ def test_records_that_cannot_be_written_fail_the_trial_with_the_cause(config, sm
 def test_a_folder_that_cannot_be_written_is_refused(config, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(OutputError, match=r"cannot be written: Read-only file system; choose another --out"):
-        ablate("s", refolder(config, out=small_disk), few, (7,))
+        ablate("s", replace(config, out=small_disk), few, (7,))
 
 
 @extended("moments")
