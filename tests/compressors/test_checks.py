@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
-from foveate.compressors.base import whole
+from foveate.compressors.base import uncompressed
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.checks import _looked_at
 from foveate.core.compression import Compressed, Compression, Decision
@@ -209,8 +209,8 @@ class OwnCompressor(Compressor):
     def cuts(self):
         return self.own_cuts
 
-    def compress(self, images, also=()):
-        return self.make(whole(images, also))
+    def compress(self, images):
+        return self.make(uncompressed(images))
 
     def plan(self, patches, depth):
         return (float(patches),) * depth

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.compressors.base import Compressor, Positions, budget, check_needed, selectable, union, whole
+from foveate.compressors.base import Compressor, Positions, budget, check_needed, selectable, uncompressed, union
 from foveate.core.budget import Keep
 from foveate.core.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.compression import Compressed, Decision
@@ -49,8 +49,8 @@ class DecoderCompressor(Compressor, Cut):
     def cuts(self) -> tuple[Cut, ...]:
         return (self,)
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        return whole(images, (*early(self.needs), *also))
+    def compress(self, images: ImageBatch) -> Compressed:
+        return uncompressed(images)
 
     def cut(self, states: Float[Tensor, "batch patch dim"], trace: Trace) -> Decision:
         with torch.no_grad():
@@ -72,8 +72,3 @@ class DecoderCompressor(Compressor, Cut):
         made = self.merger.reserved(budget(self.keep, patches)) + self.merger.extra(round(blocks[layer] - kept))
         left = kept + made
         return (*blocks[:layer], *(float(left),) * (len(blocks) - layer))
-
-
-def early(needs: tuple[Need, ...]) -> tuple[Need, ...]:
-    """Those that are answered before the language model runs."""
-    return tuple(need for need in needs if not need.in_decoder)

@@ -53,8 +53,8 @@ class VisionCompressor(Compressor):
         selector = PerTile(self.selector) if per_tile else self.selector
         return replace(self, selector=selector, separators=separators)
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        sources, trace = images.encode((*self.needs, *also))
+    def compress(self, images: ImageBatch) -> Compressed:
+        sources, trace = images.encode(self.needs)
         keep = selectable(self.keep, self.merger, trace.patches)
         material = images.project(sources[:, : trace.patches]) if self.merge_projected else sources
         with torch.no_grad():  # gradients flow through the tokens, not through the choice
@@ -66,8 +66,7 @@ class VisionCompressor(Compressor):
             )
         tokens = compression.apply(material)
         tokens = tokens if self.merge_projected else images.project(tokens)
-        decision, carried = Decision(scores, compression), trace.answers(also)
-        return Compressed.of(tokens, decision, carried, images.arrangement, separators=self.separators)
+        return Compressed.of(tokens, Decision(scores, compression), images.arrangement, self.separators)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         keep = selectable(self.keep, self.merger, patches)
