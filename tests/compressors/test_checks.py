@@ -107,9 +107,9 @@ class Chosen(Selector):
 class Made(Merger):
     kind: str
 
-    def merge(self, features, kept, scores, trace):
+    def merge(self, features, kept, scores, trace, budget):
         wrong = WRONG_COMPRESSIONS.get(self.kind) or WRONG_MAKINGS[self.kind][0]
-        return wrong(Drop().merge(features, kept, scores, trace))
+        return wrong(Drop().merge(features, kept, scores, trace, budget))
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ def test_own_cuts_and_compressors_that_are_right_are_let_through(asked):
 def test_only_plug_ins_from_elsewhere_make_a_device_wait_for_their_values():
     far = torch.device("cuda")
     assert not _looked_at(Union((TopK(), PerTile(MaxMin()))), far)
-    assert not _looked_at(Contextual(0.5), far)
+    assert not _looked_at(Contextual(), far)
     assert _looked_at(Union((TopK(), Always())), far)
     assert _looked_at(Always(), far)
     assert _looked_at(TopK(), torch.device("cpu"))

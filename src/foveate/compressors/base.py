@@ -201,18 +201,20 @@ def check_needed(keep: Keep | None, selector: Selector) -> None:
         raise BudgetError(f"keep=None: {selector} needs a budget: how many patches stay, as a count or a fraction")
 
 
-def selectable(keep: Keep | None, merger: Merger, patches: int) -> int:
-    """Returns the number of patches that the selector keeps: the budget without the tokens that the merger reserves.
+def split_budget(keep: Keep | None, merger: Merger, patches: int) -> tuple[int, int]:
+    """Returns the budget as a count (all patches without a budget), and how many of them the selector keeps.
 
     Raises:
-        BudgetError: The merger reserves the whole budget.
+        BudgetError: The merger would use the whole budget.
     """
-    count = budget(keep, patches)
-    if (made := merger.reserved(count)) >= count:
+    budget = patches if keep is None else resolve_keep(keep, patches)
+    if (made := merger.reserved(budget)) >= budget:
         raise BudgetError(f"keep={keep}: {merger} alone makes {made} tokens, keep more than that")
-    return count - made
+    return budget, budget - made
 
 
-def budget(keep: Keep | None, patches: int) -> int:
-    """Returns the budget as a count; all patches without a budget."""
-    return patches if keep is None else resolve_keep(keep, patches)
+def expected_tokens(keep: Keep | None, selector: Selector, merger: Merger, left: int | float, patches: int) -> float:
+    """Returns how many of the `left` tokens of an image remain, on average if the number depends on the image."""
+    budget, selected = split_budget(keep, merger, patches)
+    kept = selector.expected(selected, left, patches)
+    return float(kept + budget - selected + merger.extra(round(left - kept)))

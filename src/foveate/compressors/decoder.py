@@ -6,7 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.compressors.base import Compressor, Positions, budget, check_needed, selectable, uncompressed, union
+from foveate.compressors.base import (
+    Compressor,
+    Positions,
+    check_needed,
+    expected_tokens,
+    split_budget,
+    uncompressed,
+    union,
+)
 from foveate.core.budget import Keep
 from foveate.core.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.compression import Compressed, Decision
@@ -56,10 +64,11 @@ class DecoderCompressor(Compressor, Cut):
         with torch.no_grad():
             padding = trace.places == PADDING
             scores = checked_scores(self.scorer.score(trace), self.scorer, trace, states.device, padding)
-            keep = selectable(self.keep, self.merger, trace.patches)
-            kept = self.selector.select(scores, trace, min(keep, states.shape[1]))
-            made = self.merger.merge(states, checked_choice(kept, self.selector, trace, scores), scores, trace)
+            budget, keep = split_budget(self.keep, self.merger, trace.patches)
             tokens = states.shape[1]
+            kept = self.selector.select(scores, trace, min(keep, tokens))
+            kept = checked_choice(kept, self.selector, trace, scores)
+            made = self.merger.merge(states, kept, scores, trace, budget)
             return Decision(scores, checked_compression(made, self.merger, len(states), tokens, tokens, states.device))
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
@@ -68,7 +77,5 @@ class DecoderCompressor(Compressor, Cut):
     def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
         """What this cut makes of the visual tokens expected at each block without it."""
         layer = resolve_layer(self.layer, len(blocks), "language model")
-        kept = self.selector.expected(selectable(self.keep, self.merger, patches), blocks[layer], patches)
-        made = self.merger.reserved(budget(self.keep, patches)) + self.merger.extra(round(blocks[layer] - kept))
-        left = kept + made
-        return (*blocks[:layer], *(float(left),) * (len(blocks) - layer))
+        left = expected_tokens(self.keep, self.selector, self.merger, blocks[layer], patches)
+        return (*blocks[:layer], *(left,) * (len(blocks) - layer))

@@ -70,10 +70,18 @@ class Merger(Plugin):
         kept: Int[Tensor, "batch kept"],
         scores: Float[Tensor, "batch patch"],
         trace: Trace,
+        budget: int,
     ) -> Compression:
         """Returns how each token is made of sources: the patches, then [CLS] if the tower has one.
 
         Tokens of kept patches come in the order of `kept`; the merger decides where it puts additional tokens.
+
+        Args:
+            features: Features of the sources.
+            kept: The kept patches.
+            scores: Scores of all patches.
+            trace: Answers to the merger's needs.
+            budget: Number of tokens that the compressor was given, the reserved ones included.
         """
 
     def reserved(self, keep: int) -> int:

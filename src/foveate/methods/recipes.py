@@ -141,7 +141,7 @@ def visionzip(keep: Keep, share: float = 5 / 32, deep_layer: int = -2, cls: bool
     The authors' 64 = 54 + 10, where 54 counts [CLS], which models without one leave out (`cls`). Source: arXiv
     2412.04467.
     """
-    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, merger=Contextual(keep, share, deep_layer, cls))
+    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, merger=Contextual(share, deep_layer, cls))
 
 
 def prumerge(keep: Keep | None = None) -> Compressor:
