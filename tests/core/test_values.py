@@ -11,7 +11,8 @@ import torch
 from foveate.compressors import DecoderCompressor, Pool, TowerCompressor, VisionCompressor
 from foveate.core.budget import Floor, Times, check_budgets, plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, OptionError
-from foveate.core.needs import ClsRows, LayersFrom, resolve_layer
+from foveate.core.layers import LayersFrom, resolve_layer
+from foveate.core.needs import ClsRows
 from foveate.core.values import whole
 from foveate.evaluation.identity import identity_of
 from foveate.mergers import Contextual

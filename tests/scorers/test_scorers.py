@@ -8,6 +8,7 @@ import torch
 
 from foveate import scorers
 from foveate.core.arrangement import Grid
+from foveate.core.layers import LayersFrom
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
@@ -17,7 +18,6 @@ from foveate.core.needs import (
     Features,
     Fingerprint,
     Keys,
-    LayersFrom,
     PixelStatistic,
     ReceivedRows,
 )

@@ -19,7 +19,8 @@ from foveate.core.budget import Keep
 from foveate.core.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.compression import Compressed, Decision
 from foveate.core.contracts import Cut, ImageBatch, Merger, Scorer, Selector
-from foveate.core.needs import Need, resolve_layer
+from foveate.core.layers import resolve_layer
+from foveate.core.needs import Need
 from foveate.core.trace import PADDING, Trace
 from foveate.mergers import Drop
 from foveate.selectors import TopK

@@ -9,7 +9,8 @@ from torch import Tensor
 from foveate.compressors.base import Compressor, Positions
 from foveate.core.compression import Compressed, Decision
 from foveate.core.contracts import AroundCut, AroundImages, Cut, ImageBatch
-from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer, resolve_layers
+from foveate.core.layers import resolve_layer, resolve_layers
+from foveate.core.needs import ClsRows, Need, ReceivedRows
 from foveate.core.trace import Trace
 
 

@@ -15,7 +15,7 @@ from foveate.compressors.base import checked_cuts, compressed_by
 from foveate.core.budget import Keep
 from foveate.core.contracts import ImageBatch
 from foveate.core.errors import OptionError
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine
 from foveate.data.names import SCENES, parsed

@@ -8,6 +8,7 @@ import torch
 from foveate.core.arrangement import Grid
 from foveate.core.compression import Compression
 from foveate.core.contracts import Merger, Scorer, Selector
+from foveate.core.layers import LayersFrom
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
@@ -18,7 +19,6 @@ from foveate.core.needs import (
     Features,
     Fingerprint,
     Keys,
-    LayersFrom,
     Need,
     PixelStatistic,
     PromptRows,

@@ -10,7 +10,7 @@ from transformers import DynamicCache, GenerationConfig, LlavaForConditionalGene
 
 from foveate.compressors import Blind, Compressor, Identity, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedModel, UnsupportedNeed
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.data.load import load_samples
 from foveate.mergers import Contextual
 from foveate.methods import (
