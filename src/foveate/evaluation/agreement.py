@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from foveate.compressors import Identity
+from foveate.compressors.base import compressed_by
 from foveate.core.errors import UnsupportedModel
 from foveate.core.storage import atomic_write
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash, run_id
@@ -76,7 +77,7 @@ def stock_logits(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
 def engine_logits(loaded: LoadedModel, tokens: Tensor) -> Tensor:
     """Returns the logits of these tokens as evaluations compute them."""
     adapter, images = loaded.adapter, loaded.images([_noise()])
-    full = Identity().compress(images, adapter.extra_needs)
+    full = compressed_by(Identity(), images, adapter.extra_needs)
     states, layout = embedded(adapter, [loaded.prompt("?", images.arrangement)], full, repack=False)
     blocks = DecoderPasses(adapter.decoder, layout, (), full)
     first = blocks.prompt(states)

@@ -195,6 +195,6 @@ def resolve_need(asked: NeedContext, need: Need, sources: Tensor, values: Mappin
                 raise UnsupportedNeed(f"{need}: it is known for prompts with one image each")
             everything = torch.arange(patches.shape[1], device=sources.device).expand(len(sources), -1)
             decision = Decision(torch.zeros_like(patches[..., 0]), Compression(everything))
-            full = Compressed(adapter.project(patches), decision, values, (asked.arrangement,) * len(sources))
+            full = Compressed(adapter.project(patches), decision, (asked.arrangement,) * len(sources), carried=values)
             return response_rows(adapter, texts.prompts, full, need)
     raise UnsupportedNeed(f"{need}: {type(adapter.model).__name__} cannot answer it from what it was given")
