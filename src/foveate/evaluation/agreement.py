@@ -16,7 +16,7 @@ from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.decoder_passes import DecoderPasses
 from foveate.models.runtime.generation import embedded
-from foveate.models.runtime.generation_config import greedily, told_unused
+from foveate.models.runtime.generation_config import greedily, unused_warning
 
 _TOLERANCE = {"float32": 2e-3}  # of the largest logit
 _HALF = 0.1
@@ -28,7 +28,7 @@ def check_evaluated(config: EvalConfig, loaded: LoadedModel) -> None:
     Raises:
         UnsupportedModel: See `check_agreement`.
     """
-    if left_out := told_unused(loaded.model):
+    if left_out := unused_warning(loaded.model):
         warn(left_out, stacklevel=2)
     once = run_id({"checkpoint": checkpoint_identity(loaded), "dtype": config.dtype, "code": code_hash()})
     check_agreement(loaded, config.out / "encodings" / f"{once}.agrees.json")

@@ -23,7 +23,7 @@ from foveate.lmms_eval.cache import known_to_cache
 from foveate.lmms_eval.request import USED, Request, decoding, until
 from foveate.methods.fitting import for_model
 from foveate.models.loading.load import REFERENCE, load
-from foveate.models.runtime.generation_config import greedily, told_unused
+from foveate.models.runtime.generation_config import greedily, unused_warning
 
 _NEW_TOKENS = 1024  # as lmms-eval's own models
 
@@ -88,7 +88,7 @@ class Foveate(lmms):
         if self.rank:
             hush()
         logger.info(f"{pretrained}: {self.compressor}")
-        if left_out := told_unused(self.loaded.model):
+        if left_out := unused_warning(self.loaded.model):
             logger.warning(left_out)
 
     @classmethod

@@ -184,7 +184,7 @@ def test_onevision_cuts_only_the_image_of_a_prompt_with_one(loaded_of):
 def test_numbers_of_images_that_do_not_fit_are_named(counts, loaded_of):
     loaded = loaded_of("LLaVA-OneVision")
     inputs = {**loaded.image_inputs([WIDE, WIDE, SQUARE])[0], "batch_num_images": torch.tensor(counts)}
-    with pytest.raises(ValueError, match=r"batch_num_images \[1.* of 3 images: expected how many"):
+    with pytest.raises(ValueError, match=r"batch_num_images \[1.* for 3 images: expected the number"):
         loaded.adapter.arrangements(inputs, [])
 
 
