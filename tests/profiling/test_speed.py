@@ -47,7 +47,7 @@ def batch(loaded, asked) -> Batch:
 )
 def test_answers_are_those_of_the_stock_model(loaded, asked, batch, compressor):
     model = loaded.model
-    texts = [loaded.written([None, question]) for _, question in asked]
+    texts = [loaded.chat_prompt([None, question]) for _, question in asked]
     inputs = loaded.inputs(texts, [[image] for image, _ in asked])
     with compressor.attached(loaded) as run:
         expected = model.generate(**inputs, max_new_tokens=NEW, eos_token_id=10**6, do_sample=False)[:, -NEW:]

@@ -64,7 +64,7 @@ def check_agreement(loaded: LoadedModel, known: Path) -> None:
 def stock_logits(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
     """Returns the first two tokens that `generate` gives, and their logits: (token, word)."""
     model: Any = loaded.model
-    inputs = loaded.inputs([loaded.written([None, "?"])], [[_noise()]])
+    inputs = loaded.inputs([loaded.chat_prompt([None, "?"])], [[_noise()]])
     options = {"max_new_tokens": 2, "min_new_tokens": 2, "output_logits": True}
     with greedily(model):
         said = model.generate(**inputs, **options, return_dict_in_generate=True, pad_token_id=loaded.adapter.pad_token)

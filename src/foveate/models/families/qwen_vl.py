@@ -91,7 +91,6 @@ class QwenVL(Adapter):
         wanted = {need: self.layers(need) for need in needs}
         recorded: dict[Need, list[Tensor]] = {need: [] for need, layers in wanted.items() if layers}
         patches, count = arrangement.patches * self.side**2, len(images["image_grid_thw"])
-        before: list[Tensor] = []
 
         def listen(layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
             for need in (need for need in recorded if layer in wanted[need]):
@@ -99,14 +98,8 @@ class QwenVL(Adapter):
                 q, k = (x.detach()[0].transpose(0, 1) for x in (query, key))
                 recorded[need].append(_answer(need, q, k, scaling, patches))
 
-        hook = self.projector.register_forward_pre_hook(lambda _, args: before.append(args[0]))
-        try:
-            with tapped(self.inner.visual, self._layer_of, listen) if recorded else nullcontext():
-                output = self.inner.get_image_features(
-                    images["pixel_values"], images["image_grid_thw"], return_dict=True
-                )
-        finally:
-            hook.remove()
+        with tapped(self.inner.visual, self._layer_of, listen) if recorded else nullcontext():
+            output, unmerged = self._run_tower(images)
         order = self._order(images["image_grid_thw"])
         tokens = torch.stack(list(output.pooler_output))
         values: dict[Need, Tensor] = {}
@@ -115,7 +108,7 @@ class QwenVL(Adapter):
                 case Features(projected=True):
                     values[need] = tokens
                 case Features():
-                    squares = before[0].reshape(count * arrangement.patches, -1)
+                    squares = unmerged.reshape(count * arrangement.patches, -1)
                     values[need] = squares[order].unflatten(0, (count, -1))
                 case Fingerprint():
                     values[need] = fingerprints(images["pixel_values"].reshape(count, -1))
@@ -158,6 +151,13 @@ class QwenVL(Adapter):
         levels: Any = [list(level) for level in deep]
         output = internal("models.qwen3_vl.modeling_qwen3_vl.BaseModelOutputWithDeepstackFeatures")
         return output(pooler_output=listed, deepstack_features=levels)
+
+    def _run_tower(self, images: ImageInputs) -> tuple[Any, Tensor]:
+        """Returns the stock model's image features, and the patches that enter the merger."""
+        merger_inputs: list[Tensor] = []
+        with self.projector.register_forward_pre_hook(lambda _, args: merger_inputs.append(args[0])):
+            output = self.inner.get_image_features(images["pixel_values"], images["image_grid_thw"], return_dict=True)
+        return output, merger_inputs[0]
 
     def _order(self, grid: Tensor) -> Tensor:
         """Returns the index of each token in the tower's output, which is ordered window by window."""
