@@ -310,7 +310,7 @@ def test_what_does_not_go_on_from_a_cache_is_refused(loaded, samples):
         cache = model(**inputs, use_cache=True).past_key_values
         for wrong, message in (
             ({"input_ids": more}, "do not begin with the"),
-            ({"input_ids": ids[:, :-3]}, r"expected the whole conversation, with new tokens at its end"),
+            ({"input_ids": ids[:, :-3]}, r"expected the whole conversation with new tokens at its end"),
             ({"input_ids": torch.cat([ids, image, image], 1)}, "new images after past_key_values"),
             ({"input_ids": ids.repeat(2, 1)}, "began with 1 prompts .* for 2 prompts"),
             ({"input_ids": ids, "attention_mask": torch.ones(1, 4)}, r"shape \(1, 4\): expected \(1, "),
