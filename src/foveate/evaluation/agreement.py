@@ -17,7 +17,7 @@ from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.decoder_passes import DecoderPasses
 from foveate.models.runtime.generation import embedded
-from foveate.models.runtime.generation_config import greedily, told_unused
+from foveate.models.runtime.generation_config import greedily, unused_warning
 
 _TOLERANCE = {"float32": 2e-3}  # of the largest logit
 _HALF = 0.1
@@ -29,7 +29,7 @@ def check_evaluated(config: EvalConfig, loaded: LoadedModel) -> None:
     Raises:
         UnsupportedModel: See `check_agreement`.
     """
-    if left_out := told_unused(loaded.model):
+    if left_out := unused_warning(loaded.model):
         warn(left_out, stacklevel=2)
     once = run_id({"checkpoint": checkpoint_identity(loaded), "dtype": config.dtype, "code": code_hash()})
     check_agreement(loaded, config.out / "encodings" / f"{once}.agrees.json")
@@ -65,7 +65,7 @@ def check_agreement(loaded: LoadedModel, known: Path) -> None:
 def stock_logits(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
     """Returns the first two tokens that `generate` returns, and their logits, shape (token, vocabulary)."""
     model: Any = loaded.model
-    inputs = loaded.inputs([loaded.written([None, "?"])], [[_noise()]])
+    inputs = loaded.inputs([loaded.chat_prompt([None, "?"])], [[_noise()]])
     options = {"max_new_tokens": 2, "min_new_tokens": 2, "output_logits": True}
     with greedily(model):
         generated = model.generate(
