@@ -15,9 +15,9 @@ from foveate.data.load import load_samples
 from foveate.data.sample import images_of
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
+from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import blind, fastv, vtc_cls
 from foveate.methods.fitting import with_fallbacks

@@ -99,7 +99,6 @@ def test_a_stopped_trial_is_stopped_at_the_same_question_again_after_its_records
     expected = records.read()
     first, *rest = sorted(records.parts(), key=lambda part: part.stat().st_mtime_ns)
     rest[1].write_bytes(rest[1].read_bytes()[:-1])
-    shutil.rmtree(tmp_path / "s")  # a study that has finished does not repeat its trials
     with pytest.warns(UserWarning, match=f"damaged: .*{rest[1].name}"):
         assert ended()[1].read().equals(expected)
     for part in records.parts():  # as if killed after the first batch

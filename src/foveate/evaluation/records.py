@@ -1,7 +1,8 @@
 """Records on disk: one folder per run, one parquet part per batch, each renamed into place when it is whole.
 
-The name of a part ends in the checksum of its content, which every reader verifies. `DONE` holds the number of records
-of a complete run. A damaged part is quarantined when the run is started again, and its questions are answered again.
+The name of a part ends in the checksum of its content, and `config.json` holds its own; every reader verifies them.
+`DONE` holds the number of records of a complete run. When a run is started again, damaged files are quarantined and
+the questions without a record are answered.
 """
 
 import json
@@ -24,6 +25,7 @@ from foveate.core.errors import DataError, OutputError
 from foveate.core.progress import bar
 from foveate.core.storage import atomic_write, checksummed, intact, quarantine, remove
 from foveate.data.sample import VQASample
+from foveate.evaluation.config import run_id
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Record:
         return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error, sample.source is not None)
 
 
+_CHECKSUM = "checksum"  # of all else in `config.json`
 _COLUMN_TYPES = {
     str: pa.string(),
     float: pa.float64(),
@@ -92,20 +95,19 @@ class RunFolder(ABC):
         self.folder = folder
 
     def begin(self, identity: Mapping[str, Any]) -> None:
-        """Creates the folder, quarantines damaged parts, and writes `config.json`.
+        """Creates the folder, quarantines damaged files, and writes `config.json`.
 
         Raises:
             OutputError: The folder cannot be written.
         """
         with self._writing(".lock"):
-            damaged = self.damaged()
-            if damaged or not self.complete:
+            if self.flaws():
                 self._done.unlink(missing_ok=True)  # first: without its parts the run is not complete
-            for part in damaged:
-                quarantine(part)
+            for path in self.damaged():
+                quarantine(path)
             if not self._config.exists():
                 with atomic_write(self._config) as path:
-                    path.write_text(json.dumps(dict(identity), indent=1))
+                    path.write_text(json.dumps(dict(identity) | {_CHECKSUM: run_id(identity)}, indent=1))
 
     def share(self, number: int) -> AbstractContextManager[None]:
         """Gives one process at a time the questions of a share; another one waits for it.
@@ -133,16 +135,15 @@ class RunFolder(ABC):
         Raises:
             DataError: The folder holds no run, or its `config.json` is damaged.
         """
-        try:
-            return json.loads(self._config.read_text())
-        except FileNotFoundError:
-            raise DataError(f"no config.json in {self.folder}: no run began here; run it with this --out") from None
-        except ValueError as error:
-            raise self._error(f"{self._config.name} is damaged") from error
+        if not self._config.exists():
+            raise DataError(f"no config.json in {self.folder}: no run began here; run it with this --out")
+        if (found := _read_config(self._config)) is None:
+            raise self._error(f"{self._config.name} is damaged")
+        return found
 
     @property
     def complete(self) -> bool:
-        """Whether every question has a record, and no part is damaged or lost."""
+        """Whether every question has a record, and no file is damaged or lost."""
         return self._done.exists() and not self.flaws()
 
     def finish(self, sample_ids: Iterable[str]) -> None:
@@ -166,23 +167,28 @@ class RunFolder(ABC):
         return sorted(self.folder.glob(self._PARTS))
 
     def damaged(self) -> list[Path]:
-        """Returns the parts whose content does not have the checksum in their name."""
-        return [part for part in self.parts() if not intact(part)]
+        """Returns the files and folders whose content does not have its checksum."""
+        config = [self._config] if self._config.exists() and _read_config(self._config) is None else []
+        return config + [part for part in self.parts() if not intact(part)]
 
     def flaws(self) -> list[str]:
-        """Returns a description of each damaged part, and of records that a complete run has lost."""
+        """Returns a description of each damaged file, and of records that a complete run has lost."""
         if damaged := [f"{part.name} is damaged" for part in self.damaged()]:
             return damaged
         if not self._done.exists():
             return []
         expected, found = self._done.read_bytes().strip(), len(self.done())
-        return [] if expected == b"%d" % found else [f"{self._done.name} says {expected!r} records, {found} are there"]
+        return (
+            []
+            if expected == b"%d" % found
+            else [f"{found} records are there, and {expected.decode(errors='replace')} were"]
+        )
 
     def intact_parts(self) -> list[Path]:
         """Returns all parts.
 
         Raises:
-            DataError: A part is damaged, or records are lost.
+            DataError: A file is damaged, or records are lost.
         """
         if flaws := self.flaws():
             raise self._error(flaws[0])
@@ -190,8 +196,8 @@ class RunFolder(ABC):
 
     def _error(self, what: str) -> DataError:
         return DataError(
-            f"{self.folder}: {what}, or written by another version; remove the folder, or repeat the study with "
-            "--fresh: intact records are reused"
+            f"{self.folder}: {what} (or written by another version); run the command that made it again: it "
+            "quarantines damaged files and repeats their part"
         )
 
     @property
@@ -280,3 +286,12 @@ def _content(part: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Returns a part's table; a part is so small that setting up threads would take longer than reading it."""
     with pq.ParquetFile(part) as file:
         return file.read(None if columns is None else list(columns), use_threads=False)
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    """Returns the content of a `config.json`, or None if it does not have its checksum."""
+    try:
+        found = json.loads(path.read_text())
+        return found if found.pop(_CHECKSUM) == run_id(found) else None
+    except (ValueError, AttributeError, LookupError, TypeError):
+        return None

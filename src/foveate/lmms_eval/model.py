@@ -15,7 +15,7 @@ from lmms_eval.utils import Collator
 from loguru import logger
 
 from foveate.core.errors import FoveateError
-from foveate.core.progress import bar, hush
+from foveate.core.progress import bar, disable_bars
 from foveate.core.values import whole
 from foveate.evaluation.config import checkpoint_identity, code_hash
 from foveate.evaluation.identity import identity_of
@@ -86,7 +86,7 @@ class Foveate(lmms):
             raise FoveateError(f"batch_size={batch_size!r}: expected a number of questions; it is not found out here")
         self.batch_size = int(batch_size)
         if self.rank:
-            hush()
+            disable_bars()
         logger.info(f"{pretrained}: {self.compressor}")
         if left_out := told_unused(self.loaded.model):
             logger.warning(left_out)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna import Trial, TrialPruned
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+from optuna.trial import FixedTrial, FrozenTrial
 from optuna_dashboard import save_note
 
 from foveate.compressors import Compressor, Identity
@@ -21,6 +22,7 @@ from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.latency import latency_ms
+from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load
 from foveate.methods.fitting import with_fallbacks
 from foveate.studies.plan import Goal
@@ -93,6 +95,17 @@ class Objective:
             trial.set_user_attr(name, value)
         _describe(trial, records, self.draw and self.draw(config, records), config.out)
         return tuple(measured[goal] for goal in self.goals)
+
+    def restore(self, trial: FrozenTrial) -> None:
+        """Answers the questions of a finished trial again if its records are damaged or lost."""
+        notes = trial.user_attrs
+        folder = RecordFolder(self.config.out / "records" / notes["run_id"])
+        if folder.complete or (notes["stopped"] and folder.parts() and not folder.flaws()):
+            return
+        compressor = self._proposal(FixedTrial(trial.params)).compressor
+        config = replace(self.config, compressor=compressor)
+        enough = (lambda records: records.num_rows >= notes["n"]) if notes["stopped"] else None
+        evaluate(config, _order(compressor) if self.pruned else None, enough)
 
     def _proposal(self, trial: AnyTrial) -> Proposal:
         """Returns what the space suggests, with the fallbacks that the model's tower requires."""

@@ -82,6 +82,8 @@ def run_trials(
         ranks.start()
     study.pruner = _pruner(objective)
     try:
+        for trial in bar(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), "trial", "checking records"):
+            objective.restore(trial)
         with folder.working(), bar(total, "trial", miniters=1, delay=0, leave=True) as shown:
             trials = _Trials(folder, study, objective, total, sampler, seed)
             while trials.run_next(shown):
