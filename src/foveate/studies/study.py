@@ -20,8 +20,7 @@ from tqdm import tqdm
 from foveate.core.errors import OutputError, behind, said
 from foveate.core.progress import bar
 from foveate.evaluation import ranks
-from foveate.studies.notes import ARTIFACTS
-from foveate.studies.objective import Objective
+from foveate.studies.objective import ARTIFACTS, Objective
 from foveate.studies.plan import SamplerName
 from foveate.studies.space import Planned
 from foveate.studies.stopping import STARTUP, P
