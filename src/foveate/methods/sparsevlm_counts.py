@@ -1,4 +1,4 @@
-"""The numbers of tokens that SparseVLM keeps at its three cuts, from the authors' code (arXiv 2410.04417)."""
+"""Numbers of tokens that SparseVLM keeps at its three cuts, from the authors' code (arXiv 2410.04417)."""
 
 from collections.abc import Mapping
 
@@ -12,19 +12,21 @@ SPARSEVLM_PLUS = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 
 
 
 def interpolated(table: Mapping[int, tuple[int, ...]], keep: Number, cuts: int) -> tuple[Capped, ...]:
-    """Returns how many tokens each cut keeps: a list of the table, or between two of them.
+    """Returns how many tokens each cut keeps: a list of the table, or an interpolation of two.
 
     Args:
-        table: Lists of three counts by the authors' names of them; below the smallest name the counts fall to 0.
-        keep: The name of a list, or a number between names.
+        table: Lists of three counts by their names in the authors' code; below the smallest name the counts fall to 0.
+        keep: Name of a list, or a number between two names.
         cuts: Number of cuts.
 
     Raises:
-        BudgetError: `keep` lies outside the table, or there are not three cuts.
+        BudgetError: `keep` is outside the table, or there are not three cuts.
     """
     names, count = [0, *sorted(table)], plain_keep(keep)
     if not isinstance(count, int) or not 1 <= count <= names[-1]:
-        raise BudgetError(f"keep={count}: SparseVLM's lists of counts are named by counts, give an int 1..{names[-1]}")
+        raise BudgetError(
+            f"keep={count}: SparseVLM's lists of counts are named by counts, give an int 1..{names[-1]}"
+        )
     if cuts != 3:
         raise BudgetError(f"{cuts} cuts: SparseVLM's lists have three counts, so give three blocks")
     lists = [(0,) * 3, *(table[name] for name in names[1:])]
