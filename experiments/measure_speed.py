@@ -64,19 +64,19 @@ def main(
     from foveate.data.scenes.questions import QUESTION_KINDS
     from foveate.methods.fitting import at_budgets
     from foveate.models.loading.load import load
-    from foveate.profiling.speed import measured, sides_of
+    from foveate.profiling.speed import image_sizes, measure
 
     folder, loaded = place_of(out), load(model, device, dtype, attention, companion)
     second = one_by_one(loaded, new_tokens, TOTAL)
     samples = first_of_images(load_samples(SCENES, "test", limit=len(QUESTION_KINDS) * max(batch))).values()
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
-    for side, count in product(sides_of(loaded, size, next(iter(samples)).image), batch):
+    for side, count in product(image_sizes(loaded, size, next(iter(samples)).image), batch):
         questions = [(s.image.resize((side, side)), s.question) for s in islice(cycle(samples), count)]
         patches = loaded.image_inputs([questions[0][0]])[1][0].patches
         compressors, unable = at_budgets(methods, keep, loaded.adapter, patches)
         counts = dict.fromkeys([patches, *(budget for _, budget in compressors)]) if second else ()
-        found, failed = measured(
+        found, failed = measure(
             loaded,
             questions,
             {(FULL, patches): Identity(), **compressors},

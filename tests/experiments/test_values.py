@@ -98,7 +98,7 @@ OWN = {
         (("--batch", "0"), "--batch 0: expected one or more numbers from 1 up"),
         (("--rounds", "0"), "rounds=0: expected at least 2 tokens"),
         (("--new-tokens", "1"), "new_tokens=1, rounds=20: expected at least 2 tokens"),
-        (("--size", "48"), "size 48: LlavaForConditionalGeneration sees every image at 96 x 96 pixels"),
+        (("--size", "48"), "size 48: LlavaForConditionalGeneration resizes every image to 96 x 96 pixels"),
         (("--keep", "nan"), "keep=nan"),
         (("--methods", "nope"), "method 'nope' is unknown"),
         (("--attention", "fast"), "attention 'fast' is unknown; known: "),

@@ -10,13 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from foveate.compressors import Identity
+from foveate.compressors.base import compressed_by
 from foveate.core.errors import UnsupportedModel
 from foveate.core.storage import atomic_write
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash, run_id
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.decoder_passes import DecoderPasses
 from foveate.models.runtime.generation import embedded
-from foveate.models.runtime.generation_config import greedily, told_unused
+from foveate.models.runtime.generation_config import greedily, unused_warning
 
 _TOLERANCE = {"float32": 2e-3}  # of the largest logit
 _HALF = 0.1
@@ -28,7 +29,7 @@ def check_evaluated(config: EvalConfig, loaded: LoadedModel) -> None:
     Raises:
         UnsupportedModel: See `check_agreement`.
     """
-    if left_out := told_unused(loaded.model):
+    if left_out := unused_warning(loaded.model):
         warn(left_out, stacklevel=2)
     once = run_id({"checkpoint": checkpoint_identity(loaded), "dtype": config.dtype, "code": code_hash()})
     check_agreement(loaded, config.out / "encodings" / f"{once}.agrees.json")
@@ -64,7 +65,7 @@ def check_agreement(loaded: LoadedModel, known: Path) -> None:
 def stock_logits(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
     """Returns the first two tokens that `generate` returns, and their logits, shape (token, vocabulary)."""
     model: Any = loaded.model
-    inputs = loaded.inputs([loaded.written([None, "?"])], [[_noise()]])
+    inputs = loaded.inputs([loaded.chat_prompt([None, "?"])], [[_noise()]])
     options = {"max_new_tokens": 2, "min_new_tokens": 2, "output_logits": True}
     with greedily(model):
         generated = model.generate(
@@ -76,7 +77,7 @@ def stock_logits(loaded: LoadedModel) -> tuple[Tensor, Tensor]:
 def engine_logits(loaded: LoadedModel, tokens: Tensor) -> Tensor:
     """Returns the logits of these tokens as evaluations compute them."""
     adapter, images = loaded.adapter, loaded.images([_noise()])
-    full = Identity().compress(images, adapter.extra_needs)
+    full = compressed_by(Identity(), images, adapter.extra_needs)
     states, layout = embedded(adapter, [loaded.prompt("?", images.arrangement)], full, repack=False)
     blocks = DecoderPasses(adapter.decoder, layout, (), full)
     first = blocks.prompt(states)

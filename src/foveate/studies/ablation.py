@@ -11,7 +11,7 @@ import optuna
 
 from foveate.compressors import Compressor, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError
-from foveate.core.needs import LayersFrom, resolve_layer, resolve_layers
+from foveate.core.layers import LayersFrom, resolve_layer, resolve_layers
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.identity import identity_of
 from foveate.methods import blind, contrast, edges, evidence, full, random, saturation, uniform, vtc_cls

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
-from foveate.compressors.base import checked_cuts
+from foveate.compressors.base import checked_cuts, compressed_by
 from foveate.core.budget import Keep
 from foveate.core.contracts import ImageBatch
 from foveate.core.errors import OptionError
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine
 from foveate.data.names import SCENES, parsed
@@ -164,7 +164,7 @@ def _mean_scores(
 def _scores(
     adapter: Adapter, compressor: Compressor, images: ImageBatch, prompts: list[list[int]]
 ) -> Float[Tensor, "question patch"]:
-    compressed = compressor.compress(images, adapter.extra_needs)
+    compressed = compressed_by(compressor, images, adapter.extra_needs)
     if not (cuts := checked_cuts(compressor)):
         return compressed.decision.scores
     _, pruning = answer_each(adapter, prompts, compressed, compressor.repack, cuts, 1)
