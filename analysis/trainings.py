@@ -24,6 +24,7 @@ from analysis.verdicts import holm
 from foveate.core.errors import DataError
 from foveate.core.storage import atomic_write
 from foveate.evaluation import EvalConfig
+from foveate.evaluation.ranks import rank
 from foveate.options import Options
 
 _LEGEND = (
@@ -174,6 +175,8 @@ def reported(
     folders: dict[str, Path] = {}
     for name, config in options.each:
         study = run(name, config)
+        if rank() > 0:  # rank 0 reports
+            continue
         print(report(study, config))
         folders.setdefault(config.data, config.out / study.study_name)
         if len(labels) > 1:

@@ -24,17 +24,19 @@ def main(
         keep: Budget in equivalent tokens: a count, or a fraction of an image's patches.
         options: What every study is told.
     """
-    options.alone()
+    options.without_storage()
     check_names([method])
     check_budgets([keep])
     from analysis.benchmarks.report import report_answers
+    from foveate.evaluation.ranks import rank
     from foveate.evaluation.run import cached_load, evaluate
     from foveate.methods.fitting import at_budget
 
     for name, config in options.each:
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
-        folder = evaluate(replace(config, compressor=compressor))
-        print(report_answers(method, parsed(config.data)[0], folder, config.out / name))
+        folder = evaluate(replace(config, compressor=compressor), shared=True)
+        if rank() == 0:
+            print(report_answers(method, parsed(config.data)[0], folder, config.out / name))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,10 @@ def main(
             of the scenes, and no corrections for other data.
         options: What every study is told.
     """
-    options.alone()
+    options.without_storage()
     from analysis.bias.report import report
     from foveate.bias.measure import Measurement, measure
+    from foveate.evaluation.ranks import rank
     from foveate.studies.corrections import evaluate_corrections, split_of_means
     from foveate.studies.reports import report_folder
 
@@ -39,7 +40,8 @@ def main(
     out = report_folder(options.out, options.name, options.existing, Measurement.of(config, plan).identity)
     measured = measure(config, plan)
     corrected = evaluate_corrections(config, plan.keep, split) if split else []
-    print(report(measured, out, corrected, split or ""))
+    if rank() == 0:
+        print(report(measured, out, corrected, split or ""))
 
 
 if __name__ == "__main__":

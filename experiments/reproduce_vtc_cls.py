@@ -26,13 +26,14 @@ def main(
         tolerance: Points by which a number may differ from the published one and still be the same.
         options: What every study is told.
     """
-    options.alone()
+    options.without_storage()
     if strange := [data for data in options.data if parsed(data)[0] not in BENCHMARKS]:
         raise DataError(f"data {strange[0]!r} is not in the paper; its benchmarks: {', '.join(BENCHMARKS)}")
     check_budgets(keep, needed=False)
     if not 0 <= tolerance <= 100:
         raise OptionError(f"tolerance={tolerance}: expected a number of points from 0 to 100")
     from analysis.benchmarks.reproduction import Reproduced, needed, report
+    from foveate.evaluation.ranks import rank
     from foveate.evaluation.run import cached_load, evaluate
     from foveate.methods.fitting import for_model
 
@@ -43,11 +44,12 @@ def main(
             for name in METHODS:
                 for budget in [None] if name == "full" else dict.fromkeys(keep):
                     compressor = for_model(name, budget, {}, adapter)
-                    folder = evaluate(replace(config, compressor=compressor))
+                    folder = evaluate(replace(config, compressor=compressor), shared=True)
                     runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}. {needed(options.checkpoint, options.data)}") from error
-    print(report(runs, options.checkpoint, options.out / options.name, tolerance, options.limit is None))
+    if rank() == 0:
+        print(report(runs, options.checkpoint, options.out / options.name, tolerance, options.limit is None))
 
 
 if __name__ == "__main__":

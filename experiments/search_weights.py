@@ -27,13 +27,15 @@ def main(
     plan.check_apart(options.split or "")
     from analysis.overlays import kept_figure
     from analysis.search.report import report
+    from foveate.evaluation.ranks import rank
     from foveate.studies.search import confirm, search
     from foveate.studies.study_folder import StudyFolder
 
     place = StudyFolder(options.name, options.out, options.storage, existing=options.existing)
     study = search(place, options.config, plan, options.workers, kept_figure)
     test = confirm(place, options.config, plan, study, options.workers, kept_figure)
-    print(report(study, test, options.config))
+    if rank() == 0:
+        print(report(study, test, options.config))
 
 
 if __name__ == "__main__":

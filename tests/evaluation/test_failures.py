@@ -20,10 +20,10 @@ from foveate.data.load import load_samples
 from foveate.data.sample import Boxes, Drawn
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.asking import askable
-from foveate.evaluation.evidence import as_seen, evidence_of
+from foveate.evaluation.evidence import evidence_of, visible_part
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.module import Answering
+from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import uniform
 from foveate.models.loading.load import load
@@ -130,7 +130,7 @@ def test_a_study_that_skips_is_not_stopped_by_its_first_question(kind, tiny, tmp
     loaded = load(tiny)
     assert first_usable(broken, samples, loaded).id == "random-2"
     encodings = encodings_of(broken, loaded, samples, questions)
-    asked = [sample.id for sample, _ in askable(broken, loaded, samples, encodings.arrangements)]
+    asked = [sample.id for sample, _ in with_prompts(broken, loaded, samples, encodings.arrangements)]
     assert asked == [sample.id for sample in samples[1:]]
     with pytest.raises(DataError, match=rf"question '{samples[0].id}'.*--on-error skip"):
         first_usable(replace(broken, on_error="stop"), samples, loaded)
@@ -206,7 +206,7 @@ def test_evidence_and_images_are_cropped_as_the_processor_crops(cropping, tmp_pa
     torch.testing.assert_close(seen, expected, atol=0.1, rtol=0)
     stretched = evidence_of([sample], [Arrangement((grid,))])[0].reshape(12, 12)
     assert stretched[:, 9:].sum() == 0 and stretched.sum() > 0
-    image = np.asarray(as_seen(cropping, sample.image, grid))
+    image = np.asarray(visible_part(cropping, sample.image, grid))
     crop = sample.image.resize((192, 96), Image.Resampling.BICUBIC).crop((48, 0, 144, 96))
     assert np.abs(image.astype(int) - np.asarray(crop.convert("RGB"))).max() <= 1
 

@@ -12,11 +12,11 @@ from foveate.studies.comparison import CONTROLS, compare
 OWN = """
 from foveate.compressors import VisionCompressor
 from foveate.methods import random
-from foveate.scorers import TokenNorm
+from foveate.scorers import ReceivedAttention
 
 
 def long_tokens(keep):
-    return VisionCompressor(TokenNorm(), keep)
+    return VisionCompressor(ReceivedAttention(-1), keep)
 
 
 def fastv(keep):
@@ -94,7 +94,7 @@ def test_a_users_method_is_called_by_its_function(config, own):
     study = compare("s", config, ("own_methods:long_tokens",), (16,), seeds=(0,))
     assert study.user_attrs["roles"]["long_tokens"] == "vision"
     (trial,) = [trial for trial in study.trials if trial.params["scorer"] == "long_tokens"]
-    assert trial.user_attrs["compressor"].startswith("VisionCompressor(scorer=TokenNorm(")
+    assert trial.user_attrs["compressor"].startswith("VisionCompressor(scorer=ReceivedAttention(")
 
 
 @pytest.mark.parametrize("names", [("own_methods:fastv",), ("own_methods:random", "fastervlm")])

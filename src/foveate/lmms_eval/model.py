@@ -14,7 +14,7 @@ from lmms_eval.utils import Collator
 from loguru import logger
 
 from foveate.core.errors import FoveateError
-from foveate.core.progress import bar, hush
+from foveate.core.progress import bar, disable_bars
 from foveate.core.values import whole
 from foveate.lmms_eval.request import USED, Request, generate_options, until
 from foveate.methods.fitting import for_model
@@ -86,7 +86,7 @@ class Foveate(lmms):
             )
         self.batch_size = int(batch_size)
         if self.rank:
-            hush()
+            disable_bars()
         logger.info(f"{pretrained}: {self.compressor}")
         if left_out := unused_warning(self.loaded.model):
             logger.warning(left_out)

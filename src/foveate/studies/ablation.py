@@ -16,7 +16,7 @@ from foveate.models.families.llava import Tower
 from foveate.studies.choices import Choice, ChoiceGrid
 from foveate.studies.objective import Draw, Objective
 from foveate.studies.opening import open_study
-from foveate.studies.study import queue, run_trials
+from foveate.studies.study import enqueue, run_trials
 from foveate.studies.study_folder import StudyFolder
 
 
@@ -93,8 +93,8 @@ def run_grid(
     """
     objective = Objective(config, grid, draw=draw)
     place, study = open_study(place, objective, {**identity, **size_of(config)}, facts)
-    queue(place, study, grid.cells)
-    run_trials(place, study, objective, workers=workers)
+    enqueue(place, study, grid.cells)
+    run_trials(place, study, objective)
     return study
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from foveate.compressors import Compressor, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError
-from foveate.core.needs import LayersFrom, resolve_layer, resolve_layers
+from foveate.core.layers import LayersFrom, resolve_layer, resolve_layers
 from foveate.evaluation.identity import identity_of
 from foveate.methods import blind, contrast, edges, evidence, full, random, saturation, uniform, vtc_cls
 from foveate.models.families.llava import Tower

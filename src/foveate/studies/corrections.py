@@ -11,22 +11,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
-from foveate.compressors.base import checked_cuts
+from foveate.compressors.base import checked_cuts, compressed_by
 from foveate.core.budget import Keep
 from foveate.core.contracts import ImageBatch
 from foveate.core.errors import OptionError
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine
 from foveate.data.names import SCENES, parsed
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.asking import prompt_of
 from foveate.evaluation.config import checkpoint_identity, run_id
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
-from foveate.evaluation.module import asked
+from foveate.evaluation.module import images_of_questions
+from foveate.evaluation.prompts import prompt_of
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods.fitting import options_on, with_fallbacks
 from foveate.methods.recipes import fastv, vtc_cls
@@ -106,7 +106,7 @@ def evaluate_corrections(config: EvalConfig, keep: Keep, mean_split: str) -> lis
         }
         for correction, scorer in scorers.items():
             compressor = with_fallbacks(replace(plain, scorer=scorer), adapter.tower)
-            run = evaluate(replace(config, compressor=compressor)).folder.name
+            run = evaluate(replace(config, compressor=compressor), shared=True).folder.name
             found.append(Corrected(name, correction, run))
     return found
 
@@ -149,7 +149,7 @@ def _mean_scores(
                 prompt_of(loaded, sample, image, config.max_new_tokens)
                 for sample, image in zip(batch, arranged, strict=True)
             ]
-            images = asked(encodings, batch, prompts, evidence_of(batch, arranged, loaded))
+            images = images_of_questions(encodings, batch, prompts, evidence_of(batch, arranged, loaded))
             total = total + _scores(loaded.adapter, config.compressor, images, prompts).double().sum(0).cpu()
             count += len(batch)
             shown.update(len(batch))
@@ -159,7 +159,7 @@ def _mean_scores(
 def _scores(
     adapter: Adapter, compressor: Compressor, images: ImageBatch, prompts: list[list[int]]
 ) -> Float[Tensor, "question patch"]:
-    compressed = compressor.compress(images, adapter.extra_needs)
+    compressed = compressed_by(compressor, images, adapter.extra_needs)
     if not (cuts := checked_cuts(compressor)):
         return compressed.decision.scores
     _, pruning = answer_each(adapter, prompts, compressed, compressor.repack, cuts, 1)

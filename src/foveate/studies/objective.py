@@ -84,7 +84,7 @@ class Objective:
         return tuple(measured[goal] for goal in self.goals)
 
     def restore(self, trial: FrozenTrial) -> None:
-        """Answers those questions of a finished trial anew whose records are damaged or lost; often none."""
+        """Answers the questions of a finished trial again whose records are damaged or lost."""
         notes = trial.user_attrs
         folder = RecordFolder(self.config.out / "records" / notes["run_id"])
         if folder.complete or (notes["stopped"] and folder.parts() and not folder.flaws()):

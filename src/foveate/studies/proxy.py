@@ -28,11 +28,11 @@ from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.agreement import check_evaluated
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.asking import askable
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.identity import identity_of
-from foveate.evaluation.module import asked_alike
+from foveate.evaluation.module import images_by_shape
+from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods.fitting import with_fallbacks
 from foveate.metrics.evidence import SHOWN
@@ -78,7 +78,7 @@ def rank_by_proxy(space: Space, config: EvalConfig, signal: ProxySignal, candida
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
     check_evaluated(config, loaded)
-    every = list(askable(config, loaded, samples, encodings.arrangements))
+    every = list(with_prompts(config, loaded, samples, encodings.arrangements))
     samples, prompts = [sample for sample, _ in every], [prompt for _, prompt in every]
     arranged = [encodings.arrangements[sample.image_id] for sample in samples]
     share = evidence_of(samples, arranged, loaded)
@@ -87,7 +87,7 @@ def rank_by_proxy(space: Space, config: EvalConfig, signal: ProxySignal, candida
     owner = torch.tensor([list(first).index(sample.image_id) for sample in samples])
     wanted = torch.zeros(len(first), worth.shape[1]).index_add_(0, owner, worth) / worth.sum()
     rows = list(first.values())
-    groups, images = asked_alike(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], share[rows])
+    groups, images = images_by_shape(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], share[rows])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     params, agreement, seen = [], [], set()
     for _ in bar(range(candidates), "proposal", "ranking"):
@@ -132,7 +132,7 @@ def _looked_at(
     for start in bar(range(0, len(samples), batch_size), "batch", "looking"):
         batch = slice(start, start + batch_size)
         share = torch.zeros(len(samples[batch]), 0, 0)
-        groups, images = asked_alike(encodings, samples[batch], prompts[batch], share)
+        groups, images = images_by_shape(encodings, samples[batch], prompts[batch], share)
         for rows in groups:
             found = scorer.score(images(rows).encode(scorer.needs)[1]).float().cpu()
             for row, score in zip(rows, found, strict=True):

@@ -25,7 +25,7 @@ from foveate.studies.opening import open_study
 from foveate.studies.plan import SearchPlan
 from foveate.studies.recipes import RecipeSpace, opened
 from foveate.studies.space import LayerSpace, Planned, Space, budget_of, layer_space
-from foveate.studies.study import queue, run_trials
+from foveate.studies.study import enqueue, run_trials
 from foveate.studies.study_folder import StudyFolder
 
 BEST, SPACED = 8, 20  # proposals of the proxy that are evaluated: the best ones, and some all over its ranking
@@ -86,11 +86,11 @@ def search(
     if "proxy" not in study.user_attrs:
         planned = baselines(space, loaded)
         proxy, more = _proxy_ranking(space, config, plan)
-        queue(place, study, [*planned, *more])
+        enqueue(place, study, [*planned, *more])
         study.set_user_attr("proxy", proxy)
     else:
-        queue(place, study, ())
-    run_trials(place, study, objective, plan.trials, plan.sampler, plan.sampler_seed, workers)
+        enqueue(place, study, ())
+    run_trials(place, study, objective, plan.trials, plan.sampler, plan.sampler_seed)
     return study
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.compressors import DecoderCompressor, Identity, VisionCompressor
+from foveate.compressors.base import compressed_by
 from foveate.core.arrangement import Arrangement
 from foveate.core.compression import Compression
 from foveate.mergers import Nearest
@@ -106,7 +107,7 @@ class ModelContract(ABC):
         prompts = [self._prompt(adapter, [length]) for length in lengths]
 
         compressed = in_groups(
-            lambda some: compressor.compress(some, adapter.extra_needs),
+            lambda some: compressed_by(compressor, some, adapter.extra_needs),
             group_by_shape(arrangements),
             _live_images(adapter, images, arrangements),
         )
@@ -137,7 +138,7 @@ class ModelContract(ABC):
         images = self._joined(self.image_inputs()[:3])
         arrangements = adapter.arrangements(images, [self._length(adapter, n) for n in range(3)])
         whole = in_groups(
-            lambda some: compressor.compress(some, adapter.extra_needs),
+            lambda some: compressed_by(compressor, some, adapter.extra_needs),
             group_by_shape(arrangements),
             _live_images(adapter, images, arrangements),
         )

@@ -10,7 +10,7 @@ from transformers import DynamicCache, GenerationConfig, LlavaForConditionalGene
 
 from foveate.compressors import Blind, Compressor, Identity, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedModel, UnsupportedNeed
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.data.load import load_samples
 from foveate.mergers import Contextual
 from foveate.methods import (
@@ -229,7 +229,7 @@ def test_beams_and_several_sequences_return_the_full_prompt(loaded, samples):
         (vscan(-3, layer=2, local_layer=1), BudgetError, r"keep=-3: .*keep 1\.\.144"),
         (vscan(120, layer=2, local_layer=1), BudgetError, r"keep=120: 1.5 times as many patches are needed.*144"),
         (sparsevlm(180, after=(0, 1, 9)), LayerError, r"layer 10: this language model has 4 layers"),
-        (VisionCompressor(ReceivedAttention(-2), 64, merger=Contextual(0.25)), BudgetError, "another budget"),
+        (VisionCompressor(ReceivedAttention(-2), 1, merger=Contextual()), BudgetError, "keep=1: Contextual.*keep more"),
         (fastv(0, 1), BudgetError, r"keep=0: .*keep 1\.\.144"),
         (fastv(200, 1), BudgetError, r"keep=200.*144 patches"),
         (fastv(1.5, 1), BudgetError, r"keep=1.5: a fraction lies in \(0, 1\]"),

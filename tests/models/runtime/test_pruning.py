@@ -16,6 +16,7 @@ from transformers import GenerationConfig, StaticCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from foveate.compressors import DecoderCompressor, Pipeline, VisionCompressor
+from foveate.compressors.base import compressed_by
 from foveate.core.contracts import Scorer, Selector
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Role
@@ -228,7 +229,7 @@ def test_the_own_engine_and_hooks_in_generate_agree_and_a_batch_gives_what_singl
             assert run.kept[0].tolist() == kept[row]
             assert torch.equal(run.tokens.per_block[0], tokens[row])
             assert _until_end(alone, ends) == _until_end(together[row], ends)
-    compressed = compressor.compress(seen(loaded.adapter, batch["pixel_values"]))
+    compressed = compressed_by(compressor, seen(loaded.adapter, batch["pixel_values"]))
     answers, pruning = answer_each(loaded.adapter, prompts, compressed, compressor.repack, compressor.cuts, NEW)
     assert answers.tokens == [_until_end(row, ends) for row in together]
     assert [k.tolist() for k in pruning.decisions[-1].compression.kept] == kept

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from foveate.compressors import Compressor, DecoderCompressor, Identity, VisionCompressor
+from foveate.compressors.base import compressed_by
 from foveate.core.errors import FoveateError, UnsupportedNeed
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.loading.load import adapt
@@ -69,7 +70,7 @@ class Asked:
         adapter, images = self.adapter, self.images(numbers)
         arrangements = adapter.arrangements(images, [self.lengths[number] for number in numbers])
         compressed = in_groups(
-            lambda some: method.compress(some, adapter.extra_needs),
+            lambda some: compressed_by(method, some, adapter.extra_needs),
             group_by_shape(arrangements),
             lambda rows: LiveImages(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]]),
         )

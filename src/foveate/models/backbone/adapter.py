@@ -15,17 +15,8 @@ from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.compression import Compression
 from foveate.core.contracts import Cut, Reduction
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import (
-    ClsQuery,
-    ClsRows,
-    Deepstack,
-    Keys,
-    Need,
-    PixelStatistic,
-    ReceivedRows,
-    resolve_layer,
-    resolve_layers,
-)
+from foveate.core.layers import resolve_layer, resolve_layers
+from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Keys, Need, PixelStatistic, ReceivedRows
 from foveate.functional.pixel_filters import FILTERS
 from foveate.functional.sequence import positions
 from foveate.models.backbone.cut_checks import check_cuts

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError, LayerError
-from foveate.core.needs import PromptRows, TokenKeys, resolve_layer
+from foveate.core.layers import resolve_layer
+from foveate.core.needs import PromptRows, TokenKeys
 
 
 def check_cuts(cuts: Sequence[Cut], depth: int, deepstack_levels: int = 0, window: int | None = None) -> None:

@@ -46,7 +46,7 @@ def in_groups(
         axes = () if need.patch_axis is None else (need.patch_axis,)
         values[need] = padded([part.carried[need] for part in parts], axes, 0)[order]
     every = [arrangement for part in parts for arrangement in part.arrangements]
-    return Compressed(tokens, decision, values, tuple(every[i] for i in order), parts[0].separators)
+    return Compressed(tokens, decision, tuple(every[i] for i in order), parts[0].separators, values)
 
 
 def concatenated(decisions: Sequence[Decision], rows: Sequence[int]) -> Decision:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from foveate.core.errors import FoveateError, UnsupportedModel, said
-from foveate.core.progress import seen
+from foveate.core.progress import bars_visible
 
 SAFE: dict[str, Any] = {"trust_remote_code": False}
 """Options for every call of transformers that reads from a checkpoint."""
@@ -69,7 +69,7 @@ def weights_of(what: str, kind: Any, source: str, **options: Any) -> PreTrainedM
 @contextmanager
 def _bars() -> Iterator[None]:
     """Hides the progress bars of transformers unless a terminal or notebook shows them."""
-    hidden = is_progress_bar_enabled() and not seen()
+    hidden = is_progress_bar_enabled() and not bars_visible()
     if hidden:
         disable_progress_bar()
     try:

@@ -196,7 +196,7 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
                 raise UnsupportedNeed(f"{need}: a prompt has several images or none; give one image per prompt")
             everything = torch.arange(patches.shape[1], device=sources.device).expand(len(sources), -1)
             decision = Decision(torch.zeros_like(patches[..., 0]), Compression(everything))
-            full = Compressed(adapter.project(patches), decision, values, (context.arrangement,) * len(sources))
+            full = Compressed(adapter.project(patches), decision, (context.arrangement,) * len(sources), carried=values)
             return response_rows(adapter, texts.prompts, full, need)
     raise UnsupportedNeed(
         f"{need}: {type(adapter.model).__name__} cannot answer it from these inputs; use a method that does not need it"

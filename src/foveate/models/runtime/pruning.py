@@ -17,7 +17,8 @@ from foveate.core.arrangement import Views
 from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import Cut
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates, resolve_layer
+from foveate.core.layers import resolve_layer
+from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates
 from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.backbone.cut_checks import check_cuts, check_images

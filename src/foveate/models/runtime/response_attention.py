@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.compression import Compressed
-from foveate.core.needs import ResponseRows, Role, resolve_layer
+from foveate.core.layers import resolve_layer
+from foveate.core.needs import ResponseRows, Role
 from foveate.functional.attention import attention_rows, causal, mean_attention
 from foveate.functional.sequence import left_padded, positions
 from foveate.models.backbone.adapter import Adapter
