@@ -1,4 +1,4 @@
-"""The oracle as the reference of `foveate.testing.decoding`."""
+"""The oracle as a reference for `foveate.testing.decoding`."""
 
 from torch import Tensor
 

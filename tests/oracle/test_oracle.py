@@ -1,4 +1,4 @@
-"""Attached models answer as the oracle computes it, whatever the prompts, the compressor and the mode of decoding."""
+"""Models with a compressor attached equal the oracle, for random prompts, compressors and modes of decoding."""
 
 import os
 from typing import Any
@@ -31,7 +31,7 @@ from tests.oracle.cases import (
     prompts_of,
 )
 
-# beartype, which checks shapes, draws at random which values it looks at
+# beartype, which checks shapes, samples the values it checks at random
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 DEEP = os.environ.get("FOVEATE_HYPOTHESIS") == "deep"
 QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
@@ -42,7 +42,7 @@ OPTIONS: dict[str, Any] = {
     "do_sample": False,
     "return_dict_in_generate": True,
     "output_logits": True,
-    "suppress_tokens": [IMAGE, VIDEO],  # stock models take them for an image that is not given
+    "suppress_tokens": [IMAGE, VIDEO],  # stock models would expect the image of a generated placeholder
 }
 CUT_FORWARD = "cannot continue from past_key_values in forward"
 CUT_TURN = "past_key_values that already hold tokens"
@@ -50,7 +50,7 @@ VIDEO_FAMILIES = ("Qwen2.5-VL", "Qwen3-VL", "LLaVA-OneVision", "LLaVA-NeXT-Video
 
 
 def examples(fast: int, deep: int = 200) -> Any:
-    """A few examples that are always the same, or many new ones in `make properties`."""
+    """Returns settings for a few fixed examples, or for many new ones in `make properties`."""
     return settings(
         max_examples=deep if DEEP else fast,
         derandomize=not DEEP,
@@ -61,7 +61,7 @@ def examples(fast: int, deep: int = 200) -> Any:
 
 
 def check_generated(case: Case, run: Any, output: Any, times: int = 1) -> None:
-    """Holds that every step's logits are the oracle's, for each of `times` sequences of a prompt."""
+    """Checks that every step's logits equal the oracle's, for each of `times` sequences per prompt."""
     inputs = inputs_of(case)
     length = inputs["input_ids"].shape[1]
     assert torch.equal(output.sequences[:, :length], inputs["input_ids"].repeat_interleave(times, 0))
@@ -74,7 +74,7 @@ def check_generated(case: Case, run: Any, output: Any, times: int = 1) -> None:
 
 
 def check_logits(case: Case, run: Any, logits: Tensor) -> None:
-    """Holds that logits of `forward`, left-padded, are the oracle's at every token that remains."""
+    """Checks that the left-padded logits of `forward` equal the oracle's at every remaining token."""
     for row, (tokens, cuts) in enumerate(expected(case, run)):
         wanted, visible = oracle.run(model_of(case.family), tokens, cuts)
         wanted = wanted[visible]
@@ -147,7 +147,7 @@ def test_answers_without_a_cache_are_the_oracles(family, data):
 @examples(fast=8)
 @given(data=st.data(), masked=st.booleans())
 def test_a_hand_written_loop_goes_on_from_the_cache_of_forward(family, data, masked):
-    """One token at a time, and then several at once, as in a next turn."""
+    """The loop decodes one token at a time, and then several at once, as in a next turn."""
     case = data.draw(cases(family))
     model, inputs = model_of(family), inputs_of(case)
     more = [[20, 21, 22]] * len(case.texts)
@@ -183,7 +183,7 @@ def test_a_hand_written_loop_goes_on_from_the_cache_of_forward(family, data, mas
     turns=st.lists(st.sampled_from(["forward", "generate", "generate without images"]), min_size=1, max_size=2),
 )
 def test_more_turns_go_on_from_the_cache(family, data, first, turns):
-    """With three tokens each, behind which `generate` answers with three more."""
+    """Each turn has three tokens, after which `generate` answers with three more."""
     case = data.draw(cases(family))
     assume(not (family.startswith("Qwen") and ends_whole(case)))
     model, inputs, rows = model_of(family), inputs_of(case), len(case.texts)
@@ -226,7 +226,7 @@ def test_more_turns_go_on_from_the_cache(family, data, first, turns):
 
 
 def _longer(inputs: dict[str, Any], ids: Tensor) -> dict[str, Any]:
-    """The inputs that have a value for each token, for a longer conversation."""
+    """Returns the inputs with one value per token, extended for a longer conversation."""
     found = {"input_ids": ids}
     for name in ("attention_mask", "mm_token_type_ids"):
         if name in inputs:
@@ -276,7 +276,7 @@ def test_beams_are_those_of_a_search_by_hand(family, data):
 @examples(fast=3)
 @given(data=st.data())
 def test_what_is_beside_the_images_stays_as_it_is(family, how, data):
-    """A video beside images, or an image beside videos."""
+    """The first prompt has a video in addition to images, or an image in addition to videos."""
     case = data.draw(cases(family))
     assume(not (family.startswith("Qwen") and ends_whole(case)))
     case = Case(**{**vars(case), "video": True})
@@ -337,7 +337,7 @@ def test_options_that_only_save_work_change_nothing(family, data, options):
 @examples(fast=6)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_a_loss_is_that_of_the_remaining_tokens(family, data, seed):
-    """Any words of the prompts are labels, before, between and behind the images; the images are none."""
+    """Any words of the prompts are labels, but no image token is."""
     case = data.draw(cases(family))
     model, inputs = model_of(family), inputs_of(case)
     ids, chance = inputs["input_ids"], torch.Generator().manual_seed(seed)
@@ -363,7 +363,7 @@ def test_a_loss_is_that_of_the_remaining_tokens(family, data, seed):
 
 @pytest.mark.parametrize(("family", "keep"), [("LLaVA-1.5", 35), ("Qwen2.5-VL", 8), ("Qwen3-VL", 8)])
 def test_an_image_at_the_end_with_one_patch_replaced_by_the_mean_is_compressed(family, keep):
-    """As many tokens as before, and others."""
+    """The number of tokens stays the same."""
     mean = VisionCompressor(Uniform(), keep, merger=DroppedMean(), merge_projected=True, positions="original")
     case, model = Case(family, (((5, 6), ()),), ((1,),), mean), model_of(family)
     with case.compressor.attached(model) as run:

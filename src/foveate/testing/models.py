@@ -15,7 +15,7 @@ from foveate.mergers import Nearest
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.loading.load import adapt
-from foveate.models.runtime.generation import Conversation, answer, answer_each
+from foveate.models.runtime.generation import Conversation, Decoding, answer, answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, PAD, START
@@ -112,7 +112,7 @@ class ModelContract(ABC):
             _live_images(adapter, images, arrangements),
         )
         turns = [Conversation.from_prompts([prompt, [*prompt, 13]], adapter.image_token) for prompt in prompts]
-        found = answer(adapter, turns, compressed, compressor.repack, _NEW).tokens
+        found = answer(adapter, turns, compressed, compressor.repack, Decoding(_NEW)).tokens
         for row, number in enumerate(group):
             for which, prompt in enumerate((prompts[row], [*prompts[row], 13])):
                 one = {**self.image_inputs()[number], "input_ids": torch.tensor([prompt])}
@@ -142,7 +142,7 @@ class ModelContract(ABC):
             group_by_shape(arrangements),
             _live_images(adapter, images, arrangements),
         )
-        answers, pruning = answer_each(adapter, prompts, whole, False, compressor.cuts, _NEW)
+        answers, pruning = answer_each(adapter, prompts, whole, False, compressor.cuts, Decoding(_NEW))
         assert [kept.tolist() for kept in pruning.decisions[0].compression.kept] == [kept.tolist() for kept in run.kept]
         assert answers.tokens == [row[-_NEW:].tolist() for row in output.sequences]
 

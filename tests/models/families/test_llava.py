@@ -30,7 +30,7 @@ from foveate.methods import (
     vtc_cls,
 )
 from foveate.models.loading.load import LoadedModel, adapt, load
-from foveate.models.runtime.generation import Conversation, answer
+from foveate.models.runtime.generation import Conversation, Decoding, answer
 from foveate.reference.architecture import clip_config, llava_config
 from foveate.scorers import ClsAttention, ClsEnsemble, Random, ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
@@ -62,7 +62,7 @@ def inputs_of(loaded: LoadedModel, questions, images):
 
 
 def by_hand(model: LlavaForConditionalGeneration, compressor: Compressor, ids, pixels) -> list[int]:
-    """Greedy tokens of one unpadded prompt: every step a full pass without cache over embeddings put together here."""
+    """Returns greedy tokens of one unpadded prompt by full passes without cache over embeddings joined here."""
     adapter = adapt(model)
     compressed = compressor.compress(seen(adapter, pixels))
     tokens = iter(compressed.tokens.flatten(0, 1))
@@ -135,7 +135,7 @@ def test_the_engine_that_shares_images_answers_like_attached_generate(loaded, sa
     conversations = [
         Conversation.from_prompts([loaded.prompt(s.question) for s in group], adapter.image_token) for group in groups
     ]
-    shared = answer(adapter, conversations, compressed, compressor.repack, NEW).tokens
+    shared = answer(adapter, conversations, compressed, compressor.repack, Decoding(NEW)).tokens
     flat = [sample for group in groups for sample in group]
     with compressor.attached(loaded.model):
         for sample, tokens in zip(flat, shared, strict=True):
@@ -243,7 +243,7 @@ def test_beams_and_several_sequences_return_the_full_prompt(loaded, samples):
     ],
     ids=repr,
 )
-def test_what_the_model_cannot_do_is_said(loaded, samples, compressor, error, message):
+def test_what_the_model_cannot_do_raises_a_helpful_error(loaded, samples, compressor, error, message):
     inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
     with pytest.raises(error, match=message), compressor.attached(loaded.model):
         loaded.model.generate(**inputs, max_new_tokens=2)

@@ -1,8 +1,7 @@
-"""Cuts inside the language model: stock `generate` with hooks, the project's own engine, and a slow reference agree.
+"""Cuts inside the language model: stock `generate` with hooks, evaluations, and a slow reference agree.
 
-The reference knows nothing of either: one unpadded prompt at a time, no cache, every step a full pass over blocks put
-together from transformers' own pieces, in which tokens that are gone stay in the sequence and are masked as keys from
-their block on.
+The reference shares no code with them: it runs one unpadded prompt at a time without a cache, each step as a full pass
+over stock blocks, in which dropped tokens stay in the sequence and are masked as keys from their block on.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +36,7 @@ from foveate.methods import (
     vtw,
 )
 from foveate.models.loading.load import LoadedModel, load
-from foveate.models.runtime.generation import answer_each
+from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention, Random, WideClsAttention
 from foveate.selectors import Mass
@@ -50,7 +49,7 @@ NEW = 6
 
 @dataclass(frozen=True)
 class AboveMean(Selector):
-    """As many as there are: a different number for every prompt."""
+    """A selector of all patches above the mean, whose number differs between prompts."""
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         there = scores > -torch.inf
@@ -70,7 +69,7 @@ def samples():
 
 @pytest.fixture(scope="module")
 def batch(loaded, samples):
-    """Three prompts of different lengths, left-padded, about two images."""
+    """Returns three prompts of different lengths, left-padded, about two images."""
     chosen = [samples[0], samples[11], samples[31]]
     inputs = inputs_of(loaded, [s.question for s in chosen], [[s.image] for s in chosen])
     assert not inputs["attention_mask"].all()
@@ -78,7 +77,7 @@ def batch(loaded, samples):
 
 
 def reference(loaded, cuts, ids, pixels):
-    """Kept patches of every cut, logits of every step and greedy tokens of one unpadded prompt.
+    """Returns kept patches of every cut, logits of every step and greedy tokens of one unpadded prompt.
 
     `cuts` are (block, read block, budget, repack) of last-token attention with top-k; a budget of 0 is `AboveMean`.
     """
@@ -100,12 +99,7 @@ def reference(loaded, cuts, ids, pixels):
                     continue
                 if cut not in kept_sets:
                     row = attention[read] if read < cut else _last_row(decoder, block, states, place, gone, prompt)
-                    row = row[:prompt].masked_fill(~(visual & ~gone[:prompt]), -1)
-                    if budget:
-                        best = row.argsort(descending=True, stable=True)[:budget]
-                    else:
-                        best = (row > row[row >= 0].mean()).nonzero()[:, 0]
-                    kept_sets[cut] = set(best.tolist())
+                    kept_sets[cut] = _best(row[:prompt].masked_fill(~(visual & ~gone[:prompt]), -1), budget)
                 for token in visual.nonzero()[:, 0].tolist():
                     gone[token] = gone[token] or token not in kept_sets[cut]
                 if repack:
@@ -124,8 +118,15 @@ def reference(loaded, cuts, ids, pixels):
     return [sorted(t - start for t in kept_sets[cut[0]]) for cut in cuts], torch.stack(all_logits), new
 
 
+def _best(row, budget):
+    """Returns the `budget` highest entries of a row, or with budget 0 those above the mean of all non-negative ones."""
+    if budget:
+        return set(row.argsort(descending=True, stable=True)[:budget].tolist())
+    return set((row > row[row >= 0].mean()).nonzero()[:, 0].tolist())
+
+
 def _last_row(decoder, block, states, place, gone, prompt):
-    """Head-mean attention of the last prompt token in a block, over all tokens."""
+    """Returns the head-mean attention of the last prompt token in a block, over all tokens."""
     normed = block.input_layernorm(states)
     shape = (1, states.shape[1], -1, block.self_attn.head_dim)
     query, key = (p(normed).view(shape).transpose(1, 2) for p in (block.self_attn.q_proj, block.self_attn.k_proj))
@@ -230,7 +231,9 @@ def test_the_own_engine_and_hooks_in_generate_agree_and_a_batch_gives_what_singl
             assert torch.equal(run.tokens.per_block[0], tokens[row])
             assert _until_end(alone, ends) == _until_end(together[row], ends)
     compressed = compressed_by(compressor, seen(loaded.adapter, batch["pixel_values"]))
-    answers, pruning = answer_each(loaded.adapter, prompts, compressed, compressor.repack, compressor.cuts, NEW)
+    answers, pruning = answer_each(
+        loaded.adapter, prompts, compressed, compressor.repack, compressor.cuts, Decoding(NEW)
+    )
     assert answers.tokens == [_until_end(row, ends) for row in together]
     assert [k.tolist() for k in pruning.decisions[-1].compression.kept] == kept
     assert torch.equal(torch.stack(pruning.per_block, 1).float(), tokens)
@@ -284,7 +287,7 @@ def test_forward_cuts_too_and_the_model_is_as_it_was_afterwards(loaded, batch):
     assert loaded.model.model.language_model.config._attn_implementation == "sdpa"
 
 
-def test_nothing_stays_behind_after_an_error_in_the_middle(loaded, batch):
+def test_an_error_inside_the_context_restores_the_model(loaded, batch):
     with fastv(5, 2).attached(loaded.model), pytest.raises(ValueError, match="not used by the model"):
         loaded.model.generate(**batch, max_new_tokens=2, no_such_option=1)
     assert not any(block._forward_pre_hooks for block in loaded.model.model.language_model.layers)
@@ -384,7 +387,7 @@ def test_roles_tell_text_before_and_behind_the_image(loaded, batch):
 @torch.no_grad()
 @pytest.mark.parametrize("layer", [1, 2])
 def test_several_readings_of_one_block_do_not_disturb_each_other(loaded, batch, layer):
-    """Read as it ran (1) or ahead (2): with positions, without, and from the whole question."""
+    """Block 1 is read as it ran and block 2 ahead: with positions, without, and from the whole question."""
     parts = [PromptAttention(layer, query, rotary) for query in ("last", "mean") for rotary in (True, False)]
     found = []
     for scorer in (*parts, Hybrid(tuple(parts), (1.0, 10.0, 100.0, 1000.0), "none")):
@@ -399,7 +402,7 @@ def test_several_readings_of_one_block_do_not_disturb_each_other(loaded, batch, 
 @torch.no_grad()
 @pytest.mark.parametrize("compressor", [sparsevlm(64, after=(0, 1, 2)), sparsevlm_plus(64, after=(0, 1, 2))], ids=repr)
 def test_a_question_without_raters_rates_as_a_whole(loaded, batch, compressor):
-    """One word is as alike as the average of all; and behind the image there may be nothing."""
+    """A single word always has average similarity; and there may be no text after the image."""
     image = batch["pixel_values"][:1]
     for after in ([5], []):
         ids = torch.tensor([[1, 7, *[loaded.adapter.image_token] * 144, *after]])
@@ -467,7 +470,7 @@ def test_feather_squares_the_share_it_was_given(loaded, batch):
 
 
 def test_a_static_cache_on_a_gpu_is_refused(loaded, batch, monkeypatch):
-    """Before anything moves, so that the device's name is enough to see it."""
+    """The error comes before anything runs, so that the name of the device suffices."""
     monkeypatch.setattr(type(loaded.model), "device", property(lambda model: torch.device("cuda")))
     for options in (
         {"cache_implementation": "static"},
