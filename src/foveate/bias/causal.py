@@ -21,7 +21,7 @@ from foveate.evaluation.encodings import Encodings
 from foveate.functional.ranking import listed
 from foveate.functional.regions import rank_within, squares
 from foveate.models.backbone.adapter import Adapter
-from foveate.models.runtime.generation import Conversation, answer, likelihood
+from foveate.models.runtime.generation import Conversation, Decoding, answer, likelihood
 from foveate.models.runtime.images import Texts
 
 SEQUENCES = 48  # token sequences run at once, unless said otherwise
@@ -62,7 +62,7 @@ class Inquiry:
         """
         whole = Identity().compress(images)
         conversations = [Conversation.from_prompts(group, llava.image_token) for group in prompts]
-        said = answer(llava, conversations, whole, False, max_new_tokens).tokens
+        said = answer(llava, conversations, whole, False, Decoding(max_new_tokens)).tokens
         answers = [tokens + llava.ends[:1] * (len(tokens) < max_new_tokens) for tokens in said]
         return cls(llava, conversations, whole.tokens, answers)
 
