@@ -24,8 +24,8 @@ def main(
     """
     check_budgets(keep)
     from analysis.ablation.report import report
-    from analysis.overlays import kept_figure
-    from analysis.trainings import reported
+    from analysis.kept_patches import kept_figure
+    from analysis.trainings import run_and_report
     from foveate.studies.ablation import ablate
     from foveate.studies.choices import named_choices
 
@@ -39,7 +39,7 @@ def main(
         draw=kept_figure,
         existing=options.existing,
     )
-    reported(options, run_ablation, report)
+    run_and_report(options, run_ablation, report)
 
 
 if __name__ == "__main__":

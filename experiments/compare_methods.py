@@ -31,10 +31,10 @@ def main(
     """
     check_names(methods)
     check_budgets(keep)
-    from analysis.benchmarks.data import overview
+    from analysis.benchmark_numbers import overview
     from analysis.comparison.report import report
-    from analysis.overlays import kept_figure
-    from analysis.trainings import reported
+    from analysis.kept_patches import kept_figure
+    from analysis.trainings import run_and_report
     from foveate.studies.comparison import compare
 
     run_comparison = partial(
@@ -46,7 +46,7 @@ def main(
         draw=kept_figure,
         existing=options.existing,
     )
-    folders = reported(options, run_comparison, report)
+    folders = run_and_report(options, run_comparison, report)
     if len(options.models) == 1 and (table := overview(folders, options.out / options.name)):
         print(table)
 

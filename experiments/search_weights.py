@@ -25,7 +25,7 @@ def main(
         options: What every study is told.
     """
     plan.check_apart(options.split or "")
-    from analysis.overlays import kept_figure
+    from analysis.kept_patches import kept_figure
     from analysis.search.report import report
     from foveate.evaluation.ranks import rank
     from foveate.studies.search import confirm, search
