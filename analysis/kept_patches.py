@@ -21,7 +21,7 @@ from foveate.core.arrangement import Arrangement, Grid
 from foveate.data.load import parsed
 from foveate.data.sample import Lazily, VQASample, first_of_images
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.evidence import as_seen, evidence_of
+from foveate.evaluation.evidence import evidence_of, visible_part
 from foveate.evaluation.run import cached_load, data_of
 from foveate.metrics.evidence import SHOWN
 
@@ -95,7 +95,7 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
     if not loaded.adapter.fixed_grid:
         return setting
     return setting._replace(
-        images=Lazily(first_of_images(samples), lambda sample: as_seen(loaded, sample.image, grid)),
+        images=Lazily(first_of_images(samples), lambda sample: visible_part(loaded, sample.image, grid)),
         evidence=Lazily({sample.id: sample for sample in samples if sample.things.known}, shown),
     )
 
@@ -171,7 +171,7 @@ def kept_figure(config: EvalConfig, records: pa.Table) -> bytes:
     first = first_of_images([sample for sample in samples if sample.id in kept])
     shown = sorted(first.values(), key=lambda sample: sample.image_id)[:IMAGES]
     arrangements = [loaded.image_inputs([sample.image])[1][0] for sample in shown]
-    images = [as_seen(loaded, sample.image, loaded.adapter.tower.grid) for sample in shown]
+    images = [visible_part(loaded, sample.image, loaded.adapter.tower.grid) for sample in shown]
     brightness = [brightness_of(image, kept[sample.id]) for image, sample in zip(arrangements, shown, strict=True)]
     png = BytesIO()
     kept_overlay(images, brightness).save(png, "PNG")

@@ -5,7 +5,7 @@ over trainings as well.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +23,6 @@ from analysis.tables import accuracy, between, grid, percent, tested, write_csv,
 from analysis.verdicts import holm
 from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.ranks import rank
-from foveate.options import Options
 
 _LEGEND = (
     "Mean over {trainings} trainings ({names}) on the same {n:,} questions about {images:,} images; accuracy in %, "
@@ -170,35 +168,22 @@ def agreement_of_order(table: pd.DataFrame, names: Sequence[str], family: str) -
     return pd.DataFrame(rows, columns=["keep", "a", "b", "rho", "n"])
 
 
-def run_and_report(
-    options: Options,
-    run: Callable[[str, EvalConfig], optuna.Study],
-    report: Callable[[optuna.Study, EvalConfig], str],
-) -> dict[str, Path]:
-    """Runs and prints the study of every data set and model, and with several models the table over trainings.
+def report_trainings(studies: Sequence[tuple[EvalConfig, optuna.Study]], models: Mapping[str, str]) -> str:
+    """Writes the tables over several trainings, one per data set, and returns their texts; none for a single model.
 
     Args:
-        options: Options of the studies.
-        run: Maps the name of a study and its configuration to the finished study.
-        report: Writes the report of a study and returns the text to print.
-
-    Returns:
-        The study folder of each data set; with several models, that of the first model.
+        studies: The studies of every data set and model, with their configurations.
+        models: The models by their short names.
     """
-    labels = {model: label for label, model in options.models.items()}
+    if len(models) < 2:
+        return ""
+    labels = {model: label for label, model in models.items()}
     frames: dict[str, dict[str, dict[Cell, pd.DataFrame]]] = defaultdict(dict)
     folders: dict[str, Path] = {}
-    for name, config in options.each:
-        study = run(name, config)
-        if rank() > 0:  # rank 0 reports
-            continue
-        print(report(study, config))
+    for config, study in studies:
         folders.setdefault(config.data, config.out / study.study_name)
-        if len(labels) > 1:
-            frames[config.data][labels[config.model]] = read_cells(cells_of(study), config.out)
-    for data, some in frames.items():
-        print(write_trainings(some, folders[data]))
-    return folders
+        frames[config.data][labels[config.model]] = read_cells(cells_of(study), config.out)
+    return "\n".join(write_trainings(some, folders[data]) for data, some in frames.items())
 
 
 def write_trainings(frames: Mapping[str, Mapping[Cell, pd.DataFrame]], folder: Path) -> str:

@@ -18,7 +18,7 @@ import tyro
 
 from foveate.core.errors import FoveateError, behind, interrupted
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
-from foveate.core.progress import hush
+from foveate.core.progress import disable_bars
 from foveate.data.names import parsed
 from foveate.evaluation.ranks import rank, workers
 from foveate.models.loading.names import REFERENCE
@@ -105,7 +105,7 @@ def _with_processes(main: Callable[..., None]) -> Callable[..., None]:
         begun, copied = time.time(), Copied(sys.stdout)
         with workers(options.workers, options.device), ExitStack() as stack:
             if rank() > 0:  # rank 0 reports
-                hush()
+                disable_bars()
                 stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             else:
                 stack.enter_context(redirect_stdout(cast(TextIO, copied)))

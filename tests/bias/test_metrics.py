@@ -31,7 +31,6 @@ from foveate.core.errors import BudgetError
 from foveate.functional.outliers import outliers, outlying
 from foveate.functional.ranking import marked
 from foveate.metrics.evidence import evidence_precision, evidence_recall
-from foveate.metrics.mean import MeanOf
 
 GRID = Grid(5, 7)
 LEADING = [(), (4,), (2, 3), (2, 1, 3)]
@@ -346,20 +345,6 @@ def test_precision_and_recall_count_the_same_patches():
     needed = (share >= 1 / 16).any(1).sum(1)
     both = evidence_precision(stays, share) * stays.sum(1)
     torch.testing.assert_close(both, evidence_recall(stays, share) * needed)
-
-
-def test_the_mean_of_a_function_is_taken_over_updates_without_nan():
-    a, b = random_rows(2, 5), random_rows(2, 5, seed=1)
-    a[0, 3] = 0
-    metric = MeanOf(spearman)
-    metric.update(torch.zeros(1, GRID.patches), b[0, :1])
-    assert metric.compute().isnan()
-    metric.update(a[0], b[0])
-    metric.update(a[1], b=b[1])
-    np.testing.assert_allclose(metric.compute(), np.nanmean(spearman(a, b)))
-    metric.reset()
-    metric.update(a[1], b[1])
-    np.testing.assert_allclose(metric.compute(), spearman(a[1], b[1]).mean())
 
 
 def test_the_matrix_of_kendall_is_that_of_scipy_pair_by_pair():

@@ -162,7 +162,7 @@ def test_images_of_requests_of_lmms_eval_are_opened_alike(kind, loaded):
 
     data = GOOD[kind][0]
     asked = Request.of(loaded, "What is it?", [opened(data)], "")
-    inputs = loaded.inputs([asked.written], [asked.images])
+    inputs = loaded.inputs([asked.prompt], [asked.images])
     assert torch.equal(inputs["pixel_values"], loaded.image_inputs([stored(data).open()])[0]["pixel_values"])
 
 

@@ -14,8 +14,8 @@ from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.records import RecordFolder
 from foveate.methods import vtc_cls
-from foveate.studies.ablation import ablate
-from foveate.studies.choices import named_choices
+from foveate.studies.ablation import ablate, named_choices
+from foveate.studies.study_folder import StudyFolder
 from foveate.testing.checkpoints import save_family
 
 PLAN = BiasPlan(keep=16, side=12, shares=(0.5,), head_rows=False)
@@ -140,7 +140,9 @@ def test_a_finished_study_restores_the_records_that_it_has_lost(config, tmp_path
     config = replace(config, model=str(save_family(family, tmp_path / "model")), limit=6)
 
     def studied():
-        return ablate("s", config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (4,))
+        return ablate(
+            StudyFolder("s", config.out), config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (4,)
+        )
 
     trials = studied().trials
     folders = [RecordFolder(config.out / "records" / trial.user_attrs["run_id"]) for trial in trials]
@@ -156,7 +158,9 @@ def test_a_finished_study_restores_the_records_that_it_has_lost(config, tmp_path
 
 def test_a_study_whose_database_is_damaged_is_made_anew_from_its_records(config):
     def studied():
-        study = ablate("s", config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (7,))
+        study = ablate(
+            StudyFolder("s", config.out), config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (7,)
+        )
         return [(trial.number, trial.params, trial.values, trial.user_attrs["run_id"]) for trial in study.trials]
 
     before = studied()

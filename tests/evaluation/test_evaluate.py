@@ -12,7 +12,8 @@ import torch
 
 from foveate.compressors import Identity, Pipeline, VisionCompressor
 from foveate.core.errors import OutputError
-from foveate.core.needs import ClsRows, EvidenceShare, Features, Fingerprint, Keys, LayersFrom, ReceivedRows
+from foveate.core.layers import LayersFrom
+from foveate.core.needs import ClsRows, EvidenceShare, Features, Fingerprint, Keys, ReceivedRows
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.encodings import Encodings

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from foveate.compressors import Identity, VisionCompressor
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of, longest_first

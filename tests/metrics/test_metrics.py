@@ -4,9 +4,8 @@ import torch
 
 from foveate.core.arrangement import Grid
 from foveate.functional.ranking import marked
-from foveate.metrics.answers import agreement, exact_match, set_f1
+from foveate.metrics.answers import exact_match, set_f1
 from foveate.metrics.evidence import evidence_recall, evidence_share, things_kept
-from foveate.metrics.mean import MeanOf
 
 
 @pytest.mark.parametrize(
@@ -30,15 +29,6 @@ def test_set_f1_does_not_count_order_or_repetition(found, true, score):
     assert set_f1(found, (true,)) == score
 
 
-def test_the_mean_of_answers_is_taken_over_updates_of_one_or_of_many():
-    one, many = MeanOf(exact_match), MeanOf(agreement)
-    for said, true in (("red", "red"), ("blue", "green"), ("two", "two")):
-        one.update(said, (true,))
-    many.update(["red", "blue"], ["red", "green"])
-    many.update(["two"], ["two"])
-    assert one.compute().item() == many.compute().item() == pytest.approx(2 / 3)
-
-
 def test_the_share_of_a_patch_is_its_mean_mask():
     masks = torch.from_numpy(np.random.default_rng(0).random((3, 12, 20)) < 0.4)
     expected = masks.float().reshape(3, 3, 4, 5, 4).mean((2, 4)).flatten(1)
@@ -56,11 +46,3 @@ def test_recall_and_things_equal_sets_by_hand():
     np.testing.assert_allclose(evidence_recall(stays, share), [2 / 4, 0.0, np.nan])
     np.testing.assert_allclose(things_kept(stays, share), [0.0, 0.0, np.nan])
     np.testing.assert_allclose(things_kept(marked(torch.tensor([[3], [7], [0]]), 10), share), [1.0, 1.0, np.nan])
-
-
-def test_the_mean_of_evidence_recall_leaves_out_unknown_evidence():
-    share = torch.zeros(2, 1, 4)
-    share[0, 0, :2] = 1
-    metric = MeanOf(evidence_recall)
-    metric.update(marked(torch.tensor([[0], [0]]), 4), share)
-    assert metric.compute().item() == 0.5

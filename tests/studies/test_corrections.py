@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from analysis.bias.data import corrections_table
 from analysis.bias.report import corrections_markdown
-
 from analysis.records import read_records
 from analysis.verdicts import holm, paired_p
 from foveate.compressors import Identity

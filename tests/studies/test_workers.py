@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from dataclasses import refolder
+from dataclasses import replace
 from multiprocessing import get_context
 
 import numpy as np
@@ -19,8 +19,7 @@ from foveate.compressors import Identity
 from foveate.core.errors import OutputError
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
-from foveate.studies.ablation import ablate
-from foveate.studies.choices import named_choices
+from foveate.studies.ablation import ablate, named_choices
 from foveate.studies.objective import Objective
 from foveate.studies.opening import open_study
 from foveate.studies.space import Budget, LayerSpace, Planned
@@ -77,7 +76,7 @@ def test_ctrl_c_ends_the_trial_and_the_next_run_repeats_it(config, monkeypatch):
     study, objective = planned(folder, config)
     evaluated = []
 
-    def stopped(self, trial):
+    def stopped(self, trial, started):
         evaluated.append(trial.number)
         raise KeyboardInterrupt
 
@@ -100,7 +99,7 @@ WANTED = {(scorer, keep) for scorer in SCORERS for keep in (36, 7)}
 
 def planned(folder, config, tiny_cells=cells):
     from foveate.evaluation.run import cached_load
-    from foveate.studies.choices import ChoiceGrid
+    from foveate.studies.ablation import ChoiceGrid
 
     tower = cached_load(config.model).adapter.tower
     grid = ChoiceGrid(tuple(tiny_cells(tower)), (36, 7))
@@ -217,7 +216,7 @@ def search_on(folder, objective, suggestions):
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("nosql://here", "nosql://here.*Expected the URL of a database"),
+        ("nosql://here", "nosql://here.*Expected the URL of a running"),
         ("not a url", "not a url.*Expected the URL"),
         ("postgresql+psycopg://u:hidden@127.0.0.1:1/d", r"u:\*\*\*@127.0.0.1:1/d.*(refused|failed).*reachable"),
         ("sqlite:////no/such/folder/s.db", "unable to open database file"),
@@ -225,7 +224,7 @@ def search_on(folder, objective, suggestions):
 )
 def test_a_storage_that_cannot_be_used_is_named_without_its_password(config, url, says):
     with pytest.raises(OutputError, match=says) as error:
-        ablate("s", config, cells, (7,), url)
+        ablate(StudyFolder("s", config.out, url), config, cells, (7,))
     assert "hidden" not in str(error.value)
 
 
@@ -239,13 +238,13 @@ FEW = {(scorer, 7) for scorer in ("cls[0]", "cls[1]", "cls[2]", "full")}
 @parametrize("free", [0, 30_000, 150_000, 220_000, 300_000, 400_000], fast=(150_000,), reason="moments")
 def test_a_disk_that_runs_full_is_named_and_the_study_goes_on_later(config, small_disk, free):
     """What does not fit differs: the study, the encodings, records, artifacts; nothing is lost or read half-written."""
-    config = refolder(config, out=small_disk)
+    config = replace(config, out=small_disk)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - free))
     with pytest.raises(OutputError, match=r"No space left on device|disk is full|disk I/O error"):
-        ablate("s", config, few, (7,))
+        ablate(StudyFolder("s", config.out), config, few, (7,))
     ballast.unlink()
-    study = ablate("s", config, few, (7,))
+    study = ablate(StudyFolder("s", config.out), config, few, (7,))
     check_whole(study, small_disk, FEW)
 
 
@@ -253,19 +252,19 @@ def test_records_that_cannot_be_written_fail_the_trial_with_the_cause(config, sm
     (config.out / "records").symlink_to(small_disk)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(OutputError, match="Read-only file system"):
-        ablate("s", config, few, (7,))
+        ablate(StudyFolder("s", config.out), config, few, (7,))
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{config.out / 's' / 'study.db'}")
     assert "Traceback" not in capfd.readouterr().err
     (failed,) = study.get_trials(states=(TrialState.FAIL,))
     assert "Read-only file system" in failed.user_attrs["failed"]
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
-    check_whole(ablate("s", config, few, (7,)), config.out, FEW)
+    check_whole(ablate(StudyFolder("s", config.out), config, few, (7,)), config.out, FEW)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(config, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(OutputError, match=r"cannot be written: Read-only file system; choose another --out"):
-        ablate("s", refolder(config, out=small_disk), few, (7,))
+        ablate(StudyFolder("s", small_disk), replace(config, out=small_disk), few, (7,))
 
 
 @extended("moments")

@@ -335,4 +335,4 @@ def _only(inquiry: Inquiry, stays: Bool[Tensor, "row patch"], images: Sequence[i
     compression = Compression(listed(stays))
     arrangements = (Arrangement((inquiry.llava.tower.grid,)),) * len(stays)
     tokens = compression.apply(inquiry.tokens[list(images)])
-    return Compressed(tokens, Decision(stays.float(), compression), {}, arrangements)
+    return Compressed(tokens, Decision(stays.float(), compression), arrangements)

@@ -3,6 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -78,8 +79,11 @@ class Answering(lightning.LightningModule):
         share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], self.loaded)
         groups = self._groups(batch)
         first = [group[0] for group in groups]
+        some = [batch[i] for i in first], [prompts[i] for i in first]
+        shapes, images = images_by_shape(self.encodings, *some, share[first])
+        compress = partial(compressed_by, self.compressor, extra_needs=self.loaded.adapter.extra_needs)
+        compressed = in_groups(compress, shapes, images)
         references = [reference_of(self.loaded, sample) for sample in batch]
-        compressed = self._compressed(batch, prompts, share, first)
         if self.compressor.cuts:
             answers, pruning = self._generate_with_cuts(prompts, compressed, references)
             kept, blocks = pruning.decisions[-1].compression.kept, torch.stack(pruning.per_block, 1)
@@ -132,15 +136,6 @@ class Answering(lightning.LightningModule):
             return answer(*inputs, self.max_new_tokens, drafts, share=texts)
         tokens = answer(*inputs, self.max_new_tokens, share=texts).tokens
         return Answers(tokens, likelihood(*inputs, drafts, share=texts))
-
-    def _compressed(
-        self, batch: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor, first: Sequence[int]
-    ) -> Compressed:
-        """Returns the compressed images of the questions at the positions `first` of a batch."""
-        some = [batch[i] for i in first], [prompts[i] for i in first]
-        groups, images = images_by_shape(self.encodings, *some, share[first])
-        extra_needs = self.loaded.adapter.extra_needs
-        return in_groups(lambda some: compressed_by(self.compressor, some, extra_needs), groups, images)
 
     def _groups(self, batch: Sequence[VQASample]) -> list[list[int]]:
         """Returns groups of positions in the batch that share a compressed image: each alone if that depends on it."""

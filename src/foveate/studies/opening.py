@@ -13,9 +13,9 @@ from foveate.core.errors import OutputError
 from foveate.core.finished import RESULTS
 from foveate.evaluation.config import run_id
 from foveate.evaluation.ranks import rank
-from foveate.studies.differences import differences
-from foveate.studies.goals import DIRECTIONS
 from foveate.studies.objective import Objective
+from foveate.studies.plan import DIRECTIONS
+from foveate.studies.reports import differences
 from foveate.studies.study_folder import StudyFolder
 
 
