@@ -28,7 +28,7 @@ def main(
     options.without_storage()
     check_names([method])
     check_budgets([keep])
-    from analysis.benchmarks.report import report_answers
+    from analysis.benchmarks.answers import report_answers
     from foveate.evaluation.run import cached_load, evaluate
     from foveate.methods.fitting import at_budget
 

@@ -27,7 +27,7 @@ def main(
         options: Options of all experiments.
     """
     plan.check_apart(options.split or "")
-    from analysis.overlays import kept_figure
+    from analysis.kept_patches import kept_figure
     from analysis.search.report import report
     from foveate.studies.search import confirm, search
     from foveate.studies.study_folder import StudyFolder

@@ -84,7 +84,7 @@ def test_the_comparison_writes_what_its_help_promises(finished):
     for name in ("frontier.png", "ranking.png", "kept_patches.png"):
         with Image.open(study / name) as image:
             assert image.width > 900
-    assert "At 16 tokens, chosen on " in printed
+    assert "### 16 tokens" in printed
 
 
 def test_missing_cells_are_reported_with_their_reasons(finished):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_f1_score
 
+from analysis.benchmarks.data import BenchmarkResult, averages_table, gaps_table, reproduction_table, verdict
 from analysis.benchmarks.paper import BENCHMARKS, BUDGETS, LABELS, METHODS, MODEL, PAPER, vtc_cls_from_20
-from analysis.benchmarks.reproduction import BenchmarkResult, averages_table, gaps_table, reproduction_table, verdict
-from analysis.benchmarks.reproduction_text import written
+from analysis.benchmarks.report import markdown
 from analysis.records import read_records
 from foveate.core.errors import DataError
 from foveate.data.benchmarks import BENCHMARKS as KNOWN
@@ -197,7 +197,7 @@ def test_gaps_are_judged_by_corrected_p_against_the_published_sign(repeated):
     assert gqa["low"] < 9.7 < gqa["high"]
     assert table.loc[("VTC-CLS", "FastV", "average"), "ours"] == pytest.approx((9.7 + 1.4) / 2, abs=0.051)
     beaten = table.loc["VTC-CLS", "PruMerge+", "GQA"]  # by 0.2 points, 4 of 2,000 questions
-    assert (beaten["published"], beaten["verdict"]) == (-0.2, "not shown")
+    assert (beaten["published"], beaten["verdict"]) == (-0.2, "not significant")
     contrary = table.loc["VTC-CLS, K = 3", "PruMerge+", "ScienceQA"]  # above, where the paper is below
     assert (contrary["published"], contrary["verdict"]) == (-0.1, "contrary")
     assert (table["p_holm"] >= table["p"]).all()
@@ -224,12 +224,12 @@ def test_the_report_shows_what_was_found(repeated):
         "gaps": gaps_table(repeated),
         "table": reproduction_table(repeated, 0.3, True),
     }
-    text = written(built, "some model", 0.3, True)
-    assert "by at most 0.3 points" in text and "Run on some model" in text
+    text = markdown(built, "some model", 0.3, True)
+    assert "by at most 0.3 points" in text and "Numbers of some model" in text
     assert "| GQA | VTC-CLS | 64 | accuracy | 2,000 | 55.7 [" in text
     assert "| VTC-CLS - FastV | 64 | GQA | 2,000 | +9.7 [" in text
     assert "| ScienceQA | full | all | accuracy with an image | 1,000 |" in text
-    assert "Verdicts: 8 same, 2 differs." in text
+    assert text.count("| same |") == 9 and text.count("| differs |") == 3
 
 
 def test_an_unknown_paper_is_named():

@@ -51,9 +51,9 @@ def test_the_search_writes_what_its_help_promises(finished):
     for name in FIGURES:
         with Image.open(out / "search_weights" / f"{name}.png") as image:
             assert image.width > 800
-    assert "Searched single range weights for quality: 40 trials" in printed
-    assert "Proxy: agreement with response ranks accuracy with rho" in printed
-    assert "the winner" in printed and "Too few images for any test (n = " in printed
+    assert "| single range weights | quality | 40 |" in printed
+    assert "| agreement with response | accuracy |" in printed
+    assert "| winner | " in printed and "Too few images for any test (n = " in printed
     table = pd.read_csv(out / "search_weights" / "table.csv")
     assert {"winner", "best single layer", "uniform ensemble", "published default", "random"} <= set(table["scorer"])
     study = load(out)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.bias.corrections import corrections_table, corrections_text
+from analysis.bias.data import corrections_table
+from analysis.bias.report import corrections_markdown
 from analysis.records import read_records
 from analysis.verdicts import holm, paired_p
 from foveate.compressors import Identity
@@ -86,10 +87,8 @@ def test_every_correction_is_a_run_and_its_table_is_paired_with_the_same_attenti
     assert table["p_holm"].isna().sum() == 4
     changed = sum(list(map(list, one["kept"])) != list(map(list, records[0]["kept"])) for one in records[1:3])
     assert changed >= 1  # the correction chooses other patches
-    text = corrections_text(table, 0.11, "search")
-    assert (
-        "11.0 % of the patches kept, n = 24 questions about 2 images; means over the images of split 'search'" in text
-    )
+    text = corrections_markdown(table, "0.11", "search")
+    assert "11.0 % of the patches kept, mean maps of split 'search': n = 24 questions about 2 images" in text
     assert text.count("| last prompt token |") == 3
     before = {path: path.stat().st_mtime_ns for path in config.out.glob("records/*/part-*")}
     for encoded in config.out.glob("encodings/*.????????????????"):
