@@ -24,9 +24,7 @@ def interpolated(table: Mapping[int, tuple[int, ...]], keep: Number, cuts: int) 
     """
     names, count = [0, *sorted(table)], plain_keep(keep)
     if not isinstance(count, int) or not 1 <= count <= names[-1]:
-        raise BudgetError(
-            f"keep={count}: SparseVLM's lists of counts are named by counts, give an int 1..{names[-1]}"
-        )
+        raise BudgetError(f"keep={count}: SparseVLM's lists of counts are named by counts, give an int 1..{names[-1]}")
     if cuts != 3:
         raise BudgetError(f"{cuts} cuts: SparseVLM's lists have three counts, so give three blocks")
     lists = [(0,) * 3, *(table[name] for name in names[1:])]
