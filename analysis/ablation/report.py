@@ -28,7 +28,7 @@ from analysis.kept_patches import kept_patches_data, kept_patches_figure
 from analysis.tables import markdown, paragraphs, summary, write_table
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.data.load import parsed
-from foveate.data.sample import Lazily, VQASample, first_of_images
+from foveate.data.sample import LazyMapping, VQASample, first_of_images
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.evidence import as_seen, evidence_of
 from foveate.evaluation.run import cached_load, data_of
@@ -81,8 +81,8 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
         facts["feature_layer"],
         facts["depth"],
         (grid.rows, grid.columns),
-        Lazily(first_of_images(samples), lambda sample: as_seen(loaded, sample.image, grid)),
-        Lazily({sample.id: sample for sample in samples if sample.things.known}, shown),
+        LazyMapping(first_of_images(samples), lambda sample: as_seen(loaded, sample.image, grid)),
+        LazyMapping({sample.id: sample for sample in samples if sample.things.known}, shown),
         source,
     )
 

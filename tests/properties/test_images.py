@@ -12,7 +12,7 @@ from datasets import Dataset
 from PIL import Image
 
 from foveate.core.errors import DataError
-from foveate.data.stored import LARGEST_FILE, Stored, encoded
+from foveate.data.stored import LARGEST_FILE, StoredImage, image_column
 from foveate.models.loading.load import load
 
 
@@ -33,7 +33,7 @@ def png(width, height, *more, data=b""):
 
 def stored(value, folder=Path()):
     table = Dataset(pa.Table.from_pylist([{"image": value}]))
-    return Stored(encoded(table, "image"), 0, "one", folder)
+    return StoredImage(image_column(table, "image"), 0, "one", folder)
 
 
 SMALL = Image.new("RGB", (8, 8), (10, 200, 30))
@@ -122,5 +122,5 @@ def test_a_cell_without_an_image_is_named(value, tmp_path):
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(LARGEST_FILE + 1)
-    with pytest.raises(DataError, match="at most 268,435,456 are read"):
+    with pytest.raises(DataError, match="expected at most 268,435,456"):
         stored({"bytes": None, "path": "large.png"}, tmp_path).open()
