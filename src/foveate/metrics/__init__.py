@@ -1,1 +1,1 @@
-"""Numbers from answers and kept sets: functions first, and one torchmetrics shell, `MeanOf`, around any of them."""
+"""Metrics of answers and of kept patches, as functions."""
