@@ -34,7 +34,7 @@ from foveate.models.runtime.generation import Conversation, answer
 from foveate.reference.architecture import clip_config, llava_config
 from foveate.scorers import ClsAttention, ClsEnsemble, Random, ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
-from tests.image_files import seen
+from tests.image_files import live_images
 
 NEW = 6
 
@@ -64,7 +64,7 @@ def inputs_of(loaded: LoadedModel, questions, images):
 def by_hand(model: LlavaForConditionalGeneration, compressor: Compressor, ids, pixels) -> list[int]:
     """Greedy tokens of one unpadded prompt: every step a full pass without cache over embeddings put together here."""
     adapter = adapt(model)
-    compressed = compressor.compress(seen(adapter, pixels))
+    compressed = compressor.compress(live_images(adapter, pixels))
     tokens = iter(compressed.tokens.flatten(0, 1))
     stays = [[p in kept for p in range(144)] for kept in compressed.decision.compression.kept]
     stays = iter([stay for image in stays for stay in image])
@@ -418,12 +418,12 @@ def test_a_tower_without_cls_is_named(samples):
     config.vision_feature_select_strategy = "full"
     adapter = adapt(LlavaForConditionalGeneration(config))
     with pytest.raises(UnsupportedNeed, match=r"Siglip.*ClsRows.*no \[CLS\].*fitting\.with_fallbacks"):
-        seen(adapter, torch.zeros(1, 3, 96, 96)).encode(vtc_cls(16, 1).needs)
+        live_images(adapter, torch.zeros(1, 3, 96, 96)).encode(vtc_cls(16, 1).needs)
     with pytest.raises(UnsupportedNeed, match=r"InformationFlow.*\[CLS\]"):
-        flowcut(16).compress(seen(adapter, torch.zeros(1, 3, 96, 96)))
+        flowcut(16).compress(live_images(adapter, torch.zeros(1, 3, 96, 96)))
     fallback = VisionCompressor(ReceivedAttention(-2), 40)
     for compressor in (uniform(40), fallback, divprune(40), tome(40)):
-        compressed = compressor.compress(seen(adapter, torch.rand(2, 3, 96, 96)))
+        compressed = compressor.compress(live_images(adapter, torch.rand(2, 3, 96, 96)))
         assert compressed.tokens.shape == (2, 40, 128)
 
 

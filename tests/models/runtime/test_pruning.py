@@ -41,7 +41,7 @@ from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention, Random, WideClsAttention
 from foveate.selectors import Mass
 from foveate.testing.tiny import save_tiny_llava
-from tests.image_files import seen
+from tests.image_files import live_images
 from tests.models.families.test_llava import inputs_of
 
 NEW = 6
@@ -228,7 +228,7 @@ def test_the_own_engine_and_hooks_in_generate_agree_and_a_batch_gives_what_singl
             assert run.kept[0].tolist() == kept[row]
             assert torch.equal(run.tokens.per_block[0], tokens[row])
             assert _until_end(alone, ends) == _until_end(together[row], ends)
-    compressed = compressor.compress(seen(loaded.adapter, batch["pixel_values"]))
+    compressed = compressor.compress(live_images(loaded.adapter, batch["pixel_values"]))
     answers, pruning = answer_each(loaded.adapter, prompts, compressed, compressor.repack, compressor.cuts, NEW)
     assert answers.tokens == [_until_end(row, ends) for row in together]
     assert [k.tolist() for k in pruning.decisions[-1].compression.kept] == kept
@@ -370,7 +370,7 @@ def test_prompt_side_needs_on_the_vision_side_are_refused():
 
 @torch.no_grad()
 def test_roles_tell_text_before_and_behind_the_image(loaded, batch):
-    compressed = uniform(9).compress(seen(loaded.adapter, batch["pixel_values"]))
+    compressed = uniform(9).compress(live_images(loaded.adapter, batch["pixel_values"]))
     _, layout = pack(loaded.adapter, dict(batch), compressed, repack=True)
     for row, ids, mask in zip(layout.role, batch["input_ids"], batch["attention_mask"], strict=True):
         prompt = ids[mask.bool()]
