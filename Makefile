@@ -3,22 +3,21 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# The pins are tested with 3.11; any later Python is the second choice.
+# The pins are tested with 3.11, so it is preferred to any later Python.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-# See lmms-light in pyproject.toml: with their requirements they would bring torchvision and another torch.
+# See lmms-light in pyproject.toml: their requirements would install torchvision and another torch.
 WITHOUT_REQUIREMENTS := \
 	lmms-eval pytablewriter chardet dataproperty mbstrdecoder pathvalidate tabledata tcolorpy typepy
 PARALLEL := --numprocesses auto --maxprocesses 4
-# Results that the tests of a file share are made once.
+# The tests of a file share results, so one process runs them.
 BY_FILE := $(PARALLEL) --dist loadfile --no-loadscope-reorder
 STUDY ?= ablate_layers
 TORCH ?=
 ARGS ?=
 NOTEBOOKS ?= notebooks/*.ipynb
-# What notebooks read, each written by the experiment of that name; STUDY_ARGS are options of those that must be run for it.
-# The measurement of speed asks no study's questions and has options of its own. Whoever names results of another folder
-# has made them.
+# Tables that the notebooks read, each written by the experiment of that name. STUDY_ARGS are the options of experiments that
+# must be run first, SPEED_ARGS those of the speed measurement, which has other options. With FOVEATE_RUNS nothing is run.
 STUDY_ARGS ?=
 SPEED_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
@@ -26,27 +25,27 @@ READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_
 .DEFAULT_GOAL := help
 .PHONY: help ablate compare search bias speed notebooks test test-all test-newest properties faults bench audit lint train dashboard clean
 
-help: ## this list; options of a script go into ARGS: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
+help: ## show this list; ARGS passes options to a script: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-ablate: $(INSTALLED) ## which vision layers tell what the language model needs: table and figures in runs/ablate_layers
+ablate: $(INSTALLED) ## evaluate vision layers, single and summed, at several budgets: runs/ablate_layers
 	$(BIN)/python experiments/ablate_layers.py $(ARGS)
 
-compare: $(INSTALLED) ## all published methods and controls at the same cost: table and figures in runs/compare_methods
+compare: $(INSTALLED) ## compare all methods and controls at the same number of tokens: runs/compare_methods
 	$(BIN)/python experiments/compare_methods.py $(ARGS)
 
-search: $(INSTALLED) ## weights of the vision layers, searched and confirmed: tables and figures in runs/search_weights
+search: $(INSTALLED) ## search weights of the vision layers, and report on unseen questions: runs/search_weights
 	$(BIN)/python experiments/search_weights.py $(ARGS)
 
-bias: $(INSTALLED) ## what prompts, answers and [CLS] look at, and what the answer hangs on: runs/measure_bias
+bias: $(INSTALLED) ## measure what prompts, answers and [CLS] attend to, and what the answer depends on: runs/measure_bias
 	$(BIN)/python experiments/measure_bias.py $(ARGS)
 
-speed: $(INSTALLED) ## where the time of an answer goes, and whether compression pays: table and figure in runs/measure_speed
+speed: $(INSTALLED) ## measure the time of an answer by part, with and without compression: runs/measure_speed
 	$(BIN)/python experiments/measure_speed.py $(ARGS)
 
-# Results that are there are read as they are, whatever options they were made with. A notebook that still misses
-# something names the command, and the others go on.
-notebooks: $(INSTALLED) $(READ) ## executed, as web pages in runs/notebooks, after bias, ablate, compare and speed where results are missing
+# Existing results are read, whatever options they were made with. A notebook that lacks results names the command that
+# makes them, and the other notebooks still run.
+notebooks: $(INSTALLED) $(READ) ## run the notebooks, as web pages in runs/notebooks, after bias, ablate, compare and speed if results are missing
 	@status=0; for notebook in $(NOTEBOOKS); do \
 		$(BIN)/jupyter nbconvert --execute --to html --output-dir runs/notebooks $(ARGS) $$notebook || status=1; \
 	done; exit $$status
@@ -57,47 +56,47 @@ runs/measure_speed/table.csv: | $(INSTALLED)
 runs/%/table.csv: | $(INSTALLED)
 	$(BIN)/python experiments/$*.py $(STUDY_ARGS)
 
-test: $(INSTALLED) ## the fast tests, some minutes: every kind of thing once
+test: $(INSTALLED) ## run the fast tests: some minutes
 	$(BIN)/pytest $(BY_FILE) -m "not extended" $(ARGS)
 
-test-all: $(INSTALLED) ## all tests, with the checks of shapes in all of the package
+test-all: $(INSTALLED) ## run all tests, with shape checks in the whole package
 	$(BIN)/pytest $(BY_FILE) --jaxtyping-packages=foveate,beartype.beartype $(ARGS)
 
-# Without the pins, in an environment of its own that stays; TORCH="torch==2.13.0" keeps a CUDA build of several GB away.
-test-newest: ## the fast tests with the newest versions that the ranges allow
+# Uses an environment of its own, which is kept; TORCH="torch==2.13.0" avoids a CUDA build of several GB.
+test-newest: ## run the fast tests with the newest versions that the ranges allow
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager $(TORCH) -e '.[dev]'
 	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --no-deps $(WITHOUT_REQUIREMENTS)
 	$(MAKE) test BIN=.venv-newest/bin INSTALLED=
 
-bench: $(INSTALLED) ## speed and memory against what is promised: table in benchmarks/README.md, a quarter of an hour
+bench: $(INSTALLED) ## measure speed and memory against the promises in benchmarks/README.md: a quarter of an hour
 	$(BIN)/pytest benchmarks $(ARGS)
 
-faults: $(INSTALLED) ## over 200 faults for the real commands: killed, disk full, files damaged; fails when something is lost
+faults: $(INSTALLED) ## inject over 200 faults (kills, full disks, damaged files) into the real commands
 	$(BIN)/python -m tests.faults $(ARGS)
 
-properties: $(INSTALLED) ## new examples for the tests that hold of any input, up to a thousand for each
+properties: $(INSTALLED) ## run the property tests on new examples, up to a thousand each
 	FOVEATE_HYPOTHESIS=deep $(BIN)/pytest $(PARALLEL) --dist worksteal tests/properties tests/oracle $(ARGS)
 
-# In an environment of its own, which is gone afterwards.
-audit: ## known vulnerabilities of the pins
+# Uses an environment of its own, which is removed afterwards.
+audit: ## look for known vulnerabilities of the pins
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv $$folder \
 		&& $$folder/bin/pip install --quiet --disable-pip-version-check pip-audit \
 		&& $$folder/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(ARGS)
 
-lint: $(INSTALLED) ## style, format, types and the order of imports
+lint: $(INSTALLED) ## check style, format, types and import layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-train: $(INSTALLED) ## the reference model, from nothing
+train: $(INSTALLED) ## train the reference model from random initialisation
 	$(BIN)/python experiments/train_reference.py $(ARGS)
 
-dashboard: $(INSTALLED) ## a study in the browser: make dashboard STUDY=ablate_budgets
+dashboard: $(INSTALLED) ## show a study in the browser: make dashboard STUDY=ablate_budgets
 	$(BIN)/optuna-dashboard --host 127.0.0.1 --artifact-dir runs/$(STUDY)/artifacts sqlite:///runs/$(STUDY)/study.db
 
-clean: ## removes environment and caches; results in runs/ stay
+clean: ## remove environments and caches; results in runs/ stay
 	rm -rf $(VENV) .venv-newest dist .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -10,7 +10,7 @@ from PIL import Image
 from foveate.core.arrangement import Arrangement
 from foveate.data.sample import first_of_images
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.evidence import as_seen
+from foveate.evaluation.evidence import visible_part
 from foveate.evaluation.run import cached_load, data_of
 
 IMAGES = 4
@@ -26,7 +26,7 @@ def kept_figure(config: EvalConfig, records: pa.Table) -> bytes:
     first = first_of_images([sample for sample in samples if sample.id in kept])
     shown = sorted(first.values(), key=lambda sample: sample.image_id)[:IMAGES]
     arrangements = [loaded.image_inputs([sample.image])[1][0] for sample in shown]
-    images = [as_seen(loaded, sample.image, loaded.adapter.tower.grid) for sample in shown]
+    images = [visible_part(loaded, sample.image, loaded.adapter.tower.grid) for sample in shown]
     lights = [lit(image, kept[sample.id]) for image, sample in zip(arrangements, shown, strict=True)]
     montage = kept_overlay(images, lights)
     png = BytesIO()

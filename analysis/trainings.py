@@ -5,7 +5,7 @@ an interval over trainings as well.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,6 @@ from analysis.verdicts import holm
 from foveate.core.errors import DataError
 from foveate.core.storage import atomic_write
 from foveate.evaluation import EvalConfig
-from foveate.options import Options
 
 _LEGEND = (
     "Mean over {trainings} trainings ({names}) on the same {n:,} questions about {images:,} images. In brackets the 95 "
@@ -154,33 +153,22 @@ def agreement_of_order(table: pd.DataFrame, names: Sequence[str], family: str) -
     return pd.DataFrame(rows, columns=["keep", "a", "b", "rho", "n"])
 
 
-def reported(
-    options: Options,
-    run: Callable[[str, EvalConfig], optuna.Study],
-    report: Callable[[optuna.Study, EvalConfig], str],
-) -> dict[str, Path]:
-    """Runs and prints the study of every data set and model, and with several models the table over trainings.
+def report_trainings(studies: Sequence[tuple[EvalConfig, optuna.Study]], models: Mapping[str, str]) -> str:
+    """Writes the tables over several trainings, one per data set, and returns their texts; none for a single model.
 
     Args:
-        options: What the studies are told.
-        run: From the name of a study and its configuration to the finished study.
-        report: Writes its report and returns what to print.
-
-    Returns:
-        By data set the folder of its study, of several models that of the first.
+        studies: The studies of every data set and model, with their configurations.
+        models: The models by their short names.
     """
-    labels = {model: label for label, model in options.models.items()}
+    if len(models) < 2:
+        return ""
+    labels = {model: label for label, model in models.items()}
     frames: dict[str, dict[str, dict[Cell, pd.DataFrame]]] = defaultdict(dict)
     folders: dict[str, Path] = {}
-    for name, config in options.each:
-        study = run(name, config)
-        print(report(study, config))
+    for config, study in studies:
         folders.setdefault(config.data, config.out / study.study_name)
-        if len(labels) > 1:
-            frames[config.data][labels[config.model]] = read_cells(cells_of(study), config.out)
-    for data, some in frames.items():
-        print(write_trainings(some, folders[data]))
-    return folders
+        frames[config.data][labels[config.model]] = read_cells(cells_of(study), config.out)
+    return "\n".join(write_trainings(some, folders[data]) for data, some in frames.items())
 
 
 def write_trainings(frames: Mapping[str, Mapping[Cell, pd.DataFrame]], folder: Path) -> str:

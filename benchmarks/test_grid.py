@@ -22,7 +22,7 @@ from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.names import REUSABLE
 from foveate.evaluation.run import cached_load
-from foveate.studies.choices import layer_choices
+from foveate.studies.ablation import layer_choices
 
 pytestmark = pytest.mark.long
 QUESTIONS = int(os.environ.get("FOVEATE_GRID_QUESTIONS", "600"))

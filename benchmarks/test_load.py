@@ -218,8 +218,8 @@ def records(folder: Path) -> None:
     few = evaluate(EvalConfig(random(16), limit=240, max_new_tokens=4, out=out))
     rows = few.read().to_pylist()
     made = RecordFolder(folder)
-    with made.lock({"made": ROWS}):
-        for first in range(0, ROWS, len(rows)):
-            some = rows[: ROWS - first]
-            made.append([Record(**row | {"sample_id": f"{first + n:09d}"}) for n, row in enumerate(some)])
-        made.finish(())
+    made.begin({"made": ROWS})
+    for first in range(0, ROWS, len(rows)):
+        some = rows[: ROWS - first]
+        made.append([Record(**row | {"sample_id": f"{first + n:09d}"}) for n, row in enumerate(some)])
+    made.finish(())

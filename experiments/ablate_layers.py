@@ -1,9 +1,10 @@
-"""Which layers' [CLS] attention tells what the model needs, alone and summed, at which budgets?"""
+"""Which layers' [CLS] attention predicts what the model needs, alone and summed, at which budgets?"""
 
 from functools import partial
 
 from foveate.cli import run
 from foveate.core.budget import check_budgets
+from foveate.evaluation.ranks import rank
 from foveate.options import Flat, Options
 
 
@@ -15,32 +16,32 @@ def main(
     """Evaluates every layer, every suffix of layers, all layers and the controls at several budgets.
 
     Writes `<out>/<study>/{study.db, table.csv, table.md, accuracy_by_layer.png, frontier.png, kept_patches.png}`.
-    A second run continues the first. Without --limit 1,500 questions about scenes are asked, and all of a benchmark.
-    With several models each has a study, and `<first study>/trainings_<models>.md` has the mean of every cell.
+    The same command resumes a run that was stopped. Without --limit it asks 1,500 questions about scenes, or all
+    questions of a benchmark. With several models each has a study, and `<first study>/trainings_<models>.md` has the
+    mean of every cell.
 
     Args:
         keep: Budgets: patches to keep, or fractions of an image's patches.
-        layers: Only these single layers and starts of suffixes; default every layer.
-        options: What every study is told.
+        layers: Single layers and first layers of suffixes; default is every layer.
+        options: Options of all experiments.
     """
     check_budgets(keep)
     from analysis.ablation.report import report
     from analysis.overlays import kept_figure
-    from analysis.trainings import reported
-    from foveate.studies.ablation import ablate
-    from foveate.studies.choices import layer_choices
+    from analysis.trainings import report_trainings
+    from foveate.studies.ablation import ablate, layer_choices
+    from foveate.studies.study_folder import StudyFolder
 
     choices = partial(layer_choices, layers=layers)
-    run_ablation = partial(
-        ablate,
-        choices_for=choices,
-        keep=keep,
-        storage=options.storage,
-        workers=options.workers,
-        draw=kept_figure,
-        existing=options.existing,
-    )
-    reported(options, run_ablation, report)
+    studies = []
+    for name, config in options.each:
+        folder = StudyFolder(name, options.out, options.storage, existing=options.existing)
+        study = ablate(folder, config, choices, keep, kept_figure)
+        studies.append((config, study))
+        if rank() == 0:
+            print(report(study, config))
+    if rank() == 0 and (text := report_trainings(studies, options.models)):
+        print(text)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from dataclasses import replace
 from foveate.cli import run
 from foveate.core.budget import check_budgets
 from foveate.data.names import parsed
+from foveate.evaluation.ranks import rank
 from foveate.methods.registry import check_names
 from foveate.options import Flat, Options
 
@@ -14,17 +15,17 @@ def main(
     keep: int | float = 1.0,
     options: Flat = Options("answers"),
 ) -> None:
-    """Answers benchmarks with one method; also those without answers, for their servers.
+    """Answers benchmarks with one method, including splits without reference answers, whose servers grade them.
 
-    Writes `<out>/<study>_<data>/{benchmark.csv, benchmark.md}` where the answers are known, and `submission.json` where
-    the benchmark has such a format. A second run continues the first.
+    Writes `<out>/<study>_<data>/{benchmark.csv, benchmark.md}` if there are reference answers, and `submission.json` if
+    the benchmark has a format for submissions. The same command resumes a run that was stopped.
 
     Args:
-        method: Name, or your own as package.module:function, from a budget to a compressor.
+        method: Name of a method, or your own as package.module:function, from a budget to a compressor.
         keep: Budget in equivalent tokens: a count, or a fraction of an image's patches.
-        options: What every study is told.
+        options: Options of all experiments.
     """
-    options.alone()
+    options.without_storage()
     check_names([method])
     check_budgets([keep])
     from analysis.benchmarks.report import report_answers
@@ -33,8 +34,9 @@ def main(
 
     for name, config in options.each:
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
-        folder = evaluate(replace(config, compressor=compressor))
-        print(report_answers(method, parsed(config.data)[0], folder, config.out / name))
+        folder = evaluate(replace(config, compressor=compressor), shared=True)
+        if rank() == 0:
+            print(report_answers(method, parsed(config.data)[0], folder, config.out / name))
 
 
 if __name__ == "__main__":

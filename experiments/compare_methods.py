@@ -1,9 +1,8 @@
-"""Which published method keeps what the language model needs, when all are given the same number of tokens?"""
-
-from functools import partial
+"""Which published method keeps what the language model needs, at the same number of equivalent tokens?"""
 
 from foveate.cli import run
 from foveate.core.budget import check_budgets
+from foveate.evaluation.ranks import rank
 from foveate.methods.registry import METHODS, check_names
 from foveate.options import Flat, Options
 
@@ -15,39 +14,43 @@ def main(
 ) -> None:
     """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
 
-    Writes `<out>/<study>/{study.db, table.csv, table.md, frontier.png, ranking.png, kept_patches.png}`. A second run
-    continues the first. The controls (no compression, no image, random, even grid, pooling, smaller image, filters
-    of pixels) take part unasked. Without --limit 1,200 questions about scenes are asked, and all of a benchmark.
+    Writes `<out>/<study>/{study.db, table.csv, table.md, frontier.png, ranking.png, kept_patches.png}`. The same
+    command resumes a run that was stopped. The controls (no compression, no image, random, even grid, pooling, smaller
+    image, pixel filters) are always evaluated. Without --limit it asks 1,200 questions about scenes, or all questions
+    of a benchmark.
 
-    A benchmark has its study in `<out>/<study>_<data>`, with its official numbers in `benchmark.csv` and
-    `benchmark.md`; several have the first number of each in `<out>/<study>/{benchmarks.csv, benchmarks.md}`.
+    The study of a benchmark is in `<out>/<study>_<data>`, with the benchmark's official numbers in `benchmark.csv` and
+    `benchmark.md`. With several benchmarks `<out>/<study>/{benchmarks.csv, benchmarks.md}` has the first number of
+    each.
 
     Args:
-        methods: Names, or your own as package.module:function, from a budget to a compressor; default all that are
-            known.
+        methods: Names of methods, or your own as package.module:function, from a budget to a compressor; default is
+            all published methods.
         keep: Budgets in equivalent tokens, the mean of the visual tokens over the blocks of the language model: counts,
             or fractions of an image's patches.
-        options: What every study is told.
+        options: Options of all experiments.
     """
     check_names(methods)
     check_budgets(keep)
     from analysis.benchmarks.data import overview
     from analysis.comparison.report import report
     from analysis.overlays import kept_figure
-    from analysis.trainings import reported
+    from analysis.trainings import report_trainings
     from foveate.studies.comparison import compare
+    from foveate.studies.study_folder import StudyFolder
 
-    run_comparison = partial(
-        compare,
-        methods=methods,
-        equivalents=keep,
-        storage=options.storage,
-        workers=options.workers,
-        draw=kept_figure,
-        existing=options.existing,
-    )
-    folders = reported(options, run_comparison, report)
-    if len(options.models) == 1 and (table := overview(folders, options.out / options.name)):
+    studies = []
+    for name, config in options.each:
+        folder = StudyFolder(name, options.out, options.storage, existing=options.existing)
+        study = compare(folder, config, methods, keep, draw=kept_figure)
+        studies.append((config, study))
+        if rank() == 0:
+            print(report(study, config))
+    if rank() > 0:
+        return
+    if len(options.models) > 1:
+        print(report_trainings(studies, options.models))
+    elif table := overview({c.data: options.out / s.study_name for c, s in studies}, options.out / options.name):
         print(table)
 
 

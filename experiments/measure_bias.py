@@ -1,4 +1,4 @@
-"""What do prompts look at, what do answers look at, what did [CLS] know, and what does the answer hang on?"""
+"""Which patches do [CLS], the prompt and the answer attend to, and on which does the answer depend?"""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ import tyro
 
 from foveate.bias.plan import BiasPlan
 from foveate.cli import run
+from foveate.evaluation.ranks import rank
 from foveate.options import Flat, Options
 
 
@@ -15,20 +16,20 @@ def main(
     mean_split: str | None = None,
     options: Flat = Options("measure_bias", limit=504, batch_size=48),
 ) -> None:
-    """Measures every signal of the uncompressed model, question by question, and what follows.
+    """Measures every signal of the uncompressed model for each question, and compares the signals.
 
     Writes `<out>/<study>/{table.csv, table.md, contrasts.csv, judges.csv, kinds.csv, tokens.csv, heads.csv, cross.csv,
-    corrections.csv, *.png}` and the tables of single questions under `<out>/bias`. Killed, it goes on where it stopped;
-    a second run adds nothing. Another configuration has a folder of its own.
+    corrections.csv, *.png}` and the tables of single questions under `<out>/bias`. The same command resumes a run that
+    was stopped. Another configuration has a folder of its own.
 
     Args:
-        plan: What is measured, and how.
-        corrections: Whether attention without its bias of place, and without sinks, is evaluated as a compressor.
-        mean_split: Another split, whose images give the mean maps that corrected attention leaves out; None means one
-            of the scenes, and no corrections for other data.
-        options: What every study is told.
+        plan: The plan of the measurement.
+        corrections: Whether attention without position bias, and without sinks, is evaluated as a compressor.
+        mean_split: Split whose images give the mean maps that are subtracted from attention; it must not be the
+            measured one. Default is another split of scenes; other data has no default and no corrections.
+        options: Options of all experiments.
     """
-    options.alone()
+    options.without_storage()
     from analysis.bias.report import report
     from foveate.bias.measure import Measurement, measure
     from foveate.studies.corrections import evaluate_corrections, split_of_means
@@ -39,7 +40,8 @@ def main(
     out = report_folder(options.out, options.name, options.existing, Measurement.of(config, plan).identity)
     measured = measure(config, plan)
     corrected = evaluate_corrections(config, plan.keep, split) if split else []
-    print(report(measured, out, corrected, split or ""))
+    if rank() == 0:
+        print(report(measured, out, corrected, split or ""))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where does the time of an answer go, and does compression pay, on this model and this machine?"""
+"""How long do the parts of an answer take, and does compression save time, on this model and this machine?"""
 
 from functools import partial
 from itertools import cycle, islice, product
@@ -29,24 +29,25 @@ def main(
     attention: str = "sdpa",
     out: Path = Path("runs"),
 ) -> None:
-    """Times the parts of an answer, for every method beside no compression with the same kernel.
+    """Times the parts of an answer, for every method and for the uncompressed model with the same kernel.
 
-    Writes `<out>/measure_speed/{rounds.parquet, table.csv, table.md, speed.png}`. A LLaVA-1.5 is also timed as scripts
-    of this field run it: one question at a time, eager, all attention matrices returned. Leave the machine alone
-    meanwhile.
+    Writes `<out>/measure_speed/{rounds.parquet, table.csv, table.md, speed.png}`. LLaVA-1.5 is also timed as published
+    scripts run it: one question at a time, with eager attention that returns all attention matrices. Run nothing else
+    on the machine.
 
     Args:
-        methods: Names, or your own as package.module:function.
+        methods: Names of methods, or your own as package.module:function.
         keep: Budgets in equivalent tokens: counts, or fractions of an image's patches.
-        batch: Questions at a time, each about another image.
-        size: Sides of the images in pixels, for models that see images of any size; default 672.
-        new_tokens: Of every answer, whatever they are.
-        rounds: How often each setting is timed.
-        model: "reference" (shipped), a checkpoint folder, or a hub id.
-        companion: Checkpoint of the CLIP that the tower came from, for methods that compare patches with text.
-        device: Where the model runs, such as cpu, cuda or mps.
-        dtype: Of weights and activations.
-        attention: Kernel, as transformers names it: sdpa, eager, flash_attention_2.
+        batch: Numbers of questions per batch, each about another image.
+        size: Sides of the images in pixels, for models that accept images of any size; default is 672.
+        new_tokens: Number of tokens of every answer; the end-of-text token does not end it.
+        rounds: Number of times that each setting is timed.
+        model: "reference" (shipped), a checkpoint folder, or a hub ID.
+        companion: Checkpoint of the CLIP model that the tower was taken from, for methods that compare patches with
+            text.
+        device: Device of the model, such as cpu, cuda or mps.
+        dtype: Type of weights and activations.
+        attention: Attention kernel by its name in transformers: sdpa, eager, flash_attention_2.
         out: Folder of all results.
     """
     check_names(methods)
@@ -63,23 +64,23 @@ def main(
     from foveate.data.scenes.questions import QUESTION_KINDS
     from foveate.methods.fitting import at_budgets
     from foveate.models.loading.load import load
-    from foveate.profiling.speed import measured, sides_of
+    from foveate.profiling.speed import image_sizes, measure
 
     folder, loaded = place_of(out), load(model, device, dtype, attention, companion)
     second = one_by_one(loaded, new_tokens, TOTAL)
     samples = first_of_images(load_samples(SCENES, "test", limit=len(QUESTION_KINDS) * max(batch))).values()
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
-    for side, count in product(sides_of(loaded, size, next(iter(samples)).image), batch):
-        asked = [(s.image.resize((side, side)), s.question) for s in islice(cycle(samples), count)]
-        patches = loaded.image_inputs([asked[0][0]])[1][0].patches
+    for side, count in product(image_sizes(loaded, size, next(iter(samples)).image), batch):
+        questions = [(s.image.resize((side, side)), s.question) for s in islice(cycle(samples), count)]
+        patches = loaded.image_inputs([questions[0][0]])[1][0].patches
         compressors, unable = at_budgets(methods, keep, loaded.adapter, patches)
         counts = dict.fromkeys([patches, *(budget for _, budget in compressors)]) if second else ()
-        found, failed = measured(
+        found, failed = measure(
             loaded,
-            asked,
+            questions,
             {(FULL, patches): Identity(), **compressors},
-            {(ONE_BY_ONE, k): partial(second, asked, k) for k in counts if second},
+            {(ONE_BY_ONE, k): partial(second, questions, k) for k in counts if second},
             (new_tokens, rounds),
         )
         rows += [round_row(side, count, new_tokens, one) for one in found]

@@ -1,4 +1,4 @@
-"""Do the paper's numbers come out? VTC-CLS, FastV and PruMerge+ on eight benchmarks, beside what the paper prints."""
+"""Are the paper's numbers reproduced? VTC-CLS, FastV and PruMerge+ on eight benchmarks, with the published numbers."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ from foveate.cli import run
 from foveate.core.budget import check_budgets
 from foveate.core.errors import DataError, OptionError, UnsupportedModel
 from foveate.data.names import parsed
+from foveate.evaluation.ranks import rank
 from foveate.options import Flat, Options
 
 
@@ -15,18 +16,18 @@ def main(
     tolerance: float = 0.3,
     options: Flat = Options("reproduce_vtc_cls", model=(CHECKPOINT,), data=tuple(BENCHMARKS), batch_size=32),
 ) -> None:
-    """Runs the grid of arXiv 2412.05819 and sets numbers, averages, per cent retained and gaps beside the published.
+    """Evaluates the grid of arXiv 2412.05819; compares numbers, averages, per cent retained and gaps with the paper's.
 
     VTC-CLS runs with the start layer of its scripts, 16, and with K = 3, from layer 20. Writes
-    `<out>/<study>/{table.csv, averages.csv, gaps.csv, table.md}`. A second run continues the first. MM-Vet is graded by
-    GPT-4 there, so its number here is another one, and said to be.
+    `<out>/<study>/{table.csv, averages.csv, gaps.csv, table.md}`. The same command resumes a run that was stopped. The
+    paper grades MM-Vet with GPT-4; the number here is another one, and is marked as not comparable.
 
     Args:
-        keep: Patches that stay, as the paper counts them.
-        tolerance: Points by which a number may differ from the published one and still be the same.
-        options: What every study is told.
+        keep: Budgets: patches to keep, as the paper counts them.
+        tolerance: Largest difference in points at which a number counts as the published one.
+        options: Options of all experiments.
     """
-    options.alone()
+    options.without_storage()
     if strange := [data for data in options.data if parsed(data)[0] not in BENCHMARKS]:
         raise DataError(f"data {strange[0]!r} is not in the paper; its benchmarks: {', '.join(BENCHMARKS)}")
     check_budgets(keep, needed=False)
@@ -43,11 +44,12 @@ def main(
             for name in METHODS:
                 for budget in [None] if name == "full" else dict.fromkeys(keep):
                     compressor = for_model(name, budget, {}, adapter)
-                    folder = evaluate(replace(config, compressor=compressor))
+                    folder = evaluate(replace(config, compressor=compressor), shared=True)
                     runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}. {needed(options.checkpoint, options.data)}") from error
-    print(report(runs, options.checkpoint, options.out / options.name, tolerance, options.limit is None))
+    if rank() == 0:
+        print(report(runs, options.checkpoint, options.out / options.name, tolerance, options.limit is None))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Annotated
 import tyro
 
 from foveate.cli import run
+from foveate.evaluation.ranks import rank
 from foveate.options import Flat, Options
 from foveate.studies.plan import SearchPlan
 
@@ -13,16 +14,17 @@ def main(
     plan: Annotated[SearchPlan, tyro.conf.arg(name="")] = SearchPlan(),
     options: Flat = Options("search_weights", split="search", limit=1200, batch_size=96),
 ) -> None:
-    """Searches on one split and reports the winner on another, beside baselines and controls.
+    """Searches on one split and reports the winner on another, with baselines and controls.
 
     Writes `<out>/<study>/{study.db, trials.csv, table.csv, table.md, history.png, importance.png, weights.png,
-    proxy.png, test.png, front.png}`. A second run adds nothing; with more `--trials` it goes on. Words for `--space`:
-    single, range, weights (how layers are weighed), reduce, heads, diversity, prompt (a second cut inside the language
-    model), mass (adaptive budgets); or one method's name, whose options `--open` then names.
+    proxy.png, test.png, front.png}`. The same command resumes a run that was stopped; with more `--trials` it continues
+    a finished one. Dimensions for `--space`: single, range, weights (how layers are weighted), reduce, heads,
+    diversity, prompt (a second cut inside the language model), mass (adaptive budgets); or the name of one method,
+    whose options `--open` lists.
 
     Args:
-        plan: What is searched, and how.
-        options: What every study is told.
+        plan: The plan.
+        options: Options of all experiments.
     """
     plan.check_apart(options.split or "")
     from analysis.overlays import kept_figure
@@ -30,10 +32,11 @@ def main(
     from foveate.studies.search import confirm, search
     from foveate.studies.study_folder import StudyFolder
 
-    place = StudyFolder(options.name, options.out, options.storage, existing=options.existing)
-    study = search(place, options.config, plan, options.workers, kept_figure)
-    test = confirm(place, options.config, plan, study, options.workers, kept_figure)
-    print(report(study, test, options.config))
+    folder, config = StudyFolder(options.name, options.out, options.storage, existing=options.existing), options.config
+    study = search(folder, config, plan, kept_figure)
+    test = confirm(folder, config, plan, study, kept_figure)
+    if rank() == 0:
+        print(report(study, test, config))
 
 
 if __name__ == "__main__":

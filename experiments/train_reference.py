@@ -1,4 +1,4 @@
-"""Trains the reference model from nothing and describes it: vision tower, language model, text half, model cards."""
+"""Trains the reference model from scratch: vision tower, language model, text encoder, and model cards."""
 
 import subprocess
 import sys
@@ -23,21 +23,22 @@ def main(
     seed: int = 0,
     card_questions: int = 2400,
 ) -> None:
-    """Every stage continues where a killed run stopped; a finished one takes seconds.
+    """Trains one stage, or all; each resumes a run that was stopped, and a finished stage takes seconds.
 
     Args:
-        stage: "all", or one of them.
-        out: Folder of checkpoints and logs; the finished model goes to `<out>/llava`, its companion to `<out>/clip`.
+        stage: "all", or one stage.
+        out: Folder of checkpoints and logs; the trained model is written to `<out>/llava`, its companion to
+            `<out>/clip`.
         vision_steps: Optimizer steps of the vision tower.
-        places_steps: Optimizer steps in which the tower learns to keep the place of what it sees.
+        places_steps: Optimizer steps in which the tower learns to encode positions.
         language_steps: Optimizer steps of projector and language model.
-        text_steps: Optimizer steps of the text half of the companion.
-        images: Different training images of the language stage, and at most those of the text stage; each is
-            asked about several times.
-        batch_size: ImageBatch per process and step; in the text stage, whose texts are told apart, four times as many.
+        text_steps: Optimizer steps of the companion's text encoder.
+        images: Number of training images of the language stage, and largest number of the text stage; each has several
+            questions.
+        batch_size: Images per process and step; the text stage, which is contrastive, has four times as many.
         processes: CPU processes of one thread each; the text stage has one.
-        seed: Of initialisation and data.
-        card_questions: How many questions of the `test` split the cards rest on.
+        seed: Seed of initialization and data.
+        card_questions: Number of questions of the `test` split that the cards report on.
     """
     if stage == "all":  # a process each: the second process of a stage re-runs this script
         for each in STAGES:

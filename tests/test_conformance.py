@@ -196,7 +196,7 @@ def test_trim(keep):
     np.testing.assert_array_equal(kept[0], expected[f"{name}_img0_idx"])
     if f"{name}_img0_out" in expected:
         features = torch.from_numpy(trunk["hidden_m2"][:, 1:])
-        tokens = recipe.merger.merge(features, kept, scores, trace).apply(features)
+        tokens = recipe.merger.merge(features, kept, scores, trace, keep or 576).apply(features)
         np.testing.assert_allclose(tokens[0], expected[f"{name}_img0_out"], **MERGED)
 
 
@@ -220,7 +220,7 @@ def test_holov_in_float64(keep, chunks):
     kept = recipe.selector.select(scores, trace, keep)
     np.testing.assert_array_equal(kept, expected)
     features = torch.from_numpy(trunk["hidden_m2"][:, 1:])
-    tokens = recipe.merger.merge(features, kept, scores.float(), trace).apply(features)[0]
+    tokens = recipe.merger.merge(features, kept, scores.float(), trace, keep).apply(features)[0]
     assert tokens.shape[0] == keep
     assert (tokens[torch.from_numpy(expected[0] == -1)] == 0).all()
 

@@ -31,7 +31,7 @@ import foveate
 from foveate.data.load import load_samples
 loaded = foveate.load(sys.argv[1])
 samples = load_samples("colours:" + sys.argv[2], "test")
-texts = [loaded.written([None, sample.question]) for sample in samples]
+texts = [loaded.chat_prompt([None, sample.question]) for sample in samples]
 inputs = loaded.inputs(texts, [[sample.image] for sample in samples])
 with foveate.METHODS["last_layer"](keep=5).attached(loaded.model) as result:
     output = loaded.model.generate(**inputs, max_new_tokens=3)

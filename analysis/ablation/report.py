@@ -30,7 +30,7 @@ from foveate.core.arrangement import Arrangement, Grid
 from foveate.data.load import parsed
 from foveate.data.sample import LazyMapping, VQASample, first_of_images
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.evidence import as_seen, evidence_of
+from foveate.evaluation.evidence import evidence_of, visible_part
 from foveate.evaluation.run import cached_load, data_of
 from foveate.metrics.evidence import SHOWN
 from foveate.studies.study import keep_artifacts
@@ -81,7 +81,7 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
         facts["feature_layer"],
         facts["depth"],
         (grid.rows, grid.columns),
-        LazyMapping(first_of_images(samples), lambda sample: as_seen(loaded, sample.image, grid)),
+        LazyMapping(first_of_images(samples), lambda sample: visible_part(loaded, sample.image, grid)),
         LazyMapping({sample.id: sample for sample in samples if sample.things.known}, shown),
         source,
     )

@@ -80,7 +80,7 @@ def samples_of(folder: TableFolder, seed: int = 0) -> list[VQASample]:
     """
     facts = folder.identity
     limit = folder.read(SAMPLES, ["sample_id"]).num_rows
-    place = facts.get("place")
+    place = facts.get("location")
     data = f"{facts['data']}:{place}" if place else facts["data"]
     samples = load_samples(data, facts["split"], limit, seed)
     if data_hash(samples) != facts["data_hash"]:

@@ -1,41 +1,39 @@
-"""How all experiments run: arguments, errors, interruption, and what a finished command remembers."""
+"""The command line of all experiments: arguments, errors, processes, and reports of finished commands."""
 
 import errno
 import logging
 import os
-import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
-from functools import partial, wraps
+from functools import wraps
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TextIO, cast
 
 import tyro
 
 from foveate.core.errors import FoveateError, behind, interrupted
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
+from foveate.core.progress import disable_bars
 from foveate.data.names import parsed
-from foveate.evaluation.devices import lead
-from foveate.evaluation.interruption import hear_nothing_more, leave_first, overhear_nothing
+from foveate.evaluation.ranks import rank, workers
 from foveate.models.loading.names import REFERENCE
 from foveate.options import Checked, Options
 
 _LIGHTNING = "accelerators callbacks core loggers loops plugins profilers strategies trainer tuner utilities".split()
-_CHATTER = {  # below the loggers `lightning_fabric` and `pytorch_lightning`, whose levels their import sets
+_CHATTER = {  # imports set the levels of `lightning_fabric` and `pytorch_lightning` themselves
     **dict.fromkeys((f"lightning_fabric.{part}" for part in _LIGHTNING), logging.WARNING),
     **dict.fromkeys((f"pytorch_lightning.{part}" for part in _LIGHTNING), logging.WARNING),
-    "lightning_fabric.strategies.launchers": logging.INFO,  # says who died
     "pytorch_lightning.utilities.rank_zero": logging.WARNING,
-    "pytorch_lightning.loggers.mlflow": logging.ERROR,  # warns of what it creates
+    "pytorch_lightning.loggers.mlflow": logging.ERROR,  # warns of every table that it creates
     "mlflow.store": logging.WARNING,
 }
 _NOISE = (
-    ".*does not have many workers",  # prediction does not wait for data here
+    ".*does not have many workers",  # questions are in memory
     "Couldn't infer the batch indices",  # records carry the ids of their samples
     ".*LeafSpec",  # between Lightning and torch
     ".*is experimental",
@@ -45,34 +43,36 @@ _REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT E
 
 
 def run(main: Callable[..., None]) -> None:
-    """Parses the command line into the arguments of `main`; what a user can mend is said in one line, exit status 2.
+    """Parses the command line into the arguments of `main`, and runs it.
 
-    Ctrl-C is said in one line as well, exit status 130.
+    An error that the user can resolve is printed in one line, with exit status 2; Ctrl-C ends with one line and 130.
     """
     for name, level in _CHATTER.items():
         logging.getLogger(name).setLevel(level)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
-    overhear_nothing()
     try:
-        tyro.cli(_led(main))
+        tyro.cli(_with_processes(main))
     except (KeyboardInterrupt, Exception) as error:
         if interrupted(error):
-            _stopped("")
+            _end("\nstopped; the same command resumes", 130)
         if isinstance(error, FoveateError):
-            what = str(error)
-        elif refused := _refused(error):
-            what = f"{refused}. What is finished is kept: mend that and run the same command again"
-        else:
-            raise
-        print(f"error: {what}", file=sys.stderr)
-        sys.exit(2)
-    finally:
-        leave_first()  # what was imported meanwhile may have registered something
+            _end(f"error: {error}", 2)
+        if refused := _refused(error):
+            _end(f"error: {refused}. Finished results are kept: solve that and run the same command again", 2)
+        raise
+
+
+def _end(message: str, status: int) -> NoReturn:
+    if rank() == 0:
+        print(message, file=sys.stderr, flush=True)
+    elif status != 130:
+        print(f"process {rank()}: {message}", file=sys.stderr, flush=True)
+    sys.exit(status)
 
 
 def _refused(error: BaseException) -> str:
-    """What disk or database said when they did not take what was written, if that is behind an error."""
+    """Returns the message of a disk or database that refused to write, if that caused the error."""
     from sqlalchemy.exc import OperationalError
 
     def refused(one: BaseException) -> bool:
@@ -82,11 +82,11 @@ def _refused(error: BaseException) -> str:
     return str(found).splitlines()[0] if found else ""
 
 
-def _led(main: Callable[..., None]) -> Callable[..., None]:
-    """`main` in the first of the processes that its options ask for."""
+def _with_processes(main: Callable[..., None]) -> Callable[..., None]:
+    """Returns `main` with checked options; it runs in all processes, and a finished command only prints its report."""
 
     @wraps(main)
-    def led(**arguments: object) -> None:
+    def checked(**arguments: object) -> None:
         for value in arguments.values():
             if isinstance(value, Checked):
                 value.check()
@@ -100,30 +100,35 @@ def _led(main: Callable[..., None]) -> Callable[..., None]:
             print(printed, end="")
             print("Nothing was left to do: this command has finished, and no file has changed since.", file=sys.stderr)
             return None
-        begun = time.time()
-        heard: Any = Copied(sys.stdout)
-        with redirect_stdout(heard):
-            task = partial(_said_how_to_go_on, main, arguments, options.out)
-            lead(task, options.device, options.devices, options.nodes)
-        if inputs and RESULTS:
-            _remember(folder, command, heard.text, inputs, begun)
+        if sys.stderr.isatty() and rank() == 0:
+            print(f"Results go to {options.out}/. Ctrl-C ends the run; the same command resumes.", file=sys.stderr)
+        begun, copied = time.time(), Copied(sys.stdout)
+        with workers(options.workers, options.device), ExitStack() as stack:
+            if rank() > 0:  # rank 0 reports
+                disable_bars()
+                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            else:
+                stack.enter_context(redirect_stdout(cast(TextIO, copied)))
+            main(**arguments)
+        if inputs and RESULTS and rank() == 0:
+            _remember(folder, command, copied.text, inputs, begun)
+        return None
 
-    return led
+    return checked
 
 
 def _inputs(options: Options) -> list[Path]:
-    """Returns files and folders that a command's results depend on besides its code; none if it is not remembered.
+    """Returns files and folders that a command's results depend on besides its code; none if it cannot be remembered.
 
-    It is not with a database or checkpoint elsewhere, nor for several devices, each of which would print the report.
+    That is so with a database on a server, or a checkpoint or data set on the hub.
     """
     models = [Path(str(files("foveate.reference"))) if one == REFERENCE else Path(one) for one in options.model]
-    data = [Path(place) for _, place in map(parsed, options.data) if place]
+    data = [Path(location) for _, location in map(parsed, options.data) if location]
     try:
-        alone = options.storage is None and options.devices * options.nodes == 1
-        there = alone and all(path.exists() for path in (*models, *data))
+        local = options.storage is None and all(path.exists() for path in (*models, *data))
     except (OSError, ValueError):  # no file can have such a name
-        there = False
-    return [*models, *data] if there else []
+        local = False
+    return [*models, *data] if local else []
 
 
 def _remember(folder: Path, command: str, printed: str, inputs: Sequence[Path], begun: float) -> None:
@@ -133,27 +138,3 @@ def _remember(folder: Path, command: str, printed: str, inputs: Sequence[Path], 
     code = [Path(path) for name, path in loaded if path and (is_own(name) or name.partition(".")[0] == "foveate")]
     found = [path for results in RESULTS.values() for path in results()]
     remember(folder, command, printed, [*inputs, *code], found, begun)
-
-
-def _said_how_to_go_on(main: Callable[..., None], arguments: Mapping[str, object], out: Path) -> None:
-    if sys.stderr.isatty():
-        print(f"Results go to {out}/. Ctrl-C ends the run after a batch; the same command goes on.", file=sys.stderr)
-    try:
-        main(**arguments)
-    except (KeyboardInterrupt, Exception) as error:
-        if not interrupted(error):
-            raise
-        _stopped(f": what is finished is kept in {out}/, and the same command goes on")
-
-
-def _stopped(how_to_go_on: str) -> NoReturn:
-    """Says so, if anybody is left who reads it: what a pipe leads to has heard Ctrl-C as well."""
-    hear_nothing_more()
-    with suppress(OSError):
-        print(f"\nstopped{how_to_go_on}", file=sys.stderr, flush=True)
-    try:
-        sys.stdout.flush()
-    except OSError:  # else Python tries once more and changes the status
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more stops at once, whatever is still tidied up
-    sys.exit(130)

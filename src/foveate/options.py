@@ -1,4 +1,4 @@
-"""What every study is told on the command line."""
+"""The command-line options that all experiments share."""
 
 import re
 from dataclasses import dataclass
@@ -8,56 +8,54 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 import tyro
 
 import foveate.evaluation
-from foveate.core.errors import DataError, DeviceError, OptionError, UnsupportedModel, shown
+from foveate.core.errors import DataError, OptionError, UnsupportedModel, shown
 from foveate.data.names import SCENES, check_limit, parsed
-from foveate.evaluation.devices import check_counts
-from foveate.evaluation.names import REUSED, Existing, LoggerName, Reuse, check_loggers, check_numbers
+from foveate.evaluation.names import REUSABLE, Existing, LoggerName, Reuse, check_loggers, check_numbers
+from foveate.evaluation.ranks import started_elsewhere
 from foveate.models.loading.names import REFERENCE, Dtype
 
 
 @runtime_checkable
 class Checked(Protocol):
-    """Arguments of a command that say themselves what they cannot be; they are asked before anything else is done."""
+    """Arguments of a command that check their own values, which is done before anything else."""
 
     def check(self) -> None:
-        """Raises `FoveateError` if something in it cannot be."""
+        """Raises `FoveateError` if a value is invalid."""
         ...
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every study is told.
+    """Options of all experiments.
 
     Attributes:
-        study: Name of the study and of its folder. Without it the study has the name of the experiment, and one with
-            another configuration goes to a folder of its own beside the first.
-        fresh: Moves the study of this name aside, to <study>.old-<n>, and starts anew.
-        model: "reference" (shipped), a checkpoint folder, or a hub id; several are taken as trainings of one recipe.
-        data: Data sets: scenes, or a benchmark (docs/benchmarks.md), read from the hub or, as in pope:PLACE, from a
-            parquet file, a folder or another hub id.
-        split: Split of the data set; None means the one that results are usually given for.
-        limit: Number of questions; None means all of a benchmark, and of scenes as many as the experiment says.
-        seed: Of the generated data.
+        study: Name of the study and of its folder. Default is the name of the experiment; a study with another
+            configuration then goes to a folder of its own beside the first.
+        fresh: Rename the existing study of this name to <study>.old-<n>, and start anew.
+        model: "reference" (shipped), a checkpoint folder or a hub ID; several are trainings of one recipe.
+        data: Data sets: scenes, or a benchmark (docs/benchmarks.md), read from the hub or, as in pope:LOCATION, from a
+            parquet file, a folder or another hub ID.
+        split: Split of the data set; None means the one that results are usually reported on.
+        limit: Number of questions; None means all of a benchmark, and of scenes the experiment's own number.
+        seed: Seed of generated data.
         batch_size: Questions per batch; lower it for large models.
-        device: Where the model runs, such as cpu or cuda.
-        dtype: Of weights and activations.
-        devices: Devices on each machine that share every evaluation, each with a model of its own; torchrun and SLURM
-            must have started as many processes, without them they are started.
-        nodes: Machines that share every evaluation; they run the same command and share `out`.
-        workers: Processes on this machine that share the work, each with evaluations of its own.
-        storage: Database URL for several machines, such as postgresql+psycopg://user:password@host/database; they
-            run the same command and must share `out`. Default is a SQLite file in the study's folder.
-        logger: Where the course of every evaluation is told: csv, tensorboard, wandb, mlflow, or nothing at all. Files
-            lie in `<out>/logs`.
+        device: Device of the model, such as cpu or cuda.
+        dtype: Type of weights and activations.
+        workers: Processes on this machine that share the work. Process i uses device i (modulo their number); on a CPU
+            they share its cores. With torchrun or srun, leave it out: every process that they start shares the work.
+        storage: Database URL for several machines, such as postgresql+psycopg://user:password@host/database; they run
+            the same command and share `out`. Default is a SQLite file in the study's folder.
+        logger: Loggers of every evaluation's metrics: csv, tensorboard, wandb, mlflow, or none. Files lie in
+            `<out>/logs`.
         out: Folder of all results.
-        on_error: What becomes of a question that cannot be asked: stop the run, or skip it, to be recorded as failed.
-        max_new_tokens: Longest answer; None means what the data set calls for.
-        reuse: What is computed once and used again, without changing an answer in float32; what is not named is
-            switched off. Only "answers" is off by default.
+        on_error: "stop" ends the run at a question that cannot be asked, "skip" records it as failed.
+        max_new_tokens: Longest answer; None means the data set's own.
+        reuse: Results that are computed once and reused, which changes no answer in float32; those that are not named
+            are computed every time.
     """
 
     default_study: tyro.conf.Suppress[str]
-    scenes: tyro.conf.Suppress[int | None] = None  # questions about scenes where no limit is given
+    scenes: tyro.conf.Suppress[int | None] = None  # number of questions about scenes without a limit
     study: str | None = None
     fresh: bool = False
     model: tuple[str, ...] = (REFERENCE,)
@@ -68,15 +66,13 @@ class Options:
     batch_size: int = 256
     device: str = "cpu"
     dtype: Dtype = "float32"
-    devices: int = 1
-    nodes: int = 1
-    workers: int = 1
+    workers: Annotated[int, tyro.conf.arg(aliases=["--devices"])] = 1
     storage: str | None = None
     logger: tuple[LoggerName, ...] = ("csv",)
     out: Path = Path("runs")
     on_error: Literal["stop", "skip"] = "stop"
     max_new_tokens: int | None = None
-    reuse: tuple[Reuse, ...] = REUSED
+    reuse: tuple[Reuse, ...] = REUSABLE
 
     @property
     def name(self) -> str:
@@ -85,18 +81,17 @@ class Options:
 
     @property
     def existing(self) -> Existing:
-        """How an existing study of that name is treated."""
+        """Treatment of an existing study of that name."""
         return "aside" if self.fresh else "beside" if self.study is None else "refuse"
 
     def check(self) -> None:
-        """Refuses what would be noticed late, or not at all.
+        """Checks the values that would otherwise be noticed late or not at all.
 
         Raises:
-            OptionError: The study's name is none for a folder, or a value is out of range.
+            OptionError: The study's name cannot be a folder's, or a value is out of range.
             MissingPackage: A logger is not installed.
-            DeviceError: Workers and devices are asked for, or there would be none.
-            DataError: A data set is unknown, or no question is asked for.
-            UnsupportedModel: No model is given, or two have one name.
+            DataError: A data set is unknown, or `limit` is below 1.
+            UnsupportedModel: No model is given, or two have the same name.
         """
         if not re.fullmatch(r"(?!\.)[\w.+ -]{1,100}", self.name):
             raise OptionError(
@@ -104,7 +99,7 @@ class Options:
                 "and any of _ . + -, the first no dot"
             )
         if "\0" in str(self.out):
-            raise OptionError(f"out {shown(str(self.out))}: no folder can be called so")
+            raise OptionError(f"out {shown(str(self.out))}: expected the name of a folder")
         if self.storage == "":
             raise OptionError("storage '': expected the URL of a database; leave it out for a file in --out")
         if self.workers < 1:
@@ -115,30 +110,27 @@ class Options:
         _ = self.models
         check_limit(self.limit)
         check_loggers(self.logger)
-        check_counts(self.devices, self.nodes)
-        if self.workers > 1 and self.devices * self.nodes > 1:
-            raise DeviceError(
-                f"--workers {self.workers} with --devices {self.devices} --nodes {self.nodes}: either workers share "
-                "the evaluations of a study, or devices share every evaluation; leave one of them out"
+        if self.fresh and (started_elsewhere() or (self.workers > 1 and len(self.model) * len(self.data) > 1)):
+            raise OptionError(
+                "--fresh with several processes: they could not tell the old study from the new one; run the command "
+                "once without them, for one model and one data set, and then again without --fresh"
             )
 
-    def alone(self) -> None:
-        """Refuses what only studies have.
+    def without_storage(self) -> None:
+        """Checks the options of a command that keeps no study.
 
         Raises:
-            OptionError: Workers or a database are given.
+            OptionError: A database is given.
         """
-        if self.workers != 1 or self.storage is not None:
-            raise OptionError("this is one process without a database: leave --workers and --storage out")
-        if self.fresh:
-            raise OptionError("this command keeps no study that could be moved aside: leave --fresh out")
+        if self.storage is not None:
+            raise OptionError("this command keeps no study, so it needs no database: leave --storage out")
 
     @property
     def models(self) -> dict[str, str]:
-        """Returns the models by a short name: that of the folder, or the hub id without its owner.
+        """Returns the models by a short name: the folder's, or the hub ID without its owner.
 
         Raises:
-            UnsupportedModel: None is given, or two have the same name.
+            UnsupportedModel: No model is given, or two have the same name.
         """
         named = {re.sub(r"[^\w.+-]", "_", Path(model).name or model): model for model in self.model}
         if len(named) != len(self.model) or not named:
@@ -161,7 +153,7 @@ class Options:
 
     @property
     def config(self) -> "foveate.evaluation.EvalConfig":
-        """The evaluation, its compressor still to be chosen.
+        """The evaluation, without its compressor.
 
         Raises:
             DataError: Several data sets are given.
@@ -174,8 +166,8 @@ class Options:
     def each(self) -> tuple[tuple[str, "foveate.evaluation.EvalConfig"], ...]:
         """Returns the name of the study and the evaluation of every data set and model.
 
-        A study of scenes is called as the user says; that of a benchmark, or of another than its usual split, says so.
-        With several models each study's name says which.
+        The name of a study of scenes is the user's; a benchmark, a split that is not the usual one and, if there are
+        several, the model are appended.
 
         Raises:
             DataError: None is given, one is unknown, or one is given twice.

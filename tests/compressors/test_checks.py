@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
-from foveate.compressors.base import whole
+from foveate.compressors.base import uncompressed
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.checks import _looked_at
 from foveate.core.compression import Compressed, Compression, Decision
@@ -107,9 +107,9 @@ class Chosen(Selector):
 class Made(Merger):
     kind: str
 
-    def merge(self, features, kept, scores, trace):
+    def merge(self, features, kept, scores, trace, budget):
         wrong = WRONG_COMPRESSIONS.get(self.kind) or WRONG_MAKINGS[self.kind][0]
-        return wrong(Drop().merge(features, kept, scores, trace))
+        return wrong(Drop().merge(features, kept, scores, trace, budget))
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +209,8 @@ class OwnCompressor(Compressor):
     def cuts(self):
         return self.own_cuts
 
-    def compress(self, images, also=()):
-        return self.make(whole(images, also))
+    def compress(self, images):
+        return self.make(uncompressed(images))
 
     def plan(self, patches, depth):
         return (float(patches),) * depth
@@ -282,7 +282,7 @@ def test_own_cuts_and_compressors_that_are_right_are_let_through(asked):
 def test_only_plug_ins_from_elsewhere_make_a_device_wait_for_their_values():
     far = torch.device("cuda")
     assert not _looked_at(Union((TopK(), PerTile(MaxMin()))), far)
-    assert not _looked_at(Contextual(0.5), far)
+    assert not _looked_at(Contextual(), far)
     assert _looked_at(Union((TopK(), Always())), far)
     assert _looked_at(Always(), far)
     assert _looked_at(TopK(), torch.device("cpu"))

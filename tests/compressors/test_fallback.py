@@ -7,7 +7,8 @@ import torch
 
 from foveate.compressors import DecoderCompressor, Fallback
 from foveate.core.errors import LayerError, UnsupportedNeed
-from foveate.core.needs import LayersFrom, ReceivedRows
+from foveate.core.layers import LayersFrom
+from foveate.core.needs import ReceivedRows
 from foveate.methods import fastv, hiprune, prumerge, pyramiddrop, sparsevlm, visionzip, vispruner, vscan, vtc_cls
 from foveate.methods.fitting import options_for, with_fallbacks
 from foveate.models.loading.load import adapt

@@ -4,7 +4,8 @@ import torch
 from foveate.core.arrangement import Grid
 from foveate.core.compression import Compression
 from foveate.core.errors import LayerError, UnsupportedNeed
-from foveate.core.needs import ClsRows, Fingerprint, LayersFrom, resolve_layers
+from foveate.core.layers import LayersFrom, resolve_layers
+from foveate.core.needs import ClsRows, Fingerprint
 from foveate.core.trace import EXTRA, PADDING, Trace
 
 

@@ -82,7 +82,7 @@ def test_a_folder_is_what_lies_in_it_and_under_which_name(tmp_path):
 def test_what_is_damaged_is_renamed_and_named_and_never_overwrites_what_was_so_before(tmp_path):
     for number in (1, 2):
         (tmp_path / "part").write_text(f"damaged {number}")
-        with pytest.warns(UserWarning, match=rf"damaged: .*part \(cut short\).*set aside as part.damaged-{number}"):
+        with pytest.warns(UserWarning, match=rf"damaged: .*part \(cut short\).*quarantined as part.damaged-{number}"):
             quarantine(tmp_path / "part", "cut short")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "part.damaged-1": "damaged 1",

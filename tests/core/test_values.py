@@ -11,7 +11,8 @@ import torch
 from foveate.compressors import DecoderCompressor, Pool, TowerCompressor, VisionCompressor
 from foveate.core.budget import Floor, Times, check_budgets, plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, OptionError
-from foveate.core.needs import ClsRows, LayersFrom, resolve_layer
+from foveate.core.layers import LayersFrom, resolve_layer
+from foveate.core.needs import ClsRows
 from foveate.core.values import whole
 from foveate.evaluation.identity import identity_of
 from foveate.mergers import Contextual
@@ -152,7 +153,7 @@ def test_other_numbers_of_a_plug_in_are_plain_too():
         (ImportantDiverse(np.float64(0.5)), ImportantDiverse(0.5)),
         (TopShare(np.int64(9), Fraction(2)), TopShare(9, 2.0)),
         (TopShare(np.float64(0.5), np.float32(2)), TopShare(0.5, 2.0)),
-        (Contextual(torch.tensor(9), np.float32(0.25), cls=np.False_), Contextual(9, 0.25, cls=False)),
+        (Contextual(np.float32(0.25), torch.tensor(-3), cls=np.False_), Contextual(0.25, -3, cls=False)),
         (InformationFlow(torch.tensor(0.5)), InformationFlow(0.5)),
         (DecoderCompressor(Random(np.uint8(1)), 4, np.int64(2)), DecoderCompressor(Random(1), 4, 2)),
         (ClsRows((np.int64(3),)), ClsRows((3,))),
@@ -180,7 +181,7 @@ def test_other_numbers_of_a_plug_in_are_plain_too():
         (lambda: Stride(0), "Stride: step=0: expected a whole number from 1 up"),
         (lambda: PromptAttention(1, strongest=0), "strongest=0: expected a whole number from 1 up or None"),
         (lambda: TopK("best"), "TopK: order='best': expected 'raster' or 'score'"),
-        (lambda: Contextual(9, cls="no"), "Contextual: cls='no': expected True or False"),
+        (lambda: Contextual(cls="no"), "Contextual: cls='no': expected True or False"),
         (lambda: VisionCompressor(Uniform(), 4, positions="packed"), "positions='packed': expected 'repacked' or"),
         (lambda: InformationFlow(-0.5), "InformationFlow: memory=-0.5: expected a number from 0 to 1"),
     ],

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,8 +14,8 @@ from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.records import RecordFolder
 from foveate.methods import vtc_cls
-from foveate.studies.ablation import ablate
-from foveate.studies.choices import named_choices
+from foveate.studies.ablation import ablate, named_choices
+from foveate.studies.study_folder import StudyFolder
 from foveate.testing.checkpoints import save_family
 
 PLAN = BiasPlan(keep=16, side=12, shares=(0.5,), head_rows=False)
@@ -63,31 +62,37 @@ def test_a_part_that_is_lost_from_a_finished_run_is_noticed_and_answered_anew(co
     expected = folder.read()
     folder.parts()[1].unlink()
     assert not folder.complete
-    with pytest.raises(DataError, match=r"part-.* is lost"):
+    with pytest.raises(DataError, match=r"\d+ records are there, and 33 were"):
         folder.read()
-    with pytest.warns(UserWarning, match=r"damaged: .*DONE .*is lost"):
-        assert evaluate(config).read().equals(expected)
+    assert evaluate(config).read().equals(expected)
+    assert folder.complete
 
 
 @pytest.mark.parametrize("damage", [cut, flip], ids=["cut", "flipped"])
-@pytest.mark.parametrize("name", ["config.json", "DONE"])
-def test_what_is_noted_of_a_run_is_noted_anew(config, name, damage):
+def test_a_damaged_config_is_quarantined_and_written_again(config, damage):
     folder = evaluate(config)
-    identity, note = folder.identity, (folder.folder / name).read_bytes()
+    identity, content = folder.identity, (folder.folder / "config.json").read_bytes()
     parts = {part: part.stat().st_mtime_ns for part in folder.parts()}
-    if name == "DONE" and damage is cut:
-        (folder.folder / name).write_bytes(note[:-2])
-    else:
-        damage(folder.folder / name)
-    if name == "config.json":
-        with pytest.raises(DataError, match=r"config.json is damaged.*run the command that made it again"):
-            _ = folder.identity
-    with pytest.warns(UserWarning, match=f"damaged: .*{name}"):
+    damage(folder.folder / "config.json")
+    with pytest.raises(DataError, match=r"config.json is damaged.*run the command that made it again"):
+        _ = folder.identity
+    with pytest.warns(UserWarning, match="damaged: .*config.json"):
         evaluate(config)
     assert folder.complete
     assert folder.identity == identity
-    assert (folder.folder / name).read_bytes() == note
+    assert (folder.folder / "config.json").read_bytes() == content
     assert {part: part.stat().st_mtime_ns for part in folder.parts()} == parts
+
+
+@pytest.mark.parametrize("content", [b"", b"32\n", b"\xff"])
+def test_a_damaged_mark_of_completeness_is_written_again(config, content):
+    folder = evaluate(config)
+    mark = folder.folder / "DONE"
+    expected = mark.read_bytes()
+    mark.write_bytes(content)
+    assert not folder.complete
+    evaluate(config)
+    assert folder.complete and mark.read_bytes() == expected
 
 
 def test_a_value_in_the_note_of_a_run_cannot_be_changed_unnoticed(config):
@@ -135,7 +140,9 @@ def test_a_finished_study_restores_the_records_that_it_has_lost(config, tmp_path
     config = replace(config, model=str(save_family(family, tmp_path / "model")), limit=6)
 
     def studied():
-        return ablate("s", config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (4,))
+        return ablate(
+            StudyFolder("s", config.out), config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (4,)
+        )
 
     trials = studied().trials
     folders = [RecordFolder(config.out / "records" / trial.user_attrs["run_id"]) for trial in trials]
@@ -151,14 +158,14 @@ def test_a_finished_study_restores_the_records_that_it_has_lost(config, tmp_path
 
 def test_a_study_whose_database_is_damaged_is_made_anew_from_its_records(config):
     def studied():
-        study = ablate("s", config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (7,))
+        study = ablate(
+            StudyFolder("s", config.out), config, lambda tower: named_choices(tower, ("cls[0]", "cls[1]"))[:2], (7,)
+        )
         return [(trial.number, trial.params, trial.values, trial.user_attrs["run_id"]) for trial in study.trials]
 
     before = studied()
     parts = {part: part.stat().st_mtime_ns for part in config.out.glob("records/*/part-*")}
-    content = bytearray((config.out / "s" / "study.db").read_bytes())
-    for place in np.random.default_rng(0).integers(100, len(content), 50):
-        content[place] ^= 255
+    content = (config.out / "s" / "study.db").read_bytes()[:9000]
     (config.out / "s" / "study.db").write_bytes(content)
     with pytest.warns(UserWarning, match=r"damaged: .*study.db"):
         assert studied() == before

@@ -47,7 +47,7 @@ def test_evaluations_are_greedy_and_say_which_settings_they_leave_out(penalised,
     differ = 0
     for row in rows:
         sample = samples[row["sample_id"]]
-        inputs = loaded.inputs([loaded.written([None, row["question"]])], [[sample.image]])
+        inputs = loaded.inputs([loaded.chat_prompt([None, row["question"]])], [[sample.image]])
         length = inputs["input_ids"].shape[1]
         with greedily(loaded.model):
             expected = loaded.model.generate(**inputs, generation_config=greedy)[0, length:].tolist()

@@ -12,7 +12,8 @@ import torch
 
 from foveate.compressors import Identity, Pipeline, VisionCompressor
 from foveate.core.errors import OutputError
-from foveate.core.needs import ClsRows, EvidenceShare, Features, Fingerprint, Keys, LayersFrom, ReceivedRows
+from foveate.core.layers import LayersFrom
+from foveate.core.needs import ClsRows, EvidenceShare, Features, Fingerprint, Keys, ReceivedRows
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.encodings import Encodings
@@ -193,11 +194,11 @@ def test_a_place_that_cannot_be_written_is_named(config, tmp_path):
 def test_a_part_is_never_half_written(tmp_path, monkeypatch):
     folder = RecordFolder(tmp_path / "run")
     record = Record("a/b", "i", "k", "q", "r", "p", 1.0, [1], 1, [1, 1], 5, 1.0, 1.0, -0.5)
-    with folder.lock({}):
-        folder.append([record])
-        folder.append([replace(record, sample_id="a_b")])
-        with pytest.raises(OutputError, match=r"1 questions have no record.*'c'"):
-            folder.finish(["a/b", "a_b", "c"])
+    folder.begin({})
+    folder.append([record])
+    folder.append([replace(record, sample_id="a_b")])
+    with pytest.raises(OutputError, match=r"1 questions have no record.*'c'"):
+        folder.finish(["a/b", "a_b", "c"])
 
     def dies(table, path):
         path.write_bytes(b"half")

@@ -20,14 +20,14 @@ from foveate.data.load import load_samples
 from foveate.data.sample import Boxes, InMemoryImage
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.asking import askable
-from foveate.evaluation.evidence import as_seen, evidence_of
+from foveate.evaluation.evidence import evidence_of, visible_part
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.module import Answering
+from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import uniform
 from foveate.models.loading.load import load
-from foveate.studies.goals import mean_of
+from foveate.studies.context import StudyContext
 from foveate.studies.plan import SearchPlan
 from foveate.studies.proxy import rank_by_proxy
 from foveate.studies.search import space_of
@@ -74,7 +74,7 @@ def test_or_it_is_skipped_and_recorded_as_failed_for_every_method_alike(kind, ti
         table = folder.read()
         assert table.num_rows == 5
         assert table["error"].to_pylist() == [""] * 5
-        assert not math.isnan(mean_of(table, "accuracy"))
+        assert not math.isnan(table["score"].to_numpy().mean())
         ((name, why),) = folder.failed().items()
         assert cause in why
         assert name == ("test-000002" if kind == "answer" else "random-3")
@@ -130,7 +130,7 @@ def test_a_study_that_skips_is_not_stopped_by_its_first_question(kind, tiny, tmp
     loaded = load(tiny)
     assert first_usable(broken, samples, loaded).id == "random-2"
     encodings = encodings_of(broken, loaded, samples, questions)
-    asked = [sample.id for sample, _ in askable(broken, loaded, samples, encodings.arrangements)]
+    asked = [sample.id for sample, _ in with_prompts(broken, loaded, samples, encodings.arrangements)]
     assert asked == [sample.id for sample in samples[1:]]
     with pytest.raises(DataError, match=rf"question '{samples[0].id}'.*--on-error skip"):
         first_usable(replace(broken, on_error="stop"), samples, loaded)
@@ -139,9 +139,9 @@ def test_a_study_that_skips_is_not_stopped_by_its_first_question(kind, tiny, tmp
 def test_a_first_rung_ranks_by_the_questions_that_can_be_asked(tiny, tmp_path):
     broken = replace(config(tiny, tmp_path, BROKEN["context"][0]), on_error="skip")
     space = space_of(SearchPlan(space=("single",), keep=(0.25,)), load(tiny))
-    assert len(rank_by_proxy(space, broken, "response", 3, 0).params)
+    assert len(rank_by_proxy(StudyContext.of(broken), space, "response", 3, 0).params)
     with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens"):
-        rank_by_proxy(space, replace(broken, on_error="stop"), "response", 3, 0)
+        rank_by_proxy(StudyContext.of(replace(broken, on_error="stop")), space, "response", 3, 0)
 
 
 def test_the_time_of_a_question_is_not_that_of_one_which_is_not_asked(tiny, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_the_time_of_a_question_is_not_that_of_one_which_is_not_asked(tiny, tmp_
 
 def test_bias_is_measured_of_every_question_or_says_which_cannot_be_asked(tiny, tmp_path):
     plan = BiasPlan(blocks=4)
-    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens.*fix the data$"):
+    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens.*correct the data$"):
         measure(config(tiny, tmp_path, BROKEN["context"][0]), plan)
     with pytest.raises(OptionError, match="on_error='skip': bias is measured on every question"):
         measure(replace(config(tiny, tmp_path, {}), on_error="skip"), plan)
@@ -206,7 +206,7 @@ def test_evidence_and_images_are_cropped_as_the_processor_crops(cropping, tmp_pa
     torch.testing.assert_close(seen, expected, atol=0.1, rtol=0)
     stretched = evidence_of([sample], [Arrangement((grid,))])[0].reshape(12, 12)
     assert stretched[:, 9:].sum() == 0 and stretched.sum() > 0
-    image = np.asarray(as_seen(cropping, sample.image, grid))
+    image = np.asarray(visible_part(cropping, sample.image, grid))
     crop = sample.image.resize((192, 96), Image.Resampling.BICUBIC).crop((48, 0, 144, 96))
     assert np.abs(image.astype(int) - np.asarray(crop.convert("RGB"))).max() <= 1
 

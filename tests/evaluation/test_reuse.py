@@ -5,16 +5,15 @@ import pytest
 import torch
 
 from foveate.compressors import Identity, VisionCompressor
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of, longest_first
 from foveate.evaluation.names import REUSABLE
-from foveate.evaluation.reuse import answer_reuse
 from foveate.evaluation.run import cached_load
-from foveate.methods import fastv, prumerge, random, vtc_cls
+from foveate.methods import fastv, prumerge, vtc_cls
 from foveate.models.runtime.generation import Conversation, answer, likelihood
-from foveate.scorers import ClsAttention, ClsEnsemble
+from foveate.scorers import ClsEnsemble
 from foveate.selectors import Mass
 from tests.image_files import live_images
 from tests.tiers import parametrize
@@ -65,31 +64,6 @@ def loaded(config):
     cached_load.cache_clear()  # whose hooks end with it
     yield cached_load(config.model, config.device, config.dtype)
     cached_load.cache_clear()
-
-
-def test_conversations_with_the_same_tokens_are_held_once_into_one_folder(config, loaded, tmp_path):
-    shapes = runs_of(loaded.adapter.decoder.blocks[0])
-    evaluate(replace(config, compressor=VisionCompressor(ClsAttention(4), 16)))
-    asked = len(shapes)
-    assert asked
-    same = replace(config, compressor=VisionCompressor(ClsEnsemble((4,)), 16))
-    repeated = evaluate(same).read()
-    assert len(shapes) == asked and answer_reuse(loaded, config.out).repeated == len(
-        set(repeated["image_id"].to_pylist())
-    )
-    evaluate(replace(config, compressor=random(16)))
-    assert len(shapes) > asked
-    again = len(shapes)
-    evaluate(replace(same, out=tmp_path / "other"))
-    assert len(shapes) > again
-
-
-def test_half_precision_shares_no_answers_for_a_batch_may_change_them(config, loaded):
-    config = replace(config, dtype="bfloat16", limit=11)
-    for scorer in (ClsAttention(4), ClsEnsemble((4,))):
-        evaluate(replace(config, compressor=VisionCompressor(scorer, 16)))
-    half = cached_load(config.model, config.device, config.dtype)
-    assert answer_reuse(half, config.out).repeated == 0
 
 
 def test_the_tower_runs_once_for_all_evaluations_or_for_each(config, loaded):

@@ -15,9 +15,9 @@ from foveate.data.load import load_samples
 from foveate.data.sample import images_of
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.asking import askable
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
+from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import blind, fastv, vtc_cls
 from foveate.methods.fitting import with_fallbacks
@@ -158,7 +158,7 @@ def test_what_needs_an_image_leaves_text_only_questions_out_or_refuses_them(conf
     samples, questions = data_of(config.data, config.split, None, 0)
     loaded = load(config.model)
     encodings = encodings_of(config, loaded, samples, questions)
-    asked = [sample.id for sample, _ in askable(config, loaded, samples, encodings.arrangements)]
+    asked = [sample.id for sample, _ in with_prompts(config, loaded, samples, encodings.arrangements)]
     assert asked == ["test-000000", "test-000002"]
     assert first_usable(config, samples[1:], loaded).id == "test-000002"
     with pytest.raises(DataError, match="have no image, the first is 'test-000001'"):

@@ -124,4 +124,4 @@ def test_help_explains_every_option():
         assert f"--{option}" in result.stdout
     told = " ".join(result.stdout.replace("│", " ").split())
     assert "At most so many blocks, which are larger than `side`" in told
-    assert "Killed, it goes on where it stopped" in told
+    assert "The same command resumes a run that was stopped" in told

@@ -24,9 +24,9 @@ from foveate.compressors import Identity
 from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig
 from foveate.models.families.llava import Tower
-from foveate.studies.ablation import ablate
-from foveate.studies.choices import Choice, controls, every_layer, single, suffix
+from foveate.studies.ablation import Choice, ablate, controls, every_layer, single, suffix
 from foveate.studies.comparison import compare
+from foveate.studies.study_folder import StudyFolder
 from tests.tiers import extended, parametrize
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +51,9 @@ def made(tiny, runs) -> Callable[[str], None]:
             case "bias":
                 measure(config, BiasPlan(side=6, shares=(0.11, 0.25)))
             case "ablate":
-                ablate("ablate_layers", config, choices, (16,))
+                ablate(StudyFolder("ablate_layers", runs), config, choices, (16,))
             case "compare":
-                compare("compare_methods", config, ("fastv", "vtc_cls"), (72,), seeds=(0,))
+                compare(StudyFolder("compare_methods", runs), config, ("fastv", "vtc_cls"), (72,), seeds=(0,))
             case "speed":
                 measure_speed = runpy.run_path(str(ROOT / "experiments" / "measure_speed.py"))["main"]
                 measure_speed(("vtc_cls",), (72,), batch=(1,), new_tokens=2, rounds=2, model=tiny, out=runs)

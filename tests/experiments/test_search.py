@@ -14,6 +14,7 @@ from analysis.search.report import report
 from foveate.compressors import Identity
 from foveate.core.errors import OutputError
 from foveate.evaluation import EvalConfig
+from foveate.studies.context import StudyContext
 from foveate.studies.plan import SearchPlan
 from foveate.studies.proxy import rank_by_proxy
 from foveate.studies.search import confirm, search, space_of, winners
@@ -78,7 +79,7 @@ def test_a_second_run_adds_nothing_and_more_trials_go_on(finished, tiny):
     ("more", "says"),
     [
         (("--space", "range", "--study", "search_weights"), "kinds: only there single, weights"),
-        (("--goals", "tokens"), "add quality or accuracy to the goals, or say with --max-loss"),
+        (("--goals", "tokens"), "add quality or accuracy to the goals, or limit the points of accuracy"),
         (("--report-split", "search"), "is the split that is searched"),
         (("--report-split", "tset"), "split .tset. of .scenes. is unknown"),
         (("--space", "colours"), "'colours' is unknown: known are single"),
@@ -126,14 +127,13 @@ def test_the_report_agrees_with_the_records(finished):
     assert len(trials_table(study)) == len(study.trials)
 
 
-def test_the_first_rung_equals_a_ranking_by_records(tiny, tmp_path):
+def test_the_ranking_of_the_proxy_equals_a_ranking_by_records(tiny, tmp_path):
     config = EvalConfig(Identity(), model=tiny, split="search", limit=22, max_new_tokens=2, out=tmp_path)
     plan = SearchPlan(candidates=12, proxy="evidence", trials=1)
-    from foveate.evaluation.run import cached_load
-
-    proxy = rank_by_proxy(space_of(plan, cached_load(tiny)), config, "evidence", 12, 0)
-    place = StudyFolder("s", tmp_path)
-    study = search(place, config, plan)
+    context = StudyContext.of(config)
+    proxy = rank_by_proxy(context, space_of(plan, context.loaded), "evidence", 12, 0)
+    folder = StudyFolder("s", tmp_path)
+    study = search(folder, config, plan)
     spaced = [t for t in study.trials if "agreement" in t.user_attrs]
     assert spaced
     for trial in spaced:  # evidence recall of the records was computed by the evaluation, on its own
@@ -155,15 +155,15 @@ def test_the_first_rung_equals_a_ranking_by_records(tiny, tmp_path):
 def test_other_goals_samplers_and_spaces(tiny, tmp_path, options):
     config = EvalConfig(Identity(), model=tiny, split="search", limit=22, max_new_tokens=2, out=tmp_path)
     plan = SearchPlan(trials=12, candidates=10, **options)
-    place = StudyFolder("s", tmp_path)
-    study = search(place, config, plan)
+    folder = StudyFolder("s", tmp_path)
+    study = search(folder, config, plan)
     assert len(study.trials) >= 12
     found = winners(study)
     assert found
     if "max_loss" in options:
         assert found[0].user_attrs["accuracy_loss"] <= 60
         assert found[0].user_attrs["constraints"] == {"accuracy loss": found[0].user_attrs["accuracy_loss"] - 60}
-    test = confirm(place, config, plan, study)
+    test = confirm(folder, config, plan, study)
     labels = {trial.params["scorer"] for trial in test.get_trials(states=(optuna.trial.TrialState.COMPLETE,))}
     assert len([label for label in labels if label.startswith(("winner", "front"))]) == len(found)
 
@@ -171,10 +171,10 @@ def test_other_goals_samplers_and_spaces(tiny, tmp_path, options):
 def test_a_search_without_a_feasible_trial_says_so(tiny, tmp_path):
     config = EvalConfig(Identity(), model=tiny, split="search", limit=11, max_new_tokens=2, out=tmp_path)
     plan = SearchPlan(trials=2, goals=("tokens",), max_loss=-100.0, proxy="none", space=("weights",))
-    place = StudyFolder("s", tmp_path)
-    study = search(place, config, plan)
+    folder = StudyFolder("s", tmp_path)
+    study = search(folder, config, plan)
     assert winners(study) == []
-    assert confirm(place, config, plan, study) is None
+    assert confirm(folder, config, plan, study) is None
     assert "there is no winner: allow a larger --max-loss" in report(study, None, config)
 
 

@@ -241,8 +241,6 @@ def _permit(folder: Path, write: bool) -> None:
 
 
 def _set_aside_with(path: Path) -> Path:
-    """What is set aside when a file is damaged: the folder whose name carries its checksum, or the sealed database."""
-    if path.suffix == ".seal":
-        return path.with_suffix(".db")
+    """Returns what is quarantined when a file is damaged: it, or the folder whose name carries its checksum."""
     stamped = [folder for folder in path.parents if len(folder.suffix) == 17]
     return stamped[0] if stamped else path

@@ -30,7 +30,7 @@ from tests.faults.injection import (
 ABLATE, SEARCH, BIAS, COMPARE = COMMANDS
 TRIES = 5  # until a fault strikes before the command is done
 _PARTS, _TABLES, _STORED = "records/*/part-*.parquet", "bias/*/part-*/*.parquet", "encodings/*.????????????????/*"
-_NOTES = "[rb]*/????????????????/[cD]*"  # config.json and DONE
+_NOTES = "[rb]*/????????????????/config.json"
 
 FAULTS: Mapping[str, Injection] = {
     "SIGKILL": killed(signal.SIGKILL),
@@ -44,14 +44,11 @@ FAULTS: Mapping[str, Injection] = {
     "record part of a killed run flipped": damaged(_PARTS, cut=False, half=True),
     "bias table cut": damaged(_TABLES, cut=True),
     "bias table flipped": damaged(_TABLES, cut=False),
-    "run's config or mark cut": damaged(_NOTES, cut=True),
-    "run's config or mark flipped": damaged(_NOTES, cut=False),
+    "run's config cut": damaged(_NOTES, cut=True),
+    "run's config flipped": damaged(_NOTES, cut=False),
     "encodings cut": damaged(_STORED, cut=True, half=True),
     "encodings flipped": damaged(_STORED, cut=False, half=True),
     "study database cut": damaged("*/study.db", cut=True),
-    "study database flipped": damaged("*/study.db", cut=False),
-    "study seal cut": damaged("*/study.seal", cut=True),
-    "study seal flipped": damaged("*/study.seal", cut=False),
     "weights cut": weights_damaged(cut=True),
     "weights flipped": weights_damaged(cut=False),
     "two at once": two_at_once,
@@ -70,14 +67,11 @@ LONG: Plan = {
     "record part of a killed run flipped": {ABLATE: 3, SEARCH: 1, COMPARE: 1},
     "bias table cut": {BIAS: 1},
     "bias table flipped": {BIAS: 2},
-    "run's config or mark cut": {ABLATE: 4, BIAS: 1},
-    "run's config or mark flipped": {ABLATE: 4, BIAS: 1},
+    "run's config cut": {ABLATE: 4, BIAS: 1},
+    "run's config flipped": {ABLATE: 4, BIAS: 1},
     "encodings cut": {ABLATE: 4, SEARCH: 1, COMPARE: 1, BIAS: 1},
     "encodings flipped": {ABLATE: 4, SEARCH: 1, COMPARE: 1, BIAS: 1},
     "study database cut": {ABLATE: 6, SEARCH: 2, COMPARE: 1},
-    "study database flipped": {ABLATE: 6, SEARCH: 2, COMPARE: 1},
-    "study seal cut": {ABLATE: 2},
-    "study seal flipped": {ABLATE: 2},
     "weights cut": {ABLATE: 4, SEARCH: 1, COMPARE: 1, BIAS: 1},
     "weights flipped": {ABLATE: 4, SEARCH: 1, COMPARE: 1, BIAS: 1},
     "two at once": {ABLATE: 3, SEARCH: 1, COMPARE: 1, BIAS: 1},
@@ -88,12 +82,11 @@ SHORT: Plan = {
     "SIGINT": {ABLATE: 1},
     "file size limited": {ABLATE: 1},
     "permission removed": {ABLATE: 1},
-    "record part cut": {ABLATE: 3},
-    "record part flipped": {ABLATE: 3},
-    "run's config or mark flipped": {ABLATE: 1},
+    "record part cut": {ABLATE: 4},
+    "record part flipped": {ABLATE: 4},
+    "run's config flipped": {ABLATE: 1},
     "encodings flipped": {ABLATE: 1},
     "study database cut": {ABLATE: 2},
-    "study database flipped": {ABLATE: 2},
     "weights cut": {ABLATE: 1},
     "weights flipped": {ABLATE: 1},
 }

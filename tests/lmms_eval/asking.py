@@ -1,4 +1,4 @@
-"""Requests as lmms-eval's tasks make them."""
+"""Requests as lmms-eval's tasks make them, for tests."""
 
 from lmms_eval.api.instance import Instance
 
@@ -6,12 +6,12 @@ TASK, SPLIT = "asked", "test"
 
 
 def generating(model, docs, **options):
-    """One for each document, which has `text` and `images`; the model is given the documents, as lmms-eval does."""
+    """Returns a request for each document, which has `text` and `images`, and gives the model the documents."""
     return _requests("generate_until", model, docs, [(row, options) for row in range(len(docs))])
 
 
 def weighing(model, docs, choices):
-    """The probability of each choice for each document."""
+    """Returns a request for the probability of each choice for each document."""
     return _requests("loglikelihood", model, docs, [(row, choice) for row in range(len(docs)) for choice in choices])
 
 

@@ -1,4 +1,4 @@
-"""Runs lmms-eval on scenes, in a process of its own: it changes file locks and warnings of the whole process."""
+"""Runs lmms-eval on scenes in a process of its own, because it changes file locks and warnings of the process."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from lmms_eval.tasks import TaskManager
 
 
 def main(folder: Path, runs: list[dict]) -> None:
-    """For each run the answers by document, the results, and what the cache took the model for."""
+    """Prints the answers by document, the token counts and the results of each run."""
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     for run in runs:
         results = simple_evaluate(model="foveate", log_samples=True, task_manager=manager, **run)

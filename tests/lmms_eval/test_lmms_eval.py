@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ from datasets import Dataset, Features, Image, Value
 from foveate.compressors import Compressor
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.evaluation.config import code_hash
 from foveate.methods import fastv, full, vtc_cls
 from tests.tiers import extended
 
@@ -109,20 +107,3 @@ def test_the_command_line_finds_the_adapter_by_its_entry_point(folder, ours, tmp
     names = [sample.id for sample in load_samples("scenes", "test", limit=QUESTIONS)]
     answers = {names[row["doc_id"]]: row["filtered_resps"] for row in rows}
     assert answers == {name: row["prediction"] for name, row in ours[text].items()}
-
-
-def test_the_cache_is_that_of_one_method_one_checkpoint_and_one_state_of_the_code(folder, tiny, tmp_path):
-    texts = ["method=uniform,keep=16", "method=uniform,keep=9", f"method=uniform,keep=16,pretrained={tiny}"]
-    runs = [{"model_args": text, "limit": 4, "use_cache": str(tmp_path / "cache")} for text in [*texts, texts[0]]]
-    found = harness(folder, runs)
-    fresh = [all(count[0] for count in one["counts"].values()) for one in found]
-    assert fresh == [True, True, True, False]  # answers from the cache come without counts
-    assert found[3]["answers"] == found[0]["answers"]
-    facts = []
-    for path in (tmp_path / "cache").rglob("*.db"):
-        with sqlite3.connect(path) as database:
-            rows = database.execute("SELECT value FROM meta WHERE key = 'model_fingerprint'").fetchall()
-            facts += [json.loads(text.removeprefix("foveate ").partition("|")[0]) for (text,) in rows]
-    assert {fact["code"] for fact in facts} == {code_hash()}
-    assert len({fact["compressor"] for fact in facts}) == 2
-    assert len({fact["checkpoint"] for fact in facts}) == 2

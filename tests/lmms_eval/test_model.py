@@ -11,7 +11,7 @@ from foveate.models.loading.load import load
 
 pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
 from foveate.lmms_eval.model import Foveate
-from foveate.lmms_eval.request import decoding, until
+from foveate.lmms_eval.request import generate_options, until
 from tests.lmms_eval.asking import generating, weighing
 
 CHOICES = ["red", "blue", "two", "lower left"]
@@ -87,12 +87,15 @@ def test_where_the_model_itself_is_cut_a_loss_is_that_of_its_own_answer_and_no_o
 
 def test_greedy_unless_there_is_a_temperature():
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    assert decoding({"until": ["x"], "image_aspect_ratio": "pad"}, 7) == {"max_new_tokens": 7} | greedy
-    assert decoding({"temperature": 0, "do_sample": True, "max_new_tokens": 3}, 7) == {"max_new_tokens": 3} | greedy
-    assert decoding({"temperature": 0.7, "do_sample": False, "num_beams": 2}, 7)["do_sample"] is False
+    assert generate_options({"until": ["x"], "image_aspect_ratio": "pad"}, 7) == {"max_new_tokens": 7} | greedy
+    assert (
+        generate_options({"temperature": 0, "do_sample": True, "max_new_tokens": 3}, 7)
+        == {"max_new_tokens": 3} | greedy
+    )
+    assert generate_options({"temperature": 0.7, "do_sample": False, "num_beams": 2}, 7)["do_sample"] is False
     sampled = {"max_new_tokens": 7, "do_sample": True, "temperature": 0.7, "top_p": 0.9}
-    assert decoding({"temperature": 0.7, "top_p": 0.9, "top_k": None}, 7) == sampled
-    assert decoding({"do_sample": True, "max_gen_toks": 5}, 7) == {"max_new_tokens": 5, "do_sample": True}
+    assert generate_options({"temperature": 0.7, "top_p": 0.9, "top_k": None}, 7) == sampled
+    assert generate_options({"do_sample": True, "max_gen_toks": 5}, 7) == {"max_new_tokens": 5, "do_sample": True}
 
 
 def test_an_answer_ends_before_what_the_task_names_but_not_at_the_blank_line_that_every_task_gets():
@@ -112,9 +115,13 @@ def test_an_answer_ends_before_what_the_task_names_but_not_at_the_blank_line_tha
             FoveateError,
             "option 'layers' of fastv is unknown; its options: l",
         ),
-        ({"method": "fastv", "keep": 9, "layer": 1.5}, FoveateError, "layer=1.5: expected int, like 2"),
+        ({"method": "fastv", "keep": 9, "layer": 1.5}, FoveateError, "layer=1.5: expected a whole number"),
         ({"method": "fastv", "keep": 9, "layer": 7}, LayerError, "7"),
-        ({"method": "feather", "layers": "8"}, FoveateError, r"layers=8: expected tuple, like \(8, 16\)"),
+        (
+            {"method": "feather", "layers": "8"},
+            FoveateError,
+            "layers=8: expected a tuple, each of its items a whole number",
+        ),
         ({"batch_size": "auto"}, FoveateError, "batch_size='auto'"),
         ({"pretrained": "nowhere"}, UnsupportedModel, "nowhere"),
         ({"dtype": "int8"}, UnsupportedModel, "dtype 'int8'"),
@@ -132,14 +139,13 @@ def test_arguments_are_read_as_lmms_eval_writes_them():
     assert (model.batch_size, model.compressor.cuts[0].layer) == (2, 1)
     negative = Foveate.create_from_arg_string("method=fastervlm,keep=0.25,deep_layer=-2", {"device": "cpu"})
     assert "layer=-2" in repr(negative.compressor)
-    assert str(negative) != str(model)
 
 
 def test_what_is_no_image_and_what_goes_on_for_rounds_is_refused(docs):
     model = Foveate(device="cpu")
     with pytest.raises(DataError, match="a str as visual"):
         model.generate_until(generating(model, [{"text": "what?", "images": ["film.mp4"]}]))
-    with pytest.raises(DataError, match="2 places"):
+    with pytest.raises(DataError, match="2 placeholders"):
         model.generate_until(generating(model, [{**docs[0], "text": "<image> or <image>?"}]))
     with pytest.raises(FoveateError, match="several rounds"):
         model.generate_until_multi_round([])

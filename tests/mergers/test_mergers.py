@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from foveate import mergers
 from foveate.core.arrangement import Grid
-from foveate.core.errors import BudgetError, UnsupportedNeed
+from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Keys
 from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.mergers import Clusters, Contextual, Drop, DroppedMean, Nearest, WeightedNeighbours, ZeroFill
@@ -17,8 +17,8 @@ MERGERS = [
     Drop(),
     ZeroFill(),
     Nearest(),
-    Contextual(keep=8),
-    Contextual(keep=8, share=0.4, cls=False),
+    Contextual(),
+    Contextual(share=0.4, cls=False),
     WeightedNeighbours(),
     WeightedNeighbours(neighbours=3),
     DroppedMean(),
@@ -46,11 +46,11 @@ def test_tokens_of_an_image_that_kept_fewer_are_what_they_are_alone(given, seed)
     scores = torch.rand(3, GRID.patches, generator=generator)
     scores[2, 44:] = -torch.inf  # the third image has fewer patches
     trace = random_trace(given.needs)
-    together = given.merge(features, kept, scores, trace)
+    together = given.merge(features, kept, scores, trace, 8)
     for row in range(3):
         one = Trace({need: value[row : row + 1] for need, value in trace.values.items()}, (GRID,), 1)
         own = kept[row : row + 1] if given == ZeroFill() else kept[row : row + 1, : (kept[row] >= 0).sum()]
-        alone = given.merge(features[row : row + 1], own, scores[row : row + 1], one)
+        alone = given.merge(features[row : row + 1], own, scores[row : row + 1], one, 8)
         count = int(together.count[row])
         assert together.origin[row, :count].tolist() == alone.origin[0].tolist()
         assert (together.origin[row, count:] == PADDING).all()
@@ -63,7 +63,7 @@ def test_tokens_of_an_image_that_kept_fewer_are_what_they_are_alone(given, seed)
 def test_where_nothing_was_dropped_nothing_changes(given):
     kept = torch.arange(GRID.patches).expand(2, -1)
     features, scores = torch.randn(2, GRID.patches, 5), torch.rand(2, GRID.patches)
-    compression = given.merge(features, kept, scores, random_trace(given.needs, 2))
+    compression = given.merge(features, kept, scores, random_trace(given.needs, 2), GRID.patches)
     assert torch.equal(compression.origin, kept)
     assert given.extra(0) == 0
     if not isinstance(given, WeightedNeighbours):  # adds neighbours that were kept, too
@@ -73,14 +73,14 @@ def test_where_nothing_was_dropped_nothing_changes(given):
 def test_drop_leaves_kept_features_bit_by_bit():
     features = torch.rand(2, 48, 5)
     kept = torch.tensor([[1, 7], [0, 47]])
-    tokens = Drop().merge(features, kept, torch.rand(2, 48), random_trace(())).apply(features)
+    tokens = Drop().merge(features, kept, torch.rand(2, 48), random_trace(()), 2).apply(features)
     assert torch.equal(tokens, torch.stack([features[0, [1, 7]], features[1, [0, 47]]]))
 
 
 def test_budgets_that_are_not_used_up_are_filled_with_zeros():
     features = torch.rand(2, 48, 5)
     kept = torch.tensor([[9, 7, PADDING], [0, PADDING, PADDING]])
-    compression = ZeroFill().merge(features, kept, torch.rand(2, 48), random_trace(()))
+    compression = ZeroFill().merge(features, kept, torch.rand(2, 48), random_trace(()), 3)
     assert compression.origin.tolist() == [[9, 7, EXTRA], [0, EXTRA, EXTRA]]
     expected = torch.zeros(2, 3, 5)
     expected[0, 0], expected[0, 1], expected[1, 0] = features[0, 9], features[0, 7], features[1, 0]
@@ -89,7 +89,7 @@ def test_budgets_that_are_not_used_up_are_filled_with_zeros():
 
 def test_dropped_patches_join_the_nearest_kept_one_like_in_a_loop():
     features, kept = torch.randn(2, 48, 5), torch.tensor([[1, 7, 30], [0, 5, 47]])
-    tokens = Nearest().merge(features, kept, torch.rand(2, 48), random_trace(())).apply(features)
+    tokens = Nearest().merge(features, kept, torch.rand(2, 48), random_trace(()), 3).apply(features)
     for image in range(2):
         members = {k: [features[image, k]] for k in kept[image].tolist()}
         for patch in sorted(set(range(48)) - set(members)):
@@ -115,10 +115,10 @@ def test_contextual_tokens_equal_visionzip(budget):
     arrays, features = trunk()
     expected = golden("visionzip")
     kept = torch.from_numpy(expected[f"n{budget}_dominant"]).long()
-    merger = Contextual(keep=budget)
+    merger = Contextual()
     assert merger.reserved(budget) == budget - kept.shape[1]
     trace = keys_trace(-2, arrays["k22_headmean"])
-    compression = merger.merge(features, kept, torch.rand(1, 576), trace)
+    compression = merger.merge(features, kept, torch.rand(1, 576), trace, budget)
     np.testing.assert_allclose(compression.apply(features), expected[f"n{budget}_out"], atol=1e-5)
     contextual = compression.mixing[0, -len(expected[f"n{budget}_context_targets"][0]) :]
     targets = expected[f"n{budget}_context_targets"][0].tolist()
@@ -130,15 +130,13 @@ def test_without_cls_token_contextual_says_what_to_do():
     trace = random_trace((Keys(-2),), 1)
     features, kept, scores = torch.rand(1, GRID.patches, 5), torch.tensor([[0, 3]]), torch.rand(1, GRID.patches)
     with pytest.raises(UnsupportedNeed, match="cls=False"):
-        Contextual(keep=8).merge(features, kept, scores, trace)
-    assert Contextual(keep=8, cls=False).merge(features, kept, scores, trace).count.tolist() == [3]
+        Contextual().merge(features, kept, scores, trace, 8)
+    assert Contextual(cls=False).merge(features, kept, scores, trace, 8).count.tolist() == [3]
 
 
-def test_contextual_with_another_budget_than_the_compressor_says_so():
-    assert Contextual(keep=64).reserved(64) == 11
-    assert Contextual(keep=0.25).reserved(144) == 24
-    with pytest.raises(BudgetError, match=r"keep=128.*keeps 64"):
-        Contextual(keep=128).reserved(64)
+def test_contextual_reserves_its_share_of_any_budget():
+    assert [Contextual().reserved(budget) for budget in (64, 144)] == [11, 24]
+    assert [Contextual(cls=False).reserved(budget) for budget in (64, 144)] == [10, 23]
 
 
 PRUMERGE = [("prumerge", key) for key in ("base", "plus", "base_n192", "base_n128", "base_n64", "base_n32")]
@@ -151,7 +149,7 @@ def test_weighted_neighbours_equal_prumerge(name, key):
     expected = golden(name)
     kept = torch.from_numpy(expected[f"{key}_img0_idx"]).long()[None]
     trace = keys_trace(-1, arrays["k23"])
-    compression = WeightedNeighbours().merge(features, kept, torch.from_numpy(expected["scores"]), trace)
+    compression = WeightedNeighbours().merge(features, kept, torch.from_numpy(expected["scores"]), trace, kept.shape[1])
     np.testing.assert_allclose(compression.apply(features)[0], expected[f"{key}_img0_out"], atol=1e-5)
     assert compression.origin[0].tolist() == [*kept[0].tolist(), EXTRA]
 
@@ -161,7 +159,8 @@ def test_the_mean_of_the_dropped_equals_trim(key):
     _, features = trunk()
     expected = golden("trim")
     kept = torch.from_numpy(expected[f"{key}_img0_idx"]).long()[None]
-    compression = DroppedMean().merge(features, kept, torch.from_numpy(expected["scores"]), random_trace(()))
+    scores, trace = torch.from_numpy(expected["scores"]), random_trace(())
+    compression = DroppedMean().merge(features, kept, scores, trace, kept.shape[1])
     np.testing.assert_allclose(compression.apply(features)[0], expected[f"{key}_img0_out"], atol=1e-5)
 
 
@@ -189,7 +188,7 @@ def test_clusters_equal_sparsevlm_in_its_first_stage(sparse_states, budget):
     arrays = golden("sparsevlm")
     stage = {name: arrays[f"v1_0_n{budget}_p0_stage0_{name}"] for name in ("score", "idx", "centers", "cluster")}
     kept, scores = torch.from_numpy(stage["idx"]).long()[None], torch.from_numpy(stage["score"])[None]
-    compression = Clusters().merge(sparse_states, kept, scores, random_trace(()))
+    compression = Clusters().merge(sparse_states, kept, scores, random_trace(()), kept.shape[1])
     rows = compression.mixing[0, kept.shape[1] :]
     assert len(rows) == len(stage["centers"]) == Clusters().extra(576 - kept.shape[1])
     dropped = scores[0].clone()

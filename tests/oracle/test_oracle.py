@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
     "output_logits": True,
     "suppress_tokens": [IMAGE, VIDEO],  # stock models take them for an image that is not given
 }
-CUT_FORWARD = "cannot go on from past_key_values in forward"
+CUT_FORWARD = "cannot continue from past_key_values in forward"
 CUT_TURN = "past_key_values that already hold tokens"
 VIDEO_FAMILIES = ("Qwen2.5-VL", "Qwen3-VL", "LLaVA-OneVision", "LLaVA-NeXT-Video")
 

@@ -14,7 +14,7 @@ from foveate.profiling import clock as clock_module
 from foveate.profiling.clock import Clock
 from foveate.profiling.flops import OURS, operations, projector_macs, tower_macs
 from foveate.profiling.shapes import ModelShape
-from foveate.profiling.speed import INPUTS, PARTS, Batch, answered, footprint, measured, sides_of
+from foveate.profiling.speed import INPUTS, PARTS, Batch, answer_batch, footprint, image_sizes, measure
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.checkpoints import save_family
 
@@ -47,11 +47,11 @@ def batch(loaded, asked) -> Batch:
 )
 def test_answers_are_those_of_the_stock_model(loaded, asked, batch, compressor):
     model = loaded.model
-    texts = [loaded.written([None, question]) for _, question in asked]
+    texts = [loaded.chat_prompt([None, question]) for _, question in asked]
     inputs = loaded.inputs(texts, [[image] for image, _ in asked])
     with compressor.attached(loaded) as run:
         expected = model.generate(**inputs, max_new_tokens=NEW, eos_token_id=10**6, do_sample=False)[:, -NEW:]
-    found = answered(batch, compressor, NEW, Clock("cpu"))
+    found = answer_batch(batch, compressor, NEW, Clock("cpu"))
     assert len({len(prompt) for prompt in batch.texts.prompts}) > 1  # so that padding matters
     assert torch.equal(found.tokens, expected)
     assert torch.equal(found.visual.per_block, run.tokens.per_block)
@@ -61,7 +61,7 @@ def test_the_parts_add_up_to_all_the_time_there_was(loaded, asked, monkeypatch):
     """On a clock that goes on by a second whenever somebody looks at it."""
     ticks = []
     monkeypatch.setattr(clock_module.time, "perf_counter", lambda: ticks.append(1) or float(len(ticks)))
-    found, unable = measured(loaded, asked, {("cut", 10): CUTS}, {}, (NEW, 3))
+    found, unable = measure(loaded, asked, {("cut", 10): CUTS}, {}, (NEW, 3))
     assert not unable
     assert [one.number for one in found] == [0, 1, 2]
     for one in found:
@@ -84,7 +84,7 @@ def test_every_part_is_where_it_belongs(loaded, batch):
         module.register_forward_hook(lambda *_, name=name: heard.append((name, clock._running[-1])))
         for name, module in modules.items()
     ]
-    answered(batch, vtc_cls(9, start_layer=0), NEW, clock)
+    answer_batch(batch, vtc_cls(9, start_layer=0), NEW, clock)
     for hook in hooks:
         hook.remove()
     decoding = [("block", "decode")] * (NEW - 1)
@@ -100,16 +100,16 @@ def test_choosing_inside_the_language_model_is_scoring_and_not_prefill(batch, mo
         return cut(self, *args)
 
     monkeypatch.setattr(DecoderCompressor, "cut", noted)
-    answered(batch, pyramiddrop(10, layers=(1, 2, 3)), NEW, clock)
+    answer_batch(batch, pyramiddrop(10, layers=(1, 2, 3)), NEW, clock)
     assert during == [["prefill", "scoring"]] * 3
 
 
 def test_afterwards_the_model_is_as_it_was(loaded, batch):
     adapter = loaded.adapter
     before = set(vars(adapter)), set(vars(adapter.projector))
-    answered(batch, CUTS, NEW, Clock("cpu"))
+    answer_batch(batch, CUTS, NEW, Clock("cpu"))
     with pytest.raises(FoveateError):
-        answered(batch, cdpruner(9), NEW, Clock("cpu"))  # without a companion
+        answer_batch(batch, cdpruner(9), NEW, Clock("cpu"))  # without a companion
     assert (set(vars(adapter)), set(vars(adapter.projector))) == before
 
 
@@ -148,7 +148,7 @@ def test_models_with_images_of_any_size_are_measured_too(name, asked, tmp_path):
     assert few.given_tokens < full.given_tokens
     assert few.operations["PyramidDrop"] < 0.6 * full.operations["PyramidDrop"]
     clock = Clock("cpu")
-    answered(batch, Identity(), 2, clock)
+    answer_batch(batch, Identity(), 2, clock)
     assert set(clock.ms) == set(PARTS)
     vision_grids = [grid for one in batch.arrangements for grid in family.adapter.vision_grids(batch.inputs, one)]
     assert sum(grid.patches for grid in vision_grids) == _patches_of(family.adapter, batch)
@@ -156,7 +156,7 @@ def test_models_with_images_of_any_size_are_measured_too(name, asked, tmp_path):
 
 def test_what_cannot_be_measured_says_why_and_the_rest_is(loaded, asked):
     compressors = {("evidence", 9): evidence(9), ("full", 144): Identity(), ("cdpruner", 9): cdpruner(9)}
-    found, unable = measured(loaded, asked, compressors, {}, (2, 2))
+    found, unable = measure(loaded, asked, compressors, {}, (2, 2))
     assert [one.key for one in found] == [("full", 144)] * 2
     assert set(unable) == {("evidence", 9), ("cdpruner", 9)}
     assert "EvidenceShare" in unable["evidence", 9]
@@ -170,7 +170,7 @@ def test_settings_take_turns_and_every_other_round_runs_backwards(loaded, asked)
             order.append("other")
 
     compressors = {("full", 144): Identity(), ("random", 9): VisionCompressor(Random(), 9)}
-    found, _ = measured(loaded, asked, compressors, {("other", 9): other}, (2, 3))
+    found, _ = measure(loaded, asked, compressors, {("other", 9): other}, (2, 3))
     keys = ["full", "random", "other"]
     assert [one.key[0] for one in found] == [*keys, *keys[::-1], *keys]
     assert len(order) == 3 + 2  # and two warm-ups
@@ -180,22 +180,22 @@ def test_settings_take_turns_and_every_other_round_runs_backwards(loaded, asked)
 @pytest.mark.parametrize("length", [(1, 5), (5, 0)])
 def test_answers_of_one_token_and_no_rounds_are_refused(loaded, asked, length):
     with pytest.raises(FoveateError, match=f"new_tokens={length[0]}, rounds={length[1]}: expected at least 2 tokens"):
-        measured(loaded, asked, {}, {}, length)
+        measure(loaded, asked, {}, {}, length)
 
 
 def test_a_model_of_one_size_is_not_shown_another(loaded, asked):
-    assert list(sides_of(loaded, (), asked[0][0])) == [96]
-    assert list(sides_of(loaded, (96,), asked[0][0])) == [96]
-    with pytest.raises(FoveateError, match=r"size 96 200: Llava\w+ sees every image at 96 x 96 pixels"):
-        sides_of(loaded, (96, 200), asked[0][0])
+    assert list(image_sizes(loaded, (), asked[0][0])) == [96]
+    assert list(image_sizes(loaded, (96,), asked[0][0])) == [96]
+    with pytest.raises(FoveateError, match=r"size 96 200: Llava\w+ resizes every image to 96 x 96 pixels"):
+        image_sizes(loaded, (96, 200), asked[0][0])
     with pytest.raises(FoveateError, match="size 0: expected numbers of pixels from 1 up"):
-        sides_of(loaded, (0,), asked[0][0])
+        image_sizes(loaded, (0,), asked[0][0])
 
 
 def test_a_model_of_any_size_is_shown_what_was_asked_for_or_a_typical_one(asked, tmp_path):
     family = load(save_family("Qwen2.5-VL", tmp_path))
-    assert list(sides_of(family, (30, 60), asked[0][0])) == [30, 60]
-    assert list(sides_of(family, (), asked[0][0])) == [672]
+    assert list(image_sizes(family, (30, 60), asked[0][0])) == [30, 60]
+    assert list(image_sizes(family, (), asked[0][0])) == [672]
 
 
 def _patches_of(adapter, batch: Batch) -> int:
@@ -205,6 +205,6 @@ def _patches_of(adapter, batch: Batch) -> int:
     hook = convolution.register_forward_hook(
         lambda _, args, out: cut.append(out.numel() // out.shape[1] if out.ndim == 4 else len(out))
     )
-    answered(batch, Identity(), 2, Clock("cpu"))
+    answer_batch(batch, Identity(), 2, Clock("cpu"))
     hook.remove()
     return sum(cut)

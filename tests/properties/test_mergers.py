@@ -40,7 +40,8 @@ def test_every_merger_is_tried():
 def test_kept_patches_stay_and_as_many_tokens_are_made_as_announced(merger, choice):
     scores, seen, kept, seed = choice
     features = features_of(scores, seed)
-    made = merger.merge(features, kept, scores, trace_of(merger.needs, seen, len(scores), seed))
+    trace = trace_of(merger.needs, seen, len(scores), seed)
+    made = merger.merge(features, kept, scores, trace, kept.shape[1])
     tokens = made.apply(features)
     assert [row.tolist() for row in made.kept] == [real(row) for row in kept]
     assert tokens.isfinite().all()
@@ -59,11 +60,12 @@ def test_kept_patches_stay_and_as_many_tokens_are_made_as_announced(merger, choi
 def test_tokens_do_not_depend_on_the_other_images(merger, choice):
     scores, seen, kept, seed = choice
     features, together = features_of(scores, seed), trace_of(merger.needs, seen, len(scores), seed)
-    made = merger.merge(features, kept, scores, together)
+    made = merger.merge(features, kept, scores, together, kept.shape[1])
     for row in range(len(scores)):
         values = {need: value[row : row + 1] for need, value in together.values.items()}
         own = kept[row : row + 1] if merger == ZeroFill() else kept[row : row + 1, : len(real(kept[row]))]
-        alone = merger.merge(features[row : row + 1], own, scores[row : row + 1], Trace(values, seen, 1))
+        alone = Trace(values, seen, 1)
+        alone = merger.merge(features[row : row + 1], own, scores[row : row + 1], alone, kept.shape[1])
         count = int(made.count[row])
         assert made.origin[row, :count].tolist() == alone.origin[0, :count].tolist()
         torch.testing.assert_close(made.apply(features)[row, :count], alone.apply(features[row : row + 1])[0, :count])
@@ -76,11 +78,11 @@ def test_contextual_tokens_fill_the_budget_and_take_in_every_dropped_patch(share
     scores = scores.clamp(min=0)  # behind the tower every patch is there
     patches = scores.shape[1]
     budget = 1 + seed % patches
-    merger = Contextual(budget, share, cls=cls)
+    merger = Contextual(share, cls=cls)
     assume(merger.reserved(budget) < budget)
     kept = scores.argsort(stable=True)[:, : budget - merger.reserved(budget)].sort().values
     features = features_of(scores, seed)
-    made = merger.merge(features, kept, scores, trace_of(merger.needs, seen, len(scores), seed))
+    made = merger.merge(features, kept, scores, trace_of(merger.needs, seen, len(scores), seed), budget)
     assert (made.count == budget).all() or patches - kept.shape[1] < merger.reserved(budget)
     assert made.apply(features).isfinite().all()
     if merger.reserved(budget) > cls:

@@ -109,7 +109,7 @@ def test_a_batch_is_packed_as_each_prompt_alone_by_hand(adapter, batch):
     decision = Decision(
         torch.full((len(images), max((i.patches for i in images), default=0)), torch.nan), Compression(origin)
     )
-    compressed = Compressed(tokens, decision, {}, tuple(images), separators)
+    compressed = Compressed(tokens, decision, tuple(images), separators)
     packed, layout = pack(adapter, {"input_ids": rows, "attention_mask": mask}, compressed, repack)
     first, made = 0, []
     for row, prompt in enumerate(prompts):

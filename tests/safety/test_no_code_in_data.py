@@ -192,8 +192,7 @@ SECRET = "s3cret-word"
 
 def test_a_password_in_a_storage_url_is_in_no_file_and_no_message(tiny, tmp_path, postgresql_url, capsys, caplog):
     """Through the study as the command runs it, with a trial that fails at the end."""
-    from foveate.studies.ablation import ablate
-    from foveate.studies.choices import named_choices
+    from foveate.studies.ablation import ablate, named_choices
 
     assert SECRET in postgresql_url
 
@@ -201,7 +200,7 @@ def test_a_password_in_a_storage_url_is_in_no_file_and_no_message(tiny, tmp_path
         return named_choices(tower, ("cls[0]",))
 
     config = EvalConfig(Identity(), tiny, limit=11, max_new_tokens=1, out=tmp_path / "runs", loggers=("csv",))
-    done = ablate("s", config, cells, (7,), postgresql_url)
+    done = ablate(study.StudyFolder("s", config.out, postgresql_url), config, cells, (7,))
     facts = json.dumps([done.user_attrs, *(trial.user_attrs for trial in done.trials)], default=str)
     attributes = json.dumps([done._storage.get_study_system_attrs(done._study_id)], default=str)
     said = capsys.readouterr()

@@ -8,16 +8,15 @@ import torch
 
 from foveate import scorers
 from foveate.core.arrangement import Grid
+from foveate.core.layers import LayersFrom
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
     ClsQuery,
     ClsRows,
     EvidenceShare,
-    Features,
     Fingerprint,
     Keys,
-    LayersFrom,
     PixelStatistic,
     ReceivedRows,
 )
@@ -39,7 +38,6 @@ from foveate.scorers import (
     ResponseAttention,
     Saturation,
     TextSimilarity,
-    TokenNorm,
     Uniform,
     WideClsAttention,
     WithoutSinks,
@@ -72,8 +70,6 @@ SCORERS = (
     TextSimilarity(),
     CDPRUNER,
     TRIM,
-    TokenNorm(),
-    TokenNorm(float("inf"), projected=True),
     WideClsAttention(),
     Debiased(ClsAttention(-2), tuple(index / 1000 for index in range(48))),
     WithoutSinks(ClsEnsemble()),
@@ -203,14 +199,6 @@ def test_wide_cls_attention_is_that_of_the_authors_of_prumerge():
         keys = sources.reshape(1, 577, heads, -1)
         scores = WideClsAttention(23).score(golden_trace({ClsQuery(23): query, Keys(23): keys}))
         np.testing.assert_allclose(scores, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, float("inf")])
-@pytest.mark.parametrize("projected", [False, True])
-def test_a_token_norm_is_that_of_numpy(p, projected):
-    trace = random_trace((Features(projected),))
-    expected = np.linalg.norm(trace[Features(projected)].double().numpy(), p, axis=2)
-    np.testing.assert_allclose(TokenNorm(p, projected).score(trace), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,10 @@ def test_a_stand_in_goes_on_with_what_it_wraps():
     assert with_fallbacks(vtc_cls(8, 1), model).tiled(True) == with_fallbacks(vtc_cls(8, 1).tiled(True), model)
 
 
-def test_what_has_no_choice_behind_the_tower_says_so():
+def test_what_does_not_choose_after_the_tower_says_so():
     with pytest.raises(UnknownMethod, match=r"'per_title' is unknown.*\+per_tile or \+no_separators"):
         method("vtc_cls+per_title")
     for compressor in (full(), fastv(8), METHODS["pool"](8)):
-        with pytest.raises(FoveateError, match="does not choose among patches behind the vision tower"):
+        with pytest.raises(FoveateError, match="does not choose among patches after the vision tower"):
             compressor.tiled(per_tile=True)
     assert DecoderCompressor(Random(), 8, 2, PerTile()).plan(26, 4) == (26, 26, 8, 8)

@@ -31,7 +31,6 @@ from foveate.selectors import (
     Outliers,
     OutliersAndStride,
     PerTile,
-    RegionQuota,
     Stride,
     TopK,
     TopShare,
@@ -42,8 +41,6 @@ from foveate.testing.contracts import GRID, SelectorContract, random_trace
 EXACT = [
     TopK(),
     TopK("score"),
-    RegionQuota(2, 3),
-    RegionQuota(7, 9),
     MaxMin(),
     Determinantal(),
     LogDeterminant(),
@@ -200,7 +197,7 @@ def test_expected_counts_follow_what_is_left():
     assert OutliersAndStride().expected(9, 5, 10) == 5
 
 
-@pytest.mark.parametrize("selector", [TopK(), TopK("score"), Anchors(0.0), RegionQuota(1, 1)], ids=repr)
+@pytest.mark.parametrize("selector", [TopK(), TopK("score"), Anchors(0.0)], ids=repr)
 def test_equal_scores_go_to_the_lower_index(selector):
     kept = selector.select(torch.ones(2, GRID.patches), random_trace(selector.needs, 2), 7)
     assert kept.tolist() == [list(range(7))] * 2
@@ -286,26 +283,6 @@ def test_a_union_keeps_what_any_of_its_selectors_keeps_and_needs_what_they_need(
     parts = [each.select(random_scores(), answers, 5) for each in union.selectors]
     for i, row in enumerate(union.select(random_scores(), answers, 5)):
         assert real(row) == sorted({patch for part in parts for patch in real(part[i])})
-
-
-def test_rectangles_take_turns():
-    scores = random_scores()
-    for keep in range(1, 49):
-        for row, kept in zip(scores.tolist(), RegionQuota(2, 3).select(scores, trace(4), keep).tolist(), strict=True):
-            regions: dict[tuple[int, int], list[int]] = {}
-            for patch in sorted(range(48), key=lambda patch: -row[patch]):
-                regions.setdefault((patch // 8 // 3, patch % 8 * 3 // 8), []).append(patch)
-            expected: list[int] = []
-            while len(expected) < keep:
-                heads = [members.pop(0) for members in regions.values() if members]
-                expected += sorted(heads, key=lambda patch: -row[patch])[: keep - len(expected)]
-            assert kept == sorted(expected)
-
-
-def test_rectangles_of_two_images_are_different_ones():
-    places = [[*range(16), *range(16, 32)]]
-    kept = RegionQuota(2, 2).select(torch.arange(32.0)[None], trace(1, Grid(4, 4), places), 8)
-    assert kept.tolist() == [[5, 7, 13, 15, 21, 23, 29, 31]]
 
 
 def test_chunks_that_do_not_divide_the_image_differ_by_one_and_surplus_is_lost():

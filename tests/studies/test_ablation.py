@@ -13,9 +13,9 @@ from foveate.core.errors import BudgetError, FoveateError, LayerError, OutputErr
 from foveate.evaluation import EvalConfig
 from foveate.models.families.llava import Tower
 from foveate.studies import objective
-from foveate.studies.ablation import ablate
-from foveate.studies.choices import layer_choices, named_choices
-from foveate.studies.differences import differences
+from foveate.studies.ablation import ablate, layer_choices, named_choices
+from foveate.studies.reports import differences
+from foveate.studies.study_folder import StudyFolder
 from foveate.testing.checkpoints import save_family
 
 TOWER = Tower(depth=6, heads=4, feature_layer=4, has_cls=True, grid=Grid(12, 12))
@@ -24,6 +24,10 @@ TOWER = Tower(depth=6, heads=4, feature_layer=4, has_cls=True, grid=Grid(12, 12)
 @pytest.fixture
 def config(tiny, tmp_path):
     return EvalConfig(Identity(), model=tiny, limit=11, max_new_tokens=2, out=tmp_path)
+
+
+def in_folder(config, **options):
+    return StudyFolder("s", config.out, **options)
 
 
 def few(tower):
@@ -54,7 +58,7 @@ def test_choices_can_be_named_and_counted_from_the_end():
 
 
 def test_a_study_runs_each_cell_once_and_a_second_run_none(config):
-    study = ablate("s", config, few, (0.25, 7))
+    study = ablate(in_folder(config), config, few, (0.25, 7))
     cells = [(trial.params["scorer"], trial.params["keep"]) for trial in study.trials]
     assert sorted(cells) == sorted((label, keep) for label in ("cls[2]", "full", "blind") for keep in (36, 7))
     for trial in study.trials:
@@ -62,14 +66,14 @@ def test_a_study_runs_each_cell_once_and_a_second_run_none(config):
         assert (folder / "DONE").exists()
         assert 0 <= trial.value <= 1
     assert len({t.user_attrs["run_id"] for t in study.trials if t.params["scorer"] == "full"}) == 1
-    again = ablate("s", config, few, (0.25, 7))
+    again = ablate(in_folder(config), config, few, (0.25, 7))
     assert [trial.number for trial in again.trials] == [trial.number for trial in study.trials]
 
 
 @pytest.mark.parametrize("family", ["LLaVA-OneVision", "Qwen2.5-VL"])
 def test_layers_of_towers_without_cls_are_ablated_by_their_stand_ins(config, tmp_path, family):
     save_family(family, tmp_path / "model")
-    study = ablate("s", replace(config, model=str(tmp_path / "model"), limit=6), few, (4,))
+    study = ablate(in_folder(config), replace(config, model=str(tmp_path / "model"), limit=6), few, (4,))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     stands = {t.params["scorer"]: t.user_attrs["compressor"].startswith("Fallback(") for t in study.trials}
     assert stands == {"cls[2]": True, "full": False, "blind": False}
@@ -87,11 +91,11 @@ def test_a_study_goes_on_after_a_trial_that_failed_and_one_that_was_killed(confi
 
     monkeypatch.setattr(objective, "evaluate", fails_once)
     with pytest.raises(RuntimeError, match="caught fire"):
-        ablate("s", config, few, (36, 7))
+        ablate(in_folder(config), config, few, (36, 7))
     url = f"sqlite:///{config.out / 's' / 'study.db'}"
     killed = optuna.load_study(study_name="s", storage=url)
     killed.ask()  # a worker that died in the middle leaves a running trial
-    study = ablate("s", config, few, (36, 7))
+    study = ablate(in_folder(config), config, few, (36, 7))
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     assert len({(t.params["scorer"], t.params["keep"]) for t in complete}) == 6
 
@@ -100,63 +104,63 @@ def test_a_study_goes_on_after_a_trial_that_failed_and_one_that_was_killed(confi
     "change", [{"limit": 22}, {"split": "search"}, {"max_new_tokens": 3}, {"dtype": "bfloat16"}], ids=str
 )
 def test_a_study_of_another_configuration_is_refused(config, change):
-    ablate("s", config, few, (7,))
+    ablate(in_folder(config), config, few, (7,))
     with pytest.raises(
         OutputError, match=rf"(?s)'s' exists with another.*{next(iter(change))}.*--fresh.*another --study"
     ):
-        ablate("s", replace(config, **change), few, (7,))
+        ablate(in_folder(config), replace(config, **change), few, (7,))
     with pytest.raises(OutputError, match=r"\n  keep: only there 7; only here 16\n"):
-        ablate("s", config, few, (16,))
+        ablate(in_folder(config), config, few, (16,))
 
 
 @pytest.mark.parametrize("existing", ["refuse", "beside"])
 def test_a_study_keeps_its_facts_when_another_configuration_asks_for_its_name(config, tmp_path, existing):
-    first = ablate("s", config, few, (7,))
+    first = ablate(in_folder(config), config, few, (7,))
     other = shutil.copytree(config.model, tmp_path / "model")  # another model is one of the facts
     with suppress(OutputError):
-        ablate("s", replace(config, model=str(other), limit=22), few, (7,), existing=existing)
+        ablate(in_folder(config, existing=existing), replace(config, model=str(other), limit=22), few, (7,))
     kept = optuna.load_study(study_name="s", storage=f"sqlite:///{config.out / 's' / 'study.db'}")
     assert kept.user_attrs == first.user_attrs
     assert kept.user_attrs["model"] == config.model
 
 
 def test_the_old_study_is_moved_aside_and_the_new_one_starts_anew(config):
-    old = ablate("s", config, few, (7,))
+    old = ablate(in_folder(config), config, few, (7,))
     before = (config.out / "s" / "study.db").read_bytes()
-    new = ablate("s", replace(config, limit=22), few, (7,), existing="aside")
+    new = ablate(in_folder(config, existing="aside"), replace(config, limit=22), few, (7,))
     assert (new.study_name, new.user_attrs["identity"]["limit"]) == ("s", 22)
     assert (config.out / "s.old-1" / "study.db").read_bytes() == before
-    again = ablate("s", replace(config, limit=22), few, (7,), existing="aside")
+    again = ablate(in_folder(config, existing="aside"), replace(config, limit=22), few, (7,))
     assert len(again.trials) == len(new.trials) == len(old.trials)
     assert {path.name for path in config.out.glob("s*")} == {"s", "s.old-1", "s.old-2"}
 
 
 def test_a_study_in_a_database_is_moved_aside_under_another_name(config, tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    values = [trial.values for trial in ablate("s", config, few, (7,), url).trials]
-    ablate("s", replace(config, limit=22), few, (7,), url, existing="aside")
+    values = [trial.values for trial in ablate(in_folder(config, storage=url), config, few, (7,)).trials]
+    ablate(in_folder(config, storage=url, existing="aside"), replace(config, limit=22), few, (7,))
     kept = optuna.load_study(study_name="s.old-1", storage=url)
     assert [trial.values for trial in kept.trials] == values
     assert kept.user_attrs["identity"]["limit"] == config.limit
 
 
 def test_a_study_that_runs_is_not_moved_aside(config):
-    ablate("s", config, few, (7,))
+    ablate(in_folder(config), config, few, (7,))
     with FileLock(config.out / "s" / "workers" / "someone"):
         with pytest.raises(OutputError, match="'s' is running, by worker someone"):
-            ablate("s", config, few, (7,), existing="aside")
+            ablate(in_folder(config, existing="aside"), config, few, (7,))
     assert (config.out / "s" / "study.db").exists()
 
 
 def test_another_configuration_goes_to_a_folder_of_its_own_and_is_found_again_there(config, capsys):
-    first = ablate("s", config, few, (7,), existing="beside")
+    first = ablate(in_folder(config, existing="beside"), config, few, (7,))
     assert first.study_name == "s"
-    assert ablate("s", config, few, (7,), existing="beside").study_name == "s"
-    second = ablate("s", replace(config, limit=22), few, (7,), existing="beside")
+    assert ablate(in_folder(config, existing="beside"), config, few, (7,)).study_name == "s"
+    second = ablate(in_folder(config, existing="beside"), replace(config, limit=22), few, (7,))
     assert second.study_name.startswith("s-")
     said = capsys.readouterr().err
     assert f"so this one is '{second.study_name}':\n" in said and f"  limit: {config.limit} there, 22 here\n" in said
-    third = ablate("s", replace(config, limit=22), few, (7,), existing="beside")
+    third = ablate(in_folder(config, existing="beside"), replace(config, limit=22), few, (7,))
     assert third.study_name == second.study_name
     assert len(list(config.out.glob("s-*"))) == 1
 
@@ -194,12 +198,12 @@ def test_only_what_differs_is_named(there, here, said):
 @pytest.mark.parametrize("keep", [0, 145, 1.2])
 def test_bad_budgets_are_refused_before_anything_runs(config, keep):
     with pytest.raises(BudgetError, match=f"keep={keep}"):
-        ablate("s", config, few, (7, keep))
+        ablate(in_folder(config), config, few, (7, keep))
     assert not (config.out / "s").exists()
 
 
 def test_no_budget_and_an_unusable_storage_are_refused(config):
     with pytest.raises(BudgetError, match="no budget"):
-        ablate("s", config, few, ())
+        ablate(in_folder(config), config, few, ())
     with pytest.raises(OutputError, match="'nosql://here' cannot be used"):
-        ablate("s", config, few, (7,), "nosql://here")
+        ablate(in_folder(config, storage="nosql://here"), config, few, (7,))

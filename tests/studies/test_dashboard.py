@@ -9,8 +9,8 @@ from selenium.webdriver.common.by import By
 from analysis.overlays import kept_figure
 from foveate.compressors import Identity
 from foveate.evaluation import EvalConfig
-from foveate.studies.ablation import ablate
-from foveate.studies.choices import named_choices
+from foveate.studies.ablation import ablate, named_choices
+from foveate.studies.study_folder import StudyFolder
 from tests.services import free_port, wait_until
 
 
@@ -20,7 +20,7 @@ def few(tower):
 
 def test_the_dashboard_shows_goal_note_and_figure_of_a_trial(tiny, tmp_path, browser):
     config = EvalConfig(Identity(), model=tiny, limit=11, max_new_tokens=2, out=tmp_path)
-    ablate("s", config, few, (7,), draw=kept_figure)
+    ablate(StudyFolder("s", tmp_path), config, few, (7,), kept_figure)
     port, program = free_port(), Path(sys.executable).parent / "optuna-dashboard"
     command = [program, "--port", str(port), "--artifact-dir", tmp_path / "s" / "artifacts"]
     server = subprocess.Popen([*command, f"sqlite:///{tmp_path}/s/study.db"], stderr=subprocess.DEVNULL)

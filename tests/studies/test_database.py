@@ -1,4 +1,4 @@
-"""A study's database that was damaged, written to since, or left behind."""
+"""A study's SQLite file that is damaged, unfinished, in use or lost."""
 
 import os
 import signal
@@ -13,22 +13,27 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
-from foveate.studies.database import NAME, check, seal
+from foveate.studies import study_folder
+from foveate.studies.study_folder import DATABASE, StudyFolder
 
 
 @pytest.fixture
 def database(tmp_path):
-    """A sealed study of forty trials."""
-    path = tmp_path / NAME
+    """A study of forty trials."""
+    path = tmp_path / "s" / DATABASE
+    path.parent.mkdir()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=f"sqlite:///{path}", study_name="s")
     x = FloatDistribution(0, 1)
     study.add_trials([create_trial(params={"x": i / 40}, distributions={"x": x}, value=i) for i in range(40)])
-    seal(path)
     return path
 
 
-def checked_without_a_word(path):
+def check(path):
+    study_folder._check_database(path)
+
+
+def is_left_alone(path):
     content = path.read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -36,59 +41,40 @@ def checked_without_a_word(path):
     assert path.read_bytes() == content
 
 
-def spoilt(content, rng):
-    """One bit turned over, or cut short."""
-    place, bit = int(rng.integers(len(content))), int(rng.integers(8))
-    return rng.choice([content[:place], content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]])
-
-
-def test_whatever_bit_is_turned_over_and_wherever_it_is_cut_it_is_set_aside_as_it_is(database):
+def test_a_file_that_sqlite_finds_malformed_is_quarantined_as_it_is_and_created_anew(database):
     content, rng = database.read_bytes(), np.random.default_rng(0)
-    header = [content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :] for place in range(100)]
-    bits = [content[:place] for place in range(0, 200, 10)] + header
-    for damaged in bits + [spoilt(content, rng) for _ in range(100)]:
-        seal_of_it = database.with_suffix(".seal")
-        kept = seal_of_it.read_bytes()
+    overwritten = bytearray(content)
+    overwritten[4096 : 3 * 4096] = rng.bytes(2 * 4096)
+    for damaged in (content[:5000], content[: -3 * 4096], b"x" + content[1:], bytes(overwritten)):
         database.write_bytes(damaged)
         with pytest.warns(UserWarning, match=r"damaged: .*study.db"):
             check(database)
-        assert not database.exists() and not seal_of_it.exists()
-        (aside,) = database.parent.glob("study.db.damaged-*")
-        assert aside.read_bytes() == damaged
-        aside.unlink()
-        database.write_bytes(content)
-        seal_of_it.write_bytes(kept)
-    checked_without_a_word(database)
+        assert not database.exists()
+        (quarantined,) = database.parent.glob("study.db.damaged-*")
+        assert quarantined.read_bytes() == damaged
+        quarantined.unlink()
+    storage = StudyFolder("s", database.parents[1]).open()
+    assert optuna.get_all_study_names(storage) == []
+    database.write_bytes(content)
+    is_left_alone(database)
 
 
-def test_work_on_it_since_it_was_sealed_is_no_damage(database):
-    study = optuna.load_study(storage=f"sqlite:///{database}", study_name="s")
-    study.set_user_attr("since", 1)
-    checked_without_a_word(database)
-
-
-def test_one_that_was_never_sealed_is_checked_for_its_structure(database):
-    database.with_suffix(".seal").unlink()
-    checked_without_a_word(database)
-    database.write_bytes(database.read_bytes()[: -3 * 4096])
-    with pytest.warns(UserWarning, match="damaged: .*study.db"):
-        check(database)
-
-
-def test_the_seal_of_one_that_was_removed_says_nothing_about_the_next(database):
+def test_side_files_without_their_database_are_quarantined(database):
+    journal = database.with_name(f"{DATABASE}-journal")
+    journal.write_bytes(b"of the lost one")
     database.unlink()
-    check(database)
-    optuna.create_study(storage=f"sqlite:///{database}", study_name="s")
-    checked_without_a_word(database)
+    with pytest.warns(UserWarning, match="damaged: .*study.db-journal"):
+        check(database)
+    assert not journal.exists()
 
 
-def test_what_a_process_had_begun_to_write_when_it_was_killed_is_taken_back(database):
-    """Its journal is there, and pages of the unfinished change are in the file."""
+def test_what_a_killed_process_had_begun_to_write_is_rolled_back(database):
+    """Its journal is there, and pages of the unfinished transaction are in the file."""
     before, content = trials(database), database.read_bytes()
     code = f"""
 import os, signal, sqlite3
 database = sqlite3.connect({str(database)!r}, isolation_level=None)
-database.execute("pragma cache_size = 1")  # so that it writes before the change is finished
+database.execute("pragma cache_size = 1")  # so that it writes before the transaction ends
 database.execute("begin immediate")
 for number in range(2000):
     database.execute("insert into trials(study_id, number, state) values (1, 7, 'FAIL')")
@@ -108,8 +94,8 @@ def trials(path):
         return database.execute("select * from trials").fetchall()
 
 
-def test_one_that_another_process_is_writing_to_is_not_taken_for_damaged(database, monkeypatch):
-    monkeypatch.setattr("foveate.studies.database._PATIENCE", 0.1)
+def test_a_file_that_another_process_is_writing_to_is_not_taken_for_damaged(database, monkeypatch):
+    monkeypatch.setattr(study_folder, "_TIMEOUT_S", 0.1)
     with sqlite3.connect(database, isolation_level=None) as other:
         other.execute("begin exclusive")
-        checked_without_a_word(database)
+        is_left_alone(database)

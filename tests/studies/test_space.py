@@ -93,7 +93,7 @@ def test_opened_budgets_and_masses():
         assert proposal.compressor.keep == 144
     with pytest.raises(BudgetError, match="one number for a fixed budget or two"):
         space_of("single", keep=(1, 2, 3))
-    with pytest.raises(FoveateError, match="mass does not go with diversity and prompt"):
+    with pytest.raises(FoveateError, match="mass cannot be combined with diversity and prompt"):
         space_of("mass", "prompt", "diversity")
     with pytest.raises(FoveateError, match=r"did you mean 'weights'.*known are single"):
         space_of("wieghts")

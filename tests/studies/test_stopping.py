@@ -1,14 +1,25 @@
+from types import SimpleNamespace
+
 import numpy as np
+import optuna
 import pandas as pd
 import pyarrow as pa
 import pytest
-from scipy import stats
+from optuna.pruners import WilcoxonPruner
 
-from foveate.studies.goals import by_image, gain, mean_of
-from foveate.studies.stopping import STARTUP, P, Rival, corrected, dominated, optimistic
+from foveate.compressors import Identity
+from foveate.core.errors import FoveateError
+from foveate.evaluation import EvalConfig
+from foveate.studies import stopping
+from foveate.studies.objective import Objective
+from foveate.studies.plan import DIRECTIONS, SearchPlan
+from foveate.studies.space import Budget, LayerSpace
+from foveate.studies.stopping import PER_QUESTION, STARTUP, EarlyStopping, P, by_image, paired_difference
+
+IMAGES, BATCH = 40, 4  # images; images of a batch
 
 
-def records(rng, images=40, shift=0.0, tokens=16, only=None):
+def records(rng, images=IMAGES, shift=0.0, tokens=16):
     rows = [
         {
             "sample_id": f"{i}-{q}",
@@ -20,64 +31,97 @@ def records(rng, images=40, shift=0.0, tokens=16, only=None):
         for i in range(images)
         for q in range(3 + i % 2)
     ]
-    frame = pd.DataFrame(rows)
-    return pa.Table.from_pandas(frame if only is None else frame[frame["image_id"].isin(only)])
+    return pa.Table.from_pandas(pd.DataFrame(rows))
 
 
-def test_goals_and_gains_equal_those_of_pandas():
+def means(table):
+    return {goal: float(values(table).mean()) for goal, values in PER_QUESTION.items()}
+
+
+def test_goals_and_paired_differences_equal_those_of_pandas():
     rng = np.random.default_rng(0)
     ours, theirs = records(rng), records(rng, tokens=20)
     frame, other = ours.to_pandas(), theirs.to_pandas()
-    assert mean_of(ours, "quality") == pytest.approx(frame["log_probability"].mean())
-    assert mean_of(ours, "tokens") == 14
+    assert means(ours)["quality"] == pytest.approx(frame["log_probability"].mean())
+    assert means(ours)["tokens"] == 14
     assert by_image(ours, "accuracy") == pytest.approx(frame.groupby("image_id")["score"].mean().to_dict())
     few = pa.Table.from_pandas(frame.sample(50, random_state=0))
     joined = few.to_pandas().merge(other, on="sample_id")
-    difference = joined["log_probability_x"] - joined["log_probability_y"]
-    found = gain(few, theirs, "quality")
-    assert found.mean == pytest.approx(difference.mean())
-    per_image = difference.groupby(joined["image_id_x"]).mean()
-    np.testing.assert_allclose(np.sort(found.images), np.sort(per_image))
-    assert gain(few, theirs, "tokens").mean == 4  # fewer is better
+    difference = (joined["log_probability_x"] - joined["log_probability_y"]).mean()
+    assert paired_difference(few, theirs, "quality") == pytest.approx(difference)
+    assert paired_difference(few, theirs, "tokens") == -4
+    assert set(PER_QUESTION) == set(DIRECTIONS) - {"latency"}
 
 
-def test_the_optimistic_bound_is_the_one_sided_interval_of_scipy():
-    values = np.random.default_rng(1).normal(-0.2, 1, 50)
-    interval = stats.ttest_1samp(values, 0, alternative="less").confidence_interval(1 - P)
-    assert optimistic(values) == pytest.approx(interval.high)
-    assert optimistic(np.full(STARTUP, -2.0)) == -2
-    assert optimistic(values[: STARTUP - 1]) == np.inf
+def stopped(tmp_path, monkeypatch, ours, theirs, source="sampler"):
+    """The early stopping of a second trial, whose records come in batches, against a first one of all questions."""
+    images = dict.fromkeys(theirs["image_id"].to_pylist())
+    samples = [SimpleNamespace(image_id=image) for image in theirs["image_id"].to_pylist()]
+    monkeypatch.setattr(stopping, "data_of", lambda *_: (samples, "hash"))
+    monkeypatch.setattr(stopping, "RecordFolder", lambda _: SimpleNamespace(read=lambda: theirs))
+    config = EvalConfig(Identity(), out=tmp_path)
+    study = optuna.create_study(direction="maximize", pruner=WilcoxonPruner(p_threshold=P, n_startup_steps=STARTUP))
+    first, second = study.ask(), study.ask()
+    EarlyStopping(first, config, "quality").report(theirs)
+    for name, value in (means(theirs) | {"run_id": "first"}).items():
+        first.set_user_attr(name, value)
+    study.tell(first, means(theirs)["quality"])
+    second.set_user_attr("source", source)
+    second = EarlyStopping(second, config, "quality")
+    order = np.random.default_rng(0).permutation(list(images)).tolist()
+    for end in range(BATCH, len(order) + 1, BATCH):
+        if second.enough(ours.filter(pa.compute.is_in(ours["image_id"], pa.array(order[:end])))):
+            break
+    return second
 
 
-def test_a_trial_as_good_as_its_rival_is_hardly_ever_given_up_and_a_bad_one_nearly_always():
+def test_a_trial_as_good_as_the_best_is_hardly_ever_stopped_and_a_bad_one_nearly_always(tmp_path, monkeypatch):
     rng = np.random.default_rng(2)
-    gone = {shift: 0 for shift in (0.0, -1.0)}
-    for _ in range(200):
+    ended = {shift: 0 for shift in (0.0, -1.0)}
+    for _ in range(100):
         theirs = records(rng)
-        for shift in gone:
-            gains = [gain(records(rng, shift=shift), theirs, "quality"), 0.0]
-            gone[shift] += dominated(gains)
-    assert gone[0.0] / 200 < 0.03
-    assert gone[-1.0] / 200 > 0.9
+        for shift in ended:
+            ended[shift] += bool(stopped(tmp_path, monkeypatch, records(rng, shift=shift), theirs).reason)
+    assert ended[0.0] / 100 < 0.05
+    assert ended[-1.0] / 100 > 0.9
 
 
-def test_whoever_is_better_in_one_goal_is_never_dominated():
+@pytest.mark.parametrize("source", stopping.NEVER_STOPPED)
+def test_a_trial_that_the_report_needs_in_full_is_never_stopped(tmp_path, monkeypatch, source):
     rng = np.random.default_rng(3)
-    theirs, worse = records(rng, tokens=20), records(rng, shift=-2)
-    gains = [gain(worse, theirs, goal) for goal in ("quality", "tokens")]
-    assert not dominated(gains)
-    assert dominated([gains[0], -1.0])
-    assert not dominated([gains[0], 1.0])
+    trial = stopped(tmp_path, monkeypatch, records(rng, shift=-9), records(rng), source)
+    assert (trial.reason, trial.estimates) == ("", {})
 
 
-def test_a_stopped_trial_is_valued_independently_of_how_hard_its_questions_were():
-    rng = np.random.default_rng(4)
-    theirs = records(rng)
-    rival = Rival(0, theirs, {"quality": mean_of(theirs, "quality"), "tokens": mean_of(theirs, "tokens")})
+def test_a_stopped_trial_is_valued_independently_of_how_hard_its_questions_were(tmp_path, monkeypatch):
+    theirs = records(np.random.default_rng(4))
     frame = theirs.to_pandas()
     ours = pa.Table.from_pandas(frame.assign(log_probability=frame["log_probability"] - 0.5))
-    easy = [f"i{i}" for i in range(0, 40, 5)]  # the best fifth
-    part = ours.filter(pa.compute.is_in(ours["image_id"], pa.array(easy)))
-    estimate = corrected(rival, {"quality": gain(part, theirs, "quality")})["quality"]
-    assert estimate == pytest.approx(mean_of(ours, "quality"))
-    assert mean_of(part, "quality") > mean_of(ours, "quality") + 1
+    trial = stopped(tmp_path, monkeypatch, ours, theirs)
+    assert trial.reason == f"WilcoxonPruner against trial 0 after {STARTUP} images"
+    assert trial.estimates == pytest.approx(means(ours))
+    assert trial.estimates["quality"] < means(theirs)["quality"]
+
+
+@pytest.mark.parametrize(
+    ("goals", "max_loss", "expected"),
+    [
+        (("quality",), None, True),
+        (("accuracy",), None, True),
+        (("quality",), 1.0, True),
+        (("tokens",), 1.0, False),
+        (("accuracy", "tokens"), None, False),
+        (("quality", "latency"), None, False),
+    ],
+    ids=str,
+)
+def test_only_searches_for_one_goal_that_is_measured_on_answers_are_stopped_early(goals, max_loss, expected):
+    space = LayerSpace(4, 4, 4, 144, Budget(9, 9), ("weights",))
+    assert Objective(EvalConfig(Identity()), space, goals, max_loss, stops=True).pruned is expected
+    assert not Objective(EvalConfig(Identity()), space, goals, max_loss, stops=False).pruned
+
+
+@pytest.mark.parametrize("goals", [(), ("quality", "quality")])
+def test_goals_that_no_search_can_have_are_refused(goals):
+    with pytest.raises(FoveateError, match="expected one goal, or several different ones"):
+        SearchPlan(goals=goals).check()

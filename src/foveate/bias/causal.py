@@ -330,4 +330,4 @@ def _compressed(answered: AnsweredBatch, kept: Bool[Tensor, "row patch"], images
     compression = Compression(listed(kept))
     arrangements = (Arrangement((answered.adapter.tower.grid,)),) * len(kept)
     tokens = compression.apply(answered.tokens[list(images)])
-    return Compressed(tokens, Decision(kept.float(), compression), {}, arrangements)
+    return Compressed(tokens, Decision(kept.float(), compression), arrangements)

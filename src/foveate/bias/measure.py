@@ -15,10 +15,10 @@ from foveate.bias.tables import TableFolder
 from foveate.compressors import Identity
 from foveate.core.arrangement import Grid
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import BudgetError, DataError, DeviceError, OptionError
+from foveate.core.errors import BudgetError, DataError, OptionError
 from foveate.data.names import parsed
+from foveate.evaluation import ranks
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, run_id
-from foveate.evaluation.devices import team
 from foveate.evaluation.run import cached_load, data_of
 from foveate.functional.regions import squares
 
@@ -63,8 +63,6 @@ class Measurement:
         Raises:
             FoveateError: The model, data or plan is not usable; the message says why.
         """
-        if team().size > 1:
-            raise DeviceError("bias is measured by one process: leave --devices and --nodes out")
         if config.on_error == "skip":
             raise OptionError(
                 f"on_error='skip': bias is measured on every question of the data; leave the option out and {FIX_DATA}"
@@ -105,21 +103,25 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
     if folder.complete:
         return folder
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-    with folder.lock(measurement.identity | {"place": parsed(config.data)[1], "model": config.model}):
-        done = folder.done()
-        if left := [sample for sample in samples if sample.id not in done]:
-            from foveate.bias.module import BiasModule, check_grids
-            from foveate.evaluation.agreement import check_evaluated
-            from foveate.evaluation.answering import encodings_of, predict  # Lightning takes seconds to import
-            from foveate.evaluation.datamodule import QuestionsInBatches
-            from foveate.evaluation.module import RecordWriter
+    folder.begin(measurement.identity | {"location": parsed(config.data)[1], "model": config.model})
+    ranks.start()
+    shares = ranks.shares()
+    for share in shares:  # a process that ends early leaves its share to the others
+        with folder.share(share):
+            done = folder.done()
+            if left := frozenset(sample.id for sample in samples) - done:
+                from foveate.bias.module import BiasModule, check_grids
+                from foveate.evaluation.agreement import check_evaluated
+                from foveate.evaluation.answering import encodings_of, predict  # Lightning takes seconds to import
+                from foveate.evaluation.datamodule import QuestionsInBatches
+                from foveate.evaluation.module import RecordWriter
 
-            loaded = cached_load(config.model, config.device, config.dtype)
-            encodings = encodings_of(config, loaded, samples, questions, FIX_DATA)
-            check_evaluated(config, loaded)
-            check_grids(encodings, loaded.adapter.tower.grid)
-            module = BiasModule(encodings, plan, config.max_new_tokens)
-            batches = QuestionsInBatches(samples, config.batch_size, only=frozenset(sample.id for sample in left))
-            predict(module, batches, RecordWriter(folder))
-        folder.finish(sample.id for sample in samples)
+                loaded = cached_load(config.model, config.device, config.dtype)
+                encodings = encodings_of(config, loaded, samples, questions, FIX_DATA)
+                check_evaluated(config, loaded)
+                check_grids(encodings, loaded.adapter.tower.grid)
+                module = BiasModule(encodings, plan, config.max_new_tokens)
+                batches = QuestionsInBatches(samples, config.batch_size, None, share, len(shares), left)
+                predict(module, batches, RecordWriter(folder))
+    folder.finish(sample.id for sample in samples)
     return folder

@@ -38,10 +38,10 @@ from foveate.core.budget import resolve_keep
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample
-from foveate.evaluation.asking import prompt_of
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
-from foveate.evaluation.module import asked
+from foveate.evaluation.module import images_of_questions
+from foveate.evaluation.prompts import prompt_of
 from foveate.functional.regions import spread, squares
 from foveate.metrics.answers import score_of
 from foveate.metrics.evidence import SHOWN
@@ -75,7 +75,7 @@ class BiasModule(lightning.LightningModule):
         prompts = [self._prompt(sample) for sample in batch]
         share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], loaded)
         answered = answer_batch(self.encodings, batch, prompts, self.max_new_tokens)
-        images = asked(self.encodings, batch, prompts, share)
+        images = images_of_questions(self.encodings, batch, prompts, share)
         decoder = decoder_signals(answered, images, prompts, plan.tokens)
         signals = tower_signals(loaded.adapter, images, share) + decoder.signals
         ids, image_ids = (np.array([getattr(sample, name) for sample in batch]) for name in ("id", "image_id"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from foveate.core.budget import check_budgets
 from foveate.core.errors import BudgetError
 
-FIX_DATA = "fix the data"
+FIX_DATA = "correct the data"
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class TableFolder(RunFolder):
         Raises:
             DataError: The table does not exist, or a part is damaged or missing.
         """
-        files = [path for part in self.sound_parts() if (path := part / f"{table}.parquet").exists()]
+        files = [path for part in self.intact_parts() if (path := part / f"{table}.parquet").exists()]
         if not files:
             raise DataError(f"no table {table!r} in {self.folder}: measure this configuration first")
         for path in files:

@@ -1,8 +1,9 @@
-"""The contract of compressors, and what their kinds share."""
+"""The contract of compressors, and functions that several compressors share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ from foveate.compressors.result import Result
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.checks import CheckedCut, checked_compressed
 from foveate.core.compression import Compressed, Compression, Decision
-from foveate.core.contracts import Cut, ImageBatch, Merger, Plugin, Selector
+from foveate.core.contracts import AroundImages, Cut, ImageBatch, Merger, Plugin, Selector
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.needs import Need
 from foveate.core.trace import Trace
@@ -27,35 +28,45 @@ Positions = Literal["repacked", "original"]
 
 
 class Compressor(Value, ABC):
-    """A whole method: what it needs to know of an image, and which tokens it makes of it.
+    """A whole method: which answers it reads, and which tokens it makes of an image.
 
-    A compressor is a value: frozen, equal to its like, and its `repr` identifies it in records.
+    A compressor is a value: frozen, comparable, with a `repr` that identifies it in records. One of your own defines
+    `compress`; it also defines `plan` if its budget is to be aligned with that of other methods.
+
+    Attributes:
+        positions: "repacked" numbers the remaining tokens consecutively; "original" keeps their positions.
     """
 
-    positions: Positions
+    positions: Positions = "repacked"
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What is read from the trace, before the language model runs or inside it; nothing, unless said otherwise."""
+        """Keys that the compressor reads from traces, on the vision side or in a cut; none by default."""
         return ()
 
     @abstractmethod
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        """What the language model is given of each image.
-
-        Args:
-            images: The images.
-            also: What later cuts read; their answers are among those that are carried.
-        """
+    def compress(self, images: ImageBatch) -> Compressed:
+        """Returns the visual tokens of each image."""
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """Cuts inside the language model."""
+        """The cuts inside the language model."""
         return ()
 
-    @abstractmethod
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
-        """Expected visual tokens of one image at each of the language model's `depth` blocks."""
+        """Returns the expected visual tokens of one image at each block of the language model.
+
+        Args:
+            patches: Number of patches of the image.
+            depth: Number of blocks of the language model.
+
+        Raises:
+            FoveateError: The class does not define its plan.
+        """
+        raise FoveateError(
+            f"{self} does not say how many visual tokens it gives to each block: define plan(patches, depth), which "
+            "aligned budgets need"
+        )
 
     @property
     def repack(self) -> bool:
@@ -64,113 +75,146 @@ class Compressor(Value, ABC):
 
     @property
     def per_question(self) -> bool:
-        """Whether what remains of an image may depend on the question."""
+        """Whether the tokens of an image may depend on the question."""
         return bool(self.cuts) or any(need.per_question for need in self.needs)
 
     def tiled(self, per_tile: bool = False, separators: bool = True) -> "Compressor":
-        """The same, told what to do where a model cuts its images into tiles.
+        """Returns this compressor with settings for models that cut images into tiles.
 
         Args:
             per_tile: Whether every tile has a budget of its own (`PerTile`).
             separators: Whether the tokens between patches stay; see `VisionCompressor`.
 
         Raises:
-            FoveateError: It does not choose patches behind the vision tower.
+            FoveateError: The compressor does not choose patches after the vision tower.
         """
         raise FoveateError(
-            f"{self} does not choose among patches behind the vision tower, where tiles and what stands between them "
-            "matter: give per_tile and no_separators to a method that does, such as vtc_cls"
+            f"{self} does not choose among patches after the vision tower, so tiles and separators do not concern it: "
+            "give per_tile and no_separators to a method that does, such as vtc_cls"
         )
 
     @contextmanager
     def attached(self, model: "nn.Module | foveate.models.loading.load.LoadedModel") -> Iterator[Result]:
-        """While active, the stock model compresses the images it is given; afterwards it is as it was.
+        """Attaches the compressor to a stock model for the duration of the context.
 
-        Logits of `forward` are those of the shortened, left-padded prompts, which streamers and logits processors of
-        `generate` are shown too; what `generate` returns, and its limits of length, count the prompt as it was given.
+        Logits of `forward` are those of the shortened, left-padded prompts; streamers and logits processors of
+        `generate` receive the same. The ids that `generate` returns, and its length limits, count the original prompt.
 
         Args:
-            model: A stock model, or what `load` returns, which also knows the model's tokenizer and, if one was named,
-                the companion that text-aware scorers need.
+            model: A stock model, or the result of `load`, which also has the tokenizer and, if one was named, the
+                companion that text-aware scorers need.
 
         Yields:
-            The run, which holds `kept`, `scores` and `tokens` of the latest call.
+            The result: `kept`, `scores` and `tokens` of the latest call.
 
         Raises:
-            UnsupportedModel: No adapter knows the model.
-            LayerError: A cut stands at a block that the language model does not have.
-            UnsupportedNeed: At the first call, if the model cannot give what the scorer needs.
+            UnsupportedModel: No adapter serves the model.
+            LayerError: A cut names a block that the language model does not have.
+            UnsupportedNeed: At the first call, if the model cannot answer a need of the compressor.
         """
         from foveate.models.loading.load import LoadedModel, adapt
         from foveate.models.runtime.attach import Attachment, compressing
         from foveate.models.runtime.images import TextSide
 
-        run = Result()
+        result = Result()
         if isinstance(model, LoadedModel):
             adapter, texts = model.adapter, model.text_side
         else:
             adapter, texts = adapt(model), TextSide()
         adapter.check(self.needs, self.cuts)
         compress, cuts = partial(compressed_by, self), checked_cuts(self)
-        with compressing(Attachment(adapter, compress, self.repack, cuts, run.note, texts)):
-            yield run
+        with compressing(Attachment(adapter, compress, self.repack, cuts, result.note, texts)):
+            yield result
 
 
-def compressed_by(compressor: Compressor, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-    """Returns what a compressor makes of images, checked.
+class _RecordedImages(AroundImages):
+    """Images that add needs to the first encoding and keep the answers."""
+
+    def __init__(self, images: ImageBatch, needs: Iterable[Need]) -> None:
+        super().__init__(images)
+        self._needs = tuple(dict.fromkeys(needs))
+        self._answers: Mapping[Need, Tensor] | None = None
+
+    def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
+        if self._answers is not None:
+            return self.images.encode(needs)
+        sources, trace = self.images.encode(tuple(dict.fromkeys((*needs, *self._needs))))
+        self._answers = trace.answers(self._needs)
+        return sources, trace
+
+    @property
+    def answers(self) -> Mapping[Need, Tensor]:
+        """Answers to the added needs, from an encoding of their own if there was none."""
+        if self._answers is None and self._needs:
+            self.encode(())
+        return self._answers or {}
+
+
+def compressed_by(compressor: Compressor, images: ImageBatch, extra_needs: tuple[Need, ...] = ()) -> Compressed:
+    """Returns what a compressor makes of images, checked, with the answers that are read after it.
+
+    Args:
+        compressor: The compressor, which need not know of these answers.
+        images: The images.
+        extra_needs: Needs whose answers the language model reads, such as `Deepstack`; those of cuts are added.
 
     Raises:
-        FoveateError: It does not fit them; the message names the compressor.
+        FoveateError: The result does not fit the images; the message names the compressor.
     """
-    return checked_compressed(compressor.compress(images, also), compressor, images)
+    read_by_cuts = (need for cut in compressor.cuts for need in cut.needs if not need.in_decoder)
+    recorded = _RecordedImages(images, (*read_by_cuts, *extra_needs))
+    made = checked_compressed(compressor.compress(recorded), compressor, images)
+    return replace(made, carried=recorded.answers)
 
 
 def checked_cuts(compressor: Compressor) -> tuple[Cut, ...]:
-    """The cuts of a compressor, which refuse decisions that do not fit."""
+    """Returns the cuts of a compressor, each with checks of its decisions."""
     return tuple(CheckedCut(cut) for cut in compressor.cuts)
 
 
-def whole(images: ImageBatch, needs: tuple[Need, ...]) -> Compressed:
-    """Every patch, and the answers to the needs."""
-    sources, trace = images.encode(needs)
+def uncompressed(images: ImageBatch) -> Compressed:
+    """Returns every patch of the images, with equal scores."""
+    sources, trace = images.encode(())
     patches = sources[:, : trace.patches]
     everything = torch.arange(trace.patches, device=sources.device).expand(len(sources), -1)
     decision = Decision(equal_scores(trace, sources), Compression(everything))
-    return Compressed.of(images.project(patches), decision, trace.answers(needs), images.arrangement)
+    return Compressed.of(images.project(patches), decision, images.arrangement)
 
 
 def equal_scores(trace: Trace, features: Tensor) -> Tensor:
-    """Scores of a compressor that has none."""
+    """Returns equal scores for all patches, for compressors without a scorer."""
     return Constant().score(trace).to(features.device)
 
 
 def union(*plugins: Plugin) -> tuple[Need, ...]:
-    """What several plug-ins read."""
+    """Returns the needs of several plug-ins, each once."""
     return tuple(dict.fromkeys(need for plugin in plugins for need in plugin.needs))
 
 
 def check_needed(keep: Keep | None, selector: Selector) -> None:
-    """Refuses a compressor without a budget whose selector needs one.
+    """Checks that there is a budget if the selector needs one.
 
     Raises:
-        BudgetError: Nothing would be dropped.
+        BudgetError: There is none, so nothing would be dropped.
     """
     if keep is None and selector.needs_keep:
         raise BudgetError(f"keep=None: {selector} needs a budget: how many patches stay, as a count or a fraction")
 
 
-def selectable(keep: Keep | None, merger: Merger, patches: int) -> int:
-    """The budget without what the merger makes of it.
+def split_budget(keep: Keep | None, merger: Merger, patches: int) -> tuple[int, int]:
+    """Returns the budget as a count (all patches without a budget), and how many of them the selector keeps.
 
     Raises:
-        BudgetError: Nothing would be left.
+        BudgetError: The merger would use the whole budget.
     """
-    count = budget(keep, patches)
-    if (made := merger.reserved(count)) >= count:
+    budget = patches if keep is None else resolve_keep(keep, patches)
+    if (made := merger.reserved(budget)) >= budget:
         raise BudgetError(f"keep={keep}: {merger} alone makes {made} tokens, keep more than that")
-    return count - made
+    return budget, budget - made
 
 
-def budget(keep: Keep | None, patches: int) -> int:
-    """The count; all patches where there is none."""
-    return patches if keep is None else resolve_keep(keep, patches)
+def expected_tokens(keep: Keep | None, selector: Selector, merger: Merger, left: int | float, patches: int) -> float:
+    """Returns how many of the `left` tokens of an image remain, on average if the number depends on the image."""
+    budget, selected = split_budget(keep, merger, patches)
+    kept = selector.expected(selected, left, patches)
+    return float(kept + budget - selected + merger.extra(round(left - kept)))

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foveate.compressors.base import Compressor, Positions, equal_scores, whole
+from foveate.compressors.base import Compressor, Positions, equal_scores, uncompressed
 from foveate.core.arrangement import Views
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import ImageBatch
-from foveate.core.needs import Downsampled, Need
+from foveate.core.needs import Downsampled
 from foveate.functional.geometry import nearest_grid, pooling_matrix
 from foveate.functional.regions import proportional
 
@@ -23,12 +23,12 @@ class Pool(Compressor):
     keep: Keep
     positions: Positions = "repacked"
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        sources, trace = images.encode(also)
+    def compress(self, images: ImageBatch) -> Compressed:
+        sources, trace = images.encode(())
         compression = _pooled(trace.views, resolve_keep(self.keep, trace.patches), sources)
         tokens = images.project(compression.apply(sources))
         decision = Decision(equal_scores(trace, sources), compression)
-        return Compressed.of(tokens, decision, trace.answers(also), images.arrangement)
+        return Compressed.of(tokens, decision, images.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)
@@ -41,13 +41,13 @@ class Downsample(Compressor):
     keep: Keep
     positions: Positions = "repacked"
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+    def compress(self, images: ImageBatch) -> Compressed:
         keep, grid = resolve_keep(self.keep, images.arrangement.patches), images.arrangement.views[0]
         need = Downsampled(*nearest_grid(keep, grid.rows, grid.columns))
-        _, trace = images.encode((need, *also))
+        _, trace = images.encode((need,))
         features = trace[need]
         decision = Decision(equal_scores(trace, features), _pooled((grid,), keep, features))
-        return Compressed.of(images.project(features), decision, trace.answers(also), images.arrangement)
+        return Compressed.of(images.project(features), decision, images.arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)
@@ -59,8 +59,8 @@ class Identity(Compressor):
 
     positions: Positions = "original"
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        return whole(images, also)
+    def compress(self, images: ImageBatch) -> Compressed:
+        return uncompressed(images)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return (float(patches),) * depth
@@ -72,8 +72,8 @@ class Blind(Compressor):
 
     positions: Positions = "repacked"
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        everything = whole(images, also)
+    def compress(self, images: ImageBatch) -> Compressed:
+        everything = uncompressed(images)
         nothing = torch.empty(len(everything.tokens), 0, dtype=torch.long, device=everything.tokens.device)
         decision = replace(everything.decision, compression=Compression(nothing))
         return replace(everything, tokens=everything.tokens[:, :0], decision=decision, separators=False)

@@ -6,12 +6,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveate.compressors.base import Compressor, Positions, budget, check_needed, selectable, union, whole
+from foveate.compressors.base import (
+    Compressor,
+    Positions,
+    check_needed,
+    expected_tokens,
+    split_budget,
+    uncompressed,
+    union,
+)
 from foveate.core.budget import Keep
 from foveate.core.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.compression import Compressed, Decision
 from foveate.core.contracts import Cut, ImageBatch, Merger, Scorer, Selector
-from foveate.core.needs import Need, resolve_layer
+from foveate.core.layers import resolve_layer
+from foveate.core.needs import Need
 from foveate.core.trace import PADDING, Trace
 from foveate.mergers import Drop
 from foveate.selectors import TopK
@@ -49,17 +58,18 @@ class DecoderCompressor(Compressor, Cut):
     def cuts(self) -> tuple[Cut, ...]:
         return (self,)
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        return whole(images, (*early(self.needs), *also))
+    def compress(self, images: ImageBatch) -> Compressed:
+        return uncompressed(images)
 
     def cut(self, states: Float[Tensor, "batch patch dim"], trace: Trace) -> Decision:
         with torch.no_grad():
             padding = trace.places == PADDING
             scores = checked_scores(self.scorer.score(trace), self.scorer, trace, states.device, padding)
-            keep = selectable(self.keep, self.merger, trace.patches)
-            kept = self.selector.select(scores, trace, min(keep, states.shape[1]))
-            made = self.merger.merge(states, checked_choice(kept, self.selector, trace, scores), scores, trace)
+            budget, keep = split_budget(self.keep, self.merger, trace.patches)
             tokens = states.shape[1]
+            kept = self.selector.select(scores, trace, min(keep, tokens))
+            kept = checked_choice(kept, self.selector, trace, scores)
+            made = self.merger.merge(states, kept, scores, trace, budget)
             return Decision(scores, checked_compression(made, self.merger, len(states), tokens, tokens, states.device))
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
@@ -68,12 +78,5 @@ class DecoderCompressor(Compressor, Cut):
     def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
         """What this cut makes of the visual tokens expected at each block without it."""
         layer = resolve_layer(self.layer, len(blocks), "language model")
-        kept = self.selector.expected(selectable(self.keep, self.merger, patches), blocks[layer], patches)
-        made = self.merger.reserved(budget(self.keep, patches)) + self.merger.extra(round(blocks[layer] - kept))
-        left = kept + made
-        return (*blocks[:layer], *(float(left),) * (len(blocks) - layer))
-
-
-def early(needs: tuple[Need, ...]) -> tuple[Need, ...]:
-    """Those that are answered before the language model runs."""
-    return tuple(need for need in needs if not need.in_decoder)
+        left = expected_tokens(self.keep, self.selector, self.merger, blocks[layer], patches)
+        return (*blocks[:layer], *(left,) * (len(blocks) - layer))

@@ -1,30 +1,30 @@
-"""Received attention in the place of attention that a vision tower does not have."""
+"""Received attention as a fallback for towers without [CLS], or whose layers see only windows of the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from foveate.compressors.base import Compressor, Positions
-from foveate.core.compression import Compressed, Compression
-from foveate.core.contracts import Cut, ImageBatch, Reduction
-from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer, resolve_layers
+from foveate.core.compression import Compressed, Decision
+from foveate.core.contracts import AroundCut, AroundImages, Cut, ImageBatch
+from foveate.core.layers import resolve_layer, resolve_layers
+from foveate.core.needs import ClsRows, Need, ReceivedRows
 from foveate.core.trace import Trace
 
 
 @dataclass(frozen=True)
 class Fallback(Compressor):
-    """A compressor that is told, of every row of [CLS] that it asks for, what patches receive from all others there.
+    """A compressor that reads received attention wherever it would read rows of [CLS].
 
-    Where a layer only sees windows of the image, another one answers. LLaVA-OneVision ports of [CLS] methods do the
-    same (arXiv 2412.01818, VisPruner).
+    A layer that sees only windows of the image is replaced by another one. LLaVA-OneVision ports of [CLS] methods use
+    the same fallback (arXiv 2412.01818, VisPruner).
 
     Attributes:
-        compressor: Scorer, selector and merger know nothing of it.
-        layers: For each layer of the tower the one whose received attention is read.
-        feature_layer: Of the tower.
+        compressor: The compressor; its scorer, selector and merger are unchanged.
+        layers: For each layer of the tower, the layer whose received attention is read.
+        feature_layer: The tower's layer that writes the features.
     """
 
     compressor: Compressor
@@ -32,16 +32,17 @@ class Fallback(Compressor):
     feature_layer: int
 
     @property
-    def positions(self) -> Positions:  # type: ignore[override] (a field of the others, here that of what it wraps)
+    def positions(self) -> Positions:  # type: ignore[override] (a field elsewhere)
         return self.compressor.positions
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return tuple(dict.fromkeys(part for need in self.compressor.needs for part in self.asked(need)))
+        return self.substitutes(self.compressor.needs)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        return self.compressor.cuts
+        cuts = self.compressor.cuts
+        return tuple(cut if self.substitutes(cut.needs) == cut.needs else _FallbackCut(cut, self) for cut in cuts)
 
     @property
     def repack(self) -> bool:
@@ -50,42 +51,55 @@ class Fallback(Compressor):
     def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
         return replace(self, compressor=self.compressor.tiled(per_tile, separators))
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        return self.compressor.compress(_FallbackImages(self, images), also)
+    def compress(self, images: ImageBatch) -> Compressed:
+        return self.compressor.compress(_FallbackImages(self, images))
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return self.compressor.plan(patches, depth)
 
-    def asked(self, need: Need) -> tuple[Need, ...]:
-        """What the tower is asked instead."""
+    def substitutes(self, needs: Sequence[Need]) -> tuple[Need, ...]:
+        """Returns the needs that the tower answers instead of these."""
+        return tuple(dict.fromkeys(part for need in needs for part in self._parts(need)))
+
+    def answered(self, needs: Sequence[Need], trace: Trace) -> Trace:
+        """Returns a trace with answers to these needs, made of the answers to their substitutes."""
+        answers = {}
+        for need in needs:
+            parts = [trace[part] for part in self._parts(need)]
+            answers[need] = torch.stack(parts, 1) if isinstance(need, ClsRows) else parts[0]
+        return replace(trace, values={**trace.values, **answers})
+
+    def _parts(self, need: Need) -> tuple[Need, ...]:
         match need:
             case ClsRows(layers):
-                known = resolve_layers(layers, len(self.layers), self.feature_layer)
-                return tuple(ReceivedRows(self.layers[layer]) for layer in known)
+                resolved = resolve_layers(layers, len(self.layers), self.feature_layer)
+                return tuple(ReceivedRows(self.layers[layer]) for layer in resolved)
             case ReceivedRows(layer):
                 return (ReceivedRows(self.layers[resolve_layer(layer, len(self.layers))]),)
         return (need,)
 
-    def answer(self, need: Need, trace: Trace) -> Tensor:
-        """What the compressor is told."""
-        parts = [trace[part] for part in self.asked(need)]
-        return torch.stack(parts, 1) if isinstance(need, ClsRows) else parts[0]
+
+@dataclass(frozen=True, repr=False)
+class _FallbackCut(AroundCut):
+    """A cut that reads the substitutes of its needs."""
+
+    fallback: Fallback
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return self.fallback.substitutes(self.inner.needs)
+
+    def cut(self, states: Tensor, trace: Trace) -> Decision:
+        return self.inner.cut(states, self.fallback.answered(self.inner.needs, trace))
 
 
-class _FallbackImages(ImageBatch):
-    """Images that answer needs about attention as the fallback says."""
+class _FallbackImages(AroundImages):
+    """Images that answer needs by their substitutes."""
 
     def __init__(self, fallback: Fallback, images: ImageBatch) -> None:
-        self.fallback, self.images, self.arrangement = fallback, images, images.arrangement
+        super().__init__(images)
+        self.fallback = fallback
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
-        parts = dict.fromkeys(part for need in needs for part in self.fallback.asked(need))
-        sources, trace = self.images.encode(tuple(parts))
-        told = {need: self.fallback.answer(need, trace) for need in needs}
-        return sources, replace(trace, values={**trace.values, **told})
-
-    def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
-        return self.images.project(features)
-
-    def reduced(self, reduction: Reduction, keep: int) -> tuple[Float[Tensor, "image token dim"], Compression]:
-        return self.images.reduced(reduction, keep)
+        sources, trace = self.images.encode(self.fallback.substitutes(needs))
+        return sources, self.fallback.answered(needs, trace)

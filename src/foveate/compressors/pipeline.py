@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from foveate.compressors.base import Compressor, Positions
-from foveate.compressors.decoder import early
 from foveate.core.compression import Compressed
 from foveate.core.contracts import Cut, ImageBatch
 from foveate.core.errors import FoveateError
@@ -46,9 +45,8 @@ class Pipeline(Compressor):
     def cuts(self) -> tuple[Cut, ...]:
         return tuple(cut for part in self.parts for cut in part.cuts)
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        later = early(tuple(need for part in self.parts[1:] for need in part.needs))
-        return self.parts[0].compress(images, (*later, *also))
+    def compress(self, images: ImageBatch) -> Compressed:
+        return self.parts[0].compress(images)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         blocks = self.parts[0].plan(patches, depth)

@@ -6,7 +6,6 @@ from foveate.compressors.base import Compressor, Positions
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compressed, Decision
 from foveate.core.contracts import ImageBatch, Reduction
-from foveate.core.needs import Need
 from foveate.functional.ranking import marked
 
 
@@ -24,12 +23,11 @@ class TowerCompressor(Compressor):
     keep: Keep
     positions: Positions = "repacked"
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
+    def compress(self, images: ImageBatch) -> Compressed:
         arrangement = images.arrangement
         features, compression = images.reduced(self.reduction, resolve_keep(self.keep, arrangement.patches))
         stays = marked(compression.origin, arrangement.patches)
-        carried = images.encode(also)[1].answers(also) if also else {}
-        return Compressed.of(images.project(features), Decision(stays.float(), compression), carried, arrangement)
+        return Compressed.of(images.project(features), Decision(stays.float(), compression), arrangement)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return (float(resolve_keep(self.keep, patches)),) * depth

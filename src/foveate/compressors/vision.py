@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from foveate.compressors.base import Compressor, Positions, budget, check_needed, selectable, union
+from foveate.compressors.base import Compressor, Positions, check_needed, expected_tokens, split_budget, union
 from foveate.core.budget import Keep
 from foveate.core.checks import checked_choice, checked_compression, checked_scores
 from foveate.core.compression import Compressed, Decision
@@ -53,24 +53,20 @@ class VisionCompressor(Compressor):
         selector = PerTile(self.selector) if per_tile else self.selector
         return replace(self, selector=selector, separators=separators)
 
-    def compress(self, images: ImageBatch, also: tuple[Need, ...] = ()) -> Compressed:
-        sources, trace = images.encode((*self.needs, *also))
-        keep = selectable(self.keep, self.merger, trace.patches)
+    def compress(self, images: ImageBatch) -> Compressed:
+        sources, trace = images.encode(self.needs)
+        budget, keep = split_budget(self.keep, self.merger, trace.patches)
         material = images.project(sources[:, : trace.patches]) if self.merge_projected else sources
         with torch.no_grad():  # gradients flow through the tokens, not through the choice
             scores = checked_scores(self.scorer.score(trace), self.scorer, trace, sources.device)
             kept = checked_choice(self.selector.select(scores, trace, keep), self.selector, trace, scores)
-            made = self.merger.merge(material, kept, scores, trace)
+            made = self.merger.merge(material, kept, scores, trace, budget)
             compression = checked_compression(
                 made, self.merger, len(scores), scores.shape[1], material.shape[1], material.device
             )
         tokens = compression.apply(material)
         tokens = tokens if self.merge_projected else images.project(tokens)
-        decision, carried = Decision(scores, compression), trace.answers(also)
-        return Compressed.of(tokens, decision, carried, images.arrangement, separators=self.separators)
+        return Compressed.of(tokens, Decision(scores, compression), images.arrangement, self.separators)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
-        keep = selectable(self.keep, self.merger, patches)
-        kept = self.selector.expected(keep, patches, patches)
-        made = self.merger.reserved(budget(self.keep, patches)) + self.merger.extra(round(patches - kept))
-        return (float(kept + made),) * depth
+        return (expected_tokens(self.keep, self.selector, self.merger, patches, patches),) * depth

@@ -1,7 +1,7 @@
 """What a compressor decides, and what the language model is given because of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -68,17 +68,17 @@ class Compressed:
     Attributes:
         tokens: After the projector; rows without a token are zero or arbitrary.
         decision: How they came about.
-        carried: Answers to needs that a later cut inside the language model reads.
         arrangements: Of each image. Where images differ in shape, what has fewer patches than others ends in padding:
             scores of NaN, and answers of 0.
         separators: Whether tokens between patches, such as those that end a row, stay in the prompt.
+        carried: Answers that the language model or a cut inside it reads; set by `compressed_by`.
     """
 
     tokens: Float[Tensor, "image token dim"]
     decision: Decision
-    carried: Mapping[Need, Tensor]
     arrangements: tuple[Arrangement, ...]
     separators: bool = True
+    carried: Mapping[Need, Tensor] = field(default_factory=dict)
 
     @property
     def visible(self) -> Int[Tensor, " image"]:
@@ -94,19 +94,12 @@ class Compressed:
         decision = Decision(self.decision.scores[some], Compression(compression.origin[some], mixing))
         carried = {need: value[some] for need, value in self.carried.items()}
         arrangements = tuple(self.arrangements[row] for row in some)
-        return Compressed(self.tokens[some], decision, carried, arrangements, self.separators)
+        return Compressed(self.tokens[some], decision, arrangements, self.separators, carried)
 
     @classmethod
-    def of(
-        cls,
-        tokens: Tensor,
-        decision: Decision,
-        carried: Mapping[Need, Tensor],
-        arrangement: Arrangement,
-        separators: bool = True,
-    ) -> "Compressed":
+    def of(cls, tokens: Tensor, decision: Decision, arrangement: Arrangement, separators: bool = True) -> "Compressed":
         """Returns what was made of images of one arrangement."""
-        return cls(tokens, decision, carried, (arrangement,) * len(tokens), separators)
+        return cls(tokens, decision, (arrangement,) * len(tokens), separators)
 
 
 @dataclass(frozen=True, eq=False)

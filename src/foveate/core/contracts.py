@@ -16,45 +16,52 @@ from foveate.core.values import Value
 
 
 class Plugin(Value, ABC):
-    """Whatever reads a trace says what it will read."""
+    """Base of everything that reads a trace."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What is read from the trace; nothing, unless said otherwise."""
+        """Keys that the plug-in reads from the trace; none by default."""
         return ()
 
 
 class Scorer(Plugin):
-    """Says how much each patch matters."""
+    """A formula for how much each patch matters."""
 
     @abstractmethod
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
-        """Higher means keep."""
+        """Returns one score per patch; patches with higher scores are kept first."""
 
 
 class Selector(Plugin):
-    """Turns scores into a choice of patches.
+    """A rule that turns scores into kept patches.
 
-    `needs_keep` says that it knows no number of patches of its own, so that without a budget nothing would go.
+    Attributes:
+        needs_keep: Whether the selector needs a budget, because it does not decide by itself how many patches to keep.
     """
 
     needs_keep: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        """Kept patches, in raster order unless the selector is known for another.
+        """Returns the kept patches, in raster order unless the selector documents another order.
 
-        A score of -inf means that there is nothing to keep. Equal scores go to the lower index. Images that keep fewer
-        patches than the others end in `PADDING`.
+        Patches with a score of -inf are never kept. Of equal scores the lower index is kept first. Rows that keep fewer
+        patches than others end in `PADDING`.
         """
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:
-        """How many of the `left` tokens that there were `patches` of stay, on average where it depends on the image."""
+        """Returns how many tokens remain, on average if the number depends on the image.
+
+        Args:
+            keep: Number of patches to keep.
+            left: Number of tokens that the selector chooses from.
+            patches: Number of patches of the image before any compression.
+        """
         return min(keep, left)
 
 
 class Merger(Plugin):
-    """Says what becomes of the patches that were not kept."""
+    """A rule for what the dropped patches add to the kept ones."""
 
     @abstractmethod
     def merge(
@@ -63,49 +70,70 @@ class Merger(Plugin):
         kept: Int[Tensor, "batch kept"],
         scores: Float[Tensor, "batch patch"],
         trace: Trace,
+        budget: int,
     ) -> Compression:
-        """How each token is made of sources: the patches and, in a tower that has one, [CLS] behind them.
+        """Returns how each token is made of sources: the patches, then [CLS] if the tower has one.
 
-        Tokens come in the order of `kept`; what else is made stands where the method puts it.
+        Tokens of kept patches come in the order of `kept`; the merger decides where it puts additional tokens.
+
+        Args:
+            features: Features of the sources.
+            kept: The kept patches.
+            scores: Scores of all patches.
+            trace: Answers to the merger's needs.
+            budget: Number of tokens that the compressor was given, the reserved ones included.
         """
 
     def reserved(self, keep: int) -> int:
-        """How many tokens of a budget this merger makes itself, so that the selector is given fewer."""
+        """Returns how many tokens of the budget `keep` the merger makes, so that the selector keeps fewer patches."""
         return 0
 
     def extra(self, dropped: int) -> int:
-        """How many tokens it makes on top of the budget when so many patches are dropped."""
+        """Returns how many tokens the merger makes on top of the budget if `dropped` patches are dropped."""
         return 0
 
 
 class ImageBatch(ABC):
-    """A batch of images of one arrangement as a model sees them; what a compressor works with."""
+    """A batch of images of one arrangement: the input of a compressor."""
 
     arrangement: Arrangement
 
     @abstractmethod
     def encode(self, needs: Sequence[Need]) -> tuple[Float[Tensor, "image source dim"], Trace]:
-        """Sources (patches before the projector, then [CLS] if there is one) and the answers to the needs.
+        """Returns the sources (patches before the projector, then [CLS] if there is one) and the answers to the needs.
 
         Raises:
-            UnsupportedNeed: A need cannot be answered here.
+            UnsupportedNeed: A need cannot be answered for these images.
         """
 
     @abstractmethod
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
-        """The projector, token by token."""
+        """Applies the projector to each token."""
 
     @abstractmethod
     def reduced(self, reduction: "Reduction", keep: int) -> tuple[Float[Tensor, "image token dim"], Compression]:
-        """Features before the projector when the tower itself drops or merges tokens between its blocks."""
+        """Returns the features before the projector after a reduction inside the tower, and how they were made."""
+
+
+class AroundImages(ImageBatch):
+    """A batch of images that answers needs in its own way and otherwise behaves like the batch it wraps."""
+
+    def __init__(self, images: ImageBatch) -> None:
+        self.images, self.arrangement = images, images.arrangement
+
+    def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
+        return self.images.project(features)
+
+    def reduced(self, reduction: "Reduction", keep: int) -> tuple[Float[Tensor, "image token dim"], Compression]:
+        return self.images.reduced(reduction, keep)
 
 
 class Cut(Plugin):
-    """A cut inside the language model: before block `layer`, some visual tokens go.
+    """A rule that drops visual tokens before a block of the language model.
 
     Attributes:
-        layer: 0-based, negative from the end; block 0 has nothing before it.
-        repack: Number the remaining tokens consecutively; else each keeps the position it had.
+        layer: The block, 0-based, negative from the end; nothing can be dropped before block 0.
+        repack: Whether the remaining tokens are numbered consecutively; otherwise they keep their positions.
     """
 
     layer: int
@@ -116,21 +144,26 @@ class Cut(Plugin):
 
     @abstractmethod
     def cut(self, states: Float[Tensor, "batch patch dim"], trace: Trace) -> Decision:
-        """What remains of the visual tokens.
+        """Returns which visual tokens remain.
 
         Args:
-            states: Of the visual tokens of each prompt that are still there.
-            trace: On the axis of those tokens.
+            states: States of the visual tokens that remain in each prompt.
+            trace: Answers on the axis of those tokens.
         """
 
     @abstractmethod
     def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
-        """What this cut makes of the visual tokens that are expected at each block without it."""
+        """Returns the expected visual tokens at each block with this cut.
+
+        Args:
+            blocks: Expected visual tokens at each block without it.
+            patches: Number of patches of the image before any compression.
+        """
 
 
 @dataclass(frozen=True, repr=False)
 class AroundCut(Cut):
-    """A cut that does something around another one, and is otherwise like it."""
+    """A cut that changes what another cut reads or returns and otherwise behaves like it."""
 
     inner: Cut
 
@@ -138,7 +171,7 @@ class AroundCut(Cut):
         return repr(self.inner)
 
     @property
-    def layer(self) -> int:  # type: ignore[override] (a field of the others, here that of what it wraps)
+    def layer(self) -> int:  # type: ignore[override] (a field elsewhere)
         return self.inner.layer
 
     @property
@@ -154,10 +187,12 @@ class AroundCut(Cut):
 
 
 class Reduction(Value, ABC):
-    """Leaves fewer tokens inside the vision tower, block by block.
+    """A rule that drops or merges tokens between the blocks of the vision tower.
 
-    `needs_cls` says that it works in towers with [CLS] only, `before_mlp` that it acts between a block's attention and
-    its MLP and not on its output, `proportional` that attention counts a token as often as it stands for others.
+    Attributes:
+        needs_cls: Whether the tower must have a [CLS] token.
+        before_mlp: Whether tokens go between a block's attention and its MLP instead of after the block.
+        proportional: Whether attention weighs a token by the number of tokens that it stands for.
     """
 
     needs_cls: ClassVar[bool] = False
@@ -166,7 +201,11 @@ class Reduction(Value, ABC):
 
     @abstractmethod
     def reduce(self, block: Block, state: Tensor | None) -> tuple[Compression, Tensor | None]:
-        """How the remaining tokens are made of the block's, [CLS] first as it was, and what the next call is given.
+        """Returns how the remaining tokens are made of the block's tokens, and the state for the next block.
 
-        `state` is None in the first block. After the feature layer exactly `keep` patches remain.
+        [CLS] stays first and unchanged. After the feature layer exactly `keep` patches remain.
+
+        Args:
+            block: The block's tokens.
+            state: What the previous call returned; None in the first block.
         """

@@ -9,19 +9,19 @@ _SHORT.maxlist = _SHORT.maxtuple = 8
 
 
 def shown(value: object) -> str:
-    """The value as an error shows it: like `repr`, but short however long the value is."""
+    """Returns a value's `repr`, shortened if it is long."""
     return _SHORT.repr(value)
 
 
 def shown_some(names: Iterable[object], most: int = 6) -> str:
-    """Returns the first names in their order, and how many there are besides."""
+    """Returns the first names, and the number of further ones."""
     listed = sorted(map(str, names)) if isinstance(names, Set) else list(map(str, names))
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return f"{', '.join(listed[:most])}{more}"
 
 
 def said(error: BaseException) -> str:
-    """What a library's error says, in one line of bounded length, with its kind where it says nothing."""
+    """Returns the message of a library's error in one line of limited length, or the error's type if it has none."""
     while error.__cause__:
         error = error.__cause__
     lines = [line.strip() for line in str(error)[:2000].splitlines() if line.strip()]
@@ -30,27 +30,27 @@ def said(error: BaseException) -> str:
 
 
 def behind(error: BaseException | None, wanted: Callable[[BaseException], bool]) -> BaseException | None:
-    """The first that is wanted among an error and those that it was raised from, or during."""
+    """Returns the first error that `wanted` accepts, among an error and the chain of its causes and contexts."""
     while error and not wanted(error):
         error = error.__cause__ or error.__context__
     return error
 
 
 def interrupted(error: BaseException) -> bool:
-    """Whether Ctrl-C is behind an error: a library that it comes upon may raise one of its own."""
+    """Returns whether Ctrl-C caused an error: a library that it interrupts may raise an error of its own."""
     return behind(error, lambda one: isinstance(one, KeyboardInterrupt)) is not None
 
 
 class FoveateError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can resolve."""
 
 
 class OptionError(FoveateError, ValueError):
-    """A value that an option cannot have."""
+    """An invalid value of an option."""
 
 
 class BudgetError(FoveateError, ValueError):
-    """A number of tokens to keep that the image does not allow."""
+    """A budget that an image does not allow."""
 
 
 class LayerError(FoveateError, IndexError):
@@ -58,15 +58,15 @@ class LayerError(FoveateError, IndexError):
 
 
 class UnsupportedNeed(FoveateError):
-    """A scorer needs something that this model cannot give."""
+    """A need that a model cannot answer."""
 
 
 class UnsupportedModel(FoveateError):
-    """A checkpoint that no adapter knows, or that is not there."""
+    """A checkpoint that is missing, or that no adapter supports."""
 
 
 class UnknownMethod(FoveateError):
-    """A name that is no method."""
+    """An unknown name of a method."""
 
 
 class DataError(FoveateError):
@@ -74,12 +74,12 @@ class DataError(FoveateError):
 
 
 class DeviceError(FoveateError):
-    """Devices that are not there, or processes that do not work together."""
+    """Devices that do not exist, or that a command cannot use."""
 
 
 class MissingPackage(FoveateError):
-    """An optional package that is asked for and not installed."""
+    """An optional package that is required and not installed."""
 
 
 class OutputError(FoveateError):
-    """A place for results that cannot be written, or that holds results of another configuration."""
+    """A folder for results that cannot be written, or that holds results of another configuration."""

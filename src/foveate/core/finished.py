@@ -1,8 +1,8 @@
-"""Remembers that a command has finished, so that the same command need not load anything to find nothing left to do.
+"""Memory of finished commands, so that a repeated command need not load anything to find nothing left to do.
 
-Beside the study lies `finished.json`: the command, what it printed, and size and time of change of every file that it
-depends on (the code that was loaded, checkpoint, data) or has left (study, tables, figures, records). If one of them is
-not as it was, or the installed packages are not, the command runs; what is finished then costs a look at the records.
+`finished.json` in the study's folder holds the command, its output, and size and modification time of every file that
+it depends on (loaded code, checkpoint, data) or has written (study, tables, figures, records). If one of them or the
+installed packages have changed, the command runs, and only checks the records of what is finished.
 """
 
 import json
@@ -16,33 +16,33 @@ from foveate.core.storage import atomic_write
 
 NAME = "finished.json"
 RESULTS: dict[Path, Callable[[], Iterable[Path]]] = {}
-"""By the folder of a study that this process has opened: what tells all files and folders that its results rest on."""
+"""By the folder of each study that this process has opened: a function that lists the files with its results."""
 
 
 class Copied:
-    """Standard output that keeps a copy of its text."""
+    """Standard output with a copy of its text."""
 
-    def __init__(self, stream: Any) -> None:  # noqa: ANN401 (whatever stands for it)
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401 (any text stream)
         self._stream, self.text = stream, ""
 
     def write(self, text: str) -> int:
         self.text += text
         return self._stream.write(text)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (all else is the stream's)
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (the stream's own attributes)
         return getattr(self._stream, name)
 
 
 def command_of(arguments: Mapping[str, Any]) -> str:
-    """Returns a text that two commands share if they ask for the same."""
+    """Returns a text that is equal for two commands with equal arguments, folder and packages."""
     return f"{os.getcwd()} {sorted((name, repr(value)) for name, value in arguments.items())} {_installed()}"
 
 
 def remembered(folder: Path, command: str) -> str | None:
-    """Returns what a command printed when it finished; None if it has not, or a file is not as it was.
+    """Returns the output of a finished command; None if it has not finished, or a file has changed.
 
     Args:
-        folder: Of the study.
+        folder: The study's folder.
         command: See `command_of`.
     """
     try:
@@ -56,15 +56,15 @@ def remembered(folder: Path, command: str) -> str | None:
 def remember(
     folder: Path, command: str, printed: str, inputs: Iterable[Path], results: Iterable[Path], begun: float
 ) -> None:
-    """Notes that a command has finished, unless an input has changed while it ran.
+    """Stores that a command has finished, unless an input has changed while it ran.
 
     Args:
-        folder: Of the study.
+        folder: The study's folder.
         command: See `command_of`.
-        printed: By the command.
+        printed: Output of the command.
         inputs: Files and folders that it depends on.
-        results: Files and folders that it has left.
-        begun: When it was started, in seconds since the epoch.
+        results: Files and folders that it has written.
+        begun: Time at which it was started, in seconds since the epoch.
     """
     needed = [*_files(inputs)]
     if any(path.stat().st_mtime >= begun for path in needed):
@@ -82,7 +82,7 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _state(path: str | Path) -> list[int]:
-    """Returns size and time of change; a list, as JSON gives it back."""
+    """Returns size and modification time, as a list because JSON has no tuples."""
     found = os.stat(path)
     return [found.st_size, found.st_mtime_ns]
 

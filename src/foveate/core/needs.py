@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, Literal, SupportsFloat
+from typing import ClassVar, Literal
 
-from foveate.core.errors import LayerError
-from foveate.core.values import Count, Value, whole
+from foveate.core.layers import Layers
+from foveate.core.values import Count, Value
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,6 @@ class Need(Value):
     in_decoder: ClassVar[bool] = False
     patch_axis: ClassVar[int | None] = None
     carried: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class LayersFrom(Value):
-    """Layers `start` up to and including the one that writes the features the language model is given."""
-
-    start: int
-
-
-Layers = tuple[int, ...] | LayersFrom
 
 
 @dataclass(frozen=True)
@@ -233,33 +223,3 @@ class Role(IntEnum):
     VISUAL = 2
     QUESTION = 3  # text after it
     SEPARATOR = 4  # stands between visual tokens, at no patch's place, such as at the end of a row
-
-
-def resolve_layers(layers: Layers, depth: int, feature_layer: int) -> tuple[int, ...]:
-    """Non-negative layer numbers.
-
-    Args:
-        layers: As a scorer names them; negative numbers count from the end.
-        depth: Number of layers of the tower.
-        feature_layer: The layer (0-based) that writes the features.
-
-    Raises:
-        LayerError: A layer does not exist, or a `LayersFrom` starts after the feature layer.
-    """
-    if isinstance(layers, LayersFrom):
-        start = resolve_layer(layers.start, depth)
-        if start > feature_layer:
-            raise LayerError(
-                f"layers from {layers.start}: this tower's features are written by layer {feature_layer}; "
-                f"start at 0..{feature_layer}"
-            )
-        return tuple(range(start, feature_layer + 1))
-    return tuple(resolve_layer(layer, depth) for layer in layers)
-
-
-def resolve_layer(layer: SupportsFloat, depth: int, owner: str = "tower") -> int:
-    """The non-negative number of one layer; see `resolve_layers`."""
-    layer = whole("layer", layer)
-    if not -depth <= layer < depth:
-        raise LayerError(f"layer {layer}: this {owner} has {depth} layers, choose 0..{depth - 1} or -{depth}..-1")
-    return layer % depth

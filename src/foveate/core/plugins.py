@@ -1,4 +1,4 @@
-"""What other packages add by entry points, imported when it is asked for."""
+"""Methods, families and benchmarks of other packages, found by their entry points."""
 
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -11,7 +11,7 @@ Group = Literal["foveate.methods", "foveate.families", "foveate.benchmarks"]
 
 @cache
 def installed_plugins(group: Group) -> dict[str, EntryPoint]:
-    """Returns the entry points of a group by name, not imported.
+    """Returns the entry points of a group by name, without importing them.
 
     Args:
         group: `foveate.methods` (name -> recipe), `foveate.families` (model_type -> adapter) or `foveate.benchmarks`

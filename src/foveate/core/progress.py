@@ -1,4 +1,4 @@
-"""How far a long step is."""
+"""Progress bars."""
 
 from collections.abc import Iterable
 from threading import RLock
@@ -6,35 +6,34 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-_hushed = False
+_disabled = False
 
 
-def hush() -> None:
-    """From now on this process shows no bars: another one does."""
-    global _hushed
-    _hushed = True
-    tqdm.set_lock(RLock())  # its own is a semaphore of the system, which remains if the process is killed
+def disable_bars() -> None:
+    """Turns off the bars of this process, because another one shows them."""
+    global _disabled
+    _disabled = True
+    tqdm.set_lock(RLock())  # tqdm's own is a system semaphore, which remains if the process is killed
 
 
 def bar(steps: Iterable[Any] | int, unit: str, what: str = "", **options: Any) -> tqdm:  # noqa: ANN401
-    """A bar with the time left, below those that are shown already; it goes when the step is done.
+    """Returns a bar with the remaining time, below those that are shown already; it disappears at the end.
 
-    Steps of less than three seconds show none. Only a terminal or a notebook shows it, and of several processes that
-    work together the first.
+    It appears after three seconds, only in a terminal or notebook, and only in rank 0 of several processes.
 
     Args:
-        steps: What is gone through, or how many there are, to be told by `update`.
-        unit: What a step is.
-        what: What is done.
-        **options: More of tqdm's.
+        steps: What is iterated over, or the number of steps, which `update` counts.
+        unit: Name of a step.
+        what: Description of the work.
+        **options: Further options of tqdm.
     """
-    hidden = True if _hushed else None  # None: by what the output is
+    hidden = True if _disabled else None  # None: shown in a terminal
     over: dict[str, Any] = {"total": steps} if isinstance(steps, int) else {"iterable": steps}
     over |= {"desc": what or None, "unit": unit, "leave": False, "delay": 3.0, "disable": hidden}
     return tqdm(**(over | options))
 
 
-def seen() -> bool:
-    """Whether anybody sees bars."""
+def bars_visible() -> bool:
+    """Returns whether bars are shown."""
     with bar(0, "") as tried:
         return not tried.disable

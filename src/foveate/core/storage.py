@@ -1,4 +1,4 @@
-"""Results appear complete or not at all, and those that are read again say what their content must be."""
+"""Files that appear complete or not at all, and whose names carry a checksum of their content."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from foveate.core.progress import bar
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a temporary sibling to write to; it takes the place of `path` when the block ends without an error."""
+    """Yields a temporary sibling to write to, which replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -27,10 +27,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def checksummed(folder: Path, stem: str, suffix: str = "") -> Iterator[Path]:
-    """Gives a temporary name for a file or a folder; when the block ends without an error, it appears in `folder`.
+    """Yields a temporary path for a file or folder, which is renamed when the block ends without an error.
 
-    Its name is then `<stem>.<checksum><suffix>`, so content and checksum appear at once. What a killed process left
-    has the name `.<stem>...`.
+    Its final name in `folder` is `<stem>.<checksum><suffix>`: content and checksum appear at once. Temporary files
+    of killed processes are called `.<stem>...`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{stem}{suffix}.{os.getpid()}"
@@ -42,7 +42,7 @@ def checksummed(folder: Path, stem: str, suffix: str = "") -> Iterator[Path]:
 
 
 def checksum(path: Path) -> str:
-    """16 hex digits of SHA-256: of a file, or of the names and contents of all files in a folder."""
+    """Returns 16 hex digits of SHA-256: of a file, or of the names and contents of all files in a folder."""
     if not path.is_dir():
         with path.open("rb") as file:
             return file_digest(file, "sha256").hexdigest()[:16]
@@ -52,21 +52,21 @@ def checksum(path: Path) -> str:
 
 
 def intact(path: Path) -> bool:
-    """Whether the content of what was `checksummed` is what its name says; read once as long as it seems untouched."""
+    """Returns whether a file or folder has the checksum in its name; it is read again only if it seems changed."""
     seen = [(str(file), file.stat()) for file in _files(path)]
-    return _sound(path, tuple((name, now.st_ino, now.st_size, now.st_mtime_ns) for name, now in seen))
+    return _has_checksum(path, tuple((name, now.st_ino, now.st_size, now.st_mtime_ns) for name, now in seen))
 
 
-def quarantine(path: Path, why: str = "it is not what its checksum says") -> Path:
-    """Renames what is damaged to `<name>.damaged-<n>`, with a warning that names it; it can be made anew then."""
+def quarantine(path: Path, why: str = "its content does not have its checksum") -> Path:
+    """Renames a damaged file or folder to `<name>.damaged-<n>`, with a warning; it can then be recomputed."""
     aside = next(new for n in count(1) if not (new := path.with_name(f"{path.name}.damaged-{n}")).exists())
     path.rename(aside)
-    warn(f"damaged: {path} ({why}); it is set aside as {aside.name} and made anew", stacklevel=2)
+    warn(f"damaged: {path} ({why}); it is quarantined as {aside.name} and recomputed", stacklevel=2)
     return aside
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder, if it is there."""
+    """Removes a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -74,7 +74,7 @@ def remove(path: Path) -> None:
 
 
 @cache
-def _sound(path: Path, seen: tuple[tuple[str, int, int, int], ...]) -> bool:
+def _has_checksum(path: Path, seen: tuple[tuple[str, int, int, int], ...]) -> bool:
     return checksum(path) in path.name.split(".")
 
 

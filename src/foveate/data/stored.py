@@ -22,7 +22,7 @@ from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
 from foveate.core.errors import DataError, said, shown
-from foveate.core.progress import seen
+from foveate.core.progress import bars_visible
 from foveate.data.rgb import as_rgb, upright_size
 from foveate.data.sample import ImageSource
 
@@ -162,7 +162,7 @@ def load_table(name: str, repo: str, location: str | None, part: Part) -> Datase
         with without_progress_bars():
             table = _local(name, Path(location).expanduser(), part)
     else:
-        with nullcontext() if seen() else without_progress_bars():  # downloads may be large
+        with nullcontext() if bars_visible() else without_progress_bars():  # downloads may be large
             table = _from_hub(name, location or repo, part)
     if part.only:
         column, value = part.only

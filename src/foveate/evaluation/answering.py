@@ -1,87 +1,76 @@
-"""Answers the questions that have no record yet: what an evaluation imports only where something is left to answer."""
+"""The part of an evaluation that is needed only if a question has no record yet."""
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import pyarrow as pa
 import pytorch_lightning as lightning
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import LambdaCallback
 
-from foveate.core.errors import DataError, OutputError
+from foveate.core.errors import DataError, interrupted
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.agreement import check_evaluated
-from foveate.evaluation.asking import RECORD_IT, none_left, why_not
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
-from foveate.evaluation.devices import team
 from foveate.evaluation.encodings import Encodings
-from foveate.evaluation.interruption import interruptible
+from foveate.evaluation.loggers import logged
 from foveate.evaluation.module import Answering, Enough, RecordWriter
+from foveate.evaluation.prompts import RECORD_IT, failure_of, none_left
 from foveate.evaluation.records import Record, RecordFolder
-from foveate.evaluation.reuse import answer_reuse
-from foveate.evaluation.run import cached_load, data_of, refuse_bad
+from foveate.evaluation.run import refuse_bad
 from foveate.models.loading.load import LoadedModel
 
 
 @dataclass(frozen=True)
-class Share:
-    """The part that every process of a team has in an evaluation; a value, so that it can be sent.
+class Evaluation:
+    """A configuration with what it names, opened.
 
     Attributes:
-        config: Of the evaluation.
-        run: Its id.
-        left: Questions without a record.
-        order: See `evaluate`.
-        stops: Whether the first process may have enough before the end.
+        config: The configuration.
+        loaded: Its model.
+        samples: Its questions.
+        questions: Hash of the questions and images.
+        folder: Its records.
+        order: Seed by which the images are shuffled; None keeps their order.
     """
 
     config: EvalConfig
-    run: str
-    left: frozenset[str]
-    order: int | None
-    stops: bool
+    loaded: LoadedModel
+    samples: tuple[VQASample, ...]
+    questions: str
+    folder: RecordFolder
+    order: int | None = None
 
-    def __call__(self) -> None:
-        """The share of a helper.
+    def answer(self, left: Collection[str], share: int, shares: int, enough: Callable[[pa.Table], bool] | None) -> bool:
+        """Answers the questions of a share of the batches.
 
-        Raises:
-            OutputError: It would answer something else than the leader.
+        Args:
+            left: IDs of the questions without a record.
+            share: Number of the share.
+            shares: Number of shares.
+            enough: See `evaluate`.
+
+        Returns:
+            Whether all of them are answered; false if `enough` ended the evaluation.
         """
-        with RecordFolder(self.config.out / "records" / self.run).hand(team().number):
-            self.answer((lambda: False) if self.stops else None)  # the first process is asked
-
-    def answer(
-        self,
-        enough: Callable[[], bool] | None = None,
-        callbacks: Sequence[lightning.Callback] = (),
-    ) -> bool:
-        """Answers this process's turns; false if the first process had enough before the end."""
-        config = self.config
-        loaded = cached_load(config.model, config.device, config.dtype)
-        samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-        if (run := run_id(config.identity(checkpoint_identity(loaded), questions))) != self.run:
-            raise OutputError(
-                f"run {run} here, {self.run} in the first process: model, data, code and versions must be the same on "
-                "all nodes"
-            )
-        encodings = encodings_of(config, loaded, samples, questions)
-        check_evaluated(config, loaded)
-        good, failed = set_aside([sample for sample in samples if sample.id in self.left], encodings)
-        said = answer_reuse(loaded, config.out) if "answers" in config.reuse and config.exact else None
-        skip = config.on_error == "skip"
-        module = Answering(encodings, config.compressor, config.max_new_tokens, skip, config.reuse, said)
-        us, folder = team(), RecordFolder(config.out / "records" / run)
-        ordered = longest_first(samples, encodings) if self.order is None and "lengths" in config.reuse else samples
-        asked_now = frozenset(sample.id for sample in good)
-        batches = QuestionsInBatches(ordered, config.batch_size, self.order, us.number, us.size, asked_now)
-        asked = us.asked_by_all(enough, batches.turns_of_all) if enough else None
-        writer = RecordWriter(folder, asked)
-        us.meet()  # nobody writes before all hold what they have to hold
-        if failed and us.number == 0:
-            folder.append(failed)
-        return predict(module, batches, writer, callbacks)
+        config, folder = self.config, self.folder
+        encodings = encodings_of(config, self.loaded, self.samples, self.questions)
+        check_evaluated(config, self.loaded)
+        good, failed = without_failures([sample for sample in self.samples if sample.id in left], encodings)
+        by_length = self.order is None and "lengths" in config.reuse
+        ordered = longest_first(self.samples, encodings) if by_length else self.samples
+        ids = frozenset(sample.id for sample in good)
+        batches = QuestionsInBatches(ordered, config.batch_size, self.order, share, shares, ids)
+        module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.reuse)
+        with logged(config, folder, share) as callbacks:
+            if failed and share == 0:
+                folder.append(failed)
+            stop = (lambda: enough(folder.read())) if enough else None
+            return predict(module, batches, RecordWriter(folder, stop), callbacks)
 
 
 def predict(
@@ -90,36 +79,43 @@ def predict(
     writer: RecordWriter,
     callbacks: Sequence[lightning.Callback] = (),
 ) -> bool:
-    """Hands what the module predicts to the writer, batch by batch; false if the writer had enough before the end.
+    """Runs Lightning's prediction loop, whose writer stores the results of every batch.
+
+    Returns:
+        Whether all batches were predicted; false if the writer raised `Enough`.
 
     Raises:
-        KeyboardInterrupt: After the batch at which Ctrl-C was pressed.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     if not batches.batches:
         return True
     questions, answered = sum(map(len, batches.batches)), 0
-    with bar(questions, "question") as shown, interruptible() as leave:
+    with bar(questions, "question") as shown:
 
-        def saved(trainer: object, module: object, records: object, batch: Sequence[VQASample], *_: int) -> None:
+        def count(trainer: object, module: object, records: object, batch: Sequence[VQASample], *_: int) -> None:
             nonlocal answered
             answered += len(batch)
             shown.update(len(batch))
-            leave()
 
         trainer = lightning.Trainer(
-            accelerator="cpu",  # of the loop; the model stays where `load` has put it, between evaluations too
+            accelerator="cpu",  # of the loop; the model stays on its own device, also between evaluations
             devices=1,
-            plugins=[LightningEnvironment()],  # whatever has started this process; see `devices`
-            callbacks=[writer, *callbacks, LambdaCallback(on_predict_batch_end=saved)],
-            logger=False,  # who is told hears of the records of all processes: see `loggers`
+            plugins=[LightningEnvironment()],  # one process, whatever RANK and WORLD_SIZE say
+            callbacks=[writer, *callbacks, LambdaCallback(on_predict_batch_end=count)],
+            logger=False,  # see `loggers`
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=False,  # of batches, which hold more or fewer questions
+            enable_progress_bar=False,  # its steps would be batches, which hold different numbers of questions
         )
         try:
             trainer.predict(module, datamodule=batches, return_predictions=False)
         except Enough:
             return False
+        except SystemExit as error:
+            if not interrupted(error):
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores Ctrl-C from here on, and exits
+            raise KeyboardInterrupt from None
     if answered < questions:  # a StopIteration in a step, which loops take for the end of the data
         raise RuntimeError(f"prediction ended after {answered} of {questions} questions without an error")
     return True
@@ -132,18 +128,17 @@ def encodings_of(
     questions: str,
     advice: str = RECORD_IT,
 ) -> Encodings:
-    """Returns the encodings of the images of a configuration's data; there may be none of text-only questions.
+    """Returns the encodings of the images of a configuration's data, which may be none if all questions are text-only.
 
     Args:
-        config: Of the evaluation.
+        config: The evaluation.
         loaded: Its model.
         samples: Its questions.
-        questions: Their hash.
-        advice: What to do where a question cannot be asked.
+        questions: Hash of the questions and images.
+        advice: End of the error message if a question cannot be asked: what the user can do.
 
     Raises:
-        DataError: A question cannot be asked or an image not decoded, and the configuration says to stop there; or
-            none can.
+        DataError: A question cannot be asked or an image cannot be decoded, and `on_error` is "stop"; or none can.
     """
     skip = config.on_error == "skip"
     if not skip:
@@ -158,33 +153,33 @@ def encodings_of(
         encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)
     except DataError as error:
         if skip:
-            raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens) or str(error)) from error
+            raise none_left(samples, failure_of(samples[0], loaded, config.max_new_tokens) or str(error)) from error
         raise DataError(f"{error}; {advice}") from error
     encodings.replayed = "encodings" in config.reuse
     return encodings
 
 
 def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQASample]:
-    """Returns questions with longer prompts before others: of equally many visual tokens, those with longer texts.
+    """Returns the images' questions sorted by the number of visual tokens, then by text length, longest first.
 
-    What does not fit into memory fails at once, and prompts of a batch are padded less.
+    A batch that does not fit into memory fails at once, and the prompts of a batch need less padding.
     """
     images = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
 
     def length(some: list[VQASample]) -> tuple[int, int]:
-        seen = encodings.arrangements.get(some[0].image_id)  # none if text-only, or if it cannot be decoded
-        return seen.length if seen else 0, max(len(sample.question) for sample in some)
+        arrangement = encodings.arrangements.get(some[0].image_id)  # none if text-only, or if it cannot be decoded
+        return arrangement.length if arrangement else 0, max(len(sample.question) for sample in some)
 
     return [sample for some in sorted(images, key=length, reverse=True) for sample in some]
 
 
-def set_aside(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[VQASample], list[Record]]:
-    """The questions that can be asked, and the records of the others."""
+def without_failures(samples: Sequence[VQASample], encodings: Encodings) -> tuple[list[VQASample], list[Record]]:
+    """Returns the questions that can be asked, and the records of the others."""
     good: list[VQASample] = []
     failed: list[Record] = []
     for sample in samples:
         if sample.problem or (sample.source is not None and sample.image_id not in encodings):
-            why = why_not(sample, encodings.loaded) or "its image was not encoded"
+            why = failure_of(sample, encodings.loaded) or "its image was not encoded"
             failed.append(Record.of_failure(sample, why))
         else:
             good.append(sample)

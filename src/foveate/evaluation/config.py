@@ -1,4 +1,4 @@
-"""A run is a value: what is evaluated, on what, and how."""
+"""The configuration of an evaluation, and the identity of its run."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ from foveate.core.values import Value
 from foveate.data.load import default_split
 from foveate.data.names import parsed
 from foveate.evaluation.identity import identity_of
-from foveate.evaluation.names import REUSED, LoggerName, Reuse, check_numbers
+from foveate.evaluation.names import REUSABLE, LoggerName, Reuse, check_numbers
 from foveate.evaluation.source import OURS, digest, top_of, tree_hash
 from foveate.models.loading.loaded_model import LoadedModel
 
 _CANNOT_CHANGE_AN_ANSWER = tuple(
     "studies/ reference/ testing/ methods/ profiling/ cli.py options.py core/progress.py core/finished.py "
-    "evaluation/loggers.py evaluation/interruption.py evaluation/identity.py evaluation/source.py".split()
+    "evaluation/loggers.py evaluation/ranks.py evaluation/identity.py evaluation/source.py".split()
 )
 
 
@@ -31,21 +31,20 @@ class EvalConfig(Value):
 
     Attributes:
         compressor: The method.
-        model: "reference", a checkpoint folder or a hub id.
-        data: Name of a data set, or `<name>:<place>`; see `load_samples`.
-        split: One of its splits; empty means the one that results are usually given for.
+        model: "reference", a checkpoint folder or a hub ID.
+        data: Name of a data set, or `<name>:<location>`; see `load_samples`.
+        split: One of its splits; empty means the one that results are usually reported on.
         limit: Number of questions; None means the whole split.
-        seed: Of generated data.
+        seed: Seed of generated data.
         max_new_tokens: Longest answer.
-        dtype: Of weights and activations: "float32", "bfloat16" or "float16".
+        dtype: Type of weights and activations: "float32", "bfloat16" or "float16".
         batch_size: Questions per batch, each with its own keys and values: lower it for large models.
         device: "cpu", "cuda" or another accelerator.
-        out: Folder under which records and encodings are kept.
-        on_error: What becomes of a question that cannot be asked: "stop" the run, or "skip" the question, which is then
-            recorded as failed.
-        loggers: Where the course of an evaluation is told besides: see `evaluation.loggers`.
-        project: Under which name loggers that know projects file it.
-        reuse: What is computed once and used again: see `evaluation.reuse`.
+        out: Folder of records and encodings.
+        on_error: "stop" raises an error for a question that cannot be asked, "skip" records it as failed.
+        loggers: Lightning's loggers that receive metrics of a running evaluation.
+        project: Name of the project for loggers that have projects.
+        reuse: Results that are computed once and reused; see `Reuse`.
     """
 
     compressor: Compressor
@@ -62,7 +61,7 @@ class EvalConfig(Value):
     on_error: Literal["stop", "skip"] = "stop"
     loggers: tuple[LoggerName, ...] = ()
     project: str = "foveate"
-    reuse: tuple[Reuse, ...] = REUSED
+    reuse: tuple[Reuse, ...] = REUSABLE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,11 +71,11 @@ class EvalConfig(Value):
 
     @property
     def exact(self) -> bool:
-        """Whether rounding changes no answer."""
+        """Whether the data type is so precise that rounding changes no answer."""
         return self.dtype == "float32"
 
     def identity(self, checkpoint: str, data: str) -> dict[str, str | int | None]:
-        """Everything that can change an answer.
+        """Returns everything that can change an answer.
 
         In float32 neither batch size nor device nor reuse can; in half precision they do, by rounding.
 
@@ -88,7 +87,7 @@ class EvalConfig(Value):
         return {
             "compressor": identity_of(self.compressor, "compressor"),
             "checkpoint": checkpoint,
-            "data": parsed(self.data)[0],  # wherever it lies, the hash says what it is
+            "data": parsed(self.data)[0],  # wherever it lies: the hash identifies its content
             "split": self.split,
             "data_hash": data,
             "decoding": "greedy",  # see `models.decoding`
@@ -103,12 +102,12 @@ class EvalConfig(Value):
 
 
 def run_id(identity: Mapping[str, Any]) -> str:
-    """Short name of a run: equal if and only if the identity is."""
+    """Returns a hash of a run's identity, the name of its folder."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def checkpoint_identity(loaded: LoadedModel) -> str:
-    """Returns the hash of a checkpoint, with the code of its family where another package has that.
+    """Returns the hash of a checkpoint, and of its family's code if that comes from another package.
 
     Raises:
         UnidentifiedValue: That code holds something that cannot be identified.

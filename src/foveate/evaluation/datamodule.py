@@ -1,4 +1,4 @@
-"""Questions in batches that keep those about one image together, so that what depends on it is computed once."""
+"""Batches of questions that keep those about one image together, so that the image is compressed once."""
 
 from collections.abc import Collection, Sequence
 from itertools import groupby
@@ -13,18 +13,17 @@ from foveate.data.sample import VQASample
 
 
 class QuestionsInBatches(lightning.LightningDataModule):
-    """Batches of at most `batch_size` questions; an image with fewer questions is never torn apart.
+    """Batches of at most `batch_size` questions; those about one image stay together unless there are more than that.
 
-    Processes that share the questions take turns, batch by batch, so the batches are the same for any number of them.
+    The batches do not depend on `shares` or `only`: a run that is resumed or shared has those of any other run.
 
     Args:
         samples: The questions; those about an image follow each other.
-        batch_size: Questions per batch.
-        order: Seed by which the images are shuffled; None leaves them as they stand.
-        process: Number of this one.
-        processes: How many there are.
-        only: Ids of the questions that are asked; None means all. The others leave gaps, so that a run that goes on has
-            the order and the batches of one that was never interrupted.
+        batch_size: Largest number of questions per batch.
+        order: Seed by which the images are shuffled; None keeps their order.
+        share: Number of this share of the batches.
+        shares: Number of shares.
+        only: IDs of the questions that remain in the batches; None means all.
     """
 
     def __init__(
@@ -32,8 +31,8 @@ class QuestionsInBatches(lightning.LightningDataModule):
         samples: Sequence[VQASample],
         batch_size: int,
         order: int | None = None,
-        process: int = 0,
-        processes: int = 1,
+        share: int = 0,
+        shares: int = 1,
         only: Collection[str] | None = None,
     ) -> None:
         super().__init__()
@@ -41,18 +40,17 @@ class QuestionsInBatches(lightning.LightningDataModule):
         if order is not None:
             np.random.default_rng(order).shuffle(images)  # type: ignore[arg-type] (lists of lists are sequences)
         pieces = [image[i : i + batch_size] for image in images for i in range(0, len(image), batch_size)]
-        batches = _filled(pieces, batch_size)
+        batches = _filled(pieces, batch_size)[share::shares]
         if only is not None:
-            kept = ([sample for sample in batch if sample.id in only] for batch in batches)
-            batches = [batch for batch in kept if batch]
-        self.batches: Any = batches[process::processes]
-        self.turns_of_all = len(batches) // processes  # in a later turn not every process has a batch
+            remaining = ([sample for sample in batch if sample.id in only] for batch in batches)
+            batches = [batch for batch in remaining if batch]
+        self.batches: Any = batches
 
     def predict_dataloader(self) -> DataLoader:
         return DataLoader(self.batches, batch_size=None, collate_fn=list)
 
     def transfer_batch_to_device(self, batch: list[VQASample], device: torch.device, dataloader_idx: int) -> list:
-        """Questions stay on the host; Lightning would try to move the fields of a frozen sample."""
+        """Returns the batch as it is: Lightning would try to move the fields of frozen samples."""
         return batch
 
 

@@ -1,4 +1,4 @@
-"""Vision features and [CLS] rows of all layers: computed once per model and data, replayed by every configuration."""
+"""Vision features and [CLS] rows of all layers, computed once per model and data set and reused by every evaluation."""
 
 import json
 import shutil
@@ -44,14 +44,14 @@ from foveate.models.backbone.grouping import group_by_shape
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.images import LiveImages, NeedContext, Texts, resolve_need, with_extra_needs
 
-_IMAGES = 16  # encoded at a time
+_IMAGES = 16  # per pass of the tower
 
 
 class Encodings:
-    """The tower's view of every image of a data set, on disk.
+    """The vision tower's output for every image of a data set, on disk.
 
     Attributes:
-        replayed: Whether it is read from there; else the tower runs again.
+        replayed: Whether the stored output is used; otherwise the tower runs again.
     """
 
     def __init__(self, loaded: LoadedModel, images: Mapping[str, Image], table: Dataset) -> None:
@@ -64,60 +64,60 @@ class Encodings:
 
     @classmethod
     def of(cls, loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip: bool = False) -> "Encodings":
-        """Opens the encodings `<folder>.<checksum>`, after making them if need be.
+        """Opens the encodings `<folder>.<checksum>`, and computes them if they do not exist.
 
-        Only a finished table ever carries the name; a second process waits for the first. One whose content is not what
-        its name says is set aside. So all of it is read once by every process.
+        Only a complete table has that name; a second process waits for the first. A table whose content does not have
+        the checksum is quarantined, so every process reads all of it once.
 
         Args:
             loaded: The model.
-            images: By id; none where all questions are text-only, for which nothing is made.
-            folder: Where the encodings are, without the checksum.
-            skip: Whether images that cannot be decoded are left out, and not an error.
+            images: Images by ID; none if all questions are text-only, and then nothing is stored.
+            folder: Folder of the encodings, without the checksum.
+            skip: Whether images that cannot be decoded are left out; otherwise they are an error.
 
         Raises:
             DataError: An image, or with `skip` every image, cannot be decoded.
         """
-        if not images and not _made(folder):
+        if not images and not _stored(folder):
             return cls(loaded, images, Dataset.from_dict({"image_id": [], "arrangement": []}))
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             for stale in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
                 remove(stale)
-            for damaged in (found for found in _made(folder) if not intact(found)):
+            for damaged in (found for found in _stored(folder) if not intact(found)):
                 quarantine(damaged)
-            if not _made(folder):
+            if not _stored(folder):
                 with checksummed(folder.parent, folder.name) as unfinished:
                     _write(loaded, images, unfinished, skip)
-        encodings = cls(loaded, images, Dataset.load_from_disk(str(_made(folder)[0])))
-        if not skip:  # but whoever made them may have skipped
+        encodings = cls(loaded, images, Dataset.load_from_disk(str(_stored(folder)[0])))
+        if not skip:  # an earlier evaluation with `skip` may have stored them
             _opened(images, [image_id for image_id in images if image_id not in encodings], skip)
         return encodings
 
     def batch(self, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> "EncodedImages":
-        """The given images of one arrangement, one per row; they may repeat.
+        """Returns images of one arrangement, which may repeat.
 
         Args:
-            image_ids: One per row.
-            evidence: (row, thing, patch), the answer to `EvidenceShare`.
-            texts: What is asked, row by row.
+            image_ids: Image of each row.
+            evidence: The answer to `EvidenceShare`, shape (row, thing, patch).
+            texts: Prompt and question of each row.
         """
         return EncodedImages(self, image_ids, evidence, texts)
 
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._row
 
-    def seen(self, image_ids: Sequence[str]) -> LiveImages:
-        """These images themselves."""
+    def live(self, image_ids: Sequence[str]) -> LiveImages:
+        """Returns images for which the tower runs."""
         return self.loaded.images([self.images[image_id] for image_id in image_ids])
 
     def rows(self, image_ids: Sequence[str]) -> dict[str, Any]:
-        """Stored columns."""
+        """Returns the stored columns of images."""
         return self.table[[self._row[image_id] for image_id in image_ids]]
 
 
 class EncodedImages(ImageBatch):
-    """Images whose features and [CLS] rows are replayed; for all else the tower runs, once per image."""
+    """Images with stored features and [CLS] rows; for other needs the tower runs once per image."""
 
     def __init__(self, encodings: Encodings, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> None:
         self.encodings, self.evidence, self.texts = encodings, evidence, texts
@@ -137,25 +137,25 @@ class EncodedImages(ImageBatch):
         needs = with_extra_needs(adapter, needs)
         sources, values = self._replayed(needs) if self.encodings.replayed else (None, {})
         live = [need for need in needs if need not in values and not need.per_question]
-        asked = [need for need in live if not isinstance(need, AlignedPatches)]
-        if asked or sources is None:
-            seen, found = adapter.encode(self.encodings.seen(self.ids).images, self.arrangement, asked)
-            sources, values = seen if sources is None else sources, values | found
+        of_tower = [need for need in live if not isinstance(need, AlignedPatches)]
+        if of_tower or sources is None:
+            live_sources, found = adapter.encode(self.encodings.live(self.ids).images, self.arrangement, of_tower)
+            sources, values = live_sources if sources is None else sources, values | found
         companion = self.encodings.loaded.companion
-        silent = NeedContext(adapter, self.arrangement, None, companion)
-        values |= {need: resolve_need(silent, need, sources, values) for need in live if need not in values}
+        without_texts = NeedContext(adapter, self.arrangement, None, companion)
+        values |= {need: resolve_need(without_texts, need, sources, values) for need in live if need not in values}
         values = {need: value.to(device)[self.owner] for need, value in values.items()}
         sources = sources[self.owner]
-        about = NeedContext(adapter, self.arrangement, self.texts, companion)
+        with_texts = NeedContext(adapter, self.arrangement, self.texts, companion)
         for need in needs:
             if isinstance(need, EvidenceShare):
                 values[need] = self.evidence.to(device)
             elif need not in values:
-                values[need] = resolve_need(about, need, sources, values)
+                values[need] = resolve_need(with_texts, need, sources, values)
         return sources, Trace.recorded(values, self.arrangement, len(self.owner))
 
     def _replayed(self, needs: Sequence[Need]) -> tuple[Tensor, dict[Need, Tensor]]:
-        """Sources of the images, and those answers that are on disk."""
+        """Returns the images' sources and the answers that are stored."""
         adapter, rows = self.adapter, self._rows
         sources = rows["features"].to(adapter.model.device, adapter.model.dtype)
         patches = self.arrangement.patches
@@ -181,13 +181,13 @@ class EncodedImages(ImageBatch):
         return self.adapter.project(features)
 
     def reduced(self, reduction: Reduction, keep: int) -> tuple[Float[Tensor, "image token dim"], Compression]:
-        features, compression = self.encodings.seen(self.ids).reduced(reduction, keep)
+        features, compression = self.encodings.live(self.ids).reduced(reduction, keep)
         mixing = compression.mixing
         mixing = None if mixing is None else mixing[self.owner]
         return features[self.owner], Compression(compression.origin[self.owner], mixing)
 
 
-def _made(folder: Path) -> list[Path]:
+def _stored(folder: Path) -> list[Path]:
     return list(folder.parent.glob(f"{folder.name}.????????????????"))  # the checksum
 
 
@@ -217,20 +217,20 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip:
 
 
 def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], skip: bool) -> Iterator[dict[str, Any]]:
-    """One row per image; what is known of patches as (patch, everything else)."""
+    """Yields one row per image, with arrays of shape (patch, values)."""
     with bar(len(ids), "image", "encoding") as shown:
         for start in range(0, len(ids), _IMAGES):
             some = ids[start : start + _IMAGES]
-            yield from _encoded_at_once(loaded, _opened(images, some, skip), skip)
+            yield from _encoded_batch(loaded, _opened(images, some, skip), skip)
             shown.update(len(some))
 
 
-def _encoded_at_once(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> Iterator[dict[str, Any]]:
+def _encoded_batch(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> Iterator[dict[str, Any]]:
     adapter = loaded.adapter
     try:
         inputs, arrangements = loaded.image_inputs(list(opened.values())) if opened else ({}, [])
     except DataError:
-        opened = _taken(loaded, opened, skip)
+        opened = _processable(loaded, opened, skip)
         inputs, arrangements = loaded.image_inputs(list(opened.values())) if opened else ({}, [])
     rows, names = ClsRows(tuple(range(adapter.tower.depth))), list(opened)
     needs = [Fingerprint(), *PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.extra_needs]
@@ -238,9 +238,9 @@ def _encoded_at_once(loaded: LoadedModel, opened: Mapping[str, Image], skip: boo
         some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)
         with torch.inference_mode():
             sources, values = adapter.encode(some, arrangements[group[0]], needs)
-        for number, place in enumerate(group):
-            row = {"image_id": names[place], "fingerprint": int(values[Fingerprint()][number])}
-            row["arrangement"] = json.dumps(asdict(arrangements[place]))
+        for number, index in enumerate(group):
+            row = {"image_id": names[index], "fingerprint": int(values[Fingerprint()][number])}
+            row["arrangement"] = json.dumps(asdict(arrangements[index]))
             row["features"] = sources[number].float().cpu().numpy()
             statistics = [values[need][number] for need in PIXEL_STATISTICS]
             row["pixel_statistics"] = torch.stack(statistics, 1).cpu().numpy()  # (patch, statistic)
@@ -252,7 +252,7 @@ def _encoded_at_once(loaded: LoadedModel, opened: Mapping[str, Image], skip: boo
 
 
 def _opened(images: Mapping[str, Image], ids: list[str], skip: bool) -> dict[str, Image]:
-    """Those that can be decoded."""
+    """Returns the images that can be decoded."""
     opened: dict[str, Image] = {}
     for image_id in ids:
         try:
@@ -263,21 +263,21 @@ def _opened(images: Mapping[str, Image], ids: list[str], skip: bool) -> dict[str
     return opened
 
 
-def _taken(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> dict[str, Image]:
-    """Those that the model's image processor takes."""
-    taken: dict[str, Image] = {}
+def _processable(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> dict[str, Image]:
+    """Returns the images that the model's image processor accepts."""
+    accepted: dict[str, Image] = {}
     for image_id, image in opened.items():
         try:
             loaded.image_inputs([image])
-            taken[image_id] = image
+            accepted[image_id] = image
         except DataError as error:
             if not skip:
                 raise DataError(f"image {image_id!r}: {error}") from error
-    return taken
+    return accepted
 
 
 def _read(text: str) -> Arrangement:
-    """An arrangement as it was written."""
+    """Returns a stored arrangement."""
     found = json.loads(text)
     boxes = tuple((top, left, bottom, right) for top, left, bottom, right in found["boxes"])
     views = tuple(Grid(**view) for view in found["views"])

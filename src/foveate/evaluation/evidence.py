@@ -1,4 +1,4 @@
-"""Where the evidence of questions lies among the patches, by the way that an image takes to the vision tower."""
+"""The evidence of questions on the patch grid, after the same cropping, padding and resizing as the image."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,13 @@ from foveate.models.loading.load import LoadedModel
 def evidence_of(
     samples: Sequence[VQASample], arrangements: Sequence[Arrangement], loaded: LoadedModel | None = None
 ) -> Tensor:
-    """(question, thing, patch): the share of each patch that shows each thing.
+    """Returns the share of each patch that shows each thing, shape (question, thing, patch).
 
-    Of an image whose views lie nobody knows where, nothing is known.
+    An image whose views have unknown positions has no things.
 
     Args:
         samples: The questions.
-        arrangements: Of their images.
+        arrangements: Arrangements of their images.
         loaded: The model whose processor crops, pads or stretches the images; None stretches them over the views.
     """
     shares = [_share(s.evidence, image, loaded) for s, image in zip(samples, arrangements, strict=True)]
@@ -32,14 +32,14 @@ def evidence_of(
 
 
 def _share(masks: np.ndarray, image: Arrangement, loaded: LoadedModel | None) -> Tensor:
-    """Where an image has the grid's shape, every processor stretches it; else the masks take the image's way."""
+    """Returns the shares of one image: stretched if it has the grid's shape, else by the image processor."""
     height, width = masks.shape[1:]
     if not image.boxes or not len(masks):
         return torch.zeros(0, image.patches)
     if loaded is not None and loaded.adapter.fixed_grid and not _fits((width, height), image.views[0]):
         painted = [Image.fromarray(np.uint8(255) * mask) for mask in masks]
-        shown = _light(loaded, painted).mean(1, keepdim=True)
-        return F.adaptive_avg_pool2d(shown, (image.views[0].rows, image.views[0].columns)).flatten(1)
+        visible = _light(loaded, painted).mean(1, keepdim=True)
+        return F.adaptive_avg_pool2d(visible, (image.views[0].rows, image.views[0].columns)).flatten(1)
     views = []
     for grid, (top, left, bottom, right) in zip(image.views, image.boxes, strict=True):
         down, across = slice(int(top * height), int(bottom * height)), slice(int(left * width), int(right * width))
@@ -47,8 +47,8 @@ def _share(masks: np.ndarray, image: Arrangement, loaded: LoadedModel | None) ->
     return torch.cat(views, 1)
 
 
-def as_seen(loaded: LoadedModel, image: Image.Image, grid: Grid) -> Image.Image:
-    """The part of an image that the vision tower sees, padding black."""
+def visible_part(loaded: LoadedModel, image: Image.Image, grid: Grid) -> Image.Image:
+    """Returns the part of an image that the vision tower sees, with black padding."""
     if not loaded.adapter.fixed_grid or _fits(image.size, grid):
         return image
     light = _light(loaded, [image.convert("RGB")])[0].permute(1, 2, 0)
@@ -60,9 +60,9 @@ def _fits(size: tuple[int, int], grid: Grid) -> bool:
 
 
 def _light(loaded: LoadedModel, images: list[Image.Image]) -> Tensor:
-    """(image, channel, height, width) in [0, 1]: what the processor makes of images of one size.
+    """Returns processed images of one size, scaled to [0, 1], shape (image, channel, height, width).
 
-    It lies between what the processor makes of black and of white; what those do not tell apart is padding.
+    The scale runs from the processor's output for black to that for white; where those are equal, there is padding.
     """
     plain = [Image.new("RGB", images[0].size, (light,) * 3) for light in (0, 255)]
     pixels = loaded.image_inputs([*plain, *images])[0]["pixel_values"].float().cpu()

@@ -1,4 +1,4 @@
-"""Identifies values and the code behind them: what can change an answer changes the identity, and nothing else does.
+"""Identities of values and of their code: everything that can change an answer changes the identity, and nothing else.
 
 Covered are numbers, text, containers, tensors and arrays (by shape, dtype and bytes), functions with their defaults and
 closures, and instances of any class, by their state and by the code of the class. The code of a class or function from
@@ -35,7 +35,7 @@ _BOOKKEEPING = frozenset(
 
 
 class UnidentifiedValue(OptionError):
-    """A value that nothing tells apart from another one, so that stored answers could belong to either."""
+    """A value that cannot be distinguished from another one, so that stored answers could belong to either."""
 
 
 def identity_of(value: object, name: str = "value") -> str:
@@ -43,7 +43,7 @@ def identity_of(value: object, name: str = "value") -> str:
 
     Args:
         value: A compressor, or any other value.
-        name: What to call it in an error.
+        name: Name of the value in errors.
 
     Raises:
         UnidentifiedValue: It holds something that cannot be identified, such as an open file or a generator.
@@ -52,7 +52,7 @@ def identity_of(value: object, name: str = "value") -> str:
 
 
 class _Walk:
-    """One walk over a value; remembers what it is inside of, so that cycles end."""
+    """One traversal of a value, which remembers the enclosing values so that cycles end."""
 
     def __init__(self) -> None:
         self._inside: list[int] = []
@@ -141,7 +141,7 @@ class _Walk:
         return digest("array", value.shape, value.dtype.str, hashlib.sha256(content).hexdigest())
 
     def _object(self, value: Any, name: str) -> str:  # noqa: ANN401 (any value)
-        """Returns the hash of any other instance: its class, and what pickling would keep of it."""
+        """Returns the hash of any other instance: its class, and the state that pickling would keep."""
         try:
             reduced = value.__reduce_ex__(4)
         except (TypeError, ValueError, AttributeError) as error:
@@ -156,7 +156,7 @@ class _Walk:
         return digest("object", *parts, self.value(list(items or ()), name), self.value(dict(pairs or ()), name))
 
     def of_class(self, kind: type, name: str) -> str:
-        """Returns the hash of a class: its name, its code, and what its body holds; of its bases likewise."""
+        """Returns the hash of a class: its name, code and attributes, and those of its bases."""
         plugin = any(top_of(base.__module__) == OURS for base in kind.__mro__) and top_of(kind.__module__) != OURS
         if not (plugin or is_own(kind.__module__)):
             return digest("type", kind.__module__, kind.__qualname__, *versions_of(kind.__module__))
@@ -182,7 +182,7 @@ class _Walk:
         return self.value(item, name)
 
     def function(self, value: FunctionType, name: str) -> str:
-        """Returns the hash of a function: its code, defaults, and the values that it has closed over."""
+        """Returns the hash of a function: its code, defaults and closure."""
         named = "<" not in value.__qualname__  # as a lambda or a local function is not
         own = is_own(value.__module__)
         cells = {key: cell.cell_contents for key, cell in _cells(value)} if own or not named else {}
@@ -191,10 +191,10 @@ class _Walk:
         if own or not named:
             parts += [self._bytecode(value, name)]
         cells.pop("__class__", None)  # of `super()`
-        return digest("function", *parts, self._mapping(cells, f"what {name} has closed over"))
+        return digest("function", *parts, self._mapping(cells, f"the closure of {name}"))
 
     def _bytecode(self, function: FunctionType, name: str) -> str:
-        """Returns the hash of the code that runs, whatever its file holds meanwhile."""
+        """Returns the hash of the loaded bytecode, which the file may no longer match."""
         names: set[str] = set()
         parts = list(_instructions(function.__code__, names))
         if is_own(function.__module__) and source_of(function.__module__) is None:
@@ -217,13 +217,13 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 
 def _own_state(kind: type) -> bool:
-    """Tells whether a class says itself what its state is, with `__getstate__`."""
+    """Returns whether a class defines its state with `__getstate__`."""
     found = getattr(kind, "__getstate__", None)
     return found is not getattr(object, "__getstate__", None) and getattr(found, "__module__", "") != "dataclasses"
 
 
 def _state_of(value: object) -> dict[str, Any]:
-    """Returns the attributes of a dataclass value that are no fields."""
+    """Returns the attributes of a dataclass instance that are not fields."""
     names = {field.name for field in fields(value)}  # type: ignore[arg-type] (a dataclass value)
     return {
         k: v for k, v in getattr(value, "__dict__", {}).items() if k not in names and not _remembered(type(value), k)
@@ -231,7 +231,7 @@ def _state_of(value: object) -> dict[str, Any]:
 
 
 def _remembered(kind: type, name: str) -> bool:
-    """Tells whether an attribute holds what a `cached_property` has computed."""
+    """Returns whether an attribute is the cached result of a `cached_property`."""
     return isinstance(getattr(kind, name, None), functools.cached_property)
 
 
@@ -245,7 +245,7 @@ def _cells(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _instructions(code: CodeType, names: set[str]) -> Iterator[object]:
-    """Yields what a code object does, without docstrings and line numbers; notes the global names that it reads."""
+    """Yields the instructions of a code object, without line numbers; adds the globals that it reads to `names`."""
     for one in dis.get_instructions(code):
         if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
             names.add(one.argval)
@@ -258,7 +258,7 @@ def _instructions(code: CodeType, names: set[str]) -> Iterator[object]:
 def _unidentified(value: object, name: str, expected: str = "") -> UnidentifiedValue:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     return UnidentifiedValue(
-        f"{name} is a {kind}, which cannot be told from another one, so that stored answers could belong to either: "
+        f"{name} is a {kind}, which cannot be distinguished from another one, so stored answers may be of either: "
         f"expected {expected or 'numbers, text, tensors, arrays, functions, or instances of classes that hold such'}. "
         "A class may leave out what cannot change an answer with __getstate__"
     )

@@ -1,12 +1,12 @@
-"""How long the answer to one question takes."""
+"""Latency of a single question."""
 
 from itertools import islice
 
 import torch
 from torch.utils.benchmark import Timer
 
-from foveate.evaluation.asking import askable, none_left, why_not
 from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.prompts import failure_of, none_left, with_prompts
 from foveate.evaluation.run import cached_load, data_of
 
 _QUESTIONS = 8
@@ -14,15 +14,14 @@ _SECONDS = 1.0
 
 
 def latency_ms(config: EvalConfig) -> float:
-    """Median time of a question asked alone: what the method computes, prefill and decoding.
+    """Returns the median milliseconds of a question in a batch of its own: the method, prefill and decoding.
 
-    The first questions of the data set are asked one after the other until a second has passed, after a warm-up and
-    synchronised (`torch.utils.benchmark`). Features and [CLS] rows are replayed: the time of the vision tower,
-    which most methods share, is not in it. Questions without an image, which no method changes, and those that cannot
-    be asked are left out.
+    The first questions are answered one after the other until a second has passed, after a warm-up and synchronised
+    (`torch.utils.benchmark`). Stored features are used, so the time of the vision tower, which most methods share, is
+    not included. Text-only questions and those that cannot be asked are left out.
 
     Raises:
-        DataError: A question cannot be asked, and the configuration says to stop there; or none can.
+        DataError: A question cannot be asked, and `on_error` is "stop"; or none can.
     """
     from foveate.evaluation.answering import encodings_of  # Lightning takes seconds to import
     from foveate.evaluation.module import Answering
@@ -31,10 +30,10 @@ def latency_ms(config: EvalConfig) -> float:
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     encodings = encodings_of(config, loaded, samples, questions)
     module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.reuse)
-    every = askable(config, loaded, samples, encodings.arrangements)
+    every = with_prompts(config, loaded, samples, encodings.arrangements)
     first = [sample for sample, _ in islice(every, _QUESTIONS)]
     if not first:
-        raise none_left(samples, why_not(samples[0], loaded, config.max_new_tokens) or "it has no image")
+        raise none_left(samples, failure_of(samples[0], loaded, config.max_new_tokens) or "it has no image")
 
     def ask() -> None:
         with torch.inference_mode():

@@ -1,12 +1,12 @@
-"""Tells CSV files, TensorBoard, Weights & Biases or MLflow, through Lightning's loggers, how an evaluation goes.
+"""Metrics of a running evaluation for Lightning's loggers: CSV files, TensorBoard, Weights & Biases or MLflow.
 
-What is told lies beside the records, in `<out>/logs/<logger>`, and is no part of them.
+Their files lie in `<out>/logs/<logger>`.
 
-    after every batch   score (mean so far) and n (questions answered)
+    after every batch   score (mean so far) and n (answered questions)
     at the end          accuracy, evidence_recall, seconds_per_question, tokens_per_second
 
-Steps are numbers of questions, so a run that was killed goes on where it stopped, as another version of the same name.
-Time is that of answering in this session; tokens are those of the prompts, visual and other ones.
+The step is the number of answered questions, so a resumed run continues its curves, as another version of the same
+name. Time is that of this process; tokens are the prompts' visual and text tokens.
 """
 
 import os
@@ -48,7 +48,7 @@ def _wandb(folder: Path, project: str, run: str) -> Logger:
 def _mlflow(folder: Path, project: str, run: str) -> Logger:
     folder.mkdir(parents=True, exist_ok=True)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-    with FileLock(folder / ".lock"):  # one worker makes the tables and the experiment
+    with FileLock(folder / ".lock"):  # one process creates the tables and the experiment
         logger = MLFlowLogger(project, run, uri)
         _ = logger.experiment
     return logger
@@ -62,12 +62,12 @@ _LOGGERS: Mapping[LoggerName, Callable[[Path, str, str], Logger]] = {
 }
 
 
-class Course(lightning.Callback):
-    """Tells loggers the mean so far after every batch, and what it came to.
+class MetricsCallback(lightning.Callback):
+    """A callback that logs the mean score so far after every batch.
 
     Args:
-        folder: Of the records; those of all processes, and of earlier sessions, count.
-        loggers: Who is told.
+        folder: The records; those of other processes and of earlier sessions count.
+        loggers: Lightning's loggers.
     """
 
     def __init__(self, folder: RecordFolder, loggers: Sequence[Logger]) -> None:
@@ -78,57 +78,57 @@ class Course(lightning.Callback):
     def on_predict_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._begun = perf_counter()
 
-    def on_predict_batch_end(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 (what Lightning tells)
+    def on_predict_batch_end(self, *_: Any, **__: Any) -> None:  # noqa: ANN401 (Lightning's arguments)
         self._parts |= self.folder.since(self._parts, _COLUMNS)
         score = self._column("score")
-        self._tell({"score": float(score.mean()), "n": len(score)})
+        self._log({"score": float(score.mean()), "n": len(score)})
 
-    def sum_up(self) -> None:
-        """Tells what it came to."""
+    def log_totals(self) -> None:
+        """Logs the metrics of the whole evaluation."""
         seconds = perf_counter() - self._begun
         self._parts |= self.folder.since(self._parts, _COLUMNS)
-        told, recall = {"accuracy": float(self._column("score").mean())}, self._column("evidence_recall")
+        metrics, recall = {"accuracy": float(self._column("score").mean())}, self._column("evidence_recall")
         if not np.isnan(recall).all():
-            told["evidence_recall"] = float(np.nanmean(recall))
+            metrics["evidence_recall"] = float(np.nanmean(recall))
         tokens = self._column("tokens", self._before) + self._column("text_tokens", self._before)
-        told |= {"seconds_per_question": seconds / len(tokens), "tokens_per_second": float(tokens.sum()) / seconds}
-        self._tell(told)
+        metrics |= {"seconds_per_question": seconds / len(tokens), "tokens_per_second": float(tokens.sum()) / seconds}
+        self._log(metrics)
 
     def _column(self, name: str, without: frozenset[Path] = frozenset()) -> np.ndarray:
         return np.concatenate([table[name].to_numpy() for part, table in self._parts.items() if part not in without])
 
-    def _tell(self, metrics: dict[str, float]) -> None:
+    def _log(self, metrics: dict[str, float]) -> None:
         for logger in self.loggers:
             logger.log_metrics(metrics, sum(table.num_rows for table in self._parts.values()))
 
 
 @contextmanager
-def told(config: EvalConfig, folder: RecordFolder, identity: Mapping[str, Any]) -> Iterator[list[lightning.Callback]]:
-    """The callbacks that tell the configuration's loggers of the evaluation in the block.
+def logged(config: EvalConfig, folder: RecordFolder, share: int = 0) -> Iterator[list[lightning.Callback]]:
+    """Yields the callbacks that log the evaluation in the block.
 
     Args:
-        config: Is told as hyperparameters, and which loggers there are.
-        folder: Its records; its name is that of the run.
-        identity: More hyperparameters.
+        config: The evaluation; its fields are logged as hyperparameters.
+        folder: Its records; the folder's name is the run's name.
+        share: Number of the share of the batches; only share 0 is logged, with the records of all.
     """
-    if not config.loggers:
+    if not config.loggers or share:
         yield []
         return
     logs, run = config.out / "logs", folder.folder.name
     loggers = [_LOGGERS[name](logs / name, config.project, run) for name in dict.fromkeys(config.loggers)]
-    status, course = "failed", Course(folder, loggers)
-    settings = dict(identity) | {field.name: getattr(config, field.name) for field in fields(config)}
+    status, metrics = "failed", MetricsCallback(folder, loggers)
+    settings = folder.identity | {field.name: getattr(config, field.name) for field in fields(config)}
     for logger in loggers:
         logger.log_hyperparams({name: _plain(value) for name, value in settings.items()})
     try:
-        yield [course]
-        course.sum_up()
+        yield [metrics]
+        metrics.log_totals()
         status = "success"
     finally:
         for logger in loggers:
             logger.finalize(status)
             if isinstance(logger, WandbLogger):
-                logger.experiment.finish()  # else the next evaluation would be told to the same run
+                logger.experiment.finish()  # otherwise the next evaluation would be logged to the same run
 
 
 def _plain(value: object) -> str | int | float | bool | None:

@@ -1,4 +1,4 @@
-"""Names and ranges of the options of evaluations, and of studies made of them."""
+"""Names and ranges of the options of evaluations and studies."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -8,21 +8,27 @@ from foveate.core.errors import FoveateError, MissingPackage, OptionError
 
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
-Reuse = Literal["encodings", "images", "texts", "drafts", "answers", "lengths"]
+Reuse = Literal["encodings", "images", "texts", "drafts", "lengths"]
+"""Results that are computed once and reused. None changes an answer in float32.
+
+- encodings: features and [CLS] rows of an image; the vision tower runs once per model and data set.
+- images: keys and values of an image, computed once for all questions about it where the method allows that.
+- texts: keys and values of the text before the images, computed once per batch.
+- drafts: one pass over question and reference answer; only an answer that deviates from the reference is decoded.
+- lengths: images with long prompts come first, so that the prompts of a batch have similar lengths.
+"""
 REUSABLE: tuple[Reuse, ...] = get_args(Reuse)
-REUSED: tuple[Reuse, ...] = tuple(name for name in REUSABLE if name != "answers")
-"""Unless something else is said: a run that was killed then ends with the very bytes of one that was not."""
 
 Existing = Literal["refuse", "aside", "beside"]
-"""What becomes of a study of the same name: with another configuration it is an error ("refuse"), or the new study goes
-to a folder of its own beside it ("beside"); "aside" moves it out of the way, whatever its configuration."""
+"""Treatment of an existing study of the same name: "refuse" raises an error if its configuration differs, "beside" puts
+a study with another configuration into a folder of its own, and "aside" renames the existing study first."""
 
 
 def check_numbers(seed: int, batch_size: int, max_new_tokens: int | None) -> None:
-    """Refuses numbers that are out of range.
+    """Checks numbers of a configuration.
 
     Raises:
-        OptionError: One is below the least that it may be.
+        OptionError: A number is below its minimum.
     """
     for name, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("max_new_tokens", max_new_tokens, 1)):
         if value is not None and value < least:
@@ -30,14 +36,16 @@ def check_numbers(seed: int, batch_size: int, max_new_tokens: int | None) -> Non
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Refuses loggers that cannot be had.
+    """Checks names of loggers.
 
     Raises:
-        FoveateError: There is no such logger.
-        MissingPackage: Its package is not installed.
+        FoveateError: A logger is unknown.
+        MissingPackage: A logger's package is not installed.
     """
     for name in names:
         if name not in LOGGERS:
             raise FoveateError(f"logger {name!r} is unknown; known: {', '.join(LOGGERS)}")
         if find_spec(name) is None:
-            raise MissingPackage(f"logger {name!r} needs a package that is not there: pip install 'foveate[loggers]'")
+            raise MissingPackage(
+                f"logger {name!r} needs a package that is not installed: pip install 'foveate[loggers]'"
+            )

@@ -1,7 +1,8 @@
 """Records on disk: one folder per run, one parquet part per batch, each renamed into place when it is whole.
 
-The name of a part carries the checksum of its content, `config.json` holds its own, and `DONE` names the parts that a
-finished run consists of. Whoever reads verifies; whoever locks the run sets aside what is damaged.
+The name of a part ends in the checksum of its content, and `config.json` holds its own; every reader verifies them.
+`DONE` holds the number of records of a complete run. When a run is started again, damaged files are quarantined and
+the questions without a record are answered.
 """
 
 import json
@@ -9,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,25 +30,25 @@ from foveate.evaluation.config import run_id
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one question.
+    """The result of one question.
 
     Attributes:
-        sample_id: Of the question.
-        image_id: Of the image; a text-only question has one of its own.
+        sample_id: The question's ID.
+        image_id: The image's ID; a text-only question has one of its own.
         kind: Question type.
-        question: As asked.
+        question: The question in the words of the prompt.
         reference: The reference answers, separated by " | ".
         prediction: The model's answer.
-        score: In [0, 1]; how is the sample's `scoring`.
-        kept: Patches whose places remain to the end, in raster order.
-        tokens: Visual tokens that the language model was given.
-        tokens_per_block: Visual tokens that enter each of its blocks; their mean are the equivalent tokens.
+        score: Score in [0, 1], by the sample's `scoring`.
+        kept: Patches that remain to the last block, in raster order.
+        tokens: Visual tokens that enter the language model.
+        tokens_per_block: Visual tokens that enter each block; their mean is the number of equivalent tokens.
         text_tokens: All other tokens of the prompt.
-        evidence_recall: See `metrics.evidence`; NaN when the evidence is unknown.
-        things_kept: Likewise.
-        log_probability: Of the reference answer that most annotators gave, with its end.
-        error: Why the question could not be asked; empty if it was.
-        has_image: Whether the question is about an image; of a text-only one nothing is kept, and no evidence is known.
+        evidence_recall: Share of the evidence kept (`metrics.evidence`); NaN if the evidence is unknown.
+        things_kept: Share of the things kept (`metrics.evidence`); NaN if the evidence is unknown.
+        log_probability: Log-probability of the most frequent reference answer, end token included.
+        error: Reason why the question could not be answered; empty if it was.
+        has_image: Whether the question is about an image. A text-only question keeps no patch and has no evidence.
     """
 
     sample_id: str
@@ -69,7 +70,7 @@ class Record:
 
     @classmethod
     def of_failure(cls, sample: VQASample, error: str) -> "Record":
-        """Of a question that could not be asked: neither right nor wrong."""
+        """Returns the record of a question that could not be answered: neither right nor wrong."""
         facts = (sample.id, sample.image_id, sample.kind, sample.question, " | ".join(sample.references))
         return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error, sample.source is not None)
 
@@ -86,64 +87,59 @@ SCHEMA = pa.schema([(name, _COLUMN_TYPES[kind]) for name, kind in Record.__annot
 
 
 class RunFolder(ABC):
-    """What a run leaves on disk, batch by batch; whoever leads a run holds `lock`, who only writes to it `hand`."""
+    """The files of one run: `config.json`, one part per batch, and `DONE`, which holds the number of questions."""
 
-    _PARTS: str  # pattern of their names
+    _PARTS: str  # pattern of the names of parts
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    @contextmanager
-    def lock(self, identity: Mapping[str, Any]) -> Iterator[None]:
-        """Makes the folder, waits until no other process writes to it, mends it, and notes what the run is.
+    def begin(self, identity: Mapping[str, Any]) -> None:
+        """Creates the folder, quarantines damaged files, and writes `config.json`.
 
         Raises:
-            OutputError: The place cannot be written.
+            OutputError: The folder cannot be written.
         """
+        with self._writing(".lock"):
+            if self.flaws():
+                self._done.unlink(missing_ok=True)  # first: without its parts the run is not complete
+            for path in self.damaged():
+                quarantine(path)
+            if not self._config.exists():
+                with atomic_write(self._config) as path:
+                    path.write_text(json.dumps(dict(identity) | {_CHECKSUM: run_id(identity)}, indent=1))
+
+    def share(self, number: int) -> AbstractContextManager[None]:
+        """Gives one process at a time the questions of a share; another one waits for it.
+
+        Raises:
+            OutputError: The folder cannot be written.
+        """
+        return self._writing(f".share-{number}.lock")
+
+    @contextmanager
+    def _writing(self, lock: str) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock"):
-                for helper in self.folder.glob(".hand-*"):  # of a leader that is gone
-                    with FileLock(helper):
-                        pass
-                self._mend()
-                if not self._config.exists():
-                    with atomic_write(self._config) as path:
-                        path.write_text(json.dumps(dict(identity) | {_CHECKSUM: run_id(identity)}, indent=1))
+            with FileLock(self.folder / lock):
                 yield
         except OSError as error:
             raise OutputError(
                 f"records cannot be written to {self.folder}: {error.strerror}; choose another --out"
             ) from error
 
-    def _mend(self) -> None:
-        """Removes what killed processes left half-written, and sets aside what is damaged."""
-        for stale in self.folder.glob(".part-*"):
-            remove(stale)
-        damaged = self.damaged()
-        if damaged:
-            self._done.unlink(missing_ok=True)  # first, for without its parts the run is not finished
-        for path in damaged:
-            quarantine(path)
-        if flaws := self.flaws():
-            quarantine(self._done, flaws[0])
-
-    def hand(self, number: int) -> FileLock:
-        """Held by helper `number` as long as it writes, so that no other run begins before an orphan has ended."""
-        return FileLock(self.folder / f".hand-{number}")
-
     @property
     def identity(self) -> dict[str, Any]:
-        """What the run is, as noted when it began.
+        """The identity of the run, with its method and data.
 
         Raises:
-            DataError: Nothing was run here, or the note is damaged.
+            DataError: The folder holds no run, or its `config.json` is damaged.
         """
         if not self._config.exists():
-            raise DataError(f"no config.json in {self.folder}: nothing was run here; start it with this --out")
-        if not _noted(self._config):
+            raise DataError(f"no config.json in {self.folder}: no run began here; run it with this --out")
+        if (found := _read_config(self._config)) is None:
             raise self._error(f"{self._config.name} is damaged")
-        return {name: value for name, value in json.loads(self._config.read_text()).items() if name != _CHECKSUM}
+        return found
 
     @property
     def complete(self) -> bool:
@@ -151,53 +147,57 @@ class RunFolder(ABC):
         return self._done.exists() and not self.flaws()
 
     def finish(self, sample_ids: Iterable[str]) -> None:
-        """Marks the run as complete if every question has a record.
+        """Marks the run as complete if every question has a record, and removes temporary files of killed processes.
 
         Raises:
             OutputError: Some have none.
         """
-        if missing := set(sample_ids) - self.done():
+        expected, done = set(sample_ids), self.done()
+        if missing := expected - done:
             raise OutputError(
                 f"{len(missing)} questions have no record in {self.folder}, the first is {min(missing)!r}: run it again"
             )
         with atomic_write(self._done) as path:
-            path.write_text(self._mark())
+            path.write_text(f"{len(done)}\n")
+        for stale in self.folder.glob(".part-*"):
+            remove(stale)
 
     def parts(self) -> list[Path]:
-        """All parts by name, sound or not."""
+        """Returns all parts by name, intact or not."""
         return sorted(self.folder.glob(self._PARTS))
 
     def damaged(self) -> list[Path]:
-        """Files and folders whose content is not what it was."""
-        config = [self._config] if self._config.exists() and not _noted(self._config) else []
+        """Returns the files and folders whose content does not have its checksum."""
+        config = [self._config] if self._config.exists() and _read_config(self._config) is None else []
         return config + [part for part in self.parts() if not intact(part)]
 
     def flaws(self) -> list[str]:
-        """What is damaged, and which parts of a finished run are lost, each in words."""
-        damaged = [f"{path.name} is damaged" for path in self.damaged()]
-        if not self._done.exists() or (mark := self._done.read_bytes().decode(errors="replace")) == self._mark():
+        """Returns a description of each damaged file, and of records that a complete run has lost."""
+        if damaged := [f"{part.name} is damaged" for part in self.damaged()]:
             return damaged
-        lost = [name for name in mark.split("\n") if name and not (self.folder / name).exists()]
-        return damaged + [f"{name!r} is lost" for name in lost] or [f"{self._done.name} does not name its parts"]
+        if not self._done.exists():
+            return []
+        expected, found = self._done.read_bytes().strip(), len(self.done())
+        return (
+            []
+            if expected == b"%d" % found
+            else [f"{found} records are there, and {expected.decode(errors='replace')} were"]
+        )
 
-    def sound_parts(self) -> list[Path]:
-        """All parts, which may be read.
+    def intact_parts(self) -> list[Path]:
+        """Returns all parts.
 
         Raises:
-            DataError: Something is damaged or lost.
+            DataError: A file is damaged, or records are lost.
         """
         if flaws := self.flaws():
-            raise self._error(f"{len(flaws)} flaws, the first: {flaws[0]}")
+            raise self._error(flaws[0])
         return self.parts()
-
-    def _mark(self) -> str:
-        """What `DONE` says: the parts that the run consists of."""
-        return "".join(f"{part.name}\n" for part in self.parts())
 
     def _error(self, what: str) -> DataError:
         return DataError(
-            f"{self.folder}: {what} (or of an earlier version); run the command that made it again: it sets aside what "
-            "is damaged and makes it anew"
+            f"{self.folder}: {what} (or written by another version); run the command that made it again: it "
+            "quarantines damaged files and repeats their part"
         )
 
     @property
@@ -210,15 +210,15 @@ class RunFolder(ABC):
 
     @abstractmethod
     def done(self) -> frozenset[str]:
-        """Ids of the questions that are already answered."""
+        """Returns the IDs of the questions that have records."""
 
     @abstractmethod
     def append(self, batch: Any) -> None:  # noqa: ANN401 (whatever the run's module predicts)
-        """Puts what a batch of questions gave on disk."""
+        """Writes the results of one batch of questions."""
 
 
 class RecordFolder(RunFolder):
-    """The records of an evaluation, one file per batch."""
+    """The records of an evaluation, one parquet file per batch."""
 
     _PARTS = "part-*.parquet"
 
@@ -233,28 +233,28 @@ class RecordFolder(RunFolder):
             pq.write_table(table, path)
 
     def read(self) -> pa.Table:
-        """The records of the questions that were answered, by sample id.
+        """Returns the records of the answered questions, sorted by sample ID.
 
         Raises:
-            DataError: There are none, a question stands twice, or a part is damaged or lost.
+            DataError: There are none, a question has two records, or a part is damaged or lost.
         """
         table = self._all()
         answered = table.filter(pc.field("error") == "")
         if not answered.num_rows:
             raise DataError(
-                f"none of {table.num_rows} questions could be asked; the first, {table['sample_id'][0].as_py()!r}: "
+                f"none of {table.num_rows} questions could be answered; the first, {table['sample_id'][0].as_py()!r}: "
                 f"{table['error'][0].as_py()}"
             )
         return answered
 
     def failed(self) -> dict[str, str]:
-        """By sample id: why a question could not be asked."""
+        """Returns the reason for each question that could not be answered, by sample ID."""
         table = self._all()
         failed = table.filter(pc.field("error") != "")
         return dict(zip(failed["sample_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
 
     def _all(self) -> pa.Table:
-        parts = [_content(part) for part in bar(self.sound_parts(), "part", "reading records")]
+        parts = [_content(part) for part in bar(self.intact_parts(), "part", "reading records")]
         if not parts:
             raise DataError(f"no records in {self.folder}: evaluate this configuration first, with the same --out")
         whole = pa.concat_tables([SCHEMA.empty_table(), *parts], promote_options="permissive")
@@ -264,17 +264,17 @@ class RecordFolder(RunFolder):
         counts = Counter(table["sample_id"].to_pylist())
         if twice := [sample_id for sample_id, count in counts.items() if count > 1]:
             raise DataError(
-                f"{len(twice)} questions stand twice in {self.folder}, the first is {twice[0]!r}: "
+                f"{len(twice)} questions have two records in {self.folder}, the first is {twice[0]!r}: "
                 "remove the folder and evaluate again"
             )
         return table
 
     def since(self, known: Collection[Path], columns: Sequence[str]) -> dict[Path, pa.Table]:
-        """The parts that are not among the known ones.
+        """Returns columns of the parts that are not known yet.
 
         Args:
-            known: Earlier parts.
-            columns: Which are read.
+            known: Parts that were read before.
+            columns: Names of the columns.
         """
         new = [part for part in self.parts() if part not in known]
         if damaged := [part for part in new if not intact(part)]:
@@ -283,15 +283,15 @@ class RecordFolder(RunFolder):
 
 
 def _content(part: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """A part is so small that to set up a data set, or threads, takes thrice as long as to read it."""
+    """Returns a part's table; a part is so small that setting up threads would take longer than reading it."""
     with pq.ParquetFile(part) as file:
         return file.read(None if columns is None else list(columns), use_threads=False)
 
 
-def _noted(config: Path) -> bool:
-    """Whether a `config.json` is what its checksum says."""
+def _read_config(path: Path) -> dict[str, Any] | None:
+    """Returns the content of a `config.json`, or None if it does not have its checksum."""
     try:
-        found = json.loads(config.read_text())
-        return found.pop(_CHECKSUM) == run_id(found)
+        found = json.loads(path.read_text())
+        return found if found.pop(_CHECKSUM) == run_id(found) else None
     except (ValueError, AttributeError, LookupError, TypeError):
-        return False
+        return None

@@ -1,7 +1,7 @@
-"""Runs a configuration, or returns its records when it has been run."""
+"""Evaluation of a configuration: `evaluate` returns its records, and computes those that are missing."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import pyarrow as pa
 
@@ -9,10 +9,10 @@ from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
 from foveate.data.names import parsed
 from foveate.data.sample import VQASample
-from foveate.evaluation.asking import RECORD_IT, none_left, why_not
+from foveate.evaluation import ranks
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, run_id
-from foveate.evaluation.devices import team
 from foveate.evaluation.names import check_loggers
+from foveate.evaluation.prompts import RECORD_IT, failure_of, none_left
 from foveate.evaluation.records import RecordFolder
 from foveate.models.loading.load import LoadedModel, load
 
@@ -21,7 +21,7 @@ cached_load = lru_cache(maxsize=1)(load)
 
 @lru_cache(maxsize=2)
 def data_of(name: str, split: str, limit: int | None, seed: int) -> tuple[tuple[VQASample, ...], str]:
-    """The questions and their hash; see `load_samples`."""
+    """Returns the questions (see `load_samples`) and their hash."""
     samples = load_samples(name, split, limit, seed)
     return tuple(samples), data_hash(samples)
 
@@ -30,23 +30,24 @@ def evaluate(
     config: EvalConfig,
     order: int | None = None,
     enough: Callable[[pa.Table], bool] | None = None,
+    shared: bool = False,
 ) -> RecordFolder:
     """Answers the questions of a configuration that have no record yet.
 
-    Killed runs continue where they stopped; a second process waits for the first. Ctrl-C once ends the evaluation after
-    the batch, twice at once.
+    A killed evaluation resumes after its last complete batch. A second process waits for the first one.
 
     Args:
-        config: What to evaluate.
-        order: Seed of the order of the images; None means as they stand in the data set.
-        enough: Given all records so far after every batch, whether to leave it at that.
+        config: The evaluation.
+        order: Seed by which the images are shuffled; None keeps the order of the data set.
+        enough: Called with all records after every batch; True ends the evaluation early.
+        shared: Whether the processes that run the command together (`ranks`) each answer a share of the batches. All of
+            them must make this call.
 
     Returns:
-        The records, complete unless that was enough; the folder's name is the run id.
+        The records, complete unless `enough` ended the evaluation; the folder's name is the run ID.
 
     Raises:
-        FoveateError: The model, data, compressor or place is not usable; the message says why.
-        KeyboardInterrupt: After the batch at which Ctrl-C was pressed.
+        FoveateError: The model, data, compressor or output folder cannot be used; the message says why.
     """
     check_loggers(config.loggers)
     loaded: LoadedModel = cached_load(config.model, config.device, config.dtype)
@@ -55,25 +56,27 @@ def evaluate(
     folder = RecordFolder(config.out / "records" / run_id(identity))
     if folder.complete:
         return folder
-    with folder.lock(identity | {"method": repr(config.compressor), "place": parsed(config.data)[1]}):
-        done = folder.done()
-        if done and enough and enough(folder.read()):
-            return folder
-        if left := frozenset(sample.id for sample in samples) - done:
-            from foveate.evaluation.answering import Share  # Lightning and datasets take seconds to import
-            from foveate.evaluation.loggers import told
+    folder.begin(identity | {"method": repr(config.compressor), "location": parsed(config.data)[1]})
+    shares = ranks.shares() if shared else [0]
+    if shared:
+        ranks.start()
+    for share in shares:  # a process that has died leaves its share to the others
+        with folder.share(share):
+            done = folder.done()
+            if done and enough and enough(folder.read()):
+                return folder
+            if left := frozenset(sample.id for sample in samples) - done:
+                from foveate.evaluation.answering import Evaluation  # Lightning and datasets take seconds to import
 
-            share = Share(config, folder.folder.name, left, order, enough is not None)
-            with told(config, folder, identity) as callbacks:
-                own = partial(share.answer, (lambda: enough(folder.read())) if enough else None, callbacks)
-                if not team().together(share, own):
+                evaluation = Evaluation(config, loaded, samples, questions, folder, order)
+                if not evaluation.answer(left, share, len(shares), enough):
                     return folder
-        folder.finish(sample.id for sample in samples)
+    folder.finish(sample.id for sample in samples)
     return folder
 
 
 def refuse_bad(samples: Sequence[VQASample], advice: str = RECORD_IT) -> None:
-    """Raises `DataError` if one of the questions cannot be asked."""
+    """Raises `DataError` if a question cannot be asked."""
     bad = [sample for sample in samples if sample.problem]
     if bad:
         more = f" ({len(bad)} such questions)" if len(bad) > 1 else ""
@@ -81,21 +84,21 @@ def refuse_bad(samples: Sequence[VQASample], advice: str = RECORD_IT) -> None:
 
 
 def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: LoadedModel | None = None) -> VQASample:
-    """Returns the first question about an image that can be asked, of those that a study compares methods on.
+    """Returns the first question about an image that can be asked.
 
     Args:
-        config: Of the study.
-        samples: The questions.
-        loaded: The model; None judges the data alone.
+        config: The study's configuration.
+        samples: The questions on which methods are compared.
+        loaded: The model; None checks the data alone.
 
     Raises:
-        DataError: The split has no answers, no question is about an image, none can be asked, or one cannot and the
-            configuration says to stop there.
+        DataError: The split has no answers, no question is about an image, none can be asked, or one cannot and
+            `on_error` is "stop".
     """
     if any(sample.scoring == "none" and not sample.problem for sample in samples):
         raise DataError(
-            f"split {config.split!r} of {config.data!r} comes without answers, so methods cannot be compared on it; "
-            "write what one of them answers for the benchmark's server: python experiments/answer_benchmark.py"
+            f"split {config.split!r} of {config.data!r} has no answers, so methods cannot be compared on it; write one "
+            "method's answers for the benchmark's server: python experiments/answer_benchmark.py"
         )
     if config.on_error == "stop":
         refuse_bad(samples)
@@ -106,9 +109,9 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: Loade
             "them: ask more questions (--limit)"
         )
     for sample in about_images:
-        why = why_not(sample, loaded, config.max_new_tokens)
+        why = failure_of(sample, loaded, config.max_new_tokens)
         if not why:
             return sample
         if config.on_error == "stop":
             raise DataError(f"question {sample.id!r}: {why}; {RECORD_IT}")
-    raise none_left(about_images, why_not(about_images[0], loaded, config.max_new_tokens))
+    raise none_left(about_images, failure_of(about_images[0], loaded, config.max_new_tokens))

@@ -1,4 +1,4 @@
-"""Hashes Python source: without layout, comments and docstrings, and with the source that it imports."""
+"""Hashes of Python source without layout, comments and docstrings, and of the source that it imports."""
 
 import ast
 import functools
@@ -20,7 +20,7 @@ def tree_hash(source: bytes, name: str = "source") -> str:
 
     Args:
         source: The content of a file.
-        name: Of the file, for syntax errors.
+        name: Name of the file in syntax errors.
     """
     return _hash(ast.parse(source, name))
 
@@ -64,17 +64,17 @@ def _with_parents(module: str) -> list[str]:
 
 
 def is_own(module: str | None, package: str = "") -> bool:
-    """Tells whether the code of a module counts: it is not installed, or belongs to the plug-in's own `package`."""
+    """Returns whether the code of a module counts: it is not installed, or belongs to the plug-in's own `package`."""
     top = top_of(module)
     if not top or top == OURS or top in sys.stdlib_module_names - {"__main__"}:
         return False
-    if top == package or (place := _place(top)) is None:
+    if top == package or (path := _path_of(top)) is None:
         return True
-    return not ({"site-packages", "dist-packages"} & set(place.parts) or place.is_relative_to(_STANDARD))
+    return not ({"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(_STANDARD))
 
 
-def _place(top: str) -> Path | None:
-    """Returns where a top-level module or package lies."""
+def _path_of(top: str) -> Path | None:
+    """Returns the path of a top-level module or package."""
     found = sys.modules.get(top) or _spec(top)
     path = getattr(found, "__file__", None) or getattr(found, "origin", None)
     folders = getattr(found, "__path__", None) or getattr(found, "submodule_search_locations", None)
@@ -124,9 +124,9 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def versions_of(module: str | None) -> list[str]:
-    """Returns name and version of the distribution that a module of another package comes from, if it has one."""
+    """Returns name and version of the distribution of another package's module, if it has one."""
     top = top_of(module)
-    if not top or top == OURS or top in sys.stdlib_module_names:  # what this package does is hashed beside
+    if not top or top == OURS or top in sys.stdlib_module_names:  # this package's own code is hashed separately
         return []
     try:
         return [f"{top} {version(top)}"]
@@ -139,9 +139,9 @@ def _hash(tree: ast.AST) -> str:
 
 
 def _nodes(node: object) -> Iterator[str]:
-    """Yields a syntax tree without layout, and without statements that are only text, as docstrings are.
+    """Yields the nodes of a syntax tree, without layout, docstrings and other statements that are only text.
 
-    The fields that are empty are left out, so that versions of Python that know more of them agree.
+    Empty fields are left out, so that versions of Python with additional fields agree.
     """
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
@@ -165,7 +165,7 @@ def _nodes(node: object) -> Iterator[str]:
 
 
 def digest(*parts: object) -> str:
-    """Returns the hash of some parts, each with its length, so that no two lists of parts run together."""
+    """Returns the hash of parts, each with its length, so that different lists of parts never have the same hash."""
     whole = hashlib.sha256()
     for part in parts:
         content = str(part).encode(errors="surrogatepass")

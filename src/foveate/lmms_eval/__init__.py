@@ -1,1 +1,1 @@
-"""The adapter to lmms-eval, `--model foveate`; without lmms-eval nothing here can be imported."""
+"""The adapter to lmms-eval, `--model foveate`; its modules need lmms-eval."""

@@ -1,4 +1,4 @@
-"""From lmms-eval's requests to chat prompts with images, and from its generation options to those of `generate`."""
+"""Converts lmms-eval's requests to chat prompts with images, and its generation options to those of `generate`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ USED = (*_SAMPLING, *_SEARCH, "do_sample", "max_new_tokens", "max_gen_toks", "un
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """A chat prompt.
+    """A chat prompt with its images.
 
     Attributes:
-        written: Its text.
-        images: In reading order.
+        prompt: The text of the prompt.
+        images: The images in reading order.
         data: The parts of the text that come from the task.
-        target: The tokens of which the probability is wanted, if any.
+        target: The tokens whose probability is requested, if any.
     """
 
-    written: str
+    prompt: str
     images: Sequence[Image]
     data: Sequence[str] = ()
     target: Sequence[int] = ()
 
     @classmethod
     def of(cls, loaded: LoadedModel, context: str, visuals: Sequence[Any] | None, system: str) -> "Request":
-        """The prompt of a context with images, which stand at its `<image>`, or before it where it has none.
+        """Returns the prompt of a context with images at its `<image>` placeholders, or before it if it has none.
 
         Raises:
-            DataError: Something is no image, or there are not as many as places for them.
+            DataError: A visual is not an image, or the number of placeholders differs from the number of images.
         """
         images = list(visuals or ())
         for visual in images:
@@ -47,34 +47,36 @@ class Request:
                 )
         texts = context.split(PLACEHOLDER)
         if len(texts) == 1:
-            return cls(loaded.written([*[None] * len(images), context], system), images, (context,))
+            return cls(loaded.chat_prompt([*[None] * len(images), context], system), images, (context,))
         if len(texts) - 1 != len(images):
             raise DataError(
-                f"the question {context[:60]!r} has {len(texts) - 1} places ({PLACEHOLDER}) for {len(images)} images"
+                f"the question {context[:60]!r} has {len(texts) - 1} placeholders ({PLACEHOLDER}) for {len(images)} "
+                "images: expected one per image, or none"
             )
         content = [part for text in texts for part in (None, text.strip()) if part != ""][1:]
-        return cls(loaded.written(content, system), images, [part for part in content if part])
+        return cls(loaded.chat_prompt(content, system), images, [part for part in content if part])
 
 
-def decoding(asked: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    """Options of `generate`: greedy, unless the task gives a temperature.
+def generate_options(task_options: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    """Returns options of `generate` for a task: greedy unless the task sets a temperature.
 
     Args:
-        asked: A task's `generation_kwargs`.
-        limit: Longest answer where it says none.
+        task_options: The task's `generation_kwargs`.
+        limit: Longest answer if the task sets no limit.
     """
-    temperature = asked.get("temperature")
-    options = {name: asked[name] for name in _SEARCH if asked.get(name) is not None}
-    options["max_new_tokens"] = asked.get("max_new_tokens", asked.get("max_gen_toks", limit))
-    if temperature == 0 or not asked.get("do_sample", temperature is not None):
+    temperature = task_options.get("temperature")
+    options = {name: task_options[name] for name in _SEARCH if task_options.get(name) is not None}
+    options["max_new_tokens"] = task_options.get("max_new_tokens", task_options.get("max_gen_toks", limit))
+    if temperature == 0 or not task_options.get("do_sample", temperature is not None):
         return options | {"do_sample": False} | dict.fromkeys(_SAMPLING)
-    return options | {"do_sample": True} | {name: asked[name] for name in _SAMPLING if asked.get(name) is not None}
+    sampling = {name: task_options[name] for name in _SAMPLING if task_options.get(name) is not None}
+    return options | {"do_sample": True} | sampling
 
 
 def until(answer: str, stops: str | Sequence[str] | None) -> str:
-    r"""The answer before the first of some texts.
+    r"""Returns the answer up to the first of the stop texts.
 
-    "\n\n" does not count: lmms-eval adds it to every task, to end what follows examples in the prompt.
+    "\n\n" is ignored: lmms-eval adds it to every task, to end continuations of few-shot prompts.
     """
     for stop in [stops] if isinstance(stops, str) else stops or ():
         if stop and stop != "\n\n":

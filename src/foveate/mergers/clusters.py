@@ -38,6 +38,7 @@ class Clusters(Merger):
         kept: Int[Tensor, "batch kept"],
         scores: Float[Tensor, "batch patch"],
         trace: Trace,
+        budget: int,
     ) -> Compression:
         dropped = left_over(kept, scores)
         if not dropped.any():

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
-from foveate.core.errors import BudgetError, UnsupportedNeed
+from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Keys, Need
 from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.core.values import Share
@@ -29,13 +28,11 @@ class Contextual(Merger):
     Source: arXiv 2412.04467 (VisionZip).
 
     Attributes:
-        keep: The whole budget, the same as the compressor's.
         share: Of the budget that goes to merged tokens (10 of 64).
         layer: Of the tower, whose keys say what is near.
         cls: Whether [CLS] is the first token, within the budget.
     """
 
-    keep: Keep
     share: Share = 5 / 32
     layer: int = -2
     cls: bool = True
@@ -50,15 +47,12 @@ class Contextual(Merger):
         kept: Int[Tensor, "batch kept"],
         scores: Float[Tensor, "batch patch"],
         trace: Trace,
+        budget: int,
     ) -> Compression:
         patches, sources = scores.shape[1], scores.shape[1] + self.cls
         if features.shape[1] < sources:
             raise UnsupportedNeed(f"{self}: this tower has no [CLS] to keep as a token; use cls=False")
-        budget = resolve_keep(self.keep, trace.patches)
-        count = self._merged(budget)
-        if kept.shape[1] + count + self.cls > budget:
-            raise BudgetError(f"{self} is given {kept.shape[1]} kept patches: its compressor has another budget")
-        dropped = left_over(kept, scores)
+        dropped, count = left_over(kept, scores), self._merged(budget)
         targets = listed(_spread(dropped, count))[:, :count]
         keys = trace[Keys(self.layer)][:, :patches].mean(2)
         group = nearest(keys, targets) if count else torch.zeros_like(dropped, dtype=torch.long)
@@ -72,8 +66,6 @@ class Contextual(Merger):
         return packed(origin, torch.cat([cls_row, unit_rows(kept, sources), chosen + joined], 1))
 
     def reserved(self, keep: int) -> int:
-        if isinstance(self.keep, int) and self.keep != keep:
-            raise BudgetError(f"{self} in a compressor that keeps {keep}: give both the same budget")
         return self._merged(keep) + self.cls
 
     def _merged(self, keep: int) -> int:

@@ -20,5 +20,6 @@ class Drop(Merger):
         kept: Int[Tensor, "batch kept"],
         scores: Float[Tensor, "batch patch"],
         trace: Trace,
+        budget: int,
     ) -> Compression:
         return Compression(kept)

@@ -24,6 +24,7 @@ class DroppedMean(Merger):
         kept: Int[Tensor, "batch kept"],
         scores: Float[Tensor, "batch patch"],
         trace: Trace,
+        budget: int,
     ) -> Compression:
         dropped = left_over(kept, scores)[:, None]
         return appended(kept, unit_rows(kept, scores.shape[1]), mean_rows(dropped.float()), dropped.any(-1))

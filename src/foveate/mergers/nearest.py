@@ -27,6 +27,7 @@ class Nearest(Merger):
         kept: Int[Tensor, "batch kept"],
         scores: Float[Tensor, "batch patch"],
         trace: Trace,
+        budget: int,
     ) -> Compression:
         patches = scores.shape[1]
         joined = group_rows(nearest(features[:, :patches], kept), left_over(kept, scores), kept.shape[1])

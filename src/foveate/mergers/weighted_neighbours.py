@@ -42,6 +42,7 @@ class WeightedNeighbours(Merger):
         kept: Int[Tensor, "batch kept"],
         scores: Float[Tensor, "batch patch"],
         trace: Trace,
+        budget: int,
     ) -> Compression:
         real = scores != -torch.inf
         weights = torch.where(real, scores, 0).float()[:, None]

@@ -27,5 +27,6 @@ class ZeroFill(Merger):
         kept: Int[Tensor, "batch kept"],
         scores: Float[Tensor, "batch patch"],
         trace: Trace,
+        budget: int,
     ) -> Compression:
         return Compression(torch.where(kept == PADDING, EXTRA, kept), unit_rows(kept, scores.shape[1]))

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from importlib import import_module
 from inspect import Parameter, Signature, signature
 from statistics import fmean
-from typing import Any
+from typing import Any, get_origin
 
 from torch import nn
 
 from foveate.compressors import Compressor, Fallback
 from foveate.core.budget import plain_keep, resolve_keep
-from foveate.core.errors import BudgetError, FoveateError, UnknownMethod, shown
-from foveate.core.needs import ClsRows, Need, ReceivedRows, resolve_layer
-from foveate.core.values import Misfit, fitted
+from foveate.core.errors import BudgetError, FoveateError, OptionError, UnknownMethod, shown
+from foveate.core.layers import AtDepth, BlockAtDepth, blocks_in_decoder, resolve_layer
+from foveate.core.needs import ClsRows, Need, ReceivedRows
+from foveate.core.values import Misfit, expected, fitted
 from foveate.methods.registry import METHODS, VARIANTS, parts_of
 from foveate.models.backbone.adapter import Adapter, Tower
 from foveate.models.loading.load import LoadedModel, adapt
 
 BUDGETLESS = ("full", "blind")
-_VISION_BLOCKS, _DECODER_BLOCKS = 24, 32  # of the models that the authors' layer numbers are for
 
 
 @dataclass(frozen=True)
@@ -113,38 +113,33 @@ def options_for(
     deepstack_levels: int = 0,
     keeps_cls: bool = True,
 ) -> dict[str, Any]:
-    """The recipe's options for a model; those about layers are scaled from the authors' models to its depths.
+    """Returns the options of a recipe whose defaults depend on the model.
 
-    Options named `..._layer` count the tower's layers, `layer`, `layers` and `after` the decoder's blocks; several stay
-    different from each other. Negative ones mean the same everywhere.
+    These are the options with an `AtDepth` or `BlockAtDepth` as default, and `cls`.
 
     Args:
-        recipe: From a budget and options to a compressor.
-        tower_depth: Layers of the vision tower.
-        decoder_depth: Blocks of the language model.
-        deepstack_levels: Before so many of the first ones no token may go.
-        keeps_cls: Whether [CLS] could be a token.
+        recipe: Function from a budget and options to a compressor.
+        tower_depth: Number of layers of the vision tower.
+        decoder_depth: Number of blocks of the language model.
+        deepstack_levels: Number of leading blocks that receive DeepStack features; no cut may come before their end.
+        keeps_cls: Whether [CLS] can be a token.
     """
     options: dict[str, Any] = {}
     for name, parameter in signature(recipe).parameters.items():
-        if name.endswith("_layer") and parameter.default >= 0:
-            first = int(name == "object_layer")  # which counts from 1
-            scaled = (parameter.default - first) * (tower_depth - 1) / (_VISION_BLOCKS - 1)
-            options[name] = max(1, round(scaled) + first)
-        elif name == "layer":
-            options[name] = max(1, deepstack_levels, _scaled(parameter.default, decoder_depth))
-        elif name in ("layers", "after"):
-            behind = int(name == "after")  # the cut is
-            options[name] = _spread(
-                parameter.default, decoder_depth, max(1, deepstack_levels) - behind, decoder_depth - 1 - behind
-            )
+        default = parameter.default
+        blocks = default if isinstance(default, tuple) else (default,)
+        if blocks and all(isinstance(block, BlockAtDepth) for block in blocks):
+            found = blocks_in_decoder(blocks, decoder_depth, max(1, deepstack_levels))
+            options[name] = found if isinstance(default, tuple) else found[0]
+        elif isinstance(default, AtDepth):
+            options[name] = default.in_tower(tower_depth)
         elif name == "cls" and not keeps_cls:
             options[name] = False
     return options
 
 
 def options_on(recipe: Callable[..., Compressor], adapter: Adapter) -> dict[str, Any]:
-    """`options_for` the model of this adapter."""
+    """Returns `options_for` the model of an adapter."""
     return options_for(recipe, adapter.tower.depth, adapter.decoder.depth, adapter.deepstack_levels, adapter.keeps_cls)
 
 
@@ -163,7 +158,7 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
         FoveateError: The method has no such option, or the value is not of its kind.
     """
     recipe = method(name)
-    parameters = {n: p for n, p in signature(recipe).parameters.items() if n != "keep"}
+    parameters = {n: p for n, p in signature(recipe, eval_str=True).parameters.items() if n != "keep"}
     if unknown := sorted(set(given) - set(parameters)):
         known = ", ".join(str(parameter) for parameter in parameters.values()) or "none"
         raise FoveateError(f"option {unknown[0]!r} of {name} is unknown; its options: {known}")
@@ -171,7 +166,7 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
     if keep is None and signature(recipe).parameters["keep"].default is Parameter.empty:
         raise BudgetError(f"{name} needs keep: how many patches stay, as a count or a fraction such as 0.25")
     options = options_on(recipe, adapter)
-    options |= {n: _like(parameters[n].default, n, value) for n, value in given.items()}
+    options |= {n: _typed(n, parameters[n], value) for n, value in given.items()}
     return with_fallbacks(recipe(**options) if keep is None else recipe(keep=keep, **options), adapter.tower)
 
 
@@ -256,31 +251,17 @@ def at_budgets(
     return found, unable
 
 
-def _like(default: Any, name: str, value: Any) -> Any:  # noqa: ANN401 (of any option)
-    """The value as the option's default is written.
+def _typed(name: str, parameter: Parameter, value: Any) -> Any:  # noqa: ANN401 (of any option)
+    """Returns the value of an option in the type that the recipe declares.
 
     Raises:
-        FoveateError: It cannot be.
+        OptionError: The value is not of that type.
     """
-    if isinstance(default, tuple) and isinstance(value, str):
+    hint = type(parameter.default) if parameter.annotation is Parameter.empty else parameter.annotation
+    if get_origin(hint) is tuple and isinstance(value, str):
         with suppress(ValueError, SyntaxError):
             value = literal_eval(value)
-    kind = next((kind for kind in (bool, int, float) if isinstance(default, kind)), tuple[object, ...])
     try:
-        return fitted(value, kind) if isinstance(default, bool | int | float | tuple) else value
+        return fitted(value, hint)
     except Misfit:
-        raise FoveateError(f"{name}={shown(value)}: expected {type(default).__name__}, like {default!r}") from None
-
-
-def _scaled(block: int, depth: int) -> int:
-    return min(depth - 1, round(block * depth / _DECODER_BLOCKS))
-
-
-def _spread(layers: tuple[int, ...], depth: int, first: int, last: int) -> tuple[int, ...]:
-    """Scaled decoder blocks, all different, from the first that is possible to the last."""
-    found: list[int] = []
-    for number, layer in enumerate(layers):
-        latest = last - (len(layers) - 1 - number)
-        lowest = found[-1] + 1 if found else first
-        found.append(max(lowest, min(latest, _scaled(layer, depth))))
-    return tuple(found)
+        raise OptionError(f"{name}={shown(value)}: expected {expected(hint)}") from None

@@ -20,7 +20,7 @@ from foveate.compressors import (
 )
 from foveate.core.budget import Floor, Geometric, Keep, Number, Times, plain_keep
 from foveate.core.errors import BudgetError
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import AtDepth, BlockAtDepth, LayersFrom
 from foveate.core.values import whole
 from foveate.mergers import Clusters, Contextual, DroppedMean, Nearest, WeightedNeighbours, ZeroFill
 from foveate.methods.sparsevlm_counts import SPARSEVLM, SPARSEVLM_PLUS, interpolated
@@ -117,7 +117,7 @@ def response_attention(keep: Keep, blocks: tuple[int, ...] = ()) -> Compressor:
     return VisionCompressor(ResponseAttention(blocks), keep)
 
 
-def vtc_cls(keep: Keep, start_layer: int = 16) -> Compressor:
+def vtc_cls(keep: Keep, start_layer: int = AtDepth(16, of=24)) -> Compressor:
     """VTC-CLS: [CLS] attention summed from `start_layer` to the layer that writes the features.
 
     The default is that of the authors' scripts. Source: arXiv 2412.05819.
@@ -141,7 +141,7 @@ def visionzip(keep: Keep, share: float = 5 / 32, deep_layer: int = -2, cls: bool
     The authors' 64 = 54 + 10, where 54 counts [CLS], which models without one leave out (`cls`). Source: arXiv
     2412.04467.
     """
-    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, merger=Contextual(keep, share, deep_layer, cls))
+    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, merger=Contextual(share, deep_layer, cls))
 
 
 def prumerge(keep: Keep | None = None) -> Compressor:
@@ -194,7 +194,9 @@ def trim(keep: Keep | None = None, negated: bool = True) -> Compressor:
     return VisionCompressor(scorer, _floored(keep), selector, DroppedMean())
 
 
-def hiprune(keep: Keep, alpha: float = 0.1, object_layer: int = 9, deep_layer: int = -2) -> Compressor:
+def hiprune(
+    keep: Keep, alpha: float = 0.1, object_layer: int = AtDepth(9, of=24, offset=1), deep_layer: int = -2
+) -> Compressor:
     """HiPrune: received attention of a middle layer with neighbours, then of a deep one.
 
     `object_layer` counts from 1, as the authors' does. Source: arXiv 2508.00553.
@@ -235,7 +237,9 @@ def mmtok(keep: Keep) -> Compressor:
     return VisionCompressor(Constant(), keep, MaxCoverage())
 
 
-def vscan(keep: Number, local_layer: int = 5, layer: int = 16, deep_layer: int = -2) -> Compressor:
+def vscan(
+    keep: Number, local_layer: int = AtDepth(5, of=24), layer: int = BlockAtDepth(16, of=32), deep_layer: int = -2
+) -> Compressor:
     """VScan: 1.5 `keep` patches, local and global, others merged into them; half of `keep` before block `layer`.
 
     Source: arXiv 2505.22654.
@@ -245,12 +249,12 @@ def vscan(keep: Number, local_layer: int = 5, layer: int = 16, deep_layer: int =
     return Pipeline((before, DecoderCompressor(PromptAttention(layer), Times(keep, 0.5), layer, positions="repacked")))
 
 
-def random_inside(keep: Keep, layer: int = 2, seed: int = 0) -> Compressor:
+def random_inside(keep: Keep, layer: int = BlockAtDepth(2, of=32), seed: int = 0) -> Compressor:
     """Control: patches at random, dropped where FastV drops its own, so that only what chooses them differs."""
     return DecoderCompressor(Random(seed), _floored(keep), layer)
 
 
-def fastv(keep: Keep, layer: int = 2) -> Compressor:
+def fastv(keep: Keep, layer: int = BlockAtDepth(2, of=32)) -> Compressor:
     """FastV: attention of the last prompt token in block `layer` - 1; tokens go before block `layer`.
 
     A fraction is the share kept (the authors' 1 - ratio), rounded down as they do. Source: arXiv 2403.06764.
@@ -260,7 +264,7 @@ def fastv(keep: Keep, layer: int = 2) -> Compressor:
 
 def pyramiddrop(
     keep: Number | None = None,
-    layers: tuple[int, ...] = (8, 16, 24),
+    layers: tuple[int, ...] = BlockAtDepth.each(8, 16, 24, of=32),
     ratios: tuple[float, ...] = (0.5, 0.25, 0.125),
 ) -> Compressor:
     """PyramidDrop: before each of `layers` the last prompt token's attention there, asked ahead, keeps less.
@@ -280,7 +284,10 @@ def pyramiddrop(
     )
 
 
-def sparsevlm(keep: Number, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
+_SPARSEVLM_BLOCKS = BlockAtDepth.each(2, 6, 15, of=32, after=True)
+
+
+def sparsevlm(keep: Number, after: tuple[int, ...] = _SPARSEVLM_BLOCKS) -> Compressor:
     """SparseVLM 1.5: raters' attention after each block of `after`; dropped tokens are recycled as cluster means.
 
     `keep` is the authors' name of a list of counts (192, 128, 96, 64); other numbers interpolate between the lists.
@@ -297,7 +304,7 @@ def sparsevlm(keep: Number, after: tuple[int, ...] = (2, 6, 15)) -> Compressor:
     )
 
 
-def sparsevlm_plus(keep: Number, after: tuple[int, ...] = (2, 6, 15), strongest: int = 14) -> Compressor:
+def sparsevlm_plus(keep: Number, after: tuple[int, ...] = _SPARSEVLM_BLOCKS, strongest: int = 14) -> Compressor:
     """SparseVLM+ (2.0): probabilities relative to what positions alone would score, no recycling, positions kept.
 
     Source: arXiv 2410.04417, code of version 2.0.
@@ -311,7 +318,7 @@ def sparsevlm_plus(keep: Number, after: tuple[int, ...] = (2, 6, 15), strongest:
     )
 
 
-def dart(keep: Keep, layer: int = 2) -> Compressor:
+def dart(keep: Keep, layer: int = BlockAtDepth(2, of=32)) -> Compressor:
     """DART: tokens least like a few pivots, chosen by the keys of block `layer` - 1.
 
     `keep` is the authors' setting, of which 4 + 8 * (keep // 8) remain. Source: arXiv 2502.11494.
@@ -319,7 +326,7 @@ def dart(keep: Keep, layer: int = 2) -> Compressor:
     return DecoderCompressor(Constant(), keep, layer, LeastAlike(whole("layer", layer) - 1))
 
 
-def feather(keep: Number = 0.3, layers: tuple[int, ...] = (8, 16), step: int = 3) -> Compressor:
+def feather(keep: Number = 0.3, layers: tuple[int, ...] = BlockAtDepth.each(8, 16, of=32), step: int = 3) -> Compressor:
     """FEATHER: attention without positions joined with an even grid, then the square of that share of what is left.
 
     Source: arXiv 2412.13180.
@@ -329,7 +336,7 @@ def feather(keep: Number = 0.3, layers: tuple[int, ...] = (8, 16), step: int = 3
     return Pipeline((cut, DecoderCompressor(second, None, layers[1], TopShare(keep))))
 
 
-def vtw(keep: Keep | None = None, layer: int = 15) -> Compressor:
+def vtw(keep: Keep | None = None, layer: int = BlockAtDepth(15, of=32)) -> Compressor:
     """VTW: no visual token from block `layer` on; `keep` is ignored. Source: arXiv 2405.05803."""
     return DecoderCompressor(Constant(), None, layer, Nothing())
 

@@ -1,1 +1,1 @@
-"""Adapters between the contracts of `core` and Hugging Face models; the only package that knows both."""
+"""Adapters between the contracts of `core` and Hugging Face models."""

@@ -1,1 +1,1 @@
-"""Cost of an answer: time by part, memory, and floating-point operations."""
+"""The cost of an answer: time by part, memory, and floating-point operations."""

@@ -1,4 +1,4 @@
-"""How long the parts of a call take, and how much memory it holds at its peak."""
+"""Time by part and peak memory of a call."""
 
 import ctypes
 import platform
@@ -14,14 +14,14 @@ _PROCESS, _CPU = Path("/proc/self"), Path("/proc/cpuinfo")
 
 
 class Clock:
-    """A stopwatch of named parts. Time belongs to the innermost part that runs, so that parts add up.
+    """A stopwatch with named parts; time counts for the innermost running part, so that parts add up to the total.
 
-    An accelerator works behind its caller's back; wherever a part begins or ends it is waited for. What is read is the
-    clock on the wall and not the accelerator's events, because the work of the host between two kernels, which methods
-    that choose tokens have plenty of, is waited for as well.
+    An accelerator works asynchronously, so the clock synchronizes with it wherever a part begins or ends. It reads
+    wall-clock time, not the accelerator's events, because methods that choose tokens have much work on the host between
+    two kernels.
 
     Args:
-        device: Where the work is done: cpu, cuda, mps or any other that `torch.accelerator` knows.
+        device: The device that does the work: cpu, cuda, mps or any other that `torch.accelerator` supports.
 
     Attributes:
         ms: Milliseconds by part.
@@ -35,7 +35,7 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """While active, time is that of this part, unless another begins inside it."""
+        """Counts the time inside the context for this part, except for parts that begin inside it."""
         self._credit()
         self._running.append(name)
         try:
@@ -46,13 +46,14 @@ class Clock:
 
     @contextmanager
     def listening(self, *calls: tuple[object, str, str]) -> Iterator[None]:
-        """While active, every call of some methods is a part: (object, name of its method, name of the part).
+        """Counts every call of some methods as a part, and restores the objects on leaving.
 
-        Afterwards the objects are as they were.
+        Args:
+            *calls: The object, the name of its method, and the name of the part.
         """
         with ExitStack() as stack:
             for owner, method, name in calls:
-                own = vars(owner).get(method)  # as a module has that accelerate put a hook around
+                own = vars(owner).get(method)  # set on modules that accelerate has hooked
                 setattr(owner, method, self._timed(getattr(owner, method), name))
                 stack.callback(setattr, owner, method, own) if own else stack.callback(delattr, owner, method)
             yield
@@ -75,14 +76,14 @@ class Clock:
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device | str) -> int | None:
-    """Most memory that a call holds at once, above what was held before it; None, and no call, where nobody can tell.
+    """Returns the peak memory of a call above the memory in use before it; None, without a call, if it is unavailable.
 
-    On a CPU the resident set of the whole process, in pages, which Linux alone can be asked for; on MPS by how much the
-    pool of the allocator grows, which is never less; on other accelerators what tensors occupy.
+    On a CPU it is the resident set of the whole process, available on Linux only; on MPS the growth of the allocator's
+    pool, an upper bound; on other accelerators the memory of tensors.
 
     Args:
-        call: Should have run before: what is loaded or compiled at a first call counts.
-        device: Where it works.
+        call: The call, which should have run before, because memory for loading and compiling counts.
+        device: The device that does the work.
     """
     device = torch.device(device)
     match device.type:
@@ -104,7 +105,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str) -> int | 
 
 
 def device_name(device: torch.device | str) -> str:
-    """What a device calls itself."""
+    """Returns the name of a device, such as that of the GPU or the processor."""
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -123,7 +124,7 @@ def _wait(device: torch.device) -> None:
 def _peak_resident_bytes(call: Callable[[], object]) -> int | None:
     try:
         _return_freed()
-        (_PROCESS / "clear_refs").write_text("5")  # the peak so far is what is resident now: proc(5)
+        (_PROCESS / "clear_refs").write_text("5")  # resets the peak to the current resident set: proc(5)
     except OSError:
         return None
     before = _status("VmRSS")
@@ -132,8 +133,8 @@ def _peak_resident_bytes(call: Callable[[], object]) -> int | None:
 
 
 def _return_freed() -> None:
-    """What was freed but kept for later would be used again without showing."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    """Returns freed memory to the system, whose reuse would otherwise not count."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if trim:
         trim(0)
 

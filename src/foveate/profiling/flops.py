@@ -9,16 +9,15 @@ and k key-value heads of width e, and an FFN of inner width m, a block of the de
     gate, up and down              3 n d m
 
 which for h e = k e = d is the 4 n d^2 + 2 n^2 d + 3 n d m of the literature. The attention matrix counts in full,
-although half of it is masked; norms, softmax, rotary embeddings, the embedding table and the head (d x vocabulary for
-one token) do not count, nor what a method computes to choose its tokens. n differs from block to block when tokens go
-inside the decoder, and every prompt has its own, so a mean over prompts is a mean of these sums and not the sum of a
-mean.
+although half of it is masked. Norms, softmax, rotary embeddings, the embedding table, the head (d x vocabulary for one
+token) and the scoring of patches do not count. n differs between blocks when tokens are dropped inside the decoder, and
+between prompts, so a mean over prompts is a mean of these sums and not the sum of a mean.
 
-A block of a vision tower takes 4 n d^2 + 2 n^2 d + 2 n d m, with 3 n d m where its FFN is gated. Where patches only see
+A block of a vision tower takes 4 n d^2 + 2 n^2 d + 2 n d m, with 3 n d m if its FFN is gated. If patches attend only to
 windows of s_1, s_2, ... patches, n^2 becomes s_1^2 + s_2^2 + ...
 
-Four conventions are in circulation, and a number says little without them: MACs or FLOPs = 2 x MACs, visual tokens only
-or the whole prompt, two or three FFN matrices in the decoder, the vision tower with or without. See `Convention`.
+Numbers are comparable only under the same conventions: MACs or FLOPs = 2 x MACs, visual tokens only or the whole
+prompt, two or three FFN matrices in the decoder, with or without the vision tower. See `Convention`.
 """
 
 from collections.abc import Sequence
@@ -35,13 +34,13 @@ from foveate.profiling.shapes import DecoderShape, ProjectorShape, TowerShape
 
 @dataclass(frozen=True)
 class Convention:
-    """What a number of operations counts; the default is this project's.
+    """The rules by which operations are counted; the default is this project's.
 
     Attributes:
-        macs: Multiply-accumulates, not 2 x MACs.
-        visual_only: As if prompts were nothing but visual tokens.
-        ffn_matrices: Of the decoder: it has 3, and formulas of some papers 2.
-        vision: Tower and projector too.
+        macs: Whether to count multiply-accumulates instead of 2 x MACs.
+        visual_only: Whether to count only the visual tokens of a prompt.
+        ffn_matrices: Number of matrices in the decoder's FFN: it has 3, but the formulas of some papers 2.
+        vision: Whether to count tower and projector.
     """
 
     macs: bool = False
@@ -57,8 +56,8 @@ class Convention:
 
 OURS = Convention()
 LANGUAGE_MODEL = Convention(vision=False)
-# Under the name of who counts so. The 576 visual tokens of LLaVA-1.5-7B are "3.82T" for PyramidDrop (arXiv 2410.17247)
-# and would be 2.99T by the formula of FastV (arXiv 2403.06764), which calls MACs FLOPs.
+# By the paper that uses each. The 576 visual tokens of LLaVA-1.5-7B take "3.82T" in PyramidDrop (arXiv 2410.17247) and
+# 2.99T by the formula of FastV (arXiv 2403.06764), which calls MACs FLOPs.
 CONVENTIONS = {
     "foveate": OURS,
     "language model": LANGUAGE_MODEL,
@@ -74,17 +73,17 @@ def operations(
     vision_macs: int | float | Real[np.ndarray, "*prompt"],
     convention: Convention = OURS,
 ) -> Float[np.ndarray, "*prompt"]:
-    """Operations of a prefill.
+    """Returns the operations of a prefill.
 
     Args:
-        visual: Visual tokens that enter each block.
-        text: All other tokens of each prompt.
-        decoder: The language model.
-        vision_macs: Of tower and projector: `tower_macs` and `projector_macs`.
-        convention: What is counted.
+        visual: Number of visual tokens that enter each block.
+        text: Number of all other tokens of each prompt.
+        decoder: Sizes of the language model.
+        vision_macs: MACs of tower and projector: the sum of `tower_macs` and `projector_macs`.
+        convention: The rules by which operations are counted.
 
     Raises:
-        FoveateError: The last axis of `visual` is not that of the decoder's blocks.
+        FoveateError: The last axis of `visual` does not have the length of the decoder's blocks.
     """
     tokens = visual if convention.visual_only else visual + text[..., None]
     macs = decoder_macs(tokens, decoder, convention.ffn_matrices) + (vision_macs if convention.vision else 0)
@@ -94,33 +93,33 @@ def operations(
 def prefill_flops(
     visual: Real[np.ndarray, "*prompt block"], text: Real[np.ndarray, "*prompt"], shape: DecoderShape
 ) -> Float[np.ndarray, "*prompt"]:
-    """`operations` of the language model alone, 2 x MACs, visual and text tokens."""
+    """Returns the operations of the language model alone: 2 x MACs, visual and text tokens."""
     return operations(visual, text, shape, 0, LANGUAGE_MODEL)
 
 
 def decoder_macs(
     tokens: Real[np.ndarray, "*prompt block"], shape: DecoderShape, ffn_matrices: int = 3
 ) -> Float[np.ndarray, "*prompt"]:
-    """Multiply-accumulates of all blocks, from the tokens that enter each of them; see `operations`."""
+    """Returns the multiply-accumulates of all blocks, from the number of tokens that enter each; see `operations`."""
     if tokens.shape[-1] != shape.blocks:
-        raise FoveateError(f"tokens of shape {tokens.shape}: the last axis must be that of the {shape.blocks} blocks")
+        raise FoveateError(f"tokens of shape {tokens.shape}: expected one number for each of the {shape.blocks} blocks")
     n, queries, keys = tokens.astype(float), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     linear = 2 * shape.hidden * (queries + keys) + ffn_matrices * shape.hidden * shape.intermediate
     return np.asarray((n * linear + 2 * n**2 * queries).sum(-1))
 
 
-def tower_macs(shape: TowerShape, seen: Sequence[Grid]) -> int:
-    """Multiply-accumulates of the vision tower, with every one of its blocks.
+def tower_macs(shape: TowerShape, grids: Sequence[Grid]) -> int:
+    """Returns the multiply-accumulates of the vision tower, all blocks included.
 
     Args:
-        shape: Of the tower.
-        seen: The patches of each of the images that it sees, such as tiles.
+        shape: Sizes of the tower.
+        grids: The grid of patches of each input of the tower, such as a tile.
     """
-    return sum(_image_macs(shape, grid) for grid in seen)
+    return sum(_image_macs(shape, grid) for grid in grids)
 
 
 def projector_macs(shape: ProjectorShape, tokens: int) -> int:
-    """Multiply-accumulates of a projector for so many tokens that it gives."""
+    """Returns the multiply-accumulates of a projector for `tokens` output tokens."""
     first, second, third = shape.widths
     return shape.copies * tokens * second * (first + third)
 
@@ -129,10 +128,10 @@ def _image_macs(shape: TowerShape, grid: Grid) -> int:
     n, d = grid.patches + shape.extra_tokens, shape.hidden
     linear = 4 * d**2 + shape.ffn_matrices * d * shape.intermediate
     rows, columns = (sum(size**2 for size in _windows(side, shape.window)) for side in (grid.rows, grid.columns))
-    pairs = (shape.blocks - shape.narrow_blocks) * n**2 + shape.narrow_blocks * rows * columns
+    pairs = (shape.blocks - shape.windowed_blocks) * n**2 + shape.windowed_blocks * rows * columns
     return grid.patches * shape.patch_values * d + shape.blocks * n * linear + 2 * d * pairs
 
 
 def _windows(side: int, window: int) -> list[int]:
-    """The lengths into which a side is cut; the last may be shorter."""
+    """Returns the lengths of the windows along a side; the last may be shorter."""
     return [min(window, side - start) for start in range(0, side, window)] if window else [side]

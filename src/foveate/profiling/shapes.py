@@ -1,4 +1,4 @@
-"""The sizes of a model's parts that decide how much it multiplies, read from its `config.json`."""
+"""The sizes of a model's parts that determine its operations, read from its `config.json`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """A LLaMA-like decoder: gated FFN of three matrices, query groups that share keys and values.
+    """The sizes of a LLaMA-like decoder: gated FFN of three matrices, grouped-query attention.
 
     Attributes:
         blocks: Number of blocks.
@@ -27,7 +27,7 @@ class DecoderShape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "DecoderShape":
-        """From the fields of a decoder's `config.json`."""
+        """Reads the sizes from the fields of a decoder's `config.json`."""
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         return cls(
             config["num_hidden_layers"],
@@ -41,17 +41,17 @@ class DecoderShape:
 
 @dataclass(frozen=True)
 class TowerShape:
-    """A ViT, patches cut out by a convolution without overlap.
+    """The sizes of a ViT whose patches are embedded by a convolution without overlap.
 
     Attributes:
         blocks: Number of blocks that run.
         hidden: Width of a token.
         intermediate: Inner width of the FFN.
-        patch_values: Numbers in one patch: 3 x side x side, of Qwen-VL's two frames twice as many.
-        extra_tokens: Tokens that are no patches: 1 for [CLS].
-        ffn_matrices: 2, or 3 where the FFN is gated.
-        narrow_blocks: In so many a patch sees its window only.
-        window: Side of a window in patches.
+        patch_values: Number of values in one patch: 3 x side x side; twice as many for Qwen-VL's two frames.
+        extra_tokens: Number of tokens that are not patches: 1 for [CLS].
+        ffn_matrices: Number of matrices in the FFN: 2, or 3 if it is gated.
+        windowed_blocks: Number of blocks in which a patch attends only to its window.
+        window: Side of a window in patches; 0 without windows.
     """
 
     blocks: int
@@ -60,17 +60,17 @@ class TowerShape:
     patch_values: int
     extra_tokens: int = 1
     ffn_matrices: int = 2
-    narrow_blocks: int = 0
+    windowed_blocks: int = 0
     window: int = 0
 
 
 @dataclass(frozen=True)
 class ProjectorShape:
-    """Two layers between tower and decoder.
+    """The sizes of the two layers between tower and decoder.
 
     Attributes:
-        widths: Of what a token is made of, between the layers, and behind them.
-        copies: How many there are; Qwen3-VL has more for deeper blocks.
+        widths: Input, inner and output width.
+        copies: Number of projectors; Qwen3-VL has further ones for DeepStack features.
     """
 
     widths: tuple[int, int, int]
@@ -79,7 +79,7 @@ class ProjectorShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A vision-language model of one of the families that are supported."""
+    """The sizes of a vision-language model of one of the supported families."""
 
     decoder: DecoderShape
     tower: TowerShape
@@ -87,7 +87,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "ModelShape":
-        """From a `config.json`, or `config.to_dict()`."""
+        """Reads the sizes from a `config.json`, or `config.to_dict()`."""
         vision, decoder = config["vision_config"], DecoderShape.of(config["text_config"])
         parts = _qwen_vl if "spatial_merge_size" in vision else _tiles
         tower, projector = parts(config, vision, decoder.hidden)
@@ -95,7 +95,7 @@ class ModelShape:
 
 
 def _tiles(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> tuple[TowerShape, ProjectorShape]:
-    """CLIP's, SigLIP's and InternVL's."""
+    """Returns the sizes of a CLIP, SigLIP or InternViT tower and its projector."""
     side, hidden = vision["patch_size"], vision["hidden_size"]
     rows, columns = (side, side) if isinstance(side, int) else side
     cls_token = int(config["vision_feature_select_strategy"] == "default")
@@ -106,14 +106,14 @@ def _tiles(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> tu
         vision.get("num_channels", 3) * rows * columns,
         cls_token,
     )
-    if ratio := config.get("downsample_ratio"):  # InternVL's, by which a square of patches becomes one token
+    if ratio := config.get("downsample_ratio"):  # InternVL: a square of patches becomes one token
         return tower, ProjectorShape((hidden * round(1 / ratio) ** 2, out, out))
     layers = config["vision_feature_layer"]
     return tower, ProjectorShape((hidden * (1 if isinstance(layers, int) else len(layers)), out, out))
 
 
 def _qwen_vl(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> tuple[TowerShape, ProjectorShape]:
-    """Qwen2.5-VL's, gated and mostly windowed, and Qwen3-VL's, which says more to deeper blocks."""
+    """Returns the sizes of Qwen2.5-VL's tower (gated, mostly windowed) or Qwen3-VL's (DeepStack), and the projector."""
     side, hidden, merged = vision["patch_size"], vision["hidden_size"], vision["spatial_merge_size"]
     windowed = "fullatt_block_indexes" in vision
     tower = TowerShape(
@@ -123,7 +123,7 @@ def _qwen_vl(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> 
         vision.get("in_channels", 3) * vision["temporal_patch_size"] * side**2,
         extra_tokens=0,
         ffn_matrices=3 if windowed else 2,
-        narrow_blocks=vision["depth"] - len(vision["fullatt_block_indexes"]) if windowed else 0,
+        windowed_blocks=vision["depth"] - len(vision["fullatt_block_indexes"]) if windowed else 0,
         window=vision["window_size"] // merged // side * merged if windowed else 0,
     )
     joined = hidden * merged**2

@@ -1,15 +1,15 @@
-"""Where the time of an answer goes, part by part, and what it takes besides: memory, cache, operations, tokens.
+"""The time of an answer by part, and its other costs: memory, cache, operations, tokens.
 
-A batch of prompts with an image each goes through the project's own engine, and nothing is shared between questions:
+A batch of prompts with one image each runs through the passes that evaluations use, and questions share nothing:
 
-    vision       the tower, with recording the rows of attention that a method needs inside its pass
-    scoring      what else a method computes of images and questions, selecting and merging, also at a cut inside the
-                 language model, and putting tokens in order
+    vision       the tower, including the recording of the attention rows that a method needs
+    scoring      the method's other computations on images and questions, selecting and merging, also at a cut inside
+                 the language model, and ordering tokens
     projector    from the tower's width to the language model's
-    prefill      from embedding the prompt to the first token of the answer; recording rows inside is part of it
+    prefill      from embedding the prompt to the first token of the answer, including the recording of attention rows
     decode       all further tokens
 
-The parts add up to the total. Before them stands "inputs": making tensors of images and words.
+The parts add up to the total. They follow "inputs", which converts images and words to tensors.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,12 +49,12 @@ _TYPICAL = 672  # pixels
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Prompts with an image each, as a model is given them.
+    """Prompts with one image each, prepared for a model.
 
     Attributes:
         loaded: The model.
-        inputs: The model's inputs about the images.
-        arrangements: Of each image.
+        inputs: The model inputs of the images.
+        arrangements: The arrangement of each image.
         texts: Prompts and questions.
     """
 
@@ -65,27 +65,27 @@ class Batch:
 
     @classmethod
     def of(cls, loaded: LoadedModel, images: Sequence[Image], questions: Sequence[str]) -> "Batch":
-        """A question about each image."""
+        """Prepares one question about each image."""
         inputs, arrangements = loaded.image_inputs(images)
         prompts = [loaded.prompt(question, image) for question, image in zip(questions, arrangements, strict=True)]
-        asked = [loaded.adapter.question(prompt, loaded.text_side.tail) for prompt in prompts]
-        return cls(loaded, inputs, arrangements, Texts(prompts, asked, questions))
+        tokens = [loaded.adapter.question(prompt, loaded.text_side.tail) for prompt in prompts]
+        return cls(loaded, inputs, arrangements, Texts(prompts, tokens, questions))
 
     def images(self, rows: list[int]) -> LiveImages:
-        """Some of them, of one arrangement."""
+        """Returns the images of some rows, which have one arrangement."""
         adapter = self.loaded.adapter
         inputs, one = adapter.chosen(self.inputs, rows, self.arrangements), self.arrangements[rows[0]]
         return LiveImages(adapter, inputs, one, lambda: self.texts.of(rows), self.loaded.companion)
 
 
-class Answered(NamedTuple):
-    """What came of one batch.
+class BatchAnswers(NamedTuple):
+    """The answers to one batch, with the tokens and the cache that they took.
 
     Attributes:
-        tokens: (prompt, token) of the answers.
-        visual: Visual tokens of each prompt, block by block.
-        text: Other tokens of each prompt.
-        kv_bytes: Keys and values of all prompts, padding too, when the prompts have run.
+        tokens: (prompt, token) the answers.
+        visual: Number of visual tokens of each prompt, by block.
+        text: Number of other tokens of each prompt.
+        kv_bytes: Size of the keys and values of all prompts after prefill, padding included.
     """
 
     tokens: Tensor
@@ -95,18 +95,18 @@ class Answered(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """What a method takes besides time.
+    """The costs of a method other than time.
 
     Attributes:
-        equivalent_tokens: Visual tokens, mean over the language model's blocks; this and the next three are means over
-            prompts.
-        given_tokens: Those that enter its first block.
-        left_tokens: Those that its last block sees.
-        text_tokens: All others of the prompt.
-        kv_bytes: Keys and values of a prompt, padding to the longest of the batch included.
-        peak_bytes: Most memory that the batch holds at once above weights and inputs; None where it cannot be known.
-        operations: By name of `CONVENTIONS`, mean over prompts. A tower counts once and in full, also if a method
-            shortens it or runs it twice.
+        equivalent_tokens: Visual tokens averaged over the language model's blocks; this and the next three are means
+            over prompts.
+        given_tokens: Visual tokens that enter the first block.
+        left_tokens: Visual tokens that enter the last block.
+        text_tokens: All other tokens of the prompt.
+        kv_bytes: Size of a prompt's keys and values, with padding to the longest prompt of the batch.
+        peak_bytes: Peak memory of the batch above weights and inputs; None if it is unavailable.
+        operations: Operations by name of `CONVENTIONS`, mean over prompts. The tower counts once and in full, also if a
+            method shortens it or runs it twice.
     """
 
     equivalent_tokens: float
@@ -119,17 +119,17 @@ class Footprint(NamedTuple):
 
 
 @torch.inference_mode()
-def answered(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock) -> Answered:
-    """Greedy answers of a fixed length; the end of an answer is not heeded, so that all methods decode as much.
+def answer_batch(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock) -> BatchAnswers:
+    """Decodes greedy answers of a fixed length, beyond end tokens, so that all methods decode equally many tokens.
 
     Args:
         batch: The questions.
         compressor: The method.
-        new_tokens: Of every answer.
-        clock: Told the parts.
+        new_tokens: Number of tokens of every answer.
+        clock: Measures the time of the parts.
 
     Raises:
-        FoveateError: The method cannot work with this model.
+        FoveateError: The model does not support the method.
     """
     adapter = batch.loaded.adapter
     cuts = [_TimedCut(cut, clock) for cut in checked_cuts(compressor)]
@@ -141,7 +141,7 @@ def answered(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock
         states, layout = embedded(adapter, batch.texts.prompts, compressed, compressor.repack)
         blocks = DecoderPasses(adapter.decoder, layout, cuts, compressed)
         answer = [adapter.decoder.logits(blocks.prompt(states)[:, -1]).argmax(-1)]
-    cached: Any = blocks.cache.layers  # keys and values, but in models with linear attention
+    cached: Any = blocks.cache.layers  # models with linear attention, whose layers hold states, are not supported
     kv_bytes = sum(x.nbytes for layer in cached for x in (layer.keys, layer.values))
     with clock.part("decode"):
         embed = adapter.inner.get_input_embeddings()
@@ -151,32 +151,32 @@ def answered(batch: Batch, compressor: Compressor, new_tokens: int, clock: Clock
             answer.append(adapter.decoder.logits(states[:, -1]).argmax(-1))
     visual = account(blocks.pruning.per_block)
     text = layout.following.new_tensor([len(p) - p.count(adapter.image_token) for p in map(list, batch.texts.prompts)])
-    return Answered(torch.stack(answer, 1), visual, text, kv_bytes)
+    return BatchAnswers(torch.stack(answer, 1), visual, text, kv_bytes)
 
 
 def footprint(batch: Batch, compressor: Compressor, new_tokens: int) -> Footprint:
-    """What a method takes besides time, from passes of their own.
+    """Measures the costs of a method other than time, in separate passes.
 
     Raises:
-        FoveateError: The method cannot work with this model.
+        FoveateError: The model does not support the method.
     """
     adapter, device = batch.loaded.adapter, batch.loaded.model.device
     adapter.check(compressor.needs, compressor.cuts)
     projected: list[int] = []
     with adapter.projector.register_forward_hook(lambda _, args, out: projected.append(out.shape[:-1].numel())):
-        seen = answered(batch, compressor, new_tokens, Clock(device))
-    peak = peak_bytes(lambda: answered(batch, compressor, new_tokens, Clock(device)), device)
-    shape, prompts = ModelShape.of(adapter.model.config.to_dict()), len(seen.text)
+        answers = answer_batch(batch, compressor, new_tokens, Clock(device))
+    peak = peak_bytes(lambda: answer_batch(batch, compressor, new_tokens, Clock(device)), device)
+    shape, prompts = ModelShape.of(adapter.model.config.to_dict()), len(answers.text)
     vision_grids = [grid for image in batch.arrangements for grid in adapter.vision_grids(batch.inputs, image)]
     vision = (tower_macs(shape.tower, vision_grids) + projector_macs(shape.projector, sum(projected))) / prompts
-    visual, text = seen.visual.per_block.double().cpu().numpy(), seen.text.double().cpu().numpy()
+    visual, text = answers.visual.per_block.double().cpu().numpy(), answers.text.double().cpu().numpy()
     counted = {n: float(np.mean(operations(visual, text, shape.decoder, vision, c))) for n, c in CONVENTIONS.items()}
     return Footprint(
-        equivalent_tokens=float(seen.visual),
-        given_tokens=float(seen.visual.given.mean()),
-        left_tokens=float(seen.visual.left.mean()),
+        equivalent_tokens=float(answers.visual),
+        given_tokens=float(answers.visual.given.mean()),
+        left_tokens=float(answers.visual.left.mean()),
         text_tokens=float(text.mean()),
-        kv_bytes=seen.kv_bytes / prompts,
+        kv_bytes=answers.kv_bytes / prompts,
         peak_bytes=peak,
         operations=counted,
     )
@@ -186,10 +186,10 @@ class Round(NamedTuple):
     """One round of one setting.
 
     Attributes:
-        key: Which setting.
-        number: Of the round.
-        ms: By part.
-        taken: What it takes besides time; None of what is no compressor.
+        key: The setting.
+        number: Number of the round.
+        ms: Milliseconds by part.
+        taken: The setting's costs other than time; None for settings without a compressor.
     """
 
     key: tuple[str, int]
@@ -198,44 +198,47 @@ class Round(NamedTuple):
     taken: Footprint | None
 
 
-def measured(
+def measure(
     loaded: LoadedModel,
-    asked: Sequence[tuple[Image, str]],
+    samples: Sequence[tuple[Image, str]],
     compressors: Mapping[tuple[str, int], Compressor],
     others: Mapping[tuple[str, int], Callable[[Clock], object]],
     length: tuple[int, int],
 ) -> tuple[list[Round], dict[tuple[str, int], str]]:
-    """All settings in every round, every other round backwards, after a warm-up; and why some could not be measured.
+    """Measures all settings in every round, in reverse order in every other round, after a warm-up.
 
-    Whatever else the machine does changes from round to round, so what belongs to one round should be compared.
+    The load of the machine changes from round to round, so settings should be compared within a round.
 
     Args:
         loaded: The model.
-        asked: Images with a question each: one batch.
-        compressors: The settings.
-        others: What else is timed in turn with them; told its clock.
-        length: Tokens of every answer, and number of rounds.
+        samples: The batch: images with one question each.
+        compressors: The compressor of each setting.
+        others: Further settings, functions that receive their clock.
+        length: Number of tokens of every answer, and number of rounds.
+
+    Returns:
+        The rounds, and the error of each setting that the model does not support.
 
     Raises:
-        FoveateError: Fewer than two tokens are asked for, of which decoding has none, or no round.
+        FoveateError: An answer has fewer than two tokens, so that nothing is decoded, or there is no round.
     """
     new_tokens, rounds = length
     check_length(new_tokens, rounds)
-    images, questions = zip(*asked, strict=True)
-    taken, unable = {}, {}
+    images, questions = zip(*samples, strict=True)
+    taken, unsupported = {}, {}
     for key, compressor in compressors.items():
         try:
             taken[key] = footprint(Batch.of(loaded, images, questions), compressor, new_tokens)
         except (UnsupportedNeed, LayerError) as error:
-            unable[key] = str(error)
+            unsupported[key] = str(error)
 
     def run(compressor: Compressor, clock: Clock) -> None:
         with clock.part(INPUTS):
             batch = Batch.of(loaded, images, questions)
-        answered(batch, compressor, new_tokens, clock)
+        answer_batch(batch, compressor, new_tokens, clock)
 
     settings = {key: partial(run, compressors[key]) for key in taken} | dict(others)
-    found: list[Round] = []
+    results: list[Round] = []
     with bar(len(settings) * (_WARM_UPS + rounds), "pass") as shown:
         for number in range(-_WARM_UPS, rounds):
             for key in list(settings)[:: -1 if number % 2 else 1]:
@@ -243,37 +246,36 @@ def measured(
                 settings[key](clock)
                 shown.update()
                 if number >= 0:
-                    found.append(Round(key, number, clock.ms, taken.get(key)))
-    return found, unable
+                    results.append(Round(key, number, clock.ms, taken.get(key)))
+    return results, unsupported
 
 
-def sides_of(loaded: LoadedModel, asked: Sequence[int], image: Image) -> Sequence[int]:
-    """Sides of square images in pixels that a model can be shown.
+def image_sizes(loaded: LoadedModel, sizes: Sequence[int], image: Image) -> Sequence[int]:
+    """Returns the sides in pixels of the square images to measure with.
 
     Args:
         loaded: The model.
-        asked: The sides that are wanted; nothing means what the model sees, or a typical one.
-        image: Any.
+        sizes: The requested sides; empty means the model's own side, or 672 if it takes images of any size.
+        image: An image to find out the model's own side.
 
     Raises:
-        FoveateError: The model sees every image at one other size.
+        FoveateError: The model resizes every image to another side than a requested one.
     """
-    check_sizes(asked)
-    wanted = " ".join(map(str, asked))
+    check_sizes(sizes)
     if not loaded.adapter.fixed_grid:
-        return asked or (_TYPICAL,)
+        return sizes or (_TYPICAL,)
     own = loaded.image_inputs([image])[0]["pixel_values"].shape[-1]
-    if set(asked) - {own}:
+    if set(sizes) - {own}:
         raise FoveateError(
-            f"size {wanted}: {type(loaded.model).__name__} sees every image at {own} x {own} pixels; leave it out, "
-            "or take a model that sees images of any size"
+            f"size {' '.join(map(str, sizes))}: {type(loaded.model).__name__} resizes every image to {own} x {own} "
+            "pixels; leave the size out, or choose a model that takes images of any size"
         )
     return (own,)
 
 
 @dataclass(frozen=True, repr=False)
 class _TimedCut(AroundCut):
-    """A cut that is told apart from the blocks around it."""
+    """A cut whose time counts as scoring."""
 
     clock: Clock
 

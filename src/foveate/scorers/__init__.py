@@ -12,7 +12,6 @@ from foveate.scorers.random import Random
 from foveate.scorers.received_attention import ReceivedAttention
 from foveate.scorers.response_attention import ResponseAttention
 from foveate.scorers.text_similarity import TextSimilarity
-from foveate.scorers.token_norm import TokenNorm
 from foveate.scorers.uniform import Uniform
 from foveate.scorers.wide_cls_attention import WideClsAttention
 from foveate.scorers.without_sinks import WithoutSinks
@@ -32,7 +31,6 @@ __all__ = [
     "ResponseAttention",
     "Saturation",
     "TextSimilarity",
-    "TokenNorm",
     "Uniform",
     "WideClsAttention",
     "WithoutSinks",

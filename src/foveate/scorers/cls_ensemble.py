@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveate.core.contracts import Scorer
-from foveate.core.needs import ClsRows, Layers, LayersFrom, Need
+from foveate.core.layers import Layers, LayersFrom
+from foveate.core.needs import ClsRows, Need
 from foveate.core.trace import Trace
 from foveate.functional.attention import reduce_heads
 

@@ -15,7 +15,6 @@ from foveate.selectors.nothing import Nothing
 from foveate.selectors.outliers import Outliers
 from foveate.selectors.outliers_and_stride import OutliersAndStride
 from foveate.selectors.per_tile import PerTile
-from foveate.selectors.region_quota import RegionQuota
 from foveate.selectors.stride import Stride
 from foveate.selectors.top_k import TopK
 from foveate.selectors.top_share import TopShare
@@ -37,7 +36,6 @@ __all__ = [
     "Outliers",
     "OutliersAndStride",
     "PerTile",
-    "RegionQuota",
     "Stride",
     "TopK",
     "TopShare",

@@ -1,103 +1,186 @@
-"""An ablation: a grid of choices and budgets on one model and one split."""
+"""An ablation: a grid of named choices and budgets on one model and one split."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
 
-from foveate.core.budget import resolve_keep
-from foveate.core.errors import BudgetError
-from foveate.evaluation.config import EvalConfig, checkpoint_identity
-from foveate.evaluation.names import Existing
-from foveate.evaluation.run import cached_load, data_of, first_usable
+from foveate.compressors import Compressor, VisionCompressor
+from foveate.core.errors import BudgetError, FoveateError
+from foveate.core.layers import LayersFrom, resolve_layer, resolve_layers
+from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.identity import identity_of
+from foveate.methods import blind, contrast, edges, evidence, full, random, saturation, uniform, vtc_cls
 from foveate.methods.fitting import with_fallbacks
-from foveate.models.families.llava import Tower
-from foveate.studies.choices import Choice, ChoiceGrid
+from foveate.models.backbone.adapter import Tower
+from foveate.scorers import ClsAttention, ClsEnsemble
+from foveate.studies.context import StudyContext
 from foveate.studies.objective import Draw, Objective
 from foveate.studies.opening import open_study
-from foveate.studies.study import queue, run_trials
+from foveate.studies.space import AnyTrial, Planned, Proposal, Space
+from foveate.studies.study import enqueue, run_trials
 from foveate.studies.study_folder import StudyFolder
+
+RANDOM_SEEDS = range(5)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One row of an ablation.
+
+    Attributes:
+        label: Unique name, such as "cls[2]" or "cls[2:]".
+        family: "single", "suffix", "all", or the name of a method or control; its seeds share it.
+        layers: The layers that it reads, as text.
+        recipe: Function from a budget to a compressor.
+    """
+
+    label: str
+    family: str
+    layers: str
+    recipe: Callable[[int], Compressor]
+
+
+@dataclass(frozen=True)
+class ChoiceGrid(Space):
+    """The space of all choices at all budgets.
+
+    Attributes:
+        choices: The rows.
+        keeps: Budgets in patches.
+    """
+
+    choices: tuple[Choice, ...]
+    keeps: tuple[int, ...]
+
+    def suggest(self, trial: AnyTrial) -> Proposal:
+        choices = {choice.label: choice for choice in self.choices}
+        choice = choices[trial.suggest_categorical("scorer", list(choices))]
+        keep = trial.suggest_categorical("keep", list(self.keeps))
+        return Proposal(choice.recipe(keep), choice.label, choice.family, choice.layers)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        rows = {choice.label: [_compressor_at(choice, keep) for keep in self.keeps] for choice in self.choices}
+        return {"scorers": {label: identity_of(row, label) for label, row in rows.items()}, "keep": list(self.keeps)}
+
+    @property
+    def cells(self) -> list[Planned]:
+        """The trials that make up the grid."""
+        return [Planned({"scorer": choice.label, "keep": keep}) for keep in self.keeps for choice in self.choices]
 
 
 def ablate(
-    name: str,
+    folder: StudyFolder,
     config: EvalConfig,
     choices_for: Callable[[Tower], Sequence[Choice]],
     keep: Sequence[int | float],
-    storage: str | None = None,
-    workers: int = 1,
     draw: Draw | None = None,
-    existing: Existing = "refuse",
 ) -> optuna.Study:
-    """Evaluates every choice at every budget; bad budgets, layers, models and data are refused before anything runs.
+    """Evaluates every choice at every budget, after checking the model, the data, the budgets and the layers.
 
     Args:
-        name: Of the study.
-        config: Model, data and place; its compressor is replaced by each cell's.
-        choices_for: The rows, given the model's tower; "evidence" only where data says where answers are.
+        folder: The study's folder.
+        config: The evaluation; each cell replaces its compressor.
+        choices_for: Function from the model's vision tower to the rows. The family "evidence" is left out if the data
+            has no evidence.
         keep: Budgets: counts, or fractions of an image's patches.
-        storage: See `StudyFolder`.
-        workers: Processes on this machine.
         draw: See `Objective`.
-        existing: See `studies.place`.
 
     Raises:
-        FoveateError: Something in the configuration cannot be used; the message says what.
+        FoveateError: The model, data, a budget or a layer cannot be used; the message says why.
     """
-    loaded = cached_load(config.model, config.device, config.dtype)
-    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-    first_usable(config, samples, loaded)  # bad data is refused now
-    tower = loaded.adapter.tower
-    known = any(sample.things.known for sample in samples)
-    choices = [choice for choice in choices_for(tower) if known or choice.family != "evidence"]
-    keeps = sorted({resolve_keep(budget, tower.grid.patches) for budget in keep}, reverse=True)
-    if not keeps:
-        raise BudgetError(f"no budget is given: keep 1..{tower.grid.patches} patches, or a fraction of them")
+    context = StudyContext.of(config)
+    choices = choices_for(context.tower)
+    choices = [choice for choice in choices if context.has_evidence or choice.family != "evidence"]
+    keeps = context.counts(keep)
     for choice in choices:
-        with suppress(BudgetError):  # what cannot have a budget has no cell there
-            loaded.adapter.check(with_fallbacks(choice.recipe(keeps[0]), loaded).needs)
-    identity = config.identity(checkpoint_identity(loaded), questions)
-    del identity["compressor"]  # each cell has its own
-    facts = {
-        "model": config.model,
-        "patches": tower.grid.patches,
-        "grid": [tower.grid.rows, tower.grid.columns],
-        "depth": tower.depth,
-        "feature_layer": tower.feature_layer,
-    }
+        with suppress(BudgetError):  # the grid has no such cell
+            compressor = with_fallbacks(choice.recipe(keeps[0]), context.tower)
+            context.loaded.adapter.check(compressor.needs)
     grid = ChoiceGrid(tuple(choices), tuple(keeps))
-    place = StudyFolder(name, config.out, storage, existing=existing)
-    return run_grid(place, config, grid, draw, identity, facts, workers)
-
-
-def run_grid(
-    place: StudyFolder,
-    config: EvalConfig,
-    grid: ChoiceGrid,
-    draw: Draw | None,
-    identity: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    workers: int,
-) -> optuna.Study:
-    """Runs what is left of a grid.
-
-    Args:
-        place: Where the study is kept.
-        config: Everything but the compressor.
-        grid: The cells.
-        draw: See `Objective`.
-        identity: What identifies the study besides the grid.
-        facts: More to know about it.
-        workers: Processes on this machine.
-    """
     objective = Objective(config, grid, draw=draw)
-    place, study = open_study(place, objective, {**identity, **size_of(config)}, facts)
-    queue(place, study, grid.cells)
-    run_trials(place, study, objective, workers=workers)
+    folder, study = open_study(folder, objective, context.identity, context.facts)
+    enqueue(folder, study, grid.cells)
+    run_trials(folder, study, objective)
     return study
 
 
-def size_of(config: EvalConfig) -> dict[str, int | None]:
-    """What a study's identity says of the data's size, so that its error messages can."""
-    return {"limit": config.limit, "seed": config.seed}
+def single(layer: int, tower: Tower) -> Choice:
+    """Returns the [CLS] attention of one layer."""
+    layer = resolve_layer(layer, tower.depth)
+    return Choice(f"cls[{layer}]", "single", str(layer), compressor_of(ClsAttention(layer)))
+
+
+def suffix(start: int, tower: Tower) -> Choice:
+    """Returns the sum of [CLS] attention from a layer to the one that writes the features."""
+    first = resolve_layers(LayersFrom(start), tower.depth, tower.feature_layer)[0]
+    layers = f"{first}-{tower.feature_layer}"
+    return Choice(f"cls[{first}:]", "suffix", layers, partial(vtc_cls, start_layer=first))
+
+
+def every_layer(tower: Tower) -> Choice:
+    """Returns the sum of [CLS] attention over all layers, including those after the features."""
+    scorer = ClsEnsemble(tuple(range(tower.depth)))
+    return Choice("cls[all]", "all", f"0-{tower.depth - 1}", compressor_of(scorer))
+
+
+def controls(seeds: Iterable[int] = RANDOM_SEEDS) -> list[Choice]:
+    """Returns the uncompressed model, no image, the evidence oracle, the even grid, pixel filters, random patches."""
+    recipes = (full, blind, evidence, uniform, saturation, contrast, edges)
+    plain = [Choice(recipe.__name__, recipe.__name__, "", recipe) for recipe in recipes]
+    return [*plain, *(Choice(f"random[{seed}]", "random", "", partial(random, seed=seed)) for seed in seeds)]
+
+
+def layer_choices(tower: Tower, layers: tuple[int, ...] = ()) -> list[Choice]:
+    """Returns single layers, suffixes that end where the features are written, all layers, and the controls.
+
+    Args:
+        tower: The model's vision tower.
+        layers: Single layers and first layers of suffixes; empty means every layer.
+
+    Raises:
+        LayerError: A layer does not exist.
+    """
+    numbers = sorted({resolve_layer(layer, tower.depth) for layer in layers}) or range(tower.depth)
+    suffixes = [suffix(layer, tower) for layer in numbers if layer < tower.feature_layer]
+    return [*(single(layer, tower) for layer in numbers), *suffixes, every_layer(tower), *controls()]
+
+
+def named_choices(tower: Tower, names: Sequence[str]) -> list[Choice]:
+    """Returns the choices with these labels ("cls[-2]", "cls[1:]", "cls[all]"), and the controls.
+
+    Raises:
+        LayerError: A layer does not exist.
+        FoveateError: A label has another form.
+    """
+    choices: dict[str, Choice] = {}
+    for name in names:
+        match re.fullmatch(r"cls\[(-?\d+)(:?)\]|cls\[(all)\]", name):
+            case None:
+                raise FoveateError(f'scorer "{name}" is unknown; write "cls[2]", "cls[2:]" or "cls[all]"')
+            case found if found[3]:
+                choice = every_layer(tower)
+            case found if found[2]:
+                choice = suffix(int(found[1]), tower)
+            case found:
+                choice = single(int(found[1]), tower)
+        choices[choice.label] = choice
+    return [*choices.values(), *controls()]
+
+
+def compressor_of(scorer: ClsAttention | ClsEnsemble) -> Callable[[int], Compressor]:
+    """Returns the recipe that keeps the patches with the highest scores."""
+    return partial(VisionCompressor, scorer)
+
+
+def _compressor_at(choice: Choice, keep: int) -> Compressor | None:
+    """Returns the compressor of a cell, or None if the choice cannot have this budget."""
+    try:
+        return choice.recipe(keep)
+    except BudgetError:
+        return None

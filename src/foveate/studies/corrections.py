@@ -1,9 +1,8 @@
-"""Attention without its bias of place, and without sinks, as compressors that are evaluated like any other."""
+"""Attention corrected for position bias or attention sinks, evaluated as compressors."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -11,22 +10,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
-from foveate.compressors.base import checked_cuts
+from foveate.compressors.base import checked_cuts, compressed_by
 from foveate.core.budget import Keep
 from foveate.core.contracts import ImageBatch
 from foveate.core.errors import OptionError
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine
 from foveate.data.names import SCENES, parsed
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
-from foveate.evaluation.asking import prompt_of
 from foveate.evaluation.config import checkpoint_identity, run_id
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
-from foveate.evaluation.module import asked
+from foveate.evaluation.module import images_of_questions
+from foveate.evaluation.prompts import prompt_of
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods.fitting import options_on, with_fallbacks
 from foveate.methods.recipes import fastv, vtc_cls
@@ -39,7 +38,13 @@ PLAIN, DEBIASED, WITHOUT_SINKS = "as it is", "less its mean over images", "witho
 
 
 class Corrected(NamedTuple):
-    """An evaluated compressor: whose attention chooses, how that is corrected, and the run that has the records."""
+    """An evaluated compressor.
+
+    Attributes:
+        attention: Name of the attention whose scores choose the patches.
+        correction: Name of the correction.
+        run: Name of the folder of its records.
+    """
 
     attention: str
     correction: str
@@ -47,11 +52,11 @@ class Corrected(NamedTuple):
 
 
 def attentions(keep: Keep, adapter: Adapter) -> dict[str, VisionCompressor | DecoderCompressor]:
-    """Returns the compressors that are corrected, by name: two sums of [CLS] layers, and FastV by two prompts.
+    """Returns the compressors that are corrected, by name: two sums of [CLS] layers, and FastV with two queries.
 
     Args:
-        keep: Their budget.
-        adapter: Of the model, for which the authors' layers are scaled.
+        keep: The budget.
+        adapter: The model's adapter, to whose depths the authors' layers are scaled.
     """
     deep, cut = vtc_cls(keep, **options_on(vtc_cls, adapter)), fastv(keep, **options_on(fastv, adapter))
     assert isinstance(deep, VisionCompressor) and isinstance(cut, DecoderCompressor)
@@ -65,18 +70,19 @@ def attentions(keep: Keep, adapter: Adapter) -> dict[str, VisionCompressor | Dec
 
 
 def split_of_means(config: EvalConfig, given: str | None) -> str | None:
-    """Returns the split whose images give the means of a configuration.
+    """Returns the split whose images give the mean scores.
 
     Args:
-        config: What is evaluated.
-        given: A split; None means another one of generated scenes, and none of other data, which may have no other.
+        config: The evaluation.
+        given: A split, or None for the default: another split of scenes, and None for other data, which may have no
+            other split.
 
     Raises:
-        OptionError: It is the split that is evaluated.
+        OptionError: The split is the one that is evaluated.
     """
     if given == config.split:
         raise OptionError(
-            f"mean_split={given!r} is the split that is evaluated: a mean over the same images would know them; choose "
+            f"mean_split={given!r} is the split that is evaluated: a mean over the same images would leak them; choose "
             "another split"
         )
     if given is None and parsed(config.data)[0] == SCENES:
@@ -85,15 +91,15 @@ def split_of_means(config: EvalConfig, given: str | None) -> str | None:
 
 
 def evaluate_corrections(config: EvalConfig, keep: Keep, mean_split: str) -> list[Corrected]:
-    """Evaluates each attention as it is, less its mean over the images of another split, and without sinks.
+    """Evaluates each attention uncorrected, minus its mean over the images of another split, and without sinks.
 
     Args:
-        config: What is asked of which model; its compressor plays no part.
+        config: The evaluation; its compressor is replaced.
         keep: Budget of every compressor.
-        mean_split: The split whose images give the means; as many questions of it as are evaluated.
+        mean_split: Split whose images give the means; its limit is that of `config`.
 
     Raises:
-        FoveateError: As `evaluate`.
+        FoveateError: The model, data or budget cannot be used; the message says why.
     """
     adapter = cached_load(config.model, config.device, config.dtype).adapter
     found = []
@@ -106,22 +112,22 @@ def evaluate_corrections(config: EvalConfig, keep: Keep, mean_split: str) -> lis
         }
         for correction, scorer in scorers.items():
             compressor = with_fallbacks(replace(plain, scorer=scorer), adapter.tower)
-            run = evaluate(replace(config, compressor=compressor)).folder.name
+            run = evaluate(replace(config, compressor=compressor), shared=True).folder.name
             found.append(Corrected(name, correction, run))
     return found
 
 
 def mean_scores(config: EvalConfig) -> tuple[float, ...]:
-    """Returns the mean score that a configuration's compressor gives to each patch, over all of its questions.
+    """Returns the mean score of each patch over all questions of a configuration.
 
-    Inside the language model those are the scores at the last cut, before which no visual token may have gone. The mean
-    is kept under `<out>/means`, and is read again by the same configuration.
+    For a `DecoderCompressor` these are the scores at its last cut, before which it must not have dropped any visual
+    token. The mean is stored in `<out>/means`, and reused for the same configuration.
 
     Args:
-        config: Compressor, model and data.
+        config: The evaluation.
 
     Raises:
-        FoveateError: A question cannot be asked, or the model cannot answer what the compressor reads.
+        FoveateError: A question cannot be asked, or the model cannot compute what the compressor reads.
     """
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
@@ -140,26 +146,25 @@ def mean_scores(config: EvalConfig) -> tuple[float, ...]:
 def _mean_scores(
     config: EvalConfig, loaded: LoadedModel, samples: Sequence[VQASample], encodings: Encodings
 ) -> tuple[float, ...]:
-    total, count = torch.zeros(()), 0
-    with bar(len(samples), "question", "mean scores") as shown:
-        for _, group in groupby(enumerate(samples), key=lambda one: one[0] // config.batch_size):
-            batch = [sample for _, sample in group]
+    total = torch.zeros(())
+    with bar(len(samples), "question", "mean scores") as progress:
+        for start in range(0, len(samples), config.batch_size):
+            batch = samples[start : start + config.batch_size]
             arranged = [encodings.arrangements[sample.image_id] for sample in batch]
             prompts = [
                 prompt_of(loaded, sample, image, config.max_new_tokens)
                 for sample, image in zip(batch, arranged, strict=True)
             ]
-            images = asked(encodings, batch, prompts, evidence_of(batch, arranged, loaded))
+            images = images_of_questions(encodings, batch, prompts, evidence_of(batch, arranged, loaded))
             total = total + _scores(loaded.adapter, config.compressor, images, prompts).double().sum(0).cpu()
-            count += len(batch)
-            shown.update(len(batch))
-    return tuple((total / count).float().tolist())
+            progress.update(len(batch))
+    return tuple((total / len(samples)).float().tolist())
 
 
 def _scores(
     adapter: Adapter, compressor: Compressor, images: ImageBatch, prompts: list[list[int]]
 ) -> Float[Tensor, "question patch"]:
-    compressed = compressor.compress(images, adapter.extra_needs)
+    compressed = compressed_by(compressor, images, adapter.extra_needs)
     if not (cuts := checked_cuts(compressor)):
         return compressed.decision.scores
     _, pruning = answer_each(adapter, prompts, compressed, compressor.repack, cuts, 1)

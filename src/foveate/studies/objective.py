@@ -1,18 +1,23 @@
-"""The one objective of grids and searches: evaluate what a trial suggests, and note what was measured."""
+"""The objective of grids and searches: it evaluates what a trial suggests, and stores what was measured."""
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from optuna import Trial, TrialPruned
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.trial import FixedTrial, FrozenTrial
+from optuna_dashboard import save_note
 
-from foveate.compressors import Compressor
+from foveate.compressors import Compressor, Identity
 from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.identity import identity_of
@@ -20,30 +25,38 @@ from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load
 from foveate.methods.fitting import with_fallbacks
-from foveate.studies.goals import mean_of
-from foveate.studies.notes import note
 from foveate.studies.plan import Goal
 from foveate.studies.space import AnyTrial, Proposal, Space
-from foveate.studies.stopping import MEASURED, EarlyStopping
+from foveate.studies.stopping import PER_QUESTION, EarlyStopping
 
+ARTIFACTS = "artifacts"  # folder of the dashboard's files in the study's folder
 Draw = Callable[[EvalConfig, pa.Table], bytes]
-"""Makes the figure of what a trial kept, from its configuration and records, as PNG."""
+"""Function from a trial's configuration and records to a figure of the kept patches, as PNG."""
+_NOTE_ROWS = {
+    "accuracy": ("accuracy", "{:.4f}"),
+    "quality": ("mean log-probability of the reference answer", "{:.4f}"),
+    "tokens": ("equivalent tokens", "{:.1f}"),
+    "given": ("tokens given to the language model", "{:.1f}"),
+    "evidence_recall": ("evidence recall", "{:.3f}"),
+    "latency": ("ms per question", "{:.2f}"),
+    "accuracy_loss": ("points of accuracy lost", "{:.2f}"),
+    "n": ("questions answered", "{:d}"),
+}
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Evaluates the compressor that a trial suggests; what was measured becomes trial attributes.
+    """Evaluates the compressor that a trial suggests; what was measured becomes attributes of the trial.
 
-    A trial whose choice cannot have its budget is pruned; its attribute `left_out` says why. `stopping` says how
-    hopeless ones end early.
+    A trial whose choice cannot have its budget is pruned; its attribute `left_out` has the reason.
 
     Attributes:
-        config: Everything but the compressor.
-        space: What is varied.
-        goals: What is optimised.
+        config: The evaluation; each trial replaces its compressor.
+        space: The space that is varied.
+        goals: The goals that are optimized.
         max_loss: Points of accuracy that may be lost against the uncompressed model; None means any.
-        stops: Whether hopeless trials end early.
-        draw: Makes the figure of what a trial kept; None makes none.
+        stops: Whether trials may be stopped early (`studies.stopping`).
+        draw: Draws what a trial kept; None draws nothing.
     """
 
     config: EvalConfig
@@ -55,69 +68,68 @@ class Objective:
 
     @property
     def pruned(self) -> bool:
-        """Whether Optuna's pruner says what is hopeless: with one goal that is measured per question."""
-        return self.stops and self.max_loss is None and self.goals in (("quality",), ("accuracy",))
+        """Whether Optuna's pruner stops trials: for one goal that is measured on answers."""
+        return self.stops and self.goals in (("quality",), ("accuracy",))
 
     def __call__(self, trial: Trial) -> tuple[float, ...]:
         try:
-            proposal = self._proposed(trial)
+            proposal = self._proposal(trial)
         except BudgetError as error:
             trial.set_user_attr("left_out", str(error))
             raise TrialPruned(str(error)) from error
-        trial.set_user_attr("suggested", True)  # from here on it can be taken over
+        trial.set_user_attr("suggested", True)  # from here on the trial can be retried
         config = replace(self.config, compressor=proposal.compressor)
-        latency = latency_ms(config) if "latency" in self.goals else None
-        early_stopping = EarlyStopping(self, trial, latency)
-        order = _order(proposal.compressor)
-        folder = evaluate(config, order=order, enough=early_stopping.gone) if self.stops else evaluate(config)
-        early_stopping.report(folder.read())  # also of a trial whose compressor had all its records already
-        measured = self._measured(folder, early_stopping)
-        if latency is not None:
-            measured["latency"] = latency
+        measured: dict[str, Any] = {"latency": latency_ms(config)} if "latency" in self.goals else {}
+        if self.pruned:
+            stopping = EarlyStopping(trial, config, self.goals[0])
+            folder = evaluate(config, _order(proposal.compressor), stopping.enough)
+            stopping.report(folder.read())  # of a compressor that an earlier trial has evaluated
+            stopped = {"stopped": stopping.reason, **stopping.estimates}
+        else:
+            folder, stopped = evaluate(config), {"stopped": ""}
+        records = folder.read()
+        measured |= {"run_id": folder.folder.name, **_measured(records), **stopped}
         if self.max_loss is not None:
-            measured["accuracy_loss"] = 100 * (early_stopping.full.attributes["accuracy"] - measured["accuracy"])
-            trial.set_constraint("accuracy loss", measured["accuracy_loss"] - self.max_loss)
-            measured["constraints"] = {"accuracy loss": measured["accuracy_loss"] - self.max_loss}  # for the dashboard
+            measured |= self._loss(trial, measured["accuracy"], self.max_loss)
         for name, value in {**_facts(proposal), **measured}.items():
             trial.set_user_attr(name, value)
-        note(trial, config, folder, self.draw)
+        _describe(trial, records, self.draw and self.draw(config, records), config.out)
         return tuple(measured[goal] for goal in self.goals)
 
     def restore(self, trial: FrozenTrial) -> None:
-        """Answers those questions of a finished trial anew whose records are damaged or lost; often none."""
+        """Answers the questions of a finished trial again if its records are damaged or lost."""
         notes = trial.user_attrs
         folder = RecordFolder(self.config.out / "records" / notes["run_id"])
         if folder.complete or (notes["stopped"] and folder.parts() and not folder.flaws()):
             return
-        compressor = self._proposed(FixedTrial(trial.params)).compressor
-        config, order = replace(self.config, compressor=compressor), _order(compressor) if self.stops else None
+        compressor = self._proposal(FixedTrial(trial.params)).compressor
+        config = replace(self.config, compressor=compressor)
         enough = (lambda records: records.num_rows >= notes["n"]) if notes["stopped"] else None
-        evaluate(config, order=order, enough=enough)
+        evaluate(config, _order(compressor) if self.pruned else None, enough)
 
-    def _proposed(self, trial: AnyTrial) -> Proposal:
-        """What the space suggests, made to suit the model's tower."""
+    def _proposal(self, trial: AnyTrial) -> Proposal:
+        """Returns what the space suggests, with the fallbacks that the model's tower requires."""
         tower = cached_load(self.config.model, self.config.device, self.config.dtype).adapter.tower
         proposal = self.space.suggest(trial)
         return replace(proposal, compressor=with_fallbacks(proposal.compressor, tower))
 
-    def _measured(self, folder: RecordFolder, early_stopping: "EarlyStopping") -> dict[str, Any]:
-        records = folder.read()
-        recall = records["evidence_recall"].to_numpy()
-        known = recall[~np.isnan(recall)]
-        means = {goal: mean_of(records, goal) for goal in MEASURED} | early_stopping.estimated
-        return means | {
-            "run_id": folder.folder.name,
-            "n": records.num_rows,
-            "given": float(np.mean(records["tokens"].to_numpy())),
-            "evidence_recall": float(known.mean()) if len(known) else math.nan,
-            "stopped": early_stopping.lost,
-        }
+    def _loss(self, trial: Trial, accuracy: float, limit: float) -> dict[str, Any]:
+        """Sets the trial's constraint; returns the loss of accuracy, and the constraint for the dashboard."""
+        full = evaluate(replace(self.config, compressor=Identity())).read()
+        loss = 100 * (float(PER_QUESTION["accuracy"](full).mean()) - accuracy)
+        trial.set_constraint("accuracy loss", loss - limit)
+        return {"accuracy_loss": loss, "constraints": {"accuracy loss": loss - limit}}
 
 
-def _order(compressor: Compressor) -> int:
-    """Seed of the order of the images: another one for every compressor, whenever and however often it is tried."""
-    lasting = re.sub(r" at 0x[0-9a-f]+", "", repr(compressor))  # the address of a plug-in without a repr of its own
-    return int(sha256(lasting.encode()).hexdigest()[:8], 16)
+def _measured(records: pa.Table) -> dict[str, Any]:
+    recall = records["evidence_recall"].to_numpy()
+    known = recall[~np.isnan(recall)]
+    return {
+        **{goal: float(values(records).mean()) for goal, values in PER_QUESTION.items()},
+        "n": records.num_rows,
+        "given": float(np.mean(records["tokens"].to_numpy())),
+        "evidence_recall": float(known.mean()) if len(known) else math.nan,
+    }
 
 
 def _facts(proposal: Proposal) -> dict[str, Any]:
@@ -129,3 +141,40 @@ def _facts(proposal: Proposal) -> dict[str, Any]:
         "compressor": repr(proposal.compressor),
         "compressor_id": identity_of(proposal.compressor, "compressor"),
     }
+
+
+def _order(compressor: Compressor) -> int:
+    """Returns a seed for the order of the images that depends on the compressor alone."""
+    without_address = re.sub(r" at 0x[0-9a-f]+", "", repr(compressor))  # a plug-in may have no repr of its own
+    return int(sha256(without_address.encode()).hexdigest()[:8], 16)
+
+
+def _describe(trial: Trial, records: pa.Table, figure: bytes | None, out: Path) -> None:
+    """Saves the trial's note, records and figure for the dashboard."""
+    save_note(trial, _note(trial.user_attrs))
+    artifacts = out / trial.study.study_name / ARTIFACTS
+    artifacts.mkdir(parents=True, exist_ok=True)
+    store = FileSystemArtifactStore(artifacts)
+    uploaded = {meta.filename for meta in get_all_artifact_meta(trial)}  # by a process that died before it ended
+    with TemporaryDirectory() as scratch:
+        pq.write_table(records, Path(scratch) / "records.parquet")
+        if figure:
+            (Path(scratch) / "kept.png").write_bytes(figure)
+        for name in ("records.parquet", "kept.png"):
+            path = Path(scratch) / name
+            if path.exists() and name not in uploaded:
+                upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
+
+
+def _note(attributes: Mapping[str, Any]) -> str:
+    """Returns a trial's note in Markdown."""
+    known = {key: row for key, row in _NOTE_ROWS.items() if key in attributes}
+    rows = [f"| {name} | {form.format(attributes[key])} |" for key, (name, form) in known.items()]
+    parts = [
+        f"# {attributes['label']}",
+        f"Kept {attributes['given']:.1f} tokens per question on average, chosen by\n\n`{attributes['compressor']}`",
+        "\n".join(["| measured | |", "| :-- | --: |", *rows]),
+        f"Stopped early: {attributes['stopped']}." if attributes.get("stopped") else "",
+        f"Records: `records/{attributes['run_id']}`",
+    ]
+    return "\n\n".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""Opens a study, and tells whether the one of that name is the same."""
+"""Opening of studies: a new one, or an existing one of the same configuration."""
 
 import sys
 from collections.abc import Mapping
@@ -12,78 +12,78 @@ import optuna
 from foveate.core.errors import OutputError
 from foveate.core.finished import RESULTS
 from foveate.evaluation.config import run_id
-from foveate.studies.differences import differences
-from foveate.studies.goals import DIRECTIONS
+from foveate.evaluation.ranks import rank
 from foveate.studies.objective import Objective
+from foveate.studies.plan import DIRECTIONS
+from foveate.studies.reports import differences
 from foveate.studies.study_folder import StudyFolder
 
 
 def open_study(
-    place: StudyFolder, objective: Objective, identity: Mapping[str, Any], facts: Mapping[str, Any]
+    folder: StudyFolder, objective: Objective, identity: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> tuple[StudyFolder, optuna.Study]:
-    """Creates the study, or opens it if it is the same.
+    """Creates a study, or opens the existing one if its configuration is the same.
 
     Args:
-        place: Where it is to be kept; its `existing` says what becomes of another study there.
-        objective: Its space and goals are part of its identity.
-        identity: What identifies it besides.
-        facts: More to know about it.
+        folder: The study's folder; its `existing` applies to an existing study of that name.
+        objective: The objective; its space and goals are part of the configuration.
+        identity: All else that identifies the configuration.
+        facts: Further attributes of the study, for reports.
 
     Returns:
-        Where it is kept, and the study.
+        The study's folder, which `existing="beside"` may have renamed, and the study.
 
     Raises:
-        OutputError: The place cannot be used, or the study exists with another configuration.
+        OutputError: The folder cannot be used, or the study exists with another configuration.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # why a trial failed is said once, and by us
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # `run_trials` reports failures itself
     varied = {"goals": list(objective.goals), "max_loss": objective.max_loss, "stops": objective.stops}
-    whole = {**identity, **objective.space.identity, **varied}
-    if place.existing == "aside":
-        place.move_aside()
-    study = _created(place, objective)
-    if different := _guard(place, study, whole):
-        if place.existing != "beside":
+    configuration = {**identity, **objective.space.identity, **varied}
+    if folder.existing == "aside" and rank() == 0:
+        folder.move_aside()
+    study = _created(folder, objective)
+    if different := _compare(folder, study, configuration):
+        if folder.existing != "beside":
             raise OutputError(
-                f"study {place.name!r} exists with another configuration:\n{different}\nTo go on, choose one: --fresh "
+                f"study {folder.name!r} exists with another configuration:\n{different}\nTo go on, choose one: --fresh "
                 "moves the old study aside and starts anew, another --study keeps both, and without --study another "
                 "configuration goes to a folder of its own"
             )
-        place = replace(place, name=f"{place.name}-{run_id(whole)[:8]}", existing="refuse")
-        notice = f"the study of the default name has another configuration, so this one is {place.name!r}:\n{different}"
-        print(notice, file=sys.stderr)
-        return open_study(place, objective, identity, facts)
-    with place.queue:  # only now, for a study of another configuration keeps its own
+        folder = replace(folder, name=f"{folder.name}-{run_id(configuration)[:8]}", existing="refuse")
+        notice = f"the study of the default name has another configuration, so this one is {folder.name!r}:"
+        print(f"{notice}\n{different}", file=sys.stderr)
+        return open_study(folder, objective, identity, facts)
+    with folder.queue:
         for fact, value in {**facts, "goals": list(objective.goals), "max_loss": objective.max_loss}.items():
             if study.user_attrs.get(fact) != value:
                 study.set_user_attr(fact, value)
         if study.metric_names is None:
             study.set_metric_names(list(objective.goals))
-    RESULTS[place.folder] = partial(_results, place.folder, study)
-    return place, study
+    RESULTS[folder.folder] = partial(_results, folder.folder, study)
+    return folder, study
 
 
 def _results(folder: Path, study: optuna.Study) -> list[Path]:
-    """Returns the folder of a study, and those of the records that it rests on."""
+    """Returns the folder of a study and the folders of its records."""
     runs = {str(run) for trial in study.get_trials(deepcopy=False) if (run := trial.user_attrs.get("run_id"))}
     return [folder, *(folder.parent / "records" / run for run in sorted(runs))]
 
 
-def _created(place: StudyFolder, objective: Objective) -> optuna.Study:
-    """Returns the study of this name, which is new if there is none."""
-    storage = place.open()
-    with place.queue:
+def _created(folder: StudyFolder, objective: Objective) -> optuna.Study:
+    storage = folder.open()
+    with folder.queue:
         return optuna.create_study(
-            study_name=place.name,
+            study_name=folder.name,
             storage=storage,
             directions=[DIRECTIONS[goal] for goal in objective.goals],
             load_if_exists=True,
         )
 
 
-def _guard(place: StudyFolder, study: optuna.Study, identity: dict[str, Any]) -> str:
-    """Notes what a new study is; returns in what an existing one differs, a line each, and nothing if it does not."""
-    with place.queue:
+def _compare(folder: StudyFolder, study: optuna.Study, configuration: dict[str, Any]) -> str:
+    """Returns the differences from an existing study's configuration, a line each, after storing a new study's."""
+    with folder.queue:
         if (known := study.user_attrs.get("identity")) is None:
-            study.set_user_attr("identity", identity)
+            study.set_user_attr("identity", configuration)
             return ""
-    return "\n".join(f"  {line}" for line in differences(known, identity))
+    return "\n".join(f"  {line}" for line in differences(known, configuration))

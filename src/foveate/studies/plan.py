@@ -1,4 +1,4 @@
-"""What studies are told by name, and what a search is told."""
+"""The plan of a search, and the names that its options accept."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,41 +11,49 @@ from foveate.methods.registry import parts_of
 
 Goal = Literal["quality", "accuracy", "tokens", "latency"]
 """Mean log-probability of the reference answer, mean score, mean equivalent tokens, median ms per question."""
+DIRECTIONS: dict[Goal, Literal["maximize", "minimize"]] = {
+    "quality": "maximize",
+    "accuracy": "maximize",
+    "tokens": "minimize",
+    "latency": "minimize",
+}
 SamplerName = Literal["tpe", "nsga2", "gp", "random"]
 ProxySignal = Literal["response", "evidence"]
-"""What a proxy compares kept patches with."""
+"""The signal that a proxy compares kept patches with."""
 Kind = Literal["single", "range", "weights"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WORDS = {
     "single": "one layer of the vision tower",
-    "range": "neighbouring layers, each weighing less than the one behind it by a factor",
-    "weights": "all layers with free weights that sum to 1",
+    "range": "neighbouring layers, whose weights decay by a factor from the last to the first",
+    "weights": "all layers, with free weights that sum to 1",
     "reduce": "sum, maximum or minimum over the layers",
     "heads": "which attention heads are read",
-    "diversity": "a share of the budget for patches unlike those chosen",
-    "prompt": "a second cut inside the language model: where, how much of the budget, how far by prompt attention",
+    "diversity": "a share of the budget for patches unlike those already chosen",
+    "prompt": "a second cut inside the language model: its block and its shares of the budget and of prompt attention",
     "mass": "as many patches as hold a share of the score, instead of a count",
 }
-"""Of a space of layers."""
+"""The dimensions of a space of layers."""
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What is searched, and how.
+    """The plan of a search.
 
     Attributes:
-        space: Words of `WORDS`, or one method's name.
-        open: Options of that method that are searched: layer=1:3, negated, combine=multi|add.
-        keep: Equivalent tokens: one number is fixed, between two is searched.
-        goals: What is optimised.
-        max_loss: Points of accuracy that may be lost against the uncompressed model.
-        trials: How many, planned ones among them.
-        sampler: Of those that are not planned.
-        sampler_seed: Of sampler and proxy.
-        proxy: What the proxy compares kept patches with.
-        candidates: How many proposals it ranks.
-        stops: Whether hopeless trials end early.
-        report_split: Where the winner is reported.
+        space: Dimensions of a space of layers (single, range, weights, reduce, heads, diversity, prompt, mass), or the
+            name of one method.
+        open: Options of that method that are searched, such as layer=1:3, negated, combine=multi|add.
+        keep: Equivalent tokens: one number is a fixed budget, two are a range that is searched.
+        goals: Goals that are optimized; several give a Pareto front.
+        max_loss: Points of accuracy that a winner may lose against the uncompressed model; a constraint.
+        trials: Number of trials, including the planned ones.
+        sampler: Optuna's sampler of the trials that are not planned.
+        sampler_seed: Seed of the sampler and the proxy.
+        proxy: Signal by which proposals are ranked without the language model: response attention or evidence.
+        candidates: Number of proposals that the proxy ranks.
+        stops: Whether Optuna's WilcoxonPruner stops trials that are worse than the best one; only with the single goal
+            quality or accuracy. No trial is stopped for exceeding `max_loss`.
+        report_split: Split on which the winner is reported.
     """
 
     space: tuple[str, ...] = ("single", "range", "weights")
@@ -62,33 +70,33 @@ class SearchPlan:
     report_split: str = "test"
 
     def check(self) -> None:
-        """Refuses what no model and no data allow.
+        """Checks the values that are invalid whatever the model and the data.
 
         Raises:
-            FoveateError: Something cannot be used; the message says what.
+            FoveateError: A value is invalid.
         """
         if self.trials < 1:
-            raise FoveateError(f"trials={self.trials}: at least one is needed")
+            raise FoveateError(f"trials={self.trials}: expected 1 or more")
         if len(set(self.goals)) != len(self.goals) or not self.goals:
-            raise FoveateError(f"goals={self.goals}: name one goal, or several different ones")
+            raise FoveateError(f"goals={self.goals}: expected one goal, or several different ones")
         if set(self.goals) <= {"tokens", "latency"} and self.max_loss is None:
             raise FoveateError(
-                f"goals={self.goals}: without a limit the cheapest is to keep nothing; add quality or accuracy to the "
-                "goals, or say with --max-loss how many points of accuracy may be lost"
+                f"goals={self.goals}: the best value is reached by keeping nothing; add quality or accuracy to the "
+                "goals, or limit the points of accuracy that may be lost with --max-loss"
             )
         if self.open:
             if len(self.space) != 1:
-                raise FoveateError(f"open={self.open}: options belong to one method: name it alone as the space")
+                raise FoveateError(f"open={self.open}: options belong to one method: expected its name as the space")
             parts_of(self.space[0])
         else:
             check_words(self.space)
         check_ends(self.keep)
 
     def check_apart(self, split: str) -> None:
-        """Refuses to report on the split that is searched.
+        """Checks that the winner is not reported on the split that is searched.
 
         Raises:
-            FoveateError: They are the same.
+            FoveateError: The splits are the same.
         """
         if self.report_split == split:
             raise FoveateError(
@@ -98,10 +106,10 @@ class SearchPlan:
 
 
 def check_words(words: Collection[str]) -> None:
-    """Refuses words that open no space of layers.
+    """Checks words that describe a space of layers.
 
     Raises:
-        FoveateError: One is not in `WORDS`, or does not go with another.
+        FoveateError: One is not in `WORDS`, or two exclude each other.
     """
     for word in words:
         if word not in WORDS:
@@ -110,16 +118,16 @@ def check_words(words: Collection[str]) -> None:
             raise FoveateError(f"space {word!r} is unknown: {hint}known are {', '.join(WORDS)}")
     if "mass" in words and (clash := {"diversity", "prompt"}.intersection(words)):
         raise FoveateError(
-            f"space mass does not go with {' and '.join(sorted(clash))}: with a mass every image has a count of its "
-            "own, and the others share out a count that is the same for all"
+            f"space mass cannot be combined with {' and '.join(sorted(clash))}: with mass each image keeps its own "
+            "number of patches, and the others divide a number that is the same for all images"
         )
 
 
 def check_ends(keep: tuple[int | float, ...]) -> None:
-    """Refuses what is neither a fixed budget nor a range of budgets.
+    """Checks a fixed budget or a range of budgets.
 
     Raises:
-        BudgetError: There are none or more than two, or one is out of range for every image.
+        BudgetError: There is no number or more than two, or one is out of range for every image.
     """
     if not 1 <= len(keep) <= 2:
         raise BudgetError(f"keep={keep}: expected one number for a fixed budget or two for a range to search")

@@ -1,4 +1,4 @@
-"""A recipe's options as a search space, opened from text such as `layer=1:3`."""
+"""Search spaces of a recipe's options, described by text such as `layer=1:3`."""
 
 import re
 from ast import literal_eval
@@ -19,7 +19,7 @@ Value = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends; whole ones if both ends are."""
+    """A range of numbers; of integers if both ends are integers."""
 
     name: str
     low: int | float
@@ -34,7 +34,7 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Some values, of any type, written as Python would."""
+    """A choice between values of any type, written as Python literals."""
 
     name: str
     values: tuple[str, ...]
@@ -45,15 +45,15 @@ class OneOf:
 
 @dataclass(frozen=True)
 class RecipeSpace(Space):
-    """A method of which some options are searched; the others are scaled to the model's depth.
+    """A space of some options of a method; the other options are scaled to the model's depth.
 
     Attributes:
-        name: In `METHODS`, or "package.module:function".
+        name: Name in `METHODS`, or "package.module:function".
         opened: The options that are searched.
-        budget: In equivalent tokens.
-        depth: Layers of the vision tower.
-        decoder_depth: Blocks of the language model.
-        patches: Of an image.
+        budget: The budget in equivalent tokens.
+        depth: Number of layers of the vision tower.
+        decoder_depth: Number of blocks of the language model.
+        patches: Number of patches of an image.
     """
 
     name: str
@@ -71,27 +71,26 @@ class RecipeSpace(Space):
         recipe = method(self.name)
         options = options_for(recipe, self.depth, self.decoder_depth)
         options |= {dimension.name: dimension.suggest(trial) for dimension in self.opened}
-        return Proposal(self._made(recipe, options, self.budget.suggest(trial)), self.name, self.name)
+        return Proposal(self._fitted(recipe, options, self.budget.suggest(trial)), self.name, self.name)
 
-    def _made(self, recipe: Callable[..., Compressor], options: dict[str, Any], keep: int) -> Compressor:
-        fixed = {dimension.name for dimension in self.opened}
-        if "layer" not in fixed:
+    def _fitted(self, recipe: Callable[..., Compressor], options: dict[str, Any], keep: int) -> Compressor:
+        if "layer" not in {dimension.name for dimension in self.opened}:
             return aligned(recipe, keep, self.patches, self.decoder_depth, **options)
-        # a searched layer is not to be moved by `aligned`, which looks for `layer` among the options
+        # bound here, because `aligned` would change an option `layer` to reach the budget
         bound = partial(recipe, layer=options.pop("layer"))
         return aligned(bound, keep, self.patches, self.decoder_depth, **options)
 
 
 def opened(name: str, texts: Iterable[str]) -> tuple[Range | OneOf, ...]:
-    """Dimensions from text.
+    """Returns the dimensions that texts describe.
 
     Args:
-        name: Of the method.
-        texts: `option=1:3` and `option=0.1:0.9` are ranges, with `:log` behind them on a logarithmic scale,
-            `option=a|b` some values, and `option` alone all values of a bool or of a fixed list of words.
+        name: Name of the method.
+        texts: `option=1:3` and `option=0.1:0.9` are ranges, `option=1:9:log` one on a logarithmic scale, `option=a|b`
+            lists values, and `option` alone stands for all values of a bool or of a `Literal`.
 
     Raises:
-        FoveateError: An option does not exist, or its values are not understood.
+        FoveateError: The method has no such option, or the text has another form.
     """
     recipe = method(name)
     parameters = {n: p for n, p in signature(recipe, eval_str=True).parameters.items() if n != "keep"}
@@ -99,11 +98,11 @@ def opened(name: str, texts: Iterable[str]) -> tuple[Range | OneOf, ...]:
 
 
 def _dimension(name: str, parameters: dict[str, Parameter], text: str) -> Range | OneOf:
-    option, given, written = (part.strip() for part in text.partition("="))
+    option, equals, written = (part.strip() for part in text.partition("="))
     if option not in parameters:
         known = ", ".join(str(parameter) for parameter in parameters.values()) or "none"
         raise FoveateError(f"option {option!r} of {name} is unknown; its options: {known}. The budget is --keep")
-    if not given:
+    if not equals:
         return OneOf(option, _all_values(name, option, parameters[option].annotation))
     if "|" in written:
         return OneOf(option, tuple(part.strip() for part in written.split("|")))

@@ -1,40 +1,30 @@
-"""Runs studies: a queue of planned trials that any number of workers empty, of which some may die."""
+"""Trials of a study: enqueued, and run by any number of processes of which some may die."""
 
-import os
-import platform
-import signal
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
-from warnings import warn
 
 import numpy as np
 import optuna
-import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
+from tqdm import tqdm
 
-from foveate.core.errors import OutputError, behind, interrupted, said
-from foveate.core.progress import bar, hush
-from foveate.studies import database
-from foveate.studies.notes import ARTIFACTS
-from foveate.studies.objective import Objective
+from foveate.core.errors import OutputError, behind, said
+from foveate.core.progress import bar
+from foveate.evaluation import ranks
+from foveate.studies.objective import ARTIFACTS, Objective
 from foveate.studies.plan import SamplerName
 from foveate.studies.space import Planned
 from foveate.studies.stopping import STARTUP, P
-from foveate.studies.study_folder import StudyFolder, chosen, retry
+from foveate.studies.study_folder import StudyFolder, has_choice, retry
 
 _SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed),
@@ -45,264 +35,144 @@ _SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
 _POLL_S = 0.5
 
 
-def queue(place: StudyFolder, study: optuna.Study, trials: Iterable[Planned]) -> None:
-    """Plans trials, unless they are in the study already, and once more those that failed."""
-    with place.queue:
-        _revive(place, study)
-        there = study.get_trials(deepcopy=False)
-        retried = {number for trial in there for number in trial.system_attrs.get("retry_history", ())}
-        for trial in there:
-            if trial.state == TrialState.FAIL and trial.number not in retried:
-                retry(study, trial)
-        known = [_params(trial) for trial in there]
+def enqueue(folder: StudyFolder, study: optuna.Study, trials: Iterable[Planned]) -> None:
+    """Enqueues trials that the study does not have, and once more those that failed or whose process died.
+
+    Optuna notices a dead process when its heartbeats have stopped for a while. On one machine the locks of
+    `StudyFolder.working` tell at once, so that a study that was killed resumes with the trial that it was running.
+    """
+    with folder.queue:
+        if folder.storage is None and not folder.workers:
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                study.tell(trial.number, state=TrialState.FAIL)
+        for trial in _failed(study):
+            retry(study, trial)
         for planned in trials:
-            if dict(planned) not in known:
-                study.enqueue_trial(dict(planned), user_attrs=planned.attributes)
+            study.enqueue_trial(dict(planned), user_attrs=planned.attributes, skip_if_exists=True)
 
 
 def run_trials(
-    place: StudyFolder,
+    folder: StudyFolder,
     study: optuna.Study,
     objective: Objective,
     total: int = 0,
     sampler: SamplerName = "random",
     seed: int = 0,
-    workers: int = 1,
 ) -> None:
-    """Runs all planned trials, and new ones up to `total`; waits for trials that other workers are at.
+    """Runs the enqueued trials, and new ones up to `total`; waits for trials that other processes run.
+
+    Optuna's `MaxTrialsCallback` would exceed `total` with several processes, which start their last trials at the same
+    time; so a lock is held from counting the trials until one has been started.
 
     Args:
-        place: Where the study is kept.
-        study: Opened there.
-        objective: Of the study.
-        total: Number of trials that the study shall have; less than are planned means those.
-        sampler: Of new trials.
-        seed: Of the sampler, which starts anew for every trial, so that a killed study goes on as it would have.
-        workers: Processes on this machine.
+        folder: The study's folder.
+        study: The study.
+        objective: Its objective.
+        total: Number of trials that the study shall have; the enqueued ones are run in any case.
+        sampler: Sampler of new trials.
+        seed: The sampler's seed. Every trial has a sampler of its own, seeded by the number of earlier trials, so that
+            a resumed study suggests what an uninterrupted one would have.
 
     Raises:
-        OutputError: A trial failed in another process, or nothing can be written any more.
+        OutputError: A trial failed, or the folder or storage cannot be written.
     """
-    if workers < 1:
-        raise OutputError(f"workers={workers}: at least one is needed")
-    rest = (objective, total, sampler, seed)
-    context = get_context("spawn")
-    threads = max(1, torch.get_num_threads() // workers)
-    others = [context.Process(target=_worker, args=(place, *rest, threads)) for _ in range(workers - 1)]
-    with _without_ctrl_c():
-        for other in others:
-            other.start()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    if (finished := _all_finished(study)) >= max(total, 1):
+        print(f"Nothing was left to do: all {finished} trials of {folder.name!r} are finished.", file=sys.stderr)
+    else:
+        ranks.start()
+    study.pruner = _pruner(objective)
     try:
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        for trial in bar(done, "trial", "looking at what is there"):
+        for trial in bar(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), "trial", "checking records"):
             objective.restore(trial)
-        if (there := _settled(study)) >= max(total, 1):
-            print(f"Nothing was left to do: all {there} trials of {place.name!r} are there.", file=sys.stderr)
-        _work(place, study, *rest)
-        for other in others:
-            other.join()
-        if lost := [other.exitcode for other in others if other.exitcode]:
-            warn(f"{len(lost)} of {workers} workers died (exit codes {lost}); the others did their work", stacklevel=2)
-    except (KeyboardInterrupt, Exception) as error:
-        if interrupted(error):
-            _dismiss(others)
-            raise
+        with folder.working(), bar(total, "trial", miniters=1, delay=0, leave=True) as shown:
+            trials = _Trials(folder, study, objective, total, sampler, seed)
+            while trials.run_next(shown):
+                pass
+    except Exception as error:
         if cause := behind(error, lambda one: isinstance(one, OSError | SQLAlchemyError)):  # under one of Optuna's
             raise OutputError(
-                f"{place.folder} or its storage cannot be written any more: {said(cause)}. What was finished is kept: "
-                "mend that and run the same command again"
+                f"{folder.folder} or its storage cannot be written: {said(cause)}. Finished trials are kept: solve "
+                "that and run the same command again"
             ) from error
         raise
-    finally:
-        for other in others:
-            other.terminate()
-        torch.set_num_threads(before)
-    there = study.get_trials(deepcopy=False)
-    retried = {number for trial in there for number in trial.system_attrs.get("retry_history", ())}
-    if failed := [t for t in there if t.state == TrialState.FAIL and t.number not in retried and chosen(t)]:
+    if failed := _failed(study):
         raise OutputError(
             f"{len(failed)} trials failed, the first is trial {failed[0].number}: "
             f"{failed[0].user_attrs.get('failed', 'its process died')}. Run the same command again to repeat them"
         )
-    database.seal(place.folder / database.NAME)
 
 
 def keep_artifacts(study: optuna.Study, folder: Path) -> None:
-    """Puts the figures in `folder` beside the study, where the dashboard shows them; those that changed anew."""
+    """Uploads the figures in `folder` that are new or have changed to the study's artifacts, for the dashboard."""
     (folder / ARTIFACTS).mkdir(exist_ok=True)
     store = FileSystemArtifactStore(folder / ARTIFACTS)
     kept = {(folder / ARTIFACTS / meta.artifact_id).read_bytes() for meta in get_all_artifact_meta(study)}
     for figure in sorted(folder.glob("*.png")):
         if figure.read_bytes() not in kept:
             upload_artifact(artifact_store=store, file_path=str(figure), study_or_trial=study)
-    database.seal(folder / database.NAME)
 
 
-def _settled(study: optuna.Study) -> int:
-    """Returns how many trials have ended; 0 while others are to come or run."""
-    states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
-    left = states[TrialState.WAITING] + states[TrialState.RUNNING]
-    return 0 if left else states[TrialState.COMPLETE] + states[TrialState.PRUNED]
+@dataclass(frozen=True)
+class _Trials:
+    """The trials of a study that are left; arguments are those of `run_trials`."""
 
+    folder: StudyFolder
+    study: optuna.Study
+    objective: Objective
+    total: int
+    sampler: SamplerName
+    seed: int
 
-def _worker(
-    place: StudyFolder, objective: Objective, total: int, sampler: SamplerName, seed: int, threads: int
-) -> None:
-    """A process of its own, which ends with the one that started it."""
-    parent = parent_process()
-    threading.Thread(target=lambda: (parent.join() if parent else None, os._exit(1)), daemon=True).start()
-    hush()
-    torch.set_num_threads(threads)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.load_study(study_name=place.name, storage=place.open())
-    _work(place, study, objective, total, sampler, seed)
-
-
-@contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Processes that are started here do not hear it: the first one does, and ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _quiet_hearts() -> Iterator[None]:
-    """Optuna's heartbeats fail where the study cannot be written, which is said once, by who works."""
-    loud = threading.excepthook
-
-    def hook(failed: threading.ExceptHookArgs) -> None:
-        if not behind(failed.exc_value, lambda one: isinstance(one, SQLAlchemyError)):
-            loud(failed)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = loud
-
-
-def _dismiss(workers: Sequence[SpawnProcess]) -> None:
-    """Has workers end after the batch that they are at, or at once if Ctrl-C is pressed meanwhile."""
-    try:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join()
-    except KeyboardInterrupt:
-        for worker in workers:
-            worker.kill()
-        raise
-
-
-def _work(
-    place: StudyFolder,
-    study: optuna.Study,
-    objective: Objective,
-    total: int,
-    sampler: SamplerName,
-    seed: int,
-) -> None:
-    """Takes trials, one at a time, until none is left and none is under way."""
-    me = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
-    study.pruner = _pruner(objective)
-    there = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
-    shown = bar(max(total, there), "trial", initial=there, miniters=1, delay=0, leave=True)
-    with FileLock(place.folder / "workers" / me), shown, _quiet_hearts():
-        while True:
-            lock = place.queue
-            with lock:
-                _revive(place, study)
-                states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
-                started = states.total() - states[TrialState.FAIL] - states[TrialState.WAITING]
-                finished = started - states[TrialState.RUNNING]
-                shown.total = max(total, started + states[TrialState.WAITING])
-                shown.update(finished - shown.n)
-                if states[TrialState.WAITING] or started < total:
-                    study.sampler = _SAMPLERS[sampler](_seed(seed, started))
-                    _optimize(study, _Taken(objective, me, lock))
-                    continue
-            if not states[TrialState.RUNNING]:
-                break
+    def run_next(self, shown: tqdm) -> bool:
+        """Runs one trial, or waits for those of other processes; returns whether any is left."""
+        lock = self.folder.queue
+        with lock:
+            states = Counter(trial.state for trial in self.study.get_trials(deepcopy=False))
+            begun = states.total() - states[TrialState.FAIL] - states[TrialState.WAITING]
+            shown.total = max(self.total, begun + states[TrialState.WAITING])
+            shown.update(begun - states[TrialState.RUNNING] - shown.n)
+            if states[TrialState.WAITING] or begun < self.total:
+                seed = np.random.SeedSequence([self.seed, begun]).generate_state(1)[0]
+                self.study.sampler = _SAMPLERS[self.sampler](int(seed))
+                self.study.optimize(_Started(self.objective, lock), n_trials=1)
+                return True
+        if states[TrialState.RUNNING]:
             time.sleep(_POLL_S)
-    (place.folder / "workers" / me).unlink(missing_ok=True)
+            optuna.storages.fail_stale_trials(self.study)
+        return bool(states[TrialState.RUNNING])
 
 
-@dataclass
-class _Taken:
-    """The objective, which lets others take the next trial as soon as this one is known to be taken."""
+@dataclass(frozen=True)
+class _Started:
+    """The objective of a trial that has been started, so that another process may count the trials again."""
 
     objective: Objective
-    worker: str
     lock: FileLock
-    interrupted: bool = False
 
     def __call__(self, trial: optuna.Trial) -> float | Sequence[float]:
-        trial.set_user_attr("worker", self.worker)
         self.lock.release(force=True)
         try:
             return self.objective(trial)
         except optuna.TrialPruned:
             raise
-        except BaseException as error:
-            self.interrupted = interrupted(error)
+        except Exception as error:
             trial.set_user_attr("failed", f"{type(error).__name__}: {error}")
             raise
 
 
-def _optimize(study: optuna.Study, taken: _Taken) -> None:
-    """One trial. Optuna keeps Ctrl-C until the trial is told to have failed, and forgets it if that fails as well."""
-    try:
-        study.optimize(taken, n_trials=1)
-    except Exception as error:
-        if taken.interrupted:
-            raise KeyboardInterrupt from error
-        raise
+def _all_finished(study: optuna.Study) -> int:
+    """Returns the number of finished trials, or 0 if any is waiting, running or failed."""
+    states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
+    finished = states[TrialState.COMPLETE] + states[TrialState.PRUNED]
+    return finished if not (states[TrialState.WAITING] or states[TrialState.RUNNING]) else 0
 
 
-def _revive(place: StudyFolder, study: optuna.Study) -> None:
-    """Plans anew the trials of workers on this machine that died; the queue must be held.
-
-    Who takes a trial puts his name to it before he lets go of the queue, so one without a name is nobody's. A worker
-    holds the lock that carries his name as long as he lives. On other machines the heartbeat tells.
-    """
-    optuna.storages.fail_stale_trials(study)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _alive(place, trial.user_attrs.get("worker")):
-            continue
-        study.tell(trial.number, state=TrialState.FAIL)
-        retry(study, trial)
-
-
-def _alive(place: StudyFolder, worker: str | None) -> bool:
-    if worker is None:
-        return False
-    if not worker.startswith(f"{platform.node()}-"):
-        return True  # as far as one can tell from here; its heart may stop beating
-    path = place.folder / "workers" / worker
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def _params(trial: FrozenTrial) -> dict[str, Any]:
-    """Those that it has, or is to have."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-def _seed(seed: int, started: int) -> int:
-    return int(np.random.SeedSequence([seed, started]).generate_state(1)[0])
+def _failed(study: optuna.Study) -> list[FrozenTrial]:
+    """Returns the failed trials that were not repeated, apart from those that will be suggested anew."""
+    trials = study.get_trials(deepcopy=False)
+    repeated = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL and trial.number not in repeated]
+    return [trial for trial in failed if has_choice(trial)]
 
 
 def _pruner(objective: Objective) -> BasePruner:

@@ -8,6 +8,7 @@ import torch
 from foveate.core.arrangement import Grid
 from foveate.core.compression import Compression
 from foveate.core.contracts import Merger, Scorer, Selector
+from foveate.core.layers import LayersFrom
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
@@ -18,7 +19,6 @@ from foveate.core.needs import (
     Features,
     Fingerprint,
     Keys,
-    LayersFrom,
     Need,
     PixelStatistic,
     PromptRows,
@@ -166,7 +166,7 @@ class MergerContract(ABC):
         kept = torch.tensor([[0, 3, 9], [1, 2, 4], [5, 20, 47]])
         compression = self._merge(kept, 3)
         assert [row.tolist() for row in compression.kept] == kept.tolist()
-        made = self.merger().extra(GRID.patches - 3) + self.merger().reserved(8)
+        made = self.merger().extra(GRID.patches - 3) + self.merger().reserved(self._budget())
         assert compression.count.tolist() == [3 + made] * 3
 
     def test_the_tokens_of_an_image_do_not_depend_on_the_batch(self) -> None:
@@ -176,14 +176,20 @@ class MergerContract(ABC):
             if PADDING not in row.tolist():
                 trace = random_trace(self.merger().needs)
                 one = Trace({need: value[i : i + 1] for need, value in trace.values.items()}, (GRID,), 1)
-                alone = self.merger().merge(self._features(3)[i : i + 1], row[None], _scores()[i : i + 1], one)
+                budget = self._budget()
+                alone = self.merger().merge(self._features(3)[i : i + 1], row[None], _scores()[i : i + 1], one, budget)
                 torch.testing.assert_close(alone.apply(self._features(3)[i : i + 1])[0], together[i])
 
     def _features(self, batch: int) -> torch.Tensor:
         return torch.randn(batch, GRID.patches + 1, _WIDTH, generator=torch.Generator().manual_seed(5))
 
     def _merge(self, kept: torch.Tensor, batch: int) -> Compression:
-        return self.merger().merge(self._features(batch), kept, _scores(), random_trace(self.merger().needs))
+        trace = random_trace(self.merger().needs)
+        return self.merger().merge(self._features(batch), kept, _scores(), trace, self._budget())
+
+    def _budget(self) -> int:
+        """Returns a budget of which three patches are kept."""
+        return next(budget for budget in range(3, GRID.patches) if budget - self.merger().reserved(budget) >= 3)
 
 
 def _scores() -> torch.Tensor:

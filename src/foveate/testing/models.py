@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.compressors import DecoderCompressor, Identity, VisionCompressor
+from foveate.compressors.base import compressed_by
 from foveate.core.arrangement import Arrangement
 from foveate.core.compression import Compression
 from foveate.mergers import Nearest
@@ -91,7 +92,7 @@ class ModelContract(ABC):
 
         seen = _seen(adapter, images, arrangements)
         compressed = in_groups(
-            lambda some: compressor.compress(some, adapter.extra_needs), group_by_shape(arrangements), seen
+            lambda some: compressed_by(compressor, some, adapter.extra_needs), group_by_shape(arrangements), seen
         )
         turns = [Conversation.from_prompts([prompt, [*prompt, 13]], adapter.image_token) for prompt in prompts]
         found = answer(adapter, turns, compressed, compressor.repack, _NEW).tokens
@@ -121,7 +122,7 @@ class ModelContract(ABC):
         arrangements = adapter.arrangements(images, [self._length(adapter, n) for n in range(3)])
         seen_by = _seen(adapter, images, arrangements)
         whole = in_groups(
-            lambda some: compressor.compress(some, adapter.extra_needs), group_by_shape(arrangements), seen_by
+            lambda some: compressed_by(compressor, some, adapter.extra_needs), group_by_shape(arrangements), seen_by
         )
         answers, pruning = answer_each(adapter, prompts, whole, False, compressor.cuts, _NEW)
         assert [kept.tolist() for kept in pruning.decisions[0].compression.kept] == [kept.tolist() for kept in run.kept]

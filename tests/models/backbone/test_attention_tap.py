@@ -6,7 +6,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, LlavaForCon
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from foveate.core.needs import ClsRows, LayersFrom
+from foveate.core.layers import LayersFrom
+from foveate.core.needs import ClsRows
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.families.llava import Llava
 from foveate.testing.tiny import tiny_llava

@@ -65,6 +65,6 @@ class Other(nn.Module):
 def test_the_argument_of_the_key_value_cache_is_found_by_its_name():
     assert (cache_argument(Old()), cache_argument(New())) == ("past_key_values", "cache")
     with pytest.raises(
-        UnsupportedModel, match=r"Other.forward takes states, memory: expected a key-value cache as cache or"
+        UnsupportedModel, match=r"Other.forward takes states, memory: expected an argument cache or past_key_values"
     ):
         cache_argument(Other())

@@ -141,7 +141,9 @@ def test_the_shipped_companion_reads_questions():
 def test_what_is_no_companion_is_refused(tmp_path, tiny):
     with pytest.raises(UnsupportedModel, match="companion 'nowhere': neither 'reference', nor a checkpoint folder"):
         load_companion("nowhere")
-    with pytest.raises(UnsupportedModel, match="of type 'llava', not a CLIP with both its halves; name the CLIP"):
+    with pytest.raises(
+        UnsupportedModel, match="of type 'llava', expected a CLIP with image and text encoder; name the CLIP"
+    ):
         load_companion(tiny)
     tower = CLIPVisionModel(
         CLIPVisionConfig(
@@ -156,7 +158,9 @@ def test_what_is_no_companion_is_refused(tmp_path, tiny):
 def test_a_folder_without_tokenizer_or_weights_is_incomplete(tmp_path):
     clip = CLIPModel(CLIPConfig(text_config=inputs.CLIP_TEXT, vision_config=inputs.CLIP_VISION, projection_dim=32))
     clip.save_pretrained(tmp_path / "untold")
-    with pytest.raises(UnsupportedModel, match="lacks its tokenizer: the one found knows 2 tokens, its text half 100"):
+    with pytest.raises(
+        UnsupportedModel, match="lacks its tokenizer: the loaded one has 2 tokens, its text encoder 100"
+    ):
         load_companion(tmp_path / "untold")
     (tmp_path / "untold" / "model.safetensors").unlink()
     with pytest.raises(UnsupportedModel, match="is incomplete"):

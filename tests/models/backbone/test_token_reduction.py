@@ -21,7 +21,7 @@ from foveate.core.compression import Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.methods import METHODS
-from foveate.models.backbone.tile_tower import hidden
+from foveate.models.backbone.tile_tower import selected_states
 from foveate.models.backbone.token_reduction import reduced
 from foveate.reductions import Bipartite, InformationFlow
 from foveate.testing.tiny import tiny_llava
@@ -207,7 +207,7 @@ def test_of_all_hidden_states_only_the_named_ones_are_kept(layers, expected):
             del state
             alive.append(sum(one() is not None for one in born))
 
-    assert hidden(run(), layers, 8)[0, 0].tolist() == expected
+    assert selected_states(run(), layers, 8)[0, 0].tolist() == expected
     assert max(alive) <= len(expected) + 1
 
 
@@ -227,7 +227,9 @@ def test_the_kernel_that_a_tower_is_configured_with_changes_nothing(reduction, k
 def test_a_tower_whose_blocks_are_of_another_kind_is_refused_by_name():
     """MLCD's blocks have the same parts and turn queries and keys by their places besides."""
     config = MLCDVisionConfig(**SIZES, image_size=48, patch_size=8, num_key_value_groups=1)
-    with pytest.raises(UnsupportedNeed, match=r"Bipartite\(\) .* knows those of CLIP and SigLIP, not MLCDEncoderLayer"):
+    with pytest.raises(
+        UnsupportedNeed, match=r"Bipartite\(\) supports the blocks of CLIP and SigLIP, not MLCDEncoderLayer"
+    ):
         reduced(MLCDVisionModel(config), pixels(), Bipartite(), 9, FEATURE_LAYER, True)
 
 
@@ -252,7 +254,7 @@ def test_features_of_several_layers_are_refused_and_of_one_in_a_list_are_not(nam
     model = tiny_llava()
     model.config.vision_feature_layer = [-2, -3]
     with (
-        pytest.raises(UnsupportedNeed, match=r"of several \(vision_feature_layer=\[-2, -3\]\)"),
+        pytest.raises(UnsupportedNeed, match=r"several layers \(vision_feature_layer=\[-2, -3\]\)"),
         METHODS[name](36).attached(model),
     ):
         model(**inputs)

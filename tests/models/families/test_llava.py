@@ -10,7 +10,7 @@ from transformers import DynamicCache, GenerationConfig, LlavaForConditionalGene
 
 from foveate.compressors import Blind, Compressor, Identity, VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedModel, UnsupportedNeed
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.data.load import load_samples
 from foveate.mergers import Contextual
 from foveate.methods import (
@@ -229,16 +229,16 @@ def test_beams_and_several_sequences_return_the_full_prompt(loaded, samples):
         (vscan(-3, layer=2, local_layer=1), BudgetError, r"keep=-3: .*keep 1\.\.144"),
         (vscan(120, layer=2, local_layer=1), BudgetError, r"keep=120: 1.5 times as many patches are needed.*144"),
         (sparsevlm(180, after=(0, 1, 9)), LayerError, r"layer 10: this language model has 4 layers"),
-        (VisionCompressor(ReceivedAttention(-2), 64, merger=Contextual(0.25)), BudgetError, "another budget"),
+        (VisionCompressor(ReceivedAttention(-2), 1, merger=Contextual()), BudgetError, "keep=1: Contextual.*keep more"),
         (fastv(0, 1), BudgetError, r"keep=0: .*keep 1\.\.144"),
         (fastv(200, 1), BudgetError, r"keep=200.*144 patches"),
         (fastv(1.5, 1), BudgetError, r"keep=1.5: a fraction lies in \(0, 1\]"),
         (visionzip(1), BudgetError, r"keep=1: Contextual.*makes 1 tokens, keep more"),
         (vtc_cls(16, 16), LayerError, r"layer 16.*tower has 6 layers"),
         (fastv(16, 9), LayerError, r"layer 9: this language model has 4 layers, choose 0\.\.3"),
-        (fastv(16, 0), LayerError, r"layer 0: nothing was seen before block 0"),
+        (fastv(16, 0), LayerError, r"layer 0: no block has run before block 0"),
         (pyramiddrop(layers=(2, 1, 3)), FoveateError, r"blocks \[2, 1, 3\].*ascending"),
-        (evidence(16), UnsupportedNeed, "cannot answer it from what it was given"),
+        (evidence(16), UnsupportedNeed, "cannot answer it from these inputs"),
         (cdpruner(16), UnsupportedNeed, "text encoder.*companion="),
     ],
     ids=repr,
@@ -310,15 +310,15 @@ def test_what_does_not_go_on_from_a_cache_is_refused(loaded, samples):
         cache = model(**inputs, use_cache=True).past_key_values
         for wrong, message in (
             ({"input_ids": more}, "do not begin with the"),
-            ({"input_ids": ids[:, :-3]}, r"expected the whole conversation, with something new at its end"),
-            ({"input_ids": torch.cat([ids, image, image], 1)}, "new images behind past_key_values"),
-            ({"input_ids": ids.repeat(2, 1)}, "began with 1 prompts .* of 2 prompts"),
+            ({"input_ids": ids[:, :-3]}, r"expected the whole conversation with new tokens at its end"),
+            ({"input_ids": torch.cat([ids, image, image], 1)}, "new images after past_key_values"),
+            ({"input_ids": ids.repeat(2, 1)}, "began with 1 prompts .* for 2 prompts"),
             ({"input_ids": ids, "attention_mask": torch.ones(1, 4)}, r"shape \(1, 4\): expected \(1, "),
-            ({"input_ids": ids, "position_ids": torch.arange(ids.shape[1])[None]}, "position_ids of the caller's own"),
+            ({"input_ids": ids, "position_ids": torch.arange(ids.shape[1])[None]}, "position_ids were given"),
         ):
             with pytest.raises(FoveateError, match=message):
                 model.generate(**wrong, past_key_values=cache, max_new_tokens=2)
-        with pytest.raises(FoveateError, match="new images behind"):
+        with pytest.raises(FoveateError, match="new images after"):
             model(input_ids=image, pixel_values=inputs["pixel_values"], past_key_values=cache)
         with pytest.raises(FoveateError, match=r"shape \(1, 4\): expected \(1, "):
             model(input_ids=more, attention_mask=torch.ones(1, 4), past_key_values=cache)
@@ -339,10 +339,10 @@ def test_positions_and_masks_of_the_callers_own_are_refused(loaded, samples):
     length = inputs["input_ids"].shape[1]
     embeds = loaded.model.get_input_embeddings()(inputs["input_ids"])
     for given, error, message in (
-        ({"position_ids": torch.arange(length)[None]}, FoveateError, "position_ids of the caller's own"),
+        ({"position_ids": torch.arange(length)[None]}, FoveateError, "position_ids were given"),
         ({"attention_mask": torch.ones(1, 1, length, length)}, FoveateError, r"attention_mask \(shape \(1, 1, "),
         ({"attention_mask": {"full_attention": None}}, FoveateError, r"attention_mask \(dict\)"),
-        ({"inputs_embeds": embeds}, ValueError, "input_ids or inputs_embeds, not both"),
+        ({"inputs_embeds": embeds}, ValueError, "input_ids and inputs_embeds were both given"),
     ):
         with vtc_cls(16, 1).attached(loaded.model), pytest.raises(error, match=message):
             loaded.model(**{**inputs, **given})
@@ -367,13 +367,13 @@ def test_images_are_given_once_and_whole(loaded, samples):
     inputs = inputs_of(loaded, [samples[0].question], [[samples[0].image]])
     given = {"image": loaded.model.get_image_features(inputs["pixel_values"], return_dict=True)}
     with uniform(16).attached(loaded.model):
-        with pytest.raises(ValueError, match="pixel_values or mm_encoder_outputs, not both"):
+        with pytest.raises(ValueError, match="pixel_values and mm_encoder_outputs were both given"):
             loaded.model.generate(**inputs, mm_encoder_outputs=given)
         given["image"].pooler_output = [torch.zeros(144, 128), torch.zeros(9, 128)]
         with pytest.raises(ValueError, match=r"holds \[144, 9\] tokens: expected equally many"):
             loaded.model.generate(input_ids=inputs["input_ids"], mm_encoder_outputs=given)
         given["image"].pooler_output = [torch.zeros(9, 128)]
-        with pytest.raises(ValueError, match="holds 9 tokens per image, expected all 144 patches"):
+        with pytest.raises(ValueError, match="holds 9 tokens per image: expected one for each of the 144 patches"):
             loaded.model.generate(input_ids=inputs["input_ids"], mm_encoder_outputs=given)
 
 

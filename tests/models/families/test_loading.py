@@ -143,5 +143,5 @@ def test_what_the_template_puts_behind_a_question_is_no_part_of_it(family, loade
 
 
 def test_videos_are_no_images(loaded_of):
-    with pytest.raises(UnsupportedModel, match="is not given images, but videos"):
+    with pytest.raises(UnsupportedModel, match="takes videos, not images"):
         loaded_of("LLaVA-NeXT-Video").image_inputs(IMAGES)

@@ -299,7 +299,7 @@ def test_qwens_features_are_in_raster_order(family, numbers):
 
 def test_layers_of_windows_say_nothing_about_the_image():
     for layer in (0, 2, -2):
-        with pytest.raises(LayerError, match=r"only sees its window.*choose one of 1, 3"):
+        with pytest.raises(LayerError, match=r"attends only to its window.*choose one of 1, 3"):
             answered("Qwen2.5-VL", [0], [ReceivedRows(layer)])
 
 

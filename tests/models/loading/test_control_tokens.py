@@ -55,7 +55,7 @@ def test_a_control_token_in_a_question_or_an_answer_is_written_out(bytewise, con
 
 def test_other_questions_are_written_as_before(bytewise):
     question = "what is <image ?"
-    asked = bytewise.written([None, question])
+    asked = bytewise.chat_prompt([None, question])
     ids = bytewise.processor.tokenizer(asked)["input_ids"]
     assert [t for t in bytewise.prompt(question) if t != 4] == [t for t in ids if t != 4]
 
@@ -91,15 +91,15 @@ def test_sixteen_bits_given_by_hand_become_their_upper_eight(loaded):
 @pytest.mark.parametrize("control", ["<image>", "</s>", "<pad>"])
 def test_a_control_token_in_what_lmms_eval_asks_is_written_out(bytewise, control):
     asked = [f"what does {control} mean ?", "what else ?"]
-    written = bytewise.written([None, *asked])
+    written = bytewise.chat_prompt([None, *asked])
     image = Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8))
     ids = bytewise.inputs([written], [[image]], [asked])["input_ids"][0].tolist()
     assert ids.count(bytewise.adapter.image_token) == bytewise.adapter.tower.grid.patches
     assert bytewise.processor.tokenizer.eos_token_id not in ids
     words = [token for token in ids if token != bytewise.adapter.image_token]
     assert bytewise.processor.tokenizer.decode(words).count(control) == 1
-    plain = bytewise.written([None, "what ?"])
+    plain = bytewise.chat_prompt([None, "what ?"])
     one, other = (bytewise.inputs([plain], [[image]], data)["input_ids"] for data in ([["what ?"]], None))
     assert torch.equal(one, other)
-    with pytest.raises(DataError, match="the chat template does not write it as it is"):
+    with pytest.raises(DataError, match="the chat template changes it"):
         bytewise.inputs([plain], [[image]], [[f"another {control}"]])

@@ -100,7 +100,9 @@ def conversation(name):
 
 def ours(loaded, batch):
     turns = [TURNS[name] for name in batch]
-    texts = [loaded.written([p if isinstance(p, str) else None for p in content], system) for content, system in turns]
+    texts = [
+        loaded.chat_prompt([p if isinstance(p, str) else None for p in content], system) for content, system in turns
+    ]
     return loaded.inputs(texts, [[part for part in content if not isinstance(part, str)] for content, _ in turns])
 
 
@@ -184,7 +186,7 @@ def test_onevision_cuts_only_the_image_of_a_prompt_with_one(loaded_of):
 def test_numbers_of_images_that_do_not_fit_are_named(counts, loaded_of):
     loaded = loaded_of("LLaVA-OneVision")
     inputs = {**loaded.image_inputs([WIDE, WIDE, SQUARE])[0], "batch_num_images": torch.tensor(counts)}
-    with pytest.raises(ValueError, match=r"batch_num_images \[1.* of 3 images: expected how many"):
+    with pytest.raises(ValueError, match=r"batch_num_images \[1.* for 3 images: expected the number"):
         loaded.adapter.arrangements(inputs, [])
 
 
@@ -202,7 +204,7 @@ def test_texts_for_a_model_of_videos_are_those_of_its_processor_and_images_are_r
     found, expected = ours(loaded, ["none"]), theirs("LLaVA-NeXT-Video", loaded, ["none"])
     assert set(found) == set(expected) == {"input_ids", "attention_mask"}
     assert all(torch.equal(found[name], expected[name]) for name in found)
-    with pytest.raises(UnsupportedModel, match="is not given images, but videos"):
+    with pytest.raises(UnsupportedModel, match="takes videos, not images"):
         loaded.inputs(["<video>"], [[WIDE]])
 
 
@@ -210,7 +212,7 @@ def test_texts_for_a_model_of_videos_are_those_of_its_processor_and_images_are_r
 def test_the_token_of_what_is_not_given_is_named_as_the_processor_refuses_it(family, loaded_of):
     loaded = loaded_of(family)
     other = "<image>" if family == "LLaVA-NeXT-Video" else "<video>"
-    with pytest.raises(DataError, match=f"has '{other}', which stands for what is not given"):
+    with pytest.raises(DataError, match=f"has '{other}', a placeholder for an input that is not given"):
         loaded.inputs([f"What is {other}?"], [[]])
     with pytest.raises(ValueError, match=r"but no (images|videos) were passed"):
         own_processor(family, loaded)(text=[f"What is {other}?"])
@@ -219,8 +221,8 @@ def test_the_token_of_what_is_not_given_is_named_as_the_processor_refuses_it(fam
 def test_prompts_and_images_that_do_not_fit_are_named(loaded_of):
     loaded = loaded_of("LLaVA-1.5")
     with pytest.raises(DataError, match="has 1 image tokens for 2 images"):
-        loaded.inputs([loaded.written([None, "?"])], [[WIDE, HIGH]])
-    with pytest.raises(DataError, match="1 prompts and images of 2"):
-        loaded.inputs([loaded.written([None, "?"])], [[WIDE], [HIGH]])
+        loaded.inputs([loaded.chat_prompt([None, "?"])], [[WIDE, HIGH]])
+    with pytest.raises(DataError, match="1 prompts and images for 2"):
+        loaded.inputs([loaded.chat_prompt([None, "?"])], [[WIDE], [HIGH]])
     with pytest.raises(DataError, match="is a str: expected a PIL image"):
         loaded.image_inputs(["table.jpg"])

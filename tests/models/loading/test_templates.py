@@ -66,8 +66,8 @@ def test_a_template_is_found_wherever_transformers_looks(family, place, bare, tm
     folder = bare(family, tmp_path)
     put(folder, family, place, place)
     loaded = load(folder)
-    assert loaded.written(["Is ", None, "it?"]).replace("\n", "").endswith(f"it?|{place}|")
-    assert loaded.written([None, "?"], "Be brief.").startswith("system|Be brief.|user|")
+    assert loaded.chat_prompt(["Is ", None, "it?"]).replace("\n", "").endswith(f"it?|{place}|")
+    assert loaded.chat_prompt([None, "?"], "Be brief.").startswith("system|Be brief.|user|")
     assert load(folder).identity == loaded.identity
 
 
@@ -77,12 +77,12 @@ def test_the_processors_template_is_preferred_as_transformers_prefers_it(family,
     put(folder, family, "tokenizer_config.json", "tokenizer's")
     put(folder, family, "chat_template.json", "processor's")
     loaded = load(folder)
-    assert loaded.written([None, "?"]).endswith("|processor's|")
+    assert loaded.chat_prompt([None, "?"]).endswith("|processor's|")
     assert AutoTokenizer.from_pretrained(folder).chat_template == template(family, "tokenizer's")
     if not isinstance(loaded.processor, Parts):
         turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}]
         stock = AutoProcessor.from_pretrained(folder).apply_chat_template(turn, add_generation_prompt=True)
-        assert loaded.written([None, "?"]) == stock
+        assert loaded.chat_prompt([None, "?"]) == stock
 
 
 def test_the_identity_knows_the_template(bare, tmp_path):
@@ -99,7 +99,7 @@ def test_parts_that_are_saved_keep_their_template(bare, tmp_path):
     loaded = load(folder)
     loaded.model.save_pretrained(tmp_path / "again")
     loaded.processor.save_pretrained(tmp_path / "again")
-    assert load(tmp_path / "again").written([None, "?"]) == loaded.written([None, "?"])
+    assert load(tmp_path / "again").chat_prompt([None, "?"]) == loaded.chat_prompt([None, "?"])
 
 
 @pytest.mark.parametrize("family", OTHERS)
@@ -110,15 +110,15 @@ def test_without_a_template_a_checkpoint_is_refused(family, bare, tmp_path):
 
 def test_the_original_llava_is_asked_as_vicuna_was_trained(bare, tmp_path):
     loaded = load(bare("LLaVA-1.5", tmp_path))
-    assert loaded.written([None, "What is it?"]) == "USER: <image>\nWhat is it? ASSISTANT:"
-    assert loaded.written([None, "What is it?"], "Be brief.") == "Be brief. USER: <image>\nWhat is it? ASSISTANT:"
+    assert loaded.chat_prompt([None, "What is it?"]) == "USER: <image>\nWhat is it? ASSISTANT:"
+    assert loaded.chat_prompt([None, "What is it?"], "Be brief.") == "Be brief. USER: <image>\nWhat is it? ASSISTANT:"
 
 
 def test_a_llava_with_another_language_model_is_not(bare, tmp_path):
     loaded = load(bare("LLaVA-1.5", tmp_path))
     loaded.model.config.text_config = loaded.adapter.text_config = MistralConfig()
-    with pytest.raises(UnsupportedModel, match="nobody knows how a llava with a mistral is asked"):
-        loaded.written([None, "What is it?"])
+    with pytest.raises(UnsupportedModel, match="the prompt format of a llava with a mistral is unknown"):
+        loaded.chat_prompt([None, "What is it?"])
 
 
 @pytest.mark.parametrize("family", ["LLaVA-NeXT", "Qwen2.5-VL"])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from foveate.compressors import Blind, Identity, VisionCompressor
-from foveate.core.needs import LayersFrom
+from foveate.core.layers import LayersFrom
 from foveate.data.load import load_samples
 from foveate.methods import fastv, pyramiddrop, uniform
 from foveate.models.loading.load import load

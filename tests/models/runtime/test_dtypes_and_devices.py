@@ -59,7 +59,7 @@ def test_in_half_precision_logits_are_those_of_the_stock_model(family, folder_of
     folder = folder_of(family)
     loaded = load(folder, dtype="bfloat16")
     stock = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    inputs = loaded.inputs([loaded.written([None, "What is it?"])], [[IMAGE]])
+    inputs = loaded.inputs([loaded.chat_prompt([None, "What is it?"])], [[IMAGE]])
     assert torch.equal(loaded.model(**inputs).logits, stock(**inputs).logits)
 
 
@@ -102,7 +102,7 @@ def test_an_offloaded_model_answers_and_is_identified_as_the_whole_one(family, e
     assert any(weight.is_meta for weight in apart.model.parameters())
     assert apart.identity == whole.identity
     assert apart.device == torch.device("cpu")
-    inputs = apart.inputs([apart.written([None, "What is it?"])], [[IMAGE]])
+    inputs = apart.inputs([apart.chat_prompt([None, "What is it?"])], [[IMAGE]])
     options = {"max_new_tokens": 3, "do_sample": False}
     for compressor in (full(), uniform(5), fastv(6, 3)):
         with compressor.attached(whole):
@@ -117,7 +117,7 @@ def test_offloaded_weights_are_brought_to_one_precision_too(folder_of, tmp_path,
     apart = offloaded("LLaVA-1.5", folder, tmp_path, True, dtype="bfloat16")
     assert set(precisions(apart.model)) == {torch.bfloat16}
     assert apart.identity == load(folder, dtype="bfloat16").identity
-    inputs = apart.inputs([apart.written([None, "What is it?"])], [[IMAGE]])
+    inputs = apart.inputs([apart.chat_prompt([None, "What is it?"])], [[IMAGE]])
     assert apart.model.generate(**inputs, max_new_tokens=1).shape[1] == inputs["input_ids"].shape[1] + 1
 
 

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import flash_attention_mask
 
 from foveate.compressors import DecoderCompressor, Identity, Pipeline, VisionCompressor
+from foveate.compressors.base import compressed_by
 from foveate.models.loading.load import adapt
 from foveate.models.runtime.generation import answer_each
 from foveate.models.runtime.images import LiveImages
@@ -77,7 +78,7 @@ def test_holes_in_positions_part_no_sequences(method, rows):
     torch.testing.assert_close(forward, expected[0], atol=1e-4, rtol=0)
     adapter: Any = adapt(model)
     seen = LiveImages(adapter, {"pixel_values": inputs["pixel_values"]}, adapter.arrangements(inputs, [])[0])
-    compressed, prompts = method.compress(seen, adapter.extra_needs), inputs["input_ids"].tolist()
+    compressed, prompts = compressed_by(method, seen, adapter.extra_needs), inputs["input_ids"].tolist()
     said = answer_each(adapter, prompts, compressed, method.repack, method.cuts, 4)[0].tokens
     assert said == expected.argmax(-1).T.tolist()
 

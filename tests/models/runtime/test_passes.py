@@ -115,7 +115,7 @@ def test_a_cache_that_a_cut_has_left_is_not_gone_on_from_meanwhile(loaded, input
             return output
         return loaded.model(input_ids=ids[:, -1:], past_key_values=cut[0])
 
-    with pytest.raises(FoveateError, match="cannot go on from past_key_values in forward"):
+    with pytest.raises(FoveateError, match="cannot continue from past_key_values in forward"):
         said(loaded, METHODS["one cut"], inputs, Besides(goes_on))
 
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
 from foveate.compressors import DecoderCompressor, VisionCompressor
+from foveate.compressors.base import compressed_by
 from foveate.methods import pyramiddrop, sparsevlm, sparsevlm_plus
 from foveate.models.loading.load import adapt
 from foveate.models.runtime.generation import answer_each
@@ -145,7 +146,7 @@ def test_blocks_may_lie_on_another_device_than_the_prompt(method):
         drafts = [[*row[-3:-1], 7] for row in expected.tolist()]
         for given in ((), drafts):
             said, _ = answer_each(
-                adapter, prompts, method.compress(seen, adapter.extra_needs), method.repack, method.cuts, 3, given
+                adapter, prompts, compressed_by(method, seen, adapter.extra_needs), method.repack, method.cuts, 3, given
             )
             assert said.tokens == expected[:, -3:].tolist()
 

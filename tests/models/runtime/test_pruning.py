@@ -16,6 +16,7 @@ from transformers import GenerationConfig, StaticCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from foveate.compressors import DecoderCompressor, Pipeline, VisionCompressor
+from foveate.compressors.base import compressed_by
 from foveate.core.contracts import Scorer, Selector
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Role
@@ -228,7 +229,7 @@ def test_the_own_engine_and_hooks_in_generate_agree_and_a_batch_gives_what_singl
             assert run.kept[0].tolist() == kept[row]
             assert torch.equal(run.tokens.per_block[0], tokens[row])
             assert _until_end(alone, ends) == _until_end(together[row], ends)
-    compressed = compressor.compress(live_images(loaded.adapter, batch["pixel_values"]))
+    compressed = compressed_by(compressor, live_images(loaded.adapter, batch["pixel_values"]))
     answers, pruning = answer_each(loaded.adapter, prompts, compressed, compressor.repack, compressor.cuts, NEW)
     assert answers.tokens == [_until_end(row, ends) for row in together]
     assert [k.tolist() for k in pruning.decisions[-1].compression.kept] == kept
@@ -333,7 +334,7 @@ def test_an_assistant_a_loss_and_a_filled_cache_are_refused(loaded, batch):
     with fastv(5, 2).attached(loaded.model):
         with pytest.raises(FoveateError, match="past_key_values that already hold tokens"):
             loaded.model.generate(**batch, max_new_tokens=2, past_key_values=filled)
-        with pytest.raises(FoveateError, match="cannot go on from past_key_values in forward"):
+        with pytest.raises(FoveateError, match="cannot continue from past_key_values in forward"):
             loaded.model(input_ids=batch["input_ids"][:, -1:], past_key_values=filled)
 
 
@@ -341,7 +342,7 @@ def test_a_sliding_window_language_model_is_refused(loaded, batch, monkeypatch):
     config = loaded.model.model.language_model.config
     monkeypatch.setattr(config, "layer_types", ["full_attention", "sliding_attention"] * 2, raising=False)
     monkeypatch.setattr(config, "sliding_window", 8, raising=False)
-    with pytest.raises(FoveateError, match="attend to a window of 8 tokens"), fastv(5, 2).attached(loaded.model):
+    with pytest.raises(FoveateError, match="sliding_window of 8 tokens"), fastv(5, 2).attached(loaded.model):
         pass
 
 
@@ -357,7 +358,7 @@ def test_a_static_cache_works_on_the_cpu(loaded, batch):
 
 def test_scorers_may_not_read_blocks_that_have_not_run(loaded):
     later = DecoderCompressor(PromptAttention(3), 5, 2)
-    with pytest.raises(LayerError, match="block 3 has not run"), later.attached(loaded.model):
+    with pytest.raises(LayerError, match="block 3, which has not run"), later.attached(loaded.model):
         pass
 
 

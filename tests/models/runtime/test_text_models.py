@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from foveate.compressors import Compressor, DecoderCompressor, Identity, VisionCompressor
+from foveate.compressors.base import compressed_by
 from foveate.core.errors import FoveateError, UnsupportedNeed
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.loading.load import adapt
@@ -69,7 +70,7 @@ class Asked:
         adapter, images = self.adapter, self.images(numbers)
         arrangements = adapter.arrangements(images, [self.lengths[number] for number in numbers])
         compressed = in_groups(
-            lambda some: method.compress(some, adapter.extra_needs),
+            lambda some: compressed_by(method, some, adapter.extra_needs),
             group_by_shape(arrangements),
             lambda rows: LiveImages(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]]),
         )
@@ -89,7 +90,7 @@ def check(family: str, model: Any) -> None:
                     expected = asked.stock(numbers, prompts)
             except FoveateError as error:
                 assert method.cuts and asked.adapter.decoder.window, error
-                with pytest.raises(FoveateError, match="blocks attend to a window"):
+                with pytest.raises(FoveateError, match="sliding_window of"):
                     asked.evaluated(numbers, prompts, method)
                 break
             assert plain is None or expected == plain
@@ -125,7 +126,7 @@ def test_debiased_attention_is_refused_where_heads_are_rotated_otherwise(name):
     method = DecoderCompressor(PromptAttention(1, debiased=True), 4, layer=2)
     with (
         method.attached(model),
-        pytest.raises(UnsupportedNeed, match=r"debiased attention.*rotated whole and by halves"),
+        pytest.raises(UnsupportedNeed, match=r"debiased attention.*rotate whole heads by halves"),
     ):
         asked.stock(asked.numbers[0], asked.prompts[0])
 

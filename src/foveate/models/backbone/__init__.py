@@ -1,1 +1,1 @@
-"""Parts of Hugging Face models that every family has: adapter, decoder, tower, attention."""
+"""The parts of Hugging Face models that all families share: adapter, decoder, tower, attention."""

@@ -1,4 +1,4 @@
-"""What all adapters share: the parts of a stock model, run one by one."""
+"""The base class of all adapters, which run the parts of a stock model one by one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,8 @@ from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.compression import Compression
 from foveate.core.contracts import Cut, Reduction
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import (
-    ClsQuery,
-    ClsRows,
-    Deepstack,
-    Keys,
-    Need,
-    PixelStatistic,
-    ReceivedRows,
-    resolve_layer,
-    resolve_layers,
-)
+from foveate.core.layers import resolve_layer, resolve_layers
+from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Keys, Need, PixelStatistic, ReceivedRows
 from foveate.functional.pixel_filters import FILTERS
 from foveate.functional.sequence import positions
 from foveate.models.backbone.cut_checks import check_cuts
@@ -33,21 +24,21 @@ from foveate.models.backbone.decoder import Decoder
 from foveate.models.backbone.pixels import WHITE, Normalisation, pair
 
 ImageInputs = Mapping[str, Tensor]
-"""Those inputs of a model that belong to its images."""
+"""The model inputs that belong to images."""
 
 
 @dataclass(frozen=True)
 class Tower:
-    """What can be known of a vision tower before it runs.
+    """The properties of a vision tower that are known before it runs.
 
     Attributes:
         depth: Number of layers.
-        heads: Of each.
+        heads: Number of attention heads per layer.
         feature_layer: The layer that writes the language model's input.
         has_cls: Whether there is a [CLS] token.
-        grid: Visual tokens of one image of its size, before any compression; where it takes images of any size, of
-            a typical one.
-        windowed_layers: Layers in which a patch only sees a window of the image.
+        grid: Visual tokens of one image before any compression. A tower that takes images of any size has the grid of a
+            typical one.
+        windowed_layers: Layers in which a patch attends only to a window of the image.
     """
 
     depth: int
@@ -59,21 +50,21 @@ class Tower:
 
 
 class Adapter(ABC):
-    """Runs the parts of a stock model one by one.
+    """An interface to one model family, which runs the parts of a stock model one by one.
 
     Attributes:
-        tower: What is known of the vision tower.
+        tower: The properties of the vision tower.
         image_inputs: Names of the inputs that belong to images, the pixels first.
-        modality: What the stock model calls them.
-        image_options: What the model's own processor asks of its image processor.
-        image_boundary_tokens: The tokenizer's names of the tokens that this processor puts before and behind a
-            image's run.
-        fixed_grid: Whether every image lies in the tower's own grid, and its tokens say all about it.
-        position_axes: How many numbers a position has.
-        packs_projected: Whether sources are behind the projector already.
-        separator: Embedding of tokens between patches; None where there are none.
-        deepstack_levels: Behind so many of the first blocks the language model is given more of the image.
-        image_processor: Of the checkpoint; None where the model is known without it.
+        modality: The stock model's name for these inputs, "image" or "video".
+        image_options: Options that the model's own processor passes to its image processor.
+        image_boundary_tokens: Tokenizer attributes that name the tokens before and after an image's run of
+            placeholders.
+        fixed_grid: Whether every image has the grid of the tower, so that its tokens alone determine its arrangement.
+        position_axes: Number of coordinates of a position.
+        packs_projected: Whether sources have passed the projector already.
+        separator: Embedding of the separators between patches; None if the family has none.
+        deepstack_levels: Number of leading decoder blocks that receive DeepStack features.
+        image_processor: The checkpoint's image processor; None if the model was given without one.
     """
 
     tower: Tower
@@ -96,33 +87,33 @@ class Adapter(ABC):
 
     @abstractmethod
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
-        """How each image is arranged.
+        """Returns the arrangement of each image.
 
         Args:
-            images: Of all images of a call.
+            images: Inputs of all images of a call.
             runs: Lengths of the runs of placeholders in the prompts, in reading order; adjacent images share one.
         """
 
     @abstractmethod
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
-        """Only some of the images.
+        """Returns the inputs of some of the images.
 
         Args:
-            images: Of all images of a call.
-            rows: Which.
-            arrangements: Of all.
+            images: Inputs of all images of a call.
+            rows: Indices of the images to return.
+            arrangements: Arrangements of all images of the call.
         """
 
     @abstractmethod
     def encode(
         self, images: ImageInputs, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
-        """Sources (patches, then [CLS] if there is one), and what the vision side can answer of `needs`.
+        """Returns sources (patches, then [CLS] if there is one) and the answers to those `needs` that images answer.
 
         Args:
             images: Images of one arrangement.
-            arrangement: Of all of them.
-            needs: What is asked.
+            arrangement: The arrangement of all of them.
+            needs: The values that a scorer reads.
 
         Raises:
             UnsupportedNeed: This family cannot answer a need about its tower.
@@ -131,27 +122,27 @@ class Adapter(ABC):
 
     @abstractmethod
     def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
-        """Of one of these images all that the tower runs over, such as tiles: the tower's own patches of each."""
+        """Returns, for one of these images, the grid of the tower's own patches in each input of the tower."""
 
     @abstractmethod
     def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
-        """Returns the pixels of all that the tower runs over, as it is given them.
+        """Returns the pixels of all inputs of the tower, as the tower receives them.
 
         Args:
             images: Images of one arrangement.
-            arrangement: Of all of them.
+            arrangement: The arrangement of all of them.
         """
 
     @abstractmethod
     def per_token(
         self, values: Float[Tensor, "image tile patch width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image token width"]:
-        """Returns, for each visual token in reading order, the mean of its patches.
+        """Returns, for each visual token in reading order, the mean over its patches.
 
         Args:
-            values: Of the tower's own patches in raster order.
+            values: One row per patch of the tower, in raster order.
             images: Images of one arrangement.
-            arrangement: Of all of them.
+            arrangement: The arrangement of all of them.
         """
 
     def pixel_statistic(
@@ -161,23 +152,23 @@ class Adapter(ABC):
 
         Args:
             images: Images of one arrangement.
-            arrangement: Of all of them.
-            need: What is asked.
+            arrangement: The arrangement of all of them.
+            need: The statistic.
 
         Raises:
-            UnsupportedNeed: Nobody knows how the pixels were normalised.
+            UnsupportedNeed: The normalisation of the pixels is unknown, because there is no image processor.
         """
         if self.image_processor is None:
             raise UnsupportedNeed(
-                f"{need}: a model alone does not tell how its image processor normalises pixels; attach to what "
-                "foveate.models.loading.load.load returns, which knows that"
+                f"{need}: the normalisation of pixels is unknown, because the model was given without its image "
+                "processor; attach to what foveate.models.loading.load.load returns, which has it"
             )
         tiles = self.pixels(images, arrangement)
         config: Any = self.model.config
         rgb = Normalisation.of(self.image_processor).undone(tiles.flatten(0, 1))
-        found = FILTERS[need.name](rgb, pair(config.vision_config.patch_size)) / WHITE
-        found = found.to(tiles.device, torch.float32).unflatten(0, (-1, tiles.shape[1]))
-        return self.per_token(found[..., None], images, arrangement)[..., 0]
+        per_patch = FILTERS[need.name](rgb, pair(config.vision_config.patch_size)) / WHITE
+        per_patch = per_patch.to(tiles.device, torch.float32).unflatten(0, (-1, tiles.shape[1]))
+        return self.per_token(per_patch[..., None], images, arrangement)[..., 0]
 
     @property
     def projector(self) -> nn.Module:
@@ -185,31 +176,31 @@ class Adapter(ABC):
         return self.inner.multi_modal_projector
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
-        """From sources to what the language model is given, token by token."""
+        """Maps sources to input embeddings of the language model, token by token."""
         return self.projector(features)
 
     def reduced(
         self, images: ImageInputs, reduction: Reduction, keep: int
     ) -> tuple[Float[Tensor, "image token dim"], Compression]:
-        """Sources when `reduction` drops or merges tokens between the tower's blocks.
+        """Returns sources after `reduction` has dropped or merged tokens between the tower's blocks.
 
         Raises:
-            UnsupportedNeed: It cannot in this family.
+            UnsupportedNeed: This family does not support reductions.
         """
         raise UnsupportedNeed(
-            f"{reduction} works inside the tower of LLaVA-1.5; {type(self.model).__name__} cuts its images up or "
-            "merges their patches afterwards: use a method that compresses behind the tower"
+            f"{reduction} works inside the tower of LLaVA-1.5; {type(self.model).__name__} splits images into tiles or "
+            "merges patches after the tower: use a method that compresses after the tower"
         )
 
     def rope(
         self, inputs: Mapping[str, Any], mask: Tensor, arrangements: Sequence[Arrangement]
     ) -> Int[Tensor, "axis batch token"]:
-        """Positions of the tokens of full prompts.
+        """Returns the positions of the tokens of full prompts.
 
         Args:
-            inputs: The prompts, with whatever else they show, such as videos.
-            mask: Which tokens are no padding.
-            arrangements: Of the images in reading order.
+            inputs: The model inputs of the prompts, those of videos included.
+            mask: Marks the tokens that are not padding.
+            arrangements: The arrangements of the images in reading order.
         """
         return positions(mask.bool())[None]
 
@@ -217,8 +208,8 @@ class Adapter(ABC):
         """Returns the features of images as `generate` of the stock model takes them: one entry per image.
 
         Args:
-            tokens: Of each image.
-            deep: The same for each of the `deepstack_levels` blocks.
+            tokens: The tokens of each image.
+            deep: The DeepStack features of each image, for each of the `deepstack_levels` blocks.
         """
         listed: Any = list(tokens)
         return BaseModelOutputWithPooling(pooler_output=listed)
@@ -242,13 +233,13 @@ class Adapter(ABC):
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end an answer."""
+        """The tokens that end an answer."""
         ends = self.model.generation_config.eos_token_id
         return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
     @property
     def extra_needs(self) -> tuple[Need, ...]:
-        """What of images the language model must be given besides their tokens."""
+        """The needs about images that the language model reads in addition to their tokens."""
         return (Deepstack(),) if self.deepstack_levels else ()
 
     @property
@@ -257,15 +248,15 @@ class Adapter(ABC):
         return self.tower.has_cls
 
     def layers(self, need: Need) -> tuple[int, ...]:
-        """The tower's layers that a need names, non-negative.
+        """Returns the tower's layers that a need names, non-negative.
 
         Raises:
-            UnsupportedNeed: The need asks for [CLS] and the tower has none.
+            UnsupportedNeed: The need reads [CLS] and the tower has none.
             LayerError: A layer is out of range.
         """
         if isinstance(need, ClsRows | ClsQuery) and not self.tower.has_cls:
             tower = getattr(self.inner, "vision_tower", None) or self.inner.visual
-            hint = "; foveate.methods.fitting.with_fallbacks(compressor, model) puts received attention in its place"
+            hint = "; foveate.methods.fitting.with_fallbacks(compressor, model) reads received attention instead"
             raise UnsupportedNeed(
                 f"{type(tower).__name__} cannot answer {need}: it has no [CLS] token whose attention could be read"
                 + hint * isinstance(need, ClsRows)
@@ -279,27 +270,27 @@ class Adapter(ABC):
                 return ()
 
     def check(self, needs: Sequence[Need], cuts: Sequence[Cut] = ()) -> None:
-        """Raises what running these needs and cuts would raise about layers, without an image."""
+        """Raises the errors about layers that a run with these needs and cuts would raise; takes no image."""
         for need in needs:
             self.layers(need)
         check_cuts(cuts, self.decoder.depth, self.deepstack_levels, self.decoder.window)
 
     def embed(self, ids: Tensor, tokens: Float[Tensor, "visual dim"]) -> Float[Tensor, "batch token dim"]:
-        """Input embeddings in which the image tokens, in reading order, are the given ones."""
+        """Returns input embeddings with the given visual tokens at the placeholders, in reading order."""
         words = self.inner.get_input_embeddings()(ids)
         return words.masked_scatter((ids == self.image_token)[..., None], tokens.to(words.dtype))
 
     def mask(self, ids: Tensor) -> Tensor:
-        """What `generate` assumes without a mask: padding is not read, unless it is also what ends an answer."""
+        """Returns the mask that `generate` assumes without one: padding is masked unless it also ends an answer."""
         pad = self._pad
         return torch.ones_like(ids) if pad is None or pad in self.ends else ids.ne(pad).long()
 
     def question(self, prompt: Sequence[int], tail: Sequence[int] = ()) -> list[int]:
-        """The text behind the last image of a prompt, without special tokens.
+        """Returns the text after the last image of a prompt, without special tokens.
 
         Args:
             prompt: Token ids with all placeholders.
-            tail: What the chat template puts behind every question.
+            tail: Token ids that the chat template puts after every question.
         """
         special = {self.image_token, self.pad_token, self.text_config.bos_token_id, *self.ends}
         others = ("vision_start_token_id", "vision_end_token_id", "video_token_id", "image_token_id")

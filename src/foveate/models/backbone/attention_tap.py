@@ -1,8 +1,8 @@
-"""The attention tap: rows of the attention matrix of a stock model while its fast kernel runs.
+"""The attention tap, which reads queries and keys of a stock model while its fast kernel runs.
 
-Inside the context the model's attention function is one of ours, which hands query and key to whoever listens and then
+Inside the context the model's attention function is replaced by one that passes query and key to a listener and then
 calls the kernel that the model was configured with. The mask function is registered with it: without that,
-transformers drops the padding mask of unknown attention functions silently.
+transformers silently drops the padding mask of unknown attention functions.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,9 +20,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from foveate.models.backbone.internals import internal
 
 Listener = Callable[[int, Tensor, Tensor, float], None]
-"""Called with layer number, query, key (batch, head, token, dim) and scaling."""
+"""A callback that receives layer number, query, key (batch, head, token, dim) and scaling."""
 
-# by kernel; transformers reads "flash" and "flex" in a name as a mask layout, so no alias may contain them
+# No alias may contain "flash" or "flex": transformers chooses the layout of the mask by these parts of a name.
 _ALIASES = {"eager": "foveate_tap_sdpa", "flash_attention_2": "foveate_tap_fa2", "flash_attention_3": "foveate_tap_fa3"}
 _registered: set[str] = set()
 
@@ -34,22 +34,22 @@ class _Tap:
 
 
 _active: ContextVar[tuple[_Tap, ...]] = ContextVar("foveate_taps", default=())
-# threads may overlap in one model: the first to enter swaps its attention function, the last to leave restores it
+# Threads may overlap in one model: the first to enter replaces its attention function, the last to leave restores it.
 _lock = Lock()
 _entered: dict[int, tuple[str | None, int]] = {}
 
 
 @contextmanager
 def tapped(model: PreTrainedModel, attention_layers: Mapping[nn.Module, int], listener: Listener) -> Iterator[None]:
-    """While active, `listener` hears every attention call of the given modules.
+    """Calls `listener` with every attention call of the given modules while the context is active.
 
-    A model configured as "eager" runs SDPA meanwhile. Other models in the process, and the same model afterwards, are
-    untouched, also after an exception.
+    A model configured as "eager" runs SDPA meanwhile. Other models in the process are not changed, and the model's
+    attention function is restored on leaving, also after an exception.
 
     Args:
-        model: The (sub-)model whose configuration picks the attention function.
+        model: The (sub-)model whose configuration names the attention function.
         attention_layers: Its attention modules and their layer numbers.
-        listener: See `Listener`.
+        listener: Receives the attention calls; see `Listener`.
     """
     with _lock:
         before, inside = _entered.get(id(model.config), (model.config._attn_implementation, 0))
@@ -69,12 +69,12 @@ def tapped(model: PreTrainedModel, attention_layers: Mapping[nn.Module, int], li
 
 
 def _uncompiled(listener: Any) -> Any:  # noqa: ANN401 (torch types its decorator as one of functions only)
-    """Returns the listener for a model that may be compiled: the compiler has to go around what asks for values."""
+    """Returns the listener excluded from `torch.compile`, because it reads values of tensors."""
     return torch.compiler.disable(listener)
 
 
 def _alias(implementation: str | None) -> str:
-    """Our name for a kernel, registered with its mask function."""
+    """Returns the name of the tapped version of a kernel; registers it with its mask function at first use."""
     implementation = implementation or "eager"
     kernel = "sdpa" if implementation == "eager" else implementation
     alias = _ALIASES.get(implementation, f"foveate_tap_{implementation}")
@@ -102,7 +102,7 @@ def _attention_through(kernel: str) -> Callable:
         if kernel == "sdpa":
             return run(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         configured: Any = module.config
-        module.config = copy(configured)  # flash kernels read there which of them they are
+        module.config = copy(configured)  # flash kernels read their own name from it
         module.config._attn_implementation = kernel
         try:
             return run(module, query, key, value, attention_mask, scaling=scaling, **kwargs)

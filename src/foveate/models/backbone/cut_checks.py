@@ -1,68 +1,71 @@
-"""What cuts inside the language model ask of it and of the prompts, refused before anything runs."""
+"""Checks of the cuts inside the language model against the model and the prompts, before anything runs."""
 
 from collections.abc import Sequence
 
 from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError, LayerError
-from foveate.core.needs import PromptRows, TokenKeys, resolve_layer
+from foveate.core.layers import resolve_layer
+from foveate.core.needs import PromptRows, TokenKeys
 
 
 def check_cuts(cuts: Sequence[Cut], depth: int, deepstack_levels: int = 0, window: int | None = None) -> None:
-    """Refuses cuts that cannot work in a language model of so many blocks.
+    """Checks that a language model of `depth` blocks supports the cuts.
 
     Args:
         cuts: The cuts.
         depth: Number of blocks.
-        deepstack_levels: Behind so many of the first ones more of the image is added to its tokens.
-        window: How many of the last tokens some blocks attend to; None where all see everything.
+        deepstack_levels: Number of leading decoder blocks that receive DeepStack features.
+        window: Size in tokens of the smallest sliding window of a block; None if all blocks attend to all tokens.
 
     Raises:
-        LayerError: A cut stands at a block that does not exist or has nothing before it, or reads a later one.
-        FoveateError: The cuts do not follow each other, or the blocks see windows.
+        LayerError: A cut names a block that does not exist, or block 0, or reads a block that has not run.
+        FoveateError: The cuts are not in ascending order, or blocks attend to sliding windows.
     """
     if cuts and window is not None:
         raise FoveateError(
-            f"a method that cuts inside the language model cannot cut one whose blocks attend to a window of {window} "
-            "tokens (sliding_window), for other tokens would lie in it: use a method that compresses before the "
-            "language model"
+            f"a method that cuts inside the language model does not work with a sliding_window of {window} tokens, "
+            "because a cut changes which tokens lie in the window: use a method that compresses before the language "
+            "model"
         )
     layers = [resolve_layer(cut.layer, depth, "language model") for cut in cuts]
     for layer, cut in zip(layers, cuts, strict=True):
         if layer == 0:
             raise LayerError(
-                f"layer {cut.layer}: nothing was seen before block 0; cut before a block 1..{depth - 1}, or compress "
+                f"layer {cut.layer}: no block has run before block 0; cut before a block 1..{depth - 1}, or compress "
                 "on the vision side"
             )
         if layer < deepstack_levels:
             raise LayerError(
-                f"layer {cut.layer}: behind its first {deepstack_levels} blocks this model adds to its visual tokens "
-                f"what the tower saw in earlier layers; cut before a block {deepstack_levels}..{depth - 1}"
+                f"layer {cut.layer}: this model adds DeepStack features to its visual tokens after each of its first "
+                f"{deepstack_levels} blocks; cut before a block {deepstack_levels}..{depth - 1}"
             )
         for need in cut.needs:
             if isinstance(need, PromptRows | TokenKeys):
                 read = resolve_layer(need.layer, depth, "language model")
                 if read > layer - isinstance(need, TokenKeys):
-                    raise LayerError(f"{need}: it is read before block {layer}, when block {read} has not run")
+                    raise LayerError(
+                        f"{need}: the cut before block {layer} cannot read block {read}, which has not run by then"
+                    )
     if layers != sorted(set(layers)):
-        raise FoveateError(f"cuts before blocks {layers}: they must stand before different blocks, in ascending order")
+        raise FoveateError(f"cuts before blocks {layers}: expected different blocks in ascending order")
 
 
 def check_images(counts: Sequence[int]) -> None:
-    """Refuses prompts whose visual tokens cannot be counted together.
+    """Checks that all prompts of a batch have equally many images, at least one.
 
     Args:
         counts: Number of images of each prompt.
 
     Raises:
-        FoveateError: A prompt has none, or not as many as the others.
+        FoveateError: A prompt has no image, or another number of images than the others.
     """
     if 0 in counts:
         raise FoveateError(
-            f"prompt {counts.index(0)} of the batch has no image, so it has no visual tokens to choose from: leave the "
-            "`with` for prompts without an image"
+            f"prompt {counts.index(0)} of the batch has no image, so there are no visual tokens to drop: leave the "
+            "`with` block for prompts without an image"
         )
     if len(set(counts)) > 1:
         raise FoveateError(
-            f"the prompts of this batch have {list(counts)} images: inside the language model a budget counts the "
-            "visual tokens of a whole prompt, so put prompts with equally many images into one batch"
+            f"the prompts of this batch have {list(counts)} images: inside the language model the budget is a number "
+            "of visual tokens per prompt, so put only prompts with equally many images into one batch"
         )

@@ -1,4 +1,4 @@
-"""The language model block by block, and what each token of its sequence is."""
+"""The language model block by block, and the layout of its token sequence."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,15 +22,14 @@ class Decoder:
     def __init__(self, model: Any, head: nn.Module) -> None:  # noqa: ANN401 (a class per family)
         self.model, self.head, self.config = model, head, model.config
         self.blocks: Sequence[Any] = model.layers
-        self.cache_argument = (
-            cache_argument(self.blocks[0]) if len(self.blocks) else "cache"
-        )  # none: refused by `check`
-        self.rotated_by_halves: set[int] = set()  # blocks of which that was found
+        # A model without blocks is refused by `LoadedModel.check`.
+        self.cache_argument = cache_argument(self.blocks[0]) if len(self.blocks) else "cache"
+        self.rotated_by_halves: set[int] = set()  # blocks whose rotary embedding has been checked
         self._attention = {block.self_attn: number for number, block in enumerate(self.blocks)}
 
     @property
     def window(self) -> int | None:
-        """How many of the last tokens those blocks attend to that see the fewest; None where all see everything."""
+        """Size in tokens of the smallest sliding window of a block; None if all blocks attend to all tokens."""
         kinds = getattr(self.config, "layer_types", None)
         if getattr(self.config, "use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds):
             return getattr(self.config, "sliding_window", None)
@@ -38,7 +37,7 @@ class Decoder:
 
     @property
     def flashes(self) -> bool:
-        """Whether attention is computed by a flash kernel, which reads packed sequences from positions."""
+        """Whether attention is computed by a flash kernel, which takes gaps in positions for sequence borders."""
         return "flash" in str(self.config._attn_implementation)
 
     @property
@@ -46,94 +45,104 @@ class Decoder:
         return len(self.blocks)
 
     def tapped(self, listener: Callable[[int, Tensor, Tensor, float], None]) -> Any:  # noqa: ANN401
-        """See `tap.tapped`."""
+        """Returns a context in which `listener` receives the attention calls of all blocks; see `tapped`."""
         return tapped(self.model, self._attention, listener)
 
-    def mask(self, states: Tensor, seen: Tensor, cache: Cache | None, block: int) -> Any:  # noqa: ANN401
-        """What attention from block `block` on is given; `seen` marks the real ones of all its tokens."""
+    def mask(self, states: Tensor, real: Tensor, cache: Cache | None, block: int) -> Any:  # noqa: ANN401
+        """Returns the attention mask of the blocks from `block` on.
+
+        Args:
+            states: The states that enter the block.
+            real: (batch, token) bool, marks the tokens that are not padding, those in the cache included.
+            cache: The key-value cache.
+            block: Number of the block.
+        """
         return internal("masking_utils.create_causal_mask")(
-            self.config, states, seen.long().to(states.device), cache, layer_idx=block
+            self.config, states, real.long().to(states.device), cache, layer_idx=block
         )
 
     def rotation(self, states: Tensor, position: Int[Tensor, "axis batch token"]) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the positions."""
+        """Returns cosines and sines of the positions."""
         position = position.to(states.device)
         cosine, sine = self.model.rotary_emb(states, position_ids=position if len(position) > 1 else position[0])
         return cosine.to(states.device), sine.to(states.device)
 
-    def heard(self, block: int, states: Tensor, rotation: Any) -> tuple[Tensor, Tensor, float]:  # noqa: ANN401
-        """Returns queries, keys and their scaling as the kernel of a block would be given them.
+    def queries_and_keys(self, block: int, states: Tensor, rotation: Any) -> tuple[Tensor, Tensor, float]:  # noqa: ANN401
+        """Returns the queries, keys and scaling that the attention kernel of a block receives.
 
-        The block itself is run up to its kernel, so that they are the model's own, whatever it does to them.
+        The block itself runs up to its kernel, so that its own norms and projections are applied.
 
         Args:
-            block: Its number.
-            states: As they enter it.
+            block: Number of the block.
+            states: The states that enter the block.
             rotation: Cosines and sines of the positions.
         """
-        heard: list[tuple[Tensor, Tensor, float]] = []
+        captured: list[tuple[Tensor, Tensor, float]] = []
 
         def listen(number: int, query: Tensor, key: Tensor, scaling: float) -> None:
-            heard.append((query.detach(), key.detach(), scaling))
-            raise _Heard
+            captured.append((query.detach(), key.detach(), scaling))
+            raise _Captured
 
-        with self.tapped(listen), torch.no_grad(), suppress(_Heard):
+        with self.tapped(listen), torch.no_grad(), suppress(_Captured):
             self.blocks[block](states, attention_mask=None, position_ids=None, position_embeddings=rotation)
-        return heard[0]
+        return captured[0]
 
     def check_readable(self) -> None:
-        """Refuses to read attention where a kernel does more than softmax over all that came before.
+        """Checks that attention is a plain softmax over all earlier tokens, so that it can be recomputed.
 
         Raises:
-            UnsupportedNeed: Its blocks attend to windows, or bound their logits.
+            UnsupportedNeed: Blocks attend to sliding windows, or cap their logits.
         """
         cap = getattr(self.config, "attn_logit_softcapping", None)
         if self.window is not None or cap is not None:
             found = f"a window of {self.window} tokens" if self.window is not None else f"logits capped at {cap:g}"
             raise UnsupportedNeed(
-                f"attention inside {type(self.model).__name__} cannot be read: it has {found}, and what is read is a "
-                "softmax over all tokens before; use a method that reads the vision side"
+                f"attention inside {type(self.model).__name__} cannot be read: it has {found}, but only a plain "
+                "softmax over all earlier tokens can be recomputed; use a method that reads the vision side"
             )
 
     def normed(self, states: Tensor) -> Tensor:
-        """Returns states after the norm behind the last block.
+        """Returns states after the final norm.
 
         Raises:
-            UnsupportedNeed: It has none, or another name.
+            UnsupportedNeed: The language model has no final norm under a known name.
         """
         for name in ("norm", "final_layernorm"):
             if hasattr(self.model, name):
                 return getattr(self.model, name)(states)
-        raise UnsupportedNeed(f"{type(self.model).__name__} has no norm behind its last block: use another method")
+        raise UnsupportedNeed(
+            f"{type(self.model).__name__} has no final norm, looked for norm and final_layernorm: use a method that "
+            "does not read TokenStates"
+        )
 
     def logits(self, states: Tensor) -> Tensor:
-        """Of the token that follows each of these states, which are normalised."""
+        """Returns the logits of the next token for each of these states, which are normalised."""
         return self.head(states).to(states.device)
 
 
-class _Heard(Exception):
-    """Ends a block's pass once its queries and keys are known."""
+class _Captured(Exception):
+    """A signal that ends a block's pass once its queries and keys are known."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What each token of a left-padded batch is.
+    """The role, patch and position of each token of a left-padded batch.
 
     Attributes:
-        role: A `Role`.
-        place: Of visual tokens the patch, where those of a prompt's second image count on from the first's, or
-            `EXTRA`; of others `PADDING`.
-        position: What the rotary embedding is given.
+        role: The token's `Role`.
+        patch: The patch of a visual token, or `EXTRA`; patches are numbered across all images of a prompt. `PADDING`
+            for other tokens.
+        position: The position that the rotary embedding receives.
         following: Position of the token that follows each prompt.
-        prompts: The images of each prompt.
-        tokens: The image tokens in reading order.
-        deepstack: What is added to them behind each of the first blocks.
-        late: How much later than right behind the prompt's last token the next one stands, as after an image whose end
-            was removed; None where every prompt ends with text.
+        prompts: The arrangements of the images of each prompt.
+        tokens: The visual tokens in reading order.
+        deepstack: The features that are added to the visual tokens after each of the first blocks.
+        late: Offset of the next token's position from that of the prompt's last token plus one, which is positive after
+            an image whose last tokens were dropped; None if every prompt ends with text.
     """
 
     role: Int[Tensor, "batch token"]
-    place: Int[Tensor, "batch token"]
+    patch: Int[Tensor, "batch token"]
     position: Int[Tensor, "axis batch token"]
     following: Int[Tensor, " batch"]
     prompts: Sequence[Sequence[Arrangement]]

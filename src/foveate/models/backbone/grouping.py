@@ -1,4 +1,4 @@
-"""Images of different shapes in one batch: each shape is decided on by itself, and what is shorter is padded."""
+"""Batches of images of different shapes: each shape is compressed by itself, and shorter results are padded."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,7 @@ from foveate.functional.mixing import unit_rows
 
 
 def group_by_shape(arrangements: Sequence[Arrangement]) -> list[list[int]]:
-    """The images of each arrangement."""
+    """Returns the indices of the images of each arrangement."""
     groups: dict[Arrangement, list[int]] = {}
     for row, arrangement in enumerate(arrangements):
         groups.setdefault(arrangement, []).append(row)
@@ -27,30 +27,35 @@ def in_groups(
     groups: Sequence[Sequence[int]],
     images: Callable[[list[int]], ImageBatch],
 ) -> Compressed:
-    """Images of several arrangements, compressed group by group.
+    """Compresses images of several arrangements, group by group.
 
     Args:
-        compress: Of a compressor.
-        groups: As `group_by_shape` gives them.
-        images: The images of a group.
+        compress: Compresses images of one arrangement.
+        groups: Indices of the images of each group; see `group_by_shape`.
+        images: Returns the images of a group.
     """
     parts = [compress(images(list(rows))) for rows in groups]
     if len(parts) == 1:
         return parts[0]
     rows = [row for group in groups for row in group]
     order = torch.tensor(rows).argsort().tolist()
-    decision = together([part.decision for part in parts], rows)
+    decision = concatenated([part.decision for part in parts], rows)
     tokens = padded([part.tokens for part in parts], (-2,), 0)[order]
     values = {}
     for need in parts[0].carried:
         axes = () if need.patch_axis is None else (need.patch_axis,)
         values[need] = padded([part.carried[need] for part in parts], axes, 0)[order]
     every = [arrangement for part in parts for arrangement in part.arrangements]
-    return Compressed(tokens, decision, values, tuple(every[i] for i in order), parts[0].separators)
+    return Compressed(tokens, decision, tuple(every[i] for i in order), parts[0].separators, values)
 
 
-def together(decisions: Sequence[Decision], rows: Sequence[int]) -> Decision:
-    """One decision about all rows, which the given ones were about in this order; what is shorter ends in padding."""
+def concatenated(decisions: Sequence[Decision], rows: Sequence[int]) -> Decision:
+    """Returns one decision about all rows, padded to the longest.
+
+    Args:
+        decisions: Decisions about parts of the batch.
+        rows: The row of the batch that each row of the concatenated decisions belongs to.
+    """
     order = torch.tensor(rows).argsort().tolist()
     scores = padded([decision.scores for decision in decisions], (-1,), torch.nan)[order]
     compressions = [decision.compression for decision in decisions]
@@ -63,7 +68,7 @@ def together(decisions: Sequence[Decision], rows: Sequence[int]) -> Decision:
 
 
 def padded(parts: Sequence[Tensor], axes: Sequence[int], fill: float | int) -> Tensor:
-    """Stacks of rows as one; the given axes, counted from the last, get the length of the longest."""
+    """Concatenates along the first axis, with `fill` up to the longest on the given axes, which are negative."""
     longest = [max(part.shape[axis] for part in parts) if axis in axes else None for axis in range(-1, -4, -1)]
     stacks = []
     for part in parts:
@@ -73,7 +78,7 @@ def padded(parts: Sequence[Tensor], axes: Sequence[int], fill: float | int) -> T
 
 
 def carried(need: Need, value: Tensor, compression: Compression) -> Tensor:
-    """An answer about patches after a compression of them; a token without a place gets the mean of its sources."""
+    """Returns the answer to a need for the tokens of a compression; an extra token gets the mean of its sources."""
     if need.patch_axis is None:
         return value
     value = value.movedim(need.patch_axis, -1)
@@ -90,7 +95,7 @@ def carried(need: Need, value: Tensor, compression: Compression) -> Tensor:
 
 
 def in_order(compression: Compression) -> Compression:
-    """Tokens with a place by place, then extra ones, then padding."""
+    """Sorts tokens: those of patches in raster order, then extra ones, then padding."""
     origin = compression.origin
     past = int(origin.amax()) + 1 if origin.numel() else 0
     order = torch.where(origin >= 0, origin, past + (origin == PADDING).long()).argsort(dim=1, stable=True)

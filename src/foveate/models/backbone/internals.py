@@ -1,7 +1,7 @@
-"""The names of transformers that foveate uses although they are not documented for users.
+"""The undocumented names of transformers that foveate uses.
 
-A release may rename any of them without notice. They are looked up here and nowhere else, so that the error names the
-one that is missing, and so that importing foveate does not import them.
+A release may rename any of them without notice. They are looked up only here, so that the error names the missing one
+and importing foveate does not import them.
 """
 
 from functools import cache
@@ -23,7 +23,7 @@ INTERNALS = {
     "models.siglip.modeling_siglip.SiglipEncoderLayer": "reductions inside a SigLIP tower",
     "vision_utils.get_vision_window_index": "the windows of the Qwen2.5-VL tower",
 }
-"""Each name below `transformers`, and what it is used for."""
+"""Each name below `transformers`, and its use in foveate."""
 
 
 @cache
@@ -47,7 +47,7 @@ def internal(name: str) -> Any:  # noqa: ANN401 (functions, classes and tables)
 
 
 def missing_internals() -> dict[str, str]:
-    """Returns those of `INTERNALS` that the installed transformers does not have, with the error of each."""
+    """Returns the `INTERNALS` that the installed transformers lacks, with the error of each."""
     missing = {}
     for name in INTERNALS:
         try:
@@ -58,7 +58,7 @@ def missing_internals() -> dict[str, str]:
 
 
 def cache_argument(block: Any) -> str:  # noqa: ANN401 (a class per family)
-    """Returns the name of the argument by which a decoder block is given the key-value cache.
+    """Returns the name of a decoder block's argument for the key-value cache.
 
     It is "cache" from transformers 5.24 on, "past_key_values" before.
 
@@ -72,6 +72,6 @@ def cache_argument(block: Any) -> str:  # noqa: ANN401 (a class per family)
     if known := [name for name in ("cache", "past_key_values") if name in parameters]:
         return known[0]
     raise UnsupportedModel(
-        f"{type(block).__name__}.forward takes {', '.join(parameters)}: expected a key-value cache as cache or "
-        "past_key_values among them"
+        f"{type(block).__name__}.forward takes {', '.join(parameters)}: expected an argument cache or past_key_values "
+        "for the key-value cache; install a version of transformers within the range of foveate's pyproject.toml"
     )

@@ -1,4 +1,4 @@
-"""The pixels that a vision tower is given, without what its image processor has done to their values."""
+"""The 8-bit pixels behind the normalised ones that a vision tower receives."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ WHITE = 255
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What an image processor does to the 8-bit values of each channel: (value * factor - mean) / std."""
+    """An image processor's map of the 8-bit values of each channel: (value * factor - mean) / std."""
 
     factor: float
     mean: tuple[float, ...]
@@ -21,7 +21,7 @@ class Normalisation:
 
     @classmethod
     def of(cls, image_processor: Any) -> "Normalisation":  # noqa: ANN401 (a class per family)
-        """Returns the normalisation of a processor of transformers."""
+        """Returns the normalisation of an image processor of transformers."""
         factor = image_processor.rescale_factor if image_processor.do_rescale else 1
         mean, std = (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0, 1)
         return cls(float(factor), _per_channel(mean), _per_channel(std))
@@ -29,8 +29,8 @@ class Normalisation:
     def undone(self, pixels: Float[Tensor, "image 3 height width"]) -> Float64[Tensor, "image 3 height width"]:
         """Returns the 8-bit RGB values from which the pixels were made, on the CPU.
 
-        They are whole numbers, because processors resize in 8 bits. So neither the rounding of the normalisation nor
-        pixels in float16 change them, sums of them are exact, and equal patches stay equal on every device.
+        They are whole numbers, because processors resize in 8 bits. So neither rounding in the normalisation nor
+        float16 changes them, their sums are exact, and equal patches stay equal on every device.
         """
         mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (self.mean, self.std))
         return ((pixels.detach().cpu().double() * std + mean) / self.factor).round().clamp(0, WHITE)

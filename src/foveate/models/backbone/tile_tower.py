@@ -1,4 +1,4 @@
-"""A vision tower that sees images of one size: CLIP's, SigLIP's, InternViT."""
+"""A vision tower for images of one size: CLIP's, SigLIP's, InternViT."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -16,34 +16,34 @@ from foveate.models.backbone.attention_tap import tapped
 
 
 class TileTower:
-    """Runs a tower over images of its own size, and listens to its attention.
+    """A vision tower that runs over images of its own size while its attention is recorded.
 
     Args:
         model: The tower.
         attention: Its attention modules, layer by layer.
-        about: What is known of it.
-        states: From its pixels to the features that go on to the projector, [CLS] first if there is one; also told the
-            last layer that has to run.
+        properties: Its depth, heads, grid and the like.
+        states: Maps pixels and the number of the last layer to run to the features that enter the projector, [CLS]
+            first if there is one.
     """
 
     def __init__(
         self,
         model: Any,  # noqa: ANN401 (a class per family)
         attention: Sequence[nn.Module],
-        about: Tower,
+        properties: Tower,
         states: Callable[..., Tensor],
     ) -> None:
-        self.model, self.about, self.states = model, about, states
+        self.model, self.properties, self.states = model, properties, states
         self._layer_of = {module: layer for layer, module in enumerate(attention)}
 
     def encode(
         self, pixels: Float[Tensor, "image channel height width"], wanted: dict[Need, tuple[int, ...]]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
-        """Patches, then [CLS] if there is one, and the answers to the needs that name a layer.
+        """Returns patches, then [CLS] if there is one, and the answers to the needs that name a layer.
 
         Args:
-            pixels: Of the images.
-            wanted: What is asked, and the layers that answer it.
+            pixels: Pixels of the images.
+            wanted: The needs, and the layers that answer each.
         """
         recorded: dict[tuple[type[Need], int], Tensor] = {}
 
@@ -51,9 +51,9 @@ class TileTower:
             query, key = query.detach(), key.detach()
             for need, layers in wanted.items():
                 if layer in layers and (type(need), layer) not in recorded:
-                    recorded[type(need), layer] = self._heard(need, query, key, scaling)
+                    recorded[type(need), layer] = self._answer(need, query, key, scaling)
 
-        last = max([self.about.feature_layer, *(layer for layers in wanted.values() for layer in layers)])
+        last = max([self.properties.feature_layer, *(layer for layers in wanted.values() for layer in layers)])
         with tapped(self.model, self._layer_of, listen) if any(wanted.values()) else nullcontext():
             sources = self._cls_last(self.states(pixels, last))
         values: dict[Need, Tensor] = {}
@@ -64,14 +64,14 @@ class TileTower:
                 values[need] = recorded[type(need), layers[0]]
         return sources, values
 
-    def _heard(self, need: Need, query: Tensor, key: Tensor, scaling: float) -> Tensor:
-        """What one attention call answers."""
+    def _answer(self, need: Need, query: Tensor, key: Tensor, scaling: float) -> Tensor:
+        """Returns the answer to a need from one attention call."""
         match need:
             case ClsRows():
                 return attention_rows(query[:, :, :1], key, scaling)[:, :, 0, 1:]
             case ReceivedRows():
                 rows = torch.ones(len(query), query.shape[2], device=query.device)
-                return mean_attention(query, key, scaling, rows)[:, :, int(self.about.has_cls) :]
+                return mean_attention(query, key, scaling, rows)[:, :, int(self.properties.has_cls) :]
             case ClsQuery():
                 return query[:, :, 0]
             case Keys():
@@ -79,26 +79,33 @@ class TileTower:
         raise TypeError(f"{need} is not about a layer's attention")
 
     def _cls_last(self, states: Tensor) -> Tensor:
-        return torch.cat([states[:, 1:], states[:, :1]], 1) if self.about.has_cls else states
+        return torch.cat([states[:, 1:], states[:, :1]], 1) if self.properties.has_cls else states
 
 
-def hidden(states: Iterable[Tensor], layers: int | Sequence[int], depth: int) -> Tensor:
-    """The hidden states that a configuration's `vision_feature_layer` names, side by side; no others are kept.
+def selected_states(states: Iterable[Tensor], layers: int | Sequence[int], depth: int) -> Tensor:
+    """Concatenates the hidden states that `vision_feature_layer` names along the width; keeps no others in memory.
 
     Args:
-        states: The input of the first layer and the output of each that runs.
-        layers: As in the configuration.
-        depth: How many layers there are.
+        states: The input of the first layer and the output of each layer that runs.
+        layers: The configuration's `vision_feature_layer`.
+        depth: Number of layers.
     """
     named = [i % (depth + 1) for i in ([layers] if isinstance(layers, int) else layers)]
     kept = {i: state for i, state in enumerate(states) if i in named}
     return torch.cat([kept[i] for i in named], -1)
 
 
-def writing(layers: int | Sequence[int], depth: int) -> int:
-    """The layer (0-based) that writes the last of these hidden states; state i is the input of layer i."""
+def feature_layer_of(layers: int | Sequence[int], depth: int) -> int:
+    """Returns the layer (0-based) that writes the last of these hidden states; state i is the input of layer i.
+
+    Raises:
+        LayerError: The tower has no such hidden state.
+    """
     several = [layers] if isinstance(layers, int) else list(layers)
     if wrong := [layer for layer in several if not -depth - 1 <= layer <= depth]:
-        raise LayerError(f"vision_feature_layer={wrong[0]}: this tower has {depth} layers, states 0..{depth} of them")
+        raise LayerError(
+            f"vision_feature_layer={wrong[0]}: this tower has {depth} layers, choose a hidden state 0..{depth} or "
+            f"-{depth + 1}..-1"
+        )
     last = max(several, key=lambda layer: layer % (depth + 1))
     return last % (depth + 1) - 1

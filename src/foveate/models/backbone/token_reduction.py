@@ -1,4 +1,4 @@
-"""A CLIP-like vision tower, run block by block while a `Reduction` takes tokens away."""
+"""A CLIP-like vision tower, run block by block while a `Reduction` drops or merges tokens."""
 
 from typing import Any
 
@@ -26,42 +26,42 @@ def reduced(
     feature_layer: int,
     has_cls: bool,
 ) -> tuple[Float[Tensor, "image token dim"], Compression]:
-    """Features of the patches that remain, without [CLS], and of which patches they are made.
+    """Returns the features of the remaining patches, without [CLS], and the compression that they result from.
 
-    Attention is computed by `scaled_dot_product_attention`, whatever the tower is configured with: it alone takes the
-    bias that padding and proportional attention need.
+    Attention is computed by `scaled_dot_product_attention`, whatever the tower is configured with: no other kernel
+    takes the bias that padding and proportional attention need.
 
     Args:
         tower: CLIP's or SigLIP's vision model.
-        pixels: What the tower is given.
-        reduction: What becomes of the tokens in each block.
-        keep: How many patches shall remain.
+        pixels: The pixels that the tower receives.
+        reduction: Drops or merges tokens in each block.
+        keep: Number of patches to keep.
         feature_layer: The block (0-based) whose output are the features; later ones are not run.
         has_cls: Whether the tower's first token is [CLS].
 
     Returns:
-        The features, tokens in raster order of their origins, and the compression over the original patches. It says
-        what each token stands for; it cannot be applied to the features of the whole tower, because later blocks saw
-        fewer tokens.
+        The features, tokens in raster order of their origins, and the compression over the original patches. The
+        compression states the patches of each token; it cannot be applied to the features of the whole tower, because
+        later blocks attended to fewer tokens.
 
     Raises:
-        UnsupportedNeed: The reduction needs [CLS], and the tower has none; or the tower's blocks are of another kind.
+        UnsupportedNeed: The reduction needs [CLS] and the tower has none, or the tower's blocks are not supported.
         LayerError: No block runs before the features are written.
-        FoveateError: The reduction gave something that does not fit, or left another number of patches.
+        FoveateError: The reduction returned an invalid compression, or kept another number of patches.
     """
     if feature_layer < 0:
         raise LayerError(f"{reduction}: the features are written before block 0, so no block drops or merges patches")
     if reduction.needs_cls and not has_cls:
         name = type(tower).__name__
-        raise UnsupportedNeed(f"{reduction} reads the attention of [CLS], and {name} has none: use another reduction")
+        raise UnsupportedNeed(f"{reduction} reads the attention of [CLS], but {name} has none: use another reduction")
     transformer: Any = getattr(tower, "vision_model", tower)
     kind = type(transformer.encoder.layers[0])
     if kind not in map(internal, _BLOCKS):
         raise UnsupportedNeed(
-            f"{reduction} runs the blocks of a tower itself and knows those of CLIP and SigLIP, not {kind.__name__}: "
-            "use a method that compresses behind the tower"
+            f"{reduction} supports the blocks of CLIP and SigLIP, not {kind.__name__}: use a method that compresses "
+            "after the tower"
         )
-    states = entered(transformer, pixels)
+    states = patch_embeddings(transformer, pixels)
     original = states.shape[1]
     total = Compression(torch.arange(original, device=states.device).expand(len(states), -1))
     carried: Tensor | None = None
@@ -82,14 +82,18 @@ def reduced(
     return _patches(states, total, has_cls, reduction, keep)
 
 
-def entered(transformer: Any, pixels: Tensor, **options: bool) -> Float[Tensor, "image token dim"]:  # noqa: ANN401
-    """What the first block of CLIP's or SigLIP's tower is given."""
+def patch_embeddings(
+    transformer: Any,  # noqa: ANN401 (CLIP, SigLIP)
+    pixels: Tensor,
+    **options: bool,
+) -> Float[Tensor, "image token dim"]:
+    """Returns the input of the first block of CLIP's or SigLIP's tower."""
     states = transformer.embeddings(pixels, **options)
     return transformer.pre_layrnorm(states) if hasattr(transformer, "pre_layrnorm") else states
 
 
 def _heads(attention: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401 (CLIP, SigLIP)
-    """Query, key and value: (batch, head, token, dim)."""
+    """Returns query, key and value: (batch, head, token, dim)."""
 
     def split(projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
@@ -100,7 +104,7 @@ def _heads(attention: Any, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # 
 def _bias(
     real: Bool[Tensor, "batch token"], size: Int[Tensor, "batch token"] | None, dtype: torch.dtype
 ) -> Float[Tensor, "batch 1 1 token"] | None:
-    """What is added to attention logits: nothing is read from padding; a token of size n counts n times."""
+    """Returns the bias of attention logits: -inf for padding, log n for a token that stands for n."""
     weight = real.long() if size is None else size * real
     if (weight == 1).all():
         return None
@@ -108,7 +112,7 @@ def _bias(
 
 
 def _composed(first: Compression, then: Compression, sources: int) -> Compression:
-    """One compression of `sources` that does what two do one after the other."""
+    """Returns one compression of `sources` that equals two in sequence."""
     origin = torch.where(then.origin < 0, then.origin, first.origin.gather(1, then.origin.clamp(min=0)))
     if first.mixing is None and then.mixing is None:
         return Compression(origin)
@@ -118,23 +122,23 @@ def _composed(first: Compression, then: Compression, sources: int) -> Compressio
 def _patches(
     states: Tensor, total: Compression, has_cls: bool, reduction: Reduction, keep: int
 ) -> tuple[Tensor, Compression]:
-    """Without [CLS], which is the first token and the first source, and in raster order.
+    """Removes [CLS], which is the first token and the first source, and sorts tokens in raster order.
 
     Raises:
-        FoveateError: There are not as many patches as shall remain.
+        FoveateError: Another number of patches than `keep` is left.
     """
     skip = int(has_cls)
     origin, count = total.origin[:, skip:], total.count - skip
     last, fewest, most = torch.stack([total.origin.max(), count.min(), count.max()]).tolist()
     if fewest != keep or most != keep:
         left = f"{fewest} to {most}" if fewest < most else str(most)
-        raise FoveateError(f"{reduction} left {left} patches: expected exactly keep={keep} behind the feature layer")
+        raise FoveateError(f"{reduction} left {left} patches: expected exactly keep={keep} after the feature layer")
     order = origin.masked_fill(origin == PADDING, total.origin.shape[1] + last).argsort(dim=-1)
 
     def ordered(rows: Tensor) -> Tensor:
         return rows[:, skip:].gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
 
-    places = origin.gather(1, order)
-    places = torch.where(places < 0, places, places - skip)
+    patches = origin.gather(1, order)
+    patches = torch.where(patches < 0, patches, patches - skip)
     mixing = None if total.mixing is None else ordered(total.mixing)[..., skip:]
-    return ordered(states * total.real[..., None]), Compression(places, mixing)
+    return ordered(states * total.real[..., None]), Compression(patches, mixing)

@@ -1,1 +1,1 @@
-"""One adapter per model family; nothing else knows how a family arranges its images."""
+"""One adapter per model family."""

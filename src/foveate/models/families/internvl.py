@@ -1,4 +1,4 @@
-"""InternVL."""
+"""The adapter of InternVL."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,13 +11,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import UnsupportedModel
 from foveate.models.backbone.adapter import ImageInputs, Tower
-from foveate.models.backbone.tile_tower import TileTower, hidden, writing
-from foveate.models.families.llava import square
+from foveate.models.backbone.tile_tower import TileTower, feature_layer_of, selected_states
+from foveate.models.families.llava import tile_grid
 from foveate.models.families.tiled import Tiled
 
 
 class InternVL(Tiled):
-    """InternVL: a token is a square of patches, by pixel shuffle; tile after tile, the whole image last."""
+    """InternVL, whose tokens are squares of patches (pixel shuffle), tile by tile with the whole image last."""
 
     image_options: ClassVar[Mapping[str, Any]] = {"crop_to_patches": True}
     image_boundary_tokens: ClassVar[tuple[str, ...]] = ("start_image_token_id", "end_image_token_id")
@@ -27,23 +27,28 @@ class InternVL(Tiled):
         tower, config = self.inner.vision_tower, model.config
         layers, chosen = tower.encoder.layer, config.vision_feature_layer
         if config.vision_feature_select_strategy != "default":
-            raise UnsupportedModel("InternVL with vision_feature_select_strategy='full' is not supported")
+            raise UnsupportedModel(
+                f"InternVL with vision_feature_select_strategy={config.vision_feature_select_strategy!r}: expected "
+                "'default', which leaves [CLS] out of the visual tokens"
+            )
 
         def states(pixels: Tensor, last: int) -> Tensor:
-            whole = tower(pixels.to(model.dtype), output_hidden_states=chosen != -1)
-            return whole.last_hidden_state if chosen == -1 else hidden(whole.hidden_states, chosen, len(layers))
+            output = tower(pixels.to(model.dtype), output_hidden_states=chosen != -1)
+            if chosen == -1:
+                return output.last_hidden_state
+            return selected_states(output.hidden_states, chosen, len(layers))
 
-        whole, heads = square(config), config.vision_config.num_attention_heads
-        grid = Grid(int(whole.rows * config.downsample_ratio), int(whole.columns * config.downsample_ratio))
-        self.tower = Tower(len(layers), heads, writing(chosen, len(layers)), True, grid)
+        patches, heads = tile_grid(config), config.vision_config.num_attention_heads
+        grid = Grid(int(patches.rows * config.downsample_ratio), int(patches.columns * config.downsample_ratio))
+        self.tower = Tower(len(layers), heads, feature_layer_of(chosen, len(layers)), True, grid)
         self.tiles = TileTower(tower, [layer.attention for layer in layers], self.tower, states)
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         tiles = self.tower.grid.patches
         if any(run % tiles for run in runs) or sum(runs) != len(images["pixel_values"]) * tiles:
             raise ValueError(
-                f"runs of {list(runs)} image tokens for {len(images['pixel_values'])} tiles of {tiles}: build the "
-                "inputs with the model's own processor"
+                f"runs of {list(runs)} image tokens for {len(images['pixel_values'])} tiles: expected {tiles} tokens "
+                "per tile; build the inputs with the model's own processor"
             )
         return [self._arranged(run // tiles) for run in runs]
 
@@ -55,8 +60,8 @@ class InternVL(Tiled):
         return images["pixel_values"].unflatten(0, (-1, len(arrangement.views)))
 
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
-        side = square(self.model.config)
-        image = features.unflatten(1, (side.rows, side.columns)).contiguous()  # of which the model takes views
+        grid = tile_grid(self.model.config)
+        image = features.unflatten(1, (grid.rows, grid.columns)).contiguous()  # pixel_shuffle takes views of it
         return self.inner.pixel_shuffle(image, scale_factor=self.model.config.downsample_ratio).flatten(1, 2)
 
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
@@ -64,11 +69,9 @@ class InternVL(Tiled):
 
     def joined_output(self, output: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
         features: Any = output.pooler_output
-        return (
-            output
-            if isinstance(features, Tensor)
-            else BaseModelOutputWithPooling(pooler_output=torch.cat(features)[None])
-        )
+        if isinstance(features, Tensor):
+            return output
+        return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[None])
 
     def _arranged(self, tiles: int) -> Arrangement:
         if tiles == 1:

@@ -1,4 +1,4 @@
-"""LLaVA-1.5: a CLIP-like tower, a projector, a causal language model."""
+"""The adapter of LLaVA-1.5: a CLIP-like tower, a projector, a causal language model."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -17,19 +17,19 @@ from foveate.core.needs import Downsampled, Features, Fingerprint, Need, PixelSt
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
 from foveate.models.backbone.pixels import pair
-from foveate.models.backbone.tile_tower import TileTower, hidden, writing
-from foveate.models.backbone.token_reduction import entered, reduced
+from foveate.models.backbone.tile_tower import TileTower, feature_layer_of, selected_states
+from foveate.models.backbone.token_reduction import patch_embeddings, reduced
 
 
 class Llava(Adapter):
-    """Every image is one image of the tower."""
+    """LLaVA-1.5, in which every image is one input of the tower."""
 
     fixed_grid: ClassVar[bool] = True
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
         super().__init__(model, model.model.language_model)
         self.tiles = clip_like(model)
-        self.tower = self.tiles.about
+        self.tower = self.tiles.properties
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         return [Arrangement((self.tower.grid,))] * len(images["pixel_values"])
@@ -65,7 +65,7 @@ class Llava(Adapter):
                 case Downsampled():
                     values[need] = self._downsampled(pixels, need)
                 case _:
-                    pass  # answered, or not the tower's to answer
+                    pass  # answered by the tower above, or by the caller
         return sources, values
 
     def reduced(
@@ -74,8 +74,9 @@ class Llava(Adapter):
         tower, config = self.tower, self.model.config
         if not isinstance(config.vision_feature_layer, int) and len(config.vision_feature_layer) > 1:
             raise UnsupportedNeed(
-                f"{reduction} leaves other patches in every layer, and this model's features are those of several "
-                f"(vision_feature_layer={config.vision_feature_layer}): use a method that compresses behind the tower"
+                f"{reduction} leaves different patches in every layer, but this model's features come from several "
+                f"layers (vision_feature_layer={config.vision_feature_layer}): use a method that compresses after the "
+                "tower"
             )
         pixels = images["pixel_values"].to(self.model.dtype)
         return reduced(self.inner.vision_tower, pixels, reduction, keep, tower.feature_layer, tower.has_cls)
@@ -90,34 +91,34 @@ class Llava(Adapter):
 
 
 def clip_like(model: Any) -> TileTower:  # noqa: ANN401 (LLaVA and its descendants)
-    """The tower of a LLaVA.
+    """Returns the tower of a LLaVA.
 
     Raises:
-        UnsupportedModel: It is not like CLIP's or SigLIP's.
+        UnsupportedModel: The tower is neither CLIP's nor SigLIP's, or its features are selected in an unsupported way.
     """
     config, tower = model.config, model.model.vision_tower
     transformer: Any = getattr(tower, "vision_model", tower)
     if not hasattr(transformer, "encoder") or not hasattr(transformer, "embeddings"):
-        raise UnsupportedModel(f"{type(transformer).__name__} as vision tower is not supported; CLIP and SigLIP are")
+        raise UnsupportedModel(f"vision tower {type(transformer).__name__} is not supported: expected CLIP or SigLIP")
     layers, chosen = transformer.encoder.layers, config.vision_feature_layer
     has_cls = hasattr(transformer.embeddings, "class_embedding")
     if has_cls != (config.vision_feature_select_strategy == "default"):
         raise UnsupportedModel(
             f"vision_feature_select_strategy={config.vision_feature_select_strategy!r} with a "
-            f"{type(transformer).__name__}: supported are 'default' for towers with [CLS] and 'full' for towers without"
+            f"{type(transformer).__name__}: expected 'default' for towers with [CLS] and 'full' for towers without"
         )
     heads = config.vision_config.num_attention_heads
 
     def states(pixels: Tensor, last: int, **options: bool) -> Tensor:
-        first = entered(transformer, pixels.to(model.dtype), **options)
+        first = patch_embeddings(transformer, pixels.to(model.dtype), **options)
         states = accumulate(layers[: last + 1], lambda states, block: block(states, None), initial=first)
-        return hidden(states, chosen, len(layers))
+        return selected_states(states, chosen, len(layers))
 
-    about = Tower(len(layers), heads, writing(chosen, len(layers)), has_cls, square(config))
-    return TileTower(tower, [layer.self_attn for layer in layers], about, states)
+    properties = Tower(len(layers), heads, feature_layer_of(chosen, len(layers)), has_cls, tile_grid(config))
+    return TileTower(tower, [layer.self_attn for layer in layers], properties, states)
 
 
-def square(config: Any) -> Grid:  # noqa: ANN401
-    """The patches of one image of the tower."""
+def tile_grid(config: Any) -> Grid:  # noqa: ANN401
+    """Returns the grid of patches of one input of the tower."""
     sizes, sides = pair(config.vision_config.image_size), pair(config.vision_config.patch_size)
     return Grid(sizes[0] // sides[0], sizes[1] // sides[1])

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT and LLaVA-NeXT-Video; how a family packs the tiles of images of any resolution."""
+"""The adapters of LLaVA-NeXT and LLaVA-NeXT-Video, and their base for images of any resolution."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,21 +13,24 @@ from torch import Tensor
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.models.backbone.adapter import ImageInputs
 from foveate.models.backbone.internals import internal
-from foveate.models.families.llava import clip_like, square
+from foveate.models.families.llava import clip_like, tile_grid
 from foveate.models.families.tiled import Tiled
 
-_BREAK = -1.0  # marks where the packing code puts what is no patch
+_SEPARATOR = -1.0  # marks the separators that the model's packing code inserts
 
 
 class AnyResolution(Tiled):
-    """The whole image, then its enlargement: tiles, without what pads them, a separator at the end of each row."""
+    """A family whose tokens are those of the whole image, then of its enlargement with a separator after each row.
+
+    The enlargement consists of tiles, whose padding has no tokens.
+    """
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes")
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
         super().__init__(model, model.model.language_model)
         self.tiles = clip_like(model)
-        self.tower = self.tiles.about
+        self.tower = self.tiles.properties
         self.separator = self.inner.image_newline
         self._known: dict[tuple[int, int], Arrangement] = {}
 
@@ -38,8 +41,8 @@ class AnyResolution(Tiled):
                 f"pixel_values of shape {tuple(pixels.shape)}: expected (image, tile, channel, height, width), as the "
                 "model's own processor gives them"
             )
-        known = [self._arranged((int(height), int(width))) for height, width in sizes]
-        return [own if cut else self._whole for own, cut in zip(known, self._cut(images), strict=True)]
+        tiled = [self._arranged((int(height), int(width))) for height, width in sizes]
+        return [own if split else self._whole for own, split in zip(tiled, self._split(images), strict=True)]
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         return {name: images[name][list(rows)] for name in ("pixel_values", "image_sizes")}
@@ -51,42 +54,49 @@ class AnyResolution(Tiled):
     def packed(
         self, tiles: Float[Tensor, "image tile token width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image patch width"]:
-        sizes = images["image_sizes"]  # images of one arrangement may be unpadded differently
-        stands = arrangement.offsets.to(tiles.device)
-        newline = torch.full(tiles.shape[-1:], _BREAK, dtype=tiles.dtype, device=tiles.device)
-        return torch.stack([self.pack(tile, size, newline)[stands] for tile, size in zip(tiles, sizes, strict=True)])
+        sizes = images["image_sizes"]  # images of one arrangement may have different padding
+        offsets = arrangement.offsets.to(tiles.device)
+        newline = torch.full(tiles.shape[-1:], _SEPARATOR, dtype=tiles.dtype, device=tiles.device)
+        return torch.stack([self.pack(tile, size, newline)[offsets] for tile, size in zip(tiles, sizes, strict=True)])
 
     def count(self, size: Tensor) -> int:
-        """Number of tiles of an image of this height and width."""
+        """Returns the number of tiles of an image of this height and width."""
         config: Any = self.model.config
         image_size_to_num_patches = internal("models.llava_next.modeling_llava_next.image_size_to_num_patches")
         return image_size_to_num_patches(size, config.image_grid_pinpoints, config.vision_config.image_size)
 
     @cached_property
     def _whole(self) -> Arrangement:
-        """How an image is arranged that is not cut: its tokens, then one separator."""
-        base = square(self.model.config)
-        return Arrangement((base,), (), separators=(base.patches,))  # the square around it shows more than it
+        """The arrangement of an image that is not split into tiles: its patches, then one separator."""
+        base = tile_grid(self.model.config)
+        return Arrangement((base,), (), separators=(base.patches,))  # no box: the square includes padding
 
-    def _cut(self, images: ImageInputs) -> list[bool]:
-        """Tells which images are cut into tiles."""
+    def _split(self, images: ImageInputs) -> list[bool]:
+        """Returns for each image whether it is split into tiles."""
         return [True] * len(images["image_sizes"])
 
     @abstractmethod
     def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
-        """The model's own packing of one image."""
+        """Packs the patches of one image by the model's own code.
+
+        Args:
+            tiles: Values of the patches of each tile.
+            size: Height and width of the image in pixels.
+            newline: The separator that is inserted after each row.
+        """
 
     def _arranged(self, size: tuple[int, int]) -> Arrangement:
         if size not in self._known:
-            where = torch.tensor(size)
-            count, patches = self.count(where), square(self.model.config).patches
-            mark = torch.eye(count)[:, None].expand(-1, patches, -1)  # of each patch its tile; shrinking may mix them
-            self._known[size] = _read(self.pack(mark, where, torch.full((count,), _BREAK)), square(self.model.config))
+            height_width, grid = torch.tensor(size), tile_grid(self.model.config)
+            count = self.count(height_width)
+            # Each patch carries its tile as a one-hot vector; where packing shrinks the enlargement, tiles mix.
+            mark = torch.eye(count)[:, None].expand(-1, grid.patches, -1)
+            self._known[size] = _read(self.pack(mark, height_width, torch.full((count,), _SEPARATOR)), grid)
         return self._known[size]
 
 
 def _read(run: Float[Tensor, "token tile"], base: Grid) -> Arrangement:
-    """From how much of each token every tile shows, -1 where it is no patch."""
+    """Returns the arrangement of a packed image, from each token's share of every tile, -1 for separators."""
     separators = tuple((run[:, 0] < 0).nonzero()[:, 0].tolist())
     tiles = tuple(run[run[:, 0] >= 0].argmax(1).tolist())
     if len(tiles) == base.patches:
@@ -97,7 +107,7 @@ def _read(run: Float[Tensor, "token tile"], base: Grid) -> Arrangement:
 
 
 class LlavaNext(AnyResolution):
-    """LLaVA-NeXT, also called 1.6."""
+    """LLaVA-NeXT, also called LLaVA-1.6."""
 
     def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
         strategy = self.model.config.vision_feature_select_strategy
@@ -105,7 +115,7 @@ class LlavaNext(AnyResolution):
 
 
 class LlavaNextVideo(Tiled):
-    """LLaVA-NeXT-Video, for videos: frame by frame, patches of a frame pooled."""
+    """LLaVA-NeXT-Video for videos, frame by frame with the patches of a frame pooled."""
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
     modality = "video"
@@ -113,8 +123,8 @@ class LlavaNextVideo(Tiled):
     def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
         super().__init__(model, model.model.language_model)
         self.tiles = clip_like(model)
-        whole, stride = self.tiles.about.grid, model.config.spatial_pool_stride
-        self.tower = replace(self.tiles.about, grid=Grid(whole.rows // stride, whole.columns // stride))
+        patches, stride = self.tiles.properties.grid, model.config.spatial_pool_stride
+        self.tower = replace(self.tiles.properties, grid=Grid(patches.rows // stride, patches.columns // stride))
 
     @property
     def image_token(self) -> int:

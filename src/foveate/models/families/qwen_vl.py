@@ -1,4 +1,4 @@
-"""Qwen2.5-VL and Qwen3-VL: a tower for images of any size, squares of patches merged, positions with three axes."""
+"""The adapter of Qwen2.5-VL and Qwen3-VL: images of any size, merged squares of patches, positions with three axes."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -18,11 +18,11 @@ from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.backbone.internals import internal
 
-_TYPICAL = Grid(24, 24)  # of an image of 672 x 672 pixels with patches of 14
+_TYPICAL = Grid(24, 24)  # visual tokens of 672 x 672 pixels: 48 x 48 patches of 14 pixels, merged 2 x 2
 
 
 class QwenVL(Adapter):
-    """A token is a merged square of patches; what is known of its patches is averaged over them."""
+    """Qwen2.5-VL or Qwen3-VL, whose tokens are merged squares of patches; values of patches are averaged over them."""
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
     position_axes: ClassVar[int] = 3
@@ -40,14 +40,15 @@ class QwenVL(Adapter):
         self.deepstack_levels = len(getattr(config, "deepstack_visual_indexes", ()))
 
     def layers(self, need: Need) -> tuple[int, ...]:
-        found = super().layers(need)
-        if isinstance(need, ReceivedRows) and found[0] in self.tower.windowed_layers:
+        layers = super().layers(need)
+        if isinstance(need, ReceivedRows) and layers[0] in self.tower.windowed_layers:
             whole = [str(layer) for layer in range(self.tower.depth) if layer not in self.tower.windowed_layers]
             raise LayerError(
-                f"{need}: in this layer a patch only sees its window, so that attention received says nothing about "
-                f"the image; choose one of {', '.join(whole)}, or let foveate.methods.fitting.with_fallbacks do so"
+                f"{need}: in this layer a patch attends only to its window, so received attention cannot be compared "
+                f"across the image; choose one of {', '.join(whole)}, or let foveate.methods.fitting.with_fallbacks do "
+                "so"
             )
-        return found
+        return layers
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         sizes = images["image_grid_thw"].tolist()
@@ -68,7 +69,7 @@ class QwenVL(Adapter):
     def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         config: Any = self.model.config.vision_config
         (grid,), side, patch = arrangement.views, self.side, config.patch_size
-        rows = images["pixel_values"]  # a patch each: square of patches by square, every frame twice
+        rows = images["pixel_values"]  # one patch per row, square by square, every frame twice
         flat = rows.reshape(-1, grid.rows, grid.columns, side, side, 3, config.temporal_patch_size, patch, patch)
         frame = flat[:, :, :, :, :, :, 0].permute(0, 5, 1, 3, 6, 2, 4, 7)
         return frame.reshape(-1, 1, 3, grid.rows * side * patch, grid.columns * side * patch)
@@ -88,48 +89,43 @@ class QwenVL(Adapter):
         self, images: ImageInputs, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
         wanted = {need: self.layers(need) for need in needs}
-        heard: dict[Need, list[Tensor]] = {need: [] for need, layers in wanted.items() if layers}
+        recorded: dict[Need, list[Tensor]] = {need: [] for need, layers in wanted.items() if layers}
         patches, count = arrangement.patches * self.side**2, len(images["image_grid_thw"])
-        before: list[Tensor] = []
 
         def listen(layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
-            for need in (need for need in heard if layer in wanted[need]):
-                # several images in one call under FlashAttention, one image or window per call otherwise
+            for need in (need for need in recorded if layer in wanted[need]):
+                # FlashAttention takes several images per call, other kernels one image or window.
                 q, k = (x.detach()[0].transpose(0, 1) for x in (query, key))
-                heard[need].append(_heard(need, q, k, scaling, patches))
+                recorded[need].append(_answer(need, q, k, scaling, patches))
 
-        hook = self.projector.register_forward_pre_hook(lambda _, args: before.append(args[0]))
-        try:
-            with tapped(self.inner.visual, self._layer_of, listen) if heard else nullcontext():
-                seen = self.inner.get_image_features(images["pixel_values"], images["image_grid_thw"], return_dict=True)
-        finally:
-            hook.remove()
+        with tapped(self.inner.visual, self._layer_of, listen) if recorded else nullcontext():
+            output, unmerged = self._run_tower(images)
         order = self._order(images["image_grid_thw"])
-        tokens = torch.stack(list(seen.pooler_output))
+        tokens = torch.stack(list(output.pooler_output))
         values: dict[Need, Tensor] = {}
         for need in needs:
             match need:
                 case Features(projected=True):
                     values[need] = tokens
                 case Features():
-                    squares = before[0].reshape(count * arrangement.patches, -1)
+                    squares = unmerged.reshape(count * arrangement.patches, -1)
                     values[need] = squares[order].unflatten(0, (count, -1))
                 case Fingerprint():
                     values[need] = fingerprints(images["pixel_values"].reshape(count, -1))
                 case PixelStatistic():
                     values[need] = self.pixel_statistic(images, arrangement, need)
                 case Deepstack():
-                    values[need] = torch.stack([torch.stack(list(level)) for level in seen.deepstack_features], 1)
+                    values[need] = torch.stack([torch.stack(list(level)) for level in output.deepstack_features], 1)
                 case Downsampled():
                     raise UnsupportedNeed(f"{need}: give this model a smaller image instead")
-                case _ if need in heard:  # (patch of all images, head, ...), windows in the tower's order
-                    tower = torch.cat(heard[need]).unflatten(0, (-1, self.side**2)).mean(1)[order]
-                    image = tower.unflatten(0, (count, -1))
+                case _ if need in recorded:  # (patch of all images, head, ...), windows in the tower's order
+                    merged = torch.cat(recorded[need]).unflatten(0, (-1, self.side**2)).mean(1)[order]
+                    image = merged.unflatten(0, (count, -1))
                     values[need] = image if isinstance(need, Keys) else image.transpose(1, 2)
         return tokens, values
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
-        return features  # the tower's last part has merged and projected them
+        return features  # the tower's merger has projected them
 
     def rope(
         self, inputs: Mapping[str, Any], mask: Tensor, arrangements: Sequence[Arrangement]
@@ -143,10 +139,10 @@ class QwenVL(Adapter):
         }
         if videos:
             kind = torch.where(ids == self.model.config.video_token_id, 2, kind)
-        found, _ = self.inner.get_rope_index(
+        position, _ = self.inner.get_rope_index(
             ids, mm_token_type_ids=kind, image_grid_thw=grid, attention_mask=mask, **videos
         )
-        return found
+        return position
 
     def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
         listed: Any = list(tokens)
@@ -156,19 +152,34 @@ class QwenVL(Adapter):
         output = internal("models.qwen3_vl.modeling_qwen3_vl.BaseModelOutputWithDeepstackFeatures")
         return output(pooler_output=listed, deepstack_features=levels)
 
+    def _run_tower(self, images: ImageInputs) -> tuple[Any, Tensor]:
+        """Returns the stock model's image features, and the patches that enter the merger."""
+        merger_inputs: list[Tensor] = []
+        with self.projector.register_forward_pre_hook(lambda _, args: merger_inputs.append(args[0])):
+            output = self.inner.get_image_features(images["pixel_values"], images["image_grid_thw"], return_dict=True)
+        return output, merger_inputs[0]
+
     def _order(self, grid: Tensor) -> Tensor:
-        """Where each token stands in the tower, which goes through the image window by window."""
+        """Returns the index of each token in the tower's output, which is ordered window by window."""
         tower = self.inner.visual
         if not hasattr(tower, "window_size"):
             return torch.arange(int(grid.prod(1).sum()) // self.side**2, device=grid.device)
-        found = internal("vision_utils.get_vision_window_index")(
+        window_index, _ = internal("vision_utils.get_vision_window_index")(
             grid, spatial_merge_size=self.side, window_size=tower.window_size, patch_size=tower.patch_size, kwargs={}
         )
-        return found[0].argsort()
+        return window_index.argsort()
 
 
-def _heard(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int) -> Tensor:
-    """(patch, head, ...) of one attention call, in which each `patches` see each other."""
+def _answer(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int) -> Tensor:
+    """Returns the answer of one attention call: (patch, head, ...).
+
+    Args:
+        need: Keys or received attention.
+        query: (token, head, dim).
+        key: (token, head, dim).
+        scaling: Factor of the products of query and key.
+        patches: Number of patches per image; patches attend only to those of their image.
+    """
     if isinstance(need, Keys):
         return key
     images = [x.unflatten(0, (-1, patches)).transpose(1, 2) for x in (query, key)]

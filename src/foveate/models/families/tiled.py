@@ -1,4 +1,4 @@
-"""Models that cut an image into tiles, each an image of the tower, and pack the patches of all."""
+"""The base of families that split an image into tiles, each an input of the tower, and pack the patches of all."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, Key
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.tile_tower import TileTower
-from foveate.models.families.llava import square
+from foveate.models.families.llava import tile_grid
 
 
 class Tiled(Adapter):
-    """What is asked of the tower is answered tile by tile and packed by the model's own code."""
+    """An adapter whose tower answers needs tile by tile; the model's own code packs the answers."""
 
     tiles: TileTower
 
@@ -24,17 +24,17 @@ class Tiled(Adapter):
         return False  # every tile has its own
 
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
-        """What one token is made of, where that is several patches of the tower."""
+        """Returns the features of each token: those of its patches, joined if it has several."""
         return features
 
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
-        """What is known of patches, as the mean over those of a token."""
+        """Returns values of patches, averaged over the patches of each token."""
         return values
 
     def packed(
         self, tiles: Float[Tensor, "image tile token width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image patch width"]:
-        """The tokens of all tiles in the order of the placeholders; without what is no patch."""
+        """Returns the tokens of all tiles in the order of the placeholders, without separators."""
         return tiles.flatten(1, 2)
 
     def per_token(
@@ -44,7 +44,7 @@ class Tiled(Adapter):
         return self.packed(pooled.unflatten(0, (len(values), -1)), images, arrangement)
 
     def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
-        return (square(self.model.config),) * self.pixels(images, arrangement).shape[1]
+        return (tile_grid(self.model.config),) * self.pixels(images, arrangement).shape[1]
 
     def encode(
         self, images: ImageInputs, arrangement: Arrangement, needs: Sequence[Need]
@@ -52,7 +52,8 @@ class Tiled(Adapter):
         for need in needs:
             if isinstance(need, ClsQuery | Downsampled):
                 raise UnsupportedNeed(
-                    f"{need}: {type(self.model).__name__} cuts an image into tiles, of which each has its own"
+                    f"{need}: {type(self.model).__name__} cuts an image into tiles, so there is no single answer for "
+                    "an image; use a method that does not need it"
                 )
         pixels = self.pixels(images, arrangement)
         sources, answers = self.tiles.encode(pixels.flatten(0, 1), {need: self.layers(need) for need in needs})

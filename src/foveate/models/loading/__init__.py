@@ -1,1 +1,1 @@
-"""From a name or a folder to a model with its processor and prompts."""
+"""Loading of a model with its processor and prompts, by name or from a folder."""

@@ -1,7 +1,6 @@
-"""Reads what lies in a checkpoint folder, of which nothing is believed: what cannot be used is named.
+"""Reads checkpoint folders, whose content is not trusted, and raises errors that name the unusable part.
 
-Weights are read from safetensors only, which hold numbers and nothing that could run, and code in the folder stays
-where it is.
+Weights are read from safetensors only, which hold no code, and code in the folder is never run.
 """
 
 from collections.abc import Iterator
@@ -14,43 +13,43 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from foveate.core.errors import FoveateError, UnsupportedModel, said
-from foveate.core.progress import seen
+from foveate.core.progress import bars_visible
 
 SAFE: dict[str, Any] = {"trust_remote_code": False}
-"""For every call of transformers that reads from a checkpoint."""
+"""Options for every call of transformers that reads from a checkpoint."""
 
 
 def config_of(what: str, source: str, hint: str = "", **options: Any) -> Any:  # noqa: ANN401 (a class per family)
-    """The configuration of a checkpoint.
+    """Returns the configuration of a checkpoint.
 
     Args:
-        what: It is, for messages, such as "model 'name'".
+        what: Name of the checkpoint in error messages, such as "model 'name'".
         source: Folder or hub id.
-        hint: What to do where there is none.
-        options: For `from_pretrained`.
+        hint: Advice for the error message if there is no configuration.
+        options: Passed to `from_pretrained`.
 
     Raises:
-        UnsupportedModel: There is none that can be read.
+        UnsupportedModel: The configuration is missing or cannot be read.
     """
     with reading(f"{what}: neither 'reference', nor a checkpoint folder, nor a reachable hub id", hint):
         return AutoConfig.from_pretrained(source, **SAFE, **options)
 
 
 def weights_of(what: str, kind: Any, source: str, **options: Any) -> PreTrainedModel:  # noqa: ANN401 (a class)
-    """The model of a checkpoint, with all of its weights.
+    """Returns the model of a checkpoint with all of its weights.
 
     Args:
-        what: It is, for messages.
+        what: Name of the checkpoint in error messages.
         kind: Class of transformers that reads it.
         source: Folder or hub id.
-        options: For `from_pretrained`.
+        options: Passed to `from_pretrained`.
 
     Raises:
-        UnsupportedModel: Weights are damaged, lacking, or of another shape than the configuration says.
+        UnsupportedModel: Weights are damaged, missing, or of another shape than in the configuration.
     """
     hint = (
         f"Looked for: config.json, *.safetensors, tokenizer and image processor; `hf download {source}` fetches them, "
-        "and HF_HOME tells where from"
+        "into the folder that HF_HOME names"
     )
     with reading(f"{what} is incomplete", hint), _bars():
         model, report = kind.from_pretrained(
@@ -61,7 +60,7 @@ def weights_of(what: str, kind: Any, source: str, **options: Any) -> PreTrainedM
     if wrong := sorted(report["mismatched_keys"]):
         name, there, expected = wrong[0]
         raise UnsupportedModel(
-            f"{what}: {len(wrong)} of its weights are not as its config.json says, such as {name}: {tuple(there)} "
+            f"{what}: {len(wrong)} of its weights do not match its config.json, such as {name}: {tuple(there)} "
             f"there, {tuple(expected)} expected; take both from the same checkpoint"
         )
     return model
@@ -69,8 +68,8 @@ def weights_of(what: str, kind: Any, source: str, **options: Any) -> PreTrainedM
 
 @contextmanager
 def _bars() -> Iterator[None]:
-    """Those of transformers only where somebody sees them."""
-    hidden = is_progress_bar_enabled() and not seen()
+    """Hides the progress bars of transformers unless a terminal or notebook shows them."""
+    hidden = is_progress_bar_enabled() and not bars_visible()
     if hidden:
         disable_progress_bar()
     try:
@@ -82,10 +81,14 @@ def _bars() -> Iterator[None]:
 
 @contextmanager
 def reading(failure: str, hint: str = "") -> Iterator[None]:
-    """What fails inside is no fault of the program: transformers raises what it likes at damaged files.
+    """Converts any error inside the context, because transformers raises errors of many types for damaged files.
+
+    Args:
+        failure: First part of the message.
+        hint: Advice at the end of the message.
 
     Raises:
-        UnsupportedModel: With what was said, this failure before it and the hint behind it.
+        UnsupportedModel: An error other than lack of memory was raised inside the context.
     """
     try:
         yield
@@ -97,25 +100,25 @@ def reading(failure: str, hint: str = "") -> Iterator[None]:
         raise UnsupportedModel(f"{failure} ({type(error).__name__}: {said(error)}). {hint}".strip()) from error
 
 
-def placed(model: Any, device: str | torch.device) -> Any:  # noqa: ANN401 (a class per family)
-    """The model on the device.
+def on_device(model: Any, device: str | torch.device) -> Any:  # noqa: ANN401 (a class per family)
+    """Moves a model to a device and returns it.
 
     Raises:
-        UnsupportedModel: There is no such device.
+        UnsupportedModel: The device does not exist or cannot hold the model.
     """
     try:
         if torch.device(device).type == "meta":
-            raise RuntimeError("it holds no numbers")
+            raise RuntimeError("it stores no values")
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UnsupportedModel(f"device {str(device)!r} cannot be used: {said(error)}") from error
 
 
 def in_one_dtype(model: nn.Module, dtype: torch.dtype) -> None:
-    """Brings all weights to one precision, in place.
+    """Converts all weights to one precision, in place.
 
-    Offloaded weights are on the meta device, and accelerate converts their values to its dtype whenever it reads them.
-    Buffers stay as the stock model has them: the frequencies of rotary positions are in float32 at any precision.
+    Offloaded weights are on the meta device, and accelerate converts their values whenever it reads them. Buffers are
+    not converted: the frequencies of rotary positions are in float32 at any precision.
     """
     for weight in model.parameters():
         if weight.is_floating_point() and weight.dtype != dtype:
@@ -123,7 +126,7 @@ def in_one_dtype(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def device_of(model: PreTrainedModel) -> torch.device:
-    """Returns where inputs of a model belong, also if its first weights are offloaded."""
+    """Returns the device for a model's inputs, also if its first weights are offloaded."""
     weights = (weight.device for weight in model.parameters() if not weight.is_meta)
     hooks = (getattr(hook, "execution_device", None) for module in model.modules() for hook in _hooks(module))
     named = (torch.device(device) for device in hooks if device is not None)
@@ -132,10 +135,10 @@ def device_of(model: PreTrainedModel) -> torch.device:
 
 
 def weights_in(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yields all weights and buffers by name; of offloaded ones the values, one at a time.
+    """Yields all weights and buffers by name, and loads offloaded ones one at a time.
 
     Raises:
-        UnsupportedModel: A weight is on the meta device, and nothing says where its values are.
+        UnsupportedModel: A weight is on the meta device and no hook of accelerate holds its values.
     """
     for name, value in sorted(model.state_dict().items()):
         yield name, _offloaded(model, name, value) if value.is_meta else value
@@ -147,15 +150,15 @@ def _offloaded(model: nn.Module, name: str, value: Tensor) -> Tensor:
         for hook in _hooks(model.get_submodule(".".join(parts[:depth]))):
             try:
                 return hook.weights_map[".".join(parts[depth:])].to(value.dtype)
-            except (AttributeError, KeyError, TypeError):  # another hook, or none that has this weight
+            except (AttributeError, KeyError, TypeError):  # a hook without this weight
                 continue
     raise UnsupportedModel(
-        f"weight {name} is on the meta device, without a hook of accelerate that knows its values: load the model with "
-        "device_map, or whole"
+        f"weight {name} is on the meta device, without a hook of accelerate that holds its values: load the model with "
+        "device_map, or without offloading"
     )
 
 
 def _hooks(module: nn.Module) -> list[Any]:
-    """Returns what accelerate has attached to a module to move its weights."""
+    """Returns the hooks by which accelerate moves a module's weights."""
     hook = getattr(module, "_hf_hook", None)
     return [] if hook is None else list(getattr(hook, "hooks", [hook]))

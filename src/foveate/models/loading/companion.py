@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from foveate.core.errors import UnsupportedModel, shown
 from foveate.models.backbone.text_encoder import COMPANION_HINT, Companion
-from foveate.models.loading.checkpoint import SAFE, config_of, placed, reading, weights_of
+from foveate.models.loading.checkpoint import SAFE, config_of, on_device, reading, weights_of
 
 REFERENCE = "reference"
 
@@ -19,24 +19,25 @@ def load_companion(name: str | Path = REFERENCE, device: str | torch.device = "c
 
     Args:
         name: "reference" (that of the shipped model), a checkpoint folder, or a hub id of a CLIP.
-        device: Where it runs; scores are computed there.
+        device: The device that it runs on.
 
     Raises:
-        UnsupportedModel: There is no such checkpoint, or it is not a whole CLIP.
+        UnsupportedModel: The checkpoint does not exist, or is not a complete CLIP.
     """
     source = str(files("foveate.reference") / "clip") if str(name) == REFERENCE else str(name)
     what = f"companion {shown(str(name))}"
     config = config_of(what, source, hint=COMPANION_HINT)
     if config.model_type != "clip":
         raise UnsupportedModel(
-            f"{what} is of type {config.model_type!r}, not a CLIP with both its halves; {COMPANION_HINT}"
+            f"{what} is of type {config.model_type!r}, expected a CLIP with image and text encoder; {COMPANION_HINT}"
         )
     clip: Any = weights_of(what, CLIPModel, source, dtype=torch.float32)
     with reading(f"{what} is incomplete"):
         tokenizer = AutoTokenizer.from_pretrained(source, **SAFE)
     known, embedded = len(tokenizer), clip.text_model.config.vocab_size
-    if not embedded / 2 < known <= embedded:  # where there is none, transformers makes up one that knows no word
+    if not embedded / 2 < known <= embedded:  # without files, transformers returns a tokenizer with hardly any tokens
         raise UnsupportedModel(
-            f"{what} lacks its tokenizer: the one found knows {known} tokens, its text half {embedded}"
+            f"{what} lacks its tokenizer: the loaded one has {known} tokens, its text encoder {embedded}; take both "
+            "from the same checkpoint"
         )
-    return Companion(placed(clip, device).eval(), tokenizer)
+    return Companion(on_device(clip, device).eval(), tokenizer)

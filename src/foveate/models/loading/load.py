@@ -1,6 +1,6 @@
-"""Loads a checkpoint, shipped, local or from the hub, with its processor and adapter."""
+"""Loads a checkpoint (shipped, local or from the hub) with its processor and adapter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from foveate.models.families.llava import Llava
 from foveate.models.families.llava_next import LlavaNext, LlavaNextVideo
 from foveate.models.families.onevision import LlavaOnevision
 from foveate.models.families.qwen_vl import QwenVL
-from foveate.models.loading.checkpoint import SAFE, config_of, in_one_dtype, placed, reading, weights_of
+from foveate.models.loading.checkpoint import SAFE, config_of, in_one_dtype, on_device, reading, weights_of
 from foveate.models.loading.companion import load_companion
 from foveate.models.loading.loaded_model import LoadedModel
 from foveate.models.loading.names import DTYPES, REFERENCE
@@ -36,25 +36,27 @@ _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the confi
 
 
 def register_family(model_type: str, adapter: Callable[[Any], Adapter]) -> None:
-    """Makes a family of models known to `load` and `attached`.
+    """Registers a family of models for `load` and `attached`.
 
-    A package does the same for whoever installs it with an entry point of the group `foveate.families`, whose name is
-    the model type.
+    An installed package can do so by an entry point of the group `foveate.families` whose name is the model type.
 
     Args:
-        model_type: As the checkpoint's configuration says it. AutoModelForImageTextToText must know it.
-        adapter: From the model to its adapter, such as a subclass of `Adapter`.
+        model_type: The `model_type` of the checkpoint's configuration. AutoModelForImageTextToText must support it.
+        adapter: Returns the adapter of a model; usually a subclass of `Adapter`.
 
     Raises:
-        UnsupportedModel: Another adapter has this type.
+        UnsupportedModel: Another adapter is registered for this type.
     """
     if _ADAPTERS.get(model_type, adapter) is not adapter:
-        raise UnsupportedModel(f"model type {model_type!r} has an adapter already, {_ADAPTERS[model_type].__name__}")
+        raise UnsupportedModel(
+            f"model type {model_type!r} has an adapter already, {_ADAPTERS[model_type].__name__}: a type can have only "
+            "one"
+        )
     _ADAPTERS[model_type] = adapter
 
 
 def _adapter_of(kind: str | None) -> Callable[[Any], Adapter] | None:
-    """Returns the adapter of a model type: one of ours, a registered one, or that of an entry point."""
+    """Returns the adapter of a model type: built in, registered, or from an entry point."""
     if kind in _ADAPTERS or kind not in installed_plugins("foveate.families"):
         return _ADAPTERS.get(kind or "")
     register_family(kind, import_plugin("foveate.families", kind))
@@ -66,29 +68,31 @@ def _supported() -> str:
 
 
 def adapt(model: nn.Module) -> Adapter:
-    """Returns the adapter of a stock model, or of the one inside a wrapper of PEFT, which calls it.
+    """Returns the adapter of a stock model, or of the stock model inside a PEFT wrapper.
 
     Raises:
-        UnsupportedModel: No adapter knows its class, or the wrapper puts tokens of its own before the prompt.
+        UnsupportedModel: No adapter supports the model type, or the wrapper puts tokens before the prompt.
     """
     inner = _unwrapped(model)
     kind = getattr(getattr(inner, "config", None), "model_type", None)
     adapter = _adapter_of(kind)
     if adapter is None or not hasattr(inner, "lm_head"):
-        raise UnsupportedModel(f"{type(inner).__name__} is not supported; supported types: {_supported()}")
+        raise UnsupportedModel(
+            f"{type(inner).__name__} is not supported; supported types: {_supported()}. Add others by register_family"
+        )
     return adapter(cast(Any, inner))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the stock model that a PEFT wrapper holds; other models as they are."""
+    """Returns the stock model inside a PEFT wrapper; returns other models unchanged."""
     base = getattr(model, "get_base_model", None)
     if not callable(base):
         return model
     for name, config in dict(getattr(model, "peft_config", {})).items():
         if getattr(config, "is_prompt_learning", False):
             raise UnsupportedModel(
-                f"adapter {name!r} ({type(config).__name__}) puts tokens of its own before the prompt, where nobody "
-                "knows them from those of images: use an adapter of weights, such as LoRA, or get_base_model()"
+                f"adapter {name!r} ({type(config).__name__}) puts tokens of its own before the prompt, which shifts "
+                "the image tokens: use an adapter of weights, such as LoRA, or get_base_model()"
             )
     return cast(nn.Module, base())
 
@@ -106,29 +110,25 @@ def load(
 
     Args:
         name: "reference" (the shipped model), a checkpoint folder, or a hub id.
-        device: Where it runs.
-        dtype: "float32", "bfloat16" or "float16", of all its weights: a tower in another precision than its language
-            model would answer differently without a word. "auto" means that of the checkpoint.
-        attention: Attention implementation, as transformers names it.
-        companion: Checkpoint of the CLIP that the vision tower came from, for scorers that compare patches with text;
-            the shipped model has its own.
+        device: The device that it runs on.
+        dtype: Precision of all weights: "float32", "bfloat16" or "float16"; "auto" means that of the checkpoint. Tower
+            and language model get the same, because mixed precisions would silently change answers.
+        attention: The attention implementation's name in transformers.
+        companion: Checkpoint of the CLIP that the vision tower was taken from, for scorers that compare patches with
+            text; the shipped model has its own.
         revision: Branch, tag or commit of a hub id.
-        options: For `from_pretrained` of transformers, such as `device_map="auto"` (then `device` is not used, and
-            parts may be offloaded to the CPU or the disk) or `quantization_config`, for models larger than one GPU.
+        options: Passed to `from_pretrained` of transformers, such as `quantization_config`, or `device_map="auto"` for
+            models larger than one GPU. With `device_map`, `device` is not used, and parts may be offloaded to the CPU
+            or the disk.
 
     Raises:
-        UnsupportedModel: There is no such checkpoint, it is not a supported model or not whole, or device, dtype or
-            attention cannot be had.
+        UnsupportedModel: The checkpoint does not exist, is incomplete or is not supported, or device, dtype or
+            attention are not available.
     """
-    if dtype not in ("auto", *DTYPES):
-        raise UnsupportedModel(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}, auto")
-    if refused := sorted({"trust_remote_code", "use_safetensors", "dtype", "attn_implementation"} & set(options)):
-        raise UnsupportedModel(f"{', '.join(refused)} cannot be given: dtype and attention have arguments of their own")
-    if attention not in (known := ("eager", *internal("modeling_utils.ALL_ATTENTION_FUNCTIONS").valid_keys())):
-        raise UnsupportedModel(f"attention {attention!r} is unknown; known: {', '.join(sorted(known))}")
+    _check_options(dtype, attention, options)
     source = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
     what = f"model {shown(str(name))}"
-    # transformers must know the classes of other packages before it reads a configuration
+    # Registering third-party families imports their classes, which transformers needs to read a configuration.
     for family in installed_plugins("foveate.families"):
         _adapter_of(family)
     config = config_of(what, source, revision=revision)
@@ -145,23 +145,36 @@ def load(
     )
     if "quantization_config" not in options and getattr(config, "quantization_config", None) is None:
         in_one_dtype(model, _precision(what, model, dtype))
-    model = (model if "device_map" in options else placed(model, device)).eval()
+    model = (model if "device_map" in options else on_device(model, device)).eval()
     companion = REFERENCE if companion is None and str(name) == REFERENCE else companion
-    beside = load_companion(companion, device) if companion else None
-    with reading(f"{what} is incomplete", "Expected tokenizer, template and image processor of this very model"):
-        loaded = LoadedModel(str(name), adapt(model), load_processor(source, **SAFE, revision=revision), beside)
+    clip = load_companion(companion, device) if companion else None
+    with reading(f"{what} is incomplete", "Expected tokenizer, chat template and image processor of the same model"):
+        loaded = LoadedModel(str(name), adapt(model), load_processor(source, **SAFE, revision=revision), clip)
         loaded.check()
     return loaded
 
 
+def _check_options(dtype: str, attention: str, options: Mapping[str, Any]) -> None:
+    """Raises `UnsupportedModel` unless `load` supports these arguments."""
+    if dtype not in ("auto", *DTYPES):
+        raise UnsupportedModel(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}, auto")
+    if refused := sorted({"trust_remote_code", "use_safetensors", "dtype", "attn_implementation"} & set(options)):
+        raise UnsupportedModel(
+            f"{', '.join(refused)} cannot be given as options: use the arguments dtype and attention; remote code is "
+            "never run, and weights are always read from safetensors"
+        )
+    if attention not in (known := ("eager", *internal("modeling_utils.ALL_ATTENTION_FUNCTIONS").valid_keys())):
+        raise UnsupportedModel(f"attention {attention!r} is unknown; known: {', '.join(sorted(known))}")
+
+
 def _precision(what: str, model: Any, dtype: str) -> torch.dtype:  # noqa: ANN401 (a class per family)
-    """Returns the precision that is meant.
+    """Returns the precision named by `dtype`, or that of the checkpoint for "auto".
 
     Raises:
-        UnsupportedModel: "auto" means one that is not supported.
+        UnsupportedModel: The checkpoint's precision is not supported.
     """
     own = model.config.dtype or model.dtype
-    meant = str(own).removeprefix("torch.") if dtype == "auto" else dtype
-    if meant not in DTYPES:
-        raise UnsupportedModel(f"{what} is stored as {meant}: load it as one of {', '.join(DTYPES)}, such as dtype=...")
-    return getattr(torch, meant)
+    resolved = str(own).removeprefix("torch.") if dtype == "auto" else dtype
+    if resolved not in DTYPES:
+        raise UnsupportedModel(f"{what} is stored as {resolved}: load it with dtype= one of {', '.join(DTYPES)}")
+    return getattr(torch, resolved)

@@ -1,4 +1,4 @@
-"""A checkpoint ready to run: what its own processor would give, of images and of texts."""
+"""A loaded checkpoint: prepares the inputs that its own processor would give, for images and texts."""
 
 import hashlib
 import json
@@ -31,7 +31,14 @@ from foveate.models.runtime.images import LiveImages, Texts, TextSide
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A checkpoint ready to run."""
+    """A checkpoint ready to run.
+
+    Attributes:
+        name: The name by which it was loaded.
+        adapter: The adapter of its model.
+        processor: Its processor, or `Parts` of it.
+        companion: The CLIP that its tower was taken from; None without one.
+    """
 
     name: str
     adapter: Adapter
@@ -46,23 +53,24 @@ class LoadedModel:
         return self.adapter.model
 
     def check(self) -> None:
-        """Has everything that is not weights done once, for a checkpoint may say anything.
+        """Prepares a prompt and an image once, to find inconsistent configurations.
 
         Raises:
-            UnsupportedModel: Model, tokenizer, template and image processor do not go together.
+            UnsupportedModel: Model, tokenizer, chat template and image processor do not belong together.
         """
         tower, known = self.adapter.tower, self.adapter.text_config.vocab_size
         if min(tower.depth, self.adapter.decoder.depth) < 1 or not 0 <= tower.feature_layer < tower.depth:
             raise UnsupportedModel(
                 f"its tower has {tower.depth} layers, of which {tower.feature_layer} writes the features, and its "
-                f"language model {self.adapter.decoder.depth} blocks"
+                f"language model {self.adapter.decoder.depth} blocks; expected at least one of each, and the features "
+                "written by a layer of the tower"
             )
         if self.adapter.separator is not None and self.adapter.separator.is_meta:
             raise UnsupportedModel(
-                "model.image_newline is offloaded, which the model itself never reads back: give it a device in "
-                "device_map, such as {'model.image_newline': 'cpu'}"
+                "model.image_newline is offloaded, but the model cannot load it back: give it a device in device_map, "
+                "such as {'model.image_newline': 'cpu'}"
             )
-        ids = list(self._prompts.spelled("?"))
+        ids = list(self._prompts.tokens("?"))
         if self.adapter.image_token not in ids or not 0 <= min(ids) <= max(ids) < known:
             raise UnsupportedModel(
                 f"a prompt for one image has ids from {min(ids)} to {max(ids)}; expected the image token "
@@ -73,7 +81,7 @@ class LoadedModel:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of everything that the checkpoint decides: parameters, configurations, tokenizer, image processor."""
+        """Hash of everything that belongs to the checkpoint: weights, configurations, tokenizer, image processor."""
         digest = hashlib.sha256(type(self.processor.image_processor).__name__.encode() + pillow_version.encode())
         with TemporaryDirectory() as folder:
             self.model.config.save_pretrained(folder)
@@ -84,7 +92,7 @@ class LoadedModel:
                 self.companion.tokenizer.save_pretrained(Path(folder) / "companion")
             for path in sorted(Path(folder).rglob("*")):
                 if path.is_file():
-                    digest.update(path.name.encode() + _lasting(path))
+                    digest.update(path.name.encode() + _content(path))
         parts = [self.model, *([self.companion.clip] if self.companion else [])]
         with bar(sum(len(part.state_dict()) for part in parts), "tensor", "reading weights") as progress:
             for name, value in (item for part in parts for item in weights_in(part)):
@@ -95,81 +103,84 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model takes its inputs."""
+        """The device for the model's inputs."""
         return device_of(self.model)
 
     def image_inputs(
         self, images: Sequence[Image], per_prompt: Sequence[int] | None = None
     ) -> tuple[ImageInputs, list[Arrangement]]:
-        """Returns images as the model's own processor prepares them, and how each is arranged.
+        """Returns the model inputs of images, prepared by the model's own image processor, and their arrangements.
 
         Args:
-            images: In reading order, of any mode; see `data.rgb.as_rgb`.
-            per_prompt: How many of them each prompt has, because LLaVA-OneVision cuts only the image of a prompt with
-                one into tiles; None means one each.
+            images: The images in reading order, of any mode; see `data.rgb.as_rgb`.
+            per_prompt: Number of images of each prompt; None means one each. LLaVA-OneVision splits an image into tiles
+                only if it is the only one of its prompt.
 
         Raises:
-            DataError: The model's image processor refuses one of them.
+            DataError: The model's image processor refuses an image.
         """
         rgb = [as_rgb(image) for image in images]
         left = iter(rgb)
-        given = rgb if per_prompt is None else [list(islice(left, count)) for count in per_prompt if count]
+        nested = rgb if per_prompt is None else [list(islice(left, count)) for count in per_prompt if count]
         try:
-            seen = self.processor.image_processor(given, return_tensors="pt", **self.adapter.image_options)
+            prepared = self.processor.image_processor(nested, return_tensors="pt", **self.adapter.image_options)
         except (ValueError, ZeroDivisionError, RuntimeError) as error:
             sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in rgb}))
             raise DataError(f"the model's image processor takes no image of {shown(sizes)}: {said(error)}") from error
-        names = [name for name in self.adapter.image_inputs if name in seen]
+        names = [name for name in self.adapter.image_inputs if name in prepared]
         if self.adapter.image_inputs[0] not in names:
-            raise UnsupportedModel(f"{type(self.model).__name__} is not given images, but {self.adapter.modality}s")
-        inputs = {name: seen[name].to(self.device) for name in names}
-        tiles = seen["num_patches"] if "num_patches" in seen else []
+            raise UnsupportedModel(
+                f"{type(self.model).__name__} takes {self.adapter.modality}s, not images: build its inputs with its "
+                "own processor"
+            )
+        inputs = {name: prepared[name].to(self.device) for name in names}
+        tiles = prepared["num_patches"] if "num_patches" in prepared else []
         runs = [int(count) * self.adapter.tower.grid.patches for count in tiles]
         return inputs, self.adapter.arrangements(inputs, runs)
 
     def images(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> LiveImages:
-        """Images of one arrangement, to be compressed.
+        """Returns images of one arrangement for a compressor.
 
         Raises:
-            ValueError: They are arranged differently.
+            ValueError: The images have different arrangements.
         """
         inputs, arrangements = self.image_inputs(images)
         if len(set(arrangements)) != 1:
-            raise ValueError(f"these {len(images)} images have different shapes: give those of one shape together")
+            raise ValueError(f"these {len(images)} images have different shapes: call `images` once per shape")
         return LiveImages(self.adapter, inputs, arrangements[0], texts, self.companion)
 
     def inputs(
         self, texts: Sequence[str], images: Sequence[Sequence[Image]], data: Sequence[Sequence[str]] | None = None
     ) -> dict[str, Tensor]:
-        """Returns what the model's own processor does, key by key, for prompts padded on the left.
+        """Returns the inputs that the model's own processor returns for prompts padded on the left.
 
-        That is all that the stock model's `forward` and `generate` need, also where that processor cannot be built
-        because it wants torchvision.
+        They suffice for the stock model's `forward` and `generate`, also if that processor cannot be built because
+        torchvision is not installed.
 
         Args:
-            texts: Chat prompts, as `written`, with one image token for each image.
-            images: Of each prompt, in reading order; none for a prompt about text.
-            data: Of each prompt the parts that come from data, in which nothing is a control token; None trusts all.
+            texts: Chat prompts, see `chat_prompt`, with one image token per image.
+            images: Images of each prompt in reading order; an empty list for a prompt about text.
+            data: Parts of each prompt that come from data, which may not contain control tokens; None means none.
 
         Raises:
-            DataError: A prompt has not as many image tokens as images, or the token of a video.
+            DataError: A prompt has another number of image tokens than images, or a video token.
         """
         if len(texts) != len(images):
-            raise DataError(f"{len(texts)} prompts and images of {len(images)}: expected a list of images for each")
+            raise DataError(f"{len(texts)} prompts and images for {len(images)}: expected a list of images per prompt")
         flat = [image for own in images for image in own]
-        seen, arrangements = self.image_inputs(flat, [len(own) for own in images]) if flat else ({}, [])
+        inputs, arrangements = self.image_inputs(flat, [len(own) for own in images]) if flat else ({}, [])
         left = iter(arrangements)
-        given = [[next(left) for _ in own] for own in images]
+        per_prompt = [[next(left) for _ in own] for own in images]
         parts = [()] * len(texts) if data is None else data
-        prompts = [self._prompts.whole(*prompt) for prompt in zip(texts, given, parts, strict=True)]
-        return self.batch(prompts, seen)
+        prompts = [self._prompts.with_images(*prompt) for prompt in zip(texts, per_prompt, parts, strict=True)]
+        return self.batch(prompts, inputs)
 
     def batch(self, prompts: Sequence[Sequence[int]], images: ImageInputs | None = None) -> dict[str, Tensor]:
         """Returns the inputs of the stock model for prompts padded on the left.
 
         Args:
             prompts: Token ids, image tokens expanded.
-            images: What `images` returns of their images; None where they have none.
+            images: Model inputs of their images, see `image_inputs`; None without images.
         """
         pad = self.processor.tokenizer.pad_token_id
         padded, real = left_padded(prompts, self.adapter.pad_token if pad is None else pad, self.device)
@@ -182,35 +193,35 @@ class LoadedModel:
         }
 
     def prompt(self, question: str, arrangement: Arrangement | None = None) -> list[int]:
-        """Token ids of the chat prompt for one image and a question, the image token expanded to a whole run.
+        """Returns the token ids of the chat prompt for one image and a question, with all placeholders.
 
         Args:
             question: The question.
-            arrangement: Of the image; None means one of the tower's own size.
+            arrangement: The image's arrangement; None means one view of the tower's own size.
         """
         image = arrangement or Arrangement((self.adapter.tower.grid,))
-        return self._prompts.expanded(self._prompts.spelled(question), [image])
+        return self._prompts.expanded(self._prompts.tokens(question), [image])
 
     def text_prompt(self, question: str) -> list[int]:
         """Returns the token ids of the chat prompt for a question without an image."""
-        return list(self._prompts.spelled(question, image=False))
+        return list(self._prompts.tokens(question, image=False))
 
     def reference(self, question: str, answer: str) -> list[int]:
-        """Token ids of an answer as they follow the chat prompt for a question, the end token last."""
-        return list(self._prompts.spelled(question, answer))
+        """Returns the token ids of an answer after the chat prompt for a question, the end token last."""
+        return list(self._prompts.tokens(question, answer))
 
-    def continued(self, written: str, answer: str) -> list[int]:
-        """Token ids of an answer as they follow a chat prompt, the end token last."""
-        return self._prompts.continued(written, answer)
+    def answer_tokens(self, prompt: str, answer: str) -> list[int]:
+        """Returns the token ids of an answer after a chat prompt, the end token last."""
+        return self._prompts.answer_tokens(prompt, answer)
 
-    def written(self, content: Sequence[str | None], system: str = "") -> str:
+    def chat_prompt(self, content: Sequence[str | None], system: str = "") -> str:
         """Returns the chat prompt of one turn, by the checkpoint's chat template.
 
         Args:
-            content: Texts, and None where an image stands.
-            system: What comes before the turn; empty means what the checkpoint's template has.
+            content: The parts of the turn: a text, or None for an image.
+            system: The system prompt; empty means that of the checkpoint's template.
         """
-        return self._prompts.written(content, system)
+        return self._prompts.chat_prompt(content, system)
 
     @cached_property
     def _prompts(self) -> Prompts:
@@ -218,19 +229,19 @@ class LoadedModel:
 
     @cached_property
     def text_side(self) -> TextSide:
-        """What the model alone does not know of texts."""
+        """The companion, the tokenizer's decoding, and the end of the chat template, for text-aware scorers."""
         one, other = (self.adapter.question(self.prompt(question)) for question in ("", "?"))
         same = [a == b for a, b in zip(reversed(one), reversed(other), strict=False)]
         length = same.index(False) if False in same else len(same)
         return TextSide(self.companion, self.text, one[len(one) - length :])
 
     def text(self, tokens: list[list[int]]) -> list[str]:
-        """Answers as strings without special tokens."""
+        """Decodes answers to strings without special tokens."""
         return [t.strip() for t in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
-def _lasting(path: Path) -> bytes:
-    """What a saved file says of the checkpoint itself, and not of how it was fetched."""
+def _content(path: Path) -> bytes:
+    """Returns the content of a saved file, without options of how the checkpoint was fetched."""
     if path.name != "tokenizer_config.json":
         return path.read_bytes()
     return json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "local_files_only"}).encode()

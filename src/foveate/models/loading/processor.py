@@ -1,4 +1,4 @@
-"""What turns images and texts into a model's inputs, also where its own processor class cannot be built."""
+"""Loads a checkpoint's processor, or its image processor and tokenizer if the processor class cannot be built."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +12,19 @@ TEMPLATES = (
     "chat_template.jinja, chat_template.json, additional_chat_templates/default.jinja, and 'chat_template' in "
     "processor_config.json and tokenizer_config.json"
 )
-"""Where transformers looks for a chat template."""
+"""The files in which transformers looks for a chat template."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Image processor and tokenizer of a checkpoint, of which nothing else is used.
+    """The image processor and the tokenizer of a checkpoint.
 
-    The processors of some models also build one for videos, which needs torchvision; images and texts do not.
+    The processors of some models also build a video processor, which needs torchvision; images and texts do not.
 
     Attributes:
-        image_processor: As transformers loads it.
-        tokenizer: As transformers loads it.
-        template: The chat template that the checkpoint has for its processor; None means that of the tokenizer.
+        image_processor: The checkpoint's image processor.
+        tokenizer: The checkpoint's tokenizer.
+        template: The processor's chat template; None means that of the tokenizer.
     """
 
     image_processor: Any
@@ -44,12 +44,12 @@ class Parts:
         return getattr(self.tokenizer, "video_token", None)
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> str:  # noqa: ANN401 (as in transformers)
-        """The conversation as text."""
+        """Returns the conversation as text."""
         template = self.chat_template
         return self.tokenizer.apply_chat_template(conversation, chat_template=template, tokenize=False, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes both, and the template."""
+        """Writes image processor, tokenizer and chat template to a folder."""
         self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self.template:
@@ -57,18 +57,15 @@ class Parts:
 
 
 def load_processor(source: str, **options: Any) -> Any:  # noqa: ANN401 (a class per family)
-    """Loads the checkpoint's processor, or its parts.
-
-    Either has the chat template that transformers reads for the processor, and if there is none, the tokenizer's.
-    """
+    """Loads the checkpoint's processor, or `Parts` of it; without a chat template it gets the tokenizer's."""
     try:
         processor = AutoProcessor.from_pretrained(source, **options)
-        if hasattr(processor, "image_processor"):  # else it is the tokenizer alone
+        if hasattr(processor, "image_processor"):  # otherwise it is only the tokenizer
             processor.chat_template = _default(processor.chat_template) or _default(processor.tokenizer.chat_template)
             return processor
-    except (ImportError, AttributeError):  # how classes say that torchvision is not there
+    except (ImportError, AttributeError):  # processor classes raise these without torchvision
         pass
-    except ValueError as error:  # how the automatic choice of a class does
+    except ValueError as error:  # AutoProcessor raises this without torchvision
         if "torchvision" not in str(error):
             raise
     settings, _ = ProcessorMixin.get_processor_dict(source, **options)
@@ -80,10 +77,10 @@ def load_processor(source: str, **options: Any) -> Any:  # noqa: ANN401 (a class
 
 
 def _default(template: Any) -> str | None:  # noqa: ANN401 (as a file has it)
-    """Returns the template that is meant where none is named.
+    """Returns the default chat template.
 
     Raises:
-        UnsupportedModel: There are several, and none of them is called "default".
+        UnsupportedModel: There are several templates, and none of them is called "default".
     """
     if not template or isinstance(template, str):
         return template or None

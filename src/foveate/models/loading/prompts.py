@@ -11,32 +11,32 @@ from foveate.core.errors import DataError, UnsupportedModel, shown
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.loading.processor import TEMPLATES
 
-_MARK = "foveate-question"  # stands in a chat prompt where a question will
-_TEXTS = 100_000  # whose tokens are remembered
+_MARK = "foveate-question"  # placeholder of the question in a chat prompt
+_TEXTS = 100_000  # number of texts whose tokens are cached
 _WITHOUT_TEMPLATE = (("llava", "llama"),)
-"""Types of model and language model whose original checkpoints, LLaVA-1.5, came without a chat template."""
+"""Types of model and language model whose original checkpoints (LLaVA-1.5) have no chat template."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prompts:
-    """Writes prompts by the chat template of a checkpoint, and spells them by its tokenizer.
+    """The prompts of a checkpoint, written by its chat template and tokenized by its tokenizer.
 
     Attributes:
-        adapter: Of the model.
-        processor: Of the checkpoint, or its parts.
+        adapter: The model's adapter.
+        processor: The checkpoint's processor, or `Parts` of it.
     """
 
     adapter: Adapter
     processor: Any
 
-    def written(self, content: Sequence[str | None], system: str = "") -> str:
+    def chat_prompt(self, content: Sequence[str | None], system: str = "") -> str:
         """Returns the chat prompt of one turn, by the checkpoint's chat template.
 
-        Checkpoints of LLaVA-1.5 without a template are asked as Vicuna was trained, "USER: ... ASSISTANT:".
+        Checkpoints of LLaVA-1.5 without a template get the format that Vicuna was trained with, "USER: ... ASSISTANT:".
 
         Args:
-            content: Texts, and None where an image stands.
-            system: What comes before the turn; empty means what the checkpoint's template has.
+            content: The parts of the turn: a text, or None for an image.
+            system: The system prompt; empty means that of the checkpoint's template.
 
         Raises:
             UnsupportedModel: The checkpoint has no chat template.
@@ -50,7 +50,7 @@ class Prompts:
         kinds = (self.adapter.model.config.model_type, self.adapter.text_config.model_type)
         if kinds not in _WITHOUT_TEMPLATE:
             raise UnsupportedModel(
-                f"no chat template, so nobody knows how a {kinds[0]} with a {kinds[1]} is asked: looked for "
+                f"no chat template, so the prompt format of a {kinds[0]} with a {kinds[1]} is unknown: looked for "
                 f"{TEMPLATES}; put the template that it was trained with into chat_template.jinja"
             )
         image = f"{self.processor.image_token}\n"
@@ -58,78 +58,84 @@ class Prompts:
         return f"{system} USER: {turn} ASSISTANT:".lstrip()
 
     @cached_property
-    def spelled(self) -> Callable[..., array]:
-        """Tokens of a question about an image or about text, or of an answer to it.
+    def tokens(self) -> Callable[..., array]:
+        """A cached function that returns the tokens of a question's prompt, or of an answer after it.
 
-        They are remembered, for every method of a comparison asks the same.
+        Its arguments are the question, the answer (None for the prompt), and whether the prompt has an image.
         """
 
-        def spelled(question: str, answer: str | None = None, image: bool = True) -> array:
-            shown = [None] if image else []
+        def tokens(question: str, answer: str | None = None, image: bool = True) -> array:
+            images = [None] if image else []
             if self._holds_control(question):
-                before, after = self.written([*shown, _MARK]).split(_MARK)
-                tokens = [self.ids(before), self._plain(question), self.ids(after, special=False)]
-                asked, prompt = after, [token for part in tokens for token in part]
+                before, after = self.chat_prompt([*images, _MARK]).split(_MARK)
+                parts = [self.ids(before), self._plain(question), self.ids(after, special=False)]
+                text, prompt = after, [token for part in parts for token in part]
             else:
-                asked = self.written([*shown, question])
-                prompt = self.ids(asked) if answer is None else []
-            return array("i", prompt if answer is None else self.continued(asked, answer))
+                text = self.chat_prompt([*images, question])
+                prompt = self.ids(text) if answer is None else []
+            return array("i", prompt if answer is None else self.answer_tokens(text, answer))
 
-        return lru_cache(_TEXTS)(spelled)
+        return lru_cache(_TEXTS)(tokens)
 
-    def continued(self, written: str, answer: str) -> list[int]:
-        """Token ids of an answer as they follow a chat prompt, the end token last."""
+    def answer_tokens(self, prompt: str, answer: str) -> list[int]:
+        """Returns the token ids of an answer after a chat prompt, the end token last."""
         if self._holds_control(answer):
             tokens = self._plain(answer)
         else:
-            before, whole = self.ids(written), self.ids(written + " " * (not written[-1:].isspace()) + answer)
+            before, whole = self.ids(prompt), self.ids(prompt + " " * (not prompt[-1:].isspace()) + answer)
             tokens = whole[len(before) :] if whole[: len(before)] == before else self.ids(answer, special=False)
         end = self.processor.tokenizer.eos_token_id
         ends = self.adapter.ends
         return [*tokens, *([end] if end in ends else ends[:1])]
 
-    def whole(self, text: str, arrangements: Sequence[Arrangement], data: Sequence[str] = ()) -> list[int]:
-        """Returns the tokens of a chat prompt, with a whole run for each of its image tokens.
+    def with_images(self, text: str, arrangements: Sequence[Arrangement], data: Sequence[str] = ()) -> list[int]:
+        """Returns the token ids of a chat prompt with all placeholders.
 
         Args:
-            text: The prompt, as `written`.
-            arrangements: Of its images, in reading order.
-            data: The parts of it that come from data, in which nothing is a control token.
+            text: The prompt; see `chat_prompt`.
+            arrangements: Arrangements of its images in reading order.
+            data: Its parts that come from data, which may not contain control tokens.
 
         Raises:
-            DataError: It has not as many image tokens as images, or the token of a video.
+            DataError: The number of image tokens differs from the number of images, or there is a video token.
         """
-        ids = self._beside(text, data)
+        ids = self._ids_with_data(text, data)
         if (found := ids.count(self.adapter.image_token)) != len(arrangements):
             raise DataError(f"{text!r} has {found} image tokens for {len(arrangements)} images: expected one for each")
-        if others := self._of_others.intersection(ids):
+        if others := self._other_placeholders.intersection(ids):
             name = self.processor.tokenizer.convert_ids_to_tokens(min(others))
-            raise DataError(f"{text!r} has {name!r}, which stands for what is not given: remove it from the text")
+            raise DataError(
+                f"{text!r} has {name!r}, a placeholder for an input that is not given: remove it from the text"
+            )
         return self.expanded(ids, arrangements)
 
     def expanded(self, ids: Sequence[int], arrangements: Sequence[Arrangement]) -> list[int]:
-        """The prompt with a whole run for each of its image tokens, inside what the processor puts around one."""
+        """Expands each image token of a prompt to a run of placeholders, with the boundary tokens around it.
+
+        Raises:
+            DataError: The number of image tokens differs from the number of images.
+        """
         left, image = iter(arrangements), self.adapter.image_token
         edges = [[getattr(self.processor.tokenizer, name)] for name in self.adapter.image_boundary_tokens] or [[], []]
 
         def run() -> list[int]:
             return [*edges[0], *[image] * next(left).length, *edges[1]]
 
-        if (places := list(ids).count(image)) != len(arrangements):
-            raise DataError(f"{places} image tokens for {len(arrangements)} images in a prompt: expected one for each")
+        if (found := list(ids).count(image)) != len(arrangements):
+            raise DataError(f"{found} image tokens for {len(arrangements)} images in a prompt: expected one for each")
         return [token for i in ids for token in (run() if i == image else [i])]
 
     def ids(self, text: str, special: bool = True) -> list[int]:
-        """Returns the tokens of a chat prompt, or with `special=False` of a part of one."""
+        """Returns the token ids of a chat prompt, or with `special=False` of a part of one."""
         tokenizer = self.processor.tokenizer
         started = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
         return tokenizer(text, add_special_tokens=special and not started)["input_ids"]
 
-    def _beside(self, text: str, data: Sequence[str]) -> list[int]:
-        """Tokens of a chat prompt of which some parts come from data.
+    def _ids_with_data(self, text: str, data: Sequence[str]) -> list[int]:
+        """Returns the token ids of a chat prompt of which some parts come from data.
 
         Raises:
-            DataError: A part that holds a control token does not stand in the prompt as it is, or see `_plain`.
+            DataError: A part with a control token cannot be found in the prompt, or cannot be tokenized otherwise.
         """
         ids: list[int] = []
         rest, first = text, True
@@ -137,8 +143,8 @@ class Prompts:
             before, there, rest = rest.partition(part)
             if not there:
                 raise DataError(
-                    f"{shown(part)} holds what the model's tokenizer reads as a control token, and the chat template "
-                    "does not write it as it is: remove it from the data"
+                    f"{shown(part)} holds text that the model's tokenizer reads as a control token, and the chat "
+                    "template changes it: remove it from the data"
                 )
             ids += [*self.ids(before, special=first), *self._plain(part)]
             first = False
@@ -146,29 +152,29 @@ class Prompts:
 
     @cached_property
     def _controls(self) -> frozenset[str]:
-        """Texts that the tokenizer reads as single control tokens."""
+        """The texts that the tokenizer reads as single control tokens."""
         tokenizer = self.processor.tokenizer
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         image = [self.processor.image_token, tokenizer.convert_ids_to_tokens(self.adapter.image_token)]
         return frozenset({*tokenizer.all_special_tokens, *added, *filter(None, image)} - {""})
 
     @cached_property
-    def _of_others(self) -> frozenset[int]:
-        """Tokens that stand for an image or a video, other than those that this model is given here."""
+    def _other_placeholders(self) -> frozenset[int]:
+        """The placeholder tokens of images or videos other than the one that the adapter uses."""
         config, tokenizer = self.adapter.model.config, self.processor.tokenizer
         known: set[Any] = {getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")}
-        if spelled := getattr(self.processor, "video_token", None):
-            known.add(tokenizer.convert_tokens_to_ids(spelled))
+        if video := getattr(self.processor, "video_token", None):
+            known.add(tokenizer.convert_tokens_to_ids(video))
         return frozenset(known - {None, self.adapter.image_token, tokenizer.unk_token_id})
 
     def _holds_control(self, text: str) -> bool:
         return any(control in text for control in self._controls)
 
     def _plain(self, text: str) -> list[int]:
-        """Token ids of a text from data, in which nothing is a control token.
+        """Returns the token ids of a text from data without control tokens.
 
         Raises:
-            DataError: The tokenizer knows no other way to write what is one.
+            DataError: The tokenizer has no other tokens for a control token's text.
         """
         tokenizer = self.processor.tokenizer
         tokens = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -176,7 +182,7 @@ class Prompts:
         if found := controls.intersection(tokens):
             name = tokenizer.convert_ids_to_tokens(min(found))
             raise DataError(
-                f"{shown(text)} holds {name!r}, which the model's tokenizer reads as a control token and cannot write "
-                "otherwise: remove it from the data"
+                f"{shown(text)} holds {name!r}, which the model's tokenizer reads as a control token and has no other "
+                "tokens for: remove it from the data"
             )
         return tokens

@@ -1,4 +1,4 @@
-"""Answers to prompts without an image, by the stock model itself: there is nothing to compress."""
+"""Answers to prompts without an image, by the stock model itself."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,15 +23,15 @@ def answer_text(
         loaded: The model.
         prompts: Token ids without image tokens.
         max_new_tokens: Longest answer.
-        references: For every prompt the tokens that it should be answered with, the end token among them.
+        references: Reference answer of every prompt, including the end token.
     """
     model: Any = loaded.model
     inputs = loaded.batch(prompts)
     with greedily(model):
         output = model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=loaded.adapter.pad_token)
-    said = output[:, inputs["input_ids"].shape[1] :].tolist()
+    new = output[:, inputs["input_ids"].shape[1] :].tolist()
     ends = frozenset(loaded.adapter.ends)
-    answers = [tokens[: next((i for i, token in enumerate(tokens) if token in ends), None)] for tokens in said]
+    answers = [tokens[: next((i for i, token in enumerate(tokens) if token in ends), None)] for tokens in new]
     return Answers(answers, text_likelihood(loaded, prompts, references))
 
 
@@ -39,18 +39,18 @@ def answer_text(
 def text_likelihood(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], references: Sequence[Sequence[int]]
 ) -> Float[Tensor, " prompt"]:
-    """Returns the log-probability of a given answer to every prompt, by one pass of the stock model.
+    """Returns the log-probability of the reference answer to every prompt, by one pass of the stock model.
 
     Args:
         loaded: The model.
-        prompts: As in `answer_text`.
-        references: Likewise.
+        prompts: Token ids without image tokens.
+        references: Reference answer of every prompt, including the end token.
     """
     model: Any = loaded.model
     inputs = loaded.batch([[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, references, strict=True)])
     tokens, real = left_padded(references, loaded.adapter.pad_token, loaded.device)
     mask = inputs["attention_mask"].bool()
-    if loaded.adapter.position_axes == 1:  # else the model numbers them itself
+    if loaded.adapter.position_axes == 1:  # models with several axes compute positions themselves
         inputs["position_ids"] = positions(mask)
     logits = model(**inputs, use_cache=False, logits_to_keep=tokens.shape[1]).logits
     return log_probability(logits.to(tokens.device), tokens, real)

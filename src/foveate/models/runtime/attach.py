@@ -1,4 +1,4 @@
-"""Compression inside a stock model's own `forward` and `generate`; on leaving, the model is as it was."""
+"""Attaches a compressor to a stock model's own `forward` and `generate`, and restores the model on leaving."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,52 +17,61 @@ from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.decoder import Layout
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.runtime.call_inputs import (
-    by_name,
+    check_cut_options,
     check_images,
     check_inner,
     check_inputs,
     check_positions,
+    features_of,
     given_images,
-    given_of,
     has_images,
     limits_of,
+    named_arguments,
     pixels_of,
-    refuse_with_cuts,
     runs_of,
     with_other_modalities,
     with_prompt,
 )
-from foveate.models.runtime.hooks import Conversation, hooked
+from foveate.models.runtime.hooks import CompressedCall, hooked
 from foveate.models.runtime.images import LiveImages, Texts, TextSide
-from foveate.models.runtime.kv_cache import Held, NextTurn, cache_of, held_by, hold, holds_tokens, length_of, mark_of
+from foveate.models.runtime.kv_cache import (
+    CachedPrompt,
+    NextTurn,
+    cache_of,
+    cached_prompt_of,
+    fingerprint_of,
+    holds_tokens,
+    length_of,
+    set_cached_prompt,
+)
 from foveate.models.runtime.packing import pack, prompts_of
 from foveate.models.runtime.pruning import Pruning, pruning_of
 
 Compress = Callable[..., Compressed]
-Note = Callable[[Compressed, Layout, Pruning], None]
+OnResult = Callable[[Compressed, Layout, Pruning], None]
 _ATTACHED = "_foveate_attached"
 _NEW_IMAGES = (
-    "new images behind past_key_values that already hold tokens are not compressed: give the whole conversation "
+    "new images after past_key_values that already hold tokens are not compressed: give the whole conversation "
     "without past_key_values"
 )
 
 
-class _Inside(local):
-    """The conversation of stock `generate` in this thread, which calls `forward` with what was shortened already."""
+class _Current(local):
+    """The call of stock `generate` that runs in this thread and calls `forward` with shortened inputs."""
 
-    conversation: Conversation | NextTurn | None = None
+    call: CompressedCall | NextTurn | None = None
 
 
 class Attachment:
-    """What `compressing` does in one call of the model.
+    """A compressor attached to a model: replaces the model's `generate` and `forward` in `compressing`.
 
     Args:
-        adapter: Of the model.
-        compress: The vision side of a compressor.
-        repack: Its positions; see `pack`.
-        cuts: Its cuts inside the language model.
-        note: Told what became of each call's images.
-        texts: For text-aware scorers.
+        adapter: The model's adapter.
+        compress: Compresses images of one arrangement before the language model.
+        repack: Whether to number the tokens consecutively; see `pack`.
+        cuts: Cuts inside the language model.
+        on_result: Receives the compressed images, layout and pruning of each call.
+        texts: Companion and tokenizer for text-aware scorers.
     """
 
     def __init__(
@@ -71,153 +80,162 @@ class Attachment:
         compress: Compress,
         repack: bool,
         cuts: Sequence[Cut],
-        note: Note,
+        on_result: OnResult,
         texts: TextSide,
     ) -> None:
-        self.adapter, self.compress, self.repack, self.cuts, self.note = adapter, compress, repack, cuts, note
-        self.texts = texts
-        self._inside = _Inside()
+        self.adapter, self.compress, self.repack, self.cuts = adapter, compress, repack, cuts
+        self.on_result, self.texts = on_result, texts
+        self._current = _Current()
         self._hooks_lock = RLock()
 
     @contextmanager
-    def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[tuple[dict[str, Any], Conversation]]:
-        """Yields inputs with compressed images, for a call inside the context, and the conversation that this is.
+    def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[tuple[dict[str, Any], CompressedCall]]:
+        """Yields inputs with compressed images, for use inside the context, and the state of this call.
 
         Raises:
-            ValueError: What is given does not determine where the images stand.
-            FoveateError: The compressor cannot work with what is given.
+            ValueError: The inputs do not determine the positions of the images in the prompts.
+            FoveateError: The compressor does not support an option of the call.
         """
         check_inputs(self.adapter, inputs)
         if self.cuts:
-            refuse_with_cuts(inputs, self.adapter, self.cuts, generating)
+            check_cut_options(inputs, self.adapter, self.cuts, generating)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
             compressed = self._compressed(inputs)
             result, layout = pack(self.adapter, inputs, compressed, self.repack)
         pruning = pruning_of(self.adapter.decoder, layout, self.cuts, compressed)
         late = layout.late
-        if late is not None and not self.cuts:  # what lost nothing goes on as in the stock model
-            stays = (layout.place >= 0) | (layout.role == Role.SEPARATOR)
-            removed = stays.sum(1) < (inputs["input_ids"] == self.adapter.image_token).sum(1)
+        if late is not None and not self.cuts:  # prompts that lost no token continue as in the stock model
+            remaining = (layout.patch >= 0) | (layout.role == Role.SEPARATOR)
+            removed = remaining.sum(1) < (inputs["input_ids"] == self.adapter.image_token).sum(1)
             late = late.masked_fill(~removed, 0)
-        conversation = Conversation(pruning, given_of(self.adapter, result), result["input_ids"].shape, late)
+        call = CompressedCall(pruning, features_of(self.adapter, result), result["input_ids"].shape, late)
         with ExitStack() as stack:
             if self.cuts:
-                stack.enter_context(self._hooks_lock)  # hooks are the model's, so one thread at a time
+                stack.enter_context(self._hooks_lock)  # threads share the model's hooks
             if self.cuts or self.adapter.decoder.flashes:
-                stack.enter_context(hooked(self.adapter.decoder, conversation))
-            yield result, conversation
-        if conversation.cache is not None:
+                stack.enter_context(hooked(self.adapter.decoder, call))
+            yield result, call
+        if call.cache is not None:
             ids, short, real = inputs["input_ids"], result["input_ids"], result["attention_mask"].bool()
-            mark = mark_of(conversation.cache, short.shape[1])
-            held = Held(ids, short, real, layout.following, self.adapter.position_axes, bool(self.cuts), mark)
-            hold(conversation.cache, held)
-        self.note(compressed, layout, pruning)
+            axes, fingerprint = self.adapter.position_axes, fingerprint_of(call.cache, short.shape[1])
+            prompt = CachedPrompt(ids, short, real, layout.following, axes, bool(self.cuts), fingerprint)
+            set_cached_prompt(call.cache, prompt)
+        self.on_result(compressed, layout, pruning)
 
     def generate(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
-        """What `generate` does while attached; `stock` is the model's own."""
-        inputs = by_name(stock, args, kwargs)
+        """Runs `stock`, the model's own `generate`, with compressed images."""
+        inputs = named_arguments(stock, args, kwargs)
         if inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
         with ExitStack() as stack:
             if holds_tokens(cache_of(inputs)):
-                shortened, conversation = self._next_turn(inputs), NextTurn(cache_of(inputs))
+                shortened, call = self._next_turn(inputs), NextTurn(cache_of(inputs))
             else:
                 check_images(self.adapter, inputs)
-                shortened, conversation = stack.enter_context(self.shortened(inputs, generating=True))
-            stack.enter_context(self._in(conversation))
+                shortened, call = stack.enter_context(self.shortened(inputs, generating=True))
+            stack.enter_context(self._running(call))
             length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
             output = stock(**{**shortened, **limits_of(inputs, self.adapter, length - short)})
         return with_prompt(output, inputs["input_ids"], short)
 
     def forward(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        """What `forward` does while attached."""
-        inputs = by_name(stock, args, kwargs)
-        if (conversation := self._inside.conversation) is None:
-            return self._alone(stock, inputs)
-        if conversation.owns(given_of(self.adapter, inputs), cache_of(inputs)):
-            with conversation.passing(self._joined(inputs)) as placed:
+        """Runs `stock`, the model's own `forward`, with compressed images."""
+        inputs = named_arguments(stock, args, kwargs)
+        if (call := self._current.call) is None:
+            return self._run(stock, inputs)
+        if call.owns(features_of(self.adapter, inputs), cache_of(inputs)):
+            with call.passing(self._joined(inputs)) as placed:
                 return stock(**placed)
-        with self._in(None):  # another prompt, as a logits processor may run it
-            return self._alone(stock, inputs, besides=True)
+        with self._running(None):  # a logits processor may run another prompt
+            return self._run(stock, inputs, other=True)
 
-    def _alone(self, stock: Callable, inputs: dict[str, Any], besides: bool = False) -> Any:  # noqa: ANN401
-        """A pass that is no part of `generate`, or of another conversation `besides` it, which may be about text."""
+    def _run(self, stock: Callable, inputs: dict[str, Any], other: bool = False) -> Any:  # noqa: ANN401
+        """Runs a pass that does not belong to `generate`.
+
+        Args:
+            stock: The model's own `forward`.
+            inputs: Its arguments.
+            other: Whether a call of `generate` runs meanwhile; then the prompt may have no image.
+        """
         cache = cache_of(inputs)
         if holds_tokens(cache):
-            return stock(**self._further(inputs, besides))
-        if not has_images(self.adapter, inputs) and besides:
+            return stock(**self._continued(inputs, other))
+        if not has_images(self.adapter, inputs) and other:
             return stock(**inputs)
         check_images(self.adapter, inputs)
-        with self.shortened(inputs, generating=False) as (shortened, conversation), conversation.acting(True):
+        with self.shortened(inputs, generating=False) as (shortened, call), call.acting(True):
             output = stock(**self._joined(with_other_modalities(self.adapter, shortened)))
-            conversation.cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
+            call.cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
         return output
 
-    def _further(self, inputs: dict[str, Any], besides: bool) -> dict[str, Any]:
-        """Inputs of a `forward` that goes on from a cache.
+    def _continued(self, inputs: dict[str, Any], other: bool) -> dict[str, Any]:
+        """Returns the inputs of a `forward` that continues from a cache.
 
         Raises:
-            FoveateError: That cannot be done.
+            FoveateError: The cache comes from a method with cuts, there are new images, or the caller gives positions.
         """
-        held = held_by(cache_of(inputs))
-        if (held is None and self.cuts and not besides) or (held is not None and held.cut):
+        prompt = cached_prompt_of(cache_of(inputs))
+        if (prompt is None and self.cuts and not other) or (prompt is not None and prompt.cut):
             raise FoveateError(
-                "a method that cuts inside the language model cannot go on from past_key_values in forward: use "
-                "generate, which keeps track of what every block knows"
+                "a method that cuts inside the language model cannot continue from past_key_values in forward: use "
+                "generate, which keeps track of the tokens of every block"
             )
         if has_images(self.adapter, inputs):
             raise FoveateError(_NEW_IMAGES)
-        if held is None:
+        if prompt is None:
             return inputs
         check_positions(inputs)
-        return held.further(inputs, whole=False)
+        return prompt.continued(inputs, whole=False)
 
     def _next_turn(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Inputs of a `generate` that goes on from a cache.
+        """Returns the inputs of a `generate` that continues from a cache.
 
         Raises:
-            FoveateError: That cannot be done.
+            FoveateError: The method has cuts, there are new images, or the cache does not belong to the prompt.
         """
-        ids, held = inputs["input_ids"], held_by(cache_of(inputs))
+        ids, prompt = inputs["input_ids"], cached_prompt_of(cache_of(inputs))
         images = ids == self.adapter.image_token
-        if self.cuts or (held is None and (images.any() or has_images(self.adapter, inputs))):
+        if self.cuts or (prompt is None and (images.any() or has_images(self.adapter, inputs))):
             raise FoveateError(
-                "past_key_values that already hold tokens: the cache holds fewer tokens than the prompt, in which "
-                "`generate` would look for those that are new. Give the whole conversation without past_key_values"
+                "past_key_values that already hold tokens: the cache holds fewer tokens than the prompt, so `generate` "
+                "cannot tell which tokens are new. Give the whole conversation without past_key_values"
             )
-        if held is None:
+        if prompt is None:
             return inputs
-        known = held.ids.shape[1] + length_of(cache_of(inputs)) - held.short.shape[1]
-        if images[:, known + 1 :].any():  # a model may say its image token
+        known = prompt.ids.shape[1] + length_of(cache_of(inputs)) - prompt.short.shape[1]
+        if images[:, known + 1 :].any():  # the model may have generated its image token
             raise FoveateError(_NEW_IMAGES)
         check_positions(inputs)
-        seen = (*self.adapter.image_inputs, "mm_encoder_outputs")  # of images that the cache holds
-        return held.further({name: value for name, value in inputs.items() if name not in seen}, whole=True)
+        cached = (*self.adapter.image_inputs, "mm_encoder_outputs")
+        return prompt.continued({name: value for name, value in inputs.items() if name not in cached}, whole=True)
 
     @contextmanager
-    def _in(self, conversation: Conversation | NextTurn | None) -> Iterator[None]:
-        before, self._inside.conversation = self._inside.conversation, conversation
+    def _running(self, call: CompressedCall | NextTurn | None) -> Iterator[None]:
+        before, self._current.call = self._current.call, call
         try:
             yield
         finally:
-            self._inside.conversation = before
+            self._current.call = before
 
     def _joined(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        given = given_of(self.adapter, inputs)
-        if given is None:
+        features = features_of(self.adapter, inputs)
+        if features is None:
             return inputs
         others = inputs["mm_encoder_outputs"]
-        return {**inputs, "mm_encoder_outputs": {**others, self.adapter.modality: self.adapter.joined_output(given)}}
+        return {**inputs, "mm_encoder_outputs": {**others, self.adapter.modality: self.adapter.joined_output(features)}}
 
     def _compressed(self, inputs: dict[str, Any]) -> Compressed:
         adapter = self.adapter
         if pixels_of(adapter, inputs) is None:
-            return self.compress(given_images(adapter, given_of(adapter, inputs).pooler_output))
+            return self.compress(given_images(adapter, features_of(adapter, inputs).pooler_output))
         images = {name: inputs[name] for name in adapter.image_inputs if inputs.get(name) is not None}
         if missing := [name for name in adapter.image_inputs[:2] if name not in images]:
-            raise ValueError(f"this model's images need {', '.join(missing)}: build the inputs with its own processor")
+            raise ValueError(
+                f"{type(adapter.model).__name__} needs {', '.join(missing)} for its images: build the inputs with the "
+                "model's own processor"
+            )
         arrangements = adapter.arrangements(images, runs_of(inputs["input_ids"] == adapter.image_token))
-        texts = cache(lambda: self._asked(inputs, arrangements))
+        texts = cache(lambda: self._texts(inputs, arrangements))
 
         def batch_of(rows: list[int]) -> ImageBatch:
             some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
@@ -225,8 +243,8 @@ class Attachment:
 
         return in_groups(lambda some: self.compress(some, adapter.extra_needs), group_by_shape(arrangements), batch_of)
 
-    def _asked(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
-        """Of each image the prompt that it stands in; its question is the text behind the last image."""
+    def _texts(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
+        """Returns for each image its prompt, and as question the text after the prompt's last image."""
         ids, token = inputs["input_ids"], self.adapter.image_token
         mask = self.adapter.mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]
         prompts, questions = [], []
@@ -235,19 +253,22 @@ class Attachment:
             prompt = row[real].tolist()
             prompts += [prompt] * len(images)
             questions += [self.adapter.question(prompt, self.texts.tail)] * len(images)
-        return Texts(prompts, questions, self.texts.spell(questions) if self.texts.spell else None)
+        return Texts(prompts, questions, self.texts.decode(questions) if self.texts.decode else None)
 
 
 @contextmanager
 def compressing(attachment: Attachment) -> Iterator[None]:
-    """While active, `generate` and `forward` of the stock model see compressed images.
+    """Replaces `generate` and `forward` of the stock model by versions that compress images, and restores both.
 
-    `generate` still returns the full prompt followed by the new tokens, so that callers who cut off the prompt by its
-    length go on working. On leaving, the model is as it was.
+    `generate` still returns the full prompt followed by the new tokens, so that code that removes the prompt by its
+    length keeps working.
+
+    Raises:
+        FoveateError: The model already has a compressor attached.
     """
     model: Any = attachment.adapter.model
     if _ATTACHED in vars(model):
-        raise FoveateError("this model already has a compressor attached: leave its `with` first")
+        raise FoveateError("this model already has a compressor attached: leave its `with` block first")
     before = {name: vars(model).get(name) for name in ("generate", "forward")}
     generate, forward = model.generate, model.forward
     model.generate = wraps(generate)(lambda *args, **kwargs: attachment.generate(generate, args, kwargs))

@@ -1,4 +1,4 @@
-"""The language model of a stock model, run over prompts that foveate has embedded."""
+"""Passes of a stock language model over prompts that foveate has embedded."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,34 +12,34 @@ from foveate.core.contracts import Cut
 from foveate.core.needs import Role
 from foveate.functional.sequence import positions
 from foveate.models.backbone.decoder import Decoder, Layout
-from foveate.models.runtime.hooks import Conversation, hooked
+from foveate.models.runtime.hooks import CompressedCall, hooked
 from foveate.models.runtime.pruning import pruning_of
 
 
 class DecoderPasses:
-    """A prompt with cuts, then whatever follows it, each by a pass of the stock language model.
+    """Passes over a batch of prompts with cuts, then over the tokens that follow.
 
     Args:
         decoder: The language model.
-        layout: What the prompt's tokens are.
+        layout: Role, patch and position of the prompts' tokens.
         cuts: Cuts inside the language model.
-        compressed: What the vision side made of the images, with what it carries for the cuts.
+        compressed: The compressed images, with the answers that the cuts read.
     """
 
     def __init__(self, decoder: Decoder, layout: Layout, cuts: Sequence[Cut], compressed: Compressed) -> None:
         self.decoder, self.layout = decoder, layout
         self.pruning = pruning_of(decoder, layout, cuts, compressed)
         self.cache = DynamicCache(config=decoder.config)
-        self.following = layout.following  # position of the next token, were nothing cut
-        self._conversation = Conversation(self.pruning)
+        self.following = layout.following  # position of the next token without cuts
+        self._call = CompressedCall(self.pruning)
 
     def prompt(self, states: Tensor, common: int = 0) -> Tensor:
-        """Runs the prompt's embeddings; returns the normalised states of the last block.
+        """Runs the prompts and returns the normalised states of the last block.
 
         Args:
-            states: The embeddings.
-            common: So many first tokens are text that all prompts have in common; they run once, and states of the
-                others are returned. Only without cuts.
+            states: Input embeddings of the prompts.
+            common: Number of leading text tokens that all prompts share. They run once, and their states are not
+                returned. Must be 0 if there are cuts.
         """
         if common:
             self._prompt(states[:1, :common])
@@ -47,27 +47,32 @@ class DecoderPasses:
         return self._prompt(states[:, common:], common)
 
     def step(self, states: Tensor, real: Tensor) -> Tensor:
-        """Runs the embeddings of left-padded tokens that follow; `real` marks those that are there."""
+        """Runs further tokens, left-padded, and returns the normalised states of the last block.
+
+        Args:
+            states: Input embeddings of the tokens.
+            real: (batch, token) bool, marks the tokens that are not padding.
+        """
         self.pruning.advance(real)
         position = (self.following[:, None] + positions(real)).expand(len(self.layout.position), -1, -1)
         self.following = self.following + real.sum(1)
         return self._run(states, position, self.pruning.segments[0].real, False)
 
     def forget(self, tokens: Tensor) -> None:
-        """Takes back some of the tokens of the last step: (batch, token) bool, left-padded as they were given."""
+        """Removes tokens of the last step: (batch, token) bool, left-padded as in `step`."""
         self.pruning.forget(tokens)
         self.following = self.following - tokens.sum(1)
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with these prompts, which may be repeated."""
+        """Selects the prompts to continue with; rows may repeat."""
         layers: Any = self.cache.layers
-        for layer in layers:  # each on the device of its block
+        for layer in layers:  # layers may be on different devices
             layer.batch_select_indices(rows.to(getattr(layer, "keys", rows).device))
         self.pruning.select(rows)
         self.following = self.following[rows]
 
     def _prompt(self, states: Tensor, before: int = 0) -> Tensor:
-        """The tokens of the first prompts that stand behind so many others."""
+        """Runs the first `len(states)` prompts from token `before` on."""
         prompts, until = len(states), before + states.shape[1]
         deep: dict[str, Any] = {}
         visual = self.layout.role[:prompts, before:until] == Role.VISUAL
@@ -81,8 +86,8 @@ class DecoderPasses:
     def _run(self, states: Tensor, position: Tensor, real: Tensor, prompting: bool, **deep: Any) -> Tensor:  # noqa: ANN401
         with ExitStack() as stack:
             if self.pruning.cuts or self.decoder.flashes:
-                stack.enter_context(hooked(self.decoder, self._conversation))
-                stack.enter_context(self._conversation.acting(prompting))
+                stack.enter_context(hooked(self.decoder, self._call))
+                stack.enter_context(self._call.acting(prompting))
             output = self.decoder.model(
                 inputs_embeds=states,
                 attention_mask=real.long(),
@@ -91,4 +96,4 @@ class DecoderPasses:
                 **{self.decoder.cache_argument: self.cache},
                 **deep,
             )
-        return output.last_hidden_state.to(states.device)  # the last block may lie elsewhere
+        return output.last_hidden_state.to(states.device)  # the last block may be on another device

@@ -1,4 +1,4 @@
-"""Greedy answers to many questions about few images, with as much shared as the method allows."""
+"""Greedy answers to many questions about few images, with shared computation as far as the method allows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from foveate.models.runtime.greedy import Answers, log_probability, undrafted, v
 from foveate.models.runtime.packing import pack
 from foveate.models.runtime.pruning import Pruning
 
-_WORTH = 0.1  # share of a prompt below which a mask of its own costs more than running common text once saves
+_LEAST_COMMON = 0.1  # share of a prompt from which running common text once saves more than its own mask costs
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Conversation:
     """An image and the questions about it, as token ids.
 
     Attributes:
-        prefix: Everything up to and including the last image token; the same for all questions.
+        prefix: The prompt up to and including the last image token; the same for all questions.
         suffixes: The rest of each prompt.
     """
 
@@ -38,12 +38,12 @@ class Conversation:
         """Splits full prompts after the image.
 
         Raises:
-            ValueError: The prompts differ before the end of the image, so that nothing can be shared.
+            ValueError: The prompts differ before the end of the image, so that they have no common prefix.
         """
-        cut = len(prompts[0]) - list(reversed(prompts[0])).index(image_token)
-        if any(list(prompt[:cut]) != list(prompts[0][:cut]) for prompt in prompts):
+        end = len(prompts[0]) - list(reversed(prompts[0])).index(image_token)
+        if any(list(prompt[:end]) != list(prompts[0][:end]) for prompt in prompts):
             raise ValueError("prompts about one image must be equal up to the end of the image")
-        return cls(prompts[0][:cut], [prompt[cut:] for prompt in prompts])
+        return cls(prompts[0][:end], [prompt[end:] for prompt in prompts])
 
 
 @torch.inference_mode()
@@ -56,31 +56,32 @@ def answer(
     references: Sequence[Sequence[int]] = (),
     share: bool = True,
 ) -> Answers:
-    """The answer to every question, conversation by conversation.
+    """Returns the answer to every question, conversation by conversation.
 
-    Keys and values of what precedes the questions are computed once per image. A reference is read together with its
-    question: where it is what the model says, nothing is left to decode.
+    Keys and values of the prefix are computed once per image. A reference is read together with its question as a draft
+    of the answer: where the model agrees, nothing is left to decode.
 
     Args:
-        adapter: Of the model.
+        adapter: The model's adapter.
         conversations: One per image.
         compressed: One row per image.
-        repack: See `pack`.
+        repack: Whether to number the tokens consecutively; see `pack`.
         max_new_tokens: Longest answer.
-        references: For every question the tokens that it should be answered with, the end token among them.
-        share: Whether text before the images, where it is the same, is computed once for all.
+        references: Reference answer of every question, including the end token.
+        share: Whether common text before the images is computed once for all prompts.
     """
     if _exceeds_window(adapter, conversations, references, max_new_tokens):
-        said = undrafted(adapter, *prompted(adapter, *_apart(conversations, compressed), repack, ()), max_new_tokens)
-        known = likelihood(adapter, conversations, compressed, repack, references) if references else None
-        return said if known is None else replace(said, log_probability=known)
-    blocks, states = _conversed(adapter, _spoken(conversations, references), compressed, repack, share)
+        prompts = _one_per_question(conversations, compressed)
+        answers = undrafted(adapter, *prompted(adapter, *prompts, repack, ()), max_new_tokens)
+        if not references:
+            return answers
+        return replace(answers, log_probability=likelihood(adapter, conversations, compressed, repack, references))
+    blocks, states = _run(adapter, _with_references(conversations, references), compressed, repack, share)
     if not references:
         return undrafted(adapter, blocks, states, max_new_tokens)
     drafts, real = left_padded(references, adapter.pad_token, states.device)
-    return verified(
-        adapter, blocks, adapter.decoder.logits(states[:, -drafts.shape[1] :]), drafts, real, max_new_tokens
-    )
+    logits = adapter.decoder.logits(states[:, -drafts.shape[1] :])
+    return verified(adapter, blocks, logits, drafts, real, max_new_tokens)
 
 
 @torch.inference_mode()
@@ -92,21 +93,21 @@ def likelihood(
     references: Sequence[Sequence[int]],
     share: bool = True,
 ) -> Float[Tensor, " question"]:
-    """The log-probability of a given answer to every question, conversation by conversation; nothing is decoded.
+    """Returns the log-probability of the reference answer to every question, conversation by conversation.
 
     Args:
-        adapter: Of the model.
+        adapter: The model's adapter.
         conversations: One per image.
         compressed: One row per image.
-        repack: See `pack`.
-        references: As in `answer`.
-        share: As in `answer`.
+        repack: Whether to number the tokens consecutively; see `pack`.
+        references: Reference answer of every question, including the end token.
+        share: Whether common text before the images is computed once for all prompts.
     """
-    spoken = _spoken(conversations, references)
+    answered = _with_references(conversations, references)
     if _exceeds_window(adapter, conversations, references, 0):
-        _, states = prompted(adapter, *_apart(spoken, compressed), repack, ())
+        _, states = prompted(adapter, *_one_per_question(answered, compressed), repack, ())
     else:
-        _, states = _conversed(adapter, spoken, compressed, repack, share)
+        _, states = _run(adapter, answered, compressed, repack, share)
     tokens, real = left_padded(references, adapter.pad_token, states.device)
     return log_probability(adapter.decoder.logits(states[:, -tokens.shape[1] :]), tokens, real)
 
@@ -121,25 +122,25 @@ def answer_each(
     max_new_tokens: int,
     references: Sequence[Sequence[int]] = (),
 ) -> tuple[Answers, Pruning]:
-    """The answer to every prompt when cuts inside the language model cut it, and what they cut.
+    """Returns the answer to every prompt with cuts inside the language model, and the pruning that took place.
 
     Args:
-        adapter: Of the model.
+        adapter: The model's adapter.
         prompts: Full prompts of one image each.
         compressed: One row per prompt.
-        repack: Of the vision side; see `pack`.
-        cuts: See `Pruning`.
+        repack: Whether to number the tokens consecutively before the cuts; see `pack`.
+        cuts: Cuts inside the language model.
         max_new_tokens: Longest answer.
-        references: As in `answer`.
+        references: Reference answer of every prompt, including the end token.
     """
     blocks, states = prompted(adapter, prompts, compressed, repack, cuts)
     if not references:
         return undrafted(adapter, blocks, states, max_new_tokens), blocks.pruning
     states = states[:, -1:]
     drafts, real = left_padded(references, adapter.pad_token, states.device)
-    if drafts.shape[1] > 1:  # of a reference its last token foretells nothing that is asked for
-        behind = blocks.step(adapter.inner.get_input_embeddings()(drafts[:, :-1]), real[:, :-1])
-        states = _behind(states, behind, real[:, :-1])
+    if drafts.shape[1] > 1:  # the logits of a reference's last token are not needed
+        further = blocks.step(adapter.inner.get_input_embeddings()(drafts[:, :-1]), real[:, :-1])
+        states = _prepended(states, further, real[:, :-1])
     logits = adapter.decoder.logits(states)
     return verified(adapter, blocks, logits, drafts, real, max_new_tokens), blocks.pruning
 
@@ -147,7 +148,7 @@ def answer_each(
 def embedded(
     adapter: Adapter, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool
 ) -> tuple[Tensor, Layout]:
-    """Input embeddings of left-padded prompts, and what their tokens are."""
+    """Returns input embeddings and layout of left-padded prompts."""
     ids, mask = left_padded(prompts, adapter.pad_token, compressed.tokens.device)
     inputs, layout = pack(adapter, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
     return adapter.embed(inputs["input_ids"], layout.tokens), layout
@@ -161,73 +162,84 @@ def prompted(
     cuts: Sequence[Cut],
     share: bool = False,
 ) -> tuple[DecoderPasses, Tensor]:
-    """The blocks after these prompts, and the last one's states.
+    """Runs prompts and returns the passes, which can continue them, and the normalised states of the last block.
 
     Args:
-        adapter: Of the model.
+        adapter: The model's adapter.
         prompts: Full prompts.
-        compressed: Of their images.
-        repack: See `pack`.
+        compressed: The compressed images of the prompts.
+        repack: Whether to number the tokens consecutively; see `pack`.
         cuts: Cuts inside the language model.
-        share: Whether text that all prompts begin with may be run once; their states are then not returned.
+        share: Whether common text at the start of all prompts may run once; its states are then not returned.
     """
     states, layout = embedded(adapter, prompts, compressed, repack)
     common = _common_text(prompts, adapter.image_token) if share else 0
-    if len(prompts) == 1 or not _WORTH * states.shape[1] < common < states.shape[1]:
-        return (blocks := DecoderPasses(adapter.decoder, layout, cuts, compressed)), blocks.prompt(states)
-    states, layout = _padded_behind(common, states, layout)
-    return (blocks := DecoderPasses(adapter.decoder, layout, cuts, compressed)), blocks.prompt(states, common)
+    if len(prompts) == 1 or not _LEAST_COMMON * states.shape[1] < common < states.shape[1]:
+        common = 0
+    else:
+        states, layout = _padded_after(common, states, layout)
+    passes = DecoderPasses(adapter.decoder, layout, cuts, compressed)
+    return passes, passes.prompt(states, common)
 
 
 def _exceeds_window(
     adapter: Adapter, conversations: Sequence[Conversation], references: Sequence[Sequence[int]], limit: int
 ) -> bool:
-    """Whether some blocks may not see all of a conversation.
+    """Returns whether a conversation may be longer than the sliding window of some blocks.
 
-    Windows count what lies in the cache, where shared text, drafts and questions of several lengths leave gaps.
+    Sliding windows count slots of the cache, in which shared text, drafts and questions of different lengths leave
+    gaps.
     """
     window = adapter.decoder.window
     longest = max(len(c.prefix) + max(map(len, c.suffixes)) for c in conversations)
     return window is not None and longest + max(limit, *map(len, references), 0) > window
 
 
-def _apart(conversations: Sequence[Conversation], compressed: Compressed) -> tuple[list[list[int]], Compressed]:
-    """The whole prompt of every question, and an image for each."""
+def _one_per_question(
+    conversations: Sequence[Conversation], compressed: Compressed
+) -> tuple[list[list[int]], Compressed]:
+    """Returns the whole prompt and the image of every question."""
     owner = [row for row, conversation in enumerate(conversations) for _ in conversation.suffixes]
     return [[*c.prefix, *suffix] for c in conversations for suffix in c.suffixes], compressed.chosen(owner)
 
 
-def _spoken(conversations: Sequence[Conversation], references: Sequence[Sequence[int]]) -> Sequence[Conversation]:
-    """Every question with its reference behind it, but for the last token, which foretells nothing that is asked."""
+def _with_references(
+    conversations: Sequence[Conversation], references: Sequence[Sequence[int]]
+) -> Sequence[Conversation]:
+    """Appends the reference answer to each question, without its last token, whose logits are not needed."""
     if not references:
         return conversations
-    given = iter(references)
-    return [Conversation(c.prefix, [[*s, *next(given)[:-1]] for s in c.suffixes]) for c in conversations]
+    left = iter(references)
+    return [Conversation(c.prefix, [[*s, *next(left)[:-1]] for s in c.suffixes]) for c in conversations]
 
 
 def _common_text(prompts: Sequence[Sequence[int]], image: int) -> int:
-    """How many tokens before any image all prompts begin with."""
+    """Returns the number of leading text tokens that all prompts share."""
     columns = zip(*prompts, strict=False)
     return next((i for i, column in enumerate(columns) if image in column or len(set(column)) > 1), 0)
 
 
-def _padded_behind(common: int, states: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
-    """Left-padded prompts with their padding behind the tokens that they have in common."""
+def _padded_after(common: int, states: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
+    """Moves the padding of left-padded prompts to after their `common` first tokens."""
     padding = (layout.role == Role.PADDING).sum(1, keepdim=True)
     column = torch.arange(states.shape[1], device=states.device)
     order = torch.where(
         column < common, column + padding, torch.where(column < common + padding, column - common, column)
     )
     position = layout.position.gather(2, order.expand(len(layout.position), -1, -1))
-    role, place = layout.role.gather(1, order), layout.place.gather(1, order)
+    role, patch = layout.role.gather(1, order), layout.patch.gather(1, order)
     moved = states.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
-    return moved, replace(layout, role=role, place=place, position=position)
+    return moved, replace(layout, role=role, patch=patch, position=position)
 
 
-def _conversed(
+def _run(
     adapter: Adapter, conversations: Sequence[Conversation], compressed: Compressed, repack: bool, share: bool
 ) -> tuple[DecoderPasses, Tensor]:
-    """The last states before and within every question, whose image was run once for all that is asked about it."""
+    """Runs each prefix once and all questions after it.
+
+    Returns:
+        The passes, and for each question the last state of the prefix and the states of the question.
+    """
     device = compressed.tokens.device
     blocks, states = prompted(adapter, [c.prefix for c in conversations], compressed, repack, (), share)
     owner = torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device)
@@ -236,12 +248,12 @@ def _conversed(
     before = states[owner, -1:]
     if not tokens.shape[1]:
         return blocks, before
-    behind = blocks.step(adapter.inner.get_input_embeddings()(tokens), real)
-    return blocks, _behind(before, behind, real)
+    further = blocks.step(adapter.inner.get_input_embeddings()(tokens), real)
+    return blocks, _prepended(before, further, real)
 
 
-def _behind(before: Tensor, states: Tensor, real: Tensor) -> Tensor:
-    """States of left-padded tokens, with the state that came before the first real one in front of it."""
+def _prepended(before: Tensor, states: Tensor, real: Tensor) -> Tensor:
+    """Inserts the state `before` in front of the first real token of each row of left-padded states."""
     joined = torch.cat([before, states], 1)
     joined[torch.arange(len(joined), device=joined.device), real.shape[1] - real.sum(1)] = before[:, 0]
     return joined

@@ -1,7 +1,7 @@
-"""How evaluations decode: greedily, whatever else a checkpoint's generation_config asks for.
+"""Greedy decoding of evaluations, whatever a checkpoint's generation_config asks for.
 
-Penalties and the like count tokens of the prompt, which every method leaves another number of, and sampling hides small
-differences between methods. What is left out is named.
+Penalties count the tokens of the prompt, whose number differs between methods, and sampling hides small differences
+between methods. Users are told which settings are not used.
 """
 
 from collections.abc import Iterator
@@ -24,19 +24,19 @@ _NEUTRAL_AT_1 = ("num_beams", "num_beam_groups", "guidance_scale", "repetition_p
 def unused(model: PreTrainedModel) -> dict[str, Any]:
     """Returns those settings of a checkpoint's generation_config that would change a greedy answer."""
     config: Any = model.generation_config
-    found = {name: getattr(config, name, None) for name in _CHANGING}
-    return {name: value for name, value in found.items() if value and not (name in _NEUTRAL_AT_1 and value == 1)}
+    settings = {name: getattr(config, name, None) for name in _CHANGING}
+    return {name: value for name, value in settings.items() if value and not (name in _NEUTRAL_AT_1 and value == 1)}
 
 
-def told_unused(model: PreTrainedModel) -> str:
-    """Returns what to say of those settings; nothing where there is none."""
+def unused_warning(model: PreTrainedModel) -> str:
+    """Returns a warning that names the unused settings; empty if there are none."""
     left = ", ".join(f"{name}={value!r}" for name, value in unused(model).items())
     return left and f"evaluations decode greedily: {left} of the checkpoint's generation_config is not used"
 
 
 @contextmanager
 def greedily(model: PreTrainedModel) -> Iterator[None]:
-    """While active, `generate` of the stock model decodes greedily unless its call says otherwise."""
+    """Makes `generate` of the stock model decode greedily by default; restores its generation_config on leaving."""
     before: Any = model.generation_config
     model.generation_config = GenerationConfig(**{name: getattr(before, name, None) for name in _TOKENS})
     try:

@@ -1,4 +1,4 @@
-"""Greedy answers from the logits of prompts, and from drafts of them."""
+"""Greedy decoding, with and without drafts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from foveate.models.runtime.decoder_passes import DecoderPasses
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the model says, and how likely it finds what it should say.
+    """The greedy answers to a batch of prompts, and the log-probabilities of the reference answers.
 
     Attributes:
         tokens: Greedy answers without the end token.
-        log_probability: (prompt,) of the reference answers, NaN without them.
+        log_probability: (prompt,) log-probability of the reference answers; NaN without references.
     """
 
     tokens: list[list[int]]
@@ -28,18 +28,27 @@ def greedy(
     adapter: Adapter,
     blocks: DecoderPasses,
     logits: Tensor,
-    begun: Sequence[list[int]],
+    prefixes: Sequence[list[int]],
     limit: int,
-    note: Callable[[Tensor, Tensor], None] = lambda rows, ended: None,
+    on_step: Callable[[Tensor, Tensor], None] = lambda rows, ended: None,
 ) -> list[list[int]]:
-    """Decodes on from the logits of the next token; `note` hears which rows just answered and which are at an end."""
+    """Decodes greedily from the logits of the next token until every answer ends or reaches the limit.
+
+    Args:
+        adapter: The model's adapter.
+        blocks: The passes after the prompts.
+        logits: Logits of the next token of each prompt.
+        prefixes: The tokens that each answer has already.
+        limit: Longest answer.
+        on_step: Receives at each step the rows that are decoded, and whether each ends with this token.
+    """
     ends = torch.tensor(adapter.ends, device=logits.device)
     rows = torch.arange(len(logits), device=logits.device)
-    answers = [list(tokens) for tokens in begun]
+    answers = [list(tokens) for tokens in prefixes]
     while True:
         chosen = logits.argmax(-1)
         ended = torch.isin(chosen, ends)
-        note(rows, ended)
+        on_step(rows, ended)
         for row, token in zip(rows[~ended].tolist(), chosen[~ended].tolist(), strict=True):
             answers[row].append(token)
         open_ = ~ended & torch.tensor([len(answers[row]) < limit for row in rows.tolist()], device=rows.device)
@@ -54,7 +63,7 @@ def greedy(
 
 
 def undrafted(adapter: Adapter, blocks: DecoderPasses, states: Tensor, limit: int) -> Answers:
-    """Greedy answers from the states of the prompts."""
+    """Returns greedy answers from the states of the prompts, without drafts."""
     first = adapter.decoder.logits(states[:, -1])
     unknown = torch.full((len(first),), torch.nan, device=first.device)
     return Answers(greedy(adapter, blocks, first, [[] for _ in first], limit), unknown)
@@ -68,33 +77,33 @@ def verified(
     real: Bool[Tensor, "row token"],
     limit: int,
 ) -> Answers:
-    """Greedy answers after references, all but the last token of each, were run as drafts of them.
+    """Returns greedy answers after a pass over the references, without their last tokens, as drafts of the answers.
 
-    What the model would have said itself is kept of a draft (Leviathan et al. 2023, arXiv 2211.17192, section 2.3, with
-    greedy choice), the rest is taken back and said anew.
+    The tokens of a draft that the model would have generated itself are kept (Leviathan et al. 2023, arXiv 2211.17192,
+    section 2.3, with greedy choice); the others are removed and decoded again.
 
     Args:
-        adapter: Of the model.
-        blocks: After the drafts.
-        logits: With which each token of the drafts was foretold.
+        adapter: The model's adapter.
+        blocks: The passes after the drafts.
+        logits: Logits of each token of the drafts.
         drafts: The references, left-padded.
-        real: Which of their tokens are there.
+        real: Marks the tokens that are not padding.
         limit: Longest answer.
     """
     ends = torch.tensor(adapter.ends, device=drafts.device)
     agreed = ((logits.argmax(-1) == drafts) | ~real).cumprod(1).bool() & real
-    agreed[:, -1] &= torch.isin(drafts[:, -1], ends)  # anything else has not been run
-    said, length = agreed.sum(1), real.sum(1)
+    agreed[:, -1] &= torch.isin(drafts[:, -1], ends)  # a last token that ends no answer has not been run
+    accepted, length = agreed.sum(1), real.sum(1)
     answers = [
         [token for token in row[len(row) - int(n) :][: int(k)] if token not in adapter.ends][:limit]
-        for row, n, k in zip(drafts.tolist(), length, said, strict=True)
+        for row, n, k in zip(drafts.tolist(), length, accepted, strict=True)
     ]
-    if (going := (said < length) & (said < limit)).any():
+    if (going := (accepted < length) & (accepted < limit)).any():
         rows = going.nonzero()[:, 0]
         if (run := drafts.shape[1] - 1) > 0:
             blocks.forget((real & ~agreed)[:, :run])
         blocks.select(rows)
-        next_ = logits[rows, (drafts.shape[1] - length + said)[rows]]
+        next_ = logits[rows, (drafts.shape[1] - length + accepted)[rows]]
         rest = greedy(adapter, blocks, next_, [answers[i] for i in rows.tolist()], limit)
         for row, tokens in zip(rows.tolist(), rest, strict=True):
             answers[row] = tokens
@@ -104,5 +113,5 @@ def verified(
 def log_probability(
     logits: Float[Tensor, "row token word"], tokens: Int[Tensor, "row token"], real: Bool[Tensor, "row token"]
 ) -> Float[Tensor, " row"]:
-    """Of the real ones of these tokens, by the logits with which each was foretold."""
+    """Returns the log-probability of the real tokens of each row, given the logits of each token."""
     return (logits.float().log_softmax(-1).gather(2, tokens[..., None])[..., 0] * real).sum(1)

@@ -1,4 +1,4 @@
-"""Images as a live model sees them, with what is asked about them."""
+"""Images of a live model, with the questions about them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,54 +27,54 @@ from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.runtime.response_attention import response_rows
 
-Reader = Callable[[list[list[int]]], list[str]]
+Decode = Callable[[list[list[int]]], list[str]]
 """Turns token ids into text."""
 
 
 @dataclass(frozen=True, eq=False)
 class TextSide:
-    """What a bare model does not know of texts.
+    """The parts of a checkpoint that handle text and are not in the model itself.
 
     Attributes:
-        companion: A text encoder that shares a space with the tower.
-        spell: How to read token ids.
-        tail: What the chat template puts behind every question.
+        companion: The CLIP that the tower was taken from.
+        decode: Turns token ids into text.
+        tail: Token ids that the chat template puts after every question.
     """
 
     companion: Companion | None = None
-    spell: Reader | None = None
+    decode: Decode | None = None
     tail: Sequence[int] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """What a text-aware scorer may read, one entry per image.
+    """The texts that a text-aware scorer may read, one entry per image.
 
     Attributes:
         prompts: Full prompts of one image each, with all placeholders.
         questions: Token ids of the questions.
-        spelled: The questions as text; None if nobody can read them.
+        strings: The questions as text; None without a tokenizer.
     """
 
     prompts: Sequence[Sequence[int]]
     questions: Sequence[Sequence[int]]
-    spelled: Sequence[str] | None
+    strings: Sequence[str] | None
 
     def of(self, rows: Sequence[int]) -> "Texts":
-        """About some of the images."""
-        spelled = None if self.spelled is None else [self.spelled[row] for row in rows]
-        return Texts([self.prompts[row] for row in rows], [self.questions[row] for row in rows], spelled)
+        """Returns the texts of some of the images."""
+        strings = None if self.strings is None else [self.strings[row] for row in rows]
+        return Texts([self.prompts[row] for row in rows], [self.questions[row] for row in rows], strings)
 
 
 class LiveImages(ImageBatch):
-    """Images of one arrangement given as pixels, encoded when asked for.
+    """Images of one arrangement given as pixels, encoded on demand.
 
     Args:
-        adapter: Of the model.
-        images: The model's inputs about them.
-        arrangement: Of all.
-        texts: Tells what is asked about them, if a need makes that necessary.
-        companion: A text encoder that shares a space with the tower.
+        adapter: The model's adapter.
+        images: The model inputs of the images.
+        arrangement: The arrangement of all images.
+        texts: Returns the questions about the images; called only if a need requires them.
+        companion: The CLIP that the tower was taken from.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class LiveImages(ImageBatch):
         sources, values = self.adapter.encode(self.images, self.arrangement, needs)
         if others := [need for need in needs if need not in values]:
             texts = self.texts() if self.texts else None
-            asked = NeedContext(self.adapter, self.arrangement, texts, self.companion)
-            values |= {need: resolve_need(asked, need, sources, values) for need in others}
+            context = NeedContext(self.adapter, self.arrangement, texts, self.companion)
+            values |= {need: resolve_need(context, need, sources, values) for need in others}
         return sources, Trace.recorded(values, self.arrangement, len(sources))
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
@@ -105,18 +105,18 @@ class LiveImages(ImageBatch):
 
 
 class GivenImages(ImageBatch):
-    """Images given as tokens behind the projector, whose tower nobody can ask any more.
+    """Images given as tokens after the projector, for which the tower cannot run any more.
 
     Raises:
-        ValueError: They are not as many as the tower has patches.
+        ValueError: The number of tokens differs from the tower's number of patches.
     """
 
     def __init__(self, tokens: Float[Tensor, "image patch dim"], arrangement: Arrangement) -> None:
         self.tokens, self.arrangement = tokens, arrangement
         if tokens.shape[1] != arrangement.patches or arrangement.separators:
             raise ValueError(
-                f"mm_encoder_outputs holds {tokens.shape[1]} tokens per image, expected all {arrangement.patches} "
-                "patches and nothing between them: give pixel_values instead"
+                f"mm_encoder_outputs holds {tokens.shape[1]} tokens per image: expected one for each of the "
+                f"{arrangement.patches} patches and no separators; give pixel_values instead"
             )
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
@@ -129,8 +129,8 @@ class GivenImages(ImageBatch):
                     values[need] = fingerprints(self.tokens)
                 case _:
                     raise UnsupportedNeed(
-                        f"{need} cannot be answered of images that were given as mm_encoder_outputs: give "
-                        "pixel_values, or use a method that needs no tower, such as fastv, divprune or uniform"
+                        f"{need} cannot be answered for images given as mm_encoder_outputs: give pixel_values, or use "
+                        "a method that does not read the tower, such as fastv, divprune or uniform"
                     )
         return self.tokens, Trace.recorded(values, self.arrangement, len(self.tokens))
 
@@ -143,7 +143,7 @@ class GivenImages(ImageBatch):
 
 @dataclass(frozen=True, eq=False)
 class NeedContext:
-    """Images of one arrangement with what is asked about them."""
+    """Images of one arrangement with the questions about them, for `resolve_need`."""
 
     adapter: Adapter
     arrangement: Arrangement
@@ -152,49 +152,52 @@ class NeedContext:
 
 
 def with_extra_needs(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
-    """The needs, and what the language model must be given of images if it shall answer one of them."""
+    """Returns the needs, with those that the language model reads itself if it has to run to answer one."""
     runs = any(isinstance(need, ResponseRows) for need in needs)
     return tuple(dict.fromkeys((*needs, *adapter.extra_needs))) if runs else tuple(needs)
 
 
-def resolve_need(asked: NeedContext, need: Need, sources: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
-    """The answer to a need that images alone cannot give.
+def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
+    """Returns the answer to a need that the tower alone cannot give.
 
     Args:
-        asked: The images.
-        need: What is to be told.
-        sources: As the tower gives them.
-        values: What it answered.
+        context: The images, and the questions about them.
+        need: The need to answer.
+        sources: Features of the tower.
+        values: The answers of the tower.
 
     Raises:
-        UnsupportedNeed: What would be needed for it is not there; the message says what.
+        UnsupportedNeed: A model, text or companion that the need requires is missing; the message names it.
     """
-    adapter, texts, companion = asked.adapter, asked.texts, asked.companion
-    patches = sources[:, : asked.arrangement.patches]
+    adapter, texts, companion = context.adapter, context.texts, context.companion
+    patches = sources[:, : context.arrangement.patches]
     match need:
         case AlignedPatches() if companion and adapter.packs_projected:
             raise UnsupportedNeed(
-                f"{need}: {type(adapter.model).__name__} has a tower of its own, which no CLIP shares a space with"
+                f"{need}: {type(adapter.model).__name__} has a tower of its own, which no CLIP shares a space with; "
+                "use a method that does not compare patches with text"
             )
         case AlignedPatches() if companion:
             return companion.patches(patches)
-        case AlignedText() if companion and texts and texts.spelled is not None:
-            return companion.texts(texts.spelled, need.truncated)
+        case AlignedText() if companion and texts and texts.strings is not None:
+            return companion.texts(texts.strings, need.truncated)
         case AlignedPatches() | AlignedText():
             raise UnsupportedNeed(
                 f"{need}: a LLaVA checkpoint has no text encoder that shares a space with its vision tower. Load the "
                 "model by foveate.models.loading.load.load(..., companion='openai/clip-vit-large-patch14-336') with "
-                "the CLIP that its tower came from, and attach to what that returns"
+                "the CLIP that its tower was taken from, and attach to the returned model"
             )
         case QuestionEmbeddings() if texts:
             table = adapter.inner.get_input_embeddings()
             words = [table(torch.tensor(ids, dtype=torch.long, device=sources.device)) for ids in texts.questions]
             return pad_sequence(words, batch_first=True)
         case ResponseRows() if texts:
-            if any(list(prompt).count(adapter.image_token) != asked.arrangement.length for prompt in texts.prompts):
-                raise UnsupportedNeed(f"{need}: it is known for prompts with one image each")
+            if any(list(prompt).count(adapter.image_token) != context.arrangement.length for prompt in texts.prompts):
+                raise UnsupportedNeed(f"{need}: a prompt has several images or none; give one image per prompt")
             everything = torch.arange(patches.shape[1], device=sources.device).expand(len(sources), -1)
             decision = Decision(torch.zeros_like(patches[..., 0]), Compression(everything))
-            full = Compressed(adapter.project(patches), decision, values, (asked.arrangement,) * len(sources))
+            full = Compressed(adapter.project(patches), decision, (context.arrangement,) * len(sources), carried=values)
             return response_rows(adapter, texts.prompts, full, need)
-    raise UnsupportedNeed(f"{need}: {type(adapter.model).__name__} cannot answer it from what it was given")
+    raise UnsupportedNeed(
+        f"{need}: {type(adapter.model).__name__} cannot answer it from these inputs; use a method that does not need it"
+    )

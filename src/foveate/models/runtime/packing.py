@@ -1,6 +1,7 @@
-"""From prompts with placeholders and compressed images to what the language model is given."""
+"""Replaces the placeholders of prompts by the tokens of compressed images."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,77 +20,98 @@ from foveate.models.backbone.decoder import Layout
 _REPLACED = ("input_ids", "attention_mask", "position_ids", "labels", "mm_encoder_outputs")
 
 
+@dataclass(frozen=True, eq=False)
+class _Slots:
+    """The tokens of each image in the order of the prompt.
+
+    Attributes:
+        token: Index among the image's tokens, -1 for separators.
+        offset: Offset in the image's run of placeholders.
+        real: Marks the slots that are not padding.
+    """
+
+    token: Int[Tensor, "image slot"]
+    offset: Int[Tensor, "image slot"]
+    real: Bool[Tensor, "image slot"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sequence:
+    """The tokens of the shortened prompts, left-padded.
+
+    Attributes:
+        index: Column of the full prompt that each token comes from; for image tokens that of the first placeholder.
+        real: Marks the tokens that are not padding.
+        visual: Marks the tokens of images.
+        image: The image of a token, in reading order.
+        token: Index among the image's tokens, -1 for separators.
+        offset: Offset in the image's run of placeholders.
+    """
+
+    index: Int[Tensor, "batch token"]
+    real: Bool[Tensor, "batch token"]
+    visual: Bool[Tensor, "batch token"]
+    image: Int[Tensor, "batch token"]
+    token: Int[Tensor, "batch token"]
+    offset: Int[Tensor, "batch token"]
+
+    def gathered(self, values: Tensor, fill: int) -> Tensor:
+        """Returns values of the full prompts for these tokens, `fill` for padding."""
+        return values.gather(1, self.index).masked_fill(~self.real, fill)
+
+    @property
+    def separator(self) -> Tensor:
+        return self.visual & (self.token < 0)
+
+
 def pack(
     adapter: Adapter, inputs: dict[str, Any], compressed: Compressed, repack: bool
 ) -> tuple[dict[str, Any], Layout]:
-    """Model inputs in which every image has only its compressed tokens, left-padded, and what its tokens are.
+    """Returns model inputs in which every image has only its compressed tokens, left-padded, and their layout.
 
     Args:
-        adapter: Of the model.
-        inputs: `input_ids` with all placeholders; `attention_mask` and `labels` if any; the rest passes through.
+        adapter: The model's adapter.
+        inputs: `input_ids` with all placeholders, `attention_mask` and `labels` if any; other inputs are passed on.
         compressed: One row per image, images in reading order.
-        repack: Number the tokens consecutively; else each keeps the position it had, and one without a place takes
+        repack: Whether to number the tokens consecutively; otherwise each keeps its position, and an extra one takes
             that of the token before it. Positions with three axes are always kept.
 
     Raises:
-        ValueError: The placeholders are not as many as the images need.
+        ValueError: The number of placeholders does not match the images.
     """
     ids, mask = inputs["input_ids"], prompt_mask(adapter, inputs)
     placeholder = ids == adapter.image_token
-    arrangements, device = compressed.arrangements, ids.device
     counts, ends = torch.stack([placeholder.sum(1), (placeholder & _last(mask)).sum(1)]).tolist()
-    per_prompt = prompts_of(counts, arrangements)
-    lengths = torch.tensor([0, *(image.length for image in arrangements)], device=device)
-    starts = lengths.cumsum(0)
-    ordinal = (placeholder.flatten().cumsum(0) - 1).reshape(ids.shape).clamp(min=0)
-    image = torch.searchsorted(starts[1:], ordinal, right=True).clamp(max=max(0, len(arrangements) - 1))
-    first = placeholder & (ordinal == starts[image])
-    slots, offsets, there_slots = _woven(compressed)
-    repeats = torch.where(first, there_slots.sum(1)[image] if len(slots) else 0, (mask & ~placeholder).long())
-    index, there, nth = repeat_left_padded(repeats)
-
-    def moved(values: Tensor, fill: int) -> Tensor:
-        return values.gather(1, index).masked_fill(~there, fill)
-
-    visual = moved(placeholder.long(), 0).bool()
-    owner, at = moved(image, 0), nth.clamp(max=max(0, slots.shape[1] - 1))
-    slot = slots[owner, at] if slots.numel() else torch.full_like(index, PADDING)
-    origin = torch.nn.functional.pad(compressed.decision.compression.origin.to(device), (0, 1), value=PADDING)
-    separator = visual & (slot < 0)
-    own = origin[owner, slot.clamp(min=0)] if len(origin) else torch.full_like(index, PADDING)
-    before = torch.tensor(_patches_before(per_prompt), device=device, dtype=torch.long)
-    place = torch.where(own >= 0, before[owner] + own, own) if len(before) else own
-    place = place.masked_fill(~visual | separator, PADDING)
-    role = torch.where(_after_last(visual), Role.QUESTION, Role.BEFORE).masked_fill(visual, Role.VISUAL)
-    role = role.masked_fill(separator, Role.SEPARATOR).masked_fill(~there, Role.PADDING)
+    prompts, slots = prompts_of(counts, compressed.arrangements), _slots(compressed)
+    sequence = _sequence(placeholder, mask, compressed.arrangements, slots)
+    real = sequence.real
+    patch = _patches(sequence, compressed, prompts)
+    role = torch.where(_after_last(sequence.visual), Role.QUESTION, Role.BEFORE)
+    role = role.masked_fill(sequence.visual, Role.VISUAL)
+    role = role.masked_fill(sequence.separator, Role.SEPARATOR).masked_fill(~real, Role.PADDING)
     if repack and adapter.position_axes == 1:
-        position, following = positions(there)[None], there.sum(1)
+        position, following = positions(real)[None], real.sum(1)
     else:
-        came = torch.where(visual, index + (offsets[owner, at] if offsets.numel() else 0), index)
-        rope = adapter.rope(inputs, mask.long(), arrangements)
-        position = rope.gather(2, came.expand(adapter.position_axes, -1, -1))
-        following = rope.masked_fill(~mask, -1).amax((0, 2)) + 1
-    position = position.masked_fill(~there, 0)
+        position, following = _kept_positions(adapter, inputs, compressed.arrangements, sequence)
+    position = position.masked_fill(~real, 0)
+    tokens = _tokens(compressed.tokens, adapter.separator, slots)
+    deep = [_tokens(level, None, slots) for level in _deepstack(adapter, compressed)]
     result = {name: v for name, v in inputs.items() if name not in (*_REPLACED, *adapter.image_inputs)}
-    result["input_ids"] = moved(ids, adapter.pad_token)
-    result["attention_mask"] = there.long()
-    result["position_ids"] = (
-        position[0] if adapter.position_axes == 1 else torch.cat([positions(there)[None], position])
-    )
-    if inputs.get("labels") is not None:  # nothing foretells the first token, least of all the padding before it
-        result["labels"] = moved(inputs["labels"], -100).masked_fill(there.cumsum(1) == 1, -100)
-    tokens = _tokens(compressed.tokens, adapter.separator, slots, there_slots)
-    deep = [_tokens(level, None, slots, there_slots) for level in _deep(adapter, compressed)]
+    result["input_ids"] = sequence.gathered(ids, adapter.pad_token)
+    result["attention_mask"] = real.long()
+    result["position_ids"] = position[0] if adapter.position_axes == 1 else torch.cat([positions(real)[None], position])
+    if inputs.get("labels") is not None:  # the first real token has no logits
+        result["labels"] = sequence.gathered(inputs["labels"], -100).masked_fill(real.cumsum(1) == 1, -100)
     others = inputs.get("mm_encoder_outputs") or {}
     result["mm_encoder_outputs"] = {**others, adapter.modality: adapter.output(tokens, deep)}
     flat = [torch.cat(level) for level in deep]
     everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
     late = following - position[:, :, -1] - 1 if any(ends) else None
-    return result, Layout(role, place, position, following, per_prompt, everything, flat, late)
+    return result, Layout(role, patch, position, following, prompts, everything, flat, late)
 
 
 def prompt_mask(adapter: Adapter, inputs: dict[str, Any]) -> Bool[Tensor, "batch token"]:
-    """Returns which tokens of the prompts are no padding."""
+    """Returns the padding mask of the prompts: the caller's, or the one that `generate` assumes."""
     given = inputs.get("attention_mask")
     return (adapter.mask(inputs["input_ids"]) if given is None else given).bool()
 
@@ -99,55 +121,100 @@ def _last(mask: Tensor) -> Tensor:
     return mask & (mask.flip(1).cumsum(1).flip(1) == 1)
 
 
-def _woven(
-    compressed: Compressed,
-) -> tuple[Int[Tensor, "image slot"], Int[Tensor, "image slot"], Tensor]:
-    """Of each image its tokens in the order of the prompt, -1 for separators; their places in the run; which are there.
+def _slots(compressed: Compressed) -> _Slots:
+    """Orders the tokens of each image for the prompt.
 
-    A token stands where its patch stood, one without a place behind the token before it, and separators where they did.
+    A token has the offset of its patch, and separators keep theirs; an extra token follows the token before it.
     """
     origin, real = compressed.decision.compression.origin, compressed.decision.compression.real
     device = origin.device
     if not len(origin):
-        return origin, origin, real
+        return _Slots(origin, origin, real)
     runs = pad_sequence([arrangement.offsets for arrangement in compressed.arrangements], batch_first=True).to(device)
     own = torch.where(origin >= 0, runs.gather(1, origin.clamp(min=0)), -1) if origin.shape[1] else origin
-    key = own.cummax(1).values if origin.shape[1] else origin  # behind all that came before
+    key = own.cummax(1).values if origin.shape[1] else origin  # extra tokens sort with the token before them
     offset = torch.where(origin == EXTRA, key.clamp(min=0), own.clamp(min=0))
-    number = torch.arange(origin.shape[1], device=device).expand_as(origin)
+    token = torch.arange(origin.shape[1], device=device).expand_as(origin)
     kept = [
         torch.tensor(a.separators if compressed.separators else (), dtype=torch.long) for a in compressed.arrangements
     ]
     breaks = pad_sequence(kept, batch_first=True, padding_value=PADDING).to(device)
     if not breaks.shape[1]:
-        return number, offset, real
-    there = torch.cat([real, breaks >= 0], 1)
-    order = torch.cat([key, breaks], 1).masked_fill(~there, max(a.length for a in compressed.arrangements))
+        return _Slots(token, offset, real)
+    real = torch.cat([real, breaks >= 0], 1)
+    order = torch.cat([key, breaks], 1).masked_fill(~real, max(a.length for a in compressed.arrangements))
     order = order.argsort(dim=1, stable=True)
-    slots, offset = torch.cat([number, torch.full_like(breaks, -1)], 1), torch.cat([offset, breaks.clamp(min=0)], 1)
-    return slots.gather(1, order), offset.gather(1, order), there.gather(1, order)
+    token, offset = torch.cat([token, torch.full_like(breaks, -1)], 1), torch.cat([offset, breaks.clamp(min=0)], 1)
+    return _Slots(token.gather(1, order), offset.gather(1, order), real.gather(1, order))
 
 
-def _tokens(tokens: Tensor, separator: Tensor | None, slots: Tensor, there: Tensor) -> list[Tensor]:
-    """Of each image what the language model is given."""
-    if separator is not None:  # as one more token, which slot -1 means
+def _sequence(placeholder: Tensor, mask: Tensor, arrangements: Sequence[Arrangement], slots: _Slots) -> _Sequence:
+    """Replaces each run of placeholders by the slots of its image, and pads on the left."""
+    lengths = torch.tensor([0, *(image.length for image in arrangements)], device=placeholder.device)
+    starts = lengths.cumsum(0)
+    ordinal = (placeholder.flatten().cumsum(0) - 1).reshape(placeholder.shape).clamp(min=0)
+    image = torch.searchsorted(starts[1:], ordinal, right=True).clamp(max=max(0, len(arrangements) - 1))
+    first = placeholder & (ordinal == starts[image])
+    counts = slots.real.sum(1)[image] if len(slots.token) else 0
+    index, real, nth = repeat_left_padded(torch.where(first, counts, (mask & ~placeholder).long()))
+
+    def gathered(values: Tensor) -> Tensor:
+        return values.gather(1, index).masked_fill(~real, 0)
+
+    owner, slot = gathered(image), nth.clamp(max=max(0, slots.token.shape[1] - 1))
+    filled = slots.token.numel() > 0
+    token = slots.token[owner, slot] if filled else torch.full_like(index, PADDING)
+    offset = slots.offset[owner, slot] if filled else torch.zeros_like(index)
+    return _Sequence(index, real, gathered(placeholder.long()).bool(), owner, token, offset)
+
+
+def _patches(sequence: _Sequence, compressed: Compressed, prompts: Sequence[Sequence[Arrangement]]) -> Tensor:
+    """Returns `Layout.patch`: patches are numbered across all images of a prompt."""
+    device, compression = sequence.index.device, compressed.decision.compression
+    patch = torch.full_like(sequence.index, PADDING)
+    if len(compression.origin):
+        origin = torch.nn.functional.pad(compression.origin.to(device), (0, 1), value=PADDING)
+        own = origin[sequence.image, sequence.token.clamp(min=0)]
+        before = torch.tensor(_patches_before(prompts), device=device, dtype=torch.long)
+        patch = torch.where(own >= 0, before[sequence.image] + own, own)
+    return patch.masked_fill(~sequence.visual | sequence.separator, PADDING)
+
+
+def _kept_positions(
+    adapter: Adapter, inputs: dict[str, Any], arrangements: Sequence[Arrangement], sequence: _Sequence
+) -> tuple[Tensor, Tensor]:
+    """Returns the positions of the tokens in the full prompts, and that of the token after each."""
+    mask = prompt_mask(adapter, inputs)
+    rope = adapter.rope(inputs, mask.long(), arrangements)
+    column = torch.where(sequence.visual, sequence.index + sequence.offset, sequence.index)
+    position = rope.gather(2, column.expand(adapter.position_axes, -1, -1))
+    return position, rope.masked_fill(~mask, -1).amax((0, 2)) + 1
+
+
+def _tokens(tokens: Tensor, separator: Tensor | None, slots: _Slots) -> list[Tensor]:
+    """Returns the input embeddings of each image, separators included."""
+    if separator is not None:  # appended as the last token, which index -1 selects
         last = separator.to(tokens).expand(len(tokens), 1, -1)
         tokens = torch.cat([tokens, last], 1)
-    return [rows[slot[real]] for rows, slot, real in zip(tokens, slots, there, strict=True)]
+    return [rows[token[real]] for rows, token, real in zip(tokens, slots.token, slots.real, strict=True)]
 
 
-def _deep(adapter: Adapter, compressed: Compressed) -> list[Tensor]:
-    """What is added behind each of the first blocks, compressed as the tokens are."""
+def _deepstack(adapter: Adapter, compressed: Compressed) -> list[Tensor]:
+    """Returns the DeepStack features of each level, compressed like the tokens."""
     if not adapter.deepstack_levels:
         return []
     return [compressed.decision.compression.apply(level) for level in compressed.carried[Deepstack()].unbind(1)]
 
 
 def prompts_of(found: Sequence[int], arrangements: Sequence[Arrangement]) -> list[list[Arrangement]]:
-    """The images of each prompt, which has so many placeholders.
+    """Assigns images to prompts.
+
+    Args:
+        found: Number of placeholders of each prompt.
+        arrangements: The arrangements of all images in reading order.
 
     Raises:
-        ValueError: They do not fit.
+        ValueError: The number of placeholders does not match the images.
     """
     left, prompts = list(arrangements), []
     for count in found:
@@ -157,17 +224,17 @@ def prompts_of(found: Sequence[int], arrangements: Sequence[Arrangement]) -> lis
         prompts.append(images)
     if left or any(sum(i.length for i in images) != count for images, count in zip(prompts, found, strict=True)):
         raise ValueError(
-            f"input_ids hold {list(found)} image tokens, but these images need runs of "
+            f"input_ids hold {list(found)} image tokens per prompt, but the images need runs of "
             f"{[image.length for image in arrangements]}: build the inputs with the model's own processor"
         )
     return prompts
 
 
 def _patches_before(prompts: Sequence[Sequence[Arrangement]]) -> list[int]:
-    """For each image how many patches the images before it in its prompt have."""
+    """Returns for each image the number of patches of earlier images in its prompt."""
     return [sum(other.patches for other in images[:i]) for images in prompts for i in range(len(images))]
 
 
 def _after_last(visual: Tensor) -> Tensor:
-    """Whether no visual token follows."""
+    """Marks the tokens after the last visual one of each row."""
     return visual.flip(1).cumsum(1).flip(1) == 0

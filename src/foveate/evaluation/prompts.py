@@ -1,4 +1,4 @@
-"""How a question is asked, and why one cannot be asked: the same for whoever asks it."""
+"""Prompts and reference answers of questions, and the reasons why a question cannot be asked."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,37 +10,38 @@ from foveate.data.sample import VQASample
 from foveate.evaluation.config import EvalConfig
 from foveate.models.loading.load import LoadedModel
 
-RECORD_IT = "mend the data, or let such questions be recorded as failed: --on-error skip"
+RECORD_IT = "correct the data, or record such questions as failed: --on-error skip"
 
 
-def asked_text(loaded: LoadedModel, sample: VQASample) -> str:
-    """What a model is asked, in the words of its family."""
+def question_text(loaded: LoadedModel, sample: VQASample) -> str:
+    """Returns the question in the words that the model's family was trained with."""
     return format_prompt(sample, loaded.model.config.model_type)
 
 
 def reference_of(loaded: LoadedModel, sample: VQASample) -> list[int]:
-    """Returns the tokens of the reference answer that most annotators gave; of equals the first, of none nothing.
+    """Returns the tokens of the most frequent reference answer, of the first one in a tie; none if there is none.
 
     Raises:
-        DataError: It holds what the model's tokenizer cannot write.
+        DataError: The tokenizer cannot encode it.
     """
     references = Counter(sample.references).most_common(1)
-    return loaded.reference(asked_text(loaded, sample), references[0][0] if references else "")
+    return loaded.reference(question_text(loaded, sample), references[0][0] if references else "")
 
 
 def prompt_of(loaded: LoadedModel, sample: VQASample, image: Arrangement | None, max_new_tokens: int) -> list[int]:
-    """Returns the full prompt of a question that can be asked, and its reference answered.
+    """Returns the uncompressed prompt of a question, after checking that the question can be asked.
 
     Args:
         loaded: The model.
         sample: The question.
-        image: How its image is arranged; None for a text-only question.
+        image: Arrangement of its image; None for a text-only question.
         max_new_tokens: Longest answer.
 
     Raises:
-        DataError: It holds what the model's tokenizer cannot write, or exceeds the model's context.
+        DataError: The tokenizer cannot encode the question or its reference answer, or the prompt with the longest
+            answer exceeds the model's context.
     """
-    text = asked_text(loaded, sample)
+    text = question_text(loaded, sample)
     prompt = loaded.text_prompt(text) if image is None else loaded.prompt(text, image)
     reference_of(loaded, sample)
     # by the uncompressed prompt, so that the same questions fail whatever the compressor
@@ -53,12 +54,12 @@ def prompt_of(loaded: LoadedModel, sample: VQASample, image: Arrangement | None,
     return prompt
 
 
-def why_not(sample: VQASample, loaded: LoadedModel | None = None, max_new_tokens: int = 1) -> str:
-    """Returns why a question cannot be asked; nothing if it can.
+def failure_of(sample: VQASample, loaded: LoadedModel | None = None, max_new_tokens: int = 1) -> str:
+    """Returns the reason why a question cannot be asked, or an empty string.
 
     Args:
         sample: The question.
-        loaded: The model; None judges the data alone.
+        loaded: The model; None checks the data alone.
         max_new_tokens: Longest answer.
     """
     if sample.problem:
@@ -73,23 +74,23 @@ def why_not(sample: VQASample, loaded: LoadedModel | None = None, max_new_tokens
     return ""
 
 
-def askable(
+def with_prompts(
     config: EvalConfig, loaded: LoadedModel, samples: Iterable[VQASample], images: Mapping[str, Arrangement]
 ) -> Iterator[tuple[VQASample, list[int]]]:
-    """Yields the questions about images that can be asked with their full prompts; text-only ones are left out.
+    """Yields the questions about images that can be asked, each with its uncompressed prompt.
 
     Args:
-        config: Says what becomes of the others.
+        config: The evaluation; its `on_error` applies.
         loaded: The model.
         samples: The questions.
-        images: How the images that were encoded are arranged, by `image_id`.
+        images: Arrangements of the images that were encoded, by `image_id`.
 
     Raises:
-        DataError: A question cannot be asked, and the configuration says to stop there.
+        DataError: A question cannot be asked, and `on_error` is "stop".
     """
     for sample in samples:
         if sample.problem or sample.image_id not in images:
-            continue  # without an image, or refused by the encodings where the configuration says so
+            continue  # text-only, or the encodings left its image out because `on_error` is "skip"
         try:
             prompt = prompt_of(loaded, sample, images[sample.image_id], config.max_new_tokens)
         except DataError as error:
@@ -104,6 +105,6 @@ def none_left(samples: Sequence[VQASample], why: str) -> DataError:
 
     Args:
         samples: All questions.
-        why: Why the first cannot be asked.
+        why: Reason why the first one cannot be asked.
     """
     return DataError(f"none of {len(samples)} questions can be asked; the first, {samples[0].id!r}: {why}")
