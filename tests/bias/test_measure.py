@@ -368,7 +368,7 @@ def test_plans_that_do_not_fit_are_refused(config):
         measure(config, replace(PLAN, blocks=0))
     with pytest.raises(BudgetError, match=r"shares=\(\): a curve needs at least one"):
         measure(config, replace(PLAN, shares=()))
-    with pytest.raises(DataError, match=r"no config.json.*run here"):
+    with pytest.raises(DataError, match=r"no config.json.*no run began here"):
         _ = TableFolder(config.out / "nothing").identity
     with pytest.raises(DataError, match=r"no table 'signals'.*measure"):
         TableFolder(config.out / "nothing").read("signals")

@@ -58,13 +58,16 @@ GOOD = {
 BAD = {
     "bomb": (png(60_000, 60_000), "exceeds limit"),
     "text bomb": (png(8, 8, chunk(b"zTXt", b"k\0\0" + zlib.compress(b"a" * 80_000_000))), "too large"),
-    "zero pixels": (png(0, 8), "is in none of"),
+    "zero pixels": (png(0, 8), "expected one of the formats"),
     "too few bytes": (png(100, 100, data=b"\0" * 9), "truncated"),
     "cut in half": (WHOLE[: len(WHOLE) // 2], "truncated|buffer"),
-    "cut JPEG": (saved(SMALL, "JPEG")[:150], "runcated|none of"),
+    "cut JPEG": (saved(SMALL, "JPEG")[:150], "runcated|one of the formats"),
     "32 bits": (saved(Image.new("F", (8, 8)), "TIFF"), "store 8 or 16"),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is in none of JPEG"),
-    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is in none of JPEG"),
+    "PostScript": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+        "expected one of the formats JPEG",
+    ),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "expected one of the formats JPEG"),
     "noise": (b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, "cannot be decoded"),
 }
 
