@@ -1,7 +1,8 @@
-"""What the figures share: colours, type sizes, labels that do not overlap, and files that appear complete."""
+"""Shared parts of figures: colours, style, labels that do not overlap, captions and files."""
 
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from PIL import Image
 from scipy.optimize import isotonic_regression
 
 from foveate.core.storage import atomic_write
@@ -24,15 +26,15 @@ COLOURS = {
     "single": _HUES["blue"],
     "suffix": _HUES["orange"],
     "all": _HUES["green"],
-    "uniform": "#9c5a1c",  # the brown of the palette, dark enough for text
+    "uniform": "#9c5a1c",  # a brown dark enough for text
     "random": FAINT,
-    **dict.fromkeys(("saturation", "contrast", "edges"), "#6b6b00"),  # filters of pixels
+    **dict.fromkeys(("saturation", "contrast", "edges"), "#6b6b00"),  # pixel filters
 }
 RIGHT, WRONG = _HUES["green"], _HUES["red"]
 
 
 class Label(NamedTuple):
-    """A text that names the line which ends at (x, y), in data coordinates."""
+    """The name of a line that ends at (x, y), in data coordinates."""
 
     x: float
     y: float
@@ -41,7 +43,7 @@ class Label(NamedTuple):
 
 
 def readable(scorer: str, family: str, layers: str) -> str:
-    """What a scorer is called in a figure."""
+    """Returns the name of a scorer in figures."""
     names = {
         "full": "all patches",
         "single": f"layer {layers}",
@@ -54,7 +56,7 @@ def readable(scorer: str, family: str, layers: str) -> str:
 
 
 def house_style() -> AbstractContextManager[None]:
-    """Within this block new axes have the look of the project; nothing outside changes."""
+    """Returns a context in which new axes have the style of the project."""
     sizes = {"font.size": 12, "axes.labelsize": 12, "axes.titlesize": 13}
     lines = {"axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "grid.color": "#e6e6e6"}
     ink = {"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT, "axes.titlelocation": "left"}
@@ -63,7 +65,7 @@ def house_style() -> AbstractContextManager[None]:
 
 
 def percent_axis(ax: Axes) -> None:
-    """Shares on the y axis as percentages, with a faint grid behind the data."""
+    """Formats the y axis as percentages, with a faint grid behind the data."""
     ax.tick_params(labelsize=11, color=FAINT, labelcolor=INK)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.grid(axis="y", linewidth=0.8)
@@ -71,11 +73,11 @@ def percent_axis(ax: Axes) -> None:
 
 
 def label_lines(ax: Axes, labels: Sequence[Label], size: float = 11) -> None:
-    """Names lines at the right margin, moved as little as keeps the texts apart; a hair leads to the line's end.
+    """Names lines at the right margin without overlap; a thin connector leads from each name to its line's end.
 
-    The places are the least-squares ones with a given gap: isotonic regression of the heights less rank times gap.
+    The heights minimize the squared shifts for a given gap: isotonic regression of heights minus rank times gap.
     """
-    ax.set_ylim(ax.get_ylim())  # the heights below hold for these limits
+    ax.set_ylim(ax.get_ylim())  # the positions below hold for these limits
     bottom, top = ax.get_ylim()
     figure = ax.get_figure(root=True)
     assert figure is not None, "labels need axes that are part of a figure"
@@ -83,25 +85,25 @@ def label_lines(ax: Axes, labels: Sequence[Label], size: float = 11) -> None:
     labels = sorted(labels, key=lambda label: label.y)
     ranks = np.arange(len(labels)) * 1.2 * size / height
     wanted = np.array([(label.y - bottom) / (top - bottom) for label in labels])
-    places = isotonic_regression(wanted - ranks).x + ranks if labels else []
-    # relpos: the hair starts at the left edge of the text, not at its centre
-    hair: dict[str, Any] = {"arrowstyle": "-", "lw": 0.7, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2}
-    for label, place in zip(labels, places, strict=True):
+    heights = isotonic_regression(wanted - ranks).x + ranks if labels else []
+    # relpos: the connector starts at the left edge of the text, not at its centre
+    connector: dict[str, Any] = {"arrowstyle": "-", "lw": 0.7, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2}
+    for label, y in zip(labels, heights, strict=True):
         ax.annotate(
             label.text,
             (label.x, label.y),
-            (1.05, place),
+            (1.05, y),
             textcoords="axes fraction",
             va="center",
             color=label.colour,
             fontsize=size,
             annotation_clip=False,
-            arrowprops={**hair, "color": label.colour},
+            arrowprops={**connector, "color": label.colour},
         )
 
 
 def caption(figure: Figure, title: str, text: str) -> None:
-    """A title above the figure and faint lines below it, both left-aligned."""
+    """Writes a title above the figure and a footnote below it, both left-aligned."""
     size = 10.5
     characters = int(figure.get_figwidth() * 72 / (0.55 * size))  # DejaVu Sans letters are about 0.55 em wide
     wide = int(figure.get_figwidth() * 72 / (0.68 * 15))  # bold letters are wider
@@ -110,6 +112,43 @@ def caption(figure: Figure, title: str, text: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a PNG at 150 dpi, complete or not at all, with nothing in it that depends on when or where it was made."""
+    """Writes a PNG at 150 dpi atomically; the same figure gives the same bytes on the same machine."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+
+
+def legend_of(axes: Iterable[Axes]) -> dict[str, Any]:
+    """Returns the handles of several axes by name, each name once."""
+    return {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+
+
+def pixels_of(image: Image.Image, grid: tuple[int, int]) -> np.ndarray:
+    """Returns an image (height, width, 3) in [0, 1], enlarged to a whole number of pixels per patch.
+
+    Args:
+        image: The image.
+        grid: Rows and columns of patches.
+    """
+    width, height = (math.ceil(size / patches) * patches for size, patches in zip(image.size, grid[::-1], strict=True))
+    return np.asarray(image.convert("RGB").resize((width, height)), float) / 255
+
+
+def draw_outline(mask: np.ndarray, scale: tuple[int, int], widths: tuple[float, float], ax: Axes) -> None:
+    """Outlines the patches of a mask in white and black.
+
+    Args:
+        mask: (rows, columns) bool.
+        scale: Height and width of a patch in pixels.
+        widths: Line widths of the white and the black line.
+        ax: Axes that show the image.
+    """
+    if mask.any():
+        outline = np.pad(np.kron(mask, np.ones(scale)), 1)
+        x, y = np.arange(outline.shape[1]) - 1, np.arange(outline.shape[0]) - 1
+        for colour, width in zip(("white", "black"), widths, strict=True):
+            ax.contour(x, y, outline, [0.5], colors=[colour], linewidths=width)
+
+
+def mark_of(score: float) -> tuple[str, Any]:
+    """Returns a check mark or a cross with its colour: correct means a score of 1."""
+    return ("✓", RIGHT) if score == 1 else ("✗", WRONG)

@@ -1,36 +1,37 @@
-"""The best of several cells, chosen on one half of the images and compared with controls on the other half.
+"""Best cells of a study, chosen on one half of the images and compared with controls on the other half.
 
-A cell that is chosen because it did best and reported on the same questions is flattered by its luck there.
+The accuracy of a cell is biased upwards on the questions on which it was chosen as the best.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from analysis.ablation.data import Cell, runs_of
-from analysis.statistics import difference_interval, mean_interval
-from analysis.tables import accuracy, between, grid, judged
+from analysis.cells import PIXEL_FILTERS, Cell, accuracy_of, caveat, runs_of
+from analysis.statistics import difference_interval
+from analysis.tables import accuracy, between, grid, judged, paragraphs
 from analysis.verdicts import holm, paired_p, too_few
 
-TITLE = "## Best, chosen on one half of the images"
-LEGEND = (
-    "Of each group the cell with the highest accuracy on half of the images ({chosen_on:,} questions) was chosen; all "
-    "numbers are of the other half: n = {n:,} questions about {images:,} images. Differences in points, paired by "
-    "question, in brackets 95 % intervals over images; *better* and *worse* by permutation test over images, "
-    "Holm-corrected over all pairs that are compared on this half."
-)
+BEST_FILTER = "best pixel filter"
+_CANDIDATES = ("single", "suffix", "all", "vision", "decoder", "both")
 _DIFFERENCE = ("difference", "low", "high")
+_LEGEND = (
+    "The best cell of each group is chosen on half of the images ({chosen_on:,} questions) and reported on the other "
+    "half: n = {n:,} questions about {images:,} images. Accuracy in %, differences in points, paired by question, with "
+    "95 % intervals over images. Verdicts rest on p < 0.05 in a permutation test over images, Holm-corrected over all "
+    "pairs of this half."
+)
 
 
 class Group(NamedTuple):
     """Cells of one budget, the best of which is chosen.
 
     Attributes:
-        name: What the best cell is called, such as "best single layer".
-        cells: The candidates; one alone needs no choice.
+        name: Name of the best cell, such as "best single layer".
+        cells: The candidates; a single candidate needs no choice.
         rivals: Names of the groups whose best cells it is compared with.
     """
 
@@ -39,14 +40,64 @@ class Group(NamedTuple):
     rivals: tuple[str, ...] = ()
 
 
+class HeldOut(NamedTuple):
+    """Comparisons on the half of the images on which nothing was chosen.
+
+    Attributes:
+        caveat: Reason why there are no verdicts, or an empty string.
+        chosen: Table of `held_out_table`.
+        filters: Table of `against_filters`.
+    """
+
+    caveat: str
+    chosen: pd.DataFrame
+    filters: pd.DataFrame
+
+    def markdown(self, *budgets: int) -> str:
+        """Returns the chosen cells with their differences from the rivals, at these budgets or at all."""
+        rows = self.chosen[self.chosen["budget"].isin(budgets)] if budgets and len(self.chosen) else self.chosen
+        return markdown(rows, verdicts=not self.caveat)
+
+    def page(self, table: str, failed: str) -> str:
+        """Returns the text of `table.md`.
+
+        Args:
+            table: The study's table as Markdown.
+            failed: Note on questions that failed, or an empty string.
+        """
+        parts = [table, "## Best, chosen on one half of the images", self.markdown()]
+        if len(self.filters):
+            parts += [f"## Differences from the {BEST_FILTER}", filters_markdown(self.filters, not self.caveat)]
+        return paragraphs(*parts, failed) + "\n"
+
+
+def held_out(
+    frames: Mapping[Cell, pd.DataFrame],
+    table: pd.DataFrame,
+    groups: Mapping[int, Sequence[Group]],
+    roles: Mapping[str, str] | None = None,
+) -> HeldOut:
+    """Returns the held-out comparisons of a study.
+
+    Args:
+        frames: The records, as `read_cells` returns them.
+        table: The table of the same cells.
+        groups: Groups by budget.
+        roles: Role of every family in a comparison; None means that a family is its own role.
+    """
+    candidates = [cell for cell in frames if (roles or {}).get(cell.family, cell.family) in _CANDIDATES]
+    chosen, filters = corrected(held_out_table(frames, groups), against_filters(frames, candidates))
+    return HeldOut(caveat(frames, table) or too_few_held_out(chosen), chosen, filters)
+
+
 def choosing_half(images: ArrayLike) -> np.ndarray:
-    """Returns which questions cells are chosen on: those about a random half of the images, rounded down.
+    """Returns a mask of the questions on which cells are chosen, those about a random half of the images.
 
     Args:
         images: (question) image of each question.
 
     Returns:
-        (question) bool, the same for the same set of images.
+        (question) bool, the same for the same set of images; half of an odd number is rounded down.
     """
     names, index = np.unique(np.asarray(images), return_inverse=True)
     return (np.random.default_rng(0).permutation(len(names)) < len(names) // 2)[index]
@@ -56,12 +107,12 @@ def held_out_table(frames: Mapping[Cell, pd.DataFrame], groups: Mapping[int, Seq
     """Returns one row per budget, group and rival, or one row for a group without rivals.
 
     Columns: budget, group, chosen (scorer), chosen_on (questions), n, images, accuracy, ci_low, ci_high, rival,
-    rival_chosen, difference, low, high, p, p_holm (over its distinct pairs), seeds (of both sides). Empty where
-    there is a single image, which has no halves.
+    rival_chosen, difference, low, high, p, p_holm (over the distinct pairs), seeds (of both sides). Empty if there is
+    only one image.
 
     Args:
-        frames: As `read_cells` gives them.
-        groups: By budget; groups without cells are left out.
+        frames: The records, as `read_cells` returns them.
+        groups: Groups by budget; groups without cells are left out.
     """
     images = next(iter(frames.values()))["image_id"].to_numpy() if frames else np.empty(0)
     half, rows = choosing_half(images), []
@@ -74,7 +125,7 @@ def held_out_table(frames: Mapping[Cell, pd.DataFrame], groups: Mapping[int, Seq
         for group in (group for group in some if group.cells):
             own = best[group.name]
             first = {"budget": budget, "group": group.name, "chosen": own.scorer, "chosen_on": int(half.sum())}
-            first |= _accuracy(rest[own])
+            first |= accuracy_of(rest[own])
             rivals = [name for name in group.rivals if name in best and best[name] != own]
             rows += [first | {"rival": name} | _against(rest, own, best[name]) for name in rivals] or [first]
     table = pd.DataFrame(rows)
@@ -83,13 +134,35 @@ def held_out_table(frames: Mapping[Cell, pd.DataFrame], groups: Mapping[int, Seq
     return corrected(table)[0]
 
 
-def corrected(*tables: pd.DataFrame) -> list[pd.DataFrame]:
-    """Returns the tables with p values that are Holm-corrected over the distinct pairs of all of them.
+def against_filters(frames: Mapping[Cell, pd.DataFrame], candidates: Iterable[Cell]) -> pd.DataFrame:
+    """Returns the difference of every candidate from the best pixel filter at its budget, which needs no network.
 
-    A pair that stands in two tables is one test, and has one verdict.
+    Only the filter is chosen, on the choosing half, so p holds for each candidate; it is corrected over all of them.
 
     Args:
-        tables: As `held_out_table` gives them, of the same records.
+        frames: The records, as `read_cells` returns them.
+        candidates: Some of their cells; those of a budget without a filter are left out.
+
+    Returns:
+        The columns of `held_out_table`: one row per candidate, named in `chosen`, and one row per budget for the
+        filter, without a `rival`. Empty without filters.
+    """
+    candidates, groups = list(candidates), {}
+    for keep in dict.fromkeys(cell.keep for cell in candidates):
+        filters = [cell for cell in frames if cell.keep == keep and cell.family in PIXEL_FILTERS]
+        if filters:
+            here = [Group(cell.scorer, [cell], (BEST_FILTER,)) for cell in candidates if cell.keep == keep]
+            groups[keep] = [*here, Group(BEST_FILTER, filters)]
+    return held_out_table(frames, groups) if groups else pd.DataFrame()
+
+
+def corrected(*tables: pd.DataFrame) -> list[pd.DataFrame]:
+    """Returns the tables with p values that are Holm-corrected over the distinct pairs of all tables.
+
+    A pair in two tables is one test and has one verdict.
+
+    Args:
+        tables: Tables of `held_out_table` from the same records.
     """
     tests = {key: row.p for table in tables for key, row in _pairs(table)}
     p = dict(zip(tests, holm(list(tests.values())), strict=True))
@@ -99,8 +172,48 @@ def corrected(*tables: pd.DataFrame) -> list[pd.DataFrame]:
     ]
 
 
+def too_few_held_out(table: pd.DataFrame) -> str:
+    """Returns the reason why half of the images allow no verdict, or an empty string if they allow one."""
+    tests = int(table["p"].notna().sum()) if len(table) else 0
+    few = too_few(int(table["images"].iloc[0]), tests, int(table["seeds"].max())) if tests else ""
+    return f"On one half of the images: {few[0].lower()}{few[1:]}" if few else ""
+
+
+def markdown(table: pd.DataFrame, *, verdicts: bool = True) -> str:
+    """Returns one Markdown table per budget, with a row per group and a column per rival.
+
+    Args:
+        table: Table of `held_out_table`.
+        verdicts: Whether differences have a verdict.
+    """
+    if table.empty:
+        return "A single image has no halves: nothing was chosen."
+    parts = [_LEGEND.format(**table.iloc[0][["chosen_on", "n", "images"]])]
+    for budget, rows in table.groupby("budget", sort=False):
+        parts.append(f"### {budget} tokens\n\n{grid(_wide(rows, verdicts))}")
+    return "\n\n".join(parts)
+
+
+def filters_markdown(table: pd.DataFrame, verdicts: bool = True) -> str:
+    """Returns a Markdown table with a row per scorer and a column per budget.
+
+    Args:
+        table: Table of `against_filters`.
+        verdicts: Whether differences have a verdict.
+    """
+    best = table[table["rival"].isna()].set_index("budget")
+    rows: dict[str, dict[str, str]] = {}
+    rows[BEST_FILTER] = {
+        f"{budget} tokens": f"{row['chosen']}: {accuracy(row, ' %')}" for budget, row in best.iterrows()
+    }
+    for _, row in table[table["rival"].notna()].iterrows():
+        rows.setdefault(row["chosen"], {})[f"{row['budget']} tokens"] = _difference(row, verdicts)
+    columns = list(rows[BEST_FILTER])
+    return grid([{"scorer": name} | {column: row.get(column, "") for column in columns} for name, row in rows.items()])
+
+
 def _pairs(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], Any]]:
-    """Yields the rows with a test, each with what names its pair."""
+    """Yields the rows with a test, each with the key of its pair."""
     rows: Any = table.itertuples()
     for row in rows:
         if not np.isnan(row.p):
@@ -108,71 +221,20 @@ def _pairs(table: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], Any]]:
             yield (str(row.budget), first, second), row
 
 
-def too_few_held_out(table: pd.DataFrame) -> str:
-    """Returns that no test on half of the images can say anything, or nothing if one can."""
-    tests = int(table["p"].notna().sum()) if len(table) else 0
-    few = too_few(int(table["images"].iloc[0]), tests, int(table["seeds"].max())) if tests else ""
-    return f"On one half of the images: {few[0].lower()}{few[1:]}" if few else ""
-
-
-def markdown(table: pd.DataFrame, *, verdicts: bool = True) -> str:
-    """Returns the tables for readers, one per budget, with a column per rival.
-
-    Args:
-        table: As `held_out_table` gives it.
-        verdicts: Whether differences are called better or worse.
-    """
-    if table.empty:
-        return "A single image has no halves: nothing was chosen."
-    parts = [LEGEND.format(**table.iloc[0][["chosen_on", "n", "images"]])]
-    for budget, rows in table.groupby("budget", sort=False):
-        parts.append(f"### {budget} tokens\n\n{grid(_wide(rows, verdicts=verdicts))}")
-    return "\n\n".join(parts)
-
-
-def printed(table: pd.DataFrame, budget: int, *, verdicts: bool = True) -> str:
-    """Returns the table of one budget for a terminal, one line per group and rival."""
-    rows = table[table["budget"] == budget] if len(table) else table
-    if rows.empty:
-        return ""
-    first = rows.iloc[0]
-    lines = [
-        f"At {budget} tokens, chosen on {first['chosen_on']:,} questions, reported on {first['n']:,} others about "
-        f"{first['images']:,} images (points, 95 % intervals; verdicts Holm-corrected):"
-    ]
-    for name, some in rows.groupby("group", sort=False):
-        row = some.iloc[0]
-        lines.append(f"  {_called(str(name), row['chosen'])}: {accuracy(row, ' %')}")
-        lines += [
-            f"    against {_called(other['rival'], other['rival_chosen'])}: {_told(other, verdicts)}"
-            for _, other in some.iterrows()
-            if pd.notna(other["rival"])
-        ]
-    return "\n".join(lines)
-
-
-def _wide(rows: pd.DataFrame, *, verdicts: bool) -> list[dict[str, str]]:
+def _wide(rows: pd.DataFrame, verdicts: bool) -> list[dict[str, str]]:
     rivals = [name for name in rows["rival"].dropna().unique()]
     lines = []
     for name, some in rows.groupby("group", sort=False):
-        told = {other["rival"]: _told(other, verdicts) for _, other in some.iterrows() if pd.notna(other["rival"])}
-        line = {"chosen": _called(str(name), some["chosen"].iloc[0]), "accuracy": accuracy(some.iloc[0])}
-        lines.append(line | {f"minus {rival}": told.get(rival, "") for rival in rivals})
+        cells = {row["rival"]: _difference(row, verdicts) for _, row in some.iterrows() if pd.notna(row["rival"])}
+        chosen = some["chosen"].iloc[0]
+        line = {"chosen": name if name == chosen else f"{name} ({chosen})", "accuracy": accuracy(some.iloc[0])}
+        lines.append(line | {f"minus {rival}": cells.get(rival, "") for rival in rivals})
     return lines
 
 
-def _called(group: str, chosen: str) -> str:
-    return group if group == chosen else f"{group} ({chosen})"
-
-
-def _told(row: pd.Series, verdicts: bool) -> str:
+def _difference(row: pd.Series, verdicts: bool) -> str:
     text = between(row, _DIFFERENCE)
     return f"{text} {judged(row['difference'], row['p_holm'])}".strip() if verdicts else text
-
-
-def _accuracy(frame: pd.DataFrame) -> dict[str, float]:
-    mean, low, high, n = mean_interval(frame["score"], frame["image_id"])
-    return {"n": n, "images": frame["image_id"].nunique(), "accuracy": mean, "ci_low": low, "ci_high": high}
 
 
 def _against(rest: Mapping[Cell, pd.DataFrame], own: Cell, rival: Cell) -> dict[str, str | float]:

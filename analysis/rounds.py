@@ -1,7 +1,7 @@
-"""Things measured in turn, and what their rounds say.
+"""Repeated measurements in rounds, and their estimates.
 
-What else a machine does changes from second to second. So both sides of a comparison are measured in every round, every
-other round backwards, and compared round by round: the rounds are the independent units.
+The load of a machine changes from second to second. Therefore every round measures all sides of a comparison, in
+reverse order every other time, and sides are compared round by round: the rounds are the independent units.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ T = TypeVar("T")
 
 
 class Estimate(NamedTuple):
-    """What `n` rounds say.
+    """An estimate from `n` rounds.
 
     Attributes:
-        value: The mean.
-        low: Of its 95 % interval, which a single round does not have (NaN).
-        high: The same.
-        p: Of no effect: of a mean of 0, of a ratio of 1; NaN for a single round.
+        value: The mean or the ratio.
+        low: Lower end of its 95 % interval; NaN for a single round.
+        high: Upper end of the interval.
+        p: p value of no effect, which is a mean of 0 or a ratio of 1; NaN for a single round.
         n: Number of rounds.
     """
 
@@ -34,13 +34,13 @@ class Estimate(NamedTuple):
 
 
 class Rounds(Generic[T]):
-    """Called, it measures every side once.
+    """A measurement whose every call measures each side once.
 
     Args:
-        sides: What is measured, and how.
+        sides: Measurements by name.
 
     Attributes:
-        measured: What each side gave, round by round.
+        measured: Results of each side, one per round.
     """
 
     def __init__(self, sides: Mapping[str, Callable[[], T]]) -> None:
@@ -55,7 +55,7 @@ class Rounds(Generic[T]):
 
 
 def timed(call: Callable[[], object]) -> Callable[[], float]:
-    """Measures how many seconds a call takes."""
+    """Returns a function that makes the call and returns its seconds."""
 
     def seconds() -> float:
         start = perf_counter()
@@ -66,7 +66,7 @@ def timed(call: Callable[[], object]) -> Callable[[], float]:
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """The mean over rounds, with the interval of Student's t."""
+    """Returns the mean over rounds with Student's t interval."""
     rounds = np.asarray(values, dtype=float)
     if len(rounds) < 2:
         return Estimate(float(rounds.mean()), np.nan, np.nan, np.nan, len(rounds))
@@ -76,26 +76,24 @@ def mean(values: ArrayLike) -> Estimate:
 
 
 def ratio(values: ArrayLike, others: ArrayLike, scale: float = 1.0) -> Estimate:
-    """The geometric mean over rounds of `values / others`, with the interval of Student's t of the logarithms.
+    """Returns the geometric mean over rounds of `values / others`, with Student's t interval of the logarithms.
 
     Args:
-        values: Positive, one per round.
-        others: Of the same rounds.
-        scale: Multiplies the ratio.
+        values: Positive numbers, one per round.
+        others: Positive numbers of the same rounds.
+        scale: Factor of the ratio.
     """
-    logs = mean(np.log(np.asarray(values) / np.asarray(others)))  # of series, whose indices differ, too
+    logs = mean(np.log(np.asarray(values) / np.asarray(others)))  # arrays, because the indices of series may differ
     value, low, high = (float(scale * np.exp(end)) for end in logs[:3])
     return Estimate(value, low, high, logs.p, logs.n)
 
 
 def growth(sizes: Sequence[float], values: Sequence[Sequence[float]]) -> Estimate:
-    """The exponent with which a quantity grows: 1 if in proportion to the size, 2 if to its square.
-
-    Per round the slope of the straight line through the logarithms.
+    """Returns the exponent with which a quantity grows with a size, the slope between the logarithms per round.
 
     Args:
-        sizes: Such as numbers of tokens.
-        values: At each size, one per round.
+        sizes: Sizes, such as numbers of tokens.
+        values: One value per round for each size.
     """
     logs = np.log(np.asarray(values, dtype=float))
     return mean(np.polyfit(np.log(sizes), logs, 1)[0])

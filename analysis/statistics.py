@@ -1,19 +1,20 @@
-"""Intervals in which the image, not the question, is the independent unit; `verdicts` has the tests.
+"""Means, differences, ratios and rank correlations with 95 % intervals; `verdicts` has the tests.
 
-Questions about one image share what was kept of it, so their scores are not independent. Everything here counts
-or draws whole images. Scores and images are aligned arrays, one element per question.
+Questions about one image share its kept patches, so their scores are not independent: the image is the independent
+unit. Scores and images are aligned arrays, one element per question.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm, t
+from scipy.stats import bootstrap, norm, pearsonr, permutation_test, rankdata, t
 from statsmodels.stats.proportion import proportion_confint
 
-RESAMPLES = 2000
-ROUNDING = 1e-6  # by so much a value may leave its range
+RESAMPLES, PERMUTATIONS = 2000, 9999
+ROUNDING = 1e-6  # largest distance of a value from its range
 
 _LEVEL = 0.975
 _PRIOR = 0.25  # images that differ in all their questions, added to the design effect
@@ -28,13 +29,23 @@ class Interval(NamedTuple):
     n: int
 
 
+class Correlation(NamedTuple):
+    """Spearman's rank correlation of `n` pairs, its 95 % interval and two-sided p; NaN where one side is constant."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
 class Totals(NamedTuple):
-    """Sums over the questions of each image, of values x in [-1, 1]; every field is an array of (..., image).
+    """Sums over the questions of each image, for values x in [-1, 1]; every field is an array of (..., image).
 
     Attributes:
-        sums: Of x.
-        sizes: Of |x|.
-        squares: Of x squared.
+        sums: Sum of x.
+        sizes: Sum of |x|.
+        squares: Sum of x squared.
         counts: Number of questions.
         fractions: Number of questions whose x is none of -1, 0 and 1.
     """
@@ -50,8 +61,8 @@ def mean_interval(scores: ArrayLike, images: ArrayLike) -> Interval:
     """Returns the mean score with Wilson's interval at the effective number of questions.
 
     Args:
-        scores: Scores in [0, 1], one per question; fractions are scores too.
-        images: The image of each question.
+        scores: Scores in [0, 1], one per question; they may be fractions.
+        images: Image of each question.
     """
     totals = totals_of(scores, images)
     low, high = share_interval(totals)
@@ -63,17 +74,17 @@ def difference_interval(scores: ArrayLike, baseline: ArrayLike, images: ArrayLik
     """Returns the mean of `scores - baseline`, paired by question, with its interval.
 
     The interval is `balance_interval` of the differences, divided by `half_range`. Without a range it is Student's
-    over images, with the linearised variance of `effective_questions`; if all images agree, or there is only one, its
-    ends are NaN, because nothing bounds what other images may have.
+    over images, with the linearised variance of `effective_questions`; its ends are NaN if all images agree or there
+    is only one image, because the values of other images are not bounded then.
 
     Args:
-        scores: One per question.
-        baseline: Of the same questions.
-        images: The image of each question.
-        half_range: The largest difference that there can be: 1 for scores in [0, 1], 2 for those in [-1, 1].
+        scores: One score per question.
+        baseline: Baseline scores of the same questions.
+        images: Image of each question.
+        half_range: Largest possible difference: 1 for scores in [0, 1], 2 for scores in [-1, 1].
 
     Raises:
-        ValueError: A difference is larger.
+        ValueError: A difference is larger than `half_range`.
     """
     differences = np.subtract(np.asarray(scores, float), np.asarray(baseline, float))
     if (largest := np.abs(differences).max(initial=0.0)) > half_range + ROUNDING:
@@ -99,11 +110,11 @@ def totals_of(values: ArrayLike, images: ArrayLike) -> Totals:
     """Adds up the values of each image.
 
     Args:
-        values: One per question.
-        images: The image of each question.
+        values: One value per question.
+        images: Image of each question.
 
     Raises:
-        ValueError: A value is NaN, there is none, or there is not one per image given.
+        ValueError: A value is NaN, there are no values, or the lengths differ.
     """
     values, index = checked(values, images)
     fraction = (np.abs(values - values.round()) > ROUNDING).astype(float)
@@ -112,20 +123,20 @@ def totals_of(values: ArrayLike, images: ArrayLike) -> Totals:
 
 
 def share_interval(totals: Totals) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ends of Wilson's interval (1927) of a mean in [0, 1], at `effective_questions`."""
+    """Returns the ends of Wilson's interval (1927) for a mean in [0, 1], at `effective_questions`."""
     share = totals.sums.sum(-1) / totals.counts.sum(-1)
     return _wilson(share, effective_questions(totals))
 
 
 def balance_interval(totals: Totals) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ends of the interval of a mean in [-1, 1] of paired differences.
+    """Returns the ends of the interval for the mean of paired differences in [-1, 1].
 
-    The mean is the share b of what is won, sum(max(x, 0)) / N, minus the share c of what is lost. Wilson's intervals
-    of both, at `effective_questions`, are combined by square-and-add with the correlation of two shares of one
-    multinomial, r = -sqrt(b c / ((1 - b) (1 - c))): low = b - c - sqrt(B^2 - 2 r B C + C^2), with B from b to its lower
-    end and C from c to its upper end, and `high` likewise. Where no question differs, the ends are those of Wilson's
-    interval for none of n. Source: Newcombe 1998, Statistics in Medicine 17, 2635 (paired proportions, method 10);
-    Zou and Donner 2008, Statistics in Medicine 27, 1693.
+    The mean is the share of gains b = sum(max(x, 0)) / N minus the share of losses c. Wilson's intervals of both, at
+    `effective_questions`, are combined by square-and-add with the correlation of two shares of one multinomial,
+    r = -sqrt(b c / ((1 - b) (1 - c))): low = b - c - sqrt(B^2 - 2 r B C + C^2), where B is the distance of b from its
+    lower end and C that of c from its upper end; `high` swaps the ends. If no question differs, the ends are those of
+    Wilson's interval for 0 of n. Source: Newcombe 1998, Statistics in Medicine 17, 2635 (paired proportions, method
+    10); Zou and Donner 2008, Statistics in Medicine 27, 1693.
     """
     questions, effective = totals.counts.sum(-1), effective_questions(totals)
     sums, sizes = totals.sums.sum(-1), totals.sizes.sum(-1)
@@ -143,24 +154,24 @@ def balance_interval(totals: Totals) -> tuple[np.ndarray, np.ndarray]:
 
 
 def effective_questions(totals: Totals) -> np.ndarray:
-    """Returns the number of independent questions whose answers would vary as much as these, cluster by cluster.
+    """Returns the number of independent questions that would give the same variance as these clusters.
 
     With N questions about m images, mean x, r_i = sum_i - x n_i and S = sum((x_j - x)^2), the variance of the mean is
     D S / N^2 with the design effect D = m / (m - 1) sum(r_i^2) / S, at least 1, and n = x (1 - x) N^2 / (D S), which
-    is N / D where every score is 0 or 1. It is multiplied by (z / t_(m - 1))^2. Source: Korn and Graubard 1998, Survey
-    Methodology 24, 193, with Wilson's interval in the place of Clopper and Pearson's.
+    is N / D if every score is 0 or 1. It is multiplied by (z / t_(m - 1))^2. Source: Korn and Graubard 1998, Survey
+    Methodology 24, 193, with Wilson's interval in place of Clopper and Pearson's.
 
-    Few differing questions say little of how they cluster: of one failure, D = 1 and n = N, although of none only m
-    is certain. Therefore a quarter of an image with N / m questions, all of which differ, is added:
-    D = (m / (m - 1) sum(r_i^2) + g (N / m)^2 / 4) / (S + g (N / m) / 4). Without any failure this is D = N / m and
-    n = m, and with many it is the ratio above. g is 1 where all values are -1, 0 or 1. Of fractions it is the mean
-    square of those that differ; both it and S are drawn to what whole scores would have, with weight 1 / (1 + k)^2
-    where k scores are fractions. Where all scores are the same fraction, n = m.
+    A few differing questions give a poor estimate of D: one failure gives D = 1 and n = N, although no failure gives
+    n = m. Therefore a quarter of an image with N / m questions, all of which differ, is added:
+    D = (m / (m - 1) sum(r_i^2) + g (N / m)^2 / 4) / (S + g (N / m) / 4). Without failures this is D = N / m and n = m;
+    with many failures it approaches the ratio above. g is 1 if all values are -1, 0 or 1. For fractions it is the mean
+    square of those that differ; it and S are shrunk towards the values that whole scores would have, with weight
+    1 / (1 + k)^2 if k scores are fractions. If all scores are the same fraction, n = m.
     """
     questions, images = totals.counts.sum(-1), totals.counts.shape[-1]
     mean = totals.sums.sum(-1) / questions
     spread = (totals.squares.sum(-1) - questions * mean**2).clip(0)
-    whole = (totals.sizes.sum(-1) - questions * mean**2).clip(0)  # the spread of -1, 0 and 1 with these sizes
+    whole = (totals.sizes.sum(-1) - questions * mean**2).clip(0)  # spread of values in {-1, 0, 1} with these sizes
     fractions = totals.fractions.sum(-1)
     doubt = 1 / (1 + fractions) ** 2
     constant = (spread < 1e-12 * questions) & (fractions > 0)
@@ -178,17 +189,15 @@ def summed_interval(
     strata: ArrayLike | None = None,
     seed: int = 0,
 ) -> Interval:
-    """Returns a function of sums over questions, such as F1, with the percentile bootstrap over images.
+    """Returns a function of sums over questions, such as F1, with a percentile bootstrap interval over images.
 
-    A resample draws as many images as there are, with replacement, which weights the sums of each image by how often it
-    was drawn. Where all resamples agree there is no interval, and its ends are NaN.
+    A resample draws as many images as there are, with replacement. The ends are NaN if all resamples agree.
 
     Args:
-        parts: (question, part) summands; several, such as those of seeds, are resampled together, and their mean is
-            the number.
-        images: The image of each question.
-        of: From (..., part) sums to (...) numbers; NaN where undefined, as in a resample without positives.
-        strata: Of each question; images are drawn within their stratum. None means all together.
+        parts: (question, part) summands, one array per seed; seeds are resampled together and averaged.
+        images: Image of each question.
+        of: Maps (..., part) sums to (...) numbers; NaN where undefined, as in a resample without positives.
+        strata: Stratum of each question, within which images are drawn; None means one stratum.
         seed: Seed of the resampling.
     """
     names, first, index = np.unique(np.asarray(images), return_index=True, return_inverse=True)
@@ -209,8 +218,77 @@ def summed_interval(
     return Interval(float(mean), float(low), float(high), len(index))
 
 
+def ratio_interval(parts: ArrayLike, wholes: ArrayLike, images: ArrayLike) -> Interval:
+    """Returns the sum of the parts over the sum of the wholes, with Fieller's interval over images.
+
+    Unlike a mean of ratios, this weights each question by its whole. With the sums a_i and b_i of m images, the
+    interval holds all r for which Student's t test does not reject a mean of 0 for a_i - r b_i:
+    r^2 (B^2 - f S_bb) - 2 r (A B - f S_ab) + A^2 - f S_aa <= 0, where A and B are totals,
+    S_xy = sum((x_i - x)(y_i - y)) and f = t^2 m / (m - 1). It is bounded if B differs significantly from 0.
+
+    Source: Fieller 1954, Journal of the Royal Statistical Society B 16, 175.
+
+    Args:
+        parts: One part per question.
+        wholes: Wholes of the same questions.
+        images: Image of each question.
+
+    Returns:
+        The ratio, NaN if the wholes sum up to 0. The ends are NaN if the interval is not bounded: for one image, if
+        all images have the same ratio, or if the total of the wholes does not differ significantly from 0.
+    """
+    (a, index), (b, _) = checked(parts, images), checked(wholes, images)
+    first, second = np.bincount(index, a), np.bincount(index, b)
+    m, total, base = len(first), first.sum(), second.sum()
+    if abs(base) < 1e-12:
+        return Interval(np.nan, np.nan, np.nan, len(a))
+    ratio = float(total / base)
+    if m < 2:
+        return Interval(ratio, np.nan, np.nan, len(a))
+    f = t.ppf(_LEVEL, m - 1) ** 2 * m / (m - 1)
+    (s_aa, s_ab), (_, s_bb) = np.cov(first, second, bias=True) * m
+    square, linear = base**2 - f * s_bb, total * base - f * s_ab
+    root = linear**2 - square * (total**2 - f * s_aa)
+    if square <= 0 or root <= 1e-12 * linear**2:
+        return Interval(ratio, np.nan, np.nan, len(a))
+    half = np.sqrt(root)
+    return Interval(ratio, float((linear - half) / square), float((linear + half) / square), len(a))
+
+
+def correlation(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Correlation:
+    """Returns Spearman's rank correlation with a percentile bootstrap over pairs and a permutation p.
+
+    Args:
+        a: One number per trial.
+        b: Another number of the same trials.
+        seed: Seed of the bootstrap and the permutations.
+    """
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return Correlation(np.nan, np.nan, np.nan, np.nan, len(a))
+    many: dict[str, Any] = {"vectorized": True, "batch": 1000, "rng": np.random.default_rng(seed)}
+    interval = bootstrap((a, b), spearman, paired=True, n_resamples=RESAMPLES, method="percentile", **many)
+    low, high = interval.confidence_interval
+    test = permutation_test(
+        (a,), lambda a, axis: spearman(a, b, axis), permutation_type="pairings", n_resamples=PERMUTATIONS, **many
+    )
+    return Correlation(float(spearman(a, b)), float(low), float(high), float(test.pvalue), len(a))
+
+
+def spearman(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Returns Spearman's rank correlation along an axis; 0 where one side is constant."""
+    a, b = np.broadcast_arrays(rankdata(a, axis=axis), rankdata(b, axis=axis))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # constant resamples
+        result: Any = pearsonr(a, b, axis=axis)
+    return np.nan_to_num(result.statistic)
+
+
 def checked(values: ArrayLike, images: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the values as numbers, and the number of the image of each."""
+    """Returns the values as floats, and the index of each question's image.
+
+    Raises:
+        ValueError: A value is NaN, there are no values, or the lengths differ.
+    """
     values = np.asarray(values, float)
     _, index = np.unique(np.asarray(images), return_inverse=True)
     if values.shape != index.shape or not len(values) or np.isnan(values).any():

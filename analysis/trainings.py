@@ -1,14 +1,14 @@
-"""Several trainings of one recipe: the mean of every cell over them, with intervals over trainings and images.
+"""Means of every cell over several trainings of one recipe, with intervals over trainings and images.
 
-An interval over images speaks of one checkpoint. Whether another training of the same recipe would say the same takes
-an interval over trainings as well.
+An interval over images holds for one checkpoint. A statement about other trainings of the same recipe needs an interval
+over trainings as well.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -17,24 +17,22 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 from scipy.stats import t
 
-from analysis.ablation.data import Cell, cells_of, read_cells
+from analysis.cells import Cell, cells_of, read_cells
 from analysis.statistics import checked
-from analysis.tables import accuracy, between, grid, percent, tested
+from analysis.tables import accuracy, between, grid, percent, tested, write_csv, write_text
 from analysis.verdicts import holm
 from foveate.core.errors import DataError
-from foveate.core.storage import atomic_write
 from foveate.evaluation import EvalConfig
 
 _LEGEND = (
-    "Mean over {trainings} trainings ({names}) on the same {n:,} questions about {images:,} images. In brackets the 95 "
-    "% interval over trainings and images (t, degrees of freedom by Satterthwaite): what another training, asked about "
-    "other images, would show. Accuracy in %, differences in points, paired by training and question; p: t test, "
-    "Holm-corrected over the table."
+    "Mean over {trainings} trainings ({names}) on the same {n:,} questions about {images:,} images; accuracy in %, "
+    "differences in points, paired by training and question. Brackets hold 95 % t intervals over trainings and images "
+    "(degrees of freedom by Satterthwaite). Verdicts rest on p < 0.05 in a t test, Holm-corrected over the table."
 )
 
 
 class Crossed(NamedTuple):
-    """A mean over trainings and questions with its 95 % interval, and the p value of the mean being 0."""
+    """A mean over trainings and questions with its 95 % interval, and the p value of a mean of 0."""
 
     mean: float
     low: float
@@ -43,20 +41,23 @@ class Crossed(NamedTuple):
 
 
 def crossed(values: ArrayLike, images: ArrayLike, *, share: bool = False) -> Crossed:
-    """Returns the mean of scores or differences, with a t interval for random trainings crossed with random images.
+    """Returns the mean of scores or differences with a t interval for random trainings crossed with random images.
 
     With u_ti the sum over the questions about image i of (x_tq - mean), over N questions, the squared standard error is
     V = V_T + V_I - V_TI: V_T = sum_t(sum_i u_ti)^2 / (T (T - 1)), V_I = m / (m - 1) sum_i(mean_t u_ti)^2, and
-    V_TI = m / (m - 1) sum(r_ti^2) / (T (T - 1)), r_ti being u_ti without its row and column means, which both others
-    contain. It is at least the larger of V_T and V_I. Degrees of freedom: V^2 / (V_T^2 / (T - 1) + V_I^2 / (m - 1)),
-    at most m - 1. The interval of a share is that of its logit, with the standard error sqrt(V) / (mean (1 - mean)),
-    which covers better near 1 and stays inside. Source: Owen 2007 (arXiv 0712.1111);
-    Satterthwaite 1946, Biometrics Bulletin 2, 110.
+    V_TI = m / (m - 1) sum(r_ti^2) / (T (T - 1)), where r_ti is u_ti minus its row and column means; V_T and V_I both
+    contain V_TI. V is at least max(V_T, V_I). Degrees of freedom: V^2 / (V_T^2 / (T - 1) + V_I^2 / (m - 1)), at most
+    m - 1. The interval of a share is that of its logit, with the standard error sqrt(V) / (mean (1 - mean)), which
+    stays in [0, 1] and has better coverage near 1. Source: Owen 2007 (arXiv 0712.1111); Satterthwaite 1946, Biometrics
+    Bulletin 2, 110.
 
     Args:
-        values: (training, question); at least two trainings.
-        images: (question) image of each question; at least two.
-        share: Whether values are in [0, 1], and their mean is a share.
+        values: (training, question) scores or differences of at least two trainings.
+        images: (question) image of each question; at least two images.
+        share: Whether values are in [0, 1], so that their mean is a share.
+
+    Raises:
+        ValueError: There are fewer than two trainings or images, or a value is NaN.
     """
     values = np.atleast_2d(np.asarray(values, float))
     indices = [checked(row, images)[1] for row in values]
@@ -86,17 +87,16 @@ def crossed(values: ArrayLike, images: ArrayLike, *, share: bool = False) -> Cro
 
 
 def trainings_table(frames: Mapping[str, Mapping[Cell, pd.DataFrame]]) -> pd.DataFrame:
-    """Returns one row per cell that all trainings have, in the order of the first.
+    """Returns one row per cell that all trainings have, in the order of the first training.
 
-    Columns: scorer, family, keep, trainings, n, images, accuracy, ci_low, ci_high, one per training with its accuracy,
-    and with `full` and `random` (same budget) delta_vs_full and delta_vs_random, each with `_low`, `_high` and
-    `_p_holm`.
+    Columns: scorer, family, keep, trainings, n, images, accuracy, ci_low, ci_high, the accuracy of each training,
+    delta_vs_full and delta_vs_random (at the same budget), each with `_low`, `_high` and `_p_holm`.
 
     Args:
-        frames: By training: its cells, as `read_cells` gives them.
+        frames: Cells of each training, as `read_cells` returns them.
 
     Raises:
-        DataError: Fewer than two trainings, or they were asked different questions.
+        DataError: There are fewer than two trainings, or they were evaluated on different questions.
     """
     if len(frames) < 2:
         raise DataError(f"{len(frames)} trainings: at least two are needed for an interval between them")
@@ -117,32 +117,47 @@ def trainings_table(frames: Mapping[str, Mapping[Cell, pd.DataFrame]]) -> pd.Dat
     full = next((value for key, value in scores.items() if first[key][0].family == "full"), None)
     images, rows = next(iter(first.values()))[1]["image_id"].to_numpy(), []
     for key, values in scores.items():
-        cell = first[key][0]
-        mean = crossed(values, images, share=True)
-        row = {"scorer": cell.scorer, "family": cell.family, "keep": cell.keep, "trainings": len(values)}
-        row |= {"n": values.shape[1], "images": len(np.unique(images)), "accuracy": mean.mean}
-        row |= {"ci_low": mean.low, "ci_high": mean.high}
-        row |= {training: float(own.mean()) for training, own in zip(named, values, strict=True)}
-        for name, other in (("full", full), ("random", scores.get(("random", cell.keep)))):
-            delta = Crossed(np.nan, np.nan, np.nan, np.nan)
-            if other is not None and other is not values:
-                delta = crossed(values - other, images)
-            columns = (f"delta_vs_{name}", f"delta_vs_{name}_low", f"delta_vs_{name}_high", f"delta_vs_{name}_p_holm")
-            row |= dict(zip(columns, delta, strict=True))
-        rows.append(row)
+        others = {"full": full, "random": scores.get(("random", first[key][0].keep))}
+        rows.append(_row(first[key][0], dict(zip(named, values, strict=True)), others, images))
     table = pd.DataFrame(rows)
     for name in ("full", "random"):
         table[f"delta_vs_{name}_p_holm"] = holm(table[f"delta_vs_{name}_p_holm"])
     return table
 
 
-def agreement_of_order(table: pd.DataFrame, names: Sequence[str], family: str) -> pd.DataFrame:
-    """Returns Spearman's rho of the accuracies of a family's scorers between each two trainings: keep, a, b, rho, n.
+def _row(
+    cell: Cell, scores: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray | None], images: np.ndarray
+) -> dict[str, Any]:
+    """Returns a row of `trainings_table`.
 
     Args:
-        table: As `trainings_table` gives it.
-        names: The trainings.
-        family: Such as "single", the single layers.
+        cell: The cell.
+        scores: (question) scores by training.
+        others: (training, question) scores of `full` and `random`.
+        images: (question) image of each question.
+    """
+    values = np.stack(list(scores.values()))
+    mean = crossed(values, images, share=True)
+    row = {"scorer": cell.scorer, "family": cell.family, "keep": cell.keep, "trainings": len(values)}
+    row |= {"n": values.shape[1], "images": len(np.unique(images)), "accuracy": mean.mean}
+    row |= {"ci_low": mean.low, "ci_high": mean.high}
+    row |= {training: float(own.mean()) for training, own in scores.items()}
+    for name, other in others.items():
+        delta = Crossed(np.nan, np.nan, np.nan, np.nan)
+        if other is not None and cell.family != name:
+            delta = crossed(values - other, images)
+        columns = (f"delta_vs_{name}", f"delta_vs_{name}_low", f"delta_vs_{name}_high", f"delta_vs_{name}_p_holm")
+        row |= dict(zip(columns, delta, strict=True))
+    return row
+
+
+def agreement_of_order(table: pd.DataFrame, names: Sequence[str], family: str) -> pd.DataFrame:
+    """Returns Spearman's rho between the accuracies of a family's scorers in each two trainings: keep, a, b, rho, n.
+
+    Args:
+        table: Table of `trainings_table`.
+        names: Names of the trainings.
+        family: Family of the scorers, such as "single".
     """
     rows = []
     for keep, some in table[table["family"] == family].groupby("keep", sort=False):
@@ -172,32 +187,33 @@ def report_trainings(studies: Sequence[tuple[EvalConfig, optuna.Study]], models:
 
 
 def write_trainings(frames: Mapping[str, Mapping[Cell, pd.DataFrame]], folder: Path) -> str:
-    """Writes `trainings_<names>.csv` and `.md`; returns the latter's text and where it is.
+    """Writes `trainings_<names>.csv` and `.md`; returns the text of the latter and its path.
 
     Args:
-        frames: As `trainings_table` takes them.
-        folder: Where to write, the folder of the first study; made if missing.
+        frames: Cells of each training, as `trainings_table` takes them.
+        folder: Folder of the first study; created if missing.
     """
     table, names = trainings_table(frames), list(frames)
     file = folder / f"trainings_{'_'.join(names)}"
-    with atomic_write(file.with_name(f"{file.name}.csv")) as path:
-        table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
     text = markdown(table, names)
-    with atomic_write(file.with_name(f"{file.name}.md")) as path:
-        path.write_text(text, encoding="utf-8")
+    write_csv(table, file.with_name(f"{file.name}.csv"))
+    write_text(text, file.with_name(f"{file.name}.md"))
     return f"{text}\nTable: {file}.md"
 
 
 def markdown(table: pd.DataFrame, names: Sequence[str]) -> str:
-    """Returns the table for readers, one section per budget, and whether trainings order the single layers alike."""
+    """Returns one Markdown table per budget, and the rank correlations of single layers between trainings."""
     size = table.iloc[0]
     parts = [_LEGEND.format(trainings=len(names), names=", ".join(names), n=size["n"], images=size["images"])]
     for keep, rows in table.groupby("keep", sort=False):
         parts += [f"## Patches kept: {keep}", grid([_cells(row, names) for _, row in rows.iterrows()])]
     order = agreement_of_order(table, names, "single")
     if len(order):
-        told = [f"{r.keep} patches, {r.a} and {r.b}: {r.rho:+.2f}" for r in order.itertuples()]
-        parts.append(f"Order of the {order['n'].iloc[0]} single layers by accuracy, Spearman's rho: {'; '.join(told)}.")
+        rows = [
+            {"patches kept": str(r.keep), "trainings": f"{r.a}, {r.b}", "rho": f"{r.rho:+.2f}", "layers": str(r.n)}
+            for r in order.itertuples()
+        ]
+        parts += ["## Spearman's rho between the accuracies of single layers", grid(rows)]
     return "\n\n".join(parts) + "\n"
 
 

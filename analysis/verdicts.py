@@ -1,4 +1,4 @@
-"""Tests between paired runs that permute whole images, and the one criterion for a verdict.
+"""Permutation tests between paired runs, and the criterion for a verdict.
 
 Scores and images are aligned arrays, one element per question.
 """
@@ -13,30 +13,30 @@ from statsmodels.stats.multitest import multipletests
 from analysis.statistics import checked
 
 SIGNIFICANT = 0.05
-DRAWS = 99_999  # the smallest p drawn is 2 / 100,000: small enough to survive Holm's correction over 2,000 tests
+DRAWS = 99_999  # the smallest p is 2 / 100,000, which survives Holm's correction over 2,000 tests
 
 _LATTICE = (1, 2, 3, 4, 6, 10, 12, 30, 60)  # denominators of scores that are tested exactly
 _MOST = 1000  # ways to choose the runs of a side
-_EXACT = 200_000_000  # additions that an exact test may take, about half a second
+_EXACT = 200_000_000  # additions of an exact test, about half a second
 
 
 def paired_p(scores: ArrayLike, baseline: ArrayLike, images: ArrayLike, seed: int = 0) -> float:
     """Returns the two-sided p of no difference between two sides on the same questions: a permutation test over images.
 
-    Each side is one run or several, such as the seeds of a control. Without a difference all runs of both sides are
-    exchangeable within an image, so each image may have had any a of its a + b runs on the first side. The statistic
-    is T, the mean over the runs of the first side less that of the second, summed over the questions;
-    p = 2 min(P(T* >= T), P(T* <= T)), at most 1. Of two single runs this is the sign-flip test. Permuting against the
-    mean of several seeds instead is not valid: that mean varies less than a run, so its differences are skewed.
+    Each side has one run or several, such as the seeds of a control. Under the null hypothesis all runs of both sides
+    are exchangeable within an image, so any a of the a + b runs may form the first side. The statistic T is the mean
+    over the runs of the first side minus that of the second, summed over the questions;
+    p = 2 min(P(T* >= T), P(T* <= T)), at most 1. For two single runs this is the sign-flip test. Permuting against the
+    mean of several seeds is not valid: that mean varies less than a run, so its differences are skewed.
 
-    The distribution of T is exact where its values lie on a lattice, as those of scores that are multiples of 1/60
-    do, and where there are at most `DRAWS` arrangements. Otherwise `DRAWS` are drawn, and 1 is added to both counts.
+    The distribution of T is exact if its values lie on a lattice, as for scores that are multiples of 1/60, or if
+    there are at most `DRAWS` arrangements. Otherwise `DRAWS` are drawn, and 1 is added to both counts.
     Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010 (arXiv 1603.05766v1).
 
     Args:
-        scores: (question) scores of one run, or (question, run).
-        baseline: Of the same questions, likewise.
-        images: The image of each question.
+        scores: (question) scores of one run, or (question, run) of several.
+        baseline: Baseline scores of the same questions, in one of these shapes.
+        images: Image of each question.
         seed: Seed of the draws.
     """
     first, second = (np.asarray(side, float) for side in (scores, baseline))
@@ -47,7 +47,7 @@ def paired_p(scores: ArrayLike, baseline: ArrayLike, images: ArrayLike, seed: in
     chosen = _arrangements(own, other, seed)
     weights = chosen / own - (1 - chosen) / other
     possible = sums @ weights.T
-    possible = possible[np.ptp(possible, 1) > 1e-9]  # elsewhere nothing changes
+    possible = possible[np.ptp(possible, 1) > 1e-9]  # other images do not change T
     if not len(possible):
         return 1.0
     at_least, at_most = _tails(possible, own * other, seed)
@@ -64,33 +64,33 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 
 
 def side(difference: float, p: float) -> int:
-    """Returns the verdict on a difference: 1 for above, -1 for below, 0 if none is shown.
+    """Returns the sign of a significant difference: 1, -1, or 0 if it is not significant.
 
-    This is the only criterion: the corrected p, never the interval, which nothing corrects.
+    The corrected p is the only criterion, never the interval, which is not corrected.
 
     Args:
-        difference: Of two means.
-        p: Corrected for all tests of the table or the sentence; NaN where nothing was tested.
+        difference: Difference of two means.
+        p: p value, corrected over all tests of the table; NaN if not tested.
     """
     return int(np.sign(difference)) if p < SIGNIFICANT else 0
 
 
 def too_few(images: int, tests: int, runs: int = 2) -> str:
-    """Returns why no verdict is possible with so few images, or nothing if one is.
+    """Returns the reason why so few images allow no verdict, or an empty string if they allow one.
 
     Args:
         images: Number of images.
         tests: Number of tests that are corrected together.
-        runs: Runs of both sides: 2, or 1 + k against k seeds.
+        runs: Number of runs of both sides: 2, or 1 + k against k seeds.
     """
     smallest = 2 * float(runs) ** -images * max(tests, 1)
     return "" if smallest < SIGNIFICANT else f"Too few images for any test (n = {images:,})."
 
 
 def _arrangements(own: int, other: int, seed: int) -> np.ndarray:
-    """Returns one row per way to choose the runs of the first side, 1 where chosen; the first is what was observed.
+    """Returns one row per way to choose the runs of the first side, 1 where chosen; the first row is the observed one.
 
-    Of more than `_MOST` ways so many are drawn.
+    If there are more than `_MOST` ways, `_MOST` are drawn.
     """
     runs, ways = own + other, comb(own + other, own)
     if ways > _MOST:
@@ -104,7 +104,10 @@ def _arrangements(own: int, other: int, seed: int) -> np.ndarray:
 
 
 def _tails(possible: np.ndarray, scale: int, seed: int) -> tuple[float, float]:
-    """Returns P(T* >= T) and P(T* <= T), T* the sum over images of one of the possible values, T that of the first."""
+    """Returns P(T* >= T) and P(T* <= T).
+
+    T* is the sum over images of one possible value each, T the sum of the first values.
+    """
     images, arrangements = possible.shape
     for denominator in _LATTICE:
         steps = possible * scale * denominator

@@ -22,7 +22,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from analysis.drawing import save_figure
 from analysis.records import read_records
 from analysis.rounds import Estimate, mean, timed
-from analysis.speed.load_figure import load_figure
+from analysis.speed.figures import load_figure
 from benchmarks.results import FOLDER, Result
 from foveate.compressors import Identity
 from foveate.data.scenes.questions import make_questions

@@ -1,4 +1,4 @@
-"""How does accuracy fall with the number of kept patches, for selected scorers?"""
+"""Measures how accuracy falls with the number of kept patches, for selected scorers."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ def main(
     """
     check_budgets(keep)
     from analysis.ablation.report import report
-    from analysis.overlays import kept_figure
+    from analysis.kept_patches import kept_figure
     from analysis.trainings import report_trainings
     from foveate.studies.ablation import ablate, named_choices
     from foveate.studies.study_folder import StudyFolder

@@ -1,4 +1,4 @@
-"""Which layers' [CLS] attention predicts what the model needs, alone and summed, at which budgets?"""
+"""Measures which layers' [CLS] attention predicts what the model needs, alone and summed, at several budgets."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ def main(
     """
     check_budgets(keep)
     from analysis.ablation.report import report
-    from analysis.overlays import kept_figure
+    from analysis.kept_patches import kept_figure
     from analysis.trainings import report_trainings
     from foveate.studies.ablation import ablate, layer_choices
     from foveate.studies.study_folder import StudyFolder

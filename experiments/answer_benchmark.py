@@ -1,4 +1,4 @@
-"""What does a model answer on a benchmark when one method compresses its images?"""
+"""Answers benchmarks with a model whose images one method compresses."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def main(
     options.without_storage()
     check_names([method])
     check_budgets([keep])
-    from analysis.benchmarks.report import report_answers
+    from analysis.benchmarks.answers import report_answers
     from foveate.evaluation.run import cached_load, evaluate
     from foveate.methods.fitting import at_budget
 

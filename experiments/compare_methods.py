@@ -1,4 +1,4 @@
-"""Which published method keeps what the language model needs, at the same number of equivalent tokens?"""
+"""Compares published methods at the same number of equivalent tokens."""
 
 from foveate.cli import run
 from foveate.core.budget import check_budgets
@@ -32,9 +32,9 @@ def main(
     """
     check_names(methods)
     check_budgets(keep)
-    from analysis.benchmarks.data import overview
+    from analysis.benchmark_numbers import overview
     from analysis.comparison.report import report
-    from analysis.overlays import kept_figure
+    from analysis.kept_patches import kept_figure
     from analysis.trainings import report_trainings
     from foveate.studies.comparison import compare
     from foveate.studies.study_folder import StudyFolder

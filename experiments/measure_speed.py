@@ -1,4 +1,4 @@
-"""How long do the parts of an answer take, and does compression save time, on this model and this machine?"""
+"""Measures how long the parts of an answer take, and whether compression saves time, on one model and machine."""
 
 from functools import partial
 from itertools import cycle, islice, product
@@ -55,7 +55,7 @@ def main(
     check_batches(batch)
     check_sizes(size)
     check_length(new_tokens, rounds)
-    from analysis.speed.data import FULL, ONE_BY_ONE, TOTAL, conditions_of, place_of, round_row, write_rounds
+    from analysis.speed.data import FULL, ONE_BY_ONE, TOTAL, conditions_of, round_row, speed_folder, write_rounds
     from analysis.speed.report import ROUNDS, report
     from benchmarks.timed import one_by_one
     from foveate.compressors import Identity
@@ -66,7 +66,7 @@ def main(
     from foveate.models.loading.load import load
     from foveate.profiling.speed import image_sizes, measure
 
-    folder, loaded = place_of(out), load(model, device, dtype, attention, companion)
+    folder, loaded = speed_folder(out), load(model, device, dtype, attention, companion)
     second = one_by_one(loaded, new_tokens, TOTAL)
     samples = first_of_images(load_samples(SCENES, "test", limit=len(QUESTION_KINDS) * max(batch))).values()
     rows: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Are the paper's numbers reproduced? VTC-CLS, FastV and PruMerge+ on eight benchmarks, with the published numbers."""
+"""Reproduces a paper's numbers: VTC-CLS, FastV and PruMerge+ on eight benchmarks, with the published numbers."""
 
 from dataclasses import replace
 
@@ -33,7 +33,8 @@ def main(
     check_budgets(keep, needed=False)
     if not 0 <= tolerance <= 100:
         raise OptionError(f"tolerance={tolerance}: expected a number of points from 0 to 100")
-    from analysis.benchmarks.reproduction import Reproduced, needed, report
+    from analysis.benchmarks.data import Reproduced
+    from analysis.benchmarks.report import report, requirements
     from foveate.evaluation.run import cached_load, evaluate
     from foveate.methods.fitting import for_model
 
@@ -47,7 +48,7 @@ def main(
                     folder = evaluate(replace(config, compressor=compressor), shared=True)
                     runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"{error}. {needed(options.checkpoint, options.data)}") from error
+        raise UnsupportedModel(f"{error}. {requirements(options.checkpoint, options.data)}") from error
     if rank() == 0:
         print(report(runs, options.checkpoint, options.out / options.name, tolerance, options.limit is None))
 

@@ -1,4 +1,4 @@
-"""Which weights of the vision layers, which mix of signals and which budget keep what the model needs?"""
+"""Searches weights of the vision layers, mixes of signals and budgets that keep what the model needs."""
 
 from typing import Annotated
 
@@ -27,7 +27,7 @@ def main(
         options: Options of all experiments.
     """
     plan.check_apart(options.split or "")
-    from analysis.overlays import kept_figure
+    from analysis.kept_patches import kept_figure
     from analysis.search.report import report
     from foveate.studies.search import confirm, search
     from foveate.studies.study_folder import StudyFolder

@@ -1,234 +1,168 @@
-"""From the cells of a study to the table of an ablation: every cell with intervals, against full and against random."""
+"""Data of an ablation: the table of all cells, accuracy by question type, and answers that a sum of layers repairs."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import optuna
 import pandas as pd
 
-from analysis.records import read_records
+from analysis.cells import BUDGETLESS, PIXEL_FILTERS, Cell, accuracy_of, read_cells, row_of, runs_of
+from analysis.held_out import BEST_FILTER, Group
 from analysis.statistics import difference_interval, mean_interval
-from analysis.tables import percent
-from analysis.verdicts import holm, paired_p, side, too_few
+from analysis.verdicts import holm, paired_p
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
-from foveate.metrics.answers import agreement
-
-PIXEL_FILTERS = ("saturation", "contrast", "edges")
-FAMILIES = ("full", "evidence", "single", "suffix", "all", "uniform", *PIXEL_FILTERS, "random", "blind")
-BUDGETLESS = ("full", "blind")  # all patches and no image, whatever the budget
-MEASURES = ["score", "evidence_recall", "things_kept", "agreement"]
-_QUESTION = ("sample_id", "image_id", "kind")
 
 
-class Cell(NamedTuple):
-    """One evaluated configuration.
+class Repairs(NamedTuple):
+    """Answers of single layers compared with those of a sum of layers.
+
+    Other scorers also answer some questions that a layer gets wrong, because a layer's failures are partly chance
+    (regression to the mean). Therefore two controls answer the same questions: the other single layer with the highest
+    accuracy, and random patches.
 
     Attributes:
-        scorer: Label, such as `cls[2]`, `cls[2:]` or `random[0]`.
-        family: One of `FAMILIES`, or in a comparison the method's name; the seeds of `random` are of one family.
-        layers: Layers that the scorer reads: `2`, `2-4` or nothing.
-        keep: Number of patches kept: for `full` all of an image, for `blind` none.
-        run_id: Where its records are.
+        table: One row per single layer: layer; shares of all questions that are right with both (`kept`), only with
+            the sum (`repaired`), with neither (`lost`) and only with the layer (`broken`); number of `wrong`
+            questions; shares of these that the sum (`of_wrong`), the other layer (`other`, with `other_layer`) and
+            random patches (`random`, mean over seeds) answer, each with `_low` and `_high`; differences of the sum
+            from both controls (`over_other`, `over_random`) with `_low`, `_high` and `_p` (paired over images,
+            Holm-corrected over the table). NaN where unknown.
+        layers: Layers of the sum.
+        keep: Patches kept.
+        n: Number of questions.
+        images: Number of images.
+        seeds: Number of seeds of random patches.
     """
 
-    scorer: str
-    family: str
+    table: pd.DataFrame
     layers: str
     keep: int
-    run_id: str
-
-    @property
-    def first_layer(self) -> int:
-        """The layer of a single one, the first of several, -1 without layers."""
-        return int(self.layers.split("-")[0]) if self.layers else -1
-
-
-def load_study(study_db: Path | str, study_name: str, command: str = "the experiment that writes it") -> optuna.Study:
-    """A stored study.
-
-    Args:
-        study_db: An SQLite file, or the URL of any Optuna storage.
-        study_name: The study's name in that storage.
-        command: What makes such a study.
-
-    Raises:
-        DataError: There is no such file; the message names the command.
-    """
-    if isinstance(study_db, Path):
-        if not study_db.is_file():
-            raise DataError(f"no study in {study_db}: run {command} first")
-        study_db = f"sqlite:///{study_db}"
-    return optuna.load_study(study_name=study_name, storage=study_db)
-
-
-def cells_of(study: optuna.Study) -> list[Cell]:
-    """The complete cells of a study in table order; of several trials of one cell the latest."""
-    cells = {}
-    budgetless = {"full": study.user_attrs["patches"], "blind": 0}
-    for trial in study.trials:
-        if trial.state.name == "COMPLETE":
-            notes, scorer = trial.user_attrs, trial.params["scorer"]
-            keep = budgetless.get(notes["family"], trial.params["keep"])
-            cells[scorer, keep] = Cell(scorer, notes["family"], str(notes["layers"]), keep, notes["run_id"])
-    return sorted(cells.values(), key=_order)
-
-
-def read_cells(
-    cells: Iterable[Cell], out: Path, more: Callable[[pd.DataFrame], dict[str, np.ndarray]] | None = None
-) -> dict[Cell, pd.DataFrame]:
-    """The records of every cell in table order, aligned by question.
-
-    Seeds, such as `random[0]` and `random[1]`, become one cell `random` per budget, in which every question has its
-    mean over the seeds. Columns: sample_id, image_id, kind, score, evidence_recall, things_kept, agreement (1 where the
-    answer is that of `full`, NaN without `full`), those of `more`, seeds, and runs (the scores of all seeds).
-
-    Args:
-        cells: The cells, as `cells_of` gives them.
-        out: Folder that holds `records/`.
-        more: Further numbers for every question, from the records of a cell.
-
-    Raises:
-        DataError: The cells were not evaluated on the same questions.
-    """
-    cells = sorted(cells, key=_order)
-    full = next((read_records(out, cell.run_id) for cell in cells if cell.family == "full"), None)
-    groups = defaultdict(list)
-    for cell in bar(cells, "cell", "reading records"):
-        seeded = cell.scorer.startswith(f"{cell.family}[")
-        records = read_records(out, cell.run_id)
-        pooled = cell._replace(scorer=cell.family, run_id="") if seeded else cell
-        groups[pooled].append(_measured(records, full).assign(**(more(records) if more else {})))
-    frames = [frame for group in groups.values() for frame in group]
-    for frame in frames:
-        if not frame["sample_id"].equals(frames[0]["sample_id"]):
-            raise DataError(
-                f"the cells answer {len(frames[0])} and {len(frame)} questions, and not the same ones: a table needs "
-                "one data set, split and limit for all its cells"
-            )
-    return {cell: _seed_mean(group) for cell, group in groups.items()}
+    n: int
+    images: int
+    seeds: int
 
 
 def ablation_table(frames: Mapping[Cell, pd.DataFrame]) -> pd.DataFrame:
-    """One row per scorer and budget, by falling budget and then in the order of `FAMILIES` and layers.
+    """Returns one row per scorer and budget, by falling budget, then in the order of `FAMILIES` and layers.
 
     Accuracy is the mean score. `delta_vs_full` and `delta_vs_random` (same budget, mean over seeds) are paired by
-    question; `p_vs_random_holm` is of `paired_p` against all seeds, corrected over the table. The interval of `random`
-    is that of the mean over its seeds: it covers the choice of images, not that of seeds. Where a control is missing or
-    is the row itself, there is NaN.
+    question; `p_vs_random_holm` is `paired_p` against all seeds, corrected over the table. The interval of `random`
+    is that of the mean over its seeds; it covers the choice of images, not that of seeds. Values are NaN if the control
+    is missing or is the row itself.
 
     Args:
-        frames: As `read_cells` gives them.
+        frames: The records, as `read_cells` returns them.
     """
     full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
     random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
-    told = bar(frames.items(), "cell", "comparing")
-    table = pd.DataFrame([row_of(cell, frame, full, random.get(cell.keep)) for cell, frame in told])
+    cells = bar(frames.items(), "cell", "comparing")
+    table = pd.DataFrame([row_of(cell, frame, full, random.get(cell.keep)) for cell, frame in cells])
     table["p_vs_random_holm"] = holm(table["p_vs_random_holm"])
     return table
 
 
-def caveat(frames: Mapping[Cell, pd.DataFrame], table: pd.DataFrame) -> str:
-    """Returns why a table allows no verdicts: too few images, or a model at the floor; nothing if it allows them.
-
-    Args:
-        frames: As `read_cells` gives them.
-        table: Of the same cells, with their p values against random patches and `full`.
-    """
-    columns = table.columns.intersection(["p_vs_random_holm", "p_vs_full_holm"])
-    tests = int(table[columns].notna().to_numpy().sum())
-    if tests and (few := too_few(int(table["images"].iloc[0]), tests, 1 + int(table["seeds"].max()))):
-        return few
-    named = {cell.family: frame for cell, frame in frames.items()}
-    full, blind = (named.get(name) for name in BUDGETLESS)
-    if full is None or blind is None:
-        return ""
-    reached, without = full["score"].mean(), blind["score"].mean()
-    if side(reached - without, paired_p(runs_of(full), runs_of(blind), full["image_id"])) > 0:
-        return ""
-    return (
-        f"The uncompressed model reaches {percent(reached)} %, without the image {percent(without)} %, and is not "
-        "shown to be better with it: the table compares nothing."
-    )
-
-
 def per_kind_table(cells: Iterable[Cell], out: Path) -> pd.DataFrame:
-    """Accuracy of every cell for every kind of question: scorer, keep, kind, n, images, accuracy, ci_low, ci_high."""
+    """Returns the accuracy of every cell by question type: scorer, keep, kind, n, images, accuracy, ci_low, ci_high."""
     rows = []
     for cell, frame in read_cells(cells, out).items():
         for kind, part in frame.groupby("kind", sort=True):
-            rows.append({"scorer": cell.scorer, "keep": cell.keep, "kind": kind} | _accuracy(part))
+            rows.append({"scorer": cell.scorer, "keep": cell.keep, "kind": kind} | accuracy_of(part))
     return pd.DataFrame(rows)
 
 
-def best_scorer(table: pd.DataFrame, family: str) -> str | None:
-    """The scorer of a family with the highest mean accuracy over the budgets of these rows; of equals the first."""
-    rows = table[table["family"] == family]
-    return None if rows.empty else str(rows.groupby("scorer", sort=False)["accuracy"].mean().idxmax())
+def groups_of(cells: Iterable[Cell], feature_layer: int) -> dict[int, list[Group]]:
+    """Returns the groups of an ablation at every budget: layers and sums, each with the controls."""
+    groups: dict[int, list[Group]] = {}
+    full = [cell for cell in cells if cell.family == "full"]
+    for keep in dict.fromkeys(cell.keep for cell in cells if cell.family not in BUDGETLESS):
+        here = [cell for cell in cells if cell.keep == keep and cell.family not in BUDGETLESS]
+
+        def of(*families: str, here: Sequence[Cell] = here) -> list[Cell]:
+            return [cell for cell in here if cell.family in families]
+
+        controls = (BEST_FILTER, "random", "uniform", "full")
+        features = [cell for cell in of("single") if cell.first_layer == feature_layer]
+        groups[keep] = [
+            Group("best single layer", of("single"), controls),
+            Group("layer that writes the features", features, ("best single layer", *controls)),
+            Group("best sum that ends there", of("suffix"), ("best single layer", *controls)),
+            Group("sum of all layers", of("all"), ("best single layer", *controls)),
+            Group(BEST_FILTER, of(*PIXEL_FILTERS), ("random",)),
+            Group("random", of("random")),
+            Group("uniform", of("uniform")),
+            Group("full", full),
+        ]
+    return groups
 
 
-def reference_budget(table: pd.DataFrame) -> int:
-    """Returns the second smallest budget of a table, or the only one: at it most scorers still differ.
+def repairs_data(cells: Iterable[Cell], out: Path, keep: int, total: str = "cls[all]") -> Repairs:
+    """Counts the answers, right at a score of 1, of every single layer and of a sum at the same budget.
+
+    Args:
+        cells: Cells of an ablation.
+        out: Folder that holds `records/`.
+        keep: The budget.
+        total: Scorer that sums layers.
 
     Raises:
-        DataError: There is no row but those without a budget.
+        DataError: The sum or every single layer is missing at this budget.
     """
-    keeps = sorted(int(keep) for keep in table.loc[~table["family"].isin(BUDGETLESS), "keep"].unique())
-    if not keeps:
-        raise DataError("the study has no row but `full`: a report needs a budget at which patches were dropped")
-    return keeps[min(1, len(keeps) - 1)]
+    here = [
+        cell for cell in cells if cell.keep == keep and (cell.family in ("single", "random") or cell.scorer == total)
+    ]
+    frames = read_cells(here, out, lambda records: {"right": (records["score"] == 1).to_numpy(float)})
+    whole = next((cell for cell in frames if cell.scorer == total), None)
+    singles = [cell for cell in frames if cell.family == "single"]
+    if whole is None or not singles:
+        known = ", ".join(dict.fromkeys(cell.scorer for cell in here)) or "neither"
+        raise DataError(
+            f"{total} and single layers are needed at {keep} patches, the study has {known}: run `make ablate`"
+        )
+    random = next((frame for cell, frame in frames.items() if cell.family == "random"), None)
+    rows = [_repairs_row(cell, {one: frames[one] for one in singles}, frames[whole], random) for cell in singles]
+    table, p = pd.DataFrame(rows), ["over_other_p", "over_random_p"]
+    table[p] = holm(table[p].to_numpy(float).ravel()).reshape(-1, 2)
+    images = frames[whole]["image_id"]
+    seeds = 0 if random is None else int(random["seeds"].iloc[0])
+    return Repairs(table, whole.layers, keep, len(images), images.nunique(), seeds)
 
 
-def _order(cell: Cell) -> tuple[Any, ...]:
-    family = FAMILIES.index(cell.family) if cell.family in FAMILIES else len(FAMILIES)
-    return -cell.keep, family, cell.first_layer, cell.scorer
+def _repairs_row(
+    cell: Cell, singles: Mapping[Cell, pd.DataFrame], whole: pd.DataFrame, random: pd.DataFrame | None
+) -> dict[str, float]:
+    """Returns a row of `Repairs.table`, its p values not corrected.
 
-
-def _measured(records: pd.DataFrame, full: pd.DataFrame | None) -> pd.DataFrame:
-    frame = records[[*_QUESTION, *MEASURES[:-1]]]
-    if full is None or not records["sample_id"].equals(full["sample_id"]):
-        return frame.assign(agreement=np.nan)
-    return frame.assign(agreement=agreement(records["prediction"], full["prediction"]))
-
-
-def _seed_mean(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    measures = [column for column in frames[0].columns if column not in _QUESTION]
-    means = np.mean([frame[measures].to_numpy(float) for frame in frames], axis=0)
-    runs = list(np.stack([frame["score"].to_numpy(float) for frame in frames], 1))
-    return frames[0].assign(**dict(zip(measures, means.T, strict=True)), seeds=len(frames), runs=runs)
-
-
-def runs_of(frame: pd.DataFrame) -> np.ndarray:
-    """Returns the scores of every seed of a cell, (question, seed), which `paired_p` permutes."""
-    return np.stack(frame["runs"].tolist())
-
-
-def row_of(cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: pd.DataFrame | None) -> dict[str, Any]:
-    """The row of one cell in `ablation_table`, its p value not corrected yet."""
-    row = {**cell._asdict(), "seeds": frame["seeds"].iloc[0]} | _accuracy(frame)
-    del row["run_id"]
-    row |= _difference(frame, full, ("delta_vs_full", "delta_ci_low", "delta_ci_high"))
-    row |= _difference(frame, random, ("delta_vs_random", "delta_vs_random_low", "delta_vs_random_high"))
-    p = np.nan
-    if random is not None and random is not frame:
-        p = paired_p(runs_of(frame), runs_of(random), frame["image_id"])
-    return row | {
-        "p_vs_random_holm": p,  # corrected when all rows are known
-        "evidence_recall": frame["evidence_recall"].mean(),
-        "things_kept": frame["things_kept"].mean(),
-        "agreement_with_full": frame["agreement"].mean(),
+    Args:
+        cell: The single layer.
+        singles: Records of all single layers.
+        whole: Records of the sum.
+        random: Records of random patches, if any.
+    """
+    alone, by_sum = singles[cell]["right"] == 1, whole["right"] == 1
+    outcomes = {
+        "kept": alone & by_sum,
+        "repaired": ~alone & by_sum,
+        "lost": ~alone & ~by_sum,
+        "broken": alone & ~by_sum,
     }
+    row = {"layer": cell.first_layer, **{name: float(which.mean()) for name, which in outcomes.items()}}
+    other = max((one for one in singles if one != cell), key=lambda one: singles[one]["right"].mean(), default=None)
+    row |= {"wrong": int((~alone).sum()), "other_layer": np.nan if other is None else other.first_layer}
+    row |= dict(zip(("of_wrong", "of_wrong_low", "of_wrong_high"), _rate(whole[~alone]), strict=True))
+    for name, control in (("other", None if other is None else singles[other]), ("random", random)):
+        rate, over = (np.nan,) * 3, (np.nan,) * 4
+        if control is not None and not alone.all():
+            wrong, images = control[~alone], whole["image_id"][~alone]
+            pair = whole["right"][~alone], wrong["right"]
+            runs = runs_of(wrong) == 1 if name == "random" else pair[1]
+            rate, over = _rate(wrong), (*difference_interval(*pair, images)[:3], paired_p(pair[0], runs, images))
+        row |= dict(zip((name, f"{name}_low", f"{name}_high"), rate, strict=True))
+        row |= {f"over_{name}{end}": value for end, value in zip(("", "_low", "_high", "_p"), over, strict=True)}
+    return row
 
 
-def _accuracy(frame: pd.DataFrame) -> dict[str, float]:
-    mean, low, high, n = mean_interval(frame["score"], frame["image_id"])
-    return {"n": n, "images": frame["image_id"].nunique(), "accuracy": mean, "ci_low": low, "ci_high": high}
-
-
-def _difference(frame: pd.DataFrame, baseline: pd.DataFrame | None, names: tuple[str, str, str]) -> dict[str, float]:
-    if baseline is None or baseline is frame:
-        return dict.fromkeys(names, np.nan)
-    return dict(zip(names, difference_interval(frame["score"], baseline["score"], frame["image_id"])[:3], strict=True))
+def _rate(frame: pd.DataFrame) -> tuple[float, ...]:
+    """Returns the share of right answers with its interval; NaN without questions."""
+    return mean_interval(frame["right"], frame["image_id"])[:3] if len(frame) else (np.nan,) * 3

@@ -1,4 +1,4 @@
-"""Figures of a layer ablation: accuracy by layer, and accuracy against the budget."""
+"""Figures of an ablation: accuracy by layer, accuracy by budget, and answers that a sum of layers repairs."""
 
 import math
 from collections.abc import Sequence
@@ -6,33 +6,51 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.ablation.data import BUDGETLESS, PIXEL_FILTERS, best_scorer
-from analysis.drawing import COLOURS, Label, caption, house_style, label_lines, percent_axis, readable
+from analysis.ablation.data import Repairs
+from analysis.cells import BUDGETLESS, PIXEL_FILTERS, best_scorer
+from analysis.drawing import (
+    COLOURS,
+    FAINT,
+    RIGHT,
+    WRONG,
+    Label,
+    caption,
+    house_style,
+    label_lines,
+    percent_axis,
+    readable,
+)
 
 _CAPTION = "n = {n:,} questions about {images:,} images; {what} 95 % intervals over images."
 _LINES = {"full": "--", "evidence": "-.", "uniform": ":", "random": "-"}
 _LINES |= dict(zip(PIXEL_FILTERS, ("-", "--", ":"), strict=True))
 _CURVES = ["accuracy", "ci_low", "ci_high"]
-_FILTERED = f" {', '.join(PIXEL_FILTERS).capitalize()}: of a patch's pixels, without a network."
+_FILTERS_NOTE = f" {', '.join(PIXEL_FILTERS).capitalize()}: pixel filters, without a network."
+_OUTCOMES = {  # column of `Repairs.table` and colour
+    "right with both": ("kept", "#d9d9d9"),
+    "right only with the sum": ("repaired", RIGHT),
+    "wrong with both": ("lost", FAINT),
+    "right only with the layer": ("broken", WRONG),
+}
 
 
 class LayerPanel(NamedTuple):
     """Accuracy by layer at one budget.
 
     Attributes:
-        single: Index layer; columns accuracy, ci_low, ci_high: attention of that layer alone.
-        suffix: The same for the sum from that layer to the feature layer.
-        references: Index family, the same columns: full, evidence, uniform, random, filters of pixels, as far as
-            measured.
+        single: Accuracy, ci_low and ci_high of single layers, by layer.
+        suffix: The same columns for the sums from a layer to the feature layer.
+        references: The same columns for the measured controls, by family.
         keep: Patches kept.
         patches: Patches of an image, or None without `full`.
-        feature_layer: The layer that writes the features.
-        n: Questions.
-        images: Images.
+        feature_layer: Layer that writes the features.
+        n: Number of questions.
+        images: Number of images.
     """
 
     single: pd.DataFrame
@@ -46,7 +64,7 @@ class LayerPanel(NamedTuple):
 
 
 class Series(NamedTuple):
-    """One line of the frontier: `points` has index keep and columns accuracy, ci_low, ci_high."""
+    """One line of the frontier; `points` has accuracy, ci_low and ci_high by budget."""
 
     label: str
     family: str
@@ -55,7 +73,7 @@ class Series(NamedTuple):
 
 
 class Frontier(NamedTuple):
-    """Accuracy against budget; `full` is the accuracy with all `patches`, both None without that row."""
+    """Accuracy by budget; `full` is the accuracy with all `patches`, both None without that row."""
 
     series: tuple[Series, ...]
     full: float | None
@@ -65,7 +83,7 @@ class Frontier(NamedTuple):
 
 
 def accuracy_by_layer_data(table: pd.DataFrame, keep: int, feature_layer: int) -> LayerPanel:
-    """The rows of one budget; `full` stands in every budget."""
+    """Returns the rows of one budget and of `full`."""
     rows = table[(table["keep"] == keep) | (table["family"] == "full")]
     single, suffix = (_by_first_layer(rows[rows["family"] == family]) for family in ("single", "suffix"))
     references = rows[rows["family"].isin(list(_LINES))].drop_duplicates("family").set_index("family")[_CURVES]
@@ -73,12 +91,12 @@ def accuracy_by_layer_data(table: pd.DataFrame, keep: int, feature_layer: int) -
 
 
 def draw_accuracy_by_layer(data: LayerPanel, ax: Axes) -> Axes:
-    """Points with intervals for layers and sums, lines for full, evidence, uniform, random and filters of pixels."""
+    """Draws points with intervals for layers and sums, and lines for the references."""
     ax.axvspan(data.feature_layer - 0.38, data.feature_layer + 0.38, color="#f1f1f1", lw=0, zorder=0)
     layers = data.single.index.union(data.suffix.index)
-    for rows, family, name, marker, shift in (
-        (data.single, "single", "one layer", "o", -0.09),
-        (data.suffix, "suffix", f"sum from this layer to layer {data.feature_layer}", "s", 0.09),
+    for rows, family, label, marker, shift in (
+        (data.single, "single", "single layer", "o", -0.09),
+        (data.suffix, "suffix", f"sum up to layer {data.feature_layer}", "s", 0.09),
     ):
         if rows.empty:
             continue
@@ -86,10 +104,10 @@ def draw_accuracy_by_layer(data: LayerPanel, ax: Axes) -> Axes:
         ax.errorbar(
             rows.index + shift,
             rows["accuracy"],
-            np.clip(errors, 0, None),  # rounding may make an end at 0 or 1 negative
+            np.clip(errors, 0, None),  # rounding may make an error at 0 or 1 negative
             fmt=f"{marker}-",
             color=COLOURS[family],
-            label=name,
+            label=label,
             lw=1.2,
             elinewidth=2,
             ms=6 if len(layers) <= 12 else 4.5,
@@ -111,10 +129,10 @@ def draw_accuracy_by_layer(data: LayerPanel, ax: Axes) -> Axes:
 
 
 def accuracy_by_layer_figure(panels: Sequence[LayerPanel], source: str = "") -> Figure:
-    """Draws one panel per budget, with the same accuracies at the same height; the title is what the second last shows.
+    """Draws one panel per budget with a common scale.
 
     Args:
-        panels: By falling budget.
+        panels: Panels by falling budget.
         source: Model, data and split, for the footnote.
     """
     columns = min(2, len(panels))
@@ -131,15 +149,15 @@ def accuracy_by_layer_figure(panels: Sequence[LayerPanel], source: str = "") -> 
             ax.set_ylabel("accuracy" if ax in grid[:, 0] else "")
             ax.set_xlabel("layer of the vision tower" if ax in grid[-1] else "")
         grid[0, 0].legend(loc="best", frameon=False, fontsize=11)
-        what = f"shaded: layer {panels[0].feature_layer}, which writes the features. Bars and grey band:"
+        what = f"shaded: layer {panels[0].feature_layer}, which writes the features; bars and grey band:"
         note = _CAPTION.format(n=panels[0].n, images=panels[0].images, what=what)
-        note += _FILTERED if panels[0].references.index.isin(PIXEL_FILTERS).any() else ""
-        caption(figure, _layers_title(panels[max(len(panels) - 2, 0)]), f"{note} {source}".strip())
+        note += _FILTERS_NOTE if panels[0].references.index.isin(PIXEL_FILTERS).any() else ""
+        caption(figure, "Accuracy by layer of [CLS] attention", f"{note} {source}".strip())
     return figure
 
 
 def frontier_data(table: pd.DataFrame, feature_layer: int, depth: int) -> Frontier:
-    """The scorers that a reader asks for; the best ones are best on average over the budgets of this table."""
+    """Returns lines of the best scorers by mean over budgets, the feature layer, the last layer and controls."""
     measured = table[~table["family"].isin(BUDGETLESS)]
     roles: dict[str, list[str]] = {}
     for family, role in (("single", "best single"), ("suffix", "best sum")):
@@ -157,7 +175,7 @@ def frontier_data(table: pd.DataFrame, feature_layer: int, depth: int) -> Fronti
 
 
 def draw_frontier(data: Frontier, ax: Axes) -> Axes:
-    """Lines with bands over a logarithmic budget that shrinks to the right, where the lines part and are named."""
+    """Draws lines with bands over a logarithmic budget that falls to the right."""
     keeps = sorted({keep for series in data.series for keep in series.points.index}, reverse=True)
     if data.full is not None:
         ax.axhline(data.full, color=COLOURS["full"], ls="--", lw=1.4)
@@ -189,40 +207,59 @@ def draw_frontier(data: Frontier, ax: Axes) -> Axes:
 
 
 def frontier_figure(data: Frontier, source: str = "") -> Figure:
-    """Draws the frontier; the title is what its smallest budget shows.
+    """Draws the frontier.
 
     Args:
-        data: As `frontier_data` gives it.
+        data: Data of `frontier_data`.
         source: Model, data and split, for the footnote.
     """
     with house_style():
         figure = Figure(figsize=(10.8, 6.2), layout="constrained")
         draw_frontier(data, figure.subplots())
-        what = "best: by mean over these budgets and questions. Bands:"
+        what = "best: highest mean over these budgets; bands:"
         note = _CAPTION.format(n=data.n, images=data.images, what=what)
-        note += _FILTERED if any(series.family in PIXEL_FILTERS for series in data.series) else ""
-        caption(figure, _frontier_title(data), f"{note} {source}".strip())
+        note += _FILTERS_NOTE if any(series.family in PIXEL_FILTERS for series in data.series) else ""
+        caption(figure, "Accuracy by number of kept patches", f"{note} {source}".strip())
     return figure
 
 
-def _layers_title(panel: LayerPanel) -> str:
-    rows = panel.single if len(panel.single) else panel.suffix
-    ends = f"{100 * rows['accuracy'].min():.1f} to {100 * rows['accuracy'].max():.1f} %"
-    text = f"With {panel.keep} patches by one layer's [CLS]: {ends}"
-    if "random" in panel.references.index:
-        text += f"; random {100 * panel.references['accuracy'].to_dict()['random']:.1f} %"
-    return text
+def draw_repairs(data: Repairs, ax: Axes) -> Axes:
+    """Draws a stacked bar per layer with the outcomes of its answers and those of the sum."""
+    names = {column: name for name, (column, _) in _OUTCOMES.items()}
+    long = data.table.rename(columns=names).melt("layer", list(_OUTCOMES), "outcome", "share")
+    order = list(_OUTCOMES)[::-1]  # seaborn stacks the first on top
+    sns.histplot(
+        long,
+        x="layer",
+        weights="share",
+        hue="outcome",
+        hue_order=order,
+        palette={name: colour for name, (_, colour) in _OUTCOMES.items()},
+        multiple="stack",
+        discrete=True,
+        shrink=0.75,
+        alpha=1,
+        linewidth=0,
+        ax=ax,
+    )
+    sns.move_legend(ax, "upper left", bbox_to_anchor=(1.01, 1), frameon=False, title=None, fontsize=11)
+    ax.set_xticks(data.table["layer"])
+    ax.set(xlabel="layer of the vision tower", ylabel="questions", ylim=(0, 1))
+    percent_axis(ax)
+    return ax
 
 
-def _frontier_title(data: Frontier) -> str:
-    least = min(int(keep) for series in data.series for keep in series.points.index)
-    here = {s.label: s.points["accuracy"].get(least) for s in data.series if s.family not in ("evidence", "random")}
-    here = {label: value for label, value in here.items() if value is not None}
-    random = next((s.points["accuracy"].get(least) for s in data.series if s.family == "random"), None)
-    told = [f"{max(here, key=here.__getitem__)} {100 * max(here.values()):.1f} %"] if here else []
-    told += [] if random is None else [f"random {100 * random:.1f} %"]
-    told += [] if data.full is None else [f"all patches {100 * data.full:.1f} %"]
-    return f"With {least} patches: {', '.join(told)}"
+def repairs_figure(data: Repairs) -> Figure:
+    """Draws the bars with title and footnote."""
+    with house_style():
+        figure = Figure(figsize=(10.8, 4.4), layout="constrained")
+        draw_repairs(data, figure.subplots())
+        note = (
+            f"{data.keep} patches kept; n = {data.n:,} questions about {data.images:,} images. Each bar compares the "
+            f"patches of one layer with those of the sum of layers {data.layers}."
+        )
+        caption(figure, "Answers with a single layer and with the sum", note)
+    return figure
 
 
 def _by_first_layer(rows: pd.DataFrame) -> pd.DataFrame:
@@ -232,9 +269,9 @@ def _by_first_layer(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _series(rows: pd.DataFrame, roles: list[str]) -> Series:
     row = rows.iloc[0]
-    notes = roles if row["family"] != "random" else [f"{row['seeds']} seeds"]
+    details = roles if row["family"] != "random" else [f"{row['seeds']} seeds"]
     name = readable(row["scorer"], row["family"], row["layers"])
-    label = f"{name} ({', '.join(notes)})" if notes else name
+    label = f"{name} ({', '.join(details)})" if details else name
     line = {"writes features": "--", "last": ":"}.get((roles or [""])[0], "-")
     line = _LINES[row["family"]] if row["family"] in PIXEL_FILTERS else line
     return Series(label, row["family"], line, rows.set_index("keep")[_CURVES].sort_index())
@@ -254,7 +291,7 @@ def _share(keep: int, patches: int) -> str:
 
 
 def _spaced(keeps: Sequence[int], gap: float = 0.08) -> list[int]:
-    """Of falling budgets those whose labels do not touch: at least `gap` of the logarithmic range apart."""
+    """Returns falling budgets at least `gap` of the logarithmic range apart, so that labels do not touch."""
     ticks = list(keeps[:1])
     for keep in keeps[1:]:
         if math.log(ticks[-1] / keep) >= gap * math.log(keeps[0] / keeps[-1]):

@@ -1,110 +1,64 @@
-"""Everything that a finished ablation shows, written into one folder."""
+"""Report of a finished ablation: tables and figures in one folder."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import optuna
 import pandas as pd
-from PIL import Image
 
-from analysis.ablation.data import (
-    BUDGETLESS,
-    PIXEL_FILTERS,
-    Cell,
-    ablation_table,
-    best_scorer,
-    cells_of,
-    read_cells,
-    reference_budget,
-)
+from analysis.ablation.data import Repairs, ablation_table, groups_of
 from analysis.ablation.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
-from analysis.benchmarks.data import failures
+from analysis.cells import Cell, best_scorer, cells_of, failures, read_cells, reference_budget
 from analysis.drawing import save_figure
-from analysis.findings import findings, page
-from analysis.held_out import Group
-from analysis.kept_patches import kept_patches_data, kept_patches_figure
-from analysis.tables import markdown, paragraphs, summary, write_table
-from foveate.core.arrangement import Arrangement, Grid
-from foveate.data.load import parsed
-from foveate.data.sample import LazyMapping, VQASample, first_of_images
+from analysis.held_out import held_out
+from analysis.kept_patches import Setting, kept_patches_data, kept_patches_figure, setting_of
+from analysis.tables import (
+    accuracy,
+    against_full,
+    against_random,
+    between,
+    grid,
+    paragraphs,
+    percent,
+    tested,
+    write_table,
+)
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.evidence import evidence_of, visible_part
-from foveate.evaluation.run import cached_load, data_of
-from foveate.metrics.evidence import SHOWN
 from foveate.studies.study import keep_artifacts
 
-
-class Setting(NamedTuple):
-    """What the records do not say.
-
-    Attributes:
-        feature_layer: The layer that writes the features.
-        depth: Number of layers of the vision tower.
-        grid: Rows and columns of patches.
-        images: ImageBatch by `image_id`, as the vision tower sees them; none where it does not see all in one grid.
-        evidence: By `sample_id`, (rows, columns) bool: patches that hold the answer; empty if unknown.
-        source: Model, data and split, for the footnotes of figures.
-    """
-
-    feature_layer: int
-    depth: int
-    grid: tuple[int, int]
-    images: Mapping[str, Image.Image]
-    evidence: Mapping[str, np.ndarray]
-    source: str = ""
+_LEGEND = (
+    "n = {n:,} questions about {images:,} images; accuracy in %, differences in points, paired by question. Brackets "
+    "hold 95 % intervals over images (Wilson's at the effective number of questions). Verdicts rest on p < 0.05 in a "
+    "permutation test over images against random patches (all seeds), Holm-corrected over the table."
+)
+_REPAIRS_LEGEND = (
+    "Share of each layer's wrong answers that other patches get right, at {keep} patches: n = {n:,} questions about "
+    "{images:,} images. Differences are those of the sum of layers {layers}, in points, paired by question. Verdicts "
+    "rest on p < 0.05 in a permutation test over images, Holm-corrected over the table."
+)
 
 
 def report(study: optuna.Study, config: EvalConfig) -> str:
-    """Writes the report of a finished ablation beside its study and into its artifacts; returns what to print."""
+    """Writes the report of a finished ablation beside its study and into its artifacts; returns the text to print."""
     folder = config.out / study.study_name
-    answer = write_report(cells_of(study), config.out, folder, setting_of(study, config))
+    text = write_report(cells_of(study), config.out, folder, setting_of(study, config))
     keep_artifacts(study, folder)
-    return f"{answer}\n\nTables and figures: {folder}"
-
-
-def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
-    """The model's facts from the study, the images and their evidence from the data set."""
-    facts = study.user_attrs
-    samples, _ = data_of(config.data, config.split, config.limit, config.seed)
-    grid, source = Grid(*facts["grid"]), source_of(config)
-    loaded = cached_load(config.model, config.device, config.dtype)
-
-    def shown(sample: VQASample) -> np.ndarray:
-        share = evidence_of([sample], [Arrangement((grid,))], loaded)[0]
-        return (share >= SHOWN).any(0).reshape(grid.rows, grid.columns).numpy()
-
-    if not loaded.adapter.fixed_grid:
-        return Setting(facts["feature_layer"], facts["depth"], (grid.rows, grid.columns), {}, {}, source)
-    return Setting(
-        facts["feature_layer"],
-        facts["depth"],
-        (grid.rows, grid.columns),
-        LazyMapping(first_of_images(samples), lambda sample: visible_part(loaded, sample.image, grid)),
-        LazyMapping({sample.id: sample for sample in samples if sample.things.known}, shown),
-        source,
-    )
-
-
-def source_of(config: EvalConfig) -> str:
-    """Returns model, data and split, as footnotes of figures name them."""
-    return f"Model {Path(config.model).name}, data {parsed(config.data)[0]}, split {config.split}."
+    return f"{text}\n\nTables and figures: {folder}"
 
 
 def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Setting) -> str:
-    """Writes table.csv, table.md, accuracy_by_layer.png, frontier.png and kept_patches.png; returns what to print.
+    """Writes table.csv, table.md, accuracy_by_layer.png, frontier.png and kept_patches.png; returns the text to print.
 
     Args:
-        cells: The cells of a study, as `cells_of` gives them.
+        cells: The cells of a study, as `cells_of` returns them.
         out: Folder that holds `records/`.
-        folder: Where to write.
+        folder: Folder to write to.
         setting: Model and images.
     """
     frames = read_cells(cells, out)
     table = ablation_table(frames)
-    found, failed = findings(frames, table, groups_of(frames, setting.feature_layer)), failures(cells, out)
-    write_table(table, folder, page(markdown(table, found.doubt), found, failed))
+    found, failed = held_out(frames, table, groups_of(frames, setting.feature_layer)), failures(cells, out)
+    write_table(table, folder, found.page(markdown(table, found.caveat), failed))
     singles = table[table["family"].isin(["single", "suffix"])]
     if len(singles):
         panels = [accuracy_by_layer_data(table, keep, setting.feature_layer) for keep in singles["keep"].unique()]
@@ -112,43 +66,71 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
     curves = frontier_data(table, setting.feature_layer, setting.depth)
     save_figure(frontier_figure(curves, setting.source), folder / "frontier.png")
     if setting.images:
-        columns = telling_cells(table, cells, setting.feature_layer)
-        data = kept_patches_data(columns, out, setting.images, setting.grid, setting.evidence)
+        data = kept_patches_data(example_cells(table, cells, setting.feature_layer), out, setting)
         save_figure(kept_patches_figure(data), folder / "kept_patches.png")
-    return paragraphs(found.doubt, found.first, summary(table), found.printed(reference_budget(table)), failed)
+    return paragraphs(found.caveat, summary(table), found.markdown(reference_budget(table)), failed)
 
 
-def groups_of(cells: Iterable[Cell], feature_layer: int) -> dict[int, list[Group]]:
-    """Returns what an ablation compares at every budget: layers and sums, each with the controls."""
-    groups: dict[int, list[Group]] = {}
-    full = [cell for cell in cells if cell.family == "full"]
-    for keep in dict.fromkeys(cell.keep for cell in cells if cell.family not in BUDGETLESS):
-        here = [cell for cell in cells if cell.keep == keep and cell.family not in BUDGETLESS]
+def markdown(table: pd.DataFrame, caveat: str = "") -> str:
+    """Returns one Markdown table per budget.
 
-        def of(*families: str, here: Sequence[Cell] = here) -> list[Cell]:
-            return [cell for cell in here if cell.family in families]
-
-        controls = ("best pixel filter", "random", "uniform", "full")
-        features = [cell for cell in of("single") if cell.first_layer == feature_layer]
-        groups[keep] = [
-            Group("best single layer", of("single"), controls),
-            Group("layer that writes the features", features, ("best single layer", *controls)),
-            Group("best sum that ends there", of("suffix"), ("best single layer", *controls)),
-            Group("sum of all layers", of("all"), ("best single layer", *controls)),
-            Group("best pixel filter", of(*PIXEL_FILTERS), ("random",)),
-            Group("random", of("random")),
-            Group("uniform", of("uniform")),
-            Group("full", full),
-        ]
-    return groups
+    Args:
+        table: Table of `ablation_table`.
+        caveat: Reason why there are no verdicts, or an empty string.
+    """
+    patches, size = table.loc[table["family"] == "full", "keep"].max(), table.iloc[0]
+    parts = [_LEGEND.format(n=size["n"], images=size["images"]), caveat]
+    for keep, rows in table.groupby("keep", sort=False):
+        share = "" if pd.isna(patches) else f" of {patches:.0f} ({percent(keep / patches)} %)"
+        parts += [f"## Patches kept: {keep}{share}", grid([_cells(row, not caveat) for _, row in rows.iterrows()])]
+    return paragraphs(*parts) + "\n"
 
 
-def telling_cells(table: pd.DataFrame, cells: Sequence[Cell], feature_layer: int) -> list[Cell]:
-    """The cells worth an image: full, and at the reference budget the best layer and sum, feature layer, controls."""
+def repairs_markdown(repairs: Repairs) -> str:
+    """Returns a Markdown table of the wrong answers of each layer that the sum and the controls answer."""
+    rows = []
+    for _, row in repairs.table.iterrows():
+        cells = {"layer": f"{row['layer']:.0f}", "wrong": f"{row['wrong']:.0f}", "sum, %": _share(row, "of_wrong")}
+        for name, title in (("other", "best other layer"), ("random", "random")):
+            columns = (f"over_{name}", f"over_{name}_low", f"over_{name}_high")
+            cells |= {f"{title}, %": _share(row, name), f"sum minus {title}": between(row, columns)}
+            cells |= {f"p, {title}": tested(row[columns[0]], row[f"over_{name}_p"])}
+        rows.append(cells)
+    return f"{_REPAIRS_LEGEND.format(**repairs._asdict())}\n\n{grid(rows)}"
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Returns the accuracy of every scorer (rows) at every budget (columns) with intervals, for a terminal."""
+    shown = table.assign(accuracy=[accuracy(row) for _, row in table.iterrows()])
+    wide = shown.pivot(index="scorer", columns="keep", values="accuracy")
+    return wide.loc[shown["scorer"].drop_duplicates(), sorted(wide.columns, reverse=True)].fillna("").to_string()
+
+
+def example_cells(table: pd.DataFrame, cells: Sequence[Cell], feature_layer: int) -> list[Cell]:
+    """Returns the cells of the example figure: full, best layer, best sum, feature layer and controls."""
     keep = reference_budget(table)
     rows = table[table["keep"] == keep]
-    wanted: list[str | None] = ["full"]
-    wanted += [best_scorer(rows, "single"), best_scorer(rows, "suffix")]
+    wanted = ["full", best_scorer(rows, "single"), best_scorer(rows, "suffix")]
     wanted += [f"cls[{feature_layer}]", "random[0]", "evidence"]
     found = {cell.scorer: cell for cell in cells if cell.keep == keep or cell.family == "full"}
     return [found[scorer] for scorer in dict.fromkeys(wanted) if scorer in found]
+
+
+def _cells(row: pd.Series, verdicts: bool) -> dict[str, str]:
+    seeds = f" ({row['seeds']} seeds)" if row["seeds"] > 1 else ""
+    return {
+        "scorer": f"{row['scorer']}{seeds}",
+        "accuracy": accuracy(row),
+        "vs full": against_full(row),
+        "vs random": against_random(row),
+        "p": tested(row["delta_vs_random"], row["p_vs_random_holm"], verdicts),
+        "evidence recall": percent(row["evidence_recall"]),
+        "all things kept": percent(row["things_kept"]),
+        "same answer as full": percent(row["agreement_with_full"]),
+    }
+
+
+def _share(row: pd.Series, name: str) -> str:
+    if pd.isna(row[name]):
+        return "-"
+    return f"{percent(row[name])} [{percent(row[f'{name}_low'])}, {percent(row[f'{name}_high'])}]"

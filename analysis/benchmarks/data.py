@@ -1,177 +1,237 @@
-"""The numbers that benchmarks are known by, of every method, with intervals over images."""
+"""Data of a reproduction of the VTC-CLS paper: numbers, averages and gaps beside the published ones."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.ablation.data import BUDGETLESS, Cell
+from analysis.benchmark_numbers import number_of
+from analysis.benchmarks.gaps import Gap, averaged, gap, p_of
+from analysis.benchmarks.paper import BENCHMARKS, CLAIMS, JUDGED, LABELS, METHODS, MODEL, PAPER, SAME_QUESTIONS
 from analysis.records import read_records
-from analysis.statistics import Interval, mean_interval, summed_interval
-from analysis.tables import grid
-from foveate.core.storage import atomic_write
+from analysis.statistics import Interval
+from analysis.tables import VERDICTS
+from analysis.verdicts import holm, side, too_few
+from foveate.data.published import published
 from foveate.evaluation.records import RecordFolder
-from foveate.metrics.benchmarks import MEASURES, Measure, measures_of
+from foveate.metrics.benchmarks import measures_of
 
-FILE = "benchmark.csv"
-_KEYS = ["method", "budget"]
+AVERAGE = "average"
+_QUALITY = ("acc", "F1", "score", "mean of raw scores")  # metrics of the paper other than seconds
+_SHOWN = 2  # numbers of a benchmark; the first is the published one
 
 
-def benchmark_table(data: str, cells: Iterable[Cell], out: Path) -> pd.DataFrame:
-    """Returns one row per method, budget and number, in the order of the cells.
+class Reproduced(NamedTuple):
+    """A finished run of the paper's grid; `method` is a key of `METHODS`, `keep` is None without compression."""
 
-    Columns: data, method, budget, number, largest (possible value), n, images, failed, value, low, high. Seeds are one
-    row with their mean.
+    method: str
+    keep: int | None
+    data: str
+    records: RecordFolder
+
+    @property
+    def label(self) -> str:
+        """The method's name in tables."""
+        return LABELS[self.method]
+
+
+class BenchmarkResult(NamedTuple):
+    """The answers of a run; `theirs` is the paper's name of the method."""
+
+    label: str
+    theirs: str
+    keep: int | None
+    data: str
+    frame: pd.DataFrame
+    failed: int
+
+
+Numbers = Mapping[tuple[str, str, str], float]
+"""Published numbers by method, kept tokens and benchmark, as the paper names them."""
+
+
+def read_run(run: Reproduced) -> BenchmarkResult:
+    """Reads the records of a run."""
+    frame = read_records(run.records.folder.parents[1], run.records.folder.name)
+    return BenchmarkResult(run.label, METHODS[run.method], run.keep, run.data, frame, len(run.records.failed()))
+
+
+def reproduction_table(runs: Sequence[BenchmarkResult], tolerance: float, whole: bool) -> pd.DataFrame:
+    """Returns two rows per run: the published number of its benchmark, and a second number that the paper lacks.
+
+    Values are in % with one decimal, as in the paper; `verdict` is that of the function `verdict`.
 
     Args:
-        data: Name of the data set.
-        cells: As `cells_of` gives them.
-        out: Folder that holds `records/`.
+        runs: Runs of the paper's grid.
+        tolerance: Largest difference in points of equal numbers.
+        whole: Whether all questions of every benchmark were asked.
     """
-    groups: dict[tuple[str, int], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.family, cell.keep), []).append(cell)
-    rows = []
-    for (method, budget), members in groups.items():
-        seeds = [read_records(out, cell.run_id) for cell in members]
-        named = {"data": data, "method": method, "budget": budget}
-        failed = len(RecordFolder(out / "records" / members[0].run_id).failed())
-        for measure in measures_of(data):
-            value, low, high, n = number_of(measure, seeds)
-            row = {"number": measure.name, "largest": measure.unit, "n": n, "images": _images(measure, seeds[0])}
-            rows.append(named | row | {"failed": failed, "value": value, "low": low, "high": high})
+    theirs, rows = _published(), []
+    for run, index in product(runs, range(_SHOWN)):
+        if index >= len(measures_of(run.data)):
+            continue
+        measure = measures_of(run.data)[index]
+        value, low, high, n = number_of(measure, [run.frame])
+        row = {"benchmark": BENCHMARKS[run.data], "method": run.label, "kept": run.keep or "all"}
+        row |= {"number": measure.name, "ours": _points(value), "low": _points(low), "high": _points(high)}
+        row |= {"n": n, "failed": run.failed}
+        stated = theirs.get(_key(run, BENCHMARKS[run.data]), np.nan) if index == 0 else np.nan
+        row |= {"published": stated, "difference": round(row["ours"] - stated, 1)}
+        comparable = run.data != JUDGED
+        rows.append(row | {"verdict": verdict(row["difference"], tolerance, comparable, whole)})
     return pd.DataFrame(rows)
 
 
-def _images(measure: Measure, frame: pd.DataFrame) -> int:
-    """Returns how many images the questions of a number are about; text-only questions have none."""
-    return frame.loc[measure.selected(columns_of(frame)) & frame["has_image"], "image_id"].nunique()
+def averages_table(runs: Sequence[BenchmarkResult], tolerance: float, whole: bool) -> pd.DataFrame:
+    """Returns one row per method and budget: means over benchmarks, and the share retained of the uncompressed model.
 
-
-def number_of(measure: Measure, seeds: Sequence[pd.DataFrame]) -> Interval:
-    """Returns one number of a run, or the mean over the runs of several seeds on the same questions.
-
-    Of a mean it has Wilson's interval, of other numbers that of a bootstrap over images; both are about other
-    images, not about other seeds.
-    """
-    seeds = [frame[measure.selected(columns_of(frame))] for frame in seeds]
-    images = seeds[0]["image_id"]
-    if not len(images):
-        return Interval(np.nan, np.nan, np.nan, 0)
-    parts = [measure.parts(columns_of(frame)) for frame in seeds]
-    if measure.is_mean:
-        counted = parts[0][:, 1] > 0
-        return mean_interval(np.mean([one[counted, 0] for one in parts], 0), images[counted])
-    return summed_interval(parts, images, measure.from_sums, seeds[0][measure.stratum] if measure.stratum else None)
-
-
-def columns_of(frame: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Returns the columns of records as arrays, as measures take them."""
-    return {str(name): column.to_numpy() for name, column in frame.items()}
-
-
-def write_numbers(data: str, cells: Sequence[Cell], out: Path, folder: Path) -> str:
-    """Writes the table of a benchmark as `benchmark.csv` and `benchmark.md`; returns its first number, to be printed.
-
-    Nothing is written of data sets that are no benchmark and have no other number than the mean score.
+    Both sides are averaged over the benchmarks that were run, without MM-Vet, which is graded differently; `published`
+    is NaN unless the paper has all of these numbers. The interval of the retained share is that of the paired
+    differences from the uncompressed model, whose numbers are taken as exact.
 
     Args:
-        data: Name of the data set.
-        cells: As `cells_of` gives them.
-        out: Folder that holds `records/`.
-        folder: Where to write.
+        runs: Runs of the paper's grid.
+        tolerance: Largest difference in points of equal numbers.
+        whole: Whether all questions of every benchmark were asked.
     """
-    if data == "scenes":
-        return ""
-    table = benchmark_table(data, cells, out)
-    _write(table, folder / FILE)
-    with atomic_write(folder / "benchmark.md") as path:
-        path.write_text(_markdown(table), encoding="utf-8")
-    if data not in MEASURES:
-        return ""
-    first = table[table["number"] == table["number"].iloc[0]]
-    return f"{first['number'].iloc[0]} of {data}, 95 % intervals over images:\n\n{_wide(first, 'budget').to_string()}"
+    theirs, rows = _published(), []
+    full = {run.data: run for run in runs if run.keep is None and run.data != JUDGED}
+    for (label, keep), members in _grouped(runs).items():
+        found = {run.data: number_of(measures_of(run.data)[0], [run.frame]) for run in members}
+        mean, kept = averaged(found, SAME_QUESTIONS), _retained(members, full)
+        stated = {run.data: theirs.get(_key(run, BENCHMARKS[run.data]), np.nan) for run in members}
+        base = {data: theirs.get(_key(full[data], BENCHMARKS[data]), np.nan) for data in stated}
+        row = {"method": label, "kept": keep or "all", "benchmarks": len(members), "n": mean.n}
+        row |= {"ours": _points(mean.mean), "low": _points(mean.low), "high": _points(mean.high)}
+        row |= {"published": round(float(np.mean(list(stated.values()))), 1)}
+        row |= {"difference": round(row["ours"] - row["published"], 1)}
+        row |= {"verdict": verdict(row["difference"], tolerance, True, whole)}
+        row |= {"retained": _points(kept.mean), "retained low": _points(kept.low), "retained high": _points(kept.high)}
+        row["published retained"] = round(float(np.mean([100 * stated[data] / base[data] for data in stated])), 1)
+        row["difference retained"] = round(row["retained"] - row["published retained"], 1)
+        rows.append(row | {"printed average": theirs.get(_key(members[0], "Avg"), np.nan)})
+    return pd.DataFrame(rows)
 
 
-def overview(folders: Mapping[str, Path], out: Path) -> str:
-    """Writes the first number of every benchmark by method and budget, as `benchmarks.csv` and `.md` in a folder.
+def gaps_table(runs: Sequence[BenchmarkResult]) -> pd.DataFrame:
+    """Returns one row per claim of the paper, budget and benchmark, and one per claim and budget for the average.
+
+    The verdict rests on a permutation test over images, Holm-corrected over the table: "confirmed" if our gap has the
+    published sign, "contrary" if it has the opposite sign, "not significant" otherwise.
 
     Args:
-        folders: By data set: where `write_numbers` wrote.
-        out: Folder to write to.
-
-    Returns:
-        What to print; nothing with fewer than two benchmarks.
+        runs: Runs of the paper's grid.
     """
-    tables = [pd.read_csv(folder / FILE) for folder in folders.values() if (folder / FILE).exists()]
-    if len(tables) < 2:
-        return ""
-    firsts = pd.concat([table[table["number"] == table["number"].iloc[0]] for table in tables])
-    firsts = firsts.assign(headline=firsts["data"] + " " + firsts["number"])
-    shown = firsts.assign(budget=firsts["budget"].where(~firsts["method"].isin(BUDGETLESS), 0))
-    wide = _wide(shown, "headline", _KEYS)
-    _write(firsts, out / "benchmarks.csv")
-    cells = [{"method": m, "budget": str(b) if b else "", **row} for (m, b), row in wide.to_dict("index").items()]
-    with atomic_write(out / "benchmarks.md") as path:
-        path.write_text(f"{_sizes(firsts)}\n\n{grid(cells)}\n", encoding="utf-8")
-    return wide.to_string()
+    theirs, rows = _published(), []
+    groups = _grouped(runs)
+    for (one, other), keep in product(CLAIMS, dict.fromkeys(keep for _, keep in groups if keep is not None)):
+        pairs = list(zip(groups.get((one, keep), ()), groups.get((other, keep), ()), strict=True))
+        found = {run.data: _gap(run, rival) for run, rival in pairs}
+        stated = {run.data: _stated(theirs, run, rival) for run, rival in pairs}
+        named = {"method": one, "against": other, "kept": keep}
+        for data, between in found.items():
+            row = _gap_row(between.interval, [between], stated[data])
+            rows.append({**named, "benchmark": BENCHMARKS[data], **row})
+        if len(found) > 1:
+            mean = averaged({data: between.interval for data, between in found.items()}, SAME_QUESTIONS)
+            row = _gap_row(mean, found.values(), float(np.mean(list(stated.values()))))
+            rows.append({**named, "benchmark": AVERAGE, **row})
+    return _judged(pd.DataFrame(rows))
 
 
-def failures(cells: Sequence[Cell], out: Path) -> str:
-    """Returns how many questions could not be asked, in a sentence; nothing if all could."""
-    return not_asked(RecordFolder(out / "records" / cells[0].run_id)) if cells else ""
+def verdict(difference: float, tolerance: float, comparable: bool, whole: bool) -> str:
+    """Returns whether our number equals the published one.
 
+    The questions are the same, so there is no sampling error and the absolute difference decides.
 
-def not_asked(records: RecordFolder) -> str:
-    """Returns how many questions of a run could not be asked, and why the first; nothing if all could."""
-    failed = records.failed()
-    if not failed:
-        return ""
-    first = min(failed)
-    return (
-        f"Not asked, and in no number, neither as right nor as wrong: {len(failed)} questions. The first, {first!r}: "
-        f"{failed[first]}"
-    )
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    parts = [_sizes(table)]
-    for number, rows in table.groupby("number", sort=False):
-        wide = _wide(rows, "budget")
-        lines = [{"method": str(m), **{str(b): v for b, v in row.items()}} for m, row in wide.to_dict("index").items()]
-        parts += [f"## {number}", grid(lines)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _sizes(table: pd.DataFrame) -> str:
-    sizes = table.drop_duplicates("data")
-    brackets = (
-        "In brackets the 95 % interval over images, Wilson's of means and by bootstrap of other numbers; of "
-        "methods with several seeds it is that of the mean over these seeds. Columns are budgets. "
-    )
-    said = [f"{r.data}: {r.n:,} questions about {r.images:,} images, {r.failed} not asked" for r in sizes.itertuples()]
-    return brackets + "; ".join(said) + "."
-
-
-def _wide(rows: pd.DataFrame, columns: str, index: list[str] | str = "method") -> pd.DataFrame:
-    values = rows[["value", "low", "high", "largest"]].to_numpy(float)
-    shown = rows.assign(shown=[_shown(*value) for value in values])
-    order = rows[index].drop_duplicates()
-    wide = shown.pivot(index=index, columns=columns, values="shown").fillna("")
-    wide = wide[list(rows[columns].drop_duplicates())]
-    return wide.loc[list(order.itertuples(index=False, name=None)) if isinstance(index, list) else list(order)]
-
-
-def _shown(value: float, low: float, high: float, largest: float) -> str:
-    """In percent if it is a share: `81.2 [79.5, 82.8]`."""
-    scale = 100 if largest == 1 else 1
-    if pd.isna(value):
+    Args:
+        difference: Difference of our number from the published one in points; NaN without a published number.
+        tolerance: Largest difference in points of equal numbers.
+        comparable: Whether both numbers are the same measure.
+        whole: Whether all questions were asked.
+    """
+    if np.isnan(difference):
         return "-"
-    interval = "no interval" if pd.isna(low) else f"{scale * low:.1f}, {scale * high:.1f}"
-    return f"{scale * value:.1f} [{interval}]"
+    if not comparable:
+        return "not comparable"
+    if not whole:
+        return "part of the questions"
+    return "same" if abs(difference) <= tolerance + 1e-9 else "differs"
 
 
-def _write(table: pd.DataFrame, path: Path) -> None:
-    with atomic_write(path) as file:
-        table.to_csv(file, index=False, float_format="%.6f", lineterminator="\n")
+def _published() -> Numbers:
+    """Returns the numbers of the paper's own tables of performance."""
+    found = (p for p in published(PAPER) if p.model == MODEL and p.metric in _QUALITY and "performance" in p.source)
+    return {(p.method, p.tokens_kept, p.benchmark): float(p.value) for p in found}
+
+
+def _key(run: BenchmarkResult, benchmark: str) -> tuple[str, str, str]:
+    return run.theirs, "576" if run.keep is None else str(run.keep), benchmark
+
+
+def _stated(theirs: Numbers, one: BenchmarkResult, other: BenchmarkResult) -> float:
+    """Returns the published gap between two runs on one benchmark, in points."""
+    values = [theirs.get(_key(run, BENCHMARKS[run.data]), np.nan) for run in (one, other)]
+    return round(values[0] - values[1], 1)
+
+
+def _grouped(runs: Iterable[BenchmarkResult]) -> dict[tuple[str, int | None], list[BenchmarkResult]]:
+    """Returns the comparable runs of each method and budget."""
+    groups: dict[tuple[str, int | None], list[BenchmarkResult]] = {}
+    for run in runs:
+        if run.data != JUDGED:
+            groups.setdefault((run.label, run.keep), []).append(run)
+    return groups
+
+
+def _retained(members: Sequence[BenchmarkResult], full: Mapping[str, BenchmarkResult]) -> Interval:
+    """Returns the mean over benchmarks of a method's number as a share of the uncompressed model's."""
+    shares: dict[str, Interval] = {}
+    for run in members:
+        measure = measures_of(run.data)[0]
+        base = number_of(measure, [full[run.data].frame]).mean
+        if not base > 0:  # a share of 0 is undefined
+            return Interval(np.nan, np.nan, np.nan, 0)
+        found = _gap(run, full[run.data]).interval
+        low, mean, high = (1 + end / base for end in (found.low, found.mean, found.high))
+        shares[run.data] = Interval(mean, low, high, found.n)
+    return averaged(shares, SAME_QUESTIONS)
+
+
+def _gap(run: BenchmarkResult, rival: BenchmarkResult) -> Gap:
+    """Returns the gap of two runs in the published number; benchmarks with the same questions share their swaps."""
+    seed = list(BENCHMARKS).index(SAME_QUESTIONS.get(run.data, run.data))
+    return gap(measures_of(run.data)[0], run.frame, rival.frame, seed)
+
+
+def _gap_row(interval: Interval, gaps: Collection[Gap], stated: float) -> dict[str, float]:
+    row = {"images": sum(one.images for one in gaps), "n": interval.n, "ours": _points(interval.mean)}
+    row |= {"low": _points(interval.low), "high": _points(interval.high)}
+    return row | {"published": round(stated, 1), "p": p_of(gaps)}
+
+
+def _judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table with corrected p values and verdicts."""
+    if table.empty:
+        return table
+    corrected = holm(table["p"])
+    table = table.assign(difference=(table["ours"] - table["published"]).round(1), p_holm=corrected)
+    sides = [side(found, p) for found, p in zip(table["ours"].to_numpy(float), corrected, strict=True)]
+    few = [bool(too_few(int(images), len(table))) for images in table["images"].to_numpy(int)]
+    judged = zip(table["published"].to_numpy(float), sides, few, strict=True)
+    return table.assign(verdict=[_claim(stated, found, small) for stated, found, small in judged])
+
+
+def _claim(stated: float, found: int, few: bool) -> str:
+    if np.isnan(stated) or stated == 0:
+        return "-"
+    if few:
+        return "too few images"
+    return VERDICTS[0] if found == 0 else "confirmed" if found == np.sign(stated) else "contrary"
+
+
+def _points(share: float) -> float:
+    """Returns a share in percent with one decimal, as papers print it."""
+    return float(np.round(100 * share, 1)) + 0.0

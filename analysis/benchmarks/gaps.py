@@ -1,4 +1,4 @@
-"""Paired gaps between two runs on the same questions, in any number of a benchmark, with intervals and tests."""
+"""Paired gaps between two runs on the same questions in any number of a benchmark, with intervals and tests."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.benchmarks.data import columns_of
+from analysis.benchmark_numbers import columns_of
 from analysis.statistics import Interval, difference_interval, summed_interval
 from foveate.metrics.benchmarks import Measure
 
 DRAWS = 9_999  # the smallest p is 1e-4, which survives Holm's correction over 400 tests
-_AT_ONCE = 2**22  # swaps drawn at a time, which bounds the memory
+_AT_ONCE = 2**22  # swaps drawn at a time: bounds the memory
 _TIE = 1e-9
 
 
@@ -19,8 +19,8 @@ class Gap(NamedTuple):
     """A difference of two runs.
 
     Attributes:
-        interval: Of the difference, paired by question.
-        swapped: (draw) differences where the runs of every image change places by chance.
+        interval: The difference, paired by question, with its interval.
+        swapped: (draw) differences after random swaps of the two runs within images.
         images: Number of images.
     """
 
@@ -32,16 +32,16 @@ class Gap(NamedTuple):
 def gap(measure: Measure, one: pd.DataFrame, other: pd.DataFrame, seed: int = 0) -> Gap:
     """Returns the difference of a number between two runs on the same questions.
 
-    Of a mean the interval is `difference_interval`; of other numbers, such as F1, both runs are resampled together.
+    The interval of a mean is `difference_interval`; for other numbers, such as F1, both runs are resampled together.
 
     Args:
         measure: The number.
-        one: Records of a run, by sample id.
-        other: Records of the other one, likewise.
-        seed: Of resampling and swapping; equal images are drawn alike.
+        one: Records of a run, sorted by sample ID.
+        other: Records of the other run, sorted by sample ID.
+        seed: Seed of resampling and swapping; the same images get the same draws.
 
     Raises:
-        ValueError: The runs are not about the same questions.
+        ValueError: The runs have different questions.
     """
     if list(one["sample_id"]) != list(other["sample_id"]):
         raise ValueError(
@@ -69,15 +69,14 @@ def gap(measure: Measure, one: pd.DataFrame, other: pd.DataFrame, seed: int = 0)
 
 
 def p_of(gaps: Collection[Gap]) -> float:
-    """Returns the two-sided p of no difference in the mean of some gaps: a permutation test over images.
+    """Returns the two-sided p of a mean gap of 0, by a permutation test over images.
 
-    Without a difference the two runs are exchangeable within every image. So they change places image by image with
-    probability 1/2, and p = (1 + draws whose mean gap is at least as large) / (1 + draws). A draw in which a number is
-    undefined counts as large. Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010 (arXiv
-    1603.05766v1).
+    Under the null hypothesis the two runs are exchangeable within every image, so they are swapped with probability
+    1/2, and p = (1 + draws with at least as large a mean gap) / (1 + draws). A draw with an undefined number counts as
+    large. Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010 (arXiv 1603.05766v1).
 
     Args:
-        gaps: Of different benchmarks; at least one.
+        gaps: Gaps of different benchmarks, at least one.
     """
     found = abs(float(np.mean([one.interval.mean for one in gaps])))
     drawn = np.abs(np.mean([one.swapped for one in gaps], 0))
@@ -87,13 +86,12 @@ def p_of(gaps: Collection[Gap]) -> float:
 def averaged(intervals: Mapping[str, Interval], same: Mapping[str, str]) -> Interval:
     """Returns the mean of some numbers with its interval.
 
-    Distances of the ends from the numbers are added as squares, for the numbers are independent of each other; of
-    benchmarks with the same questions they are added as they are. Source: Zou and Donner 2008, Statistics in Medicine
-    27, 1693.
+    The distances of the ends from independent numbers are added as squares; those of benchmarks with the same questions
+    are added without squares. Source: Zou and Donner 2008, Statistics in Medicine 27, 1693.
 
     Args:
-        intervals: By benchmark; at least one.
-        same: From a benchmark to another one that has the same questions.
+        intervals: Interval of each benchmark, at least one.
+        same: Maps a benchmark to another one with the same questions.
     """
     below: dict[str, float] = {}
     above: dict[str, float] = {}
@@ -107,7 +105,7 @@ def averaged(intervals: Mapping[str, Interval], same: Mapping[str, str]) -> Inte
 
 
 def _swapped(measure: Measure, parts: list[np.ndarray], images: pd.Series, seed: int) -> np.ndarray:
-    """Returns the differences of `DRAWS` random swaps of the runs, image by image."""
+    """Returns the differences after `DRAWS` random swaps of the runs within images."""
     index = pd.factorize(images, sort=True)[0]
     sums = [np.stack([np.bincount(index, column) for column in one.T], 1) for one in parts]
     total, change = [one.sum(0) for one in sums], sums[1] - sums[0]

@@ -10,23 +10,23 @@ CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
 BENCHMARKS = {  # as the paper names them
     "scienceqa": "ScienceQA",
     "gqa": "GQA",
-    "textvqa_ocr": "TextVQA",  # LLaVA-1.5 is asked with the words that were found in the image
+    "textvqa_ocr": "TextVQA",  # questions with the OCR tokens, as LLaVA-1.5 is evaluated
     "pope": "POPE",
     "mmbench": "MMBench",
     "mmbench_cn": "MMBench-CN",
     "mmvet": "MM-Vet",
     "seedbench": "SEED",
 }
-JUDGED = "mmvet"  # by GPT-4, which is not asked here
+JUDGED = "mmvet"  # graded by GPT-4 in the paper, which is not used here
 SAME_QUESTIONS = {"mmbench_cn": "mmbench"}
-"""Benchmarks whose questions, and so whose chance errors, are those of another one."""
+"""Benchmarks whose questions, and so whose sampling errors, are those of another benchmark."""
 BUDGETS = (256, 128, 64)
 
 
 def vtc_cls_from_20(keep: int, start_layer: int = 20) -> "Compressor":
     """Returns VTC-CLS with the paper's K = 3: [CLS] attention summed over layers 20 to 22 of 24.
 
-    The default of the authors' scripts is 16, and their code does not say which layer the table was made with.
+    The default of the authors' scripts is layer 16, and their code does not state the start layer of the table.
     """
     from foveate.methods import vtc_cls
 
@@ -40,8 +40,8 @@ METHODS = {
     "vtc_cls": "VTC-CLS",
     "analysis.benchmarks.paper:vtc_cls_from_20": "VTC-CLS",
 }
-"""From a method to whose published numbers it is compared with."""
+"""Paper's name of the method whose published numbers belong to a method."""
 LABELS = METHODS | {"analysis.benchmarks.paper:vtc_cls_from_20": "VTC-CLS, K = 3"}
-"""From a method to its name in tables."""
+"""Name of a method in tables."""
 CLAIMS = tuple((ours, other) for ours in ("VTC-CLS", "VTC-CLS, K = 3") for other in ("FastV", "PruMerge+"))
-"""Pairs of labels; the paper says that the first of each is better than the second on average."""
+"""Pairs of labels; the paper claims that the first is better than the second on average."""

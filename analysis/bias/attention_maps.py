@@ -1,8 +1,7 @@
-"""What scorers, prompt, response and interventions look at in example images: heat maps over the image."""
+"""Attention maps of scorers, prompt, response and occlusion over example images."""
 
-import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from PIL import Image
 
-from analysis.bias.answer import told
 from analysis.bias.figures import NAMES
-from analysis.bias.measured import grid_of, mapped, plan_of
-from analysis.bias.signals import EVIDENCE, RANDOM, RESPONSE, Key
-from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style
+from analysis.bias.measurement import grid_of, mapped, plan_of
+from analysis.bias.measures import EVIDENCE, MEASURE_NAMES, PERCENT, RANDOM, RESPONSE, Key, with_interval
+from analysis.drawing import FAINT, INK, caption, draw_outline, house_style, mark_of, pixels_of
 from analysis.tables import grid, percent
 from foveate.bias.tables import SAMPLES, TableFolder
 from foveate.core.arrangement import Grid
@@ -27,19 +24,21 @@ from foveate.functional.regions import spread, squares
 
 OCCLUSION: Key = ("occlusion", "")
 _CONTROLS = (EVIDENCE, RANDOM, "uniform")
-_MOST = 8  # times an even share, where the colours end
-_LETTERS = 22  # of a line beside the images
+_MOST = 8  # upper end of the colours, in multiples of an even share
+_LETTERS = 22  # characters of a line beside the images
+_MEASURES = ("evidence_recall", "block_share", "overlap_response", "effective_tokens")
+_NAMES = MEASURE_NAMES | {"effective_tokens": "effective patches"}
 
 
-class Look(NamedTuple):
-    """Where one signal looks: (rows, columns) in multiples of an even share, NaN where nothing is known."""
+class AttentionMap(NamedTuple):
+    """The map of one signal, (rows, columns) in multiples of an even share, NaN where unknown."""
 
     key: Key
     times: np.ndarray
 
 
 class Example(NamedTuple):
-    """A question, its image as (height, width, 3) in [0, 1], the evidence as (rows, columns) bool, and the looks."""
+    """A question with its image (height, width, 3) in [0, 1], its evidence (rows, columns) bool, and its maps."""
 
     question: str
     reference: str
@@ -47,21 +46,21 @@ class Example(NamedTuple):
     score: float
     pixels: np.ndarray
     evidence: np.ndarray
-    looks: tuple[Look, ...]
+    maps: tuple[AttentionMap, ...]
 
 
 def shown_keys(folder: TableFolder) -> list[Key]:
-    """What is worth a column: a few [CLS] layers, their sums, a few blocks of the prompt, the response, occlusion.
+    """Returns the columns of the figure: some [CLS] layers, their sums, some prompt blocks, response and occlusion.
 
-    Single layers are the first, the middle and the last one, and of [CLS] the last but one, which most methods read.
+    Single layers are the first, the middle and the last one, and for [CLS] the last but one, which most methods read.
     """
     keys = mapped(folder)
     chosen: list[Key] = []
     for signal in ("cls", "cls sum", "prompt", RESPONSE):
         single = [key for key in keys if key[0] == signal and key[1].isdigit()]
-        places = {0, len(single) // 2, len(single) - 1} | ({max(0, len(single) - 2)} if signal == "cls" else set())
+        indices = {0, len(single) // 2, len(single) - 1} | ({max(0, len(single) - 2)} if signal == "cls" else set())
         if single and signal != RESPONSE:
-            chosen += [single[place] for place in sorted(places)]
+            chosen += [single[index] for index in sorted(indices)]
         chosen += [key for key in keys if key[0] == signal and not key[1].isdigit()]
     return [*chosen, OCCLUSION]
 
@@ -69,16 +68,16 @@ def shown_keys(folder: TableFolder) -> list[Key]:
 def attention_data(
     folder: TableFolder, samples: Sequence[VQASample], keys: Sequence[Key], rows: int = 5
 ) -> list[Example]:
-    """The questions whose answers hang most on some block of patches, each of another kind and image if possible.
+    """Returns the questions with the largest loss from one removed block, of different kinds and images if possible.
 
     Args:
         folder: A finished measurement.
-        samples: Its questions, as `samples_of` gives them.
-        keys: Signals and layers; `OCCLUSION` is what is lost when a block is taken away, never below 0.
-        rows: How many questions.
+        samples: Its questions, as `samples_of` returns them.
+        keys: Signals and layers; `OCCLUSION` is the loss from a removed block, at least 0.
+        rows: Number of questions.
     """
     asked = folder.read(SAMPLES).to_pandas().set_index("sample_id")
-    chosen = list(_telling(asked, rows).index)
+    chosen = list(_examples(asked, rows).index)
     wanted = [*keys, (EVIDENCE, "")]
     columns = ["sample_id", "signal", "layers", "map"]
     table = folder.read("maps", columns, [("sample_id", "in", chosen)]).to_pandas()
@@ -93,117 +92,90 @@ def attention_data(
         drop = torch.tensor(np.asarray(row["drop"], float)[None]).clamp(min=0)
         known[OCCLUSION] = spread(drop, block)[0].numpy()
         evidence = np.asarray(known.get((EVIDENCE, ""), np.zeros(shape.patches)), float) > 0.5
-        looks = tuple(Look(key, _times(np.asarray(known[key], float), shape)) for key in keys)
+        shown = tuple(AttentionMap(key, _times(np.asarray(known[key], float), shape)) for key in keys)
         question, reference, answer, score = row[["question", "reference", "answer", "score"]]
-        pixels, evidence = _pixels(images[name], shape), evidence.reshape(shape.rows, shape.columns)
-        examples.append(Example(question, reference, answer, score, pixels, evidence, looks))
+        pixels = pixels_of(images[name], (shape.rows, shape.columns))
+        evidence = evidence.reshape(shape.rows, shape.columns)
+        examples.append(Example(question, reference, answer, score, pixels, evidence, shown))
     return examples
 
 
-def draw_look(pixels: np.ndarray, look: Look | None, evidence: np.ndarray, ax: Axes) -> Axes:
-    """The image, pale under the colours of one look; the evidence is outlined.
+def draw_attention_map(pixels: np.ndarray, shown: AttentionMap | None, evidence: np.ndarray, ax: Axes) -> Axes:
+    """Draws a map over the faded image, with the evidence outlined.
 
     Args:
-        pixels: As in `Example`.
-        look: None means the image itself.
-        evidence: As in `Example`.
-        ax: Where to draw.
+        pixels: Image, as in `Example`.
+        shown: The map; None means the image itself.
+        evidence: Evidence, as in `Example`.
+        ax: Axes to draw on.
     """
-    height, width = pixels.shape[:2]
-    scale = np.ones((height // evidence.shape[0], width // evidence.shape[1]))
-    ax.imshow(pixels if look is None else np.repeat(0.45 + 0.55 * pixels.mean(-1, keepdims=True), 3, -1))
-    if look is not None:
-        strength = np.clip(np.log2(np.clip(np.nan_to_num(look.times), 1, None)) / np.log2(_MOST), 0, 1)
-        heat = np.kron(strength, scale)
+    scale = pixels.shape[0] // evidence.shape[0], pixels.shape[1] // evidence.shape[1]
+    ax.imshow(pixels if shown is None else np.repeat(0.45 + 0.55 * pixels.mean(-1, keepdims=True), 3, -1))
+    if shown is not None:
+        strength = np.clip(np.log2(np.clip(np.nan_to_num(shown.times), 1, None)) / np.log2(_MOST), 0, 1)
+        heat = np.kron(strength, np.ones(scale))
         ax.imshow(heat, cmap="YlOrRd", vmin=0, vmax=1, alpha=np.where(heat > 0, 0.35 + 0.6 * heat, 0))
-    if evidence.any():
-        outline = np.pad(np.kron(evidence, scale), 1)
-        x, y = np.arange(outline.shape[1]) - 1, np.arange(outline.shape[0]) - 1
-        ax.contour(x, y, outline, [0.5], colors=["white"], linewidths=2.4)
-        ax.contour(x, y, outline, [0.5], colors=["black"], linewidths=1)
+    draw_outline(evidence, scale, (2.4, 1), ax)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     return ax
 
 
 def attention_figure(examples: Sequence[Example]) -> Figure:
-    """A row per question, which stands at the left with the model's answer; the image, then a column per look."""
-    keys = [look.key for look in examples[0].looks]
+    """Draws a row per question with the model's answer, the image and a column per map."""
+    keys = [shown.key for shown in examples[0].maps]
     with house_style():
         figure = Figure(figsize=(2.9 + 1.3 * (len(keys) + 1), 1.6 + 1.4 * len(examples)), layout="constrained")
         axes = figure.subplots(len(examples), len(keys) + 2, squeeze=False, width_ratios=[1.75, *[1] * (len(keys) + 1)])
         for line, example in zip(axes, examples, strict=True):
             _label(example, line[0])
-            for ax, look in zip(line[1:], (None, *example.looks), strict=True):
-                draw_look(example.pixels, look, example.evidence, ax)
+            for ax, shown in zip(line[1:], (None, *example.maps), strict=True):
+                draw_attention_map(example.pixels, shown, example.evidence, ax)
         for ax, key in zip(axes[0, 1:], (None, *keys), strict=True):
             ax.set_title("image" if key is None else title(key, "\n"), fontsize=10.5, loc="center")
-        colours = figure.colorbar(_colours(), ax=axes, shrink=0.5, pad=0.01, ticks=np.log2([1, 2, 4, _MOST]))
-        colours.ax.set_yticklabels(["even", "2 x", "4 x", f"{_MOST} x"])
+        colours = ScalarMappable(Normalize(0, np.log2(_MOST)), "YlOrRd")
+        bar = figure.colorbar(colours, ax=axes, shrink=0.5, pad=0.01, ticks=np.log2([1, 2, 4, _MOST]))
+        bar.ax.set_yticklabels(["even", "2 x", "4 x", f"{_MOST} x"])
         note = (
-            "Colours: times an even share; patches with less than an even share stay clear. Outlined: the evidence, "
-            "what must be seen to answer. What the answer hangs on: by how much its log-probability falls when a block "
-            "of patches is taken away. Numbers are layers. These questions were picked because their answers hang on "
-            "some block, so they say nothing about averages."
+            "Colours: multiples of an even share, from 1. Outlined: evidence. Occlusion: loss of the answer's "
+            "log-probability when a block of patches is removed. Numbers are layers. The questions were chosen for a "
+            "large loss, so they are not representative."
         )
-        caption(figure, "What is looked at, and what the answer hangs on", note)
+        caption(figure, "Attention maps and occlusion", note)
     return figure
 
 
-def attention_table(summary: pd.DataFrame, keys: Sequence[Key]) -> str:
-    """What the tops of these signals hold, over all questions, as Markdown.
+def attention_table(summary: pd.DataFrame, keys: Sequence[Key], folder: TableFolder) -> str:
+    """Returns the measures of these signals and of controls over all questions as a Markdown table.
 
     Args:
-        summary: As `analysis.bias.data.summary_table` gives it.
-        keys: Signals and layers; controls are added.
-    """
-    columns = {
-        "evidence_recall": "evidence in the top",
-        "block_share": "what the answer hangs on, in the top",
-        "overlap_response": "overlap with the response's top",
-        "effective_tokens": "effective patches",
-    }
-    rows = _rows(summary, [*(key for key in keys if key != OCCLUSION), *((name, "") for name in _CONTROLS)])
-    lines = []
-    for key, row in rows.items():
-        cells = {text: told(row, name) for name, text in columns.items()}
-        if key[0] == RESPONSE and "-" in key[1]:
-            cells[columns["overlap_response"]] = "itself"
-        lines.append({"signal": title(key), **cells})
-    return grid(lines)
-
-
-def attention_answer(summary: pd.DataFrame, keys: Sequence[Key], folder: TableFolder) -> str:
-    """What these signals see of the evidence and of what the answer hangs on, in words; no difference is claimed.
-
-    Args:
-        summary: As `analysis.bias.data.summary_table` gives it.
+        summary: Table of `analysis.bias.data.summary_table`.
         keys: Signals and layers.
-        folder: Where that was measured.
+        folder: The measurement.
     """
-    known = _rows(summary, keys)
-    n, images, keep = summary["n"].max(), summary["images"].max(), plan_of(folder, "keep")
-    top = f"{percent(float(keep))} % of the patches" if "." in keep else f"the best {keep} patches"
-    parts = [
-        f"n = {n:,} questions about {images:,} images; the top are {top}; brackets hold 95 % intervals over images."
-    ]
-    for measure, text in (
-        ("evidence_recall", "Of the evidence, the top holds"),
-        ("block_share", "Of what the answer hangs on, which is known by covering and not by attention, it holds"),
-    ):
-        found = [f"{told(row, measure)} ({title(key)})" for key, row in _best(known, measure).items()]
-        control = [told(row, measure) for row in _rows(summary, [(RANDOM, "")]).values()]
-        beside = f" Random patches: {control[0]}." if control else ""
-        parts.append(f"{text} {', '.join(found) or 'what nobody measured'}.{beside}")
-    parts.append(
-        "[CLS] attention is the same for all questions about an image; prompt, response and occlusion are not. Best "
-        "layers were picked on these same questions, which flatters them."
+    keep, rows = plan_of(folder, "keep"), []
+    top = f"{percent(float(keep))} % of the" if "." in keep else keep
+    by_key = {(str(row["signal"]), str(row["layers"])): row for _, row in summary.iterrows()}
+    for key in [*(key for key in keys if key != OCCLUSION), *((name, "") for name in _CONTROLS)]:
+        if key in by_key:
+            cells = {f"{_NAMES[name]}{', %' if name in PERCENT else ''}": name for name in _MEASURES}
+            itself = key[0] == RESPONSE and "-" in key[1]
+            rows.append(
+                {"signal": title(key)}
+                | {
+                    text: "itself" if itself and name == "overlap_response" else with_interval(by_key[key], name)
+                    for text, name in cells.items()
+                }
+            )
+    legend = (
+        f"n = {summary['n'].max():,} questions about {summary['images'].max():,} images; brackets hold 95 % intervals "
+        f"over images. The top is {top} patches. No differences were tested, so there are no verdicts."
     )
-    return "\n\n".join(parts)
+    return f"{legend}\n\n{grid(rows)}"
 
 
 def title(key: Key, gap: str = " ") -> str:
-    """A signal in a few words: `[CLS] layer 2`."""
+    """Returns the short name of a signal: `[CLS] layer 2`."""
     signal, layers = key
     match signal:
         case "cls":
@@ -215,25 +187,11 @@ def title(key: Key, gap: str = " ") -> str:
         case "response":
             return f"response{gap}blocks {layers}"
         case "occlusion":
-            return f"the answer{gap}hangs on"
+            return "occlusion"
     return f"{NAMES.get(signal, signal)}{gap if layers else ''}{layers}"
 
 
-def _best(known: Mapping[Key, pd.Series], measure: str) -> dict[Key, pd.Series]:
-    """The highest of every signal, in the order of the signals."""
-    found: dict[str, tuple[Key, pd.Series]] = {}
-    for key, row in known.items():
-        if pd.notna(row[measure]) and (key[0] not in found or row[measure] > found[key[0]][1][measure]):
-            found[key[0]] = key, row
-    return dict(found.values())
-
-
-def _rows(summary: pd.DataFrame, keys: Sequence[Key]) -> dict[Key, pd.Series]:
-    rows = {(str(row["signal"]), str(row["layers"])): row for _, row in summary.iterrows()}
-    return {key: rows[key] for key in keys if key in rows}
-
-
-def _telling(asked: pd.DataFrame, rows: int) -> pd.DataFrame:
+def _examples(asked: pd.DataFrame, rows: int) -> pd.DataFrame:
     most = [max(drop, default=0.0) for drop in asked["drop"]]
     ordered = asked.iloc[np.argsort(np.negative(most), kind="stable")]
     kinds, images, first = set(), set(), []
@@ -251,16 +209,9 @@ def _times(values: np.ndarray, shape: Grid) -> np.ndarray:
     return (shares * values.size).reshape(shape.rows, shape.columns)
 
 
-def _pixels(image: Image.Image, shape: Grid) -> np.ndarray:
-    """Enlarged to a whole number of pixels per patch."""
-    sides = zip(image.size, (shape.columns, shape.rows), strict=True)
-    width, height = (math.ceil(size / patches) * patches for size, patches in sides)
-    return np.asarray(image.convert("RGB").resize((width, height)), float) / 255
-
-
 def _label(example: Example, ax: Axes) -> None:
     ax.axis("off")
-    mark, colour = ("✓", RIGHT) if example.score == 1 else ("✗", WRONG)
+    mark, colour = mark_of(example.score)
     texts = [(example.question, INK), (f"{mark} {example.answer}", colour)]
     if example.score != 1:
         texts.append((f"right: {example.reference}", FAINT))
@@ -270,7 +221,3 @@ def _label(example: Example, ax: Axes) -> None:
         offset = {"xytext": (0, -13 * down), "textcoords": "offset points", "xycoords": "axes fraction"}
         ax.annotate(shown, (0, 1), va="top", fontsize=10, color=ink, **offset)
         down += shown.count("\n") + 1.3
-
-
-def _colours() -> ScalarMappable:
-    return ScalarMappable(Normalize(0, np.log2(_MOST)), "YlOrRd")

@@ -1,4 +1,4 @@
-"""Figures of a bias measurement: measures by layer, pairs of signals, mean maps, curves, heads."""
+"""Figures of a bias measurement: measures by layer, pairs of signals, mean maps and curves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from analysis.bias.maps import MeanMap
-from analysis.bias.measures import PERCENT
-from analysis.bias.signals import CONTROLS, DECODER, RANDOM, RESPONSES, TOWER
-from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
+from analysis.bias.measurement import MeanMap
+from analysis.bias.measures import DECODER, PERCENT, RANDOM, RESPONSES, TOWER
+from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, legend_of, percent_axis
 
 _SKY, _VERMILION, _GREEN = sns.color_palette("colorblind")[9], COLOURS["suffix"], COLOURS["all"]
 COLOURS_OF = {
@@ -36,7 +35,7 @@ COLOURS_OF = {
 MARKERS = dict(zip(COLOURS_OF, "osDovXs*pPXhDd", strict=False))
 NAMES = {
     "cls": "[CLS] of one layer",
-    "cls sum": "[CLS], layers summed",
+    "cls sum": "[CLS], sum of layers",
     "received": "received from patches",
     "prompt": "last prompt token",
     "question": "question tokens",
@@ -44,7 +43,7 @@ NAMES = {
     "response": "response",
     "answer": "answer's own tokens",
     "evidence": "evidence (oracle)",
-    "occlusion": "judge: block taken away",
+    "occlusion": "judge: block removed",
     "thinned": "judge: thinned context",
     "random": "random",
     "uniform": "even grid",
@@ -52,23 +51,23 @@ NAMES = {
 BY_LAYER = {
     "spearman_response": "Spearman with\nthe response",
     "spearman_answer": "Spearman with the\nanswer's own tokens",
-    "evidence_recall": "evidence in the top",
+    "evidence_recall": "evidence recall",
     "thinned_share": "worth in the top\n(thinned context)",
     "row_correlation": "row correlation\n(above 0: lower rows)",
 }
-_PAIRS = {"spearman": "Spearman", "kendall": "Kendall", "overlap": "overlap of the tops"}
+_PAIRS = {"spearman": "Spearman", "kendall": "Kendall", "overlap": "top overlap"}
 _DOUBLINGS: Any = {"norm": Normalize(-2, 2), "cmap": "PuOr_r"}
 _SIZE = "n = {n:,} questions about {images:,} images"
 
 
 def draw_layers(summary: pd.DataFrame, measure: str, names: Sequence[str], ax: Axes) -> Axes:
-    """Lines with bands over single layers, bars over the layers that a sum spans, dashed lines for the controls.
+    """Draws lines with bands over single layers, broken lines over the layers of a sum, and dashed lines for controls.
 
     Args:
-        summary: As `summary_table` gives it.
-        measure: A column of it.
+        summary: Table of `summary_table`.
+        measure: Column of the table.
         names: Signals of one side of the model.
-        ax: Where to draw.
+        ax: Axes to draw on.
     """
     rows = summary[summary["signal"].isin(names)].dropna(subset=measure)
     for signal in (name for name in names if name in set(rows["signal"])):
@@ -79,7 +78,7 @@ def draw_layers(summary: pd.DataFrame, measure: str, names: Sequence[str], ax: A
         ax.plot(x, single[measure], lw=1.8, ms=6, mec="white", mew=0.8, label=NAMES[signal], **style)
         for _, row in some[~some["layers"].str.isdigit()].iterrows():
             if signal in RESPONSES and measure.endswith(f"_{signal}"):
-                continue  # with itself
+                continue  # compared with itself
             first, last = map(int, row["layers"].split("-"))
             low, high = row[f"{measure}_low"], row[f"{measure}_high"]
             ax.fill_between([first, last], low, high, color=style["color"], alpha=0.16, lw=0)
@@ -96,12 +95,11 @@ def draw_layers(summary: pd.DataFrame, measure: str, names: Sequence[str], ax: A
     return ax
 
 
-def layers_figure(summary: pd.DataFrame, title: str, source: str) -> Figure:
+def layers_figure(summary: pd.DataFrame, source: str) -> Figure:
     """Draws a row of panels per measure: the vision tower on the left, the language model on the right.
 
     Args:
-        summary: As `summary_table` gives it.
-        title: The finding.
+        summary: Table of `summary_table`.
         source: Model and data, for the footnote.
     """
     known = [measure for measure in BY_LAYER if summary[measure].notna().any()]
@@ -115,16 +113,16 @@ def layers_figure(summary: pd.DataFrame, title: str, source: str) -> Figure:
         axes[-1, 0].set_xlabel("layer of the vision tower")
         axes[-1, 1].set_xlabel("block of the language model")
         legend(figure, axes)
-        figure.draw_without_rendering()  # labels need to know how high their panel is
+        figure.draw_without_rendering()  # labels need the final heights of the panels
         for measure, ax in zip(known, axes[:, 1], strict=True):
             _name_controls(summary, measure, ax)
         near = summary["spearman_response_n"].max() if "spearman_response" in known else 0
         text = (
             f"{source}; {_SIZE.format(n=summary['n'].max(), images=summary['images'].max())}, nearness to the response "
-            f"n = {near:,.0f} with long answers; bands: 95 % intervals over images. Broken lines: sums and means, over "
-            "their layers. Dashed and dotted: controls."
+            f"on n = {near:,.0f} long answers; bands: 95 % intervals over images; broken lines: sums and means over "
+            "their layers; dashed and dotted: controls."
         )
-        caption(figure, title, text)
+        caption(figure, "Measures by layer", text)
     return figure
 
 
@@ -136,20 +134,20 @@ def _name_controls(summary: pd.DataFrame, measure: str, ax: Axes) -> None:
 
 
 def _controls(summary: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Returns random patches and the even grid, whose scores say nothing of place: their order is a convention."""
+    """Returns the rows of random patches and of the even grid, which has no row correlation."""
     names = [RANDOM] if measure == "row_correlation" else [RANDOM, "uniform"]
     return summary[summary["signal"].isin(names)].dropna(subset=measure)
 
 
 def pairs_data(square: pd.DataFrame, most: int = 6) -> pd.DataFrame:
-    """Returns at most so many layers of each signal, evenly spaced, with names as labels."""
+    """Returns at most `most` evenly spaced layers of each signal, with names as labels."""
     kept = _few(list(square.index), most)
     names = [" ".join(filter(None, one)) for one in kept]
     return pd.DataFrame(square.loc[kept, kept].to_numpy(), names, names)
 
 
 def draw_pairs(square: pd.DataFrame, measure: str, ax: Axes) -> Axes:
-    """Draws a heat map of `pairs_data`; white lines part the signals."""
+    """Draws a heat map of `pairs_data`, with white lines between signals."""
     signed = measure in ("spearman", "kendall")
     scale: dict[str, Any] = (
         {"cmap": "vlag", "vmin": -1, "vmax": 1} if signed else {"cmap": "mako", "vmin": 0, "vmax": 1}
@@ -162,38 +160,28 @@ def draw_pairs(square: pd.DataFrame, measure: str, ax: Axes) -> Axes:
         for edge in edges:
             draw(edge, color="white", lw=2.2)
     ax.tick_params(labelsize=9.5, length=0)
-    ax.set(xlabel="", ylabel="", title=_PAIRS[measure], anchor="N")  # what is left of the height is for the names below
+    ax.set(xlabel="", ylabel="", title=_PAIRS[measure], anchor="N")  # leaves room for the names below
     return ax
 
 
 def pairs_figure(squares: dict[str, pd.DataFrame], n: int, images: int, source: str) -> Figure:
-    """Draws one panel per measure: its name, and its square as `pair_matrix` gives it."""
+    """Draws one panel per measure; `squares` has the square of `pair_matrix` by measure."""
     shown = {measure: pairs_data(square) for measure, square in squares.items()}
     side = 2.4 + 0.2 * max(map(len, shown.values()))
     with house_style():
-        # a square takes what names and colours leave of the width, and so of the height: more would stay empty
+        # the height of a square is the width that names and colour bar leave; a higher figure would stay empty
         figure = Figure(figsize=((side + 0.4) * len(shown), side + 0.35), layout="constrained")
         for ax, (measure, square) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
             draw_pairs(square, measure, ax)
         size = _SIZE.format(n=n, images=images)
-        text = f"{source}; {size}; means over questions, heads averaged. Numbers are layers."
-        caption(figure, _pairs_title(next(iter(squares.values()))), text)
-        figure.draw_without_rendering()  # the first layout does not know how high a square will be
+        text = f"{source}; {size}; means over questions and heads; numbers are layers."
+        caption(figure, "Similarity of signals", text)
+        figure.draw_without_rendering()  # the first layout does not know the height of a square
     return figure
 
 
-def _pairs_title(square: pd.DataFrame) -> str:
-    """Returns the two signals of different names that agree most."""
-    keys, values = list(square.index), square.to_numpy(float, copy=True)
-    values[[[a[0] == b[0] for b in keys] for a in keys]] = np.nan
-    if np.isnan(values).all():
-        return "Which layers agree"
-    first, second = (keys[place] for place in np.unravel_index(np.nanargmax(values), values.shape))
-    return "Most alike: " + " and ".join(f"{NAMES[signal]} {layers}".strip() for signal, layers in (first, second))
-
-
 def draw_map(mean: MeanMap, ax: Axes) -> Axes:
-    """Draws the mean map in multiples of an even share, on a scale of doublings."""
+    """Draws a mean map in multiples of an even share, on a logarithmic scale."""
     with np.errstate(divide="ignore"):
         times = np.log2(mean.values * mean.values.size)
     ax.imshow(times, **_DOUBLINGS)
@@ -203,7 +191,7 @@ def draw_map(mean: MeanMap, ax: Axes) -> Axes:
 
 
 def maps_figure(maps: Sequence[MeanMap], images: int, source: str, most: int = 7) -> Figure:
-    """Draws a row per signal, its layers from left to right; evidence stands beside the sums."""
+    """Draws a row of mean maps per signal, with at most `most` layers from left to right."""
     rows = [
         _few([one for one in maps if one.signal == signal], most)
         for signal in dict.fromkeys(one.signal for one in maps)
@@ -225,19 +213,13 @@ def maps_figure(maps: Sequence[MeanMap], images: int, source: str, most: int = 7
         )
         bar.ax.set_yticklabels(["1/4", "1/2", "even", "2 x", "4 x"])
         size = _SIZE.format(n=maps[0].n, images=images)
-        text = f"{source}; {size}; every map has sum 1 before the mean. Numbers are layers."
-        farthest = max(maps, key=lambda one: float(np.abs(one.values * one.values.size - 1).mean()))
-        name = f"{NAMES[farthest.signal]} {farthest.layers}".strip()
-        caption(figure, f"On average over the images, {name} is farthest from even", text)
+        text = f"{source}; {size}; every map has sum 1 before the mean; numbers are layers."
+        caption(figure, "Mean maps", text)
     return figure
 
 
 def curves_data(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
-    """Returns of `curve_table` what can be told apart.
-
-    These are sums, a few prompt blocks and layers of what is received, means over the blocks of others, and controls.
-    Shares are on a logarithmic axis.
-    """
+    """Returns the rows of `curve_table` for sums, means, controls, and at most `most` layers of two signals."""
     keys = list(dict.fromkeys(zip(table["signal"], table["layers"], strict=True)))
     kept = _few([key for key in keys if key[0] in ("received", "prompt") or not key[1].isdigit()], most)
     chosen = [key in kept for key in zip(table["signal"], table["layers"], strict=True)]
@@ -245,7 +227,7 @@ def curves_data(table: pd.DataFrame, most: int = 4) -> pd.DataFrame:
 
 
 def draw_curves(rows: pd.DataFrame, loss: str, ax: Axes) -> Axes:
-    """Draws one loss against the share of the patches, with bands; lines are named where they end."""
+    """Draws one loss by the share of the patches, with bands and named lines."""
     labels, dashes = [], ("-", "--", "-.", ":")
     for signal, some in rows.groupby("signal", sort=False):
         for number, (layers, line) in enumerate(some.groupby("layers", sort=False)):
@@ -255,7 +237,7 @@ def draw_curves(rows: pd.DataFrame, loss: str, ax: Axes) -> Axes:
             ax.plot(line["share"], line[loss], dash, color=colour, lw=1.8, marker=MARKERS[str(signal)], ms=5)
             name = NAMES[str(signal)] + (f", {layers}" if layers else "")
             labels.append(Label(line["share"].iloc[-1], line[loss].iloc[-1], name, colour))
-    ax.set(xlabel=f"share of the patches that is {'left' if loss.startswith('insertion') else 'taken away'}")
+    ax.set(xlabel=f"share of patches {'left' if loss.startswith('insertion') else 'removed'}")
     shares = sorted(rows["share"].unique())
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(FixedLocator(shares))
@@ -268,50 +250,39 @@ def draw_curves(rows: pd.DataFrame, loss: str, ax: Axes) -> Axes:
 
 
 def curves_figure(table: pd.DataFrame, source: str) -> Figure:
-    """Draws what the own answer loses when only the best patches are left, and when they are taken away.
+    """Draws the losses of the answer if only the top patches are left, and if they are removed.
 
     Args:
-        table: As `curve_table` gives it.
+        table: Table of `curve_table`.
         source: Model and data, for the footnote.
     """
     rows = curves_data(table)
     with house_style():
         figure = Figure(figsize=(14.5, 6.6), layout="constrained")
         axes = figure.subplots(1, 2)
-        for ax, title in zip(axes, ("the best are left: low is good", "the best go: high is good"), strict=True):
+        for ax, title in zip(axes, ("top patches left: low is good", "top patches removed: high is good"), strict=True):
             ax.set(title=title, ylabel="log-probability lost (nats)", xlabel=" ")
-        figure.draw_without_rendering()  # labels need to know how high their panel is
+        figure.draw_without_rendering()  # labels need the final heights of the panels
         for ax, loss in zip(axes, ("insertion_loss", "deletion_loss"), strict=True):
             draw_curves(rows, loss, ax)
         size = _SIZE.format(n=rows["n"].max(), images=rows["images"].max())
-        text = f"{source}; {size}; bands: 95 % intervals over images; judges: the order of the judge itself."
-        caption(figure, _curves_title(rows), text)
+        text = f"{source}; {size}; bands: 95 % intervals over images."
+        caption(figure, "Loss of the answer's log-probability", text)
     return figure
 
 
-def _curves_title(rows: pd.DataFrame) -> str:
-    """Returns a title that names the best signals at the smallest share, controls aside."""
-    some = rows[~rows["signal"].isin([*CONTROLS, *RESPONSES]) & (rows["share"] == rows["share"].min())]
-    if some.empty:
-        return "What the patches that a signal prefers do for the model's own answer"
-    share = f"{100 * some['share'].iloc[0]:.3g} %"
-    left, gone = some.loc[some["insertion_loss"].idxmin()], some.loc[some["deletion_loss"].idxmax()]
-    names = [f"{NAMES[str(row['signal'])]} ({row['layers']})" for row in (left, gone)]
-    return f"With {share} left, least is lost by {names[0]}; with {share} gone, most by {names[1]}"
-
-
 def _few(keys: list, most: int) -> list:
-    """Returns at most so many keys (signal, layers, ...) of each signal, first and last among them, evenly spaced."""
+    """Returns at most `most` evenly spaced keys (signal, layers, ...) of each signal, with the first and last."""
     kept = []
     for signal in dict.fromkeys(key[0] for key in keys):
         some = [key for key in keys if key[0] == signal]
-        places = np.linspace(0, len(some) - 1, min(most, len(some))).round().astype(int)
-        kept += [some[place] for place in places]
+        indices = np.linspace(0, len(some) - 1, min(most, len(some))).round().astype(int)
+        kept += [some[index] for index in indices]
     return kept
 
 
 def legend(figure: Figure, axes: np.ndarray) -> None:
-    """Draws the names of all signals that some panel shows, once."""
-    shown = {name: handle for ax in axes.flat for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    """Draws one legend with the signals of all panels."""
+    shown = legend_of(axes.flat)
     first = {name: shown[name] for name in NAMES.values() if name in shown}
     figure.legend(first.values(), first.keys(), frameon=False, fontsize=10.5, loc="outside right center")

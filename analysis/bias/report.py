@@ -1,108 +1,212 @@
-"""The report of a bias measurement: files and printed text."""
+"""Report of a bias measurement: tables and figures in one folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.bias.answer import MEASURE_NAMES, bias_answer, finding, told
-from analysis.bias.contrasts import contrasts
-from analysis.bias.corrections import corrections_table, corrections_text
-from analysis.bias.curves import curve_frame, curve_table
-from analysis.bias.data import LEAST_TOKENS, headline, judges_table, pair_matrix, signal_frame, summary_table
+from analysis import verdicts
+from analysis.bias.data import (
+    LEAST_TOKENS,
+    WORTH,
+    contrasts,
+    corrections_table,
+    headline,
+    judges_table,
+    pair_matrix,
+    signal_frame,
+    summary_table,
+)
 from analysis.bias.figures import NAMES, curves_figure, layers_figure, maps_figure, pairs_figure
-from analysis.bias.maps import PERMUTATIONS, mean_maps, place_nulls
-from analysis.bias.measured import plan_of, source_of
-from analysis.bias.measures import NEAR, PERCENT, WITH_RESPONSE
-from analysis.bias.signals import ANSWER, CONTROLS, PROMPTS, RESPONSE, RESPONSES
+from analysis.bias.measurement import (
+    PERMUTATIONS,
+    curve_frame,
+    curve_table,
+    mean_maps,
+    plan_of,
+    row_nulls,
+    source_of,
+)
+from analysis.bias.measures import (
+    ANSWER,
+    CONTROLS,
+    JUDGES,
+    LEANS,
+    MEASURE_NAMES,
+    NEAR,
+    PERCENT,
+    PLACELESS,
+    PROMPTS,
+    RANDOM,
+    RESPONSE,
+    RESPONSES,
+    SUM,
+    WITH_RESPONSE,
+    WORTHS,
+    formatted,
+    with_interval,
+)
 from analysis.bias.slices import cross_table, heads_table, kinds_table, tokens_table
 from analysis.bias.slices_figures import cross_figure, heads_figure, tokens_figure
 from analysis.drawing import save_figure
-from analysis.tables import grid, p_value, percent, write_table
+from analysis.tables import grid, p_value, paragraphs, percent, points, tested, write_csv, write_table
 from foveate.bias.tables import TableFolder
-from foveate.core.storage import atomic_write
 from foveate.studies.corrections import Corrected
 
-_OF_ORACLE = ("block_of_oracle", "thinned_of_oracle", "thing_of_oracle")
-_NAMES = MEASURE_NAMES | {
-    "row_correlation_p_null": "its p of shuffled patches",
-    **{name: f"{name.split('_')[0]} judge, share of the oracle's" for name in _OF_ORACLE},
-}
+_OF_ORACLE = tuple(f"{judge}_of_oracle" for judge in JUDGES)
 _SHOWN = (
     *("spearman_response", "overlap_response", "spearman_answer", "overlap_answer", "placeless_spearman"),
     *("evidence_recall", "row_correlation", "row_correlation_p_null", "last_rows_share"),
     *("block_share", "thinned_share", "thing_share", *_OF_ORACLE, "insertion_area", "deletion_area"),
 )
 _PRINTED = ("spearman_response", "spearman_answer", "evidence_recall", "row_correlation", "thinned_share", *_OF_ORACLE)
+_SECTIONS = {
+    "Nearness to the response": (*NEAR[RESPONSE], *NEAR[ANSWER], *PLACELESS),
+    "Worth to the answer": WORTHS,
+    "Position": LEANS,
+}
+_SIGNS = {1: "higher", -1: "lower", 0: "not significant"}
 _LEGEND = (
-    "n = {n:,} questions about {images:,} images; where a measure is known for fewer, its n stands with it. In "
-    "brackets the 95 % interval over images; shares in %. *The response* is what the tokens that produce the answer "
-    "look at, the last prompt token among them; *the answer's own tokens* leave that out; both are means over blocks "
-    "and heads, and nearness to them is measured on answers of at least {least} tokens. The *top* are the {top} "
-    "patches that would be kept. *Worth in the top*: the sum over questions of what the top's patches are worth to the "
-    "answer's log-probability, as a share of the sum of all worth; by three judges. *Block taken away*: the fall "
-    "without a block of patches. *In thinned context*: the mean rise at a block's entry, in random orders of the "
-    "blocks. *Needed thing taken away*: the fall without all patches of a thing that the question is about. *Share of "
-    "the oracle's*: "
-    "the same relative to the top of the evidence. *Row correlation* is above 0 where lower rows of the image have "
-    "more. *Its p of shuffled patches*: of so large a mean over images if the patches of each stood in any order "
-    "({permutations} permutations, a map per image). A large p acquits a signal of a bias of place; a small one shows "
-    "none, for attention falls on things, which are larger than a patch. *Mean maps taken away*: from both sides the "
-    "mean over all questions. *Nats lost*: mean over the logarithm of the share of patches that are left, or gone. "
-    "Random patches are the mean over seeds. Differences, and what is sure of them: contrasts.csv."
+    "n = {n:,} questions about {images:,} images, or as stated in the cell; shares in %. Brackets hold 95 % intervals "
+    "over images. Random patches are the mean over seeds."
+)
+_COLUMNS = """\
+- *response*: attention of the tokens that produce the answer, with the last prompt token; *answer's own tokens*:
+  without it; means over blocks and heads, measured on answers of at least {least} tokens
+- *top*: the {top} patches that would be kept; *evidence recall*: share of the evidence in the top
+- *worth in the top*: worth of the top's patches to the answer's log-probability, summed over questions, as a share of
+  all worth; *share of the oracle's worth*: the same relative to the top of the evidence
+- judges of worth: *block removed*: loss without a block of patches; *thinned context*: mean gain from adding a block,
+  in random orders of the blocks; *needed thing removed*: loss without all patches of a thing that the question is about
+- *row correlation*: above 0 if lower rows of the image get more; *p of shuffled patches*: p of as large a mean if the
+  patches of each image were shuffled ({permutations} permutations, one map per image); things are larger than a patch,
+  so a small p does not prove a bias of position
+- *without mean maps*: after the mean over all questions is subtracted from both sides
+- *nats lost*: mean over the logarithm of the share of patches that are left or removed"""
+_CONTRASTS = (
+    "Differences between signals, paired by question: n = {n:,} questions about {images:,} images, or fewer where a "
+    "measure is unknown; shares in points. A cell with several layers counts them. Verdicts rest on p < 0.05 in a "
+    "permutation test over images, Holm-corrected over the {tests} tests of contrasts.csv."
 )
 
 
 def report(folder: TableFolder, out: Path, corrected: Sequence[Corrected] = (), mean_split: str = "") -> str:
-    """Writes tables and figures; returns what to print.
+    """Writes tables and figures; returns the text to print.
 
-    `table.csv` and `table.md` have every signal and layer, `contrasts.csv` the tests, `judges.csv` what judges find;
-    `kinds.csv`, `tokens.csv`, `heads.csv` and `cross.csv` go by question type, token of the answer, head, and [CLS]
-    layer against block; `corrections.csv` has the corrected attentions.
+    `table.csv` and `table.md` have every signal and layer, `contrasts.csv` the tests, `judges.csv` the worth found by
+    each judge; `kinds.csv`, `tokens.csv`, `heads.csv` and `cross.csv` have slices by question type, answer token, head,
+    and [CLS] layer against block; `corrections.csv` has the accuracy of corrected attention.
 
     Args:
-        folder: What was measured.
-        out: Where to write; made if missing.
+        folder: The measurement.
+        out: Folder to write to; created if missing.
         corrected: Evaluated corrections, if any.
-        mean_split: Whose images gave their means.
+        mean_split: Split whose images gave the mean maps of the corrections.
     """
     frame = signal_frame(folder)
     shown = headline(frame)
-    summary, differences = summary_table(shown, place_nulls(folder)), contrasts(shown)
-    judges, kinds = judges_table(folder), kinds_table(frame)
-    tables = {"contrasts": differences, "judges": judges, "kinds": kinds, "tokens": tokens_table(folder)}
-    tables |= {"cross": cross_table(folder), "heads": heads_table(folder)}
-    write_table(summary, out, markdown(folder, summary))
-    parts = [_grid(_main(summary), _PRINTED), bias_answer(frame, summary, differences, judges), _by_kind(kinds)]
+    summary, differences = summary_table(shown, row_nulls(folder)), contrasts(shown)
+    tables = {"contrasts": differences, "judges": judges_table(folder), "kinds": kinds_table(frame)}
+    tables |= {"tokens": tokens_table(folder), "cross": cross_table(folder), "heads": heads_table(folder)}
+    verdict = contrasts_markdown(frame, differences)
+    write_table(summary, out, paragraphs(markdown(folder, summary), "## Contrasts", verdict) + "\n")
+    parts = [_grid(_main(summary), _PRINTED), verdict, judges_markdown(tables["judges"]), _by_kind(tables["kinds"])]
     if corrected:
         tables["corrections"] = corrections_table(corrected, folder.folder.parents[1])
-        keep = plan_of(folder, "keep")
-        parts.append(corrections_text(tables["corrections"], float(keep) if "." in keep else int(keep), mean_split))
+        parts.append(corrections_markdown(tables["corrections"], plan_of(folder, "keep"), mean_split))
     for name, table in tables.items():
-        with atomic_write(out / f"{name}.csv") as path:
-            table.to_csv(path, index=False, float_format="%.6f", lineterminator="\n")
-    _draw(folder, summary, finding(differences), tables, out)
-    return "\n\n".join(part for part in [*parts, f"Tables and figures: {out}"] if part)
+        write_csv(table, out / f"{name}.csv")
+    _draw(folder, summary, tables, out)
+    return paragraphs(*parts, f"Tables and figures: {out}")
 
 
 def markdown(folder: TableFolder, summary: pd.DataFrame) -> str:
-    """Returns the table for readers, every signal and layer."""
-    keep = plan_of(folder, "keep")
-    legend = _LEGEND.format(
-        n=summary["n"].max(),
-        images=summary["images"].max(),
-        least=LEAST_TOKENS,
-        top=f"{percent(float(keep))} % of" if "." in keep else keep,
-        permutations=PERMUTATIONS,
+    """Returns the Markdown table of every signal and layer."""
+    keep, size = plan_of(folder, "keep"), {"n": summary["n"].max(), "images": summary["images"].max()}
+    top = f"{percent(float(keep))} % of" if "." in keep else keep
+    columns = _COLUMNS.format(least=LEAST_TOKENS, top=top, permutations=PERMUTATIONS)
+    return f"{source_of(folder)}; {_LEGEND.format(**size)}\n\n{columns}\n\n{_grid(summary, _SHOWN)}\n"
+
+
+def contrasts_markdown(frame: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Returns the verdicts of all contrasts as Markdown tables, by signals and measure.
+
+    Args:
+        frame: Frame of `signal_frame`.
+        table: Table of `contrasts`.
+    """
+    n, images, tests = table["n"].max(), int(table["images"].max()), int(table["p"].notna().sum())
+    seeds = frame.loc[frame["signal"] == RANDOM, "layers"].nunique()
+    few = verdicts.too_few(images, tests, 1 + max(1, seeds))
+    parts = [_CONTRASTS.format(n=n, images=images, tests=tests), few]
+    layers = table["layers_a"].where(table["signal_a"] == SUM, "")
+    keys = [table["signal_a"], layers.rename("layers"), table["signal_b"]]
+    for title, measures in _SECTIONS.items():
+        rows = []
+        for (first, layer, second), group in table.groupby(keys, sort=False):
+            cells = {MEASURE_NAMES[name]: _verdict(group[group["measure"] == name], not few) for name in measures}
+            rows.append({"signal": f"{NAMES[str(first)]} {layer}".strip(), "minus": NAMES[str(second)]} | cells)
+        rows = [row for row in rows if set(list(row.values())[2:]) != {"-"}]
+        parts += [f"### {title}", grid(rows)] if rows else []
+    return paragraphs(*parts)
+
+
+def judges_markdown(table: pd.DataFrame) -> str:
+    """Returns a Markdown table of the worth that each judge finds.
+
+    Args:
+        table: Table of `judges_table`.
+    """
+    names = {judge: MEASURE_NAMES[f"{judge}_share"].removeprefix("worth in the top, ") for judge in JUDGES}
+    rows = [
+        {
+            "judge": names[row["judge"]],
+            f"questions with a worth of {WORTH} nats, %": f"{percent(row['share'])} [{percent(row['low'])}, "
+            f"{percent(row['high'])}]",
+            "total nats per question": f"{row['nats']:.2f} [{row['nats_low']:.2f}, {row['nats_high']:.2f}]",
+            "n": f"{row['n']:,}",
+        }
+        for _, row in table[table["n"] > 0].iterrows()
+    ]
+    return f"### Worth found by each judge\n\n{grid(rows)}" if rows else ""
+
+
+def corrections_markdown(table: pd.DataFrame, keep: str, split: str) -> str:
+    """Returns the accuracy of corrected attention as a Markdown table.
+
+    Args:
+        table: Table of `corrections_table`.
+        keep: Patches kept, as a count or a share.
+        split: Split whose images gave the mean maps.
+    """
+    rows = [
+        {
+            "attention": row["attention"],
+            "correction": row["correction"],
+            "accuracy, %": f"{percent(row['accuracy'])} [{percent(row['low'])}, {percent(row['high'])}]",
+            "minus uncorrected": "-"
+            if pd.isna(row["difference"])
+            else f"{points(row['difference'])} [{points(row['difference_low'])}, {points(row['difference_high'])}]",
+            "p": tested(row["difference"], row["p_holm"]),
+            "questions with other patches, %": percent(row["changed"]),
+            "evidence recall, %": percent(row["evidence_recall"]),
+        }
+        for _, row in table.iterrows()
+    ]
+    budget = f"{percent(float(keep))} % of the patches" if "." in keep else f"{keep} patches"
+    size = table.iloc[0]
+    return (
+        f"### Corrected attention\n\n{budget} kept, mean maps of split {split!r}: n = {size['n']:,} questions about "
+        f"{size['images']:,} images. Verdicts rest on p < 0.05 in a permutation test over images, Holm-corrected "
+        f"over the table.\n\n{grid(rows)}"
     )
-    return f"{source_of(folder)}; {legend}\n\n{_grid(summary, _SHOWN)}\n"
 
 
-def _draw(folder: TableFolder, summary: pd.DataFrame, title: str, tables: dict[str, pd.DataFrame], out: Path) -> None:
+def _draw(folder: TableFolder, summary: pd.DataFrame, tables: dict[str, pd.DataFrame], out: Path) -> None:
     n, images, source = summary["n"].max(), summary["images"].max(), source_of(folder)
     squares = {measure: pair_matrix(folder, measure) for measure in ("spearman", "overlap")}
     figures = {
-        "layers.png": layers_figure(summary, title, source),
+        "layers.png": layers_figure(summary, source),
         "pairs.png": pairs_figure(squares, n, images, source),
         "maps.png": maps_figure(mean_maps(folder), images, source),
         "curves.png": curves_figure(curve_table(curve_frame(folder)), source),
@@ -117,36 +221,39 @@ def _draw(folder: TableFolder, summary: pd.DataFrame, title: str, tables: dict[s
 
 
 def _main(summary: pd.DataFrame) -> pd.DataFrame:
-    """Returns all [CLS] layers and sums, both prompts, the responses averaged over blocks, and the controls."""
+    """Returns the rows of [CLS], both prompts, the responses averaged over blocks, and the controls."""
     whole = summary["signal"].isin(RESPONSES) & summary["layers"].str.contains("-")
-    return summary[whole | summary["signal"].isin(["cls", "cls sum", *PROMPTS, *CONTROLS])]
+    return summary[whole | summary["signal"].isin(["cls", SUM, *PROMPTS, *CONTROLS])]
 
 
 def _by_kind(kinds: pd.DataFrame) -> str:
-    """Returns both prompts, the sum of all [CLS] layers and the response by question type, in short."""
-    first = kinds.loc[kinds["signal"] == "cls sum", "layers"].head(1).tolist()
-    chosen = (kinds["signal"] == "cls sum") & kinds["layers"].isin(first) | kinds["signal"].isin(PROMPTS)
+    """Returns a table of both prompts and the sum of all [CLS] layers by question type."""
+    first = kinds.loc[kinds["signal"] == SUM, "layers"].head(1).tolist()
+    chosen = (kinds["signal"] == SUM) & kinds["layers"].isin(first) | kinds["signal"].isin(PROMPTS)
+    measures = ("spearman_response", "spearman_answer", "thinned_share")
     rows = [
-        {"question type": row["kind"], "tokens of answers": f"{row['tokens']:.1f}", "signal": NAMES[row["signal"]]}
-        | {_NAMES[measure]: told(row, measure) for measure in ("spearman_response", "spearman_answer", "thinned_share")}
+        {"question type": row["kind"], "tokens per answer": f"{row['tokens']:.1f}", "signal": NAMES[row["signal"]]}
+        | {_header(measure): with_interval(row, measure) for measure in measures}
         | {"n": f"{row['n']:,}"}
         for _, row in kinds[chosen].iterrows()
     ]
-    text = "By question type (all answers; of one token the response is the last prompt token's row), means over layers"
-    return f"### {text}\n\n{grid(rows)}" if rows else ""
+    return f"### By question type, all answers\n\n{grid(rows)}" if rows else ""
 
 
 def _grid(rows: pd.DataFrame, measures: tuple[str, ...]) -> str:
-    """Signals of which none of these is known are left out, and so are measures."""
+    """Returns a Markdown table without signals and measures that are unknown."""
     known = [measure for measure in measures if rows[measure].notna().any()]
-    names = {measure: f"{_NAMES[measure]}{', %' if measure in PERCENT else ''}" for measure in known}
     return grid(
         [
             {"signal": NAMES[row["signal"]], "layers": row["layers"] or "-"}
-            | {name: _cell(row, measure) for measure, name in names.items()}
+            | {_header(measure): _cell(row, measure) for measure in known}
             for _, row in rows.dropna(subset=known, how="all").iterrows()
         ]
     )
+
+
+def _header(measure: str) -> str:
+    return f"{MEASURE_NAMES[measure]}{', %' if measure in PERCENT else ''}"
 
 
 def _cell(row: pd.Series, measure: str) -> str:
@@ -154,4 +261,19 @@ def _cell(row: pd.Series, measure: str) -> str:
         return p_value(row[measure])
     about = RESPONSE if measure in WITH_RESPONSE else ANSWER if measure in NEAR[ANSWER] else None
     itself = row["signal"] == about and "-" in row["layers"]
-    return "itself" if itself else told(row, measure).replace(" %", "")
+    return "itself" if itself else with_interval(row, measure)
+
+
+def _verdict(rows: pd.DataFrame, allowed: bool) -> str:
+    """Returns the difference and verdict of one contrast, or the number of layers with each verdict."""
+    rows = rows.dropna(subset="difference")
+    if rows.empty:
+        return "-"
+    signs = [verdicts.side(row["difference"], row["p_holm"]) for _, row in rows.iterrows()]
+    if len(rows) == 1:
+        row = rows.iloc[0]
+        middle, low, high = (formatted(row[name], row["measure"], True) for name in ("difference", "low", "high"))
+        shown = f"{middle} [{'no interval' if low == '-' else f'{low}, {high}'}]"
+        return f"{shown} {_SIGNS[signs[0]]}" if allowed else shown
+    counts = [f"{_SIGNS[sign]} {signs.count(sign)}" for sign in (1, -1, 0) if sign in signs]
+    return ", ".join(counts) if allowed else f"{len(rows)} layers"

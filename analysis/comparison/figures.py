@@ -1,4 +1,4 @@
-"""Figures of a comparison: accuracy against what the language model processes, and every method beside the others."""
+"""Figures of a comparison: accuracy by equivalent tokens, and a ranking of the methods per budget."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from analysis.ablation.data import BUDGETLESS, PIXEL_FILTERS
+from analysis.cells import BUDGETLESS, PIXEL_FILTERS
 from analysis.comparison.data import ROLES, budgets_of, methods_at, shared_budget
 from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
-from analysis.verdicts import side
 
 _SIZE = "n = {n:,} questions about {images:,} images. "
 _CONTROL_COLOURS = {
@@ -36,11 +35,10 @@ _ROLE_COLOURS = {
 _ORDER = ("vision", "decoder", "both", "oracle", "control")
 _MARKERS = "osD^vP"
 _POINTS = ["equivalent_tokens", "accuracy", "ci_low", "ci_high"]
-_TESTS = ["delta_vs_random", "p_vs_random_holm"]
 
 
 class Curve(NamedTuple):
-    """One method: `points` has the columns equivalent_tokens, accuracy, ci_low, ci_high, by rising tokens."""
+    """One method; `points` has equivalent_tokens, accuracy, ci_low and ci_high, by rising tokens."""
 
     method: str
     role: str
@@ -48,9 +46,9 @@ class Curve(NamedTuple):
 
 
 class Frontier(NamedTuple):
-    """One panel: methods of some roles over controls and oracles; `full` is None without that row.
+    """One panel with methods of some roles, controls and oracles; `full` is None without that row.
 
-    `colours` has every method of the table, so that one has the same colour in every panel.
+    `colours` has every method of the table, so that a method has one colour in all panels.
     """
 
     title: str
@@ -64,15 +62,15 @@ class Frontier(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """One panel: the rows of a budget with accuracy and interval; `rows` has index method, in a common order.
+    """One panel with the accuracy of every method at one budget.
 
     Attributes:
-        budget: In equivalent tokens.
-        rows: Columns role, accuracy, ci_low, ci_high; NaN where a method cannot have the budget.
+        budget: Budget in equivalent tokens.
+        rows: Columns role, accuracy, ci_low and ci_high by method; NaN where a method cannot have the budget.
         random: Accuracy of random patches and the ends of its interval, or None.
         full: Accuracy of the uncompressed model, or None.
-        n: Questions.
-        images: Images.
+        n: Number of questions.
+        images: Number of images.
     """
 
     budget: int
@@ -84,20 +82,20 @@ class Ranking(NamedTuple):
 
 
 def method_colours(table: pd.DataFrame) -> dict[str, Any]:
-    """A colour for every method of a table: controls and oracles have theirs, the others hues far from each other."""
+    """Returns a colour for every method of a table; adjacent methods have different hues."""
     roles = table[~table["method"].isin(BUDGETLESS)].drop_duplicates("method").set_index("method")["role"]
     methods = [str(name) for name, role in roles.items() if role in ("vision", "decoder", "both")]
     hues = sns.husl_palette(max(len(methods), 1), l=0.5, s=0.95)
-    step = 7 if len(hues) % 7 else 1  # neighbours in the list differ
+    step = 7 if len(hues) % 7 else 1  # adjacent methods differ
     colours: dict[str, Any] = {name: hues[(number * step) % len(hues)] for number, name in enumerate(methods)}
     others = {str(name): role for name, role in roles.items() if name not in colours}
     return colours | {name: _CONTROL_COLOURS.get(name, _ROLE_COLOURS[role]) for name, role in others.items()}
 
 
 def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
-    """A panel for what drops before the language model, and one for what drops inside it.
+    """Returns a panel of the methods that drop tokens before the language model, and one of those that do so inside it.
 
-    A control that drops inside it stands in the second panel only.
+    A control that drops tokens inside the language model is in the second panel only.
     """
     rows = table[~table["method"].isin(BUDGETLESS)]
     budgets, size = tuple(budgets_of(table)), (int(rows["n"].max()), int(rows["images"].max()))
@@ -118,7 +116,7 @@ def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
 
 
 def draw_frontier(data: Frontier, ax: Axes) -> Axes:
-    """Methods as named points joined by lines, controls and oracles as fainter lines, random as a band too."""
+    """Draws methods as points joined by lines, controls and oracles as thick lines, and random patches with a band."""
     labels = []
     if data.full is not None:
         ax.axhline(data.full, color=INK, ls="--", lw=1.2, zorder=1)
@@ -148,10 +146,10 @@ def draw_frontier(data: Frontier, ax: Axes) -> Axes:
 
 
 def frontier_figure(panels: Sequence[Frontier], source: str = "") -> Figure:
-    """Draws the panels side by side, with the same accuracies at the same height.
+    """Draws the panels side by side with a common scale.
 
     Args:
-        panels: As `frontiers_data` gives them.
+        panels: Panels of `frontiers_data`.
         source: Model, data and split, for the footnote.
     """
     values = pd.concat([curve.points["accuracy"] for panel in panels for curve in (*panel.methods, *panel.references)])
@@ -164,23 +162,22 @@ def frontier_figure(panels: Sequence[Frontier], source: str = "") -> Figure:
         figure.axes[0].set_ylabel("accuracy")
         note = (
             _SIZE.format(n=panels[0].n, images=panels[0].images)
-            + "Equivalent tokens: mean of the visual tokens over the language model's blocks. Dashed: no compression. "
-            "Thick lines: controls and oracles; band: 95 % interval of random patches. Each name belongs to the point "
-            "of the smallest budget that the method can have."
+            + "Equivalent tokens: visual tokens averaged over the language model's blocks. Dashed: no compression; "
+            "thick lines: controls and oracles; band: 95 % interval of random patches."
         )
-        caption(figure, _frontier_title(panels), f"{note} {source}".strip())
+        caption(figure, "Accuracy by equivalent tokens", f"{note} {source}".strip())
     return figure
 
 
 def rankings_data(table: pd.DataFrame) -> list[Ranking]:
-    """One panel per budget; roles stand together, the methods of each in the order of the budget that most can have."""
+    """Returns one panel per budget; methods are sorted by role, then by accuracy at the budget that most can have."""
     measured = table[~table["method"].isin(BUDGETLESS)]
     best_first = [*methods_at(table, shared_budget(table), ROLES)["method"], *measured["method"]]
     role = measured.drop_duplicates("method").set_index("method")["role"]
     order = sorted(dict.fromkeys(best_first), key=lambda method: _ORDER.index(role[method]))
     panels = []
     for budget in budgets_of(table):
-        rows = measured[measured["budget"] == budget].set_index("method").reindex(order)[[*_POINTS[1:], *_TESTS]]
+        rows = measured[measured["budget"] == budget].set_index("method").reindex(order)[_POINTS[1:]]
         random = rows.loc["random", _POINTS[1:]].to_numpy(float) if "random" in rows.index else None
         size = int(measured["n"].max()), int(measured["images"].max())
         panels.append(Ranking(budget, rows.assign(role=role), random, _full(table), *size))
@@ -188,7 +185,7 @@ def rankings_data(table: pd.DataFrame) -> list[Ranking]:
 
 
 def draw_ranking(data: Ranking, ax: Axes) -> Axes:
-    """Accuracies with intervals, one line per method; the band is that of random patches."""
+    """Draws accuracies with intervals, one line per method, over the band of random patches."""
     heights = np.arange(len(data.rows))[::-1]
     if data.random is not None:
         mean, low, high = data.random
@@ -200,7 +197,7 @@ def draw_ranking(data: Ranking, ax: Axes) -> Axes:
         colour = _ROLE_COLOURS[row["role"]]
         if pd.isna(row["accuracy"]):
             ax.annotate(
-                "out of reach", (0.02, height), xycoords=("axes fraction", "data"), va="center", color=FAINT, fontsize=9
+                "not possible", (0.02, height), xycoords=("axes fraction", "data"), va="center", color=FAINT, fontsize=9
             )
             continue
         ax.plot([row["ci_low"], row["ci_high"]], [height, height], color=colour, lw=2)
@@ -216,10 +213,10 @@ def draw_ranking(data: Ranking, ax: Axes) -> Axes:
 
 
 def ranking_figure(panels: Sequence[Ranking], source: str = "") -> Figure:
-    """Draws the panels side by side, with the same methods at the same height.
+    """Draws the panels side by side with common rows.
 
     Args:
-        panels: As `rankings_data` gives them.
+        panels: Panels of `rankings_data`.
         source: Model, data and split, for the footnote.
     """
     with house_style():
@@ -236,34 +233,11 @@ def ranking_figure(panels: Sequence[Ranking], source: str = "") -> Figure:
         axes[0].legend(loc="best", fontsize=10)
         note = (
             _SIZE.format(n=panels[0].n, images=panels[0].images)
-            + "Bars: 95 % intervals over images. Band: random patches; dashed: no compression. Colours: where a method "
-            f"drops tokens. The order within each colour is that at {_reference(panels)} equivalent tokens."
+            + "Bars: 95 % intervals over images; band: random patches; dashed: no compression. Methods of one colour "
+            f"are sorted by accuracy at {_reference(panels)} equivalent tokens."
         )
-        caption(figure, _ranking_title(panels), f"{note} {source}".strip())
+        caption(figure, "Accuracy of every method", f"{note} {source}".strip())
     return figure
-
-
-def _frontier_title(panels: Sequence[Frontier]) -> str:
-    least = min(panels[0].budgets)
-    here: dict[str, float] = {}
-    for panel in panels:
-        for curve in (*panel.methods, *panel.references):
-            points = curve.points.set_index("budget")["accuracy"]
-            if least in points.index and curve.role != "oracle":
-                here[curve.method] = float(points[least])
-    methods = {name: value for name, value in here.items() if any(c.method == name for p in panels for c in p.methods)}
-    names = [*([max(methods, key=methods.__getitem__)] if methods else []), *(["random"] if "random" in here else [])]
-    return f"At {least} equivalent tokens: {', '.join(f'{name} {100 * here[name]:.1f} %' for name in names)}"
-
-
-def _ranking_title(panels: Sequence[Ranking]) -> str:
-    panel = next(panel for panel in panels if panel.budget == _reference(panels))
-    rows = panel.rows[panel.rows["role"].isin(["vision", "decoder", "both"])]
-    tested = rows[rows["p_vs_random_holm"].notna()]
-    if tested.empty:
-        return f"Accuracy at {panel.budget} and other numbers of equivalent tokens"
-    better = sum(side(row["delta_vs_random"], row["p_vs_random_holm"]) > 0 for _, row in tested.iterrows())
-    return f"At {panel.budget} equivalent tokens {better} of {len(tested)} methods are shown to beat random patches"
 
 
 def _reference(panels: Sequence[Ranking]) -> int:

@@ -1,4 +1,4 @@
-"""From a search and the study that confirms its winner to numbers: what holds on questions that it never saw."""
+"""Data of the confirming split, whose questions the search did not use."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from analysis.ablation.data import PIXEL_FILTERS, Cell, cells_of, read_cells, row_of, runs_of
+from analysis.cells import PIXEL_FILTERS, Cell, cells_of, read_cells, row_of, runs_of
 from analysis.records import read_records
 from analysis.search.data import trials_of, whole_trials
 from analysis.statistics import Interval, difference_interval, mean_interval
@@ -18,7 +18,7 @@ from foveate.core.progress import bar
 
 BASELINES = ("best single layer", "uniform ensemble", "published default")
 CONTROLS = ("random", "uniform", "pool", "downsample", *PIXEL_FILTERS)
-FOUND = ("winner", "front ")  # how the rows begin that the search found
+FOUND = ("winner", "front ")  # prefixes of the scorers that the search found
 _ANSWERS = {
     "accuracy": ("accuracy", "ci_low", "ci_high"),
     "quality": ("log_probability", "log_low", "log_high"),
@@ -30,12 +30,12 @@ class Front(NamedTuple):
     """The Pareto front over two goals, as searched and as confirmed.
 
     Attributes:
-        goals: That of the x axis, which costs if one does, and that of the y axis.
-        tried: Columns x, y: other trials that were evaluated in full.
+        goals: Goal of the x axis, a cost if there is one, and goal of the y axis.
+        tried: Columns x and y of other trials that were evaluated in full.
         members: One row per member: scorer, trial, x, y on the searched split, and test_x, test_y, low, high.
-        controls: Random patches and the even grid at the members' budgets: scorer, x, y, low, high; confirming split.
-        n: Questions of the confirming split.
-        images: Images of the confirming split.
+        controls: Columns scorer, x, y, low, high of `random` and `uniform` at the members' budgets, confirming split.
+        n: Number of questions of the confirming split.
+        images: Number of images of the confirming split.
     """
 
     goals: tuple[str, str]
@@ -47,13 +47,12 @@ class Front(NamedTuple):
 
 
 def confirmed_table(study: optuna.Study, test: optuna.Study, out: Path) -> pd.DataFrame:
-    """One row per winner, baseline and control on the confirming split, by falling budget.
+    """Returns one row per winner, baseline and control on the confirming split, by falling budget.
 
-    Columns: those of `ablation_table`; log-probability with interval; what the winner of that budget gains over the
-    row, paired by question, with an interval and a permutation p, Holm-corrected over the column; and
-    optimism, NaN where the search did not evaluate the row's compressor in full. Where members of a front share a
-    budget, its winner is the most accurate of them on the searched split. A winner that is the row's own compressor
-    gains exactly 0, without a p.
+    Columns: those of `ablation_table`; log-probability with interval; gain of the budget's winner over the row, paired
+    by question, with an interval and a permutation p, Holm-corrected over the column; and optimism, NaN if the search
+    did not evaluate the row's compressor in full. If members of a front share a budget, its winner is the most accurate
+    on the searched split. If the row has the winner's compressor, the gain is exactly 0 without a p.
 
     Args:
         study: The search.
@@ -70,17 +69,11 @@ def confirmed_table(study: optuna.Study, test: optuna.Study, out: Path) -> pd.Da
         row = row_of(cell, frame, full, random.get(cell.keep))
         row |= dict(zip(_ANSWERS["quality"], _mean_of_any(frame["log_probability"], frame["image_id"]), strict=True))
         found = None if cell.scorer.startswith(FOUND) else winner.get(cell.keep)
-        gained = np.nan, np.nan, np.nan, np.nan
-        if found and found.run_id == cell.run_id:  # the same compressor: equal for certain, and no test
-            gained = 0.0, 0.0, 0.0, np.nan
-        elif found:
-            pair, images = (frames[found], frame), frame["image_id"]
-            means, runs = ([side["score"] for side in pair], [runs_of(side) for side in pair])
-            gained = *difference_interval(means[0], means[1], images)[:3], paired_p(runs[0], runs[1], images)
-        row |= dict(zip(("winner_gains", "gain_low", "gain_high", "p_holm"), gained, strict=True))
+        gain = _gain(found, cell, frames) if found else (np.nan,) * 4
+        row |= dict(zip(("winner_gains", "gain_low", "gain_high", "p_holm"), gain, strict=True))
         twin = twins[cell]
-        told = optimism(read_records(out, twin.user_attrs["run_id"]), frame)[:3] if twin else (np.nan,) * 3
-        rows.append(row | dict(zip(("optimism", "optimism_low", "optimism_high"), told, strict=True)))
+        bias = optimism(read_records(out, twin.user_attrs["run_id"]), frame)[:3] if twin else (np.nan,) * 3
+        rows.append(row | dict(zip(("optimism", "optimism_low", "optimism_high"), bias, strict=True)))
     table = pd.DataFrame(rows)
     for column in ("p_vs_random_holm", "p_holm"):
         table[column] = holm(table[column])
@@ -91,10 +84,14 @@ def confirmed_table(study: optuna.Study, test: optuna.Study, out: Path) -> pd.Da
 
 
 def optimism(searched: pd.DataFrame, confirmed: pd.DataFrame) -> Interval:
-    """Returns the mean score on the searched split minus that on the other, images weighing equally, with an interval.
+    """Returns the mean score on the searched split minus that on the other, with equal weights of images.
 
     The splits hold different images, so the intervals of both sides are combined by square-and-add (Newcombe 1998,
-    Statistics in Medicine 17, 873, method 10). A side of one image has no interval.
+    Statistics in Medicine 17, 873, method 10). The ends are NaN if a side has only one image.
+
+    Args:
+        searched: Records of the searched split.
+        confirmed: Records of the same compressor on the confirming split.
     """
     sides = [frame.groupby("image_id")["score"].mean().to_numpy(float) for frame in (searched, confirmed)]
     a, b = (mean_interval(side, np.arange(len(side))) for side in sides)
@@ -106,54 +103,60 @@ def optimism(searched: pd.DataFrame, confirmed: pd.DataFrame) -> Interval:
 
 
 def front_data(study: optuna.Study, test: optuna.Study, winners: list[FrozenTrial], table: pd.DataFrame) -> Front:
-    """The front of a search for several goals, and what became of it.
+    """Returns the Pareto front of a search for several goals, with its numbers on the confirming split.
 
     Args:
         study: The search.
         test: The study that confirms it.
-        winners: The members.
-        table: As `confirmed_table` gives it.
+        winners: Members of the front.
+        table: Table of `confirmed_table`.
     """
     goals = study.user_attrs["goals"]
     cost = next((goal for goal in goals if goal not in _ANSWERS), goals[0])
-    worth = next((goal for goal in goals if goal in _ANSWERS and goal != cost), "accuracy")
-    place = {trial.user_attrs["compressor_id"]: trial for trial in winners}
+    benefit = next((goal for goal in goals if goal in _ANSWERS and goal != cost), "accuracy")
+    by_compressor = {trial.user_attrs["compressor_id"]: trial for trial in winners}
     members = []
     for trial in trials_of(test):
-        found = place.get(trial.user_attrs["compressor_id"])
+        found = by_compressor.get(trial.user_attrs["compressor_id"])
         row = table[(table["scorer"] == trial.params["scorer"]) & (table["keep"] == trial.params["keep"])]
         if found is None or row.empty or not trial.params["scorer"].startswith(FOUND):
             continue
-        told = trial.user_attrs.get(cost, found.user_attrs[cost])  # milliseconds are measured by the search only
-        searched = {"x": found.user_attrs[cost], "y": found.user_attrs[worth], "test_x": told}
-        answers = dict(zip(("test_y", "low", "high"), row.iloc[0][list(_ANSWERS[worth])], strict=True))
+        test_x = trial.user_attrs.get(cost, found.user_attrs[cost])  # only the search measures milliseconds
+        searched = {"x": found.user_attrs[cost], "y": found.user_attrs[benefit], "test_x": test_x}
+        answers = dict(zip(("test_y", "low", "high"), row.iloc[0][list(_ANSWERS[benefit])], strict=True))
         members.append({"scorer": trial.params["scorer"], "trial": found.number} | searched | answers)
     controls = table[table["scorer"].isin(["random", "uniform"])] if cost == "tokens" else table.head(0)
-    controls = controls[["scorer", "keep", *_ANSWERS[worth]]].set_axis(["scorer", "x", "y", "low", "high"], axis=1)
-    others = [t.user_attrs for t in whole_trials(study) if t.user_attrs["compressor_id"] not in place]
-    tried = pd.DataFrame([(notes[cost], notes[worth]) for notes in others], columns=["x", "y"])
+    controls = controls[["scorer", "keep", *_ANSWERS[benefit]]].set_axis(["scorer", "x", "y", "low", "high"], axis=1)
+    others = [t.user_attrs for t in whole_trials(study) if t.user_attrs["compressor_id"] not in by_compressor]
+    tried = pd.DataFrame([(facts[cost], facts[benefit]) for facts in others], columns=["x", "y"])
     size = int(table["n"].iloc[0]), int(table["images"].iloc[0])
     front = pd.DataFrame(members, columns=_MEMBER).sort_values("x", ignore_index=True)
-    return Front((cost, worth), tried, front, controls, *size)
+    return Front((cost, benefit), tried, front, controls, *size)
+
+
+def _gain(found: Cell, cell: Cell, frames: Mapping[Cell, pd.DataFrame]) -> tuple[float, float, float, float]:
+    """Returns the gain of a winner over a cell, the ends of its interval, and p."""
+    if found.run_id == cell.run_id:  # the same compressor, so there is nothing to test
+        return 0.0, 0.0, 0.0, np.nan
+    a, b = frames[found], frames[cell]
+    mean, low, high, _ = difference_interval(a["score"], b["score"], b["image_id"])
+    return mean, low, high, paired_p(runs_of(a), runs_of(b), b["image_id"])
 
 
 def _twins(study: optuna.Study, test: optuna.Study, cells: Iterable[Cell]) -> dict[Cell, FrozenTrial | None]:
-    """The trial of the search that evaluated a cell's compressor, found by its identity."""
+    """Returns the trial of the search that evaluated the compressor of each cell, if any."""
     searched = {trial.user_attrs["compressor_id"]: trial for trial in whole_trials(study)}
     evaluated = {trial.user_attrs["run_id"]: trial.user_attrs["compressor_id"] for trial in trials_of(test)}
     return {cell: searched.get(evaluated.get(cell.run_id, "")) for cell in cells}
 
 
 def _winner_of_budgets(twins: Mapping[Cell, FrozenTrial | None]) -> dict[int, Cell]:
-    """By budget what the search found; of several cells the most accurate on the searched split."""
+    """Returns the winner of each budget, the most accurate of its cells on the searched split."""
     known = [(twin.user_attrs["accuracy"] if twin else -np.inf, cell) for cell, twin in twins.items()]
     found = [one for one in known if one[1].scorer.startswith(FOUND)]
     return {cell.keep: cell for _, cell in sorted(found, key=lambda one: one[0])}
 
 
 def _mean_of_any(values: pd.Series, images: pd.Series) -> tuple[float, float, float]:
-    """Returns a mean of unbounded values with its interval: that of the differences from 0.
-
-    Where all images agree, nothing bounds what the others may be, so there is no interval.
-    """
+    """Returns the mean of unbounded values with its interval; the ends are NaN if all images agree."""
     return difference_interval(values, np.zeros(len(values)), images, half_range=np.inf)[:3]

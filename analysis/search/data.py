@@ -1,4 +1,4 @@
-"""From a search to numbers: what was tried, what was saved, what mattered, what its proxy foretold."""
+"""Data of a search: trials, early stopping, importance of dimensions, weights and the proxy."""
 
 import warnings
 from collections import Counter
@@ -12,11 +12,10 @@ import pandas as pd
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from analysis.ranks import Correlation, correlation
 from analysis.records import read_records
-from analysis.statistics import mean_interval
+from analysis.statistics import Correlation, correlation, mean_interval
 
-FEW, STEADY = 10, 50  # trials: below the one importance is not told, below the other its best tenth is under 5 trials
+FEW, STEADY = 10, 50  # trials needed for importances, and for a best tenth of at least 5 trials
 _COLUMNS = (
     *("label", "family", "layers", "n", "stopped", "accuracy", "quality", "tokens", "evidence_recall", "agreement"),
     *("accuracy_loss", "run_id", "weights"),
@@ -24,13 +23,13 @@ _COLUMNS = (
 
 
 class Saving(NamedTuple):
-    """What early stopping saved.
+    """Questions that early stopping saved.
 
     Attributes:
-        trials: Different compressors that were evaluated; equal ones share their records.
-        stopped: Of them ended early.
-        answered: Questions that they answered.
-        full: Questions that all would have answered.
+        trials: Number of different compressors; equal ones share their records.
+        stopped: Number of compressors that were stopped early.
+        answered: Number of answered questions.
+        full: Number of questions without early stopping.
     """
 
     trials: int
@@ -40,13 +39,13 @@ class Saving(NamedTuple):
 
 
 class Proxy(NamedTuple):
-    """How the proxy's agreement, and kept evidence, go with what trials measured.
+    """Rank correlations of the proxy's agreement, and of kept evidence, with the measures of trials.
 
     Attributes:
-        trials: An even sample of the space's prior, evaluated in full; columns agreement, accuracy, quality,
-            evidence_recall, tokens, label; one row per compressor.
-        correlations: Spearman's, by signal (agreement, evidence_recall where it is known) and measure (accuracy,
-            quality); a bootstrap over trials.
+        trials: An even sample of the space's prior, evaluated in full, one row per compressor; columns agreement,
+            accuracy, quality, evidence_recall, tokens, label.
+        correlations: Spearman's rank correlation, by signal (agreement, evidence_recall where known) and measure
+            (accuracy, quality), with a bootstrap over trials.
     """
 
     trials: pd.DataFrame
@@ -54,14 +53,14 @@ class Proxy(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """Of every dimension for one goal, and on how many trials that rests.
+    """Importance of every dimension for one goal.
 
     Attributes:
         goal: The goal.
-        shares: By parameter, falling, of sum 1; empty where the trials do not tell.
-        trials: Complete trials.
-        rests: By parameter: trials that have it.
-        why: Why the trials do not tell, or why little can be made of it; empty otherwise.
+        shares: Share of each parameter in falling order, with sum 1; empty if the trials do not determine it.
+        trials: Number of complete trials.
+        rests: Number of trials that have a parameter, by parameter.
+        why: Reason why importances are missing or uncertain, or an empty string.
     """
 
     goal: str
@@ -72,24 +71,24 @@ class Importance(NamedTuple):
 
 
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:
-    """The complete trials, those that were stopped early among them."""
+    """Returns the complete trials, including those that were stopped early."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 def whole_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The complete trials that answered all questions."""
+    """Returns the complete trials that answered all questions."""
     return [trial for trial in trials_of(study) if not trial.user_attrs.get("stopped")]
 
 
 def feasible(trial: FrozenTrial) -> bool:
-    """Whether a trial keeps its constraints, if it has any."""
+    """Returns whether a trial satisfies its constraints, if it has any."""
     return all(value <= 0 for value in trial.constraints.values())
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
-    """One row per complete trial: number, source, label, what was measured, values, weights and parameters.
+    """Returns one row per complete trial: number, source, label, measures, values, weights and parameters.
 
-    A parameter that is called like another column stands as `param_<name>`.
+    The column of a parameter whose name is already used is called `param_<name>`.
     """
     rows: list[dict[str, Any]] = []
     for trial in trials_of(study):
@@ -101,17 +100,16 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 
 def saving_data(study: optuna.Study) -> Saving:
-    """A compressor that several trials suggested is evaluated once, as far as the one that came furthest."""
+    """Returns the questions that early stopping saved; equal compressors count once, by their longest run."""
     runs = trials_table(study).groupby("run_id")
     answered, stopped = runs["n"].max(), runs["stopped"].agg(lambda why: all(map(bool, why)))
     return Saving(len(answered), int(stopped.sum()), int(answered.sum()), len(answered) * study.user_attrs["samples"])
 
 
 def history_data(study: optuna.Study) -> pd.DataFrame:
-    """One row per goal and complete trial: goal, number, source, value, stopped, feasible, best.
+    """Returns one row per goal and complete trial: goal, number, source, value, stopped, feasible, best.
 
-    `best` is the best value of this goal so far among trials that keep the constraint and were evaluated in full; NaN
-    before the first.
+    `best` is the best value so far among feasible trials that were evaluated in full; NaN before the first.
     """
     rows, trials = [], trials_of(study)
     for index, (goal, direction) in enumerate(zip(study.user_attrs["goals"], study.directions, strict=True)):
@@ -126,10 +124,10 @@ def history_data(study: optuna.Study) -> pd.DataFrame:
 
 
 def importance_data(study: optuna.Study) -> list[Importance]:
-    """PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255), Optuna's default, of every goal.
+    """Returns the importances of every goal by PED-ANOVA, Optuna's default.
 
-    What tells the best tenth of the complete trials from the others, whether or not they keep the constraint. A
-    parameter that only some trials have is judged on those.
+    PED-ANOVA measures how the best tenth of the complete trials differs from all, feasible or not. A parameter that
+    only some trials have is judged on those. Source: Watanabe et al. 2023 (arXiv 2304.10255).
     """
     trials, found = trials_of(study), []
     rests = Counter(name for trial in trials for name in trial.params)
@@ -140,15 +138,15 @@ def importance_data(study: optuna.Study) -> list[Importance]:
         elif len({trial.values[number] for trial in trials}) == 1:
             why = "all trials have the same value"
         else:
-            sign = 1 if direction.name == "MINIMIZE" else -1  # with a target, low is better whatever the direction
+            sign = 1 if direction.name == "MINIMIZE" else -1  # PED-ANOVA minimizes a target whatever the direction
             shares = _importances(study, lambda trial, number=number, sign=sign: sign * trial.values[number])
-            why = "" if len(trials) >= STEADY else f"under {STEADY} trials, so unsteady"
+            why = "" if len(trials) >= STEADY else f"uncertain, under {STEADY} trials"
         found.append(Importance(goal, shares, len(trials), dict(rests), why))
     return found
 
 
 def proxy_data(study: optuna.Study, seed: int = 0) -> Proxy | None:
-    """None with fewer than 4 trials from all over the ranking; see `Proxy`."""
+    """Returns the correlations of the proxy, or None with fewer than 4 trials of the even sample."""
     rows = trials_table(study)
     rows = rows[rows["source"] == "spaced"].dropna(subset="agreement").drop_duplicates("run_id")
     if len(rows) < 4:
@@ -164,10 +162,10 @@ def proxy_data(study: optuna.Study, seed: int = 0) -> Proxy | None:
 
 
 def weights_data(study: optuna.Study, winners: list[FrozenTrial]) -> pd.DataFrame:
-    """Weight of every layer, of sum 1: the winners, the ten best that were not stopped, default and uniform ensemble.
+    """Returns the weights of the layers, with sum 1, of winners, the ten best trials and the two baselines.
 
-    The best are so by the first goal, and keep the constraint. Columns: layer, weight, who ("winner", "among the ten
-    best", "published default", "uniform ensemble"), trial.
+    The ten best are feasible trials by the first goal that were not stopped. Columns: layer, weight, who ("winner",
+    "among the ten best", "published default", "uniform ensemble"), trial.
     """
     depth, start = study.user_attrs["depth"], study.user_attrs["default_start"]
     default = [float(start <= i <= study.user_attrs["feature_layer"]) for i in range(depth)]
@@ -188,7 +186,7 @@ def weights_data(study: optuna.Study, winners: list[FrozenTrial]) -> pd.DataFram
 
 
 def singles_data(study: optuna.Study, out: Path) -> pd.DataFrame:
-    """Accuracy of every planned single layer on the searched split: layer, accuracy, ci_low, ci_high, n, images."""
+    """Returns the accuracy of single layers on the searched split: layer, accuracy, ci_low, ci_high, n, images."""
     rows = []
     for trial in whole_trials(study):
         if trial.user_attrs.get("source") == "single":
@@ -202,7 +200,7 @@ def singles_data(study: optuna.Study, out: Path) -> pd.DataFrame:
 
 def _importances(study: optuna.Study, target: Callable[[FrozenTrial], float]) -> dict[str, float]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that low is better, and that some parameters rest on few trials: both told
+        warnings.simplefilter("ignore")  # the direction, and parameters of few trials: `rests` has them
         shares = get_param_importances(study, target=target, normalize=False)
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()} if total > 0 else {}

@@ -1,4 +1,4 @@
-"""Figures of a search: its course, what mattered, its weights, what its proxy was worth, the test, the front."""
+"""Figures of a search: history, importance, weights, proxy, confirming split and Pareto front."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
+from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, legend_of, percent_axis
 from analysis.search.confirmed import BASELINES, Front
 from analysis.search.data import Importance, Proxy, history_data
 
@@ -38,7 +38,7 @@ _PERCENT = PercentFormatter(1, decimals=0, symbol=" %")
 
 
 def draw_history(history: pd.DataFrame, ax: Axes) -> Axes:
-    """Value of every trial of one goal, rings for those that were stopped early, crosses where the constraint fails."""
+    """Draws the values of one goal: rings for trials that were stopped early, crosses for infeasible ones."""
     goal = history["goal"].iloc[0]
     for source, (name, colour) in _SOURCES.items():
         rows = history[history["source"] == source]
@@ -61,7 +61,7 @@ def draw_history(history: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def history_figure(study: optuna.Study) -> Figure:
-    """A panel per goal."""
+    """Draws a panel per goal."""
     history = history_data(study)
     panels = [rows for _, rows in history.groupby("goal", sort=False)]
     with house_style():
@@ -69,47 +69,45 @@ def history_figure(study: optuna.Study) -> Figure:
         axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
         for ax, rows in zip(axes, panels, strict=True):
             draw_history(rows, ax).label_outer()
-        shown = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        shown = legend_of(axes)
         figure.legend(shown.values(), shown.keys(), frameon=False, fontsize=10.5, loc="outside right upper")
-        caption(figure, "The course of the search", _history_note(history))
+        caption(figure, "History of the search", _history_note(history))
     return figure
 
 
 def draw_importance(data: Importance, ax: Axes) -> Axes:
-    """Bars with the number of trials that have the dimension."""
+    """Draws a bar per dimension; a name has the number of trials if not all trials have the dimension."""
     names = list(data.shares)[::-1]
     labels = [name if data.rests[name] == data.trials else f"{name} ({data.rests[name]})" for name in names]
     ax.barh(labels, [data.shares[name] for name in names], color=COLOURS["single"])
     for height, name in enumerate(names):
         share = data.shares[name]
         ax.text(share + 0.012, height, f"{100 * share:.0f} %", va="center", fontsize=10, color=FAINT)
-    ax.set(xlabel="share of importance", title=f"for {data.goal}, {data.trials} trials", xlim=(0, 1))
+    ax.set(xlabel="share of importance", title=f"{data.goal}, {data.trials} trials", xlim=(0, 1))
     ax.xaxis.set_major_formatter(_PERCENT)
     if not names:
         ax.set_yticks([])
-        ax.text(0.5, 0.5, data.why or "the trials do not tell", ha="center", transform=ax.transAxes, color=FAINT)
+        ax.text(
+            0.5, 0.5, data.why or "not determined by these trials", ha="center", transform=ax.transAxes, color=FAINT
+        )
     return ax
 
 
 def importance_figure(importances: list[Importance]) -> Figure:
-    """One panel per goal."""
+    """Draws a panel per goal."""
     longest = max(len(one.shares) for one in importances)
     with house_style():
         figure = Figure(figsize=(5.5 * len(importances) + 1.5, 1.9 + 0.36 * max(longest, 3)), layout="constrained")
         for ax, one in zip(figure.subplots(1, len(importances), squeeze=False)[0], importances, strict=True):
             draw_importance(one, ax)
-        why = "".join(f" For {one.goal}: {one.why}." for one in importances if one.why and one.shares)
-        caption(
-            figure,
-            "What mattered",
-            "What tells the best tenth of the trials from the others (PED-ANOVA); in brackets: trials that have a "
-            f"dimension which not all have.{why}",
-        )
+        why = "".join(f" {one.goal.capitalize()}: {one.why}." for one in importances if one.why and one.shares)
+        note = f"PED-ANOVA of the best tenth of the trials; brackets: trials with a dimension, if not all.{why}"
+        caption(figure, "Importance of the dimensions", note)
     return figure
 
 
 def draw_weights(weights: pd.DataFrame, feature_layer: int, ax: Axes) -> Axes:
-    """Weight per layer: uniform ensemble, published default, the winner over the ten best or the members of a front."""
+    """Draws the weights of the layers, without the ten best trials if there are several winners."""
     several = weights.loc[weights["who"] == "winner", "trial"].nunique() > 1
     for who, (colour, width, marker, order) in _WHO.items():
         if several and who == "among the ten best":
@@ -129,20 +127,20 @@ def draw_weights(weights: pd.DataFrame, feature_layer: int, ax: Axes) -> Axes:
 
 
 def draw_singles(singles: pd.DataFrame, ax: Axes) -> Axes:
-    """Accuracy of each layer alone with its interval."""
+    """Draws the accuracy of each single layer with its interval."""
     errors = [singles["accuracy"] - singles["ci_low"], singles["ci_high"] - singles["accuracy"]]
-    clipped = np.clip(errors, 0, None)  # rounding may make an end at 0 or 1 negative
+    clipped = np.clip(errors, 0, None)  # rounding may make an error at 0 or 1 negative
     ax.errorbar(singles["layer"], singles["accuracy"], clipped, fmt="o-", color=COLOURS["single"], lw=1.2, elinewidth=2)
     percent_axis(ax)
-    ax.set_ylabel("accuracy,\none layer alone")
+    ax.set_ylabel("accuracy of\na single layer")
     return ax
 
 
 def weights_figure(weights: pd.DataFrame, feature_layer: int, singles: pd.DataFrame | None = None) -> Figure:
-    """Weight per layer, and below it what each layer reaches alone, where the search has tried that."""
+    """Draws the weights of the layers, and below them the accuracy of each single layer if it was evaluated."""
     alone = singles if singles is not None and len(singles) > 1 else None
     several = weights.loc[weights["who"] == "winner", "trial"].nunique() > 1
-    note = "Weights sum to 1." + ("" if several else " Thin: the ten best trials evaluated in full.")
+    note = "Weights sum to 1." + ("" if several else " Thin: the ten best trials.")
     with house_style():
         figure = Figure(figsize=(10, 4.6 if alone is None else 6.8), layout="constrained")
         ratios = [1] if alone is None else [1.6, 1]
@@ -157,22 +155,22 @@ def weights_figure(weights: pd.DataFrame, feature_layer: int, singles: pd.DataFr
             )
         axes[-1].set_xlabel("layer of the vision tower")
         axes[-1].xaxis.set_major_locator(MaxNLocator(13, integer=True, min_n_ticks=1))
-        caption(figure, "Which layers the search trusts", f"{note} Shaded: the layer that writes the features.")
+        caption(figure, "Weights of the layers", f"{note} Shaded: layer that writes the features.")
     return figure
 
 
 def draw_proxy(proxy: Proxy, signal: str, ax: Axes) -> Axes:
-    """One signal of `Proxy` against accuracy, with the rank correlation."""
+    """Draws one signal of the proxy against accuracy, with the rank correlation in the title."""
     rho = proxy.correlations[signal, "accuracy"]
     ax.scatter(proxy.trials[signal], proxy.trials["accuracy"], color=COLOURS["single"], s=30, zorder=3)
     percent_axis(ax)
-    told = f"rank correlation {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
-    ax.set_title("rank correlation undefined" if np.isnan(rho.value) else told)
+    shown = f"rank correlation {rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
+    ax.set_title("rank correlation undefined" if np.isnan(rho.value) else shown)
     return ax
 
 
 def proxy_figure(proxy: Proxy, signal: str) -> Figure:
-    """Agreement of the proxy, and kept evidence where it is known, against accuracy."""
+    """Draws the proxy's agreement, and kept evidence where known, against accuracy."""
     names = {"agreement": f"agreement with {signal}", "evidence_recall": "evidence kept"}
     known = [name for name in names if (name, "accuracy") in proxy.correlations]
     with house_style():
@@ -182,15 +180,15 @@ def proxy_figure(proxy: Proxy, signal: str) -> Figure:
             draw_proxy(proxy, name, ax).set_xlabel(names[name])
         axes[0].set_ylabel("accuracy")
         text = (
-            f"n = {len(proxy.trials)} trials, an even sample of the space's prior, every one evaluated in full; 95 % "
-            "intervals by bootstrap over trials. Searched split."
+            f"n = {len(proxy.trials)} trials, an even sample of the space's prior, evaluated on the searched split; "
+            "95 % intervals by bootstrap over trials."
         )
-        caption(figure, "Does the proxy foretell accuracy?", text)
+        caption(figure, "Proxy and accuracy", text)
     return figure
 
 
 def draw_confirmed(rows: pd.DataFrame, full: float | None, ax: Axes) -> Axes:
-    """Accuracies of one budget with intervals, the best on top; `full` is that without compression."""
+    """Draws the accuracies of one budget with intervals, the best on top; `full` is that without compression."""
     rows = rows.sort_values("accuracy", kind="stable")
     for height, (_, row) in enumerate(rows.iterrows()):
         colour = _colour(row)
@@ -209,7 +207,7 @@ def draw_confirmed(rows: pd.DataFrame, full: float | None, ax: Axes) -> Axes:
 
 
 def confirmed_figure(table: pd.DataFrame) -> Figure:
-    """Accuracy on the confirming split with intervals; one panel per budget."""
+    """Draws the accuracies on the confirming split, one panel per budget."""
     keeps = [keep for keep in table["keep"].unique() if table["scorer"][table["keep"] == keep].nunique() > 1]
     columns = 1 if len(keeps) == 1 else 2 if len(keeps) <= 4 else 3
     lines, full = math.ceil(len(keeps) / columns), table.loc[table["family"] == "full", "accuracy"]
@@ -223,23 +221,22 @@ def confirmed_figure(table: pd.DataFrame) -> Figure:
             ax.tick_params(labelbottom=True)
         n, images = table["n"].iloc[0], table["images"].iloc[0]
         text = (
-            f"n = {n:,} questions about {images:,} images that the search never saw; 95 % intervals over images. "
-            "Orange: found by the search; blue: baselines; grey: controls and the oracle. Dotted: no "
-            "compression."
+            f"n = {n:,} questions about {images:,} images of the confirming split; 95 % intervals over images. Orange: "
+            "found by the search; blue: baselines; grey: controls and oracle; dotted: no compression."
         )
-        caption(figure, "The winner on unseen questions", text)
+        caption(figure, "Accuracy on the confirming split", text)
     return figure
 
 
 def draw_front(front: Front, ax: Axes) -> Axes:
-    """The front as searched (line) and as confirmed (points with intervals), over other trials and controls."""
+    """Draws the front on the searched split (line) and on the confirming split (points), trials and controls."""
     members, labels = front.members, []
     ax.scatter(front.tried["x"], front.tried["y"], s=14, color="#cfcfcf", label="other trials, searched split")
     steps = members.sort_values(["x", "y"])
     ax.plot(steps["x"], steps["y"], "o--", mfc="none", color=COLOURS["suffix"], lw=1.2, label="front, searched split")
     errors = np.clip([members["test_y"] - members["low"], members["high"] - members["test_y"]], 0, None)
     style = {"fmt": "o", "color": COLOURS["suffix"], "elinewidth": 2, "mec": "white", "ms": 7, "zorder": 4}
-    ax.errorbar(members["test_x"], members["test_y"], errors, label="front, unseen questions", **style)
+    ax.errorbar(members["test_x"], members["test_y"], errors, label="front, confirming split", **style)
     for name, rows in front.controls.groupby("scorer", sort=False):
         rows, colour = rows.sort_values("x"), COLOURS[str(name)]
         ax.fill_between(rows["x"], rows["low"], rows["high"], color=colour, alpha=0.18, lw=0)
@@ -259,26 +256,26 @@ def draw_front(front: Front, ax: Axes) -> Axes:
 
 
 def front_figure(front: Front) -> Figure:
-    """The front with title and caption."""
+    """Draws the front with title and footnote."""
     with house_style():
         figure = Figure(figsize=(10, 5.8), layout="constrained")
         ax = figure.subplots()
         draw_front(front, ax)
         below = int((front.tried["y"] < ax.get_ylim()[0]).sum())
         text = (
-            f"n = {front.n:,} questions about {front.images:,} images that the search never saw; bars and bands: 95 % "
-            "intervals over images. The front was picked on the searched split, which flatters its line."
+            f"n = {front.n:,} questions about {front.images:,} images of the confirming split; bars and bands: 95 % "
+            "intervals over images. The front was chosen on the searched split, so its line is optimistic."
         )
-        caption(figure, "What the search trades", text + (f" {below} other trials lie lower." if below else ""))
+        caption(figure, "Pareto front", text + (f" {below} other trials lie below the axis." if below else ""))
     return figure
 
 
 def _history_note(history: pd.DataFrame) -> str:
     parts = []
     if history["stopped"].any():
-        parts.append("Rings: stopped early, at the value that they would have had.")
+        parts.append("Rings: stopped early, at an estimated value.")
     if not history["feasible"].all():
-        parts.append("Crosses: lose more accuracy than is allowed, and are never the best.")
+        parts.append("Crosses: infeasible, lose more accuracy than allowed.")
     return " ".join(parts) or "Every trial was evaluated in full."
 
 

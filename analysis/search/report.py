@@ -1,4 +1,4 @@
-"""What a search writes and prints."""
+"""Report of a finished search: tables and figures in one folder."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial
 
-from analysis.ablation.data import cells_of
-from analysis.benchmarks.data import failures, not_asked
+from analysis.cells import cells_of, failures
 from analysis.drawing import save_figure
-from analysis.records import read_records
-from analysis.search.answer import flattered, foretold, kept_to, mattered, verdict
+from analysis.records import failure_note, read_records
 from analysis.search.confirmed import confirmed_table, front_data
 from analysis.search.data import (
+    Importance,
+    Proxy,
     importance_data,
     proxy_data,
     saving_data,
@@ -30,7 +30,19 @@ from analysis.search.figures import (
     weights_figure,
 )
 from analysis.statistics import mean_interval
-from analysis.tables import accuracy, between, grid, p_value, percent, write_table
+from analysis.tables import (
+    VERDICTS,
+    accuracy,
+    against_full,
+    between,
+    grid,
+    judged,
+    p_value,
+    paragraphs,
+    percent,
+    write_table,
+)
+from analysis.verdicts import too_few
 from foveate.core.storage import atomic_write
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
@@ -38,21 +50,21 @@ from foveate.studies.search import finished, winners
 from foveate.studies.study import keep_artifacts
 
 _LEGEND = (
-    "n = {n:,} questions about {images:,} images of a split that the search never saw. Accuracy in %, differences in "
-    "points; in brackets the 95 % interval over images. *Winner gains* is paired by question; p: permutation test over "
-    "images, Holm-corrected over this table. Where several of a front share a budget, the winner is the most accurate "
-    "of them on the searched split. *Optimism* is the accuracy of the same compressor on the searched split "
-    "minus that on this one, with the interval of two independent samples of images."
+    "n = {n:,} questions about {images:,} images of a split that the search did not use; accuracy in %, differences in "
+    "points, paired by question, with 95 % intervals over images. *Winner gains*: winner of that budget (the most "
+    "accurate on the searched split) minus row; its verdict rests on p < 0.05 in a permutation test over images, "
+    "Holm-corrected over the table. *Optimism*: accuracy on the searched split minus accuracy on this split, for "
+    "independent images."
 )
 
 
 def report(study: optuna.Study, test: optuna.Study | None, config: EvalConfig) -> str:
-    """Writes tables and figures beside the search and into its artifacts; returns what to print.
+    """Writes tables and figures beside the search and into its artifacts; returns the text to print.
 
     Args:
         study: The search.
-        test: The study that confirms its winner; None where there is no winner to confirm.
-        config: Of the search.
+        test: The study that confirms its winners; None if there is no winner.
+        config: Configuration of the search.
     """
     folder, found, proxy = config.out / study.study_name, winners(study), proxy_data(study)
     importances = importance_data(study)
@@ -64,29 +76,42 @@ def report(study: optuna.Study, test: optuna.Study | None, config: EvalConfig) -
     _draw_weights(study, found, config.out)
     if proxy:
         save_figure(proxy_figure(proxy, study.user_attrs["proxy"]["kind"]), folder / "proxy.png")
-    parts = [_tried(study), _best(found, config.out)]
-    parts += [not_asked(RecordFolder(config.out / "records" / found[0].user_attrs["run_id"]))] if found else []
+    parts = [_searched(study), _winners(found, config.out)]
+    parts += [failure_note(RecordFolder(config.out / "records" / found[0].user_attrs["run_id"]))] if found else []
     if test is not None:
         parts += _confirmed(study, test, found, config.out)
     keep_artifacts(study, folder)
-    parts += [foretold(study, proxy), mattered(importances), f"Tables and figures: {folder}"]
-    return "\n\n".join(part for part in parts if part)
+    return paragraphs(*parts, _proxy(study, proxy), _importances(importances), f"Tables and figures: {folder}")
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The table for readers."""
+def markdown(table: pd.DataFrame, max_loss: float | None = None) -> str:
+    """Returns the table of the confirming split as Markdown.
+
+    Args:
+        table: Table of `confirmed_table`.
+        max_loss: Points of accuracy that the winner may lose against `full`; None means no constraint.
+    """
+    tests = int(table["p_holm"].notna().sum())
+    few = too_few(int(table["images"].iloc[0]), tests, 1 + int(table["seeds"].max())) if tests else ""
     legend = _LEGEND.format(n=table["n"].iloc[0], images=table["images"].iloc[0])
-    return f"{legend}\n\n{_rows(table)}\n"
+    rows = [_cells(row, not few, max_loss) for _, row in table.iterrows()]
+    return paragraphs(legend, few, grid(rows)) + "\n"
+
+
+def constraint_verdict(row: pd.Series, max_loss: float) -> str:
+    """Returns whether the interval of a row's loss against `full` is within or beyond a limit in points."""
+    least, most = -100 * row["delta_ci_high"], -100 * row["delta_ci_low"]
+    return "within" if most <= max_loss else "beyond" if least > max_loss else VERDICTS[0]
 
 
 def _confirmed(study: optuna.Study, test: optuna.Study, found: list[FrozenTrial], out: Path) -> list[str]:
     folder, table = out / study.study_name, confirmed_table(study, test, out)
-    write_table(table, folder, markdown(table))
+    text = markdown(table, study.user_attrs.get("max_loss"))
+    write_table(table, folder, text)
     save_figure(confirmed_figure(table), folder / "test.png")
     if len(study.directions) > 1:
         save_figure(front_figure(front_data(study, test, found, table)), folder / "front.png")
-    said = [_rows(table), verdict(table), kept_to(study.user_attrs.get("max_loss"), table), flattered(table)]
-    return [*said, failures(cells_of(test), out)]
+    return [text, failures(cells_of(test), out)]
 
 
 def _draw_weights(study: optuna.Study, found: list[FrozenTrial], out: Path) -> None:
@@ -96,45 +121,88 @@ def _draw_weights(study: optuna.Study, found: list[FrozenTrial], out: Path) -> N
         save_figure(figure, out / study.study_name / "weights.png")
 
 
-def _tried(study: optuna.Study) -> str:
-    saved = saving_data(study)
-    share = f" ({percent(saved.answered / saved.full)} %)" if saved.full else ""
-    return (
-        f"Searched {study.user_attrs['searched']} for {' and '.join(study.user_attrs['goals'])}: "
-        f"{len(finished(study))} trials with {saved.trials} different compressors, {saved.stopped} of them stopped "
-        f"early; {saved.answered:,} of {saved.full:,} questions answered{share}."
-    )
+def _searched(study: optuna.Study) -> str:
+    saving = saving_data(study)
+    row = {
+        "searched": study.user_attrs["searched"],
+        "goals": ", ".join(study.user_attrs["goals"]),
+        "trials": str(len(finished(study))),
+        "compressors": str(saving.trials),
+        "stopped early": str(saving.stopped),
+        "questions answered": f"{saving.answered:,} of {saving.full:,}",
+    }
+    return grid([row])
 
 
-def _best(found: list[FrozenTrial], out: Path) -> str:
+def _winners(found: list[FrozenTrial], out: Path) -> str:
     if not found:
         return "No trial keeps the constraint, so there is no winner: allow a larger --max-loss or more --trials."
-    lines = []
+    rows = []
     for trial in found:
-        notes = trial.user_attrs
-        weights = ", ".join(f"layer {i}: {weight:.2f}" for i, weight in enumerate(notes["weights"]) if weight)
-        records = read_records(out, notes["run_id"])
+        facts = trial.user_attrs
+        weights = ", ".join(f"layer {i}: {weight:.2f}" for i, weight in enumerate(facts["weights"]) if weight)
+        records = read_records(out, facts["run_id"])
         mean, low, high, n = mean_interval(records["score"], records["image_id"])
-        lines.append(
-            f"Trial {trial.number} ({notes['label']}; {weights or notes['compressor']}) with {notes['tokens']:.1f} "
-            f"tokens: accuracy {percent(mean)} % [{percent(low)}, {percent(high)}], log-probability "
-            f"{notes['quality']:.3f} on the searched split (n = {n:,})."
+        rows.append(
+            {
+                "winner": f"trial {trial.number}",
+                "label": facts["label"],
+                "compressor": weights or facts["compressor"],
+                "tokens": f"{facts['tokens']:.1f}",
+                "accuracy, searched split": f"{percent(mean)} [{percent(low)}, {percent(high)}]",
+                "log-probability": f"{facts['quality']:.3f}",
+                "n": f"{n:,}",
+            }
         )
-    return "\n".join([*lines, "These are the questions that it was picked on, which flatters it."])
+    return grid(rows)
 
 
-def _rows(table: pd.DataFrame) -> str:
-    return grid([_shown(row) for _, row in table.iterrows()])
+def _proxy(study: optuna.Study, proxy: Proxy | None) -> str:
+    """Returns a table of the rank correlations between the proxy's signals and the measures."""
+    facts = study.user_attrs.get("proxy")
+    if not facts:
+        return ""
+    if proxy is None:
+        return f"No proxy: {facts.get('why', 'too few of its trials were evaluated')}."
+    names = {"agreement": f"agreement with {facts['kind']}", "evidence_recall": "evidence kept"}
+    rows = [
+        {
+            "proxy": names[signal],
+            "measure": {"quality": "log-probability"}.get(measure, measure),
+            "Spearman": "-" if pd.isna(rho.value) else f"{rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]",
+            "p": p_value(rho.p),
+            "trials": str(rho.n),
+            "verdict": judged(rho.value, rho.p),
+        }
+        for (signal, measure), rho in proxy.correlations.items()
+    ]
+    return grid(rows)
 
 
-def _shown(row: pd.Series) -> dict[str, str]:
+def _importances(importances: list[Importance]) -> str:
+    """Returns a table of the five most important dimensions of every goal."""
+    rows = []
+    for one in importances:
+        row = {"goal": one.goal, "dimension": "-", "importance, %": "-", "trials": str(one.trials), "note": one.why}
+        shares = list(one.shares.items())[:5]
+        named = [{"dimension": k, "importance, %": percent(v), "trials": str(one.rests[k])} for k, v in shares]
+        rows += [row | cells for cells in named or [{}]]
+    return grid(rows)
+
+
+def _cells(row: pd.Series, verdicts: bool, max_loss: float | None) -> dict[str, str]:
     likely, low, high = (f"{row[name]:.3f}" for name in ("log_probability", "log_low", "log_high"))
-    return {
+    cells = {
         "scorer": f"{row['scorer']} ({row['seeds']} seeds)" if row["seeds"] > 1 else row["scorer"],
         "tokens": str(row["keep"]),
         "accuracy": accuracy(row),
         "log-probability": likely if low == "nan" else f"{likely} [{low}, {high}]",
         "winner gains": between(row, ("winner_gains", "gain_low", "gain_high")),
         "p": p_value(row["p_holm"]),
+        "verdict": judged(row["winner_gains"], row["p_holm"]) if verdicts else "",
         "optimism": between(row, ("optimism", "optimism_low", "optimism_high")),
     }
+    if max_loss is not None:
+        kept = constraint_verdict(row, max_loss) if row["family"] == "winner" else ""
+        cells |= {"vs full": against_full(row), f"loss of at most {max_loss:g} points": kept}
+    return cells

@@ -1,4 +1,4 @@
-"""From timed rounds to a table: where the time goes, whether compression pays, and how sure that is."""
+"""Data of a speed measurement: rounds as parquet, and the table of times, speedups and verdicts."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from analysis.rounds import ratio
+from analysis.tables import VERDICTS
 from analysis.verdicts import holm, side
 from foveate.core.errors import DataError, OutputError
 from foveate.core.storage import atomic_write
@@ -25,26 +26,26 @@ from foveate.profiling.flops import CONVENTIONS
 from foveate.profiling.speed import INPUTS, PARTS, Round
 
 FULL, ONE_BY_ONE, TOTAL = "full", "one by one", "total"
-FASTER, SLOWER, LEVEL = "faster", "slower than no compression at this size", "no difference shown"
+FASTER, SLOWER, BASELINE = "faster", "slower", "baseline"
 GROUP = ["size", "batch"]
 _METADATA = b"foveate"
 _FACTS = ("equivalent_tokens", "given_tokens", "left_tokens", "kv_bytes", "peak_bytes")
 
 
 class Conditions(NamedTuple):
-    """What was measured where.
+    """Conditions of a measurement.
 
     Attributes:
-        model: Its name.
-        device: What the device calls itself.
+        model: Name of the model.
+        device: Name of the device.
         kernel: Attention implementation, the same with and without compression.
-        dtype: Of weights and activations.
-        threads: Of the host.
-        new_tokens: Of every answer.
-        versions: Of Python and the libraries.
-        date: Of the measurement.
-        left_out: Of methods and budgets that were not measured, why.
-        no_one_by_one: Why there is no second baseline; empty where there is one.
+        dtype: Data type of weights and activations.
+        threads: Number of threads of the host.
+        new_tokens: Number of tokens of every answer.
+        versions: Versions of Python and the libraries.
+        date: Date of the measurement.
+        left_out: Reasons for settings that were not measured, by setting.
+        no_one_by_one: Reason for a missing second baseline, or an empty string.
     """
 
     model: str
@@ -60,13 +61,13 @@ class Conditions(NamedTuple):
 
 
 def conditions_of(loaded: LoadedModel, new_tokens: int, left_out: Mapping[str, str], no_second: str) -> Conditions:
-    """What this process would measure a model under, and now.
+    """Returns the conditions of a measurement in this process today.
 
     Args:
         loaded: The model.
-        new_tokens: Of every answer.
-        left_out: See `Conditions`.
-        no_second: See `no_one_by_one` there.
+        new_tokens: Number of tokens of every answer.
+        left_out: Reasons for settings that were not measured, by setting.
+        no_second: Reason for a missing second baseline, or an empty string.
     """
     model: Any = loaded.model
     names = {"Python": python_version()} | {name: version(name) for name in ("torch", "transformers", "foveate")}
@@ -85,12 +86,12 @@ def conditions_of(loaded: LoadedModel, new_tokens: int, left_out: Mapping[str, s
 
 
 def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[str, Any]:
-    """A row of the parquet file; times are those of the whole batch, what is not known is None.
+    """Returns a row of the parquet file, with times of the whole batch and None for unknown values.
 
     Args:
-        size: Of the images, in pixels.
-        batch: Questions at a time.
-        new_tokens: Of every answer.
+        size: Side of the images in pixels.
+        batch: Questions per batch.
+        new_tokens: Number of tokens of every answer.
         measured: One round of one setting.
     """
     (method, budget), ms, taken = measured.key, measured.ms, measured.taken
@@ -106,11 +107,11 @@ def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[s
     )
 
 
-def place_of(out: Path) -> Path:
-    """The folder of the measurement, looked at before anything is measured.
+def speed_folder(out: Path) -> Path:
+    """Returns the folder of the measurement, after a test that it is writable.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The folder cannot be written.
     """
     folder = out / "measure_speed"
     try:
@@ -122,38 +123,38 @@ def place_of(out: Path) -> Path:
 
 
 def write_rounds(rows: Sequence[Mapping[str, Any]], conditions: Conditions, path: Path) -> None:
-    """Writes a row per setting and round as parquet, the conditions among its metadata, complete or not at all."""
+    """Writes a row per setting and round as parquet atomically, with the conditions in its metadata."""
     table = pa.Table.from_pylist([dict(row) for row in rows])
-    told = {**(table.schema.metadata or {}), _METADATA: json.dumps(conditions._asdict()).encode()}
+    metadata = {**(table.schema.metadata or {}), _METADATA: json.dumps(conditions._asdict()).encode()}
     with atomic_write(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(told), temporary)
+        pq.write_table(table.replace_schema_metadata(metadata), temporary)
 
 
 def read_rounds(path: Path) -> tuple[pd.DataFrame, Conditions]:
-    """What `write_rounds` wrote.
+    """Reads the rounds and conditions that `write_rounds` wrote.
 
     Raises:
-        DataError: It is not there, or is something else.
+        DataError: The file does not exist or has another format.
     """
     try:
         table = pq.read_table(path)
-        told = json.loads((table.schema.metadata or {})[_METADATA])
+        conditions = json.loads((table.schema.metadata or {})[_METADATA])
     except (OSError, pa.ArrowException, KeyError) as error:
         raise DataError(f"no timed rounds in {path} ({type(error).__name__}): run `make speed` first") from error
-    return table.to_pandas(), Conditions(**told)
+    return table.to_pandas(), Conditions(**conditions)
 
 
 def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
-    """One row per size of the images, batch, method and budget, in the order in which they were measured.
+    """Returns one row per image size, batch, method and budget, in the order of measurement.
 
     Times are medians over rounds, in milliseconds per question; `decode_ms` is per token. `speedup` is the geometric
-    mean over rounds of the total time without compression over this one's, with its 95 % interval and p of no
-    difference, Holm-corrected over the table; `vs_one_by_one` the same of the second baseline at the same budget, both
-    with the time that images and words take to become tensors. `flops_ratio` are operations without compression over
-    these.
+    mean over rounds of the total time without compression over that of this row, with its 95 % interval and a p value,
+    Holm-corrected over the table. `vs_one_by_one` is the same against the second baseline at the same budget, where
+    both times include making tensors of images and words. `flops_ratio` is the operations without compression over
+    those of this row.
 
     Args:
-        rounds: As `read_rounds` gives them.
+        rounds: Rounds, as `read_rounds` returns them.
     """
     rows = []
     for keys, group in rounds.groupby(GROUP, sort=False):
@@ -171,27 +172,14 @@ def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdict(row: pd.Series) -> str:
-    """In plain words; what cannot be told, such as by a single round, is not claimed."""
-    if row["method"] == FULL:
-        return "no compression"
-    if row["method"] == ONE_BY_ONE:
-        return "second baseline"
-    found = side(row["speedup"] - 1, row["p_holm"])
-    return {1: f"{times(row['speedup'])} {FASTER}", 0: LEVEL, -1: SLOWER}[found]
-
-
-def side_of(row: pd.Series) -> str:
-    """The verdict without its number: `FASTER`, `SLOWER`, `LEVEL`, or that of a baseline."""
-    return FASTER if str(row["verdict"]).endswith(f" {FASTER}") else str(row["verdict"])
-
-
-def times(ratio: float) -> str:
-    """A ratio with as many digits as tell it from 1: `1.9x`, `1.03x`."""
-    return f"{ratio:.1f}x" if abs(ratio - 1) >= 0.095 else f"{ratio:.2f}x"
+    """Returns the verdict on a speedup: faster, slower or not significant; `BASELINE` for both baselines."""
+    if row["method"] in (FULL, ONE_BY_ONE):
+        return BASELINE
+    return {1: FASTER, 0: VERDICTS[0], -1: SLOWER}[side(row["speedup"] - 1, row["p_holm"])]
 
 
 def groups_of(table: pd.DataFrame) -> Iterable[tuple[tuple[int, int], pd.DataFrame]]:
-    """The rows of each size and batch."""
+    """Yields the rows of each size and batch."""
     for size, batch in table[GROUP].drop_duplicates().itertuples(index=False):
         yield (int(size), int(batch)), table[(table["size"] == size) & (table["batch"] == batch)]
 

@@ -1,4 +1,4 @@
-"""The figure of a speed report: where the time goes, and how many times as fast as without compression."""
+"""Figures of speed: time by part with speedups, and the load of long runs."""
 
 import numpy as np
 import pandas as pd
@@ -6,16 +6,16 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drawing import FAINT, INK, RIGHT, WRONG, caption, house_style
-from analysis.speed.data import FASTER, FULL, ONE_BY_ONE, SLOWER, Conditions, groups_of, side_of
+from analysis.drawing import COLOURS, FAINT, INK, RIGHT, WRONG, caption, house_style
+from analysis.speed.data import FASTER, FULL, ONE_BY_ONE, SLOWER, Conditions, groups_of
 from foveate.profiling.speed import PARTS
 
 _COLOURS = dict(zip(PARTS, sns.color_palette("colorblind", len(PARTS)), strict=True))
-_SIDES = {FASTER: RIGHT, SLOWER: WRONG}
+_VERDICTS = {FASTER: RIGHT, SLOWER: WRONG}
 
 
 def parts_data(rows: pd.DataFrame, new_tokens: int) -> pd.DataFrame:
-    """Milliseconds per question of every part, decoding in full; the index names the settings."""
+    """Returns the milliseconds per question of every part, with decoding in full, by setting."""
     shown = rows[rows["method"] != ONE_BY_ONE]
     parts = shown[[f"{part}_ms" for part in PARTS]].set_axis(list(PARTS), axis=1)
     return parts.assign(decode=parts["decode"] * (new_tokens - 1)).set_axis(
@@ -24,7 +24,7 @@ def parts_data(rows: pd.DataFrame, new_tokens: int) -> pd.DataFrame:
 
 
 def draw_parts(data: pd.DataFrame, ax: Axes) -> Axes:
-    """A stacked bar per setting."""
+    """Draws a stacked bar per setting."""
     heights = np.arange(len(data))[::-1]
     left = np.zeros(len(data))
     for part in PARTS:
@@ -37,28 +37,28 @@ def draw_parts(data: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def draw_speedups(rows: pd.DataFrame, ax: Axes) -> Axes:
-    """How many times as fast, with the interval; left of the line compression is slower."""
+    """Draws speedups with intervals; left of the line compression is slower."""
     shown = rows[rows["method"] != ONE_BY_ONE]
     for height, (_, row) in zip(range(len(shown) - 1, -1, -1), shown.iterrows(), strict=True):
         if row["method"] == FULL:
             continue
-        colour = _SIDES.get(side_of(row), FAINT)
+        colour = _VERDICTS.get(row["verdict"], FAINT)
         ax.plot([row["low"], row["high"]], [height, height], color=colour, lw=2.5, solid_capstyle="butt")
         ax.plot(row["speedup"], height, "o", color=colour, ms=7, mec="white")
         ax.plot(row["flops_ratio"], height, "|", color=INK, ms=11, mew=1.4)
     ax.axvline(1, color=INK, ls="--", lw=1.2, zorder=1)
-    ax.set(xlabel="times as fast as no compression", ylim=(-0.6, len(shown) - 0.4), yticks=[])
+    ax.set(xlabel="speedup over no compression", ylim=(-0.6, len(shown) - 0.4), yticks=[])
     ax.grid(axis="x", linewidth=0.8)
     ax.set_axisbelow(True)
     return ax
 
 
 def speed_figure(table: pd.DataFrame, conditions: Conditions) -> Figure:
-    """A line of two panels for every size and batch.
+    """Draws a row of two panels for every size and batch.
 
     Args:
-        table: As `speed_table` gives it.
-        conditions: Under which.
+        table: Table of `speed_table`.
+        conditions: Conditions of the measurement.
     """
     groups = list(groups_of(table))
     tallest = max((rows["method"] != ONE_BY_ONE).sum() for _, rows in groups)
@@ -69,20 +69,52 @@ def speed_figure(table: pd.DataFrame, conditions: Conditions) -> Figure:
             draw_parts(parts_data(rows, conditions.new_tokens), line[0])
             draw_speedups(rows, line[1])
             line[0].set_title(f"images of {size} pixels, batch {batch}")
-        left, right = axes[0][1].get_xlim()  # which hold for the whole column
+        left, right = axes[0][1].get_xlim()  # limits of the whole column
         axes[0][1].set_xlim(min(0.9, left), max(1.1, right))
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False, fontsize=11)
-        caption(figure, "What compression does to the time of an answer", _note(table, conditions))
+        caption(figure, "Time of an answer by part, and speedup", _note(table, conditions))
+    return figure
+
+
+def load_figure(memory: pd.DataFrame, trials: pd.DataFrame) -> Figure:
+    """Draws memory over the questions of an evaluation, and time over the trials of a study.
+
+    Args:
+        memory: Columns `questions` (answered so far) and `bytes` (memory) of one evaluation.
+        trials: Columns `trial` (number) and `seconds` (from its start to that of the next trial) of one study;
+            consecutive numbers were measured together.
+    """
+    with house_style():
+        figure = Figure(figsize=(10.8, 4.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(memory["questions"], memory["bytes"] / 2**20, color=COLOURS["single"], lw=1.6)
+        left.set(xlabel="questions answered", ylabel="memory in MiB")
+        right.plot(trials["trial"], 1000 * trials["seconds"], ".", color=FAINT, ms=4, alpha=0.5)
+        gaps = trials["trial"].diff().ne(1).cumsum()
+        middle = trials.groupby(gaps)[["trial", "seconds"]].median()
+        right.plot(middle["trial"], 1000 * middle["seconds"], "o-", color=COLOURS["single"], lw=1.6)
+        right.set(xlabel="trials of the study", ylabel="ms per trial")
+        for ax in (left, right):
+            ax.set(xlim=(0, None), ylim=(0, None))
+            ax.grid(axis="y", linewidth=0.8)
+            ax.set_axisbelow(True)
+        right.set_ylim(0, 1000 * trials["seconds"].quantile(0.98) * 1.3)
+        note = (
+            f"Left: one evaluation in one process, n = {memory['questions'].max():,} questions; memory without mapped "
+            f"files. Right: n = {len(trials)} minimal trials of a study that was filled in between; the line joins "
+            "medians."
+        )
+        caption(figure, "Memory and time of long runs", note)
     return figure
 
 
 def _note(table: pd.DataFrame, conditions: Conditions) -> str:
     return (
         f"{conditions.model} on {conditions.device}, {conditions.kernel}, {conditions.dtype}; {table['rounds'].max()} "
-        f"rounds, {conditions.new_tokens} tokens per answer. Points: geometric mean over rounds, with its 95 % "
-        "interval; green: faster, red: slower, grey: no difference shown, Holm-corrected. Left of the dashed line "
-        "compression costs more time than it saves. Strokes: how many times fewer operations, tower included."
+        f"rounds, {conditions.new_tokens} tokens per answer. Points: geometric mean over rounds with its 95 % "
+        "interval; green: faster, red: slower, grey: not significant, Holm-corrected. Strokes: ratio of operations, "
+        "vision tower included."
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ablation.data import Cell, ablation_table, read_cells
+from analysis.ablation.data import ablation_table
+from analysis.cells import Cell, read_cells
 from foveate.core.storage import checksummed
 from foveate.evaluation.records import RecordFolder
 
@@ -46,11 +47,11 @@ def cell_of(scorer: str, keep: int) -> Cell:
 def write_records(out: Path, run_id: str, frame: pd.DataFrame, parts: int = 1) -> None:
     """Records of one run in the layout of an evaluation."""
     folder = RecordFolder(out / "records" / run_id)
-    with folder.lock({}):
-        for part in range(parts):
-            with checksummed(folder.folder, f"part-{part:05d}", ".parquet") as path:
-                frame.iloc[part::parts].to_parquet(path)
-        folder.finish(frame["sample_id"])
+    folder.begin({})
+    for part in range(parts):
+        with checksummed(folder.folder, f"part-{part:05d}", ".parquet") as path:
+            frame.iloc[part::parts].to_parquet(path)
+    folder.finish(frame["sample_id"])
 
 
 def simulate(out: Path, scorers: tuple[str, ...], keeps: tuple[int, ...], images: int) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""Who beats the best filter of pixels: against a recomputation of choice, difference and test on drawn records."""
+"""Differences from the best pixel filter, against a recomputation of choice, difference and test."""
 
 import numpy as np
 import pandas as pd
@@ -6,9 +6,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.ablation.data import PIXEL_FILTERS, Cell
-from analysis.held_out import choosing_half
-from analysis.pixel_filters import against_filters, filters_first
+from analysis.cells import PIXEL_FILTERS, Cell
+from analysis.held_out import BEST_FILTER, against_filters, choosing_half, filters_markdown, held_out
 
 IMAGES = 60
 QUALITY = {"saturation": 0.6, "contrast": 0.5, "edges": 0.4, "cls[0]": 0.2, "cls[1]": 0.6, "cls[2]": 0.95}
@@ -58,47 +57,39 @@ def test_the_filter_is_chosen_on_one_half_and_everything_else_is_of_the_other():
     np.testing.assert_allclose(found, multipletests(p_values, method="holm")[1])
 
 
-def test_the_paragraph_says_at_every_budget_who_beats_the_filter():
+def test_the_table_has_the_verdict_of_every_scorer_at_every_budget():
     frames = frames_of()
-    text = filters_first(against_filters(frames, layers(frames)))
-    assert text.startswith("A method that does not beat the best filter of pixels (saturation, contrast, edges;")
-    assert "chosen on 60 questions; n = 60 others about 30 images" in text
-    for part in text.split(" At ")[1:]:
-        assert "better 1 of 3 (cls[2] +" in part
-        assert "not shown to differ 1 of 3 (cls[1] " in part
-        assert "worse 1 of 3 (cls[0] -" in part
-    assert text.count(" At 36 tokens, against ") == text.count(" At 7 tokens, against ") == 1
-
-
-def test_only_the_three_best_of_a_verdict_are_named():
-    many = {f"cls[{number}]": 0.9 for number in range(5)} | {"saturation": 0.1}
-    frames = {
-        Cell(name, name if name == "saturation" else "single", "", 7, ""): frame_of([7, number], quality)
-        for number, (name, quality) in enumerate(many.items())
-    }
     table = against_filters(frames, layers(frames))
-    text = filters_first(table)
-    named = text[text.index("better 5 of 5 (") : text.index("), not shown")]
-    best = table.dropna(subset="rival").sort_values("difference", ascending=False, kind="stable")["chosen"].iloc[0]
-    assert named.count("cls[") == 3 and named.endswith(", ...")
-    assert named.startswith(f"better 5 of 5 ({best} +")
-    assert "not shown to differ 0 of 5, worse 0 of 5." in text
+    lines = filters_markdown(table).splitlines()
+    assert lines[0] == "| scorer | 36 tokens | 7 tokens |"
+    assert lines[2].startswith(f"| {BEST_FILTER} | saturation: ")
+    words = {"cls[0]": "worse", "cls[1]": "not significant", "cls[2]": "better"}
+    for line, (scorer, word) in zip(lines[3:], words.items(), strict=True):
+        assert line.startswith(f"| {scorer} | ") and line.count(f"] {word} |") == 2
 
 
-def test_where_no_verdict_is_possible_there_is_none():
-    few = frames_of(images=4)
-    for text in (
-        filters_first(against_filters(few, layers(few)), verdicts=False),
-        filters_first(against_filters(frames_of(), layers(frames_of())), verdicts=False),
-    ):
-        assert "differences " in text and " to " in text
-        assert not any(word in text for word in ("better", "worse", "not shown"))
+def test_a_scorer_that_a_budget_lacks_has_an_empty_cell():
+    frames = {cell: frame for cell, frame in frames_of().items() if (cell.scorer, cell.keep) != ("cls[0]", 7)}
+    (line,) = [
+        line for line in filters_markdown(against_filters(frames, layers(frames))).splitlines() if "cls[0]" in line
+    ]
+    assert line.endswith("] worse |  |")
 
 
-def test_without_a_filter_nothing_is_said():
+def test_without_verdicts_there_are_differences_only():
+    text = filters_markdown(against_filters(frames_of(), layers(frames_of())), verdicts=False)
+    assert not any(word in text for word in ("better", "worse", "not significant"))
+
+
+def test_without_a_filter_there_is_no_table():
     frames = frames_of(names=("cls[0]", "cls[2]"))
     assert against_filters(frames, layers(frames)).empty
-    assert filters_first(against_filters(frames, layers(frames))) == ""
-    assert filters_first(against_filters({}, [])) == ""
+    assert against_filters({}, []).empty
     one = frames_of(images=1)  # which has no halves
-    assert filters_first(against_filters(one, layers(one))) == ""
+    assert against_filters(one, layers(one)).empty
+
+
+def test_pairs_with_filters_and_pairs_of_groups_are_corrected_together():
+    frames = frames_of()
+    found = held_out(frames, pd.DataFrame({"images": [IMAGES], "seeds": [1]}), {})
+    assert found.filters["p_holm"].notna().sum() == 6 and found.chosen.empty

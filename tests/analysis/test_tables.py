@@ -2,8 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ablation.data import ablation_table, read_cells
-from analysis.tables import accuracy, against_random, cost, markdown, p_value, percent, points, write_table
+from analysis.ablation.data import ablation_table
+from analysis.ablation.report import markdown
+from analysis.cells import read_cells
+from analysis.tables import accuracy, against_random, p_value, percent, points, write_table
 
 
 def test_the_same_study_writes_the_same_bytes(tmp_path, study):
@@ -29,7 +31,7 @@ def test_csv_has_no_negative_zero(tmp_path, study):
 
 def test_markdown_has_a_section_per_budget_with_n_and_intervals(study):
     text = markdown(study.table)
-    assert text.startswith("n = 440 questions about 40 images.")
+    assert text.startswith("n = 440 questions about 40 images;")
     assert "## Patches kept: 16 of 144 (11.1 %)" in text
     row = study.table[(study.table["scorer"] == "cls[2]") & (study.table["keep"] == 16)].iloc[0]
     numbers = [f"{100 * row[name]:.1f}" for name in ("accuracy", "ci_low", "ci_high")]
@@ -41,10 +43,10 @@ def test_verdicts_follow_the_corrected_p_alone_and_go_with_a_caveat(study):
     text = markdown(study.table)
     for _, row in study.table[study.table["p_vs_random_holm"].notna()].iterrows():
         word = {1: "better", -1: "worse"}.get(
-            np.sign(row["delta_vs_random"]) * (row["p_vs_random_holm"] < 0.05), "not shown"
+            np.sign(row["delta_vs_random"]) * (row["p_vs_random_holm"] < 0.05), "not significant"
         )
         assert f"| {against_random(row)} | {p_value(row['p_vs_random_holm'])} {word} |" in text
-    assert not any(f" {word} |" in markdown(study.table, "Too few.") for word in ("better", "worse", "not shown"))
+    assert not any(f" {word} |" in markdown(study.table, "Too few.") for word in ("better", "worse", "not significant"))
     assert "\n\nToo few.\n\n## " in markdown(study.table, "Too few.")
 
 
@@ -55,11 +57,6 @@ def test_numbers_read_as_a_reader_expects():
     assert [percent(0.25), percent(-0.0001), percent(np.nan)] == ["25.0", "0.0", "-"]
     assert [points(0.012), points(-0.012), points(-0.0001)] == ["+1.2", "-1.2", "+0.0"]
     assert [p_value(0.0004), p_value(0.0312), p_value(np.nan)] == ["<0.001", "0.031", "-"]
-
-
-def test_what_was_lost_is_the_negative_difference():
-    row = pd.Series({"delta_vs_full": -0.012, "delta_ci_low": -0.02, "delta_ci_high": -0.005})
-    assert cost(row) == "1.2 points [0.5, 2.0]"
 
 
 @pytest.mark.parametrize("form", [against_random])

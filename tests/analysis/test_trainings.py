@@ -6,7 +6,7 @@ import pytest
 from scipy.special import logit
 from scipy.stats import t
 
-from analysis.ablation.data import Cell
+from analysis.cells import Cell
 from analysis.trainings import agreement_of_order, crossed, markdown, trainings_table, write_trainings
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.options import Options
@@ -107,8 +107,8 @@ def test_a_table_has_each_training_and_their_mean_against_both_controls(tmp_path
     order = agreement_of_order(table, ["a", "b", "c"], "single")
     assert order["rho"].tolist() == [1, 1, 1] and order["n"].tolist() == [3, 3, 3]
     text = write_trainings(frames, tmp_path)
-    assert text.startswith("Mean over 3 trainings (a, b, c) on the same 120 questions about 60 images.")
-    assert "a and b: +1.00" in text and "better" in text
+    assert text.startswith("Mean over 3 trainings (a, b, c) on the same 120 questions about 60 images;")
+    assert "| 16 | a, b | +1.00 | 3 |" in text and "better" in text
     assert pd.read_csv(tmp_path / "trainings_a_b_c.csv")["scorer"].tolist() == list(QUALITY)
     assert (tmp_path / "trainings_a_b_c.md").read_text() == markdown(table, ["a", "b", "c"])
 

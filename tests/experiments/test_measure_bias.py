@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.bias.contrasts import contrasts
-from analysis.bias.data import headline, signal_frame, summary_table
-from analysis.bias.maps import place_nulls
+from analysis.bias.data import contrasts, headline, signal_frame, summary_table
+from analysis.bias.measurement import row_nulls
 from foveate.bias.tables import TableFolder
 from tests.scripts import run, start, wait_for
 from tests.tiers import extended
@@ -46,8 +45,8 @@ def test_the_measurement_writes_what_its_help_promises(finished):
         with Image.open(folder / "runs/measure_bias" / name) as image:
             assert image.width > 800
     assert {path.name for path in (folder / "runs/measure_bias").iterdir()} == {*WRITTEN, *FIGURES, "measurement.json"}
-    assert "two definitions" in printed.lower() or "nothing is said of nearness" in printed or "Too few" in printed
-    assert "Does a correction help? 11.0 % of the patches kept, n = 36 questions about 3 images" in printed
+    assert "### Worth to the answer" in printed
+    assert "### Corrected attention\n\n11.0 % of the patches kept" in printed
     assert "Tables and figures: runs/measure_bias" in printed
 
 
@@ -56,7 +55,7 @@ def test_the_printed_tables_are_those_of_the_measured_rows(finished):
     (measured,) = (folder / "runs/bias").iterdir()
     folder_of_it = TableFolder(measured)
     frame = headline(signal_frame(folder_of_it))
-    summary = summary_table(frame, place_nulls(folder_of_it))
+    summary = summary_table(frame, row_nulls(folder_of_it))
     for name, expected in (("table.csv", summary), ("contrasts.csv", contrasts(frame))):
         numbers = expected.select_dtypes("number").columns
         found = pd.read_csv(folder / "runs/measure_bias" / name)
@@ -122,6 +121,6 @@ def test_help_explains_every_option():
     own = "keep side blocks orders shares tokens head-rows corrections mean-split"
     for option in f"{own} study model data split limit seed batch-size device out".split():
         assert f"--{option}" in result.stdout
-    told = " ".join(result.stdout.replace("│", " ").split())
-    assert "At most so many blocks, which are larger than `side`" in told
-    assert "The same command resumes a run that was stopped" in told
+    text = " ".join(result.stdout.replace("│", " ").split())
+    assert "At most so many blocks, which are larger than `side`" in text
+    assert "The same command resumes a run that was stopped" in text

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_f1_score
 
+from analysis.benchmarks.data import BenchmarkResult, averages_table, gaps_table, reproduction_table, verdict
 from analysis.benchmarks.paper import BENCHMARKS, BUDGETS, LABELS, METHODS, MODEL, PAPER, vtc_cls_from_20
-from analysis.benchmarks.reproduction import BenchmarkResult, averages_table, gaps_table, reproduction_table, verdict
-from analysis.benchmarks.reproduction_text import written
+from analysis.benchmarks.report import markdown
 from analysis.records import read_records
 from foveate.core.errors import DataError
 from foveate.data.benchmarks import BENCHMARKS as KNOWN
@@ -86,13 +86,13 @@ def _pope_runs(folder: Path) -> list[Path]:
 
 
 def _mean_f1(records: pd.DataFrame) -> float:
-    """By torchmetrics; the reference model answers with one word, and all but "no" and "not" are a yes."""
+    """Returns the F1 by torchmetrics; the model answers with one word, and all but "no" and "not" count as yes."""
     assert not records["prediction"].str.contains(r"[\s.,]").any()
     f1s = []
     for _, some in records.groupby("kind"):
         denied = {"prediction": ("No", "no", "not"), "reference": ("no",)}
-        said, true = (torch.tensor((~some[name].isin(words)).to_numpy()).int() for name, words in denied.items())
-        f1s.append(float(binary_f1_score(said, true)))
+        answered, true = (torch.tensor((~some[name].isin(words)).to_numpy()).int() for name, words in denied.items())
+        f1s.append(float(binary_f1_score(answered, true)))
     return float(np.mean(f1s))
 
 
@@ -153,7 +153,7 @@ SQA = {"full": 70.2, "FastV": 68.6, "PruMerge+": 70.1, "VTC-CLS": 70.0, "VTC-CLS
 
 @pytest.fixture(scope="module")
 def repeated():
-    """Runs that repeat the paper's numbers on two benchmarks, and with K = 3 do not."""
+    """Returns runs that equal the paper's numbers on two benchmarks, except for K = 3."""
     runs, n = [], 2000
     for seed, (data, shares) in enumerate((("gqa", GQA), ("scienceqa", SQA))):
         difficulty = np.random.default_rng(seed).permutation(n)  # the easiest questions are answered rightly
@@ -197,7 +197,7 @@ def test_gaps_are_judged_by_corrected_p_against_the_published_sign(repeated):
     assert gqa["low"] < 9.7 < gqa["high"]
     assert table.loc[("VTC-CLS", "FastV", "average"), "ours"] == pytest.approx((9.7 + 1.4) / 2, abs=0.051)
     beaten = table.loc["VTC-CLS", "PruMerge+", "GQA"]  # by 0.2 points, 4 of 2,000 questions
-    assert (beaten["published"], beaten["verdict"]) == (-0.2, "not shown")
+    assert (beaten["published"], beaten["verdict"]) == (-0.2, "not significant")
     contrary = table.loc["VTC-CLS, K = 3", "PruMerge+", "ScienceQA"]  # above, where the paper is below
     assert (contrary["published"], contrary["verdict"]) == (-0.1, "contrary")
     assert (table["p_holm"] >= table["p"]).all()
@@ -209,7 +209,7 @@ def test_a_gap_on_few_images_has_no_verdict(repeated):
     assert set(table.loc[table["benchmark"] != "average", "verdict"]) == {"too few images"}
 
 
-def test_a_model_that_answers_nothing_retains_nothing_that_could_be_said(repeated):
+def test_without_a_correct_answer_of_the_full_model_no_share_is_retained(repeated):
     wrong = [run._replace(frame=run.frame.assign(score=0.0)) if run.label == "full" else run for run in repeated]
     assert averages_table(wrong, 0.3, True)["retained"].isna().all()
 
@@ -224,12 +224,12 @@ def test_the_report_shows_what_was_found(repeated):
         "gaps": gaps_table(repeated),
         "table": reproduction_table(repeated, 0.3, True),
     }
-    text = written(built, "some model", 0.3, True)
-    assert "by at most 0.3 points" in text and "Run on some model" in text
+    text = markdown(built, "some model", 0.3, True)
+    assert "by at most 0.3 points" in text and "Numbers of some model" in text
     assert "| GQA | VTC-CLS | 64 | accuracy | 2,000 | 55.7 [" in text
     assert "| VTC-CLS - FastV | 64 | GQA | 2,000 | +9.7 [" in text
     assert "| ScienceQA | full | all | accuracy with an image | 1,000 |" in text
-    assert "Verdicts: 8 same, 2 differs." in text
+    assert text.count("| same |") == 9 and text.count("| differs |") == 3
 
 
 def test_an_unknown_paper_is_named():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.bias.corrections import corrections_table, corrections_text
+from analysis.bias.data import corrections_table
+from analysis.bias.report import corrections_markdown
 from analysis.records import read_records
 from analysis.verdicts import holm, paired_p
 from foveate.compressors import Identity
@@ -37,7 +38,7 @@ def config(tiny, tmp_path_factory) -> EvalConfig:
 
 @torch.inference_mode()
 def eager(loaded, sample, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What [CLS] gives to the patches in each layer, and each prompt token in a block, heads averaged."""
+    """Returns attention to patches, averaged over heads: of [CLS] per layer, and of prompt tokens in a block."""
     tower, model = loaded.model.model.vision_tower, loaded.model
     pixels, ids = loaded.image_inputs([sample.image])[0]["pixel_values"], torch.tensor([loaded.prompt(sample.question)])
     tower.set_attn_implementation("eager")
@@ -74,22 +75,20 @@ def test_every_correction_is_a_run_and_its_table_is_paired_with_the_same_attenti
     assert all(len(frame) == 24 for frame in records)
     table = corrections_table(corrected, config.out)
     tests = []
-    for place, (row, frame) in enumerate(zip(table.to_dict("records"), records, strict=True)):
-        plain = records[place - place % 3]
+    for index, (row, frame) in enumerate(zip(table.to_dict("records"), records, strict=True)):
+        plain = records[index - index % 3]
         assert row["accuracy"] == pytest.approx(frame["score"].mean())
         pairs = zip(frame["kept"], plain["kept"], strict=True)
         assert row["changed"] == pytest.approx(np.mean([sorted(a) != sorted(b) for a, b in pairs]))
-        if place % 3:
+        if index % 3:
             assert row["difference"] == pytest.approx((frame["score"] - plain["score"]).mean())
             tests.append(paired_p(frame["score"], plain["score"], frame["image_id"]))
     assert table["p_holm"].dropna().tolist() == pytest.approx(holm(tests).tolist())
     assert table["p_holm"].isna().sum() == 4
     changed = sum(list(map(list, one["kept"])) != list(map(list, records[0]["kept"])) for one in records[1:3])
     assert changed >= 1  # the correction chooses other patches
-    text = corrections_text(table, 0.11, "search")
-    assert (
-        "11.0 % of the patches kept, n = 24 questions about 2 images; means over the images of split 'search'" in text
-    )
+    text = corrections_markdown(table, "0.11", "search")
+    assert "11.0 % of the patches kept, mean maps of split 'search': n = 24 questions about 2 images" in text
     assert text.count("| last prompt token |") == 3
     before = {path: path.stat().st_mtime_ns for path in config.out.glob("records/*/part-*")}
     for encoded in config.out.glob("encodings/*.????????????????"):

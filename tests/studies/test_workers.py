@@ -76,7 +76,7 @@ def test_ctrl_c_ends_the_trial_and_the_next_run_repeats_it(config, monkeypatch):
     study, objective = planned(folder, config)
     evaluated = []
 
-    def stopped(self, trial):
+    def stopped(self, trial, started):
         evaluated.append(trial.number)
         raise KeyboardInterrupt
 

@@ -21,7 +21,7 @@ from foveate.evaluation.encodings import Encodings
 from foveate.functional.ranking import listed
 from foveate.functional.regions import rank_within, squares
 from foveate.models.backbone.adapter import Adapter
-from foveate.models.runtime.generation import Conversation, answer, likelihood
+from foveate.models.runtime.generation import Conversation, Decoding, answer, likelihood
 from foveate.models.runtime.images import Texts
 
 SEQUENCES = 48  # default number of token sequences in one forward pass
@@ -64,7 +64,7 @@ class AnsweredBatch:
         """
         whole = Identity().compress(images)
         conversations = [Conversation.from_prompts(group, adapter.image_token) for group in prompts]
-        generated = answer(adapter, conversations, whole, False, max_new_tokens).tokens
+        generated = answer(adapter, conversations, whole, False, Decoding(max_new_tokens)).tokens
         answers = [tokens + adapter.ends[:1] * (len(tokens) < max_new_tokens) for tokens in generated]
         return cls(adapter, conversations, whole.tokens, answers)
 

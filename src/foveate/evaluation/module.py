@@ -3,6 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -25,7 +26,7 @@ from foveate.metrics.answers import score_of
 from foveate.metrics.evidence import evidence_recall, things_kept
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.loading.text_only import answer_text
-from foveate.models.runtime.generation import Conversation, answer, answer_each, likelihood
+from foveate.models.runtime.generation import Conversation, Decoding, answer, answer_each, likelihood
 from foveate.models.runtime.greedy import Answers
 from foveate.models.runtime.images import Texts
 from foveate.models.runtime.pruning import Pruning
@@ -78,8 +79,11 @@ class Answering(lightning.LightningModule):
         share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], self.loaded)
         groups = self._groups(batch)
         first = [group[0] for group in groups]
+        some = [batch[i] for i in first], [prompts[i] for i in first]
+        shapes, images = images_by_shape(self.encodings, *some, share[first])
+        compress = partial(compressed_by, self.compressor, extra_needs=self.loaded.adapter.extra_needs)
+        compressed = in_groups(compress, shapes, images)
         references = [reference_of(self.loaded, sample) for sample in batch]
-        compressed = self._compressed(batch, prompts, share, first)
         if self.compressor.cuts:
             answers, pruning = self._generate_with_cuts(prompts, compressed, references)
             kept, blocks = pruning.decisions[-1].compression.kept, torch.stack(pruning.per_block, 1)
@@ -109,7 +113,7 @@ class Answering(lightning.LightningModule):
         cuts = checked_cuts(method)
 
         def generate(drafts: Sequence[Sequence[int]]) -> tuple[Answers, Pruning]:
-            return answer_each(adapter, prompts, compressed, method.repack, cuts, limit, drafts)
+            return answer_each(adapter, prompts, compressed, method.repack, cuts, Decoding(limit, drafts))
 
         answers, pruning = generate(references)
         if "drafts" not in self.reuse:
@@ -129,18 +133,9 @@ class Answering(lightning.LightningModule):
         drafts = [references[i] for group in groups for i in group]
         inputs = (adapter, turns, compressed, self.compressor.repack)
         if "drafts" in self.reuse:
-            return answer(*inputs, self.max_new_tokens, drafts, share=texts)
-        tokens = answer(*inputs, self.max_new_tokens, share=texts).tokens
+            return answer(*inputs, Decoding(self.max_new_tokens, drafts), share=texts)
+        tokens = answer(*inputs, Decoding(self.max_new_tokens), share=texts).tokens
         return Answers(tokens, likelihood(*inputs, drafts, share=texts))
-
-    def _compressed(
-        self, batch: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor, first: Sequence[int]
-    ) -> Compressed:
-        """Returns the compressed images of the questions at the positions `first` of a batch."""
-        some = [batch[i] for i in first], [prompts[i] for i in first]
-        groups, images = images_by_shape(self.encodings, *some, share[first])
-        extra_needs = self.loaded.adapter.extra_needs
-        return in_groups(lambda some: compressed_by(self.compressor, some, extra_needs), groups, images)
 
     def _groups(self, batch: Sequence[VQASample]) -> list[list[int]]:
         """Returns groups of positions in the batch that share a compressed image: each alone if that depends on it."""

@@ -136,7 +136,9 @@ def answer_batch(batch: Batch, compressor: Compressor, new_tokens: int, clock: C
     parts = ((adapter, "encode", "vision"), (adapter, "reduced", "vision"), (adapter.projector, "forward", "projector"))
     with clock.part("scoring"), clock.listening(*parts):
         groups = group_by_shape(batch.arrangements)
-        compressed = in_groups(lambda some: compressed_by(compressor, some, adapter.extra_needs), groups, batch.images)
+        compressed = in_groups(
+            partial(compressed_by, compressor, extra_needs=adapter.extra_needs), groups, batch.images
+        )
     with clock.part("prefill"):
         states, layout = embedded(adapter, batch.texts.prompts, compressed, compressor.repack)
         blocks = DecoderPasses(adapter.decoder, layout, cuts, compressed)

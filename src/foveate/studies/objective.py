@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -68,33 +69,44 @@ class Objective:
 
     @property
     def pruned(self) -> bool:
-        """Whether Optuna's pruner stops trials: for one goal that is measured on answers."""
+        """True if Optuna's pruner stops trials: with one goal, which is measured on answers."""
         return self.stops and self.goals in (("quality",), ("accuracy",))
 
-    def __call__(self, trial: Trial) -> tuple[float, ...]:
-        try:
-            proposal = self._proposal(trial)
-        except BudgetError as error:
-            trial.set_user_attr("left_out", str(error))
-            raise TrialPruned(str(error)) from error
-        trial.set_user_attr("suggested", True)  # from here on the trial can be retried
-        config = replace(self.config, compressor=proposal.compressor)
-        measured: dict[str, Any] = {"latency": latency_ms(config)} if "latency" in self.goals else {}
-        if self.pruned:
-            stopping = EarlyStopping(trial, config, self.goals[0])
-            folder = evaluate(config, _order(proposal.compressor), stopping.enough)
-            stopping.report(folder.read())  # of a compressor that an earlier trial has evaluated
-            stopped = {"stopped": stopping.reason, **stopping.estimates}
-        else:
-            folder, stopped = evaluate(config), {"stopped": ""}
-        records = folder.read()
-        measured |= {"run_id": folder.folder.name, **_measured(records), **stopped}
-        if self.max_loss is not None:
-            measured |= self._loss(trial, measured["accuracy"], self.max_loss)
-        for name, value in {**_facts(proposal), **measured}.items():
-            trial.set_user_attr(name, value)
-        _describe(trial, records, self.draw and self.draw(config, records), config.out)
-        return tuple(measured[goal] for goal in self.goals)
+    def __call__(self, trial: Trial, started: Callable[[], object] = tuple) -> tuple[float, ...]:
+        """Evaluates a trial, and returns its goals.
+
+        Args:
+            trial: The trial.
+            started: Called first, when the storage has the trial.
+
+        Raises:
+            TrialPruned: The choice cannot have its budget.
+        """
+        started()
+        with _failures_stored(trial):
+            try:
+                proposal = self._proposal(trial)
+            except BudgetError as error:
+                trial.set_user_attr("left_out", str(error))
+                raise TrialPruned(str(error)) from error
+            trial.set_user_attr("suggested", True)  # from here on the trial can be retried
+            config = replace(self.config, compressor=proposal.compressor)
+            measured: dict[str, Any] = {"latency": latency_ms(config)} if "latency" in self.goals else {}
+            if self.pruned:
+                stopping = EarlyStopping(trial, config, self.goals[0])
+                folder = evaluate(config, _order(proposal.compressor), stopping.enough)
+                stopping.report(folder.read())  # of a compressor that an earlier trial has evaluated
+                stopped = {"stopped": stopping.reason, **stopping.estimates}
+            else:
+                folder, stopped = evaluate(config), {"stopped": ""}
+            records = folder.read()
+            measured |= {"run_id": folder.folder.name, **_measured(records), **stopped}
+            if self.max_loss is not None:
+                measured |= self._loss(trial, measured["accuracy"], self.max_loss)
+            for name, value in {**_facts(proposal), **measured}.items():
+                trial.set_user_attr(name, value)
+            _describe(trial, records, self.draw and self.draw(config, records), config.out)
+            return tuple(measured[goal] for goal in self.goals)
 
     def restore(self, trial: FrozenTrial) -> None:
         """Answers the questions of a finished trial again if its records are damaged or lost."""
@@ -119,6 +131,18 @@ class Objective:
         loss = 100 * (float(PER_QUESTION["accuracy"](full).mean()) - accuracy)
         trial.set_constraint("accuracy loss", loss - limit)
         return {"accuracy_loss": loss, "constraints": {"accuracy loss": loss - limit}}
+
+
+@contextmanager
+def _failures_stored(trial: Trial) -> Iterator[None]:
+    """Stores the error that ends the block in the trial's attribute `failed`."""
+    try:
+        yield
+    except TrialPruned:
+        raise
+    except Exception as error:
+        trial.set_user_attr("failed", f"{type(error).__name__}: {error}")
+        raise
 
 
 def _measured(records: pa.Table) -> dict[str, Any]:

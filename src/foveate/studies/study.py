@@ -3,19 +3,18 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import optuna
-from filelock import FileLock
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.pruners import BasePruner, NopPruner, WilcoxonPruner
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
-from tqdm import tqdm
 
 from foveate.core.errors import OutputError, behind, said
 from foveate.core.progress import bar
@@ -81,25 +80,43 @@ def run_trials(
     else:
         ranks.start()
     study.pruner = _pruner(objective)
-    try:
+    with _storage_errors(folder):
         for trial in bar(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), "trial", "checking records"):
             objective.restore(trial)
         with folder.working(), bar(total, "trial", miniters=1, delay=0, leave=True) as shown:
-            trials = _Trials(folder, study, objective, total, sampler, seed)
-            while trials.run_next(shown):
-                pass
-    except Exception as error:
-        if cause := behind(error, lambda one: isinstance(one, OSError | SQLAlchemyError)):  # under one of Optuna's
-            raise OutputError(
-                f"{folder.folder} or its storage cannot be written: {said(cause)}. Finished trials are kept: solve "
-                "that and run the same command again"
-            ) from error
-        raise
+            while True:
+                with (lock := folder.queue):
+                    states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
+                    begun = states.total() - states[TrialState.FAIL] - states[TrialState.WAITING]
+                    shown.total = max(total, begun + states[TrialState.WAITING])
+                    shown.update(begun - states[TrialState.RUNNING] - shown.n)
+                    if states[TrialState.WAITING] or begun < total:
+                        study.sampler = _sampler(sampler, seed, begun)
+                        study.optimize(partial(objective, started=partial(lock.release, force=True)), n_trials=1)
+                        continue
+                if not states[TrialState.RUNNING]:
+                    break
+                time.sleep(_POLL_S)
+                optuna.storages.fail_stale_trials(study)
     if failed := _failed(study):
         raise OutputError(
             f"{len(failed)} trials failed, the first is trial {failed[0].number}: "
             f"{failed[0].user_attrs.get('failed', 'its process died')}. Run the same command again to repeat them"
         )
+
+
+@contextmanager
+def _storage_errors(folder: StudyFolder) -> Iterator[None]:
+    """Turns errors of a full disk or database, which may lie under one of Optuna's, into `OutputError`."""
+    try:
+        yield
+    except Exception as error:
+        if cause := behind(error, lambda one: isinstance(one, OSError | SQLAlchemyError)):
+            raise OutputError(
+                f"{folder.folder} or its storage cannot be written: {said(cause)}. Finished trials are kept: solve "
+                "that and run the same command again"
+            ) from error
+        raise
 
 
 def keep_artifacts(study: optuna.Study, folder: Path) -> None:
@@ -110,54 +127,6 @@ def keep_artifacts(study: optuna.Study, folder: Path) -> None:
     for figure in sorted(folder.glob("*.png")):
         if figure.read_bytes() not in kept:
             upload_artifact(artifact_store=store, file_path=str(figure), study_or_trial=study)
-
-
-@dataclass(frozen=True)
-class _Trials:
-    """The trials of a study that are left; arguments are those of `run_trials`."""
-
-    folder: StudyFolder
-    study: optuna.Study
-    objective: Objective
-    total: int
-    sampler: SamplerName
-    seed: int
-
-    def run_next(self, shown: tqdm) -> bool:
-        """Runs one trial, or waits for those of other processes; returns whether any is left."""
-        lock = self.folder.queue
-        with lock:
-            states = Counter(trial.state for trial in self.study.get_trials(deepcopy=False))
-            begun = states.total() - states[TrialState.FAIL] - states[TrialState.WAITING]
-            shown.total = max(self.total, begun + states[TrialState.WAITING])
-            shown.update(begun - states[TrialState.RUNNING] - shown.n)
-            if states[TrialState.WAITING] or begun < self.total:
-                seed = np.random.SeedSequence([self.seed, begun]).generate_state(1)[0]
-                self.study.sampler = _SAMPLERS[self.sampler](int(seed))
-                self.study.optimize(_Started(self.objective, lock), n_trials=1)
-                return True
-        if states[TrialState.RUNNING]:
-            time.sleep(_POLL_S)
-            optuna.storages.fail_stale_trials(self.study)
-        return bool(states[TrialState.RUNNING])
-
-
-@dataclass(frozen=True)
-class _Started:
-    """The objective of a trial that has been started, so that another process may count the trials again."""
-
-    objective: Objective
-    lock: FileLock
-
-    def __call__(self, trial: optuna.Trial) -> float | Sequence[float]:
-        self.lock.release(force=True)
-        try:
-            return self.objective(trial)
-        except optuna.TrialPruned:
-            raise
-        except Exception as error:
-            trial.set_user_attr("failed", f"{type(error).__name__}: {error}")
-            raise
 
 
 def _all_finished(study: optuna.Study) -> int:
@@ -173,6 +142,10 @@ def _failed(study: optuna.Study) -> list[FrozenTrial]:
     repeated = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
     failed = [trial for trial in trials if trial.state == TrialState.FAIL and trial.number not in repeated]
     return [trial for trial in failed if has_choice(trial)]
+
+
+def _sampler(name: SamplerName, seed: int, begun: int) -> BaseSampler:
+    return _SAMPLERS[name](int(np.random.SeedSequence([seed, begun]).generate_state(1)[0]))
 
 
 def _pruner(objective: Objective) -> BasePruner:

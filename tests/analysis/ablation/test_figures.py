@@ -8,7 +8,6 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis.ablation.data import PIXEL_FILTERS
 from analysis.ablation.figures import (
     accuracy_by_layer_data,
     accuracy_by_layer_figure,
@@ -17,6 +16,7 @@ from analysis.ablation.figures import (
     frontier_data,
     frontier_figure,
 )
+from analysis.cells import PIXEL_FILTERS
 from analysis.drawing import Label, label_lines, save_figure
 
 IMPORT = """
@@ -72,7 +72,7 @@ def test_panel_does_without_controls_and_sums(study):
     assert data.references.empty
     assert data.suffix.empty
     ax = accuracy_by_layer_figure([data]).axes[0]
-    assert ax.get_legend_handles_labels()[1] == ["one layer"]
+    assert ax.get_legend_handles_labels()[1] == ["single layer"]
 
 
 def test_panels_share_their_heights(study):
@@ -110,7 +110,7 @@ def test_frontier_draws_a_line_per_scorer_and_one_for_full(study):
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["36\n25 %", "16\n11 %", "7\n5 %"]
 
 
-def test_filters_of_pixels_are_lines_that_can_be_told_apart(study):
+def test_pixel_filters_have_distinct_lines(study):
     even = study.table[study.table["family"] == "uniform"]
     filters = [even.assign(scorer=name, family=name) for name in PIXEL_FILTERS]
     table = pd.concat([study.table, *filters], ignore_index=True)

@@ -1,21 +1,13 @@
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.ablation.data import Cell
-from analysis.ablation.layers import (
-    Repairs,
-    draw_repairs,
-    draw_sinks,
-    repairs_data,
-    repairs_figure,
-    sinks_data,
-    sinks_figure,
-)
-from analysis.ablation.layers_answer import layers_answer
+from analysis.ablation.data import repairs_data
+from analysis.ablation.figures import draw_repairs, repairs_figure
+from analysis.ablation.report import repairs_markdown
+from analysis.cells import Cell
 from foveate.core.errors import DataError
 
 #           right both, repaired, lost, broken, right both, repaired
@@ -32,15 +24,6 @@ def cells(tmp_path, records, write_run) -> list[Cell]:
         Cell("cls[1]", "single", "1", 16, "two"),
         Cell("cls[all]", "all", "0-1", 16, "sum"),
     ]
-
-
-def frame(shares: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
-    rows = [
-        {"signal": signal, "layers": layers, "sample_id": number, "image_id": f"i{number}", "sink_share": share}
-        for (signal, layers), values in shares.items()
-        for number, share in enumerate(values)
-    ]
-    return pd.DataFrame(rows)
 
 
 def test_every_question_is_kept_repaired_lost_or_broken(tmp_path, cells):
@@ -82,13 +65,11 @@ def test_controls_are_asked_the_same_questions_and_compared_in_pairs(tmp_path, r
     got = data.table[["over_other_p", "over_random_p"]].to_numpy().ravel()
     assert got == pytest.approx(multipletests(raw, method="holm")[1], abs=0.01)
     assert got.max() > 0.001
-    told = layers_answer(data, pd.DataFrame())
-    assert "] with layer 1, the best other one on all questions; " in told
-    assert "] with random patches (2 seeds). The sum" in told
-    assert "The sum answers more of them than random patches (2 seeds): +" in told
+    line = repairs_markdown(data).splitlines()[-1]
+    assert line.startswith("| 2 | ") and line.count(" better |") == 1 and line.count("<0.001 ") == 1
 
 
-def test_what_repairs_no_more_than_luck_is_said_to(tmp_path, records, write_run):
+def test_a_sum_that_repairs_no_more_than_controls_has_no_significant_difference(tmp_path, records, write_run):
     rng, n = np.random.default_rng(3), 200
     for name in ("one", "two", "sum", "r0"):
         write_run(tmp_path, name, records(list((rng.random(n) < 0.6).astype(float))))
@@ -96,8 +77,8 @@ def test_what_repairs_no_more_than_luck_is_said_to(tmp_path, records, write_run)
     cells += [Cell("cls[all]", "all", "0-1", 16, "sum"), Cell("random[0]", "random", "", 16, "r0")]
     data = repairs_data(cells, tmp_path, 16)
     assert data.table["of_wrong_low"].min() > 0.4  # all of it regression to the mean
-    told = layers_answer(data, pd.DataFrame())
-    assert told.count("The sum is not shown to differ from") in (2, 4) and "answers more" not in told
+    text = repairs_markdown(data)
+    assert text.count("not significant |") == 4 and "better |" not in text
 
 
 def test_without_the_sum_the_error_says_what_the_study_has(tmp_path, cells):
@@ -120,69 +101,13 @@ def test_bars_stack_to_all_questions(tmp_path, cells):
             heights[layer] = heights.get(layer, 0) + bar.get_height()
     assert heights == pytest.approx({0: 1, 1: 1})
     legend = ax.get_legend()
-    assert legend.get_texts()[0].get_text() == "broken by the sum"
+    assert legend.get_texts()[0].get_text() == "right only with the layer"
     assert "n = 6 questions about 3 images" in repairs_figure(repairs_data(cells, tmp_path, 16)).get_supxlabel()
 
 
-def test_sinks_have_an_interval_per_signal_and_layer():
-    data = sinks_data(frame({("cls", "0"): [0.1, 0.3], ("random", ""): [0.1, 0.1], ("occlusion", ""): [np.nan] * 2}))
-    assert list(data["signal"]) == ["cls", "random"]
-    row = data.iloc[0]
-    assert row["sink_share"] == pytest.approx(0.2)
-    assert row["sink_share_low"] < 0.1 and row["sink_share_high"] > 0.3  # of two images nearly nothing is known
-    assert (row["n"], row["images"]) == (2, 2)
-
-
-def test_a_model_without_sinks_is_said_to_have_none():
-    data = sinks_data(frame({("cls", "0"): [0.0, 0.0], ("random", ""): [0.0, 0.0]}))
-    ax = draw_sinks(data, ("cls",), Figure().subplots())
-    assert "Dashed" not in sinks_figure(data).get_supxlabel()  # there is nothing to explain
-    assert [text.get_text() for text in ax.texts] == ["no patch is a sink"] and not ax.lines
-    assert len(sinks_figure(data).axes) == 2
-    table = pd.DataFrame([{"layer": 1, "broken": 0.0, "wrong": 0, "of_wrong": np.nan}])
-    told = layers_answer(Repairs(table, "0-1", 16, 6, 3, 0), data)
-    assert "the last layer, 1, answers all questions itself" in told
-    assert "This model has no sinks" in told
-
-
-def test_the_answer_counts_what_the_sum_repairs(tmp_path, cells):
-    told = layers_answer(repairs_data(cells, tmp_path, 16), pd.DataFrame())
-    assert "of the 3 questions that the worst layer, 0, gets wrong the sum answers 66.7 % [" in told
-    assert "it breaks 1 of the 3 others" in told
-    assert "Of the same questions are answered: 100.0 % [" in told
-    assert "] with layer 1, the best other one on all questions. The sum is not shown to differ from layer 1: " in told
-    assert "random patches" not in told  # there are none
-
-
-def test_sinks_are_claimed_where_the_layer_exceeds_random_patches_pair_by_pair(tmp_path, cells):
-    rng = np.random.default_rng(1)
-    even = rng.random(60) * 0.4  # images differ more than layers do: only pairs tell these apart
-    shares = {
-        "0": even + 0.05 + rng.normal(0, 0.02, 60).clip(-0.05, 0.1),
-        "1": even + rng.normal(0, 0.02, 60),
-        "2": even * 0.8,
-    }
-    data = sinks_data(
-        frame({("random", ""): list(even)} | {("cls", layer): list(some.clip(0, 1)) for layer, some in shares.items()})
-    )
-    rows = data[data["signal"] == "cls"]
-    raw = []
-    for _, row in rows.iterrows():
-        delta = shares[row["layers"]].clip(0, 1) - even
-        assert row["difference"] == pytest.approx(delta.mean())
-        means = delta[np.random.default_rng(2).integers(0, 60, (4000, 60))].mean(1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
-        raw.append(stats.permutation_test((delta,), np.sum, permutation_type="samples", rng=0).pvalue)
-    assert rows["p_holm"].to_numpy() == pytest.approx(multipletests(raw, method="holm")[1], abs=0.01)
-    assert data.loc[data["signal"] == "random", "p_holm"].isna().all()
-    told = layers_answer(repairs_data(cells, tmp_path, 16), data)
-    assert f"The layer with most mass on sinks is 0: {100 * shares['0'].mean():.1f} % [" in told
-    assert "Holm-corrected over the 3 layers: more at layer 0 (+" in told
-    assert "; less at layer 2 (-" in told and "; not shown to differ at layer 1 (" in told
-    assert len(sinks_figure(data).axes) == 2
-
-
-def test_without_random_patches_no_layer_is_compared(tmp_path, cells):
-    told = layers_answer(repairs_data(cells, tmp_path, 16), sinks_data(frame({("received", "0"): [0.1, 0.3]})))
-    assert "Random patches, which would tell an even share, were not measured." in told
+def test_the_table_has_what_the_sum_repairs(tmp_path, cells):
+    text = repairs_markdown(repairs_data(cells, tmp_path, 16))
+    assert "at 16 patches: n = 6 questions about 3 images" in text
+    (first, second) = text.splitlines()[-2:]
+    assert first.startswith("| 0 | 3 | 66.7 [") and "| 100.0 [" in first and first.endswith("| - | - | - |")
+    assert second.startswith("| 1 | 0 | - | - | - |")

@@ -7,9 +7,9 @@ import torch
 from scipy.stats import bootstrap
 from torchmetrics.functional.classification import binary_f1_score
 
-from analysis.ablation.data import Cell
-from analysis.benchmarks.data import benchmark_table, failures, number_of, overview, write_numbers
-from analysis.benchmarks.submissions import write_submission
+from analysis.benchmark_numbers import benchmark_table, number_of, overview, write_numbers
+from analysis.benchmarks.answers import write_submission
+from analysis.cells import Cell, failures
 from analysis.statistics import mean_interval, summed_interval
 from foveate.core.errors import DataError
 from foveate.metrics.benchmarks import ACCURACY, measures_of
@@ -165,8 +165,7 @@ def test_the_table_has_every_number_of_every_method_and_says_how_many_failed(stu
         table.loc[table["method"] == "full", "value"].iloc[0] > table.loc[table["method"] == "random", "value"].iloc[0]
     )
     assert failures(cells, out) == (
-        "Not asked, and in no number, neither as right nor as wrong: 1 questions. The first, 'zz': image "
-        "'x' cannot be decoded"
+        "1 questions failed and are in no number. The first, 'zz': image 'x' cannot be decoded"
     )
 
 

@@ -8,15 +8,14 @@ from matplotlib.figure import Figure
 
 from analysis.bias.attention_maps import (
     OCCLUSION,
-    Look,
-    attention_answer,
+    AttentionMap,
     attention_data,
     attention_figure,
     attention_table,
-    draw_look,
+    draw_attention_map,
     shown_keys,
 )
-from analysis.bias.measured import grid_of, measurement, samples_of
+from analysis.bias.measurement import grid_of, measurement, samples_of
 from foveate.bias.tables import TableFolder
 from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
@@ -34,28 +33,28 @@ def write(folder: TableFolder, plan: str = PLAN, grid: tuple[int, ...] = GRID) -
     facts = {"checkpoint": "abc", "data": "scenes", "split": "test", "data_hash": data_hash(samples), "plan": plan}
     facts |= {"grid": list(grid)}
     rng = np.random.default_rng(0)
-    with folder.lock(facts):
-        ids, images = [s.id for s in samples], [s.image_id for s in samples]
-        drop = np.abs(rng.normal(0, 0.1, (LIMIT, 4)))
-        drop[5] = [-1, 3, 0, 1]  # of patches in quarters of the image: this answer hangs on the upper right most
-        answers = {"answer": ["red"] * LIMIT, "score": [1.0] * (LIMIT - 1) + [0.0]}
-        table = {"sample_id": ids, "image_id": images, "kind": [s.kind for s in samples]} | answers
-        table |= {"question": [s.question for s in samples], "reference": [s.references[0] for s in samples]}
-        maps = [
-            {
-                "sample_id": name,
-                "image_id": image,
-                "signal": signal,
-                "layers": layers,
-                "map": rng.random(np.prod(grid or GRID)),
-            }
-            for name, image in zip(ids, images, strict=True)
-            for signal, layers in SIGNALS
-        ]
-        folder.append(
-            {"samples": pa.table(table | {"drop": drop.tolist()}), "maps": pa.Table.from_pandas(pd.DataFrame(maps))}
-        )
-        folder.finish(ids)
+    folder.begin(facts)
+    ids, images = [s.id for s in samples], [s.image_id for s in samples]
+    drop = np.abs(rng.normal(0, 0.1, (LIMIT, 4)))
+    drop[5] = [-1, 3, 0, 1]  # of patches in quarters of the image: this answer hangs on the upper right most
+    answers = {"answer": ["red"] * LIMIT, "score": [1.0] * (LIMIT - 1) + [0.0]}
+    table = {"sample_id": ids, "image_id": images, "kind": [s.kind for s in samples]} | answers
+    table |= {"question": [s.question for s in samples], "reference": [s.references[0] for s in samples]}
+    maps = [
+        {
+            "sample_id": name,
+            "image_id": image,
+            "signal": signal,
+            "layers": layers,
+            "map": rng.random(np.prod(grid or GRID)),
+        }
+        for name, image in zip(ids, images, strict=True)
+        for signal, layers in SIGNALS
+    ]
+    folder.append(
+        {"samples": pa.table(table | {"drop": drop.tolist()}), "maps": pa.Table.from_pandas(pd.DataFrame(maps))}
+    )
+    folder.finish(ids)
 
 
 @pytest.fixture
@@ -105,10 +104,10 @@ def test_columns_are_first_middle_and_last_layers_sums_the_whole_response_and_oc
     ]
 
 
-def test_the_first_example_hangs_most_on_a_block_and_others_are_of_other_kinds(folder):
+def test_the_first_example_has_the_largest_loss_and_others_are_of_other_kinds(folder):
     examples = attention_data(folder, samples_of(folder), [("cls", "0"), OCCLUSION], rows=3)
     assert examples[0].question == load_samples("scenes", "test", LIMIT)[5].question
-    attention, occlusion = examples[0].looks
+    attention, occlusion = examples[0].maps
     assert attention.times.mean() == pytest.approx(1)
     assert occlusion.times[:6, 6:] == pytest.approx(3)  # 3 of 4 nats on a quarter of the patches
     assert occlusion.times[:6, :6] == pytest.approx(0)  # more likely without it is no importance
@@ -125,49 +124,46 @@ def test_images_and_maps_of_a_rectangular_grid_have_its_rows_and_columns(tmp_pat
     asked = made.read("samples").to_pandas()
     name = asked.loc[asked["question"] == example.question, "sample_id"].iloc[0]
     own = np.asarray(maps[name, "cls", "0"])
-    assert example.looks[0].times == pytest.approx((own / own.sum() * 72).reshape(6, 12))
+    assert example.maps[0].times == pytest.approx((own / own.sum() * 72).reshape(6, 12))
     figure = attention_figure([example])
     assert figure.axes[1].get_images()[0].get_array().shape[:2] == (height, width)
 
 
-def test_a_measurement_that_hides_its_grid_is_refused(tmp_path):
+def test_a_measurement_without_a_grid_is_refused(tmp_path):
     made = TableFolder(tmp_path / "bias" / "old")
     write(made, grid=())
-    with pytest.raises(DataError, match="does not say its 'grid' of patches: measure this configuration again"):
+    with pytest.raises(DataError, match="has no 'grid' of patches: measure this configuration again"):
         grid_of(made)
 
 
 def test_patches_below_an_even_share_stay_clear():
     times = np.array([[0.5, 8.0], [np.nan, 2.0]])
     pixels = np.random.default_rng(0).random((4, 4, 3))
-    ax = draw_look(pixels, Look(("cls", "0"), times), np.zeros((2, 2), bool), Figure().subplots())
+    ax = draw_attention_map(pixels, AttentionMap(("cls", "0"), times), np.zeros((2, 2), bool), Figure().subplots())
     heat = ax.images[1]
     alpha = np.asarray(heat.get_alpha())
     assert (alpha[:2, :2] == 0).all() and (alpha[2:, :2] == 0).all()
     assert np.asarray(heat.get_array())[0, 2] == 1 and np.asarray(heat.get_array())[2, 2] == pytest.approx(1 / 3)
-    assert len(draw_look(pixels, None, np.eye(2, dtype=bool), Figure().subplots()).images) == 1
+    assert len(draw_attention_map(pixels, None, np.eye(2, dtype=bool), Figure().subplots()).images) == 1
 
 
-def test_figure_has_a_row_per_question_and_says_how_they_were_picked(folder):
+def test_figure_has_a_row_per_question_and_says_how_they_were_chosen(folder):
     figure = attention_figure(attention_data(folder, samples_of(folder), shown_keys(folder), rows=2))
     assert len(figure.axes) == 2 * (2 + len(shown_keys(folder))) + 1
-    assert "say nothing about averages" in figure.get_supxlabel().replace("\n", " ")
+    assert "so they are not representative" in figure.get_supxlabel().replace("\n", " ")
 
 
-def test_table_and_answer_rest_on_all_questions(folder):
+def test_the_table_rests_on_all_questions(folder):
     keys = [("cls", "0"), ("cls", "1"), ("response", "0-1"), OCCLUSION]
-    table = attention_table(summary(), keys)
-    assert "| response blocks 0-1 | 60.0 % [55.0, 65.0] | 60.0 % [55.0, 65.0] | itself |" in table
-    assert "hangs on |" not in table.splitlines()[-1] and "random" in table
-    told = attention_answer(summary(), keys, folder)
-    assert "n = 24 questions about 2 images; the top are 11.0 % of the patches;" in told
-    assert "30.0 % [25.0, 35.0] ([CLS] layer 1), 60.0 % [55.0, 65.0] (response blocks 0-1)" in told
-    assert "[CLS] layer 0" not in told
+    table = attention_table(summary(), keys, folder)
+    assert "| response blocks 0-1 | 60.0 [55.0, 65.0] | 60.0 [55.0, 65.0] | itself |" in table
+    assert "occlusion" not in table and "| random |" in table
+    assert "n = 24 questions about 2 images;" in table and "The top is 11.0 % of the patches." in table
 
 
-def test_a_measurement_that_hides_its_plan_is_refused(tmp_path):
+def test_a_measurement_without_a_plan_is_refused(tmp_path):
     made = TableFolder(tmp_path / "bias" / "two")
     write(made, plan="")
     assert json.loads((made.folder / "config.json").read_text())["plan"] == ""
-    with pytest.raises(DataError, match="does not say 'side' of its plan"):
+    with pytest.raises(DataError, match="has no 'side' in its plan"):
         attention_data(made, samples_of(made), [OCCLUSION])

@@ -1,5 +1,6 @@
-"""The numbers, sentences and images of a bias measurement against independent ones, on tables made up here."""
+"""Numbers, tables and figures of a bias measurement against independent ones, on constructed tables."""
 
+import re
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis import statistics, verdicts
 from analysis.bias import report as bias_report
-from analysis.bias.answer import Order, bias_answer, finding, number, paper_order, side, told
-from analysis.bias.contrasts import contrasts
-from analysis.bias.curves import curve_areas, curve_frame, curve_table
-from analysis.bias.data import headline, judges_table, pair_matrix, signal_frame, summary_table
+from analysis.bias.data import contrasts, headline, judges_table, pair_matrix, signal_frame, summary_table
 from analysis.bias.figures import (
     curves_data,
     draw_curves,
@@ -28,13 +26,12 @@ from analysis.bias.figures import (
     pairs_data,
     pairs_figure,
 )
-from analysis.bias.maps import mean_maps, place_nulls, placeless
-from analysis.bias.measures import MEASURED, NEAR, WITH_RESPONSE, interval_of
-from analysis.bias.report import report
-from analysis.bias.signals import RESPONSES
+from analysis.bias.measurement import curve_areas, curve_frame, curve_table, mean_maps, placeless, row_nulls
+from analysis.bias.measures import MEASURED, NEAR, RESPONSES, WITH_RESPONSE, formatted, interval_of, with_interval
+from analysis.bias.report import contrasts_markdown, judges_markdown, report
 from analysis.bias.slices import cross_table, heads_table, kinds_table, tokens_table
 from analysis.bias.slices_figures import draw_cross, draw_heads, draw_tokens
-from analysis.ratios import ratio_interval
+from analysis.statistics import ratio_interval
 from foveate.bias.tables import TableFolder
 
 IMAGES, ASKED, ROWS, COLUMNS, HEADS = 20, 3, 6, 5, 4
@@ -212,9 +209,6 @@ class Made(NamedTuple):
             values[samples["drop"].map(max).reindex(values.index) < 0.05] = np.nan
         return values.mask(brief) if measure in OF_RESPONSE or signal in RESPONSES else values
 
-    def answer(self) -> str:
-        return bias_answer(self.frame, self.summary, self.contrasts, self.judges)
-
     def row(self, signal: str, layers: str) -> pd.Series:
         return self.summary[(self.summary["signal"] == signal) & (self.summary["layers"] == layers)].iloc[0]
 
@@ -235,13 +229,13 @@ def make(out: Path, signals: dict[tuple[str, str], Planted], seed: int = 0, head
     """Tables in two parts."""
     tables, folder = tables_of(signals, seed, heads), TableFolder(out)
     ids = tables["samples"]["sample_id"]
-    with folder.lock(CONFIG):
-        for half in (ids[:30], ids[30:]):
-            rows = {name: table[table["sample_id"].isin(half)] for name, table in tables.items()}
-            folder.append({name: pa.Table.from_pandas(some, preserve_index=False) for name, some in rows.items()})
+    folder.begin(CONFIG)
+    for half in (ids[:30], ids[30:]):
+        rows = {name: table[table["sample_id"].isin(half)] for name, table in tables.items()}
+        folder.append({name: pa.Table.from_pandas(some, preserve_index=False) for name, some in rows.items()})
     frame = signal_frame(folder)
     shown = headline(frame)
-    summary = summary_table(shown, place_nulls(folder))
+    summary = summary_table(shown, row_nulls(folder))
     return Made(folder, tables, frame, summary, contrasts(shown), judges_table(folder))
 
 
@@ -491,9 +485,9 @@ def test_a_map_that_never_changes_has_nothing_left(tmp_path):
         pd.DataFrame(ids).assign(signal="prompt", layers="0", map=[np.arange(1.0, 10.0) / 7] * 4),
     ]
     folder = TableFolder(tmp_path)
-    with folder.lock({}):
-        parts = {"maps": pa.Table.from_pandas(pd.concat(rows)), "samples": pa.table(ids)}
-        folder.append(parts)
+    folder.begin({})
+    parts = {"maps": pa.Table.from_pandas(pd.concat(rows)), "samples": pa.table(ids)}
+    folder.append(parts)
     assert placeless(folder).set_index("signal").loc["prompt", "placeless_spearman"].isna().all()
 
 
@@ -506,8 +500,8 @@ def test_questions_without_evidence_have_no_map_and_no_part_in_its_mean(tmp_path
         pd.DataFrame(ids)[:1].assign(signal="prompt", layers="0", map=[known[1]]),
     ]
     folder = TableFolder(tmp_path)
-    with folder.lock({"grid": [1, 9]}):
-        folder.append({"maps": pa.Table.from_pandas(pd.concat(rows)), "samples": pa.table(ids)})
+    folder.begin({"grid": [1, 9]})
+    folder.append({"maps": pa.Table.from_pandas(pd.concat(rows)), "samples": pa.table(ids)})
     evidence = next(one for one in mean_maps(folder) if one.signal == "evidence")
     expected = (known[0] / known[0].sum() + known[3] / known[3].sum()) / 2
     assert (evidence.signal, evidence.n, evidence.values.ravel()) == ("evidence", 2, pytest.approx(expected))
@@ -609,89 +603,52 @@ def test_against_random_maps_the_seeds_are_permuted_one_by_one(claimed):
     assert got["difference"] == pytest.approx(own / len(known))
 
 
-def test_the_order_of_the_paper_is_read_off_the_contrasts_prompt_by_prompt(claimed, refuted):
-    order = paper_order(claimed.contrasts)
-    assert len(order) == 8  # two responses, two prompts, two sums
-    for response in RESPONSES:
-        for layers in ("0-2", "1-2"):
-            assert order[response, "prompt", layers] == Order(3, 0, 3, None)
-            assert paper_order(refuted.contrasts)[response, "prompt", layers] == Order(0, 3, 3, None)
-            assert paper_order(refuted.contrasts)[response, "question", layers] == Order(0, 1, 1, -1)
-    table = claimed.contrasts.copy()
-    one = (table["layers_b"] == "1") & (table["signal_a"] == "cls sum") & (table["measure"] == "spearman_response")
-    table.loc[one, "difference"] *= -1
-    table.loc[table["layers_b"] == "2", "p_holm"] = 0.2
-    assert paper_order(table)["response", "prompt", "0-2"] == Order(1, 1, 3, None)
-    assert paper_order(table)["answer", "prompt", "0-2"] == Order(2, 0, 3, None)
-    assert str(Order(2, 1, 4, 0)) == "nearer at 2 and farther at 1 of 4 blocks, by their mean not shown"
-    assert set(paper_order(table.assign(p_holm=0.3)).values()) == {Order(0, 0, 3, None), Order(0, 0, 1, 0)}
-    assert "nearer at 3 of 3 blocks than last prompt token" in finding(claimed.contrasts)
-    assert "farther at 1 of 1 blocks than question tokens" in finding(refuted.contrasts)
+def test_the_table_has_the_verdicts_that_were_planted(claimed, refuted):
+    lines, other = (contrasts_markdown(some.frame, some.contrasts).splitlines() for some in (claimed, refuted))
+    start = "| [CLS], sum of layers 0-2 | last prompt token |"
+    assert next(line for line in lines if line.startswith(start)).count(" higher 3 |") >= 2
+    assert next(line for line in other if line.startswith(start)).count(" lower 3 |") >= 2
+    position = lines[lines.index("### Position") :]
+    assert any(line.startswith("| last prompt token | evidence (oracle) | lower 3 |") for line in position)
+    assert any(
+        re.match(r"\| response \| evidence \(oracle\) \| \S+ \[.*\] not significant \|", one) for one in position
+    )
 
 
-def test_the_answer_says_which_answers_are_circular(claimed):
-    text = claimed.answer()
-    samples = claimed.samples
-    first, last = samples["answer_tokens"].eq(1).sum(), samples["answer_tokens"].ge(3).sum()
-    assert f"Of 60 answers {first} have one token" in text and f"about the {last} answers of at least 3 tokens" in text
-    assert f"over the {claimed.contrasts['p'].notna().sum()} contrasts" in " ".join(text.split())
-    brief = claimed.frame.assign(answer_tokens=1)
-    none = bias_answer(brief, claimed.summary, claimed.contrasts, claimed.judges)
-    assert "None has at least 3, so nothing is said of nearness to the response" in none
+def test_a_single_contrast_has_its_difference_and_several_are_counted(claimed):
+    text = contrasts_markdown(claimed.frame, claimed.contrasts)
+    one = claimed.contrast(("cls sum", "0-2"), ("random", ""), "evidence_recall")
+    assert f"{100 * one['difference']:+.1f} [{100 * one['low']:+.1f}, {100 * one['high']:+.1f}] " in text
+    assert f"over the {claimed.contrasts['p'].notna().sum()} tests" in text
 
 
-def test_the_answer_confirms_and_refutes_what_was_planted(claimed, refuted):
-    text, other = claimed.answer(), refuted.answer()
-    for response in ("the rows that produce the answer", "the rows of the answer's own tokens"):
-        start = f"By Spearman with {response}, layers 0-2 against the last prompt token: "
-        assert (
-            f"{start}nearer at 3 of 3 blocks; layers 1-2" in text
-            and f"{start}farther at 3 of 3 blocks; layers" in other
-        )
-    lean = text.split("### Does a signal lie lower")[1]
-    assert "| last prompt token | lower at 0, 1, 2 (" in lean and "| response | not shown at 0-2 (" in lean
-    assert "higher at 0-2" in other.split("### Does a signal lie lower")[1] or "lower at 0-2" in other.split("###")[-1]
-    acquitted = text.split("acquit of a bias of place: ")[1].splitlines()[0]
-    assert "evidence" in acquitted and "prompt" not in acquitted
-    row = claimed.judges.set_index("judge").loc["thinned"]
-    assert f"| {100 * row['share']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}] |" in text
-    worth = next(line for line in text.splitlines() if line.startswith("| [CLS] sum 0-2 | last prompt token |"))
-    rows = claimed.contrasts[
-        (claimed.contrasts["measure"] == "evidence_recall") & (claimed.contrasts["signal_b"] == "prompt")
-    ]
-    rows = rows[rows["layers_a"] == "0-2"].sort_values("difference")
-    numbers = [f"{100 * rows.iloc[end]['difference']:+.1f} [" for end in (0, -1)]
-    assert "better at 0, 1, 2" in worth and all(one in worth for one in numbers)
-
-
-def test_the_answer_claims_nothing_where_nothing_is_shown(claimed):
-    text = bias_answer(claimed.frame, claimed.summary, claimed.contrasts.assign(p_holm=0.3), claimed.judges)
-    assert "layers 0-2 against the last prompt token: not shown at any of 3 blocks" in text
-    assert not any(f" {word} at" in text for word in ("nearer", "farther", "better", "worse", "lower", "higher"))
+def test_what_is_not_significant_has_no_sign(claimed):
+    text = contrasts_markdown(claimed.frame, claimed.contrasts.assign(p_holm=0.3))
+    assert "not significant 3 |" in text
+    assert not any(f" {word} " in text for word in ("higher", "lower"))
 
 
 def test_few_images_allow_no_verdict(claimed):
-    few = claimed.summary.assign(images=3)
-    text = bias_answer(claimed.frame, few, claimed.contrasts, claimed.judges)
-    assert text.endswith("Too few images for any test (n = 3).") and "###" not in text
+    text = contrasts_markdown(claimed.frame, claimed.contrasts.assign(images=3))
+    assert "Too few images for any test (n = 3)." in text
+    assert not any(f" {word}" in text for word in ("higher", "lower", "not significant"))
 
 
-def test_a_difference_is_shown_by_the_corrected_p_alone():
-    row = pd.Series({"p_holm": 0.01, "difference": 0.15, "low": -0.1, "high": 0.2})
-    assert side(row) == 1
-    assert side(row * [1, -1, 1, 1]) == -1
-    assert [side(row + shift) for shift in ([0.05, 0, 0, 0], [np.nan, 0, 0, 0])] == [0, 0]
+def test_every_judge_has_a_row(claimed):
+    row = claimed.judges.set_index("judge").loc["thinned"]
+    shown = f"| thinned context | {100 * row['share']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}] |"
+    assert shown in judges_markdown(claimed.judges)
 
 
 def test_numbers_are_written_in_the_unit_of_their_measure():
-    assert number(0.4567, "thinned_share") == "45.7"
-    assert number(-0.0001, "thinned_share", True) == "+0.0"
-    assert number(0.4567, "spearman_response", True) == "+0.46"
-    assert number(0.4567, "insertion_area") == "0.457"
+    assert formatted(0.4567, "thinned_share") == "45.7"
+    assert formatted(-0.0001, "thinned_share", True) == "+0.0"
+    assert formatted(0.4567, "spearman_response", True) == "+0.46"
+    assert formatted(0.4567, "insertion_area") == "0.457"
     row = pd.Series(
         {"n": 60, "entropy": 2.0, "entropy_low": np.nan, "entropy_high": np.nan, "entropy_n": 50}, dtype=object
     )
-    assert told(row, "entropy") == "2.00 [no interval] (n = 50)"
+    assert with_interval(row, "entropy") == "2.00 [no interval] (n = 50)"
 
 
 def test_lines_by_layer_are_those_of_the_table(claimed):
@@ -729,11 +686,8 @@ def test_names_below_a_small_square_end_above_the_caption():
     figure = pairs_figure({"spearman": square}, 504, 42, "Model tiny")
     FigureCanvasAgg(figure).draw()
     lowest = min(name.get_window_extent().y0 for name in figure.axes[0].get_xticklabels())
-    assert figure.get_suptitle().replace("\n", " ") == "Most alike: [CLS] of one layer 2 and [CLS], layers summed 2-4"
     (caption,) = (text for text in figure.texts if "n = 504" in text.get_text())
     assert caption.get_window_extent().y1 < lowest
-    alone = square.iloc[:6, :6]
-    assert pairs_figure({"spearman": alone}, 504, 42, "Model tiny").get_suptitle() == "Which layers agree"
 
 
 def test_curves_are_drawn_for_what_can_be_told_apart(claimed):
@@ -771,13 +725,14 @@ def test_the_report_writes_tables_and_figures(claimed, saved, tmp_path):
     assert len(pd.read_csv(tmp_path / "contrasts.csv")) == len(claimed.contrasts)
     written = (tmp_path / "table.md").read_text(encoding="utf-8")
     row = claimed.row("prompt", "1")
-    cells = [told(row, measure).replace(" %", "") for measure in ("spearman_response", "spearman_answer")]
+    cells = [with_interval(row, measure) for measure in ("spearman_response", "spearman_answer")]
     assert f"| last prompt token | 1 | {' | '.join(cells)} |" in text and "(n = 36)" in cells[0]
-    near = told(claimed.row("response", "0-2"), "spearman_answer")
+    near = with_interval(claimed.row("response", "0-2"), "spearman_answer")
     assert f"| response | 0-2 | itself | {near} |" in text
     assert written.count("| question tokens |") == 2
-    assert claimed.answer() in text
-    assert "| 0.002 |" in written and "A large p acquits" in written
+    verdicts_shown = contrasts_markdown(claimed.frame, claimed.contrasts)
+    assert verdicts_shown in text and verdicts_shown in written
+    assert "| 0.002 |" in written and "p of shuffled patches" in written
     assert "nan" not in text.lower()
 
 
@@ -794,10 +749,10 @@ def test_a_report_needs_no_heads_no_evidence_and_no_long_answers(saved, tmp_path
     tables["signals"][["evidence_recall", "thing_nats"]] = np.nan
     tables["samples"]["answer_tokens"] = 1
     tables["samples"]["thing_drop"] = [[]] * len(tables["samples"])
-    with folder.lock(CONFIG):
-        folder.append({name: pa.Table.from_pandas(table, preserve_index=False) for name, table in tables.items()})
+    folder.begin(CONFIG)
+    folder.append({name: pa.Table.from_pandas(table, preserve_index=False) for name, table in tables.items()})
     text = report(folder, tmp_path)
     assert not {"heads.png", "cross.png"} & set(saved)
-    assert "evidence in the top" not in text
-    assert "nothing is said of nearness to the response" in text
+    assert "evidence recall" not in text
+    assert "### Nearness to the response" not in text
     assert "nan" not in text

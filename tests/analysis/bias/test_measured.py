@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis.bias.measured import means
+from analysis.bias.measurement import means
 from analysis.bias.measures import MEASURED, RANGES
 from foveate.bias.tables import TableFolder
 from foveate.core.errors import DataError
@@ -49,9 +49,9 @@ def batch_of(number: int, rng: np.random.Generator) -> dict[str, pa.Table]:
 
 def written(folder: TableFolder, parts: int) -> TableFolder:
     rng = np.random.default_rng(parts)
-    with folder.lock({"grid": GRID}):
-        for number in range(parts):
-            folder.append(batch_of(number, rng))
+    folder.begin({"grid": GRID})
+    for number in range(parts):
+        folder.append(batch_of(number, rng))
     return folder
 
 
@@ -71,15 +71,15 @@ from pathlib import Path
 import pyarrow as pa
 from analysis.bias.data import pair_matrix, signal_frame
 from analysis.bias.slices import cross_table, heads_table
-from analysis.bias.maps import mean_maps, place_nulls, placeless
-from analysis.bias.measured import mapped
+from analysis.bias.measurement import mean_maps, row_nulls, placeless
+from analysis.bias.measurement import mapped
 from foveate.bias.tables import TableFolder
 from tests.tiers import extended
 
 folder, arrow = TableFolder(Path(sys.argv[1])), pa.default_memory_pool()
 found = {}
 tracemalloc.start()
-for task in (heads_table, cross_table, pair_matrix, mean_maps, placeless, place_nulls, mapped, signal_frame):
+for task in (heads_table, cross_table, pair_matrix, mean_maps, placeless, row_nulls, mapped, signal_frame):
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
     task(folder)
@@ -107,7 +107,7 @@ def test_memory_does_not_grow_by_the_tables(few, many):
     assert grown.pop("whole") > 0.9 * max(tables.values())  # who reads a whole table is caught
     assert grown.pop("signal_frame") < 0.5 * sum(tables.values())  # it holds the measures of every question
     assert grown.pop("placeless") < 0.5 * tables["maps"]  # one of them
-    assert grown.pop("place_nulls") < 0.5 * tables["maps"]  # a map per image of one signal
+    assert grown.pop("row_nulls") < 0.5 * tables["maps"]  # a map per image of one signal
     assert max(grown.values()) < 0.25 * min(tables.values())
 
 
@@ -123,10 +123,10 @@ def test_means_are_those_of_the_whole_table(few):
 
 def test_what_nobody_knows_has_no_mean(tmp_path):
     folder = TableFolder(tmp_path)
-    with folder.lock({}):
-        for name, values in (("q0", [np.nan, 1.0]), ("q1", [np.nan, 3.0])):
-            table = pa.table({"sample_id": [name] * 2, "signal": ["a", "b"], "value": values})
-            folder.append({"samples": pa.table({"sample_id": [name]}), "signals": table})
+    folder.begin({})
+    for name, values in (("q0", [np.nan, 1.0]), ("q1", [np.nan, 3.0])):
+        table = pa.table({"sample_id": [name] * 2, "signal": ["a", "b"], "value": values})
+        folder.append({"samples": pa.table({"sample_id": [name]}), "signals": table})
     found = means(folder, "signals", ["signal"], "value").set_index("signal")
     assert np.isnan(found.loc["a", "value"]) and list(found["n"]) == [0, 2] and found.loc["b", "value"] == 2
 

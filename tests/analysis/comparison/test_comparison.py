@@ -8,22 +8,21 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.ablation.data import Cell
-from analysis.ablation.report import Setting
+from analysis.cells import Cell
 from analysis.comparison.data import (
     Comparison,
     budgets_of,
     comparison_of,
     comparison_table,
     groups_of,
-    markdown,
     methods_at,
     read_comparison,
     shared_budget,
 )
 from analysis.comparison.figures import draw_frontier, draw_ranking, frontiers_data, ranking_figure, rankings_data
-from analysis.comparison.report import telling_cells, write_report
+from analysis.comparison.report import example_cells, markdown, write_report
 from analysis.held_out import held_out_table
+from analysis.kept_patches import Setting
 from analysis.records import read_records
 from analysis.verdicts import paired_p
 from foveate.profiling.flops import prefill_flops
@@ -137,9 +136,9 @@ def test_differences_are_paired_with_both_references_and_corrected(written):
 
 def test_the_page_for_readers_names_costs_and_what_is_missing(written):
     text = markdown(written.table, written.comparison)
-    assert text.startswith("n = 120 questions about 60 images.")
-    assert "mean over the 4 blocks" in text
-    assert "## Whatever the budget" in text and "## 16 equivalent tokens of 144 (11.1 %)" in text
+    assert text.startswith("n = 120 questions about 60 images;")
+    assert "over the 4 blocks" in text
+    assert "## Without a budget" in text and "## 16 equivalent tokens of 144 (11.1 %)" in text
     assert "| random (2 seeds) | control |" in text
     assert "| 72.0 | 144.0 | 48.0 |" in text
     assert "- cut at 16: cut cannot" in text
@@ -163,8 +162,8 @@ def test_the_best_is_chosen_on_one_half_and_compared_with_every_control_on_the_o
 
 def test_the_report_has_one_verdict_per_pair_and_says_what_cannot_run(written, tmp_path):
     answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
-    assert "best before the language model (good): " in answer
-    assert re.search(r"against random: \+\d+\.\d \[[^]]+\] better", answer)
+    assert "| best before the language model (good) | " in answer
+    assert re.search(r"\| \+\d+\.\d \[[^]]+\] better \|", answer)
     text = (tmp_path / "table.md").read_text()
     assert text.index("## 16 equivalent") < text.index("## Best, chosen on one half of the images")
     assert "- texts: no companion" in text
@@ -175,9 +174,9 @@ def test_with_too_few_images_there_are_differences_and_no_verdicts(written, tmp_
     monkeypatch.setattr("analysis.comparison.report.read_comparison", lambda *_: few)
     answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
     text = (tmp_path / "table.md").read_text()
-    for told in (answer, text):
-        assert "oo few images for any test (n = 2)." in told
-        assert not re.search(r"(\]|\d) (better|worse|not shown)", told)
+    for shown in (answer, text):
+        assert "oo few images for any test (n = 2)." in shown
+        assert not re.search(r"(\]|\d) (better|worse|not significant)", shown)
 
 
 def test_a_panel_shows_only_what_drops_where_its_title_says(written):
@@ -200,18 +199,18 @@ def test_frontier_names_every_line(written):
     assert left > 72 > 16 > right
 
 
-def test_rankings_share_their_rows_and_say_what_is_out_of_reach(written):
+def test_rankings_share_their_rows_and_mark_impossible_budgets(written):
     panels = rankings_data(written.table)
     assert [panel.budget for panel in panels] == [72, 16]
     assert panels[0].rows.index.tolist() == panels[1].rows.index.tolist()
     assert panels[0].rows["role"].tolist() == [*["vision"] * 3, "decoder", "both", "oracle", *["control"] * 3]
     ax = draw_ranking(panels[1], Figure().subplots())
-    assert [text.get_text() for text in ax.texts] == ["out of reach"] * 3
+    assert [text.get_text() for text in ax.texts] == ["not possible"] * 3
     assert len(ranking_figure(panels).axes) == 2
 
 
 def test_figures_show_the_best_of_every_role_and_the_controls(written):
-    shown = telling_cells(written.table, written.comparison.cells)
+    shown = example_cells(written.table, written.comparison.cells)
     assert [cell.scorer for cell in shown][:2] == ["full", "good"]
     assert [cell.scorer for cell in shown][3:] == ["bad", "cut", "twice", "random[0]", "evidence"]
     assert {cell.keep for cell in shown[1:]} == {72}
@@ -233,7 +232,7 @@ def test_controls_alone_are_a_table_without_a_verdict(written, tmp_path):
     cells = [cell for cell in written.comparison.cells if cell.family in ("full", "random", "pool")]
     comparison = written.comparison._replace(cells=cells, left_out={}, not_applicable={})
     answer = write_report(comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
-    assert "best" not in answer
+    assert "best before" not in answer
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ranking.png", "table.csv", "table.md"]
 
 

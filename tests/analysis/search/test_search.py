@@ -1,4 +1,4 @@
-"""The numbers and images of a search against independent ones, on studies and records made up here."""
+"""Numbers and figures of a search against independent ones, on constructed studies and records."""
 
 import re
 from pathlib import Path
@@ -17,8 +17,6 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.ranks import correlation, spearman
-from analysis.search.answer import kept_to, verdict
 from analysis.search.confirmed import confirmed_table, front_data, optimism
 from analysis.search.data import (
     history_data,
@@ -30,7 +28,8 @@ from analysis.search.data import (
     weights_data,
 )
 from analysis.search.figures import confirmed_figure, draw_front, draw_history, draw_weights, importance_figure
-from analysis.search.report import report
+from analysis.search.report import constraint_verdict, markdown, report
+from analysis.statistics import correlation, spearman
 from foveate.compressors import Identity
 from foveate.core.storage import checksummed
 from foveate.evaluation import EvalConfig
@@ -97,9 +96,9 @@ def write_run(out: Path, run_id: str, split: str, skill: float, keep: int, image
         for number in range(ASKED)
     ]
     folder = RecordFolder(out / "records" / run_id)
-    with folder.lock({}):
-        folder.append(rows[: len(rows) // 2])
-        folder.append(rows[len(rows) // 2 :])
+    folder.begin({})
+    folder.append(rows[: len(rows) // 2])
+    folder.append(rows[len(rows) // 2 :])
 
 
 class Maker:
@@ -571,7 +570,7 @@ def test_of_two_members_with_one_budget_the_searched_split_says_which_is_the_win
     assert row(table, "pool")["winner_gains"] == pytest.approx(gain.mean())
 
 
-def test_a_winner_that_is_a_baseline_is_called_so(tmp_path):
+def test_a_winner_that_is_a_baseline_gains_nothing_over_it(tmp_path):
     maker = Maker(tmp_path, "s", ("quality",))
     maker.plan()
     made = Made(maker.study, confirm(maker, "s_test"), tmp_path)
@@ -586,7 +585,9 @@ def test_a_winner_that_is_a_baseline_is_called_so(tmp_path):
     got = row(table, "uniform ensemble")
     assert got[["winner_gains", "gain_low", "gain_high"]].tolist() == [0, 0, 0]
     assert np.isnan(got["p_holm"])
-    assert "At 16 tokens the winner is the uniform ensemble.\n" in verdict(table)
+    assert "| +0.0 [+0.0, +0.0] | - |  |" in next(
+        line for line in markdown(table).splitlines() if "uniform ensemble" in line
+    )
 
 
 def test_history_draws_a_point_per_trial_and_rings_for_the_stopped(made):
@@ -630,46 +631,40 @@ def test_the_report_is_complete_and_the_same_when_written_again(made, table):
         written.append({name: (folder / name).read_bytes() for name in files})
     assert printed[0] == printed[1]
     assert written[0] == written[1]
-    told = printed[0]
     winner = winners(made.search)[0]
-    assert f"{len(made.search.trials)} trials with 57 different compressors, 8 of them stopped early" in told
-    assert f"Trial {winner.number} (weights; layer 0: " in told
-    assert "At 16 tokens the winner is " in told
-    assert "on questions it never saw" in told
-    assert "Proxy: agreement with response ranks accuracy with rho" in told
-    assert "Optimism of the winner" in told
-    assert "Importance for quality over 58 trials" in told
+    assert f"| {len(made.search.trials)} | 57 | 8 |" in printed[0]
+    assert f"| trial {winner.number} | weights | layer 0: " in printed[0]
+    assert "| agreement with response | accuracy | " in printed[0]
+    assert "| quality | " in printed[0]
+    assert markdown(table).strip() in printed[0]
     read = pd.read_csv(folder / "table.csv")
     assert read["accuracy"].tolist() == pytest.approx(table["accuracy"].tolist(), abs=1e-6)
 
 
 @extended("every")
 def test_the_report_of_several_goals_shows_the_front(several):
-    told = report(several.search, several.test, several.config)
+    text = report(several.search, several.test, several.config)
     assert (several.out / "front" / "front.png").exists()
-    assert re.search(r"Against the uniform ensemble the winner is .* \(Holm-corrected, n = 200\)", told)
-    assert "budgets the search found something better than the best single layer" in told
-    assert "members of the front (searched split minus unseen questions): median" in told
+    assert re.search(r"\| uniform ensemble \| .* \| (better|worse|not significant) \|", text)
 
 
 def test_the_report_says_whether_the_constraint_holds_on_unseen_questions(constrained):
-    told = report(constrained.search, constrained.test, constrained.config)
+    text = report(constrained.search, constrained.test, constrained.config)
     table = confirmed_table(constrained.search, constrained.test, constrained.out)
-    assert kept_to(12.0, table) in told
-    winner = constrained.scores(constrained.test, run_id=f"t-winner-{row(table, 'winner')['keep']}")
+    winner = row(table, "winner")
+    found = constrained.scores(constrained.test, run_id=f"t-winner-{winner['keep']}")
     full = constrained.trial(constrained.test, family="full").user_attrs["run_id"]
-    delta = 100 * (winner["score"] - constrained.scores(constrained.test, run_id=full)["score"]).mean()
-    assert f"the winner differs from the uncompressed model by {delta:+.1f} points" in told
+    delta = 100 * (found["score"] - constrained.scores(constrained.test, run_id=full)["score"]).mean()
+    assert "| loss of at most 12 points |" in text
+    assert re.search(rf"\| {re.escape(f'{delta:+.1f}')} \[.*\] \| {constraint_verdict(winner, 12.0)} \|", text)
 
 
 @pytest.mark.parametrize(
-    ("ends", "says"),
-    [((-0.11, -0.02), "within"), ((-0.13, -0.02), "not shown to be within"), ((-0.30, -0.13), "beyond")],
+    ("ends", "expected"),
+    [((-0.11, -0.02), "within"), ((-0.13, -0.02), "not significant"), ((-0.30, -0.13), "beyond")],
 )
-def test_a_constraint_is_judged_by_both_ends_of_the_interval(ends, says):
-    winner = {"scorer": "winner", "family": "winner", "delta_vs_full": np.mean(ends)}
-    told = kept_to(12.0, pd.DataFrame([winner | {"delta_ci_low": ends[0], "delta_ci_high": ends[1]}]))
-    assert f": {says} the 12 points that may be lost." in told
+def test_a_constraint_is_judged_by_both_ends_of_the_interval(ends, expected):
+    assert constraint_verdict(pd.Series({"delta_ci_low": ends[0], "delta_ci_high": ends[1]}), 12.0) == expected
 
 
 def test_without_a_feasible_trial_the_report_says_so(tmp_path):
@@ -682,28 +677,20 @@ def test_without_a_feasible_trial_the_report_says_so(tmp_path):
 
 def test_an_empty_search_is_reported(tmp_path):
     told = report(Maker(tmp_path, "s", ("quality",)).study, None, EvalConfig(Identity(), out=tmp_path))
-    assert "0 trials with 0 different compressors" in told
+    assert "| 0 | 0 | 0 | 0 of 0 |" in told
     assert "there is no winner" in told
 
 
 @pytest.mark.parametrize(
-    ("single", "ensemble", "says"),
-    [
-        ((0.05, 0.001), (0.01, 0.4), r"The search found something better .* It is not shown to be better than equal"),
-        ((0.05, 0.001), (0.03, 0.001), r"The search found something better .* It is better than equal weights"),
-        ((0.02, 0.3), (0.03, 0.001), r"The search did not find something better than the best single layer"),
-        ((-0.05, 0.001), (0.03, 0.001), r"the winner is worse than the best single layer.*\n(.*\n)*The search did not"),
-        (None, (0.03, 0.001), r"not known: none was evaluated"),
-    ],
+    ("gain", "p", "verdict"),
+    [(0.05, 0.001, "better"), (-0.05, 0.001, "worse"), (0.05, 0.4, "not significant"), (0.0, np.nan, "")],
 )
-def test_the_verdict_claims_what_was_shown(single, ensemble, says):
-    rows = [("best single layer", single), ("uniform ensemble", ensemble)]
-    frame = pd.DataFrame(
-        [
-            {"scorer": name, "keep": 16, "n": 200, "images": 20, "seeds": 1, "winner_gains": side[0], "p_holm": side[1]}
-            | {"gain_low": side[0] - 0.01, "gain_high": side[0] + 0.01}
-            for name, side in rows
-            if side
-        ]
-    )
-    assert re.search(says, verdict(frame))
+def test_the_verdict_is_that_of_the_gain(table, gain, p, verdict):
+    some = table[table["scorer"] == "best single layer"].assign(winner_gains=gain, p_holm=p)
+    assert markdown(some).splitlines()[-1].split(" | ")[6].strip() == verdict
+
+
+def test_too_few_images_allow_no_verdicts(table):
+    text = markdown(table.assign(images=3))
+    assert "Too few images for any test (n = 3)." in text
+    assert not any(f" {word} |" in text for word in ("better", "worse", "not significant"))

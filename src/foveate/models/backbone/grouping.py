@@ -34,7 +34,9 @@ def in_groups(
         groups: Indices of the images of each group; see `group_by_shape`.
         images: Returns the images of a group.
     """
-    parts = [compress(images(list(rows))) for rows in groups]
+    parts: list[Compressed] = []
+    for rows in groups:
+        parts.append(compress(images(list(rows))))
     if len(parts) == 1:
         return parts[0]
     rows = [row for group in groups for row in group]
