@@ -11,7 +11,7 @@ from foveate.core.needs import ClsRows
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.families.llava import Llava
 from foveate.testing.tiny import tiny_llava
-from tests.image_files import seen
+from tests.image_files import live_images
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_cls_rows_equal_the_eager_attention_matrix(pixels):
     model = tiny_llava()
     every = ClsRows(tuple(range(6)))
     with torch.no_grad():
-        _, trace = seen(Llava(model), pixels).encode((every, ClsRows(LayersFrom(2)), ClsRows((-1,))))
+        _, trace = live_images(Llava(model), pixels).encode((every, ClsRows(LayersFrom(2)), ClsRows((-1,))))
     expected = eager_rows(model, pixels)
     assert expected.max() > 0.3  # peaked: a uniform row would prove nothing
     torch.testing.assert_close(trace[every], expected, atol=1e-5, rtol=1e-4)
@@ -45,7 +45,7 @@ def test_cls_rows_equal_the_eager_attention_matrix(pixels):
 def test_features_are_bit_by_bit_those_of_the_untapped_tower(pixels):
     model = tiny_llava()
     with torch.no_grad():
-        sources, _ = seen(Llava(model), pixels).encode((ClsRows((0,)),))
+        sources, _ = live_images(Llava(model), pixels).encode((ClsRows((0,)),))
         projected = model.model.get_image_features(
             pixels, vision_feature_layer=-2, vision_feature_select_strategy="default"
         ).pooler_output
@@ -117,9 +117,9 @@ def test_other_kernels_find_their_own_name_in_the_configuration(pixels):
     AttentionMaskInterface.register("picky", sdpa_mask)
     model = tiny_llava()
     with torch.no_grad():
-        expected, _ = seen(Llava(model), pixels).encode((ClsRows((1,)),))
+        expected, _ = live_images(Llava(model), pixels).encode((ClsRows((1,)),))
         model.model.vision_tower.set_attn_implementation("picky")
-        features, trace = seen(Llava(model), pixels).encode((ClsRows((1,)),))
+        features, trace = live_images(Llava(model), pixels).encode((ClsRows((1,)),))
     assert names == ["picky"] * 5  # the last layer is not read, so it does not run
     assert torch.equal(features, expected)
     torch.testing.assert_close(trace[ClsRows((1,))], eager_rows(model, pixels)[:, 1:2], atol=1e-5, rtol=1e-4)

@@ -20,7 +20,7 @@ from foveate.models.loading.load import LoadedModel, adapt, load
 from foveate.models.runtime.generation import Conversation, Decoding, answer
 from foveate.scorers import ClsAttention, ClsEnsemble, Random
 from foveate.testing.tiny import save_tiny_llava
-from tests.image_files import seen
+from tests.image_files import live_images
 
 NEW = 6
 
@@ -50,7 +50,7 @@ def inputs_of(loaded: LoadedModel, questions, images):
 def by_hand(model: LlavaForConditionalGeneration, compressor: Compressor, ids, pixels) -> list[int]:
     """Returns greedy tokens of one unpadded prompt by full passes without cache over embeddings joined here."""
     adapter = adapt(model)
-    compressed = compressor.compress(seen(adapter, pixels))
+    compressed = compressor.compress(live_images(adapter, pixels))
     tokens = iter(compressed.tokens.flatten(0, 1))
     stays = [[p in kept for p in range(144)] for kept in compressed.decision.compression.kept]
     stays = iter([stay for image in stays for stay in image])

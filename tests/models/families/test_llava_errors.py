@@ -29,7 +29,7 @@ from foveate.models.loading.load import LoadedModel, adapt, load
 from foveate.reference.architecture import clip_config, llava_config
 from foveate.scorers import ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
-from tests.image_files import seen
+from tests.image_files import live_images
 from tests.models.families.test_llava import inputs_of
 
 
@@ -198,12 +198,12 @@ def test_a_tower_without_cls_is_named(samples):
     config.vision_feature_select_strategy = "full"
     adapter = adapt(LlavaForConditionalGeneration(config))
     with pytest.raises(UnsupportedNeed, match=r"Siglip.*ClsRows.*no \[CLS\].*fitting\.with_fallbacks"):
-        seen(adapter, torch.zeros(1, 3, 96, 96)).encode(vtc_cls(16, 1).needs)
+        live_images(adapter, torch.zeros(1, 3, 96, 96)).encode(vtc_cls(16, 1).needs)
     with pytest.raises(UnsupportedNeed, match=r"InformationFlow.*\[CLS\]"):
-        flowcut(16).compress(seen(adapter, torch.zeros(1, 3, 96, 96)))
+        flowcut(16).compress(live_images(adapter, torch.zeros(1, 3, 96, 96)))
     fallback = VisionCompressor(ReceivedAttention(-2), 40)
     for compressor in (uniform(40), fallback, divprune(40), tome(40)):
-        compressed = compressor.compress(seen(adapter, torch.rand(2, 3, 96, 96)))
+        compressed = compressor.compress(live_images(adapter, torch.rand(2, 3, 96, 96)))
         assert compressed.tokens.shape == (2, 40, 128)
 
 

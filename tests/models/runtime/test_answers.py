@@ -9,7 +9,7 @@ from foveate.models.loading.load import load
 from foveate.models.runtime.generation import Conversation, Decoding, answer, answer_each
 from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsEnsemble
-from tests.image_files import seen
+from tests.image_files import live_images
 
 NEW = 5
 VISION = [Identity(), VisionCompressor(ClsEnsemble(LayersFrom(1)), 16, positions="original"), uniform(9), Blind()]
@@ -40,7 +40,7 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
     llava = loaded.adapter
     rows = range(len(samples))
     images = loaded.image_inputs([samples[i].image for i in rows])[0]["pixel_values"]
-    compressed = compressor.compress(seen(llava, images))
+    compressed = compressor.compress(live_images(llava, images))
 
     def answers(references=()):
         decoding = Decoding(NEW, references)
@@ -59,7 +59,7 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
     for row, reference in enumerate(references):
         if llava.image_token in reference:  # stock code would expect an image
             continue
-        one = compressor.compress(seen(llava, images[row : row + 1]))
+        one = compressor.compress(live_images(llava, images[row : row + 1]))
         inputs, _ = pack(llava, {"input_ids": torch.tensor([prompts[row]])}, one, compressor.repack)
         width = inputs["input_ids"].shape[1]
         start = len(prompts[row]) if not compressor.repack else width

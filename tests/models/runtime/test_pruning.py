@@ -35,7 +35,7 @@ from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention
 from foveate.selectors import Mass
 from foveate.testing.tiny import save_tiny_llava
-from tests.image_files import seen
+from tests.image_files import live_images
 from tests.models.families.test_llava import inputs_of
 
 NEW = 6
@@ -228,7 +228,7 @@ def test_the_own_engine_and_hooks_in_generate_agree_and_a_batch_gives_what_singl
             assert run.kept[0].tolist() == kept[row]
             assert torch.equal(run.tokens.per_block[0], tokens[row])
             assert _until_end(alone, ends) == _until_end(together[row], ends)
-    compressed = compressed_by(compressor, seen(loaded.adapter, batch["pixel_values"]))
+    compressed = compressed_by(compressor, live_images(loaded.adapter, batch["pixel_values"]))
     answers, pruning = answer_each(
         loaded.adapter, prompts, compressed, compressor.repack, compressor.cuts, Decoding(NEW)
     )

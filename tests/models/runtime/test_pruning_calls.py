@@ -29,7 +29,7 @@ from foveate.models.loading.load import LoadedModel, load
 from foveate.models.runtime.packing import pack
 from foveate.scorers import Hybrid, PromptAttention, Random, WideClsAttention
 from foveate.testing.tiny import save_tiny_llava
-from tests.image_files import seen
+from tests.image_files import live_images
 from tests.models.families.test_llava import inputs_of
 from tests.models.runtime.test_pruning import batch_of, reference
 
@@ -181,7 +181,7 @@ def test_prompt_side_needs_on_the_vision_side_are_refused():
 
 @torch.no_grad()
 def test_roles_tell_text_before_and_behind_the_image(loaded, batch):
-    compressed = uniform(9).compress(seen(loaded.adapter, batch["pixel_values"]))
+    compressed = uniform(9).compress(live_images(loaded.adapter, batch["pixel_values"]))
     _, layout = pack(loaded.adapter, dict(batch), compressed, repack=True)
     for row, ids, mask in zip(layout.role, batch["input_ids"], batch["attention_mask"], strict=True):
         prompt = ids[mask.bool()]

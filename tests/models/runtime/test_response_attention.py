@@ -8,7 +8,7 @@ from foveate.data.load import load_samples
 from foveate.models.loading.load import load
 from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.response_attention import AttentionMaps, attention_maps, response_rows
-from tests.image_files import seen
+from tests.image_files import live_images
 
 NAMES = ("last", "question", "every", "response")
 TOKENS = 4
@@ -27,7 +27,7 @@ class Asked:
 
     @torch.inference_mode()
     def full(self, rows: slice = slice(None)) -> Compressed:
-        return Identity().compress(seen(self.loaded.adapter, self.pixels[rows]))
+        return Identity().compress(live_images(self.loaded.adapter, self.pixels[rows]))
 
     def attention_maps(self, answers, rows: slice = slice(None)) -> AttentionMaps:
         return attention_maps(self.loaded.adapter, self.prompts[rows], self.full(rows), answers, TOKENS)
