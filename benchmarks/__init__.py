@@ -1,1 +1,1 @@
-"""Ratios of speed and memory, both sides measured in one run."""
+"""Benchmarks of speed and memory, both sides measured in one process."""

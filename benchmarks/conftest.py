@@ -1,4 +1,4 @@
-"""Measuring in turn under pytest-benchmark, and the table at the end."""
+"""Fixtures for measuring sides in turn under pytest-benchmark, and the table at the end."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:  # noqa: D103 (a hook)
 
 @pytest.fixture
 def in_turn(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Callable[..., dict[str, list[Any]]]:
-    """Measures several sides in so many rounds, after one that does not count; under --benchmark-disable in one."""
+    """Returns a function that measures several sides in rounds after a warm-up."""
 
     def measure(sides: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[Any]]:
         once, rounds = Rounds(sides), min(rounds, request.config.getoption("rounds") or rounds)
@@ -37,7 +37,7 @@ def in_turn(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Call
 
 @pytest.fixture
 def found(request: pytest.FixtureRequest, benchmark: BenchmarkFixture) -> Callable[..., None]:
-    """Notes results; if a promise is surely broken, the benchmark fails after all of them are noted."""
+    """Returns a function that records results, and fails if a promise is broken by the whole interval."""
 
     def note(*some: Result) -> None:
         for result in some:

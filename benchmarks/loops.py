@@ -1,11 +1,11 @@
-"""Diverse choices of one image as a reader of the papers would write them down, step by step."""
+"""Greedy selections of one image, written step by step from the formulas of the papers."""
 
 import torch
 from torch import Tensor
 
 
 def max_min(similarity: Tensor, keep: int) -> list[int]:
-    """DivPrune (arXiv 2503.02175): always the patch whose nearest chosen one is furthest."""
+    """Returns the choice of DivPrune (arXiv 2503.02175): repeatedly the patch farthest from its nearest choice."""
     distance = 1 - similarity
     others = distance.clone().fill_diagonal_(torch.inf)
     chosen = [int(others.amin(1).argmax())]
@@ -17,7 +17,7 @@ def max_min(similarity: Tensor, keep: int) -> list[int]:
 
 
 def max_min_running(similarity: Tensor, keep: int) -> list[int]:
-    """The same with the distance to the nearest chosen one kept from step to step."""
+    """Returns the choice of `max_min`, updating the distance to the nearest chosen patch in every step."""
     distance = 1 - similarity
     chosen = [int(distance.clone().fill_diagonal_(torch.inf).amin(1).argmax())]
     gap = distance[chosen[0]].clone()
@@ -29,7 +29,10 @@ def max_min_running(similarity: Tensor, keep: int) -> list[int]:
 
 
 def determinantal(kernel: Tensor, keep: int) -> list[int]:
-    """CDPruner (arXiv 2506.10967): e_i = (L_ji - <c_j, c_i>) / d_j is appended to c_i, and d_i^2 loses e_i^2."""
+    """Returns the choice of CDPruner (arXiv 2506.10967).
+
+    In every step e_i = (L_ji - <c_j, c_i>) / d_j is appended to c_i, and d_i^2 is reduced by e_i^2.
+    """
     c = kernel.new_zeros(len(kernel), 0)
     left, chosen = kernel.diagonal().clone(), []
     for _ in range(keep):
@@ -43,7 +46,7 @@ def determinantal(kernel: Tensor, keep: int) -> list[int]:
 
 
 def determinantal_in_place(kernel: Tensor, keep: int) -> list[int]:
-    """The same with the memory of all c set aside in advance, a step after the other."""
+    """Returns the choice of `determinantal` with preallocated memory for all c."""
     c = kernel.new_zeros(keep, len(kernel))
     left, chosen = kernel.diagonal().clone(), []
     for step in range(keep):
@@ -56,7 +59,10 @@ def determinantal_in_place(kernel: Tensor, keep: int) -> list[int]:
 
 
 def coverage(similarity: Tensor, weight: Tensor, keep: int) -> list[int]:
-    """SCOPE (arXiv 2510.24214): always the greatest sum_i max(0, S_ij - m_i) a_j; then m becomes max(m, S_j)."""
+    """Returns the choice of SCOPE (arXiv 2510.24214).
+
+    Every step takes the largest sum_i max(0, S_ij - m_i) a_j; then m becomes max(m, S_j).
+    """
     covered, chosen = torch.zeros_like(weight), []
     for _ in range(keep):
         gain = (similarity - covered[:, None]).clamp(min=0).sum(0) * weight

@@ -1,4 +1,4 @@
-"""Models of the shapes that are measured, with random weights: time and memory do not depend on them."""
+"""Models with random weights, on which time and memory do not depend."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ PATCH_SIZE = 14
 
 
 def llava(tower: dict[str, Any], language: dict[str, Any]) -> LlavaForConditionalGeneration:
-    """A LLaVA-1.5 whose features are those of the layer before the last.
+    """Returns a LLaVA-1.5 whose features are those of the penultimate layer.
 
     Args:
-        tower: Fields of its CLIP, whose patches are 14 pixels wide.
-        language: Fields of its LLaMA.
+        tower: Fields of the CLIP configuration, whose patches are 14 pixels wide.
+        language: Fields of the LLaMA configuration.
     """
     torch.manual_seed(0)
     side = tower["image_size"] // PATCH_SIZE
@@ -30,13 +30,13 @@ def llava(tower: dict[str, Any], language: dict[str, Any]) -> LlavaForConditiona
 
 
 def with_tower(side: int, layers: int, width: int = 1024, inner: int = 4096) -> LlavaForConditionalGeneration:
-    """Around a CLIP of 16 heads, which matters here, a language model that does not.
+    """Returns a CLIP of 16 heads with a minimal language model.
 
     Args:
         side: Patches in a row of the image.
-        layers: Of the tower; 24 layers of width 1024 with 24 patches in a row are CLIP-L/14-336.
-        width: Of its tokens.
-        inner: Of its FFN.
+        layers: Number of layers; 24 layers of width 1024 with 24 patches in a row are CLIP-L/14-336.
+        width: Width of the tokens.
+        inner: Width of the FFN.
     """
     tower = {"image_size": side * PATCH_SIZE, "num_hidden_layers": layers, "num_attention_heads": 16}
     small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -44,7 +44,7 @@ def with_tower(side: int, layers: int, width: int = 1024, inner: int = 4096) -> 
 
 
 def medium() -> LlavaForConditionalGeneration:
-    """A language model of 8 blocks of width 1024 behind 576 patches, whose tower does not matter here."""
+    """Returns a language model of 8 blocks of width 1024 for 576 patches, with a minimal tower."""
     tower = {"image_size": 24 * PATCH_SIZE, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
     shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "num_attention_heads": 16}
     return llava({**tower, "num_attention_heads": 1}, {**shape, "vocab_size": 32000})

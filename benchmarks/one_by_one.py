@@ -1,6 +1,6 @@
-"""The baseline: [CLS] selection as scripts of this field run it, from stock transformers calls alone.
+"""Baseline: [CLS] selection as in scripts of this field, with stock transformers calls.
 
-One sample at a time, eager attention, all attention matrices of the tower returned, prompt and image processed anew
+One sample at a time, eager attention, all attention matrices of the tower returned, prompt and image processed again
 for every question, stock `generate`; nothing is shared between questions, layers or budgets.
 """
 
@@ -14,11 +14,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
 class OneByOne:
-    """A LLaVA-1.5 that keeps the patches with the greatest [CLS] attention, summed over layers.
+    """A LLaVA-1.5 that keeps the patches with the largest [CLS] attention, summed over layers.
 
     Args:
-        folder: Its checkpoint.
-        max_new_tokens: Longest answer.
+        folder: Folder of the checkpoint.
+        max_new_tokens: Largest number of tokens of an answer.
     """
 
     def __init__(self, folder: Path | str, max_new_tokens: int = 32) -> None:
@@ -28,32 +28,32 @@ class OneByOne:
 
     @torch.inference_mode()
     def answer(self, image: Image, question: str, layers: Sequence[int], keep: int) -> str:
-        """The answer to one question.
+        """Returns the answer to one question.
 
         Args:
-            image: What it is about.
+            image: The image.
             question: The question.
-            layers: Of the vision tower, from 0, whose attention is summed.
-            keep: How many patches the language model is given.
+            layers: Layers of the vision tower, from 0, whose attention is summed.
+            keep: Number of kept patches.
         """
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
         chat = self.processor.apply_chat_template([turn], add_generation_prompt=True)
         inputs = self.processor(images=image, text=chat, return_tensors="pt").to(self.model.device)
         embeds = self._embeds(inputs["input_ids"][0], inputs["pixel_values"].to(self.model.dtype), layers, keep)
-        said = self.model.generate(
+        tokens = self.model.generate(
             inputs_embeds=embeds,
             attention_mask=torch.ones_like(embeds[..., 0], dtype=torch.long),
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
         )
-        return self.processor.tokenizer.decode(said[0], skip_special_tokens=True).strip()
+        return self.processor.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()
 
     def _embeds(self, ids: torch.Tensor, pixels: torch.Tensor, layers: Sequence[int], keep: int) -> torch.Tensor:
         inner, config = self.model.model, self.model.config
-        seen = inner.vision_tower(pixels, output_hidden_states=True, output_attentions=True)
-        scores = torch.stack([seen.attentions[layer][0].mean(0)[0, 1:] for layer in layers]).sum(0)
+        output = inner.vision_tower(pixels, output_hidden_states=True, output_attentions=True)
+        scores = torch.stack([output.attentions[layer][0].mean(0)[0, 1:] for layer in layers]).sum(0)
         kept = scores.topk(keep).indices.sort().values
-        features = seen.hidden_states[config.vision_feature_layer][:, 1:][:, kept]
+        features = output.hidden_states[config.vision_feature_layer][:, 1:][:, kept]
         tokens = inner.multi_modal_projector(features)[0]
         words = self.model.get_input_embeddings()(ids)
         image = (ids == config.image_token_id).nonzero()[:, 0]

@@ -1,6 +1,6 @@
-"""The table of all benchmarks: what was found, where, with which versions, and what is promised.
+"""Table of all benchmark results with machine, versions and promises.
 
-`results.csv` keeps one row per name and machine; measured again, a row is replaced. The table in `README.md` is made of
+`results.csv` has one row per name and machine, which a new measurement replaces; the table in `README.md` is made from
 it.
 """
 
@@ -31,14 +31,14 @@ VERSIONS = ["torch", "transformers", "python", "foveate"]
 
 @dataclass(frozen=True)
 class Result:
-    """A number with its interval, and what is promised of it.
+    """A number with its interval and promise.
 
     Attributes:
-        name: Of the row; what the number is of, and what it is compared with.
-        estimate: See `Estimate`.
-        unit: Such as x, %, MiB.
-        at_least: The promise; None where there is none.
-        at_most: The same from above.
+        name: Name of the row: what is measured, and what it is compared with.
+        estimate: The number.
+        unit: Unit, such as x, % or MiB.
+        at_least: Promised lower limit, or None.
+        at_most: Promised upper limit, or None.
     """
 
     name: str
@@ -49,22 +49,22 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """Whether the promise holds: open where the interval, or a single round, does not tell; empty without one."""
+        """`holds` or `missed` if the whole interval agrees, `open` otherwise, an empty string without a promise."""
         return verdict(self.row())
 
     def row(self) -> dict[str, Any]:
-        """The columns that are not about machine and versions."""
+        """Returns the columns other than machine and versions."""
         limits = {"at_least": self.at_least, "at_most": self.at_most}
-        told = {side: np.nan if limit is None else limit for side, limit in limits.items()}
-        return {"name": self.name, **self.estimate._asdict(), "unit": self.unit, **told}
+        numbers = {side: np.nan if limit is None else limit for side, limit in limits.items()}
+        return {"name": self.name, **self.estimate._asdict(), "unit": self.unit, **numbers}
 
 
 def note(result: Result, path: Path = RESULTS) -> None:
-    """Writes a result into the table, in the place of what was found on this machine under this name before.
+    """Writes a result into the table; it replaces the row of this name and machine.
 
     Args:
-        result: What was found.
-        path: The table; made if missing.
+        result: The result.
+        path: File of the table; created if missing.
     """
     row = pd.DataFrame([{**result.row(), **conditions()}])
     table = pd.concat([read(path), row], ignore_index=True) if path.exists() else row
@@ -74,7 +74,7 @@ def note(result: Result, path: Path = RESULTS) -> None:
 
 
 def conditions() -> dict[str, Any]:
-    """The machine, the versions and the day."""
+    """Returns the machine, the versions and the date."""
     return {
         "cpu": device_name("cpu"),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -88,27 +88,29 @@ def conditions() -> dict[str, Any]:
 
 
 def read(path: Path = RESULTS) -> pd.DataFrame:
-    """The table."""
+    """Reads the table."""
     table = pd.read_csv(path, dtype=dict.fromkeys([*VERSIONS, "date"], str))
     return table.assign(unit=table["unit"].fillna(""))
 
 
 def rendered(table: pd.DataFrame) -> str:
-    """The table for readers, a section per machine."""
+    """Returns the table as Markdown, one section per machine."""
     sections = []
     for (cpu, cores, threads), rows in table.groupby(MACHINE):
         lines = ["| | found | rounds | promised | |", "|:--|--:|--:|--:|:--|"]
         lines += [f"| {' | '.join(_cells(row))} |" for row in rows.to_dict("records")]
-        sections.append(f"### {cpu}, {cores} cores, {threads} threads\n\n" + "\n".join(lines) + f"\n\n{_when(rows)}")
+        sections.append(
+            f"### {cpu}, {cores} cores, {threads} threads\n\n" + "\n".join(lines) + f"\n\n{_versions(rows)}"
+        )
     return "\n\n".join(sections)
 
 
 def render(path: Path = README, results: Path = RESULTS) -> None:
-    """Puts the table into the page, between its two marks.
+    """Writes the table into the page, between its two marks.
 
     Args:
-        path: The page.
-        results: The table.
+        path: File of the page.
+        results: File of the table.
     """
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -117,7 +119,7 @@ def render(path: Path = README, results: Path = RESULTS) -> None:
 
 
 def summary(names: list[str], path: Path = RESULTS) -> str:
-    """What these rows of this machine say, for a terminal."""
+    """Returns these rows of this machine, for a terminal."""
     now = conditions()
     rows = [r for r in read(path).to_dict("records") if r["name"] in names and all(r[k] == now[k] for k in MACHINE)]
     cells = pd.DataFrame([_cells(row) for row in rows], columns=["", "found", "rounds", "promised", "verdict"])
@@ -125,7 +127,7 @@ def summary(names: list[str], path: Path = RESULTS) -> str:
 
 
 def verdict(row: Mapping[Any, Any]) -> str:
-    """What a row of the table says of its promise; see `Result.verdict`."""
+    """Returns whether a row of the table keeps its promise; see `Result.verdict`."""
     least, most = row["at_least"], row["at_most"]
     if np.isnan(least) and np.isnan(most):
         return ""
@@ -138,11 +140,11 @@ def verdict(row: Mapping[Any, Any]) -> str:
 def _cells(row: Mapping[Any, Any]) -> list[str]:
     promised = [f"{word} {row[key]:g}" for key, word in (("at_least", "at least"), ("at_most", "at most"))]
     found = f"{row['value']:.3g}" + ("" if np.isnan(row["low"]) else f" [{row['low']:.3g}, {row['high']:.3g}]")
-    said = " and ".join(text for text in promised if not text.endswith("nan"))
-    return [row["name"], f"{found} {row['unit']}".strip(), str(row["n"]), said, verdict(row)]
+    limits = " and ".join(text for text in promised if not text.endswith("nan"))
+    return [row["name"], f"{found} {row['unit']}".strip(), str(row["n"]), limits, verdict(row)]
 
 
-def _when(rows: pd.DataFrame) -> str:
+def _versions(rows: pd.DataFrame) -> str:
     dates = sorted(set(rows["date"]))
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return ", ".join(f"{name} {', '.join(sorted(set(rows[name])))}" for name in VERSIONS) + f"; measured {days}."

@@ -1,4 +1,4 @@
-"""Simulated questions about images of known accuracy: what intervals cover, and how often tests err."""
+"""Simulated questions about images of known accuracy: coverage of intervals and errors of tests."""
 
 from collections.abc import Mapping
 from itertools import combinations, product
@@ -13,23 +13,23 @@ IMAGES = (20, 42, 100, 200)
 ACCURACIES = (0.6, 0.8, 0.9, 0.95, 0.987, 0.998)
 CORRELATIONS = (0.0, 0.1, 0.3)  # within an image
 AGREEMENTS = (0.3, 0.8)  # correlation of two methods
-GAPS = (0.0, 0.02, 0.06)  # of their accuracies
+GAPS = (0.0, 0.02, 0.06)  # between two accuracies
 LEAST, MOST = 0.93, 0.985
-ACCURACY = 0.98  # of methods that equal each other
-QUESTIONS = 6  # about an image at most
+ACCURACY = 0.98  # accuracy of equal methods
+QUESTIONS = 6  # largest number per image
 
 
 class Covered(NamedTuple):
-    """How often an interval holds the truth.
+    """Coverage of an interval in one simulated cell.
 
     Attributes:
-        cell: What was simulated, in words.
-        coverage: Share of the samples.
-        bound: The smallest coverage of at least `LEAST` that any interval can have whose verdict on the truth depends
-            on the number of failures alone (of differences: on their sum) and is the same for all numbers between two.
-        samples: Their number.
-        differing: Images on which the questions are not all answered right, or not all alike: their mean number.
-        width: Mean width.
+        cell: Description of the simulation.
+        coverage: Share of the samples whose interval holds the truth.
+        bound: Smallest coverage of at least `LEAST` of any interval that depends only on the number of failures (for
+            differences on their sum) and holds the truth for a contiguous range of numbers.
+        samples: Number of samples.
+        differing: Mean number of images with a wrong answer, or for differences with different answers.
+        width: Mean width of the interval.
     """
 
     cell: str
@@ -41,11 +41,11 @@ class Covered(NamedTuple):
 
 
 def accuracies(samples: int, seed: int = 0, cells: list[tuple[int, float, float]] | None = None) -> list[Covered]:
-    """Returns the coverage of `share_interval`: beta-binomial images with one to six questions.
+    """Returns the coverage of `share_interval` for beta-binomial images with one to six questions.
 
     Args:
-        samples: Per cell.
-        seed: Of all.
+        samples: Number of samples per cell.
+        seed: Seed of all cells.
         cells: Images, accuracy and correlation within an image; None means all combinations.
     """
     rng, found = np.random.default_rng(seed), []
@@ -62,13 +62,13 @@ def accuracies(samples: int, seed: int = 0, cells: list[tuple[int, float, float]
 def differences(
     samples: int, seed: int = 0, cells: list[tuple[int, float, float, float, float]] | None = None
 ) -> list[Covered]:
-    """Returns the coverage of `balance_interval`: two correlated methods, Dirichlet-multinomial images.
+    """Returns the coverage of `balance_interval` for two correlated methods on Dirichlet-multinomial images.
 
     Args:
-        samples: Per cell.
-        seed: Of all.
-        cells: Images, accuracy of the better method, correlation within an image, correlation of the methods, and by
-            how much the other is worse; None means all combinations.
+        samples: Number of samples per cell.
+        seed: Seed of all cells.
+        cells: Images, accuracy of the better method, correlation within an image, correlation of the methods, and gap
+            to the other method; None means all combinations.
     """
     rng, found = np.random.default_rng(seed), []
     grid = product(IMAGES, ACCURACIES, CORRELATIONS, AGREEMENTS, GAPS)
@@ -85,15 +85,15 @@ def differences(
 
 
 def resampled(scores: Mapping[str, np.ndarray], images: np.ndarray, samples: int, seed: int = 0) -> list[Covered]:
-    """Returns the coverage of both intervals when images are drawn from real records, with replacement.
+    """Returns the coverage of both intervals for images that are drawn from real records with replacement.
 
     The records are the population, so their mean is the truth.
 
     Args:
-        scores: By method, (question) scores in [0, 1].
+        scores: (question) scores in [0, 1] by method.
         images: (question) image of each question.
-        samples: Per cell.
-        seed: Of all.
+        samples: Number of samples per cell.
+        seed: Seed of all cells.
     """
     rng, found = np.random.default_rng(seed), []
     values = {name: (one, share_interval) for name, one in scores.items()}
@@ -110,12 +110,12 @@ def resampled(scores: Mapping[str, np.ndarray], images: np.ndarray, samples: int
 
 
 class Errors(NamedTuple):
-    """How often a test rejects what is true.
+    """Errors of a test under the null hypothesis.
 
     Attributes:
-        single: Share of the p values below 0.05.
-        family: Share of the families of which one is below 0.05 after Holm's correction.
-        families: Their number.
+        single: Share of p values below 0.05.
+        family: Share of families with a p value below 0.05 after Holm's correction.
+        families: Number of families.
     """
 
     single: float
@@ -126,15 +126,15 @@ class Errors(NamedTuple):
 def null_methods(
     families: int, images: int, seeds: int, correlation: float = 0.0, *, methods: int = 24, mean: bool = False
 ) -> Errors:
-    """Returns how often methods that are no better than a control of several seeds are told from it by `paired_p`.
+    """Returns how often `paired_p` rejects the equality of methods and a control of several seeds that are equal.
 
     Args:
-        families: How often all methods are drawn.
-        images: Their number; one to six questions about each, of which every method answers 98 %.
-        seeds: Of the control.
-        correlation: Within an image, of all runs: 0 where any question may fail, more where some images are hard.
-        methods: Corrected together.
-        mean: Whether to test against the mean of the seeds, as was done before, and not against all of them.
+        families: Number of draws of all methods.
+        images: Number of images with one to six questions, of which every method answers 98 %.
+        seeds: Number of seeds of the control.
+        correlation: Correlation of all runs within an image; more than 0 means that some images are hard.
+        methods: Number of methods that are corrected together.
+        mean: Whether to test against the mean of the seeds instead of all seeds.
     """
     rng, below, any_below = np.random.default_rng([images, seeds]), 0, 0
     for _ in range(families):
@@ -158,7 +158,7 @@ def _covered(
 
 
 def _bound(numbers: np.ndarray) -> float:
-    """Returns the smallest share, at least `LEAST`, of the samples whose number lies between any two."""
+    """Returns the smallest share of samples, at least `LEAST`, whose number lies in some range."""
     cumulated = np.cumsum(np.bincount(numbers - numbers.min()) / len(numbers))
     windows = cumulated[None, :] - np.concatenate([[0], cumulated[:-1]])[:, None]
     return float(windows[windows >= LEAST].min())

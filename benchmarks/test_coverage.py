@@ -1,6 +1,6 @@
-"""Coverage of intervals and errors of tests in all that reports meet: `pytest benchmarks -k coverage -s`.
+"""Coverage of intervals and errors of tests under the conditions of the reports: `pytest benchmarks -k coverage -s`.
 
-Nothing here is timed, so nothing is noted in `results.csv`; the worst cells are printed.
+Nothing is timed, so `results.csv` does not change; the worst cells are printed.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from foveate.methods import evidence, full, random, uniform, vtc_cls
 
 SAMPLES, FAMILIES = 4000, 300
 RECORDS = 6000  # questions, 500 images
-FEW = 10  # differing images; below so many an interval of a difference may cover too often, never too seldom
+FEW = 10  # differing images; with fewer, the interval of a difference may cover too much, but never too little
 ERROR = 0.06
 
 
@@ -35,7 +35,7 @@ def test_intervals_of_differences_cover_what_they_claim():
 
 
 def test_intervals_of_resampled_records_cover_what_they_claim(tmp_path):
-    """Some of these scores are fractions; on 20 images of those intervals may cover too often, never too seldom."""
+    """Some scores are fractions; with 20 images their intervals may cover too much, but never too little."""
     scores, images = {}, np.empty(0)
     methods = {"full": full(), "vtc_cls": vtc_cls(16, 0), "random 16": random(16), "random 7": random(7)}
     for name, compressor in (methods | {"uniform": uniform(36), "evidence": evidence(16)}).items():
@@ -53,7 +53,7 @@ def test_intervals_of_resampled_records_cover_what_they_claim(tmp_path):
 @pytest.mark.parametrize("correlation", [0.0, 0.3])
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("images", [42, 100, 200])
-def test_methods_that_equal_a_control_are_seldom_told_from_it(images, seeds, correlation):
+def test_methods_that_equal_a_control_are_rarely_significant(images, seeds, correlation):
     found = null_methods(FAMILIES, images, seeds, correlation)
     before = null_methods(FAMILIES // 3, images, seeds, correlation, mean=True)
     print(f"\n{images} images, {seeds} seeds, correlation {correlation}: {found}; by their mean, as before: {before}")
@@ -62,7 +62,7 @@ def test_methods_that_equal_a_control_are_seldom_told_from_it(images, seeds, cor
 
 
 def surely(cell: Covered, side: str, limit: float) -> bool:
-    """Tells whether the coverage lies on that side of a limit by more than chance, corrected over a grid."""
+    """Returns whether the coverage is significantly on that side of a limit, corrected over a grid."""
     return bool(binomtest(round(cell.coverage * cell.samples), cell.samples, limit, side).pvalue < 1e-4)
 
 

@@ -67,7 +67,7 @@ def test_a_grid_of_layers_and_budgets_is_ten_times_faster_with_equal_answers(ben
 
 
 def grid() -> Iterator[tuple[str, Compressor, int]]:
-    """Every single layer and every sum of layers at every budget."""
+    """Yields every single layer and every sum of layers at every budget."""
     tower = cached_load("reference", "cpu", "float32").adapter.tower
     for fraction in BUDGETS:
         keep = resolve_keep(fraction, tower.grid.patches)
@@ -77,10 +77,10 @@ def grid() -> Iterator[tuple[str, Compressor, int]]:
 
 
 def differences(samples: list[VQASample], answers: list[str], records: pa.Table) -> list[str]:
-    """The questions that were answered differently."""
-    said = dict(zip(records["sample_id"].to_pylist(), records["prediction"].to_pylist(), strict=True))
+    """Returns the questions with different answers."""
+    predictions = dict(zip(records["sample_id"].to_pylist(), records["prediction"].to_pylist(), strict=True))
     return [
-        f"{sample.id}: {said[sample.id]!r}, {answer!r}"
+        f"{sample.id}: {predictions[sample.id]!r}, {answer!r}"
         for sample, answer in zip(samples, answers, strict=True)
-        if said[sample.id] != answer
+        if predictions[sample.id] != answer
     ]

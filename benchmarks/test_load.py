@@ -1,4 +1,4 @@
-"""What 100,000 questions, 5,000 trials and 1,000,000 records cost, against the first few of them."""
+"""Cost of 100,000 questions, 5,000 trials and 1,000,000 records, compared with the first of them."""
 
 import os
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def test_memory_stays_flat_over_the_questions_of_an_evaluation(benchmark, found,
 
 
 def test_trials_begin_as_fast_late_as_early(benchmark, found, tmp_path):
-    """Only some of the trials are run; between them the study is filled up with copies of those."""
+    """Only some of the trials are run; between them copies of these trials fill the study."""
     model = str(save_tiny_llava(tmp_path / "model"))
     config = EvalConfig(Identity(), model=model, limit=PER_IMAGE, max_new_tokens=1, out=tmp_path)
     place, objective = StudyFolder("load", tmp_path), Objective(config, Seeds())
@@ -110,13 +110,13 @@ def test_trials_begin_as_fast_late_as_early(benchmark, found, tmp_path):
 
 
 def between(study: optuna.Study, first: int) -> list[float]:
-    """Seconds from the beginning of each trial to that of the next one."""
+    """Returns the seconds from the start of each trial to that of the next one."""
     begun = [trial.datetime_start.timestamp() for trial in study.get_trials()[first:] if trial.datetime_start]
     return np.diff(begun).tolist()
 
 
 def filled_up(study: optuna.Study, size: int) -> None:
-    """Adds copies of the last trial, with parameters of their own, until there are so many."""
+    """Adds copies of the last trial with other parameters until the study has `size` trials."""
     there = study.get_trials(deepcopy=False)
     copies = [
         create_trial(
@@ -144,7 +144,7 @@ def test_a_million_records_load_in_seconds(benchmark, found, tmp_path):
 
 @dataclass(frozen=True)
 class Seeds(Space):
-    """Choices that cost nothing to evaluate, each another one."""
+    """Random choices of patches, each with another seed."""
 
     def suggest(self, trial: AnyTrial) -> Proposal:
         seed, keep = trial.suggest_int("seed", 0, 10**9), trial.suggest_int("keep", 1, 9)
@@ -152,7 +152,7 @@ class Seeds(Space):
 
 
 def drawn(benchmark: BenchmarkFixture, course: pd.DataFrame, path: Path) -> None:
-    """Keeps the course of a run, and draws what is kept."""
+    """Writes the course of a run to a file and draws the figure."""
     if benchmark.enabled:
         course.to_csv(path, index=False, float_format="%.4g")
         save_figure(load_figure(pd.read_csv(MEMORY), pd.read_csv(BETWEEN)), FIGURE)
@@ -163,7 +163,7 @@ def single(value: float) -> Estimate:
 
 
 def questions(path: Path) -> Path:
-    """A table as POPE has it, of drawn scenes, a part at a time."""
+    """Writes a table in the format of POPE with random scenes, part by part."""
     draw = np.random.default_rng(0)
     schema = pa.schema(
         [(name, pa.string()) for name in ("question_id", "question", "answer", "image_source", "category")]
@@ -193,7 +193,7 @@ def questions(path: Path) -> Path:
 
 @contextmanager
 def watching(folder: Path) -> Iterator[list[tuple[int, int]]]:
-    """Notes how many questions are answered and how much memory is this process's own, every half second."""
+    """Records the number of answered questions and the unshared memory of this process every half second."""
     seen: list[tuple[int, int]] = []
     done, process = Event(), psutil.Process()
 
@@ -213,7 +213,7 @@ def watching(folder: Path) -> Iterator[list[tuple[int, int]]]:
 
 
 def records(folder: Path) -> None:
-    """A finished run of so many questions, in the parts that evaluations write."""
+    """Writes a finished run of `ROWS` questions, in the parts that evaluations write."""
     out = folder.parent.parent / "one"
     few = evaluate(EvalConfig(random(16), limit=240, max_new_tokens=4, out=out))
     rows = few.read().to_pylist()

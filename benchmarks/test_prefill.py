@@ -1,4 +1,4 @@
-"""The prefill of a medium language model with 64 instead of 576 visual tokens, against what operations promise."""
+"""Prefill of a medium language model with 64 instead of 576 visual tokens, compared with the ratio of operations."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ BEFORE, QUESTION = 35, 29  # tokens of text, as LLaVA-1.5 has them before the im
 
 
 class Prefill:
-    """Ready tokens of images in, logits of the first token of the answer out."""
+    """A prefill from image tokens to the logits of the first token of the answer."""
 
     def __init__(self) -> None:
         self.model: Any = medium()

@@ -1,4 +1,4 @@
-"""Diverse choices of 320 among 2,880 patches of eight images, at once and one by one, of given similarities."""
+"""Diverse selections of 320 of 2,880 patches from given similarities, for eight images at once and one by one."""
 
 from itertools import cycle
 
@@ -17,7 +17,7 @@ IMAGES, PATCHES, KEEP = 8, 2880, 320
 
 @pytest.fixture(scope="module")
 def similarity() -> torch.Tensor:
-    """Of features that share a direction and lie near a subspace, as those of real towers do."""
+    """Returns similarities of features that share a direction and lie near a subspace, as in real towers."""
     draw = torch.Generator().manual_seed(0)
     inner = torch.randn(IMAGES, PATCHES, 64, generator=draw) @ torch.randn(64, 1024, generator=draw)
     noise, common = torch.randn(IMAGES, PATCHES, 1024, generator=draw), torch.randn(1024, generator=draw)
@@ -37,7 +37,7 @@ def everybody() -> torch.Tensor:
 
 @pytest.fixture
 def compared(in_turn, found):
-    """Times the choice for all images, and loops for another image in every round; they must choose the same."""
+    """Returns a function that times the selection of all images and loops over single images, with equal choices."""
 
     def compare(name, rounds, together, plain, shortcut=None):
         chosen = []

@@ -1,4 +1,4 @@
-"""What it costs to record the [CLS] rows of all layers while a CLIP tower runs under SDPA."""
+"""Cost of recording the [CLS] rows of all layers while a CLIP tower runs with SDPA."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ TOKENS = [side**2 + 1 for side in SIDES]
 
 
 class Pass(NamedTuple):
-    """One pass through the tower: time, memory above what was held before, and time inside the tap."""
+    """One pass through the tower: seconds, additional memory, and seconds inside the tap."""
 
     seconds: float
     mib: float
@@ -51,13 +51,13 @@ def measured(call: Callable[[], object]) -> Callable[[], Pass]:
 
 @pytest.fixture(autouse=True, scope="module")
 def freed_memory_is_returned():
-    """Else what was freed is used again, and what is resident says nothing about who holds how much."""
+    """Returns freed memory to the system, so that resident memory measures what is in use."""
     if allocator := getattr(ctypes.CDLL(None), "mallopt", None):  # of glibc
         allocator(_MMAP_THRESHOLD, 2**16)
 
 
 class Tower:
-    """A tower of so many patches in a row, with and without the tap."""
+    """A tower with a square of patches, with and without the tap."""
 
     def __init__(self, side: int, layers: int, width: int = 1024, inner: int = 4096, batch: int = BATCH) -> None:
         self.model: Any = with_tower(side, layers, width, inner)
@@ -87,7 +87,7 @@ class Tower:
 
 @pytest.fixture
 def listened(monkeypatch) -> Callable[[Tower], Callable[[], Pass]]:
-    """Measures a pass with the tap, and how long its listener is at work."""
+    """Returns a function that measures a pass with the tap and the time inside its listener."""
     inside: list[float] = []
 
     @contextmanager
@@ -148,7 +148,7 @@ def test_growth_of_time_with_the_number_of_patches(in_turn, found, listened):
 
 
 def test_growth_of_memory_with_the_number_of_patches(in_turn, found):
-    """Of many rows of a narrow tower, beside which what else the process does with its memory is little."""
+    """A narrow tower with many rows makes other memory of the process negligible."""
     towers = {tokens: Tower(side, LAYERS, 256, 256, MANY) for tokens, side in zip(TOKENS, SIDES, strict=True)}
     rows = {f"{tokens} rows": measured(tower.with_rows) for tokens, tower in towers.items()}
     passes = in_turn(rows | {str(tokens): measured(tower.plain) for tokens, tower in towers.items()}, 8)

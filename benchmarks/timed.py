@@ -1,4 +1,4 @@
-"""The baseline on the clock."""
+"""The baseline of stock calls, timed."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,15 +14,15 @@ from foveate.profiling.clock import Clock
 def one_by_one(
     loaded: LoadedModel, new_tokens: int, part: str
 ) -> Callable[[Sequence[tuple[Image, str]], int, Clock], None] | None:
-    """Answers questions one at a time, keeping so many patches by the layers of `vtc_cls`.
+    """Returns a function that answers questions one at a time, with patches chosen by the layers of `vtc_cls`.
 
     Args:
         loaded: The model, of which another copy is loaded.
-        new_tokens: Of every answer, whatever they are.
-        part: Under which name the clock is told.
+        new_tokens: Number of tokens of every answer.
+        part: Name of the timed part.
 
     Returns:
-        What answers images with a question each; None where the baseline is not written for the model.
+        The function; None if the baseline does not support the model.
     """
     adapter = loaded.adapter
     if not (adapter.fixed_grid and adapter.tower.has_cls):

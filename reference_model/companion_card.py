@@ -1,4 +1,4 @@
-"""The card of the reference model's companion: whether likeness to the question finds what it asks about, measured."""
+"""Model card of the reference model's companion, with the measured evidence recall of text similarity."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,35 +28,34 @@ license: apache-2.0
 
 # The text half of foveate's reference model
 
-A CLIP in transformers' own class whose vision tower is, bit by bit, that of the reference LLaVA beside it. Its text
-tower (2 layers) and the two projections were trained afterwards, the vision tower frozen, by the stage `text` of
+A CLIP in transformers' own class whose vision tower equals, bit by bit, that of the reference LLaVA beside it. Its text
+tower (2 layers) and the two projections were trained afterwards with the vision tower frozen, in stage `text` of
 `experiments/train_reference.py`. Scorers that compare patches with the question need it.
 
 ## How it was trained
 
 Contrastively, on synthetic images of the `train` split: [CLS] against a caption that names everything in the image,
-and [CLS] and the mean of the four likest patches against a short text, which names one or two things or is a question
-about the image (never one whose answer is no). Which patch shows what is never told. **Plain CLIP has no term for
-patches**; with it, likeness to a word means something at a patch, and scorers that read it are shown at an advantage.
-Published CLIPs are reported to behave the other way round, for which CDPruner and TRIM keep the patches *least* like
-the question; nothing here says whether they should.
+and [CLS] and the mean of the four most similar patches against a short text, which names one or two things or is a
+question about the image (never one whose answer is no). Patches have no labels. **Plain CLIP has no loss term for
+patches**; this term makes the similarity of a word and a patch meaningful, which favours scorers that read it.
+Published CLIPs are reported to behave in the opposite way, for which CDPruner and TRIM keep the patches *least*
+similar to the question; this model is no evidence for or against that.
 
-## Does likeness find the evidence?
+## Does similarity find the evidence?
 
-Patches ranked by the cosine with the question, the most alike first and the least alike first: the share of the
-patches that show a needed thing (at least {shown} % of their pixels) among the first {keep} of {patches}, where chance
-gives {chance} %, and the area under the ROC curve (AUC; chance is 50, and the reversed order has 100 minus it).
+Patches are ranked by the cosine with the question, most similar first and least similar first. The table has the share
+of the patches that show a needed thing (at least {shown} % of their pixels) among the first {keep} of {patches}, where
+chance is {chance} %, and the area under the ROC curve (AUC; chance is 50, and the reversed order has 100 minus it).
 {size} Mean in %, 95 % intervals over images.
 
 {kinds}
 
-"Names nothing" are questions such as "how many shapes are there?", which do not depend on the image and so have no
-place of their own in the shared space.
+"Names nothing" are questions such as "how many shapes are there?", whose text does not depend on the image.
 """
 
 
 def companion_card(model: Path | str, companion: Path | str, split: str = "test", limit: int | None = None) -> str:
-    """Measures a companion beside the model whose tower it has, on (so many questions of) a split, and describes it."""
+    """Measures a companion with its model on a split, or its first `limit` questions, and returns its card."""
     found = evidence_found(load(model, companion=companion), split, limit)
     nameless = found["kind"].isin(_NAMES_NOTHING)
     groups = [("all", found["kind"].notna()), ("names a thing", ~nameless), ("names nothing", nameless)]
@@ -73,7 +72,10 @@ def companion_card(model: Path | str, companion: Path | str, split: str = "test"
 
 @torch.inference_mode()
 def evidence_found(loaded: LoadedModel, split: str, limit: int | None = None) -> pd.DataFrame:
-    """For each question `kind`, `image_id`, recall of the `likest` and `least` alike patches, and `auc`."""
+    """Returns the evidence that text similarity finds, one row per question.
+
+    Columns: kind, image_id, recall of the most similar (`most_similar`) and the `least` similar patches, and `auc`.
+    """
     samples = load_samples("scenes", split, limit)
     images = {sample.image_id: sample.image for sample in samples}
     companion = cast(Companion, loaded.companion)
@@ -93,7 +95,7 @@ def evidence_found(loaded: LoadedModel, split: str, limit: int | None = None) ->
             {
                 "kind": sample.kind,
                 "image_id": sample.image_id,
-                "likest": shown[order[:_KEEP]].sum() / shown.sum(),
+                "most_similar": shown[order[:_KEEP]].sum() / shown.sum(),
                 "least": shown[order[-_KEEP:]].sum() / shown.sum(),
                 "auc": float((cosine[shown][:, None] > cosine[~shown]).mean()),
             }
@@ -103,7 +105,7 @@ def evidence_found(loaded: LoadedModel, split: str, limit: int | None = None) ->
 
 def _row(name: str, found: pd.DataFrame) -> dict[str, str]:
     cells = {"questions": name, "n": f"{len(found):,}"}
-    for title, column in (("most alike", "likest"), ("least alike", "least"), ("AUC", "auc")):
+    for title, column in (("most similar", "most_similar"), ("least similar", "least"), ("AUC", "auc")):
         interval = mean_interval(found[column], found["image_id"])
         cells[title] = f"{percent(interval.mean)} [{percent(interval.low)}, {percent(interval.high)}]"
     return cells

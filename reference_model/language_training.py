@@ -1,8 +1,8 @@
-"""Stage 2: projector and language model learn to answer, from the frozen tower's penultimate patch states.
+"""Stage 2: training of projector and language model on the patch states of the frozen tower's penultimate layer.
 
-Plain training on all 144 tokens does not find the circuit that matches a word to a patch; a curriculum on the number of
-visual tokens does: first about four patches of every thing, then more, then all. Later batches drop tokens at random
-and number the rest by either position convention, so that the finished model has seen what compressors do.
+Training on all 144 tokens does not learn to match words to patches. A curriculum on the number of visual tokens does:
+first about four patches of every thing, then more, then all. Later batches drop tokens at random and number the rest by
+either convention of positions, so that the finished model has seen compressed images.
 """
 
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ from foveate.core.progress import bar
 from foveate.data.scenes.questions import QUESTION_KINDS, Question, make_questions
 from foveate.data.scenes.scene import COLOURS, GLYPHS, KINDS, SIGN, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, PATCHES, VOCABULARY, llava_config, make_tokenizer
-from reference_model.training import facts_of, made_once, remembered
+from reference_model.training import computed_once, facts_of, image_of
 from reference_model.vision_training import adamw, normalised, patch_labels, patch_owners
 
 _IGNORE = -100
-_SHOWN = 10  # pixels of a thing that make a patch worth keeping in the curriculum
+_SHOWN = 10  # pixels of a thing in a patch that the curriculum keeps
 _PREFIX = tuple(VOCABULARY[word] for word in ("<s>", "USER", ":"))
 _SUFFIX = tuple(VOCABULARY[word] for word in ("ASSISTANT", ":"))
-_LIGHT = frozenset(VOCABULARY[word] for word in ("</s>", ","))  # nearly free to predict
+_LIGHT = frozenset(VOCABULARY[word] for word in ("</s>", ","))  # easy to predict
 _MAX_THINGS = 6
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Until this share of the steps, show `tokens` visual tokens, first `per_thing` patches of every thing."""
+    """A phase until this share of the steps, with `tokens` visual tokens, first `per_thing` patches of every thing."""
 
     until: float
     tokens: int
@@ -61,14 +61,14 @@ class _TrainingImages(Dataset):
 
 
 def encoded_images(clip: CLIPModel, images: int, out: Path, seed: int = 0) -> dict:
-    """What the finished tower makes of the training images, from a file in `out` that is written once.
+    """Returns the features of the training images, computed once and stored in `out`.
 
     Returns:
         features (image, patch, dim) float16, cover (image, thing, patch) and labels (image, 3, patch), and the
         things of each image.
     """
     tower = clip.vision_model.eval()
-    return made_once(f"features-{images}-{seed}", tower, out, lambda: _encode(tower, images, seed))
+    return computed_once(f"features-{images}-{seed}", tower, out, lambda: _encode(tower, images, seed))
 
 
 @torch.inference_mode()
@@ -89,9 +89,9 @@ def _columns(rows: list[tuple]) -> tuple[tuple, ...]:
 
 
 class SceneDialogues(Dataset):
-    """Images with one question of every kind, all packed into one sequence.
+    """Images with one question of every kind, packed into one sequence.
 
-    ImageBatch come round again, always with new questions: item i asks about image i modulo the number of images.
+    Item i has new questions about image i modulo the number of images.
     """
 
     def __init__(self, indices: range, bank: dict, seed: int = 0) -> None:
@@ -103,7 +103,7 @@ class SceneDialogues(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         index = self.indices[item]
-        image, scene = remembered(self.bank, index)
+        image, scene = image_of(self.bank, index)
         questions = make_questions(scene, stream("train", image, self.seed, 2, index))
         return {
             "features": self.bank["features"][image].float(),
@@ -137,10 +137,10 @@ def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class LanguageTraining(lightning.LightningModule):
-    """Trains `llava` with its vision tower frozen.
+    """A training of `llava` with its vision tower frozen.
 
-    Besides the answers, a projected patch learns to resemble the embeddings of the words that name what it shows (the
-    alignment that LLaVA's own first stage gets from captions); that loss fades out half-way.
+    An alignment loss, which fades out half-way, makes projected patches similar to the embeddings of the words that
+    name their contents; LLaVA's own first stage gets this from captions.
     """
 
     def __init__(self, steps: int, clip: CLIPModel, learning_rate: float = 1e-3) -> None:
@@ -153,7 +153,7 @@ class LanguageTraining(lightning.LightningModule):
         self.llava.model.vision_tower.requires_grad_(False)
 
     def forward(self, batch: dict[str, Tensor], keep: Tensor, repack: bool) -> tuple[Tensor, Tensor]:
-        """Logits of the packed questions and the projected patches, given the kept patches (batch, kept)."""
+        """Returns the logits of the packed questions and the projected patches for the kept patches (batch, kept)."""
         rows, kept = keep.shape
         inner = self.llava.model
         projected = inner.multi_modal_projector(batch["features"])
@@ -162,10 +162,10 @@ class LanguageTraining(lightning.LightningModule):
         embed = inner.language_model.embed_tokens
         states = torch.cat([embed(prefix), shown.to(embed.weight.dtype), embed(batch["ids"])], 1)
         before = prefix.shape[1] + kept
-        place = torch.arange(kept).expand(rows, -1) if repack else keep
+        index = torch.arange(kept).expand(rows, -1) if repack else keep
         start = len(_PREFIX) + (kept if repack else PATCHES)
         position = torch.cat(
-            [torch.arange(len(_PREFIX)).expand(rows, -1), len(_PREFIX) + place, start + batch["offset"]], 1
+            [torch.arange(len(_PREFIX)).expand(rows, -1), len(_PREFIX) + index, start + batch["offset"]], 1
         )
         states = inner.language_model(
             inputs_embeds=states,
@@ -191,7 +191,7 @@ class LanguageTraining(lightning.LightningModule):
         return answer + 0.5 * fade * alignment
 
     def _shown(self, cover: Tensor, progress: float) -> tuple[Tensor, bool]:
-        """Which patches this batch shows, ascending, and whether their positions are re-packed."""
+        """Returns the patches of this batch in ascending order, and whether their positions are consecutive."""
         repack = bool(torch.rand(()) < 0.5)
         for phase in PHASES:
             if progress < phase.until:
@@ -217,7 +217,7 @@ class LanguageTraining(lightning.LightningModule):
         return torch.stack(losses).sum()
 
     def validation_step(self, batch: dict[str, Tensor]) -> None:
-        """Share of questions of each kind whose every answer token is the most probable one."""
+        """Logs the share of questions of each kind whose answer tokens are all predicted correctly."""
         views = {
             "": torch.arange(PATCHES).expand(len(batch["ids"]), -1),
             "few/": _some_of_everything(batch["cover"], PHASES[0].tokens, PHASES[0].per_thing),
@@ -234,7 +234,7 @@ class LanguageTraining(lightning.LightningModule):
 
 
 def _token_weight(target: Tensor, block: Tensor) -> Tensor:
-    """Every question weighs the same however long its answer, multiple choice twice; ends and commas hardly."""
+    """Returns token weights: equal sums per question, doubled for multiple choice, and 0.1 for ends and commas."""
     light = torch.isin(target, torch.tensor(sorted(_LIGHT)))
     weight = torch.where(light, 0.1, 1.0) * (target != _IGNORE)
     question = block.clamp(min=0)
@@ -244,7 +244,7 @@ def _token_weight(target: Tensor, block: Tensor) -> Tensor:
 
 
 def _block_mask(block: Tensor, before: int) -> Tensor:
-    """Additive (batch, 1, token, token) mask: causal, and a question sees the image and itself only."""
+    """Returns the additive mask (batch, 1, token, token): causal; questions attend to the image and themselves only."""
     rows = len(block)
     owner = torch.cat([torch.full((rows, before), -2), block], 1)
     allowed = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == -2)
@@ -253,7 +253,7 @@ def _block_mask(block: Tensor, before: int) -> Tensor:
 
 
 def _some_of_everything(cover: Tensor, tokens: int, per_thing: int) -> Tensor:
-    """Ascending patches: up to `per_thing` well-covered patches of every thing, the rest at random."""
+    """Returns ascending patches: up to `per_thing` well-covered patches of every thing, the others at random."""
     noisy = (cover + 8 * torch.rand_like(cover)).masked_fill(cover < _SHOWN, -1)
     rank = noisy.argsort(-1, descending=True).argsort(-1)
     chosen = (rank < per_thing) & (noisy > 0)

@@ -1,4 +1,4 @@
-"""The card of the reference model: what it can do, measured."""
+"""Model card of the reference model, with measured accuracies."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ position.
 
 
 def model_card(config: EvalConfig) -> str:
-    """Evaluates the model of `config`, whose compressor is replaced, and describes it."""
+    """Evaluates the model of `config` without and with compressors, and returns its card."""
     full, blind = _scores(config, Identity()), _scores(config, Blind())
     size = f"n = {len(full):,} questions about {full['image_id'].nunique():,} images."
     return _TEXT.format(

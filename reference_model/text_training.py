@@ -1,10 +1,9 @@
-"""Stage 3: the finished tower gets a text half, so that words can be compared with what patches show.
+"""Stage 3: training of a text tower for the frozen vision tower, so that words can be compared with patches.
 
-As in CLIP, an image and its text shall be alike in a shared space, and the other images' texts less so. The tower is
-frozen: what it makes of the images is computed once, and only the text tower, the two projections into the shared
-space and the temperature are trained. Plain CLIP compares [CLS] with the text and leaves patches to themselves; here a
-short text is compared with the patches most like it too, or the similarity of patch and word would mean nothing. No
-patch is ever named to the model.
+As in CLIP, the similarity of an image to its own text is contrasted with that to other texts. Image features are
+computed once; the text tower, the two projections and the temperature are trained. Plain CLIP compares only [CLS] with
+the text; here a short text is also compared with its most similar patches, without which the similarity of patches and
+words would be undetermined. No patch has a label.
 """
 
 from pathlib import Path
@@ -24,19 +23,20 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, LlavaForConditi
 from foveate.data.scenes.questions import make_questions
 from foveate.data.scenes.scene import Scene, make_scene, stream
 from foveate.reference.architecture import FEATURE_LAYER, VOCABULARY, clip_config, make_processor, make_tokenizer
-from reference_model.training import facts_of, made_once, remembered
+from reference_model.training import computed_once, facts_of, image_of
 from reference_model.vision_training import adamw, caption, normalised
 
 IMAGES = 10_000  # enough for a frozen tower
 LENGTH = 32
 _END = "<end>"
-_END_ID = len(VOCABULARY)  # the highest id: transformers pools there by either of its two rules, and </s> is id 2,
-# which it takes for a sign of the older one
-_LIKEST = 4  # patches of an image that a short text is compared with
+_END_ID = len(
+    VOCABULARY
+)  # the highest ID, where both pooling rules of transformers pool; </s> is ID 2, the sign of the older rule
+_MOST_SIMILAR = 4  # patches of an image that a short text is compared with
 
 
 def text_tokenizer() -> PreTrainedTokenizerFast:
-    """The reference model's words between <s> and <end>, padded on the right."""
+    """Returns a tokenizer of the reference model's words between <s> and <end>, padded on the right."""
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"eos_token": _END})
     start, end = ("<s>", VOCABULARY["<s>"]), (_END, _END_ID)
@@ -49,7 +49,7 @@ def text_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def paired_clip(tower: CLIPVisionModel) -> CLIPModel:
-    """A CLIP of this tower, its text half random."""
+    """Returns a CLIP with this vision tower and a random text tower."""
     shape = clip_config().to_dict()
     shape["text_config"] |= {"vocab_size": _END_ID + 1, "eos_token_id": _END_ID, "max_position_embeddings": LENGTH}
     shape["vision_config"] = tower.config.to_dict()
@@ -60,7 +60,7 @@ def paired_clip(tower: CLIPVisionModel) -> CLIPModel:
 
 
 def tower_of(folder: Path) -> CLIPVisionModel:
-    """The vision tower of a LLaVA checkpoint."""
+    """Returns the vision tower of a LLaVA checkpoint."""
     return cast(Any, LlavaForConditionalGeneration.from_pretrained(folder)).model.vision_tower.eval()
 
 
@@ -77,13 +77,13 @@ class _Images(Dataset):
 
 
 def normed_images(tower: CLIPVisionModel, images: int, out: Path, seed: int = 0) -> dict:
-    """What the visual projection is given of the training images, from a file in `out` that is written once.
+    """Returns the inputs of the visual projection for the training images, computed once and stored in `out`.
 
     Returns:
         states (image, 1 + patch, dim) float16, [CLS] and then the patches of the penultimate layer, both after the
         tower's last norm; and the things of each image.
     """
-    return made_once(f"normed-{images}-{seed}", tower, out, lambda: _encode(tower, images, seed))
+    return computed_once(f"normed-{images}-{seed}", tower, out, lambda: _encode(tower, images, seed))
 
 
 @torch.inference_mode()
@@ -100,7 +100,7 @@ def _encode(tower: CLIPVisionModel, images: int, seed: int) -> dict:
 
 
 class TextPairs(Dataset):
-    """Images with a caption that names everything and a phrase about one or two things; texts never come again."""
+    """Images with a caption that names everything and a phrase about one or two things; texts are never repeated."""
 
     def __init__(self, indices: range, bank: dict, seed: int = 0) -> None:
         self.indices, self.bank, self.seed = indices, bank, seed
@@ -111,7 +111,7 @@ class TextPairs(Dataset):
 
     def __getitem__(self, item: int) -> dict[str, Tensor]:
         index = self.indices[item]
-        image, scene = remembered(self.bank, index)
+        image, scene = image_of(self.bank, index)
         rng = stream("train", image, self.seed, 3, index)
         words = caption(scene, rng)
         ids = self.tokenizer(phrase(scene, rng), padding="max_length", return_tensors="pt").input_ids[0]
@@ -123,7 +123,7 @@ class TextPairs(Dataset):
 
 
 def phrase(scene: Scene, rng: np.random.Generator) -> str:
-    """The names of one or two things, or a question about the image whose answer is not no."""
+    """Returns the names of one or two things, or a question about the image whose answer is not no."""
     if rng.random() < 0.5:
         asked = [question.text for question in make_questions(scene, rng) if question.answer != "no"]
         return asked[rng.integers(len(asked))]
@@ -133,7 +133,7 @@ def phrase(scene: Scene, rng: np.random.Generator) -> str:
 
 
 class TextTraining(lightning.LightningModule):
-    """Trains `clip` but for its vision tower."""
+    """A training of `clip` without its vision tower."""
 
     def __init__(self, steps: int, clip: CLIPModel, learning_rate: float = 1e-3, patch_weight: float = 1.0) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class TextTraining(lightning.LightningModule):
         self.clip = clip
 
     def forward(self, states: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines of each text with each [CLS], and with each patch: (text, image), (text, image, patch)."""
+        """Returns the cosines of each text with each [CLS] (text, image) and with each patch (text, image, patch)."""
         image = F.normalize(self.clip.visual_projection(states), dim=-1)
         longest = int((ids != VOCABULARY["<pad>"]).sum(1).max())
         pooled = self.clip.text_model(input_ids=ids[:, :longest]).pooler_output
@@ -156,14 +156,14 @@ class TextTraining(lightning.LightningModule):
     def _compared(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         of_caption, _ = self(batch["states"], batch["caption"])
         of_phrase, of_patch = self(batch["states"], batch["phrase"])
-        return {"caption": of_caption, "phrase": of_phrase, "patches": of_patch.topk(_LIKEST, -1).values.mean(-1)}
+        return {"caption": of_caption, "phrase": of_phrase, "patches": of_patch.topk(_MOST_SIMILAR, -1).values.mean(-1)}
 
     def _contrast(self, cosine: Tensor) -> Tensor:
         logits, own = self.clip.logit_scale.exp().clamp(max=100) * cosine, torch.arange(len(cosine))
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
     def validation_step(self, batch: dict[str, Tensor]) -> None:
-        """How often the text's own image is the most alike of its batch."""
+        """Logs the share of texts whose own image is the most similar of the batch."""
         own = torch.arange(len(batch["states"]))
         found = {name: (cosine.argmax(1) == own).float().mean() for name, cosine in self._compared(batch).items()}
         self.log_dict(found, sync_dist=True)

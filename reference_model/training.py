@@ -1,4 +1,4 @@
-"""Runs the two stages on two CPU processes; every epoch ends in a checkpoint from which a killed run continues."""
+"""Training loop of all stages on two CPU processes; a stopped run continues from the checkpoint of its last epoch."""
 
 import hashlib
 import sys
@@ -20,11 +20,11 @@ from foveate.core.storage import atomic_write
 from foveate.data.scenes.scene import Scene, Thing
 from foveate.reference.architecture import clip_config, make_processor
 
-HELD_OUT = 10_000_000  # first index of the images of the `train` split that are only for watching progress
+HELD_OUT = 10_000_000  # first index of the validation images of the `train` split
 
 
 class EpochsOfScenes(lightning.LightningDataModule):
-    """Every epoch is the next `images` indices of the endless `train` split, so a resumed run repeats none."""
+    """Scenes of the endless `train` split; every epoch has the next `images` indices, so a resumed run repeats none."""
 
     def __init__(
         self, dataset: Callable[[range], Dataset], images: int, batch_size: int, collate: Callable = default_collate
@@ -50,8 +50,8 @@ def fit(
     steps: int,
     processes: int = 2,
 ) -> None:
-    """Trains for `steps` optimizer steps, continuing from `out` where an earlier run was stopped."""
-    torch.set_num_threads(1)  # two processes of one thread beat one process of two threads at this size
+    """Trains for `steps` optimizer steps, or continues from the checkpoint in `out`."""
+    torch.set_num_threads(1)  # two processes of one thread are faster than one of two threads
     checkpoint = out / "last.ckpt"
     every_epoch = ModelCheckpoint(
         dirpath=out, filename=checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
@@ -74,10 +74,10 @@ def fit(
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
 
 
-def made_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dict]) -> dict:
-    """What `make` makes of the training images with this tower, from a file in `out` that is written once.
+def computed_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dict]) -> dict:
+    """Returns what `make` computes from the training images with this tower, stored in `out`.
 
-    Tensors, texts and numbers only: a file that may hold more could run code when it is read.
+    The file holds only tensors, texts and numbers, so reading it cannot run code.
     """
     weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in tower.state_dict().values())).hexdigest()
     path = out / f"{name}-{weights[:8]}.tensors"
@@ -88,19 +88,19 @@ def made_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dict]) 
 
 
 def facts_of(scene: Scene) -> tuple[tuple[str | int, ...], ...]:
-    """The things of a scene, as `remembered` reads them."""
+    """Returns the things of a scene as plain values, which `image_of` reads."""
     return tuple(astuple(thing) for thing in scene.things)
 
 
-def remembered(bank: dict, index: int) -> tuple[int, Scene]:
-    """Number and things of the image that item `index` is about; images come round again."""
+def image_of(bank: dict, index: int) -> tuple[int, Scene]:
+    """Returns the number and the scene of the image of item `index`; images repeat."""
     image, nothing = index % len(bank["things"]), np.empty(0)
     things = tuple(Thing(*facts) for facts in bank["things"][image])
     return image, Scene(things, nothing, nothing)
 
 
 def trained_clip(folder: Path) -> CLIPModel:
-    """The CLIP of a finished vision stage."""
+    """Returns the CLIP of a finished vision stage."""
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
     clip = CLIPModel(clip_config())
     clip.load_state_dict({name[5:]: value for name, value in checkpoint.items() if name.startswith("clip.")})
@@ -109,6 +109,6 @@ def trained_clip(folder: Path) -> CLIPModel:
 
 @rank_zero_only
 def export(llava: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Writes an ordinary checkpoint folder with its processor."""
+    """Writes a checkpoint folder with its processor."""
     llava.eval().save_pretrained(folder)
     make_processor().save_pretrained(folder)

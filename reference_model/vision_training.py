@@ -1,7 +1,7 @@
-"""Stage 1: the vision tower learns to see.
+"""Stage 1: training of the vision tower.
 
-Three losses: attributes of the whole image read from [CLS], a contrastive loss against captions (as in CLIP), and
-the contents of each patch read from the penultimate layer, the one that the language model will be given.
+Three losses: attributes of the whole image from [CLS], a contrastive loss against captions (as in CLIP), and the
+contents of each patch from the penultimate layer, which the language model reads.
 """
 
 import math
@@ -23,7 +23,7 @@ _COLOUR = {name: i for i, name in enumerate(COLOURS)}
 _KIND = {name: i for i, name in enumerate((*KINDS, SIGN))}
 _GLYPH = {name: i for i, name in enumerate(GLYPHS)}
 _CAPTION_LENGTH = 32
-_OWNED = 10  # pixels of a patch that a thing must cover for the patch to carry its label
+_OWNED = 10  # pixels of a thing in a patch that has its label
 _IGNORE = -100
 _ATTRIBUTES = (len(_COLOUR) * len(KINDS), len(_COLOUR) * len(GLYPHS), len(KINDS) * 4, len(_COLOUR) * 4, 3)
 
@@ -52,12 +52,12 @@ class SceneImages(Dataset):
 
 
 def normalised(pixels: np.ndarray) -> Tensor:
-    """(96, 96, 3) uint8 to (3, 96, 96) float32, as the image processor does it."""
+    """Returns (96, 96, 3) uint8 pixels as (3, 96, 96) float32, normalized as by the image processor."""
     return torch.from_numpy(((pixels / 255 - PIXEL_MEAN) / PIXEL_STD).astype(np.float32)).permute(2, 0, 1)
 
 
 def patch_owners(scene: Scene) -> tuple[Tensor, Tensor]:
-    """For each patch the thing that covers most of it, and (thing, patch) pixel counts."""
+    """Returns the thing that covers most of each patch, and pixel counts (thing, patch)."""
     masks = scene.masks(range(len(scene.things)))
     cover = masks.reshape(-1, GRID, PATCH_SIZE, GRID, PATCH_SIZE).sum((2, 4)).reshape(-1, PATCHES)
     cover = torch.from_numpy(cover)
@@ -65,7 +65,7 @@ def patch_owners(scene: Scene) -> tuple[Tensor, Tensor]:
 
 
 def patch_labels(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
-    """Colour, kind and glyph of each patch: (144,) int64; background has its own colour and kind class."""
+    """Returns colour, kind and glyph of each patch, (144,) int64; background has its own colour and kind."""
     owner, _ = patch_owners(scene)
     things = scene.things
     colours = torch.tensor([*(_COLOUR[t.colour] for t in things), len(_COLOUR)])
@@ -75,7 +75,10 @@ def patch_labels(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def image_attributes(scene: Scene) -> Tensor:
-    """Multi-hot: colour x kind, sign colour x glyph, kind x quadrant, sign colour x quadrant, number of shapes."""
+    """Returns multi-hot attributes of an image.
+
+    The groups are colour x kind, sign colour x glyph, kind x quadrant, sign colour x quadrant, and number of shapes.
+    """
     groups = [torch.zeros(size) for size in _ATTRIBUTES]
     for thing in scene.things:
         colour, quadrant = _COLOUR[thing.colour], 2 * (thing.quadrant[0] == "lower") + (thing.quadrant[1] == "right")
@@ -90,7 +93,7 @@ def image_attributes(scene: Scene) -> Tensor:
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> Tensor:
-    """The things in random order, in half of the captions with their quadrant: (32,) int64."""
+    """Returns the tokens (32,) int64 of the things in random order, in half of the captions with their quadrants."""
     words, placed = ["<s>"], rng.random() < 0.5
     for index in rng.permutation(len(scene.things)):
         thing = scene.things[index]
@@ -100,12 +103,12 @@ def caption(scene: Scene, rng: np.random.Generator) -> Tensor:
 
 
 def warmup_cosine(step: int, steps: int, warmup: int = 150, floor: float = 0.03) -> float:
-    """Learning-rate factor."""
+    """Returns the learning-rate factor."""
     return min(1.0, (step + 1) / warmup) * (floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2)
 
 
 def adamw(module: nn.Module, learning_rate: float, betas: tuple[float, float], steps: int) -> OptimizerLRScheduler:
-    """AdamW that decays matrices only, with warm-up and cosine decay per step."""
+    """Returns AdamW with weight decay of matrices only, warm-up and cosine decay per step."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups: Sequence[dict] = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": 0.05},
@@ -117,12 +120,11 @@ def adamw(module: nn.Module, learning_rate: float, betas: tuple[float, float], s
 
 
 class VisionTraining(lightning.LightningModule):
-    """Trains a CLIP on scenes; `clip.vision_model` is what stage 2 uses.
+    """A training of a CLIP on scenes; `clip.vision_model` is used by stage 2.
 
-    Half of the patches are dropped at random in the first `drop_until` of the steps: nearly twice as fast, and a
-    first taste of what the framework does to tokens. With `places`, every patch must also tell its row and column:
-    without that loss the tower forgets where an object's patches lie, and no language model could know it once
-    positions are re-packed.
+    Half of the patches are dropped at random in the first `drop_until` of the steps, which nearly halves the time. With
+    `places`, every patch state must also predict its row and column: without that loss the tower loses the positions of
+    patches, and a language model cannot recover them once positions are consecutive.
     """
 
     def __init__(self, steps: int, learning_rate: float = 1e-3, drop_until: float = 0.6, places: bool = False) -> None:
@@ -160,8 +162,8 @@ class VisionTraining(lightning.LightningModule):
             "attributes": self._attribute_loss(pooled, batch["attributes"]),
             "contrast": 0.3 * self._contrast_loss(pooled, batch["caption"]),
             "patches": (1 - 0.8 * progress) * self._patch_loss(patches, batch, keep),
-            # weighed 0, not left out: every parameter must take part in every step of two processes
-            "places": 0.3 * self.hparams["places"] * self._place_loss(patches, keep),
+            # weight 0, because with two processes every parameter needs a gradient in every step
+            "places": 0.3 * self.hparams["places"] * self._position_loss(patches, keep),
         }
         self.log_dict({f"loss/{name}": value for name, value in losses.items()})
         return torch.stack(list(losses.values())).sum()
@@ -181,13 +183,13 @@ class VisionTraining(lightning.LightningModule):
         colour, kind, glyph = (
             batch[name] if keep is None else batch[name].gather(1, keep) for name in ("colour", "kind", "glyph")
         )
-        weight = torch.where(kind == len(_KIND), 0.15, 1.0)  # background is most of an image and the easy part
+        weight = torch.where(kind == len(_KIND), 0.15, 1.0)  # background covers most of an image and is easy
         per_patch = F.cross_entropy(self.colour(patches).transpose(1, 2), colour, reduction="none")
         per_patch = per_patch + F.cross_entropy(self.kind(patches).transpose(1, 2), kind, reduction="none")
         glyphs = F.cross_entropy(self.glyph(patches).transpose(1, 2), glyph, ignore_index=_IGNORE)
         return (per_patch * weight).sum() / weight.sum() + 0.5 * glyphs
 
-    def _place_loss(self, patches: Tensor, keep: Tensor | None) -> Tensor:
+    def _position_loss(self, patches: Tensor, keep: Tensor | None) -> Tensor:
         index = torch.arange(PATCHES).expand(len(patches), -1) if keep is None else keep
         rows, columns = self.place(patches).transpose(1, 2).split(GRID, 1)
         return F.cross_entropy(rows, index // GRID) + F.cross_entropy(columns, index % GRID)

@@ -85,8 +85,9 @@ _COLUMNS = """\
 - *nats lost*: mean over the logarithm of the share of patches that are left or removed"""
 _CONTRASTS = (
     "Differences between signals, paired by question: n = {n:,} questions about {images:,} images, or fewer where a "
-    "measure is unknown; shares in points. A cell with several layers counts them. Verdicts rest on p < 0.05 in a "
-    "permutation test over images, Holm-corrected over the {tests} tests of contrasts.csv."
+    "measure is unknown; shares in points. A cell of several layers has the range of their differences and the counts "
+    "of their verdicts. Verdicts rest on p < 0.05 in a permutation test over images, Holm-corrected over the {tests} "
+    "tests of contrasts.csv."
 )
 
 
@@ -142,7 +143,7 @@ def contrasts_markdown(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     layers = table["layers_a"].where(table["signal_a"] == SUM, "")
     keys = [table["signal_a"], layers.rename("layers"), table["signal_b"]]
     for title, measures in _SECTIONS.items():
-        rows = []
+        measures, rows = [name for name in measures if name in set(table["measure"])], []
         for (first, layer, second), group in table.groupby(keys, sort=False):
             cells = {MEASURE_NAMES[name]: _verdict(group[group["measure"] == name], not few) for name in measures}
             rows.append({"signal": f"{NAMES[str(first)]} {layer}".strip(), "minus": NAMES[str(second)]} | cells)
@@ -265,15 +266,18 @@ def _cell(row: pd.Series, measure: str) -> str:
 
 
 def _verdict(rows: pd.DataFrame, allowed: bool) -> str:
-    """Returns the difference and verdict of one contrast, or the number of layers with each verdict."""
+    """Returns the difference and verdict of one contrast, or the range of differences and the counts of verdicts."""
     rows = rows.dropna(subset="difference")
     if rows.empty:
         return "-"
-    signs = [verdicts.side(row["difference"], row["p_holm"]) for _, row in rows.iterrows()]
+    measure, signs = (
+        rows["measure"].iloc[0],
+        [verdicts.side(*pair) for pair in rows[["difference", "p_holm"]].to_numpy()],
+    )
     if len(rows) == 1:
-        row = rows.iloc[0]
-        middle, low, high = (formatted(row[name], row["measure"], True) for name in ("difference", "low", "high"))
+        middle, low, high = (formatted(rows[name].iloc[0], measure, True) for name in ("difference", "low", "high"))
         shown = f"{middle} [{'no interval' if low == '-' else f'{low}, {high}'}]"
         return f"{shown} {_SIGNS[signs[0]]}" if allowed else shown
+    least, most = (formatted(end, measure, True) for end in (rows["difference"].min(), rows["difference"].max()))
     counts = [f"{_SIGNS[sign]} {signs.count(sign)}" for sign in (1, -1, 0) if sign in signs]
-    return ", ".join(counts) if allowed else f"{len(rows)} layers"
+    return f"{least} to {most}" + (f": {', '.join(counts)}" if allowed else "")

@@ -19,7 +19,7 @@ ROLES = {
     "control": "control",
     "oracle": "oracle",
     "vision": "before the language model",
-    "decoder": "inside it",
+    "decoder": "inside the language model",
     "both": "before and inside",
 }
 _COSTS = ("equivalent_tokens", "tokens_given", "tokens_left", "prefill_gflops")
@@ -108,7 +108,7 @@ def groups_of(cells: Iterable[Cell], roles: Mapping[str, str]) -> dict[int, list
         by_role = {role: [cell for cell in here if roles[cell.family] == role] for role in ROLES}
         groups[budget] = [
             Group("best before the language model", by_role["vision"], (*controls, "evidence", "full")),
-            Group("best inside it", by_role["decoder"], (*controls, "random_inside", "full")),
+            Group("best inside the language model", by_role["decoder"], (*controls, "random_inside", "full")),
             Group("best before and inside", by_role["both"], (*controls, "evidence", "full")),
             Group(BEST_FILTER, [cell for cell in here if cell.family in PIXEL_FILTERS], ("random",)),
             *(Group(name, named.get(name, [])) for name in (*controls[1:], "random_inside", "evidence")),

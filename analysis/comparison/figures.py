@@ -106,7 +106,10 @@ def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
     colours = method_colours(table)
     inside = set(rows.loc[rows["tokens_given"] > rows["tokens_left"], "method"])
     panels = []
-    for title, roles in (("before the language model", ("vision",)), ("inside it", ("decoder", "both"))):
+    for title, roles in (
+        ("before the language model", ("vision",)),
+        ("inside the language model", ("decoder", "both")),
+    ):
         methods = tuple(curve for curve in curves if curve.role in roles)
         hidden = inside if roles == ("vision",) else ()
         references = tuple(c for c in curves if c.role in ("control", "oracle") and c.method not in hidden)

@@ -42,7 +42,7 @@ from analysis.tables import (
     percent,
     write_table,
 )
-from analysis.verdicts import too_few
+from analysis.verdicts import side, too_few
 from foveate.core.storage import atomic_write
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
@@ -56,6 +56,7 @@ _LEGEND = (
     "Holm-corrected over the table. *Optimism*: accuracy on the searched split minus accuracy on this split, for "
     "independent images."
 )
+_SIGNS = {1: "positive", -1: "negative", 0: VERDICTS[0]}
 
 
 def report(study: optuna.Study, test: optuna.Study | None, config: EvalConfig) -> str:
@@ -172,7 +173,7 @@ def _proxy(study: optuna.Study, proxy: Proxy | None) -> str:
             "Spearman": "-" if pd.isna(rho.value) else f"{rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]",
             "p": p_value(rho.p),
             "trials": str(rho.n),
-            "verdict": judged(rho.value, rho.p),
+            "verdict": _SIGNS[side(rho.value, rho.p)],
         }
         for (signal, measure), rho in proxy.correlations.items()
     ]

@@ -13,13 +13,13 @@ def test_parts_become_one_frame_sorted_by_sample(tmp_path, records, write_run):
     assert read.index.tolist() == list(range(5))
 
 
-def test_missing_records_say_where_they_were_expected(tmp_path):
+def test_missing_records_are_an_error_with_their_folder(tmp_path):
     with pytest.raises(DataError, match=r"no records in .*absent.*evaluate"):
         read_records(tmp_path, "absent")
 
 
-def test_a_question_that_stands_twice_is_an_error(tmp_path, records, write_run):
+def test_a_question_with_two_records_is_an_error(tmp_path, records, write_run):
     frame = records([1, 0, 0])
     write_run(tmp_path, "run", frame.iloc[[0, 1, 2, 1]], parts=2)
-    with pytest.raises(DataError, match=r"1 questions stand twice.*'001'"):
+    with pytest.raises(DataError, match=r"1 questions have two records.*'001'"):
         read_records(tmp_path, "run")

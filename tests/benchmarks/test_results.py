@@ -30,7 +30,7 @@ def result(value: float, low: float, high: float, name: str = "tap", **limits: f
         (math.nan, math.nan, {"at_most": 9}, "open"),
     ],
 )
-def test_a_promise_holds_or_is_missed_only_where_the_whole_interval_says_so(low, high, limits, verdict):
+def test_a_promise_holds_or_is_missed_only_if_the_whole_interval_agrees(low, high, limits, verdict):
     assert result(3.0, low, high, **limits).verdict == verdict
 
 
@@ -52,7 +52,7 @@ def test_a_row_of_this_machine_is_replaced_and_those_of_others_stay(tmp_path, mo
     assert set(table.loc[table["cpu"] == here, "torch"]) == {torch.__version__}
 
 
-def test_the_page_shows_number_interval_rounds_promise_and_verdict_and_keeps_its_own_words(tmp_path):
+def test_the_page_shows_number_interval_rounds_promise_and_verdict_and_keeps_its_text(tmp_path):
     path, page = tmp_path / "results.csv", tmp_path / "README.md"
     note(result(1.234, 1.1, 1.3, at_most=3), path)
     page.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n", encoding="utf-8")

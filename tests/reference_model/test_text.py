@@ -69,13 +69,13 @@ def test_the_wheel_holds_the_companion(tmp_path):
     assert {"model.safetensors", "tokenizer.json", "README.md"} <= held
 
 
-def test_likeness_to_the_question_finds_what_it_names_and_the_reverse_avoids_it():
+def test_similarity_to_the_question_finds_its_evidence_and_the_reverse_order_avoids_it():
     found = evidence_found(load(), "search", limit=300)
     named = found[~found["kind"].isin(["count", "list", "list_colors"])]
-    assert named["likest"].mean() > 0.85
+    assert named["most_similar"].mean() > 0.85
     assert named["auc"].mean() > 0.95
     assert named["least"].mean() < 0.03
-    assert found["likest"].mean() > 0.6
+    assert found["most_similar"].mean() > 0.6
 
 
 def test_the_card_holds_the_measurement():
@@ -111,7 +111,7 @@ def test_normed_images_are_what_the_companion_projects(tower, bank):
     torch.testing.assert_close(ours[:, 0], clip.get_image_features(pixels).pooler_output, atol=5e-3, rtol=5e-3)
 
 
-def test_phrases_name_things_of_the_image_and_never_come_again():
+def test_phrases_name_things_of_the_image_and_are_never_repeated():
     texts = []
     for index in range(60):
         scene = make_scene("train", index)

@@ -604,15 +604,13 @@ def test_against_random_maps_the_seeds_are_permuted_one_by_one(claimed):
 
 
 def test_the_table_has_the_verdicts_that_were_planted(claimed, refuted):
-    lines, other = (contrasts_markdown(some.frame, some.contrasts).splitlines() for some in (claimed, refuted))
+    text, other = (contrasts_markdown(some.frame, some.contrasts) for some in (claimed, refuted))
     start = "| [CLS], sum of layers 0-2 | last prompt token |"
-    assert next(line for line in lines if line.startswith(start)).count(" higher 3 |") >= 2
-    assert next(line for line in other if line.startswith(start)).count(" lower 3 |") >= 2
-    position = lines[lines.index("### Position") :]
-    assert any(line.startswith("| last prompt token | evidence (oracle) | lower 3 |") for line in position)
-    assert any(
-        re.match(r"\| response \| evidence \(oracle\) \| \S+ \[.*\] not significant \|", one) for one in position
-    )
+    assert next(line for line in text.splitlines() if line.startswith(start)).count(": higher 3 |") >= 2
+    assert next(line for line in other.splitlines() if line.startswith(start)).count(": lower 3 |") >= 2
+    position = text[text.index("### Position") :]
+    assert re.search(r"\| last prompt token \| evidence \(oracle\) \| \S+ to \S+: higher 3 \|", position)
+    assert re.search(r"\| response \| evidence \(oracle\) \| \S+ \[[^]]+\] not significant \|", position)
 
 
 def test_a_single_contrast_has_its_difference_and_several_are_counted(claimed):
@@ -624,7 +622,7 @@ def test_a_single_contrast_has_its_difference_and_several_are_counted(claimed):
 
 def test_what_is_not_significant_has_no_sign(claimed):
     text = contrasts_markdown(claimed.frame, claimed.contrasts.assign(p_holm=0.3))
-    assert "not significant 3 |" in text
+    assert ": not significant 3 |" in text
     assert not any(f" {word} " in text for word in ("higher", "lower"))
 
 
@@ -729,7 +727,7 @@ def test_the_report_writes_tables_and_figures(claimed, saved, tmp_path):
     assert f"| last prompt token | 1 | {' | '.join(cells)} |" in text and "(n = 36)" in cells[0]
     near = with_interval(claimed.row("response", "0-2"), "spearman_answer")
     assert f"| response | 0-2 | itself | {near} |" in text
-    assert written.count("| question tokens |") == 2
+    assert written[: written.index("## Contrasts")].count("| question tokens |") == 2
     verdicts_shown = contrasts_markdown(claimed.frame, claimed.contrasts)
     assert verdicts_shown in text and verdicts_shown in written
     assert "| 0.002 |" in written and "p of shuffled patches" in written
@@ -754,5 +752,5 @@ def test_a_report_needs_no_heads_no_evidence_and_no_long_answers(saved, tmp_path
     text = report(folder, tmp_path)
     assert not {"heads.png", "cross.png"} & set(saved)
     assert "evidence recall" not in text
-    assert "### Nearness to the response" not in text
+    assert "Spearman with the response, without mean maps" not in text
     assert "nan" not in text

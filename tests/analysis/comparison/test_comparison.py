@@ -155,9 +155,9 @@ def test_the_best_is_chosen_on_one_half_and_compared_with_every_control_on_the_o
     here = table[(table["budget"] == 72) & (table["group"] == "best before the language model")]
     assert set(here["chosen"]) == {"good"}
     assert here["rival"].tolist() == ["random", "pool", "evidence", "full"]
-    inside = table[(table["budget"] == 72) & (table["group"] == "best inside it")]
+    inside = table[(table["budget"] == 72) & (table["group"] == "best inside the language model")]
     assert inside["rival"].tolist() == ["random", "pool", "random_inside", "full"]
-    assert "best inside it" not in table.loc[table["budget"] == 16, "group"].tolist()
+    assert "best inside the language model" not in table.loc[table["budget"] == 16, "group"].tolist()
 
 
 def test_the_report_has_one_verdict_per_pair_and_says_what_cannot_run(written, tmp_path):
