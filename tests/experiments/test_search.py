@@ -71,7 +71,7 @@ def test_a_second_run_adds_nothing_and_more_trials_go_on(finished, tiny):
     assert again.stderr.count("Nothing was left to do") == 1
     assert [trial.datetime_complete for trial in load(out).trials] == before
     more = command(tiny, out, "--trials", "42")
-    assert "42 trials" in more.stdout
+    assert "| quality | 42 |" in more.stdout
     assert [trial.datetime_complete for trial in load(out).trials][:40] == before
 
 
