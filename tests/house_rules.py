@@ -90,12 +90,13 @@ def sources() -> list[Source]:
 
 
 def functions_open_with_a_verb(source: Source) -> Iterator[Offence]:
-    """Yields docstrings of functions, except properties, that do not begin with a verb in the third person."""
+    """Yields docstrings of functions, except properties and tests, that do not begin with a third-person verb."""
     for function in source.functions:
         names = {getattr(node, "attr", getattr(node, "id", "")) for node in function.decorator_list}
         text = ast.get_docstring(function) or ""
         word = text.split()[0] if text else ""
-        if word and not names & PROPERTIES and (not VERB.match(word) or word.rstrip(",") in NOT_VERBS):
+        noun = names & PROPERTIES or function.name.startswith("test_")
+        if word and not noun and (not VERB.match(word) or word.rstrip(",") in NOT_VERBS):
             yield function.body[0].lineno, text.splitlines()[0]
 
 
