@@ -52,7 +52,7 @@ def number_of(measure: Measure, seeds: Sequence[pd.DataFrame]) -> Interval:
         measure: The number.
         seeds: Records of each seed.
     """
-    seeds = [frame[measure.about(columns_of(frame))] for frame in seeds]
+    seeds = [frame[measure.selected(columns_of(frame))] for frame in seeds]
     images = seeds[0]["image_id"]
     if not len(images):
         return Interval(np.nan, np.nan, np.nan, 0)
@@ -60,7 +60,7 @@ def number_of(measure: Measure, seeds: Sequence[pd.DataFrame]) -> Interval:
     if measure.is_mean:
         counted = parts[0][:, 1] > 0
         return mean_interval(np.mean([one[counted, 0] for one in parts], 0), images[counted])
-    return summed_interval(parts, images, measure.of, seeds[0][measure.stratum] if measure.stratum else None)
+    return summed_interval(parts, images, measure.from_sums, seeds[0][measure.stratum] if measure.stratum else None)
 
 
 def columns_of(frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -115,7 +115,7 @@ def overview(folders: Mapping[str, Path], out: Path) -> str:
 
 def _images(measure: Measure, frame: pd.DataFrame) -> int:
     """Returns the number of images of a number's questions; text-only questions have none."""
-    return frame.loc[measure.about(columns_of(frame)) & frame["has_image"], "image_id"].nunique()
+    return frame.loc[measure.selected(columns_of(frame)) & frame["has_image"], "image_id"].nunique()
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -19,7 +19,7 @@ from analysis.drawing import FAINT, caption, draw_outline, house_style, mark_of,
 from analysis.records import read_records
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.data.load import parsed
-from foveate.data.sample import Lazily, VQASample, first_of_images
+from foveate.data.sample import LazyMapping, VQASample, first_of_images
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.evidence import evidence_of, visible_part
 from foveate.evaluation.run import cached_load, data_of
@@ -95,8 +95,8 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
     if not loaded.adapter.fixed_grid:
         return setting
     return setting._replace(
-        images=Lazily(first_of_images(samples), lambda sample: visible_part(loaded, sample.image, grid)),
-        evidence=Lazily({sample.id: sample for sample in samples if sample.things.known}, shown),
+        images=LazyMapping(first_of_images(samples), lambda sample: visible_part(loaded, sample.image, grid)),
+        evidence=LazyMapping({sample.id: sample for sample in samples if sample.things.known}, shown),
     )
 
 

@@ -1,4 +1,4 @@
-"""How does accuracy fall with the number of kept patches, for selected scorers?"""
+"""Measures how accuracy falls with the number of kept patches, for selected scorers."""
 
 from functools import partial
 

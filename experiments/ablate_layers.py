@@ -1,4 +1,4 @@
-"""Which layers' [CLS] attention predicts what the model needs, alone and summed, at which budgets?"""
+"""Measures which layers' [CLS] attention predicts what the model needs, alone and summed, at several budgets."""
 
 from functools import partial
 

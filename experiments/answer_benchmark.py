@@ -1,4 +1,4 @@
-"""What does a model answer on a benchmark when one method compresses its images?"""
+"""Answers benchmarks with a model whose images one method compresses."""
 
 from dataclasses import replace
 

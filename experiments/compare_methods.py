@@ -1,4 +1,4 @@
-"""Which published method keeps what the language model needs, at the same number of equivalent tokens?"""
+"""Compares published methods at the same number of equivalent tokens."""
 
 from foveate.cli import run
 from foveate.core.budget import check_budgets

@@ -1,4 +1,4 @@
-"""Which patches do [CLS], the prompt and the answer attend to, and on which does the answer depend?"""
+"""Measures which patches [CLS], the prompt and the answer attend to, and on which the answer depends."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""How long do the parts of an answer take, and does compression save time, on this model and this machine?"""
+"""Measures how long the parts of an answer take, and whether compression saves time, on one model and machine."""
 
 from functools import partial
 from itertools import cycle, islice, product

@@ -1,4 +1,4 @@
-"""Are the paper's numbers reproduced? VTC-CLS, FastV and PruMerge+ on eight benchmarks, with the published numbers."""
+"""Reproduces a paper's numbers: VTC-CLS, FastV and PruMerge+ on eight benchmarks, with the published numbers."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Which weights of the vision layers, which mix of signals and which budget keep what the model needs?"""
+"""Searches weights of the vision layers, mixes of signals and budgets that keep what the model needs."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The house itself: what is shipped, what an import does, and that the checks of the test run are switched on."""
+"""The repository: contents of the wheel, effects of imports, rules of style, and checks of this test run."""
 
 import subprocess
 import sys
@@ -14,9 +14,62 @@ from jaxtyping import TypeCheckError
 
 import foveate
 from foveate.functional.ranking import top_k
+from tests.house_rules import MOST_LINES, MOST_LINES_OF_A_FILE, RULES, Source, sources
 
 ROOT = Path(__file__).parents[1]
 REFERENCE_MODEL = ROOT / "src/foveate/reference/llava"
+
+OFFENCES = {
+    "functions_open_with_a_verb": (
+        'def f():\n    """A number."""',
+        'def f():\n    """Tokens of a prompt."""',
+        'class C:\n    def f(self):\n        """This returns a number."""',
+    ),
+    "docstrings_open_with_a_sentence": (
+        '"""What a scorer reads."""',
+        'class C:\n    """How bias is measured."""',
+        'class C:\n    @property\n    def f(self):\n        """Whether it is known."""',
+        'X = 1\n"""Of a layer."""',
+        'def f(a, b):\n    """Returns a sum.\n\n    Args:\n        a: A number.\n        b: Likewise.\n    """',
+    ),
+    "functions_are_short": (
+        "def f():\n" + "    x = 1\n" * MOST_LINES,
+        "def f(a, b, c, d, *, e, f, g): ...",
+    ),
+    "files_are_short": ("x = 1\n" * (MOST_LINES_OF_A_FILE + 1),),
+    "text_uses_the_vocabulary": (
+        '"""A picture."""',
+        "x = 1  # nobody's trial",
+        '"""A compressor\nthat is told a layer."""',
+    ),
+    "names_use_the_vocabulary": ("told = 1", "def f(asked_now): ...", "class NotHeard: ...", "self._said = 1"),
+}
+ALLOWED = (
+    '''
+"""Scores of patches."""
+
+class C:
+    """A scorer.
+
+    Attributes:
+        known: Whether the evidence is known.
+    """
+
+    @property
+    def size(self):
+        """Number of patches."""
+
+def f(self, a, b, c, d, e, f):
+    """Returns, for each patch, a score.
+
+    It has lines without code: this text,
+    a blank line and a comment.
+    """
+
+    # a comment
+'''
+    + "    x = 1\n" * (MOST_LINES - 1)
+)
 
 IMPORT_EVERYTHING = """
 import importlib, os, pkgutil
@@ -67,6 +120,31 @@ def test_wheel_holds_the_package_with_the_reference_model_and_nothing_else(tmp_p
     model = {name.name for name in names if name.is_relative_to("foveate/reference/llava")}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= model
     assert model == {file.name for file in REFERENCE_MODEL.iterdir()}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_code_follows_the_rules(rule):
+    offences = [f"{source.path}:{line}: {text}" for source in sources() for line, text in rule(source)]
+    assert not offences, f"{rule.__doc__}\n" + "\n".join([f"{len(offences)} offences", *offences])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_each_rule_finds_its_offences_and_no_others(rule):
+    for text in OFFENCES[rule.__name__]:
+        assert len(list(rule(Source("x.py", text)))) == 1, text
+    assert list(rule(Source("x.py", ALLOWED))) == []
+
+
+def test_options_of_command_lines_and_lmms_eval_are_exempt():
+    (rule,) = (rule for rule in RULES if rule.__name__ == "functions_are_short")
+    many = "def {}(a, b, c, d, e, f, g): ..."
+    assert not list(rule(Source("experiments/x.py", many.format("main"))))
+    assert not list(rule(Source("src/foveate/lmms_eval/x.py", many.format("__init__"))))
+    assert len(list(rule(Source("experiments/x.py", many.format("__init__"))))) == 1
+
+
+def test_about_20_names_are_public():
+    assert 15 <= len(foveate.__all__) <= 25
 
 
 def test_imports_have_no_side_effects(tmp_path):

@@ -124,8 +124,8 @@ def test_names_that_are_taken_are_refused():
     with pytest.raises(UnsupportedModel, match="'llava' has an adapter already, Llava"):
         register_family("llava", lambda model: model)
     register_family("llava", Llava)
-    with pytest.raises(DataError, match="'pope': another data set is called so already"):
-        register_benchmark(POPE.__class__("pope", "x/y", POPE.parts, "test", (), POPE.ask))
+    with pytest.raises(DataError, match="'pope': another data set has this name already"):
+        register_benchmark(POPE.__class__("pope", "x/y", POPE.parts, "test", (), POPE.parse_row))
     register_benchmark(POPE)
 
 

@@ -48,7 +48,7 @@ def gap(measure: Measure, one: pd.DataFrame, other: pd.DataFrame, seed: int = 0)
             f"runs of {len(one)} and {len(other)} questions are not about the same ones: expected the same sample ids "
             "in the same order"
         )
-    rows = measure.about(columns_of(one))
+    rows = measure.selected(columns_of(one))
     one, other = one[rows], other[rows]
     images = one["image_id"]
     parts = [measure.parts(columns_of(frame)) for frame in (one, other)]
@@ -59,7 +59,11 @@ def gap(measure: Measure, one: pd.DataFrame, other: pd.DataFrame, seed: int = 0)
         width, strata = parts[0].shape[1], one[measure.stratum] if measure.stratum else None
         both = np.concatenate(parts, 1)
         interval = summed_interval(
-            [both], images, lambda sums: measure.of(sums[..., :width]) - measure.of(sums[..., width:]), strata, seed
+            [both],
+            images,
+            lambda sums: measure.from_sums(sums[..., :width]) - measure.from_sums(sums[..., width:]),
+            strata,
+            seed,
         )
     return Gap(interval, _swapped(measure, parts, images, seed), images.nunique())
 
@@ -110,5 +114,5 @@ def _swapped(measure: Measure, parts: list[np.ndarray], images: pd.Series, seed:
     for start in range(0, DRAWS, batch):
         swaps = rng.integers(0, 2, (min(batch, DRAWS - start), len(change)), np.uint8)
         moved = swaps.astype(float) @ change
-        drawn.append(measure.of(total[0] + moved) - measure.of(total[1] - moved))
+        drawn.append(measure.from_sums(total[0] + moved) - measure.from_sums(total[1] - moved))
     return np.concatenate(drawn)

@@ -11,7 +11,7 @@ from transformers import LlavaForConditionalGeneration, SiglipVisionConfig
 
 from foveate.bias import measure as bias
 from foveate.bias import module as measuring
-from foveate.bias.measure import carried_out, measure
+from foveate.bias.measure import measure, resolve_plan
 from foveate.bias.plan import BiasPlan
 from foveate.bias.tables import TableFolder
 from foveate.compressors import Identity
@@ -81,7 +81,7 @@ def test_every_question_has_one_row_per_signal_layer_and_head(measured):
 
 
 def test_measures_are_those_of_the_stored_maps(measured, config):
-    """Recomputed by numpy and scipy, question by question."""
+    """Compares with numpy and scipy, question by question."""
     tables = frames(measured)
     maps = tables["maps"].set_index(["sample_id", "signal", "layers"])["map"].map(np.asarray)
     samples = {sample.id: sample for sample in load_samples("scenes", "test", 24)}
@@ -122,7 +122,7 @@ def test_measures_are_those_of_the_stored_maps(measured, config):
         assert row.thing_nats == pytest.approx((np.clip(fall, 0, None) * kept).sum(), abs=1e-5)
 
 
-def test_rows_of_single_tokens_average_to_the_response_and_are_measured_one_by_one(measured):
+def test_rows_of_single_tokens_have_the_measures_of_their_signals(measured):
     tables = frames(measured)
     maps = tables["maps"].set_index(["sample_id", "signal", "layers"])["map"].map(np.asarray)
     tokens, lengths = tables["tokens"], tables["samples"].set_index("sample_id")["answer_tokens"]
@@ -143,7 +143,7 @@ def test_rows_of_single_tokens_average_to_the_response_and_are_measured_one_by_o
         pd.testing.assert_series_equal(own[name], whole[name], atol=1e-6, check_exact=False)
 
 
-def test_both_definitions_of_the_response_are_recorded_and_of_one_token_only_one(measured, monkeypatch):
+def test_both_definitions_of_the_response_are_recorded_if_the_answer_has_two_tokens(measured, monkeypatch):
     tables = frames(measured)
     maps = tables["maps"].set_index(["sample_id", "signal", "layers"])["map"].map(np.asarray)
     for name, length in tables["samples"].set_index("sample_id")["answer_tokens"].items():
@@ -156,7 +156,7 @@ def test_both_definitions_of_the_response_are_recorded_and_of_one_token_only_one
             np.testing.assert_allclose(response, last, atol=1e-6)
 
 
-def test_pairs_are_symmetric_facts_about_the_maps(measured):
+def test_correlations_of_pairs_are_those_of_the_stored_maps(measured):
     tables = frames(measured)
     maps = tables["maps"].set_index(["sample_id", "signal", "layers"])["map"].map(np.asarray)
     pairs = tables["pairs"]
@@ -172,7 +172,7 @@ def test_pairs_are_symmetric_facts_about_the_maps(measured):
 
 
 def test_maps_are_the_attention_of_each_question(measured, config):
-    """The rows of [CLS] do not depend on the question, those of the prompt do, and all are means over heads."""
+    """Checks that maps of [CLS] do not depend on the question, that those of the prompt do, and the mean over heads."""
     maps = frames(measured)["maps"]
     loaded = cached_load(config.model)
     for signal, same in (("cls", True), ("prompt", False)):
@@ -190,8 +190,8 @@ def test_maps_are_the_attention_of_each_question(measured, config):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def unknown_to(samples, blind):
-    """The same questions, of which these do not say where their evidence is, or show too little of it."""
+def with_unknown_evidence(samples, blind):
+    """Returns the questions, those that `blind` selects with unknown evidence or with too little of it."""
     speck = np.zeros((1, 96, 96), bool)
     speck[0, 40, 40] = True
     masks = {False: None, "none": speck[:0], "speck": speck}
@@ -201,17 +201,17 @@ def unknown_to(samples, blind):
     ]
 
 
-def ask_instead(monkeypatch, samples):
+def use_samples(monkeypatch, samples):
     monkeypatch.setattr(bias, "data_of", lambda *args: (tuple(samples), data_hash(samples)))
 
 
-def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_as_ever(config, measured, monkeypatch):
+def test_unknown_evidence_removes_the_evidence_signal_and_changes_no_other(config, measured, monkeypatch):
     def blind(i):
-        return False if i in (1, 2, 7) else "speck" if i == 5 else "none"  # nothing is known in the second batch
+        return False if i in (1, 2, 7) else "speck" if i == 5 else "none"  # unknown in the whole second batch
 
     samples = load_samples("scenes", "test", 24)
     known = {samples[i].id for i in (1, 2, 7)}
-    ask_instead(monkeypatch, unknown_to(samples, blind))
+    use_samples(monkeypatch, with_unknown_evidence(samples, blind))
     found, expected = frames(measure(config, PLAN)), frames(measured)
     for name, sides in (("signals", [""]), ("pairs", ["_a", "_b"]), ("curves", [""]), ("maps", [""])):
         about = [found[name][f"signal{side}"] == "evidence" for side in sides]
@@ -227,9 +227,9 @@ def test_of_questions_without_evidence_that_signal_says_nothing_and_all_else_is_
         pd.testing.assert_frame_equal(rows, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_data_without_evidence_are_measured_without_that_signal(config, monkeypatch):
-    samples = unknown_to(load_samples("scenes", "test", 11), lambda i: "none")
-    ask_instead(monkeypatch, samples)
+def test_data_without_evidence_are_measured_without_the_evidence_signal(config, monkeypatch):
+    samples = with_unknown_evidence(load_samples("scenes", "test", 11), lambda i: "none")
+    use_samples(monkeypatch, samples)
     tables = frames(measure(replace(config, limit=11), QUICK))
     for name in ("signals", "curves", "maps"):
         assert "evidence" not in set(tables[name]["signal"])
@@ -241,7 +241,7 @@ def test_data_without_evidence_are_measured_without_that_signal(config, monkeypa
 
 
 def test_grids_need_not_be_square(config, tmp_path, monkeypatch):
-    """The same 144 patches told to lie in 9 rows of 16: what speaks of places is recomputed with numpy and scipy."""
+    """Arranges the 144 patches as 9 rows of 16 and compares measures of position with numpy and scipy."""
 
     @cache
     def wide(*args):
@@ -270,7 +270,7 @@ def test_grids_need_not_be_square(config, tmp_path, monkeypatch):
         across = np.minimum(np.arange(96) * 16 // 96, 15)  # 96 pixels of width over 16 patches
         down = [
             slice(i * 96 // 9, -(-(i + 1) * 96 // 9)) for i in range(9)
-        ]  # which share pixels, for 9 does not divide
+        ]  # rows share pixels, because 9 does not divide 96
         shown = np.array(
             [
                 [pixels[:, part][:, :, across == j].mean((1, 2)).max(initial=0) >= 1 / 16 for j in range(16)]
@@ -283,7 +283,7 @@ def test_grids_need_not_be_square(config, tmp_path, monkeypatch):
         assert one_row.block_hit == float(np.bincount(block, a).argmax() == drop.argmax())
 
 
-def test_a_tower_without_cls_has_a_curve_where_the_stand_in_scorer_looks(config, tmp_path):
+def test_a_tower_without_cls_has_a_curve_for_the_layer_of_the_fallback(config, tmp_path):
     llava = llava_config(clip_config().vision_config)
     llava.vision_config = SiglipVisionConfig(
         hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=96, patch_size=8
@@ -303,9 +303,9 @@ def test_a_tower_without_cls_has_a_curve_where_the_stand_in_scorer_looks(config,
 
 
 @extended("moments")
-def test_a_measurement_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(config, measured, monkeypatch):
+def test_a_killed_measurement_resumes_with_the_same_tables(config, measured, monkeypatch):
     elsewhere = replace(config, out=config.out / "killed")
-    whole, calls = measuring.Measuring.predict_step, []
+    whole, calls = measuring.BiasModule.predict_step, []
 
     def dies(self, batch):
         calls.append(batch)
@@ -314,12 +314,12 @@ def test_a_measurement_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(co
         return whole(self, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(measuring.Measuring, "predict_step", dies)
+        patched.setattr(measuring.BiasModule, "predict_step", dies)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             measure(elsewhere, PLAN)
     (begun,) = (elsewhere.out / "bias").iterdir()
     assert len(TableFolder(begun).done()) == 12
-    (begun / ".part-stale").mkdir()  # as one leaves that is killed while it writes
+    (begun / ".part-stale").mkdir()  # left by a process that is killed while it writes
     folder = measure(elsewhere, PLAN)
     assert folder.complete
     assert not list(begun.glob(".part-*"))
@@ -328,7 +328,7 @@ def test_a_measurement_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(co
     assert measure(elsewhere, PLAN).folder == folder.folder
 
 
-def test_another_plan_is_another_run(config, measured, monkeypatch):
+def test_each_plan_has_its_own_folder(config, measured, monkeypatch):
     monkeypatch.setattr(answering, "predict", lambda *args: None)
     names = set()
     for change in (
@@ -347,28 +347,28 @@ def test_another_plan_is_another_run(config, measured, monkeypatch):
 
 
 @pytest.mark.parametrize("grid", [Grid(12, 12), Grid(9, 16), Grid(24, 24), Grid(3, 1)], ids=str)
-def test_a_plan_takes_the_smallest_blocks_that_are_not_too_many(grid):
+def test_a_plan_uses_the_smallest_blocks_within_the_maximum_number(grid):
     longest = max(grid.rows, grid.columns)
     for side in range(1, longest + 1):
         counts = {s: math.ceil(grid.rows / s) * math.ceil(grid.columns / s) for s in range(side, longest + 1)}
-        assert carried_out(BiasPlan(side=side), grid) == BiasPlan(side=side, blocks=counts[side])
+        assert resolve_plan(BiasPlan(side=side), grid) == BiasPlan(side=side, blocks=counts[side])
         for most in {1, 4, 10, counts[side], counts[side] + 1}:
-            plan = carried_out(BiasPlan(side=side, blocks=most), grid)
+            plan = resolve_plan(BiasPlan(side=side, blocks=most), grid)
             assert plan.side == min(s for s, count in counts.items() if count <= most)
             assert plan.blocks == counts[plan.side] == len(squares(grid, plan.side).unique())
-            assert carried_out(plan, grid) == plan
+            assert resolve_plan(plan, grid) == plan
 
 
-def test_what_cannot_be_measured_is_refused(config):
+def test_plans_that_do_not_fit_are_refused(config):
     with pytest.raises(BudgetError, match="keep=0"):
         measure(config, replace(PLAN, keep=0))
-    with pytest.raises(BudgetError, match=r"side=13: blocks of 1\.\.12"):
+    with pytest.raises(BudgetError, match=r"side=13: expected 1\.\.12 patches"):
         measure(config, replace(PLAN, side=13))
-    with pytest.raises(BudgetError, match=r"blocks=0: at least one"):
+    with pytest.raises(BudgetError, match=r"blocks=0: expected at least 1"):
         measure(config, replace(PLAN, blocks=0))
     with pytest.raises(BudgetError, match=r"shares=\(\): a curve needs at least one"):
         measure(config, replace(PLAN, shares=()))
-    with pytest.raises(DataError, match=r"no config.json.*run here"):
+    with pytest.raises(DataError, match=r"no config.json.*no run began here"):
         _ = TableFolder(config.out / "nothing").identity
     with pytest.raises(DataError, match=r"no table 'signals'.*measure"):
         TableFolder(config.out / "nothing").read("signals")

@@ -37,14 +37,14 @@ LEADING = [(), (4,), (2, 3), (2, 1, 3)]
 
 
 def random_rows(*leading, seed=0, patches=GRID.patches):
-    """Like attention: float32, at least 0; few different values, so that there are ties and zeros."""
+    """Returns attention-like rows: float32, at least 0, with few different values so that there are ties and zeros."""
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 12, (*leading, patches)) / np.float32(16))
 
 
 def by_row(oracle, *sides):
-    """The oracle of each row on its own, in an array of the leading shape."""
+    """Returns the oracle's value of each row, in an array of the leading shape."""
     leading = sides[0].shape[:-1]
-    values = [oracle(*(np.float64(side[place]) for side in sides)) for place in np.ndindex(*leading)]
+    values = [oracle(*(np.float64(side[index]) for side in sides)) for index in np.ndindex(*leading)]
     return np.reshape(values, leading)
 
 
@@ -73,12 +73,12 @@ def test_agreement_of_two_rows_equals_scipy_or_sets_row_by_row(name, leading):
 
 
 def of_grid(oracle):
-    """An oracle that is given the mass as image of shares."""
+    """Returns an oracle that receives the shares of mass as an image."""
     return lambda row: oracle(row.reshape(GRID.rows, GRID.columns) / row.sum())
 
 
 def centroid(image, axis):
-    """With the edges of the grid at 0 and 1."""
+    """Returns the offset of the centroid from the centre if the grid's edges are at 0 and 1."""
     centres = (np.indices(image.shape)[axis] + 0.5) / image.shape[axis]
     return np.average(centres, weights=image) - 0.5
 
@@ -105,8 +105,8 @@ def test_numbers_of_one_row_equal_scipy_or_numpy_row_by_row(name, leading):
     np.testing.assert_allclose(found, by_row(oracle, rows.numpy()), rtol=1e-12, atol=1e-14)
 
 
-def test_half_precision_of_scores_does_not_blur_places_and_sums():
-    rows = random_rows(3, patches=600).bfloat16()  # which knows no odd number above 256
+def test_half_precision_scores_give_the_values_of_double_precision():
+    rows = random_rows(3, patches=600).bfloat16()  # which represents no odd number above 256
     grid = Grid(300, 2)
     for function in (
         raster_correlation,
@@ -126,14 +126,14 @@ def test_mass_is_relative_and_nan_where_there_is_none(name):
     rows = random_rows(3)
     torch.testing.assert_close(MASS[name](rows), MASS[name](rows * 8))
     assert MASS[name](torch.zeros(2, GRID.patches)).isnan().all()
-    with pytest.raises(ValueError, match=r"scores down to -0\.25 are no mass"):
+    with pytest.raises(ValueError, match=r"scores down to -0\.25 are not a mass"):
         MASS[name](rows - 0.25)
 
 
 @pytest.mark.parametrize("correlation", [spearman, kendall])
 def test_correlations_are_nan_where_a_side_is_constant_or_unknown(correlation):
     a, b = random_rows(4), random_rows(4, seed=1)
-    a[0] = 0.1  # which a sum of squares about a rounded mean would not call constant
+    a[0] = 0.1  # whose squared deviations from a rounded mean are not 0
     b[1] = 0.0
     a[2, 5] = torch.nan
     assert correlation(a, b).isnan().tolist() == [True, True, True, False]
@@ -152,7 +152,7 @@ def test_correlations_of_rising_maps_are_one_and_of_falling_ones_minus_one(corre
 def test_kendall_does_not_depend_on_how_many_rows_fit_at_once(limit, monkeypatch):
     a, b = random_rows(5), random_rows(5, seed=1)
     expected = kendall(a, b)
-    monkeypatch.setattr(bias, "_AT_ONCE", limit)
+    monkeypatch.setattr(bias, "_CHUNK", limit)
     assert torch.equal(kendall(a, b), expected)
 
 
@@ -163,7 +163,7 @@ def test_sets_shifted_by_some_patches_overlap_in_the_others():
         assert top_overlap(a, a.roll(shift), keep=6).item() == pytest.approx(1 - shift / 6)
 
 
-def test_tied_scores_go_to_the_lower_index_and_lost_patches_to_nobody():
+def test_the_lower_index_wins_ties_and_scores_of_minus_infinity_are_never_selected():
     constant, falling, rising = torch.zeros(10), -torch.arange(10.0), torch.arange(10.0)
     assert top_overlap(constant, falling, keep=3).item() == 1
     assert top_overlap(constant, rising, keep=3).item() == 0
@@ -174,7 +174,7 @@ def test_tied_scores_go_to_the_lower_index_and_lost_patches_to_nobody():
 
 @pytest.mark.parametrize("keep", [0, 11])
 def test_overlap_of_more_patches_than_there_are_is_refused(keep):
-    with pytest.raises(BudgetError, match=r"choose 1\.\.10"):
+    with pytest.raises(BudgetError, match=r"expected 1\.\.10 patches"):
         top_overlap(torch.zeros(10), torch.zeros(10), keep=keep)
 
 
@@ -200,7 +200,7 @@ def test_retained_mass_equals_a_masked_average():
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 35])
-def test_so_many_equally_attended_patches_are_so_many_effective_tokens(count):
+def test_effective_tokens_of_equally_attended_patches_are_their_number(count):
     row = torch.zeros(GRID.patches)
     row[torch.from_numpy(np.random.default_rng(count).permutation(GRID.patches)[:count])] = 0.3
     assert effective_tokens(row).item() == pytest.approx(count)
@@ -224,7 +224,7 @@ def test_a_point_mass_shifts_the_centroid_to_its_patch(down, right):
     np.testing.assert_allclose(found, [(down - 2) / 5, (right - 3) / 7], atol=1e-15)
 
 
-def test_last_rows_hold_what_was_planted_there():
+def test_the_share_of_the_last_rows_is_the_mass_that_was_placed_there():
     image = torch.full((5, 7), 0.25 / 21)
     image[-2:] = 0.75 / 14
     share = partial(last_rows_share, image.flatten(), GRID)
@@ -256,7 +256,7 @@ def test_p_of_one_image_equals_scipy_over_all_permutations():
     row = torch.tensor([[1.0, 3.0, 2.0, 2.0, 5.0, 4.0]])
     ranks = stats.rankdata(row[0])
 
-    def rising(ranks, axis):  # as Spearman's coefficient, for the ranks' spread is the same in any order
+    def rising(ranks, axis):  # equivalent to Spearman's coefficient, because permutations keep the ranks' variance
         return ranks @ np.arange(6)
 
     exact = stats.permutation_test((ranks,), rising, permutation_type="pairings", vectorized=True, n_resamples=np.inf)
@@ -283,20 +283,20 @@ STATISTICS = {name: SINGLES[name][0] for name in ("raster", "grid row", "down", 
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-def test_p_is_uniform_where_place_means_nothing(name):
+def test_p_is_uniform_without_a_bias_over_position(name):
     values = [positional_null(STATISTICS[name], random_rows(3, seed=i), 99, seed=i) for i in range(60)]
     assert stats.kstest(values, "uniform").pvalue > 0.01
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-def test_p_is_as_small_as_can_be_where_a_bias_was_planted(name):
+def test_p_is_minimal_for_a_constructed_bias(name):
     corner = torch.from_numpy(np.add.outer(np.arange(5), np.arange(7)).flatten() / 2.0)
     rows = random_rows(20) + 0.2 * corner.float()
     for biased in (rows, rows.flip(1)):
         assert positional_null(STATISTICS[name], biased, 199, seed=0) == pytest.approx(2 / 200)
 
 
-def test_smooth_maps_without_bias_fool_the_permutations_but_not_a_test_over_images():
+def test_smooth_maps_without_bias_have_a_small_p_by_permutation_but_not_by_a_test_over_images():
     def down(rows):
         return centroid_shift(rows, Grid(10, 10))[0]
 
@@ -313,14 +313,14 @@ def test_p_is_one_where_every_order_gives_the_same_and_does_not_depend_on_chunks
     assert positional_null(statistic, torch.full((3, 35), 0.1), 99, seed=0) == 1
     rows = random_rows(3)
     expected = positional_null(statistic, rows, 99, seed=5)
-    monkeypatch.setattr(bias, "_PERMUTED_AT_ONCE", 10 * rows.numel())
+    monkeypatch.setattr(bias, "_PERMUTED_CHUNK", 10 * rows.numel())
     assert positional_null(statistic, rows, 99, seed=5) == expected
 
 
 @pytest.mark.parametrize("lean", [0.0, 0.02, -0.02, 0.5], ids=str)
-def test_the_fast_p_of_the_row_correlation_is_that_of_any_statistic(lean):
+def test_row_null_equals_positional_null_of_the_row_correlation(lean):
     rows = random_rows(9) + 1 + lean * torch.from_numpy(ROW_INDEX).float()
-    rows[4] = 0.25  # constant: says nothing
+    rows[4] = 0.25  # constant: undefined
     expected = positional_null(partial(row_correlation, grid=GRID), rows, 199, seed=3)
     assert row_null(rows, GRID, 199, seed=3) == expected
     assert (expected == 2 / 200) == (lean == 0.5)
@@ -331,7 +331,7 @@ def test_precision_equals_sets_by_hand():
     share = torch.zeros(4, 2, 10)
     share[0, 0, [1, 2, 3]] = 0.5
     share[0, 1, [3, 4]] = 0.5
-    share[0, 1, 9] = 0.01  # too little to be seen
+    share[0, 1, 9] = 0.01  # below SHOWN
     share[1, 0, 7] = 1.0
     share[3] = 1.0
     stays = marked(torch.tensor([[1, 2, 9], [0, 1, 2], [0, 1, -1], [-1, -1, -1]]), 10)
@@ -347,7 +347,7 @@ def test_precision_and_recall_count_the_same_patches():
     torch.testing.assert_close(both, evidence_recall(stays, share) * needed)
 
 
-def test_the_matrix_of_kendall_is_that_of_scipy_pair_by_pair():
+def test_the_matrix_of_kendall_equals_scipy_pair_by_pair():
     maps = torch.randint(0, 6, (3, 4, 30), generator=torch.Generator().manual_seed(0)).float()
     maps[0, 1] = 2  # constant: undefined
     found = kendall_matrix(maps)

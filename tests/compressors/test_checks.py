@@ -11,7 +11,7 @@ from torch import Tensor
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
 from foveate.compressors.base import uncompressed
 from foveate.core.arrangement import Arrangement, Grid
-from foveate.core.checks import _looked_at
+from foveate.core.checks import _reads_values
 from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import Cut, Merger, Scorer, Selector
 from foveate.core.errors import FoveateError
@@ -70,14 +70,14 @@ WRONG_COMPRESSIONS = {
 WRONG_VALUES = {
     "chosen too high": (lambda right: right + 140, "143, or PADDING (-1)"),
     "chosen below padding": (lambda right: right - 200, "expected 0..143, or PADDING (-1)"),
-    "chosen twice": (lambda right: right[:, [0, 1, 2, 1]], "it stands there twice, expected each patch once"),
-    "padding first": (lambda right: F.pad(right, (1, 0), value=-1), "it stands behind PADDING (-1), which ends a row"),
+    "chosen twice": (lambda right: right[:, [0, 1, 2, 1]], "it is kept twice, expected each patch once"),
+    "padding first": (lambda right: F.pad(right, (1, 0), value=-1), "it comes after PADDING (-1), which ends a row"),
     "on no device": (lambda right: right.to("meta"), "on the meta device"),
 }
 WRONG_MAKINGS = {
     "place too high": (lambda right: forged(right.origin + 140), "expected 0..143, EXTRA (-2) or PADDING (-1)"),
     "place below extra": (lambda right: forged(right.origin - 200), "expected 0..143, EXTRA (-2) or PADDING (-1)"),
-    "padding first": (lambda right: forged(F.pad(right.origin, (1, 0), value=-1)), "it stands behind PADDING (-1)"),
+    "padding first": (lambda right: forged(F.pad(right.origin, (1, 0), value=-1)), "it comes after PADDING (-1)"),
     "weights of NaN": (
         lambda right: forged(right.origin, torch.full((1, right.origin.shape[1], 144), torch.nan)),
         "a weight of its mixing is NaN or infinite",
@@ -281,8 +281,8 @@ def test_own_cuts_and_compressors_that_are_right_are_let_through(asked):
 
 def test_only_plug_ins_from_elsewhere_make_a_device_wait_for_their_values():
     far = torch.device("cuda")
-    assert not _looked_at(Union((TopK(), PerTile(MaxMin()))), far)
-    assert not _looked_at(Contextual(), far)
-    assert _looked_at(Union((TopK(), Always())), far)
-    assert _looked_at(Always(), far)
-    assert _looked_at(TopK(), torch.device("cpu"))
+    assert not _reads_values(Union((TopK(), PerTile(MaxMin()))), far)
+    assert not _reads_values(Contextual(), far)
+    assert _reads_values(Union((TopK(), Always())), far)
+    assert _reads_values(Always(), far)
+    assert _reads_values(TopK(), torch.device("cpu"))

@@ -11,7 +11,7 @@ TEXT, TEXTS = Value("string"), List(Value("string"))
 
 
 def encoded_image(seed: int, size: tuple[int, int] = (96, 96), form: str = "PNG") -> dict:
-    """As `datasets` stores an image: encoded bytes and the name of a file that need not exist."""
+    """Returns an image as `datasets` stores it: encoded bytes and the name of a file that need not exist."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
     data = BytesIO()
     PILImage.fromarray(pixels).resize(size, PILImage.Resampling.NEAREST).save(data, form)
@@ -30,7 +30,7 @@ POPE_KINDS = ("random", "popular", "adversarial")
 
 
 def pope_rows(images: int = 3) -> list[dict]:
-    """As on the hub: all questions of a category, then those of the next; the images come again."""
+    """Returns rows as on the hub: the categories follow each other and share their images."""
     return [
         {
             "id": f"{3 * image + number}",
@@ -190,7 +190,7 @@ SCIENCEQA = {
 
 
 def scienceqa_rows() -> list[dict]:
-    """The second one is about text alone."""
+    """Returns three rows, the second of them without an image."""
     rest = dict.fromkeys(("task", "grade", "topic", "category", "skill", "lecture", "solution"), "")
     return [
         {
@@ -216,7 +216,7 @@ MMBENCH = {
 
 
 def mmbench(path: Path) -> Path:
-    """Two questions of two options, each in both rotations, which stand a million apart."""
+    """Writes two questions of two options in both rotations, whose indices differ by a million."""
     rows = [
         {
             "index": 241 + number + turn * 1_000_000,

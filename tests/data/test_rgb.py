@@ -1,4 +1,4 @@
-"""An image of any mode, depth and orientation is the same pixels through every door."""
+"""Images of any mode, depth and orientation give the same pixels on every path to the model."""
 
 from io import BytesIO
 from pathlib import Path
@@ -16,8 +16,8 @@ from transformers.image_utils import load_image
 
 from foveate.core.errors import DataError
 from foveate.data.rgb import as_rgb, upright_size
-from foveate.data.sample import Boxes, Drawn
-from foveate.data.stored import Stored, encoded
+from foveate.data.sample import Boxes, InMemoryImage
+from foveate.data.stored import StoredImage, image_column
 from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
 
@@ -37,7 +37,7 @@ UPRIGHT = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels, 1),
 }
-"""How pixels that were stored with an EXIF orientation are meant to be seen."""
+"""Functions from stored pixels to upright ones by EXIF orientation."""
 
 
 def saved(image, form="PNG", orientation=None, **options):
@@ -60,7 +60,7 @@ def opened(data):
 
 def stored(data):
     table = Dataset(pa.Table.from_pylist([{"image": {"bytes": data, "path": None}}]))
-    return Stored(encoded(table, "image"), 0, "one", Path())
+    return StoredImage(image_column(table, "image"), 0, "one", Path())
 
 
 GREY = np.asarray(RGB.convert("L"))
@@ -74,7 +74,7 @@ def painted():
     return image
 
 
-GOOD = {  # encoded, and what is to be seen
+GOOD = {  # encoded image and expected pixels
     "RGB": (saved(RGB), COLOURS),
     "grey": (saved(RGB.convert("L")), GREY[..., None].repeat(3, 2)),
     "bilevel": (saved(Image.fromarray(GREY > 127)), np.where(GREY > 127, 255, 0)[..., None].repeat(3, 2)),
@@ -110,7 +110,7 @@ GOOD = {  # encoded, and what is to be seen
         saved(Image.fromarray(DEEP), orientation=5),
         UPRIGHT[5]((DEEP >> 8)[..., None].repeat(3, 2)),
     ),
-    "an orientation that no standard knows": (saved(RGB, "JPEG", 99), np.asarray(opened(saved(RGB, "JPEG")))),
+    "an orientation outside of the standard": (saved(RGB, "JPEG", 99), np.asarray(opened(saved(RGB, "JPEG")))),
 }
 
 
@@ -120,49 +120,49 @@ def loaded(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_every_door_gives_the_same_pixels(kind, loaded):
+def test_every_reader_gives_the_same_pixels(kind, loaded):
     data, expected = GOOD[kind]
     first = as_rgb(opened(data))
     assert first.mode == "RGB"
-    assert np.abs(np.asarray(first).astype(float) - expected).max() <= 1  # of alpha, rounded
-    table, memory = stored(data), Drawn(opened(data))
+    assert np.abs(np.asarray(first).astype(float) - expected).max() <= 1  # rounding of alpha
+    table, memory = stored(data), InMemoryImage(opened(data))
     for image in (table.open(), memory.open(), as_rgb(first), as_rgb(table.open())):
         assert np.array_equal(np.asarray(image), np.asarray(first))
     for size in (table.size, memory.size, upright_size(opened(data)), upright_size(first)):
         assert size == first.size == expected.shape[1::-1]
     pixels = loaded.image_inputs([Image.fromarray(np.asarray(first))])[0]["pixel_values"]
-    doors = (opened(data), table.open(), memory.open(), as_decoded_by_datasets(data))
-    for image in doors:
+    readers = (opened(data), table.open(), memory.open(), as_decoded_by_datasets(data))
+    for image in readers:
         assert torch.equal(loaded.image_inputs([image])[0]["pixel_values"], pixels)
 
 
 def as_decoded_by_datasets(data):
-    """As lmms-eval's tasks, and notebooks with `load_dataset`, hold images."""
+    """Returns the image that `datasets` decodes for lmms-eval's tasks and notebooks."""
     return Dataset.from_dict({"image": [{"bytes": data, "path": None}]}).cast_column("image", Decoded())[0]["image"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in GOOD if "16 bits" not in kind and "orientation" not in kind])
-def test_without_depth_and_orientation_it_is_what_image_processors_of_transformers_make(kind, loaded):
+def test_images_without_orientation_and_16_bits_equal_the_image_processors_of_transformers(kind, loaded):
     data = GOOD[kind][0]
     stock = loaded.processor.image_processor([opened(data)], return_tensors="pt")["pixel_values"]
     assert torch.equal(loaded.image_inputs([opened(data)])[0]["pixel_values"], stock)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in GOOD if "orientation" in kind and "bits" not in kind])
-def test_orientation_is_that_of_load_image(kind):
+def test_orientation_equals_load_image(kind):
     image = opened(GOOD[kind][0])
     if image.mode == "RGB":
         assert np.array_equal(np.asarray(as_rgb(image)), np.asarray(load_image(image)))
 
 
 @pytest.mark.parametrize("kind", ["JPEG, orientation 6", "16 bits", "RGBA", "palette with alpha"])
-def test_images_of_requests_of_lmms_eval_are_opened_alike(kind, loaded):
+def test_images_of_requests_of_lmms_eval_give_the_same_pixels(kind, loaded):
     pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
     from foveate.lmms_eval.request import Request
 
     data = GOOD[kind][0]
-    asked = Request.of(loaded, "What is it?", [opened(data)], "")
-    inputs = loaded.inputs([asked.prompt], [asked.images])
+    request = Request.of(loaded, "What is it?", [opened(data)], "")
+    inputs = loaded.inputs([request.prompt], [request.images])
     assert torch.equal(inputs["pixel_values"], loaded.image_inputs([stored(data).open()])[0]["pixel_values"])
 
 
@@ -175,7 +175,7 @@ def test_an_orientation_in_xmp_is_applied_too():
     assert np.array_equal(np.asarray(as_rgb(stored(data).open())), UPRIGHT[6](COLOURS))
 
 
-def test_evidence_lies_in_the_upright_image():
+def test_evidence_refers_to_the_upright_image():
     image = stored(GOOD["JPEG, orientation 6"][0])
     (mask,) = Boxes(((0.0, 0.0, 0.5, 1.0),)).masks(image)
     assert mask.shape == np.asarray(image.open()).shape[:2] == (40, 24)
@@ -183,7 +183,7 @@ def test_evidence_lies_in_the_upright_image():
 
 
 def with_exif(data):
-    """A PNG with such EXIF data, which Pillow writes only if they are some."""
+    """Returns a PNG with EXIF data, also invalid ones, which Pillow does not write."""
     chunk = b"eXIf" + data
     mark = len(PNG) - 12  # the end of a PNG
     return PNG[:mark] + len(data).to_bytes(4, "big") + chunk + crc32(chunk).to_bytes(4, "big") + PNG[mark:]
@@ -192,42 +192,42 @@ def with_exif(data):
 PNG = saved(RGB)
 
 
-def test_exif_data_behind_the_pixels_are_read():
+def test_exif_data_after_the_pixels_are_read():
     turned = Image.Exif()
     turned[0x0112] = 6
     data = with_exif(turned.tobytes().removeprefix(b"Exif\0\0"))
     assert stored(data).size == stored(data).open().size == as_rgb(opened(data)).size == (24, 40)
 
 
-def test_exif_data_that_cannot_be_read_are_named():
+def test_unreadable_exif_data_are_an_error_that_names_the_image():
     data = with_exif(b"junk")
-    for door in (lambda: as_rgb(opened(data), "image 'one'"), lambda: upright_size(opened(data), "image 'one'")):
+    for read in (lambda: as_rgb(opened(data), "image 'one'"), lambda: upright_size(opened(data), "image 'one'")):
         with pytest.raises(DataError, match=r"image 'one': its EXIF data, .* cannot be read .*: store it without"):
-            door()
-    for door in (stored(data).open, lambda: stored(data).size):
+            read()
+    for read in (stored(data).open, lambda: stored(data).size):
         with pytest.raises(DataError, match="image 'one': its EXIF data"):
-            door()
+            read()
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_32_bits_per_pixel_are_refused_at_every_door(mode, loaded):
+def test_32_bits_per_pixel_are_refused_by_every_reader(mode, loaded):
     image = Image.new(mode, (8, 8))
-    for door in (lambda: Drawn(image).open(), lambda: loaded.image_inputs([image])):
+    for read in (lambda: InMemoryImage(image).open(), lambda: loaded.image_inputs([image])):
         with pytest.raises(DataError, match="32 bits per pixel"):
-            door()
+            read()
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA", "HSV", "LAB", "YCbCr", "RGBX"])
-def test_modes_that_no_file_has_are_taken(mode):
+def test_modes_that_no_file_format_has_are_converted(mode):
     assert as_rgb(Image.new(mode, (4, 6))).mode == "RGB"
 
 
-def test_what_is_no_image_is_named():
+def test_an_array_is_refused_by_its_type():
     with pytest.raises(DataError, match="this image is a ndarray: expected a PIL image"):
         as_rgb(COLOURS)
 
 
-def test_the_caller_keeps_his_image():
+def test_the_original_image_stays_unchanged():
     for image in (RGB, RGBA, opened(GOOD["JPEG, orientation 6"][0])):
         before, notes = np.array(image), dict(image.info)
         as_rgb(image).paste((1, 2, 3), (0, 0, 5, 5))

@@ -13,7 +13,7 @@ from foveate.data.scenes.scene import COLOURS, IMAGE_SIZE, KINDS, SPLITS, make_s
 SCENES = [make_scene("search", index) for index in range(60)]
 
 
-def asked(kind):
+def questions_of(kind):
     for index, scene in enumerate(SCENES):
         yield scene, QUESTION_KINDS[kind](scene, stream("search", index, 9))
 
@@ -25,7 +25,7 @@ def test_a_scene_is_a_function_of_seed_split_and_index():
     assert make_scene("search", 7, seed=1).things != again.things
 
 
-def test_questions_are_the_same_in_every_process():
+def test_questions_do_not_depend_on_the_process():
     code = "from foveate.data.load import *; print(data_hash(load_samples('scenes', 'search', 55)))"
     hashes = {
         subprocess.run(
@@ -36,12 +36,12 @@ def test_questions_are_the_same_in_every_process():
     assert len(hashes) == 1
 
 
-def test_splits_share_no_scene():
+def test_splits_have_different_scenes():
     things = [make_scene(split, index).things for split in SPLITS for index in range(100)]
     assert len(set(things)) == len(things)
 
 
-def test_scenes_hold_what_they_promise():
+def test_scenes_have_the_documented_contents():
     for scene in SCENES:
         assert scene.pixels.shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
         assert 2 <= len(scene.shapes) <= 4
@@ -50,7 +50,7 @@ def test_scenes_hold_what_they_promise():
         assert len({thing.kind for thing in scene.shapes}) == len(scene.shapes)
 
 
-def test_masks_show_the_colour_of_their_thing():
+def test_masks_cover_pixels_of_the_colour_of_their_thing():
     near = total = 0
     palette = np.array(list(COLOURS.values()))
     for scene in SCENES:
@@ -63,7 +63,7 @@ def test_masks_show_the_colour_of_their_thing():
     assert near / total > 0.97
 
 
-def test_masks_lie_where_their_thing_is():
+def test_masks_are_centred_on_their_thing():
     for scene in SCENES:
         for mask, thing in zip(scene.masks(range(len(scene.things))), scene.things, strict=True):
             rows, columns = mask.nonzero()
@@ -74,21 +74,21 @@ def test_masks_lie_where_their_thing_is():
 def test_existence_answers_are_true_and_balanced():
     for kind in ("exist", "exist_adversarial"):
         truths = []
-        for scene, question in asked(kind):
+        for scene, question in questions_of(kind):
             *_, colour, shape = question.text.rstrip("?").split()
-            there = any(t.colour == colour and t.kind == shape for t in scene.things)
-            assert question.answer == ("yes" if there else "no")
+            present = any(t.colour == colour and t.kind == shape for t in scene.things)
+            assert question.answer == ("yes" if present else "no")
             if kind == "exist_adversarial":
                 assert {colour, shape} <= {w for t in scene.things for w in (t.colour, t.kind)}
-            truths.append(there)
+            truths.append(present)
         assert 0.3 < np.mean(truths) < 0.7
 
 
 def test_relations_hold_in_the_image():
-    for scene, question in asked("relation"):
+    for scene, question in questions_of("relation"):
         words = question.text.rstrip("?").split()
-        where = {t.kind: t for t in scene.shapes}
-        one, other = where[words[2]], where[words[-1]]
+        by_kind = {t.kind: t for t in scene.shapes}
+        one, other = by_kind[words[2]], by_kind[words[-1]]
         holds = {
             "left": one.x < other.x,
             "right": one.x > other.x,
@@ -98,22 +98,22 @@ def test_relations_hold_in_the_image():
         assert question.answer == ("yes" if holds else "no")
 
 
-def test_multiple_choice_has_one_right_option():
-    for scene, question in asked("multiple_choice"):
+def test_multiple_choice_has_one_correct_option():
+    for scene, question in questions_of("multiple_choice"):
         kind = question.text.split(":")[0].split()[-1]
         options = question.text.rstrip("?").split(":")[1].split()
-        chosen = dict(zip(options[::2], options[1::2], strict=True))
-        assert chosen[question.answer] == next(t.colour for t in scene.shapes if t.kind == kind)
-        assert len(set(chosen.values())) == len(chosen) >= 2
+        by_letter = dict(zip(options[::2], options[1::2], strict=True))
+        assert by_letter[question.answer] == next(t.colour for t in scene.shapes if t.kind == kind)
+        assert len(set(by_letter.values())) == len(by_letter) >= 2
 
 
 def test_long_answers_name_every_shape_and_every_property():
-    for scene, question in asked("list"):
+    for scene, question in questions_of("list"):
         assert set(question.answer.split(", ")) == {f"{t.colour} {t.kind}" for t in scene.shapes}
         assert len(question.needed) == len(scene.shapes)
-    for scene, question in asked("list_colors"):
+    for scene, question in questions_of("list_colors"):
         assert set(question.answer.split(", ")) == {f"{t.kind} {t.colour}" for t in scene.shapes}
-    for scene, question in asked("describe"):
+    for scene, question in questions_of("describe"):
         thing = scene.things[question.needed[0]]
         assert question.answer == f"{thing.size}, {thing.colour}, {' '.join(thing.quadrant)}"
 
@@ -143,6 +143,6 @@ def test_a_limit_is_a_prefix_and_all_questions_of_an_image_follow_each_other():
         (("scenes", "test", 0), "limit=0"),
     ],
 )
-def test_unknown_data_is_named_with_what_is_known(arguments, message):
+def test_an_unknown_name_is_listed_with_the_known_ones(arguments, message):
     with pytest.raises(DataError, match=message):
         load_samples(*arguments)

@@ -17,7 +17,7 @@ from foveate.compressors import Identity
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import DataError, OptionError
 from foveate.data.load import load_samples
-from foveate.data.sample import Boxes, Drawn
+from foveate.data.sample import Boxes, InMemoryImage
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
 from foveate.evaluation.evidence import evidence_of, visible_part
@@ -158,9 +158,9 @@ def test_the_time_of_a_question_is_not_that_of_one_which_is_not_asked(tiny, tmp_
 
 def test_bias_is_measured_of_every_question_or_says_which_cannot_be_asked(tiny, tmp_path):
     plan = BiasPlan(blocks=4)
-    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens.*mend the data$"):
+    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens.*correct the data$"):
         measure(config(tiny, tmp_path, BROKEN["context"][0]), plan)
-    with pytest.raises(OptionError, match="on_error='skip': bias is measured of every question"):
+    with pytest.raises(OptionError, match="on_error='skip': bias is measured on every question"):
         measure(replace(config(tiny, tmp_path, {}), on_error="skip"), plan)
 
 
@@ -215,7 +215,7 @@ def test_the_reference_models_processor_stretches(tiny):
     loaded = load(tiny)
     sample = replace(
         load_samples("scenes", "test", 1)[0],
-        source=Drawn(Image.new("RGB", (192, 96))),
+        source=InMemoryImage(Image.new("RGB", (192, 96))),
         things=Boxes(((0.5, 0.0, 1.0, 0.5),)),
     )
     image = Arrangement((loaded.adapter.tower.grid,))

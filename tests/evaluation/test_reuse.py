@@ -12,10 +12,10 @@ from foveate.evaluation.answering import encodings_of, longest_first
 from foveate.evaluation.names import REUSABLE
 from foveate.evaluation.run import cached_load
 from foveate.methods import fastv, prumerge, vtc_cls
-from foveate.models.runtime.generation import Conversation, answer, likelihood
+from foveate.models.runtime.generation import Conversation, Decoding, answer, likelihood
 from foveate.scorers import ClsEnsemble
 from foveate.selectors import Mass
-from tests.image_files import seen
+from tests.image_files import live_images
 from tests.tiers import parametrize
 
 COMPRESSORS = [
@@ -84,15 +84,15 @@ def test_text_before_images_runs_once_and_padding_stands_behind_it(config, loade
     system = [5, 6, 7, 8, 9, 10, 11, 12]
     turns = [Conversation.from_prompts([[*system, *prompt]], llava.image_token) for prompt in prompts]
     pixels = loaded.image_inputs([sample.image for sample in images])[0]["pixel_values"]
-    ragged = VisionCompressor(ClsEnsemble((0, 5)), None, Mass(0.6)).compress(seen(llava, pixels))
+    ragged = VisionCompressor(ClsEnsemble((0, 5)), None, Mass(0.6)).compress(live_images(llava, pixels))
     assert len(set(ragged.decision.compression.count.tolist())) > 1
     references = [loaded.reference(sample.question, sample.references[0]) for sample in images]
     shapes = runs_of(llava.decoder.blocks[0])
     for repack in (True, False):
         of = (llava, turns, ragged, repack)
-        alone = answer(*of, 5, share=False)
+        alone = answer(*of, Decoding(5), share=False)
         start = len(shapes)
-        assert answer(*of, 5).tokens == alone.tokens
+        assert answer(*of, Decoding(5)).tokens == alone.tokens
         assert shapes[start][:2] == (1, len(system) + prompts[0].index(llava.image_token))
         torch.testing.assert_close(
             likelihood(*of, references), likelihood(*of, references, share=False), atol=1e-4, rtol=1e-4

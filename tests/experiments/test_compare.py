@@ -87,7 +87,7 @@ def test_the_comparison_writes_what_its_help_promises(finished):
     assert "### 16 tokens" in printed
 
 
-def test_what_is_missing_is_said_and_why(finished):
+def test_missing_cells_are_reported_with_their_reasons(finished):
     folder, printed = finished
     text = (folder / "runs/compare_methods/table.md").read_text()
     assert "- fastv at 16: fastv cannot come near 16 equivalent tokens" in text
@@ -114,7 +114,7 @@ def test_without_arguments_every_method_takes_part(finished):
 
 
 def test_an_edited_scorer_is_another_method(finished, tiny):
-    """The last test here: it changes the file."""
+    """Runs last, because it changes the scorer's file."""
     folder, _ = finished
     source = folder / "mine/scorer.py"
     source.write_text(source.read_text().replace("return (features", "return -(features"))

@@ -31,9 +31,9 @@ def test_the_ablation_writes_what_its_help_promises(finished):
     assert printed.startswith("Too few images for any test (n = 2).")
     assert "(12 questions) and reported on the other half: n = 10 questions about 1 images" in printed
     table = pd.read_csv(runs / "ablate_layers" / "table.csv", dtype={"layers": str})
-    asked = "scorer layers keep n accuracy ci_low ci_high delta_vs_full delta_ci_low delta_ci_high delta_vs_random"
-    asked += " p_vs_random_holm evidence_recall agreement_with_full"
-    assert set(asked.split()) <= set(table.columns)
+    columns = "scorer layers keep n accuracy ci_low ci_high delta_vs_full delta_ci_low delta_ci_high delta_vs_random"
+    columns += " p_vs_random_holm evidence_recall agreement_with_full"
+    assert set(columns.split()) <= set(table.columns)
     rows = {"cls[1]", "cls[5]", "cls[1:]", "cls[all]", "random", "uniform", "evidence"}
     rows |= {"saturation", "contrast", "edges"}
     assert set(table["scorer"]) == rows | {"full", "blind"}
@@ -57,7 +57,7 @@ def test_a_second_run_computes_nothing_and_changes_no_byte_of_the_table(finished
     runs, printed = finished
     table = (runs / "ablate_layers" / "table.csv").read_bytes()
     parts = {part: part.stat().st_mtime_ns for part in runs.glob("records/*/part-*")}
-    for remembered in (True, False):  # by the files as they are, or by a look at the study
+    for remembered in (True, False):  # by the stored report, or by the finished study
         if not remembered:
             (runs / "ablate_layers" / "finished.json").unlink()
         again = run("ablate_layers", "--model", tiny, *QUICK, folder=runs.parent)
@@ -113,7 +113,7 @@ def test_help_explains_every_option():
 
 
 def test_bad_input_gets_one_clear_line_from_a_process_of_its_own(tiny, tmp_path):
-    """All other values that no option can have are tried in the test's own process: test_values.py."""
+    """Other invalid values are tested without a process of their own, in test_values.py."""
     result = run("ablate_layers", "--model", tiny, "--limit", "11", "--keep", "500", folder=tmp_path)
     last = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 2
@@ -131,7 +131,7 @@ def test_another_configuration_under_the_same_name_is_refused(finished, tiny):
 
 
 def test_fresh_moves_the_old_study_aside(finished, tiny):
-    """After all that read it."""
+    """Runs last, because the other tests read the study."""
     runs, printed = finished
     result = run("ablate_layers", "--model", tiny, *QUICK, "--fresh", folder=runs.parent)
     assert result.returncode == 0, result.stderr
@@ -156,7 +156,7 @@ def test_a_study_that_exists_is_treated_as_its_options_say(given, name, existing
     assert (options.name, options.existing) == (name, existing)
 
 
-def test_a_benchmark_is_asked_whole_where_no_limit_is_given():
+def test_all_questions_of_a_benchmark_are_asked_without_a_limit():
     limits = [config.limit for _, config in Options("usual", 1500, data=("scenes", "pope:x")).each]
     assert limits == [1500, None]
     given = Options("usual", 1500, data=("scenes", "pope:x"), limit=7)

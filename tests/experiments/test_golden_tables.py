@@ -24,7 +24,7 @@ def test_every_study_has_small_golden_tables():
 
 
 @pytest.mark.parametrize(
-    ("row", "cell", "told"),
+    ("row", "cell", "expected"),
     [
         (1, (2, "0.500001"), []),
         (2, (2, "12.00001"), []),
@@ -37,10 +37,10 @@ def test_every_study_has_small_golden_tables():
     ],
     ids=str,
 )
-def test_a_changed_cell_is_named(row, cell, told):
+def test_a_changed_cell_is_named(row, cell, expected):
     new = [list(cells) for cells in OLD["table"]]
     new[row][cell[0]] = cell[1]
-    assert differences(OLD, {"table": new}) == [f"table table, {line}" for line in told]
+    assert differences(OLD, {"table": new}) == [f"table table, {line}" for line in expected]
 
 
 def test_lost_tables_rows_and_orders_are_named():

@@ -121,6 +121,6 @@ def test_help_explains_every_option():
     own = "keep side blocks orders shares tokens head-rows corrections mean-split"
     for option in f"{own} study model data split limit seed batch-size device out".split():
         assert f"--{option}" in result.stdout
-    told = " ".join(result.stdout.replace("│", " ").split())
-    assert "At most so many blocks, which are larger than `side`" in told
-    assert "The same command resumes a run that was stopped" in told
+    text = " ".join(result.stdout.replace("│", " ").split())
+    assert "At most so many blocks, which are larger than `side`" in text
+    assert "The same command resumes a run that was stopped" in text

@@ -43,7 +43,7 @@ def test_both_baselines_stand_beside_every_setting(finished):
     assert table.loc[~table["method"].isin(("full", "one by one")), "speedup"].notna().all()
 
 
-def test_the_rounds_say_on_what_they_were_measured(finished, tiny):
+def test_the_rounds_store_the_conditions_of_the_measurement(finished, tiny):
     rounds, conditions = read_rounds(finished[0] / "rounds.parquet")
     assert (conditions.model, conditions.kernel, conditions.dtype) == (tiny, "sdpa", "float32")
     assert conditions.device and conditions.date and "torch" in conditions.versions
@@ -56,7 +56,7 @@ def test_the_rounds_say_on_what_they_were_measured(finished, tiny):
 
 
 @extended("every")
-def test_images_of_several_sizes_are_shown_to_a_model_that_sees_any(tmp_path):
+def test_a_model_that_accepts_any_size_is_timed_on_images_of_several(tmp_path):
     model = str(save_family("Qwen2.5-VL", tmp_path / "model"))
     result = run(
         "measure_speed", "--model", model, *QUICK[:5], *QUICK[6:], "--size", "16", "32", "--batch", "2", folder=tmp_path

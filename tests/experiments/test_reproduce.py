@@ -86,13 +86,13 @@ def _pope_runs(folder: Path) -> list[Path]:
 
 
 def _mean_f1(records: pd.DataFrame) -> float:
-    """By torchmetrics; the reference model answers with one word, and all but "no" and "not" are a yes."""
+    """Returns the F1 by torchmetrics; the model answers with one word, and all but "no" and "not" count as yes."""
     assert not records["prediction"].str.contains(r"[\s.,]").any()
     f1s = []
     for _, some in records.groupby("kind"):
         denied = {"prediction": ("No", "no", "not"), "reference": ("no",)}
-        said, true = (torch.tensor((~some[name].isin(words)).to_numpy()).int() for name, words in denied.items())
-        f1s.append(float(binary_f1_score(said, true)))
+        answered, true = (torch.tensor((~some[name].isin(words)).to_numpy()).int() for name, words in denied.items())
+        f1s.append(float(binary_f1_score(answered, true)))
     return float(np.mean(f1s))
 
 
@@ -153,7 +153,7 @@ SQA = {"full": 70.2, "FastV": 68.6, "PruMerge+": 70.1, "VTC-CLS": 70.0, "VTC-CLS
 
 @pytest.fixture(scope="module")
 def repeated():
-    """Runs that repeat the paper's numbers on two benchmarks, and with K = 3 do not."""
+    """Returns runs that equal the paper's numbers on two benchmarks, except for K = 3."""
     runs, n = [], 2000
     for seed, (data, shares) in enumerate((("gqa", GQA), ("scienceqa", SQA))):
         difficulty = np.random.default_rng(seed).permutation(n)  # the easiest questions are answered rightly
@@ -209,7 +209,7 @@ def test_a_gap_on_few_images_has_no_verdict(repeated):
     assert set(table.loc[table["benchmark"] != "average", "verdict"]) == {"too few images"}
 
 
-def test_a_model_that_answers_nothing_retains_nothing_that_could_be_said(repeated):
+def test_without_a_correct_answer_of_the_full_model_no_share_is_retained(repeated):
     wrong = [run._replace(frame=run.frame.assign(score=0.0)) if run.label == "full" else run for run in repeated]
     assert averages_table(wrong, 0.3, True)["retained"].isna().all()
 

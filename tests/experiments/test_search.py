@@ -89,7 +89,7 @@ def test_a_second_run_adds_nothing_and_more_trials_go_on(finished, tiny):
     fast=2,
     ids=str,
 )
-def test_what_a_user_can_mend_is_one_line(finished, tiny, more, says):
+def test_an_error_that_a_user_can_resolve_is_one_line(finished, tiny, more, says):
     result = command(tiny, finished[0], "--trials", "40", *more)
     assert result.returncode == 2
     line = " ".join(result.stderr.split())
@@ -115,8 +115,8 @@ def test_the_report_agrees_with_the_records(finished):
     expected = searched.groupby("image_id")["score"].mean().mean()
     expected -= frames["winner"].groupby("image_id")["score"].mean().mean()
     assert table.loc["winner", "optimism"] == pytest.approx(expected)
-    told = optimism(searched, frames["winner"])
-    assert told.low <= told.mean <= told.high
+    interval = optimism(searched, frames["winner"])
+    assert interval.low <= interval.mean <= interval.high
     saved = saving_data(study)
     assert saved.answered == sum(len(read_records(out, run)) for run in {t.user_attrs["run_id"] for t in study.trials})
     proxy = proxy_data(study)

@@ -1,4 +1,4 @@
-"""Values that no option can have, of every experiment, in this process: one clear line, whatever was typed."""
+"""Invalid values of the options of every experiment, parsed in this process: each gets one clear line."""
 
 import importlib.util
 import logging
@@ -128,7 +128,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def quietly_undone(monkeypatch):
-    """`run` sets levels of loggers, filters of warnings and a hook for a whole process."""
+    """Restores the levels of loggers, the filters of warnings and the hook that `run` sets."""
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     with warnings.catch_warnings():
         levels = {name: logging.getLogger(name).level for name in cli._CHATTER}
@@ -146,7 +146,7 @@ def main_of(name):
 
 
 @pytest.mark.parametrize(("name", "options", "says"), CASES, ids=lambda value: str(value)[:40].replace("\0", "NUL"))
-def test_a_value_that_cannot_be_is_one_line(name, options, says, tiny, tmp_path, monkeypatch, capsys):
+def test_the_error_for_an_invalid_value_is_one_line(name, options, says, tiny, tmp_path, monkeypatch, capsys):
     given = {"--model": tiny, "--limit": "3", "--max-new-tokens": "1", "--out": str(tmp_path / "runs")}
     if name == "reproduce_vtc_cls":
         given["--data"] = "pope"
@@ -159,10 +159,10 @@ def test_a_value_that_cannot_be_is_one_line(name, options, says, tiny, tmp_path,
     with pytest.raises(SystemExit) as ended:
         cli.run(main_of(name))
     assert ended.value.code == 2
-    said = capsys.readouterr()
-    lines = (said.err + said.out).strip().splitlines()
+    captured = capsys.readouterr()
+    lines = (captured.err + captured.out).strip().splitlines()
     assert says in " ".join(" ".join(lines).split())
-    assert "Traceback" not in said.err + said.out
+    assert "Traceback" not in captured.err + captured.out
     assert len(lines[-1]) < 1500
     assert not list(tmp_path.rglob("table.csv"))
 

@@ -1,4 +1,4 @@
-"""Checkpoints of every family that takes images, loaded as a user loads them and asked by lmms-eval's requests."""
+"""Checkpoints of every family that takes images, loaded as a user loads them and run on lmms-eval's requests."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def docs():
 
 
 def stock(loaded, doc):
-    """What the checkpoint says without us: prompt and images put together here, one at a time."""
+    """Returns the stock model's answer to one prompt, whose text and images are joined here."""
     tokenizer, adapter = loaded.processor.tokenizer, loaded.adapter
     images, parts = doc["images"], doc["text"].split("<image>")
     if len(parts) == 1:
@@ -71,7 +71,7 @@ def answers(folder, docs, method, batch_size, **options):
 def test_without_compression_answers_are_those_of_the_stock_model(folder, docs, batch_size):
     loaded = load(folder)
     expected = [stock(loaded, doc) for doc in docs]
-    assert len(set(expected)) >= 3  # so that a confused order would show
+    assert len(set(expected)) >= 3  # a wrong order would change the answers
     assert answers(folder, docs, "full", batch_size) == expected
 
 
@@ -81,7 +81,7 @@ def test_batch_size_changes_no_answer(folder, docs):
     assert one != answers(folder, docs, "full", 4)
 
 
-def test_a_method_that_reads_cls_has_its_stand_in_where_there_is_none(folder, docs):
+def test_a_method_that_reads_cls_has_a_fallback_in_towers_without_it(folder, docs):
     model = Foveate(str(folder), "vtc_cls", keep=5, device="cpu", batch_size=2)
     assert isinstance(model.compressor, Fallback) == (not model.loaded.adapter.tower.has_cls)
     assert len(model.generate_until(generating(model, docs[:2], max_new_tokens=NEW))) == 2

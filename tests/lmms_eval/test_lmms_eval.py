@@ -1,4 +1,4 @@
-"""lmms-eval itself, on tasks made of scenes, against what we say of the same questions."""
+"""Runs of lmms-eval on tasks made of scenes, against foveate's own evaluation of the same questions."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def run(arguments, folder):
 
 
 def harness(folder, runs):
-    """What the harness says of each of these runs of it."""
+    """Returns the harness's results of each of these runs."""
     plan = json.dumps([{"tasks": ["scenes"], "device": "cpu", **one} for one in runs])
     done = run([str(Path(__file__).with_name("harness.py")), str(folder), plan], folder)
     return [json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT")]
@@ -76,7 +76,7 @@ def harness(folder, runs):
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    """Of each compressor the records by question."""
+    """Returns the records of each compressor by question."""
     config = {"limit": QUESTIONS, "max_new_tokens": NEW, "out": tmp_path_factory.mktemp("ours")}
     tables = {text: evaluate(EvalConfig(compressor, **config)).read() for text, compressor in COMPRESSORS.items()}
     return {text: {row["sample_id"]: row for row in table.to_pylist()} for text, table in tables.items()}

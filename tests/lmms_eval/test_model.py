@@ -1,4 +1,4 @@
-"""The adapter on its own: prompts, probabilities, decoding, and what it refuses."""
+"""The adapter alone: prompts, probabilities, decoding, and refused requests."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def loaded():
 
 
 def stock(loaded, doc, method, **options):
-    """`generate` of the stock model on what the checkpoint's own processor makes of one prompt."""
+    """Returns the inputs of one prompt by the checkpoint's processor, and the stock model's `generate` on them."""
     processor = loaded.processor
     content = [{"type": "image"}] * len(doc["images"]) + [{"type": "text", "text": doc["text"]}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

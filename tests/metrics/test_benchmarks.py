@@ -1,4 +1,4 @@
-"""Official numbers against hand-worked cases and against torchmetrics."""
+"""Metrics of benchmarks against manually computed cases and torchmetrics."""
 
 import itertools
 from dataclasses import replace
@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 
 from foveate.data.sample import VQASample
 from foveate.metrics.answers import SCORINGS, exact_match, score_of
-from foveate.metrics.benchmarks import MEASURES, POPE_SETS, measured, measures_of
+from foveate.metrics.benchmarks import MEASURES, POPE_SETS, compute_measure, measures_of
 from foveate.metrics.boxes import box_hit, box_overlap, named_box, overlap
 from foveate.metrics.choices import (
     mmbench_letter,
@@ -60,17 +60,17 @@ from foveate.metrics.open_answers import (
         ("U.S.A.", "usa"),
     ],
 )
-def test_vqa_normalises_as_its_evaluation_page_says(text, normalised):
+def test_vqa_normalises_as_its_evaluation_page_prescribes(text, normalised):
     assert vqa_normalised(text) == normalised
 
 
 @pytest.mark.parametrize(("text", "normalised"), [("Tom's", "tom 's"), ("a, b", "b"), ("who?me", "whome")])
-def test_textvqa_also_sets_the_possessive_apart(text, normalised):
+def test_textvqa_also_separates_the_possessive(text, normalised):
     assert textvqa_normalised(text) == normalised
 
 
 def test_vqa_accuracy_is_the_mean_over_subsets_of_nine_annotators():
-    """By the definition: for each nine of ten annotators min(1, agreeing / 3), averaged."""
+    """Compares with the definition: the mean of min(1, agreeing / 3) over all subsets of nine annotators."""
     for agreeing in range(11):
         references = ["red"] * agreeing + [f"other {n}" for n in range(10 - agreeing)]
         subsets = [min(1, sum(r == "red" for r in nine) / 3) for nine in itertools.combinations(references, 9)]
@@ -79,35 +79,35 @@ def test_vqa_accuracy_is_the_mean_over_subsets_of_nine_annotators():
     assert vqa_accuracy("red", ["red"] * 3 + ["blue"] * 7) == pytest.approx(0.9)
 
 
-def test_annotators_answers_are_normalised_too():
+def test_answers_of_annotators_are_normalised():
     assert textvqa_accuracy("two", ["2", "Two.", "two!", "the two"] + ["x"] * 6) == 1.0
 
 
 @pytest.mark.parametrize(
-    ("said", "true", "score"),
+    ("answer", "true", "score"),
     [("Red.", "red", 1), ("to the left", "left", 0), ("T-shirt", "tshirt", 1), ("", "red", 0)],
 )
-def test_gqa_compares_bare_words(said, true, score):
-    assert gqa_match(said, (true,)) == score
+def test_gqa_compares_bare_words(answer, true, score):
+    assert gqa_match(answer, (true,)) == score
 
 
 @pytest.mark.parametrize(
-    ("said", "share"),
+    ("answer", "share"),
     [("x = -1 or x = -5", 1), ("x is -5.", 0.5), ("I do not know", 0), ("15 and 51", 0)],
 )
-def test_mentions_counts_the_parts_of_a_reference(said, share):
-    assert mentions(said, ("-1<AND>-5",)) == share
-    assert mentions(said, ("-1<AND>-5<OR>never",)) == share
+def test_mentions_counts_the_parts_of_a_reference(answer, share):
+    assert mentions(answer, ("-1<AND>-5",)) == share
+    assert mentions(answer, ("-1<AND>-5<OR>never",)) == share
     assert mentions("never", ("-1<AND>-5<OR>never",)) == 1
 
 
-# outcomes of the official scripts, written out by hand from what each script does with the answer
+# results of the official scripts, derived manually from their code
 POPE = {
     "Yes, there is a star.": "yes",
     "No, there is no star.": "no",
     "No": "no",
     "no": "no",
-    "NO": "yes",  # another word than No and no
+    "NO": "yes",  # neither No nor no
     "Not really": "yes",
     "not really": "no",
     "No\nThere is none": "yes",  # words are split at spaces only: the first is "No\nThere"
@@ -122,7 +122,7 @@ POPE = {
 
 
 @pytest.mark.parametrize("text", POPE)
-def test_pope_reads_an_answer_as_its_script_does(text):
+def test_pope_answer_equals_its_script(text):
     assert pope_answer(text) == POPE[text]
 
 
@@ -130,7 +130,7 @@ def test_pope_reads_an_answer_as_its_script_does(text):
     ("text", "answer"),
     [("Yes", "yes"), ("no.", "no"), ("Y", "yes"), ("Not at all", "no"), ("The answer is yes", "other"), ("", "other")],
 )
-def test_mme_looks_at_the_first_letters(text, answer):
+def test_mme_uses_the_first_letters(text, answer):
     assert yes_or_no(text) == answer
 
 
@@ -146,7 +146,7 @@ SCIENCEQA = {
     "(B)": "",
     "AB": "",
     "The answer is B.": "B",
-    "The answer is B": "",  # one more character is wanted
+    "The answer is B": "",  # one more character is required
     "The answer is B, because": "B",
     "So. The answer is F.": "F",
     "The answer is A. The answer is A.": "",  # twice
@@ -157,14 +157,14 @@ SCIENCEQA = {
 
 
 @pytest.mark.parametrize("text", SCIENCEQA)
-def test_scienceqa_reads_a_letter_as_llavas_script_does(text):
+def test_scienceqa_letter_equals_llavas_script(text):
     assert scienceqa_letter(text) == SCIENCEQA[text]
     for letter in "ABCDEF":
         assert scienceqa_match(text, (letter, "the ring")) == (SCIENCEQA[text] == letter)
 
 
 @pytest.mark.parametrize(("text", "score"), [("B", 1), ("b", 0), ("B.", 0), ("B. two", 0), ("two", 0), ("", 0)])
-def test_seed_wants_the_letter_and_nothing_else(text, score):
+def test_seed_accepts_the_exact_letter_only(text, score):
     assert seed_match(text, ("B", "two")) == score
 
 
@@ -196,7 +196,7 @@ MMBENCH = {
 
 
 @pytest.mark.parametrize("text", MMBENCH)
-def test_mmbench_infers_a_letter_as_its_script_does(text):
+def test_mmbench_letter_equals_its_script(text):
     assert mmbench_letter(text, OPTIONS) == MMBENCH[text]
 
 
@@ -204,7 +204,7 @@ def test_a_score_of_mmbench_uses_all_options():
     sample = VQASample(
         "1", "1", None, "", "Which?", ("D", "ring"), "mmbench", options=("star", "cross", "blue", "ring")
     )
-    assert [score_of(said, sample) for said in ("D", "a ring", "a blue ring", "B")] == [1, 1, 0, 0]
+    assert [score_of(answer, sample) for answer in ("D", "a ring", "a blue ring", "B")] == [1, 1, 0, 0]
     assert score_of("a blue ring", replace(sample, options=("star", "cross", "red", "ring"))) == 1
 
 
@@ -227,8 +227,8 @@ def test_overlap_equals_counting_pixels():
 
 def test_boxes_are_read_from_shares_and_thousandths():
     truth = ("[0.10, 0.20, 0.50, 0.60]", "[0.100000, 0.200000, 0.500000, 0.600000]")
-    for said in ("[0.1, 0.2, 0.5, 0.6]", "It is at (100,200),(500,600).", "<box>[[100, 200, 500, 600]]</box>"):
-        assert box_overlap(said, truth) == pytest.approx(1)
+    for answer in ("[0.1, 0.2, 0.5, 0.6]", "It is at (100,200),(500,600).", "<box>[[100, 200, 500, 600]]</box>"):
+        assert box_overlap(answer, truth) == pytest.approx(1)
     assert named_box("in the middle") is None
     assert box_hit("in the middle", truth) == 0
     assert box_hit("[0.1, 0.2, 0.5, 0.41]", truth) == 1  # 21 / 40 of the box
@@ -246,29 +246,29 @@ def test_pope_equals_torchmetrics():
         (f"i{n // 6}", "random", ("Yes.", "No, there is none.")[rng.integers(2)], ("yes", "no")[rng.integers(2)], 0)
         for n in range(600)
     ]
-    said = torch.tensor([row[2] == "Yes." for row in rows]).int()
+    answer = torch.tensor([row[2] == "Yes." for row in rows]).int()
     true = torch.tensor([row[3] == "yes" for row in rows]).int()
     expected = {
-        "mean F1 of the sets": binary_f1_score(said, true),  # all questions are of one set
-        "pooled F1": binary_f1_score(said, true),
-        "accuracy": binary_accuracy(said, true),
-        "precision": binary_precision(said, true),
-        "recall": binary_recall(said, true),
-        "yes ratio": said.float().mean(),
+        "mean F1 of the sets": binary_f1_score(answer, true),  # all questions are of one set
+        "pooled F1": binary_f1_score(answer, true),
+        "accuracy": binary_accuracy(answer, true),
+        "precision": binary_precision(answer, true),
+        "recall": binary_recall(answer, true),
+        "yes ratio": answer.float().mean(),
     }
-    found = {measure.name: measured(measure, columns(rows)) for measure in MEASURES["pope"]}
+    found = {measure.name: compute_measure(measure, columns(rows)) for measure in MEASURES["pope"]}
     assert found == pytest.approx({name: value.item() for name, value in expected.items()})
 
 
 def test_pope_without_positives_has_no_f1():
     rows = [("i", "random", "no", "no", 1.0)] * 3
-    found = {measure.name: measured(measure, columns(rows)) for measure in MEASURES["pope"]}
+    found = {measure.name: compute_measure(measure, columns(rows)) for measure in MEASURES["pope"]}
     names = ("mean F1 of the sets", "pooled F1", "precision", "recall")
     assert np.isnan([found[name] for name in names]).all()
     assert (found["accuracy"], found["yes ratio"]) == (1, 0)
 
 
-def test_popes_published_number_is_the_mean_of_the_f1_of_its_sets():
+def test_the_published_metric_of_pope_is_the_mean_f1_of_its_sets():
     rng = np.random.default_rng(5)
     rows = [
         (
@@ -282,20 +282,20 @@ def test_popes_published_number_is_the_mean_of_the_f1_of_its_sets():
     ]
 
     def f1(some):
-        said, true = (torch.tensor([row[i].lower().startswith("yes") for row in some]).int() for i in (2, 3))
-        return binary_f1_score(said, true).item()
+        answer, true = (torch.tensor([row[i].lower().startswith("yes") for row in some]).int() for i in (2, 3))
+        return binary_f1_score(answer, true).item()
 
     each = [f1([row for row in rows if row[1] == name]) for name in POPE_SETS]
-    mean, pooled = (measured(measure, columns(rows)) for measure in measures_of("pope")[:2])
+    mean, pooled = (compute_measure(measure, columns(rows)) for measure in measures_of("pope")[:2])
     assert (mean, pooled) == (pytest.approx(np.mean(each)), pytest.approx(f1(rows)))
     assert abs(mean - pooled) > 0.005
     two = [row for row in rows if row[1] != "popular"]
-    assert measured(measures_of("pope")[0], columns(two)) == pytest.approx((each[0] + each[2]) / 2)
+    assert compute_measure(measures_of("pope")[0], columns(two)) == pytest.approx((each[0] + each[2]) / 2)
 
 
-def test_scienceqa_has_a_number_of_all_questions_and_one_of_those_with_an_image():
+def test_scienceqa_has_the_accuracy_of_all_questions_and_of_those_with_an_image():
     records = {"score": np.array([1.0, 0.0, 1.0, 1.0]), "has_image": np.array([True, True, False, False])}
-    found = {measure.name: measured(measure, records) for measure in measures_of("scienceqa")}
+    found = {measure.name: compute_measure(measure, records) for measure in measures_of("scienceqa")}
     assert found == {"accuracy": 0.75, "accuracy with an image": 0.5}
 
 
@@ -307,26 +307,26 @@ def test_mme_adds_accuracy_and_pairs_per_subtask():
         *[("k/1", "code_reasoning", "yes", "yes", 1.0), ("k/1", "code_reasoning", "no", "no", 1.0)],
     ]
     order = np.random.default_rng(0).permutation(len(rows))  # images need not stay together
-    found = {m.name: measured(m, columns([rows[i] for i in order])) for m in MEASURES["mme"]}
+    found = {m.name: compute_measure(m, columns([rows[i] for i in order])) for m in MEASURES["mme"]}
     assert found["existence"] == 100 * 3 / 4 + 100 * 1 / 2
     assert found["count"] == 50 + 0
     assert found["perception"] == found["existence"] + found["count"]
     assert found["cognition"] == found["code_reasoning"] == 200
 
 
-def test_a_circular_question_is_right_if_all_its_rotations_are():
+def test_a_circular_question_is_correct_if_all_its_rotations_are():
     rows = [
         *[("1", "", "A", "A", 1.0), ("1", "", "B", "B", 1.0)],
         *[("2", "", "A", "A", 1.0), ("2", "", "A", "B", 0.0)],
     ]
-    circular, each = (measured(measure, columns(rows)) for measure in measures_of("mmbench"))
+    circular, each = (compute_measure(measure, columns(rows)) for measure in measures_of("mmbench"))
     assert (circular, each) == (0.5, 0.75)
 
 
 def test_grounding_reports_hits_and_overlap():
     truth = "[0.00, 0.00, 1.00, 1.00] | [0.000000, 0.000000, 1.000000, 1.000000]"
     rows = [("1", "", "[0, 0, 1, 1]", truth, 1.0), ("2", "", "[0, 0, 0.4, 1]", truth, 0.0)]
-    hits, mean = (measured(measure, columns(rows)) for measure in measures_of("refcoco"))
+    hits, mean = (compute_measure(measure, columns(rows)) for measure in measures_of("refcoco"))
     assert (hits, mean) == (0.5, pytest.approx(0.7))
 
 
@@ -334,5 +334,5 @@ def test_every_score_lies_between_0_and_1():
     references = ("[0.1, 0.1, 0.2, 0.2]", "B", "yes")
     for name, scoring in SCORINGS.items():
         if name != "none":
-            for said in ("", "yes", "B", "[0.1, 0.1, 0.2, 0.2]", "red, blue", "0 0 0 0"):
-                assert 0 <= scoring(said, references[::-1]) <= 1
+            for answer in ("", "yes", "B", "[0.1, 0.1, 0.2, 0.2]", "red, blue", "0 0 0 0"):
+                assert 0 <= scoring(answer, references[::-1]) <= 1

@@ -1,4 +1,4 @@
-"""Batches of prompts about images, compressors for them, and what an attached model said of them."""
+"""Random batches of prompts about images with compressors, and the comparison with the oracle."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ from foveate.scorers import PromptAttention, Random, Uniform
 from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, image_inputs
 from tests.oracle import oracle
 
-TOLERANCE = 1e-4  # of the largest logit
+TOLERANCE = 1e-4  # share of the largest logit
 SEEDS = st.integers(0, 5)
 POSITIONS = st.sampled_from(["repacked", "original"])
 
 
 @dataclass(frozen=True)
 class Case:
-    """A batch and what is done to it.
+    """A batch of prompts and its compressor.
 
     Attributes:
         family: Name of the model's family.
-        texts: Of each prompt the text before, between and behind its images.
-        images: Of each prompt the numbers of its images.
-        compressor: What is attached.
+        texts: The text before, between and after the images of each prompt.
+        images: The numbers of the images of each prompt.
+        compressor: The attached compressor.
         right: Whether the batch is padded on the right.
-        masked: Whether the caller gives the mask of padding.
-        video: Whether the first prompt also has a video, or an image where videos are compressed.
+        masked: Whether the caller gives a padding mask.
+        video: Whether the first prompt also has an input of the other modality, a video or an image.
     """
 
     family: str
@@ -56,7 +56,7 @@ def model_of(family: str) -> Any:
 
 @cache
 def assistant_of(family: str) -> Any:
-    """Another model, which guesses some tokens rightly."""
+    """Returns an assistant model, which predicts some tokens correctly."""
     model: Any = FAMILIES[family]()
     with torch.no_grad():
         model.lm_head.weight.mul_(torch.rand(len(model.lm_head.weight), 1).add(0.5))
@@ -70,7 +70,7 @@ def image(family: str, number: int) -> dict[str, Tensor]:
 
 @cache
 def beside(family: str) -> dict[str, Tensor]:
-    """A video beside images, or an image beside videos."""
+    """Returns an input of the modality that is not compressed, a video or an image."""
     noise = torch.Generator().manual_seed(7)
     if family == "LLaVA-NeXT-Video":
         return {
@@ -87,13 +87,13 @@ def beside(family: str) -> dict[str, Tensor]:
 
 @cache
 def _length(family: str, number: int) -> int:
-    """Placeholders of an image, or of what is `beside` it (-1)."""
+    """Returns the number of placeholders of an image, or of the input that is not compressed (-1)."""
     own = beside(family) if number < 0 else image(family, number)
     return len(oracle.seen(model_of(family), family, own).tokens)
 
 
 def prompts_of(case: Case) -> list[oracle.Prompt]:
-    """The prompts without padding."""
+    """Returns the prompts without padding."""
     token = oracle.compressed_token(case.family)
     prompts = []
     for row, (texts, numbers) in enumerate(zip(case.texts, case.images, strict=True)):
@@ -121,7 +121,7 @@ def _video(family: str) -> list[int]:
 
 
 def inputs_of(case: Case) -> dict[str, Any]:
-    """The batch as a processor would give it."""
+    """Returns the inputs that a processor would return for the batch."""
     prompts = prompts_of(case)
     longest = max(len(prompt.ids) for prompt in prompts)
 
@@ -142,14 +142,14 @@ def inputs_of(case: Case) -> dict[str, Any]:
 
 
 def expected(case: Case, run: Any) -> list[tuple[oracle.Tokens, list[oracle.Cut]]]:
-    """Returns of each prompt what the language model is to be given, as `run` says what was kept."""
+    """Returns the remaining tokens and the cuts of each prompt, from the kept patches of `run`."""
     return expected_of(model_of(case.family), case.family, prompts_of(case), case.compressor, run)
 
 
 def expected_of(
     model: Any, family: str, prompts: Sequence[oracle.Prompt], compressor: Compressor, run: Any
 ) -> list[tuple[oracle.Tokens, list[oracle.Cut]]]:
-    """As `expected`, of any prompts."""
+    """Returns the same as `expected` for any prompts."""
     compression = run.decisions[0].compression
     separators = all(getattr(part, "separators", True) for part in getattr(compressor, "parts", (compressor,)))
     found, first = [], 0
@@ -170,7 +170,7 @@ def expected_of(
 
 
 def close(found: Tensor, wanted: Tensor, what: str) -> None:
-    """Holds that logits are equal but for rounding."""
+    """Checks that logits are equal up to rounding."""
     assert found.shape == wanted.shape, f"{what}: {tuple(found.shape)} instead of {tuple(wanted.shape)}"
     found, wanted = found.detach(), wanted.detach()
     difference, scale = float((found - wanted).abs().max()), float(wanted.abs().max())
@@ -178,11 +178,11 @@ def close(found: Tensor, wanted: Tensor, what: str) -> None:
 
 
 def or_refused(call: Callable[[], Any], message: str | None) -> Any:
-    """Returns what a call returns, or None if it refuses for this reason.
+    """Returns the result of a call, or None if it raises the expected error.
 
     Args:
-        call: What to do.
-        message: Part of the message of a refusal that is all right; None if it has to work.
+        call: The function to call.
+        message: Part of the message of the allowed error; None if the call must succeed.
     """
     try:
         return call()
@@ -194,7 +194,7 @@ def or_refused(call: Callable[[], Any], message: str | None) -> Any:
 
 @st.composite
 def visions(draw: Any, cut: bool = False) -> VisionCompressor:
-    """Compressors between tower and language model; `cut` if more of the image goes later."""
+    """Draws a compressor before the language model; `cut` means that cuts follow."""
     merger = draw(st.sampled_from([None, None, Nearest(), *([] if cut else [DroppedMean()])]))
     return VisionCompressor(
         draw(st.one_of(st.builds(Random, SEEDS), st.just(Uniform()))),
@@ -207,7 +207,7 @@ def visions(draw: Any, cut: bool = False) -> VisionCompressor:
 
 @st.composite
 def cuttings(draw: Any, family: str) -> list[DecoderCompressor]:
-    """One or two cuts inside the language model."""
+    """Draws one or two cuts inside the language model."""
     layers = sorted(draw(st.sets(st.integers(*((2, 5) if family == "Qwen3-VL" else (1, 3))), min_size=1, max_size=2)))
     return [
         DecoderCompressor(
@@ -222,7 +222,7 @@ def cuttings(draw: Any, family: str) -> list[DecoderCompressor]:
 
 @st.composite
 def cases(draw: Any, family: str, kinds: Sequence[str] = ("vision", "cut", "both"), rows: int = 3) -> Case:
-    """Batches with all that is allowed."""
+    """Draws a batch of the supported kinds."""
     kind = draw(st.sampled_from(kinds))
     if kind == "vision":
         compressor: Compressor = draw(visions())
@@ -243,12 +243,12 @@ def cases(draw: Any, family: str, kinds: Sequence[str] = ("vision", "cut", "both
 
 
 def _text(family: str, at: int, images: int) -> Any:
-    """The text before image `at`: something where there is no image, and between images that would look like one."""
+    """Draws the text before image `at`, which is not empty without images and between InternVL's images."""
     between = 0 < at < images and family == "InternVL"
     return st.lists(st.integers(5, 115), min_size=int(images == 0 or between), max_size=4)
 
 
 def ends_whole(case: Case) -> bool:
-    """Whether a prompt ends with an image of which nothing was removed before the language model."""
+    """Returns whether a prompt ends with an image from which no token was removed before the language model."""
     whole = getattr(case.compressor, "keep", None) == 1.0 and not case.cuts
     return whole and any(images and not texts[-1] for images, texts in zip(case.images, case.texts, strict=True))

@@ -1,8 +1,7 @@
-"""What a compressed prompt must answer, computed without any of the code that is tested.
+"""The logits of compressed prompts, computed without any of the code under test.
 
-One prompt at a time, without padding and without a cache: the whole sequence runs through the blocks of the stock
-model, with explicit positions and an explicit mask. Only the stock model's own features and position numbers are used.
-Gradients flow if they are enabled.
+The whole sequence of one prompt runs through the blocks of the stock model, without padding or cache, with explicit
+positions and an explicit mask. Only the stock model's own features and positions are used. Gradients flow if enabled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,18 +18,18 @@ Image = Mapping[str, Tensor]
 
 
 def compressed_token(family: str) -> int:
-    """Returns the placeholder of what is compressed."""
+    """Returns the placeholder token of the compressed modality."""
     return VIDEO if family == "LLaVA-NeXT-Video" else IMAGE
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the stock model makes of one image or video.
+    """The stock model's features of one image or video.
 
     Attributes:
-        tokens: (token, dim), as many as it has placeholders.
-        levels: The same for each block behind which more is added.
-        separator: Which tokens end a row of patches.
+        tokens: (token, dim) features, one per placeholder.
+        levels: DeepStack features of each level, one per placeholder.
+        separator: (token,) bool, marks separators.
     """
 
     tokens: Tensor
@@ -40,10 +39,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Choice:
-    """What remains of one image.
+    """The remaining tokens of one image.
 
     Attributes:
-        origin: Of each token its patch, or `EXTRA`.
+        origin: The patch of each token, or `EXTRA`.
         mixing: (token, patch) weights; None if the tokens are their patches.
     """
 
@@ -53,12 +52,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as its caller gives it.
+    """A prompt as the caller gives it.
 
     Attributes:
-        ids: With all placeholders, without padding.
-        images: What is compressed.
-        others: What is not, such as a video beside the images.
+        ids: Token ids with all placeholders, without padding.
+        images: The inputs that are compressed.
+        others: The inputs that are not compressed, such as a video in a prompt with images.
     """
 
     ids: list[int]
@@ -73,8 +72,8 @@ class Tokens:
     Attributes:
         states: (token, dim) input embeddings.
         position: (axis, token).
-        patch: Of each token its patch, counted over all images of the prompt, or `TEXT`, `SEPARATOR`, `EXTRA`.
-        levels: (level, token, dim), what is added behind the first blocks.
+        patch: The patch of each token, numbered across all images of the prompt, or `TEXT`, `SEPARATOR`, `EXTRA`.
+        levels: (level, token, dim) features that are added after the first blocks.
         following: Position of the next token.
     """
 
@@ -90,7 +89,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Cut:
-    """Before block `layer` only these patches of the prompt stay."""
+    """A cut that keeps only these patches of the prompt from block `layer` on."""
 
     layer: int
     kept: Sequence[int]
@@ -125,6 +124,23 @@ def full_positions(model: Any, family: str, prompt: Prompt) -> Tensor:
     return model.model.get_rope_index(ids, mm_token_type_ids=kind, **grids)[0][:, 0]
 
 
+@dataclass(frozen=True)
+class Row:
+    """One remaining token of a prompt.
+
+    Attributes:
+        state: (dim,) input embedding.
+        position: (axis,) position.
+        patch: Its patch, or `TEXT`, `SEPARATOR`, `EXTRA`.
+        levels: (level, dim) features that are added after the first blocks.
+    """
+
+    state: Tensor
+    position: Tensor
+    patch: int
+    levels: Tensor
+
+
 def remaining(
     model: Any,
     family: str,
@@ -133,68 +149,83 @@ def remaining(
     repacked: bool = False,
     separators: bool = True,
 ) -> Tokens:
-    """Returns what the language model is to be given of a prompt.
+    """Returns the input of the language model for a prompt.
 
     Args:
         model: The stock model.
-        family: Its name.
+        family: Name of the model's family.
         prompt: The prompt.
-        choices: What remains of each image; None for all.
+        choices: The remaining tokens of each image; None for all.
         repacked: Whether the remaining tokens are numbered consecutively; positions with three axes never are.
-        separators: Whether the tokens between patches stay.
+        separators: Whether separators remain.
     """
-    ids, place = torch.tensor(prompt.ids), full_positions(model, family, prompt)
-    words = model.get_input_embeddings()(ids)
-    token = compressed_token(family)
-    runs = [seen(model, family, image) for image in prompt.images]
-    beside = [seen(model, family, other) for other in prompt.others]
-    depth = max([len(s.levels) for s in (*runs, *beside)], default=0)
-    none = torch.zeros(depth, words.shape[1])
-    rows: list[tuple[Tensor, Tensor, int, Tensor]] = []  # state, position, patch, levels
-    others = [
-        (s.tokens[i], torch.stack([lv[i] for lv in s.levels]) if depth else none)
-        for s in beside
-        for i in range(len(s.tokens))
-    ]
-    first, number, at = 0, 0, 0
-    while at < len(ids):
-        if ids[at] == token:
-            image = runs[number]
-            choice = None if choices is None else choices[number]
-            rows += _image(image, choice, place[:, at : at + len(image.tokens)], first, separators, rows, none)
-            first += int((~image.separator).sum())
-            number, at = number + 1, at + len(image.tokens)
-            continue
-        if int(ids[at]) in (IMAGE, VIDEO) and others:
-            rows.append((others[0][0], place[:, at], TEXT, others[0][1]))
-            others = others[1:]
-        else:
-            rows.append((words[at], place[:, at], TEXT, none))
-        at += 1
-    assert number == len(runs) and not others, "placeholders and images do not fit"
-    position = torch.stack([row[1] for row in rows], 1)
-    following = int(place.max()) + 1
-    if repacked and len(place) == 1:
+    positions = full_positions(model, family, prompt)
+    rows = _rows(model, family, prompt, positions, choices, separators)
+    position, following = torch.stack([row.position for row in rows], 1), int(positions.max()) + 1
+    if repacked and len(positions) == 1:
         position, following = torch.arange(len(rows))[None], len(rows)
     return Tokens(
-        torch.stack([row[0] for row in rows]),
+        torch.stack([row.state for row in rows]),
         position,
-        torch.tensor([row[2] for row in rows]),
-        torch.stack([row[3] for row in rows], 1),
+        torch.tensor([row.patch for row in rows]),
+        torch.stack([row.levels for row in rows], 1),
         following,
     )
 
 
-def _image(
-    image: Seen,
-    choice: Choice | None,
-    place: Tensor,
-    first: int,
+def _rows(
+    model: Any,
+    family: str,
+    prompt: Prompt,
+    positions: Tensor,
+    choices: Sequence[Choice] | None,
     separators: bool,
-    before: list[tuple[Tensor, Tensor, int, Tensor]],
-    none: Tensor,
-) -> list[tuple[Tensor, Tensor, int, Tensor]]:
-    """The tokens of an image in the order of its placeholders; one without a patch follows the one before it."""
+) -> list[Row]:
+    """Returns the remaining tokens of a prompt, one by one."""
+    ids, token = torch.tensor(prompt.ids), compressed_token(family)
+    words = model.get_input_embeddings()(ids)
+    images = [seen(model, family, image) for image in prompt.images]
+    others = [seen(model, family, other) for other in prompt.others]
+    depth = max([len(one.levels) for one in (*images, *others)], default=0)
+    none = torch.zeros(depth, words.shape[1])
+    uncompressed = [
+        (one.tokens[i], torch.stack([level[i] for level in one.levels]) if depth else none)
+        for one in others
+        for i in range(len(one.tokens))
+    ]
+    rows: list[Row] = []
+    first, number, at = 0, 0, 0
+    while at < len(ids):
+        if ids[at] == token:
+            image = images[number]
+            choice = None if choices is None else choices[number]
+            rows += _image_rows(image, choice, positions[:, at : at + len(image.tokens)], first, separators, none)
+            first += int((~image.separator).sum())
+            number, at = number + 1, at + len(image.tokens)
+            continue
+        if int(ids[at]) in (IMAGE, VIDEO) and uncompressed:
+            state, levels = uncompressed.pop(0)
+        else:
+            state, levels = words[at], none
+        rows.append(Row(state, positions[:, at], TEXT, levels))
+        at += 1
+    assert number == len(images) and not uncompressed, "placeholders and images do not match"
+    return rows
+
+
+def _image_rows(
+    image: Seen, choice: Choice | None, positions: Tensor, first: int, separators: bool, none: Tensor
+) -> list[Row]:
+    """Returns the tokens of an image in the order of its placeholders; an extra one follows the token before it.
+
+    Args:
+        image: The stock features of the image.
+        choice: The remaining tokens; None for all.
+        positions: (axis, token) positions of the image's placeholders.
+        first: Number of patches of earlier images in the prompt.
+        separators: Whether separators remain.
+        none: (level, dim) zeros.
+    """
     patches = (~image.separator).nonzero()[:, 0].tolist()
     origin = list(range(len(patches))) if choice is None else choice.origin
     mixing = None if choice is None else choice.mixing
@@ -203,35 +234,34 @@ def _image(
         own = values[patches] if len(values) == len(image.tokens) else values
         return own[origin[n]] if mixing is None else mixing[n, : len(patches)] @ own
 
-    entries, last = [], -1
+    entries: list[tuple[int, int, Row]] = []  # offset, order among equal offsets, token
+    last = -1
     for n, patch in enumerate(origin):
-        stands = patches[patch] if patch >= 0 else max(last, 0)
-        last = max(last, stands) if patch >= 0 else last
+        offset = patches[patch] if patch >= 0 else max(last, 0)
+        last = max(last, offset) if patch >= 0 else last
         levels = torch.stack([mixed(level, n) for level in image.levels]) if image.levels else none
-        # an extra token stands behind the latest place that came before it
-        entries.append((stands if patch >= 0 else last, n, mixed(image.tokens, n), stands, patch, levels))
+        number = first + patch if patch >= 0 else patch
+        row = Row(mixed(image.tokens, n), positions[:, offset], number, levels)
+        entries.append((offset if patch >= 0 else last, n, row))
     if separators:
         entries += [
-            (at, len(origin), image.tokens[at], at, SEPARATOR, none) for at in image.separator.nonzero()[:, 0].tolist()
+            (at, len(origin), Row(image.tokens[at], positions[:, at], SEPARATOR, none))
+            for at in image.separator.nonzero()[:, 0].tolist()
         ]
-    entries.sort(key=lambda entry: entry[:2])
-    return [
-        (state, place[:, stands], first + patch if patch >= 0 else patch, levels)
-        for _, _, state, stands, patch, levels in entries
-    ]
+    return [row for _, _, row in sorted(entries, key=lambda entry: entry[:2])]
 
 
 def run(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), more: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-    """Runs a prompt and the tokens behind it through the stock blocks.
+    """Runs a prompt and the tokens after it through the stock blocks.
 
     Args:
         model: The stock model.
         sequence: The prompt.
-        cuts: Before which blocks visual tokens go.
+        cuts: Cuts inside the language model.
         more: Tokens that follow the prompt.
 
     Returns:
-        Logits at each token, and which tokens remain to the end.
+        Logits at each token, and a mask of the tokens that remain to the end.
     """
     decoder, prompt, length = model.model.language_model, len(sequence), len(sequence) + len(more)
     words = model.get_input_embeddings()(torch.tensor(more, dtype=torch.long))
@@ -261,8 +291,8 @@ def run(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), more: Sequence[i
 
 
 @torch.no_grad()
-def answers(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), said: Sequence[int] = ()) -> Tensor:
-    """Returns the logits of the next token behind the prompt, and behind each of the tokens said."""
-    logits, visible = run(model, sequence, cuts, said)
+def answers(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), tokens: Sequence[int] = ()) -> Tensor:
+    """Returns the logits of the next token after the prompt, and after each of the given tokens of the answer."""
+    logits, visible = run(model, sequence, cuts, tokens)
     last = int(visible[: len(sequence)].nonzero()[-1])
     return torch.cat([logits[last : last + 1], logits[len(sequence) :]])

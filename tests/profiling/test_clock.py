@@ -15,7 +15,7 @@ MIB = 2**20
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    """One that is a second further on whenever it is read."""
+    """Returns a clock that advances by a second whenever it is read."""
     seconds = count(5.0)
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(seconds))
     return Clock("cpu")
@@ -31,7 +31,7 @@ def test_time_belongs_to_the_innermost_part_and_parts_add_up(clock):
     assert clock.ms == {"outer": 3000.0, "inner": 2000.0}
 
 
-def test_time_between_parts_is_nobodys(clock):
+def test_time_between_parts_is_not_counted(clock):
     for _ in range(2):
         with clock.part("one"):
             pass
@@ -81,7 +81,7 @@ import torch
 from foveate.profiling.clock import peak_bytes
 MIB = 2**20
 before = torch.ones(96 * MIB // 4)
-del before  # a peak that is over
+del before  # an earlier peak
 
 def twice():
     for _ in range(2):
@@ -91,7 +91,7 @@ def many():
     [torch.ones(16 * 1024 // 4) for _ in range(1024)]  # 16 MiB
 
 many()
-# what the system takes back meanwhile, or gives to another thread, is noise
+# memory that the system reclaims, or gives to another thread, is noise
 print(*(median(peak_bytes(call, "cpu") for _ in range(5)) for call in (twice, lambda: None, many)))
 """
 
@@ -99,8 +99,8 @@ print(*(median(peak_bytes(call, "cpu") for _ in range(5)) for call in (twice, la
 @extended("memory")
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of a process cannot be set back")
 def test_the_peak_is_what_a_call_holds_at_once_and_nothing_from_before():
-    """In a process of its own, for what other tests have left to the allocator would count. Small pieces that it kept
-    show when they are used again."""
+    """Runs in a process of its own, because memory that other tests left to the allocator would count. Small pieces
+    that the allocator kept count when they are used again."""
     measured = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True)
     twice, nothing, many = map(float, measured.stdout.split())
     assert twice == pytest.approx(48 * MIB, rel=0.06)

@@ -27,7 +27,7 @@ NO_TEXT = np.array(0)
 
 
 def by(name: str, tokens: np.ndarray, text: int = 64) -> float:
-    """Teraoperations of LLaVA-1.5-7B."""
+    """Returns the teraoperations of LLaVA-1.5-7B."""
     return float(operations(tokens, np.array(text), LLAMA_7B, LLAVA_VISION, CONVENTIONS[name])) / 1e12
 
 
@@ -128,7 +128,7 @@ def test_projector_equals_the_counter():
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_shape_of_every_family_costs_what_its_own_vision_side_costs(name):
-    """Counted in eager attention, whose products of matrices the counter sees on any device: data decide windows."""
+    """Attention is eager, because FlopCounterMode counts its matrix products on any device."""
     model = FAMILIES[name]()
     model.set_attn_implementation("eager")
     shape = ModelShape.of(model.config.to_dict())

@@ -29,7 +29,7 @@ def loaded(tiny) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def asked() -> list:
-    """Three images with a question each, of different lengths."""
+    """Returns three images with one question each, of different lengths."""
     samples = list(first_of_images(load_samples("scenes", "test", limit=36)).values())
     questions = ["what color is the star?", "how many are there?", "what is it?"]
     return [(sample.image, question) for sample, question in zip(samples, questions, strict=True)]
@@ -58,7 +58,7 @@ def test_answers_are_those_of_the_stock_model(loaded, asked, batch, compressor):
 
 
 def test_the_parts_add_up_to_all_the_time_there_was(loaded, asked, monkeypatch):
-    """On a clock that goes on by a second whenever somebody looks at it."""
+    """The clock advances by a second whenever it is read."""
     ticks = []
     monkeypatch.setattr(clock_module.time, "perf_counter", lambda: ticks.append(1) or float(len(ticks)))
     found, unable = measure(loaded, asked, {("cut", 10): CUTS}, {}, (NEW, 3))
@@ -72,7 +72,7 @@ def test_the_parts_add_up_to_all_the_time_there_was(loaded, asked, monkeypatch):
 
 
 def test_every_part_is_where_it_belongs(loaded, batch):
-    """The clock is asked what runs while modules do."""
+    """Hooks on modules read the clock's running part."""
     adapter, clock, heard = loaded.adapter, Clock("cpu"), []
     tower = loaded.model.model.vision_tower
     modules = {
@@ -183,7 +183,7 @@ def test_answers_of_one_token_and_no_rounds_are_refused(loaded, asked, length):
         measure(loaded, asked, {}, {}, length)
 
 
-def test_a_model_of_one_size_is_not_shown_another(loaded, asked):
+def test_a_model_with_one_image_size_refuses_others(loaded, asked):
     assert list(image_sizes(loaded, (), asked[0][0])) == [96]
     assert list(image_sizes(loaded, (96,), asked[0][0])) == [96]
     with pytest.raises(FoveateError, match=r"size 96 200: Llava\w+ resizes every image to 96 x 96 pixels"):
@@ -192,14 +192,14 @@ def test_a_model_of_one_size_is_not_shown_another(loaded, asked):
         image_sizes(loaded, (0,), asked[0][0])
 
 
-def test_a_model_of_any_size_is_shown_what_was_asked_for_or_a_typical_one(asked, tmp_path):
+def test_a_model_for_any_image_size_gets_the_requested_one_or_a_typical_one(asked, tmp_path):
     family = load(save_family("Qwen2.5-VL", tmp_path))
     assert list(image_sizes(family, (30, 60), asked[0][0])) == [30, 60]
     assert list(image_sizes(family, (), asked[0][0])) == [672]
 
 
 def _patches_of(adapter, batch: Batch) -> int:
-    """What the tower's convolution cuts out of all images, without what only pads them."""
+    """Returns the number of patches that the tower's convolution computes for all images, without padding."""
     cut: list[int] = []
     convolution = next(m for m in adapter.inner.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
     hook = convolution.register_forward_hook(

@@ -12,7 +12,7 @@ from datasets import Dataset
 from PIL import Image
 
 from foveate.core.errors import DataError
-from foveate.data.stored import LARGEST_FILE, Stored, encoded
+from foveate.data.stored import LARGEST_FILE, StoredImage, image_column
 from foveate.models.loading.load import load
 
 
@@ -33,7 +33,7 @@ def png(width, height, *more, data=b""):
 
 def stored(value, folder=Path()):
     table = Dataset(pa.Table.from_pylist([{"image": value}]))
-    return Stored(encoded(table, "image"), 0, "one", folder)
+    return StoredImage(image_column(table, "image"), 0, "one", folder)
 
 
 SMALL = Image.new("RGB", (8, 8), (10, 200, 30))
@@ -58,13 +58,16 @@ GOOD = {
 BAD = {
     "bomb": (png(60_000, 60_000), "exceeds limit"),
     "text bomb": (png(8, 8, chunk(b"zTXt", b"k\0\0" + zlib.compress(b"a" * 80_000_000))), "too large"),
-    "zero pixels": (png(0, 8), "is in none of"),
+    "zero pixels": (png(0, 8), "expected one of the formats"),
     "too few bytes": (png(100, 100, data=b"\0" * 9), "truncated"),
     "cut in half": (WHOLE[: len(WHOLE) // 2], "truncated|buffer"),
-    "cut JPEG": (saved(SMALL, "JPEG")[:150], "runcated|none of"),
+    "cut JPEG": (saved(SMALL, "JPEG")[:150], "runcated|one of the formats"),
     "32 bits": (saved(Image.new("F", (8, 8)), "TIFF"), "store 8 or 16"),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is in none of JPEG"),
-    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is in none of JPEG"),
+    "PostScript": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+        "expected one of the formats JPEG",
+    ),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "expected one of the formats JPEG"),
     "noise": (b"\x89PNG\r\n\x1a\n" + b"\xff" * 40, "cannot be decoded"),
 }
 
@@ -122,5 +125,5 @@ def test_a_cell_without_an_image_is_named(value, tmp_path):
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(LARGEST_FILE + 1)
-    with pytest.raises(DataError, match="at most 268,435,456 are read"):
+    with pytest.raises(DataError, match="expected at most 268,435,456"):
         stored({"bytes": None, "path": "large.png"}, tmp_path).open()

@@ -129,5 +129,5 @@ def test_a_damaged_folder_is_named(damage, first_rows, tmp_path):
         arrow.write_bytes(arrow.read_bytes()[:100])
     else:
         (tmp_path / "dataset_info.json").write_text("{")
-    with pytest.raises(DataError, match="cannot be read as `save_to_disk` writes it"):
+    with pytest.raises(DataError, match="cannot be read as a folder of `save_to_disk`"):
         load_samples(f"pope:{tmp_path}", "test")

@@ -1,4 +1,4 @@
-"""What is read from files is data: nothing in them is run, and nothing of the machine beside them is read."""
+"""Files are data: nothing in them is run, and no other file of the machine is read because of them."""
 
 import ast
 import builtins
@@ -51,10 +51,10 @@ def test_no_source_reads_pickles_or_runs_text():
 
 
 def test_modules_are_imported_by_name_in_one_place_that_only_the_command_line_reaches():
-    """A study's recipes come from `--methods`, `--method` and `--space`; no file or database is asked for one."""
+    """A study's recipes come from `--methods`, `--method` and `--space`, never from a file or database."""
 
     def named(path, function):
-        """The calls of a function by a name that does not stand in the source."""
+        """Returns the calls of a function whose arguments are not all literals."""
         found = [call for call in calls(path) if ast.unparse(call.func) == function]
         return [call for call in found if not all(isinstance(one, ast.Constant) for one in call.args)]
 
@@ -110,7 +110,7 @@ def _weight(folder, name):
 
 
 class _Trap:
-    """Unpickled, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -160,7 +160,7 @@ def test_a_table_names_no_file_outside_its_folder(path, tmp_path):
 
 
 def test_a_recipe_named_by_data_is_a_text_like_any_other(tmp_path, tiny, monkeypatch):
-    """Neither a row nor the notes of a record folder that came from elsewhere make anything be imported."""
+    """Neither a row nor the notes of a foreign record folder cause an import."""
     (tmp_path / "evil.py").write_text("raise AssertionError('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     rows = [row | {"question": "evil:recipe", "category": "evil:recipe"} for row in tables.pope_rows(1)]
@@ -191,7 +191,7 @@ SECRET = "s3cret-word"
 
 
 def test_a_password_in_a_storage_url_is_in_no_file_and_no_message(tiny, tmp_path, postgresql_url, capsys, caplog):
-    """Through the study as the command runs it, with a trial that fails at the end."""
+    """The study runs as from the command line, with a trial that fails at the end."""
     from foveate.studies.ablation import ablate, named_choices
 
     assert SECRET in postgresql_url

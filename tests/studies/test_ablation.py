@@ -71,12 +71,12 @@ def test_a_study_runs_each_cell_once_and_a_second_run_none(config):
 
 
 @pytest.mark.parametrize("family", ["LLaVA-OneVision", "Qwen2.5-VL"])
-def test_layers_of_towers_without_cls_are_ablated_by_their_stand_ins(config, tmp_path, family):
+def test_layers_of_towers_without_cls_are_ablated_by_their_fallbacks(config, tmp_path, family):
     save_family(family, tmp_path / "model")
     study = ablate(in_folder(config), replace(config, model=str(tmp_path / "model"), limit=6), few, (4,))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
-    stands = {t.params["scorer"]: t.user_attrs["compressor"].startswith("Fallback(") for t in study.trials}
-    assert stands == {"cls[2]": True, "full": False, "blind": False}
+    fallbacks = {t.params["scorer"]: t.user_attrs["compressor"].startswith("Fallback(") for t in study.trials}
+    assert fallbacks == {"cls[2]": True, "full": False, "blind": False}
 
 
 @pytest.mark.parametrize("failing", [1, 3, 5, 6])
@@ -158,15 +158,17 @@ def test_another_configuration_goes_to_a_folder_of_its_own_and_is_found_again_th
     assert ablate(in_folder(config, existing="beside"), config, few, (7,)).study_name == "s"
     second = ablate(in_folder(config, existing="beside"), replace(config, limit=22), few, (7,))
     assert second.study_name.startswith("s-")
-    said = capsys.readouterr().err
-    assert f"so this one is '{second.study_name}':\n" in said and f"  limit: {config.limit} there, 22 here\n" in said
+    notice = capsys.readouterr().err
+    assert (
+        f"so this one is '{second.study_name}':\n" in notice and f"  limit: {config.limit} there, 22 here\n" in notice
+    )
     third = ablate(in_folder(config, existing="beside"), replace(config, limit=22), few, (7,))
     assert third.study_name == second.study_name
     assert len(list(config.out.glob("s-*"))) == 1
 
 
 @pytest.mark.parametrize(
-    ("there", "here", "said"),
+    ("there", "here", "lines"),
     [
         ({"limit": 4}, {"limit": 5}, ["limit: 4 there, 5 here"]),
         ({"a": 1, "limit": None}, {"a": 1, "limit": 5}, ["limit: None there, 5 here"]),
@@ -191,8 +193,8 @@ def test_another_configuration_goes_to_a_folder_of_its_own_and_is_found_again_th
         ),
     ],
 )
-def test_only_what_differs_is_named(there, here, said):
-    assert differences(there, here) == said
+def test_only_what_differs_is_named(there, here, lines):
+    assert differences(there, here) == lines
 
 
 @pytest.mark.parametrize("keep", [0, 145, 1.2])

@@ -41,7 +41,7 @@ def labels(study) -> list[str]:
     return list(dict.fromkeys(trial.params["scorer"] for trial in study.trials))
 
 
-def test_controls_take_part_unasked_and_seeds_are_rows(config):
+def test_controls_are_always_evaluated_and_seeds_are_rows(config):
     study = compare(StudyFolder("s", config.out), config, ("fastv",), (72,), seeds=range(2))
     expected = {*CONTROLS, "fastv", "random[0]", "random[1]", "random_inside[0]", "random_inside[1]"}
     assert set(labels(study)) == expected - {"random", "random_inside"}

@@ -38,7 +38,7 @@ def config(tiny, tmp_path_factory) -> EvalConfig:
 
 @torch.inference_mode()
 def eager(loaded, sample, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What [CLS] gives to the patches in each layer, and each prompt token in a block, heads averaged."""
+    """Returns attention to patches, averaged over heads: of [CLS] per layer, and of prompt tokens in a block."""
     tower, model = loaded.model.model.vision_tower, loaded.model
     pixels, ids = loaded.image_inputs([sample.image])[0]["pixel_values"], torch.tensor([loaded.prompt(sample.question)])
     tower.set_attn_implementation("eager")
@@ -75,12 +75,12 @@ def test_every_correction_is_a_run_and_its_table_is_paired_with_the_same_attenti
     assert all(len(frame) == 24 for frame in records)
     table = corrections_table(corrected, config.out)
     tests = []
-    for place, (row, frame) in enumerate(zip(table.to_dict("records"), records, strict=True)):
-        plain = records[place - place % 3]
+    for index, (row, frame) in enumerate(zip(table.to_dict("records"), records, strict=True)):
+        plain = records[index - index % 3]
         assert row["accuracy"] == pytest.approx(frame["score"].mean())
         pairs = zip(frame["kept"], plain["kept"], strict=True)
         assert row["changed"] == pytest.approx(np.mean([sorted(a) != sorted(b) for a, b in pairs]))
-        if place % 3:
+        if index % 3:
             assert row["difference"] == pytest.approx((frame["score"] - plain["score"]).mean())
             tests.append(paired_p(frame["score"], plain["score"], frame["image_id"]))
     assert table["p_holm"].dropna().tolist() == pytest.approx(holm(tests).tolist())

@@ -29,7 +29,7 @@ def config(tmp_path_factory):
 
 
 def searched(config, name, goals, max_loss, trials):
-    """The space of single layers; its trials are all planned."""
+    """Runs a search of single layers with the given trials."""
     objective = Objective(
         config, space_of(SearchPlan(("single",), keep=(16,)), cached_load("reference")), goals, max_loss, stops=True
     )

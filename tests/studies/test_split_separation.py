@@ -20,8 +20,8 @@ def test_a_search_never_reports_its_own_split(tiny, tmp_path):
 
 def test_a_search_reports_no_split_that_shares_questions_with_its_own(tiny, tmp_path):
     """POPE's split `test` holds those of its three categories."""
-    place = tables.pope(tmp_path / "pope.parquet")
-    config = EvalConfig(Identity(), tiny, f"pope:{place}", "random", out=tmp_path / "runs")
+    parquet = tables.pope(tmp_path / "pope.parquet")
+    config = EvalConfig(Identity(), tiny, f"pope:{parquet}", "random", out=tmp_path / "runs")
     with pytest.raises(FoveateError, match=r"report_split='test' shares \d+ questions with split 'random'"):
         search(StudyFolder("s", tmp_path / "runs"), config, SearchPlan(trials=1, report_split="test"))
     assert not (tmp_path / "runs" / "s").exists()

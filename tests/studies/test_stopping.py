@@ -54,7 +54,7 @@ def test_goals_and_paired_differences_equal_those_of_pandas():
 
 
 def stopped(tmp_path, monkeypatch, ours, theirs, source="sampler"):
-    """The early stopping of a second trial, whose records come in batches, against a first one of all questions."""
+    """Returns the early stopping of a trial whose records arrive in batches, after a first trial that is complete."""
     images = dict.fromkeys(theirs["image_id"].to_pylist())
     samples = [SimpleNamespace(image_id=image) for image in theirs["image_id"].to_pylist()]
     monkeypatch.setattr(stopping, "data_of", lambda *_: (samples, "hash"))

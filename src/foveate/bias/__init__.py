@@ -1,1 +1,1 @@
-"""Measurement of perception bias: what attention prefers, and what the answer depends on."""
+"""Measurement of perception bias: preferences of attention, and causal effects of patches on the answer."""

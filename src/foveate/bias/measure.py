@@ -1,16 +1,16 @@
-"""What every signal looks at, what the answer looks at, and what the answer hangs on, question by question.
+"""Measures signals, response attention and causal effects of patches for each question.
 
-Written are the tables `samples` (a row per question), `signals` (per question, signal, layer and head), `pairs` (per
-question and pair of signals), `curves` (per question, signal and share), `tokens` (per question, token of its answer
-and signal) and `maps` (the signals themselves); `measures` names their columns. A signal has no row about a question
-that it says nothing about, such as the evidence where none is known. `config.json` beside them says what was measured,
-with the plan as it was carried out and the grid of patches.
+The results are the tables `samples` (a row per question), `signals` (per question, signal, layer and head), `pairs`
+(per question and pair of signals), `curves` (per question, signal and share), `tokens` (per question, token of its
+answer and signal) and `maps` (the signals themselves); `rows.measures` computes their columns. A signal has no row for
+a question for which it is undefined, such as the evidence signal where the evidence is unknown. `config.json` in the
+same folder records the configuration, the plan after its resolution, and the grid of patches.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foveate.bias.plan import MEND_IT, BiasPlan
+from foveate.bias.plan import FIX_DATA, BiasPlan
 from foveate.bias.tables import TableFolder
 from foveate.compressors import Identity
 from foveate.core.arrangement import Grid
@@ -23,11 +23,11 @@ from foveate.evaluation.run import cached_load, data_of
 from foveate.functional.regions import squares
 
 
-def carried_out(plan: BiasPlan, grid: Grid) -> BiasPlan:
-    """Returns the plan on a grid: with the side and the number of the blocks that are taken away.
+def resolve_plan(plan: BiasPlan, grid: Grid) -> BiasPlan:
+    """Returns the plan with the side and the number of blocks for a grid.
 
     Raises:
-        BudgetError: Something in it does not fit the grid.
+        BudgetError: A value of the plan does not fit the grid.
     """
     plan.check()
     for share in (plan.keep, *plan.shares):
@@ -35,7 +35,7 @@ def carried_out(plan: BiasPlan, grid: Grid) -> BiasPlan:
     largest = max(grid.rows, grid.columns)
     if plan.side > largest:
         raise BudgetError(
-            f"side={plan.side}: blocks of 1..{largest} patches fit this grid of {grid.rows} x {grid.columns}"
+            f"side={plan.side}: expected 1..{largest} patches on this grid of {grid.rows} x {grid.columns}"
         )
     counts = {side: len(squares(grid, side).unique()) for side in range(plan.side, largest + 1)}
     side = next(side for side, count in counts.items() if plan.blocks is None or count <= plan.blocks)
@@ -44,12 +44,12 @@ def carried_out(plan: BiasPlan, grid: Grid) -> BiasPlan:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is to be measured, and under which name it lies on disk.
+    """A measurement of one configuration, with its identity and its folder.
 
     Attributes:
-        config: Of the uncompressed model.
-        plan: As it is carried out on the model's grid.
-        identity: Whatever can change a number.
+        config: Configuration of the uncompressed model.
+        plan: The plan, resolved for the model's grid.
+        identity: Everything that can change a number.
     """
 
     config: EvalConfig
@@ -58,14 +58,14 @@ class Measurement:
 
     @classmethod
     def of(cls, config: EvalConfig, plan: BiasPlan) -> "Measurement":
-        """Returns the measurement of a configuration, whose compressor plays no part.
+        """Returns the measurement of a configuration, whose compressor is ignored.
 
         Raises:
             FoveateError: The model, data or plan is not usable; the message says why.
         """
         if config.on_error == "skip":
             raise OptionError(
-                f"on_error='skip': bias is measured of every question of the data; leave it out and {MEND_IT}"
+                f"on_error='skip': bias is measured on every question of the data; leave the option out and {FIX_DATA}"
             )
         config = replace(config, compressor=Identity())
         loaded = cached_load(config.model, config.device, config.dtype)
@@ -73,30 +73,30 @@ class Measurement:
         if text_only := [sample.id for sample in samples if sample.source is None]:
             raise DataError(
                 f"{len(text_only)} questions of {config.data!r} have no image, the first is {text_only[0]!r}: bias is "
-                f"measured of questions about images; leave them out and {MEND_IT}"
+                "measured on questions about images only: remove the others from the data"
             )
         grid = loaded.adapter.tower.grid
-        plan = carried_out(plan, grid)
+        plan = resolve_plan(plan, grid)
         known = config.identity(checkpoint_identity(loaded), questions)
         return cls(config, plan, known | {"plan": repr(plan), "grid": [grid.rows, grid.columns]})
 
     @property
     def folder(self) -> TableFolder:
-        """Returns where its tables are, or will be."""
+        """The folder of the tables."""
         return TableFolder(self.config.out / "bias" / run_id(self.identity))
 
 
 def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
-    """Measures the questions of a configuration that have not been measured yet.
+    """Measures the questions of a configuration that are not yet in its folder.
 
-    Killed runs continue where they stopped; what is measured is not held in memory, but put on disk batch by batch.
+    Each batch is written to disk when it is measured, so that a killed run continues with the next one.
 
     Args:
-        config: Model, data and place.
-        plan: What is measured.
+        config: Model, data and output folder.
+        plan: The measurement.
 
     Raises:
-        FoveateError: The model, data, plan or place is not usable; the message says why.
+        FoveateError: The model, data, plan or folder is not usable; the message says why.
     """
     measurement = Measurement.of(config, plan)
     config, plan, folder = measurement.config, measurement.plan, measurement.folder
@@ -106,21 +106,21 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
     folder.begin(measurement.identity | {"location": parsed(config.data)[1], "model": config.model})
     ranks.start()
     shares = ranks.shares()
-    for share in shares:  # a process that has died leaves its share to the others
+    for share in shares:  # a process that ends early leaves its share to the others
         with folder.share(share):
             done = folder.done()
             if left := frozenset(sample.id for sample in samples) - done:
-                from foveate.bias.module import Measuring, check_shapes
+                from foveate.bias.module import BiasModule, check_grids
                 from foveate.evaluation.agreement import check_evaluated
                 from foveate.evaluation.answering import encodings_of, predict  # Lightning takes seconds to import
                 from foveate.evaluation.datamodule import QuestionsInBatches
                 from foveate.evaluation.module import RecordWriter
 
                 loaded = cached_load(config.model, config.device, config.dtype)
-                encodings = encodings_of(config, loaded, samples, questions, MEND_IT)
+                encodings = encodings_of(config, loaded, samples, questions, FIX_DATA)
                 check_evaluated(config, loaded)
-                check_shapes(encodings, loaded.adapter.tower.grid)
-                module = Measuring(encodings, plan, config.max_new_tokens)
+                check_grids(encodings, loaded.adapter.tower.grid)
+                module = BiasModule(encodings, plan, config.max_new_tokens)
                 batches = QuestionsInBatches(samples, config.batch_size, None, share, len(shares), left)
                 predict(module, batches, RecordWriter(folder))
     folder.finish(sample.id for sample in samples)

@@ -1,9 +1,9 @@
-"""Whether two score maps agree, how concentrated one is, and whether it prefers places or sinks.
+"""Metrics of score maps: agreement of two maps, concentration, and bias over position and towards sinks.
 
-A row is what one query gives to the patches of an image, in raster order. Before the patch axis stand any others, such
-as image, layer and head; both sides have the same ones (`expand` if not), and every pair of rows is compared on its
-own. What speaks of ranks takes scores of any sign; what speaks of mass takes scores of at least 0, divides by their
-sum, and is NaN where that is 0. Values are float64.
+A row holds the scores of one query for the patches of an image, in raster order. Any axes, such as image, layer and
+head, may precede the patch axis; both arguments must have the same ones (`expand` if not), and rows are compared in
+pairs. Metrics of ranks accept scores of any sign. Metrics of mass need scores of at least 0, divide them by their sum,
+and are NaN where it is 0. Values are float64.
 """
 
 import math
@@ -19,32 +19,32 @@ from foveate.core.errors import BudgetError
 from foveate.functional.outliers import outlying
 from foveate.functional.ranking import marked, ranked
 
-_AT_ONCE = 2**22  # pairs of patches; more would only cost memory
-_PERMUTED_AT_ONCE = 2**18  # patches, which a processor's cache holds
-_ROUNDING = 1e-12  # two means of the same values in another order differ by less
+_CHUNK = 2**22  # pairs of patches of one step; larger steps would only need more memory
+_PERMUTED_CHUNK = 2**18  # patches of one step, which fit into a processor's cache
+_ROUNDING = 1e-12  # upper bound of the difference between means of the same values in another order
 
 
 def top_overlap(
     a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch patch"], keep: int
 ) -> Float[Tensor, "*batch"]:
-    """|top(a) ∩ top(b)| / keep, where top are the `keep` highest scores and equal scores go to the lower index.
+    """Returns |top(a) ∩ top(b)| / keep, where top selects the `keep` highest scores.
 
-    As in `ranked`, a score of -inf is never chosen; where that leaves fewer than `keep`, the larger set divides. Two
-    unrelated rows overlap by keep / patches on average.
+    As in `ranked`, the lower index wins among equal scores, and a score of -inf is never selected; if that leaves fewer
+    than `keep`, the denominator is the size of the larger set. Unrelated rows overlap by keep / patches on average.
 
     Raises:
-        BudgetError: There are not so many patches.
+        BudgetError: There are fewer than `keep` patches, or `keep` is below 1.
     """
     patches = a.shape[-1]
     if not 1 <= keep <= patches:
-        raise BudgetError(f"the top {keep} of {patches} patches: choose 1..{patches}")
+        raise BudgetError(f"keep={keep}: expected 1..{patches} patches")
     tops = [marked(ranked(scores.reshape(-1, patches), keep), patches) for scores in (a, b)]
     larger = torch.stack(tops).sum(-1).amax(0)
     return ((tops[0] & tops[1]).sum(-1).double() / larger).reshape(a.shape[:-1])
 
 
 def spearman(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
-    """Pearson correlation of the ranks, tied scores sharing their mean rank; NaN where a side is constant or has NaN.
+    """Returns the correlation of ranks, with mean ranks for ties; NaN where a row is constant or contains NaN.
 
     Source: Spearman 1904, "The proof and measurement of association between two things".
     """
@@ -52,27 +52,26 @@ def spearman(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch patch"])
 
 
 def kendall(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
-    """tau-b: (concordant - discordant) / sqrt(untied in a * untied in b), over all pairs of patches.
+    """Returns tau-b: (concordant - discordant) / sqrt(untied in a * untied in b), over all pairs of patches.
 
-    NaN where a side is constant or has NaN. A few rows at a time, for the number of pairs is quadratic in that of
-    patches.
+    The value is NaN where a row is constant or contains NaN.
 
     Source: Kendall 1945, "The treatment of ties in ranking problems".
     """
     patches = a.shape[-1]
-    rows = max(1, _AT_ONCE // patches**2)
+    rows = max(1, _CHUNK // patches**2)  # memory is quadratic in the number of patches
     chunks = zip(a.reshape(-1, patches).split(rows), b.reshape(-1, patches).split(rows), strict=True)
     return torch.cat([_tau(*chunk) for chunk in chunks]).reshape(a.shape[:-1])
 
 
 def kendall_matrix(maps: Float[Tensor, "*batch map patch"]) -> Float[Tensor, "*batch map map"]:
-    """`kendall` of every pair of maps about the same image, by one product instead of one pass per pair.
+    """Returns `kendall` of every pair of maps of an image, by one matrix product instead of one pass per pair.
 
     With s_a(i, j) the sign of a_i - a_j: tau_b(a, b) = <s_a, s_b> / sqrt(<s_a, s_a> <s_b, s_b>).
     """
     count, patches = maps.shape[-2:]
     parts = []
-    for few in maps.reshape(-1, count, patches).split(max(1, _AT_ONCE // (count * patches**2))):
+    for few in maps.reshape(-1, count, patches).split(max(1, _CHUNK // (count * patches**2))):
         signs = (few[..., :, None] - few[..., None, :]).sign().flatten(-2).double()
         products = signs @ signs.mT
         untied = products.diagonal(dim1=-2, dim2=-1)
@@ -81,9 +80,9 @@ def kendall_matrix(maps: Float[Tensor, "*batch map patch"]) -> Float[Tensor, "*b
 
 
 def jensen_shannon(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
-    """Divergence in bits, H((p + q) / 2) - (H(p) + H(q)) / 2: 0 for equal rows, 1 for rows that share no patch.
+    """Returns the divergence H((p + q) / 2) - (H(p) + H(q)) / 2 in bits: 0 for equal rows, 1 for disjoint rows.
 
-    It is the square of the distance of the same name.
+    It is the square of the Jensen-Shannon distance.
 
     Source: Lin 1991, "Divergence measures based on the Shannon entropy".
     """
@@ -91,18 +90,18 @@ def jensen_shannon(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*batch pa
     return (entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2).clamp(0, 1)
 
 
-def retained_mass(row: Float[Tensor, "*batch patch"], stays: Bool[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
-    """Share of the row's mass on the patches that stay; what the row gives to other tokens than patches is left out."""
-    return (_shares(row) * stays).sum(-1)
+def retained_mass(row: Float[Tensor, "*batch patch"], kept: Bool[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
+    """Returns the share of a row's mass over all patches that is on the kept patches."""
+    return (_shares(row) * kept).sum(-1)
 
 
 def entropy(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
-    """H(p) = -sum p log2 p in bits, of the shares p of the patches in the row's mass."""
+    """Returns H(p) = -sum p log2 p in bits, where p are the patches' shares of the row's mass."""
     return torch.special.entr(_shares(row)).sum(-1) / math.log(2)
 
 
 def effective_tokens(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
-    """2 ** H(p): the number of patches which, equally attended, would have the same entropy.
+    """Returns 2 ** H(p), the number of equally attended patches with the same entropy.
 
     Source: Hill 1973, "Diversity and evenness" (the number of order 1).
     """
@@ -110,15 +109,15 @@ def effective_tokens(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batc
 
 
 def raster_correlation(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch"]:
-    """`spearman` of score and raster index: 1 where later patches always have more."""
+    """Returns `spearman` of score and raster index: 1 if scores rise with the index."""
     index = torch.arange(row.shape[-1], device=row.device)
     return _correlated(_centred_ranks(row), _centred_ranks(index))
 
 
 def row_correlation(row: Float[Tensor, "*batch patch"], grid: Grid) -> Float[Tensor, "*batch"]:
-    """`spearman` of score and grid row: positive where the bottom of the image has more.
+    """Returns `spearman` of score and grid row: positive if scores rise towards the bottom of the image.
 
-    Patches of one grid row are tied there, so 1 is reached only by scores that are tied likewise.
+    Patches of one grid row have tied ranks, so the value is 1 only for scores with the same ties.
 
     Source: arXiv 2412.13180v1 (the bias of early layers towards the bottom; the coefficient is ours).
     """
@@ -128,16 +127,16 @@ def row_correlation(row: Float[Tensor, "*batch patch"], grid: Grid) -> Float[Ten
 def centroid_shift(
     row: Float[Tensor, "*batch patch"], grid: Grid
 ) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """How far (down, right) the centroid of the mass lies from the centre, in heights and widths of the grid.
+    """Returns the offset (down, right) of the centroid of the mass from the centre, in heights and widths of the grid.
 
-    Mass stands at the centres of its patches; so all of it in the last of R grid rows is 1/2 - 1/(2R) down.
+    The mass of a patch is at its centre; so the offset of mass in the last of R grid rows alone is 1/2 - 1/(2R) down.
     """
     shares = _shares(row).unflatten(-1, (grid.rows, grid.columns))
     return shares.sum(-1) @ _offsets(grid.rows).to(shares), shares.sum(-2) @ _offsets(grid.columns).to(shares)
 
 
 def last_rows_share(row: Float[Tensor, "*batch patch"], grid: Grid, rows: int) -> Float[Tensor, "*batch"]:
-    """Share of the mass in the last `rows` rows of the grid; rows / grid.rows if it is spread evenly.
+    """Returns the share of the mass in the last `rows` rows of the grid; rows / grid.rows for uniform mass.
 
     Source: arXiv 2412.13180v1 (the bias of early layers towards the bottom; the share is ours).
     """
@@ -148,18 +147,18 @@ def last_rows_share(row: Float[Tensor, "*batch patch"], grid: Grid, rows: int) -
 def sink_share(
     row: Float[Tensor, "*batch patch"], norms: Float[Tensor, "*batch patch"], factor: float = 1.5
 ) -> Float[Tensor, "*batch"]:
-    """Share of the mass on sinks: patches whose norm lies more than `factor` IQR above the image's upper quartile.
+    """Returns the share of the mass on sinks: patches whose norm is more than `factor` IQR above the upper quartile.
 
-    Tukey's rule, as for scores in `functional.outliers`. The authors draw one line for a whole model, at a norm of 150
-    for DINOv2, which no other model shares. Of norms without sinks the rule still calls some outliers, 0.3 % where
-    they are normally distributed.
+    This is Tukey's rule within each image, as for scores in `functional.outliers`. The authors use one threshold per
+    model, a norm of 150 for DINOv2, which does not transfer to other models. The rule has false positives: 0.3 % of
+    normally distributed norms.
 
     Source: arXiv 2309.16588v2 (patches of high norm); Tukey 1977, "Exploratory data analysis" (the rule).
 
     Args:
-        row: Attention.
-        norms: Of the patches' features, in the layer whose sinks are meant.
-        factor: See above; 3 finds what Tukey calls far out.
+        row: Attention to the patches.
+        norms: Norms of the patches' features in the layer whose sinks are measured.
+        factor: Multiple of the interquartile range; 3 finds Tukey's "far out" values.
     """
     return retained_mass(row, outlying(norms, factor))
 
@@ -167,28 +166,28 @@ def sink_share(
 def positional_null(
     statistic: Callable[[Tensor], Tensor], rows: Float[Tensor, "image patch"], permutations: int, seed: int
 ) -> float:
-    """Two-sided p of the mean of a statistic over images, if every image's scores stood at its patches in any order.
+    """Returns the two-sided p of a statistic's mean over images under random permutations of each image's scores.
 
-    p = 2 min(1 + #{null >= mean}, 1 + #{null <= mean}) / (1 + permutations), at most 1: the observed order counts as
-    one of them, and p is never 0. Images whose statistic is NaN are left out.
+    p = 2 min(1 + #{null >= mean}, 1 + #{null <= mean}) / (1 + permutations), at most 1: the observed order counts as a
+    permutation, so that p is never 0. Images whose statistic is NaN are left out.
 
-    The hypothesis is that place means nothing at all, also to neighbours. It is wrong as well where attention falls on
-    things, which are larger than a patch, and lie anywhere: then p is far too small, for the mean of smooth maps varies
-    more than that of their permutations, with any number of images. (Of unbiased noise blurred by a Gaussian of one
-    patch on 24 x 24, about half has p < 0.05.) So a large p acquits, and a small one shows no bias without an interval
-    over images of the statistic itself, which is about 0, or an even share, if there is none.
+    The null hypothesis is that scores are exchangeable between patches. Smooth maps violate it without any bias over
+    position, for example attention to things that are larger than a patch: their mean varies more than that of their
+    permutations, and p is far too small for any number of images. (For unbiased noise, blurred by a Gaussian of one
+    patch on 24 x 24, p < 0.05 in about half of the cases.) So a large p means that no bias is found, but a small one is
+    evidence of bias only together with an interval of the statistic over images.
 
     Source: Phipson and Smyth 2010, "Permutation p-values should never be zero"; two sides as in scipy.
 
     Args:
-        statistic: From "*batch patch" to "*batch", such as `raster_correlation`, `partial(row_correlation, grid=grid)`
-            or `lambda row: centroid_shift(row, grid)[0]`.
-        rows: One per image; rows of the same image are no independent evidence.
-        permutations: How many; p is at least 2 / (1 + permutations).
-        seed: Of the permutations, which are the same on every device.
+        statistic: Function from "*batch patch" to "*batch", such as `raster_correlation`,
+            `partial(row_correlation, grid=grid)` or `lambda row: centroid_shift(row, grid)[0]`.
+        rows: One row per image, because rows of the same image are not independent.
+        permutations: Number of permutations; p is at least 2 / (1 + permutations).
+        seed: Random seed of the permutations, which are the same on every device.
     """
     rng, scores = np.random.default_rng(seed), rows.double().cpu().numpy()
-    chunk = max(1, _PERMUTED_AT_ONCE // rows.numel())
+    chunk = max(1, _PERMUTED_CHUNK // rows.numel())
     means = []
     for start in range(0, permutations, chunk):
         some = np.broadcast_to(scores, (min(chunk, permutations - start), *scores.shape))
@@ -202,32 +201,33 @@ def positional_null(
 
 
 def row_null(rows: Float[Tensor, "image patch"], grid: Grid, permutations: int, seed: int) -> float:
-    """`positional_null` of `row_correlation`, ten times as fast: ranks are permuted, and so found only once.
+    """Returns `positional_null` of `row_correlation`, ten times as fast because ranks are computed once and permuted.
 
-    The coefficient is the product of both sides' ranks over their scales, which are the same in any order.
+    The coefficient is the inner product of both rank vectors over their norms, which no permutation changes.
 
     Args:
-        rows: As in `positional_null`.
-        grid: Of the patches.
-        permutations: As in `positional_null`.
-        seed: Likewise.
+        rows: One row per image.
+        grid: Grid of the patches.
+        permutations: Number of permutations.
+        seed: Random seed of the permutations.
     """
-    ranks, place = _centred_ranks(rows), _row_ranks(grid).to(rows.device)
-    scaled = ranks / (ranks.norm(dim=-1, keepdim=True) * place.norm())
-    return positional_null(lambda some: some @ place, scaled, permutations, seed)
+    ranks, row_ranks = _centred_ranks(rows), _row_ranks(grid).to(rows.device)
+    scaled = ranks / (ranks.norm(dim=-1, keepdim=True) * row_ranks.norm())
+    return positional_null(lambda permuted: permuted @ row_ranks, scaled, permutations, seed)
 
 
 def _shares(row: Float[Tensor, "*batch patch"]) -> Float[Tensor, "*batch patch"]:
+    """Returns the scores divided by their sum."""
     if (row < 0).any():
         raise ValueError(
-            f"scores down to {float(row.min()):g} are no mass: give attention or other scores of at least 0, or use "
+            f"scores down to {float(row.min()):g} are not a mass: give attention or other scores of at least 0, or use "
             f"ranks (top_overlap, spearman, kendall)"
         )
     return row.double() / row.double().sum(-1, keepdim=True)
 
 
 def _centred_ranks(scores: Real[Tensor, "*batch patch"]) -> Float[Tensor, "*batch patch"]:
-    """Mean ranks less their mean, which makes those of a constant row exactly 0."""
+    """Returns mean ranks minus their mean, so that those of a constant row are exactly 0."""
     scores = scores.contiguous()
     ordered = scores.sort(-1).values
     below = torch.searchsorted(ordered, scores)
@@ -236,17 +236,18 @@ def _centred_ranks(scores: Real[Tensor, "*batch patch"]) -> Float[Tensor, "*batc
 
 
 def _row_ranks(grid: Grid) -> Float[Tensor, " patch"]:
-    """Ranks of the patches by grid row."""
+    """Returns the centred ranks of the patches by grid row."""
     return _centred_ranks(torch.arange(grid.patches) // grid.columns)
 
 
 def _correlated(a: Float[Tensor, "*batch patch"], b: Float[Tensor, "*#batch patch"]) -> Float[Tensor, "*batch"]:
-    """Pearson correlation of ranks that are centred."""
+    """Returns the Pearson correlation of centred ranks."""
     scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
     return ((a * b).sum(-1) / scale).clamp(-1, 1)
 
 
 def _tau(a: Float[Tensor, "row patch"], b: Float[Tensor, "row patch"]) -> Float[Tensor, " row"]:
+    """Returns tau-b of pairs of rows."""
     signs = [(x[:, None] > x[:, :, None]).char() - (x[:, None] < x[:, :, None]).char() for x in (a, b)]
     both = (signs[0] * signs[1]).sum((1, 2)).double()
     untied = [sign.abs().sum((1, 2)).double() for sign in signs]
@@ -255,5 +256,5 @@ def _tau(a: Float[Tensor, "row patch"], b: Float[Tensor, "row patch"]) -> Float[
 
 
 def _offsets(count: int) -> Float[Tensor, " cell"]:
-    """Centres of so many cells of a line of length 1 around 0."""
+    """Returns the centres of the cells that divide the interval [-1/2, 1/2] evenly."""
     return (torch.arange(count, dtype=torch.float64) + 0.5) / count - 0.5

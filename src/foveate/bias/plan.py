@@ -1,25 +1,25 @@
-"""The plan of a measurement of bias."""
+"""Plans of measurements of bias."""
 
 from dataclasses import dataclass
 
 from foveate.core.budget import check_budgets
 from foveate.core.errors import BudgetError
 
-MEND_IT = "mend the data"
+FIX_DATA = "correct the data"
 
 
 @dataclass(frozen=True)
 class BiasPlan:
-    """How bias is measured.
+    """Settings of a measurement of bias.
 
     Attributes:
-        keep: How many patches "the top" are, a count or a share of them.
-        side: Of the blocks of patches that are taken away to see what the answer hangs on.
-        blocks: At most so many blocks, which are larger than `side` where more would be needed to cover the image;
-            None: as many as there are of that side.
-        orders: Random orders in which the blocks come in one after the other; each is also reversed.
-        shares: Of the patches that are left, or taken away, along the curves.
-        tokens: How many tokens at the beginning of an answer have rows of their own.
+        keep: Number of top-scored patches that measures of overlap compare, a count or a share of the patches.
+        side: Side in patches of the blocks that are removed to measure causal effects.
+        blocks: Maximum number of blocks, which are larger than `side` if more would be needed to cover the image; None
+            means no maximum.
+        orders: Number of random orders in which blocks are added for Shapley values; each order is also reversed.
+        shares: Shares of the patches that the insertion and deletion curves keep or remove.
+        tokens: Number of tokens at the beginning of an answer that have rows of their own.
         head_rows: Whether single heads have rows of their own.
     """
 
@@ -32,19 +32,21 @@ class BiasPlan:
     head_rows: bool = True
 
     def check(self) -> None:
-        """Refuses what fits no grid.
+        """Checks what does not depend on the grid.
 
         Raises:
-            BudgetError: Something is out of range.
+            BudgetError: A value is out of range.
         """
         check_budgets((self.keep, *self.shares))
         if not self.shares:
             raise BudgetError("shares=(): a curve needs at least one share of the patches, such as 0.1")
         if self.side < 1:
-            raise BudgetError(f"side={self.side}: expected 1 or more patches")
+            raise BudgetError(f"side={self.side}: expected at least 1 patch")
         if self.orders < 1:
-            raise BudgetError(f"orders={self.orders}: expected 1 or more, for blocks are valued beside others")
+            raise BudgetError(f"orders={self.orders}: expected at least 1 random order of the blocks")
         if self.tokens < 1:
-            raise BudgetError(f"tokens={self.tokens}: expected 1 or more tokens of an answer")
+            raise BudgetError(f"tokens={self.tokens}: expected at least 1 token of an answer")
         if self.blocks is not None and self.blocks < 1:
-            raise BudgetError(f"blocks={self.blocks}: at least one is taken away; leave it out to cut by side alone")
+            raise BudgetError(
+                f"blocks={self.blocks}: expected at least 1; leave it out to choose the blocks by their side alone"
+            )

@@ -1,4 +1,4 @@
-"""Everything that might say which patches matter, as maps over the patches of each question's image."""
+"""Signals of patch importance: attention, evidence and controls, as maps over the patches of each question's image."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from foveate.bias.causal import Inquiry
+from foveate.bias.causal import AnsweredBatch
 from foveate.compressors import Identity
 from foveate.core.contracts import ImageBatch
 from foveate.core.needs import ClsRows, Fingerprint, Need, ReceivedRows
@@ -18,20 +18,20 @@ from foveate.models.runtime.response_attention import attention_maps
 from foveate.scorers import Random, Uniform
 
 RANDOM_SEEDS = range(3)
-EVERY = slice(None)  # question of a batch
-_TIE = 1e-3  # what an oracle that knows yes or no gives at random, so that it prefers no place; float32 tells it from 0
+EVERY = slice(None)  # all questions of a batch
+_TIE = 1e-3  # scale of random scores that break the ties of a binary oracle without a preference for positions
 
 
 class Signal(NamedTuple):
-    """One map per head and question that it is about.
+    """A map per head for each question that the signal is defined for.
 
     Attributes:
-        name: What it is.
-        layers: Of the tower or the language model, as text; of random maps the seed; empty without.
-        rows: At least 0.
-        per_question: Whether it depends on the question, and not on the image alone.
-        has_curve: Whether patches are left and taken away in its order.
-        about: Which questions of the batch have a row.
+        name: Name of the signal.
+        layers: Layers of the tower or blocks of the language model as text; the seed of random maps; else empty.
+        rows: The maps, at least 0.
+        per_question: Whether the maps depend on the question and not on the image alone.
+        has_curve: Whether insertion and deletion curves are measured.
+        about: Questions of the batch that have a row.
     """
 
     name: str
@@ -43,37 +43,37 @@ class Signal(NamedTuple):
 
     @property
     def is_attention(self) -> bool:
-        """Returns whether its sum is the attention that goes to patches at all."""
+        """Returns whether the sum of a map is the attention to all patches."""
         return self.name not in ("evidence", "random", "uniform")
 
     @property
     def map(self) -> Float[Tensor, "row patch"]:
-        """Returns the mean over heads."""
+        """The mean over heads."""
         return self.rows.mean(1)
 
     def scores(self, images: np.ndarray) -> Float[Tensor, "row patch"]:
-        """Its maps, one per question that it is about, or one per image if that is all it knows.
+        """Returns one map per question of the signal, or one per image if it does not depend on the question.
 
         Args:
             images: The image of each question of the batch; those about an image follow each other.
         """
-        asked = images[self.about]
-        first = [i for i, image in enumerate(asked) if not i or image != asked[i - 1]]
+        own = images[self.about]
+        first = [i for i, image in enumerate(own) if not i or image != own[i - 1]]
         return self.map if self.per_question else self.map[first]
 
 
-def signals_of(llava: Adapter, images: ImageBatch, share: Float[Tensor, "question thing patch"]) -> list[Signal]:
-    """Returns what is known before the language model runs, and the controls.
+def tower_signals(adapter: Adapter, images: ImageBatch, share: Float[Tensor, "question thing patch"]) -> list[Signal]:
+    """Returns the signals of the vision tower and the controls.
 
-    The seeds of the random maps are the same in every measurement, whatever the seed of the data: a map is drawn from
-    its seed and the pixels of its image, so that runs can be compared question by question.
+    A random map is drawn from its seed and the pixels of its image, independently of the seed of the data, so that runs
+    can be compared question by question.
 
     Args:
-        llava: The model.
+        adapter: The model.
         images: One row per question.
-        share: Which patches show what is asked about; the oracle is silent about questions of which none is known to.
+        share: Share of each patch that shows each needed thing; the evidence signal exists only where some patch does.
     """
-    tower = llava.tower
+    tower = adapter.tower
     every, received = ClsRows(tuple(range(tower.depth))), [ReceivedRows(layer) for layer in range(tower.depth)]
     needs: list[Need] = [Fingerprint(), *received, *([every] if tower.has_cls else [])]
     _, trace = images.encode(needs)
@@ -81,68 +81,70 @@ def signals_of(llava: Adapter, images: ImageBatch, share: Float[Tensor, "questio
     if tower.has_cls:
         rows = trace[every].cpu()
         found += [Signal("cls", str(layer), rows[:, layer], False) for layer in range(tower.depth)]
-        last = range(max(0, tower.feature_layer - 2), tower.feature_layer + 1)  # three, as VTC-CLS
+        last = range(max(0, tower.feature_layer - 2), tower.feature_layer + 1)  # three layers, as in VTC-CLS
         sums = dict.fromkeys((tuple(range(tower.depth)), tuple(last)))
         found += [Signal("cls sum", f"{some[0]}-{some[-1]}", rows[:, some].mean(1), False) for some in sums]
-    fallback = max(0, tower.depth - 2)  # ReceivedAttention(layer=-2), which the adapter names where there is no [CLS]
+    fallback = max(0, tower.depth - 2)  # layer of ReceivedAttention(layer=-2), the fallback of towers without [CLS]
     found += [
         Signal("received", str(need.layer), trace[need].cpu(), False, need.layer == fallback) for need in received
     ]
     shown = (share >= SHOWN).any(1)
     if (known := shown.any(1)).any():
-        rest = _TIE * Random(len(RANDOM_SEEDS)).score(trace).cpu()  # none of the controls, so as not to agree with one
+        rest = _TIE * Random(len(RANDOM_SEEDS)).score(trace).cpu()  # a seed that no control has
         found.append(Signal("evidence", "", (shown + rest)[known][:, None], True, about=known.numpy()))
     found += [Signal("random", str(seed), Random(seed).score(trace).cpu()[:, None], False) for seed in RANDOM_SEEDS]
     return [*found, Signal("uniform", "", Uniform().score(trace).cpu()[:, None], False)]
 
 
-class Heard(NamedTuple):
-    """What the language model looks at: signals, and the rows that produce single tokens of each answer."""
+class DecoderSignals(NamedTuple):
+    """Attention of the language model: signals, and the rows that produce single tokens of each answer."""
 
     signals: list[Signal]
     tokens: Float[Tensor, "question token patch"]
 
 
-def asked_signals(inquiry: Inquiry, images: ImageBatch, prompts: Sequence[Sequence[int]], tokens: int) -> Heard:
-    """Returns what the uncompressed language model looks at while it reads each prompt and says its answer.
+def decoder_signals(
+    answered: AnsweredBatch, images: ImageBatch, prompts: Sequence[Sequence[int]], tokens: int
+) -> DecoderSignals:
+    """Returns the attention of the uncompressed language model while it reads each prompt and its answer.
 
     Args:
-        inquiry: The questions with the model's own answers.
+        answered: The questions and answers.
         images: One row per question.
-        prompts: Their full prompts.
-        tokens: How many tokens of an answer have rows of their own.
+        prompts: Full prompts of the questions.
+        tokens: Number of tokens of an answer that have rows of their own.
     """
-    seen = attention_maps(inquiry.llava, prompts, Identity().compress(images), inquiry.answers, tokens)
-    depth = inquiry.llava.decoder.depth
-    said = seen.answer[:, 0, 0, 0].isfinite().cpu()
-    rows = {"prompt": seen.last, "question": seen.question, "every": seen.every, "response": seen.response}
-    rows |= {"answer": seen.answer[said.to(seen.answer.device)]} if said.any() else {}
+    maps = attention_maps(answered.adapter, prompts, Identity().compress(images), answered.answers, tokens)
+    depth = answered.adapter.decoder.depth
+    known = maps.answer[:, 0, 0, 0].isfinite().cpu()
+    rows = {"prompt": maps.last, "question": maps.question, "every": maps.every, "response": maps.response}
+    rows |= {"answer": maps.answer[known.to(maps.answer.device)]} if known.any() else {}
     found = []
     for name, of_blocks in rows.items():
-        about = said.numpy() if name == "answer" else EVERY
+        about = known.numpy() if name == "answer" else EVERY
         curves = name == "prompt"
         found += [Signal(name, str(k), of_blocks[:, k].cpu(), True, curves, about) for k in range(depth)]
         if name != "every":
             curves = name in ("question", "response")
             found.append(Signal(name, f"0-{depth - 1}", of_blocks.mean(1).cpu(), True, curves, about))
-    return Heard(found, seen.tokens.cpu())
+    return DecoderSignals(found, maps.tokens.cpu())
 
 
-def norms_of(images: ImageBatch) -> Float[Tensor, "question patch"]:
-    """Returns the norms of the features that the projector is given."""
+def feature_norms(images: ImageBatch) -> Float[Tensor, "question patch"]:
+    """Returns the norms of the features that the projector receives."""
     sources, _ = images.encode(())
     return sources[:, : images.arrangement.patches].float().norm(dim=-1).cpu()
 
 
-def target_of(signals: Sequence[Signal], name: str) -> Float[Tensor, "question patch"]:
-    """Returns the mean row of "response" or "answer" over all blocks and heads; NaN where undefined.
+def mean_attention(signals: Sequence[Signal], name: str) -> Float[Tensor, "question patch"]:
+    """Returns the mean of "response" or "answer" attention over all blocks and heads; NaN where undefined.
 
     Args:
-        signals: About a batch of questions.
-        name: Which of the two definitions.
+        signals: Signals of a batch of questions.
+        name: One of the two definitions of response attention.
     """
-    of = {signal.name: signal for signal in signals}  # of each name the last, which is the mean over all blocks
-    target = torch.full_like(of["response"].map, torch.nan)
-    if name in of:
-        target[of[name].about] = of[name].map
-    return target
+    by_name = {signal.name: signal for signal in signals}  # the last of each name, the mean over all blocks
+    mean = torch.full_like(by_name["response"].map, torch.nan)
+    if name in by_name:
+        mean[by_name[name].about] = by_name[name].map
+    return mean

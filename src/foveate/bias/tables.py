@@ -1,4 +1,4 @@
-"""Several tables about the same questions: a folder per batch, which is renamed into place when it is whole."""
+"""Several tables about the same questions, stored as one folder per batch that is renamed when it is complete."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ SAMPLES = "samples"  # the table that has one row per question
 
 
 class TableFolder(RunFolder):
-    """Tables as `part-*/<table>.parquet`."""
+    """A folder of tables, stored as `part-*/<table>.parquet`."""
 
     _PARTS = "part-*.????????????????"  # the checksum
 
@@ -32,7 +32,7 @@ class TableFolder(RunFolder):
                 pq.write_table(rows, part / f"{table}.parquet")
 
     def read(self, table: str, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:  # noqa: ANN401
-        """One table as a whole; otherwise as `batches`."""
+        """Returns a whole table; the arguments are those of `batches`."""
         return pa.concat_tables(self.batches(table, columns, filters))
 
     def batches(
@@ -41,15 +41,15 @@ class TableFolder(RunFolder):
         columns: Sequence[str] | None = None,
         filters: Any = None,  # noqa: ANN401 (as in pyarrow)
     ) -> Iterator[pa.Table]:
-        """One table, part after part; all rows about a question are in the same part.
+        """Yields a table part by part; all rows about a question are in the same part.
 
         Args:
-            table: Its name.
-            columns: Only these.
-            filters: As in `pyarrow.parquet.read_table`; rows that do not pass are not held.
+            table: Name of the table.
+            columns: Columns to read; None means all.
+            filters: Filters of `pyarrow.parquet.read_table`, applied while reading.
 
         Raises:
-            DataError: There is none, or a part is damaged or lost.
+            DataError: The table does not exist, or a part is damaged or missing.
         """
         files = [path for part in self.intact_parts() if (path := part / f"{table}.parquet").exists()]
         if not files:

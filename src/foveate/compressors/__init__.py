@@ -1,4 +1,4 @@
-"""Compressors: scorer, selector and merger put together, and attached to a stock model."""
+"""Compressors: scorers, selectors and mergers combined, and attached to a stock model."""
 
 from foveate.compressors.base import Compressor
 from foveate.compressors.controls import Blind, Downsample, Identity, Pool

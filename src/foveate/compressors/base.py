@@ -198,7 +198,7 @@ def check_needed(keep: Keep | None, selector: Selector) -> None:
         BudgetError: There is none, so nothing would be dropped.
     """
     if keep is None and selector.needs_keep:
-        raise BudgetError(f"keep=None: {selector} needs a budget: how many patches stay, as a count or a fraction")
+        raise BudgetError(f"keep=None: {selector} needs a budget: how many patches to keep, as a count or a fraction")
 
 
 def split_budget(keep: Keep | None, merger: Merger, patches: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""References and controls that need no plug-in."""
+"""References and controls without plug-ins."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,7 +18,12 @@ from foveate.functional.regions import proportional
 
 @dataclass(frozen=True)
 class Pool(Compressor):
-    """Control: average pooling of the patch grid to the nearest grid of `keep` tokens."""
+    """Control: average pooling of the patch grid to a grid of about `keep` tokens.
+
+    Attributes:
+        keep: The budget.
+        positions: See `Compressor`.
+    """
 
     keep: Keep
     positions: Positions = "repacked"
@@ -36,7 +41,12 @@ class Pool(Compressor):
 
 @dataclass(frozen=True)
 class Downsample(Compressor):
-    """Control: the image itself at lower resolution, where the tower can interpolate its positions."""
+    """Control: the image at lower resolution, in towers that can interpolate their positions.
+
+    Attributes:
+        keep: The budget.
+        positions: See `Compressor`.
+    """
 
     keep: Keep
     positions: Positions = "repacked"
@@ -55,7 +65,11 @@ class Downsample(Compressor):
 
 @dataclass(frozen=True)
 class Identity(Compressor):
-    """Keeps every patch."""
+    """Reference: every patch.
+
+    Attributes:
+        positions: See `Compressor`.
+    """
 
     positions: Positions = "original"
 
@@ -68,7 +82,11 @@ class Identity(Compressor):
 
 @dataclass(frozen=True)
 class Blind(Compressor):
-    """Keeps nothing: the language model answers without the image."""
+    """Reference: no visual tokens, so that the language model answers without the image.
+
+    Attributes:
+        positions: See `Compressor`.
+    """
 
     positions: Positions = "repacked"
 
@@ -83,7 +101,7 @@ class Blind(Compressor):
 
 
 def _pooled(views: Views, keep: int, features: Tensor) -> Compression:
-    """Every view pooled by itself; the budget is shared out in proportion to their patches."""
+    """Returns the pooling of each view; the budget is split in proportion to their patches."""
     sizes = torch.tensor([[float(grid.patches) for grid in views]])
     middles, blocks, start = [], [], 0
     for grid, share in zip(views, proportional(sizes, keep)[0].tolist(), strict=True):
@@ -98,6 +116,6 @@ def _pooled(views: Views, keep: int, features: Tensor) -> Compression:
 
 
 def _planned(keep: Keep, patches: int, depth: int) -> tuple[float, ...]:
-    """As many tokens as the nearest grid has cells; of a square image."""
+    """Returns the number of cells of the nearest grid for a square image, at every block."""
     side = math.isqrt(patches)
     return (float(math.prod(nearest_grid(resolve_keep(keep, patches), side, side))),) * depth

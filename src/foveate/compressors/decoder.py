@@ -1,4 +1,4 @@
-"""Compression inside the language model, and after another one."""
+"""Compression inside the language model."""
 
 from dataclasses import dataclass
 
@@ -21,22 +21,23 @@ from foveate.core.compression import Compressed, Decision
 from foveate.core.contracts import Cut, ImageBatch, Merger, Scorer, Selector
 from foveate.core.layers import resolve_layer
 from foveate.core.needs import Need
-from foveate.core.trace import PADDING, Trace
+from foveate.core.trace import Trace
 from foveate.mergers import Drop
 from foveate.selectors import TopK
 
 
 @dataclass(frozen=True)
 class DecoderCompressor(Compressor, Cut):
-    """Drops visual tokens inside the language model, before one of its blocks.
+    """Compressor that drops visual tokens before a block of the language model.
 
     Attributes:
-        scorer: Which tokens matter; it may read vision-side needs too, whose answers are carried along.
-        keep: How many visual tokens of a prompt to keep: a count, or a fraction of the patches that its images had.
-        layer: The block before which they go; blocks 0 to `layer` - 1 see all.
-        selector: How scores become a choice.
-        merger: What becomes of the others.
-        positions: "original" lets every token keep the position it had; "repacked" numbers them consecutively.
+        scorer: The scorer; it may also read needs of the vision side.
+        keep: Number of visual tokens of a prompt to keep: a count, a fraction of the patches of its images, or None if
+            the selector decides.
+        layer: The block before which tokens are dropped; blocks 0 to `layer` - 1 process all of them.
+        selector: The selector.
+        merger: The merger.
+        positions: See `Compressor`.
     """
 
     scorer: Scorer
@@ -63,7 +64,7 @@ class DecoderCompressor(Compressor, Cut):
 
     def cut(self, states: Float[Tensor, "batch patch dim"], trace: Trace) -> Decision:
         with torch.no_grad():
-            padding = trace.places == PADDING
+            padding = ~trace.real
             scores = checked_scores(self.scorer.score(trace), self.scorer, trace, states.device, padding)
             budget, keep = split_budget(self.keep, self.merger, trace.patches)
             tokens = states.shape[1]
@@ -76,7 +77,6 @@ class DecoderCompressor(Compressor, Cut):
         return self.planned((float(patches),) * depth, patches)
 
     def planned(self, blocks: tuple[float, ...], patches: int) -> tuple[float, ...]:
-        """What this cut makes of the visual tokens expected at each block without it."""
         layer = resolve_layer(self.layer, len(blocks), "language model")
         left = expected_tokens(self.keep, self.selector, self.merger, blocks[layer], patches)
         return (*blocks[:layer], *(left,) * (len(blocks) - layer))

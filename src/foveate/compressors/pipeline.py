@@ -1,4 +1,4 @@
-"""A vision compressor followed by a decoder compressor."""
+"""Compressors in sequence."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from foveate.core.needs import Need
 
 @dataclass(frozen=True)
 class Pipeline(Compressor):
-    """Several compressors after each other: at most one on the vision side, then cuts inside the language model.
+    """Compressor that applies several others in sequence: one of any kind, then cuts inside the language model.
 
     Attributes:
-        parts: In their order; pipelines among them stand for their parts.
-        positions: Of the vision side; as its own.
+        parts: The compressors in order; a pipeline among them is replaced by its parts.
+        positions: The positions of the vision side.
     """
 
     parts: tuple[Compressor, ...]
@@ -34,7 +34,7 @@ class Pipeline(Compressor):
         return Pipeline((self.parts[0].tiled(per_tile, separators), *self.parts[1:]))
 
     @property
-    def positions(self) -> Positions:  # type: ignore[override] (a field of the others, here its first part's)
+    def positions(self) -> Positions:  # type: ignore[override] (a field elsewhere)
         return "repacked" if self.parts[0].repack and not self.parts[0].cuts else "original"
 
     @property

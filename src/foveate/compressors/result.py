@@ -1,4 +1,4 @@
-"""What an attached compressor did."""
+"""The result of an attached compressor."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -21,45 +21,45 @@ _Call = tuple[Compressed, "foveate.models.backbone.decoder.Layout", "foveate.mod
 
 
 class Result:
-    """What an attached compressor decided in the model's latest call."""
+    """Decisions of an attached compressor in the model's latest call."""
 
     def __init__(self) -> None:
         self._latest: _Call | None = None
 
     @property
     def kept(self) -> list[Int[Tensor, " kept"]]:
-        """For each image the patches whose places remain to the end, ascending."""
+        """For each image, the patches that are kept after all cuts, ascending."""
         compressed, layout, pruning = self._call
         if not pruning.decisions:
             return compressed.decision.compression.kept
         return [
             prompt[(prompt >= start) & (prompt < start + patches)] - start
             for prompt, images in zip(pruning.decisions[-1].compression.kept, layout.prompts, strict=True)
-            for start, patches in _stretches(images)
+            for start, patches in _spans(images)
         ]
 
     @property
     def scores(self) -> Float[Tensor, "image patch"]:
-        """The scores of the last cut; NaN for a patch that was gone before it, or that a smaller image lacks."""
+        """Scores of the last cut; NaN for patches that were dropped before it and for padding."""
         compressed, layout, pruning = self._call
         if not pruning.decisions:
             return compressed.decision.scores
         rows = [
             scores[start : start + patches]
             for scores, images in zip(pruning.decisions[-1].scores, layout.prompts, strict=True)
-            for start, patches in _stretches(images)
+            for start, patches in _spans(images)
         ]
         return pad_sequence(rows, batch_first=True, padding_value=torch.nan)
 
     @property
     def decisions(self) -> list[Decision]:
-        """What every cut decided: first the vision side per image, then the cuts per prompt."""
+        """All decisions: that of the vision side per image, then those of the cuts per prompt."""
         compressed, _, pruning = self._call
         return [compressed.decision, *pruning.decisions]
 
     @property
     def tokens(self) -> TokenAccount:
-        """Visual tokens of each prompt, block by block."""
+        """Numbers of visual tokens of each prompt at each block."""
         return account(self._call[2].per_block)
 
     def note(
@@ -68,17 +68,17 @@ class Result:
         layout: "foveate.models.backbone.decoder.Layout",
         pruning: "foveate.models.runtime.pruning.Pruning",
     ) -> None:
-        """Called by the model's adapter."""
+        """Stores the latest call; called by the attachment."""
         self._latest = compressed, layout, pruning
 
     @property
     def _call(self) -> _Call:
         if self._latest is None:
-            raise LookupError("nothing was compressed yet: call the model with an image inside the `with`")
+            raise LookupError("there is no result yet: call the model with an image inside the `with`")
         return self._latest
 
 
-def _stretches(images: Sequence[Arrangement]) -> list[tuple[int, int]]:
-    """Where the patches of each image of a prompt begin, and how many they are."""
+def _spans(images: Sequence[Arrangement]) -> list[tuple[int, int]]:
+    """Returns the first patch and the number of patches of each image of a prompt."""
     counts = [image.patches for image in images]
     return list(zip(accumulate(counts, initial=0), counts, strict=False))

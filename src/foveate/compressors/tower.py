@@ -11,12 +11,12 @@ from foveate.functional.ranking import marked
 
 @dataclass(frozen=True)
 class TowerCompressor(Compressor):
-    """Drops or merges tokens between the blocks of the vision tower.
+    """Compressor that drops or merges tokens between the blocks of the vision tower.
 
     Attributes:
-        reduction: What happens after which block.
-        keep: How many tokens leave the tower: a count, or a fraction of an image's patches.
-        positions: As in `VisionCompressor`.
+        reduction: The reduction.
+        keep: Number of tokens after the tower: a count, or a fraction of an image's patches.
+        positions: See `Compressor`.
     """
 
     reduction: Reduction

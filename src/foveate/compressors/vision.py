@@ -1,4 +1,4 @@
-"""Compression before the language model: behind the vision tower, or inside it."""
+"""Compression between the vision tower and the language model."""
 
 from dataclasses import dataclass, replace
 
@@ -17,18 +17,17 @@ from foveate.selectors import PerTile, TopK
 
 @dataclass(frozen=True)
 class VisionCompressor(Compressor):
-    """Compresses what the vision tower gives to the language model.
+    """Compressor that drops or merges patches after the vision tower.
 
     Attributes:
-        scorer: Which patches matter.
-        keep: How many to keep: a count, a fraction of an image's patches, or None where the selector decides alone.
-        selector: How scores become a choice.
-        merger: What becomes of the others.
-        merge_projected: Merge behind the projector instead of before it.
-        positions: "repacked" numbers the remaining tokens consecutively, as the original LLaVA code does; "original"
-            lets every token keep the position it had. Where a position has three axes, it is always kept.
-        separators: Whether tokens between patches, such as those with which LLaVA-NeXT ends a row, stay; they count as
-            visual tokens, beyond `keep`.
+        scorer: The scorer.
+        keep: Number of tokens to keep: a count, a fraction of an image's patches, or None if the selector decides.
+        selector: The selector.
+        merger: The merger.
+        merge_projected: Whether patches are merged after the projector instead of before it.
+        positions: See `Compressor`; the original LLaVA code repacks. Positions with three axes are always kept.
+        separators: Whether separators stay, such as those at the end of a row in LLaVA-NeXT; they count as visual
+            tokens beyond `keep`.
     """
 
     scorer: Scorer
@@ -43,7 +42,7 @@ class VisionCompressor(Compressor):
         super().__post_init__()
         check_needed(self.keep, self.selector)
         if late := [need for need in self.needs if need.in_decoder]:
-            raise UnsupportedNeed(f"{late[0]} is known only inside the language model: use a DecoderCompressor")
+            raise UnsupportedNeed(f"{late[0]} is answered inside the language model only: use a DecoderCompressor")
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -56,15 +55,16 @@ class VisionCompressor(Compressor):
     def compress(self, images: ImageBatch) -> Compressed:
         sources, trace = images.encode(self.needs)
         budget, keep = split_budget(self.keep, self.merger, trace.patches)
-        material = images.project(sources[:, : trace.patches]) if self.merge_projected else sources
+        if self.merge_projected:
+            sources = images.project(sources[:, : trace.patches])
         with torch.no_grad():  # gradients flow through the tokens, not through the choice
             scores = checked_scores(self.scorer.score(trace), self.scorer, trace, sources.device)
             kept = checked_choice(self.selector.select(scores, trace, keep), self.selector, trace, scores)
-            made = self.merger.merge(material, kept, scores, trace, budget)
+            made = self.merger.merge(sources, kept, scores, trace, budget)
             compression = checked_compression(
-                made, self.merger, len(scores), scores.shape[1], material.shape[1], material.device
+                made, self.merger, len(scores), scores.shape[1], sources.shape[1], sources.device
             )
-        tokens = compression.apply(material)
+        tokens = compression.apply(sources)
         tokens = tokens if self.merge_projected else images.project(tokens)
         return Compressed.of(tokens, Decision(scores, compression), images.arrangement, self.separators)
 

@@ -1,4 +1,4 @@
-"""Where the patches of an image lie, and how they stand in a prompt."""
+"""Positions of the patches in an image and in a prompt."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,31 +10,37 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the patches of a view lie: raster order, row by row."""
+    """A grid of patches in raster order, row by row.
+
+    Attributes:
+        rows: Number of rows.
+        columns: Number of columns.
+    """
 
     rows: int
     columns: int
 
     @property
     def patches(self) -> int:
+        """Number of patches."""
         return self.rows * self.columns
 
 
 Views = tuple[Grid, ...]
-"""Of an image, or of all images of a prompt: their patches are numbered view by view."""
+"""The views of an image, or of all images of a prompt; patches are numbered view by view."""
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Where the patches of one image lie, and how they stand in the run of its placeholders.
+    """Positions of the patches of one image, in the image and among its placeholders in the prompt.
 
-    A patch is what becomes one visual token: where a model merges several of its tower's patches, all of them together.
+    A patch becomes one visual token; a model that merges several patches of its tower counts them as one.
 
     Attributes:
-        views: One for most models; the whole image and its enlargement, or tile by tile, for those that cut it up.
-        boxes: The part of the image that each view shows: top, left, bottom and right as shares of its sides.
-        separators: Where in the run tokens stand that are no patch, such as those that end a row; ascending.
-        tiles: Of each patch which of the tower's images shows it; empty where there is but one.
+        views: The grids of the image's views: one in most models, several in models that cut the image into tiles.
+        boxes: For each view, the part of the image that it shows: top, left, bottom, right as shares of the sides.
+        separators: Offsets of separators among the placeholders, ascending.
+        tiles: For each patch, the number of the tile that shows it; empty if there is one tile.
     """
 
     views: Views
@@ -44,17 +50,18 @@ class Arrangement:
 
     @property
     def patches(self) -> int:
+        """Number of patches of all views."""
         return sum(view.patches for view in self.views)
 
     @property
     def length(self) -> int:
-        """How many placeholders the run has."""
+        """Number of placeholders."""
         return self.patches + len(self.separators)
 
     @cached_property
     def offsets(self) -> Int[Tensor, " patch"]:
-        """Where in the run each patch stands."""
-        with torch.inference_mode(False):  # it is remembered, and may be part of a pass with gradients later
-            stands = torch.ones(self.length, dtype=torch.bool)
-            stands[list(self.separators)] = False
-            return stands.nonzero()[:, 0]
+        """The offset of each patch among the placeholders."""
+        with torch.inference_mode(False):  # the cached tensor may take part in a pass with gradients later
+            is_patch = torch.ones(self.length, dtype=torch.bool)
+            is_patch[list(self.separators)] = False
+            return is_patch.nonzero()[:, 0]

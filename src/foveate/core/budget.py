@@ -1,4 +1,4 @@
-"""The only place where a budget is judged and becomes a count; how a method splits it is the method's own."""
+"""Budgets: how they are written, checked and converted to a count of patches."""
 
 import math
 from collections.abc import Iterable
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Annotated, SupportsFloat
 
 from foveate.core.errors import BudgetError, shown
-from foveate.core.values import Count, Judged, Misfit, Value, plain_number
+from foveate.core.values import Count, Misfit, Validator, Value, plain_number
 
 
 def plain_keep(keep: object) -> "int | float | Floor | Geometric | Times | Capped":
-    """Returns a budget with its number as one of Python; whether it is in range, `resolve_keep` judges.
+    """Returns a budget with a plain Python number; `resolve_keep` checks the range.
 
     Args:
-        keep: A whole number or a fraction, of any library (see `plain_number`), or a rule.
+        keep: A whole number or a fraction of any library (see `plain_number`), or a rule.
 
     Raises:
-        BudgetError: It is something else.
+        BudgetError: The value is neither a number nor a rule.
     """
     if isinstance(keep, Floor | Geometric | Times | Capped):
         return keep
@@ -24,23 +24,33 @@ def plain_keep(keep: object) -> "int | float | Floor | Geometric | Times | Cappe
         return plain_number(keep)
     except Misfit:
         raise BudgetError(
-            f"keep={shown(keep)}: expected how many patches stay, as a count such as 64 or a fraction such as 0.25"
+            f"keep={shown(keep)}: expected how many patches to keep, as a count such as 64 or a fraction such as 0.25"
         ) from None
 
 
-Number = Annotated[SupportsFloat, Judged(plain_keep, "a budget")]
+Number = Annotated[SupportsFloat, Validator(plain_keep, "a budget")]
 
 
 @dataclass(frozen=True)
 class Floor(Value):
-    """A fraction of the patches rounded down, as `int()` does in the authors' scripts."""
+    """A fraction of the patches, rounded down like `int()` in the authors' scripts.
+
+    Attributes:
+        share: The fraction.
+    """
 
     share: Number
 
 
 @dataclass(frozen=True)
 class Geometric(Value):
-    """Step `step` of `steps` on the way from all patches to `keep` of them, each step by the same factor."""
+    """The budget after some of several steps from all patches to `keep`, each by the same factor.
+
+    Attributes:
+        keep: The budget after the last step.
+        step: Number of the step, counted from 1.
+        steps: Number of steps.
+    """
 
     keep: Number
     step: Count
@@ -49,7 +59,12 @@ class Geometric(Value):
 
 @dataclass(frozen=True)
 class Times(Value):
-    """A budget times a factor, rounded down."""
+    """A budget times a factor, rounded down.
+
+    Attributes:
+        keep: The budget.
+        factor: The factor.
+    """
 
     keep: Number
     factor: float
@@ -57,27 +72,31 @@ class Times(Value):
 
 @dataclass(frozen=True)
 class Capped(Value):
-    """A count, or all patches but one where there are not as many."""
+    """A count, or all patches but one if the image has fewer.
+
+    Attributes:
+        count: The count.
+    """
 
     count: int
 
 
-Keep = Annotated[SupportsFloat | Floor | Geometric | Times | Capped, Judged(plain_keep, "a budget")]
+Keep = Annotated[SupportsFloat | Floor | Geometric | Times | Capped, Validator(plain_keep, "a budget")]
 """A budget: a count (integral), a fraction of the patches (real, in (0, 1], rounded half up, at least 1), or a rule.
 
-Numbers may be those of any library; 16.0 is no count.
+Numbers of any library are accepted; 16.0 is not a count.
 """
 
 
 def resolve_keep(keep: Keep, patches: int) -> int:
-    """The exact number of patches to keep.
+    """Returns the number of patches to keep.
 
     Args:
         keep: The budget.
-        patches: How many patches there were before any compression.
+        patches: Number of patches before any compression.
 
     Raises:
-        BudgetError: It is no budget, or its count or fraction is not in range.
+        BudgetError: The value is not a budget, or its count or fraction is out of range.
     """
     match keep:
         case Floor(share):
@@ -102,14 +121,14 @@ def resolve_keep(keep: Keep, patches: int) -> int:
 
 
 def check_budgets(keeps: Iterable[SupportsFloat], needed: bool = True) -> None:
-    """Refuses budgets that no image allows, however many patches it has.
+    """Checks budgets without knowing the number of patches.
 
     Args:
         keeps: The budgets.
-        needed: Whether there must be any.
+        needed: Whether there must be at least one.
 
     Raises:
-        BudgetError: One is no number, a count below 1 or a fraction that is not in (0, 1], or there is none.
+        BudgetError: A budget is not a number, is a count below 1 or a fraction outside (0, 1], or there is none.
     """
     numbers = [plain_keep(keep) for keep in keeps]
     if needed and not numbers:

@@ -1,8 +1,8 @@
-"""Checks what plug-ins return: types and shapes always, values where that waits for no device.
+"""Checks what plug-ins return: types and shapes always, values where reading them costs no synchronisation.
 
-Where a value lies does not matter: it is moved to where it is needed. Values are looked at on the CPU, and on other
-devices only those of plug-ins from elsewhere, which costs a synchronisation each; what is wrong there would end in an
-error of the device that names nobody.
+Results may be on any device; they are moved to where they are needed. Values are read on the CPU. On other devices only
+values of plug-ins from other packages are read, at the cost of a synchronisation each, because a wrong value would
+otherwise end in a device error that does not name the plug-in.
 """
 
 from dataclasses import fields, is_dataclass
@@ -19,57 +19,57 @@ from foveate.core.trace import EXTRA, PADDING, Trace
 def checked_scores(
     scores: object, scorer: Scorer, trace: Trace, device: torch.device, padding: Tensor | None = None
 ) -> Tensor:
-    """Returns the scores if they are numbers, one for each patch, or -inf for what is not there.
+    """Returns the scores of a scorer after checking that there is one number, or -inf, per patch.
 
     Args:
-        scores: As the scorer gave them.
-        scorer: It.
-        trace: What it has read.
-        device: Where they are needed.
-        padding: (batch, patch) bool, what is no token and gets the score -inf.
+        scores: The scorer's result.
+        scorer: The scorer.
+        trace: The trace that it read.
+        device: Device of the result.
+        padding: Mask (batch, patch) of padding, which gets the score -inf.
 
     Raises:
-        FoveateError: They have another type or shape, or some are NaN or infinite.
+        FoveateError: The type or shape is wrong, or scores are NaN or infinite.
     """
     found = _tensor(scores, scorer, "scores", (trace.batch, _left(trace)), floating=True)
     found = _moved(found, scorer, device)
     found = found if padding is None else found.masked_fill(padding.to(device), -torch.inf)
     if wrong := int((found.isnan() | (found == torch.inf)).sum()):
         raise FoveateError(
-            f"{scorer} gave {wrong} of {found.numel()} scores as NaN or infinite, by which nothing can be chosen: "
-            "look for overflow (half precision?) or for a division by zero in the scorer"
+            f"{scorer} gave {wrong} of {found.numel()} scores as NaN or infinite, which cannot be ranked: look for "
+            "overflow (half precision?) or for a division by zero in the scorer"
         )
     return found
 
 
 def checked_choice(kept: object, selector: Selector, trace: Trace, scores: Tensor) -> Tensor:
-    """Returns the kept patches if they are whole numbers of patches that are there, each once, a row for each image.
+    """Returns the kept patches of a selector after checking that they exist, each once, with a row per image.
 
     Args:
-        kept: As the selector gave them.
-        selector: It.
-        trace: What it has read.
-        scores: What it was given; -inf where there is nothing to keep.
+        kept: The selector's result.
+        selector: The selector.
+        trace: The trace that it read.
+        scores: The scores that it read; -inf for patches that cannot be kept.
 
     Raises:
-        FoveateError: They are something else.
+        FoveateError: The type, the shape or a patch is wrong.
     """
     found = _tensor(kept, selector, "kept patches", (trace.batch, None), floating=False)
     found = _moved(found, selector, scores.device)
-    if found.numel() and _looked_at(selector, found.device):
+    if found.numel() and _reads_values(selector, found.device):
         patches = scores.shape[1]
         ascending, order = found.sort(dim=1, stable=True)
-        again = torch.zeros_like(found, dtype=torch.bool)
-        again[:, 1:] = (ascending[:, 1:] == ascending[:, :-1]) & (ascending[:, 1:] >= 0)
-        nothing = scores.gather(1, found.clamp(0, patches - 1)) == -torch.inf
+        repeated = torch.zeros_like(found, dtype=torch.bool)
+        repeated[:, 1:] = (ascending[:, 1:] == ascending[:, :-1]) & (ascending[:, 1:] >= 0)
+        absent = scores.gather(1, found.clamp(0, patches - 1)) == -torch.inf
         _refuse_first(
             selector,
             found,
             {
                 f"expected 0..{patches - 1}, or PADDING ({PADDING})": (found < PADDING) | (found >= patches),
-                "it stands there twice, expected each patch once": torch.zeros_like(again).scatter_(1, order, again),
-                "its score is -inf: there is nothing to keep": nothing & (found >= 0),
-                f"it stands behind PADDING ({PADDING}), which ends a row": _behind_padding(found),
+                "it is kept twice, expected each patch once": torch.zeros_like(repeated).scatter_(1, order, repeated),
+                "its score is -inf, so it cannot be kept": absent & (found >= 0),
+                f"it comes after PADDING ({PADDING}), which ends a row": _after_padding(found),
             },
         )
     return found
@@ -78,18 +78,18 @@ def checked_choice(kept: object, selector: Selector, trace: Trace, scores: Tenso
 def checked_compression(
     made: object, plugin: object, batch: int, patches: int, sources: int, device: torch.device
 ) -> Compression:
-    """Returns what a merger made if it fits the tokens that it was given.
+    """Returns a compression after checking that it fits the tokens that it was made of.
 
     Args:
-        made: By the plug-in.
-        plugin: It.
+        made: The plug-in's result.
+        plugin: The plug-in.
         batch: Number of images.
-        patches: Places that tokens can take.
-        sources: Tokens of each image that it was given: the patches and, in a tower that has one, [CLS].
-        device: Where it is needed.
+        patches: Number of patches whose positions tokens can take.
+        sources: Number of sources of each image: the patches, and [CLS] if the tower has one.
+        device: Device of the result.
 
     Raises:
-        FoveateError: It has another type or shape, a place does not exist, or a weight is NaN or infinite.
+        FoveateError: The type or shape is wrong, a patch does not exist, or a weight is NaN or infinite.
     """
     if not isinstance(made, Compression):
         raise FoveateError(f"{plugin} gave {_described(made)}: expected a Compression")
@@ -100,11 +100,11 @@ def checked_compression(
         expected = mixed if mixed is not None and mixed <= sources else sources  # [CLS] may be left out
         shape = (batch, origin.shape[1], expected)
         mixing = _moved(_tensor(mixing, plugin, "mixing weights", shape, floating=True), plugin, device)
-    if origin.numel() and _looked_at(plugin, origin.device):
+    if origin.numel() and _reads_values(plugin, origin.device):
         known = f"expected 0..{patches - 1}, EXTRA ({EXTRA}) or PADDING ({PADDING})"
         wrong = {
             known: (origin < EXTRA) | (origin >= patches),
-            f"it stands behind PADDING ({PADDING}), which ends a row": _behind_padding(origin),
+            f"it comes after PADDING ({PADDING}), which ends a row": _after_padding(origin),
         }
         if mixing is not None:
             wrong["a weight of its mixing is NaN or infinite"] = ~mixing.isfinite().all(-1)
@@ -113,17 +113,17 @@ def checked_compression(
 
 
 def checked_decision(made: object, plugin: object, batch: int, patches: int, device: torch.device) -> Decision:
-    """Returns what a cut decided if it fits the visual tokens that it was given.
+    """Returns the decision of a cut after checking that it fits the visual tokens.
 
     Args:
-        made: By the cut.
-        plugin: It.
+        made: The cut's result.
+        plugin: The cut.
         batch: Number of prompts.
-        patches: Visual tokens of each.
-        device: Where it is needed.
+        patches: Number of visual tokens of each prompt.
+        device: Device of the result.
 
     Raises:
-        FoveateError: It has another type or shape, or names a token that does not exist.
+        FoveateError: The type or shape is wrong, or a token does not exist.
     """
     if not isinstance(made, Decision):
         raise FoveateError(f"{plugin} gave {_described(made)}: expected a Decision")
@@ -132,22 +132,21 @@ def checked_decision(made: object, plugin: object, batch: int, patches: int, dev
 
 
 def checked_compressed(made: object, compressor: object, images: ImageBatch) -> Compressed:
-    """Returns what a compressor made of images if it fits them.
+    """Returns the result of a compressor after checking that it fits the images.
 
     Args:
-        made: By the compressor.
-        compressor: It.
-        images: What it was given.
+        made: The compressor's result.
+        compressor: The compressor.
+        images: The images.
 
     Raises:
-        FoveateError: It has another type, its parts are not of as many images and tokens, or they name patches that the
-            images do not have.
+        FoveateError: The type is wrong, its parts differ in the number of images or tokens, or a patch does not exist.
     """
     if not isinstance(made, Compressed):
         raise FoveateError(f"{compressor} gave {_described(made)}: expected a Compressed")
     rows, patches = len(made.arrangements), images.arrangement.patches
     if any(arrangement != images.arrangement for arrangement in made.arrangements):
-        raise FoveateError(f"{compressor} gave another arrangement than that of the images: expected it unchanged")
+        raise FoveateError(f"{compressor} gave another arrangement than that of the images: expected the same")
     tokens = _tensor(made.tokens, compressor, "tokens", (rows, None, None), floating=True)
     if not isinstance(made.decision, Decision):
         raise FoveateError(f"{compressor} gave {_described(made.decision)} as its decision: expected a Decision")
@@ -166,16 +165,15 @@ def checked_compressed(made: object, compressor: object, images: ImageBatch) -> 
 
 
 def checked_step(made: object, reduction: Reduction, block: Block) -> tuple[Compression, Tensor | None]:
-    """Returns what a reduction makes of a block's tokens if it fits them.
+    """Returns the result of a reduction after checking that it fits the block's tokens.
 
     Args:
-        made: By the reduction.
-        reduction: It.
-        block: What it was given.
+        made: The reduction's result.
+        reduction: The reduction.
+        block: The block.
 
     Raises:
-        FoveateError: It is no compression with a state, has another shape, names a token that does not exist, or does
-            not leave [CLS] where it was.
+        FoveateError: The type or shape is wrong, a token does not exist, or [CLS] is not first and unchanged.
     """
     if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[1], Tensor | None):
         raise FoveateError(f"{reduction} gave {_described(made)}: expected a Compression and a tensor or None")
@@ -184,16 +182,16 @@ def checked_step(made: object, reduction: Reduction, block: Block) -> tuple[Comp
     mixed = tokens if step.mixing is None else step.mixing.shape[2]
     if mixed != tokens:
         raise FoveateError(f"{reduction} gave mixing weights of {mixed} tokens: expected those of all {tokens}")
-    if _looked_at(reduction, step.origin.device):
+    if _reads_values(reduction, step.origin.device):
         if not step.origin.shape[1] or (block.has_cls and bool((step.origin[:, 0] != 0).any())):
             raise FoveateError(
-                f"{reduction} moved or dropped [CLS] in block {block.layer}: expected it first, as it was"
+                f"{reduction} moved or dropped [CLS] in block {block.layer}: expected it first and unchanged"
             )
     return step, made[1]
 
 
 class CheckedCut(AroundCut):
-    """A cut whose decisions are checked."""
+    """A cut with checks of its decisions."""
 
     def cut(self, states: Tensor, trace: Trace) -> Decision:
         batch, tokens = states.shape[:2]
@@ -201,17 +199,17 @@ class CheckedCut(AroundCut):
 
 
 def _left(trace: Trace) -> int:
-    """How many patches a row has: at a cut those that are left."""
-    return trace.patches if trace.place is None else trace.place.shape[1]
+    """Returns the length of the patch axis."""
+    return trace.origins.shape[1]
 
 
-def _looked_at(plugin: object, device: torch.device) -> bool:
-    """Tells whether to read the values that a plug-in gave on a device."""
+def _reads_values(plugin: object, device: torch.device) -> bool:
+    """Returns whether to read values of a plug-in that are on this device."""
     return device.type == "cpu" or (device.type != "meta" and not _ours(plugin))
 
 
 def _ours(plugin: object) -> bool:
-    """Tells whether a plug-in and all that it holds are of this package, whose tests say that values are right."""
+    """Returns whether a plug-in and its fields belong to this package, whose tests cover their values."""
     if isinstance(plugin, tuple):
         return all(map(_ours, plugin))
     if not is_dataclass(plugin):
@@ -220,19 +218,19 @@ def _ours(plugin: object) -> bool:
     return ours and all(_ours(getattr(plugin, field.name)) for field in fields(plugin))
 
 
-def _behind_padding(values: Tensor) -> Tensor:
-    behind = torch.zeros_like(values, dtype=torch.bool)
-    behind[:, 1:] = (values[:, :-1] == PADDING) & (values[:, 1:] != PADDING)
-    return behind
+def _after_padding(values: Tensor) -> Tensor:
+    after = torch.zeros_like(values, dtype=torch.bool)
+    after[:, 1:] = (values[:, :-1] == PADDING) & (values[:, 1:] != PADDING)
+    return after
 
 
 def _refuse_first(plugin: object, values: Tensor, wrong: dict[str, Tensor]) -> None:
-    """Refuses the first of the values for which something is wrong.
+    """Raises an error for the first wrong value, if there is one.
 
     Args:
-        plugin: Gave them.
-        values: (batch, value).
-        wrong: By what was expected: for which values it is not so.
+        plugin: The plug-in that gave the values.
+        values: Values (batch, value).
+        wrong: For each expectation, the mask of the values that violate it.
     """
     found = torch.stack([flags.any() for flags in wrong.values()]).tolist()
     for (expected, flags), is_wrong in zip(wrong.items(), found, strict=True):
@@ -244,7 +242,7 @@ def _refuse_first(plugin: object, values: Tensor, wrong: dict[str, Tensor]) -> N
 def _moved(value: Tensor, plugin: object, device: torch.device) -> Tensor:
     if value.is_meta and device.type != "meta":
         raise FoveateError(
-            f"{plugin} gave {_described(value)} on the meta device, which holds no values: expected some"
+            f"{plugin} gave {_described(value)} on the meta device, which holds no values: expected another device"
         )
     return value.to(device)
 

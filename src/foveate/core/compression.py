@@ -1,4 +1,4 @@
-"""What a compressor decides, and what the language model is given because of it."""
+"""Results of selectors, mergers, cuts and compressors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from foveate.core.trace import PADDING
 
 @dataclass(frozen=True, eq=False)
 class Compression:
-    """Y = M X: every token is a weighted sum of sources, which are the patches and, behind them, [CLS] if there is one.
+    """Y = M X: every token is a weighted sum of sources: the patches, then [CLS] if the tower has one.
 
     Attributes:
-        origin: The patch whose place (and position, where positions are kept) the token takes; `EXTRA` for a token
-            without a place of its own; `PADDING` at the end of images with fewer tokens than the others.
-        mixing: M. None means that every token is its patch, unchanged.
+        origin: For each token, the patch whose position it takes; `EXTRA` for a token that takes no patch's position;
+            `PADDING` at the end of images with fewer tokens than others.
+        mixing: The matrix M; None if every token is an unchanged patch.
     """
 
     origin: Int[Tensor, "batch token"]
@@ -27,7 +27,7 @@ class Compression:
 
     @property
     def real(self) -> Bool[Tensor, "batch token"]:
-        """Which entries are tokens."""
+        """Mask of the entries that are tokens."""
         return self.origin != PADDING
 
     @property
@@ -37,16 +37,16 @@ class Compression:
 
     @property
     def kept(self) -> list[Int[Tensor, " kept"]]:
-        """For each image the patches whose places remain, ascending."""
+        """For each image, the kept patches, ascending."""
         return [row[row >= 0].sort().values for row in self.origin]
 
     @property
     def size(self) -> Int[Tensor, "batch token"]:
-        """How many sources each token stands for."""
+        """Number of sources of each token."""
         return self.real.long() if self.mixing is None else (self.mixing != 0).sum(-1)
 
     def apply(self, features: Float[Tensor, "batch source dim"]) -> Float[Tensor, "batch token dim"]:
-        """M X, zero where there is no token; without mixing, tokens are their patches bit by bit."""
+        """Returns M X, with zeros for padding; without mixing, tokens equal their patches bit by bit."""
         if self.mixing is None:
             index = self.origin.clamp(min=0)[..., None].expand(-1, -1, features.shape[2])
             return features.gather(1, index) * self.real[..., None]
@@ -55,7 +55,12 @@ class Compression:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What was decided for a batch of images, or for the visual tokens of a batch of prompts, and by which scores."""
+    """Scores and the compression that resulted, for a batch of images or for the visual tokens of a batch of prompts.
+
+    Attributes:
+        scores: One score per patch.
+        compression: The tokens that remain.
+    """
 
     scores: Float[Tensor, "batch patch"]
     compression: Compression
@@ -63,15 +68,15 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """What the language model is given of each image.
+    """The visual tokens of each image, as the language model receives them.
 
     Attributes:
-        tokens: After the projector; rows without a token are zero or arbitrary.
-        decision: How they came about.
-        arrangements: Of each image. Where images differ in shape, what has fewer patches than others ends in padding:
-            scores of NaN, and answers of 0.
-        separators: Whether tokens between patches, such as those that end a row, stay in the prompt.
-        carried: Answers that the language model or a cut inside it reads; set by `compressed_by`.
+        tokens: The tokens after the projector; rows of padding are zero or arbitrary.
+        decision: The scores and the compression.
+        arrangements: The arrangement of each image. If they differ, images with fewer patches are padded, scores with
+            NaN and answers with 0.
+        separators: Whether the separators stay in the prompt.
+        carried: Answers that the language model or a cut inside it reads; `compressed_by` sets them.
     """
 
     tokens: Float[Tensor, "image token dim"]
@@ -82,13 +87,13 @@ class Compressed:
 
     @property
     def visible(self) -> Int[Tensor, " image"]:
-        """How many tokens of each image the language model is given, separators too."""
+        """Number of visual tokens of each image in the prompt, separators included."""
         count = self.decision.compression.count
-        stay = [len(image.separators) if self.separators else 0 for image in self.arrangements]
-        return count + torch.tensor(stay, dtype=count.dtype, device=count.device)
+        separators = [len(image.separators) if self.separators else 0 for image in self.arrangements]
+        return count + torch.tensor(separators, dtype=count.dtype, device=count.device)
 
     def chosen(self, rows: Sequence[int]) -> "Compressed":
-        """Some of the images."""
+        """Returns the result for some of the images."""
         some, compression = list(rows), self.decision.compression
         mixing = None if compression.mixing is None else compression.mixing[some]
         decision = Decision(self.decision.scores[some], Compression(compression.origin[some], mixing))
@@ -98,24 +103,24 @@ class Compressed:
 
     @classmethod
     def of(cls, tokens: Tensor, decision: Decision, arrangement: Arrangement, separators: bool = True) -> "Compressed":
-        """Returns what was made of images of one arrangement."""
+        """Returns the result for images of one arrangement."""
         return cls(tokens, decision, (arrangement,) * len(tokens), separators)
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What a `Reduction` sees of one block of the vision tower, for a batch of images.
+    """The state of one block of the vision tower for a batch of images, as a `Reduction` reads it.
 
     Attributes:
-        layer: Its number.
-        feature_layer: The last block that is run; its output are the features.
-        keep: How many patches shall remain in the end.
-        query: Of all tokens, [CLS] first if there is one.
-        key: Likewise.
-        value: Likewise.
-        scaling: What the block multiplies query times key with.
-        real: Which tokens there are; images with fewer tokens end in others.
-        size: For how many of the original tokens each one stands.
+        layer: Number of the block.
+        feature_layer: Number of the last block that runs; its output is the features.
+        keep: Number of patches that remain after the feature layer.
+        query: Queries of all tokens, [CLS] first if there is one.
+        key: Keys in the same order.
+        value: Values in the same order.
+        scaling: Factor of the block's attention logits.
+        real: Mask of the tokens; images with fewer tokens end in padding.
+        size: Number of original tokens that each token stands for.
         has_cls: Whether the first token is [CLS].
     """
 

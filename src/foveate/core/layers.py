@@ -21,7 +21,7 @@ Layers = tuple[int, ...] | LayersFrom
 class AtDepth(int):
     """A layer of a vision tower, written as the layer in a tower of a known depth.
 
-    It is an int, that layer, which a recipe uses when it is called without a model. As the default of an option it is
+    It is an int, that layer, which a recipe uses if it is called without a model. As the default of an option it is
     replaced by the layer at the same share of a model's depth (see `foveate.methods.fitting`).
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What a scorer may ask of a model. A need is a value, and the key under which the answer lies in the `Trace`."""
+"""Needs: what plug-ins can read. A need is a value, and the key of its answer in the `Trace`."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,13 +10,15 @@ from foveate.core.values import Count, Value
 
 @dataclass(frozen=True)
 class Need(Value):
-    """One thing to record.
+    """Base of all needs.
 
-    `per_question` says whether the answer depends on the question; if not, all questions about an image share the
-    compressed image and the keys and values that the language model computes for it. `in_decoder` says that the
-    language model answers, at the block where a `DecoderCompressor` cuts; all other needs are answered before it runs.
-    `patch_axis` says where the answer's patches are, so that it can be carried to such a block; None if it has none.
-    With `carried` false it cannot be.
+    Attributes:
+        per_question: Whether the answer depends on the question. If no need does, all questions about an image share
+            its visual tokens and their keys and values.
+        in_decoder: Whether the language model answers the need, at the block of a cut; all other needs are answered
+            before it runs.
+        patch_axis: Axis of the answer's patches; None if the answer has none.
+        carried: Whether a cut inside the language model can read the answer.
     """
 
     per_question: ClassVar[bool] = False
@@ -29,7 +31,10 @@ class Need(Value):
 class ClsRows(Need):
     """Softmax rows of the [CLS] query over the patches: Float[batch layer head patch], float32.
 
-    The [CLS] column is left out and the rest not renormalised.
+    The [CLS] column is left out, and the rest is not renormalised.
+
+    Attributes:
+        layers: Layers of the tower.
     """
 
     layers: Layers
@@ -38,9 +43,12 @@ class ClsRows(Need):
 
 @dataclass(frozen=True)
 class ReceivedRows(Need):
-    """Attention that each patch receives in one layer, averaged over all queries, [CLS] too: Float[batch head patch].
+    """Attention that each patch receives in one layer, averaged over all queries: Float[batch head patch].
 
-    The [CLS] column is left out. Towers without [CLS] have it as well.
+    The query of [CLS] counts, its column is left out. Towers without [CLS] answer this need too.
+
+    Attributes:
+        layer: Layer of the tower.
     """
 
     layer: int
@@ -49,14 +57,22 @@ class ReceivedRows(Need):
 
 @dataclass(frozen=True)
 class ClsQuery(Need):
-    """Query of [CLS] in one layer, before scaling: Float[batch head dim]."""
+    """Query of [CLS] in one layer, before scaling: Float[batch head dim].
+
+    Attributes:
+        layer: Layer of the tower.
+    """
 
     layer: int
 
 
 @dataclass(frozen=True)
 class Keys(Need):
-    """Keys of one layer of the tower: Float[batch source head dim]; the patches, then [CLS] if there is one."""
+    """Keys of the patches, then of [CLS] if there is one, in one layer: Float[batch source head dim].
+
+    Attributes:
+        layer: Layer of the tower.
+    """
 
     layer: int
     carried: ClassVar[bool] = False
@@ -64,7 +80,11 @@ class Keys(Need):
 
 @dataclass(frozen=True)
 class Features(Need):
-    """The patches as the tower gives them, or after the projector: Float[batch patch dim]."""
+    """Features of the patches: Float[batch patch dim].
+
+    Attributes:
+        projected: Whether they are read after the projector instead of before it.
+    """
 
     projected: bool = False
     patch_axis: ClassVar[int | None] = -2
@@ -72,7 +92,7 @@ class Features(Need):
 
 @dataclass(frozen=True)
 class Deepstack(Need):
-    """What some language models add to their visual tokens behind their first blocks: Float[batch level patch dim]."""
+    """DeepStack features, which some models add to visual tokens after blocks: Float[batch level patch dim]."""
 
     patch_axis: ClassVar[int | None] = -2
 
@@ -81,7 +101,11 @@ class Deepstack(Need):
 class Downsampled(Need):
     """Features before the projector of the image at lower resolution, in raster order: Float[batch token dim].
 
-    The image is resized to `rows` x `columns` patches, and the tower interpolates its positions.
+    The image is resized to a smaller grid, and the tower interpolates its positions.
+
+    Attributes:
+        rows: Rows of that grid.
+        columns: Columns of that grid.
     """
 
     rows: Count
@@ -90,9 +114,9 @@ class Downsampled(Need):
 
 @dataclass(frozen=True)
 class AlignedPatches(Need):
-    """Patches in the space that the tower's contrastive twin shares with text: Float[batch patch dim].
+    """Patches in the space that a contrastive tower shares with its text encoder: Float[batch patch dim].
 
-    After the final norm and the projection to that space; not normalised to length 1.
+    They are read after the final norm and the projection to that space, and are not normalised to length 1.
     """
 
     patch_axis: ClassVar[int | None] = -2
@@ -100,10 +124,13 @@ class AlignedPatches(Need):
 
 @dataclass(frozen=True)
 class AlignedText(Need):
-    """The question in the same space, not normalised: Float[batch segment dim].
+    """The question in the space of `AlignedPatches`, not normalised: Float[batch segment dim].
 
-    A question longer than the text encoder's window is cut into segments, or with `truncated` to the first one. Rows
-    of zeros pad questions with fewer segments.
+    A question longer than the text encoder's window is cut into segments. Rows of zeros pad questions with fewer
+    segments.
+
+    Attributes:
+        truncated: Whether only the first segment is read.
     """
 
     truncated: bool = False
@@ -112,17 +139,20 @@ class AlignedText(Need):
 
 @dataclass(frozen=True)
 class QuestionEmbeddings(Need):
-    """The language model's input embeddings of the question's words: Float[batch word dim]; rows of zeros pad."""
+    """Input embeddings of the question's tokens: Float[batch word dim]; rows of zeros pad."""
 
     per_question: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
 class ResponseRows(Need):
-    """What the uncompressed model looks at while it answers: Float[batch layer head patch].
+    """Attention of the uncompressed model's greedy answer to the visual tokens: Float[batch layer head patch].
 
-    Softmax rows, over all keys, of the tokens that produce its greedy answer (the last prompt token and all answer
-    tokens but the last), averaged over them; layers of the decoder, all if none is named.
+    These are softmax rows over all keys, averaged over the tokens that produce the answer: the last prompt token and
+    all answer tokens but the last.
+
+    Attributes:
+        layers: Blocks of the language model; empty means all.
     """
 
     layers: tuple[int, ...]
@@ -132,19 +162,19 @@ class ResponseRows(Need):
 
 @dataclass(frozen=True)
 class Fingerprint(Need):
-    """A number that depends on the image alone: Int[batch]. Seeds whatever is random per image."""
+    """A number that depends on the image alone, which seeds random choices: Int[batch]."""
 
 
 @dataclass(frozen=True)
 class PixelStatistic(Need):
     """A statistic of each patch's pixels, computed without a network: Float[batch patch], float32.
 
-    The pixels are those that the tower receives, but for the image processor's normalisation: RGB in [0, 1]. So the
-    image processor must be known. A visual token that is made of several patches has their mean.
+    The pixels are those that the tower receives, RGB in [0, 1] before the image processor's normalisation, so the image
+    processor must be known. A visual token that merges several patches of the tower has their mean.
 
     Attributes:
         name: "saturation" is the mean of max(R, G, B) - min(R, G, B), "contrast" the standard deviation of luminance,
-            "edges" the mean length of its gradient; see `functional.pixel_filters`.
+            "edges" the mean length of the gradient of luminance; see `functional.pixel_filters`.
     """
 
     name: Literal["saturation", "contrast", "edges"]
@@ -156,9 +186,9 @@ PIXEL_STATISTICS = tuple(PixelStatistic(name) for name in ("saturation", "contra
 
 @dataclass(frozen=True)
 class EvidenceShare(Need):
-    """Share of each patch that shows each thing the question needs: Float[batch thing patch].
+    """Share of each patch that shows each thing of the question's evidence: Float[batch thing patch].
 
-    Only annotated data has it. Questions that need fewer things have rows of zeros.
+    Only annotated data has evidence. Rows of zeros pad questions with fewer things.
     """
 
     per_question: ClassVar[bool] = True
@@ -167,17 +197,17 @@ class EvidenceShare(Need):
 
 @dataclass(frozen=True)
 class PromptRows(Need):
-    """Attention that the prompt pays to the visual tokens in one decoder block: Float[batch head patch], float32.
+    """Attention of the prompt to the visual tokens in one decoder block: Float[batch head patch], float32.
 
     Attributes:
-        layer: The block. One before the cut is read as it ran; the block at the cut is asked ahead, from the states
-            that enter it.
-        query: "last" is the last prompt token; "mean" all tokens after the image; "raters" those of them to which
-            the image's input embeddings are most alike (SparseVLM); "all" every token, the image's own too.
-            Several queries are averaged.
-        rotary: Whether queries and keys carry their positions.
-        over: Softmax over "all" keys that the query may see, or over the visual ones only.
-        debiased: Divide each probability by what an all-ones query and key would score at those positions (SparseVLM+).
+        layer: The block. A block before the cut is read as it ran; for the block at the cut, attention is computed in
+            advance from the states that enter it.
+        query: Queries, averaged: "last" is the last prompt token; "mean" all tokens after the image; "raters" those of
+            them that are most similar to the image's input embeddings (SparseVLM); "all" every token, the image's too.
+        rotary: Whether queries and keys are rotated by their positions.
+        over: Keys of the softmax: "all" that the query can attend to, or "patches", the visual tokens only.
+        debiased: Whether each probability is divided by that of an all-ones query and key at the same positions
+            (SparseVLM+).
     """
 
     layer: int
@@ -192,7 +222,11 @@ class PromptRows(Need):
 
 @dataclass(frozen=True)
 class TokenKeys(Need):
-    """Keys, with positions, of every token in a block before the cut: Float[batch token head dim]."""
+    """Keys of every token, rotated by their positions, in a block before the cut: Float[batch token head dim].
+
+    Attributes:
+        layer: The block.
+    """
 
     layer: int
     per_question: ClassVar[bool] = True
@@ -209,17 +243,17 @@ class TokenStates(Need):
 
 @dataclass(frozen=True)
 class TokenRoles(Need):
-    """What every token at the cut is: Int[batch token], a `Role`; visual tokens come in the order of the patch axis."""
+    """Role of every token at the cut: Int[batch token], a `Role`; visual tokens are in the order of the patch axis."""
 
     per_question: ClassVar[bool] = True
     in_decoder: ClassVar[bool] = True
 
 
 class Role(IntEnum):
-    """What a token of the decoder's sequence is."""
+    """The role of a token in the decoder's sequence."""
 
     PADDING = 0
-    BEFORE = 1  # text up to the last visual token
+    BEFORE = 1  # text before the last visual token
     VISUAL = 2
-    QUESTION = 3  # text after it
-    SEPARATOR = 4  # stands between visual tokens, at no patch's place, such as at the end of a row
+    QUESTION = 3  # text after the last visual token
+    SEPARATOR = 4  # token between visual tokens that shows no patch, such as the end of a row

@@ -1,8 +1,8 @@
-"""Visual tokens as the language model processes them: block by block, merged, extra and recycled ones counted.
+"""Counts of the visual tokens at each block of the language model, including merged, extra and recycled ones.
 
-A method's own number ("keep 192") is one of four: tokens given to the language model, tokens after its last cut, the
-mean over its blocks, or a mean over a data set. Methods are compared by the third, the equivalent tokens: the number
-that, kept from the first block on, would cost the blocks as many tokens.
+The number in a method's paper ("keep 192") is one of four: tokens at the first block, tokens after the last cut, the
+mean over the blocks, or a mean over a data set. Methods are compared by the mean over the blocks, the equivalent
+tokens: keeping this number from the first block on costs the blocks as many tokens.
 """
 
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class TokenAccount:
-    """Visual tokens of each prompt that enter each block of the language model."""
+    """Numbers of visual tokens of each prompt at each block of the language model."""
 
     per_block: Float[Tensor, "prompt block"]
 
     @property
     def given(self) -> Float[Tensor, " prompt"]:
-        """Tokens that the language model is given."""
+        """Tokens at the first block."""
         return self.per_block[:, 0]
 
     @property
     def left(self) -> Float[Tensor, " prompt"]:
-        """Tokens that the last block still sees."""
+        """Tokens at the last block."""
         return self.per_block[:, -1]
 
     @property
     def equivalent(self) -> Float[Tensor, " prompt"]:
-        """Mean over the blocks."""
+        """Equivalent tokens: the mean over the blocks."""
         return self.per_block.mean(1)
 
     @property
     def cached(self) -> Float[Tensor, " prompt"]:
-        """Entries of visual tokens in the key-value cache, over all blocks, once the prompt has run."""
+        """Entries of visual tokens in the key-value cache of all blocks after prefill."""
         return self.per_block.sum(1)
 
     def __float__(self) -> float:
@@ -47,5 +47,5 @@ class TokenAccount:
 
 
 def account(per_block: list[Tensor]) -> TokenAccount:
-    """From the counts of each prompt at each block."""
+    """Returns the account of the counts of each prompt at each block."""
     return TokenAccount(torch.stack(per_block, 1).float())

@@ -1,58 +1,58 @@
-"""What is recorded of a batch of images for scorers, selectors and mergers to read."""
+"""The trace: answers to needs, which scorers, selectors and mergers read."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from foveate.core.arrangement import Arrangement, Views
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need
 
-PADDING = -1  # in lists of patches: no patch, the image has fewer
-EXTRA = -2  # as origin of a token: a real token that stands at no patch's place
+PADDING = -1  # in lists of patches: no patch, because this image has fewer than others
+EXTRA = -2  # as origin of a token: a token that takes no patch's position
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What was recorded for a batch of images: the answer to each need, under that need.
+    """Answers to needs for a batch of images, each under its need.
 
-    All rows of a trace are of one shape. Before the language model the patch axis holds every patch of an image. At a
-    cut inside it, it holds the visual tokens that are still there, `place` tells which patches they are, and with
-    several images in a prompt the patches of the second count on from those of the first.
+    All rows have the same shape. Before the language model the patch axis holds every patch of an image. At a cut
+    inside it, the axis holds the remaining visual tokens, and `origin` says which patches they are. If a prompt has
+    several images, the patches of the second are numbered after those of the first.
 
     Attributes:
         values: The answers.
-        views: Of the images of every row.
+        views: Views of the images of each row.
         batch: Number of rows.
-        place: Int[batch patch], where it is not simply every patch: the patch, `EXTRA` or `PADDING`.
-        tiles: Int[every], of each patch of the views which of the tower's images shows it; None where a view is one.
+        origin: For each entry of the patch axis, its patch, `EXTRA` or `PADDING`; None if the axis holds every patch.
+        tiles: For each patch of the views, the number of the tile that shows it; None if every view is one tile.
     """
 
     values: Mapping[Need, Tensor]
     views: Views
     batch: int
-    place: Int[Tensor, "batch patch"] | None = None
+    origin: Int[Tensor, "batch patch"] | None = None
     tiles: Int[Tensor, " every"] | None = None
 
     @classmethod
     def recorded(cls, values: Mapping[Need, Tensor], arrangement: Arrangement, batch: int) -> "Trace":
-        """Returns what was recorded of so many images of one arrangement."""
+        """Returns the trace of `batch` images of one arrangement."""
         tiles = torch.tensor(arrangement.tiles) if arrangement.tiles else None
         return cls(values, arrangement.views, batch, tiles=tiles)
 
     @property
     def patches(self) -> int:
-        """How many patches the images of a row have, before any compression."""
+        """Number of patches of the images of a row, before any compression."""
         return sum(view.patches for view in self.views)
 
     def __getitem__(self, need: Need) -> Tensor:
         if need not in self.values:
             raise UnsupportedNeed(
-                f"{need} was not recorded; a scorer may read only what its `needs` name, and some needs only "
-                f"annotated data can answer. Recorded: {', '.join(map(str, self.values)) or 'nothing'}"
+                f"{need} was not recorded: a plug-in reads only what its `needs` name, and some needs have answers for "
+                f"annotated data only. Recorded: {', '.join(map(str, self.values)) or 'nothing'}"
             )
         return self.values[need]
 
@@ -61,12 +61,17 @@ class Trace:
         return {need: self[need] for need in needs}
 
     def chosen(self, rows: Int[Tensor, " row"]) -> "Trace":
-        """What was recorded of some of the rows."""
+        """Returns the trace of some of the rows."""
         values = {need: value[rows.to(value.device)] for need, value in self.values.items()}
-        place = None if self.place is None else self.place[rows.to(self.place.device)]
-        return Trace(values, self.views, len(rows), place, self.tiles)
+        origin = None if self.origin is None else self.origin[rows.to(self.origin.device)]
+        return Trace(values, self.views, len(rows), origin, self.tiles)
 
     @property
-    def places(self) -> Int[Tensor, "batch patch"]:
-        """`place`, spelled out."""
-        return torch.arange(self.patches).expand(self.batch, -1) if self.place is None else self.place
+    def origins(self) -> Int[Tensor, "batch patch"]:
+        """The `origin` of each entry, also if the patch axis holds every patch."""
+        return torch.arange(self.patches).expand(self.batch, -1) if self.origin is None else self.origin
+
+    @property
+    def real(self) -> Bool[Tensor, "batch patch"]:
+        """Mask of the entries of the patch axis that are not padding."""
+        return self.origins != PADDING

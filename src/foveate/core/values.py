@@ -1,4 +1,4 @@
-"""Values that judge their own fields, so that whoever makes one is told at once what it cannot hold."""
+"""Values that validate and convert their own fields when they are created."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,34 +14,33 @@ from foveate.core.errors import OptionError, shown
 
 
 class Misfit(ValueError):
-    """A value that is not of the kind that is asked for."""
+    """A value that does not match the expected type."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A rule for a field, written `Annotated[type, Judged(...)]`.
+class Validator:
+    """A rule for a field, written `Annotated[type, Validator(...)]`.
 
     Attributes:
-        judge: Returns the plain value, or raises `Misfit` or an error of its own.
-        expected: What it takes, in words.
+        convert: Function that returns the plain value, or raises `Misfit` or an error of its own.
+        expected: Description of the accepted values.
     """
 
-    judge: Callable[[Any], Any]
+    convert: Callable[[Any], Any]
     expected: str
 
 
 def plain_number(value: object) -> int | float:
-    """Returns a number of any library as a number of Python.
+    """Returns a number of any library as a Python number.
 
     Args:
-        value: An integral or real number: Python's, NumPy's, a fraction, a decimal, or an array or tensor without
-            dimensions that holds one.
+        value: A number of Python or NumPy, a fraction, a decimal, or a zero-dimensional array or tensor.
 
     Raises:
-        Misfit: It is something else, such as a truth value, a text, NaN or an array.
+        Misfit: The value is something else, such as a bool, a string, NaN or an array.
     """
     if getattr(value, "shape", None) == () and (item := getattr(value, "item", None)):
-        with suppress(RuntimeError):  # of a tensor without content
+        with suppress(RuntimeError):  # a meta tensor has no content
             value = item()
     match value:
         case bool():
@@ -49,17 +48,17 @@ def plain_number(value: object) -> int | float:
         case Integral():
             return int(value)
         case Real() | Decimal():
-            with suppress(OverflowError, ValueError):  # of a fraction beyond all floats, of a signalling NaN
+            with suppress(OverflowError, ValueError):  # a fraction beyond all floats; a signalling NaN
                 if not isnan(number := float(value)):
                     return number
     raise Misfit
 
 
 def whole_number(value: object) -> int:
-    """Returns a whole number as Python's; 2.0 is one.
+    """Returns a whole number as a Python int; 2.0 counts as whole.
 
     Raises:
-        Misfit: It is none.
+        Misfit: The value is not a whole number.
     """
     number = plain_number(value)
     if isinstance(number, float) and not number.is_integer():
@@ -68,15 +67,15 @@ def whole_number(value: object) -> int:
 
 
 def whole(name: str, value: object, least: int | None = None) -> int:
-    """Returns the whole number that an argument must be.
+    """Returns the value of an argument as a Python int.
 
     Args:
-        name: Of the argument.
-        value: As it was given.
-        least: What it must be at least; None means any.
+        name: Name of the argument, for the error.
+        value: The value.
+        least: Smallest value that is allowed; None means any.
 
     Raises:
-        OptionError: It is none, or below that.
+        OptionError: The value is not a whole number, or is too small.
     """
     with suppress(Misfit):
         number = whole_number(value)
@@ -109,23 +108,23 @@ def _positive(value: object) -> float:
     return number
 
 
-Share = Annotated[float, Judged(_share, "a number from 0 to 1")]
-Count = Annotated[int, Judged(_count, "a whole number from 1 up")]
-Natural = Annotated[int, Judged(_natural, "a whole number from 0 up")]
-Positive = Annotated[float, Judged(_positive, "a number above 0")]
+Share = Annotated[float, Validator(_share, "a number from 0 to 1")]
+Count = Annotated[int, Validator(_count, "a whole number from 1 up")]
+Natural = Annotated[int, Validator(_natural, "a whole number from 0 up")]
+Positive = Annotated[float, Validator(_positive, "a number above 0")]
 
 
 class Value:
-    """A frozen dataclass whose numbers, words and switches are judged, and made plain, when it is made.
+    """Base of frozen dataclasses that validate their numbers, words and switches and convert them to plain ones.
 
-    A number of NumPy or torch becomes one of Python, so what is equal prints alike and has one identity. Classes of
-    other packages are left as they are, for they may mean what they hold.
+    Numbers of NumPy or torch become Python numbers, so that equal values have the same `repr` and identity. Fields of
+    classes from other packages are left unchanged.
     """
 
-    __no_type_check__: ClassVar[bool] = True  # jaxtyping would judge a number before it is plain
+    __no_type_check__: ClassVar[bool] = True  # jaxtyping would check a number before it is converted
 
     def __post_init__(self) -> None:
-        for name, hint in _judged(type(self)):
+        for name, hint in _own_fields(type(self)):
             value = getattr(self, name)
             try:
                 found = fitted(value, hint)
@@ -136,25 +135,25 @@ class Value:
 
 
 @cache
-def _judged(kind: type) -> tuple[tuple[str, Any], ...]:
-    """Returns the fields of a class of this package with their hints."""
+def _own_fields(kind: type) -> tuple[tuple[str, Any], ...]:
+    """Returns the names and hints of the fields of a class of this package."""
     ours = kind.__module__.partition(".")[0] == "foveate"
     return tuple((field.name, field.type) for field in fields(kind)) if ours else ()  # type: ignore[arg-type]
 
 
 def fitted(value: Any, hint: Any) -> Any:  # noqa: ANN401 (of any field)
-    """Returns the value as a hint has it: plain numbers, lists as tuples.
+    """Returns a value converted to a type hint: numbers as plain numbers, lists as tuples.
 
     Args:
-        value: Of a field.
-        hint: Of the field. Only numbers, switches, words, tuples and unions of them are judged.
+        value: The value.
+        hint: The type hint; values of hints other than numbers, bools, literals, tuples and unions are unchanged.
 
     Raises:
-        Misfit: It is not of that kind.
+        Misfit: The value does not match the hint.
     """
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated and (rule := _rule(parts)):
-        return rule.judge(value)
+        return rule.convert(value)
     if origin in (Union, UnionType):
         return _one_of(value, parts)
     if origin is Literal:
@@ -171,7 +170,7 @@ def fitted(value: Any, hint: Any) -> Any:  # noqa: ANN401 (of any field)
 
 
 def expected(hint: Any) -> str:  # noqa: ANN401 (of any field)
-    """Returns in words what a hint asks for."""
+    """Returns a description of the values that match a hint."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated and (rule := _rule(parts)):
         return rule.expected
@@ -185,12 +184,12 @@ def expected(hint: Any) -> str:  # noqa: ANN401 (of any field)
     return names.get(hint) or f"a {getattr(hint, '__name__', hint)}"
 
 
-def _rule(parts: tuple[Any, ...]) -> Judged | None:
-    return next((part for part in parts if isinstance(part, Judged)), None)
+def _rule(parts: tuple[Any, ...]) -> Validator | None:
+    return next((part for part in parts if isinstance(part, Validator)), None)
 
 
 def _one_of(value: Any, hints: tuple[Any, ...]) -> Any:  # noqa: ANN401 (of any field)
-    """Returns the value as the first of several hints that fits has it."""
+    """Returns a value converted to the first of several hints that it matches."""
     if any(isinstance(hint, type) and type(value) is hint for hint in hints) and value == value:
         return value
     if int in hints and float in hints:

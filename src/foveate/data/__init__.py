@@ -1,1 +1,1 @@
-"""Images with questions."""
+"""Data sets of questions about images."""

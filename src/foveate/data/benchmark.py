@@ -1,4 +1,4 @@
-"""What a benchmark is: where its tables are, and how a row becomes questions."""
+"""Definition of a benchmark: where its tables are, and how a row is parsed into questions."""
 
 import math
 from collections import Counter
@@ -14,16 +14,24 @@ from datasets import Dataset
 from foveate.core.errors import DataError, said, shown
 from foveate.core.progress import bar
 from foveate.data.sample import Boxes, Evidence, Form, ImageSource, Scoring, VQASample
-from foveate.data.stored import Missing, Part, Stored, checked, encoded, filled, table_of
+from foveate.data.stored import (
+    MissingImage,
+    Part,
+    StoredImage,
+    check_columns,
+    has_image,
+    image_column,
+    load_table,
+)
 
 Row = Mapping[str, Any]
 LONGEST_TEXT = 1_000_000  # characters; far beyond the context of any model
-LONGEST_ID = 200  # of an id as it stands in the name of a file
+LONGEST_ID = 200  # characters of an id, escaped for a file name
 
 
 @dataclass(frozen=True)
 class RowQuestion:
-    """A question of a row, without its image; fields as in `VQASample`, an empty `id` means the row's number."""
+    """A question of a row, without its image; fields as in `VQASample`. The row number replaces an empty `id`."""
 
     id: str
     kind: str
@@ -37,7 +45,7 @@ class RowQuestion:
 
 
 class Pixels(NamedTuple):
-    """Width and height of a row's image, for what is given in pixels."""
+    """Width and height of a row's image in pixels."""
 
     width: int
     height: int
@@ -48,19 +56,20 @@ class Benchmark:
     """A data set of questions about images.
 
     Attributes:
-        name: As on the command line.
-        repo: Hub id of the standard copy.
-        parts: By split: where it is.
-        split: The one that results are usually given for.
-        columns: Those that `ask` reads, apart from optional ones.
-        ask: From a row to its questions.
-        image_id: Column that says which rows share an image; None means that none do.
-        image_id_of: From a value of that column to the image.
+        name: Name on the command line.
+        repo: Hub ID of the standard copy.
+        parts: Location of each split.
+        split: Split that results are usually reported for.
+        columns: Required columns that `parse_row` reads.
+        parse_row: Function from a row to its questions.
+        image_id: Column that names the image of a row; None means that no rows share an image.
+        image_id_of: Function from a value of that column to the name of the image.
         image: Column of images.
-        images: Where the images are if not in the same table; there `id` is what `image_id` is here.
-        text_only: Whether rows without an image are questions about text alone; else their image is missing.
-        sized: Whether `ask` needs the size of the image: then rows have a `pixels` of type `Pixels`.
-        answer_tokens: Tokens that the longest answer may have.
+        images: Location of the images of each split if they have a table of their own, whose column `id` matches
+            `image_id`.
+        text_only: Whether rows without an image are text-only questions; else their image is missing.
+        sized: Whether `parse_row` needs the size of the image; rows then have an entry `pixels` of type `Pixels`.
+        answer_tokens: Maximum number of tokens of an answer.
     """
 
     name: str
@@ -68,7 +77,7 @@ class Benchmark:
     parts: Mapping[str, Part]
     split: str
     columns: tuple[str, ...]
-    ask: Callable[[Row], Iterator[RowQuestion]]
+    parse_row: Callable[[Row], Iterator[RowQuestion]]
     image_id: str | None = None
     image_id_of: Callable[[Any], str] = str
     image: str = "image"
@@ -80,31 +89,31 @@ class Benchmark:
     def samples(self, split: str, limit: int | None = None, location: str | None = None) -> list[VQASample]:
         """Returns the first questions of a split; those about an image follow each other.
 
-        Images are left in the table. What is wrong with a row becomes the sample's `problem`.
+        Images stay in the table. A malformed row gives a sample with a `problem`.
 
         Args:
             split: A key of `parts`.
             limit: Number of questions; None means all.
-            location: See `table_of`.
+            location: Path or hub ID of the tables, see `load_table`.
 
         Raises:
-            DataError: The split is unknown, or its table is not there, empty or of other columns.
+            DataError: The split is unknown, or its table is missing or empty or lacks columns.
         """
         if split not in self.parts:
             raise DataError(f"split {split!r} of {self.name!r} is unknown; known: {', '.join(self.parts)}")
         part = self.parts[split]
-        table = table_of(self.name, self.repo, location, part)
-        gallery = _Gallery(self, table, split, location)
-        columns = [*self.columns, *([self.image_id] if self.image_id else []), *gallery.columns]
-        checked(self.name, table, list(dict.fromkeys(columns)), self.repo)
-        # as Arrow has them: `datasets` would decode images and sounds in columns that nobody reads
-        questions = table.remove_columns(gallery.columns).with_format("arrow")
+        table = load_table(self.name, self.repo, location, part)
+        images = _ImageIndex(self, table, split, location)
+        columns = [*self.columns, *([self.image_id] if self.image_id else []), *images.columns]
+        check_columns(self.name, table, list(dict.fromkeys(columns)), self.repo)
+        # in Arrow format, because `datasets` would decode images and sounds in unused columns
+        questions = table.remove_columns(images.columns).with_format("arrow")
         samples: list[VQASample] = []
         names: Counter[str] = Counter()
-        for row in bar(gallery.order(), "row", f"reading {self.name}"):
-            for sample in self._of(row, questions, gallery, part):
+        for row in bar(images.order(), "row", f"reading {self.name}"):
+            for sample in self._samples_of(row, questions, images, part):
                 name = sample.id
-                while names[name]:  # a row may be called what another one is called the second time
+                while names[name]:  # a row may already have the name that a repeated one would get
                     names[sample.id] += 1
                     name = f"{sample.id}#{names[sample.id]}"
                 names[name] += 1
@@ -113,34 +122,33 @@ class Benchmark:
                 break
         return samples[:limit]
 
-    def _of(self, row: int, questions: Dataset, gallery: "_Gallery", part: Part) -> Iterator[VQASample]:
-        facts: dict[str, Any] = cast(pa.Table, questions[row]).to_pylist()[0]
-        source = gallery.source(row)
-        image_id, name = gallery.names[row], f"{gallery.split}-{row:06d}"
-        problem, asked = "", []
+    def _samples_of(self, row: int, questions: Dataset, images: "_ImageIndex", part: Part) -> Iterator[VQASample]:
+        values: dict[str, Any] = cast(pa.Table, questions[row]).to_pylist()[0]
+        source = images.source(row)
+        image_id, name = images.names[row], f"{images.split}-{row:06d}"
+        problem, parsed = "", []
         try:
-            gallery.check(facts)
+            images.check(values)
             if self.sized and source is not None:
-                facts["pixels"] = Pixels(*source.size)
-            asked = list(self.ask(facts))
-            if wrong := next(filter(None, map(_malformed, asked)), ""):
-                problem, asked = wrong, []
+                values["pixels"] = Pixels(*source.size)
+            parsed = list(self.parse_row(values))
+            if malformed := next(filter(None, map(_malformed, parsed)), ""):
+                problem, parsed = malformed, []
         except DataError as error:
             problem = str(error)
         except Exception as error:  # a row may hold anything
-            problem = f"the row is not as {self.repo} has it: {type(error).__name__}: {said(error)}"
+            problem = f"the row does not have the format of {self.repo}: {type(error).__name__}: {said(error)}"
         if problem:
             yield VQASample(name, image_id, source, "", "", (), "none", problem=problem)
-        for one in asked:
-            wrong = _problem(one, part.answered)
-            given = {**vars(one), "id": one.id or name}
+        for question in parsed:
+            fields = {**vars(question), "id": question.id or name}
             if not part.answered:
-                given |= {"references": (), "scoring": "none"}
-            yield VQASample(image_id=image_id, source=source, problem=wrong, **given)
+                fields |= {"references": (), "scoring": "none"}
+            yield VQASample(image_id=image_id, source=source, problem=_problem(question, part.answered), **fields)
 
 
-class _Gallery:
-    """Which image belongs to which row."""
+class _ImageIndex:
+    """The image of each row of a table."""
 
     def __init__(self, benchmark: Benchmark, table: Dataset, split: str, location: str | None) -> None:
         self.split = split
@@ -150,28 +158,28 @@ class _Gallery:
         self.benchmark = benchmark
         key = benchmark.image_id if benchmark.image_id in table.column_names else ""
         own = [f"{split}-{row:06d}" for row in range(len(table))]
-        named = [self._named(value) for value in table[key]] if key else own
-        self.names = [name or alone for name, alone in zip(named, own, strict=True)]
+        shared = [self._image_name(value) for value in table[key]] if key else own
+        self.names = [name or unique for name, unique in zip(shared, own, strict=True)]
         self.text_only = [False] * len(table)
         self._rows: Mapping[str, int] | None = None
         if self.columns and benchmark.image in table.column_names:
-            self._images = encoded(table, benchmark.image)
+            self._images = image_column(table, benchmark.image)
             if benchmark.text_only:
-                self.text_only = [not there for there in filled(table, benchmark.image)]
+                self.text_only = [not present for present in has_image(table, benchmark.image)]
         elif benchmark.images and not self.columns:
-            apart = table_of(benchmark.name, benchmark.repo, location, benchmark.images[split])
-            checked(benchmark.name, apart, ["id", benchmark.image], benchmark.repo)
-            self._rows = {str(name): row for row, name in enumerate(apart["id"])}
-            self._images = encoded(apart, benchmark.image)
+            separate = load_table(benchmark.name, benchmark.repo, location, benchmark.images[split])
+            check_columns(benchmark.name, separate, ["id", benchmark.image], benchmark.repo)
+            self._rows = {str(name): row for row, name in enumerate(separate["id"])}
+            self._images = image_column(separate, benchmark.image)
 
     def check(self, row: Row) -> None:
-        """Raises `DataError` if the row does not say which image it is about."""
+        """Raises `DataError` if the row does not name its image."""
         column = self.benchmark.image_id or ""
-        if column in row and not self._named(row[column]):
+        if column in row and not self._image_name(row[column]):
             raise DataError(f"{column} is {shown(row[column])}, which names no image")
 
-    def _named(self, value: Any) -> str:  # noqa: ANN401 (as the table has it)
-        """Returns which image a value means; empty if it means none, for rows without one must not share one."""
+    def _image_name(self, value: Any) -> str:  # noqa: ANN401 (as the table has it)
+        """Returns the image that a value names; empty if none, because rows without an image must not share one."""
         try:
             name = "" if value is None else self.benchmark.image_id_of(value).strip()
         except (TypeError, ValueError, OverflowError):
@@ -179,69 +187,72 @@ class _Gallery:
         return name if len(quote(name, safe="")) <= LONGEST_ID else ""
 
     def order(self) -> list[int]:
-        """Returns the rows, those of one image after each other, images by their first row."""
+        """Returns the row numbers grouped by image; images are in the order of their first rows."""
         first: dict[str, int] = {}
         for row, name in enumerate(self.names):
             first.setdefault(name, row)
         return sorted(range(len(self.names)), key=lambda row: (first[self.names[row]], row))
 
     def source(self, row: int) -> ImageSource | None:
-        """Returns the image of a row; None where it is a question about text alone."""
+        """Returns the image of a row; None for a text-only question."""
         if self.text_only[row]:
             return None
         name = self.names[row]
         location = row if self._rows is None else self._rows.get(name)
-        return Missing(name) if location is None else Stored(self._images, location, name, self.folder)
+        return MissingImage(name) if location is None else StoredImage(self._images, location, name, self.folder)
 
 
-def missing(value: Any) -> bool:  # noqa: ANN401 (as the table has it)
-    """Returns whether a cell holds nothing: null, a blank text, or nan, which tables made with pandas have instead."""
+def is_missing(value: Any) -> bool:  # noqa: ANN401 (as the table has it)
+    """Returns whether a cell is null, blank, or NaN, which tables made with pandas have instead of null."""
     if isinstance(value, str):
         return value.strip().lower() in ("", "nan")
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def text_of(row: Row, column: str) -> str:
-    """Returns a text that must be there, without blanks around it."""
+    """Returns a required text without surrounding blanks."""
     value = row[column]
-    if missing(value) or not isinstance(value, str):
+    if is_missing(value) or not isinstance(value, str):
         raise DataError(f"{column} is {shown(value)}, expected a text")
     return value.strip()
 
 
-def optional(row: Row, column: str) -> str:
-    """Returns a text without blanks around it; empty if it is missing, or no text."""
-    return text_of(row, column) if isinstance(row.get(column), str) and not missing(row[column]) else ""
+def optional_text(row: Row, column: str) -> str:
+    """Returns a text without surrounding blanks; empty if the cell is missing or not a text."""
+    return text_of(row, column) if isinstance(row.get(column), str) and not is_missing(row[column]) else ""
 
 
 def id_of(row: Row, column: str) -> str:
-    """Returns a text or number that names a question or its kind; empty if it is missing."""
+    """Returns the text or number that names a question or its kind; empty if the cell is missing."""
     value = row.get(column)
-    return "" if missing(value) else str(value).strip()
+    return "" if is_missing(value) else str(value).strip()
 
 
 def option_of(value: Any) -> str:  # noqa: ANN401 (as the table has it)
-    """Returns an option to choose from, without blanks around it; tables have numbers among them."""
-    if missing(value) or isinstance(value, bool) or not isinstance(value, str | int | float):
+    """Returns an option, which may be a number, as text without surrounding blanks."""
+    if is_missing(value) or isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(f"an option is {shown(value)}, expected a text")
     return str(value).strip()
 
 
-def _malformed(asked: RowQuestion) -> str:
-    """Returns what is wrong with a question that cannot be written down as it is; empty if nothing is."""
-    if len(quote(asked.id, safe="")) > LONGEST_ID:
-        return f"its id {shown(asked.id)} is too long: at most {LONGEST_ID} characters, escaped as in a URL"
-    for text in (asked.kind, asked.question, asked.hint, *asked.references, *asked.options):
+def _malformed(question: RowQuestion) -> str:
+    """Returns why a question cannot be stored; empty if it can."""
+    if len(quote(question.id, safe="")) > LONGEST_ID:
+        return f"its id {shown(question.id)} is too long: at most {LONGEST_ID} characters, escaped as in a URL"
+    for text in (question.kind, question.question, question.hint, *question.references, *question.options):
         if not isinstance(text, str):
             return f"it holds {shown(text)}, expected a text"
         if len(text) > LONGEST_TEXT:
-            return f"a text of it, {shown(text)}, has {len(text):,} characters, expected at most {LONGEST_TEXT:,}"
+            return f"its text {shown(text)} has {len(text):,} characters, expected at most {LONGEST_TEXT:,}"
     return ""
 
 
-def _problem(asked: RowQuestion, answered: bool) -> str:
-    if not asked.question:
+def _problem(question: RowQuestion, answered: bool) -> str:
+    """Returns why a question cannot be asked or scored; empty if it can."""
+    if not question.question:
         return "it has no question"
-    if answered and not any(reference.strip() for reference in asked.references):
-        return f"its list of answers is {shown(list(asked.references))}: at least one is needed in a split with answers"
+    if answered and not any(reference.strip() for reference in question.references):
+        return (
+            f"its list of answers is {shown(list(question.references))}: expected at least one in a split with answers"
+        )
     return ""

@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Loads data sets by name."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from PIL import Image
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
 from foveate.data.names import SCENES, check_limit, parsed
-from foveate.data.sample import Drawn, Masks, VQASample
+from foveate.data.sample import InMemoryImage, Masks, VQASample
 from foveate.data.scenes.questions import SEVERAL_ITEMS, make_questions
 from foveate.data.scenes.scene import SPLITS, make_scene, stream
 
@@ -22,17 +22,17 @@ SCENES_PER_SPLIT = 1000
 def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0) -> list[VQASample]:
     """Returns the first `limit` questions of a split; all questions about an image follow each other.
 
-    Images of benchmarks are opened when they are looked at, so a split of any size can be loaded.
+    Images of benchmarks are opened on demand, so a split of any size can be loaded.
 
     Args:
-        name: "scenes", the name of a benchmark, or `<benchmark>:<place>` with a parquet file, a folder or a hub id that
-            has the benchmark's columns.
+        name: "scenes", the name of a benchmark, or `<benchmark>:<location>` with a parquet file, a folder or a hub ID
+            that has the benchmark's columns.
         split: A split of that data set.
         limit: Number of questions; None means all.
-        seed: Of generated data.
+        seed: Random seed of generated data.
 
     Raises:
-        DataError: Data set or split is unknown, cannot be read, or nothing is left.
+        DataError: The data set or split is unknown, cannot be read, or has no questions.
     """
     known, location = parsed(name)
     check_limit(limit)
@@ -43,27 +43,27 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
 
 
 def default_split(name: str) -> str:
-    """Returns the split that results are usually given for."""
+    """Returns the split that results are usually reported for."""
     known, _ = parsed(name)
     return "test" if known == SCENES else _benchmark(known).split
 
 
 def answer_tokens(name: str) -> int:
-    """Returns how many tokens the longest answer may have."""
+    """Returns the maximum number of tokens of an answer."""
     known, _ = parsed(name)
     return 32 if known == SCENES else _benchmark(known).answer_tokens
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:
-    """Returns a hash of questions, references, evidence and images; of an image its encoded bytes, once."""
+    """Returns a hash of questions, references, evidence, and the encoded bytes of each image."""
     digest = hashlib.sha256()
-    seen: set[str] = set()
+    hashed: set[str] = set()
     for sample in bar(samples, "question", "reading images"):
-        facts = (sample.id, sample.image_id, sample.kind, sample.question, sample.references, sample.scoring)
-        more = (sample.form, sample.options, sample.hint, sample.problem)
-        digest.update(repr(facts + more).encode() + sample.things.content())
-        if sample.image_id not in seen:
-            seen.add(sample.image_id)
+        question = (sample.id, sample.image_id, sample.kind, sample.question, sample.references, sample.scoring)
+        prompt = (sample.form, sample.options, sample.hint, sample.problem)
+        digest.update(repr(question + prompt).encode() + sample.things.content())
+        if sample.image_id not in hashed:
+            hashed.add(sample.image_id)
             digest.update(_identity(sample))
     return digest.hexdigest()[:16]
 
@@ -77,7 +77,7 @@ def _benchmark(name: str) -> "foveate.data.benchmark.Benchmark":
 def _identity(sample: VQASample) -> bytes:
     try:
         return b"no image" if sample.source is None else sample.source.content()
-    except DataError as error:  # that it is missing identifies it as well
+    except DataError as error:  # a missing image changes the hash too
         return str(error).encode()
 
 
@@ -89,7 +89,7 @@ def _scenes(split: str, limit: int | None, seed: int) -> list[VQASample]:
         if limit is not None and len(samples) >= limit:
             break
         scene = make_scene(split, index, seed)
-        image = Drawn(Image.fromarray(scene.pixels))
+        image = InMemoryImage(Image.fromarray(scene.pixels))
         for question in make_questions(scene, stream(split, index, seed, 1)):
             samples.append(
                 VQASample(

@@ -1,4 +1,4 @@
-"""Data sets by name, known without importing what reads them."""
+"""Names of data sets, available without importing the modules that read them."""
 
 from foveate.core.errors import DataError
 from foveate.core.plugins import installed_plugins
@@ -8,39 +8,39 @@ NAMES = (
     *("gqa", "mmbench", "mmbench_cn", "mme", "mmvet", "pope", "refcoco", "refcoco+", "refcocog", "scienceqa"),
     *("seedbench", "textvqa", "textvqa_ocr", "vizwiz", "vqav2"),
 )
-"""Those of the package's own benchmarks."""
+"""Names of the built-in benchmarks."""
 REGISTERED: set[str] = set()
-"""Those of benchmarks that were registered."""
+"""Names of registered benchmarks."""
 
 
 def known_names() -> tuple[str, ...]:
-    """Returns the names of all data sets: the scenes, our benchmarks, and those that were registered or installed."""
+    """Returns the names of all data sets: scenes, built-in, registered and installed benchmarks."""
     return tuple(dict.fromkeys((SCENES, *NAMES, *sorted(REGISTERED), *installed_plugins("foveate.benchmarks"))))
 
 
 def parsed(name: str) -> tuple[str, str | None]:
-    """Returns the name of a data set, and the place that was given with it.
+    """Returns the name of a data set and the location that follows its colon, if any.
 
     Raises:
-        DataError: The data set is unknown, or is made and has no place.
+        DataError: The data set is unknown, the location is empty, or generated data are given a location.
     """
     known, given, location = name.partition(":")
     if known not in known_names():
         raise DataError(f"data {known!r} is unknown; known: {', '.join(known_names())}")
     if given and (known == SCENES or not location):
         raise DataError(
-            f"data {name!r}: {SCENES} are made, not read"
+            f"data {name!r}: {SCENES} are generated, not read: leave out {given}{location}"
             if known == SCENES
-            else f"data {name!r}: no place after the colon"
+            else f"data {name!r}: expected a path or hub ID after the colon"
         )
     return known, location or None
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuses a number of questions that is none.
+    """Checks a limit on the number of questions.
 
     Raises:
-        DataError: It is below 1.
+        DataError: The limit is below 1.
     """
     if limit is not None and limit < 1:
-        raise DataError(f"limit={limit}: at least one question is needed; leave it out for the whole split")
+        raise DataError(f"limit={limit}: expected at least 1 question; leave the limit out for the whole split")

@@ -1,7 +1,7 @@
-"""How a model is asked, in the words that its authors use in their evaluations.
+"""Prompts of each model family, with the wording of its authors' evaluations.
 
 Sources: LLaVA-1.5's evaluation files and docs/Evaluation.md; for Qwen-VL and InternVL the prompts that their authors
-contributed to VLMEvalKit. Where authors have no prompt for a kind of question, it is asked in LLaVA's words.
+contributed to VLMEvalKit. LLaVA's prompt is used where the authors have none for a form of question.
 """
 
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from foveate.core.errors import DataError
 from foveate.data.sample import Form, VQASample
 
 LETTERS = "ABCDEFGH"
-"""Letters of options, in their order; what none stands for could be neither asked nor read out of an answer."""
+"""Letters of the options, in order; options beyond them can be neither prompted for nor recognised in an answer."""
 
 
 class Phrase(NamedTuple):
-    """A prompt, and how a hint is put where `{hint}` stands in it, if there is one."""
+    """A template of a prompt, and the template of the hint that replaces `{hint}` in it if the question has one."""
 
     text: str
     hint: str = ""
@@ -59,23 +59,22 @@ FAMILIES = {
     "qwen3_vl": QWEN,
     "internvl": INTERNVL,
 }
-"""By the `model_type` of a checkpoint; all others are asked in LLaVA's words."""
+"""Prompts by the `model_type` of a checkpoint; all others use LLaVA's."""
 
 
-def phrased(sample: VQASample, family: str) -> str:
-    """Returns what a model of a family is asked.
+def format_prompt(sample: VQASample, family: str) -> str:
+    """Returns the prompt of a question for a model family.
 
     Args:
         sample: The question.
         family: The `model_type` of the checkpoint's configuration.
 
     Raises:
-        DataError: It has more options than there are letters.
+        DataError: The question has more options than there are letters.
     """
     if len(sample.options) > len(LETTERS):
         raise DataError(
-            f"it has {len(sample.options)} options: expected at most {len(LETTERS)}, which are called {LETTERS[0]} to "
-            f"{LETTERS[-1]}"
+            f"it has {len(sample.options)} options: expected at most {len(LETTERS)}, {LETTERS[0]} to {LETTERS[-1]}"
         )
     phrase = FAMILIES.get(family, LLAVA)[sample.form]
     hint = phrase.hint.replace("{hint}", sample.hint) if sample.hint else ""
@@ -85,9 +84,9 @@ def phrased(sample: VQASample, family: str) -> str:
 
 
 def _filled(text: str, parts: dict[str, str]) -> str:
-    """Fills the first placeholder, then what follows it, so that braces in a question stay what they are."""
-    places = [(text.find(name), name) for name in parts if name in text]
-    if not places:
+    """Fills the first placeholder, then the rest of the text, so that braces within a question stay unchanged."""
+    found = [(text.find(name), name) for name in parts if name in text]
+    if not found:
         return text
-    start, name = min(places)
+    start, name = min(found)
     return text[:start] + parts[name] + _filled(text[start + len(name) :], parts)

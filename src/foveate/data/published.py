@@ -1,4 +1,4 @@
-"""Results as papers give them, each with its source."""
+"""Published results, each with its source."""
 
 import csv
 from functools import cache
@@ -12,14 +12,14 @@ class Published(NamedTuple):
     """One number of a paper.
 
     Attributes:
-        paper: That reports it; not always the one that proposed the method.
-        model: As the paper names it.
-        method: Likewise.
-        tokens_kept: As the paper counts them; "576" is everything for LLaVA-1.5.
-        benchmark: Likewise.
-        metric: What the number is.
-        value: As printed, mostly in percent; some are no plain number, such as "57.5*".
-        source: Where it stands.
+        paper: Paper that reports the number, not always the one that proposed the method.
+        model: Model, as the paper names it.
+        method: Method, as the paper names it.
+        tokens_kept: Number of tokens, as the paper counts them; "576" is all of them for LLaVA-1.5.
+        benchmark: Benchmark, as the paper names it.
+        metric: Metric, as the paper names it.
+        value: Number as printed, mostly in percent; some are not plain numbers, such as "57.5*".
+        source: Table or figure of the paper.
     """
 
     paper: str
@@ -37,7 +37,7 @@ def published(paper: str) -> tuple[Published, ...]:
     """Returns the results that a paper reports.
 
     Raises:
-        DataError: None of this paper are known.
+        DataError: No results of this paper are known.
     """
     text = (files("foveate.data") / "published.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))

@@ -1,6 +1,7 @@
-"""The one way in for images: of any mode, depth and orientation to what models are given.
+"""Conversion of images of any mode, depth and orientation to upright RGB.
 
-Every door uses `as_rgb`: tables of benchmarks, images in memory, `LoadedModel.images`, and so lmms-eval and notebooks.
+All images pass through `as_rgb`: those of benchmark tables, images in memory, and those of `LoadedModel.images`, which
+lmms-eval and notebooks use.
 """
 
 from collections.abc import Iterator
@@ -17,24 +18,24 @@ _SIDEWAYS = (5, 6, 7, 8)  # orientations whose width is the stored height
 
 
 def as_rgb(image: Image, name: str = "this image") -> Image:
-    """Returns a copy as models are given it: upright, with 8 bits for each of red, green and blue.
+    """Returns an upright copy with 8 bits for each of red, green and blue.
 
     - An EXIF orientation is applied, as by `load_image` of transformers and by the decoder of `datasets`.
-    - Of 16 bits the upper eight are kept, where Pillow would make white of all above 255.
-    - What is transparent is laid onto white, as image processors of transformers do.
+    - The upper 8 of 16 bits are kept; Pillow would clip all values above 255 to white.
+    - Transparent pixels are blended with white, as by the image processors of transformers.
 
-    The copy carries no orientation any more, so that nothing is turned twice.
+    The copy has no orientation tag, so that no image is turned twice.
 
     Args:
-        image: Of any mode; of an animation the current frame is taken.
-        name: What to call it in an error.
+        image: An image of any mode; the current frame of an animation.
+        name: Name of the image in errors.
 
     Raises:
-        DataError: It is no image, has 32 bits per pixel, or its EXIF data cannot be read.
+        DataError: The argument is not an image, has 32 bits per pixel, or its EXIF data cannot be read.
     """
     if not isinstance(image, Image):
         raise DataError(f"{name} is a {type(image).__name__}: expected a PIL image, such as PIL.Image.open(path)")
-    image.load()  # what fails here is not its EXIF data
+    image.load()  # outside of the block below: an error here does not come from EXIF data
     with _reading_exif(name):
         upright = ImageOps.exif_transpose(image)
     eight = _eight_bits(upright, name)
@@ -44,39 +45,41 @@ def as_rgb(image: Image, name: str = "this image") -> Image:
 
 
 def upright_size(image: Image, name: str = "this image") -> tuple[int, int]:
-    """Returns width and height of what `as_rgb` returns.
+    """Returns width and height of the image that `as_rgb` returns.
 
     Args:
-        image: Need not be decoded; a PNG without EXIF data before its pixels is, because they may stand behind them.
-        name: What to call it in an error.
+        image: The image. A PNG without EXIF data before its pixels is decoded, because they may follow.
+        name: Name of the image in errors.
 
     Raises:
-        DataError: Its EXIF data cannot be read.
+        DataError: The EXIF data cannot be read.
     """
     with _reading_exif(name):
         turned = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-    sideways = turned and image.format != "TIFF"  # of which Pillow knows how it is turned
+    sideways = turned and image.format != "TIFF"  # Pillow applies the orientation of a TIFF itself
     return (image.height, image.width) if sideways else image.size
 
 
 @contextmanager
 def _reading_exif(name: str) -> Iterator[None]:
-    """Names the image whose EXIF data Pillow cannot parse.
+    """Converts errors of Pillow's EXIF parser to errors that name the image.
 
     Raises:
-        DataError: It cannot.
+        DataError: The EXIF data cannot be parsed.
     """
     try:
         yield
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError) as error:  # what Pillow's parser raises
         raise DataError(
-            f"{name}: its EXIF data, which may say how it is turned, cannot be read ({said(error)}): store it without"
+            f"{name}: its EXIF data, which may hold an orientation, cannot be read ({said(error)}): store it without "
+            "EXIF data"
         ) from error
 
 
 def _eight_bits(image: Image, name: str) -> Image:
+    """Returns an image with 8 bits per channel."""
     if image.mode in ("I", "F"):
-        raise DataError(f"{name} has 32 bits per pixel, of which nobody knows what is white: store 8 or 16")
+        raise DataError(f"{name} has 32 bits per pixel, whose value of white is not defined: store 8 or 16 bits")
     if not image.mode.startswith("I;16"):
         return image
     deep = np.asarray(image)
@@ -90,7 +93,7 @@ def _transparent(image: Image) -> bool:
 
 
 def _opaque(image: Image) -> Image:
-    """Returns the image on white."""
+    """Returns the image blended with white."""
     clear = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
     white = PILImage.new("RGBA", clear.size, (255, 255, 255, 255))
     return PILImage.alpha_composite(white, clear).convert("RGB")

@@ -1,4 +1,4 @@
-"""One question about one image, or about text alone, in the form that every data set is brought into."""
+"""Questions about an image, or about text alone, in one format for all data sets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,32 +34,32 @@ Box = tuple[float, float, float, float]
 
 
 class ImageSource(ABC):
-    """An image that is opened when it is looked at."""
+    """An image that is opened on demand."""
 
     @abstractmethod
     def open(self) -> Image:
-        """Returns the image as `data.rgb.as_rgb` does: upright, in red, green and blue.
+        """Returns the upright RGB image that `data.rgb.as_rgb` gives.
 
         Raises:
-            DataError: It cannot be decoded.
+            DataError: The image cannot be decoded.
         """
 
     @property
     @abstractmethod
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels of what `open` returns, for which most formats need not be decoded.
+        """Width and height in pixels of what `open` returns; most formats are not decoded for it.
 
         Raises:
-            DataError: It is no image.
+            DataError: This is not an image.
         """
 
     @abstractmethod
     def content(self) -> bytes:
-        """What identifies it."""
+        """Returns bytes that identify the image."""
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn(ImageSource):
+class InMemoryImage(ImageSource):
     """An image in memory."""
 
     image: Image
@@ -76,25 +76,25 @@ class Drawn(ImageSource):
 
 
 class Evidence(ABC):
-    """What must be seen to answer."""
+    """The pixels that are needed to answer a question."""
 
     @property
     @abstractmethod
     def known(self) -> bool:
-        """Whether anything is."""
+        """Returns whether the evidence is known."""
 
     @abstractmethod
     def masks(self, source: ImageSource) -> Bool[np.ndarray, "thing height width"]:
-        """One mask in the image's pixels for each thing."""
+        """Returns one mask per thing, in the pixels of the image."""
 
     @abstractmethod
     def content(self) -> bytes:
-        """What identifies it."""
+        """Returns bytes that identify the evidence."""
 
 
 @dataclass(frozen=True, eq=False)
 class Masks(Evidence):
-    """Masks in memory."""
+    """Evidence as masks in memory."""
 
     things: Bool[np.ndarray, "thing height width"]
 
@@ -111,7 +111,7 @@ class Masks(Evidence):
 
 @dataclass(frozen=True)
 class Boxes(Evidence):
-    """Boxes, which become masks when they are asked for; no boxes mean that the evidence is unknown."""
+    """Evidence as boxes, converted to masks on demand; without boxes the evidence is unknown."""
 
     boxes: tuple[Box, ...] = ()
 
@@ -140,19 +140,19 @@ class VQASample:
     """A question with its reference answers.
 
     Attributes:
-        id: Unique in its data set and split.
-        image_id: Shared by all questions about the image; of a text-only question its own.
-        source: The image, opened when it is looked at; None for a text-only question.
+        id: Unique name within the data set and split.
+        image_id: Name that all questions about the image share; unique for a text-only question.
+        source: The image, opened on demand; None for a text-only question.
         kind: Question type.
         question: The question, without any prompt around it.
-        references: Answers that count as right.
-        scoring: How an answer is compared with them, see `metrics.answers.score_of`; "none" where the split has no
-            answers.
-        things: What must be seen.
-        form: What kind of answer is asked for; `data.prompts` puts that into words.
-        options: To choose from, in the order of their letters.
-        hint: What is said beside the question.
-        problem: Why the question cannot be asked; empty if it can.
+        references: Answers that count as correct.
+        scoring: Rule that compares an answer with the references, see `metrics.answers.score_of`; "none" if the split
+            has no answers.
+        things: The evidence: the pixels that the question needs.
+        form: Kind of answer that the prompt requests; `data.prompts` has the wording.
+        options: Options of a multiple-choice question, in the order of their letters.
+        hint: Additional text for the prompt.
+        problem: Reason why the question cannot be used; empty if it can.
     """
 
     id: str
@@ -173,7 +173,7 @@ class VQASample:
         """The image.
 
         Raises:
-            DataError: There is none, or it cannot be decoded; the message names the question.
+            DataError: The question has no image, or the image cannot be decoded; the message names the question.
         """
         if self.source is None:
             raise DataError(f"question {self.id!r} has no image: only questions about images can be used here")
@@ -184,23 +184,23 @@ class VQASample:
 
     @property
     def evidence(self) -> Bool[np.ndarray, "thing height width"]:
-        """One mask in the image's pixels for each thing that must be seen; none when unknown."""
+        """One mask per needed thing, in the pixels of the image; none if the evidence is unknown."""
         return np.zeros((0, 1, 1), bool) if self.source is None else self.things.masks(self.source)
 
 
-class Lazily(Mapping[str, T]):
-    """A mapping from names to what is made of their questions when it is looked up.
+class LazyMapping(Mapping[str, T]):
+    """A mapping from names to values that are computed from questions at each lookup.
 
     Args:
-        samples: By name.
-        look: What to make of one.
+        samples: One question per name.
+        compute: Function from a question to the value.
     """
 
-    def __init__(self, samples: Mapping[str, VQASample], look: Callable[[VQASample], T]) -> None:
-        self.samples, self.look = samples, look
+    def __init__(self, samples: Mapping[str, VQASample], compute: Callable[[VQASample], T]) -> None:
+        self.samples, self.compute = samples, compute
 
     def __getitem__(self, name: str) -> T:
-        return self.look(self.samples[name])
+        return self.compute(self.samples[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.samples)
@@ -218,6 +218,6 @@ def first_of_images(samples: Sequence[VQASample]) -> dict[str, VQASample]:
     return first
 
 
-def images_of(samples: Sequence[VQASample]) -> Lazily[Image]:
-    """Returns the images of questions by `image_id`, each opened when it is looked up."""
-    return Lazily(first_of_images(samples), lambda sample: sample.image)
+def images_of(samples: Sequence[VQASample]) -> LazyMapping[Image]:
+    """Returns the images of questions by `image_id`, each opened at its lookup."""
+    return LazyMapping(first_of_images(samples), lambda sample: sample.image)

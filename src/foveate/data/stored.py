@@ -1,4 +1,4 @@
-"""Tables of questions and images on disk or on the hub; images stay there until they are looked at."""
+"""Tables of questions and images on disk or on the hub; images are read on demand."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,19 +27,19 @@ from foveate.data.rgb import as_rgb, upright_size
 from foveate.data.sample import ImageSource
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Of images. Others are refused: Pillow has some, such as EPS, drawn by programs of the machine."""
+"""Image formats that are read. Others are refused: Pillow runs external programs for some, such as EPS."""
 LARGEST_FILE = 256 * 2**20  # bytes of one encoded image
 
 
 @dataclass(frozen=True)
 class Part:
-    """Where the questions of a split are.
+    """The location of a split within a data set.
 
     Attributes:
         split: Name of the split on the hub.
         config: Name of the configuration on the hub.
-        only: Column and value of the rows that belong to it; None means all rows.
-        answered: Whether it comes with answers.
+        only: Column and value that select the rows of the split; None means all rows.
+        answered: Whether the split has answers.
     """
 
     split: str
@@ -49,18 +49,17 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Stored(ImageSource):
+class StoredImage(ImageSource):
     """An image in a table.
 
-    It is opened as `data.rgb.as_rgb` says: upright, in red, green and blue; of an animation the first frame. Pillow's
-    limits on the size of what it decodes stay on. A file that a table names must lie below the table's folder: a table
-    is data, and reads nothing else of the machine.
+    `open` returns the first frame of an animation. Pillow's limits on the size of decoded images apply. A file that a
+    table names must lie in the table's folder, so that a table cannot read other files of the machine.
 
     Attributes:
-        table: See `encoded`; of a list of images the first is meant.
-        row: In the table.
-        name: What an error calls the image.
-        folder: What relative paths in the table start from.
+        table: Result of `image_column`; the first image is used if a cell holds a list.
+        row: Row of the table.
+        name: Name of the image in errors.
+        folder: Folder that relative paths in the table start from.
     """
 
     table: Dataset
@@ -87,7 +86,7 @@ class Stored(ImageSource):
             return self._file(path)
         if data or path:
             raise DataError(
-                f"image {shown(self.name)} is {shown(value)}: expected encoded bytes, or a path beside the table"
+                f"image {shown(self.name)} is {shown(value)}: expected encoded bytes, or a path in the table's folder"
             )
         raise DataError(f"image {shown(self.name)} is missing: its cell holds neither bytes nor a path")
 
@@ -96,37 +95,37 @@ class Stored(ImageSource):
             file = (self.folder / path).resolve()
             if not file.is_relative_to(self.folder.resolve()):
                 raise DataError(
-                    f"image {shown(self.name)}: its path {shown(path)} leads out of the folder of its table; put it "
-                    "beside the table, or its bytes into it"
+                    f"image {shown(self.name)}: its path {shown(path)} leads out of the folder of its table; move the "
+                    "file into that folder, or store its bytes in the table"
                 )
             if not file.is_file():
-                raise DataError(f"image {shown(self.name)}: there is no file {shown(path)} beside its table")
+                raise DataError(f"image {shown(self.name)}: there is no file {shown(path)} in the folder of its table")
             if (size := file.stat().st_size) > LARGEST_FILE:
-                raise DataError(f"image {shown(self.name)} has {size:,} bytes, at most {LARGEST_FILE:,} are read")
+                raise DataError(f"image {shown(self.name)} has {size:,} bytes, expected at most {LARGEST_FILE:,}")
             return file.read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: of paths that no system can have
+        except (OSError, ValueError) as error:  # ValueError: invalid paths, such as one with a null byte
             raise DataError(f"image {shown(self.name)} cannot be read: {said(error)}") from error
 
     @contextmanager
     def _opened(self) -> Iterator[Image]:
         data = self.content()
-        about = f"image {shown(self.name)} ({len(data):,} bytes)"
+        label = f"image {shown(self.name)} ({len(data):,} bytes)"
         try:
             with PILImage.open(BytesIO(data), formats=FORMATS) as image:
                 if 0 in image.size:
-                    raise DataError(f"{about} has no pixels: it is {image.width} x {image.height}")
+                    raise DataError(f"{label} has no pixels: its size is {image.width} x {image.height}")
                 yield image
         except UnidentifiedImageError as error:
-            raise DataError(f"{about} cannot be decoded: it is in none of {', '.join(FORMATS)}") from error
+            raise DataError(f"{label} cannot be decoded: expected one of the formats {', '.join(FORMATS)}") from error
         except DataError:
             raise
-        except Exception as error:  # Pillow's decoders raise what they like
-            raise DataError(f"{about} cannot be decoded: {said(error)}") from error
+        except Exception as error:  # Pillow's decoders raise errors of many types
+            raise DataError(f"{label} cannot be decoded: {said(error)}") from error
 
 
 @dataclass(frozen=True)
-class Missing(ImageSource):
-    """An image that a question is about and that no table has."""
+class MissingImage(ImageSource):
+    """An image that a question names and that no table holds."""
 
     name: str
 
@@ -145,31 +144,31 @@ class Missing(ImageSource):
         return DataError(f"image {shown(self.name)} is not in the table of images")
 
 
-def table_of(name: str, repo: str, location: str | None, part: Part) -> Dataset:
+def load_table(name: str, repo: str, location: str | None, part: Part) -> Dataset:
     """Returns the rows of a split.
 
     Args:
-        name: Of the data set, for messages.
-        repo: Its hub id.
-        location: A parquet file, a folder of them, a folder written by `save_to_disk`, or another hub id; None means
+        name: Name of the data set in errors.
+        repo: Hub ID of the data set.
+        location: A parquet file, a folder of them, a folder written by `save_to_disk`, or another hub ID; None means
             `repo`.
-        part: What to read. In a folder, files below `<config>` and those whose names start with `<split>` are
-            preferred; a single file is taken for the split.
+        part: The split. In a folder, files below `<config>` and those whose names start with `<split>` are preferred;
+            a single file is used as the split.
 
     Raises:
-        DataError: There is no such table, it cannot be read, or has no rows.
+        DataError: The table does not exist, cannot be read, or has no rows.
     """
-    if location is not None and (_is_there(name, location) or not _is_hub_id(location)):
+    if location is not None and (_exists(name, location) or not _is_hub_id(location)):
         with without_progress_bars():
             table = _local(name, Path(location).expanduser(), part)
     else:
-        with nullcontext() if bars_visible() else without_progress_bars():  # what is fetched may be large
+        with nullcontext() if bars_visible() else without_progress_bars():  # downloads may be large
             table = _from_hub(name, location or repo, part)
     if part.only:
         column, value = part.only
         if column not in table.column_names:
-            raise DataError(f"data {name!r} has no column {column!r}, by which its splits are told apart")
-        rows = [row for row, found in enumerate(table[column]) if found == value]
+            raise DataError(f"data {name!r} has no column {column!r}, which separates its splits")
+        rows = [row for row, cell in enumerate(table[column]) if cell == value]
         table = table.select(rows)
     if not len(table):
         which = f" with {part.only[0]} {part.only[1]!r}" if part.only else ""
@@ -177,8 +176,8 @@ def table_of(name: str, repo: str, location: str | None, part: Part) -> Dataset:
     return table
 
 
-def checked(name: str, table: Dataset, columns: Sequence[str], repo: str) -> None:
-    """Raises `DataError` if columns are missing."""
+def check_columns(name: str, table: Dataset, columns: Sequence[str], repo: str) -> None:
+    """Raises `DataError` if the table lacks columns."""
     if missing := [column for column in columns if column not in table.column_names]:
         raise DataError(
             f"data {name!r} lacks the columns {', '.join(missing)}; found: {', '.join(table.column_names)}; expected "
@@ -186,14 +185,14 @@ def checked(name: str, table: Dataset, columns: Sequence[str], repo: str) -> Non
         )
 
 
-def encoded(table: Dataset, column: str) -> Dataset:
-    """Returns the column of images alone, undecoded: its rows are Arrow tables of one row."""
+def image_column(table: Dataset, column: str) -> Dataset:
+    """Returns a column of encoded images as a data set whose rows are Arrow tables of one row."""
     return table.select_columns([column]).with_format("arrow")
 
 
-def filled(table: Dataset, column: str) -> list[bool]:
-    """Returns which rows have an image."""
-    images = encoded(table, column)
+def has_image(table: Dataset, column: str) -> list[bool]:
+    """Returns whether each row has an image."""
+    images = image_column(table, column)
     return [valid for batch in images.iter(batch_size=64) for valid in _valid(cast(pa.Table, batch))]
 
 
@@ -201,11 +200,11 @@ def _valid(batch: pa.Table) -> list[bool]:
     return batch.column(0).is_valid().to_pylist()
 
 
-def _is_there(name: str, location: str) -> bool:
+def _exists(name: str, location: str) -> bool:
     try:
         return Path(location).expanduser().exists()
-    except (OSError, RuntimeError) as error:  # too long, or the home of a user that is unknown
-        raise DataError(f"data {name!r}: no file or folder can be called {shown(location)}: {said(error)}") from error
+    except (OSError, RuntimeError) as error:  # a path that is too long, or the home of an unknown user
+        raise DataError(f"data {name!r}: {shown(location)} is not a valid path: {said(error)}") from error
 
 
 def _is_hub_id(location: str) -> bool:
@@ -215,23 +214,23 @@ def _is_hub_id(location: str) -> bool:
 def _local(name: str, location: Path, part: Part) -> Dataset:
     if not location.exists():
         raise DataError(f"data {name!r}: there is no file or folder {location}")
-    if location.is_dir() and any((location / note).exists() for note in ("dataset_info.json", "dataset_dict.json")):
+    if location.is_dir() and any((location / file).exists() for file in ("dataset_info.json", "dataset_dict.json")):
         return _saved(name, location, part)
     files = [location] if location.is_file() else _files(location, part)
     if not files:
         raise DataError(f"data {name!r}: {location} holds no parquet files of split {part.split!r}")
     try:
         return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
-    except Exception as error:  # pyarrow and datasets raise what they like
+    except Exception as error:  # pyarrow and datasets raise errors of many types
         raise DataError(f"data {name!r}: {location} cannot be read as parquet: {said(error)}") from error
 
 
 def _saved(name: str, location: Path, part: Part) -> Dataset:
     try:
         saved = load_from_disk(str(location))
-    except Exception as error:  # pyarrow and datasets raise what they like
+    except Exception as error:  # pyarrow and datasets raise errors of many types
         raise DataError(
-            f"data {name!r}: {location} cannot be read as `save_to_disk` writes it: {said(error)}"
+            f"data {name!r}: {location} cannot be read as a folder of `save_to_disk`: {said(error)}"
         ) from error
     if not isinstance(saved, DatasetDict):
         return saved
@@ -241,7 +240,7 @@ def _saved(name: str, location: Path, part: Part) -> Dataset:
 
 
 def _files(folder: Path, part: Part) -> list[Path]:
-    """Of the split as the hub lays it out: [<config>/]<split>-00000-of-00001.parquet, in `data` or elsewhere below."""
+    """Returns the files of a split, named as on the hub: [<config>/]<split>-00000-of-00001.parquet at any depth."""
     found = sorted(folder.rglob("*.parquet"))
     if part.config:
         found = [file for file in found if part.config in file.relative_to(folder).parts] or found
@@ -252,17 +251,17 @@ def _files(folder: Path, part: Part) -> list[Path]:
 def _from_hub(name: str, repo: str, part: Part) -> Dataset:
     try:
         return cast(Dataset, load_dataset(repo, part.config, split=part.split))
-    except Exception as error:  # of the network, the hub, the cache
+    except Exception as error:  # the network, the hub and the cache raise errors of many types
         raise DataError(
             f"data {name!r}: {repo} (config {part.config or 'default'}, split {part.split}) cannot be read from the "
-            f"hub: {said(error)}; load it once where the hub can be reached, or give a folder or a parquet file: "
+            f"hub: {said(error)}; load it once with access to the hub, or give a folder or a parquet file: "
             f"--data {name}:PATH"
         ) from error
 
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Within this block there are none; afterwards it is as before."""
+    """Disables the progress bars of `datasets` within a block and restores them afterwards."""
     shown = not are_progress_bars_disabled()
     disable_progress_bars()
     try:

@@ -26,7 +26,7 @@ from foveate.metrics.answers import score_of
 from foveate.metrics.evidence import evidence_recall, things_kept
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.loading.text_only import answer_text
-from foveate.models.runtime.generation import Conversation, answer, answer_each, likelihood
+from foveate.models.runtime.generation import Conversation, Decoding, answer, answer_each, likelihood
 from foveate.models.runtime.greedy import Answers
 from foveate.models.runtime.images import Texts
 from foveate.models.runtime.pruning import Pruning
@@ -113,7 +113,7 @@ class Answering(lightning.LightningModule):
         cuts = checked_cuts(method)
 
         def generate(drafts: Sequence[Sequence[int]]) -> tuple[Answers, Pruning]:
-            return answer_each(adapter, prompts, compressed, method.repack, cuts, limit, drafts)
+            return answer_each(adapter, prompts, compressed, method.repack, cuts, Decoding(limit, drafts))
 
         answers, pruning = generate(references)
         if "drafts" not in self.reuse:
@@ -133,8 +133,8 @@ class Answering(lightning.LightningModule):
         drafts = [references[i] for group in groups for i in group]
         inputs = (adapter, turns, compressed, self.compressor.repack)
         if "drafts" in self.reuse:
-            return answer(*inputs, self.max_new_tokens, drafts, share=texts)
-        tokens = answer(*inputs, self.max_new_tokens, share=texts).tokens
+            return answer(*inputs, Decoding(self.max_new_tokens, drafts), share=texts)
+        tokens = answer(*inputs, Decoding(self.max_new_tokens), share=texts).tokens
         return Answers(tokens, likelihood(*inputs, drafts, share=texts))
 
     def _groups(self, batch: Sequence[VQASample]) -> list[list[int]]:

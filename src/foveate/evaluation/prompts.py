@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.errors import DataError
-from foveate.data.prompts import phrased
+from foveate.data.prompts import format_prompt
 from foveate.data.sample import VQASample
 from foveate.evaluation.config import EvalConfig
 from foveate.models.loading.load import LoadedModel
@@ -15,7 +15,7 @@ RECORD_IT = "correct the data, or record such questions as failed: --on-error sk
 
 def question_text(loaded: LoadedModel, sample: VQASample) -> str:
     """Returns the question in the words that the model's family was trained with."""
-    return phrased(sample, loaded.model.config.model_type)
+    return format_prompt(sample, loaded.model.config.model_type)
 
 
 def reference_of(loaded: LoadedModel, sample: VQASample) -> list[int]:

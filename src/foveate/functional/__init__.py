@@ -1,1 +1,1 @@
-"""Pure tensor functions."""
+"""Pure functions of tensors."""

@@ -1,4 +1,4 @@
-"""Attention probabilities of chosen query rows, without the full matrix."""
+"""Attention probabilities of selected query rows, without the full matrix."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.core.errors import LayerError
 
-_ROWS = 64  # at a time; more would only cost memory
+_ROWS = 64  # computed at a time; more only cost memory
 
 
 def attention_rows(
@@ -18,13 +18,13 @@ def attention_rows(
     scaling: float,
     allowed: Bool[Tensor, "#batch #head #row key"] | None = None,
 ) -> Float[Tensor, "batch head row key"]:
-    """softmax(scaling * q k^T) for the given query rows, in float32.
+    """Returns softmax(scaling * q k^T) for the given query rows, in float32.
 
     Args:
-        query: Queries after positions were applied.
-        key: Keys; with grouped-query attention fewer heads than the queries.
+        query: Queries, rotated by their positions.
+        key: Keys, which have fewer heads than the queries with grouped-query attention.
         scaling: Usually 1 / sqrt(dim).
-        allowed: Which keys a row may see; None means all.
+        allowed: Mask of the keys that a row can attend to; None means all.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     query, key = query.to(exact), key.to(exact)
@@ -32,7 +32,7 @@ def attention_rows(
     key_heads = key.shape[1]
     grouped = query.reshape(batch, key_heads, heads // key_heads * rows, dim)
     logits = query.new_empty(*grouped.shape[:3], key.shape[2])
-    for image in range(batch):  # one product for all would first copy the keys, which models give token by token
+    for image in range(batch):  # a single product would copy the keys first, which are laid out token by token
         logits[image] = grouped[image] @ key[image].mT
     logits = logits.reshape(batch, heads, rows, -1) * scaling
     if allowed is not None:
@@ -48,21 +48,21 @@ def mean_attention(
     allowed: Bool[Tensor, "#batch row key"] | Callable[[slice], Tensor] | None = None,
     divisor: Float[Tensor, "batch row key"] | None = None,
 ) -> Float[Tensor, "batch head key"]:
-    """Weighted mean over query rows of `attention_rows`, a few rows at a time.
+    """Returns the weighted mean of `attention_rows` over query rows, computed a few rows at a time.
 
     Args:
-        query: Queries after positions were applied.
+        query: Queries, rotated by their positions.
         key: Keys.
         scaling: Usually 1 / sqrt(dim).
-        weight: Of each row; a row of weight 0 may attend to anything. Sums to more than 0.
-        allowed: Which keys a row may see; where that for all rows would be too large, a function of the rows.
-        divisor: Divides the probabilities before they are averaged.
+        weight: Weight of each row, with a sum above 0; a row of weight 0 may attend to anything.
+        allowed: Mask of the keys that a row can attend to, or a function of the rows if the mask would be too large.
+        divisor: Divisor of the probabilities before they are averaged.
     """
     total = torch.zeros(*query.shape[:2], key.shape[2], device=query.device)
     for start in range(0, query.shape[2], _ROWS):
         rows = slice(start, start + _ROWS)
-        seen = allowed(rows) if callable(allowed) else None if allowed is None else allowed[:, rows]
-        probabilities = attention_rows(query[:, :, rows], key, scaling, None if seen is None else seen[:, None])
+        visible = allowed(rows) if callable(allowed) else None if allowed is None else allowed[:, rows]
+        probabilities = attention_rows(query[:, :, rows], key, scaling, None if visible is None else visible[:, None])
         if divisor is not None:
             probabilities = probabilities / divisor[:, None, rows]
         total += (weight[:, None, rows, None] * probabilities).sum(2)
@@ -70,15 +70,15 @@ def mean_attention(
 
 
 def causal(real: Bool[Tensor, "batch key"], rows: Int[Tensor, " row"]) -> Bool[Tensor, "batch row key"]:
-    """Which keys the rows at these places may see: those up to their own place that are no padding."""
-    places = torch.arange(real.shape[1], device=real.device)
-    return (places <= rows[:, None]) & real[:, None]
+    """Returns which keys the rows at these indices can attend to: real keys up to their own index."""
+    keys = torch.arange(real.shape[1], device=real.device)
+    return (keys <= rows[:, None]) & real[:, None]
 
 
 def reduce_heads(
     rows: Float[Tensor, "batch layer head patch"], heads: Literal["mean", "sum", "max"] | tuple[int, ...]
 ) -> Float[Tensor, "batch layer patch"]:
-    """One row per layer: the mean, sum or maximum over heads, or the mean over the named heads.
+    """Returns one row per layer: the mean, sum or maximum over heads, or the mean over the given heads.
 
     Raises:
         LayerError: A head does not exist.

@@ -1,4 +1,4 @@
-"""Clusters around peaks of density."""
+"""Clustering around density peaks."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,19 +10,19 @@ from foveate.core.trace import PADDING
 def density_peaks(
     points: Float[Tensor, "batch point dim"], real: Bool[Tensor, "batch point"], clusters: Int[Tensor, " batch"]
 ) -> tuple[Int[Tensor, "batch cluster"], Int[Tensor, "batch point"]]:
-    """DPC-KNN without its random noise; equal scores stand in the order of `torch.topk`, as in the authors' code.
+    """Clusters points by DPC-KNN without random noise; ties are in the order of `torch.topk`, as in the authors' code.
 
-    The density of a point is exp(-mean squared distance to its k nearest points, itself among them), with as many
-    neighbours as clusters and distances divided by sqrt(dim). Centres are the points with the greatest product of
-    density and distance to the nearest denser point (the densest: the greatest distance of any two points).
+    The density of a point is exp(-mean squared distance to its k nearest points), which include the point itself, with
+    as many neighbours as clusters and distances divided by sqrt(dim). Centres are the points with the greatest product
+    of density and distance to the nearest denser point; for the densest point, the greatest distance of any two points.
 
     Args:
-        points: Of images with fewer points, those not `real` are ignored.
-        real: See `points`.
-        clusters: How many for each image; not more than it has points.
+        points: The points.
+        real: Mask of the points; others are ignored.
+        clusters: Number of clusters of each image, at most its number of points.
 
     Returns:
-        The centres (points) by falling score, `PADDING` last, and for each point its cluster.
+        The indices of the centres by falling score, `PADDING` last, and for each point its cluster.
     """
     exact = points.to(torch.promote_types(points.dtype, torch.float32))
     distance = torch.cdist(exact, exact, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[2] ** 0.5
@@ -43,7 +43,7 @@ def density_peaks(
 def _best(
     score: Float[Tensor, "batch point"], real: Bool[Tensor, "batch point"], clusters: Int[Tensor, " batch"]
 ) -> Int[Tensor, "batch cluster"]:
-    """The points with the highest scores; images with equally many points together, as ties depend on the number."""
+    """Returns the points with the highest scores, in batches of equally many points, as ties depend on the number."""
     counts = real.sum(1)
     best = torch.full((len(score), int(clusters.max())), PADDING, device=score.device)
     for count in counts.unique().tolist():
@@ -55,6 +55,6 @@ def _best(
 
 
 def limited(chosen: Int[Tensor, "batch slot"], counts: Int[Tensor, " batch"]) -> Int[Tensor, "batch slot"]:
-    """The first `counts` of each row; the rest becomes `PADDING`."""
+    """Returns the first `counts` entries of each row, and `PADDING` for the rest."""
     beyond = torch.arange(chosen.shape[1], device=chosen.device) >= counts[:, None]
     return chosen.masked_fill(beyond, PADDING)

@@ -1,11 +1,11 @@
-"""Greedy choices by what a patch adds to those already chosen.
+"""Greedy selection by the gain of a patch over those already chosen.
 
-All give the chosen in the order of choice. Equal gains go to the lower index, nothing is chosen twice, and rows with
-fewer `free` patches than the others end in `PADDING`. Similarities are best given in float64: gains differ by so little
-that float32 lets rounding, and with it the size of the batch, decide.
+All functions return patches in the order of choice. Of equal gains the lower index is chosen, no patch is chosen twice,
+and rows with fewer `free` patches than others end in `PADDING`. Similarities should be float64: gains differ so little
+that in float32 the result depends on rounding, and with it on the batch size.
 
-What a patch would add only falls while others are chosen. So what it would have added once is a bound, and nobody whose
-bound is below the best gain need be looked at (Minoux 1978); what is chosen stays the same.
+The gain of a patch only falls while others are chosen, so an earlier gain is an upper bound, and patches whose bound is
+below the best gain need not be evaluated (Minoux 1978). The result is the same.
 """
 
 import torch
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from foveate.core.trace import PADDING
 
-_SPENT = 1e-10  # share of a patch's own variance below which what is left of it is rounding
-_POOL = 512  # patches among which `determinantal` chooses until another one might be better
-_RENEWED = 32  # bounds that `coverage` computes anew at a time
-_ROWS = 64  # of a matrix at a time: so few that their copy stays in the processor's cache
+_SPENT = 1e-10  # share of a patch's own variance below which the remainder is rounding error
+_POOL = 512  # patches among which `determinantal` chooses until one outside might be better
+_RENEWED = 32  # bounds that `coverage` recomputes at a time
+_ROWS = 64  # rows of a matrix at a time, whose copy stays in the processor's cache
 
 
 def max_min(
     similarity: Float[Tensor, "batch patch patch"], free: Bool[Tensor, "batch patch"], keep: int
 ) -> Int[Tensor, "batch kept"]:
-    """First the patch whose nearest other is furthest; then the one furthest from its nearest chosen one."""
+    """Chooses the patch whose nearest other is furthest, then always the one furthest from its nearest chosen patch."""
     choice = _Choice(free, keep)
     gain = _to_nearest_other(similarity, free)
     nearest_chosen = torch.full_like(gain, torch.inf)
@@ -36,20 +36,21 @@ def max_min(
 def determinantal(
     kernel: Float[Tensor, "batch patch patch"], free: Bool[Tensor, "batch patch"], keep: int
 ) -> Int[Tensor, "batch kept"]:
-    """Always the patch that makes the determinant of the chosen part of a positive semidefinite kernel greatest.
+    """Chooses the patch that maximises the determinant of the chosen part of a positive semidefinite kernel.
 
-    The gain is what the chosen leave of a patch's own variance. Once they span everything (there are more to choose
-    than the kernel has rank), the others follow by their own entry on the diagonal.
+    The gain is the variance of a patch that the chosen ones do not explain. Once they span everything, because more
+    patches are chosen than the kernel has rank, the others follow by their entry on the diagonal.
 
     Every pick adds a row to the kernel's Cholesky factor (Chen et al. 2018, arXiv 1709.05135v2), at first only in the
-    columns of a pool of the best. When somebody outside might be better, all columns catch up in one matrix product.
+    columns of a pool of the best patches. When a patch outside the pool might be better, all columns are updated in one
+    matrix product.
     """
     choice, kernel = _Choice(free, keep), kernel.double()
     own = kernel.diagonal(dim1=1, dim2=2)
-    spent = own - own.amax(1, keepdim=True) - 1  # negative, so after all that still add something
+    spent = own - own.amax(1, keepdim=True) - 1  # negative, so ranked after all patches with a gain
     left = own.clone()
     factor = left.new_empty(len(left), choice.width, left.shape[1])
-    part = left.new_empty(len(left), choice.width, min(_POOL, left.shape[1]))  # its columns of the pool
+    part = left.new_empty(len(left), choice.width, min(_POOL, left.shape[1]))  # columns of the pool
     while choice.open:
         start = choice.step
         best = choice.among(torch.where(left > _SPENT * own, left, spent)).sort(dim=1, descending=True, stable=True)
@@ -72,15 +73,15 @@ def coverage(
     free: Bool[Tensor, "batch patch"],
     keep: int,
 ) -> Int[Tensor, "batch kept"]:
-    """Always the patch that best raises the sum, over rows, of the greatest entry among the chosen (0 at first).
+    """Chooses the patch that most increases the sum, over rows, of the greatest entry of the chosen (0 at first).
 
     Args:
-        cover: How well each patch covers each row; negative entries cover nothing. Rows of zeros do not count. Fastest
+        cover: Coverage of each row by each patch; negative entries count as 0, and rows of zeros do not matter. Fastest
             if it is the transpose of a contiguous tensor.
-        weight: Multiplies a patch's gain; not negative.
-        bonus: Is added to it.
-        free: The patches to choose from.
-        keep: How many.
+        weight: Factor of each patch's gain, not negative.
+        bonus: Term added to each patch's gain.
+        free: Mask of the patches to choose from.
+        keep: Number of patches to choose.
     """
     choice, columns = _Choice(free, keep), cover.mT.contiguous()
     covered = torch.zeros_like(columns[:, 0])
@@ -89,8 +90,8 @@ def coverage(
         added = columns[choice.image, patches].sub_(covered[:, None]).clamp_(min=0).sum(-1)
         return added * weight.gather(1, patches) + bonus.gather(1, patches)
 
-    everybody = torch.arange(free.shape[1], device=free.device).expand_as(free)
-    bound = torch.cat([gain(some) for some in everybody.split(_RENEWED, 1)], 1)
+    every = torch.arange(free.shape[1], device=free.device).expand_as(free)
+    bound = torch.cat([gain(some) for some in every.split(_RENEWED, 1)], 1)
     exact = torch.ones_like(free)
     while choice.open:
         pick = choice.among(bound).argmax(1, keepdim=True)
@@ -108,17 +109,17 @@ def coverage(
 def thinned(
     similarity: Float[Tensor, "batch patch patch"], queue: Int[Tensor, "batch place"], keep: int, step: int = 8
 ) -> Int[Tensor, "batch left"]:
-    """Shortens lists of patches, round by round, to `keep`: at least 1.
+    """Removes patches from lists, round by round, until `keep` remain.
 
-    In a round, those at even places of the list are compared with those at odd places. The (at most) `step` even ones
-    with the most alike odd one leave; the other even ones, by falling similarity, and behind them the odd ones are the
-    new list. So the order of the list matters.
+    Each round compares the patches at even indices of the list with those at odd indices, and removes (at most) `step`
+    even ones with the most similar odd one. The new list is the remaining even ones by falling similarity, then the odd
+    ones, so the order of the list matters.
 
     Args:
-        similarity: Of all pairs.
-        queue: Patches, `PADDING` last; rows that are short enough keep their patches.
-        keep: How many remain.
-        step: How many leave in a round.
+        similarity: Similarities of all pairs.
+        queue: Lists of patches, `PADDING` last; lists that are short enough stay the same.
+        keep: Number of patches that remain, at least 1.
+        step: Number of patches that are removed in a round.
     """
     images = torch.arange(len(queue), device=queue.device)[:, None, None]
     while True:
@@ -127,8 +128,8 @@ def thinned(
         if not leaving.any():
             return queue[:, : int(length.max())]
         even, odd = queue[:, ::2], queue[:, 1::2]
-        alike = similarity[images, even.clamp(min=0)[:, :, None], odd.clamp(min=0)[:, None]]
-        closest = alike.masked_fill((odd == PADDING)[:, None], -torch.inf).amax(-1)
+        pairs = similarity[images, even.clamp(min=0)[:, :, None], odd.clamp(min=0)[:, None]]
+        closest = pairs.masked_fill((odd == PADDING)[:, None], -torch.inf).amax(-1)
         closest = closest.masked_fill(even == PADDING, -torch.inf)
         even = even.gather(1, closest.argsort(dim=-1, descending=True, stable=True))
         even = even.masked_fill(torch.arange(even.shape[1], device=even.device) < leaving, PADDING)
@@ -137,7 +138,7 @@ def thinned(
 
 
 class _Choice:
-    """Who has been chosen, and who can still be."""
+    """The state of a greedy selection: chosen and free patches."""
 
     def __init__(self, free: Bool[Tensor, "batch patch"], keep: int) -> None:
         self.free = free.clone()
@@ -165,11 +166,11 @@ class _Choice:
         return picks.masked_fill(torch.arange(self.step, device=picks.device) >= self._count, PADDING)
 
     def among(self, gain: Float[Tensor, "batch patch"]) -> Float[Tensor, "batch patch"]:
-        """The gains of those who can be chosen, and -inf."""
+        """Returns the gains of free patches, and -inf for the others."""
         return gain.masked_fill(~self.free, -torch.inf)
 
     def take(self, pick: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
-        """Chooses a patch of each image."""
+        """Chooses one patch per image."""
         self.free.scatter_(1, pick, False)
         self._picks.append(pick)
         return pick
@@ -194,15 +195,18 @@ def _picked_in(
     variance: tuple[Tensor, Tensor, Tensor],
     choice: _Choice,
 ) -> Int[Tensor, "batch pick"]:
-    """Slots of the patches chosen while nobody outside the pool might be better, at least one; fills rows of `part`.
+    """Chooses patches of the pool while none outside might be better, at least one, and fills rows of `part`.
 
     Args:
         pool: The patches to choose from.
-        rival: The greatest gain outside.
-        part: Their columns of the Cholesky factor.
+        rival: The greatest gain outside the pool.
+        part: The pool's columns of the Cholesky factor.
         kernel: See `determinantal`.
-        variance: Of all patches what is left, their own, and the gain of those of which nothing is left.
-        choice: So far.
+        variance: Of all patches, the unexplained variance, the own variance, and the gain of fully explained patches.
+        choice: The state of the selection.
+
+    Returns:
+        The slots of the chosen patches in the pool.
     """
     left, own, spent = (values.gather(1, pool) for values in variance)
     picks: list[Tensor] = []
@@ -215,7 +219,7 @@ def _picked_in(
         pick, pivot = choice.take(pool.gather(1, slot)), left.gather(1, slot)
         before = part[:, : choice.step - 1]
         row = kernel[choice.image, pick, pool] - (before[choice.image, :, slot] @ before)[:, 0]
-        row = torch.where(best > 0, row / pivot.abs().sqrt(), 0)  # not of those that are spent or were not free
+        row = torch.where(best > 0, row / pivot.abs().sqrt(), 0)  # zero for patches that are explained or were not free
         part[:, choice.step - 1] = row
         left = left - row.square()
         picks.append(slot)
@@ -229,7 +233,7 @@ def _catch_up(
     pool: Int[Tensor, "batch slot"],
     picks: Int[Tensor, "batch pick"],
 ) -> None:
-    """Fills in the last rows of the Cholesky factor, those that the picks add, from their columns of the pool."""
+    """Fills in the rows of the Cholesky factor that the picks add, from their columns of the pool."""
     image = torch.arange(len(pool), device=pool.device)[:, None]
     patches, start = pool.gather(1, picks), factor.shape[1] - picks.shape[1]
     corner = part.gather(2, picks[:, None].expand(-1, part.shape[1], -1))

@@ -1,4 +1,4 @@
-"""Who is like whom: nearest targets, nearest neighbours, and pairs."""
+"""Matching by similarity: nearest targets, nearest neighbours, and pairs."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor
 def cosine(
     one: Float[Tensor, "batch token dim"], other: Float[Tensor, "batch other dim"]
 ) -> Float[Tensor, "batch token other"]:
-    """Cosine similarities, in float32 at least."""
+    """Returns cosine similarities in float32 or float64."""
     dtype = torch.promote_types(one.dtype, torch.float32)
     return F.normalize(one.to(dtype), dim=-1) @ F.normalize(other.to(dtype), dim=-1).mT
 
@@ -17,14 +17,14 @@ def cosine(
 def rows_at(
     values: Float[Tensor, "batch token dim"], index: Int[Tensor, "batch row"]
 ) -> Float[Tensor, "batch row dim"]:
-    """The rows at an index; negative ones give the first row, which the caller masks."""
+    """Returns the rows at the indices; a negative index gives the first row, which the caller masks."""
     return values.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, values.shape[2]))
 
 
 def nearest(
     features: Float[Tensor, "batch patch dim"], targets: Int[Tensor, "batch target"]
 ) -> Int[Tensor, "batch patch"]:
-    """For each patch which of the targets (by slot, not by patch) is most alike; negative targets are none."""
+    """Returns for each patch the slot of the most similar target; negative targets are ignored."""
     similarity = cosine(features, rows_at(features, targets))
     return similarity.masked_fill(targets[:, None] < 0, -torch.inf).argmax(-1)
 
@@ -35,7 +35,7 @@ def neighbours(
     real: Bool[Tensor, "batch patch"],
     count: int,
 ) -> Int[Tensor, "batch token neighbour"]:
-    """For each of the tokens the `count` most alike other patches, the most alike first."""
+    """Returns for each token the `count` most similar other patches, the most similar first."""
     similarity = cosine(rows_at(features, tokens), features).masked_fill(~real[:, None], -torch.inf)
     itself = tokens[..., None] == torch.arange(features.shape[1], device=tokens.device)
     others = similarity.masked_fill(itself, -torch.inf).argsort(dim=-1, descending=True, stable=True)
@@ -45,16 +45,16 @@ def neighbours(
 def bipartite(
     metric: Float[Tensor, "batch token dim"], merged: int, protected: bool
 ) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch output"]]:
-    """Merges the tokens at even places, of which `merged` find the most alike one at an odd place, into that one.
+    """Merges `merged` of the tokens at even indices into the most similar tokens at odd indices.
 
     Args:
-        metric: By whose cosine tokens are alike.
-        merged: How many; at most half of the tokens, less the protected one.
-        protected: Whether the first token ([CLS]) stays for itself.
+        metric: Vectors whose cosine is the similarity.
+        merged: Number of merged tokens; at most half of the tokens without the protected one.
+        protected: Whether the first token ([CLS]) is never merged.
 
     Returns:
-        For each token the output it goes to, and for each output the token at whose place it stands: first the even
-        tokens that were not merged, ascending, then all odd ones.
+        For each token its output, and for each output the token whose position it takes: first the even tokens that
+        were not merged, ascending, then all odd ones.
     """
     similarity = cosine(metric[:, ::2], metric[:, 1::2])
     if protected:

@@ -1,4 +1,4 @@
-"""Values far above the others."""
+"""Outliers among values."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 def outliers(values: Float[Tensor, "batch patch"], factor: float) -> Int[Tensor, " batch"]:
-    """How many values of each row are `outlying`."""
+    """Returns how many values of each row are `outlying`."""
     return outlying(values, factor).sum(1)
 
 
 def outlying(values: Float[Tensor, "*batch patch"], factor: float) -> Bool[Tensor, "*batch patch"]:
-    """Which values of each row lie more than `factor` interquartile ranges above the upper quartile.
+    """Returns which values of each row lie more than `factor` interquartile ranges above the upper quartile.
 
-    Quartiles by linear interpolation, as in `numpy.percentile`; values of -inf are left out.
+    Quartiles are interpolated linearly, as in `numpy.percentile`; values of -inf are ignored.
     """
     real = values.double().masked_fill(values == -torch.inf, torch.nan)
     lower, upper = torch.nanquantile(real, torch.tensor([0.25, 0.75]).to(real), dim=-1, keepdim=True)

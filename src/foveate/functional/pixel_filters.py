@@ -1,4 +1,4 @@
-"""Filters of pixels: one number per patch from the image alone, without a network."""
+"""Pixel filters: one number per patch from the image alone, without a network."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,8 +18,8 @@ def saturation(image: Image, sides: tuple[int, int]) -> PerPatch:
 
     Args:
         image: RGB in any unit, which is the unit of the result.
-        sides: Height and width of a patch in pixels; patches are in raster order. What is left at the right and at
-            the bottom, less than a patch, belongs to none.
+        sides: Height and width of a patch in pixels; patches are in raster order. A remainder at the right or bottom
+            that is smaller than a patch is ignored.
     """
     return _patches(image.amax(1) - image.amin(1), sides).mean(-1)
 
@@ -28,8 +28,8 @@ def contrast(image: Image, sides: tuple[int, int]) -> PerPatch:
     """Returns the population standard deviation of luminance (Rec. 601) over the pixels of each patch.
 
     Args:
-        image: As in `saturation`.
-        sides: Likewise.
+        image: See `saturation`.
+        sides: See `saturation`.
     """
     return _patches(luminance(image), sides).std(-1, correction=0)
 
@@ -37,12 +37,12 @@ def contrast(image: Image, sides: tuple[int, int]) -> PerPatch:
 def edges(image: Image, sides: tuple[int, int]) -> PerPatch:
     """Returns the mean, over the pixels of each patch, of the length of the gradient of luminance (Rec. 601).
 
-    The gradient is taken over the whole image, so that edges between patches count: central differences per pixel,
-    one-sided ones at the border of the image.
+    The gradient is computed over the whole image, so edges between patches count: central differences per pixel,
+    one-sided differences at the border of the image.
 
     Args:
-        image: As in `saturation`.
-        sides: Likewise.
+        image: See `saturation`.
+        sides: See `saturation`.
     """
     down, right = torch.gradient(luminance(image), dim=(1, 2))
     return _patches((down.square() + right.square()).sqrt(), sides).mean(-1)
@@ -53,7 +53,7 @@ FILTERS: Mapping[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
     "contrast": contrast,
     "edges": edges,
 }
-"""By the names that `core.needs.PixelStatistic` has for them."""
+"""Filters by the names of `core.needs.PixelStatistic`."""
 
 
 def luminance(image: Image) -> Float[Tensor, "image height width"]:

@@ -1,4 +1,4 @@
-"""Parts of the image, and ranks within them. Tokens that stand at no patch's place count as the first patch's."""
+"""Regions of the image, and ranks within them. Negative origins (`EXTRA`, `PADDING`) count as the first patch."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,71 +10,73 @@ from foveate.functional.ranking import marked
 
 
 def numbered(
-    places: Int[Tensor, "batch patch"], views: Views
+    origins: Int[Tensor, "batch patch"], views: Views
 ) -> tuple[Int[Tensor, "batch patch"], Int[Tensor, "batch patch"]]:
-    """In which view each place lies, and its number there."""
-    real, starts = places.clamp(min=0), _starts(views).to(places.device)
+    """Returns the view of each patch, and its number within the view."""
+    real, starts = origins.clamp(min=0), _starts(views).to(origins.device)
     view = torch.searchsorted(starts, real, right=True) - 1
     return view, real - starts[view]
 
 
 def located(
-    places: Int[Tensor, "batch patch"], views: Views
+    origins: Int[Tensor, "batch patch"], views: Views
 ) -> tuple[Int[Tensor, "batch patch"], Int[Tensor, "batch patch"], Int[Tensor, "batch patch"]]:
-    """In which view, which row and which column each place lies."""
-    view, inside = numbered(places, views)
-    columns = torch.tensor([grid.columns for grid in views], device=places.device)[view]
+    """Returns the view, the row and the column of each patch."""
+    view, inside = numbered(origins, views)
+    columns = torch.tensor([grid.columns for grid in views], device=origins.device)[view]
     return view, inside // columns, inside % columns
 
 
-def rectangles(places: Int[Tensor, "batch patch"], views: Views, rows: int, columns: int) -> Int[Tensor, "batch patch"]:
-    """The rectangle each place lies in, of `rows` x `columns` as equal as whole patches allow, view after view."""
-    view, row, column = located(places, views)
-    down, right = torch.tensor([(grid.rows, grid.columns) for grid in views], device=places.device)[view].unbind(-1)
+def rectangles(
+    origins: Int[Tensor, "batch patch"], views: Views, rows: int, columns: int
+) -> Int[Tensor, "batch patch"]:
+    """Returns the rectangle of each patch, of `rows` x `columns` per view, as equal as whole patches allow."""
+    view, row, column = located(origins, views)
+    down, right = torch.tensor([(grid.rows, grid.columns) for grid in views], device=origins.device)[view].unbind(-1)
     return (view * rows + row * rows // down) * columns + column * columns // right
 
 
 def squares(grid: Grid, side: int) -> Int[Tensor, " patch"]:
-    """The block each patch lies in, of `side` x `side` patches counted from the upper left.
+    """Returns the block of each patch, of `side` x `side` patches counted from the upper left.
 
-    Blocks are numbered row by row; those at the right and at the bottom are smaller where `side` does not divide.
+    Blocks are numbered row by row; those at the right and bottom are smaller if `side` does not divide the grid.
     """
     row, column = torch.arange(grid.rows) // side, torch.arange(grid.columns) // side
     return (row[:, None] * -(-grid.columns // side) + column).flatten()
 
 
 def spread(values: Float[Tensor, "batch block"], block: Int[Tensor, " patch"]) -> Float[Tensor, "batch patch"]:
-    """The value of each block, divided evenly among its patches."""
+    """Returns the value of each block, divided evenly among its patches."""
     block = block.to(values.device)
     return (values / block.bincount(minlength=values.shape[1]))[:, block]
 
 
-def runs(places: Int[Tensor, "batch patch"], views: Views, count: int) -> Int[Tensor, "batch patch"]:
-    """The run each place lies in: raster order cut in `count` parts as equal as possible, view after view."""
-    view, inside = numbered(places, views)
-    patches = torch.tensor([grid.patches for grid in views], device=places.device)
+def runs(origins: Int[Tensor, "batch patch"], views: Views, count: int) -> Int[Tensor, "batch patch"]:
+    """Returns the run of each patch: raster order cut into `count` parts per view, as equal as possible."""
+    view, inside = numbered(origins, views)
+    patches = torch.tensor([grid.patches for grid in views], device=origins.device)
     return view * count + inside * count // patches[view]
 
 
 def with_neighbours(
-    chosen: Bool[Tensor, "batch patch"], places: Int[Tensor, "batch patch"], views: Views
+    chosen: Bool[Tensor, "batch patch"], origins: Int[Tensor, "batch patch"], views: Views
 ) -> Bool[Tensor, "batch patch"]:
-    """The chosen and the places one before, after, above and below them.
+    """Returns the chosen patches and those before, after, above and below them.
 
-    By the number of the place, as HiPrune does: the one after a row's last is the first of the next row, and what
-    would leave the view at its top or bottom becomes its first or last place.
+    Neighbours are found by patch number, as in HiPrune: the patch after the last of a row is the first of the next row,
+    and a neighbour beyond the top or bottom of the view is its first or last patch.
     """
-    view, inside = numbered(places, views)
-    steps = torch.tensor([(0, -1, 1, -grid.columns, grid.columns) for grid in views], device=places.device)[view]
-    last = torch.tensor([grid.patches - 1 for grid in views], device=places.device)[view][..., None]
-    around = _starts(views).to(places.device)[view][..., None] + (inside[..., None] + steps).clamp(min=0).minimum(last)
-    around = around.masked_fill(~(chosen & (places >= 0))[..., None], PADDING).flatten(1)
-    near = marked(around, sum(grid.patches for grid in views)).gather(1, places.clamp(min=0))
-    return chosen | (near & (places >= 0))
+    view, inside = numbered(origins, views)
+    steps = torch.tensor([(0, -1, 1, -grid.columns, grid.columns) for grid in views], device=origins.device)[view]
+    last = torch.tensor([grid.patches - 1 for grid in views], device=origins.device)[view][..., None]
+    around = _starts(views).to(origins.device)[view][..., None] + (inside[..., None] + steps).clamp(min=0).minimum(last)
+    around = around.masked_fill(~(chosen & (origins >= 0))[..., None], PADDING).flatten(1)
+    near = marked(around, sum(grid.patches for grid in views)).gather(1, origins.clamp(min=0))
+    return chosen | (near & (origins >= 0))
 
 
 def rank_within(scores: Float[Tensor, "batch patch"], group: Int[Tensor, "batch patch"]) -> Int[Tensor, "batch patch"]:
-    """How many patches of its group come before each, by falling score and then by index."""
+    """Returns how many patches of its group come before each patch, by falling score and then by index."""
     by_score = scores.argsort(dim=-1, descending=True, stable=True)
     by_group = group.gather(1, by_score).argsort(dim=-1, stable=True)
     order = by_score.gather(1, by_group)
@@ -86,14 +88,14 @@ def rank_within(scores: Float[Tensor, "batch patch"], group: Int[Tensor, "batch 
 def group_means(
     values: Float[Tensor, "batch patch"], group: Int[Tensor, "batch patch"], members: Bool[Tensor, "batch patch"]
 ) -> Float[Tensor, "batch group"]:
-    """Mean over the members of each group; 0 without members."""
+    """Returns the mean over the members of each group; 0 without members."""
     numbers = torch.arange(int(group.max()) + 1, device=group.device)[:, None]
     inside = (group[:, None] == numbers) & members[:, None]
     return torch.where(inside, values[:, None], 0).sum(-1) / inside.sum(-1).clamp(min=1)
 
 
 def proportional(weights: Float[Tensor, "batch group"], total: int) -> Int[Tensor, "batch group"]:
-    """Splits a total by non-negative weights: rounded down, then one more for the greatest weights."""
+    """Splits a total in proportion to non-negative weights: rounded down, then one more for the greatest weights."""
     weights = weights.double() + 1e-300  # all zero: equal parts
     whole = (weights / weights.sum(1, keepdim=True) * total).floor().long()
     rank = weights.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
@@ -101,5 +103,5 @@ def proportional(weights: Float[Tensor, "batch group"], total: int) -> Int[Tenso
 
 
 def _starts(views: Views) -> Int[Tensor, " view"]:
-    """The number of each view's first patch."""
+    """Returns the number of each view's first patch."""
     return torch.tensor([0, *(grid.patches for grid in views[:-1])]).cumsum(0)

@@ -1,4 +1,4 @@
-"""Padded sequences, and removing tokens from them."""
+"""Padded sequences, and removal of tokens from them."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(row, token) ids and which of them are real."""
+    """Returns left-padded ids (row, token) and the mask of the real ones."""
     longest = max(map(len, rows))
     ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
     real = [[False] * (longest - len(row)) + [True] * len(row) for row in rows]
@@ -18,11 +18,11 @@ def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -
 def repeat_left_padded(
     repeats: Int[Tensor, "batch token"],
 ) -> tuple[Int[Tensor, "batch new"], Bool[Tensor, "batch new"], Int[Tensor, "batch new"]]:
-    """Every token as often as `repeats` says, right-aligned in order.
+    """Repeats every token `repeats` times, right-aligned in order.
 
     Returns:
-        For each new place the token it comes from (0 where there is none), whether there is one, and which of the
-        token's repetitions it is.
+        For each new index the token that it repeats (0 for padding), the mask of real tokens, and the number of the
+        repetition.
     """
     batch, length = repeats.shape
     flat = repeats.flatten()
@@ -41,12 +41,12 @@ def repeat_left_padded(
 
 
 def positions(mask: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
-    """Position of each real token, counted from 0 without the padding; padding gets 0."""
+    """Returns the position of each real token, counted from 0 without padding; padding gets 0."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def padded_index(mask: Bool[Tensor, "batch token"]) -> tuple[Int[Tensor, "batch marked"], Bool[Tensor, "batch marked"]]:
-    """Where each row's marked tokens are, left-aligned, and which entries of the list are real."""
+    """Returns the indices of each row's marked tokens, left-aligned, and the mask of real entries."""
     counts = mask.sum(1)
     index = mask.long().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
     return index, torch.arange(index.shape[1], device=mask.device) < counts[:, None]

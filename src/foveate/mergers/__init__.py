@@ -1,4 +1,4 @@
-"""What becomes of the patches that were not kept."""
+"""Mergers: rules for what the dropped patches add to the kept ones, one file each."""
 
 from foveate.mergers.clusters import Clusters
 from foveate.mergers.contextual import Contextual

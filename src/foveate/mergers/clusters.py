@@ -1,4 +1,4 @@
-"""The best of the dropped patches come back as clusters."""
+"""Clusters of the best dropped patches as additional tokens."""
 
 from dataclasses import dataclass
 
@@ -18,15 +18,15 @@ from foveate.functional.ranking import ranked
 
 @dataclass(frozen=True)
 class Clusters(Merger):
-    """Kept patches unchanged, and behind them the means of clusters of the best dropped ones.
+    """Merger that keeps patches unchanged and appends the means of clusters of the best dropped ones.
 
-    Equal densities are not broken by random noise as in the authors' code; see `density_peaks`.
+    Equal densities are not separated by random noise as in the authors' code; see `density_peaks`.
 
     Source: arXiv 2410.04417v3 (SparseVLM, "token recycling"; clusters by DPC-KNN).
 
     Attributes:
-        share: Of the dropped patches, how many come back.
-        ratio: Clusters per patch that comes back.
+        share: Share of the dropped patches that are clustered.
+        ratio: Number of clusters per clustered patch.
     """
 
     share: Share = 0.3
@@ -56,5 +56,5 @@ class Clusters(Merger):
 
 
 def _part(share: float, number: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-    """One more than the share, rounded down; of nothing nothing."""
+    """Returns the share rounded down plus one, or 0 of 0."""
     return torch.where(number > 0, (share * number.double()).long() + 1, 0)

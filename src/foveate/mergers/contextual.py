@@ -1,4 +1,4 @@
-"""Some of the dropped patches stay and take in the others."""
+"""Dropped patches merged into some of them."""
 
 import math
 from dataclasses import dataclass
@@ -20,17 +20,18 @@ from foveate.functional.ranking import listed
 
 @dataclass(frozen=True)
 class Contextual(Merger):
-    """[CLS], the kept patches, and tokens that the dropped ones are merged into.
+    """Merger that gives [CLS], the kept patches, and tokens into which the dropped patches are merged.
 
-    Every so many-th dropped patch is a target, and all others go to the target that is nearest by cosine of the keys,
-    averaged over heads. The token is the target plus the mean of what went to it, so about twice as long as others.
+    Targets are dropped patches at even distances; every other dropped patch is merged into the target with the nearest
+    key by cosine, averaged over heads. A merged token is the target plus the mean of the patches merged into it, so its
+    norm is about twice that of others.
 
     Source: arXiv 2412.04467 (VisionZip).
 
     Attributes:
-        share: Of the budget that goes to merged tokens (10 of 64).
-        layer: Of the tower, whose keys say what is near.
-        cls: Whether [CLS] is the first token, within the budget.
+        share: Share of the budget that is merged tokens (10 of 64).
+        layer: Layer of the tower whose keys are compared.
+        cls: Whether [CLS] is the first token, as part of the budget.
     """
 
     share: Share = 5 / 32
@@ -73,7 +74,7 @@ class Contextual(Merger):
 
 
 def _spread(members: Bool[Tensor, "batch patch"], count: int) -> Bool[Tensor, "batch patch"]:
-    """About `count` of the members, evenly spaced from the first."""
+    """Returns about `count` of the members, evenly spaced from the first."""
     step = (members.sum(1, keepdim=True) // max(count, 1)).clamp(min=1)
     rank = members.long().cumsum(1) - 1
     return members & (rank % step == 0) & (rank < step * count)

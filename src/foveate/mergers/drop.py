@@ -1,4 +1,4 @@
-"""Nothing becomes of them."""
+"""Dropped patches without a trace in the tokens."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from foveate.core.trace import Trace
 
 @dataclass(frozen=True)
 class Drop(Merger):
-    """Every token is one kept patch, unchanged."""
+    """Merger that gives the kept patches unchanged."""
 
     def merge(
         self,

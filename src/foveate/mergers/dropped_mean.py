@@ -1,4 +1,4 @@
-"""One token for all that was dropped."""
+"""One token for all dropped patches."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from foveate.functional.mixing import appended, left_over, mean_rows, unit_rows
 
 @dataclass(frozen=True)
 class DroppedMean(Merger):
-    """Kept patches unchanged, and last the plain mean of the dropped ones, if there are any.
+    """Merger that keeps patches unchanged and appends the plain mean of the dropped ones, if there are any.
 
     Source: arXiv 2409.10994 (TRIM).
     """

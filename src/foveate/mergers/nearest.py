@@ -1,4 +1,4 @@
-"""Everything joins what it is most like."""
+"""Dropped patches merged into the nearest kept one."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from foveate.functional.mixing import group_rows, left_over, mean_rows, unit_row
 
 @dataclass(frozen=True)
 class Nearest(Merger):
-    """Every token is the mean of one kept patch and of those dropped ones that are nearest to it.
+    """Merger that gives the mean of each kept patch and of the dropped patches nearest to it.
 
-    Nearest by cosine of the features that are merged.
+    Nearest is by cosine of the features that are merged.
 
     Source: arXiv 2505.22654 (VScan, which merges after the projector).
     """

@@ -1,4 +1,4 @@
-"""What is dropped is added to its neighbours, by weight."""
+"""Patches added to their nearest kept patches, by weight."""
 
 from dataclasses import dataclass
 
@@ -17,16 +17,16 @@ from foveate.functional.mixing import appended, left_over, unit_rows
 
 @dataclass(frozen=True)
 class WeightedNeighbours(Merger):
-    """To every kept patch its nearest other patches are added, kept or not, each times its score.
+    """Merger that adds to every kept patch its nearest other patches, kept or dropped, each times its score.
 
-    Nearest by cosine of the keys, heads concatenated. The weights are not normalised (in the paper they are, in the
-    authors' code not). Last comes one more token: the sum of the dropped patches, each times its score.
+    Nearest is by cosine of the keys, with heads concatenated. The weights are not normalised: the paper normalises
+    them, the authors' code does not. The last token is the sum of the dropped patches, each times its score.
 
     Source: arXiv 2403.15388 (PruMerge, as in the authors' code).
 
     Attributes:
-        neighbours: How many are added to one patch.
-        layer: Of the tower, whose keys say what is near.
+        neighbours: Number of patches that are added to each kept patch.
+        layer: Layer of the tower whose keys are compared.
     """
 
     neighbours: Natural = 32

@@ -1,4 +1,4 @@
-"""Budgets that are not used up are filled with zeros."""
+"""Unused budget filled with zeros."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from foveate.functional.mixing import unit_rows
 
 @dataclass(frozen=True)
 class ZeroFill(Merger):
-    """Kept patches unchanged; where `kept` says `PADDING`, a zero vector that the language model sees as a token.
+    """Merger that keeps patches unchanged and gives a zero token for each `PADDING` in `kept`.
 
-    It goes with selectors whose answer is as wide as the budget, even where no image uses it up.
+    It needs a selector whose result is as wide as the budget, even if no image uses all of it.
 
     Source: arXiv 2510.02912 (HoloV, as in the authors' code).
     """

@@ -1,4 +1,4 @@
-"""Published methods and controls: `METHODS` by name, and each as `foveate.methods.<name>`, imported when asked for."""
+"""Published methods and controls: `METHODS` by name, and each as `foveate.methods.<name>`, imported lazily."""
 
 from typing import TYPE_CHECKING, Any
 

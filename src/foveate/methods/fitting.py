@@ -1,4 +1,4 @@
-"""Methods by name, and their settings for a model and a budget."""
+"""Methods by name, set for a model and a budget."""
 
 from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +26,12 @@ BUDGETLESS = ("full", "blind")
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe whose compressor is told what to do with tiles; options are those of the recipe.
+    """A recipe with settings for tiles; it takes the options of the recipe.
 
     Attributes:
-        recipe: From a budget to a compressor.
+        recipe: Function from a budget and options to a compressor.
         per_tile: See `Compressor.tiled`.
-        separators: Likewise.
+        separators: See `Compressor.tiled`.
     """
 
     recipe: Callable[..., Compressor]
@@ -47,18 +47,21 @@ class Variant:
 
     @property
     def __name__(self) -> str:
-        told = "+per_tile" * self.per_tile + "+no_separators" * (not self.separators)
-        return getattr(self.recipe, "__name__", str(self.recipe)) + told
+        suffix = "+per_tile" * self.per_tile + "+no_separators" * (not self.separators)
+        return getattr(self.recipe, "__name__", str(self.recipe)) + suffix
 
 
 def method(name: str) -> Callable[..., Compressor]:
-    """A recipe by its name in `METHODS`, or a user's own as "package.module:function".
+    """Returns a recipe by its name in `METHODS`, or a function by "package.module:function".
 
-    For models that cut images into tiles a name may go on: in "vtc_cls+per_tile" every tile has its own share of the
-    budget, and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT.
+    Variants are for models that cut images into tiles: "vtc_cls+per_tile" gives every tile its own share of the budget,
+    and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT.
+
+    Args:
+        name: The name.
 
     Raises:
-        UnknownMethod: There is no such method.
+        UnknownMethod: The method is unknown.
     """
     plain, variants = parts_of(name)
     if variants:
@@ -70,25 +73,29 @@ def method(name: str) -> Callable[..., Compressor]:
 
 
 def _own(name: str, module: str, function: str) -> Callable[..., Compressor]:
-    """A user's recipe; only what a person has typed comes here, never what a file says."""
+    """Imports a recipe; call only with names typed on the command line, never with names read from a file."""
     expected = "expected package.module:function with the package on PYTHONPATH, a function from keep to a compressor"
     try:
         recipe = getattr(import_module(module), function)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: of names that are none
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names that are malformed
         raise UnknownMethod(f"method {shown(name)} cannot be imported ({error}); {expected}") from error
     try:
         if "keep" in signature(recipe).parameters:
             return recipe
-    except (TypeError, ValueError):  # it is no function, or one that does not say what it takes
+    except (TypeError, ValueError):  # not a function, or one without a signature
         pass
     raise UnknownMethod(f"method {shown(name)} is {shown(recipe)}, which takes no keep; {expected}")
 
 
 def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Tower) -> Compressor:
-    """The compressor itself, or its `Fallback` where the model's vision tower cannot answer what it reads.
+    """Returns the compressor, or its `Fallback` if the model's vision tower cannot answer its needs.
 
-    A tower without [CLS] answers by the attention that patches receive, and for a layer that only sees windows the
-    nearest one that sees the whole image, of two the deeper.
+    In a tower without [CLS] the fallback is the attention that patches receive. A layer that sees only windows of the
+    image is replaced by the nearest one that sees the whole image; of two, by the deeper one.
+
+    Args:
+        compressor: The compressor.
+        model: The model, or its vision tower.
     """
     tower = model if isinstance(model, Tower) else _adapter(model).tower
     whole = [layer for layer in reversed(range(tower.depth)) if layer not in tower.windowed_layers]
@@ -144,18 +151,18 @@ def options_on(recipe: Callable[..., Compressor], adapter: Adapter) -> dict[str,
 
 
 def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapter) -> Compressor:
-    """The method of a name with its authors' budget, `with_fallbacks` for a model; missing options are scaled.
+    """Returns a method for a model, `with_fallbacks`; layers that are not given are scaled to its depth.
 
     Args:
-        name: See `method`.
-        keep: The budget; None for methods that have one of their own.
-        given: Options of the recipe; whole numbers may be floats, and tuples lists or their text, such as "[8, 16]".
-        adapter: Of the model.
+        name: Name of the method; see `method`.
+        keep: The budget, in the authors' definition; None for the method's default.
+        given: Options of the recipe; whole numbers may be floats, and tuples may be lists or text such as "[8, 16]".
+        adapter: The model's adapter.
 
     Raises:
-        UnknownMethod: There is no such method.
-        BudgetError: The method needs a budget, or this is none.
-        FoveateError: The method has no such option, or the value is not of its kind.
+        UnknownMethod: The method is unknown.
+        BudgetError: The method needs a budget, or `keep` is not a budget.
+        FoveateError: The option is unknown, or its value has the wrong type.
     """
     recipe = method(name)
     parameters = {n: p for n, p in signature(recipe, eval_str=True).parameters.items() if n != "keep"}
@@ -164,7 +171,7 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
         raise FoveateError(f"option {unknown[0]!r} of {name} is unknown; its options: {known}")
     keep = None if keep is None else plain_keep(keep)
     if keep is None and signature(recipe).parameters["keep"].default is Parameter.empty:
-        raise BudgetError(f"{name} needs keep: how many patches stay, as a count or a fraction such as 0.25")
+        raise BudgetError(f"{name} needs keep: how many patches to keep, as a count or a fraction such as 0.25")
     options = options_on(recipe, adapter)
     options |= {n: _typed(n, parameters[n], value) for n, value in given.items()}
     return with_fallbacks(recipe(**options) if keep is None else recipe(keep=keep, **options), adapter.tower)
@@ -173,19 +180,19 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
 def aligned(
     recipe: Callable[..., Compressor], equivalent: int | float, patches: int, depth: int, **options: object
 ) -> Compressor:
-    """The recipe whose expected equivalent tokens (mean over the decoder's blocks) are nearest to a number.
+    """Returns the compressor of a recipe whose expected equivalent tokens are nearest to a number.
 
-    The budget is varied, or the block where a method has no budget.
+    The budget is varied; for methods without a budget, the block of the cut.
 
     Args:
-        recipe: From `keep` and options to a compressor.
-        equivalent: Wanted equivalent tokens of one image.
-        patches: Of one image.
-        depth: Blocks of the language model.
-        options: For the recipe.
+        recipe: Function from `keep` and options to a compressor.
+        equivalent: Target number of equivalent tokens of one image.
+        patches: Number of patches of one image.
+        depth: Number of blocks of the language model.
+        options: Options of the recipe.
 
     Raises:
-        BudgetError: The method cannot come within a token, or a tenth, of that number.
+        BudgetError: No setting is within one token, or a tenth, of that number.
     """
     candidates = [dict(options, keep=keep) for keep in range(1, patches + 1)]
     if "layer" in options and len({recipe(**c) for c in candidates[:2]}) == 1:
@@ -211,16 +218,16 @@ def aligned(
 
 
 def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | None = None) -> Compressor:
-    """A method by its name, `with_fallbacks` for a model, at the cost of a number of visual tokens; see `aligned`.
+    """Returns a method for a model, `with_fallbacks`, at a number of equivalent tokens; see `aligned`.
 
     Args:
-        name: See `method`.
+        name: Name of the method; see `method`.
         budget: Equivalent tokens: a count, or a fraction of the patches.
-        adapter: Of the model.
-        patches: Of an image; None means one of the tower's own, or a typical, size.
+        adapter: The model's adapter.
+        patches: Number of patches of an image; None means an image of the tower's own or of a typical size.
 
     Raises:
-        FoveateError: There is no such method, or it cannot have this budget.
+        FoveateError: The method is unknown, or cannot have this budget.
     """
     recipe = method(name)
     patches, depth = patches or adapter.tower.grid.patches, adapter.decoder.depth
@@ -234,10 +241,16 @@ def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | N
 def at_budgets(
     names: Sequence[str], budgets: Sequence[int | float], adapter: Adapter, patches: int
 ) -> tuple[dict[tuple[str, int], Compressor], dict[tuple[str, int], str]]:
-    """Every method `at_budget`, by name and count of equivalent tokens, and why some cannot have it.
+    """Returns every method `at_budget` by name and equivalent tokens, and the errors of those that cannot have it.
+
+    Args:
+        names: Names of the methods.
+        budgets: The budgets; see `at_budget`.
+        adapter: The model's adapter.
+        patches: Number of patches of an image.
 
     Raises:
-        FoveateError: There is no such method, or no such budget.
+        FoveateError: A method is unknown, or a budget is out of range.
     """
     found: dict[tuple[str, int], Compressor] = {}
     unable: dict[tuple[str, int], str] = {}

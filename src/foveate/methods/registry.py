@@ -1,4 +1,4 @@
-"""The names of all methods, known without importing what their recipes are made of."""
+"""Names of all methods, known without importing their recipes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -23,11 +23,11 @@ VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "per_tile": {"per_tile": True},
     "no_separators": {"separators": False},
 }
-"""What a method's name may go on with, behind a +, and the arguments of `Compressor.tiled` that this means."""
+"""Variants, written after a + in a method's name, with the arguments of `Compressor.tiled` that they mean."""
 
 
 class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
-    """The recipes by name, imported when one of them is looked up."""
+    """A mapping of names to recipes that imports them on first access."""
 
     def __getitem__(self, name: str) -> Callable[..., "Compressor"]:
         if name in NAMES:
@@ -47,24 +47,22 @@ class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
 
 
 METHODS: Mapping[str, Callable[..., "Compressor"]] = _Recipes()
-"""All recipes by name; installed packages add theirs by entry points of the group `foveate.methods`."""
+"""All recipes by name, with those of installed packages (entry points of the group `foveate.methods`)."""
 
 
 def parts_of(name: str) -> tuple[str, list[str]]:
-    """Splits a name into that of a method and its variants.
+    """Splits a name into the name of a method and its variants.
 
     Args:
-        name: Of one of `METHODS`, or a user's own as "package.module:function", which is not imported here; it may go
-            on with variants, each behind a +.
+        name: Name in `METHODS`, or a function as "package.module:function", which is not imported here; variants
+            follow, each after a +.
 
     Raises:
-        UnknownMethod: There is no such method or variant.
+        UnknownMethod: The method or a variant is unknown.
     """
     plain, *variants = name.split("+")
     if unknown := [variant for variant in variants if variant not in VARIANTS]:
-        raise UnknownMethod(
-            f"method {name!r}: {unknown[0]!r} is unknown; a name may go on with +{' or +'.join(VARIANTS)}"
-        )
+        raise UnknownMethod(f"method {name!r}: {unknown[0]!r} is unknown; variants are +{' or +'.join(VARIANTS)}")
     if plain not in METHODS and not plain.partition(":")[2]:
         near = get_close_matches(plain, METHODS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(METHODS)}."
@@ -73,10 +71,10 @@ def parts_of(name: str) -> tuple[str, list[str]]:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuses the first name that is no method's; see `parts_of`.
+    """Checks that all names are those of methods; see `parts_of`.
 
     Raises:
-        UnknownMethod: There is no such method or variant.
+        UnknownMethod: The method or a variant is unknown.
     """
     for name in names:
         parts_of(name)

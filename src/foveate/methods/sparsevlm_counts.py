@@ -1,4 +1,4 @@
-"""The numbers of tokens that SparseVLM keeps at its three cuts, from the authors' code (arXiv 2410.04417)."""
+"""Numbers of tokens that SparseVLM keeps at its three cuts, from the authors' code (arXiv 2410.04417)."""
 
 from collections.abc import Mapping
 
@@ -12,15 +12,15 @@ SPARSEVLM_PLUS = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 
 
 
 def interpolated(table: Mapping[int, tuple[int, ...]], keep: Number, cuts: int) -> tuple[Capped, ...]:
-    """Returns how many tokens each cut keeps: a list of the table, or between two of them.
+    """Returns how many tokens each cut keeps: a list of the table, or an interpolation of two.
 
     Args:
-        table: Lists of three counts by the authors' names of them; below the smallest name the counts fall to 0.
-        keep: The name of a list, or a number between names.
+        table: Lists of three counts by their names in the authors' code; below the smallest name the counts fall to 0.
+        keep: Name of a list, or a number between two names.
         cuts: Number of cuts.
 
     Raises:
-        BudgetError: `keep` lies outside the table, or there are not three cuts.
+        BudgetError: `keep` is outside the table, or there are not three cuts.
     """
     names, count = [0, *sorted(table)], plain_keep(keep)
     if not isinstance(count, int) or not 1 <= count <= names[-1]:

@@ -1,1 +1,1 @@
-"""Numbers from answers and kept sets."""
+"""Metrics of answers and of kept patches, as functions."""

@@ -1,7 +1,6 @@
-"""How right an answer is.
+"""Scores of answers.
 
-Answers and references are compared as they are encoded: no official script normalises Unicode, and neither is it done
-here.
+Answers and references are compared without Unicode normalisation, as by the official scripts.
 """
 
 import math
@@ -14,21 +13,21 @@ from foveate.metrics.open_answers import gqa_match, mentions, textvqa_accuracy, 
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """Returns 1 if the answer is one of the references, apart from case, blanks around words and a final full stop."""
+    """Returns 1 if the answer is one of the references, ignoring case, extra blanks and a final full stop."""
     return float(_plain(prediction) in {_plain(reference) for reference in references})
 
 
 def set_f1(prediction: str, references: Sequence[str]) -> float:
-    """Returns the harmonic mean of precision and recall of the items between commas, best over the references.
+    """Returns the F1 of the comma-separated items, the maximum over the references.
 
-    Order does not count; an item named twice counts once.
+    Order and repetition are ignored.
     """
     return max(_f1(_items(prediction), _items(reference)) for reference in references)
 
 
 def agreement(predictions: Iterable[str], others: Iterable[str]) -> list[float]:
-    """Returns 1 where two models give the same answer, as `exact_match` compares."""
-    return [exact_match(one, (other,)) for one, other in zip(predictions, others, strict=True)]
+    """Returns 1 for each pair of equal answers, as `exact_match` compares them, else 0."""
+    return [exact_match(answer, (other,)) for answer, other in zip(predictions, others, strict=True)]
 
 
 def _plain(text: str) -> str:
@@ -44,12 +43,12 @@ def _f1(found: set[str], true: set[str]) -> float:
 
 
 def unknown(prediction: str, references: Sequence[str]) -> float:
-    """Returns NaN: the split has no answers."""
+    """Returns NaN, the score of a question without reference answers."""
     return math.nan
 
 
 def score_of(prediction: str, sample: VQASample) -> float:
-    """Returns the score in [0, 1] of an answer to a question, by the question's `scoring`; NaN without answers."""
+    """Returns the score in [0, 1] of an answer by the question's `scoring`; NaN without reference answers."""
     if sample.scoring == "mmbench":
         return float(mmbench_letter(prediction, sample.options) == sample.references[0])
     return SCORINGS[sample.scoring](prediction, sample.references)
@@ -69,4 +68,4 @@ SCORINGS: dict[Scoring, Callable[[str, Sequence[str]], float]] = {
     "box": box_hit,
     "none": unknown,
 }
-"""Scores in [0, 1] from an answer and its references; MMBench's, which needs the options, is in `score_of` alone."""
+"""Score in [0, 1] of an answer and its references by scoring; `score_of` handles MMBench, which needs the options."""

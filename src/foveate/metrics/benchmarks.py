@@ -1,6 +1,6 @@
-"""The numbers that benchmarks are reported in, where they are more than the mean score of all questions.
+"""Metrics of benchmarks that differ from the mean score of all questions.
 
-Each is a function of sums over questions, so that one matrix product gives it for any weighting of the images, such as
+Each is a function of sums over questions, so that one matrix product computes it for any weights of the images, such as
 those of a bootstrap.
 """
 
@@ -15,87 +15,90 @@ from foveate.metrics.choices import pope_answer
 
 POPE_SETS = ("random", "popular", "adversarial")
 Columns = Mapping[str, np.ndarray]
-"""Columns of records, as `Record` names them; questions about one image need not follow each other."""
+"""Columns of records, named as in `Record`; questions about one image need not follow each other."""
 
 
 class Measure(NamedTuple):
-    """One number of a benchmark.
+    """One metric of a benchmark.
 
     Attributes:
-        name: Of the number.
-        unit: Its largest value: 1 for shares, 2000 for MME's perception.
-        parts: From records to (question, part) numbers, which are summed over questions.
-        of: From (..., part) sums to (...) values; NaN where it is not defined.
-        stratum: Column within which a bootstrap draws images; empty means all together.
-        only: Column of truth values, of the questions that the number is about; empty means all.
+        name: Name of the metric.
+        unit: Largest value: 1 for shares, 2000 for MME's perception.
+        parts: Function from records to summands, (question, part).
+        from_sums: Function from the sums over questions, (..., part), to values, (...); NaN where undefined.
+        stratum: Column within whose values a bootstrap draws images; empty means one stratum.
+        only: Boolean column that selects the questions of the metric; empty means all.
     """
 
     name: str
     unit: float
     parts: Callable[[Columns], np.ndarray]
-    of: Callable[[np.ndarray], np.ndarray]
+    from_sums: Callable[[np.ndarray], np.ndarray]
     stratum: str = ""
     only: str = ""
 
     @property
     def is_mean(self) -> bool:
-        """Whether the number is a mean of values in [0, 1]; then the parts are the values and which of them count."""
-        return self.of is _MEAN
+        """Returns whether the metric is a mean of values in [0, 1], with the values and weights of 0 or 1 as parts."""
+        return self.from_sums is _MEAN
 
-    def about(self, records: Columns) -> np.ndarray:
-        """Returns which questions the number is about."""
+    def selected(self, records: Columns) -> np.ndarray:
+        """Returns the mask of the questions that the metric counts."""
         return np.asarray(records[self.only], bool) if self.only else np.ones(len(records["score"]), bool)
 
 
-def measured(measure: Measure, records: Columns) -> float:
-    """Returns the number on these records."""
-    rows = measure.about(records)
-    return float(measure.of(measure.parts({name: column[rows] for name, column in records.items()}).sum(0)))
+def compute_measure(measure: Measure, records: Columns) -> float:
+    """Returns the value of a metric on records."""
+    rows = measure.selected(records)
+    return float(measure.from_sums(measure.parts({name: column[rows] for name, column in records.items()}).sum(0)))
 
 
 def confusion(records: Columns) -> np.ndarray:
-    """Returns (question, 4): true positive, false positive, false negative, true negative; yes is positive."""
-    said = np.array([pope_answer(text) == "yes" for text in records["prediction"]])
+    """Returns true positive, false positive, false negative and true negative, (question, 4); yes is positive."""
+    found = np.array([pope_answer(text) == "yes" for text in records["prediction"]])
     true = np.array([text == "yes" for text in records["reference"]])
-    return np.stack([said & true, said & ~true, ~said & true, ~said & ~true], 1).astype(float)
+    return np.stack([found & true, found & ~true, ~found & true, ~found & ~true], 1).astype(float)
 
 
 def confusion_by_set(records: Columns) -> np.ndarray:
-    """Returns (question, 4 x set): `confusion` in the columns of the question's set, 0 in those of the others."""
+    """Returns `confusion` in the columns of the question's set and 0 in those of the others, (question, 4 x set)."""
     found, kinds = confusion(records), np.asarray(records["kind"])
     return np.concatenate([found * (kinds == name)[:, None] for name in POPE_SETS], 1)
 
 
 def _mean_f1(sums: np.ndarray) -> np.ndarray:
-    """Returns the mean F1 of the sets that were asked; NaN where the F1 of one of them is undefined."""
+    """Returns the mean F1 of the sets that have questions; NaN where the F1 of one of them is undefined."""
     each = sums.reshape(*sums.shape[:-1], -1, 4)
-    scores, asked = _F1(each), each.sum(-1) > 0
-    return np.asarray(np.divide(np.where(asked, scores, 0).sum(-1), asked.sum(-1)))
+    scores, present = _F1(each), each.sum(-1) > 0
+    return np.asarray(np.divide(np.where(present, scores, 0).sum(-1), present.sum(-1)))
 
 
-def _share(over: Callable[[np.ndarray], np.ndarray], under: Callable[[np.ndarray], np.ndarray]) -> Callable:
-    def of(sums: np.ndarray) -> np.ndarray:
-        top, bottom = over(sums), under(sums)
+def _ratio(numerator: Callable[[np.ndarray], np.ndarray], denominator: Callable[[np.ndarray], np.ndarray]) -> Callable:
+    """Returns a function from sums to a ratio, which is NaN where the denominator is 0."""
+
+    def ratio(sums: np.ndarray) -> np.ndarray:
+        top, bottom = numerator(sums), denominator(sums)
         return np.divide(top, bottom, out=np.full(np.shape(bottom), np.nan), where=bottom > 0)
 
-    return of
+    return ratio
 
 
-def _counted(records: Columns, values: np.ndarray) -> np.ndarray:
+def _with_count(values: np.ndarray) -> np.ndarray:
+    """Returns values beside a column of ones, whose sum is their count."""
     return np.stack([values, np.ones(len(values))], 1)
 
 
 def _scores(records: Columns) -> np.ndarray:
-    return _counted(records, np.asarray(records["score"], float))
+    return _with_count(np.asarray(records["score"], float))
 
 
 def _overlaps(records: Columns) -> np.ndarray:
     pairs = zip(records["prediction"], records["reference"], strict=True)
-    return _counted(records, np.array([box_overlap(said, true.split(" | ")) for said, true in pairs]))
+    return _with_count(np.array([box_overlap(answer, references.split(" | ")) for answer, references in pairs]))
 
 
 def _all_right(records: Columns) -> np.ndarray:
-    """Returns (question, 2): at the last question about an image if all about it are right, and 1; elsewhere 0."""
+    """Returns whether all questions about an image are correct, and 1, at its last question, else 0, (question, 2)."""
     right: dict[str, float] = {}
     last: dict[str, int] = {}
     for row, (image, score) in enumerate(zip(records["image_id"], records["score"], strict=True)):
@@ -108,7 +111,7 @@ def _all_right(records: Columns) -> np.ndarray:
 
 
 def _mme(subtasks: Sequence[str]) -> Callable[[Columns], np.ndarray]:
-    """Returns parts (question, 4 x subtask): right answers, questions, images with both right, images."""
+    """Returns parts of each subtask: correct answers, questions, images with both correct, images."""
 
     def parts(records: Columns) -> np.ndarray:
         kinds = np.asarray(records["kind"])
@@ -119,24 +122,24 @@ def _mme(subtasks: Sequence[str]) -> Callable[[Columns], np.ndarray]:
 
 
 def _mme_score(sums: np.ndarray) -> np.ndarray:
-    """Returns the sum over the asked subtasks of accuracy in % and the share of images with both right in %."""
-    right, asked, both, images = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 4), -1, 0)
+    """Returns the sum over subtasks of the accuracy in % and the share of images with both answers correct in %."""
+    right, questions, both, images = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 4), -1, 0)
     with np.errstate(invalid="ignore"):
-        scores = 100 * right / asked + 100 * both / images
-    return np.asarray(np.where(asked > 0, scores, 0.0).sum(-1))
+        scores = 100 * right / questions + 100 * both / images
+    return np.asarray(np.where(questions > 0, scores, 0.0).sum(-1))
 
 
-_MEAN = _share(lambda s: s[..., 0], lambda s: s[..., 1])
-_F1 = _share(lambda s: 2 * s[..., 0], lambda s: 2 * s[..., 0] + s[..., 1] + s[..., 2])
+_MEAN = _ratio(lambda s: s[..., 0], lambda s: s[..., 1])
+_F1 = _ratio(lambda s: 2 * s[..., 0], lambda s: 2 * s[..., 0] + s[..., 1] + s[..., 2])
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "pope": (
         Measure("mean F1 of the sets", 1, confusion_by_set, _mean_f1),
         Measure("pooled F1", 1, confusion, _F1),
-        Measure("accuracy", 1, confusion, _share(lambda s: s[..., 0] + s[..., 3], lambda s: s.sum(-1))),
-        Measure("precision", 1, confusion, _share(lambda s: s[..., 0], lambda s: s[..., 0] + s[..., 1])),
-        Measure("recall", 1, confusion, _share(lambda s: s[..., 0], lambda s: s[..., 0] + s[..., 2])),
-        Measure("yes ratio", 1, confusion, _share(lambda s: s[..., 0] + s[..., 1], lambda s: s.sum(-1))),
+        Measure("accuracy", 1, confusion, _ratio(lambda s: s[..., 0] + s[..., 3], lambda s: s.sum(-1))),
+        Measure("precision", 1, confusion, _ratio(lambda s: s[..., 0], lambda s: s[..., 0] + s[..., 1])),
+        Measure("recall", 1, confusion, _ratio(lambda s: s[..., 0], lambda s: s[..., 0] + s[..., 2])),
+        Measure("yes ratio", 1, confusion, _ratio(lambda s: s[..., 0] + s[..., 1], lambda s: s.sum(-1))),
     ),
     "mme": (
         Measure("perception", 200 * len(PERCEPTION), _mme(PERCEPTION), _mme_score, "kind"),
@@ -160,11 +163,11 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
     ),
     "mmvet": (Measure("mentions the reference (not the GPT-4 grade)", 1, _scores, _MEAN),),
 }
-"""By data set, the one that it is known by first; of data sets that are not here it is the mean score."""
+"""Metrics by data set, the main one first; for other data sets it is the mean score."""
 
 ACCURACY = Measure("accuracy", 1, _scores, _MEAN)
 
 
 def measures_of(name: str) -> tuple[Measure, ...]:
-    """Returns the numbers of a data set."""
+    """Returns the metrics of a data set."""
     return MEASURES.get(name, (ACCURACY,))

@@ -1,4 +1,4 @@
-"""How well a box that an answer names covers the right one."""
+"""Overlap of the box that an answer names with the correct one."""
 
 import re
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ HIT = 0.5
 
 
 def named_box(prediction: str) -> tuple[float, float, float, float] | None:
-    """Returns the first four numbers of an answer as left, top, right, bottom, in shares of the image; or None.
+    """Returns the first four numbers of an answer as left, top, right and bottom in shares of the image, or None.
 
-    Numbers above 1 are thousandths, as Qwen2-VL, Qwen3-VL and InternVL write them. Pixels, which Qwen2.5-VL writes,
-    cannot be told from them and are taken for thousandths too.
+    Numbers above 1 are read as thousandths, the format of Qwen2-VL, Qwen3-VL and InternVL. The pixels that Qwen2.5-VL
+    writes cannot be distinguished from thousandths and are read as such.
     """
     found = _FOUR.search(prediction)
     if not found:
@@ -24,7 +24,7 @@ def named_box(prediction: str) -> tuple[float, float, float, float] | None:
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Returns the intersection over union of two boxes of left, top, right, bottom; 0 where one has no area."""
+    """Returns the intersection over union of two boxes (left, top, right, bottom); 0 if one has no area."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     areas = [max(box[2] - box[0], 0) * max(box[3] - box[1], 0) for box in (one, other)]
@@ -33,13 +33,16 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def box_overlap(prediction: str, references: Sequence[str]) -> float:
-    """Returns the overlap of the box that the answer names with the last reference, the exact one; 0 without a box."""
-    said, true = named_box(prediction), named_box(references[-1])
+    """Returns the overlap of the answer's box with the last reference, the exact one; 0 without a box."""
+    found, true = named_box(prediction), named_box(references[-1])
     if true is None:
-        raise ValueError(f"reference {references[-1]!r} is no box: expected four numbers")
-    return overlap(said, true) if said else 0.0
+        raise ValueError(f"reference {references[-1]!r} is not a box: expected four numbers")
+    return overlap(found, true) if found else 0.0
 
 
 def box_hit(prediction: str, references: Sequence[str]) -> float:
-    """Returns 1 if the overlap is at least one half. Source: Yu et al. 2016, arXiv 1608.00272v3, section 5."""
+    """Returns 1 if the overlap is at least one half.
+
+    Source: Yu et al. 2016, arXiv 1608.00272v3, section 5.
+    """
     return float(box_overlap(prediction, references) >= HIT)

@@ -1,7 +1,7 @@
-"""Scores of answers in words, after the normalisation that each benchmark prescribes.
+"""Scores of open answers, after the normalisation that each benchmark prescribes.
 
 Sources: VQA accuracy and its normalisation: Antol et al. 2015 (arXiv 1505.00468v7, section 4) and the evaluation page
-of VQA v2; the variant of the TextVQA and VizWiz challenges takes commas, question marks and the possessive s off first.
+of VQA v2. The TextVQA and VizWiz challenges first remove commas and question marks and separate the possessive s.
 """
 
 import re
@@ -24,13 +24,13 @@ _CONTRACTED = (
     "you've"
 ).split()
 _CONTRACTIONS = {
-    word[:place] + word[place + 1 :]: word for word in _CONTRACTED for place, letter in enumerate(word) if letter == "'"
+    word[:index] + word[index + 1 :]: word for word in _CONTRACTED for index, letter in enumerate(word) if letter == "'"
 } | {"somebody'd": "somebodyd"}
-"""From a contraction that lacks one apostrophe; the last one is how the challenge has it."""
+"""Contraction by its spelling without one apostrophe; the last entry reproduces an exception of the challenge."""
 
 
 def vqa_normalised(text: str) -> str:
-    """Returns an answer as VQA compares it: punctuation, articles, number words and contractions are unified."""
+    """Returns an answer with punctuation, articles, number words and contractions normalised as in VQA."""
     text = text.replace("\n", " ").replace("\t", " ").strip()
     between_digits = re.search(r"(?<=\d),+(?=\d)", text)
     plain = text
@@ -43,40 +43,41 @@ def vqa_normalised(text: str) -> str:
 
 
 def textvqa_normalised(text: str) -> str:
-    """As `vqa_normalised`, after commas and question marks are taken off and the possessive s is set apart."""
+    """Removes commas and question marks, separates the possessive s, and applies `vqa_normalised`."""
     return vqa_normalised(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
 
 
 def vqa_accuracy(prediction: str, references: Sequence[str]) -> float:
-    """Returns the mean over annotators of min(1, how many of the others gave this answer / 3).
+    """Returns the mean over annotators of min(1, number of other annotators with this answer / 3).
 
-    Answers are normalised also where all annotators agree, as the evaluation server does.
+    Answers are normalised even if all annotators agree, as on the evaluation server.
     """
     return _leave_one_out(vqa_normalised(prediction), [vqa_normalised(reference) for reference in references])
 
 
 def textvqa_accuracy(prediction: str, references: Sequence[str]) -> float:
-    """`vqa_accuracy` with the normalisation of the TextVQA and VizWiz challenges."""
+    """Returns `vqa_accuracy` with the normalisation of the TextVQA and VizWiz challenges."""
     return _leave_one_out(textvqa_normalised(prediction), [textvqa_normalised(reference) for reference in references])
 
 
 def gqa_match(prediction: str, references: Sequence[str]) -> float:
-    """Returns 1 if the answer is one of the references, apart from case, punctuation and blanks.
+    """Returns 1 if the answer is one of the references, ignoring case, punctuation and blanks.
 
-    Source: GQA's evaluation compares answers as they are written; those of language models are brought to its form.
+    GQA's evaluation compares answers exactly; those of language models are normalised to its format first.
     """
     return float(_bare(prediction) in {_bare(reference) for reference in references})
 
 
 def mentions(prediction: str, references: Sequence[str]) -> float:
-    """Returns the share of the parts between `<AND>` that the answer mentions, best over alternatives between `<OR>`.
+    """Returns the share of `<AND>`-separated parts that the answer mentions, the best of `<OR>`-separated alternatives.
 
-    This is not the grade of MM-Vet, which GPT-4 gives, but what can be told without it; and an underestimate where a
-    reference is a sentence.
+    This approximates the grade of MM-Vet without GPT-4, and underestimates it where a reference is a sentence.
     """
-    said = _bare(prediction)
-    alternatives = [one for reference in references for one in reference.split("<OR>")]
-    return max((_mentioned(said, [_bare(part) for part in one.split("<AND>")]) for one in alternatives), default=0.0)
+    answer = _bare(prediction)
+    alternatives = [text for reference in references for text in reference.split("<OR>")]
+    return max(
+        (_share_mentioned(answer, [_bare(part) for part in text.split("<AND>")]) for text in alternatives), default=0.0
+    )
 
 
 def _leave_one_out(answer: str, references: Sequence[str]) -> float:
@@ -84,8 +85,8 @@ def _leave_one_out(answer: str, references: Sequence[str]) -> float:
     return sum(min(1.0, count / 3) for count in others) / len(references)
 
 
-def _mentioned(said: str, parts: Sequence[str]) -> float:
-    return sum(f" {part} " in f" {said} " for part in parts) / len(parts)
+def _share_mentioned(answer: str, parts: Sequence[str]) -> float:
+    return sum(f" {part} " in f" {answer} " for part in parts) / len(parts)
 
 
 def _bare(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Fewer tokens already inside the vision tower."""
+"""Reductions: rules that drop or merge tokens inside the vision tower."""
 
 from foveate.reductions.bipartite import Bipartite
 from foveate.reductions.information_flow import InformationFlow

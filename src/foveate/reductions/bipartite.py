@@ -1,4 +1,4 @@
-"""Pairs of like tokens become one, in every block."""
+"""Merging of pairs of similar tokens in every block."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,10 +15,11 @@ from foveate.functional.mixing import group_rows
 
 @dataclass(frozen=True)
 class Bipartite(Reduction):
-    """In every block tokens at even places merge into the most alike one at an odd place, [CLS] excepted.
+    """Reduction that merges tokens at even indices, except [CLS], into the most similar ones at odd indices.
 
-    Alike by cosine of the keys, averaged over heads; merged by a mean weighted by size. Every block merges the same
-    number, so far as each can at most halve the patches; a merged token stands at the place of the odd one.
+    Similarity is the cosine of the keys, averaged over heads; tokens are merged by a mean weighted by size. Every block
+    merges the same number, but at most half of the patches. A merged token takes the position of the token at the odd
+    index.
 
     Source: arXiv 2210.09461 (ToMe).
     """
@@ -37,10 +38,15 @@ class Bipartite(Reduction):
 
 
 def _merged(patches: int, keep: int, blocks: int) -> int:
-    """An even share of what is left to merge, and at least what the later blocks could not merge.
+    """Returns how many patches this block merges: an equal share, and at least what later blocks could not merge.
+
+    Args:
+        patches: Number of patches before the block.
+        keep: Number of patches after the last block.
+        blocks: Number of blocks that merge, this one included.
 
     Raises:
-        BudgetError: This block cannot merge so many.
+        BudgetError: The block would have to merge more than half of the patches.
     """
     excess = max(patches - keep, 0)
     merged = max(-(-excess // blocks), patches - keep * 2 ** (blocks - 1))

@@ -1,4 +1,4 @@
-"""Patches leave the tower step by step, those first to and from which least information flows."""
+"""Dropping of the patches with the least information flow, block by block."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,16 +18,16 @@ from foveate.functional.ranking import listed
 
 @dataclass(frozen=True)
 class InformationFlow(Reduction):
-    """Drops patches on the output of every second block, down to the budget one block before the feature layer.
+    """Reduction that drops patches after every second block, down to the budget one block before the feature layer.
 
-    A patch's score in one block is what [CLS] attends to it plus how alike their values are, times the length of its
-    value; over the blocks it is averaged exponentially. The more concentrated the attention of [CLS], the more patches
-    leave. How many is decided for each image; the authors' code takes the maximum of the batch.
+    The score of a patch in a block is the attention of [CLS] to it plus the similarity of their values, times the norm
+    of its value; scores are averaged exponentially over the blocks. The more concentrated the attention of [CLS], the
+    more patches are dropped. The number is that of each image; the authors' code takes the maximum of the batch.
 
     Source: arXiv 2505.19536 (FlowCut, the part inside the tower).
 
     Attributes:
-        memory: Weight of the earlier blocks in the running score.
+        memory: Weight of earlier blocks in the running average of scores.
     """
 
     needs_cls: ClassVar[bool] = True
@@ -38,8 +38,8 @@ class InformationFlow(Reduction):
             raise LayerError("the features are written by layer 0: InformationFlow drops patches in the layers before")
         real = block.real[:, 1:]
         attention = _row(block.query, block.key, block.scaling, block.real)
-        alike = _row(block.value, block.value, 1.0, block.real)
-        flow = (attention + alike) * block.value.float().mean(1)[:, 1:].abs().sum(-1)
+        similarity = _row(block.value, block.value, 1.0, block.real)
+        flow = (attention + similarity) * block.value.float().mean(1)[:, 1:].abs().sum(-1)
         flow = flow if state is None else self.memory * state + (1 - self.memory) * flow
         count = _left(attention, real.sum(1), block.keep, block.feature_layer - 1 - block.layer)
         order = flow.masked_fill(~real, -torch.inf).argsort(dim=-1, descending=True, stable=True)
@@ -55,7 +55,7 @@ def _row(
     scaling: float,
     real: Bool[Tensor, "batch token"],
 ) -> Float[Tensor, "batch patch"]:
-    """Softmax row of the first token, averaged over heads, without its own entry, with sum 1."""
+    """Returns the softmax row of the first token over the others, averaged over heads and normalised to sum 1."""
     row = attention_rows(query[:, :, :1], key, scaling, real[:, None, None]).mean(1)[:, 0, 1:]
     return row / row.sum(-1, keepdim=True)
 
@@ -63,7 +63,7 @@ def _row(
 def _left(
     attention: Float[Tensor, "batch patch"], patches: Int[Tensor, " batch"], keep: int, remaining: int
 ) -> Int[Tensor, " batch"]:
-    """How many patches of each image are left after a block that so many blocks follow before the last drop."""
+    """Returns the number of patches of each image after a block, `remaining` blocks before the last one that drops."""
     if remaining < 0 or remaining % 2:
         return patches
     if remaining == 0:

@@ -1,1 +1,1 @@
-"""The shipped small LLaVA: weights and architecture; `reference_model/` trains it."""
+"""Weights and architecture of the shipped small LLaVA, which `reference_model/` trains."""

@@ -1,7 +1,7 @@
-"""The reference model's shape and vocabulary: a LLaVA small enough to train on two CPU cores.
+"""Architecture and vocabulary of the reference model, a LLaVA small enough to train on two CPU cores.
 
-Everything is made of transformers' own classes with their ordinary random initialisation, so that whatever the
-attention of the trained model shows, training has put there.
+All parts are classes of transformers with their default random initialisation, so that the attention patterns of the
+trained model are a result of training alone.
 """
 
 from tokenizers import Tokenizer
@@ -27,7 +27,7 @@ FEATURE_LAYER = -2
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.27
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-_PLACES = ("upper", "lower", "left", "right", "above", "below")
+_POSITIONS = ("upper", "lower", "left", "right", "above", "below")
 _ANSWERS = ("yes", "no", "two", "three", "four", "a", "b", "c", "d", "large", "small")
 _QUESTION = tuple(
     "USER ASSISTANT is there any what color the shape thing how many shapes are character on where which list describe "
@@ -37,7 +37,7 @@ _PUNCTUATION = ("?", ",", ":", ".")
 VOCABULARY = {
     word: index
     for index, word in enumerate(
-        dict.fromkeys((*_SPECIAL, *COLOURS, *KINDS, SIGN, *GLYPHS, *_PLACES, *_ANSWERS, *_QUESTION, *_PUNCTUATION))
+        dict.fromkeys((*_SPECIAL, *COLOURS, *KINDS, SIGN, *GLYPHS, *_POSITIONS, *_ANSWERS, *_QUESTION, *_PUNCTUATION))
     )
 }
 CHAT_TEMPLATE = (
@@ -49,7 +49,7 @@ CHAT_TEMPLATE = (
 
 
 def clip_config() -> CLIPConfig:
-    """A CLIP whose vision half becomes the tower; its text half serves only the contrastive loss."""
+    """Returns a CLIP whose vision half becomes the tower; its text half serves only the contrastive loss."""
     width = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "projection_dim": 128}
     return CLIPConfig(
         projection_dim=128,
@@ -67,7 +67,7 @@ def clip_config() -> CLIPConfig:
 
 
 def llava_config(vision: CLIPVisionConfig) -> LlavaConfig:
-    """The tower, a two-layer projector and four LLaMA layers."""
+    """Returns a LLaVA with this tower, a two-layer projector and four LLaMA layers."""
     language = LlamaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=128,
@@ -94,7 +94,7 @@ def llava_config(vision: CLIPVisionConfig) -> LlavaConfig:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word or punctuation mark of the questions and answers."""
+    """Returns a tokenizer with one token per word or punctuation mark of the questions and answers."""
     tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
     marks = [Split(mark, "isolated") for mark in _PUNCTUATION]
     tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), *marks])
@@ -112,7 +112,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_processor() -> LlavaProcessor:
-    """Image processor without any cropping, tokenizer and chat template."""
+    """Returns a processor with the chat template and an image processor that does not crop."""
     side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(

@@ -1,4 +1,4 @@
-"""Reasons to keep a patch, one file each."""
+"""Scorers: formulas for how much a patch matters, one file each."""
 
 from foveate.scorers.cls_attention import ClsAttention
 from foveate.scorers.cls_ensemble import ClsEnsemble

@@ -1,6 +1,6 @@
-"""The [CLS] attention of one layer.
+"""Attention of [CLS] in one layer.
 
-Source: arXiv 2412.01818v1 (FasterVLM), with the layer that writes the features.
+Source: arXiv 2412.01818v1 (FasterVLM), which reads the layer that writes the features.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from foveate.functional.attention import reduce_heads
 
 @dataclass(frozen=True)
 class ClsAttention(Scorer):
-    """Scores a patch by the attention that [CLS] pays it.
+    """Scorer by the attention that [CLS] pays to a patch.
 
     Attributes:
-        layer: 0-based, negative from the end.
-        heads: "mean", "sum" or "max" over the heads, or the numbers of the heads to average.
+        layer: Layer of the tower, 0-based, negative from the end.
+        heads: Reduction over the heads, or the numbers of the heads that are averaged.
     """
 
     layer: int

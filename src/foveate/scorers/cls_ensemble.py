@@ -1,6 +1,7 @@
-"""The [CLS] attention of several layers together.
+"""Attention of [CLS], combined over several layers.
 
-Source: arXiv 2412.05819 (VTC-CLS): the unweighted sum over a suffix of layers that ends where the features are written.
+Source: arXiv 2412.05819 (VTC-CLS): the unweighted sum over the layers from some layer to the one that writes the
+features.
 """
 
 from dataclasses import dataclass
@@ -19,13 +20,13 @@ from foveate.functional.attention import reduce_heads
 
 @dataclass(frozen=True)
 class ClsEnsemble(Scorer):
-    """Scores a patch by the attention that [CLS] pays it in several layers.
+    """Scorer by the attention that [CLS] pays to a patch in several layers.
 
     Attributes:
-        layers: Layer numbers, or `LayersFrom(start)`. In LLaVA-1.5 the default is layers 20, 21 and 22.
-        weights: One factor per layer; empty means 1 for each.
-        reduce: How the weighted layers become one score.
-        heads: As in `ClsAttention`.
+        layers: Layer numbers, or `LayersFrom(start)`. In LLaVA-1.5 the default means layers 20, 21 and 22.
+        weights: One factor per layer; empty means 1 for each layer.
+        reduce: Reduction over the weighted layers.
+        heads: See `ClsAttention`.
     """
 
     layers: Layers = LayersFrom(-4)

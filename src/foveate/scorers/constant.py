@@ -1,4 +1,4 @@
-"""No reason at all: for selectors and mergers that look at features alone."""
+"""Equal scores, for selectors and mergers that read features only."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveate.core.contracts import Scorer
-from foveate.core.trace import PADDING, Trace
+from foveate.core.trace import Trace
 
 
 @dataclass(frozen=True)
 class Constant(Scorer):
-    """Scores every patch alike."""
+    """Scorer that gives every patch the same score."""
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
-        places = trace.places
-        return torch.zeros(places.shape, device=places.device).masked_fill(places == PADDING, -torch.inf)
+        real = trace.real
+        return torch.zeros(real.shape, device=real.device).masked_fill(~real, -torch.inf)

@@ -1,4 +1,4 @@
-"""A correction: scores less their mean over images."""
+"""Correction: scores minus their mean over images."""
 
 from dataclasses import dataclass, field
 
@@ -13,17 +13,17 @@ from foveate.core.trace import PADDING, Trace
 
 @dataclass(frozen=True)
 class Debiased(Scorer):
-    """Scores of another scorer less what it gives to each place on average, whatever the image.
+    """Scores of another scorer minus the mean score of each position over other images.
 
-    What remains is what an image or a question changes; a preference for places is gone. Only for models that give all
-    images the same grid of patches.
+    The result depends on the image and the question, but not on a preference of the scorer for some positions. Images
+    must all have the same grid of patches.
 
     Source: arXiv 2412.13180v1 and 2508.17807v1 (bias of position in attention, corrected by a trend over positions);
-    the plain mean is ours.
+    subtracting the plain mean is an addition of this package.
 
     Attributes:
-        scorer: What is corrected.
-        mean: Its mean score of each patch, over other images than those that are compressed.
+        scorer: The scorer that is corrected.
+        mean: Its mean score of each patch, over images other than those that are compressed.
     """
 
     scorer: Scorer
@@ -40,6 +40,6 @@ class Debiased(Scorer):
                 "compress images of one grid only"
             )
         scores = self.scorer.score(trace)
-        places = trace.places.to(scores.device)
-        mean = torch.tensor(self.mean, dtype=scores.dtype, device=scores.device)[places.clamp(min=0)]
-        return scores - mean.masked_fill(places == PADDING, 0)
+        origins = trace.origins.to(scores.device)
+        mean = torch.tensor(self.mean, dtype=scores.dtype, device=scores.device)[origins.clamp(min=0)]
+        return scores - mean.masked_fill(origins == PADDING, 0)

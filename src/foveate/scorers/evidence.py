@@ -1,4 +1,4 @@
-"""Oracle: the patches that show what the question asks about."""
+"""Oracle: the patches that show the evidence of the question."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ from foveate.functional.geometry import even
 
 @dataclass(frozen=True)
 class Evidence(Scorer):
-    """The best patch of every needed thing first, then the second best of each, and so on; the rest evenly spread.
+    """Scorer that ranks the best patch of every thing first, then the second best of each, then an even grid.
 
-    What selection could achieve if it knew the answer's place; no method. Questions without annotations keep an even
-    grid.
+    It shows what selection could achieve if it knew the evidence, and is no method. Questions without annotations keep
+    an even grid.
     """
 
     @property
@@ -28,7 +28,7 @@ class Evidence(Scorer):
         share = trace[EvidenceShare()]
         rank = share.argsort(dim=-1, descending=True, stable=True).argsort(-1)
         turn = torch.where(share > 0, 2 - rank / share.shape[-1], 0.0)
-        turn = turn.amax(1) if share.shape[1] else turn.sum(1)  # of no things there is no maximum
-        places = trace.places.to(share.device)
-        spread = even(trace.views).to(share.device)[places.clamp(min=0)]
-        return (turn + spread / (2 * share.shape[-1])).masked_fill(places == PADDING, -torch.inf)
+        turn = turn.amax(1) if share.shape[1] else turn.sum(1)  # amax needs at least one thing
+        origins = trace.origins.to(share.device)
+        spread = even(trace.views).to(share.device)[origins.clamp(min=0)]
+        return (turn + spread / (2 * share.shape[-1])).masked_fill(origins == PADDING, -torch.inf)

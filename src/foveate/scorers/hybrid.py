@@ -1,4 +1,4 @@
-"""Several reasons at once."""
+"""Weighted sums of scorers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,22 +9,21 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need
-from foveate.core.trace import PADDING, Trace
+from foveate.core.trace import Trace
 from foveate.functional.scaling import min_max, rank_share, softmax
 
 
 @dataclass(frozen=True)
 class Hybrid(Scorer):
-    """Weighted sum of several scorers, each brought to a common scale first.
+    """Weighted sum of several scorers after normalising each.
 
-    Scorers of the vision side and of the prompt may be mixed: inside a `DecoderCompressor` the former are carried to
-    its block.
+    A `DecoderCompressor` may mix scorers of the vision side with scorers of the prompt.
 
     Attributes:
-        scorers: The parts.
-        weights: One each; empty means equal.
-        normalise: The common scale, per image: "rank" is the share of patches with a lower score (ties share their
-            mean rank), "minmax" runs from 0 to 1, "softmax" sums to 1, "none" leaves the scores as they are.
+        scorers: The scorers.
+        weights: One weight per scorer; empty means equal weights.
+        normalise: Normalisation per image: "rank" is the share of patches with a lower score (ties share their mean
+            rank), "minmax" maps to 0..1, "softmax" maps to a sum of 1, "none" leaves the scores unchanged.
     """
 
     scorers: tuple[Scorer, ...]
@@ -43,18 +42,18 @@ class Hybrid(Scorer):
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         weights = self.weights or (1 / len(self.scorers),) * len(self.scorers)
         parts = [scorer.score(trace) for scorer in self.scorers]
-        there = (trace.places != PADDING).to(parts[0].device)
-        return torch.stack([w * self._scaled(s, there) for w, s in zip(weights, parts, strict=True)]).sum(0)
+        real = trace.real.to(parts[0].device)
+        return torch.stack([w * self._normalised(s, real) for w, s in zip(weights, parts, strict=True)]).sum(0)
 
-    def _scaled(
-        self, scores: Float[Tensor, "batch patch"], there: Bool[Tensor, "batch patch"]
+    def _normalised(
+        self, scores: Float[Tensor, "batch patch"], real: Bool[Tensor, "batch patch"]
     ) -> Float[Tensor, "batch patch"]:
         match self.normalise:
             case "none":
                 return scores
             case "softmax":
-                return softmax(scores, there)
+                return softmax(scores, real)
             case "minmax":
-                return min_max(scores, there)
+                return min_max(scores, real)
             case "rank":
-                return rank_share(scores, there)
+                return rank_share(scores, real)

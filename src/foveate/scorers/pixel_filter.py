@@ -1,6 +1,6 @@
-"""Controls: how colourful, how contrasty and how rich in edges a patch is, by its pixels alone.
+"""Controls: colour saturation, contrast and edges of a patch, computed from its pixels without a network.
 
-No network takes part, so what chooses patches no better than these says nothing about attention.
+A method that is no better than these controls says nothing about attention.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from foveate.core.trace import Trace
 
 
 class _PixelFilter(Scorer):
-    """A scorer whose score is a statistic of pixels."""
+    """Base of scorers by a statistic of the pixels."""
 
     statistic: ClassVar[PixelStatistic]
 
@@ -29,23 +29,23 @@ class _PixelFilter(Scorer):
 
 @dataclass(frozen=True)
 class Saturation(_PixelFilter):
-    """Scores a patch by the mean, over its pixels, of max(R, G, B) - min(R, G, B)."""
+    """Scorer by the mean, over the pixels of a patch, of max(R, G, B) - min(R, G, B)."""
 
     statistic = PixelStatistic("saturation")
 
 
 @dataclass(frozen=True)
 class Contrast(_PixelFilter):
-    """Scores a patch by the standard deviation, over its pixels, of luminance (Rec. 601)."""
+    """Scorer by the standard deviation of luminance (Rec. 601) over the pixels of a patch."""
 
     statistic = PixelStatistic("contrast")
 
 
 @dataclass(frozen=True)
 class Edges(_PixelFilter):
-    """Scores a patch by the mean, over its pixels, of the length of the gradient of luminance (Rec. 601).
+    """Scorer by the mean length of the gradient of luminance (Rec. 601) over the pixels of a patch.
 
-    Central differences over the whole image that the tower sees, so that edges between patches count.
+    The gradient is computed over the tower's whole input image, so edges between patches count.
     """
 
     statistic = PixelStatistic("edges")

@@ -1,7 +1,7 @@
-"""The attention that the prompt pays to the visual tokens inside the language model.
+"""Attention of the prompt to the visual tokens inside the language model.
 
-Source: arXiv 2403.06764 (FastV) for the last token's row of the block before the cut; arXiv 2410.17247 (PyramidDrop)
-for that of the block at the cut; arXiv 2412.13180 (FEATHER) for the one without positions; arXiv 2410.04417
+Source: arXiv 2403.06764 (FastV) for the last token in the block before the cut; arXiv 2410.17247 (PyramidDrop) for
+the last token in the block at the cut; arXiv 2412.13180 (FEATHER) for attention without positions; arXiv 2410.04417
 (SparseVLM) for raters, and its version 2.0 for `debiased` and `strongest`.
 """
 
@@ -13,23 +13,23 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need, PromptRows
-from foveate.core.trace import PADDING, Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Count
 from foveate.functional.attention import reduce_heads
 
 
 @dataclass(frozen=True)
 class PromptAttention(Scorer):
-    """Scores a visual token by the attention that tokens of the prompt pay it in one decoder block.
+    """Scorer by the attention that tokens of the prompt pay to a visual token in one decoder block.
 
     Attributes:
-        layer: The block: one before the cut as it ran, or the block at the cut, asked ahead.
-        query: Whose attention: see `PromptRows`.
-        rotary: Whether queries and keys carry their positions.
-        over: Softmax over all keys or over the visual ones.
-        debiased: Divided by what positions alone would score.
-        heads: As in `ClsAttention`.
-        strongest: Only so many heads, those that look at the image most.
+        layer: The block; see `PromptRows`.
+        query: The tokens whose attention is read; see `PromptRows`.
+        rotary: Whether queries and keys are rotated by their positions.
+        over: Whether the softmax runs over all keys or over the visual tokens only.
+        debiased: Whether attention is divided by what positions alone would give; see `PromptRows`.
+        heads: See `ClsAttention`.
+        strongest: Number of heads that are read, those with most attention to the image; None means all.
     """
 
     layer: int
@@ -47,7 +47,7 @@ class PromptAttention(Scorer):
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         rows = trace[self.needs[0]]
         if self.strongest is not None and self.strongest < rows.shape[1]:
-            there = (trace.places != PADDING).to(rows)
-            best = (rows * there[:, None]).sum(2).topk(self.strongest, dim=1).indices
+            real = trace.real.to(rows)
+            best = (rows * real[:, None]).sum(2).topk(self.strongest, dim=1).indices
             rows = rows.gather(1, best[..., None].expand(-1, -1, rows.shape[2]))
         return reduce_heads(rows[:, None], self.heads)[:, 0]

@@ -1,4 +1,4 @@
-"""Control: patches at random."""
+"""Control: random patches."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,12 @@ from foveate.core.values import Natural
 
 @dataclass(frozen=True)
 class Random(Scorer):
-    """Independent uniform scores, fixed by the pixel values and `seed`: batches and reruns do not change them.
+    """Scorer with independent uniform scores that depend on the pixel values and a seed, not on batches or reruns.
 
-    Pixels in half precision are other values, so they draw other patches.
+    Half precision changes the pixel values and with them the scores.
+
+    Attributes:
+        seed: The seed.
     """
 
     seed: Natural = 0
@@ -30,5 +33,5 @@ class Random(Scorer):
         images = trace[Fingerprint()]
         rows = [np.random.default_rng([self.seed, key]).random(trace.patches) for key in images.tolist()]
         scores = torch.from_numpy(np.stack(rows)).to(images.device, torch.float32)
-        places = trace.places.to(images.device)
-        return scores.gather(1, places.clamp(min=0)).masked_fill(places == PADDING, -torch.inf)
+        origins = trace.origins.to(images.device)
+        return scores.gather(1, origins.clamp(min=0)).masked_fill(origins == PADDING, -torch.inf)

@@ -1,7 +1,7 @@
-"""The attention that a patch receives from all the others.
+"""Attention that a patch receives from all others.
 
 Source: arXiv 2508.00553 (HiPrune), over all queries; LLaVA-OneVision ports of [CLS] methods (arXiv 2412.01818,
-VisPruner) put it in the place of the row that a tower without [CLS] does not have.
+VisPruner) use it for towers without [CLS].
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from foveate.functional.attention import reduce_heads
 
 @dataclass(frozen=True)
 class ReceivedAttention(Scorer):
-    """Scores a patch by the mean attention that it is paid in one layer.
+    """Scorer by the mean attention that a patch receives in one layer.
 
     Attributes:
-        layer: 0-based, negative from the end.
-        heads: As in `ClsAttention`.
+        layer: Layer of the tower, 0-based, negative from the end.
+        heads: See `ClsAttention`.
     """
 
     layer: int

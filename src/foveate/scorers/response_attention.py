@@ -1,4 +1,4 @@
-"""Oracle: what the model looks at while it answers."""
+"""Oracle: attention of the answer to the image."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,14 +14,14 @@ from foveate.functional.attention import reduce_heads
 
 @dataclass(frozen=True)
 class ResponseAttention(Scorer):
-    """Scores a patch by the attention that the uncompressed model pays it while it produces its answer.
+    """Scorer by the attention that the uncompressed model pays to a patch while it produces its answer.
 
-    It knows the answer before it chooses, and is no method: the criterion that VTC-CLS (arXiv 2412.05819) argues
-    prompt attention should be measured against.
+    It reads the answer before it chooses, so it is no method. VTC-CLS (arXiv 2412.05819) proposes it as the reference
+    for prompt attention.
 
     Attributes:
-        layers: Blocks of the language model whose rows are averaged; none means all.
-        heads: As in `ClsAttention`.
+        layers: Blocks of the language model, which are averaged; empty means all.
+        heads: See `ClsAttention`.
     """
 
     layers: tuple[int, ...] = ()

@@ -1,8 +1,8 @@
-"""How alike a patch and the question are in the space that the tower's contrastive twin shares with text.
+"""Similarity of a patch and the question in the space that a contrastive tower shares with its text encoder.
 
-Source: arXiv 2506.10967 (CDPruner) and arXiv 2409.10994 (TRIM), by their code. Both negate: in CLIP the patches that
-show what a text names are, against intuition, the ones less alike. CDPruner takes the cosine from 0 to 1, TRIM the
-softmax of the plain dot product and only the text's first window.
+Source: arXiv 2506.10967 (CDPruner) and arXiv 2409.10994 (TRIM), by their code. Both negate it: in
+CLIP, patches that show what a text names are less similar to the text. CDPruner maps the cosine to 0..1; TRIM takes the
+softmax of the dot product and reads only the first segment of the text.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,22 @@ from torch.nn import functional as F
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import AlignedPatches, AlignedText, Need
-from foveate.core.trace import PADDING, Trace
+from foveate.core.trace import Trace
 from foveate.functional.scaling import min_max, softmax
 
-_LIFT = 1e-6  # keeps the least relevant patch above 0, as CDPruner does
+_LIFT = 1e-6  # keeps the least relevant patch above 0, as in CDPruner's code
 
 
 @dataclass(frozen=True)
 class TextSimilarity(Scorer):
-    """Scores a patch by its likeness to the question, averaged over the question's segments.
+    """Scorer by the similarity of a patch and the question, averaged over the question's segments.
 
     Attributes:
-        negated: Keep the patches least alike: `negated=True, normalise="minmax"` is CDPruner's relevance.
-        cosine: Cosine, or else the dot product: `TextSimilarity(True, False, "softmax", truncated=True)` is TRIM's.
-        normalise: Over the patches of each image: "minmax" from (almost) 0 to 1, "softmax" to a sum of 1, or "none".
-        truncated: Read the first window of a long question only.
+        negated: Whether the least similar patches are kept; `negated=True, normalise="minmax"` is CDPruner's relevance.
+        cosine: Whether similarity is the cosine or the dot product; `TextSimilarity(True, False, "softmax",
+            truncated=True)` is TRIM's score.
+        normalise: Normalisation per image: "minmax" maps to (almost) 0..1, "softmax" to a sum of 1, "none" to itself.
+        truncated: Whether only the first segment of a long question is read.
     """
 
     negated: bool = False
@@ -48,12 +49,12 @@ class TextSimilarity(Scorer):
         if self.cosine:
             patches, text = F.normalize(patches, dim=2), F.normalize(text, dim=2)
         mean = text.sum(1) / segments.clamp(min=1)[:, None]
-        likeness = torch.einsum("bpd,bd->bp", patches, mean)
-        scores, there = -likeness if self.negated else likeness, trace.places.to(likeness.device) != PADDING
+        similarity = torch.einsum("bpd,bd->bp", patches, mean)
+        scores, real = -similarity if self.negated else similarity, trace.real.to(similarity.device)
         match self.normalise:
             case "none":
                 return scores
             case "softmax":
-                return softmax(scores, there)
+                return softmax(scores, real)
             case "minmax":
-                return min_max(scores, there, _LIFT)
+                return min_max(scores, real, _LIFT)

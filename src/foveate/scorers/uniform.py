@@ -1,4 +1,4 @@
-"""Control: patches spread evenly over the image, whatever it shows."""
+"""Control: an even grid of patches."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ from foveate.functional.geometry import even
 
 @dataclass(frozen=True)
 class Uniform(Scorer):
-    """Scores by rank in an order of the grid whose every prefix covers it evenly: a stride for any budget."""
+    """Scorer by the rank in an order of the grid, each prefix of which covers the grid evenly."""
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
-        places = trace.places
-        return even(trace.views).to(places.device)[places.clamp(min=0)].masked_fill(places == PADDING, -torch.inf)
+        origins = trace.origins
+        return even(trace.views).to(origins.device)[origins.clamp(min=0)].masked_fill(origins == PADDING, -torch.inf)

@@ -1,7 +1,7 @@
-"""The [CLS] attention of one layer as a single head over the full width.
+"""Attention of [CLS] in one layer, computed with a single head over the full width.
 
-Source: the code of arXiv 2403.15388 (LLaVA-PruMerge): the queries and keys of all heads side by side, in the last
-layer, which comes after the one that writes the features. Much flatter than the attention that the tower computes.
+Source: the code of arXiv 2403.15388 (LLaVA-PruMerge), which concatenates the queries and keys of all heads in the last
+layer, after the one that writes the features. The result is much flatter than the tower's own attention.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from foveate.functional.attention import attention_rows
 
 @dataclass(frozen=True)
 class WideClsAttention(Scorer):
-    """Scores a patch by the attention of [CLS], among patches and [CLS] itself, were the layer one wide head.
+    """Scorer by the attention of [CLS] to a patch, among patches and [CLS], with all heads as one wide head.
 
     Attributes:
-        layer: 0-based, negative from the end.
+        layer: Layer of the tower, 0-based, negative from the end.
     """
 
     layer: int = -1

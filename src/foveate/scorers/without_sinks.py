@@ -1,6 +1,6 @@
-"""A correction: patches whose features have an outlying norm come last.
+"""Correction: patches whose features have an outlying norm are ranked last.
 
-Source: arXiv 2309.16588v2 (patches of high norm hold the image as a whole, and draw attention); Tukey 1977,
+Source: arXiv 2309.16588v2 (patches of high norm hold global information and receive attention); Tukey 1977,
 "Exploratory data analysis" (the rule for outliers).
 """
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Features, Need
-from foveate.core.trace import PADDING, Trace
+from foveate.core.trace import Trace
 from foveate.core.values import Positive
 from foveate.functional.outliers import outlying
 
 
 @dataclass(frozen=True)
 class WithoutSinks(Scorer):
-    """Scores of another scorer, with all sinks below all other patches, in the order that they had.
+    """Scores of another scorer, with all sinks ranked below all other patches, in unchanged order.
 
     Attributes:
-        scorer: What is corrected.
-        factor: As in `foveate.bias.metrics.sink_share`.
+        scorer: The scorer that is corrected.
+        factor: Outlier factor; see `foveate.bias.metrics.sink_share`.
     """
 
     scorer: Scorer
@@ -36,8 +36,8 @@ class WithoutSinks(Scorer):
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         scores = self.scorer.score(trace)
         norms = trace[Features()].float().norm(dim=-1).to(scores.device)
-        there = (trace.places != PADDING).to(scores.device) & (scores > -torch.inf)
-        sinks = outlying(norms.masked_fill(~there, -torch.inf), self.factor) & there
-        lowest = scores.masked_fill(~there, torch.inf).amin(1, keepdim=True)
+        real = trace.real.to(scores.device) & (scores > -torch.inf)
+        sinks = outlying(norms.masked_fill(~real, -torch.inf), self.factor) & real
+        lowest = scores.masked_fill(~real, torch.inf).amin(1, keepdim=True)
         below = torch.searchsorted(scores.sort(dim=-1).values, scores.contiguous())  # equal scores stay equal
         return torch.where(sinks, lowest + below - scores.shape[1] - 1, scores)

@@ -1,4 +1,4 @@
-"""Choices of patches, given scores."""
+"""Selectors: rules that turn scores into kept patches, one file each."""
 
 from foveate.selectors.anchors import Anchors
 from foveate.selectors.chunk_quota import ChunkQuota

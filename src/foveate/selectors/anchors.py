@@ -1,4 +1,4 @@
-"""What an earlier layer attends to, with its neighbours, and the best of the rest."""
+"""Patches that an earlier layer attends to, their neighbours, and the best of the rest."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,16 +17,16 @@ from foveate.functional.regions import with_neighbours
 
 @dataclass(frozen=True)
 class Anchors(Selector):
-    """Keeps the patches that receive most attention in one layer, the four places around each, and then by score.
+    """Selector of the patches that receive most attention in one layer, their neighbours, and then the best scores.
 
-    There are alpha * keep / 5 anchors (rounded, halves to the even number); neighbours are found by the number of the
-    place and may lie at the end of the row above.
+    There are alpha * keep / 5 anchors (rounded, halves to even). The four neighbours are found by patch number, so the
+    left neighbour of a row's first patch is the last patch of the row above.
 
     Source: arXiv 2508.00553 (HiPrune).
 
     Attributes:
-        alpha: Share of the budget for anchors and neighbours.
-        layer: Of the tower, 0-based, negative from the end. (The authors count from 1.)
+        alpha: Share of the budget that anchors and their neighbours get.
+        layer: Layer of the tower, 0-based, negative from the end. The authors count from 1.
     """
 
     needs_keep: ClassVar[bool] = True
@@ -41,5 +41,5 @@ class Anchors(Selector):
         real = scores > -torch.inf
         received = trace[ReceivedRows(self.layer)].mean(1).masked_fill(~real, -torch.inf)
         anchors = marked(ranked(received, round(keep * self.alpha / 5)), scores.shape[1])
-        first = with_neighbours(anchors, trace.places.to(scores.device), trace.views) & real
+        first = with_neighbours(anchors, trace.origins.to(scores.device), trace.views) & real
         return top_k(scores.masked_fill(first, torch.inf), keep)

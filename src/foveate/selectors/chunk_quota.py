@@ -1,4 +1,4 @@
-"""Every stretch of the image gets a part of the budget, by its mean score."""
+"""Quotas for chunks of the raster order by their mean score."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,18 +17,18 @@ from foveate.functional.regions import group_means, proportional, rank_within, r
 
 @dataclass(frozen=True)
 class ChunkQuota(Selector):
-    """Cuts raster order into chunks, splits the budget in proportion to their mean scores, keeps the best of each.
+    """Selector that splits the budget among chunks of the raster order by mean score and keeps the best of each.
 
-    The split is rounded down, and what is left goes one by one to the chunks with the greatest means. A chunk that is
-    given more than it holds keeps all, and the surplus is lost. Order: chunk by chunk, by falling score inside. Where
-    the number of chunks does not divide the number of patches, their lengths differ by at most one. Scores must not be
-    negative.
+    Quotas are rounded down, and the remainder goes one by one to the chunks with the greatest means. A chunk with a
+    quota above its length keeps all its patches, and the surplus is lost. Kept patches are ordered by chunk, then by
+    falling score. If the number of chunks does not divide the number of patches, lengths differ by at most one. Scores
+    must not be negative.
 
     Source: arXiv 2510.02912 (HoloV, as in the authors' code; its variance term multiplies all means by the same number
     and is left out).
 
     Attributes:
-        chunks: How many, for each image.
+        chunks: Number of chunks of each view.
     """
 
     needs_keep: ClassVar[bool] = True
@@ -36,11 +36,11 @@ class ChunkQuota(Selector):
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf
-        chunk = runs(trace.places.to(scores.device), trace.views, self.chunks)
+        chunk = runs(trace.origins.to(scores.device), trace.views, self.chunks)
         quota = proportional(group_means(scores.double().clamp(min=0), chunk, real), keep)
         rank = rank_within(scores, chunk)
         order = -(chunk * scores.shape[1] + rank).double()
         order = order.masked_fill(~real | (rank >= quota.gather(1, chunk)), -torch.inf)
-        nothing = (order == -torch.inf).all(1, keepdim=True)  # all scores are 0, and quotas went to empty chunks
+        nothing = (order == -torch.inf).all(1, keepdim=True)  # all scores are 0, so the quotas went to empty chunks
         kept = ranked(torch.where(nothing, scores.double(), order), keep)
-        return F.pad(kept, (0, keep - kept.shape[1]), value=PADDING)  # so that a merger can see the lost surplus
+        return F.pad(kept, (0, keep - kept.shape[1]), value=PADDING)  # a merger can fill the lost surplus

@@ -1,4 +1,4 @@
-"""Good patches that are unlike one another: the determinantal point process."""
+"""Patches with high scores that differ from each other: a determinantal point process."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,15 +17,15 @@ from foveate.functional.ranking import in_raster_order
 
 @dataclass(frozen=True)
 class Determinantal(Selector):
-    """Keeps the greedy maximum of det L, with L_ij = score_i cosine_ij score_j; scores must not be negative.
+    """Selector of the greedy maximum of det L, with L_ij = score_i cosine_ij score_j; scores must not be negative.
 
-    Once the kept patches span all features, the others follow by falling score (the authors' code then divides by zero
-    and keeps too few).
+    Once the kept patches span all features, the others follow by falling score. The authors' code divides by zero there
+    and keeps too few patches.
 
     Source: arXiv 2506.10967 (CDPruner).
 
     Attributes:
-        projected: Whether features are compared after the projector.
+        projected: Whether features are read after the projector.
     """
 
     needs_keep: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Patches that resemble all others, weighted by their scores."""
+"""Patches that cover all others, weighted by their scores: facility location."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -17,15 +17,15 @@ from foveate.functional.ranking import in_raster_order
 
 @dataclass(frozen=True)
 class FacilityLocation(Selector):
-    """Keeps, one after the other, the patch that best raises the sum of all patches' cosine to their nearest kept one.
+    """Greedy selector of the patch that most increases the sum of all patches' cosine to their nearest kept patch.
 
     Negative cosines count as 0. Scores must not be negative.
 
-    Source: arXiv 2510.24214 (SCOPE; there the score is the sum over heads, which matters for "add" alone).
+    Source: arXiv 2510.24214 (SCOPE; the score there is the sum over heads, which matters for "add" only).
 
     Attributes:
-        alpha: Exponent of the score.
-        combine: The score to that power multiplies the gain ("multi") or is added to it ("add").
+        alpha: Exponent of the scores.
+        combine: Whether the score to that power multiplies the gain ("multi") or is added to it ("add").
     """
 
     needs_keep: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The best patches, and of the others those that are least alike."""
+"""The best patches, and the least similar ones of the rest."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,16 +17,16 @@ from foveate.functional.ranking import listed, marked, ranked
 
 @dataclass(frozen=True)
 class ImportantDiverse(Selector):
-    """Keeps a share of the budget by score; the list of the others, by falling score, is thinned until it fits.
+    """Selector of a share of the budget by score; the list of all others, by falling score, is thinned until it fits.
 
-    In each round of `thinned` the eight patches at even places of the list leave that are most like one at an odd
-    place. Where the authors' code fails (an odd number of others, hardly any place for them) rounds are as large as
-    they can be. In float64, because the order within the list decides what is compared with what.
+    Each round of `thinned` removes the eight patches at even indices of the list that are most similar to one at an odd
+    index. Rounds are smaller where the authors' code fails: with an odd number of patches, or few left to remove.
+    Similarities are float64, because the order of the list decides which patches are compared.
 
     Source: arXiv 2412.01818, later than v1 (VisPruner).
 
     Attributes:
-        important_ratio: Share of the budget, rounded down, that goes by score.
+        important_ratio: Share of the budget, rounded down, that is kept by score.
     """
 
     needs_keep: ClassVar[bool] = True

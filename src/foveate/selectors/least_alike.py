@@ -1,4 +1,4 @@
-"""A few pivots, and the tokens that are least like them."""
+"""A few pivots, and the tokens that are least similar to them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,18 +17,18 @@ from foveate.functional.ranking import listed, marked, ranked
 
 @dataclass(frozen=True)
 class LeastAlike(Selector):
-    """Keeps some pivots among the visual tokens, and for every pivot those tokens whose states are least like its own.
+    """Selector of some visual pivots, and for every pivot the tokens whose states are least similar to the pivot's.
 
-    Pivots are the tokens of greatest key (L1 norm over all heads), as many of the image as of the question; the
-    latter are not kept. Each in turn takes keep / (2 * pivots) of the tokens that are left, rounded down, so a budget
-    of 192 keeps 196. The authors' turns follow the hash table of a set; here visual pivots come first, each kind by
-    falling norm. Scores do not matter.
+    Pivots are the tokens with the largest keys (L1 norm over all heads), equally many of the image and of the question;
+    those of the question are not kept. Each pivot in turn takes keep / (2 * pivots) of the remaining tokens, rounded
+    down, so a budget of 192 keeps 196. The authors' order of pivots follows the hash table of a set; here visual pivots
+    come first, and each kind is ordered by falling norm. Scores are ignored.
 
     Source: arXiv 2502.11494 (DART).
 
     Attributes:
-        layer: Of the language model, whose keys are read: the one before the cut.
-        pivots: Of each kind.
+        layer: Block of the language model whose keys are read: the one before the cut.
+        pivots: Number of pivots of the image, and of the question.
     """
 
     needs_keep: ClassVar[bool] = True
@@ -45,13 +45,15 @@ class LeastAlike(Selector):
         visual = (roles == Role.VISUAL).long().argsort(dim=-1, descending=True, stable=True)[:, : scores.shape[1]]
         free = scores > -torch.inf
         first = ranked(norms.gather(1, visual).masked_fill(~free, -torch.inf), self.pivots)
-        asked = ranked(norms.masked_fill(roles != Role.QUESTION, -torch.inf), self.pivots)
-        turns = torch.cat([visual.gather(1, first.clamp(min=0)).where(first >= 0, -1), asked], 1)
+        question = ranked(norms.masked_fill(roles != Role.QUESTION, -torch.inf), self.pivots)
+        pivots = torch.cat([visual.gather(1, first.clamp(min=0)).where(first >= 0, -1), question], 1)
         states = states.double()
-        alike = cosine(rows_at(states, turns), rows_at(states, visual)).masked_fill(turns[..., None] < 0, torch.inf)
+        similarity = cosine(rows_at(states, pivots), rows_at(states, visual)).masked_fill(
+            pivots[..., None] < 0, torch.inf
+        )
         chosen = marked(first, scores.shape[1])
-        for likeness in alike.unbind(1):
-            taken = ranked((-likeness).masked_fill(~free | chosen, -torch.inf), keep // (2 * self.pivots))
+        for similar in similarity.unbind(1):
+            taken = ranked((-similar).masked_fill(~free | chosen, -torch.inf), keep // (2 * self.pivots))
             chosen = chosen | marked(taken, scores.shape[1])
         return listed(chosen)
 

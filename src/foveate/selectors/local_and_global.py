@@ -1,4 +1,4 @@
-"""Half of the budget by an early layer, window by window; the other half by score."""
+"""Half of the budget by an early layer in each window; the other half by score."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,16 +17,16 @@ from foveate.functional.regions import rank_within, rectangles
 
 @dataclass(frozen=True)
 class LocalAndGlobal(Selector):
-    """Keeps, in every window, the patches to which [CLS] of an early layer attends most, and the rest by score.
+    """Selector of the patches that [CLS] of an early layer attends to most in every window, and of the best scores.
 
-    Half of the budget, rounded down, is split equally; what does not divide by the number of windows is not spent, as
+    Half of the budget, rounded down, is split equally among the windows; the remainder of the division is not used, as
     in the authors' code.
 
     Source: arXiv 2505.22654 (VScan, first stage).
 
     Attributes:
-        layer: Of the tower, 0-based, negative from the end.
-        windows: In each direction, as equal as whole patches allow.
+        layer: Layer of the tower, 0-based, negative from the end.
+        windows: Number of windows per side, as equal as whole patches allow.
     """
 
     needs_keep: ClassVar[bool] = True
@@ -40,7 +40,7 @@ class LocalAndGlobal(Selector):
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf
         early = trace[ClsRows((self.layer,))][:, 0].mean(1).masked_fill(~real, -torch.inf)
-        window = rectangles(trace.places.to(scores.device), trace.views, self.windows, self.windows)
+        window = rectangles(trace.origins.to(scores.device), trace.views, self.windows, self.windows)
         local = real & (rank_within(early, window) < keep // 2 // self.windows**2)
         best = top_k(scores.masked_fill(local, -torch.inf), keep - keep // 2)
         return listed(local | marked(best, scores.shape[1]))

@@ -1,4 +1,4 @@
-"""Patches that span the features of all."""
+"""Patches that span the features of all patches."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,15 +18,15 @@ from foveate.functional.ranking import in_raster_order
 
 @dataclass(frozen=True)
 class LogDeterminant(Selector):
-    """Keeps the greedy maximum of log det(I + gamma G G'), with G = F F' of the features; scores do not matter.
+    """Selector of the greedy maximum of log det(I + gamma G G'), with G = F F' of the features; scores are ignored.
 
-    Each column of F, one channel over the patches of an image, has length 1.
+    Each column of F, one channel over the patches of an image, is normalised to length 1.
 
     Source: arXiv 2602.20205 (OTPrune).
 
     Attributes:
-        gamma: See above.
-        projected: Whether features are compared after the projector.
+        gamma: Factor of G G'.
+        projected: Whether features are read after the projector.
     """
 
     needs_keep: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""As many of the best patches as hold a share of all scores."""
+"""The fewest patches that hold a share of the total score."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ from foveate.functional.ranking import listed, marked, ranked
 
 @dataclass(frozen=True)
 class Mass(Selector):
-    """Keeps the fewest patches that together hold a share of the total score; `keep` is the most, one the fewest.
+    """Selector of the fewest patches that hold a share of the total score, at least one and at most `keep`.
 
     Attributes:
-        share: Of the sum of all scores; negative scores count as 0.
+        share: Share of the sum of all scores; negative scores count as 0.
     """
 
     share: Share

@@ -1,4 +1,4 @@
-"""Patches that cover the question's words and the image."""
+"""Patches that cover the question's tokens and the image."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,18 +18,18 @@ from foveate.functional.ranking import in_raster_order
 
 @dataclass(frozen=True)
 class MaxCoverage(Selector):
-    """Keeps, one after the other, the patch that best raises the cover of words and patches; scores do not matter.
+    """Greedy selector of the patch that most increases the coverage of text tokens and patches; scores are ignored.
 
-    A word spreads one unit over the patches by a softmax of its cosines to the projected features, a patch by one of
-    its cosines to the features before the projector. What is covered is the greatest part on a kept patch, averaged
-    over the words, plus `alpha` times the same averaged over the patches.
+    A text token distributes one unit over the patches by a softmax of its cosines to the projected features, a patch by
+    a softmax of its cosines to the features before the projector. Coverage is the largest part on a kept patch,
+    averaged over the text tokens, plus `alpha` times the same average over the patches.
 
     Source: arXiv 2508.18264 (MMTok).
 
     Attributes:
-        text_temperature: Of the words' softmax.
-        vision_temperature: Of the patches' softmax.
-        alpha: See above.
+        text_temperature: Temperature of the text tokens' softmax.
+        vision_temperature: Temperature of the patches' softmax.
+        alpha: Weight of the coverage of patches.
     """
 
     needs_keep: ClassVar[bool] = True
@@ -58,6 +58,6 @@ def _spread(
     real: Bool[Tensor, "batch row"],
     free: Bool[Tensor, "batch patch"],
 ) -> Float[Tensor, "batch row patch"]:
-    """Softmax over the free patches, divided by the number of real rows."""
+    """Returns the softmax over the free patches, divided by the number of real rows."""
     logits = (cosine(rows, patches) / temperature).masked_fill(~free[:, None], torch.finfo(rows.dtype).min)
     return logits.softmax(-1) * (real / real.sum(1, keepdim=True).clamp(min=1))[..., None]

@@ -1,4 +1,4 @@
-"""Patches that are far from one another."""
+"""Patches that are far from each other."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,15 +17,15 @@ from foveate.functional.ranking import in_raster_order
 
 @dataclass(frozen=True)
 class MaxMin(Selector):
-    """Keeps, one after the other, the patch whose nearest kept one is furthest by cosine; scores do not matter.
+    """Greedy selector of the patch whose nearest kept patch is furthest by cosine; scores are ignored.
 
-    The first is the one whose nearest other patch is furthest. What is kept is not looked at again (in the authors'
-    code it stays in the race, so that exact duplicates may be kept twice).
+    The first patch is the one whose nearest other patch is furthest. Kept patches cannot be kept again; in the authors'
+    code they can, if there are exact duplicates.
 
     Source: arXiv 2503.02175 (DivPrune).
 
     Attributes:
-        projected: Whether features are compared after the projector.
+        projected: Whether features are read after the projector.
     """
 
     needs_keep: ClassVar[bool] = True

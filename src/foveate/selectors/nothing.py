@@ -1,4 +1,4 @@
-"""No patch at all."""
+"""No patches."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ from foveate.core.trace import Trace
 
 @dataclass(frozen=True)
 class Nothing(Selector):
-    """Keeps nothing, whatever the budget.
+    """Selector that keeps nothing, whatever the budget.
 
-    Source: arXiv 2405.05803 (VTW: from some layer on without the image).
+    Source: arXiv 2405.05803 (VTW, which drops all visual tokens before one block).
     """
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:

@@ -1,4 +1,4 @@
-"""As many of the best patches as stand out from the others."""
+"""Patches whose scores are outliers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,15 +15,15 @@ from foveate.functional.ranking import in_raster_order, ranked
 
 @dataclass(frozen=True)
 class Outliers(Selector):
-    """Keeps what lies above Q3 + factor * (Q3 - Q1) of an image's scores; `keep` is the most, one patch the fewest.
+    """Selector of the scores above Q3 + factor * (Q3 - Q1), at least one and at most `keep`.
 
-    The authors take the quartiles over a batch; here they are each image's own.
+    Quartiles are those of each image; the authors take them over a batch.
 
     Source: arXiv 2403.15388 (PruMerge: order "score"), arXiv 2409.10994 (TRIM: order "raster").
 
     Attributes:
-        factor: See above.
-        order: "raster", or "score" for falling scores.
+        factor: Number of interquartile ranges above the upper quartile.
+        order: Order of the kept patches: "raster", or "score" for falling scores.
     """
 
     factor: float = 1.5

@@ -1,4 +1,4 @@
-"""What stands out, and samples of the rest at even distances."""
+"""Outliers, and samples of the rest at a fixed stride."""
 
 import math
 from dataclasses import dataclass
@@ -17,20 +17,21 @@ from foveate.functional.regions import numbered, rank_within
 
 @dataclass(frozen=True)
 class OutliersAndStride(Selector):
-    """Keeps the outliers, by falling score, and then every `stride`-th place, ascending; `keep` is the most.
+    """Selector of the outliers, by falling score, and then of every `stride`-th patch, ascending; at most `keep`.
 
-    With r outliers among N patches the stride is a third of N / r, both rounded down, and at least 1 (the authors
-    divide by zero where a third of all patches are outliers). As in their code the last place is never sampled.
+    With r outliers among N patches the stride is a third of N / r, both rounded down, and at least 1; the authors
+    divide by zero if more than a third of all patches are outliers. As in their code, the last patch is never sampled.
 
     Source: arXiv 2403.15388 (PruMerge+).
 
     Attributes:
         factor: An outlier lies above Q3 + factor * (Q3 - Q1); there is at least one.
-        outliers: How many of the best patches to take instead.
-        stride: Instead of the one above. (VTC-CLS compares with 13 outliers and stride 11, or 40 and 6, or 95 and 3.)
-        fixed_for: The number of patches that `outliers` and `stride` are meant for; None means any.
-        sampled: Where those do not apply, the share of the budget that is sampled; so many of the best patches fill the
-            rest that the budget is met on average.
+        outliers: Number of best patches that are kept instead of outliers; None means outliers.
+        stride: Fixed stride; None means the formula above. VTC-CLS compares with 13 outliers and stride 11, 40 and 6,
+            or 95 and 3.
+        fixed_for: Number of patches for which `outliers` and `stride` apply; None means any.
+        sampled: Share of the budget that is sampled if they do not apply; the best patches fill the rest, so that the
+            budget is met on average.
     """
 
     factor: float = 1.5
@@ -47,11 +48,11 @@ class OutliersAndStride(Selector):
         else:
             best = torch.full_like(scores[:, :1], given, dtype=torch.long)
         stride = real.sum(1, keepdim=True) // best // 3 if stride is None else torch.full_like(best, stride)
-        places = trace.places.to(scores.device)
-        view, inside = numbered(places, trace.views)
-        last = torch.tensor([grid.patches - 1 for grid in trace.views], device=places.device)[view]
-        sampled = (places >= 0) & (inside % stride.clamp(min=1) == 0) & (inside < last)
-        rank, number = rank_within(scores, torch.zeros_like(places)), torch.arange(scores.shape[1]).to(places)
+        origins = trace.origins.to(scores.device)
+        view, inside = numbered(origins, trace.views)
+        last = torch.tensor([grid.patches - 1 for grid in trace.views], device=origins.device)[view]
+        sampled = (origins >= 0) & (inside % stride.clamp(min=1) == 0) & (inside < last)
+        rank, number = rank_within(scores, torch.zeros_like(origins)), torch.arange(scores.shape[1]).to(origins)
         priority = torch.where(sampled, -number.double(), -torch.inf)
         priority = torch.where(rank < best, scores.shape[1] - rank, priority)
         return ranked(priority.masked_fill(~real, -torch.inf), scores.shape[1] if self.sampled else keep)
@@ -65,7 +66,7 @@ class OutliersAndStride(Selector):
         return min(left, best + sampled) if self.sampled else min(keep, left, best + sampled)
 
     def _fixed(self, keep: int, patches: int) -> tuple[int | None, int | None]:
-        """Number of outliers and stride, as far as they do not depend on the image."""
+        """Returns the number of outliers and the stride, each None if it depends on the image."""
         if self.sampled is None or (self.outliers is not None and self.fixed_for in (None, patches)):
             return self.outliers, self.stride
         stride = math.ceil(patches / max(1, self.sampled * keep))

@@ -1,4 +1,4 @@
-"""A budget for each of the images that a model cuts an image into."""
+"""A budget of its own for each tile."""
 
 from dataclasses import dataclass
 
@@ -16,20 +16,20 @@ from foveate.selectors.top_k import TopK
 
 @dataclass(frozen=True)
 class PerTile(Selector):
-    """Shares the budget out among an image's tiles, by their patches, and lets another selector choose in each.
+    """Selector that splits the budget among an image's tiles by their patches and applies another one to each.
 
-    Scores of different tiles are not compared: each softmax of the tower runs over one tile. Where nothing is known of
-    tiles, such as inside the language model, every view is one. The expected count is that of the other selector for
-    the whole image.
+    Scores of different tiles are not compared, because each softmax of the tower runs over one tile. If tiles are
+    unknown, as inside the language model, every view counts as one. The expected count is that of the other selector
+    for the whole image.
 
     Attributes:
-        selector: Sees one tile at a time; elsewhere there is nothing to keep.
+        selector: The selector within a tile.
     """
 
     selector: Selector = TopK()
 
     @property
-    def needs_keep(self) -> bool:  # type: ignore[override] (a constant of the others, here that of what it wraps)
+    def needs_keep(self) -> bool:  # type: ignore[override] (a constant elsewhere)
         return self.selector.needs_keep
 
     @property
@@ -39,15 +39,15 @@ class PerTile(Selector):
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         tiles = _tiles(trace).to(scores.device)
         shares = proportional(tiles.bincount()[None].float(), keep)[0].tolist()
-        here = tiles[trace.places.to(scores.device).clamp(min=0)]
+        tile_of = tiles[trace.origins.to(scores.device).clamp(min=0)]
         stays = torch.zeros_like(scores, dtype=torch.bool)
         for tile, share in enumerate(shares):
-            inside = (here == tile) & (scores > -torch.inf)
+            inside = (tile_of == tile) & (scores > -torch.inf)
             rows = inside.any(1).nonzero()[:, 0]
             if share and len(rows):
                 masked = scores[rows].masked_fill(~inside[rows], -torch.inf)
                 stays[rows] |= marked(self.selector.select(masked, trace.chosen(rows), share), scores.shape[1])
-        if len(rows := (~stays.any(1)).nonzero()[:, 0]):  # all that is left of them lies in tiles without a share
+        if len(rows := (~stays.any(1)).nonzero()[:, 0]):  # all their remaining patches are in tiles without a share
             stays[rows] = marked(self.selector.select(scores[rows], trace.chosen(rows), keep), scores.shape[1])
         return listed(stays)
 
@@ -56,7 +56,7 @@ class PerTile(Selector):
 
 
 def _tiles(trace: Trace) -> Int[Tensor, " patch"]:
-    """Of every patch of the views its tile."""
+    """Returns the tile of every patch of the views."""
     if trace.tiles is not None:
         return trace.tiles
     return numbered(torch.arange(trace.patches)[None], trace.views)[0][0]

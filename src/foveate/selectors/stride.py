@@ -1,4 +1,4 @@
-"""A uniform grid of patches."""
+"""A regular grid of patches."""
 
 import math
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from foveate.functional.regions import located
 
 @dataclass(frozen=True)
 class Stride(Selector):
-    """Keeps every `step`-th patch of every `step`-th row; asks neither for scores nor for a budget.
+    """Selector of every `step`-th patch of every `step`-th row; scores and the budget are ignored.
 
-    The expected count supposes one square image, of which what is left is spread evenly.
+    The expected count assumes one square image whose remaining tokens are spread evenly.
 
     Source: arXiv 2412.13180 (FEATHER).
 
     Attributes:
-        step: In both directions, from the top left patch.
+        step: Step in both directions, from the top left patch.
     """
 
     step: Count = 3
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        places = trace.places.to(scores.device)
-        _, row, column = located(places, trace.views)
-        return listed((row % self.step == 0) & (column % self.step == 0) & (places >= 0) & (scores > -torch.inf))
+        origins = trace.origins.to(scores.device)
+        _, row, column = located(origins, trace.views)
+        return listed((row % self.step == 0) & (column % self.step == 0) & (origins >= 0) & (scores > -torch.inf))
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:
         return left * min(1, math.ceil(patches**0.5 / self.step) ** 2 / patches)

@@ -13,10 +13,10 @@ from foveate.functional.ranking import ranked, top_k
 
 @dataclass(frozen=True)
 class TopK(Selector):
-    """Keeps the `keep` highest scores.
+    """Selector of the `keep` highest scores.
 
     Attributes:
-        order: "raster", or "score" for falling scores.
+        order: Order of the kept patches: "raster", or "score" for falling scores.
     """
 
     needs_keep: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""A share of what is left, by score."""
+"""A share of the remaining tokens, by score."""
 
 import math
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from foveate.functional.ranking import top_k
 
 @dataclass(frozen=True)
 class TopShare(Selector):
-    """Keeps, of the tokens that are left, a power of a share, rounded down.
+    """Selector of a share of the remaining tokens, raised to a power and rounded down.
 
     Source: arXiv 2412.13180 (FEATHER, whose second cut squares the share of the first).
 
     Attributes:
-        keep: The share, or a count, which is taken as its share of all patches.
-        power: See above.
+        keep: The share; a count means its share of all patches.
+        power: Exponent of the share.
     """
 
     keep: Number
     power: int | float = 2
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        there = scores > -torch.inf
-        count = (there.sum(1, keepdim=True).double() * self._share(trace.patches) + 1e-9).long().clamp(min=1)
+        real = scores > -torch.inf
+        count = (real.sum(1, keepdim=True).double() * self._share(trace.patches) + 1e-9).long().clamp(min=1)
         order = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
         return top_k(scores.masked_fill(order >= count, -torch.inf), scores.shape[1])
 

@@ -1,4 +1,4 @@
-"""What any of several selectors keeps."""
+"""The union of what several selectors keep."""
 
 import math
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from foveate.functional.ranking import listed, marked
 
 @dataclass(frozen=True)
 class Union(Selector):
-    """Gives each of its selectors the whole budget and keeps what any of them keeps.
+    """Selector that gives each of its selectors the whole budget and keeps what any of them keeps.
 
-    The expected count supposes that they choose independently.
+    The expected count assumes that they choose independently.
 
     Attributes:
-        selectors: At least one. (FEATHER: `TopK()` and `Stride(3)`.)
+        selectors: One or more selectors; FEATHER has `TopK()` and `Stride(3)`.
     """
 
     selectors: tuple[Selector, ...]
 
     @property
-    def needs_keep(self) -> bool:  # type: ignore[override] (a constant of the others, here that of what it wraps)
+    def needs_keep(self) -> bool:  # type: ignore[override] (a constant elsewhere)
         return any(selector.needs_keep for selector in self.selectors)
 
     @property

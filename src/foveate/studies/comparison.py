@@ -146,7 +146,7 @@ def _at_largest_budget(
 def _failures(
     choices: Sequence[Choice], compressors: Mapping[str, Compressor], context: StudyContext
 ) -> dict[str, str]:
-    """Returns, by family, the reasons why choices cannot answer a question on this model."""
+    """Returns the reasons why choices cannot answer a question on this model, by family."""
     failures: dict[str, str] = {}
     with TemporaryDirectory() as folder:
         encodings = Encodings.of(context.loaded, images_of([context.usable]), Path(folder) / "encodings")

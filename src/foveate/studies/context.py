@@ -65,7 +65,7 @@ class StudyContext:
 
     @property
     def has_evidence(self) -> bool:
-        """Whether the data says for any question where in the image its answer is."""
+        """True if the data says for any question where in the image its answer is."""
         return any(sample.things.known for sample in self.samples)
 
     def counts(self, budgets: Iterable[int | float]) -> list[int]:

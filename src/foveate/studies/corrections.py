@@ -31,7 +31,7 @@ from foveate.methods.fitting import options_on, with_fallbacks
 from foveate.methods.recipes import fastv, vtc_cls
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.loading.load import LoadedModel
-from foveate.models.runtime.generation import answer_each
+from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.scorers import ClsEnsemble, Debiased, PromptAttention, WithoutSinks
 
 PLAIN, DEBIASED, WITHOUT_SINKS = "as it is", "less its mean over images", "without sinks"
@@ -167,5 +167,5 @@ def _scores(
     compressed = compressed_by(compressor, images, adapter.extra_needs)
     if not (cuts := checked_cuts(compressor)):
         return compressed.decision.scores
-    _, pruning = answer_each(adapter, prompts, compressed, compressor.repack, cuts, 1)
+    _, pruning = answer_each(adapter, prompts, compressed, compressor.repack, cuts, Decoding(1))
     return pruning.decisions[-1].scores

@@ -69,7 +69,7 @@ class Objective:
 
     @property
     def pruned(self) -> bool:
-        """Whether Optuna's pruner stops trials: for one goal that is measured on answers."""
+        """True if Optuna's pruner stops trials: with one goal, which is measured on answers."""
         return self.stops and self.goals in (("quality",), ("accuracy",))
 
     def __call__(self, trial: Trial, started: Callable[[], object] = tuple) -> tuple[float, ...]:

@@ -1,1 +1,1 @@
-"""Contract tests for plug-ins, and tiny models to try them on."""
+"""Contract tests for plug-ins, and tiny models to run them on."""

@@ -1,4 +1,4 @@
-"""Checkpoint folders of the tiny models of every family, with tokenizer, chat template and image processor."""
+"""Checkpoint folders of tiny models of every family, with tokenizer, chat template and image processor."""
 
 import string
 from pathlib import Path
@@ -22,36 +22,36 @@ _SIDE, _PATCH = 24, 4
 _SQUARE: dict[str, Any] = {"size": {"height": _SIDE, "width": _SIDE}}
 
 
-class _Spelling(NamedTuple):
-    """How a family writes an image: its token, the tokens around it, and what the chat template says."""
+class _ImageText(NamedTuple):
+    """The text of a family's image: its token, the tokens around it, and the text in the chat template."""
 
     image: str = "<image>"
     start: str = "<start>"
     end: str = "<end>"
-    written: str = "<image>\n"
+    in_template: str = "<image>\n"
 
 
-_QWEN = _Spelling("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>")
-_SPELLINGS = {
-    "InternVL": _Spelling("<IMG_CONTEXT>", "<img>", "</img>", "<IMG_CONTEXT>\n"),
+_QWEN = _ImageText("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>")
+_IMAGE_TEXTS = {
+    "InternVL": _ImageText("<IMG_CONTEXT>", "<img>", "</img>", "<IMG_CONTEXT>\n"),
     "Qwen2.5-VL": _QWEN,
     "Qwen3-VL": _QWEN,
-    "LLaVA-NeXT-Video": _Spelling(written="<video>\n"),
+    "LLaVA-NeXT-Video": _ImageText(in_template="<video>\n"),
 }
 
 
 def tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """A token per character, and the special tokens of a family."""
-    spelling = _SPELLINGS.get(name, _Spelling())
+    """Returns a tokenizer with one token per character and the special tokens of a family."""
+    text = _IMAGE_TEXTS.get(name, _ImageText())
     special = {"<pad>": PAD, "<s>": BEGIN, "</s>": 2, "<unk>": 3}
-    special |= {spelling.end: END, spelling.start: START, "<video>": VIDEO, spelling.image: IMAGE}
+    special |= {text.end: END, text.start: START, "<video>": VIDEO, text.image: IMAGE}
     vocabulary = special | {letter: 4 + i for i, letter in enumerate("\n" + string.printable[:95])}
     vocabulary |= {f"<{i}>": i for i in range(WORDS) if i not in vocabulary.values()}
     model = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     model.pre_tokenizer = Split(Regex("[\\s\\S]"), "isolated")
     model.decoder = Fuse()
-    extra = {"image_token": spelling.image, "video_token": "<video>"}
-    extra |= {"start_image_token": spelling.start, "end_image_token": spelling.end}
+    extra = {"image_token": text.image, "video_token": "<video>"}
+    extra |= {"start_image_token": text.start, "end_image_token": text.end}
     return PreTrainedTokenizerFast(
         tokenizer_object=model,
         pad_token="<pad>",
@@ -59,14 +59,14 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         padding_side="left",
-        extra_special_tokens={**extra, "context_image_token": spelling.image},
+        extra_special_tokens={**extra, "context_image_token": text.image},
         clean_up_tokenization_spaces=False,
-        chat_template=_template(spelling.written),
+        chat_template=_template(text.in_template),
     )
 
 
-def _template(written: str) -> str:
-    part = "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}{{ '" + written.replace("\n", "\\n") + "' }}"
+def _template(image: str) -> str:
+    part = "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}{{ '" + image.replace("\n", "\\n") + "' }}"
     return (
         "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% for part in message['content'] %}"
         + part
@@ -75,11 +75,11 @@ def _template(written: str) -> str:
 
 
 def image_processor(name: str, points: Any = None) -> Any:  # noqa: ANN401 (a class per family)
-    """For images of 24 pixels, patches of 4, and as many tiles as the family's tiny model knows.
+    """Returns an image processor for images of 24 pixels, patches of 4, and the tiles of the family's tiny model.
 
     Args:
-        name: Of the family.
-        points: Heights and widths of enlargements, where the family has them.
+        name: Name of the family.
+        points: Heights and widths of enlargements, for families that have them.
     """
     shortest = {"size": {"shortest_edge": _SIDE}, "crop_size": _SQUARE["size"]}
     match name:
@@ -96,18 +96,18 @@ def image_processor(name: str, points: Any = None) -> Any:  # noqa: ANN401 (a cl
 
 
 def save_family(name: str, folder: Path) -> Path:
-    """Writes an ordinary checkpoint folder of a family's tiny model, and returns it."""
+    """Writes a checkpoint folder of a family's tiny model and returns its path."""
     model: Any = FAMILIES[name]()
     model.save_pretrained(folder)
     words = tokenizer(name)
-    seen = image_processor(name, getattr(model.config, "image_grid_pinpoints", None))
+    images = image_processor(name, getattr(model.config, "image_grid_pinpoints", None))
     clip = {"patch_size": _PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     match name:
         case "LLaVA-1.5":
-            processor = LlavaProcessor(seen, words, chat_template=words.chat_template, **clip)
+            processor = LlavaProcessor(images, words, chat_template=words.chat_template, **clip)
         case "LLaVA-NeXT":
-            processor = LlavaNextProcessor(seen, words, chat_template=words.chat_template, **clip)
+            processor = LlavaNextProcessor(images, words, chat_template=words.chat_template, **clip)
         case _:
-            processor = Parts(seen, words)
+            processor = Parts(images, words)
     processor.save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""The contracts of the plug-ins as test classes: subclass one, say what to test, and pytest does the rest."""
+"""The contracts of plug-ins as test classes: subclass one and return the plug-in under test."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -38,7 +38,7 @@ _BEFORE, _QUESTION = 3, 6  # text tokens around the image
 
 
 def random_trace(needs: tuple[Need, ...], batch: int = 3, seed: int = 0, grid: Grid = GRID) -> Trace:
-    """A trace with plausible random answers to any need; row i does not depend on how many rows follow it."""
+    """Returns a trace with random answers to any need; a row does not depend on the number of rows."""
     values = {need: torch.stack([_answer(need, grid, seed * 1000 + row) for row in range(batch)]) for need in needs}
     return Trace(values, (grid,), batch)
 
@@ -84,15 +84,15 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
         case EvidenceShare():
             share = torch.rand(2, grid.patches, generator=generator)
             return share.where(share > 0.9, 0)
-    raise ValueError(f"no random answer to {need} yet: add one to foveate.testing")
+    raise ValueError(f"no random answer to {need} is defined: add one to foveate.testing.contracts")
 
 
 class ScorerContract(ABC):
-    """What every vision scorer promises."""
+    """Tests of every scorer of the vision side."""
 
     @abstractmethod
     def scorer(self) -> Scorer:
-        """The scorer under test; called again it gives an equal one."""
+        """Returns the scorer under test, an equal one at each call."""
 
     def test_is_a_frozen_value(self) -> None:
         assert dataclasses.is_dataclass(self.scorer())
@@ -112,13 +112,17 @@ class ScorerContract(ABC):
 
 
 class SelectorContract(ABC):
-    """What every selector promises."""
+    """Tests of every selector.
+
+    Attributes:
+        raster_order: Whether kept patches must be in raster order.
+    """
 
     raster_order = True
 
     @abstractmethod
     def selector(self) -> Selector:
-        """The selector under test; called again it gives an equal one."""
+        """Returns the selector under test, an equal one at each call."""
 
     def test_is_a_frozen_value(self) -> None:
         assert dataclasses.is_dataclass(self.selector())
@@ -151,11 +155,11 @@ class SelectorContract(ABC):
 
 
 class MergerContract(ABC):
-    """What every merger promises."""
+    """Tests of every merger."""
 
     @abstractmethod
     def merger(self) -> Merger:
-        """The merger under test; called again it gives an equal one."""
+        """Returns the merger under test, an equal one at each call."""
 
     def test_is_a_frozen_value(self) -> None:
         assert dataclasses.is_dataclass(self.merger())

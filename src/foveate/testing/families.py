@@ -1,6 +1,6 @@
-"""Tiny random models of every family, and batches of inputs for them.
+"""Tiny random models of every family, and their inputs.
 
-Weights are scaled so that attention is peaked and answers depend on the images; nothing is downloaded.
+Weights are scaled so that attention is peaked and answers depend on the images. Nothing is downloaded.
 """
 
 from collections.abc import Callable
@@ -74,19 +74,19 @@ def _llama() -> LlamaConfig:
 
 
 def llava() -> nn.Module:
-    """LLaVA-1.5."""
+    """Returns a tiny LLaVA-1.5."""
     config = LlavaConfig(vision_config=clip_config(), text_config=_llama(), **_IMAGE, image_seq_length=36)
-    return made(LlavaForConditionalGeneration, config)
+    return random_model(LlavaForConditionalGeneration, config)
 
 
 def llava_next() -> nn.Module:
-    """LLaVA-NeXT."""
+    """Returns a tiny LLaVA-NeXT."""
     config = LlavaNextConfig(vision_config=clip_config(), text_config=_llama(), **_IMAGE, image_grid_pinpoints=_POINTS)
-    return made(LlavaNextForConditionalGeneration, config)
+    return random_model(LlavaNextForConditionalGeneration, config)
 
 
 def llava_next_video() -> nn.Module:
-    """LLaVA-NeXT-Video."""
+    """Returns a tiny LLaVA-NeXT-Video."""
     config = LlavaNextVideoConfig(
         vision_config=clip_config(),
         text_config=_llama(),
@@ -94,11 +94,11 @@ def llava_next_video() -> nn.Module:
         video_token_index=VIDEO,
         image_grid_pinpoints=_POINTS,
     )
-    return made(LlavaNextVideoForConditionalGeneration, config)
+    return random_model(LlavaNextVideoForConditionalGeneration, config)
 
 
 def llava_onevision() -> nn.Module:
-    """LLaVA-OneVision; enlargements of more than two tiles are shrunk."""
+    """Returns a tiny LLaVA-OneVision, which shrinks enlargements of more than two tiles."""
     config = LlavaOnevisionConfig(
         vision_config=SiglipVisionConfig(**_TOWER, vision_use_head=False),
         text_config=Qwen2Config(**_TEXT),
@@ -106,11 +106,11 @@ def llava_onevision() -> nn.Module:
         image_grid_pinpoints=_POINTS,
         vision_aspect_ratio="anyres_max_2",
     )
-    return made(LlavaOnevisionForConditionalGeneration, config)
+    return random_model(LlavaOnevisionForConditionalGeneration, config)
 
 
 def internvl() -> nn.Module:
-    """InternVL."""
+    """Returns a tiny InternVL."""
     tower = {**_TOWER, "image_size": [_SIDE, _SIDE], "patch_size": [_PATCH, _PATCH]}
     config = InternVLConfig(
         vision_config=InternVLVisionConfig(**tower, use_qk_norm=True, layer_scale_init_value=1.0),
@@ -119,11 +119,11 @@ def internvl() -> nn.Module:
         image_seq_length=9,
         tie_word_embeddings=False,
     )
-    return made(InternVLForConditionalGeneration, config)
+    return random_model(InternVLForConditionalGeneration, config)
 
 
 def qwen2_5_vl() -> nn.Module:
-    """Qwen2.5-VL: windows of two by two tokens in all but two layers of the tower."""
+    """Returns a tiny Qwen2.5-VL, with windows of two by two tokens in all but two layers of the tower."""
     vision = {
         **_QWEN_TOWER,
         "window_size": 16,
@@ -131,11 +131,11 @@ def qwen2_5_vl() -> nn.Module:
     }
     text = {**_TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_QWEN)
-    return made(Qwen2_5_VLForConditionalGeneration, config)
+    return random_model(Qwen2_5_VLForConditionalGeneration, config)
 
 
 def qwen3_vl() -> nn.Module:
-    """Qwen3-VL: more of the image is added behind the first two blocks of the language model."""
+    """Returns a tiny Qwen3-VL, with DeepStack features after the first two blocks of the language model."""
     vision = {
         **_QWEN_TOWER,
         "num_position_embeddings": 64,
@@ -144,7 +144,7 @@ def qwen3_vl() -> nn.Module:
     rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e4}
     text = {**_TEXT, "num_hidden_layers": 6, "head_dim": 8, "rope_parameters": rope}  # room for three cuts
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **_QWEN)
-    return made(Qwen3VLForConditionalGeneration, config)
+    return random_model(Qwen3VLForConditionalGeneration, config)
 
 
 _QWEN_TOWER: dict[str, Any] = {
@@ -176,7 +176,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 
 
 def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
-    """The inputs about each of four images (or videos) of a family, of which two have the same shape."""
+    """Returns the model inputs of each of four images (or videos), two of which have the same shape."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -194,12 +194,12 @@ def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
             {"pixel_values": noise(h * w, 3 * 2 * _PATCH**2), "image_grid_thw": torch.tensor([[1, h, w]])}
             for h, w in sizes
         ]
-    sizes = [(20, 50), (60, 61), (20, 50), (50, 22)]  # of one, nine, one and two tiles enlarged
+    sizes = [(20, 50), (60, 61), (20, 50), (50, 22)]  # enlargements of one, nine, one and two tiles
     return [{"pixel_values": noise(1, 10, 3, _SIDE, _SIDE), "image_sizes": torch.tensor([size])} for size in sizes]
 
 
-def made(kind: Any, config: Any) -> nn.Module:  # noqa: ANN401 (a class per family)
-    """Returns a model of this configuration with random weights, of which attention is peaked."""
+def random_model(kind: Any, config: Any) -> nn.Module:  # noqa: ANN401 (a class per family)
+    """Returns a model of this configuration with random weights, scaled so that attention is peaked."""
     torch.manual_seed(0)
     model = kind(config).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which method runs on which family of models, found out by running each."""
+"""The table of methods and model families that work together, made by running each pair."""
 
 import re
 from functools import cache
@@ -21,36 +21,36 @@ _KEEP = 8
 REASONS = {
     "a": (r"EvidenceShare", "needs annotated data: runs in evaluations only"),
     "b": (r"cuts an image into tiles|smaller image instead", "needs one image for the tower, not tiles of it"),
-    "c": (r"ClsQuery.*no \[CLS\]", "needs the query of [CLS] itself, for which nothing can stand in"),
+    "c": (r"ClsQuery.*no \[CLS\]", "needs the query of [CLS] itself, for which there is no fallback"),
     "d": (r"works inside the tower of LLaVA-1.5", "works between the blocks of a tower like LLaVA-1.5's"),
     "e": (
         r"which no CLIP shares|companion: its vision tower",
         "needs a CLIP that the tower came from",
     ),
 }
-"""By sign: what an error's message says, and the same in few words."""
+"""By sign: a pattern of the error's message, and its short form."""
 
 
 def table() -> str:
-    """Methods and families as Markdown, methods of equal rows together, with the reasons below."""
-    alike: dict[tuple[str, ...], list[str]] = {}
+    """Returns methods and families as Markdown: one row for methods with equal cells, and the reasons below."""
+    names_of: dict[tuple[str, ...], list[str]] = {}
     for name in METHODS:
-        alike.setdefault(tuple(runs(name, family) for family in FAMILIES), []).append(f"`{name}`")
+        names_of.setdefault(tuple(outcome(name, family) for family in FAMILIES), []).append(f"`{name}`")
     rows = [["methods", *FAMILIES], ["---"] * (1 + len(FAMILIES))]
-    rows += [[" ".join(names), *cells] for cells, names in alike.items()]
+    rows += [[" ".join(names), *cells] for cells, names in names_of.items()]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"- ({sign}) {words}" for sign, (_, words) in REASONS.items())])
 
 
 @torch.no_grad()
-def runs(name: str, family: str) -> str:
-    """Whether a recipe, set for a family's tiny model, compresses an image and answers.
+def outcome(name: str, family: str) -> str:
+    """Runs a recipe on a family's tiny model, with an image and two tokens of an answer.
 
     Returns:
         "works", "fallback", or the sign of a reason in brackets.
 
     Raises:
-        FoveateError: It cannot, and for none of the known reasons.
+        FoveateError: The recipe failed for none of the known reasons.
     """
     loaded = load_family(family)
     adapter, model = loaded.adapter, cast(Any, loaded.model)
@@ -68,7 +68,7 @@ def runs(name: str, family: str) -> str:
 
 @cache
 def load_family(family: str) -> LoadedModel:
-    """Returns a tiny model, with a CLIP whose vision half is as wide as the family's tower."""
+    """Returns a family's tiny model, with a CLIP whose tower is as wide as the family's."""
     adapter: Any = adapt(FAMILIES[family]())
     words = tokenizer(family)
     width = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -80,7 +80,7 @@ def load_family(family: str) -> LoadedModel:
 
 @cache
 def family_inputs(family: str) -> dict[str, Any]:
-    """Returns a prompt about the family's first image."""
+    """Returns the inputs of a prompt about the family's first image."""
     adapter, image = load_family(family).adapter, image_inputs(family)[0]
     runs_of = [len(image["pixel_values"]) * adapter.tower.grid.patches] if family == "InternVL" else []
     (arrangement,) = adapter.arrangements(image, runs_of)

@@ -1,8 +1,8 @@
-"""The contract of model adapters as a test class, against a reference that neither pads nor caches nor packs."""
+"""The contract of model adapters as a test class, against a reference without padding, cache and packing."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,37 +15,53 @@ from foveate.mergers import Nearest
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.loading.load import adapt
-from foveate.models.runtime.generation import Conversation, answer, answer_each
+from foveate.models.runtime.generation import Conversation, Decoding, answer, answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, PAD, START
 
 _NEW = 4  # tokens of an answer
 _TEXT = ([5, 6, 7], [8], [9, 10, 11, 12])  # before the images, between them, and after them
-_TOGETHER = ([0], [1, 3], [2])  # which images each prompt of a batch has
+_BATCH = ([0], [1, 3], [2])  # the images of each prompt of a batch
+
+
+class _Sequence(NamedTuple):
+    """The input of the language model for one prompt.
+
+    Attributes:
+        states: (1, token, dim) input embeddings.
+        position: (axis, token) positions.
+        visual: (1, token) bool, marks image tokens.
+        deepstack: The features that are added to the image tokens after each of the first blocks.
+    """
+
+    states: Tensor
+    position: Tensor
+    visual: Tensor
+    deepstack: list[Tensor]
 
 
 class ModelContract(ABC):
-    """What every adapter promises."""
+    """The tests that every adapter must pass; a subclass provides the model and its images."""
 
     tolerance = 2e-5
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """A tiny random model of the family."""
+        """Returns a tiny random model of the family."""
 
     @abstractmethod
     def image_inputs(self) -> list[dict[str, Tensor]]:
-        """The inputs about each of four images, of which two have the same shape."""
+        """Returns the model inputs of each of four images, two of which have the same shape."""
 
-    def test_uncompressed_the_model_says_what_it_says_alone(self) -> None:
+    def test_without_compression_outputs_equal_the_stock_model(self) -> None:
         model, adapter, inputs, _ = self._batch()
         plain = model.generate(**inputs, **_OPTIONS)
         with Identity().attached(model):
-            seen = model.generate(**inputs, **_OPTIONS)
-        assert torch.equal(seen.sequences, plain.sequences)
-        self._close(torch.stack(seen.logits), torch.stack(plain.logits))
-        assert adapter.image_token in seen.sequences[0]
+            output = model.generate(**inputs, **_OPTIONS)
+        assert torch.equal(output.sequences, plain.sequences)
+        self._close(torch.stack(output.logits), torch.stack(plain.logits))
+        assert adapter.image_token in output.sequences[0]
 
     def test_compressed_logits_equal_a_recomputation_prompt_by_prompt(self) -> None:
         for compressor in (
@@ -55,33 +71,33 @@ class ModelContract(ABC):
         ):
             model, adapter, inputs, prompts = self._batch()
             with compressor.attached(model) as run:
-                seen = model.generate(**inputs, **_OPTIONS)
+                output = model.generate(**inputs, **_OPTIONS)
             compression = run.decisions[0].compression
-            numbers = [number for group in _TOGETHER for number in group]
-            for row, (prompt, group) in enumerate(zip(prompts, _TOGETHER, strict=True)):
+            numbers = [number for group in _BATCH for number in group]
+            for row, (prompt, group) in enumerate(zip(prompts, _BATCH, strict=True)):
                 parts = [_row(compression, numbers.index(number)) for number in group]
-                said = seen.sequences[row, -_NEW:].tolist()
+                tokens = output.sequences[row, -_NEW:].tolist()
                 logits = self._recomputed(
-                    adapter, prompt, [self.image_inputs()[n] for n in group], parts, compressor, said
+                    adapter, prompt, [self.image_inputs()[n] for n in group], parts, compressor, tokens
                 )
-                self._close(torch.stack([step[row] for step in seen.logits]), logits)
+                self._close(torch.stack([step[row] for step in output.logits]), logits)
 
-    def test_an_image_alone_is_treated_as_in_a_batch(self) -> None:
+    def test_results_do_not_depend_on_the_batch(self) -> None:
         model, adapter, inputs, prompts = self._batch()
         compressor = VisionCompressor(Random(), 5)
-        with compressor.attached(model) as together:
+        with compressor.attached(model) as batched:
             whole = model.generate(**inputs, **_OPTIONS)
-        kept = [row.tolist() for row in together.kept]
-        for row, (prompt, group) in enumerate(zip(prompts, _TOGETHER, strict=True)):
+        kept = [row.tolist() for row in batched.kept]
+        for row, (prompt, group) in enumerate(zip(prompts, _BATCH, strict=True)):
             one = {**self._joined([self.image_inputs()[n] for n in group]), "input_ids": torch.tensor([prompt])}
             one["attention_mask"] = torch.ones_like(one["input_ids"])
             with compressor.attached(model) as run:
-                alone = model.generate(**_typed(adapter, one), **_OPTIONS)
-            numbers = [number for g in _TOGETHER for number in g]
+                alone = model.generate(**_with_token_types(adapter, one), **_OPTIONS)
+            numbers = [number for g in _BATCH for number in g]
             assert [k.tolist() for k in run.kept] == [kept[numbers.index(number)] for number in group]
             self._close(torch.stack([step[row] for step in whole.logits]), torch.cat(alone.logits))
 
-    def test_the_projects_own_loop_answers_like_stock_generate(self) -> None:
+    def test_answers_of_evaluations_equal_stock_generate(self) -> None:
         model, adapter, _, _ = self._batch()
         compressor = VisionCompressor(Random(), 5)
         group = [0, 1, 2]
@@ -90,45 +106,47 @@ class ModelContract(ABC):
         arrangements = adapter.arrangements(images, lengths)
         prompts = [self._prompt(adapter, [length]) for length in lengths]
 
-        seen = _seen(adapter, images, arrangements)
         compressed = in_groups(
-            lambda some: compressed_by(compressor, some, adapter.extra_needs), group_by_shape(arrangements), seen
+            lambda some: compressed_by(compressor, some, adapter.extra_needs),
+            group_by_shape(arrangements),
+            _live_images(adapter, images, arrangements),
         )
         turns = [Conversation.from_prompts([prompt, [*prompt, 13]], adapter.image_token) for prompt in prompts]
-        found = answer(adapter, turns, compressed, compressor.repack, _NEW).tokens
+        found = answer(adapter, turns, compressed, compressor.repack, Decoding(_NEW)).tokens
         for row, number in enumerate(group):
             for which, prompt in enumerate((prompts[row], [*prompts[row], 13])):
                 one = {**self.image_inputs()[number], "input_ids": torch.tensor([prompt])}
                 one["attention_mask"] = torch.ones_like(one["input_ids"])
                 with compressor.attached(model):
-                    alone = model.generate(**_typed(adapter, one), **_OPTIONS).sequences[0, -_NEW:]
+                    alone = model.generate(**_with_token_types(adapter, one), **_OPTIONS).sequences[0, -_NEW:]
                 assert found[2 * row + which] == alone.tolist()
 
     def test_cuts_inside_the_language_model_equal_hiding_the_tokens_from_later_blocks(self) -> None:
         compressor = DecoderCompressor(PromptAttention(1), 4, layer=2)
         model, adapter, inputs, prompts = self._batch([[0], [1], [2]])
         with compressor.attached(model) as run:
-            seen = model.generate(**inputs, **_OPTIONS)
+            output = model.generate(**inputs, **_OPTIONS)
         for row, prompt in enumerate(prompts):
             ids = torch.tensor([prompt])
-            features, levels, newline = features_of(adapter, self.image_inputs()[row])
+            newline = features_of(adapter, self.image_inputs()[row])[2]
             hidden = torch.zeros(len(prompt), dtype=torch.bool)
             patches = (ids[0] == adapter.image_token).nonzero()[:, 0][~newline]
             hidden[patches] = True
             hidden[patches[run.kept[row]]] = False
-            logits = self._hiding(adapter, ids, self.image_inputs()[row], features, levels, hidden, 2)
-            self._close(seen.logits[0][row], logits)
+            logits = self._hiding(adapter, ids, self.image_inputs()[row], hidden, 2)
+            self._close(output.logits[0][row], logits)
         images = self._joined(self.image_inputs()[:3])
         arrangements = adapter.arrangements(images, [self._length(adapter, n) for n in range(3)])
-        seen_by = _seen(adapter, images, arrangements)
         whole = in_groups(
-            lambda some: compressed_by(compressor, some, adapter.extra_needs), group_by_shape(arrangements), seen_by
+            lambda some: compressed_by(compressor, some, adapter.extra_needs),
+            group_by_shape(arrangements),
+            _live_images(adapter, images, arrangements),
         )
-        answers, pruning = answer_each(adapter, prompts, whole, False, compressor.cuts, _NEW)
+        answers, pruning = answer_each(adapter, prompts, whole, False, compressor.cuts, Decoding(_NEW))
         assert [kept.tolist() for kept in pruning.decisions[0].compression.kept] == [kept.tolist() for kept in run.kept]
-        assert answers.tokens == [row[-_NEW:].tolist() for row in seen.sequences]
+        assert answers.tokens == [row[-_NEW:].tolist() for row in output.sequences]
 
-    def test_nothing_stays_behind(self) -> None:
+    def test_leaving_the_context_restores_the_model(self) -> None:
         model, _, inputs, _ = self._batch()
         before = model.generate(**inputs, **_OPTIONS)
         state = _state(model)
@@ -138,7 +156,7 @@ class ModelContract(ABC):
         assert torch.equal(torch.stack(model.generate(**inputs, **_OPTIONS).logits), torch.stack(before.logits))
 
     def _batch(
-        self, groups: Sequence[Sequence[int]] = _TOGETHER
+        self, groups: Sequence[Sequence[int]] = _BATCH
     ) -> tuple[Any, Adapter, dict[str, Tensor], list[list[int]]]:
         model: Any = self.model()
         adapter = adapt(model)
@@ -149,7 +167,7 @@ class ModelContract(ABC):
         return (
             model,
             adapter,
-            _typed(adapter, {**inputs, "input_ids": ids, "attention_mask": (ids != PAD).long()}),
+            _with_token_types(adapter, {**inputs, "input_ids": ids, "attention_mask": (ids != PAD).long()}),
             prompts,
         )
 
@@ -172,55 +190,21 @@ class ModelContract(ABC):
         images: Sequence[dict[str, Tensor]],
         parts: Sequence[Compression],
         compressor: VisionCompressor,
-        said: list[int],
+        answer: list[int],
     ) -> Tensor:
-        """Logits of each answer token: whole sequences, one at a time, without padding or cache."""
-        ids = torch.tensor([prompt])
-        words = adapter.inner.get_input_embeddings()
-        grids = [image["image_grid_thw"] for image in images if "image_grid_thw" in image]
-        place = torch.arange(len(prompt))[None, None]
-        if grids:
-            kind = (ids == adapter.image_token).int()
-            place, _ = adapter.inner.get_rope_index(ids, mm_token_type_ids=kind, image_grid_thw=torch.cat(grids))
-        states, positions, visual, deep = [], [], [], [[] for _ in range(adapter.deepstack_levels)]
-        placeholders = iter((ids[0] == adapter.image_token).nonzero()[:, 0].tolist())
-        queue = list(zip(images, parts, strict=True))
-        at = 0
-        while at < len(prompt):
-            if prompt[at] != adapter.image_token:
-                states.append(words(ids[0, at : at + 1]))
-                positions.append(place[:, 0, at : at + 1])
-                visual.append(torch.zeros(1, dtype=torch.bool))
-                at += 1
-                continue
-            image, compression = queue.pop(0)
-            features, levels, newline = features_of(adapter, image)
-            run = torch.tensor([next(placeholders) for _ in features])
-            patches = (~newline).nonzero()[:, 0]
-            offset = patches[compression.origin[0]]
-            rows = _applied(compression, features[patches])
-            if compressor.separators:
-                offset = torch.cat([offset, newline.nonzero()[:, 0]])
-                rows = torch.cat([rows, features[newline]])
-            order = offset.argsort()
-            states.append(rows[order])
-            positions.append(place[:, 0, run[offset[order]]])
-            visual.append(torch.ones(len(order), dtype=torch.bool))
-            for level, values in zip(deep, levels, strict=True):
-                level.append(_applied(compression, values))
-            at += len(features)
-        embeds, seen = torch.cat(states)[None], torch.cat(visual)[None]
-        position = torch.cat(positions, 1)
+        """Returns logits of each answer token from the whole sequence, without padding or cache."""
+        sequence = _sequence(adapter, prompt, images, parts, compressor.separators)
+        position, length = sequence.position, sequence.states.shape[1]
         if compressor.repack and adapter.position_axes == 1:
-            position = torch.arange(embeds.shape[1])[None]
-        more = int(position.max()) + 1
-        length = embeds.shape[1]
-        embeds = torch.cat([embeds, words(torch.tensor([said[:-1]]))], 1)
-        position = torch.cat([position, (torch.arange(len(said) - 1) + more).expand(len(position), -1)], 1)
+            position = torch.arange(length)[None]
+        words = adapter.inner.get_input_embeddings()(torch.tensor([answer[:-1]]))
+        following = torch.arange(words.shape[1]) + int(position.max()) + 1
+        position = torch.cat([position, following.expand(len(position), -1)], 1)
+        embeds = torch.cat([sequence.states, words], 1)
         options: dict[str, Any] = {}
         if adapter.deepstack_levels:
-            marked = torch.cat([seen, torch.zeros(1, len(said) - 1, dtype=torch.bool)], 1)
-            options = {"visual_pos_masks": marked, "deepstack_visual_embeds": [torch.cat(level) for level in deep]}
+            visual = torch.cat([sequence.visual, torch.zeros(words.shape[:2], dtype=torch.bool)], 1)
+            options = {"visual_pos_masks": visual, "deepstack_visual_embeds": sequence.deepstack}
         output = adapter.inner.language_model(
             inputs_embeds=embeds,
             attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
@@ -230,25 +214,14 @@ class ModelContract(ABC):
         )
         return adapter.decoder.head(output.last_hidden_state)[0, length - 1 :]
 
-    def _hiding(
-        self,
-        adapter: Adapter,
-        ids: Tensor,
-        image: dict[str, Tensor],
-        features: Tensor,
-        levels: Sequence[Tensor],
-        hidden: Tensor,
-        layer: int,
-    ) -> Tensor:
-        """Logits of the first answer token if from block `layer` on no token sees the hidden ones."""
+    def _hiding(self, adapter: Adapter, ids: Tensor, image: dict[str, Tensor], hidden: Tensor, layer: int) -> Tensor:
+        """Returns logits of the first answer token if no token attends to the hidden ones from block `layer` on."""
+        features, levels, _ = features_of(adapter, image)
         placeholder = ids[0] == adapter.image_token
         states = adapter.inner.get_input_embeddings()(ids)
         states[0, placeholder] = features
-        place = torch.arange(ids.shape[1])[None, None]
-        if "image_grid_thw" in image:
-            grid = image["image_grid_thw"]
-            place, _ = adapter.inner.get_rope_index(ids, mm_token_type_ids=placeholder[None].int(), image_grid_thw=grid)
-        rotation = adapter.inner.language_model.rotary_emb(states, place if len(place) > 1 else place[0])
+        position = _positions(adapter, ids, [image])[:, None]
+        rotation = adapter.inner.language_model.rotary_emb(states, position if len(position) > 1 else position[0])
         earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
         for number, block in enumerate(adapter.inner.language_model.layers):
             mask = earlier & (~hidden | torch.eye(len(hidden), dtype=torch.bool) if number >= layer else True)
@@ -270,21 +243,21 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def _seen(
+def _live_images(
     adapter: Adapter, images: dict[str, Tensor], arrangements: Sequence[Arrangement]
 ) -> Callable[[list[int]], LiveImages]:
     return lambda rows: LiveImages(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]])
 
 
-def _typed(adapter: Adapter, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With the kinds of the tokens, where the stock model wants them."""
+def _with_token_types(adapter: Adapter, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Adds the types of the tokens if the stock model needs them."""
     if "image_grid_thw" not in inputs:
         return inputs
     return {**inputs, "mm_token_type_ids": (inputs["input_ids"] == adapter.image_token).int()}
 
 
 def features_of(adapter: Adapter, image: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
-    """What the stock model makes of one image: tokens, what is added in deeper blocks, and which are newlines."""
+    """Returns the stock model's features of one image: tokens, DeepStack features, and which tokens are newlines."""
     model: Any = adapter.model
     get = model.get_video_features if adapter.modality == "video" else model.get_image_features
     output = get(**image, return_dict=True)
@@ -297,6 +270,54 @@ def features_of(adapter: Adapter, image: dict[str, Tensor]) -> tuple[Tensor, lis
     return tokens, levels, (tokens == newline).all(1)
 
 
+def _positions(adapter: Adapter, ids: Tensor, images: Sequence[dict[str, Tensor]]) -> Tensor:
+    """Returns the stock positions of a full prompt: (axis, token)."""
+    grids = [image["image_grid_thw"] for image in images if "image_grid_thw" in image]
+    if not grids:
+        return torch.arange(ids.shape[1])[None]
+    kind = (ids == adapter.image_token).int()
+    return adapter.inner.get_rope_index(ids, mm_token_type_ids=kind, image_grid_thw=torch.cat(grids))[0][:, 0]
+
+
+def _sequence(
+    adapter: Adapter,
+    prompt: list[int],
+    images: Sequence[dict[str, Tensor]],
+    parts: Sequence[Compression],
+    separators: bool,
+) -> _Sequence:
+    """Replaces the images of one prompt by their compressed tokens, which keep their positions."""
+    ids = torch.tensor([prompt])
+    words, place = adapter.inner.get_input_embeddings()(ids)[0], _positions(adapter, ids, images)
+    states, positions, visual, deepstack = [], [], [], [[] for _ in range(adapter.deepstack_levels)]
+    queue = list(zip(images, parts, strict=True))
+    at = 0
+    while at < len(prompt):
+        if prompt[at] != adapter.image_token:
+            states.append(words[at : at + 1])
+            positions.append(place[:, at : at + 1])
+            visual.append(torch.zeros(1, dtype=torch.bool))
+            at += 1
+            continue
+        image, compression = queue.pop(0)
+        features, levels, newline = features_of(adapter, image)
+        patches = (~newline).nonzero()[:, 0]
+        offset = patches[compression.origin[0]]
+        rows = _applied(compression, features[patches])
+        if separators:
+            offset = torch.cat([offset, newline.nonzero()[:, 0]])
+            rows = torch.cat([rows, features[newline]])
+        order = offset.argsort()
+        states.append(rows[order])
+        positions.append(place[:, at + offset[order]])
+        visual.append(torch.ones(len(order), dtype=torch.bool))
+        for level, values in zip(deepstack, levels, strict=True):
+            level.append(_applied(compression, values))
+        at += len(features)
+    levels_of_prompt = [torch.cat(level) for level in deepstack]
+    return _Sequence(torch.cat(states)[None], torch.cat(positions, 1), torch.cat(visual)[None], levels_of_prompt)
+
+
 def _row(compression: Compression, row: int) -> Compression:
     real = compression.real[row]
     mixing = compression.mixing
@@ -304,14 +325,14 @@ def _row(compression: Compression, row: int) -> Compression:
 
 
 def _applied(compression: Compression, features: Tensor) -> Tensor:
-    """Y = M X of one image; in a batch M has columns for the patches of the largest one."""
+    """Returns Y = M X of one image; in a batch M has columns for the patches of the largest one."""
     if compression.mixing is None:
         return features[compression.origin[0]]
     return compression.mixing[0, :, : len(features)] @ features
 
 
 def _state(model: nn.Module) -> dict[str, Any]:
-    """What an attachment could leave behind: hooks, attributes, attention functions."""
+    """Returns the state that an attachment changes: hooks, attributes, attention functions."""
     hooks = {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in model.named_modules()}
     configured: Any = {n: m for n, m in model.named_modules() if hasattr(m, "config")}
     kernels = {name: module.config._attn_implementation for name, module in configured.items()}

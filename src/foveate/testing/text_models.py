@@ -1,4 +1,4 @@
-"""Tiny LLaVAs with language models of many architectures: which of them foveate can serve is found out by running."""
+"""Tiny LLaVAs with language models of many architectures, and the table of those that foveate supports."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ from transformers import (
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
 from foveate.core.errors import FoveateError
 from foveate.scorers import PromptAttention, Random, ResponseAttention
-from foveate.testing.families import END, IMAGE, START, clip_config, image_inputs, made, text_options
+from foveate.testing.families import END, IMAGE, START, clip_config, image_inputs, random_model, text_options
 
 _HALF: dict[str, Any] = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}
 _HEAD: dict[str, Any] = {"head_dim": 8}
@@ -71,7 +71,7 @@ TEXT_MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "SmolLM3 (no positions in some blocks)": (SmolLM3Config, {"no_rope_layers": [1, 1, 0, 1]}),
     "Helium": (HeliumConfig, _HEAD),
 }
-"""By name the class of a configuration, and its options besides those of a tiny language model."""
+"""By name: the class of a configuration, and its options in addition to those of a tiny language model."""
 
 
 def llava_with(name: str) -> nn.Module:
@@ -80,20 +80,20 @@ def llava_with(name: str) -> nn.Module:
     image: dict[str, Any] = {"image_token_id": IMAGE, "image_seq_length": 36}
     text = kind(**text_options(), **options)
     config = LlavaConfig(vision_config=clip_config(), text_config=text, **image, tie_word_embeddings=False)
-    return made(LlavaForConditionalGeneration, config)
+    return random_model(LlavaForConditionalGeneration, config)
 
 
 def table() -> str:
-    """Returns which language models can be compressed where, as Markdown: found out by running each."""
+    """Returns language models and ways of compression as Markdown, made by running each pair."""
     reasons: list[str] = []
-    lines = [" | ".join(["| language model", *_WAYS]) + " |", "| --- " * (1 + len(_WAYS)) + "|"]
+    lines = [" | ".join(["| language model", *_METHODS]) + " |", "| --- " * (1 + len(_METHODS)) + "|"]
     for name in TEXT_MODELS:
-        cells = [_ran(name, method, reasons) for method in _WAYS.values()]
+        cells = [_outcome(name, method, reasons) for method in _METHODS.values()]
         lines.append(" | ".join([f"| {name}", *cells]) + " |")
     return "\n".join([*lines, "", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1))])
 
 
-_WAYS: dict[str, Compressor] = {
+_METHODS: dict[str, Compressor] = {
     "before it, repacked": VisionCompressor(Random(), 5),
     "before it, original positions": VisionCompressor(Random(), 5, positions="original"),
     "inside it (FastV)": DecoderCompressor(PromptAttention(1), 4, layer=2),
@@ -103,7 +103,8 @@ _WAYS: dict[str, Compressor] = {
 
 
 @torch.no_grad()
-def _ran(name: str, method: Compressor, reasons: list[str]) -> str:
+def _outcome(name: str, method: Compressor, reasons: list[str]) -> str:
+    """Returns "works", or "refused" with the number of the reason, which is appended to `reasons` if it is new."""
     model: Any = llava_with(name)
     ids = torch.tensor([[5, 6, START, *[IMAGE] * 36, END, 9, 10]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **image_inputs("LLaVA-1.5")[0]}

@@ -1,4 +1,4 @@
-"""Tiny LLaVA checkpoints with random weights, for tests that need a model and not a good one."""
+"""Tiny LLaVA checkpoints with random weights."""
 
 from pathlib import Path
 from typing import cast
@@ -10,7 +10,7 @@ from foveate.reference.architecture import clip_config, llava_config, make_proce
 
 
 def tiny_llava(seed: int = 0) -> LlavaForConditionalGeneration:
-    """A random model of the reference architecture, with queries and keys scaled up so that attention is peaky."""
+    """Returns a random model of the reference architecture, scaled so that attention is peaked."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(llava_config(cast(CLIPVisionConfig, clip_config().vision_config))).eval()
@@ -21,7 +21,7 @@ def tiny_llava(seed: int = 0) -> LlavaForConditionalGeneration:
 
 
 def save_tiny_llava(folder: Path, seed: int = 0) -> Path:
-    """Writes an ordinary checkpoint folder with processor, and returns it."""
+    """Writes a checkpoint folder with processor and returns its path."""
     tiny_llava(seed).save_pretrained(folder)
     make_processor().save_pretrained(folder)
     return folder

@@ -84,7 +84,9 @@ def test_a_mean_has_the_interval_of_the_other_tables():
     frame = records(1)
     expected = mean_interval(frame["score"], frame["image_id"])
     assert number_of(ACCURACY, [frame]) == expected
-    general = summed_interval([ACCURACY.parts({"score": frame["score"].to_numpy()})], frame["image_id"], ACCURACY.of)
+    general = summed_interval(
+        [ACCURACY.parts({"score": frame["score"].to_numpy()})], frame["image_id"], ACCURACY.from_sums
+    )
     assert general.mean == expected.mean
     assert general[1:3] == pytest.approx(expected[1:3], abs=0.01)  # the bootstrap, at 60 images
 
@@ -133,7 +135,7 @@ def test_images_are_drawn_within_their_subtask():
     found = number_of(perception, [frame])
     assert np.isnan([found.low, found.high]).all()
     apart = summed_interval(
-        [perception.parts({n: c.to_numpy() for n, c in frame.items()})], frame["image_id"], perception.of
+        [perception.parts({n: c.to_numpy() for n, c in frame.items()})], frame["image_id"], perception.from_sums
     )
     assert apart.high > apart.low
 

@@ -11,7 +11,7 @@ from foveate.core.needs import ClsRows
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.families.llava import Llava
 from foveate.testing.tiny import tiny_llava
-from tests.image_files import seen
+from tests.image_files import live_images
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def pixels():
 
 
 def eager_rows(model: LlavaForConditionalGeneration, pixels):
-    """[CLS] rows of all layers from the full attention matrices of the eager kernel."""
+    """Returns the [CLS] rows of all layers from the full attention matrices of the eager kernel."""
     tower = model.model.vision_tower
     before = tower.config._attn_implementation
     tower.set_attn_implementation("eager")
@@ -34,9 +34,9 @@ def test_cls_rows_equal_the_eager_attention_matrix(pixels):
     model = tiny_llava()
     every = ClsRows(tuple(range(6)))
     with torch.no_grad():
-        _, trace = seen(Llava(model), pixels).encode((every, ClsRows(LayersFrom(2)), ClsRows((-1,))))
+        _, trace = live_images(Llava(model), pixels).encode((every, ClsRows(LayersFrom(2)), ClsRows((-1,))))
     expected = eager_rows(model, pixels)
-    assert expected.max() > 0.3  # peaky: a uniform row would prove nothing
+    assert expected.max() > 0.3  # peaked: a uniform row would prove nothing
     torch.testing.assert_close(trace[every], expected, atol=1e-5, rtol=1e-4)
     assert torch.equal(trace[ClsRows(LayersFrom(2))], trace[every][:, 2:5])
     assert torch.equal(trace[ClsRows((-1,))], trace[every][:, 5:])
@@ -45,7 +45,7 @@ def test_cls_rows_equal_the_eager_attention_matrix(pixels):
 def test_features_are_bit_by_bit_those_of_the_untapped_tower(pixels):
     model = tiny_llava()
     with torch.no_grad():
-        sources, _ = seen(Llava(model), pixels).encode((ClsRows((0,)),))
+        sources, _ = live_images(Llava(model), pixels).encode((ClsRows((0,)),))
         projected = model.model.get_image_features(
             pixels, vision_feature_layer=-2, vision_feature_select_strategy="default"
         ).pooler_output
@@ -106,7 +106,7 @@ def test_threads_may_overlap_in_one_model(pixels):
 
 
 def test_other_kernels_find_their_own_name_in_the_configuration(pixels):
-    """As flash kernels do, which cannot run here."""
+    """The kernel reads its name from the module's configuration, like flash kernels, which cannot run here."""
     names = []
 
     def kernel(module, query, key, value, attention_mask, **kwargs):
@@ -117,10 +117,10 @@ def test_other_kernels_find_their_own_name_in_the_configuration(pixels):
     AttentionMaskInterface.register("picky", sdpa_mask)
     model = tiny_llava()
     with torch.no_grad():
-        expected, _ = seen(Llava(model), pixels).encode((ClsRows((1,)),))
+        expected, _ = live_images(Llava(model), pixels).encode((ClsRows((1,)),))
         model.model.vision_tower.set_attn_implementation("picky")
-        features, trace = seen(Llava(model), pixels).encode((ClsRows((1,)),))
-    assert names == ["picky"] * 5  # nobody reads the last layer, so it is not run
+        features, trace = live_images(Llava(model), pixels).encode((ClsRows((1,)),))
+    assert names == ["picky"] * 5  # the last layer is not read, so it does not run
     assert torch.equal(features, expected)
     torch.testing.assert_close(trace[ClsRows((1,))], eager_rows(model, pixels)[:, 1:2], atol=1e-5, rtol=1e-4)
     assert model.model.vision_tower.config._attn_implementation == "picky"

@@ -44,7 +44,7 @@ def peaky(family, config):
 
 
 def eager(model, **inputs):
-    """(layer, batch, head, query, key)"""
+    """Returns the eager attention matrices: (layer, batch, head, query, key)."""
     model.set_attn_implementation("eager")
     matrices = torch.stack(model(**inputs, output_attentions=True).attentions)
     model.set_attn_implementation("sdpa")
@@ -71,7 +71,7 @@ def test_rows_of_a_vision_tower_equal_the_eager_attention_matrix(name):
     expected = eager(model, pixel_values=pixels)
     assert torch.equal(plain, through)
     assert list(rows) == [0, 1, 2]
-    assert expected.amax((1, 2, 3, 4)).min() > 0.3  # peaky in every layer: uniform rows would prove nothing
+    assert expected.amax((1, 2, 3, 4)).min() > 0.3  # peaked in every layer: uniform rows would prove nothing
     received = (expected * weight[:, None, :, None]).sum(3) / weight.sum(1)[:, None, None]
     torch.testing.assert_close(torch.stack(list(rows.values())), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.stack(list(means.values())), received, atol=1e-5, rtol=0)
@@ -96,7 +96,7 @@ def test_rows_of_a_left_padded_language_model_equal_the_eager_attention_matrix(n
     expected = eager(model, input_ids=ids, attention_mask=real.long())
     assert torch.equal(plain, through)  # so the padding mask was not lost
     assert list(rows) == [0, 1, 2]
-    late = expected[:, :, :, 12:]  # the first rows have few keys and are peaky anyway
+    late = expected[:, :, :, 12:]  # the first rows have few keys and are always peaked
     assert late.amax((1, 2, 3, 4)).min() > 0.3  # uniform rows would prove nothing
     matrices = torch.stack(list(rows.values())).masked_fill(~real[:, None, :, None], 0)
     torch.testing.assert_close(matrices, expected.masked_fill(~real[:, None, :, None], 0), atol=1e-5, rtol=0)

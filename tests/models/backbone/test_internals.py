@@ -1,4 +1,4 @@
-"""What foveate uses of transformers besides its documented interface."""
+"""The undocumented names of transformers that foveate uses."""
 
 import ast
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_the_error_names_the_one_that_is_missing_and_its_use(monkeypatch):
 
 
 def test_they_are_imported_nowhere_else():
-    """The packages that make models for tests, and that train, are no part of what a user of a model runs."""
+    """Packages for tests and training are excluded, because users of a model do not run them."""
     found = {}
     for path in SOURCE.rglob("*.py"):
         if path.relative_to(SOURCE).parts[0] in ("testing", "reference"):

@@ -1,4 +1,4 @@
-"""What every family answers about pixels: in the order of its visual tokens, from what its tower is given."""
+"""Pixel statistics of every family, in the order of its visual tokens, from the pixels that its tower receives."""
 
 from functools import cache
 
@@ -36,14 +36,14 @@ def _without_gradients():
 
 @cache
 def loaded_of(family):
-    """The family's tiny model with an image processor that knows the same resolutions."""
+    """Returns the family's tiny model with an image processor for the same resolutions."""
     model = FAMILIES[family]()
     processor = image_processor(family, getattr(model.config, "image_grid_pinpoints", None))
     return LoadedModel(family, adapt(model), Parts(processor, tokenizer(family)))
 
 
 def image(of):
-    """Grey but for one region, which is colourful, or black and white noise."""
+    """Returns a grey image with one region that is colourful, or black and white noise."""
     top, left, bottom, right = REGION
     pixels = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     noise = np.random.default_rng(0).integers(0, 2, (bottom - top, right - left, 1), np.uint8) * 255
@@ -52,7 +52,7 @@ def image(of):
 
 
 def seen(family, images, frames=1):
-    """The inputs about images of one arrangement, each of them the last of so many frames of a video, and it."""
+    """Returns the inputs and the arrangement of images; in videos each is the last of `frames` frames."""
     loaded = loaded_of(family)
     if family == "LLaVA-NeXT-Video":
         plain = Image.new("RGB", images[0].size, (128, 128, 128))
@@ -67,7 +67,7 @@ def seen(family, images, frames=1):
 
 
 def boxes(family, arrangement):
-    """Of each view the part of the image that it shows, and whether it shows it at all."""
+    """Returns for each view the part of the image that it shows, or None."""
     if family == "LLaVA-NeXT-Video":
         return [None, (0, 0, 1, 1)]
     if family == "InternVL":  # tile after tile, the whole image last
@@ -76,7 +76,7 @@ def boxes(family, arrangement):
 
 
 def inside(family, arrangement):
-    """The visual tokens that show the region and nothing else."""
+    """Returns the visual tokens that show the region and nothing else."""
     top, left, bottom, right = REGION
     found, start = [], 0
     for grid, box in zip(arrangement.views, boxes(family, arrangement), strict=True):
@@ -91,7 +91,7 @@ def inside(family, arrangement):
 
 
 def generated(compressor, family, inputs, arrangement):
-    """The patches that are kept of one image in stock `generate`."""
+    """Returns the kept patches of one image in stock `generate`."""
     loaded = loaded_of(family)
     token = loaded.adapter.image_token
     ids = torch.tensor([[5, 6, START, *[token] * arrangement.length, 9, 10]])
@@ -113,28 +113,28 @@ def test_the_tokens_that_show_what_stands_out_are_kept(family, name):
 
 
 def shown(pixels, processor):
-    """RGB in [0, 1] of normalised (channel, height, width) pixels, as (height, width, channel)."""
+    """Converts normalised (channel, height, width) pixels to RGB in [0, 1], (height, width, channel)."""
     mean, std = np.array(processor.image_mean), np.array(processor.image_std)
     return (np.moveaxis(pixels.double().numpy(), 0, -1) * std + mean).round(6)
 
 
 @cache
 def photographs():
-    """Images with structure of all sizes, in colour."""
+    """Returns colour images with structure at all scales."""
     rng = np.random.default_rng(0)
     sizes = [(24, 48), (24, 48), (50, 22), (61, 60)]
     return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
 def answered(family, images):
-    """Answers about images of one arrangement."""
+    """Returns the answers about images of one arrangement."""
     inputs, arrangement = seen(family, images)
     return loaded_of(family).adapter.encode(inputs, arrangement, PIXEL_STATISTICS)[1]
 
 
 @pytest.mark.parametrize("family", TILED)
 def test_tiles_are_packed_as_the_model_packs_them(family):
-    """Every tile filtered by a loop over its patches, then placed by the test's own packing."""
+    """The expected values come from a loop over the patches of every tile and the test's own packing."""
     loaded = loaded_of(family)
     processor = loaded.processor.image_processor
     for image in photographs()[1:]:
@@ -184,7 +184,7 @@ def test_neither_batch_nor_half_precision_changes_a_number(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_undone_is_the_image_in_8_bits(family):
-    """Exactly, whichever mean and deviation the processor has; of InternVL and the LLaVAs the image is one tile."""
+    """The result is exact for any mean and deviation; InternVL and the LLaVAs split the image into one tile."""
     processor = image_processor(family, [[24, 24]])
     pixels = np.random.default_rng(2).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     found = Normalisation.of(processor)
@@ -236,7 +236,7 @@ def test_features_without_pixels_are_refused_by_name(name):
 
 
 def test_flat_images_are_ties_which_go_to_the_first_patches():
-    """Of an image of one colour all patches are equal, whatever the colour: exactly, not but for rounding."""
+    """All patches of an image of one colour are exactly equal, whatever the colour."""
     loaded = load()
     for colour in ((13, 77, 201), (255, 255, 255)):
         for need in PIXEL_STATISTICS:

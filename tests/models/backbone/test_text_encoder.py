@@ -52,7 +52,7 @@ def companion() -> Companion:
 
 @pytest.fixture(scope="module")
 def stock() -> CLIPTextModelWithProjection:
-    """The class that the authors of CDPruner and TRIM use."""
+    """Returns the class that the authors of CDPruner and TRIM use."""
     model = CLIPTextModelWithProjection(CLIPTextConfig(**inputs.CLIP_TEXT)).eval()
     return inputs.load_clip_text(model, inputs.clip_text_weights() | {})
 

@@ -54,7 +54,7 @@ def _without_gradients():
 
 
 def pixels(count=3):
-    """The images differ in how much they show, so that the attention is differently concentrated."""
+    """Returns images with different amounts of content, so that attention is concentrated differently."""
     noise = torch.randn(count, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     return noise * torch.tensor([0.01, 1.0, 5.0])[:count, None, None, None]
 
@@ -137,7 +137,7 @@ def test_merged_tokens_stand_for_every_patch_once_and_in_raster_order(kind, keep
 
 
 def naive_merging_tower(tower, image, keep, has_cls):
-    """One image, one head, one token at a time."""
+    """Runs the tower for one image, one head and one token at a time."""
     states = tower.embeddings(image[None])
     states = (tower.pre_layrnorm(states) if has_cls else states)[0]
     tokens = [(state, [i]) for i, state in enumerate(states)]
@@ -225,7 +225,7 @@ def test_the_kernel_that_a_tower_is_configured_with_changes_nothing(reduction, k
 
 
 def test_a_tower_whose_blocks_are_of_another_kind_is_refused_by_name():
-    """MLCD's blocks have the same parts and turn queries and keys by their places besides."""
+    """MLCD's blocks have the same parts, but rotate queries and keys by their positions."""
     config = MLCDVisionConfig(**SIZES, image_size=48, patch_size=8, num_key_value_groups=1)
     with pytest.raises(
         UnsupportedNeed, match=r"Bipartite\(\) supports the blocks of CLIP and SigLIP, not MLCDEncoderLayer"
@@ -262,7 +262,7 @@ def test_features_of_several_layers_are_refused_and_of_one_in_a_list_are_not(nam
 
 @dataclass(frozen=True)
 class Gives(Reduction):
-    """Gives what a function makes of the tokens of the second block."""
+    """A reduction that applies a function to the tokens of the second block."""
 
     make: Callable[[torch.Tensor], object]
 

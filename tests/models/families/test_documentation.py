@@ -1,4 +1,4 @@
-"""The README's table of families is what comes out when it is computed anew; the examples of `docs/families.md` run."""
+"""The generated tables of the docs are up to date, and the examples of `docs/families.md` run."""
 
 import re
 from pathlib import Path

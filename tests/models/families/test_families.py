@@ -1,4 +1,4 @@
-"""Every family keeps the contract of adapters, on a tiny random model of it."""
+"""Every family fulfils the contract of adapters, on a tiny random model."""
 
 from foveate.testing.families import FAMILIES, image_inputs
 from foveate.testing.models import ModelContract

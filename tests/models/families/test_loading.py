@@ -1,4 +1,4 @@
-"""Checkpoint folders of every family load, and give what the family's own processor would."""
+"""Checkpoint folders of every family load, and their inputs equal those of the family's own processor."""
 
 from dataclasses import replace
 
@@ -80,7 +80,7 @@ def test_images_and_prompts_are_those_of_the_familys_processor(family, loaded_of
 def test_prompts_are_those_of_a_processor_that_was_never_given_a_video_half(family, loaded_of):
     loaded, (kind, settings) = loaded_of(family), OTHERS[family]
     parts, tokenizer = loaded.processor, loaded.processor.tokenizer
-    own = object.__new__(kind)  # whose __init__ wants torchvision
+    own = object.__new__(kind)  # its __init__ needs torchvision
     ratio = getattr(loaded.model.config, "vision_aspect_ratio", None)
     every = {
         "image_processor": parts.image_processor,
@@ -103,7 +103,7 @@ def test_prompts_are_those_of_a_processor_that_was_never_given_a_video_half(fami
 @torch.no_grad()
 @pytest.mark.parametrize("family", [*OWN, *OTHERS])
 def test_the_stock_model_takes_them(family, loaded_of):
-    """It counts placeholders and features, and refuses where they differ."""
+    """The stock model raises an error if the numbers of placeholders and features differ."""
     loaded = loaded_of(family)
     for image in IMAGES:
         images, (arrangement,) = loaded.image_inputs([image])

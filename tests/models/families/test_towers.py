@@ -1,4 +1,4 @@
-"""What adapters answer about every family's tower, against what follows from the stock tower, tile by tile."""
+"""Answers of every family's adapter about its tower, against values computed from the stock tower, tile by tile."""
 
 from functools import cache
 
@@ -31,7 +31,7 @@ def adapter_of(family):
 
 
 def joined(family, numbers):
-    """The inputs about these images, and how each is arranged."""
+    """Returns the inputs of these images, and the arrangement of each."""
     adapter, every = adapter_of(family), image_inputs(family)
     images = {name: torch.cat([every[n][name] for n in numbers]) for name in every[0]}
     runs = [9 * len(every[n]["pixel_values"]) for n in numbers] if family == "InternVL" else []
@@ -85,7 +85,7 @@ def test_a_fingerprint_tells_images_apart_and_nothing_else(family):
 
 
 def pixels_of(family, image):
-    """The tiles of one image that its tokens come from."""
+    """Returns the tiles of one image that its tokens come from."""
     if family == "LLaVA-NeXT-Video":
         return image["pixel_values_videos"][0]
     if "image_sizes" not in image:
@@ -95,14 +95,14 @@ def pixels_of(family, image):
 
 
 def enlargement(image):
-    """How many tiles the enlargement of an image has, down and across."""
+    """Returns the number of tiles of an image's enlargement, down and across."""
     points = adapter_of("LLaVA-NeXT").model.config.image_grid_pinpoints
     height, width = select_best_resolution(image["image_sizes"][0].tolist(), points)
     return height // 24, width // 24
 
 
 def stock_tower(family, tiles):
-    """Of the tower's own eager run: attention (tile, layer, head, query, key), keys (tile, layer, token, head, dim)
+    """Runs the tower eagerly; returns attention (tile, layer, head, query, key), keys (tile, layer, token, head, dim)
     and the hidden states of all layers."""
     model = adapter_of(family).model.model
     tower, keys = model.vision_tower, []
@@ -123,7 +123,7 @@ def stock_tower(family, tiles):
 
 
 def placed(family, image, tiles):
-    """(tile, patch, ...) as (token, ...), image by image, one token after the other; plain patches in `tiles`."""
+    """Orders (tile, patch, ...) as (token, ...), one token after the other; `tiles` holds unmerged patches."""
     square = tiles.unflatten(1, (SIDE, SIDE))
     if family == "LLaVA-1.5":
         return tiles[0]
@@ -208,7 +208,7 @@ def test_features_equal_those_of_the_stock_tower(family, numbers):
 
 
 def stock_tokens(family, image):
-    """What the stock model makes of one image, without what ends a row."""
+    """Returns the stock model's features of one image, without separators."""
     model = adapter_of(family).model
     get = model.get_video_features if family == "LLaVA-NeXT-Video" else model.get_image_features
     tokens = torch.cat([part.reshape(-1, part.shape[-1]) for part in get(**image, return_dict=True).pooler_output])
@@ -218,7 +218,7 @@ def stock_tokens(family, image):
 
 
 def shown(image):
-    """Of each token of the tower, window by window in Qwen2.5-VL, its row and column in the image."""
+    """Returns the row and column of each token of the tower, which Qwen2.5-VL orders window by window."""
     _, height, width = (image["image_grid_thw"][0] // torch.tensor([1, 2, 2])).tolist()
     windows = [(r, c) for r in range(0, height, 2) for c in range(0, width, 2)]
     by_window = [
@@ -229,7 +229,7 @@ def shown(image):
 
 
 def entering(family, image):
-    """What enters and what leaves each block of the stock tower, which sees this image alone."""
+    """Returns the input and output of each block of the stock tower for this image alone."""
     visual = adapter_of(family).model.model.visual
     before, after = [], []
     hooks = [block.register_forward_pre_hook(lambda _, args: before.append(args[0])) for block in visual.blocks]
@@ -241,9 +241,9 @@ def entering(family, image):
 
 
 def turned(states, positions):
-    """Rotary positions of rows and columns: of (patch, head, dim), the first half by the row, the second by the column.
+    """Applies rotary positions to (patch, head, dim): the first half by the row, the second by the column.
 
-    A pair of numbers half the width apart is a complex number, which is turned by position / 10000^(2k / (width / 2)).
+    Two numbers half the width apart form a complex number, rotated by position / 10000^(2k / (width / 2)).
     """
     quarter = WIDTH // 4
     speed = 10000.0 ** (-torch.arange(quarter) * 2 / (WIDTH // 2))

@@ -24,7 +24,7 @@ def loaded(tiny):
 
 @pytest.fixture(scope="module")
 def bytewise(loaded):
-    """The model with a tokenizer of bytes, as most checkpoints have one, that can write any text."""
+    """Returns the model with a byte-level tokenizer, as most checkpoints have, which can write any text."""
     words = loaded.processor.tokenizer
     specials = [words.convert_ids_to_tokens(i) for i in range(5)]
     assert specials.index("<image>") == loaded.adapter.image_token

@@ -1,4 +1,4 @@
-"""Damaged checkpoint folders, and those of another kind: named, whatever a library raises at them."""
+"""Errors name damaged or unsupported checkpoint folders, whatever a library raises for them."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from foveate.models.loading.load import load
 
 
 def settings(name, *keys, **change):
-    """Changes a JSON file of the folder."""
+    """Returns a function that changes a JSON file of the folder."""
 
     def damage(folder):
         whole = json.loads((folder / name).read_text())
@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_is_named_with_its_cause(damage, tiny, tmp_path):
 
 
 def test_what_can_be_done_without_is_done_without(tiny, tmp_path):
-    """An odd name of the processor's class, and weights that the model does not have."""
+    """The folder has an unknown processor class, and a weight that the model does not have."""
     folder = shutil.copytree(tiny, tmp_path / "odd")
     settings("processor_config.json", processor_class="Nope")(folder)
     weights(lambda w: w | {"strange": torch.ones(2)})(folder)

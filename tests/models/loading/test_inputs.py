@@ -1,4 +1,4 @@
-"""`LoadedModel.inputs` is what the processor of the family's authors gives, key by key and value by value."""
+"""`LoadedModel.inputs` equals the output of the family authors' processor, key by key and value by value."""
 
 from types import SimpleNamespace
 
@@ -61,7 +61,7 @@ BATCHES = {
 
 
 def own_processor(family, loaded):
-    """The authors' class, whole but for the half for videos, which wants torchvision and is never asked here."""
+    """Returns the authors' processor without its video processor, which needs torchvision and is not used here."""
     kind, settings = OWN.get(family, (LlavaNextVideoProcessor, CLIP))
     parts = loaded.processor
     if family in WITH_VIDEOS:
@@ -131,7 +131,7 @@ def test_inputs_are_those_of_the_authors_processor(family, batch, loaded_of):
 @torch.no_grad()
 @pytest.mark.parametrize("family", OWN)
 def test_compression_that_keeps_all_answers_as_the_stock_model_that_is_given_them(family, loaded_of):
-    """Also where prompts with one image and with several stand in one batch."""
+    """The batch has prompts with one image and with several."""
     loaded = loaded_of(family)
     inputs = ours(loaded, ["two", "before", "three", "behind"])
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}

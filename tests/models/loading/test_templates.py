@@ -1,4 +1,4 @@
-"""The chat template of a checkpoint is found wherever transformers looks for it, and none is made up."""
+"""The chat template of a checkpoint is found wherever transformers looks for it, and never invented."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ OTHERS = [family for family in FAMILIES if family != "LLaVA-1.5"]
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """A folder without any template, and the token that stands for an image."""
+    """Returns a folder without any template, and the image token."""
     known = {}
 
     def get(family, folder):
@@ -108,7 +108,7 @@ def test_without_a_template_a_checkpoint_is_refused(family, bare, tmp_path):
         load(bare(family, tmp_path))
 
 
-def test_the_original_llava_is_asked_as_vicuna_was_trained(bare, tmp_path):
+def test_the_original_llava_gets_the_prompt_format_of_vicuna(bare, tmp_path):
     loaded = load(bare("LLaVA-1.5", tmp_path))
     assert loaded.chat_prompt([None, "What is it?"]) == "USER: <image>\nWhat is it? ASSISTANT:"
     assert loaded.chat_prompt([None, "What is it?"], "Be brief.") == "Be brief. USER: <image>\nWhat is it? ASSISTANT:"

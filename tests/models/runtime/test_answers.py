@@ -6,10 +6,10 @@ from foveate.core.layers import LayersFrom
 from foveate.data.load import load_samples
 from foveate.methods import fastv, pyramiddrop, uniform
 from foveate.models.loading.load import load
-from foveate.models.runtime.generation import Conversation, answer, answer_each
+from foveate.models.runtime.generation import Conversation, Decoding, answer, answer_each
 from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsEnsemble
-from tests.image_files import seen
+from tests.image_files import live_images
 
 NEW = 5
 VISION = [Identity(), VisionCompressor(ClsEnsemble(LayersFrom(1)), 16, positions="original"), uniform(9), Blind()]
@@ -24,7 +24,7 @@ def asked(tiny):
 
 
 def drafts(loaded, samples, free):
-    """Right, partly right, wrong, too long and one-token references."""
+    """Returns right, partly right, wrong, too long and one-token references."""
     end = loaded.adapter.ends[0]
     rows = [loaded.reference(sample.question, sample.references[0]) for sample in samples]
     rows[0], rows[1] = [*free[0], end], free[1]
@@ -40,13 +40,14 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
     llava = loaded.adapter
     rows = range(len(samples))
     images = loaded.image_inputs([samples[i].image for i in rows])[0]["pixel_values"]
-    compressed = compressor.compress(seen(llava, images))
+    compressed = compressor.compress(live_images(llava, images))
 
     def answers(references=()):
+        decoding = Decoding(NEW, references)
         if compressor.cuts:
-            return answer_each(llava, prompts, compressed, compressor.repack, compressor.cuts, NEW, references)[0]
+            return answer_each(llava, prompts, compressed, compressor.repack, compressor.cuts, decoding)[0]
         alone = [Conversation.from_prompts([prompt], llava.image_token) for prompt in prompts]
-        return answer(llava, alone, compressed, compressor.repack, NEW, references)
+        return answer(llava, alone, compressed, compressor.repack, decoding)
 
     free = answers()
     assert free.log_probability.isnan().all()
@@ -56,9 +57,9 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
     if compressor.cuts:
         return
     for row, reference in enumerate(references):
-        if llava.image_token in reference:  # which stock code takes for an image
+        if llava.image_token in reference:  # stock code would expect an image
             continue
-        one = compressor.compress(seen(llava, images[row : row + 1]))
+        one = compressor.compress(live_images(llava, images[row : row + 1]))
         inputs, _ = pack(llava, {"input_ids": torch.tensor([prompts[row]])}, one, compressor.repack)
         width = inputs["input_ids"].shape[1]
         start = len(prompts[row]) if not compressor.repack else width
@@ -77,7 +78,7 @@ def test_inside_the_language_model_a_draft_has_the_probability_of_its_tokens_one
     loaded, prompts, samples = asked
     llava, compressor = loaded.adapter, fastv(20, 2)
     compressed = compressor.compress(loaded.images([sample.image for sample in samples]))
-    free = answer_each(llava, prompts, compressed, False, compressor.cuts, NEW)[0]
+    free = answer_each(llava, prompts, compressed, False, compressor.cuts, Decoding(NEW))[0]
     with compressor.attached(loaded.model):
         for row in range(3):
             ids = torch.tensor([prompts[row]])
@@ -93,7 +94,7 @@ def test_inside_the_language_model_a_draft_has_the_probability_of_its_tokens_one
             said = output.sequences[0, ids.shape[1] :]
             expected = sum(row_[0].log_softmax(-1)[t] for row_, t in zip(output.logits, said, strict=True))
             references = [said.tolist() if i == row else [3] for i in range(len(samples))]
-            drafted = answer_each(llava, prompts, compressed, False, compressor.cuts, NEW, references)[0]
+            drafted = answer_each(llava, prompts, compressed, False, compressor.cuts, Decoding(NEW, references))[0]
             assert drafted.tokens == free.tokens
             torch.testing.assert_close(drafted.log_probability[row], expected, atol=1e-4, rtol=1e-4)
 

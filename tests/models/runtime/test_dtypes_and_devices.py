@@ -1,4 +1,4 @@
-"""The precision that a checkpoint is loaded in, and parts of it that are offloaded."""
+"""The precision of a loaded checkpoint, and offloaded parts."""
 
 import shutil
 from collections import Counter
@@ -55,7 +55,7 @@ def test_the_shipped_model_is_in_float32():
 @torch.no_grad()
 @pytest.mark.parametrize("family", HALF)
 def test_in_half_precision_logits_are_those_of_the_stock_model(family, folder_of):
-    """Which keeps the frequencies of rotary positions, that are no weights, in float32."""
+    """The stock model keeps the frequencies of rotary positions, which are buffers, in float32."""
     folder = folder_of(family)
     loaded = load(folder, dtype="bfloat16")
     stock = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
@@ -83,7 +83,7 @@ def test_a_precision_that_is_not_supported_is_named(folder_of, tmp_path):
 
 
 def offloaded(family, folder, tmp_path, everything, **options):
-    """Loads a checkpoint, of which everything is on disk, or only the language model."""
+    """Loads a checkpoint whose weights are all on disk, or only those of the language model."""
     vision = ["model.visual"] if family.startswith("Qwen") else ["model.vision_tower", "model.multi_modal_projector"]
     places = dict.fromkeys(vision, "disk" if everything else "cpu")
     places |= {"model.language_model": "disk", "lm_head": "disk"}

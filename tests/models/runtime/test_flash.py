@@ -1,7 +1,7 @@
-"""Flash kernels read the borders of packed sequences from positions: holes that compression leaves are none of them.
+"""Flash kernels read the borders of packed sequences from positions, and gaps left by compression are not borders.
 
-The kernel here does on the CPU what FlashAttention 2 does in transformers: without padding, positions that do not
-follow each other begin a new sequence, of which no token sees another's.
+The kernel here does on the CPU what FlashAttention 2 does in transformers: without padding, positions that are not
+consecutive begin a new sequence, whose tokens attend only to each other.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from transformers.masking_utils import flash_attention_mask
 from foveate.compressors import DecoderCompressor, Identity, Pipeline, VisionCompressor
 from foveate.compressors.base import compressed_by
 from foveate.models.loading.load import adapt
-from foveate.models.runtime.generation import answer_each
+from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, FAMILIES, START, image_inputs
@@ -26,7 +26,8 @@ VISION = VisionCompressor(Random(), 5, positions="original")
 CUT = DecoderCompressor(PromptAttention(1), 4, layer=2)
 
 
-def flash(module, query, key, value, attention_mask, scaling=None, position_ids=None, is_causal=True, **_: Any):
+def flash(module, query, key, value, attention_mask, scaling=None, **options: Any):
+    position_ids, is_causal = options.get("position_ids"), options.get("is_causal", True)
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     length, keys = query.shape[2], key.shape[2]
@@ -79,7 +80,7 @@ def test_holes_in_positions_part_no_sequences(method, rows):
     adapter: Any = adapt(model)
     seen = LiveImages(adapter, {"pixel_values": inputs["pixel_values"]}, adapter.arrangements(inputs, [])[0])
     compressed, prompts = compressed_by(method, seen, adapter.extra_needs), inputs["input_ids"].tolist()
-    said = answer_each(adapter, prompts, compressed, method.repack, method.cuts, 4)[0].tokens
+    said = answer_each(adapter, prompts, compressed, method.repack, method.cuts, Decoding(4))[0].tokens
     assert said == expected.argmax(-1).T.tolist()
 
 

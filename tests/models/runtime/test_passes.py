@@ -34,7 +34,7 @@ def inputs(loaded):
 
 
 class Besides(LogitsProcessor):
-    """Runs the model on something else whenever it is asked, and keeps what came out."""
+    """A logits processor that runs the model on other inputs at every step and keeps the results."""
 
     def __init__(self, run):
         self.run, self.found = run, []
@@ -62,7 +62,7 @@ def said(loaded, method, inputs, *processors, **options):
 def test_another_image_that_is_asked_about_meanwhile_changes_no_answer_and_is_compressed(
     loaded, inputs, method, options
 ):
-    """As contrastive decoding does, with a distorted image."""
+    """Contrastive decoding does this with a distorted image."""
     noisy = inputs | {"pixel_values": torch.randn_like(inputs["pixel_values"])}
     with method.attached(loaded.model), torch.no_grad():
         expected = loaded.model(**noisy).logits
@@ -75,7 +75,7 @@ def test_another_image_that_is_asked_about_meanwhile_changes_no_answer_and_is_co
 
 @each_method
 def test_text_that_is_rated_meanwhile_is_rated_by_the_stock_model(loaded, inputs, method):
-    """As a reward, a perplexity, or guidance without the image; longer than the prompt, with a cache of its own."""
+    """Rewards, perplexities and guidance do this; the text is longer than the prompt and has its own cache."""
     text, cache = torch.arange(5, 205)[None] % 60 + 5, []
 
     def rated(ids):
@@ -176,7 +176,7 @@ def test_cuts_train_without_gradients_of_their_ranking(loaded, method):
             with pytest.raises(FoveateError, match=r"gradient checkpointing.*switch it off"):
                 loaded.model(**inputs)
             with torch.no_grad():
-                loaded.model(**inputs)  # nothing is run again
+                loaded.model(**inputs)  # no block runs twice
         with vtc_cls(16, 1).attached(loaded.model):
             loaded.model(**inputs).logits[:, -1].sum().backward()
     finally:

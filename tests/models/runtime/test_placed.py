@@ -1,7 +1,7 @@
-"""Blocks on other devices than the prompt: a stand-in for devices on which nothing is mixed that a GPU would not mix.
+"""Blocks on other devices than the prompt, simulated on the CPU.
 
-Every tensor belongs to one of several places; a function that is given tensors of two of them is an error, as with two
-GPUs. Blocks bring what they are given to their own place, as accelerate's hooks do.
+Every tensor belongs to one of several simulated devices; a function that receives tensors of two of them raises an
+error, as with two GPUs. Blocks move their inputs to their own device, as accelerate's hooks do.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from foveate.compressors import DecoderCompressor, VisionCompressor
 from foveate.compressors.base import compressed_by
 from foveate.methods import pyramiddrop, sparsevlm, sparsevlm_plus
 from foveate.models.loading.load import adapt
-from foveate.models.runtime.generation import answer_each
+from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, FAMILIES, START, image_inputs
@@ -39,7 +39,7 @@ METHODS = {
 
 
 class Places(TorchFunctionMode):
-    """Keeps account of where tensors are; those that nobody has placed are on the CPU, where scalars may be read."""
+    """A mode that tracks the device of each tensor; untracked ones are on the CPU, where scalars may be read."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -51,7 +51,7 @@ class Places(TorchFunctionMode):
             return self._moved(func, args, kwargs)
         wanted = kwargs.pop("device", None)
         places = {place_of(leaf) for leaf in given if leaf.ndim} or {place_of(leaf) for leaf in given}
-        if name.endswith((".__getitem__", ".__setitem__", "index_put_")):  # an index may lie on the CPU
+        if name.endswith((".__getitem__", ".__setitem__", "index_put_")):  # an index may be on the CPU
             places = {place_of(args[0])} | {p for p in places if p != CPU}
         if len(places) > 1:
             raise RuntimeError(f"{name}: tensors on {sorted(map(str, places))}")
@@ -89,7 +89,7 @@ def put(value: Any, place: torch.device) -> Any:
 
 @contextmanager
 def placed(model: Any) -> Iterator[None]:
-    """While active, the last blocks lie on the second device and everything else on the first."""
+    """Places the last blocks on the second device and everything else on the first while the context is active."""
 
     def everything(module: Any, place: torch.device) -> None:
         for value in [*module.parameters(), *module.buffers()]:
@@ -145,10 +145,9 @@ def test_blocks_may_lie_on_another_device_than_the_prompt(method):
         ]
         drafts = [[*row[-3:-1], 7] for row in expected.tolist()]
         for given in ((), drafts):
-            said, _ = answer_each(
-                adapter, prompts, compressed_by(method, seen, adapter.extra_needs), method.repack, method.cuts, 3, given
-            )
-            assert said.tokens == expected[:, -3:].tolist()
+            compressed = compressed_by(method, seen, adapter.extra_needs)
+            answers, _ = answer_each(adapter, prompts, compressed, method.repack, method.cuts, Decoding(3, given))
+            assert answers.tokens == expected[:, -3:].tolist()
 
 
 def test_the_stand_in_refuses_to_mix():

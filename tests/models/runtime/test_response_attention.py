@@ -6,9 +6,9 @@ from foveate.core.compression import Compressed
 from foveate.core.needs import ResponseRows
 from foveate.data.load import load_samples
 from foveate.models.loading.load import load
-from foveate.models.runtime.generation import answer_each
+from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.response_attention import AttentionMaps, attention_maps, response_rows
-from tests.image_files import seen
+from tests.image_files import live_images
 
 NAMES = ("last", "question", "every", "response")
 TOKENS = 4
@@ -27,7 +27,7 @@ class Asked:
 
     @torch.inference_mode()
     def full(self, rows: slice = slice(None)) -> Compressed:
-        return Identity().compress(seen(self.loaded.adapter, self.pixels[rows]))
+        return Identity().compress(live_images(self.loaded.adapter, self.pixels[rows]))
 
     def attention_maps(self, answers, rows: slice = slice(None)) -> AttentionMaps:
         return attention_maps(self.loaded.adapter, self.prompts[rows], self.full(rows), answers, TOKENS)
@@ -42,7 +42,7 @@ def asked(tiny):
 
 @torch.inference_mode()
 def eager_matrices(asked: Asked, row: int, answer: list[int]):
-    """(layer, head, query, key) of one prompt with its answer, by the stock model without padding."""
+    """Returns the stock attention matrices of one unpadded prompt with its answer: (layer, head, query, key)."""
     model = asked.loaded.model
     ids = torch.tensor([asked.prompts[row] + answer])
     model.set_attn_implementation({"text_config": "eager"})
@@ -63,7 +63,7 @@ def test_attention_maps_of_a_padded_batch_equal_the_eager_attention_matrices_of_
             "every": seen[:, :, :length].mean(2),
             "response": seen[:, :, length - 1 : length - 1 + (len(answer) or 1)].mean(2),
         }
-        assert expected["last"].max() > 0.3  # peaky: a uniform row would prove nothing
+        assert expected["last"].max() > 0.3  # peaked: a uniform row would prove nothing
         for name in NAMES:
             torch.testing.assert_close(getattr(found, name)[row], expected[name], atol=1e-5, rtol=0)
         own = seen[:, :, length : length + max(0, len(answer) - 1)]
@@ -97,9 +97,9 @@ def test_given_the_own_answer_the_response_rows_are_those_recorded_while_it_was_
     llava, new = asked.loaded.adapter, 6
 
     def own():
-        return answer_each(llava, asked.prompts, asked.full(), False, (), new)[0].tokens
+        return answer_each(llava, asked.prompts, asked.full(), False, (), Decoding(new))[0].tokens
 
-    if brief:  # what one answer begins with ends all: that one is empty, others may be short
+    if brief:  # the first token of one answer becomes an end token: that answer is empty, others may be short
         monkeypatch.setattr(llava.model.generation_config, "eos_token_id", own()[0][0])
     lengths = list(map(len, own()))
     assert max(lengths) > 1 and (0 in lengths) == brief

@@ -1,4 +1,4 @@
-"""Evaluations answer as `generate` of the stock model, whatever its language model is made of: token by token."""
+"""Evaluations answer like `generate` of the stock model, token by token, for language models of many architectures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from foveate.compressors.base import compressed_by
 from foveate.core.errors import FoveateError, UnsupportedNeed
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.loading.load import adapt
-from foveate.models.runtime.generation import Conversation, answer, answer_each
+from foveate.models.runtime.generation import Conversation, Decoding, answer, answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.models.runtime.response_attention import attention_maps
 from foveate.scorers import PromptAttention, Random
@@ -74,10 +74,12 @@ class Asked:
             group_by_shape(arrangements),
             lambda rows: LiveImages(adapter, adapter.chosen(images, rows, arrangements), arrangements[rows[0]]),
         )
+        decoding = Decoding(NEW, drafts)
         if method.cuts:
-            return answer_each(adapter, prompts, compressed, method.repack, method.cuts, NEW, drafts)[0].tokens
+            answers, _ = answer_each(adapter, prompts, compressed, method.repack, method.cuts, decoding)
+            return answers.tokens
         turns = [Conversation.from_prompts([prompt], adapter.image_token) for prompt in prompts]
-        return answer(adapter, turns, compressed, method.repack, NEW, drafts).tokens
+        return answer(adapter, turns, compressed, method.repack, decoding).tokens
 
 
 def check(family: str, model: Any) -> None:

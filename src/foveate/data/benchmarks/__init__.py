@@ -1,4 +1,4 @@
-"""The benchmarks that are known, by name."""
+"""Built-in and registered benchmarks by name."""
 
 from foveate.core.errors import DataError
 from foveate.core.plugins import import_plugin
@@ -32,22 +32,26 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def register_benchmark(benchmark: Benchmark) -> None:
-    """Makes a benchmark known by its name, to every experiment and to `load_samples`.
+    """Registers a benchmark under its name, for experiments and `load_samples`.
 
-    A package does the same for whoever installs it with an entry point of the group `foveate.benchmarks`, whose name is
-    the benchmark's.
+    An installed package registers a benchmark with an entry point of the group `foveate.benchmarks` and of the
+    benchmark's name.
 
     Raises:
         DataError: Another data set has this name.
     """
     if benchmark.name == "scenes" or BENCHMARKS.get(benchmark.name, benchmark) != benchmark:
-        raise DataError(f"data {benchmark.name!r}: another data set is called so already")
+        raise DataError(f"data {benchmark.name!r}: another data set has this name already")
     BENCHMARKS[benchmark.name] = benchmark
     REGISTERED.add(benchmark.name)
 
 
 def benchmark_of(name: str) -> Benchmark:
-    """Returns the benchmark of a name that `data.names.known_names` has."""
+    """Returns the benchmark of a name, one of `data.names.known_names`.
+
+    Raises:
+        DataError: The entry point of this name is not a benchmark of this name.
+    """
     if name not in BENCHMARKS:
         benchmark = import_plugin("foveate.benchmarks", name)
         if not isinstance(benchmark, Benchmark) or benchmark.name != name:

@@ -1,42 +1,42 @@
-"""Benchmarks of questions that are answered by a word or phrase, or at length."""
+"""Benchmarks of questions with open answers: a word, a phrase or a longer text."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from foveate.core.errors import DataError, shown
-from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of, optional, text_of
+from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of, optional_text, text_of
 from foveate.data.stored import Part
 
 
-def _vqav2(row: Row) -> Iterator[RowQuestion]:
+def _parse_vqav2(row: Row) -> Iterator[RowQuestion]:
     answers = tuple(entry["answer"] for entry in _entries(row.get("answers")))
-    kind = optional(row, "answer_type")
+    kind = optional_text(row, "answer_type")
     yield RowQuestion(id_of(row, "question_id"), kind, text_of(row, "question"), answers, "vqa", "short")
 
 
-def _textvqa(row: Row) -> Iterator[RowQuestion]:
+def _parse_textvqa(row: Row) -> Iterator[RowQuestion]:
     answers = _texts(row, "answers")
     yield RowQuestion(id_of(row, "question_id"), "", text_of(row, "question"), answers, "textvqa", "short")
 
 
-def _textvqa_ocr(row: Row) -> Iterator[RowQuestion]:
-    for asked in _textvqa(row):
-        yield replace(asked, hint=", ".join(_texts(row, "ocr_tokens")))
+def _parse_textvqa_ocr(row: Row) -> Iterator[RowQuestion]:
+    for question in _parse_textvqa(row):
+        yield replace(question, hint=", ".join(_texts(row, "ocr_tokens")))
 
 
-def _vizwiz(row: Row) -> Iterator[RowQuestion]:
-    answers, kind = _texts(row, "answers"), optional(row, "category")
+def _parse_vizwiz(row: Row) -> Iterator[RowQuestion]:
+    answers, kind = _texts(row, "answers"), optional_text(row, "category")
     name = id_of(row, "question_id").removesuffix(".jpg")
     yield RowQuestion(name, kind, text_of(row, "question"), answers, "textvqa", "unanswerable")
 
 
-def _gqa(row: Row) -> Iterator[RowQuestion]:
+def _parse_gqa(row: Row) -> Iterator[RowQuestion]:
     kind = (row.get("types") or {}).get("structural") or ""
     yield RowQuestion(id_of(row, "id"), kind, text_of(row, "question"), (text_of(row, "answer"),), "gqa", "short")
 
 
-def _mmvet(row: Row) -> Iterator[RowQuestion]:
+def _parse_mmvet(row: Row) -> Iterator[RowQuestion]:
     kind = row.get("capability")
     kind = ",".join(kind) if isinstance(kind, list) else kind or ""
     yield RowQuestion(
@@ -54,7 +54,7 @@ def _texts(row: Row, column: str) -> tuple[str, ...]:
 
 
 def _entries(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (as the table has it)
-    """A list of structs, which older versions of `datasets` wrote as a struct of lists."""
+    """Returns a list of structs, also from a struct of lists, which older versions of `datasets` wrote."""
     if isinstance(value, dict):
         return [dict(zip(value, entry, strict=True)) for entry in zip(*value.values(), strict=True)]
     return list(value or ())
@@ -70,7 +70,7 @@ VQAV2 = Benchmark(
     },
     split="validation",
     columns=("question_id", "question", "image_id"),
-    ask=_vqav2,
+    parse_row=_parse_vqav2,
     image_id="image_id",
 )
 """Source: Goyal et al. 2017, arXiv 1612.00837v3."""
@@ -81,13 +81,15 @@ TEXTVQA = Benchmark(
     parts={"validation": Part("validation"), "train": Part("train"), "test": Part("test", answered=False)},
     split="validation",
     columns=("question_id", "question", "image_id"),
-    ask=_textvqa,
+    parse_row=_parse_textvqa,
     image_id="image_id",
 )
-"""Text in images. Source: Singh et al. 2019, arXiv 1904.08920v2."""
+"""Questions about text in images. Source: Singh et al. 2019, arXiv 1904.08920v2."""
 
-TEXTVQA_OCR = replace(TEXTVQA, name="textvqa_ocr", columns=(*TEXTVQA.columns, "ocr_tokens"), ask=_textvqa_ocr)
-"""The same, told what an OCR system reads, as in LLaVA-1.5's own evaluation."""
+TEXTVQA_OCR = replace(
+    TEXTVQA, name="textvqa_ocr", columns=(*TEXTVQA.columns, "ocr_tokens"), parse_row=_parse_textvqa_ocr
+)
+"""TextVQA with the tokens of an OCR system in the prompt, as in LLaVA-1.5's own evaluation."""
 
 VIZWIZ = Benchmark(
     name="vizwiz",
@@ -95,9 +97,9 @@ VIZWIZ = Benchmark(
     parts={"val": Part("val"), "test": Part("test", answered=False)},
     split="val",
     columns=("question_id", "question"),
-    ask=_vizwiz,
+    parse_row=_parse_vizwiz,
 )
-"""Questions of blind people, of which many cannot be answered. Source: Gurari et al. 2018, arXiv 1802.08218v4."""
+"""Questions of blind people, many of them unanswerable. Source: Gurari et al. 2018, arXiv 1802.08218v4."""
 
 GQA = Benchmark(
     name="gqa",
@@ -105,7 +107,7 @@ GQA = Benchmark(
     parts={"testdev": Part("testdev", "testdev_balanced_instructions")},
     split="testdev",
     columns=("id", "imageId", "question", "answer"),
-    ask=_gqa,
+    parse_row=_parse_gqa,
     image_id="imageId",
     images={"testdev": Part("testdev", "testdev_balanced_images")},
 )
@@ -117,7 +119,7 @@ MMVET = Benchmark(
     parts={"test": Part("test")},
     split="test",
     columns=("question_id", "question", "answer"),
-    ask=_mmvet,
+    parse_row=_parse_mmvet,
     answer_tokens=512,
 )
-"""Answers at length, which the authors have graded by GPT-4. Source: Yu et al. 2023, arXiv 2308.02490v4."""
+"""Questions with long answers, which the authors grade by GPT-4. Source: Yu et al. 2023, arXiv 2308.02490v4."""

@@ -1,4 +1,4 @@
-"""Benchmarks of questions that are answered by yes or no."""
+"""Benchmarks of yes-or-no questions."""
 
 from collections.abc import Iterator
 
@@ -6,24 +6,25 @@ from foveate.core.errors import DataError, shown
 from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of, text_of
 from foveate.data.stored import Part
 
-_ADDED = "Please answer yes or no."  # to every question of MME; how to say it is the prompt's business
+_SUFFIX = "Please answer yes or no."  # of every question of MME; removed because prompts have their own
 
 
-def _pope(row: Row) -> Iterator[RowQuestion]:
+def _parse_pope(row: Row) -> Iterator[RowQuestion]:
     kind, name = text_of(row, "category"), id_of(row, "question_id")
     yield RowQuestion(
         f"{kind}-{name}" if name else "", kind, text_of(row, "question"), (_truth(row),), "pope", "yes_no"
     )
 
 
-def _mme(row: Row) -> Iterator[RowQuestion]:
-    question = text_of(row, "question").removesuffix(_ADDED).strip()
+def _parse_mme(row: Row) -> Iterator[RowQuestion]:
+    question = text_of(row, "question").removesuffix(_SUFFIX).strip()
     yield RowQuestion(
         text_of(row, "question_id"), text_of(row, "category"), question, (_truth(row),), "yes_no", "yes_no"
     )
 
 
 def _truth(row: Row) -> str:
+    """Returns the reference answer, yes or no."""
     answer = text_of(row, "answer").lower().rstrip(".")
     if answer not in ("yes", "no"):
         raise DataError(f"answer is {shown(row['answer'])}, expected yes or no")
@@ -41,10 +42,10 @@ POPE = Benchmark(
     },
     split="test",
     columns=("question_id", "question", "answer", "image_source", "category"),
-    ask=_pope,
+    parse_row=_parse_pope,
     image_id="image_source",
 )
-"""Whether objects are in an image that are not. Source: Li et al. 2023, arXiv 2305.10355v3."""
+"""Questions about the presence of objects, half of them absent. Source: Li et al. 2023, arXiv 2305.10355v3."""
 
 PERCEPTION = (
     "existence",
@@ -58,7 +59,7 @@ PERCEPTION = (
     "artwork",
     "OCR",
 )
-"""The subtasks of MME whose scores make up its perception score; the others are its cognition."""
+"""Subtasks of MME whose scores add up to its perception score; the others make up its cognition score."""
 
 MME = Benchmark(
     name="mme",
@@ -66,7 +67,7 @@ MME = Benchmark(
     parts={"test": Part("test")},
     split="test",
     columns=("question_id", "question", "answer", "category"),
-    ask=_mme,
-    image_id="question_id",  # names the image: its two questions share it
+    parse_row=_parse_mme,
+    image_id="question_id",  # the same for both questions about an image
 )
-"""Two questions per image, one of which is to be affirmed. Source: Fu et al. 2023, arXiv 2306.13394v4."""
+"""Two questions per image, one of them with the answer yes. Source: Fu et al. 2023, arXiv 2306.13394v4."""

@@ -1,1 +1,1 @@
-"""Generated images with questions."""
+"""Generated images with questions about them."""

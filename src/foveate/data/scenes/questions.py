@@ -1,4 +1,4 @@
-"""Templated questions about a scene, each with its answer and the things that one must see to answer it."""
+"""Templated questions about a scene, each with its answer and the things that are needed to answer it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Question:
     Attributes:
         kind: Question type, a key of `QUESTION_KINDS`.
         text: The question.
-        answer: The reference; several items are separated by commas.
-        needed: Indices into `Scene.things`, what must be seen to answer.
+        answer: The reference answer; several items are separated by commas.
+        needed: Indices into `Scene.things` of the evidence.
     """
 
     kind: str
@@ -29,16 +29,17 @@ class Question:
 
 
 def make_questions(scene: Scene, rng: Generator) -> tuple[Question, ...]:
-    """One question of every kind, in the order of `QUESTION_KINDS`."""
+    """Returns one question of every kind, in the order of `QUESTION_KINDS`."""
     return tuple(ask(scene, rng) for ask in QUESTION_KINDS.values())
 
 
 def _pick(scene: Scene, rng: Generator, count: int = 1) -> list[int]:
-    """Indices of `count` different shapes."""
+    """Draws the indices of `count` different shapes."""
     return [int(i) for i in rng.permutation(len(scene.shapes))[:count]]
 
 
 def _absent(present: set[str], names: tuple[str, ...], rng: Generator) -> str:
+    """Draws a name that is not present."""
     return str(rng.choice([name for name in names if name not in present]))
 
 
@@ -47,7 +48,7 @@ def _yes_no(truth: bool) -> str:
 
 
 def _exist(scene: Scene, rng: Generator) -> Question:
-    """Half of the questions name a shape of the scene, a quarter an absent colour, a quarter an absent kind."""
+    """Asks about a shape of the scene in half of the questions, else about an absent colour or an absent kind."""
     (index,) = _pick(scene, rng)
     colour, kind = scene.things[index].colour, scene.things[index].kind
     truth = bool(rng.random() < 0.5)
@@ -59,7 +60,7 @@ def _exist(scene: Scene, rng: Generator) -> Question:
 
 
 def _exist_adversarial(scene: Scene, rng: Generator) -> Question:
-    """Colour and kind are both in the scene; in half of the questions not on the same thing."""
+    """Asks about a colour and a kind of the scene, in half of the questions those of two different things."""
     first, second = _pick(scene, rng, 2)
     truth = bool(rng.random() < 0.5)
     kind = scene.things[first if truth else second].kind
@@ -91,7 +92,7 @@ def _reading(scene: Scene, rng: Generator) -> Question:
 
 
 def _relation(scene: Scene, rng: Generator) -> Question:
-    """Asks along the axis on which the two shapes are farther apart."""
+    """Asks about the axis on which the two shapes are farther apart."""
     first, second = _pick(scene, rng, 2)
     one, other = scene.things[first], scene.things[second]
     dx, dy = one.x - other.x, one.y - other.y
@@ -104,7 +105,7 @@ def _relation(scene: Scene, rng: Generator) -> Question:
 
 
 def _clearly_placed(scene: Scene, rng: Generator, pixels: int = 5) -> int:
-    """A shape whose quadrant can be told: at least `pixels` from both midlines, else the clearest one."""
+    """Returns a random shape at least `pixels` from both midlines, or else the one that is farthest from them."""
     order = _pick(scene, rng, len(scene.shapes))
     clear = [i for i in order if scene.things[i].margin >= pixels]
     return clear[0] if clear else max(order, key=lambda i: scene.things[i].margin)
@@ -117,13 +118,13 @@ def _position(scene: Scene, rng: Generator) -> Question:
 
 
 def _multiple_choice(scene: Scene, rng: Generator) -> Question:
-    """Two to four colours; wrong ones are taken from other things of the scene first."""
+    """Asks with two to four colours as options; colours of other things of the scene are the first distractors."""
     (index,) = _pick(scene, rng)
     thing = scene.things[index]
     present = {other.colour for other in scene.things} - {thing.colour}
-    wrong = sorted(COLOURS, key=lambda name: (name not in present, rng.random()))
-    wrong.remove(thing.colour)
-    options = [thing.colour, *wrong[: int(rng.integers(1, 4))]]
+    distractors = sorted(COLOURS, key=lambda name: (name not in present, rng.random()))
+    distractors.remove(thing.colour)
+    options = [thing.colour, *distractors[: int(rng.integers(1, 4))]]
     options = [str(name) for name in rng.permutation(options)]
     listed = " ".join(f"{letter} {name}" for letter, name in zip(_LETTERS, options, strict=False))
     answer = _LETTERS[options.index(thing.colour)]
@@ -131,13 +132,13 @@ def _multiple_choice(scene: Scene, rng: Generator) -> Question:
 
 
 def _list(scene: Scene, rng: Generator) -> Question:
-    """Alphabetical by colour, so that the reference is unique; scored without regard to order."""
+    """Asks for all shapes; the reference is sorted by colour, and scoring ignores the order."""
     named = sorted(f"{thing.colour} {thing.kind}" for thing in scene.shapes)
     return Question("list", "list the shapes.", ", ".join(named), tuple(range(len(named))))
 
 
 def _list_colours(scene: Scene, rng: Generator) -> Question:
-    """As `list`, the other way round: alphabetical by kind, each followed by its colour."""
+    """Asks for the colour of each shape; the reference is sorted by kind, and scoring ignores the order."""
     named = sorted(f"{thing.kind} {thing.colour}" for thing in scene.shapes)
     return Question("list_colors", "list the color of the shapes.", ", ".join(named), tuple(range(len(named))))
 
@@ -164,4 +165,4 @@ QUESTION_KINDS: dict[str, Callable[[Scene, Generator], Question]] = {
     "list_colors": _list_colours,
     "describe": _describe,
 }
-SEVERAL_ITEMS = frozenset({"list", "list_colors", "describe"})  # kinds whose answer is a set of items between commas
+SEVERAL_ITEMS = frozenset({"list", "list_colors", "describe"})  # kinds whose answer is a comma-separated set

@@ -1,9 +1,9 @@
-"""Synthetic images whose every fact, and every pixel that shows it, is known.
+"""Synthetic images with known contents and with a mask of each thing.
 
 A scene holds two to four coloured shapes and one or two signs with a character, on a textured background with clutter.
-Colours are distinct over all things of a scene and kinds over its shapes, so that "the star" and "the red sign" name
-one thing. A scene is a pure function of (seed, split, index): splits draw from disjoint random streams, and a prefix of
-a split never depends on how long the split is.
+Colours are distinct over all things of a scene and kinds over its shapes, so that "the star" and "the red sign" each
+name one thing. A scene is a pure function of (seed, split, index): splits draw from disjoint random streams, and a
+prefix of a split never depends on how long the split is.
 """
 
 import math
@@ -46,13 +46,13 @@ GLYPHS = {
 SMALL_RADII, LARGE_RADII, SIGN_RADII = (8, 9), (12, 13, 14), (9, 10)
 SHAPE_TURNS, SIGN_TURNS = (-20, -8, 8, 20), (-4, -2, 2, 4)  # degrees
 
-_WINDOW = 32  # pixels: holds the largest thing at any turn
+_WINDOW = 32  # pixels: contains the largest thing at any rotation
 _CLUTTER = 10  # marks per image
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn thing; `x`, `y` and `radius` are in pixels, `turn` in degrees, `glyph` is empty unless a sign."""
+    """One drawn thing; `x`, `y` and `radius` are in pixels, `turn` in degrees, `glyph` is empty except for signs."""
 
     kind: str
     colour: str
@@ -77,7 +77,7 @@ class Thing:
 
     @property
     def margin(self) -> float:
-        """Pixels between the centre and the nearer midline of the image: how clearly its quadrant can be told."""
+        """Distance in pixels from the centre of the thing to the nearer midline of the image."""
         return min(abs(self.x - IMAGE_SIZE / 2), abs(self.y - IMAGE_SIZE / 2))
 
 
@@ -86,9 +86,9 @@ class Scene:
     """An image with its contents.
 
     Attributes:
-        things: Shapes first, then signs.
-        pixels: (96, 96, 3) uint8.
-        owner: (96, 96) int8, the index in `things` of what a pixel shows, -1 for background and clutter.
+        things: The shapes, followed by the signs.
+        pixels: The image, (96, 96, 3) uint8.
+        owner: Index in `things` of the thing that a pixel shows, -1 for background and clutter, (96, 96) int8.
     """
 
     things: tuple[Thing, ...]
@@ -104,12 +104,12 @@ class Scene:
         return tuple(thing for thing in self.things if not thing.is_shape)
 
     def masks(self, indices: Sequence[int]) -> np.ndarray:
-        """(thing, 96, 96) bool: where each of the things is visible."""
+        """Returns the pixels in which each of the things is visible, (thing, 96, 96) bool."""
         return self.owner == np.asarray(indices, np.int8)[:, None, None]
 
 
 def stream(split: Split, index: int, seed: int = 0, *more: int) -> Generator:
-    """The random stream of one scene, disjoint between splits, indices and seeds."""
+    """Returns the random stream of one scene, disjoint between splits, indices and seeds."""
     return default_rng([seed, SPLITS.index(split), index, *more])
 
 
@@ -132,13 +132,13 @@ def _layout(rng: Generator) -> tuple[Thing, ...]:
         else:
             radius = int(rng.choice(SMALL_RADII if rng.random() < 0.5 else LARGE_RADII))
             turn = int(rng.choice(SHAPE_TURNS))
-        x, y = _place(things, radius, rng)
+        x, y = _position(things, radius, rng)
         things.append(Thing(str(kind), str(colour), x, y, radius, turn, str(glyph)))
     return tuple(things)
 
 
-def _place(things: list[Thing], radius: int, rng: Generator, candidates: int = 60) -> tuple[int, int]:
-    """The first candidate that touches no earlier thing, else the one that overlaps least."""
+def _position(things: list[Thing], radius: int, rng: Generator, candidates: int = 60) -> tuple[int, int]:
+    """Draws a position that touches no earlier thing, or the candidate that overlaps least."""
     border = radius + 1
     spots = rng.integers(border, IMAGE_SIZE - border + 1, (candidates, 2))
     gaps = np.full(candidates, 1.0)
@@ -181,7 +181,7 @@ def _blend(window: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
 
 
 def _background(rng: Generator) -> np.ndarray:
-    """Smooth colour clouds under a faint grating: (96, 96, 3) float32 around mid grey."""
+    """Draws smooth colour clouds with a faint grating, (96, 96, 3) float32 around mid grey."""
     coarse = rng.random((5, 5, 3)).astype(np.float32)
     spread = _bilinear(5)
     clouds = np.einsum("yi,ijc,xj->yxc", spread, coarse, spread, optimize=True)
@@ -194,18 +194,18 @@ def _background(rng: Generator) -> np.ndarray:
 
 @lru_cache
 def _bilinear(knots: int) -> np.ndarray:
-    """(96, knots) weights that interpolate `knots` values along an edge."""
+    """Returns the weights, (96, knots), that interpolate `knots` values along an edge."""
     weights = np.zeros((IMAGE_SIZE, knots), np.float32)
-    place = (np.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE * (knots - 1)
-    left = np.minimum(place.astype(int), knots - 2)
+    position = (np.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE * (knots - 1)
+    left = np.minimum(position.astype(int), knots - 2)
     rows = np.arange(IMAGE_SIZE)
-    weights[rows, left], weights[rows, left + 1] = 1 - (place - left), place - left
+    weights[rows, left], weights[rows, left + 1] = 1 - (position - left), position - left
     return weights
 
 
 @cache
 def _outline(kind: str, radius: int, turn: int, oversample: int = 4) -> np.ndarray:
-    """(32, 32) float32 coverage of a centred shape, anti-aliased by averaging `oversample`^2 points per pixel."""
+    """Returns the coverage, (32, 32) float32, of a centred shape, averaged over `oversample`^2 points per pixel."""
     grid = (np.arange(_WINDOW * oversample) + 0.5) / oversample - _WINDOW / 2
     x, y = np.meshgrid(grid, grid)
     cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
@@ -241,7 +241,7 @@ def _inside(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 @cache
 def _glyph(character: str) -> np.ndarray:
-    """(32, 32) float32 ink of a character, two pixels per dot, centred."""
+    """Returns the bitmap, (32, 32) float32, of a centred character with two pixels per dot."""
     dots = np.array([[dot == "#" for dot in row] for row in GLYPHS[character]], np.float32)
     ink = dots.repeat(2, 0).repeat(2, 1)
     top, left = (_WINDOW - ink.shape[0]) // 2, (_WINDOW - ink.shape[1]) // 2
@@ -252,7 +252,7 @@ def _glyph(character: str) -> np.ndarray:
 
 @lru_cache
 def _clutter_marks() -> np.ndarray:
-    """(6, 6, 6) float32: dots, bars and strokes that carry no answer."""
+    """Returns six marks, (6, 6, 6) float32: dots, bars and strokes that are relevant to no question."""
     marks = np.zeros((6, 6, 6), np.float32)
     marks[0, 2:4, 2:4] = marks[1, 1:4, 1:4] = 1
     marks[2, 2:4, :] = marks[3, :, 2:4] = 1

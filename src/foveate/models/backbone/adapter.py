@@ -244,7 +244,7 @@ class Adapter(ABC):
 
     @property
     def keeps_cls(self) -> bool:
-        """Whether [CLS] is among the sources."""
+        """Returns whether [CLS] is among the sources."""
         return self.tower.has_cls
 
     def layers(self, need: Need) -> tuple[int, ...]:

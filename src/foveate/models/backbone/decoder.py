@@ -37,7 +37,7 @@ class Decoder:
 
     @property
     def flashes(self) -> bool:
-        """Whether attention is computed by a flash kernel, which takes gaps in positions for sequence borders."""
+        """Returns whether attention runs on a flash kernel, which takes gaps in positions for sequence borders."""
         return "flash" in str(self.config._attn_implementation)
 
     @property

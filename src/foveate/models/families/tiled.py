@@ -63,7 +63,7 @@ class Tiled(Adapter):
             return self.packed(tiles.unflatten(0, (len(pixels), -1)), images, arrangement)
 
         def pack_values(tiles: Tensor) -> Tensor:
-            """(tile, patch, ...) to (image, patch, ...)."""
+            """Packs (tile, patch, ...) into (image, patch, ...)."""
             values = tiles.flatten(2).unflatten(0, (len(pixels), -1))
             return self.per_token(values, images, arrangement).unflatten(-1, tiles.shape[2:])
 

@@ -22,6 +22,19 @@ _LEAST_COMMON = 0.1  # share of a prompt from which running common text once sav
 
 
 @dataclass(frozen=True, eq=False)
+class Decoding:
+    """The limit of answers, and the reference answers, which serve as drafts.
+
+    Attributes:
+        max_new_tokens: Longest answer.
+        references: Reference answer of every question, including the end token; empty for decoding without drafts.
+    """
+
+    max_new_tokens: int
+    references: Sequence[Sequence[int]] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Conversation:
     """An image and the questions about it, as token ids.
 
@@ -52,8 +65,7 @@ def answer(
     conversations: Sequence[Conversation],
     compressed: Compressed,
     repack: bool,
-    max_new_tokens: int,
-    references: Sequence[Sequence[int]] = (),
+    decoding: Decoding,
     share: bool = True,
 ) -> Answers:
     """Returns the answer to every question, conversation by conversation.
@@ -66,22 +78,22 @@ def answer(
         conversations: One per image.
         compressed: One row per image.
         repack: Whether to number the tokens consecutively; see `pack`.
-        max_new_tokens: Longest answer.
-        references: Reference answer of every question, including the end token.
+        decoding: Longest answer, and references.
         share: Whether common text before the images is computed once for all prompts.
     """
-    if _exceeds_window(adapter, conversations, references, max_new_tokens):
+    references, limit = decoding.references, decoding.max_new_tokens
+    if _exceeds_window(adapter, conversations, references, limit):
         prompts = _one_per_question(conversations, compressed)
-        answers = undrafted(adapter, *prompted(adapter, *prompts, repack, ()), max_new_tokens)
+        answers = undrafted(adapter, *prompted(adapter, *prompts, repack, ()), limit)
         if not references:
             return answers
         return replace(answers, log_probability=likelihood(adapter, conversations, compressed, repack, references))
     blocks, states = _run(adapter, _with_references(conversations, references), compressed, repack, share)
     if not references:
-        return undrafted(adapter, blocks, states, max_new_tokens)
+        return undrafted(adapter, blocks, states, limit)
     drafts, real = left_padded(references, adapter.pad_token, states.device)
     logits = adapter.decoder.logits(states[:, -drafts.shape[1] :])
-    return verified(adapter, blocks, logits, drafts, real, max_new_tokens)
+    return verified(adapter, blocks, logits, drafts, real, limit)
 
 
 @torch.inference_mode()
@@ -119,8 +131,7 @@ def answer_each(
     compressed: Compressed,
     repack: bool,
     cuts: Sequence[Cut],
-    max_new_tokens: int,
-    references: Sequence[Sequence[int]] = (),
+    decoding: Decoding,
 ) -> tuple[Answers, Pruning]:
     """Returns the answer to every prompt with cuts inside the language model, and the pruning that took place.
 
@@ -130,19 +141,19 @@ def answer_each(
         compressed: One row per prompt.
         repack: Whether to number the tokens consecutively before the cuts; see `pack`.
         cuts: Cuts inside the language model.
-        max_new_tokens: Longest answer.
-        references: Reference answer of every prompt, including the end token.
+        decoding: Longest answer, and references.
     """
     blocks, states = prompted(adapter, prompts, compressed, repack, cuts)
-    if not references:
-        return undrafted(adapter, blocks, states, max_new_tokens), blocks.pruning
+    limit = decoding.max_new_tokens
+    if not decoding.references:
+        return undrafted(adapter, blocks, states, limit), blocks.pruning
     states = states[:, -1:]
-    drafts, real = left_padded(references, adapter.pad_token, states.device)
+    drafts, real = left_padded(decoding.references, adapter.pad_token, states.device)
     if drafts.shape[1] > 1:  # the logits of a reference's last token are not needed
         further = blocks.step(adapter.inner.get_input_embeddings()(drafts[:, :-1]), real[:, :-1])
         states = _prepended(states, further, real[:, :-1])
     logits = adapter.decoder.logits(states)
-    return verified(adapter, blocks, logits, drafts, real, max_new_tokens), blocks.pruning
+    return verified(adapter, blocks, logits, drafts, real, limit), blocks.pruning
 
 
 def embedded(

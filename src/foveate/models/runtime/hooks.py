@@ -50,7 +50,7 @@ class CompressedCall:
 
     @property
     def acts(self) -> bool:
-        """Whether a pass of this call is running in this thread."""
+        """Returns whether a pass of this call is running in this thread."""
         return self._thread == get_ident()
 
     @contextmanager

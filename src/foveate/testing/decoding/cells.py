@@ -1,7 +1,7 @@
-"""Which mode of decoding works with compression before or inside the language model, found by running each.
+"""The modes of decoding, and the tables of those that work with compression, made by running each.
 
-Whoever runs it gives the reference (`Truth`): logits that are computed without this package's code. The repository's
-own one is `tests/oracle`.
+The caller provides the reference (`Reference`): logits computed without this package's code. That of this repository is
+`tests/oracle`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,29 +11,29 @@ import torch
 
 from foveate.core.errors import FoveateError
 from foveate.testing.decoding.generating import (
-    adding,
+    assisted,
     beam_search,
     generating,
-    giving,
-    guessing,
     guided,
     limited,
     next_turn,
     other_model,
     streamed,
+    with_input,
+    with_processor,
 )
 from foveate.testing.decoding.passes import (
     attentions,
     attentions_of_generate,
     compiled,
+    continued,
     forward,
-    going_on,
     hidden_states,
     loop,
     loss,
     training,
 )
-from foveate.testing.decoding.setting import PLACES, Differs, NotRunnable, Setting, Truth
+from foveate.testing.decoding.setting import COMPRESSIONS, Differs, NotRunnable, Reference, Setting
 
 USUAL = "LLaVA-1.5"
 
@@ -43,9 +43,9 @@ class Mode:
     """A way of using the model.
 
     Attributes:
-        name: For readers.
-        check: Does it while a compressor is attached, and raises `Differs` if the result is not the reference's.
-        rows: How many prompts it can be given.
+        name: The name in the table.
+        check: Runs the mode with a compressor attached, and raises `Differs` if the result differs from the reference.
+        rows: Number of prompts in the batch.
     """
 
     name: str
@@ -59,19 +59,19 @@ MODES: Sequence[Mode] = (
     Mode("several sequences", generating(do_sample=True, num_return_sequences=2)),
     Mode("beam search", beam_search),
     Mode("`max_length` and `min_length`", limited),
-    Mode("a logits processor that runs the model on a text", adding("text")),
-    Mode("a logits processor that runs the model on other images (contrastive decoding)", adding("images")),
+    Mode("a logits processor that runs the model on a text", with_processor("text")),
+    Mode("a logits processor that runs the model on other images (contrastive decoding)", with_processor("images")),
     Mode("classifier-free guidance with a negative prompt", guided),
-    Mode("assisted decoding", guessing(assistant_model=other_model), rows=1),
-    Mode("prompt lookup", guessing(prompt_lookup_num_tokens=3), rows=1),
+    Mode("assisted decoding", assisted(assistant_model=other_model), rows=1),
+    Mode("prompt lookup", assisted(prompt_lookup_num_tokens=3), rows=1),
     Mode("static cache", generating(cache_implementation="static")),
     Mode("`use_cache=False`", generating(use_cache=False)),
     Mode("chunked prefill", generating(prefill_chunk_size=4)),
     Mode("a streamer", streamed, rows=1),
     Mode("hand-written loop over `forward`", loop()),
     Mode("hand-written loop over `forward` with a static cache", loop(static=True)),
-    Mode("`forward` from a copy of the cache", going_on("copied")),
-    Mode("`forward` from the cache when tokens were cropped from it", going_on("cropped")),
+    Mode("`forward` from a copy of the cache", continued("copied")),
+    Mode("`forward` from the cache when tokens were cropped from it", continued("cropped")),
     Mode("next turn from the cache, by `forward`", next_turn("forward")),
     Mode("next turn from the cache, by `generate`", next_turn("generate")),
     Mode("`forward`", forward()),
@@ -86,18 +86,29 @@ MODES: Sequence[Mode] = (
     Mode("a training step with gradient checkpointing", training(checkpointed=True)),
     Mode("gradients of logits", training(labelled=False)),
     Mode("gradients of logits with gradient checkpointing", training(checkpointed=True, labelled=False)),
-    Mode("`inputs_embeds`", giving("inputs_embeds")),
-    Mode("`mm_encoder_outputs`", giving("mm_encoder_outputs")),
-    Mode("`position_ids` of the caller", giving("position_ids")),
-    Mode("a mask of four dimensions", giving("4-D mask")),
+    Mode("`inputs_embeds`", with_input("inputs_embeds")),
+    Mode("`mm_encoder_outputs`", with_input("mm_encoder_outputs")),
+    Mode("`position_ids` of the caller", with_input("position_ids")),
+    Mode("a mask of four dimensions", with_input("4-D mask")),
 )
 
 
-def cell(mode: Mode, place: str, truth: Truth, family: str = USUAL) -> str:
-    """Returns "works", "refused: " and the sentence, "differs: " and how, or "-" where the stock model cannot do it."""
+def cell(mode: Mode, compression: str, reference: Reference, family: str = USUAL) -> str:
+    """Runs a mode and returns the text of its cell.
+
+    Args:
+        mode: The mode.
+        compression: One of `COMPRESSIONS`.
+        reference: Computes the reference logits.
+        family: Name of the model family.
+
+    Returns:
+        "works", "refused: " with the error, "differs: " with the difference, or "-" if the stock model does not support
+        the mode.
+    """
     torch.manual_seed(0)
     try:
-        mode.check(Setting(family, place, truth, mode.rows))
+        mode.check(Setting(family, compression, reference, mode.rows))
     except NotRunnable:
         return "-"
     except Differs as error:
@@ -107,30 +118,31 @@ def cell(mode: Mode, place: str, truth: Truth, family: str = USUAL) -> str:
     return "works"
 
 
-def table(truth: Truth, modes: Sequence[Mode] | None = None) -> str:
-    """Returns modes and places as Markdown, with the sentences of refusals below."""
+def table(reference: Reference, modes: Sequence[Mode] | None = None) -> str:
+    """Returns modes and ways of compression as Markdown, with the errors below."""
     signs: dict[str, str] = {}
-    rows = [["mode", *PLACES], ["---"] * (1 + len(PLACES))]
+    rows = [["mode", *COMPRESSIONS], ["---"] * (1 + len(COMPRESSIONS))]
     for mode in MODES if modes is None else modes:
-        cells = [cell(mode, place, truth) for place in PLACES]
-        for number, found in enumerate(cells):
-            if sentence := found.removeprefix("refused: ") * found.startswith("refused: "):
+        cells = [cell(mode, compression, reference) for compression in COMPRESSIONS]
+        for number, text in enumerate(cells):
+            if sentence := text.removeprefix("refused: ") * text.startswith("refused: "):
                 cells[number] = f"refused ({signs.setdefault(sentence, str(len(signs) + 1))})"
         rows.append([mode.name, *cells])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"{sign}. {sentence}" for sentence, sign in signs.items())])
 
 
-def exceptions(truth: Truth, family: str, modes: Sequence[Mode] | None = None) -> list[str]:
-    """Returns as lines of Markdown what differs between a family's row and that of the table."""
+def exceptions(reference: Reference, family: str, modes: Sequence[Mode] | None = None) -> list[str]:
+    """Returns a line of Markdown for each of a family's cells that differs from the table."""
     lines = []
     for mode in MODES if modes is None else modes:
-        found: dict[str, list[str]] = {}
-        for place in PLACES:
-            own, usual = cell(mode, place, truth, family), cell(mode, place, truth)
+        differing: dict[str, list[str]] = {}
+        for compression in COMPRESSIONS:
+            own, usual = cell(mode, compression, reference, family), cell(mode, compression, reference)
             if own.split(":")[0] != usual.split(":")[0]:
-                found.setdefault("the stock model cannot do this" if own == "-" else own, []).append(place)
-        for own, places in found.items():
-            where = "" if len(places) == len(PLACES) else f" ({'; '.join(places)})"
+                text = "the stock model cannot do this" if own == "-" else own
+                differing.setdefault(text, []).append(compression)
+        for own, compressions in differing.items():
+            where = "" if len(compressions) == len(COMPRESSIONS) else f" ({'; '.join(compressions)})"
             lines.append(f"- {family}, {mode.name}{where}: {own}")
     return lines

@@ -1,4 +1,4 @@
-"""What modes of decoding are tried on, and how their results are compared with a reference."""
+"""The models, prompts and compressors that modes of decoding run on, and the comparison with a reference."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from foveate.compressors.result import Result
 from foveate.scorers import PromptAttention, Uniform
 from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, image_inputs
 
-Truth = Callable[["Setting", Result, list[list[int]]], list[Tensor]]
-"""Per prompt the logits at each token that remains to the end, and at each of the tokens that follow the prompt."""
+Reference = Callable[["Setting", Result, list[list[int]]], list[Tensor]]
+"""Computes for each prompt the logits at each remaining token, and at each of the tokens that follow the prompt."""
 
 NEW = 4
-TOLERANCE = 1e-4  # of the largest logit
-BEHIND = ([9, 10, 11], [12, 13, 14, 15, 16])  # text behind the images of the two prompts
+TOLERANCE = 1e-4  # share of the largest logit
+QUESTIONS = ([9, 10, 11], [12, 13, 14, 15, 16])  # text after the images of the two prompts
 MORE = [20, 21, 22]
 GREEDY: dict[str, Any] = {
     "max_new_tokens": NEW,
@@ -26,17 +26,17 @@ GREEDY: dict[str, Any] = {
     "do_sample": False,
     "return_dict_in_generate": True,
     "output_logits": True,
-    "suppress_tokens": [IMAGE, VIDEO],  # stock models take them for an image that is not given
+    "suppress_tokens": [IMAGE, VIDEO],  # stock models would expect the image of a generated placeholder
 }
-PLACES = ("before it, repacked", "before it, original positions", "inside it", "before and inside it")
+COMPRESSIONS = ("before it, repacked", "before it, original positions", "inside it", "before and inside it")
 
 
 class Differs(AssertionError):
-    """A mode gave something else than the reference."""
+    """The error of a mode whose result differs from the reference."""
 
 
 class NotRunnable(Exception):
-    """The stock model cannot do this either."""
+    """The error of a mode that the stock model does not support."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Setting:
 
     Attributes:
         family: Name of the family.
-        place: One of `PLACES`.
-        truth: The reference.
-        rows: How many of the two prompts are given.
-        seed: Of the images.
+        compression: One of `COMPRESSIONS`.
+        reference: Computes the reference logits.
+        rows: Number of prompts, one or two.
+        seed: Seed of the images.
     """
 
     family: str
-    place: str
-    truth: Truth
+    compression: str
+    reference: Reference
     rows: int = 2
     seed: int = 0
 
@@ -63,16 +63,16 @@ class Setting:
 
     @property
     def compressor(self) -> Compressor:
-        layer = 3 if self.family == "Qwen3-VL" else 2  # behind the blocks that add to visual tokens
+        layer = 3 if self.family == "Qwen3-VL" else 2  # after the blocks with DeepStack features
         inside = DecoderCompressor(PromptAttention(layer - 1), 3, layer)
         before = VisionCompressor(Uniform(), 6)
-        repacked, original, cut, both = PLACES
+        repacked, original, cut, both = COMPRESSIONS
         return {
             repacked: before,
             original: VisionCompressor(Uniform(), 6, positions="original"),
             cut: inside,
             both: Pipeline((before, inside)),
-        }[self.place]
+        }[self.compression]
 
     @property
     def token(self) -> int:
@@ -81,22 +81,22 @@ class Setting:
 
     @cached_property
     def images(self) -> list[dict[str, Tensor]]:
-        """One of each prompt."""
-        found = image_inputs(self.family, self.seed)
-        return [found[1], found[0]][: self.rows]
+        """The model inputs of the image of each prompt."""
+        images = image_inputs(self.family, self.seed)
+        return [images[1], images[0]][: self.rows]
 
     @cached_property
     def prompts(self) -> list[list[int]]:
-        """Without padding."""
+        """The token ids of each prompt, without padding."""
         counts = [self._count(image) for image in self.images]
         return [
-            [5, 6, START, *[self.token] * count, END, *behind]
-            for count, behind in zip(counts, BEHIND[: self.rows], strict=True)
+            [5, 6, START, *[self.token] * count, END, *question]
+            for count, question in zip(counts, QUESTIONS[: self.rows], strict=True)
         ]
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """What a processor would give, left-padded."""
+        """The model inputs of the batch, left-padded."""
         longest = max(map(len, self.prompts))
         ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in self.prompts])
         inputs = {name: torch.cat([image[name] for image in self.images]) for name in self.images[0]}
@@ -107,7 +107,7 @@ class Setting:
 
     @property
     def features(self) -> Any:  # noqa: ANN401
-        """What the stock model makes of the images."""
+        """The stock model's features of the images."""
         images = {name: torch.cat([image[name] for image in self.images]) for name in self.images[0]}
         get = self.model.get_video_features if self.token == VIDEO else self.model.get_image_features
         return get(**images, return_dict=True)
@@ -118,57 +118,57 @@ class Setting:
             tokens = get(**image, return_dict=True).pooler_output
         return sum(len(part) for part in tokens)
 
-    def next_logits(self, run: Result, said: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Reference logits of the token behind each prompt, and behind each token said."""
+    def next_logits(self, run: Result, answers: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Returns reference logits of the token after each prompt, and after each token of the answers."""
         with torch.no_grad():
-            rows = self.truth(self, run, [list(tokens) for tokens in said])
-        return [row[len(row) - len(tokens) - 1 :] for row, tokens in zip(rows, said, strict=True)]
+            rows = self.reference(self, run, [list(tokens) for tokens in answers])
+        return [row[len(row) - len(tokens) - 1 :] for row, tokens in zip(rows, answers, strict=True)]
 
 
-def close(found: Tensor, wanted: Tensor, what: str) -> None:
-    """Raises `Differs` unless tensors are equal but for rounding."""
-    if found.shape != wanted.shape:
-        raise Differs(f"{what} of shape {tuple(found.shape)} instead of {tuple(wanted.shape)}")
-    difference, scale = float((found - wanted).abs().max()), float(wanted.abs().max())
+def check_close(found: Tensor, expected: Tensor, name: str) -> None:
+    """Raises `Differs` unless tensors are equal up to rounding."""
+    if found.shape != expected.shape:
+        raise Differs(f"{name} of shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
+    difference, scale = float((found - expected).abs().max()), float(expected.abs().max())
     if not difference < TOLERANCE * scale:
-        raise Differs(f"{what} by {difference:.2g} of {scale:.2g}")
+        raise Differs(f"{name} by {difference:.2g} of {scale:.2g}")
 
 
-def same(found: object, wanted: object, what: str) -> None:
+def check_equal(found: object, expected: object, name: str) -> None:
     """Raises `Differs` unless values are equal."""
-    if found != wanted:
-        raise Differs(f"{what}: {found} instead of {wanted}")
+    if found != expected:
+        raise Differs(f"{name}: {found} instead of {expected}")
 
 
-def stock(setting: Setting, **options: Any) -> None:  # noqa: ANN401
-    """Raises `NotRunnable` unless the stock model can do it."""
+def check_stock(setting: Setting, **options: Any) -> None:  # noqa: ANN401
+    """Raises `NotRunnable` unless the stock model supports these options."""
     try:
         setting.model.generate(**setting.inputs, **options)
     except Exception as error:
         raise NotRunnable(f"{type(error).__name__}: {error}") from error
 
 
-def said_by(setting: Setting, output: Any) -> list[list[int]]:  # noqa: ANN401
-    """Returns the new tokens of each sequence, behind the prompt as it was given."""
+def new_tokens(setting: Setting, output: Any) -> list[list[int]]:  # noqa: ANN401
+    """Returns the new tokens of each sequence; raises `Differs` if the returned prompt is not the full prompt."""
     ids = setting.inputs["input_ids"]
     times = len(output.sequences) // len(ids)
     if not torch.equal(output.sequences[:, : ids.shape[1]], ids.repeat_interleave(times, 0)):
-        raise Differs("the prompt that is returned")
+        raise Differs("the returned prompt")
     return output.sequences[:, ids.shape[1] :].tolist()
 
 
-def words(logits: Tensor) -> Tensor:
-    """Logits by which no placeholder is chosen."""
+def without_placeholders(logits: Tensor) -> Tensor:
+    """Returns logits in which placeholders have probability 0."""
     logits = logits.clone()
     logits[..., [IMAGE, VIDEO]] = -torch.inf
     return logits
 
 
-def steps(setting: Setting, run: Result, output: Any, times: int = 1) -> None:  # noqa: ANN401
-    """Compares the logits of each step of `generate`."""
-    said = said_by(setting, output)
+def check_steps(setting: Setting, run: Result, output: Any, times: int = 1) -> None:  # noqa: ANN401
+    """Checks the logits of each step of `generate`, with `times` sequences per prompt."""
+    answers = new_tokens(setting, output)
     for copy in range(times):
-        own = said[copy::times]
-        for row, wanted in enumerate(setting.next_logits(run, [tokens[:-1] for tokens in own])):
+        own = answers[copy::times]
+        for row, expected in enumerate(setting.next_logits(run, [tokens[:-1] for tokens in own])):
             found = torch.stack([step[row * times + copy] for step in output.logits])
-            close(found, wanted, f"logits of prompt {row}")
+            check_close(found, expected, f"logits of prompt {row}")
