@@ -125,7 +125,7 @@ def row_of(cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: p
         cell: The cell.
         frame: Its records, as `read_cells` returns them.
         full: The records of `full`; None leaves NaN in the columns that compare with it.
-        random: The records of `random` at the same budget; None likewise.
+        random: The records of `random` at the same budget; None leaves NaN there, too.
     """
     row = {**cell._asdict(), "seeds": frame["seeds"].iloc[0]} | accuracy_of(frame)
     del row["run_id"]

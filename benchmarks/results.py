@@ -97,7 +97,7 @@ def rendered(table: pd.DataFrame) -> str:
     """Returns the table as Markdown, one section per machine."""
     sections = []
     for (cpu, cores, threads), rows in table.groupby(MACHINE):
-        lines = ["| | found | rounds | promised | |", "|:--|--:|--:|--:|:--|"]
+        lines = ["| | measured | rounds | promised | verdict |", "|:--|--:|--:|--:|:--|"]
         lines += [f"| {' | '.join(_cells(row))} |" for row in rows.to_dict("records")]
         sections.append(
             f"### {cpu}, {cores} cores, {threads} threads\n\n" + "\n".join(lines) + f"\n\n{_versions(rows)}"
@@ -122,7 +122,7 @@ def summary(names: list[str], path: Path = RESULTS) -> str:
     """Returns these rows of this machine, for a terminal."""
     now = conditions()
     rows = [r for r in read(path).to_dict("records") if r["name"] in names and all(r[k] == now[k] for k in MACHINE)]
-    cells = pd.DataFrame([_cells(row) for row in rows], columns=["", "found", "rounds", "promised", "verdict"])
+    cells = pd.DataFrame([_cells(row) for row in rows], columns=["", "measured", "rounds", "promised", "verdict"])
     return cells.to_string(index=False)
 
 

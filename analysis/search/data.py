@@ -164,7 +164,7 @@ def proxy_data(study: optuna.Study, seed: int = 0) -> Proxy | None:
 def weights_data(study: optuna.Study, winners: list[FrozenTrial]) -> pd.DataFrame:
     """Returns the weights of the layers, with sum 1, of winners, the ten best trials and the two baselines.
 
-    The ten best are feasible trials by the first goal that were not stopped. Columns: layer, weight, who ("winner",
+    The ten best are feasible trials by the first goal that were not stopped. Columns: layer, weight, role ("winner",
     "among the ten best", "published default", "uniform ensemble"), trial.
     """
     depth, start = study.user_attrs["depth"], study.user_attrs["default_start"]
@@ -178,8 +178,8 @@ def weights_data(study: optuna.Study, winners: list[FrozenTrial]) -> pd.DataFram
     lines += [("winner", t.number, t.user_attrs["weights"]) for t in winners if t.user_attrs["weights"]]
     return pd.DataFrame(
         [
-            {"layer": layer, "weight": weight / sum(weights), "who": who, "trial": number}
-            for who, number, weights in lines
+            {"layer": layer, "weight": weight / sum(weights), "role": role, "trial": number}
+            for role, number, weights in lines
             for layer, weight in enumerate(weights)
         ]
     )

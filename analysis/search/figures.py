@@ -28,7 +28,7 @@ _UNITS = {
     "tokens": "equivalent tokens",
     "latency": "ms per question",
 }
-_WHO = {  # colour, width, marker, order of drawing
+_ROLES = {  # colour, width, marker, order of drawing
     "among the ten best": ("#b5b5b5", 0.8, "o", 1),
     "uniform ensemble": (COLOURS["all"], 1.6, "s", 2),
     "published default": (COLOURS["evidence"], 1.6, "D", 2),
@@ -108,12 +108,12 @@ def importance_figure(importances: list[Importance]) -> Figure:
 
 def draw_weights(weights: pd.DataFrame, feature_layer: int, ax: Axes) -> Axes:
     """Draws the weights of the layers, without the ten best trials if there are several winners."""
-    several = weights.loc[weights["who"] == "winner", "trial"].nunique() > 1
-    for who, (colour, width, marker, order) in _WHO.items():
-        if several and who == "among the ten best":
+    several = weights.loc[weights["role"] == "winner", "trial"].nunique() > 1
+    for role, (colour, width, marker, order) in _ROLES.items():
+        if several and role == "among the ten best":
             continue
-        name, width = ("on the front", 1.0) if several and who == "winner" else (who, width)
-        for number, (_, line) in enumerate(weights[weights["who"] == who].groupby("trial")):
+        name, width = ("on the front", 1.0) if several and role == "winner" else (role, width)
+        for number, (_, line) in enumerate(weights[weights["role"] == role].groupby("trial")):
             label = name if number == 0 else None
             ax.plot(
                 line["layer"], line["weight"], marker, ls="-", color=colour, lw=width, ms=5, label=label, zorder=order
@@ -139,7 +139,7 @@ def draw_singles(singles: pd.DataFrame, ax: Axes) -> Axes:
 def weights_figure(weights: pd.DataFrame, feature_layer: int, singles: pd.DataFrame | None = None) -> Figure:
     """Draws the weights of the layers, and below them the accuracy of each single layer if it was evaluated."""
     alone = singles if singles is not None and len(singles) > 1 else None
-    several = weights.loc[weights["who"] == "winner", "trial"].nunique() > 1
+    several = weights.loc[weights["role"] == "winner", "trial"].nunique() > 1
     note = "Weights sum to 1." + ("" if several else " Thin: the ten best trials.")
     with house_style():
         figure = Figure(figsize=(10, 4.6 if alone is None else 6.8), layout="constrained")

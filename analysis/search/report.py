@@ -117,7 +117,7 @@ def _confirmed(study: optuna.Study, test: optuna.Study, found: list[FrozenTrial]
 
 def _draw_weights(study: optuna.Study, found: list[FrozenTrial], out: Path) -> None:
     weights = weights_data(study, found)
-    if weights["who"].isin(["winner", "among the ten best"]).any():
+    if weights["role"].isin(["winner", "among the ten best"]).any():
         figure = weights_figure(weights, study.user_attrs["feature_layer"], singles_data(study, out))
         save_figure(figure, out / study.study_name / "weights.png")
 

@@ -1,4 +1,4 @@
-"""Records as an evaluation writes them, drawn from a known model in which every image has its own difficulty."""
+"""Records as an evaluation writes them, drawn from a model in which images differ in difficulty."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ QUALITY |= {f"cls[{start}:]": quality for start, quality in enumerate((0.62, 0.6
 
 
 class Study(NamedTuple):
-    """Cells, where their records are, and the table made of them."""
+    """The cells, the folder of their records, and their table."""
 
     cells: list[Cell]
     out: Path
@@ -32,7 +32,7 @@ class Study(NamedTuple):
 
 
 def cell_of(scorer: str, keep: int) -> Cell:
-    """The cell with the labels that a study gives it."""
+    """Returns the cell with the labels that a study gives it."""
     name, _, inside = scorer.rstrip("]").partition("[")
     if name != "cls":
         return Cell(scorer, name, "", keep, f"{scorer}-{keep}")
@@ -45,7 +45,7 @@ def cell_of(scorer: str, keep: int) -> Cell:
 
 
 def write_records(out: Path, run_id: str, frame: pd.DataFrame, parts: int = 1) -> None:
-    """Records of one run in the layout of an evaluation."""
+    """Writes the records of one run in the layout of an evaluation."""
     folder = RecordFolder(out / "records" / run_id)
     folder.begin({})
     for part in range(parts):
@@ -91,7 +91,7 @@ def _records(questions: pd.DataFrame, right: np.ndarray, kept: list[np.ndarray],
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """An ablation with every family, three budgets and 40 images of 11 questions."""
+    """Returns an ablation with every family, three budgets and 40 images of 11 questions."""
     out = tmp_path_factory.mktemp("study")
     cells = simulate(out, tuple(QUALITY), (36, 16, 7), images=40)
     return Study(cells, out, ablation_table(read_cells(cells, out)))
@@ -99,13 +99,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="session")
 def write_run() -> Callable[..., None]:
-    """Writes records in the layout of an evaluation."""
+    """Returns a function that writes records in the layout of an evaluation."""
     return write_records
 
 
 @pytest.fixture
 def records() -> Callable[..., pd.DataFrame]:
-    """Makes the records of a few questions, two for every image, with the given scores."""
+    """Returns a function that makes records of a few questions, two per image, with the given scores."""
 
     def make(scores: list[float], predictions: list[str] | None = None) -> pd.DataFrame:
         names = [f"{number:03d}" for number in range(len(scores))]

@@ -37,14 +37,14 @@ def test_intervals_of_differences_cover_what_they_claim(cell, few):
     assert few or not surely(found, "greater", MOST)
 
 
-def test_methods_that_equal_a_control_of_several_seeds_are_seldom_told_from_it():
+def test_methods_equal_to_a_control_of_several_seeds_are_rarely_significant():
     valid, mean = (null_methods(100, 42, 5, mean=mean) for mean in (False, True))
     assert valid.single <= 0.06
     assert binomtest(round(valid.family * 100), 100, 0.06, "greater").pvalue > 0.01
     assert mean.family > 0.3  # what the mean of the seeds does
 
 
-def test_the_simulation_draws_what_it_names():
+def test_the_simulation_has_its_named_parameters():
     (one,) = accuracies(4000, 2, [(20, 0.998, 0.0)])
     assert one.differing == pytest.approx(20 * (1 - np.mean(0.998 ** np.arange(1, 7))), abs=0.03)
     assert one.bound == pytest.approx(0.991, abs=0.006)  # no failure among 70 questions, or at most one

@@ -66,7 +66,7 @@ def test_a_choice_among_equals_is_unbiased():
 def test_a_cell_is_not_compared_with_itself_and_missing_groups_are_left_out():
     frames = {cell("a"): drawn(0, 0.7)}
     only = cell("a")
-    groups = {16: [Group("best", [only], ("same", "nobody")), Group("same", [only]), Group("nobody", [])]}
+    groups = {16: [Group("best", [only], ("same", "missing")), Group("same", [only]), Group("missing", [])]}
     table = held_out_table(frames, groups)
     assert table["group"].tolist() == ["best", "same"]
     assert table["rival"].isna().all() and table["p_holm"].isna().all()

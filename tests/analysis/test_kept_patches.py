@@ -21,7 +21,7 @@ GRID = (2, 3)
 
 @pytest.fixture
 def cells(tmp_path, records, write_run):
-    """Two columns that differ on the questions 2 (image i1) and 5 (image i2); in 4 `full` is wrong."""
+    """Returns two columns that differ on the questions 2 (image i1) and 5 (image i2); `full` is wrong in 4."""
     write_run(tmp_path, "full", records([1, 1, 1, 1, 0, 1]).assign(kept=[list(range(6))] * 6))
     write_run(tmp_path, "one", records([1, 1, 0, 1, 1, 0.5]))
     return [Cell("full", "full", "", 6, "full"), Cell("cls[2]", "single", "2", 2, "one")]
@@ -43,7 +43,7 @@ def test_questions_without_an_image_are_not_shown(tmp_path, cells):
     assert len(data.panels) == 2
 
 
-def test_panel_holds_what_was_kept_and_the_evidence(tmp_path, cells):
+def test_panel_holds_kept_patches_and_evidence(tmp_path, cells):
     evidence = {"002": np.array([[True, False, False], [False, False, False]])}
     data = kept_patches_data(cells, tmp_path, setting("i1", evidence=evidence), rows=1)
     full, one = data.panels[0]
@@ -79,7 +79,7 @@ def test_figure_has_a_row_per_question_and_says_how_they_were_chosen(tmp_path, c
     assert "chosen because their answers differ" in figure.get_supxlabel().replace("\n", " ")
 
 
-def test_an_overlay_keeps_what_stays_and_dims_the_rest():
+def test_an_overlay_dims_dropped_patches():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (12, 8, 3), dtype=np.uint8)
     shown = np.asarray(kept_overlay([Image.fromarray(pixels)], [brightness_of(Arrangement((Grid(3, 2),)), [1, 4])]))

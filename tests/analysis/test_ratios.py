@@ -9,7 +9,7 @@ from analysis.statistics import ratio_interval
 
 
 def inverted(a: np.ndarray, b: np.ndarray, start: float) -> tuple[float, float]:
-    """The ratios at which Student's test of a - r b, over images, is just significant; found by bisection."""
+    """Returns the ratios at which the t test of a - r b over images is just significant, by bisection."""
 
     def excess(r: float) -> float:
         return stats.ttest_1samp(a - r * b, 0).pvalue - 0.05
@@ -53,7 +53,7 @@ def test_there_is_no_interval_where_nothing_bounds_it():
 
 @pytest.mark.parametrize(("images", "least"), [(20, 0.92), (42, 0.93), (100, 0.935)])
 def test_of_skewed_worths_that_many_questions_lack_it_covers_the_true_ratio(images, least):
-    """Three quarters of the questions hang on nothing, the others on exponential amounts; images differ in ease."""
+    """Three quarters of the questions have no worth, the others an exponential one; images differ in difficulty."""
     rng, hits, runs, true = np.random.default_rng(images), 0, 2000, 0.3
     index = np.repeat(np.arange(images), 12)
     for _ in range(runs):

@@ -13,13 +13,13 @@ from analysis.verdicts import holm, paired_p, side, too_few
 
 
 def clustered(rng, images=60, questions=8):
-    """Binary scores whose images differ in difficulty, and the image of each."""
+    """Returns binary scores whose images differ in difficulty, and the image of each."""
     chance = rng.beta(1.5, 1.0, images).repeat(questions)
     return (rng.random(images * questions) < chance).astype(float), np.arange(images).repeat(questions)
 
 
 def jackknife(scores, images):
-    """Variance of the mean, leaving out one image at a time: another estimator than the linearised one."""
+    """Returns the jackknife variance of the mean over images, another estimator than the linearised one."""
     names = np.unique(images)
     means = np.array([scores[images != name].mean() for name in names])
     return (len(names) - 1) * means.var()
@@ -30,7 +30,7 @@ def df_corrected(n, images):
 
 
 def score_interval(p, n):
-    """The values that a score test of n answers does not reject, by root finding."""
+    """Returns the values that a score test of n answers does not reject, by root finding."""
 
     def rejected(truth):
         return (p - truth) ** 2 - norm.ppf(0.975) ** 2 * truth * (1 - truth) / n
@@ -227,7 +227,7 @@ def test_the_verdict_is_by_p_alone():
 
 @pytest.mark.parametrize(("images", "tests", "runs"), [(4, 1, 2), (6, 1, 2), (10, 24, 2), (12, 24, 2), (3, 4, 6)])
 def test_too_few_images_are_those_of_which_no_result_is_below_the_level(images, tests, runs):
-    """The clearest result that there can be: the method is best on every image, and alike everywhere."""
+    """The method is best on every image by the same difference, which is the clearest possible result."""
     p = paired_p(np.ones(images), np.zeros((images, runs - 1)), np.arange(images))
     assert bool(too_few(images, tests, runs)) == (p * tests >= 0.05)
     assert too_few(4, 1) == "Too few images for any test (n = 4)."

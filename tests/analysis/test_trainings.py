@@ -14,7 +14,7 @@ from tests.tiers import extended
 
 
 def test_crossed_is_the_analysis_of_variance_of_a_balanced_table():
-    """The random-effects two-way table by its mean squares: Var = (MS_T + MS_I - MS_TI) / (T m)."""
+    """The random-effects two-way table has Var = (MS_T + MS_I - MS_TI) / (T m)."""
     rng = np.random.default_rng(0)
     trainings, images = 4, 30
     values = rng.normal(0, 0.3, (trainings, 1)) + rng.normal(0, 0.5, images) + rng.normal(0.2, 0.2, (trainings, images))
@@ -44,7 +44,7 @@ def test_crossed_is_the_analysis_of_variance_of_a_balanced_table():
 @pytest.mark.parametrize(
     ("values", "images"), [(np.ones((1, 4)), [0, 0, 1, 1]), (np.ones((2, 4)), [0, 0, 0, 0])], ids=["training", "image"]
 )
-def test_one_training_or_one_image_says_nothing_of_others(values, images):
+def test_one_training_or_one_image_has_no_interval(values, images):
     with pytest.raises(ValueError, match="at least two of each"):
         crossed(values, images)
 

@@ -123,7 +123,7 @@ def test_the_report_agrees_with_the_records(finished):
     expected = spearmanr(proxy.trials["agreement"], proxy.trials["quality"])[0]
     assert proxy.correlations["agreement", "quality"].value == pytest.approx(expected)
     weights = weights_data(study, winners(study))
-    np.testing.assert_allclose(weights.groupby(["who", "trial"])["weight"].sum(), 1)
+    np.testing.assert_allclose(weights.groupby(["role", "trial"])["weight"].sum(), 1)
     assert len(trials_table(study)) == len(study.trials)
 
 

@@ -191,7 +191,7 @@ def test_a_model_that_does_not_need_the_image_allows_no_verdicts(tmp_path, recor
     assert found.startswith("No verdicts: ") == bool(says)
 
 
-def test_too_few_images_are_said_before_all_else(tmp_path, records, write_run):
+def test_too_few_images_are_the_first_caveat(tmp_path, records, write_run):
     for name in ("cls", "random"):
         write_run(tmp_path, name, records([1, 0, 1, 0, 0, 1]))
     cells = [Cell("cls[0]", "single", "0", 2, "cls"), Cell("random[0]", "random", "", 2, "random")]

@@ -121,9 +121,9 @@ def test_pixel_filters_have_distinct_lines(study):
     data = frontier_data(table, feature_layer=4, depth=6)
     lines = {series.label: series.line for series in data.series if series.family in PIXEL_FILTERS}
     assert len(set(lines.values())) == len(lines) == 3
-    for figure, told in ((accuracy_by_layer_figure([panel]), True), (frontier_figure(data), True),
+    for figure, expected in ((accuracy_by_layer_figure([panel]), True), (frontier_figure(data), True),
                          (frontier_figure(frontier_data(study.table, 4, 6)), False)):  # fmt: skip
-        assert ("without a network" in figure.get_supxlabel().replace("\n", " ")) is told
+        assert ("without a network" in figure.get_supxlabel().replace("\n", " ")) is expected
 
 
 def test_drawing_leaves_the_style_of_others_alone(study):

@@ -81,7 +81,7 @@ def test_a_sum_that_repairs_no_more_than_controls_has_no_significant_difference(
     assert text.count("not significant |") == 4 and "better |" not in text
 
 
-def test_without_the_sum_the_error_says_what_the_study_has(tmp_path, cells):
+def test_without_the_sum_the_error_names_the_scorers_of_the_study(tmp_path, cells):
     with pytest.raises(
         DataError, match=r"cls\[all\] and single layers are needed at 16 patches, the study has cls\[0\]"
     ):

@@ -30,7 +30,7 @@ def test_report_leaves_out_what_the_study_does_not_have(tmp_path, study):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["frontier.png", "table.csv", "table.md"]
 
 
-def test_report_names_the_questions_that_could_not_be_asked(tmp_path, study, monkeypatch):
+def test_report_names_the_questions_that_failed(tmp_path, study, monkeypatch):
     monkeypatch.setattr(RecordFolder, "failed", lambda self: {"zz": "it has no question"})
     assert report(study, study.cells, tmp_path, {}).endswith("The first, 'zz': it has no question")
 

@@ -23,7 +23,7 @@ def records(seed: int, images: int = 60, skill: float = 0.7) -> pd.DataFrame:
     true = rng.random(n) < 0.5
     easy = np.repeat(rng.normal(0, 0.2, images), 6)
     right = rng.random(n) < skill + easy
-    said = np.where(right, true, ~true)
+    predicted = np.where(right, true, ~true)
     return pd.DataFrame(
         {
             "sample_id": [f"{k:04d}" for k in range(n)],
@@ -31,7 +31,7 @@ def records(seed: int, images: int = 60, skill: float = 0.7) -> pd.DataFrame:
             "kind": "random",
             "question": "Is there a star?",
             "reference": np.where(true, "yes", "no"),
-            "prediction": np.where(said, "Yes", "No."),
+            "prediction": np.where(predicted, "Yes", "No."),
             "score": right.astype(float),
             "kept": [[0]] * n,
             "tokens": 1,
@@ -47,10 +47,10 @@ def records(seed: int, images: int = 60, skill: float = 0.7) -> pd.DataFrame:
 
 
 def f1(frame: pd.DataFrame) -> float:
-    said, true = (
+    predicted, true = (
         torch.tensor((frame[c] == yes).to_numpy()).int() for c, yes in (("prediction", "Yes"), ("reference", "yes"))
     )
-    return binary_f1_score(said, true).item()
+    return binary_f1_score(predicted, true).item()
 
 
 def test_f1_and_its_interval_equal_scipys_bootstrap_over_images():
@@ -93,7 +93,7 @@ def test_a_mean_has_the_interval_of_the_other_tables():
 
 @pytest.mark.parametrize("data", ["mmbench", "refcoco"])
 def test_other_means_have_wilsons_interval_too(data):
-    """Of circular accuracy the unit is the question, whose rotations are one image."""
+    """The unit of circular accuracy is the question, whose rotations share one image."""
     frame = records(5).assign(prediction="[0, 0, 1, 1]", reference="[0.0, 0.0, 0.5, 1.0]")
     found = [number_of(measure, [frame]) for measure in measures_of(data)]
     if data == "mmbench":
@@ -104,7 +104,7 @@ def test_other_means_have_wilsons_interval_too(data):
         assert found[1] == mean_interval(np.full(360, 0.5), frame["image_id"])
 
 
-def test_a_number_of_some_questions_says_how_many_and_about_how_many_images(tmp_path):
+def test_a_number_of_some_questions_has_their_number_and_that_of_their_images(tmp_path):
     frame = records(6).assign(has_image=lambda f: f.index % 2 == 0)
     write_records(tmp_path, "run", frame)
     table = benchmark_table("scienceqa", [Cell("full", "full", "", 144, "run")], tmp_path).set_index("number")
@@ -128,7 +128,7 @@ def test_seeds_are_resampled_together():
 
 
 def test_images_are_drawn_within_their_subtask():
-    """With one image per subtask nothing can vary; drawn from all together, much would."""
+    """With one image per subtask nothing varies; images drawn from all subtasks would vary."""
     frame = records(4, images=2).assign(kind=["count"] * 6 + ["scene"] * 6)
     perception = measures_of("mme")[0]
     assert perception.stratum == "kind"
@@ -153,7 +153,7 @@ def study(tmp_path):
     return cells, tmp_path
 
 
-def test_the_table_has_every_number_of_every_method_and_says_how_many_failed(study):
+def test_the_table_has_every_number_of_every_method_and_the_failed_questions(study):
     cells, out = study
     table = benchmark_table("pope", cells, out)
     names = ["mean F1 of the sets", "pooled F1", "accuracy", "precision", "recall", "yes ratio"]

@@ -19,14 +19,14 @@ F1 = measures_of("pope")[0]
 def run(right: np.ndarray, yes: np.ndarray, per_image: int = 3) -> pd.DataFrame:
     """Answers to questions about images, three each, of the three sets of POPE."""
     n = len(right)
-    said = np.where(right, yes, ~yes)
+    predicted = np.where(right, yes, ~yes)
     return pd.DataFrame(
         {
             "sample_id": [f"{k:03d}" for k in range(n)],
             "image_id": [f"i{k // per_image:03d}" for k in range(n)],
             "kind": [("random", "popular", "adversarial")[k % 3] for k in range(n)],
             "reference": np.where(yes, "yes", "no"),
-            "prediction": np.where(said, "Yes", "No"),
+            "prediction": np.where(predicted, "Yes", "No"),
             "score": right.astype(float),
         }
     )
@@ -42,8 +42,8 @@ def two_runs(images: int, skills: tuple[float, float], seed: int = 0) -> tuple[p
 def mean_f1(frame: pd.DataFrame) -> float:
     found = []
     for _, some in frame.groupby("kind"):
-        said, true = some["prediction"] == "Yes", some["reference"] == "yes"
-        found.append(2 * (said & true).sum() / (said.sum() + true.sum()))
+        predicted, true = some["prediction"] == "Yes", some["reference"] == "yes"
+        found.append(2 * (predicted & true).sum() / (predicted.sum() + true.sum()))
     return float(np.mean(found))
 
 

@@ -36,7 +36,7 @@ def write(folder: TableFolder, plan: str = PLAN, grid: tuple[int, ...] = GRID) -
     folder.begin(facts)
     ids, images = [s.id for s in samples], [s.image_id for s in samples]
     drop = np.abs(rng.normal(0, 0.1, (LIMIT, 4)))
-    drop[5] = [-1, 3, 0, 1]  # of patches in quarters of the image: this answer hangs on the upper right most
+    drop[5] = [-1, 3, 0, 1]  # of patches in quarters of the image: the upper right matters most
     answers = {"answer": ["red"] * LIMIT, "score": [1.0] * (LIMIT - 1) + [0.0]}
     table = {"sample_id": ids, "image_id": images, "kind": [s.kind for s in samples]} | answers
     table |= {"question": [s.question for s in samples], "reference": [s.references[0] for s in samples]}

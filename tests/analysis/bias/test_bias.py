@@ -47,11 +47,11 @@ OF_RESPONSE = (*WITH_RESPONSE, *NEAR["answer"])  # known of answers of at least 
 
 
 _SIZES = np.random.default_rng(9).exponential(0.3, (3, IMAGES * ASKED)) * (np.arange(IMAGES * ASKED) % 3 > 0)
-WHOLE = dict(zip(("block", "thinned", "thing"), _SIZES, strict=True))  # a third of the questions hangs on nothing
+WHOLE = dict(zip(("block", "thinned", "thing"), _SIZES, strict=True))  # a third of the questions has no worth
 
 
 class Planted(NamedTuple):
-    """How a signal is made: nearness to the response, lean towards the bottom, and what it knows of the answer."""
+    """A planted signal: nearness to the response, lean towards the bottom, and worth to the answer."""
 
     near: float
     lean: float
@@ -59,7 +59,7 @@ class Planted(NamedTuple):
 
 
 def planted(cls: Planted, prompt: Planted, response: Planted) -> dict[tuple[str, str], Planted]:
-    """All signals of a tower of three layers and a language model of three blocks."""
+    """Returns all signals of a tower of three layers and a language model of three blocks."""
     weak = cls._replace(near=cls.near * 0.5)
     nothing = Planted(0.0, 0.0, 0.2)
     signals = {("cls", str(layer)): weak for layer in range(3)} | {("cls sum", "0-2"): cls, ("cls sum", "1-2"): cls}
@@ -77,7 +77,7 @@ REFUTED = planted(Planted(0.1, 0.0, 0.2), Planted(2.0, 0.0, 0.7), Planted(0.0, 2
 
 
 def maps_of(signals: dict[tuple[str, str], Planted], rng: np.random.Generator) -> dict[tuple[str, str], np.ndarray]:
-    """Attention over patches, one row per question."""
+    """Returns attention over patches, one row per question."""
     questions, patches = IMAGES * ASKED, ROWS * COLUMNS
     wanted, down = rng.normal(size=(questions, patches)), np.repeat(np.linspace(-1, 1, ROWS), COLUMNS)
     found = {}
@@ -98,7 +98,7 @@ def ranked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def measured(
     row: np.ndarray, targets: tuple[np.ndarray, np.ndarray], how: Planted, ease: np.ndarray, rng: np.random.Generator
 ) -> dict:
-    """Every measure of one signal; some are not known for some questions."""
+    """Returns every measure of one signal; some are unknown for some questions."""
     down, n = np.repeat(np.arange(ROWS), COLUMNS), len(row)
     tops = [np.argsort(-side, axis=1)[:, :4] for side in (row, *targets)]
     found = {measure: 0.5 + rng.normal(0, 0.05, n) for measure in FREE}
@@ -119,7 +119,7 @@ def measured(
 
 
 def worths_of(rng: np.random.Generator) -> dict[str, list]:
-    """What answers hang on, in nats: of a few blocks, and of a thing where one is known."""
+    """Returns the worth of a few blocks, and of a thing where one is known, in nats."""
     n = IMAGES * ASKED
     parts = rng.dirichlet(np.ones(4), n)
     block = np.concatenate([parts * WHOLE["block"][:, None], np.full((n, 1), -0.2)], 1)  # the last is worth nothing
@@ -130,7 +130,7 @@ def worths_of(rng: np.random.Generator) -> dict[str, list]:
 
 
 def joined(parts: list[dict]) -> pd.DataFrame:
-    """Tables whose columns are arrays or constants, one below the other."""
+    """Returns tables whose columns are arrays or constants, one below the other."""
     sizes = [len(part["sample_id"]) for part in parts]
     return pd.DataFrame(
         {
@@ -176,11 +176,11 @@ def tables_of(signals: dict[tuple[str, str], Planted], seed: int, heads: bool) -
     lengths = np.array([1 + number % 5 for number in range(n)])
     singles = []
     for token in range(3):
-        said = lengths > token
-        some = {name: np.asarray(column)[said] for name, column in ids.items()}
+        present = lengths > token
+        some = {name: np.asarray(column)[present] for name, column in ids.items()}
         for name, layers in (("cls sum", "0-2"), ("question", "0-2")):
-            values = {measure: rng.random(said.sum()) for measure in TOKEN_MEASURES}
-            values["thinned_nats"] = WHOLE["thinned"][said] * rng.random(said.sum())
+            values = {measure: rng.random(present.sum()) for measure in TOKEN_MEASURES}
+            values["thinned_nats"] = WHOLE["thinned"][present] * rng.random(present.sum())
             singles.append(some | {"signal": name, "layers": layers, "token": token} | values)
     found["tokens"] = joined(singles)
     samples = ids | {"kind": [("color", "list")[i % 2] for i in range(n)], "log_probability": whole}
@@ -198,7 +198,7 @@ class Made(NamedTuple):
     judges: pd.DataFrame
 
     def of(self, signal: str, layers: str, measure: str) -> pd.Series:
-        """What counts of the mean over heads, by question; of random maps the mean over seeds."""
+        """Returns the known values of the mean over heads by question; for random maps the mean over seeds."""
         rows, samples = self.tables["signals"], self.samples
         rows = rows[(rows["head"] == -1) & (rows["signal"] == signal)]
         if signal != "random":
@@ -226,7 +226,7 @@ class Made(NamedTuple):
 
 
 def make(out: Path, signals: dict[tuple[str, str], Planted], seed: int = 0, heads: bool = True) -> Made:
-    """Tables in two parts."""
+    """Writes the tables in two parts."""
     tables, folder = tables_of(signals, seed, heads), TableFolder(out)
     ids = tables["samples"]["sample_id"]
     folder.begin(CONFIG)
@@ -269,7 +269,7 @@ def test_every_measure_is_the_mean_over_the_questions_that_know_it(claimed):
     assert set(claimed.summary["spearman_response_n"]) == {36, 0}
 
 
-def test_what_speaks_of_the_response_is_about_answers_of_three_tokens_and_more(claimed):
+def test_measures_of_the_response_need_answers_of_three_tokens(claimed):
     brief = claimed.samples.index[claimed.samples["answer_tokens"] < 3]
     assert len(brief) == 24
     shown = headline(claimed.frame)
@@ -328,7 +328,7 @@ def test_intervals_are_over_images_not_questions(claimed, measure):
         assert (row[f"{measure}_low"], row[f"{measure}_high"]) == pytest.approx(expected, abs=0.2 * half)
 
 
-def test_what_all_images_agree_on_has_an_interval_only_where_the_measure_is_bounded():
+def test_equal_values_have_an_interval_only_if_the_measure_is_bounded():
     values, images = pd.Series([0.5, 0.5, np.nan, 0.5]), pd.Series(list("aabb"))
     low, high = interval_of(values, images, "last_rows_share")[1:3]
     assert low < 0.5 < high
@@ -337,7 +337,7 @@ def test_what_all_images_agree_on_has_an_interval_only_where_the_measure_is_boun
     assert interval_of(values * np.nan, images, "entropy").n == 0
 
 
-def test_a_value_out_of_its_range_is_named_and_rounding_is_not():
+def test_a_value_outside_its_range_is_an_error_and_rounding_is_not():
     images = pd.Series(list("aabb"))
     with pytest.raises(ValueError, match=r"last_rows_share of 1\.01: expected a value in \[0, 1\]"):
         interval_of(pd.Series([0.5, 1.01, 0.2, np.nan]), images, "last_rows_share")
@@ -433,7 +433,7 @@ def stacked(made: Made, signal: str, layers: str) -> np.ndarray:
     return maps / maps.sum(1, keepdims=True).astype(float)
 
 
-def test_shuffled_patches_acquit_what_has_no_place_and_no_other(claimed, refuted):
+def test_only_signals_without_a_bias_of_position_have_a_large_p_of_shuffled_patches(claimed, refuted):
     p = claimed.summary.set_index(["signal", "layers"])["row_correlation_p_null"]
     assert p["prompt", "1"] == 2 / 1000  # the least that 999 permutations can give
     assert (p["evidence", ""], p["cls sum", "0-2"]) > (0.01, 0.01)
@@ -462,7 +462,7 @@ def test_mean_maps_weigh_every_question_equally(claimed):
     assert lowest[-1] > 2 * lowest[0]
 
 
-def test_without_mean_maps_only_what_changes_from_question_to_question_is_compared(claimed):
+def test_without_mean_maps_only_the_differences_between_questions_are_compared(claimed):
     found = placeless(claimed.folder).set_index(["signal", "layers", "sample_id"])["placeless_spearman"].sort_index()
     target = stacked(claimed, "response", "0-2")
     for key in (("cls sum", "1-2"), ("prompt", "1"), ("evidence", "")):
@@ -477,7 +477,7 @@ def test_without_mean_maps_only_what_changes_from_question_to_question_is_compar
     assert np.isnan(claimed.row("random", "")["placeless_spearman"])
 
 
-def test_a_map_that_never_changes_has_nothing_left(tmp_path):
+def test_a_constant_map_has_no_rest(tmp_path):
     ids = {"sample_id": [f"q{i}" for i in range(4)], "image_id": ["p0", "p0", "p1", "p1"]}
     rng = np.random.default_rng(0)
     rows = [
@@ -541,7 +541,7 @@ def test_each_cls_layer_is_held_against_each_block_on_long_answers(claimed):
     assert all(np.allclose(line.get_ydata(), one) for line, one in zip(lines, wanted, strict=True))
 
 
-def test_tokens_are_told_one_by_one_over_the_answers_that_have_them(claimed):
+def test_each_token_is_measured_over_the_answers_that_have_it(claimed):
     table, rows = tokens_table(claimed.folder), claimed.tables["tokens"]
     assert table["token"].tolist() == [0, 0, 1, 1, 2, 2]
     assert table["n"].tolist() == [60, 60, 48, 48, 36, 36]
@@ -688,7 +688,7 @@ def test_names_below_a_small_square_end_above_the_caption():
     assert caption.get_window_extent().y1 < lowest
 
 
-def test_curves_are_drawn_for_what_can_be_told_apart(claimed):
+def test_curves_are_drawn_for_a_few_layers_of_each_signal(claimed):
     table = curve_table(curve_frame(claimed.folder))
     rows = curves_data(table, most=2)
     keys = set(zip(rows["signal"], rows["layers"], strict=True))
@@ -703,7 +703,7 @@ def test_curves_are_drawn_for_what_can_be_told_apart(claimed):
 
 @pytest.fixture
 def saved(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
-    """Figures are kept instead of drawn pixel by pixel, which takes most of a report's time."""
+    """Keeps figures instead of writing them, which takes most of the time of a report."""
     figures: dict[str, Figure] = {}
     monkeypatch.setattr(bias_report, "save_figure", lambda figure, path: figures.update({path.name: figure}))
     return figures

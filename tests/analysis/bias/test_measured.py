@@ -20,7 +20,7 @@ HEADS, ASKED, GRID = 8, 16, (8, 16)  # questions of a batch
 
 
 def batch_of(number: int, rng: np.random.Generator) -> dict[str, pa.Table]:
-    """Heads, pairs and maps of a few questions about two images."""
+    """Returns heads, pairs and maps of a few questions about two images."""
     ids = {"sample_id": [f"q{number:03d}-{i}" for i in range(ASKED)]}
     ids |= {"image_id": [f"p{number:03d}-{i % 2}" for i in range(ASKED)]}
     heads, pairs, maps, curves = [], [], [], []
@@ -92,7 +92,7 @@ print(json.dumps(found))
 
 
 def peaks(folder: TableFolder) -> dict[str, int]:
-    """The most bytes that Python, numpy with it, and Arrow held at once, task by task, in a process of their own."""
+    """Returns the peak memory of Python and Arrow in bytes, by task, in a separate process."""
     command = [sys.executable, "-c", PROBE, str(folder.folder)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -121,7 +121,7 @@ def test_means_are_those_of_the_whole_table(few):
     assert set(found["n"]) == {2 * ASKED, 3 * ASKED}  # one batch did not know its head
 
 
-def test_what_nobody_knows_has_no_mean(tmp_path):
+def test_an_unknown_measure_has_no_mean(tmp_path):
     folder = TableFolder(tmp_path)
     folder.begin({})
     for name, values in (("q0", [np.nan, 1.0]), ("q1", [np.nan, 3.0])):

@@ -105,7 +105,7 @@ def test_rows_stand_by_falling_budget_then_role(written):
     assert shared_budget(written.table) == 72
 
 
-def test_costs_are_means_of_what_was_measured(written):
+def test_costs_are_means_over_the_records(written):
     got, records = row(written.table, "cut", 72), read_records(written.out, "cut-72")
     assert (got["equivalent_tokens"], got["tokens_given"], got["tokens_left"]) == (72, 144, 48)
     blocks = np.stack(records["tokens_per_block"].tolist())
@@ -134,7 +134,7 @@ def test_differences_are_paired_with_both_references_and_corrected(written):
     assert row(written.table, "same", 16)["p_vs_random_holm"] > 0.05
 
 
-def test_the_page_for_readers_names_costs_and_what_is_missing(written):
+def test_the_markdown_table_has_costs_and_reasons_for_missing_cells(written):
     text = markdown(written.table, written.comparison)
     assert text.startswith("n = 120 questions about 60 images;")
     assert "over the 4 blocks" in text
@@ -160,7 +160,7 @@ def test_the_best_is_chosen_on_one_half_and_compared_with_every_control_on_the_o
     assert "best inside the language model" not in table.loc[table["budget"] == 16, "group"].tolist()
 
 
-def test_the_report_has_one_verdict_per_pair_and_says_what_cannot_run(written, tmp_path):
+def test_the_report_has_one_verdict_per_pair_and_the_methods_that_cannot_run(written, tmp_path):
     answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
     assert "| best before the language model (good) | " in answer
     assert re.search(r"\| \+\d+\.\d \[[^]]+\] better \|", answer)
@@ -179,7 +179,7 @@ def test_with_too_few_images_there_are_differences_and_no_verdicts(written, tmp_
         assert not re.search(r"(\]|\d) (better|worse|not significant)", shown)
 
 
-def test_a_panel_shows_only_what_drops_where_its_title_says(written):
+def test_a_panel_shows_only_methods_that_drop_where_its_title_says(written):
     before, inside = frontiers_data(written.table)
     assert [curve.method for curve in before.methods] == ["good", "bad", "same"]
     assert [curve.method for curve in inside.methods] == ["cut", "twice"]

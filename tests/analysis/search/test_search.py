@@ -55,11 +55,11 @@ class Made(NamedTuple):
         return EvalConfig(Identity(), split="search", out=self.out)
 
     def trial(self, study: optuna.Study, **notes) -> optuna.trial.FrozenTrial:
-        """The first one with these attributes."""
+        """Returns the first trial with these attributes."""
         return next(t for t in study.trials if all(t.user_attrs.get(key) == value for key, value in notes.items()))
 
     def scores(self, study: optuna.Study, **notes) -> pd.DataFrame:
-        """The records of that trial, read by pandas."""
+        """Returns the records of that trial."""
         folder = self.out / "records" / self.trial(study, **notes).user_attrs["run_id"]
         parts = pd.concat([pd.read_parquet(part) for part in folder.glob("part-*.parquet")])
         return parts.sort_values("sample_id", ignore_index=True)
@@ -156,7 +156,7 @@ class Maker:
         self.study.add_trial(trial)
 
     def plan(self, keep: int = 16) -> None:
-        """What every search begins with."""
+        """Adds the planned trials of every search."""
         self.add(_DEFAULT, "default", keep)
         self.add(_EQUAL, "ensemble", keep)
         for weights in _SINGLES:
@@ -164,7 +164,7 @@ class Maker:
 
 
 def confirm(maker: Maker, name: str) -> optuna.Study:
-    """The study on the other split, in the same storage as the search."""
+    """Returns the study on the confirming split, in the same storage as the search."""
     study = optuna.create_study(study_name=name, storage=maker.study._storage)
     study.set_user_attr("patches", PATCHES)
     found = winners(maker.study)
@@ -207,7 +207,7 @@ def random_weights(rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A search for quality: planned trials, 16 all over the proxy's ranking, 3 of its best, 30 of a sampler."""
+    """Returns a search for quality: planned trials, 16 of an even sample, 3 of the proxy, 30 of a sampler."""
     out, rng = tmp_path_factory.mktemp("search"), np.random.default_rng(0)
     maker = Maker(out, "weights", ("quality",))
     maker.plan()
@@ -225,7 +225,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="module")
 def several(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A search for accuracy and few tokens."""
+    """Returns a search for accuracy and few tokens."""
     out, rng = tmp_path_factory.mktemp("several"), np.random.default_rng(1)
     maker = Maker(out, "front", ("accuracy", "tokens"))
     maker.plan(64)
@@ -239,7 +239,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def limited(out: Path, max_loss: float) -> Maker:
-    """A search for few tokens under a constraint."""
+    """Returns a search for few tokens under a constraint."""
     maker, rng = Maker(out, "limited", ("tokens",), max_loss), np.random.default_rng(2)
     for keep in (64, 32, 8, 24, 4, 16, 28):
         maker.add(rng.dirichlet([9, 6, 1, 7, 2, 1]), "sampler", keep)
@@ -298,7 +298,7 @@ def test_saved_questions_count_every_run_once(made):
     assert sum(count < 200 for count in answered.values()) == 8
 
 
-def test_best_so_far_is_the_running_maximum_of_what_was_evaluated_in_full(made):
+def test_best_so_far_is_the_running_maximum_of_fully_evaluated_trials(made):
     history = history_data(made.search)
     whole = history["value"].where(~history["stopped"])
     assert history["best"].tolist() == whole.cummax().ffill().tolist()
@@ -306,7 +306,7 @@ def test_best_so_far_is_the_running_maximum_of_what_was_evaluated_in_full(made):
     assert history["stopped"].sum() == 8
 
 
-def test_best_so_far_ignores_what_breaks_the_constraint(constrained):
+def test_best_so_far_ignores_infeasible_trials(constrained):
     history = history_data(constrained.search)
     allowed = np.array([t.user_attrs["accuracy_loss"] <= 12 for t in constrained.search.trials])
     assert 0 < allowed.sum() < len(allowed)
@@ -323,7 +323,7 @@ def test_every_goal_has_its_own_history(several):
         assert history.loc[history["goal"] == goal, "best"].tolist() == getattr(values, fold)().tolist()
 
 
-def test_importance_is_that_of_optuna_and_says_on_what_it_rests(made):
+def test_importance_is_that_of_optuna_with_its_number_of_trials(made):
     (found,) = importance_data(made.search)
     raw = PedAnovaImportanceEvaluator().evaluate(made.search)
     assert found.shares == pytest.approx({name: share / sum(raw.values()) for name, share in raw.items()})
@@ -333,7 +333,7 @@ def test_importance_is_that_of_optuna_and_says_on_what_it_rests(made):
 
 
 def test_importance_for_a_maximised_goal_of_several_is_about_its_best_trials(tmp_path):
-    """Accuracy collapses where `a` is large, and is best where `b` is: only the latter is what makes a trial good."""
+    """Accuracy collapses if `a` is large and is best if `b` is large: only `b` makes a trial good."""
     study, rng = optuna.create_study(directions=["maximize", "minimize"]), np.random.default_rng(0)
     study.set_user_attr("goals", ["accuracy", "tokens"])
     ranges = {"a": FloatDistribution(0, 1), "b": FloatDistribution(0, 1)}
@@ -403,7 +403,7 @@ def test_no_first_rung_has_no_correlation(constrained):
 def test_weights_sum_to_one_and_show_the_ten_best_that_were_finished(made):
     found = winners(made.search)
     weights = weights_data(made.search, found)
-    lines = weights.pivot_table(index=["who", "trial"], columns="layer", values="weight", sort=False)
+    lines = weights.pivot_table(index=["role", "trial"], columns="layer", values="weight", sort=False)
     np.testing.assert_allclose(lines.sum(axis=1), 1)
     whole = [t for t in made.search.trials if not t.user_attrs["stopped"]]
     ten = sorted(whole, key=lambda t: -t.value)[:10]
@@ -492,8 +492,8 @@ def scored(scores: list[float], images: int) -> pd.DataFrame:
 def test_optimism_claims_no_certainty_where_all_images_agree():
     n = 10 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2  # of the variance, which 10 images estimate
     low, high = proportion_confint(0, n, method="wilson")
-    told = optimism(scored([1.0] * 10, 10), scored([1.0] * 10, 10))
-    assert (told.mean, told.low, told.high) == (0, pytest.approx(-high), pytest.approx(high))
+    found = optimism(scored([1.0] * 10, 10), scored([1.0] * 10, 10))
+    assert (found.mean, found.low, found.high) == (0, pytest.approx(-high), pytest.approx(high))
     assert low == pytest.approx(0)
     assert np.isnan(optimism(scored([1.0, 0.0], 1), scored([1.0, 0.0], 2))[1:3]).all()
 
@@ -550,7 +550,7 @@ def test_the_baselines_of_a_budget_are_compared_with_its_member_of_the_front(sev
         assert row(rows, "published default")["winner_gains"] == pytest.approx(gain)
 
 
-def test_of_two_members_with_one_budget_the_searched_split_says_which_is_the_winner(tmp_path):
+def test_the_winner_of_two_members_with_one_budget_is_the_better_one_on_the_searched_split(tmp_path):
     maker = Maker(tmp_path, "s", ("accuracy", "quality"))
     weak, strong = np.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.1]), np.array([0.4, 0.2, 0.0, 0.3, 0.05, 0.05])
     maker.add(strong, "sampler", accuracy=0.9, quality=-0.9)
@@ -648,7 +648,7 @@ def test_the_report_of_several_goals_shows_the_front(several):
     assert re.search(r"\| uniform ensemble \| .* \| (better|worse|not significant) \|", text)
 
 
-def test_the_report_says_whether_the_constraint_holds_on_unseen_questions(constrained):
+def test_the_report_has_the_verdict_on_the_constraint_on_the_confirming_split(constrained):
     text = report(constrained.search, constrained.test, constrained.config)
     table = confirmed_table(constrained.search, constrained.test, constrained.out)
     winner = row(table, "winner")
@@ -667,18 +667,18 @@ def test_a_constraint_is_judged_by_both_ends_of_the_interval(ends, expected):
     assert constraint_verdict(pd.Series({"delta_ci_low": ends[0], "delta_ci_high": ends[1]}), 12.0) == expected
 
 
-def test_without_a_feasible_trial_the_report_says_so(tmp_path):
+def test_without_a_feasible_trial_the_report_has_no_winner(tmp_path):
     maker = limited(tmp_path, -50.0)
-    told = report(maker.study, None, EvalConfig(Identity(), out=tmp_path))
-    assert "there is no winner" in told
-    assert "--max-loss" in told
+    text = report(maker.study, None, EvalConfig(Identity(), out=tmp_path))
+    assert "there is no winner" in text
+    assert "--max-loss" in text
     assert (tmp_path / "limited" / "history.png").exists()
 
 
 def test_an_empty_search_is_reported(tmp_path):
-    told = report(Maker(tmp_path, "s", ("quality",)).study, None, EvalConfig(Identity(), out=tmp_path))
-    assert "| 0 | 0 | 0 | 0 of 0 |" in told
-    assert "there is no winner" in told
+    text = report(Maker(tmp_path, "s", ("quality",)).study, None, EvalConfig(Identity(), out=tmp_path))
+    assert "| 0 | 0 | 0 | 0 of 0 |" in text
+    assert "there is no winner" in text
 
 
 @pytest.mark.parametrize(

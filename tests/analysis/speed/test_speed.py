@@ -46,7 +46,7 @@ def taken(budget: int) -> Footprint:
 
 
 def planted(batch: int = BATCH, noise: float = 0.02, seed: int = 0) -> list[dict]:
-    """Rounds in which the machine is slower and faster, all settings together, and each a little by itself."""
+    """Returns rounds in which the machine varies for all settings together, and each setting by little."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(ROUNDS_EACH):
@@ -93,7 +93,7 @@ def test_quartiles_are_those_of_the_total():
     assert (found["total_q25_ms"], found["total_q75_ms"]) == pytest.approx(tuple(np.quantile(of_full, [0.25, 0.75])))
 
 
-def test_rounds_are_paired_so_that_what_else_the_machine_does_cancels(table):
+def test_rounds_are_paired_so_that_the_load_of_the_machine_cancels(table):
     found = row(table, "quick")
     assert found["low"] < 2 < found["high"] < 2.1
     shuffled = pd.DataFrame(planted()).sample(frac=1, random_state=0)
@@ -153,18 +153,18 @@ def test_a_single_round_has_no_significant_difference():
 
 
 def test_the_table_for_readers_has_every_number_and_convention(table):
-    told = markdown(table, CONDITIONS)
-    assert "a model on a device (2 threads), attention kernel sdpa, float32, torch 3, 2026-01-02." in told
-    assert f"n = {ROUNDS_EACH} rounds" in told
-    (quick,) = [line for line in told.splitlines() if line.startswith("| quick |")]
+    text = markdown(table, CONDITIONS)
+    assert "a model on a device (2 threads), attention kernel sdpa, float32, torch 3, 2026-01-02." in text
+    assert f"n = {ROUNDS_EACH} rounds" in text
+    (quick,) = [line for line in text.splitlines() if line.startswith("| quick |")]
     cells = [cell.strip() for cell in quick.strip("|").split("|")]
     assert cells[1:3] == ["16.0", "16"]
     assert cells[9:11] == ["16.0", "16"]  # MiB and KiB
     assert cells[12] == FASTER
-    assert "not known" in next(line for line in told.splitlines() if line.startswith("| level |"))
-    assert "- FastV: MACs, visual tokens, 2 FFN matrices, no vision" in told
-    assert "| quick, 16 tokens | 16 | 32 | 48 | 64 |" in told
-    assert "- fastv at 9 of 144 tokens: too few" in told
+    assert "not known" in next(line for line in text.splitlines() if line.startswith("| level |"))
+    assert "- FastV: MACs, visual tokens, 2 FFN matrices, no vision" in text
+    assert "| quick, 16 tokens | 16 | 32 | 48 | 64 |" in text
+    assert "- fastv at 9 of 144 tokens: too few" in text
 
 
 def test_rounds_are_read_as_they_were_written(tmp_path):
@@ -175,7 +175,7 @@ def test_rounds_are_read_as_they_were_written(tmp_path):
     pd.testing.assert_frame_equal(frame, pd.DataFrame(rows), check_dtype=False)
 
 
-def test_what_is_no_file_of_rounds_is_refused(tmp_path):
+def test_a_file_of_another_format_is_refused(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
     for name in ("missing", "other", "broken"):
@@ -185,11 +185,11 @@ def test_what_is_no_file_of_rounds_is_refused(tmp_path):
 
 def test_the_report_is_written_beside_the_rounds(tmp_path):
     write_rounds(planted(), CONDITIONS, tmp_path / ROUNDS)
-    told = report(tmp_path)
+    text = report(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {ROUNDS, "table.csv", "table.md", "speed.png"}
     written = pd.read_csv(tmp_path / "table.csv")
     assert written["verdict"].tolist()[:2] == [BASELINE, FASTER]
-    assert f"| {FASTER} |" in told and str(tmp_path) in told
+    assert f"| {FASTER} |" in text and str(tmp_path) in text
 
 
 def test_a_bar_is_as_long_as_the_total_and_begins_with_the_tower(table):
