@@ -138,7 +138,7 @@ def kept_patches_figure(data: KeptPatches, kept: str | None = None) -> Figure:
     """Draws a row per question and a column per cell.
 
     Args:
-        data: As `kept_patches_data` returns it.
+        data: Result of `kept_patches_data`.
         kept: Number of kept patches for the footnote; None means the smallest of the cells.
     """
     rows, columns = len(data.panels), len(data.columns)
@@ -205,11 +205,11 @@ def kept_overlay(images: Sequence[Image.Image], brightness: Sequence[np.ndarray]
 def _examples(frames: Sequence[pd.DataFrame], images: Mapping[str, Image.Image], rows: int) -> pd.DataFrame:
     """Returns questions that the first column answers correctly and the others differently; kinds and images vary."""
     scores = pd.concat([frame["score"] for frame in frames], axis=1)
-    asked = frames[0].assign(right=frames[0]["score"] == 1, spread=scores.std(axis=1, ddof=0).round(9))
-    asked = asked[asked["image_id"].isin(list(images))].sort_index()  # ties go to the lower sample_id
-    asked = asked.sort_values(["right", "spread"], ascending=False, kind="stable")
-    varied = asked.drop_duplicates("kind").drop_duplicates("image_id")
-    return pd.concat([varied, asked.drop(varied.index)]).head(rows)
+    questions = frames[0].assign(right=frames[0]["score"] == 1, spread=scores.std(axis=1, ddof=0).round(9))
+    questions = questions[questions["image_id"].isin(list(images))].sort_index()  # ties go to the lower sample_id
+    questions = questions.sort_values(["right", "spread"], ascending=False, kind="stable")
+    varied = questions.drop_duplicates("kind").drop_duplicates("image_id")
+    return pd.concat([varied, questions.drop(varied.index)]).head(rows)
 
 
 def _panel(row: pd.Series, setting: Setting, sample: str) -> Panel:

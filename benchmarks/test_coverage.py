@@ -35,7 +35,7 @@ def test_intervals_of_differences_cover_what_they_claim():
 
 
 def test_intervals_of_resampled_records_cover_what_they_claim(tmp_path):
-    """Some scores are fractions; with 20 images their intervals may cover too much, but never too little."""
+    """Covers scores that are fractions too; with 20 images their intervals may cover too much, but never too little."""
     scores, images = {}, np.empty(0)
     methods = {"full": full(), "vtc_cls": vtc_cls(16, 0), "random 16": random(16), "random 7": random(7)}
     for name, compressor in (methods | {"uniform": uniform(36), "evidence": evidence(16)}).items():

@@ -78,7 +78,7 @@ def test_memory_stays_flat_over_the_questions_of_an_evaluation(benchmark, found,
 
 
 def test_trials_begin_as_fast_late_as_early(benchmark, found, tmp_path):
-    """Only some of the trials are run; between them copies of these trials fill the study."""
+    """Runs only some of the trials; copies of them fill the study in between."""
     model = str(save_tiny_llava(tmp_path / "model"))
     config = EvalConfig(Identity(), model=model, limit=PER_IMAGE, max_new_tokens=1, out=tmp_path)
     place, objective = StudyFolder("load", tmp_path), Objective(config, Seeds())

@@ -148,7 +148,7 @@ def test_growth_of_time_with_the_number_of_patches(in_turn, found, listened):
 
 
 def test_growth_of_memory_with_the_number_of_patches(in_turn, found):
-    """A narrow tower with many rows makes other memory of the process negligible."""
+    """Uses a narrow tower with many rows, beside which other memory of the process is negligible."""
     towers = {tokens: Tower(side, LAYERS, 256, 256, MANY) for tokens, side in zip(TOKENS, SIDES, strict=True)}
     rows = {f"{tokens} rows": measured(tower.with_rows) for tokens, tower in towers.items()}
     passes = in_turn(rows | {str(tokens): measured(tower.plain) for tokens, tower in towers.items()}, 8)

@@ -33,9 +33,9 @@ def one_by_one(
     needs = at_budget("vtc_cls", 0.5, adapter).needs
     layers = [layer for need in needs if isinstance(need, ClsRows) for layer in adapter.layers(need)]
 
-    def ask(asked: Sequence[tuple[Image, str]], keep: int, clock: Clock) -> None:
+    def answer(questions: Sequence[tuple[Image, str]], keep: int, clock: Clock) -> None:
         with clock.part(part):
-            for image, question in asked:
+            for image, question in questions:
                 baseline.answer(image, question, layers, keep)
 
-    return ask
+    return answer

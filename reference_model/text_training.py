@@ -125,8 +125,8 @@ class TextPairs(Dataset):
 def phrase(scene: Scene, rng: np.random.Generator) -> str:
     """Returns the names of one or two things, or a question about the image whose answer is not no."""
     if rng.random() < 0.5:
-        asked = [question.text for question in make_questions(scene, rng) if question.answer != "no"]
-        return asked[rng.integers(len(asked))]
+        texts = [question.text for question in make_questions(scene, rng) if question.answer != "no"]
+        return texts[rng.integers(len(texts))]
     chosen = rng.permutation(len(scene.things))[: rng.integers(1, 3)]
     things = [scene.things[index] for index in chosen]
     return ", ".join(" ".join(filter(None, (thing.colour, thing.kind, thing.glyph))) for thing in things)

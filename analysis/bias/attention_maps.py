@@ -76,8 +76,8 @@ def attention_data(
         keys: Signals and layers; `OCCLUSION` is the loss from a removed block, at least 0.
         rows: Number of questions.
     """
-    asked = folder.read(SAMPLES).to_pandas().set_index("sample_id")
-    chosen = list(_examples(asked, rows).index)
+    questions = folder.read(SAMPLES).to_pandas().set_index("sample_id")
+    chosen = list(_examples(questions, rows).index)
     wanted = [*keys, (EVIDENCE, "")]
     columns = ["sample_id", "signal", "layers", "map"]
     table = folder.read("maps", columns, [("sample_id", "in", chosen)]).to_pandas()
@@ -88,7 +88,7 @@ def attention_data(
     images = {sample.id: sample.image for sample in samples}
     examples = []
     for name in chosen:
-        row, known = asked.loc[name], dict(maps.loc[name].items())
+        row, known = questions.loc[name], dict(maps.loc[name].items())
         drop = torch.tensor(np.asarray(row["drop"], float)[None]).clamp(min=0)
         known[OCCLUSION] = spread(drop, block)[0].numpy()
         evidence = np.asarray(known.get((EVIDENCE, ""), np.zeros(shape.patches)), float) > 0.5
@@ -191,9 +191,9 @@ def title(key: Key, gap: str = " ") -> str:
     return f"{NAMES.get(signal, signal)}{gap if layers else ''}{layers}"
 
 
-def _examples(asked: pd.DataFrame, rows: int) -> pd.DataFrame:
-    most = [max(drop, default=0.0) for drop in asked["drop"]]
-    ordered = asked.iloc[np.argsort(np.negative(most), kind="stable")]
+def _examples(questions: pd.DataFrame, rows: int) -> pd.DataFrame:
+    most = [max(drop, default=0.0) for drop in questions["drop"]]
+    ordered = questions.iloc[np.argsort(np.negative(most), kind="stable")]
     kinds, images, first = set(), set(), []
     for name, row in ordered.iterrows():
         if row["kind"] not in kinds and row["image_id"] not in images:

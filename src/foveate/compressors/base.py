@@ -70,12 +70,12 @@ class Compressor(Value, ABC):
 
     @property
     def repack(self) -> bool:
-        """Whether the vision side numbers the remaining tokens consecutively."""
+        """True if the vision side numbers the remaining tokens consecutively."""
         return self.positions == "repacked"
 
     @property
     def per_question(self) -> bool:
-        """Whether the tokens of an image may depend on the question."""
+        """True if the tokens of an image may depend on the question."""
         return bool(self.cuts) or any(need.per_question for need in self.needs)
 
     def tiled(self, per_tile: bool = False, separators: bool = True) -> "Compressor":

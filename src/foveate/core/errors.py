@@ -20,7 +20,7 @@ def shown_some(names: Iterable[object], most: int = 6) -> str:
     return f"{', '.join(listed[:most])}{more}"
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Returns the message of a library's error in one line of limited length, or the error's type if it has none."""
     while error.__cause__:
         error = error.__cause__

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pyarrow as pa
 from datasets import Dataset
 
-from foveate.core.errors import DataError, said, shown
+from foveate.core.errors import DataError, message_of, shown
 from foveate.core.progress import bar
 from foveate.data.sample import Boxes, Evidence, Form, ImageSource, Scoring, VQASample
 from foveate.data.stored import (
@@ -137,7 +137,7 @@ class Benchmark:
         except DataError as error:
             problem = str(error)
         except Exception as error:  # a row may hold anything
-            problem = f"the row does not have the format of {self.repo}: {type(error).__name__}: {said(error)}"
+            problem = f"the row does not have the format of {self.repo}: {type(error).__name__}: {message_of(error)}"
         if problem:
             yield VQASample(name, image_id, source, "", "", (), "none", problem=problem)
         for question in parsed:

@@ -12,7 +12,7 @@ from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
 from PIL.Image import Image
 
-from foveate.core.errors import DataError, said
+from foveate.core.errors import DataError, message_of
 
 _SIDEWAYS = (5, 6, 7, 8)  # orientations whose width is the stored height
 
@@ -71,7 +71,8 @@ def _reading_exif(name: str) -> Iterator[None]:
         yield
     except (SyntaxError, ValueError, KeyError, TypeError, IndexError) as error:  # what Pillow's parser raises
         raise DataError(
-            f"{name}: its EXIF data, which may hold an orientation, cannot be read ({said(error)}): store it without "
+            f"{name}: its EXIF data, which may hold an orientation, cannot be read ({message_of(error)}): store "
+            "it without "
             "EXIF data"
         ) from error
 

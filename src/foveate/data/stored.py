@@ -21,7 +21,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from PIL.Image import Image
 
-from foveate.core.errors import DataError, said, shown
+from foveate.core.errors import DataError, message_of, shown
 from foveate.core.progress import bars_visible
 from foveate.data.rgb import as_rgb, upright_size
 from foveate.data.sample import ImageSource
@@ -104,7 +104,7 @@ class StoredImage(ImageSource):
                 raise DataError(f"image {shown(self.name)} has {size:,} bytes, expected at most {LARGEST_FILE:,}")
             return file.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: invalid paths, such as one with a null byte
-            raise DataError(f"image {shown(self.name)} cannot be read: {said(error)}") from error
+            raise DataError(f"image {shown(self.name)} cannot be read: {message_of(error)}") from error
 
     @contextmanager
     def _opened(self) -> Iterator[Image]:
@@ -120,7 +120,7 @@ class StoredImage(ImageSource):
         except DataError:
             raise
         except Exception as error:  # Pillow's decoders raise errors of many types
-            raise DataError(f"{label} cannot be decoded: {said(error)}") from error
+            raise DataError(f"{label} cannot be decoded: {message_of(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _exists(name: str, location: str) -> bool:
     try:
         return Path(location).expanduser().exists()
     except (OSError, RuntimeError) as error:  # a path that is too long, or the home of an unknown user
-        raise DataError(f"data {name!r}: {shown(location)} is not a valid path: {said(error)}") from error
+        raise DataError(f"data {name!r}: {shown(location)} is not a valid path: {message_of(error)}") from error
 
 
 def _is_hub_id(location: str) -> bool:
@@ -222,7 +222,7 @@ def _local(name: str, location: Path, part: Part) -> Dataset:
     try:
         return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # pyarrow and datasets raise errors of many types
-        raise DataError(f"data {name!r}: {location} cannot be read as parquet: {said(error)}") from error
+        raise DataError(f"data {name!r}: {location} cannot be read as parquet: {message_of(error)}") from error
 
 
 def _saved(name: str, location: Path, part: Part) -> Dataset:
@@ -230,7 +230,7 @@ def _saved(name: str, location: Path, part: Part) -> Dataset:
         saved = load_from_disk(str(location))
     except Exception as error:  # pyarrow and datasets raise errors of many types
         raise DataError(
-            f"data {name!r}: {location} cannot be read as a folder of `save_to_disk`: {said(error)}"
+            f"data {name!r}: {location} cannot be read as a folder of `save_to_disk`: {message_of(error)}"
         ) from error
     if not isinstance(saved, DatasetDict):
         return saved
@@ -254,7 +254,7 @@ def _from_hub(name: str, repo: str, part: Part) -> Dataset:
     except Exception as error:  # the network, the hub and the cache raise errors of many types
         raise DataError(
             f"data {name!r}: {repo} (config {part.config or 'default'}, split {part.split}) cannot be read from the "
-            f"hub: {said(error)}; load it once with access to the hub, or give a folder or a parquet file: "
+            f"hub: {message_of(error)}; load it once with access to the hub, or give a folder or a parquet file: "
             f"--data {name}:PATH"
         ) from error
 

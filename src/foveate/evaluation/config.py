@@ -71,7 +71,7 @@ class EvalConfig(Value):
 
     @property
     def exact(self) -> bool:
-        """Whether the data type is so precise that rounding changes no answer."""
+        """True if the data type is so precise that rounding changes no answer."""
         return self.dtype == "float32"
 
     def identity(self, checkpoint: str, data: str) -> dict[str, str | int | None]:

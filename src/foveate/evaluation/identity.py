@@ -93,6 +93,10 @@ class _Walk:
                 return digest("set", *sorted(self.value(item, name) for item in value))
             case dict() if type(value) is dict:
                 return self._mapping(value, name)
+        return self._code_value(value, name)
+
+    def _code_value(self, value: Any, name: str) -> str:  # noqa: ANN401 (any value)
+        match value:
             case functools.partial():
                 return self._items("partial", (value.func, value.args, value.keywords), name)
             case FunctionType():

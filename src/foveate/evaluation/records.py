@@ -143,7 +143,7 @@ class RunFolder(ABC):
 
     @property
     def complete(self) -> bool:
-        """Whether every question has a record, and no file is damaged or lost."""
+        """True if every question has a record, and no file is damaged or lost."""
         return self._done.exists() and not self.flaws()
 
     def finish(self, sample_ids: Iterable[str]) -> None:

@@ -202,7 +202,7 @@ def _picked_in(
         rival: The greatest gain outside the pool.
         part: The pool's columns of the Cholesky factor.
         kernel: See `determinantal`.
-        variance: Of all patches, the unexplained variance, the own variance, and the gain of fully explained patches.
+        variance: Unexplained variance of all patches, own variance, and gain of fully explained patches.
         choice: The state of the selection.
 
     Returns:

@@ -18,7 +18,7 @@ _HASHES = {
     "data_hash": "the questions or images",
     "recipe": "the code or defaults of the recipe",
 }
-"""What the values with these names are hashes of."""
+"""Contents of the parts of an identity that are hashes."""
 
 
 def report_folder(out: Path, name: str, existing: Existing, identity: Mapping[str, Any]) -> Path:

@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from foveate.core.errors import OutputError, behind, said
+from foveate.core.errors import OutputError, behind, message_of
 from foveate.core.progress import bar
 from foveate.evaluation import ranks
 from foveate.studies.objective import ARTIFACTS, Objective
@@ -35,7 +35,10 @@ _POLL_S = 0.5
 
 
 def enqueue(folder: StudyFolder, study: optuna.Study, trials: Iterable[Planned]) -> None:
-    """Enqueues trials that the study does not have, and once more those that failed or whose process died.
+    """Enqueues trials that the study does not have yet, and once more those that failed or whose process died.
+
+    Optuna's `skip_if_exists` would also drop a trial that is planned twice, such as a proposal in an evenly spaced
+    sample that is a baseline too.
 
     Optuna notices a dead process when its heartbeats have stopped for a while. On one machine the locks of
     `StudyFolder.working` tell at once, so that a study that was killed resumes with the trial that it was running.
@@ -46,8 +49,10 @@ def enqueue(folder: StudyFolder, study: optuna.Study, trials: Iterable[Planned])
                 study.tell(trial.number, state=TrialState.FAIL)
         for trial in _failed(study):
             retry(study, trial)
+        known = [{**trial.system_attrs.get("fixed_params", {}), **trial.params} for trial in study.get_trials(False)]
         for planned in trials:
-            study.enqueue_trial(dict(planned), user_attrs=planned.attributes, skip_if_exists=True)
+            if dict(planned) not in known:
+                study.enqueue_trial(dict(planned), user_attrs=planned.attributes)
 
 
 def run_trials(
@@ -113,7 +118,8 @@ def _storage_errors(folder: StudyFolder) -> Iterator[None]:
     except Exception as error:
         if cause := behind(error, lambda one: isinstance(one, OSError | SQLAlchemyError)):
             raise OutputError(
-                f"{folder.folder} or its storage cannot be written: {said(cause)}. Finished trials are kept: solve "
+                f"{folder.folder} or its storage cannot be written: {message_of(cause)}. Finished trials are "
+                "kept: solve "
                 "that and run the same command again"
             ) from error
         raise

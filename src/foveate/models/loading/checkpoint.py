@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from foveate.core.errors import FoveateError, UnsupportedModel, said
+from foveate.core.errors import FoveateError, UnsupportedModel, message_of
 from foveate.core.progress import bars_visible
 
 SAFE: dict[str, Any] = {"trust_remote_code": False}
@@ -97,7 +97,7 @@ def reading(failure: str, hint: str = "") -> Iterator[None]:
     except FoveateError as error:
         raise UnsupportedModel(f"{failure} ({error}). {hint}".strip()) from error
     except Exception as error:
-        raise UnsupportedModel(f"{failure} ({type(error).__name__}: {said(error)}). {hint}".strip()) from error
+        raise UnsupportedModel(f"{failure} ({type(error).__name__}: {message_of(error)}). {hint}".strip()) from error
 
 
 def on_device(model: Any, device: str | torch.device) -> Any:  # noqa: ANN401 (a class per family)
@@ -111,7 +111,7 @@ def on_device(model: Any, device: str | torch.device) -> Any:  # noqa: ANN401 (a
             raise RuntimeError("it stores no values")
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise UnsupportedModel(f"device {str(device)!r} cannot be used: {said(error)}") from error
+        raise UnsupportedModel(f"device {str(device)!r} cannot be used: {message_of(error)}") from error
 
 
 def in_one_dtype(model: nn.Module, dtype: torch.dtype) -> None:

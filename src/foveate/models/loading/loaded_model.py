@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from foveate.core.arrangement import Arrangement
-from foveate.core.errors import DataError, UnsupportedModel, said, shown
+from foveate.core.errors import DataError, UnsupportedModel, message_of, shown
 from foveate.core.progress import bar
 from foveate.data.rgb import as_rgb
 from foveate.functional.sequence import left_padded
@@ -126,7 +126,9 @@ class LoadedModel:
             prepared = self.processor.image_processor(nested, return_tensors="pt", **self.adapter.image_options)
         except (ValueError, ZeroDivisionError, RuntimeError) as error:
             sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in rgb}))
-            raise DataError(f"the model's image processor takes no image of {shown(sizes)}: {said(error)}") from error
+            raise DataError(
+                f"the model's image processor takes no image of {shown(sizes)}: {message_of(error)}"
+            ) from error
         names = [name for name in self.adapter.image_inputs if name in prepared]
         if self.adapter.image_inputs[0] not in names:
             raise UnsupportedModel(

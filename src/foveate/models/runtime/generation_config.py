@@ -1,7 +1,7 @@
 """Greedy decoding of evaluations, whatever a checkpoint's generation_config asks for.
 
 Penalties count the tokens of the prompt, whose number differs between methods, and sampling hides small differences
-between methods. Users are told which settings are not used.
+between methods. A warning names the settings that are not used.
 """
 
 from collections.abc import Iterator
