@@ -142,10 +142,10 @@ def test_cosines_are_those_of_each_text_with_each_image(tower, bank):
     of_image, of_patch = module(states, ids)
     companion = Companion(clip, text_tokenizer())
     texts = companion.embed([row[: row.tolist().index(END) + 1].tolist() for row in ids], truncated=False)[:, 0]
-    image = clip.visual_projection(states)
+    projected = clip.visual_projection(states)
     for text in range(3):
         for image in range(3):
-            expected = torch.cosine_similarity(image[image], texts[text], dim=1)
+            expected = torch.cosine_similarity(projected[image], texts[text], dim=1)
             torch.testing.assert_close(of_image[text, image], expected[0], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(of_patch[text, image], expected[1:], atol=1e-5, rtol=1e-5)
 
