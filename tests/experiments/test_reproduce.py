@@ -63,7 +63,7 @@ def test_a_model_that_is_there_goes_through_the_whole_grid(tmp_path):
     assert {name: n.tolist() for name, n in sizes.items()} == {"accuracy": [3], "accuracy with an image": [2]}
     f1 = {round(100 * _mean_f1(read_records(tmp_path / "runs", p.name)), 1) for p in _pope_runs(tmp_path)}
     assert set(firsts.loc[firsts["benchmark"] == "POPE", "ours"]) == f1
-    for words in (f"Run on reference, beside the numbers of {PAPER}", "## Averages and per cent", "## Gaps between"):
+    for words in (f"Numbers of reference beside those of {PAPER}", "## Averages and share retained", "## Gaps between"):
         assert words in result.stdout and words in (folder / "table.md").read_text()
     assert len(pd.read_csv(folder / "averages.csv")) == 9
     assert len(pd.read_csv(folder / "gaps.csv")) == 4 * 2 * 3  # claims, budgets, two benchmarks and their average
