@@ -113,7 +113,7 @@ def test_a_skipping_run_of_which_nothing_is_left_names_how_many_and_the_first_ca
     rows = [row | change for row in tables.pope_rows() if row["category"] == "random"]
     broken = replace(config(tiny, tmp_path, {}, rows), on_error="skip")
     with pytest.raises(
-        DataError, match=r"none of 6 questions c.* be asked; the first, '(random-1|test-000000)': "
+        DataError, match=r"none of 6 questions c.* be (asked|answered); the first, '(random-1|test-000000)': "
     ) as error:
         evaluate(broken).read()
     assert cause in str(error.value)
@@ -168,7 +168,7 @@ def test_methods_are_not_compared_on_a_split_without_answers(tiny, tmp_path):
     place = tables.vqav2(tmp_path / "vqav2.parquet", answered=False)
     unanswered = EvalConfig(Identity(), model=tiny, data=f"vqav2:{place}", split="test", out=tmp_path)
     samples, _ = data_of(unanswered.data, unanswered.split, None, 0)
-    with pytest.raises(DataError, match=r"comes without answers.*answer_benchmark"):
+    with pytest.raises(DataError, match=r"has no answers.*answer_benchmark"):
         first_usable(unanswered, samples)
     table = evaluate(replace(unanswered, max_new_tokens=3)).read()
     assert np.isnan(table["score"].to_numpy()).all() and np.isnan(table["log_probability"].to_numpy()).all()

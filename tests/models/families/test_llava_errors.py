@@ -50,7 +50,7 @@ def test_a_call_without_an_image_is_refused(loaded, compressor):
         for call in (loaded.model.generate, loaded.model):
             with pytest.raises(FoveateError, match=r"no image.*nothing to compress: leave the `with`"):
                 call(input_ids=ids)
-        with pytest.raises(LookupError, match="nothing was compressed yet"):
+        with pytest.raises(LookupError, match="there is no result yet"):
             _ = run.kept
 
 

@@ -173,7 +173,7 @@ def test_scorers_may_not_read_blocks_that_have_not_run(loaded):
 
 
 def test_prompt_side_needs_on_the_vision_side_are_refused():
-    with pytest.raises(UnsupportedNeed, match="known only inside the language model: use a DecoderCompressor"):
+    with pytest.raises(UnsupportedNeed, match="answered inside the language model only: use a DecoderCompressor"):
         VisionCompressor(PromptAttention(1), 5)
     with pytest.raises(FoveateError, match="expected one compressor of any kind, then those that cut"):
         Pipeline((fastv(5, 2), vtc_cls(16, 1)))
@@ -255,7 +255,7 @@ def test_scores_that_are_not_numbers_are_refused(loaded, batch):
     @dataclass(frozen=True)
     class Broken(Scorer):
         def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
-            return torch.full(trace.places.shape, torch.nan)
+            return torch.full(trace.origins.shape, torch.nan)
 
     for compressor in (VisionCompressor(Broken(), 9), DecoderCompressor(Broken(), 9, 1)):
         with (
