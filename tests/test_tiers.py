@@ -36,7 +36,7 @@ RUN_AS_A_PROCESS = {
 ONE_OF_EACH = {
     "kill": "tests/faults/test_faults.py::test_no_fault_loses_a_result_or_lets_a_damaged_file_in[a kill",
     "Ctrl-C": "tests/evaluation/test_interruption.py::test_a_command_that_is_stopped_ends_with_one_line_and_resumes",
-    "PostgreSQL": "tests/studies/test_workers.py::test_the_trial_of_a_killed_process_is_retried_when_its_heart_has_stopped_and_no_other",
+    "PostgreSQL": "tests/studies/test_workers.py::test_the_trial_of_a_killed_process_is_retried",
     "dashboard": "tests/studies/test_dashboard.py::test_the_dashboard_shows_goal_note_and_figure_of_a_trial",
     "notebook": "tests/experiments/test_notebooks.py::test_a_notebook_runs_draws_and_ends_with_an_answer_in_numbers",
     "authors' code": "tests/test_conformance.py::",

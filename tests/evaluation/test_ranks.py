@@ -77,7 +77,7 @@ def test_two_processes_leave_the_records_of_one(launcher, config, tmp_path):
         tmp_path / "two",
     )
     printed = finished(launched(launcher, "answer_benchmark", *options))
-    assert printed.count("66 questions of scenes answered") == 1  # by rank 0
+    assert printed.count("n = 66 questions of scenes") == 1  # by rank 0
     (run,) = (tmp_path / "two" / "records").iterdir()
     one = evaluate(replace(config, batch_size=4, out=tmp_path / "one"))
     assert run.name == one.folder.name
@@ -197,7 +197,7 @@ def test_the_share_of_a_process_that_is_killed_is_done_by_the_others(tiny, tmp_p
     out, error = first.communicate(timeout=300)
     assert first.returncode == 0, error
     assert "1 of 2 processes failed (exit codes [-9]); the others did their work" in error
-    assert "264 questions" in out
+    assert "n = 264 questions" in out
     (folder,) = tmp_path.glob("records/*")
     assert RecordFolder(folder).read().num_rows == 264
 

@@ -122,5 +122,5 @@ def test_help_explains_every_option():
     for option in f"{own} study model data split limit seed batch-size device out".split():
         assert f"--{option}" in result.stdout
     text = " ".join(result.stdout.replace("│", " ").split())
-    assert "At most so many blocks, which are larger than `side`" in text
+    assert "Maximum number of blocks, which are larger than `side`" in text
     assert "The same command resumes a run that was stopped" in text

@@ -13,7 +13,7 @@ from foveate import cli
 ROOT = Path(__file__).parents[2]
 NUL, LONG = "a\0b", "x" * 5000
 COMMON = [
-    (("--limit", "-5"), "limit=-5: at least one question"),
+    (("--limit", "-5"), "limit=-5: expected at least 1 question"),
     (("--limit", "1e400"), "--limit"),
     (("--seed", "-1"), "seed=-1: expected 0 or more"),
     (("--batch-size", "0"), "batch_size=0: expected 1 or more"),
@@ -36,9 +36,9 @@ COMMON = [
     (("--out", "file"), "file"),
     (("--on-error", "maybe"), "--on-error"),
     (("--data", ""), "data '' is unknown; known: scenes"),
-    (("--data", "scenes:x"), "scenes are made, not read"),
+    (("--data", "scenes:x"), "scenes are generated, not read"),
     (("--data", "pope:/no/such"), "there is no file or folder /no/such"),
-    (("--data", "pope:" + LONG), "no file or folder can be called"),
+    (("--data", "pope:" + LONG), "is not a valid path"),
     (("--data", "pope:a/b/c"), "there is no file or folder a/b/c"),
     (("--split", "nope"), "split 'nope' of 'scenes' is unknown"),
     (("--model", ""), "model ''"),
@@ -82,12 +82,12 @@ OWN = {
         (("--storage", "sqlite:///x"), "leave --storage out"),
     ],
     "measure_bias": [
-        (("--blocks", "0"), "blocks=0: at least one is taken away"),
+        (("--blocks", "0"), "blocks=0: expected at least 1"),
         (("--side", "-1"), "side=-1"),
-        (("--side", "99"), "side=99: blocks of 1..12 patches fit this grid of 12 x 12"),
+        (("--side", "99"), "side=99: expected 1..12 patches on this grid of 12 x 12"),
         (("--keep", "0"), "keep=0: a count is 1 or more"),
-        (("--orders", "0"), "orders=0: expected 1 or more"),
-        (("--tokens", "0"), "tokens=0: expected 1 or more tokens"),
+        (("--orders", "0"), "orders=0: expected at least 1 random order"),
+        (("--tokens", "0"), "tokens=0: expected at least 1 token"),
         (("--mean-split", "test"), "mean_split='test' is the split that is evaluated"),
         (("--shares", "1.5"), "keep=1.5: a fraction lies in (0, 1]"),
         (("--shares", "nan"), "keep=nan"),

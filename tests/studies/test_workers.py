@@ -131,7 +131,7 @@ def test_a_study_that_is_killed_again_and_again_ends_as_if_it_had_not_been(confi
     assert {trial.state for trial in study.trials if trial.number in {t.number for t in lost}} == {TrialState.FAIL}
 
 
-def test_the_trial_of_a_killed_process_is_retried_when_its_heart_has_stopped_and_no_other(config, postgresql_url):
+def test_the_trial_of_a_killed_process_is_retried_and_no_other(config, postgresql_url):
     folder = StudyFolder("s", config.out, postgresql_url, heartbeat_s=1, grace_s=3)
     study, objective = planned(folder, config)
     doomed = FORK.Process(target=work_on, args=(folder, objective, 0.5))

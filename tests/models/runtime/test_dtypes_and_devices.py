@@ -75,7 +75,9 @@ def test_weights_that_are_kept_in_another_precision_are_brought_to_that_of_the_o
 def test_a_precision_that_is_not_supported_is_named(folder_of, tmp_path):
     folder = shutil.copytree(folder_of("LLaVA-1.5"), tmp_path / "double")
     AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float64).save_pretrained(folder)
-    with pytest.raises(UnsupportedModel, match=r"is stored as float64: load it as one of float32, bfloat16, float16"):
+    with pytest.raises(
+        UnsupportedModel, match=r"is stored as float64: load it with dtype= one of float32, bfloat16, float16"
+    ):
         load(folder)
     assert set(precisions(load(folder, dtype="float32").model)) == {torch.float32}
     with pytest.raises(UnsupportedModel, match=r"dtype 'float64' is unknown; known: float32, .*, auto"):
