@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, SupportsFloat
+from typing import SupportsFloat
 
 from foveate.core.errors import LayerError
 from foveate.core.values import Value, whole
@@ -32,12 +32,12 @@ class AtDepth(int):
     of: int
     offset: int
 
-    def __new__(cls, layer: int, of: int, offset: int = 0) -> Self:
+    def __new__(cls, layer: int, of: int, offset: int = 0) -> "AtDepth":
         made = super().__new__(cls, layer)
         made.of, made.offset = of, offset
         return made
 
-    def __reduce__(self) -> tuple[type[Self], tuple[int, int, int]]:
+    def __reduce__(self) -> tuple[type, tuple[int, int, int]]:
         return type(self), (int(self), self.of, self.offset)
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ class BlockAtDepth(AtDepth):
     """
 
     @classmethod
-    def each(cls, *blocks: int, of: int, after: bool = False) -> tuple[Self, ...]:
+    def each(cls, *blocks: int, of: int, after: bool = False) -> "tuple[BlockAtDepth, ...]":
         """Returns several blocks of one model; with `after` tokens go after them."""
         return tuple(cls(block, of, -1 if after else 0) for block in blocks)
 
