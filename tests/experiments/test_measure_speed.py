@@ -67,4 +67,4 @@ def test_a_model_that_accepts_any_size_is_timed_on_images_of_several(tmp_path):
     assert full["size"].tolist() == [16, 32]
     assert full["equivalent_tokens"].tolist() == [4, 16]
     assert table.loc[table["method"] == "random", "equivalent_tokens"].tolist() == [2, 8]
-    assert "No second baseline (one by one): benchmarks/one_by_one.py is for LLaVA-1.5" in result.stdout
+    assert "one by one: benchmarks/one_by_one.py is for LLaVA-1.5" in result.stdout
