@@ -64,7 +64,7 @@ def test_help_imports_nothing_heavy(script):
         ("ablate_layers.py", "--keep"),
         ("ablate_budgets.py", "--keep 1.5"),
         ("answer_benchmark.py", "--method fastvee"),
-        ("answer_benchmark.py", "--workers 2"),
+        ("answer_benchmark.py", "--storage sqlite:///x.db"),
         ("compare_methods.py", "--methods fastv+nothing"),
         ("compare_methods.py", "--keep nan"),
         ("measure_bias.py", "--shares 1.5"),
