@@ -41,7 +41,7 @@ def generated(compressor, prompt, model, new=8, **images):
 
 
 def compressed(compressor):
-    """What a vision-side method makes of the golden image."""
+    """Returns the result of a vision-side method on the golden image."""
     run, _, _ = generated(compressor, golden_prompt(), golden_llava(), 1, pixel_values=golden_pixels())
     return run
 

@@ -20,7 +20,7 @@ from foveate.core.errors import FoveateError, behind, interrupted
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
 from foveate.core.progress import disable_bars
 from foveate.data.names import parsed
-from foveate.evaluation.ranks import rank, workers
+from foveate.evaluation.ranks import notice, rank, workers
 from foveate.models.loading.names import REFERENCE
 from foveate.options import Checked, Options
 
@@ -97,11 +97,12 @@ def _with_processes(main: Callable[..., None]) -> Callable[..., None]:
         command = command_of({**arguments, "options": replace(options, fresh=False)})
         folder = options.out / options.name
         if inputs and not options.fresh and (printed := remembered(folder, command)) is not None:
-            print(printed, end="")
-            print("Nothing was left to do: this command has finished, and no file has changed since.", file=sys.stderr)
+            if rank() == 0:
+                print(printed, end="")
+            notice("Nothing was left to do: this command has finished, and no file has changed since.")
             return None
-        if sys.stderr.isatty() and rank() == 0:
-            print(f"Results go to {options.out}/. Ctrl-C ends the run; the same command resumes.", file=sys.stderr)
+        if sys.stderr.isatty():
+            notice(f"Results go to {options.out}/. Ctrl-C ends the run; the same command resumes.")
         begun, copied = time.time(), Copied(sys.stdout)
         with workers(options.workers, options.device), ExitStack() as stack:
             if rank() > 0:  # rank 0 reports

@@ -101,7 +101,7 @@ def test_nothing_that_can_be_asked_is_an_error_too(tiny, tmp_path):
 
 @pytest.fixture
 def kind(request):
-    """What is wrong; the checks of `make test-all` look up the first image of a mapping, which must not be broken."""
+    """Kind of failure; the checks of `make test-all` look up the first image of a mapping, which must not be broken."""
     if request.param == "noise" and request.config.getoption("--jaxtyping-packages").startswith("foveate,"):
         pytest.skip("the checks of shapes would open the image")
     return request.param

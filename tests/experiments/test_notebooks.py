@@ -42,7 +42,7 @@ def runs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tiny, runs) -> Callable[[str], None]:
-    """What `make bias`, `make ablate`, `make compare` and `make speed` write, of 13 questions about two images."""
+    """Results of `make bias`, `make ablate`, `make compare` and `make speed`, for 13 questions about two images."""
     config = EvalConfig(Identity(), model=tiny, limit=13, max_new_tokens=3, out=runs)
 
     @cache

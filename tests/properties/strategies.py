@@ -1,4 +1,4 @@
-"""What properties are tried on: images of any grid, in one view or several, with scores that tie or are not there."""
+"""Examples for properties: images of any grid, in one view or several, with scores that tie or are missing."""
 
 import torch
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ def views(draw):
 
 @st.composite
 def scores_of(draw, batch, patches):
-    """Of several images; some patches are not there, but never all of an image."""
+    """Scores of several images; some patches are missing, but never all of an image."""
     rows = []
     for _ in range(batch):
         row = draw(st.lists(VALUES, min_size=patches, max_size=patches))

@@ -27,7 +27,7 @@ def arrangements(draw):
 
 @st.composite
 def batches(draw):
-    """Of each prompt its images, what stays of each, the lengths of the texts around them, and the padding."""
+    """Prompts: images, kept patches of each, lengths of the texts around them, and padding."""
     prompts = []
     for _ in range(draw(st.integers(1, 3))):
         images = draw(st.lists(arrangements(), max_size=2))

@@ -29,6 +29,12 @@ def world_size() -> int:
     return max(_number("WORLD_SIZE", 1), 1)
 
 
+def notice(text: str) -> None:
+    """Prints a line to standard error, once for all processes."""
+    if rank() == 0:
+        print(text, file=sys.stderr)
+
+
 def started_elsewhere() -> bool:
     """Returns whether torchrun or srun, and not `--workers`, started several processes."""
     return world_size() > 1 and _PARENT not in os.environ

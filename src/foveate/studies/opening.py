@@ -1,6 +1,5 @@
 """Opening of studies: a new one, or an existing one of the same configuration."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,7 +11,7 @@ import optuna
 from foveate.core.errors import OutputError
 from foveate.core.finished import RESULTS
 from foveate.evaluation.config import run_id
-from foveate.evaluation.ranks import rank
+from foveate.evaluation.ranks import notice, rank
 from foveate.studies.objective import Objective
 from foveate.studies.plan import DIRECTIONS
 from foveate.studies.reports import differences
@@ -50,8 +49,8 @@ def open_study(
                 "configuration goes to a folder of its own"
             )
         folder = replace(folder, name=f"{folder.name}-{run_id(configuration)[:8]}", existing="refuse")
-        notice = f"the study of the default name has another configuration, so this one is {folder.name!r}:"
-        print(f"{notice}\n{different}", file=sys.stderr)
+        text = f"the study of the default name has another configuration, so this one is {folder.name!r}:"
+        notice(f"{text}\n{different}")
         return open_study(folder, objective, identity, facts)
     with folder.queue:
         for fact, value in {**facts, "goals": list(objective.goals), "max_loss": objective.max_loss}.items():

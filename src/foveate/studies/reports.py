@@ -1,7 +1,6 @@
 """Folders of reports, and the differences between two configurations of one name."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from foveate.core.errors import OutputError, shown, shown_some
 from foveate.core.storage import atomic_write
 from foveate.evaluation.config import run_id
 from foveate.evaluation.names import Existing
+from foveate.evaluation.ranks import notice
 
 _NOTE = "measurement.json"
 _HASHES = {
@@ -51,8 +51,8 @@ def report_folder(out: Path, name: str, existing: Existing, identity: Mapping[st
             "without --study another configuration goes to a folder of its own"
         )
     other = f"{name}-{run_id(identity)[:8]}"
-    notice = f"the report of the default name has another configuration, so this one is {other!r}:\n{different}"
-    print(notice, file=sys.stderr)
+    text = f"the report of the default name has another configuration, so this one is {other!r}:\n{different}"
+    notice(text)
     return report_folder(out, other, "refuse", identity)
 
 

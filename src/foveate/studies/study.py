@@ -1,6 +1,5 @@
 """Trials of a study: enqueued, and run by any number of processes of which some may die."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -81,7 +80,7 @@ def run_trials(
         OutputError: A trial failed, or the folder or storage cannot be written.
     """
     if (finished := _all_finished(study)) >= max(total, 1):
-        print(f"Nothing was left to do: all {finished} trials of {folder.name!r} are finished.", file=sys.stderr)
+        ranks.notice(f"Nothing was left to do: all {finished} trials of {folder.name!r} are finished.")
     else:
         ranks.start()
     study.pruner = _pruner(objective)
@@ -119,8 +118,7 @@ def _storage_errors(folder: StudyFolder) -> Iterator[None]:
         if cause := behind(error, lambda one: isinstance(one, OSError | SQLAlchemyError)):
             raise OutputError(
                 f"{folder.folder} or its storage cannot be written: {message_of(cause)}. Finished trials are "
-                "kept: solve "
-                "that and run the same command again"
+                "kept: solve that and run the same command again"
             ) from error
         raise
 
@@ -136,7 +134,7 @@ def keep_artifacts(study: optuna.Study, folder: Path) -> None:
 
 
 def _all_finished(study: optuna.Study) -> int:
-    """Returns the number of finished trials, or 0 if any is waiting, running or failed."""
+    """Returns the number of finished trials, or 0 if any is waiting or running."""
     states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
     finished = states[TrialState.COMPLETE] + states[TrialState.PRUNED]
     return finished if not (states[TrialState.WAITING] or states[TrialState.RUNNING]) else 0

@@ -9,30 +9,18 @@ from transformers import DynamicCache, GenerationConfig, LlavaForConditionalGene
 
 from foveate.compressors import Blind, Compressor, Identity, VisionCompressor
 from foveate.core.layers import LayersFrom
-from foveate.data.load import load_samples
 from foveate.methods import (
     fastv,
     random,
     uniform,
     vtc_cls,
 )
-from foveate.models.loading.load import LoadedModel, adapt, load
+from foveate.models.loading.load import LoadedModel, adapt
 from foveate.models.runtime.generation import Conversation, Decoding, answer
 from foveate.scorers import ClsAttention, ClsEnsemble, Random
-from foveate.testing.tiny import save_tiny_llava
 from tests.image_files import live_images
 
 NEW = 6
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> LoadedModel:
-    return load(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def samples():
-    return load_samples("scenes", "search", limit=33)
 
 
 def inputs_of(loaded: LoadedModel, questions, images):

@@ -8,7 +8,6 @@ from transformers import DynamicCache, LlavaForConditionalGeneration, SiglipVisi
 
 from foveate.compressors import VisionCompressor
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedModel, UnsupportedNeed
-from foveate.data.load import load_samples
 from foveate.mergers import Contextual
 from foveate.methods import (
     cdpruner,
@@ -25,22 +24,12 @@ from foveate.methods import (
     vscan,
     vtc_cls,
 )
-from foveate.models.loading.load import LoadedModel, adapt, load
+from foveate.models.loading.load import adapt, load
 from foveate.reference.architecture import clip_config, llava_config
 from foveate.scorers import ReceivedAttention
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
 from tests.image_files import live_images
 from tests.models.families.test_llava import inputs_of
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> LoadedModel:
-    return load(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def samples():
-    return load_samples("scenes", "search", limit=33)
 
 
 @pytest.mark.parametrize("compressor", [vtc_cls(16, 1), fastv(16, 1)], ids=repr)

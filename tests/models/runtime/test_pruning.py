@@ -16,7 +16,6 @@ from foveate.compressors import DecoderCompressor, Pipeline, VisionCompressor
 from foveate.compressors.base import compressed_by
 from foveate.core.contracts import Selector
 from foveate.core.trace import Trace
-from foveate.data.load import load_samples
 from foveate.functional.ranking import listed
 from foveate.methods import (
     dart,
@@ -30,11 +29,9 @@ from foveate.methods import (
     vtc_cls,
     vtw,
 )
-from foveate.models.loading.load import LoadedModel, load
 from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.scorers import ClsAttention, ClsEnsemble, Hybrid, PromptAttention
 from foveate.selectors import Mass
-from foveate.testing.tiny import save_tiny_llava
 from tests.image_files import live_images
 from tests.models.families.test_llava import inputs_of
 
@@ -49,16 +46,6 @@ class AboveMean(Selector):
         there = scores > -torch.inf
         mean = torch.where(there, scores, 0).sum(1, keepdim=True) / there.sum(1, keepdim=True)
         return listed(there & (scores > mean))
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> LoadedModel:
-    return load(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def samples():
-    return load_samples("scenes", "search", limit=33)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from foveate.core.contracts import Scorer
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.needs import Role
 from foveate.core.trace import Trace
-from foveate.data.load import load_samples
 from foveate.methods import (
     fastv,
     feather,
@@ -25,25 +24,13 @@ from foveate.methods import (
     vscan,
     vtc_cls,
 )
-from foveate.models.loading.load import LoadedModel, load
 from foveate.models.runtime.packing import pack
 from foveate.scorers import Hybrid, PromptAttention, Random, WideClsAttention
-from foveate.testing.tiny import save_tiny_llava
 from tests.image_files import live_images
 from tests.models.families.test_llava import inputs_of
 from tests.models.runtime.test_pruning import batch_of, reference
 
 NEW = 6
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> LoadedModel:
-    return load(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def samples():
-    return load_samples("scenes", "search", limit=33)
 
 
 @pytest.fixture(scope="module")
