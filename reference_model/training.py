@@ -1,68 +1,58 @@
-"""Training loop of all stages on two CPU processes; a stopped run continues from the checkpoint of its last epoch."""
+"""The training loop of both stages; a stopped run continues from the checkpoint of its last epoch."""
 
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities import rank_zero_only
-from torch import nn
-from torch.utils.data import DataLoader, Dataset, default_collate
-from transformers import CLIPModel, LlavaForConditionalGeneration
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import AttentionInterface, CLIPModel, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from foveate.core.storage import atomic_write
-from foveate.data.scenes.scene import Scene, Thing
-from foveate.reference.architecture import clip_config, make_processor
+from foveate.reference.architecture import clip_config
 
-HELD_OUT = 10_000_000  # first index of the validation images of the `train` split
+EPOCH = 250  # steps
+_FAST_ATTENTION = "sdpa_float32"
 
 
-class EpochsOfScenes(lightning.LightningDataModule):
-    """Scenes of the endless `train` split; every epoch has the next `images` indices, so a resumed run repeats none."""
+class Epochs(lightning.LightningDataModule):
+    """Endless training data: each epoch has its own loader, so a resumed run repeats no item.
 
-    def __init__(
-        self, dataset: Callable[[range], Dataset], images: int, batch_size: int, collate: Callable = default_collate
-    ) -> None:
+    Args:
+        training: Returns the loader of an epoch.
+        validation: The loader of held-out data.
+    """
+
+    def __init__(self, training: Callable[[int], DataLoader], validation: DataLoader) -> None:
         super().__init__()
-        self.dataset, self.images, self.batch_size, self.collate = dataset, images, batch_size, collate
+        self.training, self.validation = training, validation
 
     def train_dataloader(self) -> DataLoader:
-        start = self.trainer.current_epoch * self.images if self.trainer else 0
-        return self._loader(range(start, start + self.images))
+        return self.training(self.trainer.current_epoch if self.trainer else 0)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader(range(HELD_OUT, HELD_OUT + 256))
-
-    def _loader(self, indices: range) -> DataLoader:
-        return DataLoader(self.dataset(indices), batch_size=self.batch_size, collate_fn=self.collate)
+        return self.validation
 
 
-def fit(
-    module: lightning.LightningModule,
-    data: EpochsOfScenes,
-    out: Path,
-    steps: int,
-    processes: int = 2,
-) -> None:
-    """Trains for `steps` optimizer steps, or continues from the checkpoint in `out`."""
-    torch.set_num_threads(1)  # two processes of one thread are faster than one of two threads
+def fit(module: lightning.LightningModule, data: Epochs, out: Path, epochs: int, clip_gradients: bool = True) -> None:
+    """Trains for at most `epochs` epochs, or continues from the checkpoint in `out`."""
+    torch.set_num_threads(1)  # two trainings of one thread are faster than one of two threads
     checkpoint = out / "last.ckpt"
     every_epoch = ModelCheckpoint(
         dirpath=out, filename=checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
     )
     trainer = lightning.Trainer(
         accelerator="cpu",
-        devices=processes,
-        strategy="ddp" if processes > 1 else "auto",
-        max_steps=steps,
-        gradient_clip_val=1.0,
-        check_val_every_n_epoch=2,
+        devices=1,
+        max_epochs=epochs,
+        gradient_clip_val=1.0 if clip_gradients else None,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,
         callbacks=[every_epoch],
@@ -72,6 +62,22 @@ def fit(
         enable_model_summary=False,
     )
     trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.exists() else None, weights_only=True)
+
+
+def use_fast_attention(model: PreTrainedModel) -> None:
+    """Makes a model compute attention in float32 under autocast, because its bfloat16 backward pass is slow on CPUs."""
+    AttentionInterface.register(_FAST_ATTENTION, _float32_attention)
+    model.set_attn_implementation(_FAST_ATTENTION)
+
+
+def _float32_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    with torch.autocast(query.device.type, enabled=False):
+        states, weights = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **options
+        )
+    return states.to(query.dtype), weights
 
 
 def computed_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dict]) -> dict:
@@ -87,28 +93,9 @@ def computed_once(name: str, tower: nn.Module, out: Path, make: Callable[[], dic
     return torch.load(path, mmap=True, weights_only=True)
 
 
-def facts_of(scene: Scene) -> tuple[tuple[str | int, ...], ...]:
-    """Returns the things of a scene as plain values, which `image_of` reads."""
-    return tuple(astuple(thing) for thing in scene.things)
-
-
-def image_of(bank: dict, index: int) -> tuple[int, Scene]:
-    """Returns the number and the scene of the image of item `index`; images repeat."""
-    image, nothing = index % len(bank["things"]), np.empty(0)
-    things = tuple(Thing(*facts) for facts in bank["things"][image])
-    return image, Scene(things, nothing, nothing)
-
-
 def trained_clip(folder: Path) -> CLIPModel:
     """Returns the CLIP of a finished vision stage."""
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
     clip = CLIPModel(clip_config())
     clip.load_state_dict({name[5:]: value for name, value in checkpoint.items() if name.startswith("clip.")})
     return clip
-
-
-@rank_zero_only
-def export(llava: LlavaForConditionalGeneration, folder: Path) -> None:
-    """Writes a checkpoint folder with its processor."""
-    llava.eval().save_pretrained(folder)
-    make_processor().save_pretrained(folder)

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import wraps
-from importlib.resources import files
 from pathlib import Path
-from typing import NoReturn, TextIO, cast
+from typing import Literal, NoReturn, TextIO, cast
 
 import tyro
 
@@ -21,7 +20,7 @@ from foveate.core.finished import RESULTS, Copied, command_of, remember, remembe
 from foveate.core.progress import disable_bars
 from foveate.data.names import parsed
 from foveate.evaluation.ranks import notice, rank, workers
-from foveate.models.loading.names import REFERENCE
+from foveate.models.loading.names import REFERENCES, folder_of
 from foveate.options import Checked, Options
 
 _LIGHTNING = "accelerators callbacks core loggers loops plugins profilers strategies trainer tuner utilities".split()
@@ -123,13 +122,17 @@ def _inputs(options: Options) -> list[Path]:
 
     That is so with a database on a server, or a checkpoint or data set on the hub.
     """
-    models = [Path(str(files("foveate.reference"))) if one == REFERENCE else Path(one) for one in options.model]
+    models = [Path(folder_of(one, part)) for one in options.model for part in _parts(one)]
     data = [Path(location) for _, location in map(parsed, options.data) if location]
     try:
         local = options.storage is None and all(path.exists() for path in (*models, *data))
     except (OSError, ValueError):  # no file can have such a name
         local = False
     return [*models, *data] if local else []
+
+
+def _parts(model: str) -> tuple[Literal["llava", "clip"], ...]:
+    return ("llava", "clip") if model in REFERENCES else ("llava",)
 
 
 def _remember(folder: Path, command: str, printed: str, inputs: Sequence[Path], begun: float) -> None:

@@ -10,7 +10,7 @@ from foveate.core.errors import DataError
 from foveate.core.progress import bar
 from foveate.data.names import SCENES, check_limit, parsed
 from foveate.data.sample import InMemoryImage, Masks, VQASample
-from foveate.data.scenes.questions import SEVERAL_ITEMS, make_questions
+from foveate.data.scenes.questions import QUESTION_KINDS, make_questions
 from foveate.data.scenes.scene import SPLITS, make_scene, stream
 
 if TYPE_CHECKING:  # datasets takes a second to import
@@ -99,7 +99,7 @@ def _scenes(split: str, limit: int | None, seed: int) -> list[VQASample]:
                     kind=question.kind,
                     question=question.text,
                     references=(question.answer,),
-                    scoring="set_f1" if question.kind in SEVERAL_ITEMS else "exact",
+                    scoring="set_f1" if QUESTION_KINDS[question.kind].several else "exact",
                     things=Masks(scene.masks(question.needed)),
                 )
             )

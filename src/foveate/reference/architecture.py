@@ -18,28 +18,31 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from foveate.data.scenes.scene import COLOURS, GLYPHS, IMAGE_SIZE, KINDS, SIGN
+from foveate.data.scenes.bitmaps import CHARACTERS, COLOURS, KINDS
+from foveate.data.scenes.scene import GRID, IMAGE_SIZE
+from foveate.data.scenes.tiles import PATCH
 
-PATCH_SIZE = 8
-GRID = IMAGE_SIZE // PATCH_SIZE
+PATCH_SIZE = PATCH
 PATCHES = GRID * GRID
 FEATURE_LAYER = -2
-PIXEL_MEAN, PIXEL_STD = 0.5, 0.27
+PIXEL_MEAN, PIXEL_STD = 0.42, 0.26
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
-_POSITIONS = ("upper", "lower", "left", "right", "above", "below")
-_ANSWERS = ("yes", "no", "two", "three", "four", "a", "b", "c", "d", "large", "small")
-_QUESTION = tuple(
-    "USER ASSISTANT is there any what color the shape thing how many shapes are character on where which list describe "
-    "of system".split()
-)
+_ANSWERS = "yes no one two three four five six small large thin bold upper lower left right above below".split()
+_QUESTIONS = (
+    "USER ASSISTANT system is there a what color the which thing how many things are where from describe compare and "
+    "list number of does text say texts"
+).split()
 _PUNCTUATION = ("?", ",", ":", ".")
 VOCABULARY = {
     word: index
     for index, word in enumerate(
-        dict.fromkeys((*_SPECIAL, *COLOURS, *KINDS, SIGN, *GLYPHS, *_POSITIONS, *_ANSWERS, *_QUESTION, *_PUNCTUATION))
+        dict.fromkeys((*_SPECIAL, *COLOURS, *KINDS, *CHARACTERS, *_ANSWERS, *_QUESTIONS, *_PUNCTUATION, "<end>"))
     )
 }
+END = VOCABULARY["<end>"]
+"""Last token of the CLIP's texts: the highest ID, where both pooling rules of transformers pool."""
+TEXT_LENGTH = 32
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }} : "
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image> "
@@ -49,30 +52,30 @@ CHAT_TEMPLATE = (
 
 
 def clip_config() -> CLIPConfig:
-    """Returns a CLIP whose vision half becomes the tower; its text half serves only the contrastive loss."""
+    """Returns a CLIP whose vision half is the tower of the LLaVA."""
     width = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "projection_dim": 128}
     return CLIPConfig(
         projection_dim=128,
-        vision_config={**width, "num_hidden_layers": 6, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
+        vision_config={**width, "num_hidden_layers": 8, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
         text_config={
             **width,
             "num_hidden_layers": 2,
             "vocab_size": len(VOCABULARY),
-            "max_position_embeddings": 32,
+            "max_position_embeddings": TEXT_LENGTH,
             "pad_token_id": VOCABULARY["<pad>"],
             "bos_token_id": VOCABULARY["<s>"],
-            "eos_token_id": VOCABULARY["</s>"],
+            "eos_token_id": END,
         },
     )
 
 
 def llava_config(vision: CLIPVisionConfig) -> LlavaConfig:
-    """Returns a LLaVA with this tower, a two-layer projector and four LLaMA layers."""
+    """Returns a LLaVA with this tower, a two-layer projector and eight LLaMA layers."""
     language = LlamaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=128,
         intermediate_size=320,
-        num_hidden_layers=4,
+        num_hidden_layers=8,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=512,
@@ -109,6 +112,17 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         extra_special_tokens={"image_token": "<image>"},
         clean_up_tokenization_spaces=False,
     )
+
+
+def make_text_tokenizer() -> PreTrainedTokenizerFast:
+    """Returns the tokenizer of the CLIP: the same words between <s> and <end>, padded on the right."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
+    marks = [("<s>", VOCABULARY["<s>"]), ("<end>", END)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A <end>", special_tokens=marks)
+    tokenizer.padding_side = "right"
+    tokenizer.model_max_length = TEXT_LENGTH
+    return tokenizer
 
 
 def make_processor() -> LlavaProcessor:

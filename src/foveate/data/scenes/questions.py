@@ -1,14 +1,16 @@
-"""Templated questions about a scene, each with its answer and the things that are needed to answer it."""
+"""Questions about a scene, each with its answer and the patches that are needed to answer it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from numpy.random import Generator
 
-from foveate.data.scenes.scene import COLOURS, KINDS, Scene, Thing
+from foveate.data.scenes.bitmaps import KINDS
+from foveate.data.scenes.scene import Scene, Text, Thing
 
-_NUMBERS = {2: "two", 3: "three", 4: "four"}
-_LETTERS = ("a", "b", "c", "d")
+About = Literal["things", "details"]
+_NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 
 @dataclass(frozen=True)
@@ -18,151 +20,162 @@ class Question:
     Attributes:
         kind: Question type, a key of `QUESTION_KINDS`.
         text: The question.
-        answer: The reference answer; several items are separated by commas.
-        needed: Indices into `Scene.things` of the evidence.
+        answer: The reference answer; several items are separated by commas, characters by spaces.
+        needed: The patches of each thing, string or digit that shows the answer.
     """
 
     kind: str
     text: str
     answer: str
-    needed: tuple[int, ...]
+    needed: tuple[tuple[int, ...], ...]
+
+
+Ask = Callable[[Scene, Generator], tuple[str, str, list[Thing | Text]]]
+
+
+@dataclass(frozen=True)
+class QuestionKind:
+    """A type of question.
+
+    Attributes:
+        about: What it asks for: "things", which captions of the image name, or "details", which they do not.
+        ask: Returns text, answer and the needed parts of a scene.
+        several: Whether the answer is a comma-separated set.
+    """
+
+    about: About
+    ask: Ask
+    several: bool = False
 
 
 def make_questions(scene: Scene, rng: Generator) -> tuple[Question, ...]:
     """Returns one question of every kind, in the order of `QUESTION_KINDS`."""
-    return tuple(ask(scene, rng) for ask in QUESTION_KINDS.values())
+    return tuple(make_question(kind, scene, rng) for kind in QUESTION_KINDS)
 
 
-def _pick(scene: Scene, rng: Generator, count: int = 1) -> list[int]:
-    """Draws the indices of `count` different shapes."""
-    return [int(i) for i in rng.permutation(len(scene.shapes))[:count]]
+def make_question(kind: str, scene: Scene, rng: Generator) -> Question:
+    """Returns a question of a kind."""
+    text, answer, needed = QUESTION_KINDS[kind].ask(scene, rng)
+    return Question(kind, text, answer, tuple(part.patches for part in needed))
 
 
-def _absent(present: set[str], names: tuple[str, ...], rng: Generator) -> str:
-    """Draws a name that is not present."""
-    return str(rng.choice([name for name in names if name not in present]))
+def _pick(scene: Scene, rng: Generator, count: int = 1) -> list[Thing]:
+    return [scene.things[i] for i in rng.permutation(len(scene.things))[:count]]
 
 
-def _yes_no(truth: bool) -> str:
-    return "yes" if truth else "no"
+def _spelled(text: Text) -> str:
+    return " ".join(text.characters)
 
 
-def _exist(scene: Scene, rng: Generator) -> Question:
-    """Asks about a shape of the scene in half of the questions, else about an absent colour or an absent kind."""
-    (index,) = _pick(scene, rng)
-    colour, kind = scene.things[index].colour, scene.things[index].kind
-    truth = bool(rng.random() < 0.5)
-    if not truth and rng.random() < 0.5:
-        colour = _absent({thing.colour for thing in scene.things}, tuple(COLOURS), rng)
-    elif not truth:
-        kind = _absent({thing.kind for thing in scene.things}, KINDS, rng)
-    return Question("exist", f"is there any {colour} {kind}?", _yes_no(truth), (index,))
+def _weight(text: Text) -> str:
+    return "bold" if text.bold else "thin"
 
 
-def _exist_adversarial(scene: Scene, rng: Generator) -> Question:
-    """Asks about a colour and a kind of the scene, in half of the questions those of two different things."""
-    first, second = _pick(scene, rng, 2)
-    truth = bool(rng.random() < 0.5)
-    kind = scene.things[first if truth else second].kind
-    needed = (first,) if truth else (first, second)
-    return Question("exist_adversarial", f"is there any {scene.things[first].colour} {kind}?", _yes_no(truth), needed)
+def _exist(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    """Asks for a thing of the scene, or for an absent kind, or for a kind in the colour of another thing."""
+    thing, other = _pick(scene, rng, 2)
+    if rng.random() < 0.5:
+        return f"is there a {thing.colour} {thing.kind}?", "yes", [thing]
+    if rng.random() < 0.5 and other.colour != thing.colour:
+        return f"is there a {other.colour} {thing.kind}?", "no", [thing]
+    absent = [kind for kind in KINDS if kind not in {each.kind for each in scene.things}]
+    return f"is there a {thing.colour} {rng.choice(absent)}?", "no", [thing]
 
 
-def _colour(scene: Scene, rng: Generator) -> Question:
-    (index,) = _pick(scene, rng)
-    thing = scene.things[index]
-    return Question("color", f"what color is the {thing.kind}?", thing.colour, (index,))
+def _colour(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    (thing,) = _pick(scene, rng)
+    return f"what color is the {thing.kind}?", thing.colour, [thing]
 
 
-def _shape(scene: Scene, rng: Generator) -> Question:
-    (index,) = _pick(scene, rng)
-    thing = scene.things[index]
-    return Question("shape", f"what shape is the {thing.colour} thing?", thing.kind, (index,))
+def _kind(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    """Asks for the only thing of a colour."""
+    colours = [thing.colour for thing in scene.things]
+    alone = [thing for thing in scene.things if colours.count(thing.colour) == 1]
+    thing = alone[rng.integers(len(alone))]
+    return f"which thing is {thing.colour}?", thing.kind, [thing]
 
 
-def _count(scene: Scene, rng: Generator) -> Question:
-    shapes = len(scene.shapes)
-    return Question("count", "how many shapes are there?", _NUMBERS[shapes], tuple(range(shapes)))
+def _count(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    """Asks how many things have a colour; each number that occurs in the scene is equally likely."""
+    by_colour = {thing.colour: [t for t in scene.things if t.colour == thing.colour] for thing in scene.things}
+    number = int(rng.choice(sorted({len(things) for things in by_colour.values()})))
+    colours = [colour for colour, things in by_colour.items() if len(things) == number]
+    colour = colours[rng.integers(len(colours))]
+    return f"how many things are {colour}?", _NUMBERS[number], list(by_colour[colour])
 
 
-def _reading(scene: Scene, rng: Generator) -> Question:
-    index = len(scene.shapes) + int(rng.integers(len(scene.signs)))
-    sign = scene.things[index]
-    return Question("reading", f"what character is on the {sign.colour} sign?", sign.glyph, (index,))
+def _position(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    (thing,) = _pick(scene, rng)
+    return f"where is the {thing.kind}?", " ".join(scene.quadrant(thing.patches)), [thing]
 
 
-def _relation(scene: Scene, rng: Generator) -> Question:
-    """Asks about the axis on which the two shapes are farther apart."""
-    first, second = _pick(scene, rng, 2)
-    one, other = scene.things[first], scene.things[second]
-    dx, dy = one.x - other.x, one.y - other.y
-    sideways = abs(dx) > abs(dy)
-    sides = ("left of", "right of") if sideways else ("above", "below")
-    side = int((dx if sideways else dy) > 0)
-    truth = bool(rng.random() < 0.5)
-    text = f"is the {one.kind} {sides[side if truth else 1 - side]} the {other.kind}?"
-    return Question("relation", text, _yes_no(truth), (first, second))
+def _relation(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    one, other = _pick(scene, rng, 2)
+    return f"where is the {one.kind} from the {other.kind}?", scene.direction(one, other), [one, other]
 
 
-def _clearly_placed(scene: Scene, rng: Generator, pixels: int = 5) -> int:
-    """Returns a random shape at least `pixels` from both midlines, or else the one that is farthest from them."""
-    order = _pick(scene, rng, len(scene.shapes))
-    clear = [i for i in order if scene.things[i].margin >= pixels]
-    return clear[0] if clear else max(order, key=lambda i: scene.things[i].margin)
+def _read(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    text = scene.strings[rng.integers(2)]
+    return f"what does the {text.colour} text say?", _spelled(text), [text]
 
 
-def _position(scene: Scene, rng: Generator) -> Question:
-    index = _clearly_placed(scene, rng)
-    thing = scene.things[index]
-    return Question("position", f"where is the {thing.kind}?", " ".join(thing.quadrant), (index,))
+def _digit(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    numbered = [(thing, thing.beside) for thing in scene.things if thing.beside and len(thing.beside.characters) == 1]
+    thing, digit = numbered[rng.integers(len(numbered))]
+    return f"which number is right of the {thing.kind}?", digit.characters, [thing, digit]
 
 
-def _multiple_choice(scene: Scene, rng: Generator) -> Question:
-    """Asks with two to four colours as options; colours of other things of the scene are the first distractors."""
-    (index,) = _pick(scene, rng)
-    thing = scene.things[index]
-    present = {other.colour for other in scene.things} - {thing.colour}
-    distractors = sorted(COLOURS, key=lambda name: (name not in present, rng.random()))
-    distractors.remove(thing.colour)
-    options = [thing.colour, *distractors[: int(rng.integers(1, 4))]]
-    options = [str(name) for name in rng.permutation(options)]
-    listed = " ".join(f"{letter} {name}" for letter, name in zip(_LETTERS, options, strict=False))
-    answer = _LETTERS[options.index(thing.colour)]
-    return Question("multiple_choice", f"which color is the {thing.kind}: {listed}?", answer, (index,))
+def _two_hop(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    """Asks for the string right of a thing."""
+    string = scene.strings[1]
+    (thing,) = [thing for thing in scene.things if thing.beside is string]
+    return f"what does the text right of the {thing.kind} say?", _spelled(string), [thing, string]
 
 
-def _list(scene: Scene, rng: Generator) -> Question:
-    """Asks for all shapes; the reference is sorted by colour, and scoring ignores the order."""
-    named = sorted(f"{thing.colour} {thing.kind}" for thing in scene.shapes)
-    return Question("list", "list the shapes.", ", ".join(named), tuple(range(len(named))))
+def _describe(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    (thing,) = _pick(scene, rng)
+    answer = f"{thing.size}, {thing.colour}, {' '.join(scene.quadrant(thing.patches))}"
+    return f"describe the {thing.kind}.", answer, [thing]
 
 
-def _list_colours(scene: Scene, rng: Generator) -> Question:
-    """Asks for the colour of each shape; the reference is sorted by kind, and scoring ignores the order."""
-    named = sorted(f"{thing.kind} {thing.colour}" for thing in scene.shapes)
-    return Question("list_colors", "list the color of the shapes.", ", ".join(named), tuple(range(len(named))))
+def _describe_text(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    text = scene.strings[rng.integers(2)]
+    answer = f"{_weight(text)}, {_spelled(text)}, {' '.join(scene.quadrant(text.patches))}"
+    return f"describe the {text.colour} text.", answer, [text]
 
 
-def _describe(scene: Scene, rng: Generator) -> Question:
-    index = _clearly_placed(scene, rng)
-    thing: Thing = scene.things[index]
-    return Question(
-        "describe", f"describe the {thing.kind}.", f"{thing.size}, {thing.colour}, {' '.join(thing.quadrant)}", (index,)
-    )
+def _compare(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    """Asks for size and colour of two things, in the order of the question."""
+    one, other = _pick(scene, rng, 2)
+    answer = f"{one.size} {one.colour}, {other.size} {other.colour}"
+    return f"compare the {one.kind} and the {other.kind}.", answer, [one, other]
 
 
-QUESTION_KINDS: dict[str, Callable[[Scene, Generator], Question]] = {
-    "exist": _exist,
-    "exist_adversarial": _exist_adversarial,
-    "color": _colour,
-    "shape": _shape,
-    "count": _count,
-    "reading": _reading,
-    "relation": _relation,
-    "position": _position,
-    "multiple_choice": _multiple_choice,
-    "list": _list,
-    "list_colors": _list_colours,
-    "describe": _describe,
+def _list(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    """Asks for all things; the reference is in reading order, and scoring ignores the order."""
+    things = sorted(scene.things, key=lambda thing: thing.patches)
+    return "list the things.", ", ".join(f"{thing.colour} {thing.kind}" for thing in things), list(things)
+
+
+def _list_texts(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
+    """Asks for both strings; the reference is in reading order, and scoring ignores the order."""
+    texts = sorted(scene.strings, key=lambda text: text.patches)
+    return "list the texts.", ", ".join(f"{t.colour} {_spelled(t)}" for t in texts), list(texts)
+
+
+QUESTION_KINDS: dict[str, QuestionKind] = {
+    "exist": QuestionKind("things", _exist),
+    "color": QuestionKind("things", _colour),
+    "kind": QuestionKind("things", _kind),
+    "count": QuestionKind("things", _count),
+    "position": QuestionKind("things", _position),
+    "relation": QuestionKind("things", _relation),
+    "describe": QuestionKind("things", _describe, several=True),
+    "compare": QuestionKind("things", _compare),
+    "list": QuestionKind("things", _list, several=True),
+    "digit": QuestionKind("details", _digit),
+    "read": QuestionKind("details", _read),
+    "two_hop": QuestionKind("details", _two_hop),
+    "describe_text": QuestionKind("details", _describe_text, several=True),
+    "list_texts": QuestionKind("details", _list_texts, several=True),
 }
-SEVERAL_ITEMS = frozenset({"list", "list_colors", "describe"})  # kinds whose answer is a comma-separated set

@@ -1,84 +1,86 @@
-"""Synthetic images with known contents and with a mask of each thing.
+"""Synthetic images in which nothing that is asked about stands out.
 
-A scene holds two to four coloured shapes and one or two signs with a character, on a textured background with clutter.
-Colours are distinct over all things of a scene and kinds over its shapes, so that "the star" and "the red sign" each
-name one thing. A scene is a pure function of (seed, split, index): splits draw from disjoint random streams, and a
-prefix of a split never depends on how long the split is.
+Nearly every patch of an image shows ink of one of six colours on a muted ground:
+
+- *things*, 4 to 6, each one patch or 2 x 2: twelve kinds, told apart by shape alone, which captions name;
+- *details*: two strings of 3 to 5 characters, one of them right of a thing, and a digit right of two other things; they
+  are asked about, but never named in a caption;
+- *decoys*: scrambled things and rows of scrambled characters, which have no name;
+- *clutter*: random strokes with the ink area and outline length of things and characters.
+
+A scene is a pure function of (seed, split, index, grid): splits draw from disjoint random streams, and a prefix of a
+split never depends on how long the split is.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from enum import IntEnum
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.random import Generator, default_rng
 
+from foveate.data.scenes import tiles
+from foveate.data.scenes.bitmaps import COLOURS, DIGITS, KINDS, LETTERS, character_bitmap, kind_bitmaps
+from foveate.data.scenes.tiles import PATCH
+
 Split = Literal["train", "search", "test", "confirm"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+GRID = 12  # patches of an image's edge
+GRIDS = (12, 16)
+IMAGE_SIZE = GRID * PATCH
 
-IMAGE_SIZE = 96
-SIGN = "sign"
-COLOURS = {
-    "red": (0.85, 0.10, 0.10),
-    "green": (0.10, 0.62, 0.15),
-    "blue": (0.15, 0.25, 0.90),
-    "yellow": (0.92, 0.86, 0.12),
-    "purple": (0.55, 0.12, 0.72),
-    "orange": (0.97, 0.52, 0.06),
-    "cyan": (0.15, 0.82, 0.86),
-}
-KINDS = ("circle", "square", "triangle", "star", "cross", "ring")
-# 5 x 7 bitmaps, one row per string: drawn here so that no installed font changes the data.
-GLYPHS = {
-    "A": (".###.", "#...#", "#...#", "#####", "#...#", "#...#", "#...#"),
-    "C": (".####", "#....", "#....", "#....", "#....", "#....", ".####"),
-    "E": ("#####", "#....", "#....", "####.", "#....", "#....", "#####"),
-    "H": ("#...#", "#...#", "#...#", "#####", "#...#", "#...#", "#...#"),
-    "K": ("#...#", "#..#.", "#.#..", "##...", "#.#..", "#..#.", "#...#"),
-    "T": ("#####", "..#..", "..#..", "..#..", "..#..", "..#..", "..#.."),
-    "X": ("#...#", "#...#", ".#.#.", "..#..", ".#.#.", "#...#", "#...#"),
-    "2": (".###.", "#...#", "....#", "...#.", "..#..", ".#...", "#####"),
-    "4": ("#..#.", "#..#.", "#..#.", "#####", "...#.", "...#.", "...#."),
-    "7": ("#####", "....#", "...#.", "...#.", "..#..", "..#..", "..#.."),
-}
-SMALL_RADII, LARGE_RADII, SIGN_RADII = (8, 9), (12, 13, 14), (9, 10)
-SHAPE_TURNS, SIGN_TURNS = (-20, -8, 8, 20), (-4, -2, 2, 4)  # degrees
 
-_WINDOW = 32  # pixels: contains the largest thing at any rotation
-_CLUTTER = 10  # marks per image
+class Role(IntEnum):
+    """Content of a patch."""
+
+    THING = 0
+    STRING = 1
+    DIGIT = 2
+    DECOY = 3
+    CLUTTER = 4
+    GROUND = 5
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string in a row, one character per patch; a digit beside a thing is a string of length one."""
+
+    characters: str
+    colour: str
+    bold: bool
+    patches: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn thing; `x`, `y` and `radius` are in pixels, `turn` in degrees, `glyph` is empty except for signs."""
+    """A thing that captions name.
+
+    Attributes:
+        kind: A key of `KINDS`.
+        colour: A key of `COLOURS`; things may share it.
+        row, column: Its upper left patch.
+        side: Its edge in patches, 1 or 2.
+        patches: All its patches.
+        beside: The digit or string on its right.
+    """
 
     kind: str
     colour: str
-    x: int
-    y: int
-    radius: int
-    turn: int
-    glyph: str = ""
-
-    @property
-    def is_shape(self) -> bool:
-        return self.kind != SIGN
+    row: int
+    column: int
+    side: int
+    patches: tuple[int, ...]
+    beside: Text | None = None
 
     @property
     def size(self) -> str:
-        return "large" if self.radius >= LARGE_RADII[0] else "small"
+        return "large" if self.side == 2 else "small"
 
     @property
-    def quadrant(self) -> tuple[str, str]:
-        half = IMAGE_SIZE / 2
-        return "upper" if self.y < half else "lower", "left" if self.x < half else "right"
-
-    @property
-    def margin(self) -> float:
-        """Distance in pixels from the centre of the thing to the nearer midline of the image."""
-        return min(abs(self.x - IMAGE_SIZE / 2), abs(self.y - IMAGE_SIZE / 2))
+    def centre(self) -> tuple[float, float]:
+        return self.row + self.side / 2, self.column + self.side / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,26 +88,42 @@ class Scene:
     """An image with its contents.
 
     Attributes:
-        things: The shapes, followed by the signs.
-        pixels: The image, (96, 96, 3) uint8.
-        owner: Index in `things` of the thing that a pixel shows, -1 for background and clutter, (96, 96) int8.
+        things: What captions name.
+        strings: The free string, then the one beside a thing; their colours differ.
+        pixels: The image, (edge, edge, 3) uint8.
+        roles: `Role` of each patch, (grid^2,) int8.
+        parts: Number of the thing, string, digit, decoy or piece of clutter that a patch belongs to, (grid^2,) int16.
     """
 
     things: tuple[Thing, ...]
+    strings: tuple[Text, Text]
     pixels: np.ndarray
-    owner: np.ndarray
+    roles: np.ndarray
+    parts: np.ndarray
 
     @property
-    def shapes(self) -> tuple[Thing, ...]:
-        return tuple(thing for thing in self.things if thing.is_shape)
+    def grid(self) -> int:
+        return len(self.pixels) // PATCH
 
-    @property
-    def signs(self) -> tuple[Thing, ...]:
-        return tuple(thing for thing in self.things if not thing.is_shape)
+    def quadrant(self, patches: Sequence[int]) -> tuple[str, str]:
+        """Returns "upper" or "lower" and "left" or "right" for the middle of some patches."""
+        rows, columns = np.divmod(np.asarray(patches), self.grid)
+        middle = (self.grid - 1) / 2
+        return "upper" if rows.mean() < middle else "lower", "left" if columns.mean() < middle else "right"
 
-    def masks(self, indices: Sequence[int]) -> np.ndarray:
-        """Returns the pixels in which each of the things is visible, (thing, 96, 96) bool."""
-        return self.owner == np.asarray(indices, np.int8)[:, None, None]
+    def direction(self, one: Thing, other: Thing) -> str:
+        """Returns where one thing is, seen from another; differences below one patch are left out."""
+        down, right = (a - b for a, b in zip(one.centre, other.centre, strict=True))
+        vertical = ("above" if down < 0 else "below") if abs(down) >= 1 else ""
+        horizontal = ("left" if right < 0 else "right") if abs(right) >= 1 else ""
+        return f"{vertical} {horizontal}".strip()
+
+    def masks(self, regions: Sequence[Sequence[int]]) -> np.ndarray:
+        """Returns the pixels of each region, which is given by its patches, (region, edge, edge) bool."""
+        masks = np.zeros((len(regions), self.grid**2), bool)
+        for mask, patches in zip(masks, regions, strict=True):
+            mask[list(patches)] = True
+        return masks.reshape(-1, self.grid, self.grid).repeat(PATCH, 1).repeat(PATCH, 2)
 
 
 def stream(split: Split, index: int, seed: int = 0, *more: int) -> Generator:
@@ -113,149 +131,160 @@ def stream(split: Split, index: int, seed: int = 0, *more: int) -> Generator:
     return default_rng([seed, SPLITS.index(split), index, *more])
 
 
-def make_scene(split: Split, index: int, seed: int = 0) -> Scene:
-    """Draws scene `index` of a split."""
-    rng = stream(split, index, seed)
-    things = _layout(rng)
-    return Scene(things, *_render(things, rng))
+def make_scene(split: Split, index: int, seed: int = 0, grid: int = GRID) -> Scene:
+    """Draws scene `index` of a split, with `grid` by `grid` patches."""
+    return _Drawing(stream(split, index, seed), grid).scene()
 
 
-def _layout(rng: Generator) -> tuple[Thing, ...]:
-    shapes, signs = int(rng.integers(2, 5)), int(rng.integers(1, 3))
-    colours = rng.permutation(list(COLOURS))
-    kinds = [*rng.permutation(KINDS)[:shapes], *[SIGN] * signs]
-    glyphs = [*[""] * shapes, *rng.permutation(list(GLYPHS))[:signs]]
-    things: list[Thing] = []
-    for kind, colour, glyph in zip(kinds, colours, glyphs, strict=False):
-        if kind == SIGN:
-            radius, turn = int(rng.choice(SIGN_RADII)), int(rng.choice(SIGN_TURNS))
-        else:
-            radius = int(rng.choice(SMALL_RADII if rng.random() < 0.5 else LARGE_RADII))
-            turn = int(rng.choice(SHAPE_TURNS))
-        x, y = _position(things, radius, rng)
-        things.append(Thing(str(kind), str(colour), x, y, radius, turn, str(glyph)))
-    return tuple(things)
+_LARGE_DECOYS, _LARGE_CLUTTER, _SMALL_DECOYS, _DECOY_ROWS = 4, 3, 14, 3  # in 12 x 12 patches
+_GROUND = 0.08  # share of the remaining patches that have no ink
+_LIGHT, _TINT = (0.75, 1.05), 0.04  # how the colour of ink varies
+_OPACITY, _NOISE = 0.9, 0.035
+_STRING_LENGTHS = (3, 4, 5)
 
 
-def _position(things: list[Thing], radius: int, rng: Generator, candidates: int = 60) -> tuple[int, int]:
-    """Draws a position that touches no earlier thing, or the candidate that overlaps least."""
-    border = radius + 1
-    spots = rng.integers(border, IMAGE_SIZE - border + 1, (candidates, 2))
-    gaps = np.full(candidates, 1.0)
-    for other in things:
-        distance = np.abs(spots - (other.x, other.y)).max(1) - (radius + other.radius)
-        gaps = np.minimum(gaps, distance)
-    x, y = spots[int(np.argmax(gaps))]
-    return int(x), int(y)
+class _Drawing:
+    """An image in the making: `_put` claims patches and gives them ink, a colour, a role and a part number."""
+
+    def __init__(self, rng: Generator, grid: int) -> None:
+        self.rng, self.grid = rng, grid
+        self.roles = np.full((grid, grid), -1, np.int8)
+        self.parts = np.full((grid, grid), -1, np.int16)
+        self.ink = np.zeros((grid, grid, PATCH, PATCH), np.float32)
+        self.colours = np.zeros((grid, grid, 3), np.float32)
+        self.count = 0
+
+    def scene(self) -> Scene:
+        rng = self.rng
+        number, large = int(rng.integers(4, 7)), int(rng.choice((0, 1, 1, 2)))
+        kinds, hues = rng.permutation(len(KINDS))[:number], self._thing_hues(number)
+        captioned, *numbered = rng.permutation(number)[:3]
+        free_hue, beside_hue = rng.permutation(len(COLOURS))[:2]
+        things = []
+        for i in range(number):
+            beside, hue = ("", 0)
+            if i == captioned:
+                beside, hue = self._characters(), int(beside_hue)
+            elif i in numbered:
+                beside, hue = str(rng.choice(list(DIGITS))), int(rng.integers(len(COLOURS)))
+            things.append(self._thing(int(kinds[i]), int(hues[i]), 2 if i < large else 1, beside, hue))
+        free = self._characters()
+        strings = self._text(free, int(free_hue), *self._place(1, len(free))), things[captioned].beside
+        self._distractors()
+        return Scene(tuple(things), strings, self._rendered(), self.roles.ravel(), self.parts.ravel())
+
+    def _thing_hues(self, number: int) -> np.ndarray:
+        """Draws colours of things, at least one of which occurs once."""
+        while True:
+            hues = self.rng.integers(len(COLOURS), size=number)
+            if (np.bincount(hues) == 1).any():
+                return hues
+
+    def _characters(self) -> str:
+        return "".join(self.rng.choice(list(LETTERS), int(self.rng.choice(_STRING_LENGTHS))))
+
+    def _thing(self, kind: int, hue: int, side: int, beside: str, beside_hue: int) -> Thing:
+        row, column = self._place(side, side + len(beside))
+        patches = self._put(row, column, tiles.placed(kind_bitmaps()[kind], side, self.rng), hue, Role.THING)
+        text = self._text(beside, beside_hue, row, column + side) if beside else None
+        return Thing(list(KINDS)[kind], list(COLOURS)[hue], row, column, side, patches, text)
+
+    def _text(self, characters: str, hue: int, row: int, column: int) -> Text:
+        bold = bool(self.rng.random() < 0.5)
+        bitmaps = [tiles.placed(character_bitmap(character, bold), 1, self.rng) for character in characters]
+        role = Role.DIGIT if characters in DIGITS else Role.STRING
+        patches = self._put(row, column, np.concatenate(bitmaps, 1), hue, role)
+        return Text(characters, list(COLOURS)[hue], bold, patches)
+
+    def _distractors(self) -> None:
+        rng, crowding = self.rng, (self.grid / GRID) ** 2
+        for _ in range(round(_LARGE_DECOYS * crowding)):
+            self._put_if_free(_drawn(tiles.large_decoys(), rng), Role.DECOY)
+        for _ in range(round(_LARGE_CLUTTER * crowding)):
+            self._put_if_free(tiles.placed(_drawn(tiles.clutter(), rng), 2, rng), Role.CLUTTER)
+        for _ in range(round(_DECOY_ROWS * crowding)):
+            length = int(rng.choice(_STRING_LENGTHS))
+            row = np.concatenate([_drawn(tiles.character_decoys(), rng) for _ in range(length)], 1)
+            self._put_if_free(row, Role.DECOY)
+        self._fill(round(_SMALL_DECOYS * crowding))
+
+    def _put_if_free(self, sheet: np.ndarray, role: Role) -> None:
+        place = self._free_place(sheet.shape[0] // PATCH, sheet.shape[1] // PATCH)
+        if place is not None:
+            self._put(*place, sheet, int(self.rng.integers(len(COLOURS))), role)
+
+    def _fill(self, decoys: int) -> None:
+        """Fills all remaining patches at once with small decoys, clutter and bare ground."""
+        rng = self.rng
+        rest = rng.permutation(np.flatnonzero(self.roles < 0))
+        roles = np.where(rng.random(len(rest)) < _GROUND, Role.GROUND, Role.CLUTTER)
+        roles[:decoys] = Role.DECOY
+        sheets = tiles.small_clutter()[rng.integers(len(tiles.small_clutter()), size=len(rest))]
+        small = tiles.small_decoys()[rng.integers(len(tiles.small_decoys()), size=len(rest))]
+        sheets[:decoys] = small[:decoys]
+        sheets[roles == Role.GROUND] = 0
+        hues = rng.integers(len(COLOURS), size=len(rest))
+        tint = rng.normal(0, _TINT, (len(rest), 3))
+        self.ink.reshape(-1, PATCH, PATCH)[rest] = sheets
+        self.colours.reshape(-1, 3)[rest] = _palette()[hues] * rng.uniform(*_LIGHT, (len(rest), 1)) + tint
+        self.roles.ravel()[rest] = roles
+        self.parts.ravel()[rest] = self.count + np.arange(len(rest))
+
+    def _place(self, height: int, width: int) -> tuple[int, int]:
+        place = self._free_place(height, width)
+        if place is None:
+            raise RuntimeError(f"no free place of {height} x {width} patches")
+        return place
+
+    def _free_place(self, height: int, width: int) -> tuple[int, int] | None:
+        """Draws the upper left patch of a free rectangle."""
+        claimed = np.zeros((self.grid + 1, self.grid + 1), np.int32)
+        claimed[1:, 1:] = (self.roles >= 0).cumsum(0).cumsum(1)
+        low, high = claimed[: -height or None], claimed[height:]
+        inside = high[:, width:] - low[:, width:] - high[:, :-width] + low[:, :-width]
+        places = np.flatnonzero(inside == 0)
+        if not len(places):
+            return None
+        row, column = divmod(int(places[self.rng.integers(len(places))]), inside.shape[1])
+        return row, column
+
+    def _put(self, row: int, column: int, sheet: np.ndarray, hue: int, role: Role) -> tuple[int, ...]:
+        height, width = sheet.shape[0] // PATCH, sheet.shape[1] // PATCH
+        window = slice(row, row + height), slice(column, column + width)
+        self.ink[window] = sheet.reshape(height, PATCH, width, PATCH).transpose(0, 2, 1, 3)
+        self.colours[window] = _palette()[hue] * self.rng.uniform(*_LIGHT) + self.rng.normal(0, _TINT, 3)
+        self.roles[window], self.parts[window] = role, self.count
+        self.count += 1
+        return tuple((row + i) * self.grid + column + j for i in range(height) for j in range(width))
+
+    def _rendered(self) -> np.ndarray:
+        """Returns ink over smooth colour clouds, with noise, (edge, edge, 3) uint8."""
+        rng, edge = self.rng, self.grid * PATCH
+        ink = self.ink.transpose(0, 2, 1, 3).reshape(edge, edge, 1)
+        colours = self.colours.repeat(PATCH, 0).repeat(PATCH, 1)
+        spread = _bilinear(edge)
+        clouds = np.einsum("yi,ijc,xj->yxc", spread, rng.random((5, 5, 3), np.float32), spread, optimize=True)
+        ground = rng.uniform(0.25, 0.5) + 0.3 * (clouds.mean(-1, keepdims=True) - 0.5) + 0.2 * (clouds - 0.5)
+        image = ground + _OPACITY * ink * (colours - ground)
+        image += rng.standard_normal(image.shape, np.float32) * _NOISE
+        return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _render(things: tuple[Thing, ...], rng: Generator) -> tuple[np.ndarray, np.ndarray]:
-    pad = _WINDOW // 2
-    side = IMAGE_SIZE + _WINDOW
-    canvas = np.zeros((side, side, 3), np.float32)
-    canvas[pad:-pad, pad:-pad] = _background(rng)
-    owner = np.full((side, side), -1, np.int8)
-    palette = np.asarray(list(COLOURS.values()), np.float32)
-    for _ in range(_CLUTTER):
-        mark = _clutter_marks()[rng.integers(6)]
-        row, column = rng.integers(0, IMAGE_SIZE - 6, 2) + pad
-        colour = palette[rng.integers(len(palette))] * rng.uniform(0.5, 1.0)
-        _blend(canvas[row : row + 6, column : column + 6], mark, colour)
-    for index, thing in enumerate(things):
-        alpha = _outline(thing.kind, thing.radius, thing.turn)
-        colour = np.clip(COLOURS[thing.colour] + rng.normal(0, 0.05, 3), 0, 1).astype(np.float32)
-        window = slice(thing.y, thing.y + _WINDOW), slice(thing.x, thing.x + _WINDOW)
-        _blend(canvas[window], alpha, colour)
-        if thing.glyph:
-            ink = np.float32(0.03 if colour.mean() > 0.45 else 0.97)
-            _blend(canvas[window], _glyph(thing.glyph), np.full(3, ink))
-        owner[window][alpha > 0.5] = index
-    image = canvas[pad:-pad, pad:-pad] * rng.uniform(0.85, 1.1)
-    image += rng.standard_normal(image.shape, np.float32) * 0.035
-    pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
-    return pixels, owner[pad:-pad, pad:-pad].copy()
+def _drawn(pool: np.ndarray, rng: Generator) -> np.ndarray:
+    return pool[rng.integers(len(pool))]
 
 
-def _blend(window: np.ndarray, alpha: np.ndarray, colour: np.ndarray) -> None:
-    window += alpha[..., None] * (colour.astype(np.float32) - window)
+@cache
+def _palette() -> np.ndarray:
+    return np.asarray(list(COLOURS.values()), np.float32)
 
 
-def _background(rng: Generator) -> np.ndarray:
-    """Draws smooth colour clouds with a faint grating, (96, 96, 3) float32 around mid grey."""
-    coarse = rng.random((5, 5, 3)).astype(np.float32)
-    spread = _bilinear(5)
-    clouds = np.einsum("yi,ijc,xj->yxc", spread, coarse, spread, optimize=True)
-    base = rng.uniform(0.25, 0.6) + 0.30 * (clouds.mean(-1, keepdims=True) - 0.5) + 0.22 * (clouds - 0.5)
-    angle, frequency, strength = rng.uniform(0, math.pi), rng.uniform(0.2, 1.3), rng.uniform(0, 0.08)
-    axis = np.arange(IMAGE_SIZE, dtype=np.float32)
-    wave = np.sin(frequency * (math.cos(angle) * axis[None, :] + math.sin(angle) * axis[:, None]))
-    return (base + strength * wave[..., None]).astype(np.float32)
-
-
-@lru_cache
-def _bilinear(knots: int) -> np.ndarray:
-    """Returns the weights, (96, knots), that interpolate `knots` values along an edge."""
-    weights = np.zeros((IMAGE_SIZE, knots), np.float32)
-    position = (np.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE * (knots - 1)
+@cache
+def _bilinear(edge: int, knots: int = 5) -> np.ndarray:
+    """Returns the weights, (edge, knots), that interpolate `knots` values along an edge."""
+    weights = np.zeros((edge, knots), np.float32)
+    position = (np.arange(edge) + 0.5) / edge * (knots - 1)
     left = np.minimum(position.astype(int), knots - 2)
-    rows = np.arange(IMAGE_SIZE)
+    rows = np.arange(edge)
     weights[rows, left], weights[rows, left + 1] = 1 - (position - left), position - left
     return weights
-
-
-@cache
-def _outline(kind: str, radius: int, turn: int, oversample: int = 4) -> np.ndarray:
-    """Returns the coverage, (32, 32) float32, of a centred shape, averaged over `oversample`^2 points per pixel."""
-    grid = (np.arange(_WINDOW * oversample) + 0.5) / oversample - _WINDOW / 2
-    x, y = np.meshgrid(grid, grid)
-    cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-    inside = _inside(kind, (x * cos + y * sin) / radius, (y * cos - x * sin) / radius)
-    blocks = inside.reshape(_WINDOW, oversample, _WINDOW, oversample)
-    return blocks.mean((1, 3)).astype(np.float32)
-
-
-def _inside(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    distance = np.hypot(u, v)
-    match kind:
-        case "circle":
-            return distance < 1
-        case "square" | "sign":
-            return np.maximum(np.abs(u), np.abs(v)) < 0.9
-        case "triangle":
-            return (v < 0.8) & (np.abs(u) < (v + 1) / 1.8)
-        case "star":
-            step = 2 * math.pi / 5
-            theta = np.arctan2(u, -v)
-            folded = np.abs((theta + step / 2) % step - step / 2)
-            tip, notch = np.array([1.08, 0.0]), 0.45 * np.array([math.cos(step / 2), math.sin(step / 2)])
-            edge = notch - tip
-            px, py = distance * np.cos(folded) - tip[0], distance * np.sin(folded) - tip[1]
-            return edge[1] * px - edge[0] * py < 0
-        case "cross":
-            return ((np.abs(u) < 0.34) & (np.abs(v) < 1)) | ((np.abs(v) < 0.34) & (np.abs(u) < 1))
-        case "ring":
-            return (distance < 1) & (distance > 0.55)
-        case _:
-            raise ValueError(f"no outline for kind {kind!r}; known: {', '.join((*KINDS, SIGN))}")
-
-
-@cache
-def _glyph(character: str) -> np.ndarray:
-    """Returns the bitmap, (32, 32) float32, of a centred character with two pixels per dot."""
-    dots = np.array([[dot == "#" for dot in row] for row in GLYPHS[character]], np.float32)
-    ink = dots.repeat(2, 0).repeat(2, 1)
-    top, left = (_WINDOW - ink.shape[0]) // 2, (_WINDOW - ink.shape[1]) // 2
-    sheet = np.zeros((_WINDOW, _WINDOW), np.float32)
-    sheet[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
-    return sheet
-
-
-@lru_cache
-def _clutter_marks() -> np.ndarray:
-    """Returns six marks, (6, 6, 6) float32: dots, bars and strokes that are relevant to no question."""
-    marks = np.zeros((6, 6, 6), np.float32)
-    marks[0, 2:4, 2:4] = marks[1, 1:4, 1:4] = 1
-    marks[2, 2:4, :] = marks[3, :, 2:4] = 1
-    marks[4] = np.eye(6) + 0.7 * np.eye(6, k=-1)
-    marks[5] = marks[4][::-1]
-    return marks

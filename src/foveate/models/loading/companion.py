@@ -1,6 +1,5 @@
 """Loads the CLIP that a vision tower was taken from."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,20 @@ from transformers import AutoTokenizer, CLIPModel
 from foveate.core.errors import UnsupportedModel, shown
 from foveate.models.backbone.text_encoder import COMPANION_HINT, Companion
 from foveate.models.loading.checkpoint import SAFE, config_of, on_device, reading, weights_of
-
-REFERENCE = "reference"
+from foveate.models.loading.names import REFERENCE, folder_of
 
 
 def load_companion(name: str | Path = REFERENCE, device: str | torch.device = "cpu") -> Companion:
     """Loads a companion in float32.
 
     Args:
-        name: "reference" (that of the shipped model), a checkpoint folder, or a hub id of a CLIP.
+        name: The name of a shipped model (for its CLIP), a checkpoint folder, or a hub id of a CLIP.
         device: The device that it runs on.
 
     Raises:
         UnsupportedModel: The checkpoint does not exist, or is not a complete CLIP.
     """
-    source = str(files("foveate.reference") / "clip") if str(name) == REFERENCE else str(name)
+    source = folder_of(name, "clip")
     what = f"companion {shown(str(name))}"
     config = config_of(what, source, hint=COMPANION_HINT)
     if config.model_type != "clip":

@@ -1,7 +1,6 @@
 """Loads a checkpoint (shipped, local or from the hub) with its processor and adapter."""
 
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from foveate.models.families.qwen_vl import QwenVL
 from foveate.models.loading.checkpoint import SAFE, config_of, in_one_dtype, on_device, reading, weights_of
 from foveate.models.loading.companion import load_companion
 from foveate.models.loading.loaded_model import LoadedModel
-from foveate.models.loading.names import DTYPES, REFERENCE
+from foveate.models.loading.names import DTYPES, REFERENCE, REFERENCES, folder_of
 from foveate.models.loading.processor import load_processor
 
 _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the configuration
@@ -109,13 +108,13 @@ def load(
     """Loads a checkpoint: weights from safetensors only, and never code from its folder.
 
     Args:
-        name: "reference" (the shipped model), a checkpoint folder, or a hub id.
+        name: "reference", "reference-1" or "reference-2" (the shipped models), a checkpoint folder, or a hub id.
         device: The device that it runs on.
         dtype: Precision of all weights: "float32", "bfloat16" or "float16"; "auto" means that of the checkpoint. Tower
             and language model get the same, because mixed precisions would silently change answers.
         attention: The attention implementation's name in transformers.
         companion: Checkpoint of the CLIP that the vision tower was taken from, for scorers that compare patches with
-            text; the shipped model has its own.
+            text; the shipped models have their own.
         revision: Branch, tag or commit of a hub id.
         options: Passed to `from_pretrained` of transformers, such as `quantization_config`, or `device_map="auto"` for
             models larger than one GPU. With `device_map`, `device` is not used, and parts may be offloaded to the CPU
@@ -126,7 +125,7 @@ def load(
             attention are not available.
     """
     _check_options(dtype, attention, options)
-    source = str(files("foveate.reference") / "llava") if str(name) == REFERENCE else str(name)
+    source = folder_of(name)
     what = f"model {shown(str(name))}"
     # Registering third-party families imports their classes, which transformers needs to read a configuration.
     for family in installed_plugins("foveate.families"):
@@ -146,7 +145,7 @@ def load(
     if "quantization_config" not in options and getattr(config, "quantization_config", None) is None:
         in_one_dtype(model, _precision(what, model, dtype))
     model = (model if "device_map" in options else on_device(model, device)).eval()
-    companion = REFERENCE if companion is None and str(name) == REFERENCE else companion
+    companion = name if companion is None and str(name) in REFERENCES else companion
     clip = load_companion(companion, device) if companion else None
     with reading(f"{what} is incomplete", "Expected tokenizer, chat template and image processor of the same model"):
         loaded = LoadedModel(str(name), adapt(model), load_processor(source, **SAFE, revision=revision), clip)
