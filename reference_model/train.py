@@ -99,7 +99,7 @@ class Training:
         """Measures the trained model and writes its card."""
         from reference_model.model_card import model_card
 
-        (self.out / "llava" / "README.md").write_text(model_card(self.out, questions))
+        (self.out / "llava" / "README.md").write_text(model_card(self.out, self.seed, questions))
 
     def _shortened(self, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
         return tuple(replace(phase, epochs=max(1, round(phase.epochs * self.epoch_share))) for phase in phases)
