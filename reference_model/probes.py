@@ -13,9 +13,9 @@ Words = list[tuple[str, bool]]
 _PROBES = 10
 
 
-def dense_texts(scene: Scene, rng: Generator, count: int) -> list[Words]:
-    """Returns `count` texts of different kinds; the first tells all about each thing."""
-    others = rng.permutation(len(_OTHERS))[: count - 1]
+def dense_texts(scene: Scene, rng: Generator, count: int, shuffled: bool = True) -> list[Words]:
+    """Returns `count` texts of different kinds; the first describes each thing, the others are drawn."""
+    others = (rng.permutation(len(_OTHERS)) if shuffled else range(len(_OTHERS)))[: count - 1]
     return [_things(scene, rng), *(_OTHERS[i](scene, rng) for i in others)]
 
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytorch_lightning as lightning
 import torch
 from torch.utils.data import DataLoader
-from transformers import CLIPModel
+from transformers import CLIPModel, PreTrainedModel
 
 from foveate.reference.architecture import make_processor, make_text_tokenizer
 from reference_model.dialogues import SceneDialogues, collate, encoded, features
@@ -64,7 +64,7 @@ class Training:
             return DataLoader(data, batch_size=phase.batch_size)
 
         fit(module, Epochs(training, DataLoader(held_out, batch_size=64)), self.out / "vision", epochs)
-        self.clip.save_pretrained(self.out / "clip")
+        _save(self.clip, self.out / "clip")
         make_processor().image_processor.save_pretrained(self.out / "clip")
         make_text_tokenizer().save_pretrained(self.out / "clip")
 
@@ -92,7 +92,7 @@ class Training:
         epochs = sum(phase.epochs for phase in phases)
         fit(module, Epochs(training, validation), self.out / "language", epochs, clip_gradients=False)
         module.load_state_dict(torch.load(self.out / "language" / "last.ckpt", weights_only=True)["state_dict"])
-        module.llava.eval().save_pretrained(self.out / "llava")
+        _save(module.llava, self.out / "llava")
         make_processor().save_pretrained(self.out / "llava")
 
     def card(self, questions: int) -> None:
@@ -103,3 +103,8 @@ class Training:
 
     def _shortened(self, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
         return tuple(replace(phase, epochs=max(1, round(phase.epochs * self.epoch_share))) for phase in phases)
+
+
+def _save(model: PreTrainedModel, folder: Path) -> None:
+    """Writes weights in half precision; the configuration says float32, in which they are loaded."""
+    model.eval().save_pretrained(folder, state_dict={name: value.half() for name, value in model.state_dict().items()})
