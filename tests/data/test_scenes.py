@@ -308,6 +308,13 @@ def test_a_limit_is_a_prefix_and_all_questions_of_an_image_follow_each_other():
     assert all(s.evidence.any((1, 2)).all() for s in samples)
 
 
+def test_two_images_have_a_question_of_every_kind():
+    samples = load_samples("scenes", "search", limit=28)
+    for half in (samples[:14], samples[14:]):
+        assert {sample.kind for sample in half} == set(QUESTION_KINDS)
+        assert len({sample.image_id for sample in half}) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -25,6 +25,9 @@ from foveate.data.scenes.tiles import PATCH
 PATCH_SIZE = PATCH
 PATCHES = GRID * GRID
 FEATURE_LAYER = -2
+WIDTH = 128
+INITIAL_SPREAD = WIDTH**-0.5
+"""Standard deviation of initial weights that keeps the size of states; LLaMA's 0.02 does so at a width of 2,500."""
 PIXEL_MEAN, PIXEL_STD = 0.42, 0.26
 
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
@@ -53,9 +56,9 @@ CHAT_TEMPLATE = (
 
 def clip_config() -> CLIPConfig:
     """Returns a CLIP whose vision half is the tower of the LLaVA."""
-    width = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "projection_dim": 128}
+    width = {"hidden_size": WIDTH, "intermediate_size": 256, "num_attention_heads": 4, "projection_dim": WIDTH}
     return CLIPConfig(
-        projection_dim=128,
+        projection_dim=WIDTH,
         vision_config={**width, "num_hidden_layers": 8, "image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE},
         text_config={
             **width,
@@ -73,8 +76,9 @@ def llava_config(vision: CLIPVisionConfig) -> LlavaConfig:
     """Returns a LLaVA with this tower, a two-layer projector and eight LLaMA layers."""
     language = LlamaConfig(
         vocab_size=len(VOCABULARY),
-        hidden_size=128,
+        hidden_size=WIDTH,
         intermediate_size=320,
+        initializer_range=INITIAL_SPREAD,
         num_hidden_layers=8,
         num_attention_heads=4,
         num_key_value_heads=4,
