@@ -1,4 +1,4 @@
-"""What [CLS] looks at, layer by layer, against filters of pixels: AUC for things, details and decoys."""
+"""AUC of [CLS] attention by layer, and of filters of pixels, for things, details and decoys."""
 
 from collections.abc import Sequence
 
@@ -68,14 +68,14 @@ def aucs(scores: np.ndarray, scenes: Sequence[Scene]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def one_patch_scores(told: Sequence[Scene], scenes: Sequence[Scene], steps: int = 1500) -> np.ndarray:
+def one_patch_scores(labelled: Sequence[Scene], scenes: Sequence[Scene], steps: int = 1500) -> np.ndarray:
     """Returns the scores (image, patch) of a network that sees one patch and learned in other images what a thing is.
 
     It is the control that a score must exceed to show that patches are compared with each other.
     """
     torch.manual_seed(0)
-    pixels, test = _pixels_of(told), _pixels_of(scenes)
-    role = torch.from_numpy(np.stack([scene.roles for scene in told])).long()
+    pixels, test = _pixels_of(labelled), _pixels_of(scenes)
+    role = torch.from_numpy(np.stack([scene.roles for scene in labelled])).long()
     use = torch.isin(role, torch.tensor(THINGS + REST))
     inputs, target = pixels[use], torch.isin(role[use], torch.tensor(THINGS)).float()
     net = nn.Sequential(nn.Linear(inputs.shape[-1], 256), nn.GELU(), nn.Linear(256, 1))
@@ -105,6 +105,7 @@ def norms_of(loaded: LoadedModel, scenes: Sequence[Scene]) -> str:
     quarter, three = norms.quantile(0.25, dim=1, keepdim=True), norms.quantile(0.75, dim=1, keepdim=True)
     outliers = (norms > three + 3 * (three - quarter)).float().mean()
     return (
-        f"Norms of the patch states that the language model reads: largest over median {norms.max() / norms.median():.2f}; "
-        f"{100 * float(outliers):.2f} % lie more than three interquartile ranges above the third quartile of their image."
+        "Norms of the patch states that the language model reads: largest over median "
+        f"{norms.max() / norms.median():.2f}; {100 * float(outliers):.2f} % lie more than three interquartile ranges "
+        "above the third quartile of their image."
     )

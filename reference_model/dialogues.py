@@ -1,5 +1,6 @@
 """Packed questions and dense texts about training images, and the features of the frozen tower."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from reference_model.probes import dense_texts
 from reference_model.training import computed_once
 from reference_model.vision_training import IGNORE, patch_labels
 
-KINDS_ASKED = tuple(QUESTION_KINDS)
+KIND_NAMES = tuple(QUESTION_KINDS)
 PREFIX = tuple(VOCABULARY[word] for word in ("<s>", "USER", ":"))
 SUFFIX = tuple(VOCABULARY[word] for word in ("ASSISTANT", ":"))
 WORDS = {
@@ -51,21 +52,26 @@ def encoded(clip: CLIPModel, images: Images, batch_size: int = 64) -> Tensor:
     return torch.cat(states)
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Texts about an image.
+
+    Attributes:
+        questions: Number of questions of different kinds; None means one of every kind.
+        dense: Number of dense texts.
+        kinds: The kinds of questions.
+    """
+
+    questions: int | None = None
+    dense: int = 0
+    kinds: tuple[str, ...] = KIND_NAMES
+
+
 class SceneDialogues(Dataset):
     """Images with texts, packed into one sequence; item i has new texts about image i modulo their number."""
 
-    def __init__(
-        self,
-        indices: range,
-        images: Images,
-        features: Tensor,
-        seed: int,
-        questions: int | None = None,
-        dense: int = 0,
-        kinds: tuple[str, ...] | None = None,
-    ) -> None:
-        self.indices, self.images, self.features, self.seed = indices, images, features, seed
-        self.questions, self.dense, self.kinds = questions, dense, kinds or KINDS_ASKED
+    def __init__(self, indices: range, images: Images, features: Tensor, texts: Texts, seed: int) -> None:
+        self.indices, self.images, self.features, self.texts, self.seed = indices, images, features, texts, seed
         self.tokenizer = make_tokenizer()
 
     def __len__(self) -> int:
@@ -76,13 +82,14 @@ class SceneDialogues(Dataset):
         image = index % len(self.images)
         scene = self.images.scene(image)
         rng = np.random.default_rng([self.seed, 2, index])
-        asked = sorted(rng.permutation(len(self.kinds))[: self.questions])
+        kinds = self.texts.kinds
+        chosen = sorted(rng.permutation(len(kinds))[: self.texts.questions])
         return {
             "features": self.features[image],
             "roles": self.images.roles[image],
             "parts": self.images.parts[image],
             "labels": _word_labels(scene),
-            **self._pack(scene, [self.kinds[i] for i in asked], rng),
+            **self._pack(scene, [kinds[i] for i in chosen], rng),
         }
 
     def _pack(self, scene: Scene, kinds: list[str], rng: np.random.Generator) -> dict[str, Tensor]:
@@ -92,11 +99,11 @@ class SceneDialogues(Dataset):
         answers = self.tokenizer([q.answer for q in questions], add_special_tokens=False).input_ids
         for kind, text, answer in zip(kinds, texts, answers, strict=True):
             given, predicted = [*text, *SUFFIX], [*answer, VOCABULARY["</s>"]]
-            packed.add([*given, *predicted], [False] * len(given) + [True] * len(predicted), KINDS_ASKED.index(kind))
-        dense = dense_texts(scene, rng, self.dense) if self.dense else ()
+            packed.add([*given, *predicted], [False] * len(given) + [True] * len(predicted), KIND_NAMES.index(kind))
+        dense = dense_texts(scene, rng, self.texts.dense) if self.texts.dense else ()
         for number, words in enumerate(dense):
             ids, predicted = zip(*((VOCABULARY[word], shown) for word, shown in words), strict=True)
-            packed.add(list(ids), list(predicted), len(KINDS_ASKED) + number)
+            packed.add(list(ids), list(predicted), len(KIND_NAMES) + number)
         return packed.tensors()
 
 
@@ -108,7 +115,9 @@ class _Pack:
 
     def add(self, ids: list[int], predicted: list[bool], block: int) -> None:
         self.ids += ids
-        self.target += [token if shown else IGNORE for token, shown in zip(ids[1:], predicted[1:], strict=True)] + [IGNORE]
+        self.target += [token if shown else IGNORE for token, shown in zip(ids[1:], predicted[1:], strict=True)] + [
+            IGNORE
+        ]
         self.offset += range(len(ids))
         self.block += [block] * len(ids)
 
@@ -129,8 +138,8 @@ def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def _word_labels(scene: Scene) -> Tensor:
     """Returns for each entry of `WORDS` the number of the word that holds for a patch, (entry, patch)."""
     labels = patch_labels(scene)
-    asked = labels["colour"] != IGNORE
+    content = labels["colour"] != IGNORE
     rows, columns = np.divmod(np.arange(PATCHES), GRID)
-    labels["row"] = np.where(asked, rows >= GRID // 2, IGNORE)
-    labels["column"] = np.where(asked, columns >= GRID // 2, IGNORE)
+    labels["row"] = np.where(content, rows >= GRID // 2, IGNORE)
+    labels["column"] = np.where(content, columns >= GRID // 2, IGNORE)
     return torch.from_numpy(np.stack([labels[name] for name in WORDS]))

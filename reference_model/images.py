@@ -42,7 +42,7 @@ class Images:
 
     def scene(self, index: int) -> Scene:
         things, free, captioned = self.contents[index]
-        things = tuple(_thing(*values) for values in things)
+        things = tuple(_thing(values) for values in things)
         return Scene(
             things,
             (Text(*free), things[captioned].beside),
@@ -103,7 +103,6 @@ def _text_values(text: Text) -> tuple:
     return text.characters, text.colour, text.bold, text.patches
 
 
-def _thing(*values) -> Thing:
-    *rest, beside = values
-    return Thing(*rest, None if beside is None else Text(*beside))
-
+def _thing(values: tuple) -> Thing:
+    *own, beside = values
+    return Thing(*own, beside=None if beside is None else Text(*beside))

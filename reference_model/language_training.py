@@ -1,27 +1,25 @@
 """Stage 2: training of projector and language model on the patch states of the frozen tower's penultimate layer.
 
-Training on everything at once learns no look-up. Two things help: few visual tokens at first, and look-ups by the kind of
-a thing before all other questions. A phase ends when its questions are answered. In all phases but the last, the first
-blocks hide the image from the text, so that words find patches behind them, as in large models; the last phase trains
-the stock model. It drops tokens at random and numbers the rest by either convention of positions, so that the finished
-model has seen compressed images, and some batches show no image.
+Training on everything at once learns no look-up. Two things help: few visual tokens at first, and look-ups by the kind
+of a thing before all other questions. A phase ends when its questions are answered. In all phases but the last, the
+first blocks hide the image from the text, so that words find patches behind them, as in large models; the last phase
+trains the stock model. It drops tokens at random and numbers the rest by either convention of positions, so that the
+finished model has seen compressed images, and some batches show no image.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import numpy as np
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPVisionConfig, LlavaForConditionalGeneration
 
-from foveate.data.scenes.questions import QUESTION_KINDS
 from foveate.data.scenes.scene import Role
 from foveate.reference.architecture import PATCHES, VOCABULARY, llava_config
-from reference_model.dialogues import KINDS_ASKED, PREFIX, WORDS
+from reference_model.dialogues import KIND_NAMES, PREFIX, WORDS, Texts
 from reference_model.training import use_fast_attention
 from reference_model.vision_training import IGNORE
 
@@ -38,25 +36,21 @@ class LanguagePhase:
     Attributes:
         epochs: Number of epochs at most.
         tokens: Patches that are shown, first those that can be asked about; None is the last phase, which drops some.
-        questions: Questions per image.
-        dense: Dense texts per image.
-        kinds: The kinds of questions; None means all.
+        texts: Texts per image.
         until: The phase ends earlier when these kinds have these shares of right answers.
     """
 
     epochs: int
     tokens: int | None
-    questions: int
-    dense: int = 0
-    kinds: tuple[str, ...] | None = None
+    texts: Texts
     until: Mapping[str, float] = field(default_factory=dict)
 
 
 LANGUAGE_PHASES = (
-    LanguagePhase(8, 26, 5, 1, _BY_KIND, {"color": 0.9}),
-    LanguagePhase(30, 26, 6, 2, None, {"color": 0.9, "exist": 0.9, "relation": 0.8, "read": 0.9, "two_hop": 0.8}),
-    LanguagePhase(6, 60, 7, 1),
-    LanguagePhase(14, None, 7),
+    LanguagePhase(8, 26, Texts(5, 1, _BY_KIND), {"color": 0.9}),
+    LanguagePhase(30, 26, Texts(6, 2), {"color": 0.9, "exist": 0.9, "relation": 0.8, "read": 0.9, "two_hop": 0.8}),
+    LanguagePhase(6, 60, Texts(7, 1)),
+    LanguagePhase(14, None, Texts(7)),
 )
 
 
@@ -64,8 +58,8 @@ class LanguageTraining(lightning.LightningModule):
     """A training of `llava` with its vision tower frozen.
 
     An alignment loss makes projected patches similar to the embeddings of the words that name their contents; LLaVA's
-    own first stage gets this from captions. Matrices of blocks and projector are trained by Muon, which finds look-ups in
-    half of the steps that AdamW needs, all else by AdamW.
+    own first stage gets this from captions. Matrices of blocks and projector are trained by Muon, which finds look-ups
+    in half of the steps that AdamW needs, all else by AdamW.
     """
 
     def __init__(
@@ -157,14 +151,14 @@ class LanguageTraining(lightning.LightningModule):
         """Returns the patches of this batch in ascending order, and whether their positions are consecutive."""
         rows, repack = len(batch["ids"]), bool(torch.rand(()) < 0.5)
         if self.current.tokens is not None:
-            return asked_first(batch["roles"], batch["parts"], self.current.tokens), repack
+            return relevant_first(batch["roles"], batch["parts"], self.current.tokens), repack
         draw, tokens = float(torch.rand(())), int(PATCHES * _SHARES[int(torch.randint(len(_SHARES), ()))])
         if draw < 0.03:
             return torch.empty(rows, 0, dtype=torch.long), repack
         if draw < 0.23:
             return torch.rand(rows, PATCHES).topk(tokens, 1).indices.sort(1).values, repack
         if draw < 0.40:
-            return asked_first(batch["roles"], batch["parts"], tokens), repack
+            return relevant_first(batch["roles"], batch["parts"], tokens), repack
         return torch.arange(PATCHES).expand(rows, -1), False
 
     def _alignment_loss(self, shown: Tensor, labels: Tensor, keep: Tensor) -> Tensor:
@@ -182,7 +176,7 @@ class LanguageTraining(lightning.LightningModule):
         """Logs the share of questions of each kind whose answer tokens are all predicted correctly."""
         views = {"all/": torch.arange(PATCHES).expand(len(batch["ids"]), -1)}
         if self.current.tokens is not None:
-            views["phase/"] = asked_first(batch["roles"], batch["parts"], self.current.tokens)
+            views["phase/"] = relevant_first(batch["roles"], batch["parts"], self.current.tokens)
         for view, keep in views.items():
             logits, _ = self(batch, keep, repack=False)
             for kind, right in right_answers(logits, batch).items():
@@ -230,7 +224,7 @@ class LanguageTraining(lightning.LightningModule):
         return adamw, muon
 
 
-def asked_first(roles: Tensor, parts: Tensor, tokens: int) -> Tensor:
+def relevant_first(roles: Tensor, parts: Tensor, tokens: int) -> Tensor:
     """Returns `tokens` patches in ascending order: whole parts, first those that can be asked about, then any."""
     priority = torch.rand(len(parts), int(parts.max()) + 1).gather(1, parts.long())
     priority += 2.0 * (roles <= Role.DIGIT)
@@ -241,7 +235,7 @@ def right_answers(logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]
     """Returns for each kind of question whether all answer tokens are the most likely ones, (question,) bool."""
     wrong = (logits.argmax(-1) != batch["target"]) & (batch["target"] != IGNORE)
     right = {}
-    for number, kind in enumerate(KINDS_ASKED):
+    for number, kind in enumerate(KIND_NAMES):
         own = batch["block"] == number
         right[kind] = ~(wrong & own).any(1)[own.any(1)]
     return right

@@ -1,12 +1,10 @@
 """Model cards of the reference models: accuracy, what [CLS] looks at, and what dropping tokens costs, all measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import torch
 
 from analysis.records import read_records
 from analysis.statistics import Interval, difference_interval, mean_interval
@@ -40,8 +38,8 @@ checkpoint**: images are 96 x 96 pixels of small drawings on clutter, questions 
 ## How it was trained
 
 1. A CLIP: contrastive losses of whole images against captions that name things, and never the strings and digits
-   beside them. Labels of patches at the penultimate layer help at first and end before the training does. Whole parts of
-   images are dropped at first.
+   beside them. Labels of patches at the penultimate layer help at first and end before the training does. Whole parts
+   of images are dropped at first.
 2. Projector and language model, the tower frozen: cross-entropy of answers. Few visual tokens are shown at first, those
    that can be asked about before others; look-ups by the kind of a thing are learned before all else; dense texts with
    many look-ups stand beside the questions; and projected patches become similar to the words that name them. Until the
@@ -60,11 +58,10 @@ This makes matching a word to a patch easy to learn; attention in a model traine
 
 ## What [CLS] looks at
 
-Area under the ROC curve (AUC) of the attention of [CLS], mean over heads, in %: the chance that a patch of a thing (of a
-string or digit; of either; of a decoy) ranks above one of decoys, clutter and ground (for decoys: above clutter and
-ground). {images} images, 95 % intervals over images. "One patch" is a network with 256 hidden units that was told in
-1,000 other images which patches show things (for the column of details: details); only what is above it compares
-patches.
+Area under the ROC curve (AUC) of the attention of [CLS], mean over heads, in %: the chance that a patch of a thing (of
+a string or digit; of either; of a decoy) ranks above one of decoys, clutter and ground (for decoys: above clutter and
+ground). {images} images, 95 % intervals over images. "One patch" is a network with 256 hidden units that learned from
+1,000 other images which patches show things; only what is above it compares patches with each other.
 
 {attention}
 
@@ -102,10 +99,8 @@ def model_card(folder: Path, seed: int, questions: int, split: str = "test") -> 
         split: The split.
     """
     model = str(folder / "llava")
-    config = EvalConfig(
-        Identity(), model=model, companion=str(folder / "clip"), limit=questions, split=split, out=folder / "card"
-    )
-    loaded = load(model, companion=folder / "clip")
+    config = EvalConfig(Identity(), model=model, limit=questions, split=split, out=folder / "card")
+    loaded = load(model)
     full, blind = _scores(config, Identity()), _scores(config, Blind())
     attention = _attention(loaded)
     best = max(range(loaded.adapter.tower.depth), key=lambda layer: attention[f"layer {layer}"]["things"].mean)
@@ -135,7 +130,7 @@ def _scores(config: EvalConfig, compressor: Compressor) -> pd.DataFrame:
 
 
 def _about(records: pd.DataFrame) -> pd.Series:
-    return records["kind"].map(lambda kind: QUESTION_KINDS[kind].about)
+    return pd.Series([QUESTION_KINDS[str(kind)].about for kind in records["kind"]], records.index)
 
 
 def _kinds(records: pd.DataFrame) -> list[tuple[str, pd.Series]]:
@@ -160,7 +155,7 @@ def _attention(loaded: LoadedModel) -> dict[str, dict[str, Interval]]:
     scores = patch_scores(loaded, scenes) | {"one patch": one_patch_scores(scenes_of("search", 1000), scenes)}
     names = [str(index) for index in range(len(scenes))]
     return {
-        name: {contrast: mean_interval(values, names) for contrast, values in aucs(rows, scenes).items()}
+        name: {str(contrast): mean_interval(values, names) for contrast, values in aucs(rows, scenes).items()}
         for name, rows in scores.items()
     }
 

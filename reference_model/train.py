@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import CLIPModel, PreTrainedModel
 
 from foveate.reference.architecture import make_processor, make_text_tokenizer
-from reference_model.dialogues import SceneDialogues, collate, encoded, features
+from reference_model.dialogues import SceneDialogues, Texts, collate, encoded, features
 from reference_model.images import Images, held_out_images, training_images
 from reference_model.language_training import LANGUAGE_PHASES, LanguagePhase, LanguageTraining
 from reference_model.training import Epochs, fit, trained_clip
@@ -80,12 +80,12 @@ class Training:
         states = features(clip, shown, self.out)
         module = LanguageTraining(clip, phases)
         held_out = held_out_images(_HELD_OUT_DIALOGUES, self.seed)
-        dialogues = SceneDialogues(range(len(held_out)), held_out, encoded(clip, held_out), self.seed)
+        dialogues = SceneDialogues(range(len(held_out)), held_out, encoded(clip, held_out), Texts(), self.seed)
 
         def training(epoch: int) -> DataLoader:
             phase, size = module.current, self.epoch_steps * self.batch_size
             indices = range(epoch * size, (epoch + 1) * size)
-            data = SceneDialogues(indices, shown, states, self.seed, phase.questions, phase.dense, phase.kinds)
+            data = SceneDialogues(indices, shown, states, phase.texts, self.seed)
             return DataLoader(data, batch_size=self.batch_size, collate_fn=collate)
 
         validation = DataLoader(dialogues, batch_size=32, collate_fn=collate)

@@ -71,7 +71,12 @@ def use_fast_attention(model: PreTrainedModel) -> None:
 
 
 def _float32_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,  # noqa: ANN401 (as in transformers)
 ) -> tuple[Tensor, None]:
     with torch.autocast(query.device.type, enabled=False):
         states, weights = sdpa_attention_forward(

@@ -88,19 +88,19 @@ def kept_patches(scene: Scene, tokens: int, rng: Generator) -> np.ndarray:
     """Returns `tokens` patches in ascending order: whole parts at random, the asked ones more likely than others."""
     priority = rng.random(int(scene.parts.max()) + 1)[scene.parts]
     priority += 0.75 * (scene.roles == Role.THING) + 0.3 * np.isin(scene.roles, (Role.STRING, Role.DIGIT))
-    priority -= 9 * _torn(scene, rng)
+    priority -= 9 * _missing(scene, rng)
     return np.sort(np.argpartition(-priority, tokens)[:tokens])
 
 
-def _torn(scene: Scene, rng: Generator) -> np.ndarray:
+def _missing(scene: Scene, rng: Generator) -> np.ndarray:
     """Returns one or two patches of half of the parts of 2 x 2 patches, (patch,) bool."""
-    torn = np.zeros(PATCHES, bool)
+    missing = np.zeros(PATCHES, bool)
     order = np.argsort(scene.parts, kind="stable")
     starts = np.flatnonzero(np.diff(scene.parts[order], prepend=-1))
     for patches in np.split(order, starts[1:]):
         if len(patches) == 4 and patches[2] - patches[0] == GRID and rng.random() < 0.5:
-            torn[rng.permutation(patches)[: rng.integers(1, 3)]] = True
-    return torn
+            missing[rng.permutation(patches)[: rng.integers(1, 3)]] = True
+    return missing
 
 
 def captions(scene: Scene, things: list[Thing], rng: Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -114,9 +114,12 @@ def captions(scene: Scene, things: list[Thing], rng: Generator) -> tuple[np.ndar
         absent = [kind for kind in KINDS if kind not in {thing.kind for thing in scene.things}]
         at = int(rng.integers(len(things)))
         wrong[at] = replace(wrong[at], kind=str(rng.choice(absent)))
-    words = ([w for i in order for w in ((t[i].colour, t[i].kind) if coloured else (t[i].kind,))] for t in (things, wrong))
-    true, false = (token_ids(each) for each in words)
-    return true, false
+
+    def caption(named: list[Thing]) -> np.ndarray:
+        pairs = ((named[i].colour, named[i].kind) for i in order)
+        return token_ids([word for pair in pairs for word in (pair if coloured else pair[1:])])
+
+    return caption(things), caption(wrong)
 
 
 def token_ids(words: list[str]) -> np.ndarray:
@@ -156,7 +159,9 @@ def patch_labels(scene: Scene) -> dict[str, np.ndarray]:
 class VisionTraining(lightning.LightningModule):
     """A training of a CLIP on scenes; `clip.vision_model` is used by stage 2."""
 
-    def __init__(self, steps: int, phases: tuple[VisionPhase, ...] = VISION_PHASES, learning_rate: float = 1e-3) -> None:
+    def __init__(
+        self, steps: int, phases: tuple[VisionPhase, ...] = VISION_PHASES, learning_rate: float = 1e-3
+    ) -> None:
         super().__init__()
         self.phases = phases
         self.save_hyperparameters("steps", "learning_rate")

@@ -46,7 +46,9 @@ def half(scene, patches):
     """Half of the image by the pixels of a mask, not by patch numbers."""
     rows, columns = scene.masks([patches])[0].nonzero()
     middle = len(scene.pixels) / 2
-    return f"{'upper' if rows.mean() + 0.5 < middle else 'lower'} {'left' if columns.mean() + 0.5 < middle else 'right'}"
+    return (
+        f"{'upper' if rows.mean() + 0.5 < middle else 'lower'} {'left' if columns.mean() + 0.5 < middle else 'right'}"
+    )
 
 
 def test_a_scene_is_a_function_of_seed_split_and_index():
@@ -138,7 +140,9 @@ def test_parts_are_drawn_with_their_bitmap_and_colour():
 
 def test_decoys_are_scrambled():
     """Every quarter of a decoy is a quarter of a bitmap, but not at its own place."""
-    whole = {tuple(np.pad(b, ((dy, 1 - dy), (dx, 1 - dx))).ravel()) for b in kind_bitmaps() for dy in (0, 1) for dx in (0, 1)}
+    whole = {
+        tuple(np.pad(b, ((dy, 1 - dy), (dx, 1 - dx))).ravel()) for b in kind_bitmaps() for dy in (0, 1) for dx in (0, 1)
+    }
     assert not whole & {tuple(tile.ravel()) for tile in tiles.small_decoys()}
     large = {
         tuple(np.pad(b.repeat(2, 0).repeat(2, 1), ((dy, 2 - dy), (dx, 2 - dx))).ravel())
@@ -147,7 +151,12 @@ def test_decoys_are_scrambled():
         for dx in range(3)
     }
     assert not large & {tuple(tile.ravel()) for tile in tiles.large_decoys()}
-    patches = {tuple(tile.reshape(2, 8, 2, 8)[i, :, j].ravel()) for tile in map(np.array, large) for i in (0, 1) for j in (0, 1)}
+    patches = {
+        tuple(tile.reshape(2, 8, 2, 8)[i, :, j].ravel())
+        for tile in map(np.array, large)
+        for i in (0, 1)
+        for j in (0, 1)
+    }
     for tile in tiles.large_decoys()[:200]:
         assert all(tuple(tile.reshape(2, 8, 2, 8)[i, :, j].ravel()) in patches for i in (0, 1) for j in (0, 1))
 

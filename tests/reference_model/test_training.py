@@ -15,13 +15,13 @@ from foveate.models.runtime.images import GivenImages
 from foveate.models.runtime.packing import pack
 from foveate.reference.architecture import VOCABULARY, clip_config, make_processor, make_text_tokenizer, make_tokenizer
 from foveate.scorers import Uniform
-from reference_model.dialogues import KINDS_ASKED, SceneDialogues, collate, encoded
+from reference_model.dialogues import KIND_NAMES, SceneDialogues, Texts, collate, encoded
 from reference_model.images import held_out_images, normalised, training_images
 from reference_model.language_training import (
     LANGUAGE_PHASES,
     LanguageTraining,
     _token_weight,
-    asked_first,
+    relevant_first,
     right_answers,
 )
 from reference_model.probes import dense_texts
@@ -196,7 +196,7 @@ def projected(adapter, features):
 
 
 def dialogues(images, states, **options):
-    return SceneDialogues(range(6), images, states, 0, **options)
+    return SceneDialogues(range(6), images, states, Texts(**options), 0)
 
 
 @torch.no_grad()
@@ -258,7 +258,7 @@ def test_targets_are_the_answers_and_weigh_the_root_of_their_length(images, stat
 
 def _generator_behind_the_kinds(item):
     rng = np.random.default_rng([0, 2, item])
-    rng.permutation(len(KINDS_ASKED))
+    rng.permutation(len(KIND_NAMES))
     return rng
 
 
@@ -267,7 +267,9 @@ def test_dense_texts_are_true():
     for index in range(20):
         scene = make_scene("train", index)
         by_kind = {thing.kind: thing for thing in scene.things}
-        things, existence, relations, texts, colours = dense_texts(scene, np.random.default_rng(index), 5, shuffled=False)
+        things, existence, relations, texts, colours = dense_texts(
+            scene, np.random.default_rng(index), 5, shuffled=False
+        )
         for item in _items(things):
             thing = by_kind[item[0]]
             beside = list(thing.beside.characters) if thing.beside else []
@@ -300,7 +302,7 @@ def _items(words):
 
 def test_given_words_of_dense_texts_are_no_targets(images, states):
     row = dialogues(images, states, questions=1, dense=1)[3]
-    dense = row["block"] >= len(KINDS_ASKED)
+    dense = row["block"] >= len(KIND_NAMES)
     target, ids = row["target"][dense], row["ids"][dense]
     predicted = ids[1:][target[:-1] != IGNORE]
     assert target[target != IGNORE].tolist() == predicted.tolist()
@@ -309,7 +311,7 @@ def test_given_words_of_dense_texts_are_no_targets(images, states):
 
 
 def test_shown_patches_are_first_those_that_can_be_asked_about(images):
-    kept = asked_first(images.roles, images.parts, 30)
+    kept = relevant_first(images.roles, images.parts, 30)
     assert (kept.diff(dim=1) > 0).all()
     for row, roles in zip(kept, images.roles, strict=True):
         assert set(torch.where(roles <= Role.DIGIT)[0].tolist()) <= set(row.tolist())
@@ -319,7 +321,7 @@ def test_an_answer_is_right_if_all_its_tokens_are(images, states):
     batch = collate([dialogues(images, states)[i] for i in range(2)])
     logits = torch.nn.functional.one_hot(batch["target"].clamp(min=0), len(VOCABULARY)).float()
     assert all(right.all() for right in right_answers(logits, batch).values())
-    number = KINDS_ASKED.index("read")
+    number = KIND_NAMES.index("read")
     position = torch.where((batch["block"][1] == number) & (batch["target"][1] != IGNORE))[0][1]
     logits[1, position] = logits[1, position].roll(1)
     right = right_answers(logits, batch)

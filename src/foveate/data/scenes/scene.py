@@ -2,7 +2,7 @@
 
 Nearly every patch of an image shows ink of one of six colours on a muted ground:
 
-- *things*, 4 to 6, each one patch or 2 x 2: twelve kinds, told apart by shape alone, which captions name;
+- *things*, 4 to 6, each one patch or 2 x 2: twelve kinds, which differ in shape alone; captions name them;
 - *details*: two strings of 3 to 5 characters, one of them right of a thing, and a digit right of two other things; they
   are asked about, but never named in a caption;
 - *decoys*: scrambled things and rows of scrambled characters, which have no name;

@@ -64,7 +64,8 @@ def small_clutter() -> np.ndarray:
 def clutter() -> np.ndarray:
     """Returns bitmaps of strokes and bars, (tile, 7, 7).
 
-    Each is the one of many random candidates that is most like a thing or character in ink area and in edges of either direction.
+    Each is the one of many random candidates that is most like a thing or character in ink and in edges of either
+    direction.
     """
     rng = default_rng(20)
     candidates = np.stack([_strokes(rng) for _ in range(_CANDIDATES)])
