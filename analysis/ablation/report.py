@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.ablation.data import Repairs, ablation_table, groups_of
 from analysis.ablation.figures import accuracy_by_layer_data, accuracy_by_layer_figure, frontier_data, frontier_figure
 from analysis.cells import Cell, best_scorer, cells_of, failures, read_cells, reference_budget
+from analysis.contents import content_tables
 from analysis.drawing import save_figure
 from analysis.held_out import held_out
 from analysis.kept_patches import Setting, kept_patches_data, kept_patches_figure, setting_of
@@ -47,7 +48,10 @@ def report(study: optuna.Study, config: EvalConfig) -> str:
 
 
 def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Setting) -> str:
-    """Writes table.csv, table.md, accuracy_by_layer.png, frontier.png and kept_patches.png; returns the text to print.
+    """Writes tables and figures; returns the text to print.
+
+    These are table.csv, table.md, on scenes table_things.csv and table_details.csv, accuracy_by_layer.png,
+    frontier.png and kept_patches.png.
 
     Args:
         cells: The cells of a study, as `cells_of` returns them.
@@ -58,7 +62,8 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
     frames = read_cells(cells, out)
     table = ablation_table(frames)
     found, failed = held_out(frames, table, groups_of(frames, setting.feature_layer)), failures(cells, out)
-    write_table(table, folder, found.page(markdown(table, found.caveat), failed))
+    text = paragraphs(markdown(table, found.caveat), content_tables(frames, ablation_table, folder, not found.caveat))
+    write_table(table, folder, found.page(text, failed))
     singles = table[table["family"].isin(["single", "suffix"])]
     if len(singles):
         panels = [accuracy_by_layer_data(table, keep, setting.feature_layer) for keep in singles["keep"].unique()]

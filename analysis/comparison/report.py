@@ -1,6 +1,7 @@
 """Report of a finished comparison: tables and figures in one folder."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -20,6 +21,7 @@ from analysis.comparison.data import (
     shared_budget,
 )
 from analysis.comparison.figures import frontier_figure, frontiers_data, ranking_figure, rankings_data
+from analysis.contents import content_tables
 from analysis.drawing import save_figure
 from analysis.held_out import held_out
 from analysis.kept_patches import Setting, kept_patches_data, kept_patches_figure, setting_of
@@ -60,7 +62,10 @@ def report(study: optuna.Study, config: EvalConfig) -> str:
 
 
 def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setting) -> str:
-    """Writes table.csv, table.md, frontier.png, ranking.png and kept_patches.png; returns the text to print.
+    """Writes tables and figures; returns the text to print.
+
+    These are table.csv, table.md, on scenes table_things.csv and table_details.csv, frontier.png, ranking.png and
+    kept_patches.png.
 
     Args:
         comparison: The comparison, as `comparison_of` returns it.
@@ -72,7 +77,10 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
     table = comparison_table(frames, comparison.roles)
     failed = failures(comparison.cells, out)
     found = held_out(frames, table, groups_of(frames, comparison.roles), comparison.roles)
-    write_table(table, folder, found.page(markdown(table, comparison, found.caveat), failed))
+    table_of = partial(comparison_table, roles=comparison.roles)
+    contents = content_tables(frames, table_of, folder, not found.caveat)
+    text = paragraphs(markdown(table, comparison, found.caveat), contents)
+    write_table(table, folder, found.page(text, failed))
     if panels := frontiers_data(table):
         save_figure(frontier_figure(panels, setting.source), folder / "frontier.png")
     if rankings := rankings_data(table):
