@@ -18,7 +18,7 @@ import tyro
 from foveate.core.errors import FoveateError, behind, interrupted
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
 from foveate.core.progress import disable_bars
-from foveate.data.names import parsed
+from foveate.data.names import SCENES, parsed
 from foveate.evaluation.ranks import notice, rank, workers
 from foveate.models.loading.names import REFERENCES, folder_of
 from foveate.options import Checked, Options
@@ -123,7 +123,7 @@ def _inputs(options: Options) -> list[Path]:
     That is so with a database on a server, or a checkpoint or data set on the hub.
     """
     models = [Path(folder_of(one, part)) for one in options.model for part in _parts(one)]
-    data = [Path(location) for _, location in map(parsed, options.data) if location]
+    data = [Path(location) for name, location in map(parsed, options.data) if location and name != SCENES]
     try:
         local = options.storage is None and all(path.exists() for path in (*models, *data))
     except (OSError, ValueError):  # no file can have such a name

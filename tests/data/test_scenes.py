@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from foveate.core.errors import DataError
-from foveate.data.load import load_samples
+from foveate.data.load import data_hash, load_samples
 from foveate.data.scenes import tiles
 from foveate.data.scenes.bitmaps import CHARACTERS, COLOURS, DIGITS, KINDS, LETTERS, character_bitmap, kind_bitmaps
 from foveate.data.scenes.questions import QUESTION_KINDS, make_question, make_questions
@@ -315,6 +315,14 @@ def test_a_limit_is_a_prefix_and_all_questions_of_an_image_follow_each_other():
     assert len(samples) == 25
     assert [s.image_id for s in samples] == sorted(s.image_id for s in samples)
     assert all(s.evidence.any((1, 2)).all() for s in samples)
+
+
+def test_larger_scenes_are_another_data_set():
+    small, large = (load_samples(name, "search", limit=14) for name in ("scenes", "scenes:16"))
+    assert {sample.image.size for sample in small} == {(96, 96)}
+    assert {sample.image.size for sample in large} == {(128, 128)}
+    assert load_samples("scenes:12", "search", limit=14)[3].question == small[3].question
+    assert data_hash(large) != data_hash(small)
 
 
 def test_two_images_have_a_question_of_every_kind():

@@ -8,7 +8,7 @@ from PIL import Image
 
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
-from foveate.data.names import SCENES, check_limit, parsed
+from foveate.data.names import SCENE_GRIDS, SCENES, check_limit, parsed
 from foveate.data.sample import InMemoryImage, Masks, VQASample
 from foveate.data.scenes.questions import QUESTION_KINDS, make_question
 from foveate.data.scenes.scene import SPLITS, make_scene, stream
@@ -25,8 +25,8 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
     Images of benchmarks are opened on demand, so a split of any size can be loaded.
 
     Args:
-        name: "scenes", the name of a benchmark, or `<benchmark>:<location>` with a parquet file, a folder or a hub ID
-            that has the benchmark's columns.
+        name: "scenes", "scenes:16" (16 x 16 patches instead of 12 x 12), the name of a benchmark, or
+            `<benchmark>:<location>` with a parquet file, a folder or a hub ID that has the benchmark's columns.
         split: A split of that data set.
         limit: Number of questions; None means all.
         seed: Random seed of generated data.
@@ -36,7 +36,8 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
     """
     known, location = parsed(name)
     check_limit(limit)
-    samples = _scenes(split, limit, seed) if known == SCENES else _benchmark(known).samples(split, limit, location)
+    grid = int(location or SCENE_GRIDS[0]) if known == SCENES else None
+    samples = _scenes(split, limit, seed, grid) if grid else _benchmark(known).samples(split, limit, location)
     if not samples:
         raise DataError(f"split {split!r} of {name!r} has no questions")
     return samples
@@ -81,14 +82,14 @@ def _identity(sample: VQASample) -> bytes:
         return str(error).encode()
 
 
-def _scenes(split: str, limit: int | None, seed: int) -> list[VQASample]:
+def _scenes(split: str, limit: int | None, seed: int, grid: int) -> list[VQASample]:
     if split not in SPLITS:
         raise DataError(f"split {split!r} of {SCENES!r} is unknown; known: {', '.join(SPLITS)}")
     samples: list[VQASample] = []
     for index in bar(range(SCENES_PER_SPLIT), "scene", "drawing"):
         if limit is not None and len(samples) >= limit:
             break
-        scene = make_scene(split, index, seed)
+        scene = make_scene(split, index, seed, grid)
         image = InMemoryImage(Image.fromarray(scene.pixels))
         rng = stream(split, index, seed, 1)
         for kind in list(QUESTION_KINDS)[index % 2 :: 2]:  # half of the kinds, so that few questions see many images

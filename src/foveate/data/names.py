@@ -4,6 +4,8 @@ from foveate.core.errors import DataError
 from foveate.core.plugins import installed_plugins
 
 SCENES = "scenes"
+SCENE_GRIDS = ("12", "16")
+"""Patches per side of scenes, as in scenes:16; the first is the default."""
 NAMES = (
     *("gqa", "mmbench", "mmbench_cn", "mme", "mmvet", "pope", "refcoco", "refcoco+", "refcocog", "scienceqa"),
     *("seedbench", "textvqa", "textvqa_ocr", "vizwiz", "vqav2"),
@@ -19,7 +21,7 @@ def known_names() -> tuple[str, ...]:
 
 
 def parsed(name: str) -> tuple[str, str | None]:
-    """Returns the name of a data set and the location that follows its colon, if any.
+    """Returns the name of a data set and what follows its colon, if anything: a location, or the patches of scenes.
 
     Raises:
         DataError: The data set is unknown, the location is empty, or generated data are given a location.
@@ -27,12 +29,13 @@ def parsed(name: str) -> tuple[str, str | None]:
     known, given, location = name.partition(":")
     if known not in known_names():
         raise DataError(f"data {known!r} is unknown; known: {', '.join(known_names())}")
-    if given and (known == SCENES or not location):
+    if given and known == SCENES and location not in SCENE_GRIDS:
         raise DataError(
-            f"data {name!r}: {SCENES} are generated, not read: leave out {given}{location}"
-            if known == SCENES
-            else f"data {name!r}: expected a path or hub ID after the colon"
+            f"data {name!r}: {SCENES} are generated, not read: leave out {given}{location}, or give their patches per "
+            f"side: {', '.join(SCENE_GRIDS)}"
         )
+    if given and not location:
+        raise DataError(f"data {name!r}: expected a path or hub ID after the colon")
     return known, location or None
 
 
