@@ -1,14 +1,15 @@
 """Stage 2: training of projector and language model on the patch states of the frozen tower's penultimate layer.
 
 Training on everything at once learns no look-up. Two things help: few visual tokens at first, and look-ups by the kind
-of a thing before all other questions. A phase ends when its questions are answered. In all phases but the last, the
-first blocks hide the image from the text, so that words find patches behind them, as in large models; the last phase
-trains the stock model. It drops tokens at random and numbers the rest by either convention of positions, so that the
-finished model has seen compressed images, and some batches show no image.
+of a thing before all other questions. A phase ends when its questions are answered. While there are few tokens, the
+first blocks hide the image from the text, so that words find patches behind them, as in large models; later phases
+train the stock model. The last one drops tokens at random and numbers the rest by either convention of positions, so
+that the finished model has seen compressed images, and some batches show no image.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import pytorch_lightning as lightning
@@ -24,7 +25,6 @@ from reference_model.training import use_fast_attention
 from reference_model.vision_training import IGNORE
 
 _LIGHT = (VOCABULARY["</s>"], VOCABULARY[","])  # easy to predict
-_HIDDEN_FROM = 2  # blocks that hide the image from the text
 _BY_KIND = ("color", "position", "describe", "compare", "digit", "exist")
 _SHARES = (0.05, 0.1, 0.2, 0.35, 0.6)  # of the patches that are kept when some are dropped
 
@@ -38,17 +38,19 @@ class LanguagePhase:
         tokens: Patches that are shown, first those that can be asked about; None is the last phase, which drops some.
         texts: Texts per image.
         until: The phase ends earlier when these kinds have these shares of right answers.
+        hidden: Number of first blocks that hide the image from the text.
     """
 
     epochs: int
     tokens: int | None
     texts: Texts
     until: Mapping[str, float] = field(default_factory=dict)
+    hidden: int = 0
 
 
 LANGUAGE_PHASES = (
-    LanguagePhase(8, 26, Texts(5, 1, _BY_KIND), {"color": 0.9}),
-    LanguagePhase(30, 26, Texts(6, 2), {"color": 0.9, "exist": 0.9, "relation": 0.8, "read": 0.9, "two_hop": 0.8}),
+    LanguagePhase(8, 26, Texts(5, 1, _BY_KIND), {"color": 0.9}, 2),
+    LanguagePhase(30, 26, Texts(6, 2), {"color": 0.9, "exist": 0.9, "relation": 0.8, "read": 0.9, "two_hop": 0.8}, 2),
     LanguagePhase(4, 60, Texts(7, 1)),
     LanguagePhase(10, None, Texts(7)),
 )
@@ -76,15 +78,17 @@ class LanguageTraining(lightning.LightningModule):
         self.llava.model.vision_tower.requires_grad_(False)
         use_fast_attention(self.llava.model.language_model)
         self._image_columns = slice(0, 0)
-        for layer in self.llava.model.language_model.layers[:_HIDDEN_FROM]:
-            layer.register_forward_pre_hook(self._hide_image, with_kwargs=True)
+        for number, block in enumerate(self.llava.model.language_model.layers):
+            block.register_forward_pre_hook(partial(self._hide_image, number), with_kwargs=True)
 
     @property
     def current(self) -> LanguagePhase:
         return self.phases[self.phase]
 
-    def _hide_image(self, layer: nn.Module, arguments: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        if self.current.tokens is None:
+    def _hide_image(
+        self, number: int, block: nn.Module, arguments: tuple, options: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
+        if number >= self.current.hidden:
             return arguments, options
         mask = options["attention_mask"].clone()
         mask[:, :, self._image_columns.stop :, self._image_columns] = -1e30

@@ -17,6 +17,7 @@ from foveate.models.loading.load import LoadedModel, load
 from foveate.reference.architecture import PATCHES, VOCABULARY
 from foveate.scorers import ClsAttention, ClsEnsemble, Evidence, PromptAttention, Random, Uniform
 from reference_model.attention import CONTRASTS, FILTERS, aucs, norms_of, one_patch_scores, patch_scores, scenes_of
+from reference_model.places import scores_at_input
 
 BUDGETS = (36, 16)
 _IMAGES = 200
@@ -42,10 +43,10 @@ checkpoint**: images are 96 x 96 pixels of small drawings on clutter, questions 
    of images are dropped at first.
 2. Projector and language model, the tower frozen: cross-entropy of answers. Few visual tokens are shown at first, those
    that can be asked about before others; look-ups by the kind of a thing are learned before all else; dense texts with
-   many look-ups stand beside the questions; and projected patches become similar to the words that name them. Until the
-   last phase, the first two blocks hide the image from the text, so that words find patches behind them. The last
-   phase trains the stock model; it drops visual tokens in a share of the batches, with positions of either convention,
-   and 3 in 100 batches show no image, so that the blind baseline is a fair one.
+   many look-ups stand beside the questions; and projected patches become similar to the words that name them. While
+   tokens are few, the first two blocks hide the image from the text, so that words find patches behind them. Later
+   phases train the stock model; the last one drops visual tokens in a share of the batches, with positions of either
+   convention, and 3 in 100 batches show no image, so that the blind baseline is a fair one.
 
 This makes matching a word to a patch easy to learn; attention in a model trained without it may look different.
 
@@ -75,8 +76,8 @@ Accuracy in % with {budgets} of {patches} tokens, and the difference to `random`
 
 ## Where tokens are dropped
 
-The same patches, chosen by the sum of [CLS] attention over all layers, dropped before the language model or before its
-block {cut}; the last row lets the attention of the last prompt token in block {before} choose. Positions are kept.
+The same patches of each question, dropped before the language model or before its block {cut}: those with least [CLS]
+attention, and those with least attention of the last prompt token in block {before}. Positions are kept.
 
 {places}
 
@@ -197,18 +198,17 @@ def _places(config: EvalConfig, loaded: LoadedModel) -> list[dict[str, str]]:
     before = _scores(config, VisionCompressor(scorer, keep, positions="original"))
     inside = _scores(config, DecoderCompressor(scorer, keep, _CUT, positions="original"))
     prompt = _scores(config, DecoderCompressor(PromptAttention(_CUT - 1), keep, _CUT, positions="original"))
-    rows = {
-        "before the language model": before,
-        f"before block {_CUT}": inside,
-        f"before block {_CUT}, by prompt attention": prompt,
-    }
+    prompt = prompt.sort_values("sample_id", ignore_index=True)
+    early = scores_at_input(config, loaded, dict(zip(prompt["sample_id"], prompt["kept"], strict=True)))
+    pairs = {"[CLS], sum of all layers": (before, inside), f"prompt attention in block {_CUT - 1}": (early, prompt)}
     return [
         {
-            f"{keep} tokens": name,
-            "accuracy": _shown(mean_interval(found["score"], found["image_id"])),
-            "difference to the first row": "" if found is before else _difference(found, before),
+            f"{keep} tokens, chosen by": name,
+            "dropped before the language model": _shown(mean_interval(first["score"], first["image_id"])),
+            f"dropped before block {_CUT}": _shown(mean_interval(second["score"], second["image_id"])),
+            "difference": _difference(second, first),
         }
-        for name, found in rows.items()
+        for name, (first, second) in pairs.items()
     ]
 
 
