@@ -1,4 +1,4 @@
-"""The shipped model: a standard checkpoint that uses the image. Its model card has the full measurement."""
+"""The shipped models: standard checkpoints that use the image. Their model cards have the full measurement."""
 
 from dataclasses import replace
 from importlib.resources import files
@@ -12,15 +12,17 @@ from analysis.records import read_records
 from foveate.compressors import Blind, Identity, VisionCompressor
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.models.loading.load import load
+from foveate.models.loading.names import REFERENCES, folder_of
 from foveate.scorers import Uniform
 from tests.tiers import extended
 
-FOLDER = Path(str(files("foveate.reference"))) / "llava"
+FOLDER = Path(str(files("foveate.reference")))
+ALL = pytest.mark.parametrize("name", REFERENCES)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> EvalConfig:
-    return EvalConfig(Identity(), split="search", limit=600, out=tmp_path_factory.mktemp("runs"))
+    return EvalConfig(Identity(), split="search", limit=560, out=tmp_path_factory.mktemp("runs"))
 
 
 def scores(config: EvalConfig, **change):
@@ -28,15 +30,33 @@ def scores(config: EvalConfig, **change):
     return read_records(config.out, folder.name)
 
 
-def test_the_checkpoint_is_a_standard_folder_of_at_most_12_megabytes():
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= 12e6
-    stock = AutoModelForImageTextToText.from_pretrained(FOLDER)
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_all_models_together_have_at_most_30_megabytes():
+    assert size(FOLDER) <= 30e6
+
+
+@ALL
+def test_the_checkpoints_are_standard_folders_of_at_most_15_megabytes(name):
+    llava, clip = Path(folder_of(name)), Path(folder_of(name, "clip"))
+    assert size(llava) + size(clip) <= 15e6
+    stock = AutoModelForImageTextToText.from_pretrained(llava)
     assert type(stock) is LlavaForConditionalGeneration
-    assert AutoProcessor.from_pretrained(FOLDER).chat_template
-    ours = load("reference")
-    assert ours.identity == load(FOLDER, companion="reference").identity != load(FOLDER).identity
-    assert all(torch.equal(value, stock.state_dict()[name]) for name, value in ours.model.state_dict().items())
+    assert AutoProcessor.from_pretrained(llava).chat_template
+    ours = load(name)
+    assert ours.identity == load(llava, companion=name).identity != load(llava).identity
+    assert all(torch.equal(value, stock.state_dict()[key]) for key, value in ours.model.state_dict().items())
+    assert next(ours.model.parameters()).dtype == torch.float32
     assert ours.adapter.tower.feature_layer == ours.adapter.tower.depth - 2
+    tower = ours.model.model.vision_tower.state_dict()
+    own = ours.companion.clip.vision_model.state_dict()
+    assert all(torch.equal(own[key.removeprefix("vision_model.")], value) for key, value in tower.items())
+
+
+def test_the_models_differ():
+    assert len({load(name).identity for name in REFERENCES}) == len(REFERENCES)
 
 
 def test_the_model_answers_every_kind_of_question_and_needs_the_image(config):

@@ -16,7 +16,7 @@ def tiny_llava(seed: int = 0) -> LlavaForConditionalGeneration:
         model = LlavaForConditionalGeneration(llava_config(cast(CLIPVisionConfig, clip_config().vision_config))).eval()
         for name, weight in model.named_parameters():
             if "q_proj.weight" in name or "k_proj.weight" in name or "lm_head" in name:
-                weight.data *= 2
+                weight.data *= 8 if "vision_tower" in name else 2
     return model
 
 

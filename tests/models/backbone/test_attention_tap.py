@@ -32,7 +32,7 @@ def eager_rows(model: LlavaForConditionalGeneration, pixels):
 
 def test_cls_rows_equal_the_eager_attention_matrix(pixels):
     model = tiny_llava()
-    every = ClsRows(tuple(range(6)))
+    every = ClsRows(tuple(range(8)))
     with torch.no_grad():
         _, trace = live_images(Llava(model), pixels).encode((every, ClsRows(LayersFrom(2)), ClsRows((-1,))))
     expected = eager_rows(model, pixels)
@@ -77,8 +77,8 @@ def test_two_models_in_one_process_are_heard_apart(pixels):
     ):
         for tower in (towers[1], towers[0], towers[1]):
             tower(pixels)
-    assert [call[0] for call in heard[0]] == list(range(6))
-    assert [call[0] for call in heard[1]] == list(range(6)) * 2
+    assert [call[0] for call in heard[0]] == list(range(8))
+    assert [call[0] for call in heard[1]] == list(range(8)) * 2
     assert not torch.equal(heard[0][0][1], heard[1][0][1])
     towers[0](pixels)
     assert len(heard[0]) == 6
@@ -101,7 +101,7 @@ def test_threads_may_overlap_in_one_model(pixels):
         leave.set()
         thread.join()
         model.model.vision_tower(pixels)
-    assert heard == list(range(6))
+    assert heard == list(range(8))
     assert model.model.vision_tower.config._attn_implementation == "sdpa"
 
 

@@ -19,8 +19,8 @@ from foveate.core.needs import AlignedPatches, AlignedText
 from foveate.core.trace import Trace
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.companion import load_companion
+from foveate.reference.architecture import make_text_tokenizer
 from foveate.scorers import TextSimilarity
-from reference_model.text_training import text_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -47,7 +47,7 @@ def companion() -> Companion:
         (clip.text_projection, text["text_projection.weight"]),
     ):
         projection.weight.data = torch.from_numpy(weights)
-    return Companion(clip, text_tokenizer())
+    return Companion(clip, make_text_tokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_features_of_another_width_or_precision(companion):
 
 def test_the_shipped_companion_reads_questions():
     companion = load_companion("reference")
-    question = "is there any red circle?"
+    question = "is there a red key?"
     ids = companion.tokenizer(question)["input_ids"]
     assert companion.tokenizer.convert_ids_to_tokens(ids) == f"<s> {question[:-1]} ? <end>".split()
     texts = companion.texts([question, "where is the star? " * 10], truncated=False)
@@ -167,7 +167,7 @@ def test_a_folder_without_tokenizer_or_weights_is_incomplete(tmp_path):
         load_companion(tmp_path / "untold")
     weights = {name: value for name, value in clip.state_dict().items() if not name.startswith("text_projection")}
     clip.save_pretrained(tmp_path / "partial", state_dict=weights)
-    text_tokenizer().save_pretrained(tmp_path / "partial")
+    make_text_tokenizer().save_pretrained(tmp_path / "partial")
     with pytest.raises(UnsupportedModel, match=r"lacks 1 of its weights, such as text_projection\.weight"):
         load_companion(tmp_path / "partial")
 
