@@ -30,7 +30,7 @@ def main(
         epoch_share: Share of the epochs of every phase, for a trial.
         card_questions: Number of questions of the `test` split that the card reports on.
     """
-    from reference_model.train import Training
+    from reference_model.stages import Training
 
     training = Training(out, seed, images, shown_images, epoch_steps, epoch_share)
     for each in STAGES if stage == "all" else (stage,):

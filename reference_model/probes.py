@@ -5,8 +5,9 @@ They are the detailed captions of this training. Each is a sequence of words of 
 
 from numpy.random import Generator
 
-from foveate.data.scenes.bitmaps import COLOURS, KINDS
-from foveate.data.scenes.scene import Scene, Text
+from foveate.data.scenes.bitmaps import COLOURS
+from foveate.data.scenes.questions import NUMBERS, colour_and_kind
+from foveate.data.scenes.scene import Scene
 
 Words = list[tuple[str, bool]]
 """Words, and whether each is to be predicted."""
@@ -27,16 +28,13 @@ def _given(words: str) -> Words:
     return [(word, False) for word in words.split()]
 
 
-def _beside(text: Text | None) -> str:
-    return "" if text is None else " ".join(text.characters)
-
-
 def _things(scene: Scene, rng: Generator) -> Words:
     """Names each thing and predicts its size, colour, quadrant and what is right of it."""
     words: Words = []
     for i in rng.permutation(len(scene.things)):
         thing = scene.things[i]
-        facts = [thing.size, thing.colour, " ".join(scene.quadrant(thing.patches)), _beside(thing.beside)]
+        beside = thing.beside.spelled if thing.beside else ""
+        facts = [thing.size, thing.colour, " ".join(scene.quadrant(thing.patches)), beside]
         words += _given(thing.kind) + _answer(" ".join(facts)) + _given(",")
     return words
 
@@ -45,13 +43,7 @@ def _existence(scene: Scene, rng: Generator) -> Words:
     """Names a colour and a kind, and predicts whether a thing has both; half do."""
     words: Words = []
     for _ in range(_PROBES):
-        thing, other = (scene.things[i] for i in rng.permutation(len(scene.things))[:2])
-        colour, kind, true = thing.colour, thing.kind, bool(rng.random() < 0.5)
-        if not true:
-            if rng.random() < 0.5 and other.colour != colour:
-                colour = other.colour
-            else:
-                kind = str(rng.choice([name for name in KINDS if name not in {t.kind for t in scene.things}]))
+        colour, kind, true, _ = colour_and_kind(scene, rng)
         words += _given(f"{colour} {kind}") + _answer("yes" if true else "no")
     return words
 
@@ -70,7 +62,7 @@ def _texts(scene: Scene, rng: Generator) -> Words:
     words: Words = []
     for i in rng.permutation(2):
         text = scene.strings[i]
-        facts = ["bold" if text.bold else "thin", " ".join(text.characters), " ".join(scene.quadrant(text.patches))]
+        facts = [text.weight, text.spelled, " ".join(scene.quadrant(text.patches))]
         words += _given(f"{text.colour} text") + _answer(" ".join(facts)) + _given(",")
     return words
 
@@ -82,8 +74,11 @@ def _by_colour(scene: Scene, rng: Generator) -> Words:
     for colour in rng.permutation(list(COLOURS)):
         kinds = [thing.kind for thing in scene.things if thing.colour == colour]
         if colour in colours:
-            number = ("one", "two", "three", "four", "five", "six")[len(kinds) - 1]
-            words += _given(colour) + _answer(" ".join([number, *(kinds if len(kinds) == 1 else ())])) + _given(",")
+            words += (
+                _given(colour)
+                + _answer(" ".join([NUMBERS[len(kinds)], *(kinds if len(kinds) == 1 else ())]))
+                + _given(",")
+            )
     return words
 
 

@@ -18,7 +18,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from foveate.core.storage import atomic_write
 from foveate.reference.architecture import clip_config
 
-EPOCH = 250  # steps
 _FAST_ATTENTION = "sdpa_float32"
 
 

@@ -10,7 +10,7 @@ from foveate.data.scenes.bitmaps import KINDS
 from foveate.data.scenes.scene import Scene, Text, Thing
 
 About = Literal["things", "details"]
-_NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 
 @dataclass(frozen=True)
@@ -63,23 +63,27 @@ def _pick(scene: Scene, rng: Generator, count: int = 1) -> list[Thing]:
     return [scene.things[i] for i in rng.permutation(len(scene.things))[:count]]
 
 
-def _spelled(text: Text) -> str:
-    return " ".join(text.characters)
+def colour_and_kind(scene: Scene, rng: Generator) -> tuple[str, str, bool, Thing]:
+    """Draws a colour and a kind.
 
+    In half of the draws a thing of the scene has both. Of the others, half name an absent kind, and half a kind of the
+    scene in the colour of another thing.
 
-def _weight(text: Text) -> str:
-    return "bold" if text.bold else "thin"
+    Returns:
+        Colour, kind, whether a thing has both, and the thing to look at.
+    """
+    thing, other = _pick(scene, rng, 2)
+    if rng.random() < 0.5:
+        return thing.colour, thing.kind, True, thing
+    if rng.random() < 0.5 and other.colour != thing.colour:
+        return other.colour, thing.kind, False, thing
+    absent = [kind for kind in KINDS if kind not in {each.kind for each in scene.things}]
+    return thing.colour, str(rng.choice(absent)), False, thing
 
 
 def _exist(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
-    """Asks for a thing of the scene, or for an absent kind, or for a kind in the colour of another thing."""
-    thing, other = _pick(scene, rng, 2)
-    if rng.random() < 0.5:
-        return f"is there a {thing.colour} {thing.kind}?", "yes", [thing]
-    if rng.random() < 0.5 and other.colour != thing.colour:
-        return f"is there a {other.colour} {thing.kind}?", "no", [thing]
-    absent = [kind for kind in KINDS if kind not in {each.kind for each in scene.things}]
-    return f"is there a {thing.colour} {rng.choice(absent)}?", "no", [thing]
+    colour, kind, true, thing = colour_and_kind(scene, rng)
+    return f"is there a {colour} {kind}?", "yes" if true else "no", [thing]
 
 
 def _colour(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
@@ -101,7 +105,7 @@ def _count(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
     number = int(rng.choice(sorted({len(things) for things in by_colour.values()})))
     colours = [colour for colour, things in by_colour.items() if len(things) == number]
     colour = colours[rng.integers(len(colours))]
-    return f"how many things are {colour}?", _NUMBERS[number], list(by_colour[colour])
+    return f"how many things are {colour}?", NUMBERS[number], list(by_colour[colour])
 
 
 def _position(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
@@ -116,7 +120,7 @@ def _relation(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text
 
 def _read(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
     text = scene.strings[rng.integers(2)]
-    return f"what does the {text.colour} text say?", _spelled(text), [text]
+    return f"what does the {text.colour} text say?", text.spelled, [text]
 
 
 def _digit(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
@@ -129,7 +133,7 @@ def _two_hop(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]
     """Asks for the string right of a thing."""
     string = scene.strings[1]
     (thing,) = [thing for thing in scene.things if thing.beside is string]
-    return f"what does the text right of the {thing.kind} say?", _spelled(string), [thing, string]
+    return f"what does the text right of the {thing.kind} say?", string.spelled, [thing, string]
 
 
 def _describe(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
@@ -140,7 +144,7 @@ def _describe(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text
 
 def _describe_text(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
     text = scene.strings[rng.integers(2)]
-    answer = f"{_weight(text)}, {_spelled(text)}, {' '.join(scene.quadrant(text.patches))}"
+    answer = f"{text.weight}, {text.spelled}, {' '.join(scene.quadrant(text.patches))}"
     return f"describe the {text.colour} text.", answer, [text]
 
 
@@ -160,7 +164,7 @@ def _list(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
 def _list_texts(scene: Scene, rng: Generator) -> tuple[str, str, list[Thing | Text]]:
     """Asks for both strings; the reference is in reading order, and scoring ignores the order."""
     texts = sorted(scene.strings, key=lambda text: text.patches)
-    return "list the texts.", ", ".join(f"{t.colour} {_spelled(t)}" for t in texts), list(texts)
+    return "list the texts.", ", ".join(f"{t.colour} {t.spelled}" for t in texts), list(texts)
 
 
 QUESTION_KINDS: dict[str, QuestionKind] = {

@@ -52,6 +52,14 @@ class Text:
     bold: bool
     patches: tuple[int, ...]
 
+    @property
+    def spelled(self) -> str:
+        return " ".join(self.characters)
+
+    @property
+    def weight(self) -> str:
+        return "bold" if self.bold else "thin"
+
 
 @dataclass(frozen=True)
 class Thing:

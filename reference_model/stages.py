@@ -33,6 +33,7 @@ class Training:
         shown_images: Number of them in the language stage.
         epoch_steps: Optimizer steps of an epoch.
         epoch_share: Share of the epochs of every phase, at least one each.
+        batch_size: Images per step of the language stage.
     """
 
     out: Path
