@@ -50,7 +50,7 @@ class LanguagePhase:
 
 LANGUAGE_PHASES = (
     LanguagePhase(8, 26, Texts(5, 1, _BY_KIND), {"color": 0.9}, 2),
-    LanguagePhase(30, 26, Texts(6, 2), {"color": 0.9, "exist": 0.9, "relation": 0.8, "read": 0.9, "two_hop": 0.8}, 2),
+    LanguagePhase(14, 26, Texts(6, 2), {"color": 0.9, "exist": 0.9, "read": 0.9, "two_hop": 0.8}, 2),
     LanguagePhase(4, 60, Texts(7, 1)),
     LanguagePhase(10, None, Texts(7)),
 )
