@@ -90,7 +90,8 @@ class Answering(lightning.LightningModule):
         else:
             answers = self._generate(groups, prompts, compressed, references)
             owner = [row for row, group in enumerate(groups) for _ in group]
-            kept = [compressed.decision.compression.kept[row] for row in owner]
+            kept_by_image = compressed.decision.compression.kept
+            kept = [kept_by_image[row] for row in owner]
             blocks = compressed.visible[owner][:, None].expand(-1, self.loaded.adapter.decoder.depth)
         image_token = self.loaded.adapter.image_token
         text_tokens = [len(prompt) - prompt.count(image_token) for prompt in prompts]

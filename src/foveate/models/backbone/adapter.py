@@ -292,10 +292,11 @@ class Adapter(ABC):
             prompt: Token ids with all placeholders.
             tail: Token ids that the chat template puts after every question.
         """
-        special = {self.image_token, self.pad_token, self.text_config.bos_token_id, *self.ends}
+        image = self.image_token
+        special = {image, self.pad_token, self.text_config.bos_token_id, *self.ends}
         others = ("vision_start_token_id", "vision_end_token_id", "video_token_id", "image_token_id")
         special |= {getattr(self.model.config, name, None) for name in others}
-        start = max((i for i, token in enumerate(prompt) if token == self.image_token), default=-1) + 1
+        start = max((i for i, token in enumerate(prompt) if token == image), default=-1) + 1
         words = list(prompt[start:])
         if tail and words[-len(tail) :] == list(tail):
             words = words[: -len(tail)]
