@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import CLIPModel
 
 from foveate.compressors import VisionCompressor
@@ -19,12 +20,14 @@ from reference_model.dialogues import KIND_NAMES, SceneDialogues, Texts, collate
 from reference_model.images import held_out_images, normalised, training_images
 from reference_model.language_training import (
     LANGUAGE_PHASES,
+    LanguagePhase,
     LanguageTraining,
     _token_weight,
     relevant_first,
     right_answers,
 )
 from reference_model.probes import dense_texts
+from reference_model.training import Epochs, fit
 from reference_model.vision_training import (
     IGNORE,
     VISION_PHASES,
@@ -327,6 +330,25 @@ def test_an_answer_is_right_if_all_its_tokens_are(images, states):
     right = right_answers(logits, batch)
     assert right.pop("read").tolist() == [True, False]
     assert all(other.all() for other in right.values())
+
+
+def test_a_phase_ends_when_its_questions_are_answered_or_its_epochs_are_over(clip, images, states, tmp_path):
+    texts = Texts(1)
+    phases = (
+        LanguagePhase(3, 26, texts, {"color": 0.0, "exist": 0.0}),
+        LanguagePhase(2, 26, texts, {"color": 0.0, "exist": 1.01}),
+        LanguagePhase(1, None, texts),
+    )
+    data = DataLoader(SceneDialogues(range(2), images, states, texts, 0), batch_size=2, collate_fn=collate)
+    asked = DataLoader(SceneDialogues(range(6), images, states, Texts(), 0), batch_size=6, collate_fn=collate)
+    module, epochs = LanguageTraining(clip, phases), []
+
+    def training(epoch):
+        epochs.append(module.phase)
+        return data
+
+    fit(module, Epochs(training, asked), tmp_path, epochs=6, clip_gradients=False)
+    assert epochs == [0, 1, 1, 2]
 
 
 def test_every_trained_weight_has_one_optimizer(clip):

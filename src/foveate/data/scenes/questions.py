@@ -70,7 +70,8 @@ def colour_and_kind(scene: Scene, rng: Generator) -> tuple[str, str, bool, Thing
     scene in the colour of another thing.
 
     Returns:
-        Colour, kind, whether a thing has both, and the thing to look at.
+        Colour, kind, whether a thing has both, and the thing to look at: one of that kind, or, if there is none, of
+        that colour.
     """
     thing, other = _pick(scene, rng, 2)
     if rng.random() < 0.5:
