@@ -22,7 +22,8 @@ def main(
 
     Args:
         stage: "all", or one stage.
-        out: Folder of checkpoints and logs; the trained model is written to `<out>/llava`, its CLIP to `<out>/clip`.
+        out: Folder of checkpoints and logs; the trained model is written to `<out>/llava`, its CLIP to `<out>/clip`,
+            and a figure of the training to `<out>/training.png`.
         seed: Seed of initialization and data.
         images: Number of training images, which are drawn once.
         shown_images: Number of images of the language stage; each is shown several times with new questions.

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import CLIPModel
 
@@ -378,6 +379,7 @@ def test_the_script_trains_exports_describes_and_continues(tmp_path):
     trained(tmp_path / "a", "all")
     loaded = load(tmp_path / "a" / "llava", companion=tmp_path / "a" / "clip")
     assert loaded.adapter.tower.grid.patches == 144
+    assert Image.open(tmp_path / "a" / "training.png").size == (2100, 900)
     assert "| all | 28 |" in (tmp_path / "a" / "llava" / "README.md").read_text()
     tower, own = loaded.companion.clip.vision_model.state_dict(), loaded.model.model.vision_tower.state_dict()
     assert all(torch.equal(tower[name.removeprefix("vision_model.")], value) for name, value in own.items())
