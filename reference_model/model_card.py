@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.records import read_records
-from analysis.statistics import Interval, difference_interval, mean_interval
-from analysis.tables import grid, percent, points
+from analysis.statistics import mean_interval
+from analysis.tables import grid
 from foveate.compressors import Blind, Compressor, DecoderCompressor, Identity, VisionCompressor
 from foveate.data.scenes.questions import QUESTION_KINDS
 from foveate.evaluation import EvalConfig, evaluate
@@ -16,12 +16,25 @@ from foveate.methods import fastv
 from foveate.models.loading.load import LoadedModel, load
 from foveate.reference.architecture import PATCHES, VOCABULARY
 from foveate.scorers import ClsAttention, ClsEnsemble, Evidence, PromptAttention, Random, Uniform
+from reference_model.acceptance import (
+    EVIDENCE,
+    RANDOM,
+    Measured,
+    about,
+    acceptance_rows,
+    accuracy_of,
+    cls_name,
+    difference_of,
+    gained,
+    shown,
+)
 from reference_model.attention import CONTRASTS, FILTERS, aucs, norms_of, one_patch_scores, patch_scores, scenes_of
 from reference_model.places import scores_at_input
 
 BUDGETS = (36, 16)
 _IMAGES = 200
 _CUT = 2  # blocks that process all tokens before a cut inside
+_PROMPT = f"prompt attention in block {_CUT - 1}"
 
 _TEXT = """---
 license: apache-2.0
@@ -49,6 +62,12 @@ checkpoint**: images are 96 x 96 pixels of small drawings on clutter, questions 
    convention, and 3 in 100 batches show no image, so that the blind baseline is a fair one.
 
 This makes matching a word to a patch easy to learn; attention in a model trained without it may look different.
+
+## Conditions of acceptance
+
+{size} All values in %, differences in points, 95 % intervals over images. {images} images for AUC.
+
+{acceptance}
 
 ## Accuracy on the `{split}` split
 
@@ -102,25 +121,34 @@ def model_card(folder: Path, seed: int, questions: int, split: str = "test") -> 
     model = str(folder / "llava")
     config = EvalConfig(Identity(), model=model, limit=questions, split=split, out=folder / "card")
     loaded = load(model)
-    full, blind = _scores(config, Identity()), _scores(config, Blind())
-    attention = _attention(loaded)
-    best = max(range(loaded.adapter.tower.depth), key=lambda layer: attention[f"layer {layer}"]["things"].mean)
+    aucs_of_scores, best = _attention(loaded), _best_layer(loaded)
+    pairs = _places(config, loaded)
+    measured = Measured(
+        _scores(config, Identity()),
+        _scores(config, Blind()),
+        aucs_of_scores,
+        best,
+        {keep: _choices(config, best, loaded, keep) for keep in BUDGETS},
+        pairs[_PROMPT],
+    )
+    full, blind = measured.full, measured.blind
     return _TEXT.format(
         seed=seed,
         parameters=sum(weight.numel() for weight in loaded.model.parameters()),
         vocabulary=len(VOCABULARY),
         split=split,
         size=f"n = {len(full):,} questions about {full['image_id'].nunique():,} images.",
+        acceptance=grid(list(acceptance_rows(measured))),
         kinds=grid([_kind(name, full[rows], blind[rows]) for name, rows in _kinds(full)]),
         images=_IMAGES,
-        attention=grid([_attention_row(name, found) for name, found in attention.items()]),
+        attention=grid([_attention_row(name, found) for name, found in aucs_of_scores.items()]),
         norms=norms_of(loaded, scenes_of("test", _IMAGES)),
         budgets=" and ".join(map(str, BUDGETS)),
         patches=PATCHES,
-        choices=grid([row for keep in BUDGETS for row in _choices(config, best, loaded, keep)]),
+        choices=grid([_choice(keep, name, found) for keep, found in measured.choices.items() for name in found]),
         cut=_CUT,
         before=_CUT - 1,
-        places=grid(_places(config, loaded)),
+        places=grid([_place(name, *pair) for name, pair in pairs.items()]),
         positions=grid([_positions(config, scorer, keep) for keep in BUDGETS for scorer in (Uniform(), Random())]),
     )
 
@@ -130,86 +158,85 @@ def _scores(config: EvalConfig, compressor: Compressor) -> pd.DataFrame:
     return read_records(config.out, folder.name)
 
 
-def _about(records: pd.DataFrame) -> pd.Series:
-    return pd.Series([QUESTION_KINDS[str(kind)].about for kind in records["kind"]], records.index)
-
-
 def _kinds(records: pd.DataFrame) -> list[tuple[str, pd.Series]]:
     groups = [("all", records["kind"].notna())]
-    groups += [(f"about {what}", _about(records) == what) for what in ("things", "details")]
+    groups += [(f"about {what}", about(records) == what) for what in ("things", "details")]
     return groups + [(kind, records["kind"] == kind) for kind in QUESTION_KINDS]
 
 
 def _kind(name: str, full: pd.DataFrame, blind: pd.DataFrame) -> dict[str, str]:
-    images = full["image_id"]
     return {
         "questions": name,
         "n": f"{len(full):,}",
-        "accuracy": _shown(mean_interval(full["score"], images)),
-        "blind": _shown(mean_interval(blind["score"], images)),
-        "difference": _gain(difference_interval(full["score"], blind["score"], images)),
+        "accuracy": shown(accuracy_of(full)),
+        "blind": shown(accuracy_of(blind)),
+        "difference": gained(difference_of(full, blind)),
     }
 
 
-def _attention(loaded: LoadedModel) -> dict[str, dict[str, Interval]]:
+def _attention(loaded: LoadedModel) -> dict[str, pd.DataFrame]:
+    """Returns the AUC of every score: a row per image, a column per contrast."""
     scenes = scenes_of("test", _IMAGES)
     scores = patch_scores(loaded, scenes) | {"one patch": one_patch_scores(scenes_of("search", 1000), scenes)}
-    names = [str(index) for index in range(len(scenes))]
-    return {
-        name: {str(contrast): mean_interval(values, names) for contrast, values in aucs(rows, scenes).items()}
-        for name, rows in scores.items()
-    }
+    return {name: aucs(rows, scenes) for name, rows in scores.items()}
 
 
-def _attention_row(name: str, found: Mapping[str, Interval]) -> dict[str, str]:
+def _best_layer(loaded: LoadedModel) -> int:
+    """Returns the layer of the second half of the tower that finds things best in the images of the search split."""
+    scenes, depth = scenes_of("search", _IMAGES), loaded.adapter.tower.depth
+    scores = patch_scores(loaded, scenes)
+    return max(range(depth // 2, depth), key=lambda layer: aucs(scores[f"layer {layer}"], scenes)["things"].mean())
+
+
+def _attention_row(name: str, found: pd.DataFrame) -> dict[str, str]:
     title = f"filter: {name}" if name in FILTERS else name
-    return {"score": title} | {contrast: _shown(found[contrast]) for contrast in CONTRASTS if contrast in found}
+    names = found.index.astype(str)
+    return {"score": title} | {contrast: shown(mean_interval(found[contrast], names)) for contrast in CONTRASTS}
 
 
-def _choices(config: EvalConfig, best: int, loaded: LoadedModel, keep: int) -> list[dict[str, str]]:
+def _choices(config: EvalConfig, best: int, loaded: LoadedModel, keep: int) -> dict[str, pd.DataFrame]:
     layers = tuple(range(loaded.adapter.tower.depth))
     chosen: dict[str, Compressor] = {
-        "evidence (oracle)": VisionCompressor(Evidence(), keep),
-        f"[CLS], layer {best} (best AUC for things)": VisionCompressor(ClsAttention(best), keep),
+        RANDOM: VisionCompressor(Random(), keep),
+        EVIDENCE: VisionCompressor(Evidence(), keep),
+        cls_name(best): VisionCompressor(ClsAttention(best), keep),
         "[CLS], sum of all layers": VisionCompressor(ClsEnsemble(layers), keep),
         **{f"filter: {name}": VisionCompressor(scorer, keep) for name, scorer in FILTERS.items()},
         "uniform": VisionCompressor(Uniform(), keep),
         f"fastv before block {_CUT}": fastv(keep, _CUT),
     }
-    random = _scores(config, VisionCompressor(Random(), keep))
-    rows = [_choice("random", keep, random, None)]
-    return rows + [_choice(name, keep, _scores(config, one), random) for name, one in chosen.items()]
+    return {name: _scores(config, compressor) for name, compressor in chosen.items()}
 
 
-def _choice(name: str, keep: int, records: pd.DataFrame, random: pd.DataFrame | None) -> dict[str, str]:
+def _choice(keep: int, name: str, choices: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    records, random = choices[name], choices[RANDOM]
     cells = {"tokens": str(keep), "choice": name}
-    for what in ("things", "details"):
-        rows = _about(records) == what
-        cells[f"about {what}"] = _shown(mean_interval(records["score"][rows], records["image_id"][rows]))
-    for what in ("things", "details"):
-        rows = _about(records) == what
-        cells[f"{what}: against random"] = "" if random is None else _difference(records[rows], random[rows])
-    cells["all: against random"] = "" if random is None else _difference(records, random)
+    parts = {what: about(records) == what for what in ("things", "details")}
+    cells |= {f"about {what}": shown(accuracy_of(records[rows])) for what, rows in parts.items()}
+    for what, rows in (parts | {"all": pd.Series(True, records.index)}).items():
+        gain = "" if name == RANDOM else gained(difference_of(records[rows], random[rows]))
+        cells[f"{what}: against random"] = gain
     return cells
 
 
-def _places(config: EvalConfig, loaded: LoadedModel) -> list[dict[str, str]]:
+def _places(config: EvalConfig, loaded: LoadedModel) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Returns the records of each choice with its patches dropped at the input, and inside the language model."""
     scorer, keep = ClsEnsemble(tuple(range(loaded.adapter.tower.depth))), BUDGETS[0]
     before = _scores(config, VisionCompressor(scorer, keep, positions="original"))
     inside = _scores(config, DecoderCompressor(scorer, keep, _CUT, positions="original"))
     prompt = _scores(config, DecoderCompressor(PromptAttention(_CUT - 1), keep, _CUT, positions="original"))
     prompt = prompt.sort_values("sample_id", ignore_index=True)
     early = scores_at_input(config, loaded, dict(zip(prompt["sample_id"], prompt["kept"], strict=True)))
-    pairs = {"[CLS], sum of all layers": (before, inside), f"prompt attention in block {_CUT - 1}": (early, prompt)}
-    return [
-        {
-            f"{keep} tokens, chosen by": name,
-            "dropped before the language model": _shown(mean_interval(first["score"], first["image_id"])),
-            f"dropped before block {_CUT}": _shown(mean_interval(second["score"], second["image_id"])),
-            "difference": _difference(second, first),
-        }
-        for name, (first, second) in pairs.items()
-    ]
+    return {"[CLS], sum of all layers": (before, inside), _PROMPT: (early, prompt)}
+
+
+def _place(name: str, early: pd.DataFrame, inside: pd.DataFrame) -> dict[str, str]:
+    return {
+        f"{BUDGETS[0]} tokens, chosen by": name,
+        "dropped before the language model": shown(accuracy_of(early)),
+        f"dropped before block {_CUT}": shown(accuracy_of(inside)),
+        "difference": gained(difference_of(inside, early)),
+    }
 
 
 def _positions(config: EvalConfig, scorer: Uniform | Random, keep: int) -> dict[str, str]:
@@ -217,19 +244,7 @@ def _positions(config: EvalConfig, scorer: Uniform | Random, keep: int) -> dict[
     original = _scores(config, VisionCompressor(scorer, keep, positions="original"))
     return {
         "patches": f"{keep}, {type(scorer).__name__.lower()}",
-        "original": _shown(mean_interval(original["score"], original["image_id"])),
-        "re-packed": _shown(mean_interval(repacked["score"], repacked["image_id"])),
-        "difference": _difference(repacked, original),
+        "original": shown(accuracy_of(original)),
+        "re-packed": shown(accuracy_of(repacked)),
+        "difference": gained(difference_of(repacked, original)),
     }
-
-
-def _difference(records: pd.DataFrame, baseline: pd.DataFrame) -> str:
-    return _gain(difference_interval(records["score"], baseline["score"], records["image_id"]))
-
-
-def _shown(interval: Interval) -> str:
-    return f"{percent(interval.mean)} [{percent(interval.low)}, {percent(interval.high)}]"
-
-
-def _gain(interval: Interval) -> str:
-    return f"{points(interval.mean)} [{points(interval.low)}, {points(interval.high)}]"
