@@ -24,8 +24,10 @@ CONTRASTS = {
     "details": (DETAILS, REST),
     "asked": (THINGS + DETAILS, REST),
     "decoys": ((Role.DECOY,), (Role.CLUTTER, Role.GROUND)),
+    "large": (THINGS, (Role.DECOY,)),
 }
-"""The patches that a score should rank high, and those it should rank low."""
+"""The patches that a score should rank high, and those it should rank low; "large" is about things and decoys that are
+two patches high, which no single patch tells apart."""
 FILTERS: dict[str, Scorer] = {"saturation": Saturation(), "contrast": Contrast(), "edges": Edges()}
 
 
@@ -57,15 +59,23 @@ def auc(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def aucs(scores: np.ndarray, scenes: Sequence[Scene]) -> pd.DataFrame:
-    """Returns the AUC of each image for each of `CONTRASTS`."""
+    """Returns the AUC of each image for each of `CONTRASTS`; NaN if an image lacks one side."""
     rows = []
     for row, scene in zip(scores, scenes, strict=True):
         values = {}
         for name, (high, low) in CONTRASTS.items():
-            chosen = np.isin(scene.roles, high + low)
-            values[name] = auc(row[chosen], np.isin(scene.roles[chosen], high))
+            chosen = np.isin(scene.roles, high + low) & (name != "large" or _two_high(scene))
+            positive = np.isin(scene.roles[chosen], high)
+            values[name] = auc(row[chosen], positive) if 0 < positive.sum() < len(positive) else np.nan
         rows.append(values)
     return pd.DataFrame(rows)
+
+
+def _two_high(scene: Scene) -> np.ndarray:
+    """Marks the patches of parts that are two patches high."""
+    parts = scene.parts.reshape(scene.grid, scene.grid)
+    same = np.pad(parts[1:] == parts[:-1], ((1, 1), (0, 0)))
+    return (same[1:] | same[:-1]).ravel()
 
 
 def one_patch_scores(labelled: Sequence[Scene], scenes: Sequence[Scene], steps: int = 1500) -> np.ndarray:

@@ -190,8 +190,11 @@ def _best_layer(loaded: LoadedModel) -> int:
 
 def _attention_row(name: str, found: pd.DataFrame) -> dict[str, str]:
     title = f"filter: {name}" if name in FILTERS else name
-    names = found.index.astype(str)
-    return {"score": title} | {contrast: shown(mean_interval(found[contrast], names)) for contrast in CONTRASTS}
+    cells = {"score": title}
+    for contrast in CONTRASTS:
+        values = found[contrast].dropna()
+        cells[contrast] = shown(mean_interval(values, values.index.astype(str)))
+    return cells
 
 
 def _choices(config: EvalConfig, best: int, loaded: LoadedModel, keep: int) -> dict[str, pd.DataFrame]:
