@@ -16,7 +16,7 @@ def main(
     shown_images: int = 25_000,
     epoch_steps: int = 250,
     epoch_share: float = 1.0,
-    card_questions: int = 2800,
+    card_questions: int = 1400,
 ) -> None:
     """Trains one stage, or all; each resumes a run that was stopped, and a finished stage takes seconds.
 
