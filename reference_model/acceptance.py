@@ -1,13 +1,16 @@
 """The conditions under which a training is accepted as a reference model, each with what was measured."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from analysis.records import read_records
 from analysis.statistics import Interval, difference_interval, mean_interval
 from analysis.tables import percent, points
+from foveate.compressors import Compressor
 from foveate.data.scenes.questions import QUESTION_KINDS
+from foveate.evaluation import EvalConfig, evaluate
 from reference_model.attention import FILTERS
 
 EVIDENCE, RANDOM = "evidence (oracle)", "random"
@@ -88,6 +91,19 @@ def _choice_rows(measured: Measured) -> Iterator[dict[str, str]]:
 def about(records: pd.DataFrame) -> pd.Series:
     """Returns what each question asks for, "things" or "details"."""
     return pd.Series([QUESTION_KINDS[str(kind)].about for kind in records["kind"]], records.index)
+
+
+def kinds_of(records: pd.DataFrame) -> list[tuple[str, pd.Series]]:
+    """Returns names and rows of all questions, of those about things and about details, and of each kind."""
+    groups = [("all", records["kind"].notna())]
+    groups += [(f"about {what}", about(records) == what) for what in ("things", "details")]
+    return groups + [(kind, records["kind"] == kind) for kind in QUESTION_KINDS]
+
+
+def scores_of(config: EvalConfig, compressor: Compressor) -> pd.DataFrame:
+    """Returns the records of an evaluation."""
+    folder = evaluate(replace(config, compressor=compressor)).folder
+    return read_records(config.out, folder.name)
 
 
 def accuracy_of(records: pd.DataFrame) -> Interval:

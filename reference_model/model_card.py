@@ -1,17 +1,14 @@
 """Model cards of the reference models: accuracy, what [CLS] looks at, and what dropping tokens costs, all measured."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.records import read_records
 from analysis.statistics import mean_interval
 from analysis.tables import grid
 from foveate.compressors import Blind, Compressor, DecoderCompressor, Identity, VisionCompressor
-from foveate.data.scenes.questions import QUESTION_KINDS
-from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation import EvalConfig
 from foveate.methods import fastv
 from foveate.models.loading.load import LoadedModel, load
 from foveate.reference.architecture import PATCHES, VOCABULARY
@@ -26,9 +23,12 @@ from reference_model.acceptance import (
     cls_name,
     difference_of,
     gained,
+    kinds_of,
+    scores_of,
     shown,
 )
 from reference_model.attention import CONTRASTS, FILTERS, aucs, norms_of, one_patch_scores, patch_scores, scenes_of
+from reference_model.clip_card import clip_card
 from reference_model.places import scores_at_input
 
 BUDGETS = (36, 16)
@@ -109,23 +109,33 @@ position.
 """
 
 
-def model_card(folder: Path, seed: int, questions: int, split: str = "test") -> str:
-    """Measures the model in `folder` and returns its card.
+def write_cards(folder: Path, seed: int, questions: int) -> None:
+    """Measures the models in `<folder>/llava` and `<folder>/clip` and writes their cards beside the weights.
 
     Args:
-        folder: Folder with `llava` and `clip`.
+        folder: The training's folder.
         seed: The seed of the training.
-        questions: Number of questions of the split.
-        split: The split.
+        questions: Number of questions of the split `test`.
     """
-    model = str(folder / "llava")
-    config = EvalConfig(Identity(), model=model, limit=questions, split=split, out=folder / "card")
-    loaded = load(model)
+    model, clip = folder / "llava", folder / "clip"
+    config = EvalConfig(Identity(), model=str(model), limit=questions, split="test", out=folder / "card")
+    (model / "README.md").write_text(model_card(config, seed))
+    (clip / "README.md").write_text(clip_card(load(model, companion=clip), "test", questions, seed))
+
+
+def model_card(config: EvalConfig, seed: int) -> str:
+    """Measures a model and returns its card.
+
+    Args:
+        config: Model, data, split and number of questions.
+        seed: The seed of the training.
+    """
+    loaded = load(config.model)
     aucs_of_scores, best = _attention(loaded), _best_layer(loaded)
     pairs = _places(config, loaded)
     measured = Measured(
-        _scores(config, Identity()),
-        _scores(config, Blind()),
+        scores_of(config, Identity()),
+        scores_of(config, Blind()),
         aucs_of_scores,
         best,
         {keep: _choices(config, best, loaded, keep) for keep in BUDGETS},
@@ -136,10 +146,10 @@ def model_card(folder: Path, seed: int, questions: int, split: str = "test") -> 
         seed=seed,
         parameters=sum(weight.numel() for weight in loaded.model.parameters()),
         vocabulary=len(VOCABULARY),
-        split=split,
+        split=config.split,
         size=f"n = {len(full):,} questions about {full['image_id'].nunique():,} images.",
         acceptance=grid(list(acceptance_rows(measured))),
-        kinds=grid([_kind(name, full[rows], blind[rows]) for name, rows in _kinds(full)]),
+        kinds=grid([_kind(name, full[rows], blind[rows]) for name, rows in kinds_of(full)]),
         images=_IMAGES,
         attention=grid([_attention_row(name, found) for name, found in aucs_of_scores.items()]),
         norms=norms_of(loaded, scenes_of("test", _IMAGES)),
@@ -151,17 +161,6 @@ def model_card(folder: Path, seed: int, questions: int, split: str = "test") -> 
         places=grid([_place(name, *pair) for name, pair in pairs.items()]),
         positions=grid([_positions(config, scorer, keep) for keep in BUDGETS for scorer in (Uniform(), Random())]),
     )
-
-
-def _scores(config: EvalConfig, compressor: Compressor) -> pd.DataFrame:
-    folder = evaluate(replace(config, compressor=compressor)).folder
-    return read_records(config.out, folder.name)
-
-
-def _kinds(records: pd.DataFrame) -> list[tuple[str, pd.Series]]:
-    groups = [("all", records["kind"].notna())]
-    groups += [(f"about {what}", about(records) == what) for what in ("things", "details")]
-    return groups + [(kind, records["kind"] == kind) for kind in QUESTION_KINDS]
 
 
 def _kind(name: str, full: pd.DataFrame, blind: pd.DataFrame) -> dict[str, str]:
@@ -208,7 +207,7 @@ def _choices(config: EvalConfig, best: int, loaded: LoadedModel, keep: int) -> d
         "uniform": VisionCompressor(Uniform(), keep),
         f"fastv before block {_CUT}": fastv(keep, _CUT),
     }
-    return {name: _scores(config, compressor) for name, compressor in chosen.items()}
+    return {name: scores_of(config, compressor) for name, compressor in chosen.items()}
 
 
 def _choice(keep: int, name: str, choices: Mapping[str, pd.DataFrame]) -> dict[str, str]:
@@ -225,9 +224,9 @@ def _choice(keep: int, name: str, choices: Mapping[str, pd.DataFrame]) -> dict[s
 def _places(config: EvalConfig, loaded: LoadedModel) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     """Returns the records of each choice with its patches dropped at the input, and inside the language model."""
     scorer, keep = ClsEnsemble(tuple(range(loaded.adapter.tower.depth))), BUDGETS[0]
-    before = _scores(config, VisionCompressor(scorer, keep, positions="original"))
-    inside = _scores(config, DecoderCompressor(scorer, keep, _CUT, positions="original"))
-    prompt = _scores(config, DecoderCompressor(PromptAttention(_CUT - 1), keep, _CUT, positions="original"))
+    before = scores_of(config, VisionCompressor(scorer, keep, positions="original"))
+    inside = scores_of(config, DecoderCompressor(scorer, keep, _CUT, positions="original"))
+    prompt = scores_of(config, DecoderCompressor(PromptAttention(_CUT - 1), keep, _CUT, positions="original"))
     prompt = prompt.sort_values("sample_id", ignore_index=True)
     early = scores_at_input(config, loaded, dict(zip(prompt["sample_id"], prompt["kept"], strict=True)))
     return {"[CLS], sum of all layers": (before, inside), _PROMPT: (early, prompt)}
@@ -243,8 +242,8 @@ def _place(name: str, early: pd.DataFrame, inside: pd.DataFrame) -> dict[str, st
 
 
 def _positions(config: EvalConfig, scorer: Uniform | Random, keep: int) -> dict[str, str]:
-    repacked = _scores(config, VisionCompressor(scorer, keep))
-    original = _scores(config, VisionCompressor(scorer, keep, positions="original"))
+    repacked = scores_of(config, VisionCompressor(scorer, keep))
+    original = scores_of(config, VisionCompressor(scorer, keep, positions="original"))
     return {
         "patches": f"{keep}, {type(scorer).__name__.lower()}",
         "original": shown(accuracy_of(original)),

@@ -97,12 +97,12 @@ class Training:
         make_processor().save_pretrained(self.out / "llava")
 
     def card(self, questions: int) -> None:
-        """Measures the trained model, writes its card, and draws its training to `<out>/training.png`."""
+        """Measures the trained models, writes their cards, and draws its training to `<out>/training.png`."""
         from reference_model.curves import training_figure
-        from reference_model.model_card import model_card
+        from reference_model.model_card import write_cards
 
         training_figure(self.out, self.seed)
-        (self.out / "llava" / "README.md").write_text(model_card(self.out, self.seed, questions))
+        write_cards(self.out, self.seed, questions)
 
     def _shortened(self, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
         return tuple(replace(phase, epochs=max(1, round(phase.epochs * self.epoch_share))) for phase in phases)
