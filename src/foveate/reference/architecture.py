@@ -5,6 +5,7 @@ trained model are a result of training alone.
 """
 
 from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Sequence, Split, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
@@ -105,6 +106,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
     marks = [Split(mark, "isolated") for mark in _PUNCTUATION]
     tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), *marks])
+    tokenizer.decoder = WordPiece(cleanup=True)  # no blank before a punctuation mark
     tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", VOCABULARY["<s>"])])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
