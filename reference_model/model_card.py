@@ -34,7 +34,7 @@ from reference_model.places import scores_at_input
 BUDGETS = (36, 16)
 _IMAGES = 200
 _CUT = 2  # blocks that process all tokens before a cut inside
-_PROMPT = f"prompt attention in block {_CUT - 1}"
+_LATER = 4, 6
 
 _TEXT = """---
 license: apache-2.0
@@ -95,8 +95,8 @@ Accuracy in % with {budgets} of {patches} tokens, and the difference to `random`
 
 ## Where tokens are dropped
 
-The same patches of each question, dropped before the language model or before its block {cut}: those with least [CLS]
-attention, and those with least attention of the last prompt token in block {before}. Positions are kept.
+The same patches of each question, dropped before the language model or before one of its blocks: those with least [CLS]
+attention, and those with least attention of the last prompt token in the block before. Positions are kept.
 
 {places}
 
@@ -139,7 +139,7 @@ def model_card(config: EvalConfig, seed: int) -> str:
         aucs_of_scores,
         best,
         {keep: _choices(config, best, loaded, keep) for keep in BUDGETS},
-        pairs[_PROMPT],
+        pairs[_prompt(_CUT)],
     )
     full, blind = measured.full, measured.blind
     return _TEXT.format(
@@ -156,8 +156,6 @@ def model_card(config: EvalConfig, seed: int) -> str:
         budgets=" and ".join(map(str, BUDGETS)),
         patches=PATCHES,
         choices=grid([_choice(keep, name, found) for keep, found in measured.choices.items() for name in found]),
-        cut=_CUT,
-        before=_CUT - 1,
         places=grid([_place(name, *pair) for name, pair in pairs.items()]),
         positions=grid([_positions(config, scorer, keep) for keep in BUDGETS for scorer in (Uniform(), Random())]),
     )
@@ -226,17 +224,24 @@ def _places(config: EvalConfig, loaded: LoadedModel) -> dict[str, tuple[pd.DataF
     scorer, keep = ClsEnsemble(tuple(range(loaded.adapter.tower.depth))), BUDGETS[0]
     before = scores_of(config, VisionCompressor(scorer, keep, positions="original"))
     inside = scores_of(config, DecoderCompressor(scorer, keep, _CUT, positions="original"))
-    prompt = scores_of(config, DecoderCompressor(PromptAttention(_CUT - 1), keep, _CUT, positions="original"))
-    prompt = prompt.sort_values("sample_id", ignore_index=True)
-    early = scores_at_input(config, loaded, dict(zip(prompt["sample_id"], prompt["kept"], strict=True)))
-    return {"[CLS], sum of all layers": (before, inside), _PROMPT: (early, prompt)}
+    pairs = {f"[CLS], sum of all layers, before block {_CUT}": (before, inside)}
+    for cut in (_CUT, *_LATER):
+        prompt = scores_of(config, DecoderCompressor(PromptAttention(cut - 1), keep, cut, positions="original"))
+        prompt = prompt.sort_values("sample_id", ignore_index=True)
+        early = scores_at_input(config, loaded, dict(zip(prompt["sample_id"], prompt["kept"], strict=True)))
+        pairs[_prompt(cut)] = early, prompt
+    return pairs
+
+
+def _prompt(cut: int) -> str:
+    return f"prompt attention, before block {cut}"
 
 
 def _place(name: str, early: pd.DataFrame, inside: pd.DataFrame) -> dict[str, str]:
     return {
         f"{BUDGETS[0]} tokens, chosen by": name,
         "dropped before the language model": shown(accuracy_of(early)),
-        f"dropped before block {_CUT}": shown(accuracy_of(inside)),
+        "dropped inside": shown(accuracy_of(inside)),
         "difference": gained(difference_of(inside, early)),
     }
 

@@ -13,23 +13,25 @@ from foveate.core.progress import bar
 from foveate.core.trace import Trace
 from foveate.data.load import answer_tokens, load_samples
 from foveate.data.names import SCENES
+from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.prompts import prompt_of, reference_of
 from foveate.metrics.answers import score_of
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.generation import Conversation, Decoding, answer
 
+_BATCH = 50
+
 
 @dataclass(frozen=True)
 class Given(Scorer):
-    """Scorer that ranks the given patches above all others."""
+    """Scorer that ranks the given patches of each image of a batch above all others."""
 
-    patches: tuple[int, ...]
+    patches: tuple[tuple[int, ...], ...]
 
     def score(self, trace: Trace) -> Tensor:
         scores = torch.zeros(trace.real.shape, device=trace.real.device)
-        scores[:, list(self.patches)] = 1.0
-        return scores
+        return scores.scatter(1, torch.tensor(self.patches, device=scores.device), 1.0)
 
 
 def scores_at_input(config: EvalConfig, loaded: LoadedModel, chosen: Mapping[str, Sequence[int]]) -> pd.DataFrame:
@@ -38,19 +40,27 @@ def scores_at_input(config: EvalConfig, loaded: LoadedModel, chosen: Mapping[str
     Args:
         config: Data, split and number of questions.
         loaded: The model.
-        chosen: The patches that are kept, by the ID of the question.
+        chosen: The patches that are kept, as many for each question, by the ID of the question.
     """
-    adapter, limit = loaded.adapter, answer_tokens(SCENES)
-    rows = []
     samples = load_samples(SCENES, config.split or "test", config.limit)
-    for sample in bar(samples, "question", "answering"):
-        patches = chosen[sample.id]
-        images = loaded.images([sample.image])
-        compressor = VisionCompressor(Given(tuple(patches)), len(patches), positions="original")
-        prompt = prompt_of(loaded, sample, images.arrangement, limit)
-        conversations = [Conversation.from_prompts([prompt], adapter.image_token)]
-        decoding = Decoding(limit, [reference_of(loaded, sample)])
-        answers = answer(adapter, conversations, compressor.compress(images), compressor.repack, decoding)
-        (text,) = loaded.text(answers.tokens)
-        rows.append({"sample_id": sample.id, "image_id": sample.image_id, "score": score_of(text, sample)})
+    rows = []
+    for start in bar(range(0, len(samples), _BATCH), "batch", "answering"):
+        rows += _answered(loaded, samples[start : start + _BATCH], chosen)
     return pd.DataFrame(rows).sort_values("sample_id", ignore_index=True)
+
+
+def _answered(loaded: LoadedModel, samples: Sequence[VQASample], chosen: Mapping[str, Sequence[int]]) -> list[dict]:
+    adapter = loaded.adapter
+    images = loaded.images([sample.image for sample in samples])
+    kept = tuple(tuple(chosen[sample.id]) for sample in samples)
+    compressor = VisionCompressor(Given(kept), len(kept[0]), positions="original")
+    limit = answer_tokens(SCENES)
+    prompts = [prompt_of(loaded, sample, images.arrangement, limit) for sample in samples]
+    conversations = [Conversation.from_prompts([prompt], adapter.image_token) for prompt in prompts]
+    decoding = Decoding(limit, [reference_of(loaded, sample) for sample in samples])
+    answers = answer(adapter, conversations, compressor.compress(images), compressor.repack, decoding)
+    texts = loaded.text(answers.tokens)
+    return [
+        {"sample_id": sample.id, "image_id": sample.image_id, "score": score_of(text, sample)}
+        for sample, text in zip(samples, texts, strict=True)
+    ]
