@@ -14,6 +14,8 @@ from foveate.evaluation import EvalConfig, evaluate
 from reference_model.attention import FILTERS
 
 EVIDENCE, RANDOM = "evidence (oracle)", "random"
+BLIND = (2,)
+"""Blocks behind those that hid the image from the text at first: no text has read it there, so a cut costs the same."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Measured:
         attention: AUC of each score: a row per image, a column per contrast.
         best: The layer whose [CLS] attention finds things best, among the second half of the tower, in other images.
         choices: Records by budget and name of the choice, with `EVIDENCE`, `RANDOM` and `cls_name(best)`.
-        places: For the choice of prompt attention, records with its patches dropped at the input, and inside.
+        places: For the choice of prompt attention before a block, records with its patches dropped at the input, and
+            there.
     """
 
     full: pd.DataFrame
@@ -34,7 +37,7 @@ class Measured:
     attention: Mapping[str, pd.DataFrame]
     best: int
     choices: Mapping[int, Mapping[str, pd.DataFrame]]
-    places: tuple[pd.DataFrame, pd.DataFrame]
+    places: Mapping[int, tuple[pd.DataFrame, pd.DataFrame]]
 
 
 def cls_name(layer: int) -> str:
@@ -54,10 +57,13 @@ def acceptance_rows(measured: Measured) -> Iterator[dict[str, str]]:
         yield _row(title, f"at most {percent(bound)}", shown(auc), auc.mean <= bound)
     yield from _layer_rows(measured)
     yield from _choice_rows(measured)
-    early, inside = measured.places
-    gap = difference_of(inside, early)
-    title = "dropping inside minus the same patches at the input, chosen by prompt attention"
-    yield _row(title, "at least 5 in either direction", gained(gap), abs(gap.mean) >= 0.05)
+    for block, (early, inside) in measured.places.items():
+        gap = difference_of(inside, early)
+        title = f"dropping before block {block} minus the same patches at the input, chosen by prompt attention"
+        if block in BLIND:
+            yield _row(title, "none", gained(gap), True)
+        else:
+            yield _row(title, "at least 5 in either direction", gained(gap), abs(gap.mean) >= 0.05)
 
 
 def _layer_rows(measured: Measured) -> Iterator[dict[str, str]]:

@@ -34,7 +34,7 @@ from reference_model.places import scores_at_input
 BUDGETS = (36, 16)
 _IMAGES = 200
 _CUT = 2  # blocks that process all tokens before a cut inside
-_LATER = 4, 6
+CUTS = (_CUT, 4, 6)
 
 _TEXT = """---
 license: apache-2.0
@@ -139,7 +139,7 @@ def model_card(config: EvalConfig, seed: int) -> str:
         aucs_of_scores,
         best,
         {keep: _choices(config, best, loaded, keep) for keep in BUDGETS},
-        pairs[_prompt(_CUT)],
+        {cut: pairs[_prompt(cut)] for cut in CUTS},
     )
     full, blind = measured.full, measured.blind
     return _TEXT.format(
@@ -225,7 +225,7 @@ def _places(config: EvalConfig, loaded: LoadedModel) -> dict[str, tuple[pd.DataF
     before = scores_of(config, VisionCompressor(scorer, keep, positions="original"))
     inside = scores_of(config, DecoderCompressor(scorer, keep, _CUT, positions="original"))
     pairs = {f"[CLS], sum of all layers, before block {_CUT}": (before, inside)}
-    for cut in (_CUT, *_LATER):
+    for cut in CUTS:
         prompt = scores_of(config, DecoderCompressor(PromptAttention(cut - 1), keep, cut, positions="original"))
         prompt = prompt.sort_values("sample_id", ignore_index=True)
         early = scores_at_input(config, loaded, dict(zip(prompt["sample_id"], prompt["kept"], strict=True)))

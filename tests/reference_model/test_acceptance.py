@@ -37,7 +37,7 @@ def measured(**change):
             36: {EVIDENCE: records(0.8), RANDOM: records(0.3), cls_name(6): records(0.6, 0.2)},
             16: {EVIDENCE: records(0.8), RANDOM: records(0.2), cls_name(6): records(0.5, 0.2)},
         },
-        "places": (records(0.5), records(0.6)),
+        "places": {2: (records(0.5), records(0.5)), 4: (records(0.5), records(0.6))},
     }
     return Measured(**(values | change))
 
@@ -48,7 +48,7 @@ def unmet(**change):
 
 def test_every_condition_is_reported_and_can_be_met():
     rows = list(acceptance_rows(measured()))
-    assert len(rows) == 13 and not unmet()
+    assert len(rows) == 14 and not unmet()
     by_figure = {row["figure"]: row["measured"] for row in rows}
     assert by_figure["accuracy with all tokens"].startswith("87.0 [")
     assert by_figure["evidence minus random, 16 tokens"].startswith("+60.0 [")
@@ -70,8 +70,10 @@ def test_every_condition_is_reported_and_can_be_met():
                 "minus its AUC for details",
             ],
         ),
-        ({"places": (records(0.5), records(0.53))}, ["dropping inside minus the same patches at the input, "
-                                                     "chosen by prompt attention"]),
+        (
+            {"places": {4: (records(0.5), records(0.53))}},
+            ["dropping before block 4 minus the same patches at the input, chosen by prompt attention"],
+        ),
         (
             {"choices": {keep: dict.fromkeys((EVIDENCE, RANDOM, cls_name(6)), records(0.3)) for keep in (36, 16)}},
             [
@@ -81,6 +83,6 @@ def test_every_condition_is_reported_and_can_be_met():
             ],
         ),
     ],
-)  # fmt: skip
+)
 def test_a_condition_that_is_missed_is_named(change, figures):
     assert unmet(**change) == figures
