@@ -83,7 +83,10 @@ def test_batch_size_and_reuse_change_no_answer(config):
         assert flips.empty, flips
 
 
-def test_the_model_card_holds_the_measurement():
-    card = (FOLDER / "README.md").read_text()
-    assert "n = 2,400 questions about 200 images" in card
-    assert "blind" in card
+@ALL
+def test_the_model_cards_hold_the_measurement(name):
+    seed = REFERENCES.index(name)
+    card, clip = (Path(folder_of(name, part), "README.md").read_text() for part in ("llava", "clip"))
+    assert f"(seed {seed})" in card and f"(seed {seed})" in clip
+    assert "n = 1,400 questions about 200 images" in card and "n = 1,400 questions about 200 images" in clip
+    assert "## Conditions of acceptance" in card
