@@ -10,13 +10,13 @@ from foveate.options import Flat, Options
 def main(
     methods: tuple[str, ...] = tuple(METHODS),
     keep: tuple[int | float, ...] = (0.5, 1 / 3, 0.11),
-    options: Flat = Options("compare_methods", scenes=1400),
+    options: Flat = Options("compare_methods", scenes=1050),
 ) -> None:
     """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
 
     Writes `<out>/<study>/{study.db, table.csv, table.md, frontier.png, ranking.png, kept_patches.png}`. The same
     command resumes a run that was stopped. The controls (no compression, no image, random, even grid, pooling, smaller
-    image, pixel filters) are always evaluated. Without --limit it asks 1,400 questions about scenes, or all questions
+    image, pixel filters) are always evaluated. Without --limit it asks 1,050 questions about scenes, or all questions
     of a benchmark.
 
     The study of a benchmark is in `<out>/<study>_<data>`, with the benchmark's official numbers in `benchmark.csv` and
