@@ -17,7 +17,7 @@ GIVEN = ([7, 8, 9, 10, 11], [12], [], [13, 9])
 
 
 class Asked:
-    """Four prompts of different lengths about two images."""
+    """Four prompts of different lengths about three images."""
 
     def __init__(self, checkpoint: str):
         self.loaded = load(checkpoint)
@@ -90,7 +90,8 @@ def test_the_four_ways_to_look_differ_where_they_should(asked):
     distance = (means[:, None] - means).abs().amax((3, 4, 5))  # (name, name, prompt)
     assert (distance[:3, :3] + torch.eye(3)[..., None] > 0.01).all()
     same = torch.tensor([len(answer) < 2 for answer in GIVEN])
-    assert torch.equal(distance[0, 3] < ROUNDING, same)  # one row produces such an answer, that of the last prompt token
+    # one row produces such an answer, that of the last prompt token
+    assert torch.equal(distance[0, 3] < ROUNDING, same)
 
 
 @pytest.mark.parametrize("brief", [False, True])
