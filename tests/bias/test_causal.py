@@ -27,11 +27,12 @@ from foveate.models.loading.load import load
 
 NEW = 5
 PATCHES = 144
+IMAGES = 3
 
 
 @pytest.fixture(scope="module")
 def tiny_batch(tiny, tmp_path_factory):
-    """Returns a tiny model, 15 questions about two images, and the model's answers to them."""
+    """Returns a tiny model, 15 questions about three images, and the model's answers to them."""
     loaded = load(tiny)
     samples = load_samples("scenes", "search", limit=15)
     encodings = Encodings.of(
@@ -42,9 +43,9 @@ def tiny_batch(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference():
-    """Returns the shipped model, 96 questions about eight images, and the model's answers to them."""
+    """Returns the shipped model, 98 questions about 14 images, and the model's answers to them."""
     loaded = load("reference")
-    samples = load_samples("scenes", "test", limit=96)
+    samples = load_samples("scenes", "test", limit=98)
     images = {sample.image_id: sample.image for sample in samples}
     prompts = [[loaded.prompt(s.question) for s in samples if s.image_id == image_id] for image_id in images]
     answered = AnsweredBatch.generate(loaded.adapter, loaded.images(list(images.values())), prompts, 24)
@@ -95,7 +96,7 @@ def test_the_log_probability_of_an_answer_equals_the_stock_model_without_the_rem
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_a_row_of_patches_per_image_equals_the_same_row_for_each_of_its_questions(tiny_batch, batch_size):
     _, samples, answered = tiny_batch
-    stays = torch.rand(3, 2, PATCHES, generator=torch.Generator().manual_seed(1)) < 0.3
+    stays = torch.rand(3, IMAGES, PATCHES, generator=torch.Generator().manual_seed(1)) < 0.3
     shared = kept_log_probability(answered, stays, batch_size=batch_size)
     alone = kept_log_probability(answered, stays[:, owner(samples)], batch_size=batch_size)
     assert shared.shape == (3, len(samples))
@@ -121,7 +122,7 @@ def test_generated_answers_equal_stock_generate_including_the_end_token(about, r
 def test_the_log_probability_of_given_answers_equals_the_stock_model(tiny_batch):
     loaded, samples, answered = tiny_batch
     answers = [loaded.reference(sample.question, sample.references[0]) for sample in samples]
-    stays = torch.ones(1, 2, PATCHES, dtype=torch.bool)
+    stays = torch.ones(1, IMAGES, PATCHES, dtype=torch.bool)
     found = kept_log_probability(replace(answered, answers=answers), stays)[0]
     for i in (0, 14):
         expected = stock(loaded, samples[i], stays[0, 0], answers[i], False)
@@ -143,7 +144,7 @@ def test_occlusion_is_the_drop_of_the_log_probability_without_the_block(tiny_bat
 
 def test_occlusion_of_a_block_that_covers_the_grid_equals_removal_of_all_patches(tiny_batch):
     _, _, answered = tiny_batch
-    stays = torch.tensor([True, False])[:, None, None].expand(2, 2, PATCHES)
+    stays = torch.tensor([True, False])[:, None, None].expand(2, IMAGES, PATCHES)
     seeing, blind = kept_log_probability(answered, stays)
     torch.testing.assert_close(block_occlusion(answered, side=12).drop, (seeing - blind)[:, None], atol=1e-5, rtol=1e-5)
 
@@ -154,7 +155,7 @@ def test_the_mean_over_all_orders_is_the_shapley_value(tiny_batch):
     block, every = squares(loaded.adapter.tower.grid, 6), range(4)
     sets = [some for size in range(5) for some in combinations(every, size)]
     stays = torch.stack([torch.isin(block, torch.tensor(some, dtype=torch.long)) for some in sets])
-    values = kept_log_probability(answered, stays[:, None].expand(-1, 2, -1))
+    values = kept_log_probability(answered, stays[:, None].expand(-1, IMAGES, -1))
     value = dict(zip(sets, values, strict=True))
     expected = torch.zeros(len(samples), 4)
     for number in every:
@@ -163,20 +164,20 @@ def test_the_mean_over_all_orders_is_the_shapley_value(tiny_batch):
                 rise = value[tuple(sorted((*some, number)))] - value[some]
                 expected[:, number] += rise / (4 * comb(3, len(some)))
     orders = torch.tensor(list(permutations(every)))
-    found = block_shapley(answered, 6, orders.expand(2, -1, -1)).mean(1)
+    found = block_shapley(answered, 6, orders.expand(IMAGES, -1, -1)).mean(1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert expected.abs().max() > 0.01
 
 
 def test_each_image_has_its_own_orders_and_contributions_sum_to_the_effect_of_all_patches(tiny_batch):
     loaded, samples, answered = tiny_batch
-    orders = draw_orders(["one", "two"], 9, 2)
+    orders = draw_orders(["one", "two", "three"], 9, 2)
     found, counts = block_shapley(answered, 4, orders, batch_size=8), []
-    stays = torch.tensor([False, True])[:, None, None].expand(2, 2, PATCHES)
+    stays = torch.tensor([False, True])[:, None, None].expand(2, IMAGES, PATCHES)
     blind, seeing = kept_log_probability(answered, stays)
     torch.testing.assert_close(found.sum(2), (seeing - blind)[:, None].expand(-1, 4), atol=1e-4, rtol=1e-4)
     block = squares(loaded.adapter.tower.grid, 4)
-    for i, image in ((0, 0), (14, 1)):
+    for i, image in ((0, 0), (14, 2)):
         rises = torch.zeros(4, 9)
         for row, order in zip(rises, orders[image].tolist(), strict=True):
             for step, number in enumerate(order):
@@ -240,7 +241,7 @@ def test_curves_hold_the_log_probabilities_with_and_without_the_best_patches(tin
     shares = [0.0, 0.25, 1.0]
     insertion, deletion = insertion_deletion(answered, scores, shares)
     full, blind = (
-        kept_log_probability(answered, torch.full((1, 2, PATCHES), stays, dtype=torch.bool))[0]
+        kept_log_probability(answered, torch.full((1, IMAGES, PATCHES), stays, dtype=torch.bool))[0]
         for stays in (True, False)
     )
     for values, first, last in ((insertion, blind, full), (deletion, full, blind)):
@@ -257,7 +258,7 @@ def test_curves_hold_the_log_probabilities_with_and_without_the_best_patches(tin
 
 def test_scores_per_image_give_the_curves_of_all_questions_about_it(tiny_batch):
     _, samples, answered = tiny_batch
-    scores = torch.rand(2, PATCHES, generator=torch.Generator().manual_seed(4))
+    scores = torch.rand(IMAGES, PATCHES, generator=torch.Generator().manual_seed(4))
     for shared, alone in zip(
         insertion_deletion(answered, scores, [0.1, 0.6]),
         insertion_deletion(answered, scores[owner(samples)], [0.1, 0.6]),
@@ -295,11 +296,11 @@ def test_progress_counts_every_sequence(tiny_batch, batch_size):
 
 def test_wrong_row_counts_and_nan_scores_are_explained(tiny_batch):
     _, _, answered = tiny_batch
-    with pytest.raises(ValueError, match=r"3 rows of patches for 15 questions about 2 images"):
-        kept_log_probability(answered, torch.ones(1, 3, PATCHES, dtype=torch.bool))
-    scores = torch.zeros(2, PATCHES)
+    with pytest.raises(ValueError, match=r"4 rows of patches for 15 questions about 3 images"):
+        kept_log_probability(answered, torch.ones(1, IMAGES + 1, PATCHES, dtype=torch.bool))
+    scores = torch.zeros(IMAGES, PATCHES)
     scores[1, 7] = torch.nan
-    with pytest.raises(ValueError, match=r"1 of 288 scores are NaN"):
+    with pytest.raises(ValueError, match=r"1 of 432 scores are NaN"):
         insertion_deletion(answered, scores, [0.5])
 
 

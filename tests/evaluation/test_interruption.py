@@ -46,14 +46,14 @@ class Pressing(Random):
 def test_ctrl_c_loses_the_running_batch_alone_and_python_hears_the_next_one(tiny, tmp_path):
     batches.clear()
     config = EvalConfig(
-        VisionCompressor(Pressing(), 9), model=tiny, limit=48, batch_size=12, max_new_tokens=2, out=tmp_path
+        VisionCompressor(Pressing(), 9), model=tiny, limit=56, batch_size=14, max_new_tokens=2, out=tmp_path
     )
     with pytest.raises(KeyboardInterrupt):
         evaluate(config)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Lightning had it ignored
     (folder,) = (tmp_path / "records").iterdir()
-    assert len(RecordFolder(folder).done()) == 12
-    assert evaluate(config).read().num_rows == 48
+    assert len(RecordFolder(folder).done()) == 14
+    assert evaluate(config).read().num_rows == 56
     assert len(batches) == 1 + 4  # the interrupted batch runs again, the first one does not
 
 
@@ -115,8 +115,8 @@ def test_questions_are_counted(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         "foveate.evaluation.answering.bar", lambda *args, **options: bar(*args, disable=False, delay=0, mininterval=0)
     )
-    evaluate(EvalConfig(Identity(), model=tiny, limit=24, batch_size=12, max_new_tokens=1, out=tmp_path))
-    assert "12/24" in (shown := capsys.readouterr().err)
+    evaluate(EvalConfig(Identity(), model=tiny, limit=28, batch_size=14, max_new_tokens=1, out=tmp_path))
+    assert "14/28" in (shown := capsys.readouterr().err)
     assert "question" in shown
 
 

@@ -14,7 +14,7 @@ from tests.scripts import run, start, wait_for
 from tests.tiers import extended
 
 FILES = {"table.csv", "table.md", "accuracy_by_layer.png", "frontier.png", "kept_patches.png", "study.db"}
-QUICK = ("--limit", "22", "--keep", "36", "7", "--layers", "1", "5")
+QUICK = ("--limit", "12", "--keep", "36", "7", "--layers", "1", "7")
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +29,16 @@ def test_the_ablation_writes_what_its_help_promises(finished):
     runs, printed = finished
     assert {file.name for file in (runs / "ablate_layers").iterdir() if file.is_file()} >= FILES
     assert printed.startswith("Too few images for any test (n = 2).")
-    assert "(12 questions) and reported on the other half: n = 10 questions about 1 images" in printed
+    assert "(7 questions) and reported on the other half: n = 5 questions about 1 images" in printed
     table = pd.read_csv(runs / "ablate_layers" / "table.csv", dtype={"layers": str})
     columns = "scorer layers keep n accuracy ci_low ci_high delta_vs_full delta_ci_low delta_ci_high delta_vs_random"
     columns += " p_vs_random_holm evidence_recall agreement_with_full"
     assert set(columns.split()) <= set(table.columns)
-    rows = {"cls[1]", "cls[5]", "cls[1:]", "cls[all]", "random", "uniform", "evidence"}
+    rows = {"cls[1]", "cls[7]", "cls[1:]", "cls[all]", "random", "uniform", "evidence"}
     rows |= {"saturation", "contrast", "edges"}
     assert set(table["scorer"]) == rows | {"full", "blind"}
     assert len(table) == 2 * len(rows) + 2
-    assert (table["n"] == 22).all()
+    assert (table["n"] == 12).all()
     full = table[table["scorer"] == "full"].iloc[0]
     assert full["agreement_with_full"] == full["evidence_recall"] == 1
     for name in ("accuracy_by_layer.png", "frontier.png", "kept_patches.png"):
@@ -71,7 +71,7 @@ def test_a_second_run_computes_nothing_and_changes_no_byte_of_the_table(finished
 
 def test_several_models_have_studies_of_their_own_and_a_table_over_them(tiny, tmp_path):
     other = str(save_tiny_llava(tmp_path / "other", seed=1))
-    quick = ("--limit", "22", "--keep", "9", "--layers", "1")
+    quick = ("--limit", "12", "--keep", "9", "--layers", "1")
     result = run("ablate_layers", "--model", tiny, other, *quick, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     first, second = (tmp_path / "runs" / f"ablate_layers_{Path(model).name}" for model in (tiny, other))
@@ -79,12 +79,12 @@ def test_several_models_have_studies_of_their_own_and_a_table_over_them(tiny, tm
     for folder, name in ((first, Path(tiny).name), (second, "other")):
         own = pd.read_csv(folder / "table.csv").set_index("scorer")["accuracy"]
         assert (table[name] - own.reindex(table.index)).abs().max() < 2e-6
-    assert f"Mean over 2 trainings ({Path(tiny).name}, other) on the same 22 questions" in result.stdout
+    assert f"Mean over 2 trainings ({Path(tiny).name}, other) on the same 12 questions" in result.stdout
 
 
 @extended("moments")
 def test_a_killed_ablation_ends_in_the_same_bytes(finished, tiny, tmp_path):
-    process = start("ablate_layers", "--model", tiny, *QUICK, "--batch-size", "11", folder=tmp_path)
+    process = start("ablate_layers", "--model", tiny, *QUICK, "--batch-size", "7", folder=tmp_path)
     wait_for(process, lambda: len(list(tmp_path.glob("runs/records/*/DONE"))) >= 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -123,11 +123,11 @@ def test_bad_input_gets_one_clear_line_from_a_process_of_its_own(tiny, tmp_path)
 
 
 def test_another_configuration_under_the_same_name_is_refused(finished, tiny):
-    options = (*QUICK, "--limit", "33", "--study", "ablate_layers")
+    options = (*QUICK, "--limit", "19", "--study", "ablate_layers")
     result = run("ablate_layers", "--model", tiny, *options, folder=finished[0].parent)
     assert result.returncode == 2
     assert "error: study 'ablate_layers' exists with another configuration" in result.stderr
-    assert "limit: 22 there, 33 here" in result.stderr
+    assert "limit: 12 there, 19 here" in result.stderr
 
 
 def test_fresh_moves_the_old_study_aside(finished, tiny):

@@ -13,7 +13,7 @@ from foveate.bias.tables import TableFolder
 from tests.scripts import run, start, wait_for
 from tests.tiers import extended
 
-QUICK = ("--limit", "36", "--batch-size", "12", "--side", "6", "--shares", "0.1", "0.5")
+QUICK = ("--limit", "21", "--batch-size", "7", "--side", "6", "--shares", "0.1", "0.5")
 TABLES = ("contrasts", "judges", "kinds", "tokens", "heads", "cross", "corrections")
 WRITTEN = ("table.csv", "table.md", *(f"{name}.csv" for name in TABLES))
 FIGURES = ("layers.png", "pairs.png", "maps.png", "curves.png", "heads.png", "tokens.png", "cross.png")
@@ -40,7 +40,7 @@ def test_the_measurement_writes_what_its_help_promises(finished):
     assert {"cls", "cls sum", "received", "prompt", "response", "evidence", "occlusion", "random"} <= set(
         table["signal"]
     )
-    assert (table["n"] == 36).all()
+    assert (table["n"] == 21).all()
     for name in FIGURES:
         with Image.open(folder / "runs/measure_bias" / name) as image:
             assert image.width > 800

@@ -86,12 +86,12 @@ def _pope_runs(folder: Path) -> list[Path]:
 
 
 def _mean_f1(records: pd.DataFrame) -> float:
-    """Returns the F1 by torchmetrics; the model answers with one word, and all but "no" and "not" count as yes."""
-    assert not records["prediction"].str.contains(r"[\s.,]").any()
+    """Returns the F1 by torchmetrics; an answer with the word "no" or "not" counts as no, any other one as yes."""
+    assert not records["prediction"].str.contains(".", regex=False).any()  # only the first sentence would count
     f1s = []
     for _, some in records.groupby("kind"):
-        denied = {"prediction": ("No", "no", "not"), "reference": ("no",)}
-        answered, true = (torch.tensor((~some[name].isin(words)).to_numpy()).int() for name, words in denied.items())
+        denied = some["prediction"].str.contains(r"\b(?:No|no|not)\b"), some["reference"] == "no"
+        answered, true = (torch.tensor((~no).to_numpy()).int() for no in denied)
         f1s.append(float(binary_f1_score(answered, true)))
     return float(np.mean(f1s))
 

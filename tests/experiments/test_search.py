@@ -26,7 +26,7 @@ FIGURES = ("history", "importance", "weights", "proxy", "test")
 
 
 def command(tiny, out, *more):
-    return run("search_weights", "--model", tiny, "--limit", "22", "--candidates", "40", "--out", str(out), *more)
+    return run("search_weights", "--model", tiny, "--limit", "12", "--candidates", "40", "--out", str(out), *more)
 
 
 @pytest.fixture(scope="module")

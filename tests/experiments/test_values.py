@@ -52,8 +52,8 @@ OWN = {
         (("--keep", "0"), "keep=0: a count is 1 or more"),
         (("--keep",), "no budget is given"),
         (("--keep", "x"), "--keep"),
-        (("--layers", "-99"), "layer -99: this tower has 6 layers"),
-        (("--layers", "99999999999999999999"), "this tower has 6 layers"),
+        (("--layers", "-99"), "layer -99: this tower has 8 layers"),
+        (("--layers", "99999999999999999999"), "this tower has 8 layers"),
     ],
     "ablate_budgets": [
         *((("--scorers", name), 'is unknown; write "cls[2]"') for name in ("", "cls", "cls[x]", "__import__('os')")),

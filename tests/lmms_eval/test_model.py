@@ -116,7 +116,7 @@ def test_an_answer_ends_before_what_the_task_names_but_not_at_the_blank_line_tha
             "option 'layers' of fastv is unknown; its options: l",
         ),
         ({"method": "fastv", "keep": 9, "layer": 1.5}, FoveateError, "layer=1.5: expected a whole number"),
-        ({"method": "fastv", "keep": 9, "layer": 7}, LayerError, "7"),
+        ({"method": "fastv", "keep": 9, "layer": 8}, LayerError, "layer 8: this language model has 8 layers"),
         (
             {"method": "feather", "layers": "8"},
             FoveateError,

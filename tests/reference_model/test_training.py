@@ -374,6 +374,12 @@ def weights(folder):
     return (folder / "llava" / "model.safetensors").read_bytes()
 
 
+def test_the_script_trains_the_first_stage(tmp_path):
+    trained(tmp_path, "vision")
+    assert (tmp_path / "vision" / "last.ckpt").exists()
+    assert CLIPModel.from_pretrained(tmp_path / "clip").config.vision_config.num_hidden_layers == 8
+
+
 @extended("training")
 def test_the_script_trains_exports_describes_and_continues(tmp_path):
     trained(tmp_path / "a", "all")

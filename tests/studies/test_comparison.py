@@ -87,8 +87,8 @@ def test_a_method_that_the_model_cannot_run_is_named_with_its_reason(config):
 
 def test_the_language_model_is_described_for_counting(config):
     facts = compare(StudyFolder("s", config.out), config, (), (16,), seeds=(0,)).user_attrs
-    assert DecoderShape(**facts["decoder"]) == DecoderShape(4, 128, 320, 4, 4, 32)
-    assert (facts["patches"], facts["grid"], facts["depth"], facts["decoder_depth"]) == (144, [12, 12], 6, 4)
+    assert DecoderShape(**facts["decoder"]) == DecoderShape(8, 128, 320, 4, 4, 32)
+    assert (facts["patches"], facts["grid"], facts["depth"], facts["decoder_depth"]) == (144, [12, 12], 8, 8)
 
 
 def test_a_users_method_is_called_by_its_function(config, own):

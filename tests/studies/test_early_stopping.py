@@ -18,14 +18,14 @@ from foveate.studies.study import enqueue, run_trials
 from foveate.studies.study_folder import StudyFolder
 from tests.tiers import parametrize
 
-GOOD, BAD = 0, 5
-IMAGES, PER_IMAGE = 40, 12
+GOOD, BAD = 3, 0
+IMAGES, PER_IMAGE = 60, 7
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     out = tmp_path_factory.mktemp("stopping")
-    return EvalConfig(Identity(), split="search", limit=IMAGES * PER_IMAGE, batch_size=96, out=out)
+    return EvalConfig(Identity(), split="search", limit=IMAGES * PER_IMAGE, batch_size=70, out=out)
 
 
 def searched(config, name, goals, max_loss, trials):

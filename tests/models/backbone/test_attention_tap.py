@@ -38,8 +38,8 @@ def test_cls_rows_equal_the_eager_attention_matrix(pixels):
     expected = eager_rows(model, pixels)
     assert expected.max() > 0.3  # peaked: a uniform row would prove nothing
     torch.testing.assert_close(trace[every], expected, atol=1e-5, rtol=1e-4)
-    assert torch.equal(trace[ClsRows(LayersFrom(2))], trace[every][:, 2:5])
-    assert torch.equal(trace[ClsRows((-1,))], trace[every][:, 5:])
+    assert torch.equal(trace[ClsRows(LayersFrom(2))], trace[every][:, 2:7])
+    assert torch.equal(trace[ClsRows((-1,))], trace[every][:, 7:])
 
 
 def test_features_are_bit_by_bit_those_of_the_untapped_tower(pixels):
@@ -81,7 +81,7 @@ def test_two_models_in_one_process_are_heard_apart(pixels):
     assert [call[0] for call in heard[1]] == list(range(8)) * 2
     assert not torch.equal(heard[0][0][1], heard[1][0][1])
     towers[0](pixels)
-    assert len(heard[0]) == 6
+    assert len(heard[0]) == 8
 
 
 def test_threads_may_overlap_in_one_model(pixels):
@@ -120,7 +120,7 @@ def test_other_kernels_find_their_own_name_in_the_configuration(pixels):
         expected, _ = live_images(Llava(model), pixels).encode((ClsRows((1,)),))
         model.model.vision_tower.set_attn_implementation("picky")
         features, trace = live_images(Llava(model), pixels).encode((ClsRows((1,)),))
-    assert names == ["picky"] * 5  # the last layer is not read, so it does not run
+    assert names == ["picky"] * 7  # the last layer is not read, so it does not run
     assert torch.equal(features, expected)
     torch.testing.assert_close(trace[ClsRows((1,))], eager_rows(model, pixels)[:, 1:2], atol=1e-5, rtol=1e-4)
     assert model.model.vision_tower.config._attn_implementation == "picky"

@@ -157,7 +157,7 @@ def test_arguments_by_position_are_compressed_too(loaded, samples):
 
 
 def test_a_missing_mask_is_read_off_the_padding(loaded, samples):
-    inputs = inputs_of(loaded, [samples[0].question, samples[8].question], [[samples[0].image]] * 2)
+    inputs = inputs_of(loaded, [samples[0].question, samples[4].question], [[samples[0].image]] * 2)
     assert not inputs["attention_mask"].all()
     with vtc_cls(16, 1).attached(loaded.model):
         expected = loaded.model.generate(**inputs, max_new_tokens=4)
@@ -213,7 +213,7 @@ def turned(ids: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def test_padding_is_what_generate_takes_for_it(loaded, samples, monkeypatch):
-    inputs = inputs_of(loaded, [samples[0].question, samples[8].question], [[samples[0].image]] * 2)
+    inputs = inputs_of(loaded, [samples[0].question, samples[4].question], [[samples[0].image]] * 2)
     assert not inputs["attention_mask"].all()
     with fastv(16, 1).attached(loaded.model):
         expected = loaded.model.generate(**inputs, max_new_tokens=4)

@@ -76,7 +76,7 @@ DAMAGES = {
     "no heads": (settings("config.json", "text_config", num_attention_heads=0), CONFIG),
     "no blocks": (settings("config.json", "text_config", num_hidden_layers=0), "its language model 0 blocks"),
     "no vision": (settings("config.json", vision_config="clip"), "vision_config"),
-    "features of layer 99": (settings("config.json", vision_feature_layer=99), "this tower has 6 layers"),
+    "features of layer 99": (settings("config.json", vision_feature_layer=99), "this tower has 8 layers"),
     "unknown precision": (settings("config.json", dtype="nonsense"), "nonsense"),
     "image token out of range": (settings("config.json", image_token_id=10**6), "expected the image token 1000000"),
     "no weights": (gone("*.safetensors"), WEIGHTS),

@@ -101,6 +101,6 @@ def test_inside_the_language_model_a_draft_has_the_probability_of_its_tokens_one
 
 def test_a_reference_continues_the_chat_prompt_and_ends(asked):
     loaded, _, samples = asked
-    tokens = loaded.reference(samples[0].question, "red circle")
-    assert loaded.text([tokens]) == ["red circle"]
+    tokens = loaded.reference(samples[0].question, "red star")
+    assert loaded.text([tokens]) == ["red star"]
     assert tokens[-1] in loaded.adapter.ends

@@ -54,7 +54,7 @@ def batch(loaded, samples):
 
 
 def batch_of(loaded, samples):
-    """Returns three prompts of different lengths, left-padded, about two images."""
+    """Returns three prompts of different lengths, left-padded, about three images."""
     chosen = [samples[0], samples[11], samples[31]]
     inputs = inputs_of(loaded, [s.question for s in chosen], [[s.image] for s in chosen])
     assert not inputs["attention_mask"].all()

@@ -64,7 +64,7 @@ def test_beams_share_the_cut_of_their_prompt(loaded, batch):
         kept = [k.tolist() for k in run.kept]
         beams = loaded.model.generate(**batch, **options, num_beams=3, num_return_sequences=2)
         assert [k.tolist() for k in run.kept] == kept
-        assert run.tokens.per_block.shape == (3, 4)
+        assert run.tokens.per_block.shape == (3, 8)
         one = loaded.model.generate(**batch, **options, min_new_tokens=4, num_beams=1)
     assert beams.shape[0] == 6
     assert torch.equal(one, greedy)
@@ -137,7 +137,7 @@ def test_an_assistant_a_loss_and_a_filled_cache_are_refused(loaded, batch):
 
 def test_a_sliding_window_language_model_is_refused(loaded, batch, monkeypatch):
     config = loaded.model.model.language_model.config
-    monkeypatch.setattr(config, "layer_types", ["full_attention", "sliding_attention"] * 2, raising=False)
+    monkeypatch.setattr(config, "layer_types", ["full_attention", "sliding_attention"] * 4, raising=False)
     monkeypatch.setattr(config, "sliding_window", 8, raising=False)
     with pytest.raises(FoveateError, match="sliding_window of 8 tokens"), fastv(5, 2).attached(loaded.model):
         pass
@@ -221,7 +221,7 @@ def test_controls_may_cut_behind_other_compressors(loaded, batch):
     inside = DecoderCompressor(Hybrid((Random(3), PromptAttention(1))), 10, 2)
     with Pipeline((vtc_cls(40, 1), inside)).attached(loaded.model) as run:
         loaded.model.generate(**batch, max_new_tokens=1)
-    assert run.tokens.per_block.tolist() == [[40, 40, 10, 10]] * 3
+    assert run.tokens.per_block.tolist() == [[40, 40] + [10] * 6] * 3
     with (
         DecoderCompressor(WideClsAttention(), 10, 2).attached(loaded.model),
         pytest.raises(UnsupportedNeed, match=r"Keys\(layer=-1\): keys of the tower are not carried"),
