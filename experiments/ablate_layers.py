@@ -11,12 +11,12 @@ from foveate.options import Flat, Options
 def main(
     keep: tuple[int | float, ...] = (0.5, 0.25, 0.11, 0.05),
     layers: tuple[int, ...] = (),
-    options: Flat = Options("ablate_layers", scenes=1400),
+    options: Flat = Options("ablate_layers", scenes=1050),
 ) -> None:
     """Evaluates every layer, every suffix of layers, all layers and the controls at several budgets.
 
     Writes `<out>/<study>/{study.db, table.csv, table.md, accuracy_by_layer.png, frontier.png, kept_patches.png}`.
-    The same command resumes a run that was stopped. Without --limit it asks 1,400 questions about scenes, or all
+    The same command resumes a run that was stopped. Without --limit it asks 1,050 questions about scenes, or all
     questions of a benchmark. With several models each has a study, and `<first study>/trainings_<models>.md` has the
     mean of every cell.
 

@@ -12,7 +12,7 @@ from foveate.studies.plan import SearchPlan
 
 def main(
     plan: Annotated[SearchPlan, tyro.conf.arg(name="")] = SearchPlan(),
-    options: Flat = Options("search_weights", split="search", limit=1400, batch_size=98),
+    options: Flat = Options("search_weights", split="search", limit=1050, batch_size=98),
 ) -> None:
     """Searches on one split and reports the winner on another, with baselines and controls.
 
