@@ -1,4 +1,4 @@
-"""Trials that are stopped early, on the reference model, where one layer is good and another one is bad."""
+"""Trials that are stopped early, on the reference model, which cannot answer from one patch."""
 
 import shutil
 from dataclasses import replace
@@ -18,24 +18,23 @@ from foveate.studies.study import enqueue, run_trials
 from foveate.studies.study_folder import StudyFolder
 from tests.tiers import parametrize
 
-GOOD, BAD = 3, 0
-IMAGES, PER_IMAGE = 60, 7
+GOOD, BAD = 144, 1  # patches
+IMAGES, PER_IMAGE = 40, 7
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     out = tmp_path_factory.mktemp("stopping")
-    return EvalConfig(Identity(), split="search", limit=IMAGES * PER_IMAGE, batch_size=70, out=out)
+    return EvalConfig(Identity(), split="search", limit=IMAGES * PER_IMAGE, batch_size=8 * PER_IMAGE, out=out)
 
 
 def searched(config, name, goals, max_loss, trials):
-    """Runs a search of single layers with the given trials."""
-    objective = Objective(
-        config, space_of(SearchPlan(("single",), keep=(16,)), cached_load("reference")), goals, max_loss, stops=True
-    )
+    """Runs a search of single layers and of numbers of patches, with the given trials of one layer."""
+    space = space_of(SearchPlan(("single",), keep=(BAD, GOOD)), cached_load("reference"))
+    objective = Objective(config, space, goals, max_loss, stops=True)
     folder = StudyFolder(name, config.out)
     _, study = open_study(folder, objective, {}, {"samples": config.limit})
-    enqueue(folder, study, [Planned({"layer": layer}, source=source) for layer, source in trials])
+    enqueue(folder, study, [Planned({"layer": 3, "keep": keep}, source=source) for keep, source in trials])
     run_trials(folder, study, objective)
     return study
 
