@@ -20,7 +20,7 @@ BLIND = (2,)
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model card reports.
+    """The measurements that a model card reports.
 
     Attributes:
         full: Records of all questions with all tokens.

@@ -20,7 +20,7 @@ def test_every_study_has_small_golden_tables():
     assert {folder.name for folder in GOLDEN_TABLES.iterdir()} == set(SETTINGS)
     for experiment in SETTINGS:
         assert "table" in golden_tables(experiment)
-    assert [file for file in GOLDEN_TABLES.glob("*/*") if file.stat().st_size >= 60_000] == []
+    assert [file for file in GOLDEN_TABLES.glob("*/*") if file.stat().st_size >= 120_000] == []
 
 
 @pytest.mark.parametrize(
