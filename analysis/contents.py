@@ -13,19 +13,22 @@ _LEGEND = "n = {n:,} questions about {images:,} images; columns as above, Holm-c
 CONTENTS = ("things", "details")
 
 
+def content_of(kinds: pd.Series) -> pd.Series:
+    """Returns what questions of these kinds ask about, "things" or "details"; NaN for kinds of other data."""
+    return kinds.map({name: kind.about for name, kind in QUESTION_KINDS.items()})
+
+
 def by_content(frames: Mapping[Cell, pd.DataFrame]) -> dict[str, dict[Cell, pd.DataFrame]]:
     """Returns the records of the questions about things and about details; nothing unless there are both.
 
     Args:
         frames: The records, as `read_cells` returns them.
     """
-    about = {name: kind.about for name, kind in QUESTION_KINDS.items()}
-    if not all(set(frame["kind"]) <= set(about) for frame in frames.values()):
+    about = {cell: content_of(frame["kind"]) for cell, frame in frames.items()}
+    if any(contents.isna().any() for contents in about.values()):
         return {}
     parts = {
-        content: {
-            cell: frame[frame["kind"].map(about) == content].reset_index(drop=True) for cell, frame in frames.items()
-        }
+        content: {cell: frame[about[cell] == content].reset_index(drop=True) for cell, frame in frames.items()}
         for content in CONTENTS
     }
     return parts if all(len(frame) for part in parts.values() for frame in part.values()) else {}

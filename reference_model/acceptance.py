@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from analysis.contents import CONTENTS, content_of
 from analysis.records import read_records
 from analysis.statistics import Interval, difference_interval, mean_interval
 from analysis.tables import percent, points
@@ -12,10 +13,11 @@ from foveate.compressors import Compressor
 from foveate.data.scenes.questions import QUESTION_KINDS
 from foveate.evaluation import EvalConfig, evaluate
 from reference_model.attention import FILTERS
+from reference_model.language_training import LANGUAGE_PHASES
 
 EVIDENCE, RANDOM = "evidence (oracle)", "random"
-BLIND = (2,)
-"""Blocks behind those that hid the image from the text at first: no text has read it there, so a cut costs the same."""
+ONE_PATCH = "one patch"
+_HIDDEN = max(phase.hidden for phase in LANGUAGE_PHASES)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ def cls_name(layer: int) -> str:
 
 
 def acceptance_rows(measured: Measured) -> Iterator[dict[str, str]]:
-    """Yields a row per condition: figure, target, measured value with its interval, and whether the mean meets it."""
+    """Yields a row per condition: figure, target, measured value with its interval, and whether the mean meets it.
+
+    Before a block that the training hid the image from, cuts have no target: the text has read little there.
+    """
     accuracy, blind = (accuracy_of(records) for records in (measured.full, measured.blind))
     yield _row("accuracy with all tokens", "80 to 92", shown(accuracy), 0.80 <= accuracy.mean <= 0.92)
     yield _row("accuracy without the image", "at most 35", shown(blind), blind.mean <= 0.35)
@@ -55,15 +60,17 @@ def acceptance_rows(measured: Measured) -> Iterator[dict[str, str]]:
         auc = _mean_auc(measured.attention[name][contrast])
         title = f"AUC of the best pixel filter ({name}) for {contrast}"
         yield _row(title, f"at most {percent(bound)}", shown(auc), auc.mean <= bound)
+    auc = _mean_auc(measured.attention[ONE_PATCH]["asked"])
+    yield _row("AUC of a network that sees one patch for asked", "at most 60.0", shown(auc), auc.mean <= 0.60)
     yield from _layer_rows(measured)
     yield from _choice_rows(measured)
     for block, (early, inside) in measured.places.items():
         gap = difference_of(inside, early)
         title = f"dropping before block {block} minus the same patches at the input, chosen by prompt attention"
-        if block in BLIND:
-            yield _row(title, "none", gained(gap), True)
-        else:
+        if block > _HIDDEN:
             yield _row(title, "at least 5 in either direction", gained(gap), abs(gap.mean) >= 0.05)
+        else:
+            yield _row(title, "", gained(gap))
 
 
 def _layer_rows(measured: Measured) -> Iterator[dict[str, str]]:
@@ -87,26 +94,27 @@ def _choice_rows(measured: Measured) -> Iterator[dict[str, str]]:
             f"evidence minus random, {keep} tokens", f"at least {points(least)}", gained(gain), gain.mean >= least
         )
     keep, choices = next(iter(measured.choices.items()))
-    for what in ("things", "details"):
-        one, random = (choices[name][about(choices[name]) == what] for name in (cls_name(measured.best), RANDOM))
+    for content in CONTENTS:
+        one, random = (rows_about(choices[name], content) for name in (cls_name(measured.best), RANDOM))
         gain = difference_of(one, random)
-        title = f"{cls_name(measured.best)} minus random, {keep} tokens, questions about {what}"
-        yield _row(title, "above 0" if what == "things" else "none", gained(gain), what == "details" or gain.low > 0)
+        title = f"{cls_name(measured.best)} minus random, {keep} tokens, questions about {content}"
+        target = ("above 0", gain.low > 0) if content == "things" else ("", None)
+        yield _row(title, target[0], gained(gain), target[1])
 
 
-def about(records: pd.DataFrame) -> pd.Series:
-    """Returns what each question asks for, "things" or "details"."""
-    return pd.Series([QUESTION_KINDS[str(kind)].about for kind in records["kind"]], records.index)
+def rows_about(records: pd.DataFrame, content: str) -> pd.DataFrame:
+    """Returns the records of the questions about things, or about details."""
+    return records[content_of(records["kind"]) == content]
 
 
 def kinds_of(records: pd.DataFrame) -> list[tuple[str, pd.Series]]:
     """Returns names and rows of all questions, of those about things and about details, and of each kind."""
     groups = [("all", records["kind"].notna())]
-    groups += [(f"about {what}", about(records) == what) for what in ("things", "details")]
+    groups += [(f"about {content}", content_of(records["kind"]) == content) for content in CONTENTS]
     return groups + [(kind, records["kind"] == kind) for kind in QUESTION_KINDS]
 
 
-def scores_of(config: EvalConfig, compressor: Compressor) -> pd.DataFrame:
+def records_of(config: EvalConfig, compressor: Compressor) -> pd.DataFrame:
     """Returns the records of an evaluation."""
     folder = evaluate(replace(config, compressor=compressor)).folder
     return read_records(config.out, folder.name)
@@ -136,5 +144,7 @@ def _mean_auc(values: pd.Series) -> Interval:
     return mean_interval(values, values.index.astype(str))
 
 
-def _row(figure: str, target: str, measured: str, met: bool) -> dict[str, str]:
-    return {"figure": figure, "target": target, "measured": measured, "met": "yes" if met else "**no**"}
+def _row(figure: str, target: str, measured: str, met: bool | None = None) -> dict[str, str]:
+    """Returns the cells of a condition; without a target, `met` is None."""
+    verdict = "" if met is None else "yes" if met else "**no**"
+    return {"figure": figure, "target": target, "measured": measured, "met": verdict}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 from torch import nn
 from torch.nn import functional as F
 
@@ -54,8 +54,8 @@ def patch_scores(loaded: LoadedModel, scenes: Sequence[Scene], batch_size: int =
 
 def auc(scores: np.ndarray, positive: np.ndarray) -> float:
     """Returns the probability that a positive patch has a higher score than another; ties count half."""
-    ranks, count = rankdata(scores), int(positive.sum())
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(scores) - count)))
+    above = mannwhitneyu(scores[positive], scores[~positive]).statistic
+    return float(above / (positive.sum() * (~positive).sum()))
 
 
 def aucs(scores: np.ndarray, scenes: Sequence[Scene]) -> pd.DataFrame:

@@ -1,17 +1,17 @@
 """The figure of a training: what held-out images show of both stages, epoch by epoch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.drawing import COLOURS, FAINT, INK, Label, house_style, label_lines, percent_axis, save_figure
 from foveate.data.scenes.questions import QUESTION_KINDS
-from reference_model.language_training import LANGUAGE_PHASES
-from reference_model.vision_training import VISION_PHASES
+from reference_model.vision_training import VisionPhase
 
 _VISION = {
     "caption": "image against captions",
@@ -22,11 +22,18 @@ _VISION = {
 _ABOUT = {"things": COLOURS["single"], "details": COLOURS["suffix"]}
 
 
-def training_figure(folder: Path, seed: int) -> None:
-    """Draws the logs of both stages in `folder` to `<folder>/training.png`."""
+def training_figure(folder: Path, seed: int, phases: Sequence[VisionPhase]) -> None:
+    """Draws the logs of both stages in `folder` to `<folder>/training.png`.
+
+    Args:
+        folder: The training's folder.
+        seed: The seed of the training.
+        phases: Its phases of the vision stage, whose log does not name them.
+    """
     with house_style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6), width_ratios=(1, 1.6), layout="constrained")
-        _vision(left, _epochs(folder / "vision", "caption"))
+        figure = Figure(figsize=(14, 6), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.6))
+        _vision(left, _epochs(folder / "vision", "caption"), phases)
         _language(right, _epochs(folder / "language", "all/color"))
         figure.suptitle(f"Accuracy on held-out images while seed {seed} is trained", x=0.01, ha="left", fontsize=15)
         save_figure(figure, folder / "training.png")
@@ -43,9 +50,9 @@ def _epochs(stage: Path, measure: str) -> pd.DataFrame:
     return pd.concat([pd.read_csv(log) for log in logs]).groupby("epoch").last().dropna(subset=[measure])
 
 
-def _vision(ax: Axes, log: pd.DataFrame) -> None:
+def _vision(ax: Axes, log: pd.DataFrame, phases: Sequence[VisionPhase]) -> None:
     ax.set_title("1. CLIP")
-    starts = pd.Series([phase.epochs for phase in VISION_PHASES]).cumsum().iloc[:-1]
+    starts = list(accumulate(phase.epochs for phase in phases))[:-1]
     for name in _VISION:
         ax.plot(log.index, log[name], color=INK, linewidth=1.5)
     _finish(ax, [Label(log.index[-1], log[name].iloc[-1], text, INK) for name, text in _VISION.items()], starts, log)
@@ -62,8 +69,7 @@ def _language(ax: Axes, log: pd.DataFrame) -> None:
         Label(log.index[-1], log[f"all/{kind}"].iloc[-1], kind, _ABOUT[question.about])
         for kind, question in QUESTION_KINDS.items()
     ]
-    phase = log["phase"].round().astype(int)
-    starts = [log.index[phase == number][0] for number in range(1, len(LANGUAGE_PHASES)) if (phase == number).any()]
+    starts = log.index[log["phase"].diff() > 0]
     _finish(ax, [*labels, Label(log.index[-1], mean.iloc[-1], "mean", INK)], starts, log)
 
 
@@ -71,7 +77,7 @@ def _finish(ax: Axes, labels: list[Label], starts: Iterable[int], log: pd.DataFr
     """Marks the first epoch of each phase, names the lines, and labels the axes."""
     for start in starts:
         ax.axvline(start - 0.5, color=FAINT, linewidth=0.8, linestyle=":")
-    ax.set(xlabel="epoch of 250 steps (dotted: a new phase)", xlim=(0, log.index[-1]), ylim=(0, 1.02))
+    ax.set(xlabel="epoch (dotted: a new phase)", xlim=(0, log.index[-1]), ylim=(0, 1.02))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     percent_axis(ax)
     label_lines(ax, labels)

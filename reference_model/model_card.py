@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.contents import CONTENTS
 from analysis.statistics import mean_interval
 from analysis.tables import grid
 from foveate.compressors import Blind, Compressor, DecoderCompressor, Identity, VisionCompressor
@@ -15,26 +16,26 @@ from foveate.reference.architecture import PATCHES, VOCABULARY
 from foveate.scorers import ClsAttention, ClsEnsemble, Evidence, PromptAttention, Random, Uniform
 from reference_model.acceptance import (
     EVIDENCE,
+    ONE_PATCH,
     RANDOM,
     Measured,
-    about,
     acceptance_rows,
     accuracy_of,
     cls_name,
     difference_of,
     gained,
     kinds_of,
-    scores_of,
+    records_of,
+    rows_about,
     shown,
 )
 from reference_model.attention import CONTRASTS, FILTERS, aucs, norms_of, one_patch_scores, patch_scores, scenes_of
 from reference_model.clip_card import clip_card
 from reference_model.places import scores_at_input
 
-BUDGETS = (36, 16)
+_BUDGETS = (36, 16)
 _IMAGES = 200
-_CUT = 2  # blocks that process all tokens before a cut inside
-CUTS = (_CUT, 4, 6)
+_CUTS = (2, 4, 6)  # blocks that process all tokens before a cut inside
 
 _TEXT = """---
 license: apache-2.0
@@ -80,8 +81,9 @@ This makes matching a word to a patch easy to learn; attention in a model traine
 
 Area under the ROC curve (AUC) of the attention of [CLS], mean over heads, in %: the chance that a patch of a thing (of
 a string or digit; of either; of a decoy) ranks above one of decoys, clutter and ground (for decoys: above clutter and
-ground). {images} images, 95 % intervals over images. "One patch" is a network with 256 hidden units that learned from
-1,000 other images which patches show things; only what is above it compares patches with each other.
+ground). {images} images, 95 % intervals over images. "Large" is about large things against scrambled ones, whose single
+patches are alike. "One patch" is a network with 256 hidden units that learned from 1,000 other images which patches
+show things; only what is above it compares patches with each other.
 
 {attention}
 
@@ -134,12 +136,12 @@ def model_card(config: EvalConfig, seed: int) -> str:
     aucs_of_scores, best = _attention(loaded), _best_layer(loaded)
     pairs = _places(config, loaded)
     measured = Measured(
-        scores_of(config, Identity()),
-        scores_of(config, Blind()),
+        records_of(config, Identity()),
+        records_of(config, Blind()),
         aucs_of_scores,
         best,
-        {keep: _choices(config, best, loaded, keep) for keep in BUDGETS},
-        {cut: pairs[_prompt(cut)] for cut in CUTS},
+        {keep: _choices(config, best, loaded, keep) for keep in _BUDGETS},
+        {cut: pairs[_prompt(cut)] for cut in _CUTS},
     )
     full, blind = measured.full, measured.blind
     return _TEXT.format(
@@ -153,11 +155,11 @@ def model_card(config: EvalConfig, seed: int) -> str:
         images=_IMAGES,
         attention=grid([_attention_row(name, found) for name, found in aucs_of_scores.items()]),
         norms=norms_of(loaded, scenes_of("test", _IMAGES)),
-        budgets=" and ".join(map(str, BUDGETS)),
+        budgets=" and ".join(map(str, _BUDGETS)),
         patches=PATCHES,
         choices=grid([_choice(keep, name, found) for keep, found in measured.choices.items() for name in found]),
         places=grid([_place(name, *pair) for name, pair in pairs.items()]),
-        positions=grid([_positions(config, scorer, keep) for keep in BUDGETS for scorer in (Uniform(), Random())]),
+        positions=grid([_positions(config, scorer, keep) for keep in _BUDGETS for scorer in (Uniform(), Random())]),
     )
 
 
@@ -174,7 +176,7 @@ def _kind(name: str, full: pd.DataFrame, blind: pd.DataFrame) -> dict[str, str]:
 def _attention(loaded: LoadedModel) -> dict[str, pd.DataFrame]:
     """Returns the AUC of every score: a row per image, a column per contrast."""
     scenes = scenes_of("test", _IMAGES)
-    scores = patch_scores(loaded, scenes) | {"one patch": one_patch_scores(scenes_of("search", 1000), scenes)}
+    scores = patch_scores(loaded, scenes) | {ONE_PATCH: one_patch_scores(scenes_of("search", 1000), scenes)}
     return {name: aucs(rows, scenes) for name, rows in scores.items()}
 
 
@@ -203,30 +205,29 @@ def _choices(config: EvalConfig, best: int, loaded: LoadedModel, keep: int) -> d
         "[CLS], sum of all layers": VisionCompressor(ClsEnsemble(layers), keep),
         **{f"filter: {name}": VisionCompressor(scorer, keep) for name, scorer in FILTERS.items()},
         "uniform": VisionCompressor(Uniform(), keep),
-        f"fastv before block {_CUT}": fastv(keep, _CUT),
+        f"fastv before block {_CUTS[0]}": fastv(keep, _CUTS[0]),
     }
-    return {name: scores_of(config, compressor) for name, compressor in chosen.items()}
+    return {name: records_of(config, compressor) for name, compressor in chosen.items()}
 
 
 def _choice(keep: int, name: str, choices: Mapping[str, pd.DataFrame]) -> dict[str, str]:
     records, random = choices[name], choices[RANDOM]
     cells = {"tokens": str(keep), "choice": name}
-    parts = {what: about(records) == what for what in ("things", "details")}
-    cells |= {f"about {what}": shown(accuracy_of(records[rows])) for what, rows in parts.items()}
-    for what, rows in (parts | {"all": pd.Series(True, records.index)}).items():
-        gain = "" if name == RANDOM else gained(difference_of(records[rows], random[rows]))
-        cells[f"{what}: against random"] = gain
+    pairs = {content: (rows_about(records, content), rows_about(random, content)) for content in CONTENTS}
+    cells |= {f"about {content}": shown(accuracy_of(rows)) for content, (rows, _) in pairs.items()}
+    for content, pair in (pairs | {"all": (records, random)}).items():
+        cells[f"{content}: against random"] = "" if name == RANDOM else gained(difference_of(*pair))
     return cells
 
 
 def _places(config: EvalConfig, loaded: LoadedModel) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     """Returns the records of each choice with its patches dropped at the input, and inside the language model."""
-    scorer, keep = ClsEnsemble(tuple(range(loaded.adapter.tower.depth))), BUDGETS[0]
-    before = scores_of(config, VisionCompressor(scorer, keep, positions="original"))
-    inside = scores_of(config, DecoderCompressor(scorer, keep, _CUT, positions="original"))
-    pairs = {f"[CLS], sum of all layers, before block {_CUT}": (before, inside)}
-    for cut in CUTS:
-        prompt = scores_of(config, DecoderCompressor(PromptAttention(cut - 1), keep, cut, positions="original"))
+    scorer, keep = ClsEnsemble(tuple(range(loaded.adapter.tower.depth))), _BUDGETS[0]
+    before = records_of(config, VisionCompressor(scorer, keep, positions="original"))
+    inside = records_of(config, DecoderCompressor(scorer, keep, _CUTS[0], positions="original"))
+    pairs = {f"[CLS], sum of all layers, before block {_CUTS[0]}": (before, inside)}
+    for cut in _CUTS:
+        prompt = records_of(config, DecoderCompressor(PromptAttention(cut - 1), keep, cut, positions="original"))
         prompt = prompt.sort_values("sample_id", ignore_index=True)
         early = scores_at_input(config, loaded, dict(zip(prompt["sample_id"], prompt["kept"], strict=True)))
         pairs[_prompt(cut)] = early, prompt
@@ -239,7 +240,7 @@ def _prompt(cut: int) -> str:
 
 def _place(name: str, early: pd.DataFrame, inside: pd.DataFrame) -> dict[str, str]:
     return {
-        f"{BUDGETS[0]} tokens, chosen by": name,
+        f"{_BUDGETS[0]} tokens, chosen by": name,
         "dropped before the language model": shown(accuracy_of(early)),
         "dropped inside": shown(accuracy_of(inside)),
         "difference": gained(difference_of(inside, early)),
@@ -247,8 +248,8 @@ def _place(name: str, early: pd.DataFrame, inside: pd.DataFrame) -> dict[str, st
 
 
 def _positions(config: EvalConfig, scorer: Uniform | Random, keep: int) -> dict[str, str]:
-    repacked = scores_of(config, VisionCompressor(scorer, keep))
-    original = scores_of(config, VisionCompressor(scorer, keep, positions="original"))
+    repacked = records_of(config, VisionCompressor(scorer, keep))
+    original = records_of(config, VisionCompressor(scorer, keep, positions="original"))
     return {
         "patches": f"{keep}, {type(scorer).__name__.lower()}",
         "original": shown(accuracy_of(original)),

@@ -42,7 +42,7 @@ def scores_at_input(config: EvalConfig, loaded: LoadedModel, chosen: Mapping[str
         loaded: The model.
         chosen: The patches that are kept, as many for each question, by the ID of the question.
     """
-    samples = load_samples(SCENES, config.split or "test", config.limit)
+    samples = load_samples(SCENES, config.split, config.limit)
     rows = []
     for start in bar(range(0, len(samples), _BATCH), "batch", "answering"):
         rows += _answered(loaded, samples[start : start + _BATCH], chosen)

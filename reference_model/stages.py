@@ -97,11 +97,11 @@ class Training:
         make_processor().save_pretrained(self.out / "llava")
 
     def card(self, questions: int) -> None:
-        """Measures the trained models, writes their cards, and draws its training to `<out>/training.png`."""
+        """Measures the trained models, writes their cards, and draws the training to `<out>/training.png`."""
         from reference_model.curves import training_figure
         from reference_model.model_card import write_cards
 
-        training_figure(self.out, self.seed)
+        training_figure(self.out, self.seed, self._shortened(VISION_PHASES))
         write_cards(self.out, self.seed, questions)
 
     def _shortened(self, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:

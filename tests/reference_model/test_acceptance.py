@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from foveate.data.scenes.questions import QUESTION_KINDS
-from reference_model.acceptance import EVIDENCE, RANDOM, Measured, acceptance_rows, cls_name
+from reference_model.acceptance import EVIDENCE, ONE_PATCH, RANDOM, Measured, acceptance_rows, cls_name
 from reference_model.attention import CONTRASTS, FILTERS
 
 IMAGES = 100
@@ -31,7 +31,7 @@ def measured(**change):
     values = {
         "full": records(0.87),
         "blind": records(0.2),
-        "attention": dict.fromkeys(FILTERS, aucs(0.55)) | {"layer 6": aucs(0.88, 0.4)},
+        "attention": dict.fromkeys((*FILTERS, ONE_PATCH), aucs(0.55)) | {"layer 6": aucs(0.88, 0.4)},
         "best": 6,
         "choices": {
             36: {EVIDENCE: records(0.8), RANDOM: records(0.3), cls_name(6): records(0.6, 0.2)},
@@ -43,12 +43,13 @@ def measured(**change):
 
 
 def unmet(**change):
-    return [row["figure"] for row in acceptance_rows(measured(**change)) if row["met"] != "yes"]
+    return [row["figure"] for row in acceptance_rows(measured(**change)) if row["met"] == "**no**"]
 
 
 def test_every_condition_is_reported_and_can_be_met():
     rows = list(acceptance_rows(measured()))
-    assert len(rows) == 14 and not unmet()
+    assert len(rows) == 15 and not unmet()
+    assert [row["met"] for row in rows].count("") == 2  # details, and the block that the image was hidden from
     by_figure = {row["figure"]: row["measured"] for row in rows}
     assert by_figure["accuracy with all tokens"].startswith("87.0 [")
     assert by_figure["evidence minus random, 16 tokens"].startswith("+60.0 [")
@@ -61,10 +62,11 @@ def test_every_condition_is_reported_and_can_be_met():
         ({"full": records(0.95)}, ["accuracy with all tokens"]),
         ({"blind": records(0.4)}, ["accuracy without the image"]),
         (
-            {"attention": dict.fromkeys(FILTERS, aucs(0.67, asked=0.61)) | {"layer 6": aucs(0.8, 0.6)}},
+            {"attention": dict.fromkeys((*FILTERS, ONE_PATCH), aucs(0.67, asked=0.61)) | {"layer 6": aucs(0.8, 0.6)}},
             [
                 "AUC of the best pixel filter (saturation) for asked",
                 "AUC of the best pixel filter (saturation) for things",
+                "AUC of a network that sees one patch for asked",
                 "AUC of [CLS] in layer 6 for things",
                 "minus saturation",
                 "minus its AUC for details",
