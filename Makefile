@@ -28,7 +28,8 @@ READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_
 help: ## show this list; ARGS passes options to a script: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
-# Two processes answer the questions faster than one with two threads. The order of a search depends on their number.
+# Two processes answer the questions faster than one with two threads; ARGS="--workers 1" is for a large model on one
+# device. A search has one, because its order depends on their number.
 ablate: $(INSTALLED) ## evaluate vision layers, single and summed, at several budgets: runs/ablate_layers
 	$(BIN)/python experiments/ablate_layers.py --workers 2 $(ARGS)
 

@@ -14,10 +14,10 @@ from jaxtyping import TypeCheckError
 
 import foveate
 from foveate.functional.ranking import top_k
+from foveate.models.loading.names import REFERENCES, folder_of
 from tests.house_rules import MOST_LINES, MOST_LINES_OF_A_FILE, RULES, Source, sources
 
 ROOT = Path(__file__).parents[1]
-REFERENCE_MODEL = ROOT / "src/foveate/reference/llava"
 
 OFFENCES = {
     "functions_open_with_a_verb": (
@@ -113,13 +113,14 @@ def test_installed_version_is_that_of_the_source_tree():
     assert foveate.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
-def test_wheel_holds_the_package_with_the_reference_model_and_nothing_else(tmp_path):
+def test_wheel_holds_the_package_with_the_reference_models_and_nothing_else(tmp_path):
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     names = [Path(name) for name in ZipFile(wheel).namelist()]
     assert {name.parts[0] for name in names} == {"foveate", f"foveate-{foveate.__version__}.dist-info"}
-    model = {name.name for name in names if name.is_relative_to("foveate/reference/llava")}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= model
-    assert model == {file.name for file in REFERENCE_MODEL.iterdir()}
+    for folder in (Path(folder_of(name, part)) for name in REFERENCES for part in ("llava", "clip")):
+        packed = {name.name for name in names if name.is_relative_to(f"foveate/reference/{folder.name}")}
+        assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= packed
+        assert packed == {file.name for file in folder.iterdir()}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

@@ -59,11 +59,12 @@ def test_the_models_differ():
     assert len({load(name).identity for name in REFERENCES}) == len(REFERENCES)
 
 
-def test_the_model_answers_every_kind_of_question_and_needs_the_image(config):
-    whole, blind = scores(config), scores(config, compressor=Blind())
+@ALL
+def test_the_model_answers_every_kind_of_question_and_needs_the_image(config, name):
+    whole, blind = (scores(config, model=name, compressor=one) for one in (Identity(), Blind()))
     assert whole["score"].mean() >= 0.85
     gain = whole.groupby("kind")["score"].mean() - blind.groupby("kind")["score"].mean()
-    assert (whole.groupby("kind")["score"].mean() >= 0.65).all()  # 50 questions each: 70 % is measured on all of `test`
+    assert (whole.groupby("kind")["score"].mean() >= 0.65).all()  # 40 questions each: 75 % is measured on all of `test`
     assert (gain >= 0.15).all()
 
 
