@@ -231,9 +231,8 @@ def ranking_figure(panels: Sequence[Ranking], source: str = "") -> Figure:
         for tick, role in zip(axes[0].get_yticklabels(), panels[0].rows["role"], strict=True):
             tick.set_color(_ROLE_COLOURS[role])
         used = panels[0].rows["role"].drop_duplicates()
-        for role in used:
-            axes[0].plot([], [], "o-", color=_ROLE_COLOURS[role], label=ROLES[role])
-        axes[0].legend(loc="best", fontsize=10)
+        handles = [axes[0].plot([], [], "o-", color=_ROLE_COLOURS[role], label=ROLES[role])[0] for role in used]
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize=10)
         note = (
             _SIZE.format(n=panels[0].n, images=panels[0].images)
             + "Bars: 95 % intervals over images; band: random patches; dashed: no compression. Methods of one colour "
