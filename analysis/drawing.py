@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,6 +120,17 @@ def save_figure(figure: Figure, path: Path) -> None:
 def legend_of(axes: Iterable[Axes]) -> dict[str, Any]:
     """Returns the handles of several axes by name, each name once."""
     return {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+
+
+def legend_above(figure: Figure, shown: Mapping[str, Any]) -> None:
+    """Draws a legend above all panels, where it covers no data.
+
+    Args:
+        figure: The figure, with a constrained layout.
+        shown: Handles by name.
+    """
+    place = {"loc": "outside upper right", "ncols": len(shown), "frameon": False, "fontsize": 11}
+    figure.legend(shown.values(), shown.keys(), **place)
 
 
 def pixels_of(image: Image.Image, grid: tuple[int, int]) -> np.ndarray:

@@ -98,8 +98,8 @@ def _choice_rows(measured: Measured) -> Iterator[dict[str, str]]:
         one, random = (rows_about(choices[name], content) for name in (cls_name(measured.best), RANDOM))
         gain = difference_of(one, random)
         title = f"{cls_name(measured.best)} minus random, {keep} tokens, questions about {content}"
-        target = ("above 0", gain.low > 0) if content == "things" else ("", None)
-        yield _row(title, target[0], gained(gain), target[1])
+        target, met = ("above 0", gain.low > 0) if content == "things" else ("", None)
+        yield _row(title, target, gained(gain), met)
 
 
 def rows_about(records: pd.DataFrame, content: str) -> pd.DataFrame:

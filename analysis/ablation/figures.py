@@ -22,6 +22,8 @@ from analysis.drawing import (
     caption,
     house_style,
     label_lines,
+    legend_above,
+    legend_of,
     percent_axis,
     readable,
 )
@@ -148,7 +150,7 @@ def accuracy_by_layer_figure(panels: Sequence[LayerPanel], source: str = "") -> 
             draw_accuracy_by_layer(panel, ax)
             ax.set_ylabel("accuracy" if ax in grid[:, 0] else "")
             ax.set_xlabel("layer of the vision tower" if ax in grid[-1] else "")
-        grid[0, 0].legend(loc="best", frameon=False, fontsize=11)
+        legend_above(figure, legend_of(grid[0, :1]))
         what = f"shaded: layer {panels[0].feature_layer}, which writes the features; bars and grey band:"
         note = _CAPTION.format(n=panels[0].n, images=panels[0].images, what=what)
         note += _FILTERS_NOTE if panels[0].references.index.isin(PIXEL_FILTERS).any() else ""

@@ -8,11 +8,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from analysis.cells import BUDGETLESS, PIXEL_FILTERS
 from analysis.comparison.data import ROLES, budgets_of, methods_at, shared_budget
-from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, percent_axis
+from analysis.drawing import COLOURS, FAINT, INK, Label, caption, house_style, label_lines, legend_above, percent_axis
 
 _SIZE = "n = {n:,} questions about {images:,} images. "
 _CONTROL_COLOURS = {
@@ -231,8 +232,7 @@ def ranking_figure(panels: Sequence[Ranking], source: str = "") -> Figure:
         for tick, role in zip(axes[0].get_yticklabels(), panels[0].rows["role"], strict=True):
             tick.set_color(_ROLE_COLOURS[role])
         used = panels[0].rows["role"].drop_duplicates()
-        handles = [axes[0].plot([], [], "o-", color=_ROLE_COLOURS[role], label=ROLES[role])[0] for role in used]
-        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize=10)
+        legend_above(figure, {ROLES[role]: Line2D([], [], marker="o", color=_ROLE_COLOURS[role]) for role in used})
         note = (
             _SIZE.format(n=panels[0].n, images=panels[0].images)
             + "Bars: 95 % intervals over images; band: random patches; dashed: no compression. Methods of one colour "

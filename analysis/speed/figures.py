@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.drawing import COLOURS, FAINT, INK, RIGHT, WRONG, caption, house_style
+from analysis.drawing import COLOURS, FAINT, INK, RIGHT, WRONG, caption, house_style, legend_above, legend_of
 from analysis.speed.data import FASTER, FULL, ONE_BY_ONE, SLOWER, Conditions, groups_of
 from foveate.profiling.speed import PARTS
 
@@ -71,8 +71,7 @@ def speed_figure(table: pd.DataFrame, conditions: Conditions) -> Figure:
             line[0].set_title(f"images of {size} pixels, batch {batch}")
         left, right = axes[0][1].get_xlim()  # limits of the whole column
         axes[0][1].set_xlim(min(0.9, left), max(1.1, right))
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False, fontsize=11)
+        legend_above(figure, legend_of(axes[0][:1]))
         caption(figure, "Time of an answer by part, and speedup", _note(table, conditions))
     return figure
 
