@@ -7,9 +7,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from analysis.rounds import Rounds
 from benchmarks import results
 from benchmarks.results import MISSED, Result
+from foveate.analysis.rounds import Rounds
 
 _noted = pytest.StashKey[list[str]]()
 

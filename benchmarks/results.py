@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from analysis.rounds import Estimate
+from foveate.analysis.rounds import Estimate
 from foveate.core.storage import atomic_write
 from foveate.profiling.clock import device_name
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.statistics import Totals, balance_interval, share_interval, totals_of
-from analysis.verdicts import SIGNIFICANT, paired_p
+from foveate.analysis.statistics import Totals, balance_interval, share_interval, totals_of
+from foveate.analysis.verdicts import SIGNIFICANT, paired_p
 
 IMAGES = (20, 42, 100, 200)
 ACCURACIES = (0.6, 0.8, 0.9, 0.95, 0.987, 0.998)

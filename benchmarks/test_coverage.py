@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from analysis.records import read_records
 from benchmarks.simulated import IMAGES, LEAST, MOST, Covered, accuracies, differences, null_methods, resampled
+from foveate.analysis.records import read_records
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.methods import evidence, full, random, uniform, vtc_cls
 

@@ -11,9 +11,8 @@ from time import perf_counter
 import pyarrow as pa
 import pytest
 
-from analysis.rounds import Estimate, ratio
-from benchmarks.one_by_one import OneByOne
 from benchmarks.results import Result
+from foveate.analysis.rounds import Estimate, ratio
 from foveate.compressors import Compressor, Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.needs import ClsRows
@@ -22,6 +21,7 @@ from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.names import REUSABLE
 from foveate.evaluation.run import cached_load
+from foveate.profiling.one_by_one import OneByOne
 from foveate.studies.ablation import layer_choices
 
 pytestmark = pytest.mark.long

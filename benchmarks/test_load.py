@@ -19,11 +19,11 @@ from optuna.trial import create_trial
 from PIL import Image
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from analysis.drawing import save_figure
-from analysis.records import read_records
-from analysis.rounds import Estimate, mean, timed
-from analysis.speed.figures import load_figure
 from benchmarks.results import FOLDER, Result
+from foveate.analysis.drawing import save_figure
+from foveate.analysis.records import read_records
+from foveate.analysis.rounds import Estimate, mean, timed
+from foveate.analysis.speed.figures import load_figure
 from foveate.compressors import Identity
 from foveate.data.scenes.questions import make_questions
 from foveate.data.scenes.scene import make_scene, stream

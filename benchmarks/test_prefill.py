@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from analysis.rounds import Estimate, ratio, timed
 from benchmarks.models import IMAGE_TOKEN, medium
 from benchmarks.results import Result
+from foveate.analysis.rounds import Estimate, ratio, timed
 from foveate.compressors import Compressor, Identity
 from foveate.core.arrangement import Arrangement
 from foveate.methods import uniform

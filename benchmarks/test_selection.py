@@ -5,9 +5,9 @@ from itertools import cycle
 import pytest
 import torch
 
-from analysis.rounds import mean, ratio, timed
 from benchmarks import loops
 from benchmarks.results import Result
+from foveate.analysis.rounds import mean, ratio, timed
 from foveate.functional.diversity import coverage, determinantal, max_min
 from foveate.functional.geometry import evenness
 from foveate.functional.matching import cosine

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from analysis.rounds import growth, mean, ratio
 from benchmarks.models import PATCH_SIZE, with_tower
 from benchmarks.results import Result
+from foveate.analysis.rounds import growth, mean, ratio
 from foveate.core.needs import ClsRows
 from foveate.models.backbone import tile_tower as tiles
 from foveate.models.backbone.attention_tap import tapped

@@ -1,59 +1,7 @@
 """Compares published methods at the same number of equivalent tokens."""
 
 from foveate.cli import run
-from foveate.core.budget import check_budgets
-from foveate.evaluation.ranks import rank
-from foveate.methods.registry import METHODS, check_names
-from foveate.options import Flat, Options
-
-
-def main(
-    methods: tuple[str, ...] = tuple(METHODS),
-    keep: tuple[int | float, ...] = (0.5, 1 / 3, 0.11),
-    options: Flat = Options("compare_methods", scenes=1050),
-) -> None:
-    """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
-
-    Writes `<out>/<study>/{study.db, table.csv, table.md, frontier.png, ranking.png, kept_patches.png}`. About
-    scenes, `table_things.csv` and `table_details.csv` have the questions about things and about details. The same
-    command resumes a run that was stopped. The controls (no compression, no image, random, even grid, pooling, smaller
-    image, pixel filters) are always evaluated. Without --limit it asks 1,050 questions about scenes, or all questions
-    of a benchmark.
-
-    The study of a benchmark is in `<out>/<study>_<data>`, with the benchmark's official numbers in `benchmark.csv` and
-    `benchmark.md`. With several benchmarks `<out>/<study>/{benchmarks.csv, benchmarks.md}` has the first number of
-    each.
-
-    Args:
-        methods: Names of methods, or your own as package.module:function, from a budget to a compressor; default is
-            all published methods.
-        keep: Budgets in equivalent tokens, the mean of the visual tokens over the blocks of the language model: counts,
-            or fractions of an image's patches.
-        options: Options of all experiments.
-    """
-    check_names(methods)
-    check_budgets(keep)
-    from analysis.benchmark_numbers import overview
-    from analysis.comparison.report import report
-    from analysis.kept_patches import kept_figure
-    from analysis.trainings import report_trainings
-    from foveate.studies.comparison import compare
-    from foveate.studies.study_folder import StudyFolder
-
-    studies = []
-    for name, config in options.each:
-        folder = StudyFolder(name, options.out, options.storage, existing=options.existing)
-        study = compare(folder, config, methods, keep, draw=kept_figure)
-        studies.append((config, study))
-        if rank() == 0:
-            print(report(study, config))
-    if rank() > 0:
-        return
-    if len(options.models) > 1:
-        print(report_trainings(studies, options.models))
-    elif table := overview({c.data: options.out / s.study_name for c, s in studies}, options.out / options.name):
-        print(table)
-
+from foveate.commands.compare import main
 
 if __name__ == "__main__":
     run(main)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis.contents import CONTENTS, content_of
-from analysis.records import read_records
-from analysis.statistics import Interval, difference_interval, mean_interval
-from analysis.tables import percent, points
+from foveate.analysis.contents import CONTENTS, content_of
+from foveate.analysis.records import read_records
+from foveate.analysis.statistics import Interval, difference_interval, mean_interval
+from foveate.analysis.tables import percent, points
 from foveate.compressors import Compressor
 from foveate.data.scenes.questions import QUESTION_KINDS
 from foveate.evaluation import EvalConfig, evaluate

@@ -3,8 +3,8 @@
 import pandas as pd
 import torch
 
-from analysis.statistics import mean_interval
-from analysis.tables import grid
+from foveate.analysis.statistics import mean_interval
+from foveate.analysis.tables import grid
 from foveate.data.load import load_samples
 from foveate.data.names import SCENES
 from foveate.data.sample import VQASample

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.drawing import COLOURS, FAINT, INK, Label, house_style, label_lines, percent_axis, save_figure
+from foveate.analysis.drawing import COLOURS, FAINT, INK, Label, house_style, label_lines, percent_axis, save_figure
 from foveate.data.scenes.questions import QUESTION_KINDS
 from reference_model.vision_training import VisionPhase
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.contents import CONTENTS
-from analysis.statistics import mean_interval
-from analysis.tables import grid
+from foveate.analysis.contents import CONTENTS
+from foveate.analysis.statistics import mean_interval
+from foveate.analysis.tables import grid
 from foveate.compressors import Blind, Compressor, DecoderCompressor, Identity, VisionCompressor
 from foveate.evaluation import EvalConfig
 from foveate.methods import fastv

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("src/foveate", "analysis", "experiments", "reference_model", "benchmarks")
+FOLDERS = ("src/foveate", "experiments", "reference_model", "benchmarks")
 MOST_LINES, MOST_ARGUMENTS, MOST_LINES_OF_A_FILE = 40, 6, 300
 PROPERTIES = {"property", "cached_property", "setter"}
 VERB = re.compile(r"[A-Z][a-z-]*s,?$")
@@ -127,7 +127,7 @@ def functions_are_short(source: Source) -> Iterator[Offence]:
 
 def is_exempt(path: str, function: str) -> bool:
     """Returns whether a function is a command line, or has a signature that lmms-eval or Lightning prescribes."""
-    command = path.startswith("experiments/") and function == "main"
+    command = path.startswith(("experiments/", "src/foveate/commands/")) and function == "main"
     constructor = path.startswith("src/foveate/lmms_eval/") and function == "__init__"
     return command or constructor or function == "write_on_batch_end"
 

@@ -19,12 +19,11 @@ import sqlalchemy.orm
 import tyro
 from PIL import Image
 
-import analysis
 import foveate
 from foveate.models.loading.load import load
 from foveate.options import Options
 
-for package in (analysis, foveate):
+for package in (foveate,):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.startswith(("foveate.lmms_eval", "foveate.testing")):
             importlib.import_module(module.name)

@@ -15,7 +15,7 @@ from typing import Literal, NoReturn, TextIO, cast
 
 import tyro
 
-from foveate.core.errors import FoveateError, behind, interrupted
+from foveate.core.errors import FoveateError, behind, interrupted, missing_package
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
 from foveate.core.progress import disable_bars
 from foveate.data.names import SCENES, parsed
@@ -57,6 +57,8 @@ def run(main: Callable[..., None]) -> None:
             _end("\nstopped; the same command resumes", 130)
         if isinstance(error, FoveateError):
             _end(f"error: {error}", 2)
+        if isinstance(error, ModuleNotFoundError) and (missing := missing_package(error)):
+            _end(f"error: {missing}", 2)
         if refused := _refused(error):
             _end(f"error: {refused}. Finished results are kept: solve that and run the same command again", 2)
         raise
@@ -72,10 +74,11 @@ def _end(message: str, status: int) -> NoReturn:
 
 def _refused(error: BaseException) -> str:
     """Returns the message of a disk or database that refused to write, if that caused the error."""
-    from sqlalchemy.exc import OperationalError
+    databases = sys.modules.get("sqlalchemy.exc")
 
     def refused(one: BaseException) -> bool:
-        return isinstance(one, OperationalError) or (isinstance(one, OSError) and one.errno in _REFUSED)
+        database = databases is not None and isinstance(one, databases.OperationalError)
+        return database or (isinstance(one, OSError) and one.errno in _REFUSED)
 
     found = behind(error, refused)
     return str(found).splitlines()[0] if found else ""

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ablation.data import ablation_table
-from analysis.cells import Cell, read_cells
+from foveate.analysis.ablation.data import ablation_table
+from foveate.analysis.cells import Cell, read_cells
 from foveate.core.storage import checksummed
 from foveate.evaluation.records import RecordFolder
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pandas as pd
 
-from analysis.ablation.data import ablation_table
-from analysis.cells import read_cells
-from analysis.contents import by_content, content_tables
+from foveate.analysis.ablation.data import ablation_table
+from foveate.analysis.cells import read_cells
+from foveate.analysis.contents import by_content, content_tables
 from foveate.data.scenes.questions import QUESTION_KINDS
 
 

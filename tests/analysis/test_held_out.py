@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from analysis.cells import Cell
-from analysis.held_out import Group, choosing_half, corrected, held_out_table, markdown, too_few_held_out
-from analysis.statistics import difference_interval, mean_interval
-from analysis.verdicts import paired_p
+from foveate.analysis.cells import Cell
+from foveate.analysis.held_out import Group, choosing_half, corrected, held_out_table, markdown, too_few_held_out
+from foveate.analysis.statistics import difference_interval, mean_interval
+from foveate.analysis.verdicts import paired_p
 
 
 def cell(name: str, family: str = "single") -> Cell:

@@ -3,9 +3,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.cells import Cell
-from analysis.drawing import RIGHT, WRONG
-from analysis.kept_patches import (
+from foveate.analysis.cells import Cell
+from foveate.analysis.drawing import RIGHT, WRONG
+from foveate.analysis.kept_patches import (
     Panel,
     Setting,
     brightness_of,

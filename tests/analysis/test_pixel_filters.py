@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.cells import PIXEL_FILTERS, Cell
-from analysis.held_out import BEST_FILTER, against_filters, choosing_half, filters_markdown, held_out
+from foveate.analysis.cells import PIXEL_FILTERS, Cell
+from foveate.analysis.held_out import BEST_FILTER, against_filters, choosing_half, filters_markdown, held_out
 
 IMAGES = 60
 QUALITY = {"saturation": 0.6, "contrast": 0.5, "edges": 0.4, "cls[0]": 0.2, "cls[1]": 0.6, "cls[2]": 0.95}

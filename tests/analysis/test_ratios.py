@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from scipy.optimize import brentq
 
-from analysis.statistics import ratio_interval
+from foveate.analysis.statistics import ratio_interval
 
 
 def inverted(a: np.ndarray, b: np.ndarray, start: float) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 import pytest
 
-from analysis.records import read_records
+from foveate.analysis.records import read_records
 from foveate.core.errors import DataError
 
 

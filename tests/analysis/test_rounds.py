@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.rounds import Rounds, growth, mean, ratio, timed
+from foveate.analysis.rounds import Rounds, growth, mean, ratio, timed
 
 
 def test_every_other_round_runs_backwards():

@@ -8,8 +8,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm, t, ttest_1samp
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.statistics import difference_interval, mean_interval
-from analysis.verdicts import holm, paired_p, side, too_few
+from foveate.analysis.statistics import difference_interval, mean_interval
+from foveate.analysis.verdicts import holm, paired_p, side, too_few
 
 
 def clustered(rng, images=60, questions=8):

@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.ablation.data import ablation_table
-from analysis.ablation.report import markdown
-from analysis.cells import read_cells
-from analysis.tables import accuracy, against_random, p_value, percent, points, write_table
+from foveate.analysis.ablation.data import ablation_table
+from foveate.analysis.ablation.report import markdown
+from foveate.analysis.cells import read_cells
+from foveate.analysis.tables import accuracy, against_random, p_value, percent, points, write_table
 
 
 def test_the_same_study_writes_the_same_bytes(tmp_path, study):

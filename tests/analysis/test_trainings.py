@@ -6,8 +6,8 @@ import pytest
 from scipy.special import logit
 from scipy.stats import t
 
-from analysis.cells import Cell
-from analysis.trainings import agreement_of_order, crossed, markdown, trainings_table, write_trainings
+from foveate.analysis.cells import Cell
+from foveate.analysis.trainings import agreement_of_order, crossed, markdown, trainings_table, write_trainings
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.options import Options
 from tests.tiers import extended

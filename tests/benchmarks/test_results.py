@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.rounds import Estimate
 from benchmarks import loops, results
 from benchmarks.results import BEGIN, END, Result, note, read, render, rendered, summary
+from foveate.analysis.rounds import Estimate
 from foveate.functional.diversity import coverage, determinantal, max_min
 from foveate.functional.matching import cosine
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from analysis.records import read_records
+from foveate.analysis.records import read_records
 from foveate.bias.measure import measure
 from foveate.bias.plan import BiasPlan
 from foveate.bias.tables import TableFolder

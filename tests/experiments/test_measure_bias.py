@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.bias.data import contrasts, headline, signal_frame, summary_table
-from analysis.bias.measurement import row_nulls
+from foveate.analysis.bias.data import contrasts, headline, signal_frame, summary_table
+from foveate.analysis.bias.measurement import row_nulls
 from foveate.bias.tables import TableFolder
 from tests.scripts import run, start, wait_for
 from tests.tiers import extended

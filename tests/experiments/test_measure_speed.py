@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.speed.data import read_rounds
+from foveate.analysis.speed.data import read_rounds
 from foveate.testing.checkpoints import save_family
 from tests.scripts import run
 from tests.tiers import extended
@@ -67,4 +67,4 @@ def test_a_model_that_accepts_any_size_is_timed_on_images_of_several(tmp_path):
     assert full["size"].tolist() == [16, 32]
     assert full["equivalent_tokens"].tolist() == [4, 16]
     assert table.loc[table["method"] == "random", "equivalent_tokens"].tolist() == [2, 8]
-    assert "one by one: benchmarks/one_by_one.py is for LLaVA-1.5" in result.stdout
+    assert "one by one: the loop of stock calls is for LLaVA-1.5" in result.stdout

@@ -126,7 +126,7 @@ def test_a_notebook_asks_a_question_names_its_sources_defines_nothing_and_is_sto
         assert not [node for node in nodes if isinstance(node, kinds)]
         names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
         names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
-        assert {name.split(".")[0] for name in names} <= {"analysis", "IPython", *sys.stdlib_module_names}
+        assert {name.split(".")[0] for name in names} <= {"foveate", "IPython", *sys.stdlib_module_names}
         assert not cell.outputs and cell.execution_count is None
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_f1_score
 
-from analysis.benchmarks.data import BenchmarkResult, averages_table, gaps_table, reproduction_table, verdict
-from analysis.benchmarks.paper import BENCHMARKS, BUDGETS, LABELS, METHODS, MODEL, PAPER, vtc_cls_from_20
-from analysis.benchmarks.report import markdown
-from analysis.records import read_records
+from foveate.analysis.benchmarks.data import BenchmarkResult, averages_table, gaps_table, reproduction_table, verdict
+from foveate.analysis.benchmarks.paper import BENCHMARKS, BUDGETS, LABELS, METHODS, MODEL, PAPER, vtc_cls_from_20
+from foveate.analysis.benchmarks.report import markdown
+from foveate.analysis.records import read_records
 from foveate.core.errors import DataError
 from foveate.data.benchmarks import BENCHMARKS as KNOWN
 from foveate.data.published import published

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
-from analysis.records import read_records
-from analysis.search.confirmed import confirmed_table, optimism
-from analysis.search.data import proxy_data, saving_data, trials_table, weights_data
-from analysis.search.report import report
+from foveate.analysis.records import read_records
+from foveate.analysis.search.confirmed import confirmed_table, optimism
+from foveate.analysis.search.data import proxy_data, saving_data, trials_table, weights_data
+from foveate.analysis.search.report import report
 from foveate.compressors import Identity
 from foveate.core.errors import OutputError
 from foveate.evaluation import EvalConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
-from analysis.records import read_records
+from foveate.analysis.records import read_records
 from foveate.compressors import Blind, Identity, VisionCompressor
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.models.loading.load import load

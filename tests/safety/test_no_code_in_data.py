@@ -25,7 +25,7 @@ from foveate.studies import study
 from tests.data import tables
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(path for folder in ("src", "analysis", "experiments") for path in (ROOT / folder).rglob("*.py"))
+SOURCES = sorted(path for folder in ("src", "experiments") for path in (ROOT / folder).rglob("*.py"))
 RUNS_CODE = {"pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
 

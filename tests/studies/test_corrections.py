@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.bias.data import corrections_table
-from analysis.bias.report import corrections_markdown
-from analysis.records import read_records
-from analysis.verdicts import holm, paired_p
+from foveate.analysis.bias.data import corrections_table
+from foveate.analysis.bias.report import corrections_markdown
+from foveate.analysis.records import read_records
+from foveate.analysis.verdicts import holm, paired_p
 from foveate.compressors import Identity
 from foveate.core.errors import OptionError, OutputError
 from foveate.core.storage import remove

@@ -6,7 +6,7 @@ from urllib.request import urlopen
 
 from selenium.webdriver.common.by import By
 
-from analysis.kept_patches import kept_figure
+from foveate.analysis.kept_patches import kept_figure
 from foveate.compressors import Identity
 from foveate.evaluation import EvalConfig
 from foveate.studies.ablation import ablate, named_choices

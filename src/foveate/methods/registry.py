@@ -11,14 +11,22 @@ from foveate.core.plugins import import_plugin, installed_plugins
 if TYPE_CHECKING:  # torch takes a second to import
     from foveate.compressors import Compressor
 
-NAMES = (
-    *("full", "blind", "random", "uniform", "pool", "downsample", "saturation", "contrast", "edges", "random_inside"),
-    *("evidence", "response_attention"),
-    *("vtc_cls", "fastervlm", "vispruner", "visionzip", "prumerge", "prumerge_plus", "cdpruner", "divprune", "trim"),
-    *("hiprune", "holov", "scope", "flowcut", "tome", "otprune", "mmtok"),
-    *("fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart", "feather", "vtw"),
-    "vscan",
-)
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "control": (
+        *("full", "blind", "random", "uniform", "pool", "downsample", "saturation", "contrast", "edges"),
+        "random_inside",
+    ),
+    "oracle": ("evidence", "response_attention"),
+    "after the tower": (
+        *("vtc_cls", "fastervlm", "vispruner", "visionzip", "prumerge", "prumerge_plus", "cdpruner", "divprune"),
+        *("trim", "hiprune", "holov", "scope", "otprune", "mmtok"),
+    ),
+    "inside the tower": ("flowcut", "tome"),
+    "inside the language model": ("fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart", "feather", "vtw"),
+    "after the tower and inside the language model": ("vscan",),
+}
+"""Names of the methods by the place where tokens are removed; controls and oracles stand for themselves."""
+NAMES = tuple(name for names in PLACES.values() for name in names)
 VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "per_tile": {"per_tile": True},
     "no_separators": {"separators": False},

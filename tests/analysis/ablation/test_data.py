@@ -6,10 +6,10 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from statsmodels.stats.multitest import multipletests
 
-from analysis.ablation.data import ablation_table, per_kind_table
-from analysis.cells import Cell, best_scorer, caveat, cells_of, load_study, read_cells, reference_budget
-from analysis.records import read_records
-from analysis.verdicts import paired_p
+from foveate.analysis.ablation.data import ablation_table, per_kind_table
+from foveate.analysis.cells import Cell, best_scorer, caveat, cells_of, load_study, read_cells, reference_budget
+from foveate.analysis.records import read_records
+from foveate.analysis.verdicts import paired_p
 from foveate.core.errors import DataError
 
 COLUMNS = [

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from analysis.ablation.figures import (
+from foveate.analysis.ablation.figures import (
     accuracy_by_layer_data,
     accuracy_by_layer_figure,
     draw_accuracy_by_layer,
@@ -16,13 +16,13 @@ from analysis.ablation.figures import (
     frontier_data,
     frontier_figure,
 )
-from analysis.cells import PIXEL_FILTERS
-from analysis.drawing import Label, label_lines, save_figure
+from foveate.analysis.cells import PIXEL_FILTERS
+from foveate.analysis.drawing import Label, label_lines, save_figure
 
 IMPORT = """
 import matplotlib
 before = dict(matplotlib.rcParams)
-import analysis.ablation.report
+import foveate.analysis.ablation.report
 from matplotlib import pyplot
 assert dict(matplotlib.rcParams) == before
 assert pyplot.get_fignums() == []

@@ -4,10 +4,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.ablation.data import repairs_data
-from analysis.ablation.figures import draw_repairs, repairs_figure
-from analysis.ablation.report import repairs_markdown
-from analysis.cells import Cell
+from foveate.analysis.ablation.data import repairs_data
+from foveate.analysis.ablation.figures import draw_repairs, repairs_figure
+from foveate.analysis.ablation.report import repairs_markdown
+from foveate.analysis.cells import Cell
 from foveate.core.errors import DataError
 
 #           right both, repaired, lost, broken, right both, repaired

@@ -1,8 +1,8 @@
 import numpy as np
 from PIL import Image
 
-from analysis.ablation.report import example_cells, write_report
-from analysis.kept_patches import Setting
+from foveate.analysis.ablation.report import example_cells, write_report
+from foveate.analysis.kept_patches import Setting
 from foveate.evaluation.records import RecordFolder
 
 FILES = ["accuracy_by_layer.png", "frontier.png", "kept_patches.png", "table.csv", "table.md"]

@@ -7,10 +7,10 @@ import torch
 from scipy.stats import bootstrap
 from torchmetrics.functional.classification import binary_f1_score
 
-from analysis.benchmark_numbers import benchmark_table, number_of, overview, write_numbers
-from analysis.benchmarks.answers import write_submission
-from analysis.cells import Cell, failures
-from analysis.statistics import mean_interval, summed_interval
+from foveate.analysis.benchmark_numbers import benchmark_table, number_of, overview, write_numbers
+from foveate.analysis.benchmarks.answers import write_submission
+from foveate.analysis.cells import Cell, failures
+from foveate.analysis.statistics import mean_interval, summed_interval
 from foveate.core.errors import DataError
 from foveate.metrics.benchmarks import ACCURACY, measures_of
 from tests.analysis.conftest import write_records

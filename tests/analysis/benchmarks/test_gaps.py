@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import bootstrap
 
-from analysis.benchmarks import gaps
-from analysis.benchmarks.gaps import Gap, averaged, gap, p_of
-from analysis.statistics import Interval, difference_interval
-from analysis.verdicts import paired_p
+from foveate.analysis.benchmarks import gaps
+from foveate.analysis.benchmarks.gaps import Gap, averaged, gap, p_of
+from foveate.analysis.statistics import Interval, difference_interval
+from foveate.analysis.verdicts import paired_p
 from foveate.metrics.benchmarks import ACCURACY, measures_of
 
 F1 = measures_of("pope")[0]

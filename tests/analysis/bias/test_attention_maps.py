@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.bias.attention_maps import (
+from foveate.analysis.bias.attention_maps import (
     OCCLUSION,
     AttentionMap,
     attention_data,
@@ -15,7 +15,7 @@ from analysis.bias.attention_maps import (
     draw_attention_map,
     shown_keys,
 )
-from analysis.bias.measurement import grid_of, measurement, samples_of
+from foveate.analysis.bias.measurement import grid_of, measurement, samples_of
 from foveate.bias.tables import TableFolder
 from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples

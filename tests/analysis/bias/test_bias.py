@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis import statistics, verdicts
-from analysis.bias import report as bias_report
-from analysis.bias.data import contrasts, headline, judges_table, pair_matrix, signal_frame, summary_table
-from analysis.bias.figures import (
+from foveate.analysis import statistics, verdicts
+from foveate.analysis.bias import report as bias_report
+from foveate.analysis.bias.data import contrasts, headline, judges_table, pair_matrix, signal_frame, summary_table
+from foveate.analysis.bias.figures import (
     curves_data,
     draw_curves,
     draw_layers,
@@ -26,12 +26,20 @@ from analysis.bias.figures import (
     pairs_data,
     pairs_figure,
 )
-from analysis.bias.measurement import curve_areas, curve_frame, curve_table, mean_maps, placeless, row_nulls
-from analysis.bias.measures import MEASURED, NEAR, RESPONSES, WITH_RESPONSE, formatted, interval_of, with_interval
-from analysis.bias.report import contrasts_markdown, judges_markdown, report
-from analysis.bias.slices import cross_table, heads_table, kinds_table, tokens_table
-from analysis.bias.slices_figures import draw_cross, draw_heads, draw_tokens
-from analysis.statistics import ratio_interval
+from foveate.analysis.bias.measurement import curve_areas, curve_frame, curve_table, mean_maps, placeless, row_nulls
+from foveate.analysis.bias.measures import (
+    MEASURED,
+    NEAR,
+    RESPONSES,
+    WITH_RESPONSE,
+    formatted,
+    interval_of,
+    with_interval,
+)
+from foveate.analysis.bias.report import contrasts_markdown, judges_markdown, report
+from foveate.analysis.bias.slices import cross_table, heads_table, kinds_table, tokens_table
+from foveate.analysis.bias.slices_figures import draw_cross, draw_heads, draw_tokens
+from foveate.analysis.statistics import ratio_interval
 from foveate.bias.tables import TableFolder
 
 IMAGES, ASKED, ROWS, COLUMNS, HEADS = 20, 3, 6, 5, 4

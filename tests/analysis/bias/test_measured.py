@@ -9,8 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis.bias.measurement import means
-from analysis.bias.measures import MEASURED, RANGES
+from foveate.analysis.bias.measurement import means
+from foveate.analysis.bias.measures import MEASURED, RANGES
 from foveate.bias.tables import TableFolder
 from foveate.core.errors import DataError
 from tests.tiers import extended
@@ -69,10 +69,10 @@ PROBE = """
 import json, sys, tracemalloc
 from pathlib import Path
 import pyarrow as pa
-from analysis.bias.data import pair_matrix, signal_frame
-from analysis.bias.slices import cross_table, heads_table
-from analysis.bias.measurement import mean_maps, row_nulls, placeless
-from analysis.bias.measurement import mapped
+from foveate.analysis.bias.data import pair_matrix, signal_frame
+from foveate.analysis.bias.slices import cross_table, heads_table
+from foveate.analysis.bias.measurement import mean_maps, row_nulls, placeless
+from foveate.analysis.bias.measurement import mapped
 from foveate.bias.tables import TableFolder
 from tests.tiers import extended
 

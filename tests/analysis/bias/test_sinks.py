@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.bias.slices import sinks_data
-from analysis.bias.slices_figures import draw_sinks, sinks_figure
+from foveate.analysis.bias.slices import sinks_data
+from foveate.analysis.bias.slices_figures import draw_sinks, sinks_figure
 
 
 def frame(shares: dict[tuple[str, str], list[float]]) -> pd.DataFrame:

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.cells import Cell
-from analysis.comparison.data import (
+from foveate.analysis.cells import Cell
+from foveate.analysis.comparison.data import (
     Comparison,
     budgets_of,
     comparison_of,
@@ -19,12 +19,18 @@ from analysis.comparison.data import (
     read_comparison,
     shared_budget,
 )
-from analysis.comparison.figures import draw_frontier, draw_ranking, frontiers_data, ranking_figure, rankings_data
-from analysis.comparison.report import example_cells, markdown, write_report
-from analysis.held_out import held_out_table
-from analysis.kept_patches import Setting
-from analysis.records import read_records
-from analysis.verdicts import paired_p
+from foveate.analysis.comparison.figures import (
+    draw_frontier,
+    draw_ranking,
+    frontiers_data,
+    ranking_figure,
+    rankings_data,
+)
+from foveate.analysis.comparison.report import example_cells, markdown, write_report
+from foveate.analysis.held_out import held_out_table
+from foveate.analysis.kept_patches import Setting
+from foveate.analysis.records import read_records
+from foveate.analysis.verdicts import paired_p
 from foveate.profiling.flops import prefill_flops
 from foveate.profiling.shapes import DecoderShape
 from tests.tiers import extended
@@ -171,7 +177,7 @@ def test_the_report_has_one_verdict_per_pair_and_the_methods_that_cannot_run(wri
 
 def test_with_too_few_images_there_are_differences_and_no_verdicts(written, tmp_path, monkeypatch):
     few = {cell: frame.head(4) for cell, frame in written.frames.items()}
-    monkeypatch.setattr("analysis.comparison.report.read_comparison", lambda *_: few)
+    monkeypatch.setattr("foveate.analysis.comparison.report.read_comparison", lambda *_: few)
     answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
     text = (tmp_path / "table.md").read_text()
     for shown in (answer, text):

@@ -17,8 +17,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis.search.confirmed import confirmed_table, front_data, optimism
-from analysis.search.data import (
+from foveate.analysis.search.confirmed import confirmed_table, front_data, optimism
+from foveate.analysis.search.data import (
     history_data,
     importance_data,
     proxy_data,
@@ -27,9 +27,9 @@ from analysis.search.data import (
     trials_table,
     weights_data,
 )
-from analysis.search.figures import confirmed_figure, draw_front, draw_history, draw_weights, importance_figure
-from analysis.search.report import constraint_verdict, markdown, report
-from analysis.statistics import correlation, spearman
+from foveate.analysis.search.figures import confirmed_figure, draw_front, draw_history, draw_weights, importance_figure
+from foveate.analysis.search.report import constraint_verdict, markdown, report
+from foveate.analysis.statistics import correlation, spearman
 from foveate.compressors import Identity
 from foveate.core.storage import checksummed
 from foveate.evaluation import EvalConfig

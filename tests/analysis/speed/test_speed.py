@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from analysis.rounds import ratio as ratio_of
-from analysis.speed.data import (
+from foveate.analysis.rounds import ratio as ratio_of
+from foveate.analysis.speed.data import (
     BASELINE,
     FASTER,
     FULL,
@@ -21,8 +21,8 @@ from analysis.speed.data import (
     speed_table,
     write_rounds,
 )
-from analysis.speed.figures import draw_parts, draw_speedups, parts_data, speed_figure
-from analysis.speed.report import ROUNDS, markdown, report
+from foveate.analysis.speed.figures import draw_parts, draw_speedups, parts_data, speed_figure
+from foveate.analysis.speed.report import ROUNDS, markdown, report
 from foveate.core.errors import DataError
 from foveate.profiling.flops import CONVENTIONS
 from foveate.profiling.speed import PARTS, Footprint, Round

@@ -1,0 +1,88 @@
+"""Report of a benchmark run with one method, and submissions for the evaluation servers of benchmarks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from foveate.analysis.benchmark_numbers import write_numbers
+from foveate.analysis.cells import Cell
+from foveate.analysis.records import failure_note, read_records
+from foveate.analysis.tables import write_text
+from foveate.core.errors import DataError
+from foveate.evaluation.records import RecordFolder
+from foveate.metrics.open_answers import textvqa_normalised, vqa_normalised
+
+
+def _vqav2(records: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns results in the format of the VQA v2 evaluation page."""
+    pairs = zip(records["sample_id"], records["prediction"], strict=True)
+    return [{"question_id": int(name), "answer": vqa_normalised(text)} for name, text in pairs]
+
+
+def _textvqa(records: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns results in the format of the TextVQA challenge."""
+    pairs = zip(records["sample_id"], records["prediction"], strict=True)
+    return [{"question_id": int(name), "answer": textvqa_normalised(text)} for name, text in pairs]
+
+
+def _vizwiz(records: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns results in the format of the VizWiz VQA challenge."""
+    pairs = zip(records["sample_id"], records["prediction"], strict=True)
+    return [{"image": f"{name}.jpg", "answer": textvqa_normalised(text)} for name, text in pairs]
+
+
+def _mmvet(records: pd.DataFrame) -> dict[str, str]:
+    """Returns answers by question ID, the format of both MM-Vet graders."""
+    return dict(zip(records["sample_id"], records["prediction"], strict=True))
+
+
+SUBMISSIONS: dict[str, Callable[[pd.DataFrame], Any]] = {
+    "vqav2": _vqav2,
+    "textvqa": _textvqa,
+    "textvqa_ocr": _textvqa,
+    "vizwiz": _vizwiz,
+    "mmvet": _mmvet,
+}
+"""Functions from records to the JSON content of a submission, by data set."""
+
+
+def report_answers(method: str, data: str, records: RecordFolder, folder: Path) -> str:
+    """Writes the numbers of a run if its answers could be scored, and its submission; returns the text to print.
+
+    Args:
+        method: Name of the method.
+        data: Name of the data set.
+        records: Records of the run.
+        folder: Folder to write to.
+    """
+    out, run_id = records.folder.parents[1], records.folder.name
+    frame = read_records(out, run_id)
+    tokens = frame.loc[frame["has_image"], "tokens"]
+    cells = [Cell(method, method, "", round(tokens.mean()) if len(tokens) else 0, run_id)]
+    parts = [f"n = {len(frame):,} questions of {data}, {len(frame) - len(tokens):,} of them without an image."]
+    if frame["score"].notna().all():
+        parts.append(f"Mean score {100 * frame['score'].mean():.1f} %.")
+        parts.append(write_numbers(data, cells, out, folder))
+    if data in SUBMISSIONS:
+        write_submission(data, frame, folder / "submission.json")
+        parts.append(f"Submission: {folder / 'submission.json'}")
+    return "\n".join(part for part in [*parts, failure_note(records)] if part)
+
+
+def write_submission(data: str, records: pd.DataFrame, path: Path) -> None:
+    """Writes the submission of a run atomically.
+
+    Args:
+        data: Name of the data set.
+        records: Records of the run; questions that failed are missing, and a server may require them.
+        path: Path of the JSON file.
+
+    Raises:
+        DataError: The data set has no format for submissions.
+    """
+    if data not in SUBMISSIONS:
+        raise DataError(f"data {data!r} has no format for submissions; those that have: {', '.join(SUBMISSIONS)}")
+    write_text(json.dumps(SUBMISSIONS[data](records), ensure_ascii=False, indent=1), path)

@@ -1,0 +1,1 @@
+"""The commands of `foveate`, each a module with a function `main`."""

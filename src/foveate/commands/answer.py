@@ -1,0 +1,38 @@
+"""Answers benchmarks with a model whose images one method compresses."""
+
+from dataclasses import replace
+
+from foveate.core.budget import check_budgets
+from foveate.data.names import parsed
+from foveate.evaluation.ranks import rank
+from foveate.methods.registry import check_names
+from foveate.options import Flat, Options
+
+
+def main(
+    method: str = "full",
+    keep: int | float = 1.0,
+    options: Flat = Options("answers"),
+) -> None:
+    """Answers benchmarks with one method, including splits without reference answers, whose servers grade them.
+
+    Writes `<out>/<study>_<data>/{benchmark.csv, benchmark.md}` if there are reference answers, and `submission.json` if
+    the benchmark has a format for submissions. The same command resumes a run that was stopped.
+
+    Args:
+        method: Name of a method, or your own as package.module:function, from a budget to a compressor.
+        keep: Budget in equivalent tokens: a count, or a fraction of an image's patches.
+        options: Options of all experiments.
+    """
+    options.without_storage()
+    check_names([method])
+    check_budgets([keep])
+    from foveate.analysis.benchmarks.answers import report_answers
+    from foveate.evaluation.run import cached_load, evaluate
+    from foveate.methods.fitting import at_budget
+
+    for name, config in options.each:
+        compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
+        folder = evaluate(replace(config, compressor=compressor), shared=True)
+        if rank() == 0:
+            print(report_answers(method, parsed(config.data)[0], folder, config.out / name))

@@ -1,0 +1,60 @@
+"""Shows versions and devices, and which package is missing for what."""
+
+import importlib.metadata
+import platform
+import re
+from collections.abc import Iterator
+
+from foveate import __version__
+
+_PURPOSES = {
+    "studies": "the commands that evaluate: ablate, budgets, search, compare, bias, speed, reproduce, answer",
+    "notebooks": "the notebooks",
+    "explore": "the page `foveate explore`",
+    "postgres": "studies that several machines share",
+    "loggers": "TensorBoard, Weights & Biases, MLflow",
+    "lmms": "evaluation inside lmms-eval",
+}
+
+
+def main(*_: str) -> None:
+    """Prints versions and devices, and which package is missing for what: foveate doctor."""
+    print(f"foveate {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    for name in _packages(""):
+        print(f"  {name} {_version(name) or 'missing'}")
+    print("\nDevices")
+    for line in _devices():
+        print(f"  {line}")
+    print("\nExtras: pip install 'foveate[NAME]'")
+    for extra, purpose in _PURPOSES.items():
+        missing = [name for name in _packages(extra) if not _version(name)]
+        state = f"missing: {', '.join(missing)}" if missing else "installed"
+        print(f"  {extra:<10}{purpose}\n  {'':<10}{state}")
+
+
+def _devices() -> Iterator[str]:
+    import torch
+
+    yield f"cpu, {torch.get_num_threads()} threads"
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        yield f"cuda:{index}, {torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    if torch.backends.mps.is_available():
+        yield "mps"
+
+
+def _packages(extra: str) -> list[str]:
+    """Returns the packages of an extra, or of the core."""
+    found = []
+    for line in importlib.metadata.requires("foveate") or []:
+        name, marker = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)", line)
+        if name and (marker[1] if marker else "") == extra:
+            found.append(name[0])
+    return found
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

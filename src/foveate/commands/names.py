@@ -1,0 +1,17 @@
+"""Names of the commands, known without importing them."""
+
+from collections.abc import Mapping
+
+COMMANDS: Mapping[str, str] = {
+    "ablate": "which vision layers find the patches that matter, alone and summed, at several budgets",
+    "budgets": "how accuracy falls with the budget, on a fine axis",
+    "search": "layer weights by search, reported on unseen questions",
+    "compare": "published methods and controls at the same number of tokens",
+    "bias": "what prompts, answers and [CLS] attend to, and what the answer depends on",
+    "speed": "how long the parts of an answer take, with and without compression",
+    "reproduce": "the grid of the VTC-CLS paper beside its published numbers",
+    "answer": "answers of one method to benchmarks, also those without reference answers",
+    "methods": "list of the methods: paper, where tokens are removed, families",
+    "doctor": "versions and devices, and which package is missing for what",
+}
+"""Each command's name and what it measures or shows."""
