@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
@@ -11,6 +12,7 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import Literal, NoReturn, TextIO, cast
 
 import tyro
@@ -46,6 +48,14 @@ def run(main: Callable[..., None]) -> None:
 
     An error that the user can resolve is printed in one line, with exit status 2; Ctrl-C ends with one line and 130.
     """
+    pressed: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not with nohup, which ignores it
+        signal.signal(signal.SIGINT, note)
     for name, level in _CHATTER.items():
         logging.getLogger(name).setLevel(level)
     for message in _NOISE:
@@ -53,7 +63,7 @@ def run(main: Callable[..., None]) -> None:
     try:
         tyro.cli(_with_processes(main))
     except (KeyboardInterrupt, Exception) as error:
-        if interrupted(error):
+        if interrupted(error) or pressed:  # code in C turns the exception into another, without a chain
             _end("\nstopped; the same command resumes", 130)
         if isinstance(error, FoveateError):
             _end(f"error: {error}", 2)

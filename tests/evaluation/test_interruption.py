@@ -5,6 +5,7 @@ import pty
 import signal
 import sys
 import termios
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -55,6 +56,19 @@ def test_ctrl_c_loses_the_running_batch_alone_and_python_hears_the_next_one(tiny
     assert len(RecordFolder(folder).done()) == 14
     assert evaluate(config).read().num_rows == 56
     assert len(batches) == 1 + 4  # the interrupted batch runs again, the first one does not
+
+
+def test_an_error_of_code_in_c_at_ctrl_c_counts_as_ctrl_c_although_it_has_no_cause(monkeypatch, capsys, tmp_path):
+    def main(options: Flat = Options("study")) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ValueError("Invalid affine transformation matrix")
+
+    monkeypatch.setattr(sys, "argv", ["study", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\nstopped; the same command resumes\n"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OutputError])

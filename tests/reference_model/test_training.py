@@ -366,6 +366,7 @@ SMALL = "--images 12 --shown-images 6 --epoch-steps 2 --epoch-share 0.01 --card-
 
 
 def trained(folder, stage, *options):
+    folder.mkdir(exist_ok=True)
     done = run("train_reference", "--out", str(folder), *SMALL, "--stage", stage, *options, folder=folder)
     assert done.returncode == 0, done.stderr
 
