@@ -23,7 +23,7 @@ SPEED_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias speed notebooks test test-all test-newest properties faults bench audit lint train dashboard clean
+.PHONY: help ablate compare search bias speed notebooks test test-all test-newest properties faults bench audit lint train dashboard wheel clean
 
 help: ## show this list; ARGS passes options to a script: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -97,6 +97,13 @@ train: $(INSTALLED) ## train the reference model from random initialisation
 
 dashboard: $(INSTALLED) ## show a study in the browser: make dashboard STUDY=ablate_budgets
 	$(BIN)/optuna-dashboard --host 127.0.0.1 --artifact-dir runs/$(STUDY)/artifacts sqlite:///runs/$(STUDY)/study.db
+
+# Python 3.13 as well: make wheel ARGS="python3.11 python3.13"
+wheel: $(INSTALLED) ## build the wheel, check it, and run it in an empty environment: some minutes
+	rm -rf dist
+	$(BIN)/hatchling build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m tests.wheel $(ARGS)
 
 clean: ## remove environments and caches; results in runs/ stay
 	rm -rf $(VENV) .venv-newest dist .pytest_cache .ruff_cache .import_linter_cache

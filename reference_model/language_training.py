@@ -127,7 +127,8 @@ class LanguageTraining(lightning.LightningModule):
         losses = {"answer": answer}
         if self.current.tokens is not None:
             losses["alignment"] = 0.5 * self._alignment_loss(shown, batch["labels"], keep)
-        self.log_dict({f"loss/{name}": value for name, value in losses.items()} | {"phase": float(self.phase)})
+        self.log_dict({f"loss/{name}": value for name, value in losses.items()})
+        self.log("phase", float(self.phase), on_step=False, on_epoch=True)  # an epoch may be shorter than 50 steps
         self._step(torch.stack(list(losses.values())).sum())
 
     def _step(self, loss: Tensor) -> None:
