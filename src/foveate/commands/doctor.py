@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from foveate import __version__
+from foveate.core.errors import shown_some
 
 _PURPOSES = {
     "studies": "the commands that evaluate: ablate, budgets, search, compare, bias, speed, reproduce, answer",
@@ -28,7 +29,7 @@ def main(*_: str) -> None:
     print("\nExtras: pip install 'foveate[NAME]'")
     for extra, purpose in _PURPOSES.items():
         missing = [name for name in _packages(extra) if not _version(name)]
-        state = f"missing: {', '.join(missing)}" if missing else "installed"
+        state = f"missing: {shown_some(missing, 3)}" if missing else "installed"
         print(f"  {extra:<10}{purpose}\n  {'':<10}{state}")
 
 
