@@ -26,6 +26,10 @@ Scoring = Literal[
     "mmbench",
     "mentions",
     "box",
+    "f1",
+    "choice",
+    "anls",
+    "relaxed",
     "none",
 ]
 Form = Literal["plain", "short", "unanswerable", "yes_no", "letter", "letter_context", "letter_cn", "free", "box"]

@@ -10,6 +10,7 @@ from foveate.data.sample import Scoring, VQASample
 from foveate.metrics.boxes import box_hit
 from foveate.metrics.choices import mmbench_letter, pope_match, scienceqa_match, seed_match, yes_no_match
 from foveate.metrics.open_answers import gqa_match, mentions, textvqa_accuracy, vqa_accuracy
+from foveate.metrics.similarity import anls, relaxed_accuracy, token_f1
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -49,7 +50,7 @@ def unknown(prediction: str, references: Sequence[str]) -> float:
 
 def score_of(prediction: str, sample: VQASample) -> float:
     """Returns the score in [0, 1] of an answer by the question's `scoring`; NaN without reference answers."""
-    if sample.scoring == "mmbench":
+    if sample.scoring in ("mmbench", "choice"):
         return float(mmbench_letter(prediction, sample.options) == sample.references[0])
     return SCORINGS[sample.scoring](prediction, sample.references)
 
@@ -66,6 +67,10 @@ SCORINGS: dict[Scoring, Callable[[str, Sequence[str]], float]] = {
     "seed": seed_match,
     "mentions": mentions,
     "box": box_hit,
+    "f1": token_f1,
+    "anls": anls,
+    "relaxed": relaxed_accuracy,
     "none": unknown,
 }
-"""Score in [0, 1] of an answer and its references by scoring; `score_of` handles MMBench, which needs the options."""
+"""Score in [0, 1] of an answer and its references by scoring; `score_of` handles "mmbench" and "choice", which need
+the options."""
