@@ -17,10 +17,10 @@ from typing import Literal, NoReturn, TextIO, cast
 
 import tyro
 
-from foveate.core.errors import FoveateError, behind, interrupted, missing_package
+from foveate.core.errors import DataError, FoveateError, behind, interrupted, missing_package
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
 from foveate.core.progress import disable_bars
-from foveate.data.names import SCENES, parsed
+from foveate.data.names import SCENES, TABLE_SPLIT, parsed, table_of
 from foveate.evaluation.ranks import notice, rank, workers
 from foveate.models.loading.names import REFERENCES, folder_of
 from foveate.options import Checked, Options
@@ -124,7 +124,7 @@ def _with_processes(main: Callable[..., None]) -> Callable[..., None]:
                 stack.enter_context(redirect_stdout(cast(TextIO, copied)))
             main(**arguments)
         if inputs and RESULTS and rank() == 0:
-            _remember(folder, command, copied.text, inputs, begun)
+            _remember(options, command, copied.text, inputs, begun)
         return None
 
     return checked
@@ -133,10 +133,12 @@ def _with_processes(main: Callable[..., None]) -> Callable[..., None]:
 def _inputs(options: Options) -> list[Path]:
     """Returns files and folders that a command's results depend on besides its code; none if it cannot be remembered.
 
-    That is so with a database on a server, or a checkpoint or data set on the hub.
+    That is so with a database on a server, or a checkpoint or data set on the hub. Tables of the user's own follow
+    when the command has finished (`_tables`), because their images are named in them.
     """
     models = [Path(folder_of(one, part)) for one in options.model for part in _parts(one)]
-    data = [Path(location) for name, location in map(parsed, options.data) if location and name != SCENES]
+    named = [parsed(data) for data in options.data if table_of(data) is None]
+    data = [Path(location) for name, location in named if location and name != SCENES]
     try:
         local = options.storage is None and all(path.exists() for path in (*models, *data))
     except (OSError, ValueError):  # no file can have such a name
@@ -148,10 +150,25 @@ def _parts(model: str) -> tuple[Literal["llava", "clip"], ...]:
     return ("llava", "clip") if model in REFERENCES else ("llava",)
 
 
-def _remember(folder: Path, command: str, printed: str, inputs: Sequence[Path], begun: float) -> None:
+def _tables(options: Options) -> list[Path] | None:
+    """Returns the files of tables of the user's own, with their images; None if one is missing, or was removed."""
+    tables = [table for table in map(table_of, options.data) if table]
+    if not tables:
+        return []
+    from foveate.data.table import files_of
+
+    try:
+        return [file for table in tables for file in files_of(table, options.split or TABLE_SPLIT)]
+    except DataError:
+        return None
+
+
+def _remember(options: Options, command: str, printed: str, inputs: Sequence[Path], begun: float) -> None:
     from foveate.evaluation.source import is_own
 
+    if (tables := _tables(options)) is None:
+        return
     loaded = [(name, getattr(module, "__file__", None)) for name, module in sys.modules.items()]
     code = [Path(path) for name, path in loaded if path and (is_own(name) or name.partition(".")[0] == "foveate")]
     found = [path for results in RESULTS.values() for path in results()]
-    remember(folder, command, printed, [*inputs, *code], found, begun)
+    remember(options.out / options.name, command, printed, [*inputs, *tables, *code], found, begun)

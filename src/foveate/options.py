@@ -9,7 +9,7 @@ import tyro
 
 import foveate.evaluation
 from foveate.core.errors import DataError, OptionError, UnsupportedModel, shown
-from foveate.data.names import SCENES, check_limit, parsed
+from foveate.data.names import SCENES, check_limit, parsed, table_of
 from foveate.evaluation.names import REUSABLE, Existing, LoggerName, Reuse, check_loggers, check_numbers
 from foveate.evaluation.ranks import started_elsewhere
 from foveate.models.loading.names import REFERENCE, Dtype
@@ -34,7 +34,7 @@ class Options:
         fresh: Rename the existing study of this name to <study>.old-<n>, and start anew.
         model: "reference" (shipped), a checkpoint folder or a hub ID; several are trainings of one recipe.
         data: Data sets: scenes, or a benchmark (docs/benchmarks.md), read from the hub or, as in pope:LOCATION, from a
-            parquet file, a folder or another hub ID.
+            parquet file, a folder or another hub ID; or a table of your own (docs/own_data.md): PATH or PATH:METRIC.
         split: Split of the data set; None means the one that results are usually reported on.
         limit: Number of questions; None means all of a benchmark, and of scenes the experiment's own number.
         seed: Seed of generated data.
@@ -90,7 +90,7 @@ class Options:
         Raises:
             OptionError: The study's name cannot be a folder's, or a value is out of range.
             MissingPackage: A logger is not installed.
-            DataError: A data set is unknown, or `limit` is below 1.
+            DataError: A data set is unknown, a table does not exist, or `limit` is below 1.
             UnsupportedModel: No model is given, or two have the same name.
         """
         if not re.fullmatch(r"(?!\.)[\w.+ -]{1,100}", self.name):
@@ -107,6 +107,8 @@ class Options:
         check_numbers(self.seed, self.batch_size, self.max_new_tokens)
         for data in self.data:
             parsed(data)
+            if table := table_of(data):
+                _ = table.location
         _ = self.models
         check_limit(self.limit)
         check_loggers(self.logger)
@@ -166,8 +168,8 @@ class Options:
     def each(self) -> tuple[tuple[str, "foveate.evaluation.EvalConfig"], ...]:
         """Returns the name of the study and the evaluation of every data set and model.
 
-        The name of a study of scenes is the user's; a benchmark, a split that is not the usual one and, if there are
-        several, the model are appended.
+        The name of a study of scenes is the user's; a benchmark or table, a split that is not the usual one and, if
+        there are several, the model are appended.
 
         Raises:
             DataError: None is given, one is unknown, or one is given twice.
@@ -189,7 +191,9 @@ class Options:
         data, _ = parsed(config.data)
         if data == SCENES:
             return self.name
-        return f"{self.name}_{data}" + (f"_{config.split}" if config.split != default_split(data) else "")
+        table = table_of(config.data)
+        split = f"_{config.split}" if config.split != default_split(config.data) else ""
+        return f"{self.name}_{table.label if table else data}{split}"
 
     def _on(self, data: str, model: str) -> "foveate.evaluation.EvalConfig":
         from foveate.compressors import Identity

@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from urllib.parse import quote
@@ -108,19 +109,9 @@ class Benchmark:
         check_columns(self.name, table, list(dict.fromkeys(columns)), self.repo)
         # in Arrow format, because `datasets` would decode images and sounds in unused columns
         questions = table.remove_columns(images.columns).with_format("arrow")
-        samples: list[VQASample] = []
-        names: Counter[str] = Counter()
-        for row in bar(images.order(), "row", f"reading {self.name}"):
-            for sample in self._samples_of(row, questions, images, part):
-                name = sample.id
-                while names[name]:  # a row may already have the name that a repeated one would get
-                    names[sample.id] += 1
-                    name = f"{sample.id}#{names[sample.id]}"
-                names[name] += 1
-                samples.append(replace(sample, id=name) if name != sample.id else sample)
-            if limit is not None and len(samples) >= limit:
-                break
-        return samples[:limit]
+        rows = bar(grouped(images.names), "row", f"reading {self.name}")
+        samples = (sample for row in rows for sample in self._samples_of(row, questions, images, part))
+        return list(islice(with_unique_ids(samples), limit))
 
     def _samples_of(self, row: int, questions: Dataset, images: "_ImageIndex", part: Part) -> Iterator[VQASample]:
         values: dict[str, Any] = cast(pa.Table, questions[row]).to_pylist()[0]
@@ -132,8 +123,8 @@ class Benchmark:
             if self.sized and source is not None:
                 values["pixels"] = Pixels(*source.size)
             parsed = list(self.parse_row(values))
-            if malformed := next(filter(None, map(_malformed, parsed)), ""):
-                problem, parsed = malformed, []
+            if reason := next(filter(None, map(malformed, parsed)), ""):
+                problem, parsed = reason, []
         except DataError as error:
             problem = str(error)
         except Exception as error:  # a row may hold anything
@@ -144,7 +135,7 @@ class Benchmark:
             fields = {**vars(question), "id": question.id or name}
             if not part.answered:
                 fields |= {"references": (), "scoring": "none"}
-            yield VQASample(image_id=image_id, source=source, problem=_problem(question, part.answered), **fields)
+            yield VQASample(image_id=image_id, source=source, problem=problem_of(question, part.answered), **fields)
 
 
 class _ImageIndex:
@@ -186,13 +177,6 @@ class _ImageIndex:
             return ""
         return name if len(quote(name, safe="")) <= LONGEST_ID else ""
 
-    def order(self) -> list[int]:
-        """Returns the row numbers grouped by image; images are in the order of their first rows."""
-        first: dict[str, int] = {}
-        for row, name in enumerate(self.names):
-            first.setdefault(name, row)
-        return sorted(range(len(self.names)), key=lambda row: (first[self.names[row]], row))
-
     def source(self, row: int) -> ImageSource | None:
         """Returns the image of a row; None for a text-only question."""
         if self.text_only[row]:
@@ -200,6 +184,30 @@ class _ImageIndex:
         name = self.names[row]
         location = row if self._rows is None else self._rows.get(name)
         return MissingImage(name) if location is None else StoredImage(self._images, location, name, self.folder)
+
+
+def grouped(images: Sequence[str]) -> list[int]:
+    """Returns the row numbers grouped by image; images are in the order of their first rows.
+
+    Args:
+        images: Name of each row's image.
+    """
+    first: dict[str, int] = {}
+    for row, name in enumerate(images):
+        first.setdefault(name, row)
+    return sorted(range(len(images)), key=lambda row: (first[images[row]], row))
+
+
+def with_unique_ids(samples: Iterable[VQASample]) -> Iterator[VQASample]:
+    """Yields questions whose ids are unique: the second "a" becomes "a#2"."""
+    names: Counter[str] = Counter()
+    for sample in samples:
+        name = sample.id
+        while names[name]:  # a row may already have the name that a repeated one would get
+            names[sample.id] += 1
+            name = f"{sample.id}#{names[sample.id]}"
+        names[name] += 1
+        yield replace(sample, id=name) if name != sample.id else sample
 
 
 def is_missing(value: Any) -> bool:  # noqa: ANN401 (as the table has it)
@@ -235,7 +243,7 @@ def option_of(value: Any) -> str:  # noqa: ANN401 (as the table has it)
     return str(value).strip()
 
 
-def _malformed(question: RowQuestion) -> str:
+def malformed(question: RowQuestion) -> str:
     """Returns why a question cannot be stored; empty if it can."""
     if len(quote(question.id, safe="")) > LONGEST_ID:
         return f"its id {shown(question.id)} is too long: at most {LONGEST_ID} characters, escaped as in a URL"
@@ -247,7 +255,7 @@ def _malformed(question: RowQuestion) -> str:
     return ""
 
 
-def _problem(question: RowQuestion, answered: bool) -> str:
+def problem_of(question: RowQuestion, answered: bool) -> str:
     """Returns why a question cannot be asked or scored; empty if it can."""
     if not question.question:
         return "it has no question"

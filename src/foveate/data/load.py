@@ -8,7 +8,7 @@ from PIL import Image
 
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
-from foveate.data.names import SCENE_GRIDS, SCENES, check_limit, parsed
+from foveate.data.names import SCENE_GRIDS, SCENES, TABLE, TABLE_SPLIT, check_limit, parsed, table_of
 from foveate.data.sample import InMemoryImage, Masks, VQASample
 from foveate.data.scenes.questions import QUESTION_KINDS, make_question
 from foveate.data.scenes.scene import SPLITS, make_scene, stream
@@ -26,7 +26,8 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
 
     Args:
         name: "scenes", "scenes:16" (16 x 16 patches instead of 12 x 12), the name of a benchmark, or
-            `<benchmark>:<location>` with a parquet file, a folder or a hub ID that has the benchmark's columns.
+            `<benchmark>:<location>` with a parquet file, a folder or a hub ID that has the benchmark's columns; or the
+            path of a table of the user's own, `<path>` or `<path>:<metric>` (docs/own_data.md).
         split: A split of that data set.
         limit: Number of questions; None means all.
         seed: Random seed of generated data.
@@ -36,8 +37,14 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
     """
     known, location = parsed(name)
     check_limit(limit)
-    grid = int(location or SCENE_GRIDS[0]) if known == SCENES else None
-    samples = _scenes(split, limit, seed, grid) if grid else _benchmark(known).samples(split, limit, location)
+    if table := table_of(name):
+        from foveate.data.table import table_samples
+
+        samples = table_samples(table, split, limit)
+    elif known == SCENES:
+        samples = _scenes(split, limit, seed, int(location or SCENE_GRIDS[0]))
+    else:
+        samples = _benchmark(known).samples(split, limit, location)
     if not samples:
         raise DataError(f"split {split!r} of {name!r} has no questions")
     return samples
@@ -46,13 +53,14 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
 def default_split(name: str) -> str:
     """Returns the split that results are usually reported for."""
     known, _ = parsed(name)
-    return "test" if known == SCENES else _benchmark(known).split
+    own = {SCENES: "test", TABLE: TABLE_SPLIT}
+    return own[known] if known in own else _benchmark(known).split
 
 
 def answer_tokens(name: str) -> int:
     """Returns the maximum number of tokens of an answer."""
     known, _ = parsed(name)
-    return 32 if known == SCENES else _benchmark(known).answer_tokens
+    return 32 if known in (SCENES, TABLE) else _benchmark(known).answer_tokens
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:

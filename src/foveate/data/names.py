@@ -1,6 +1,11 @@
 """Names of data sets, available without importing the modules that read them."""
 
-from foveate.core.errors import DataError
+import os
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from foveate.core.errors import DataError, message_of, shown
 from foveate.core.plugins import installed_plugins
 
 SCENES = "scenes"
@@ -13,6 +18,46 @@ NAMES = (
 """Names of the built-in benchmarks."""
 REGISTERED: set[str] = set()
 """Names of registered benchmarks."""
+TABLE = "table"
+"""Name of all tables of the user's own; their content identifies them."""
+TABLE_ENDINGS = (".jsonl", ".csv", ".parquet")
+TABLE_SPLIT = "all"
+"""Split of a table that is the only one."""
+TableMetric = Literal["exact", "vqa", "f1", "choice", "anls", "relaxed"]
+
+
+class Table(NamedTuple):
+    """The name of a table of the user's own: `<path>` or `<path>:<metric>`.
+
+    Attributes:
+        path: Path of a file, of a folder of tables, or of a folder written by `save_to_disk`.
+        metric: Rule that scores the answers; None means that the answers decide.
+    """
+
+    path: str
+    metric: TableMetric | None = None
+
+    @property
+    def location(self) -> Path:
+        """The path, with the home of a user.
+
+        Raises:
+            DataError: There is nothing at this path.
+        """
+        try:
+            found = Path(self.path).expanduser()
+            if found.exists():
+                return found
+        except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, or with a null byte
+            raise DataError(f"data {shown(self.path)} is not a valid path: {message_of(error)}") from error
+        raise DataError(f"data {shown(self.path)}: there is no such file or folder; expected a table, docs/own_data.md")
+
+    @property
+    def label(self) -> str:
+        """Name of the table in names of studies: that of its file, and the metric if it is given."""
+        path = Path(os.path.abspath(os.path.expanduser(self.path)))
+        name = path.stem if path.suffix in TABLE_ENDINGS else path.name
+        return re.sub(r"[^\w.+-]", "_", name)[:60] + (f"_{self.metric}" if self.metric else "")
 
 
 def known_names() -> tuple[str, ...]:
@@ -23,12 +68,20 @@ def known_names() -> tuple[str, ...]:
 def parsed(name: str) -> tuple[str, str | None]:
     """Returns the name of a data set and what follows its colon, if anything: a location, or the patches of scenes.
 
+    The name of a table of the user's own is `TABLE`, and its location the path without the metric.
+
     Raises:
-        DataError: The data set is unknown, the location is empty, or generated data are given a location.
+        DataError: The data set or the metric of a table is unknown, the location is empty, or generated data are given
+            a location.
     """
     known, given, location = name.partition(":")
     if known not in known_names():
-        raise DataError(f"data {known!r} is unknown; known: {', '.join(known_names())}")
+        if table := table_of(name):
+            return TABLE, table.path
+        raise DataError(
+            f"data {known!r} is unknown; known: {', '.join(known_names())}; or a table of your own, a path that ends "
+            f"in one of {' '.join(TABLE_ENDINGS)}, or a folder (docs/own_data.md)"
+        )
     if given and known == SCENES and location not in SCENE_GRIDS:
         raise DataError(
             f"data {name!r}: {SCENES} are generated, not read: leave out {given}{location}, or give their patches per "
@@ -37,6 +90,30 @@ def parsed(name: str) -> tuple[str, str | None]:
     if given and not location:
         raise DataError(f"data {name!r}: expected a path or hub ID after the colon")
     return known, location or None
+
+
+def table_of(name: str) -> Table | None:
+    """Returns the table of the user's own that a name of a data set means; None if it means no table.
+
+    Raises:
+        DataError: The metric is unknown.
+    """
+    if name.partition(":")[0] in known_names():
+        return None
+    path, _, given = name.rpartition(":")
+    metrics: dict[str, TableMetric] = {metric: metric for metric in get_args(TableMetric)}
+    if _is_table(path) and given in metrics:
+        return Table(path, metrics[given])
+    if _is_table(name):
+        return Table(name)
+    if _is_table(path):
+        raise DataError(f"data {name!r}: metric {given!r} is unknown; known: {', '.join(metrics)}")
+    return None
+
+
+def _is_table(path: str) -> bool:
+    started = path.startswith(("./", "../", "/", "~"))
+    return started or path.endswith(TABLE_ENDINGS) or os.path.isdir(os.path.expanduser(path))
 
 
 def check_limit(limit: int | None) -> None:

@@ -77,20 +77,37 @@ class StoredImage(ImageSource):
             return upright_size(image, f"image {shown(self.name)}")
 
     def content(self) -> bytes:
+        stored = self._stored()
+        return self._read(stored) if isinstance(stored, Path) else stored
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the table names; None if the table holds the image itself.
+
+        Raises:
+            DataError: There is no such file in the table's folder.
+        """
+        stored = self._stored()
+        return stored if isinstance(stored, Path) else None
+
+    def _stored(self) -> bytes | Path:
+        """Returns the encoded bytes that the cell holds, or the file that it names."""
         cell: Any = cast(pa.Table, self.table[self.row]).column(0)[0].as_py()
         value = cell[0] if isinstance(cell, list) and cell else cell
+        value = {"path": value} if isinstance(value, str) else value
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data and isinstance(data, bytes):
             return data
         if path and isinstance(path, str):
-            return self._file(path)
+            return self._inside(path)
         if data or path:
             raise DataError(
                 f"image {shown(self.name)} is {shown(value)}: expected encoded bytes, or a path in the table's folder"
             )
         raise DataError(f"image {shown(self.name)} is missing: its cell holds neither bytes nor a path")
 
-    def _file(self, path: str) -> bytes:
+    def _inside(self, path: str) -> Path:
+        """Returns the file of a path, which must lie in the table's folder."""
         try:
             file = (self.folder / path).resolve()
             if not file.is_relative_to(self.folder.resolve()):
@@ -100,10 +117,16 @@ class StoredImage(ImageSource):
                 )
             if not file.is_file():
                 raise DataError(f"image {shown(self.name)}: there is no file {shown(path)} in the folder of its table")
+            return file
+        except (OSError, ValueError) as error:  # ValueError: invalid paths, such as one with a null byte
+            raise DataError(f"image {shown(self.name)} cannot be read: {message_of(error)}") from error
+
+    def _read(self, file: Path) -> bytes:
+        try:
             if (size := file.stat().st_size) > LARGEST_FILE:
                 raise DataError(f"image {shown(self.name)} has {size:,} bytes, expected at most {LARGEST_FILE:,}")
             return file.read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: invalid paths, such as one with a null byte
+        except OSError as error:
             raise DataError(f"image {shown(self.name)} cannot be read: {message_of(error)}") from error
 
     @contextmanager

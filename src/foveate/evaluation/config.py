@@ -32,7 +32,7 @@ class EvalConfig(Value):
     Attributes:
         compressor: The method.
         model: "reference", a checkpoint folder or a hub ID.
-        data: Name of a data set, or `<name>:<location>`; see `load_samples`.
+        data: Name of a data set, `<name>:<location>`, or the path of a table; see `load_samples`.
         split: One of its splits; empty means the one that results are usually reported on.
         limit: Number of questions; None means the whole split.
         seed: Seed of generated data.

@@ -7,7 +7,7 @@ from foveate.data.benchmarks.choices import MMBENCH, MMBENCH_CN, SCIENCEQA, SEED
 from foveate.data.benchmarks.grounding import REFCOCO, REFCOCO_PLUS, REFCOCOG
 from foveate.data.benchmarks.open_answers import GQA, MMVET, TEXTVQA, TEXTVQA_OCR, VIZWIZ, VQAV2
 from foveate.data.benchmarks.yes_no import MME, POPE
-from foveate.data.names import REGISTERED
+from foveate.data.names import REGISTERED, SCENES, TABLE
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -40,7 +40,7 @@ def register_benchmark(benchmark: Benchmark) -> None:
     Raises:
         DataError: Another data set has this name.
     """
-    if benchmark.name == "scenes" or BENCHMARKS.get(benchmark.name, benchmark) != benchmark:
+    if benchmark.name in (SCENES, TABLE) or BENCHMARKS.get(benchmark.name, benchmark) != benchmark:
         raise DataError(f"data {benchmark.name!r}: another data set has this name already")
     BENCHMARKS[benchmark.name] = benchmark
     REGISTERED.add(benchmark.name)

@@ -1,0 +1,240 @@
+"""Tables of the user's own: questions about images with reference answers, read from one file or folder.
+
+The format, with examples, is in docs/own_data.md.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from os.path import normpath
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any, cast
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from foveate.core.errors import DataError, shown
+from foveate.core.progress import bar
+from foveate.data.benchmark import (
+    LONGEST_ID,
+    RowQuestion,
+    grouped,
+    id_of,
+    is_missing,
+    malformed,
+    option_of,
+    problem_of,
+    text_of,
+    with_unique_ids,
+)
+from foveate.data.names import Table, TableMetric
+from foveate.data.prompts import LETTERS
+from foveate.data.sample import Box, Boxes, ImageSource, VQASample
+from foveate.data.stored import MissingImage, StoredImage
+from foveate.data.table_file import ANSWER, CHOICES, EVIDENCE, ID, IMAGE, KIND, QUESTION, Rows, TableRow, read_table
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
+_FARTHEST = 10**6  # pixels between the corner of an image and an edge of a box
+Values = Mapping[str, Any]
+
+
+def table_samples(table: Table, split: str, limit: int | None = None) -> list[VQASample]:
+    """Returns the first questions of a table; those about an image follow each other.
+
+    Images stay where they are. A malformed row gives a sample with a `problem`.
+
+    Args:
+        table: Name of the table.
+        split: Its split, see `read_table`.
+        limit: Number of questions; None means all.
+
+    Raises:
+        DataError: The table does not exist, cannot be read, has no rows, lacks columns, or has videos.
+    """
+    rows = read_table(table.location, split)
+    votes = any(_holds_votes(row.values) for row in rows.rows)
+    images = _images(rows)
+    samples = (
+        _sample(rows.rows[index], images[index], table.metric, votes)
+        for index in bar(grouped([source.name for source, _ in images]), "row", f"reading {table.label}")
+    )
+    return list(islice(with_unique_ids(samples), limit))
+
+
+def files_of(table: Table, split: str) -> Iterator[Path]:
+    """Yields the files that hold a table and its images.
+
+    Raises:
+        DataError: The table or one of its images does not exist.
+    """
+    rows = read_table(table.location, split)
+    yield rows.path
+    for source, problem in _images(rows):
+        if problem:
+            raise DataError(problem)
+        if source.file is not None:
+            yield source.file
+
+
+def _holds_votes(values: Values) -> bool:
+    """Returns whether the answers are votes of several annotators: a list in which one is repeated."""
+    answers = values.get(ANSWER)
+    texts = [answer for answer in answers if isinstance(answer, str)] if isinstance(answers, list) else []
+    return len(set(texts)) < len(texts) and is_missing(values.get(CHOICES))
+
+
+def _images(rows: Rows) -> list[tuple[StoredImage, str]]:
+    """Returns the image of each row, and the reason why it cannot be used, or an empty string."""
+    found: list[tuple[StoredImage, str]] = []
+    for batch in rows.images.iter(batch_size=64):
+        for cell in cast(pa.Table, batch).column(0).to_pylist():
+            row, unnamed = rows.rows[len(found)], StoredImage(rows.images, len(found), "", rows.folder)
+            given = row.values.get(IMAGE)
+            try:
+                path, name = _image_name(cell if given is None else given)
+                source, problem = replace(unnamed, name=name), ""
+                if path:
+                    _ = source.file  # raises an error if there is none
+            except DataError as error:
+                source = replace(unnamed, name=f"row {row.number}")
+                problem = f"row {row.number}" + (f": {row.problem}" if row.problem else f", column {IMAGE!r}: {error}")
+            found.append((source, problem))
+    return found
+
+
+def _image_name(cell: Any) -> tuple[str, str]:  # noqa: ANN401 (as the table has it)
+    """Returns the path of an image, empty if the cell holds its bytes, and the name that all questions about it share.
+
+    Raises:
+        DataError: The cell is not one image.
+    """
+    if isinstance(cell, list) and len(cell) > 1:
+        raise DataError(f"{len(cell)} images for one question are not supported in tables: give one image per question")
+    cell = cell[0] if isinstance(cell, list) and cell else cell
+    data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, cell)
+    if data or isinstance(path, bytes):
+        content = data or path
+        if not isinstance(content, bytes):
+            raise DataError(f"its bytes are {shown(content)}: JSON has no bytes; give a path, or use a parquet file")
+        return "", hashlib.sha256(content).hexdigest()[:16]
+    if is_missing(path) or path == []:
+        raise DataError("it is empty: give the path of an image in the table's folder; each question needs one")
+    if not isinstance(path, str):
+        raise DataError(f"it is {shown(path)}: expected the path of an image in the table's folder")
+    if _URL.match(path):
+        raise DataError(
+            f"it is {shown(path)}, and nothing is read from the network: download the image into the table's folder, "
+            "and give its path from there"
+        )
+    name = normpath(path)
+    escaped = quote(name, safe="", errors="surrogatepass")
+    return path, name if len(escaped) <= LONGEST_ID else hashlib.sha256(escaped.encode()).hexdigest()[:16]
+
+
+def _sample(row: TableRow, image: tuple[StoredImage, str], metric: TableMetric | None, votes: bool) -> VQASample:
+    """Returns the question of a row.
+
+    Args:
+        row: The row.
+        image: Its image, and the reason why that cannot be used, or an empty string.
+        metric: Rule that scores the answers; None means that the answers decide.
+        votes: Whether answers of the table are votes of several annotators.
+    """
+    (source, problem), name = image, f"row-{row.number:06d}"
+    if problem:
+        return VQASample(name, source.name, MissingImage(source.name), "", "", (), "none", problem=problem)
+    try:
+        question = _question(row.values, source, metric, votes)
+        if reason := malformed(question) or problem_of(question, answered=True):
+            raise DataError(reason)
+    except DataError as error:
+        return VQASample(name, source.name, source, "", "", (), "none", problem=f"row {row.number}: {error}")
+    return VQASample(image_id=source.name, source=source, **{**vars(question), "id": question.id or name})
+
+
+def _question(values: Values, source: ImageSource, metric: TableMetric | None, votes: bool) -> RowQuestion:
+    """Returns the question of a row.
+
+    Raises:
+        DataError: A cell is missing or malformed; the message names the column.
+    """
+    for column in (QUESTION, ANSWER):
+        if column not in values or is_missing(values[column]) or values[column] == []:
+            raise DataError(f"column {column!r} is empty: expected {_EXPECTED[column]}")
+    name, kind, things = id_of(values, ID), id_of(values, KIND), _things(values.get(EVIDENCE), source)
+    text = text_of(values, QUESTION)
+    if options := _options(values.get(CHOICES)):
+        if metric == "vqa":
+            raise DataError(f"column {CHOICES!r} is given, but 'vqa' scores the answers of annotators: use 'choice'")
+        return RowQuestion(
+            name, kind, text, _letter(values[ANSWER], options), metric or "choice", "letter", options, things=things
+        )
+    if metric == "choice":
+        raise DataError(f"column {CHOICES!r} is empty: expected a list of texts, because the metric is 'choice'")
+    references = _references(values[ANSWER])
+    if (scoring := metric or ("vqa" if votes else "exact")) == "vqa" and len(references) < 2:
+        raise DataError(
+            f"column {ANSWER!r} is {shown(values[ANSWER])}: expected a list of the answers of several annotators, "
+            "because the metric is 'vqa'; or name another metric: questions.jsonl:exact"
+        )
+    return RowQuestion(name, kind, text, references, scoring, "short", things=things)
+
+
+_EXPECTED = {QUESTION: "a text", ANSWER: "a text, or a list of texts of which each counts as correct"}
+
+
+def _references(value: Any) -> tuple[str, ...]:  # noqa: ANN401 (as the table has it)
+    """Returns the reference answers of a cell: a text or a number, or a list of them."""
+    try:
+        return tuple(option_of(answer) for answer in (value if isinstance(value, list) else [value]))
+    except DataError as error:
+        raise DataError(f"column {ANSWER!r} is {shown(value)}: expected {_EXPECTED[ANSWER]}") from error
+
+
+def _options(value: Any) -> tuple[str, ...]:  # noqa: ANN401 (as the table has it)
+    """Returns the options of a multiple-choice question; none if the cell is empty."""
+    if is_missing(value) or value == []:
+        return ()
+    if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
+        raise DataError(f"column {CHOICES!r} is {shown(value)}: expected a list of 2 to {len(LETTERS)} texts")
+    try:
+        return tuple(option_of(option) for option in value)
+    except DataError as error:
+        raise DataError(f"column {CHOICES!r}: {error}") from error
+
+
+def _letter(value: Any, options: tuple[str, ...]) -> tuple[str, str]:  # noqa: ANN401 (as the table has it)
+    """Returns the letter and the text of the correct option."""
+    letters = ascii_uppercase[: len(options)]
+    letter = value.strip().upper() if isinstance(value, str) else ""
+    if len(letter) != 1 or letter not in letters:
+        raise DataError(
+            f"column {ANSWER!r} is {shown(value)}: expected the letter of the correct one of its choices, one of "
+            f"{', '.join(letters)}"
+        )
+    return letter, options[letters.index(letter)]
+
+
+def _things(value: Any, source: ImageSource) -> Boxes:  # noqa: ANN401 (as the table has it)
+    """Returns the evidence of a cell: one box in pixels per thing, or a single box."""
+    if is_missing(value) or value == []:
+        return Boxes()
+    several = isinstance(value, list) and all(isinstance(box, list) for box in value)
+    return Boxes(tuple(_shares(box, source.size) for box in (value if several else [value])))
+
+
+def _shares(box: Any, size: tuple[int, int]) -> Box:  # noqa: ANN401 (as the table has it)
+    """Returns a box as shares of the image's width and height, clipped at its edges."""
+    across, down = size
+    if isinstance(box, list) and len(box) == 4 and all(type(edge) in (int, float) for edge in box):
+        left, top, right, bottom = box
+        inside = left < across and top < down and right > 0 and bottom > 0
+        if inside and left < right and top < bottom and max(map(abs, box)) <= _FARTHEST:
+            return max(left, 0) / across, max(top, 0) / down, min(right / across, 1.0), min(bottom / down, 1.0)
+    raise DataError(
+        f"column {EVIDENCE!r} has the box {shown(box)}: expected [left, top, right, bottom] in pixels of a box that "
+        f"overlaps the image of {across} x {down} pixels"
+    )
