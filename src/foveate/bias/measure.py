@@ -115,10 +115,12 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
                 from foveate.evaluation.answering import encodings_of, predict  # Lightning takes seconds to import
                 from foveate.evaluation.datamodule import QuestionsInBatches
                 from foveate.evaluation.module import RecordWriter
+                from foveate.evaluation.prompts import note_unknown_words
 
                 loaded = cached_load(config.model, config.device, config.dtype)
                 encodings = encodings_of(config, loaded, samples, questions, FIX_DATA)
                 check_evaluated(config, loaded)
+                note_unknown_words(loaded, samples)
                 check_grids(encodings, loaded.adapter.tower.grid)
                 module = BiasModule(encodings, plan, config.max_new_tokens)
                 batches = QuestionsInBatches(samples, config.batch_size, None, share, len(shares), left)

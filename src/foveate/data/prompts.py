@@ -4,6 +4,7 @@ Sources: LLaVA-1.5's evaluation files and docs/Evaluation.md; for Qwen-VL and In
 contributed to VLMEvalKit. LLaVA's prompt is used where the authors have none for a form of question.
 """
 
+import re
 from typing import NamedTuple
 
 from foveate.core.errors import DataError
@@ -20,6 +21,7 @@ class Phrase(NamedTuple):
     hint: str = ""
 
 
+_PLACEHOLDER = re.compile(r"\{question\}|\{hint\}|\{options\}")
 _SHORT = "Answer the question using a single word or phrase."
 _LETTER = "{hint}{question}\n{options}\nAnswer with the option's letter from the given choices directly."
 _OCR = "\nReference OCR token: {hint}"
@@ -62,12 +64,19 @@ FAMILIES = {
 """Prompts by the `model_type` of a checkpoint; all others use LLaVA's."""
 
 
-def format_prompt(sample: VQASample, family: str) -> str:
+def instruction_of(form: Form, family: str) -> str:
+    """Returns the words that the prompt of a model family puts around questions of a form; empty if there are none."""
+    return " ".join(_PLACEHOLDER.sub(" ", FAMILIES.get(family, LLAVA)[form].text).split())
+
+
+def format_prompt(sample: VQASample, family: str, instruct: bool = True) -> str:
     """Returns the prompt of a question for a model family.
 
     Args:
         sample: The question.
         family: The `model_type` of the checkpoint's configuration.
+        instruct: Whether the words of `instruction_of` are part of it; without them it has the question, the hint and
+            the options.
 
     Raises:
         DataError: The question has more options than there are letters.
@@ -77,10 +86,16 @@ def format_prompt(sample: VQASample, family: str) -> str:
             f"it has {len(sample.options)} options: expected at most {len(LETTERS)}, {LETTERS[0]} to {LETTERS[-1]}"
         )
     phrase = FAMILIES.get(family, LLAVA)[sample.form]
+    text = phrase.text if instruct else _without_instruction(phrase.text)
     hint = phrase.hint.replace("{hint}", sample.hint) if sample.hint else ""
     options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, sample.options, strict=False))
     parts = {"{question}": sample.question, "{hint}": hint, "{options}": options}
-    return _filled(phrase.text, parts)
+    return _filled(text, parts)
+
+
+def _without_instruction(text: str) -> str:
+    """Returns a template with its placeholders only; a hint brings its own line break."""
+    return "".join(_PLACEHOLDER.findall(text)).replace("{options}", "\n{options}")
 
 
 def _filled(text: str, parts: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.loggers import logged
 from foveate.evaluation.module import Answering, Enough, RecordWriter
-from foveate.evaluation.prompts import RECORD_IT, failure_of, none_left
+from foveate.evaluation.prompts import RECORD_IT, failure_of, none_left, note_unknown_words
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.evaluation.run import refuse_bad
 from foveate.models.loading.load import LoadedModel
@@ -60,6 +60,7 @@ class Evaluation:
         config, folder = self.config, self.folder
         encodings = encodings_of(config, self.loaded, self.samples, self.questions)
         check_evaluated(config, self.loaded)
+        note_unknown_words(self.loaded, self.samples)
         good, failed = without_failures([sample for sample in self.samples if sample.id in left], encodings)
         by_length = self.order is None and "lengths" in config.reuse
         ordered = longest_first(self.samples, encodings) if by_length else self.samples

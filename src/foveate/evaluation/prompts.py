@@ -2,20 +2,57 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 from foveate.core.arrangement import Arrangement
-from foveate.core.errors import DataError
-from foveate.data.prompts import format_prompt
+from foveate.core.errors import DataError, shown
+from foveate.data.prompts import LETTERS, format_prompt, instruction_of
 from foveate.data.sample import VQASample
 from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.ranks import notice
 from foveate.models.loading.load import LoadedModel
 
 RECORD_IT = "correct the data, or record such questions as failed: --on-error skip"
 
 
 def question_text(loaded: LoadedModel, sample: VQASample) -> str:
-    """Returns the question in the words that the model's family was trained with."""
-    return format_prompt(sample, loaded.model.config.model_type)
+    """Returns the question in the words that the model's family was trained with.
+
+    Words around the question that the tokenizer does not know are left out: they would be unknown tokens, which the
+    model was not trained with. Only the checkpoint, the code and the question's form decide that, and all three belong
+    to a run's identity.
+    """
+    family = loaded.model.config.model_type
+    return format_prompt(sample, family, instruct=not loaded.unknown_words(instruction_of(sample.form, family)))
+
+
+def note_unknown_words(loaded: LoadedModel, samples: Iterable[VQASample]) -> None:
+    """Prints how many questions have words that the model's tokenizer does not know, with three of the words.
+
+    The evaluations of a study print it once.
+
+    Args:
+        loaded: The model.
+        samples: The questions; those that cannot be asked do not count.
+    """
+    found: Counter[str] = Counter()
+    questions = 0
+    usable = [sample for sample in samples if not sample.problem and len(sample.options) <= len(LETTERS)]
+    for sample in usable:
+        unknown = loaded.unknown_words(question_text(loaded, sample))
+        found.update(unknown)
+        questions += bool(unknown)
+    if questions:
+        words = ", ".join(shown(word) for word, _ in found.most_common(3))
+        _notice_once(
+            f"{questions} of {len(usable)} questions have words that the tokenizer of {loaded.name!r} does not know, "
+            f"{found.total()} in all, such as {words}: the model reads each as an unknown token"
+        )
+
+
+@cache
+def _notice_once(text: str) -> None:
+    notice(text)
 
 
 def reference_of(loaded: LoadedModel, sample: VQASample) -> list[int]:

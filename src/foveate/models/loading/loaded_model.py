@@ -212,6 +212,10 @@ class LoadedModel:
         """Returns the token ids of an answer after the chat prompt for a question, the end token last."""
         return list(self._prompts.tokens(question, answer))
 
+    def unknown_words(self, text: str) -> tuple[str, ...]:
+        """Returns the words of a text that the tokenizer does not know, see `Prompts.unknown_words`."""
+        return self._prompts.unknown_words(text)
+
     def answer_tokens(self, prompt: str, answer: str) -> list[int]:
         """Returns the token ids of an answer after a chat prompt, the end token last."""
         return self._prompts.answer_tokens(prompt, answer)

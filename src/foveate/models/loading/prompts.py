@@ -77,6 +77,23 @@ class Prompts:
 
         return lru_cache(_TEXTS)(tokens)
 
+    @cached_property
+    def unknown_words(self) -> Callable[[str], tuple[str, ...]]:
+        """A cached function that returns the words of a text that the tokenizer does not know.
+
+        These are the words whose tokens include the unknown token, as often as they stand in the text; none if the
+        tokenizer has no unknown token, or has bytes for every text.
+        """
+        tokenizer = self.processor.tokenizer
+
+        def unknown_words(text: str) -> tuple[str, ...]:
+            unknown = tokenizer.unk_token_id
+            if unknown is None or unknown not in self.ids(text, special=False):
+                return ()
+            return tuple(word for word in text.split() if unknown in self.ids(word, special=False)) or (text,)
+
+        return lru_cache(_TEXTS)(unknown_words)
+
     def answer_tokens(self, prompt: str, answer: str) -> list[int]:
         """Returns the token ids of an answer after a chat prompt, the end token last."""
         if self._holds_control(answer):
