@@ -104,16 +104,17 @@ def table_of(name: str) -> Table | None:
     metrics: dict[str, TableMetric] = {metric: metric for metric in get_args(TableMetric)}
     if _is_table(path) and given in metrics:
         return Table(path, metrics[given])
-    if _is_table(name):
-        return Table(name)
-    if _is_table(path):
+    if _is_surely_table(path) and not _is_surely_table(name):
         raise DataError(f"data {name!r}: metric {given!r} is unknown; known: {', '.join(metrics)}")
-    return None
+    return Table(name) if _is_table(name) else None
 
 
 def _is_table(path: str) -> bool:
-    started = path.startswith(("./", "../", "/", "~"))
-    return started or path.endswith(TABLE_ENDINGS) or os.path.isdir(os.path.expanduser(path))
+    return _is_surely_table(path) or path.startswith(("./", "../", "/", "~"))
+
+
+def _is_surely_table(path: str) -> bool:
+    return path.endswith(TABLE_ENDINGS) or os.path.isdir(os.path.expanduser(path))
 
 
 def check_limit(limit: int | None) -> None:
