@@ -116,7 +116,7 @@ class Compressor(Value, ABC):
         from foveate.models.runtime.attach import Attachment, compressing
         from foveate.models.runtime.images import TextSide
 
-        result = Result()
+        result = Result(repr(self))
         if isinstance(model, LoadedModel):
             adapter, texts = model.adapter, model.text_side
         else:

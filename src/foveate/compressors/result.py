@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from foveate.compressors.kept_file import content_of, write
 from foveate.core.arrangement import Arrangement
 from foveate.core.compression import Compressed, Decision
 from foveate.core.token_account import TokenAccount, account
@@ -21,9 +23,14 @@ _Call = tuple[Compressed, "foveate.models.backbone.decoder.Layout", "foveate.mod
 
 
 class Result:
-    """Decisions of an attached compressor in the model's latest call."""
+    """Decisions of an attached compressor in the model's latest call.
 
-    def __init__(self) -> None:
+    Args:
+        recipe: The `repr` of the compressor, which `save` writes.
+    """
+
+    def __init__(self, recipe: str) -> None:
+        self.recipe = recipe
         self._latest: _Call | None = None
 
     @property
@@ -61,6 +68,23 @@ class Result:
     def tokens(self) -> TokenAccount:
         """Numbers of visual tokens of each prompt at each block."""
         return account(self._call[2].per_block)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the kept, merged and dropped patches of each image, scores and sources as JSON.
+
+        docs/kept_file.md has the schema. The file is complete or not written at all; an older file of that name is
+        replaced.
+
+        Args:
+            path: Path of the file, such as "kept.json".
+
+        Raises:
+            OutputError: The file cannot be written.
+            LookupError: The model has not been called yet.
+        """
+        compressed, layout, pruning = self._call
+        compression = compressed.decision.compression
+        write(Path(path), content_of(self.recipe, compression, layout, pruning, self.scores))
 
     def note(
         self,

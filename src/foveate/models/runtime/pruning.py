@@ -69,6 +69,7 @@ class Pruning:
         self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]))]
         self.repeats = 1
         self.decisions: list[Decision] = []
+        self.compressions: list[Compression] = []  # of the cuts, over the visual tokens before each
         self.per_block = [self.tokens.image_tokens] * decoder.depth
         self._wanted = {need for cut in cuts for need in cut.needs}
         self._running_ahead = False
@@ -193,6 +194,7 @@ class Pruning:
         patches = max(sum(view.patches for view in views) for views in self.views)
         self.decisions.append(_over_patches(decision, patch, patches, self.repeats))
         compression = in_order(decision.compression)
+        self.compressions.append(_every(compression, self.repeats))
         order = self._rearrange(block, cut, compression)
         remaining = torch.cat([states, compression.apply(visual)], 1)
         return remaining.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
@@ -311,6 +313,12 @@ def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) 
     middle = [1] * (tokens.ndim - 2)
     index = index.reshape(len(index), *middle, -1).expand(*tokens.shape[:-1], -1)
     return tokens.gather(-1, index).movedim(-1, need.patch_axis)
+
+
+def _every(compression: Compression, repeats: int) -> Compression:
+    """Returns the compression of each prompt once, if prompts are repeated."""
+    mixing = compression.mixing
+    return Compression(compression.origin[::repeats], None if mixing is None else mixing[::repeats])
 
 
 def _over_patches(decision: Decision, patch: Tensor, patches: int, repeats: int) -> Decision:
