@@ -141,8 +141,8 @@ def _images(
         yield {
             "prompt": prompt,
             "views": [
-                {"rows": view.rows, "columns": view.columns, "box": list(box)}
-                for view, box in zip(image.views, image.boxes, strict=True)
+                {"rows": view.rows, "columns": view.columns, "box": box}
+                for view, box in zip(image.views, image.boxes or [None] * len(image.views), strict=True)
             ],
             "kept": sorted(kept),
             "merged": sorted(used - kept),

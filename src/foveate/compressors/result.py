@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -82,9 +82,13 @@ class Result:
             OutputError: The file cannot be written.
             LookupError: The model has not been called yet.
         """
+        write(Path(path), self.content)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The content of the file that `save` writes."""
         compressed, layout, pruning = self._call
-        compression = compressed.decision.compression
-        write(Path(path), content_of(self.recipe, compression, layout, pruning, self.scores))
+        return content_of(self.recipe, compressed.decision.compression, layout, pruning, self.scores)
 
     def note(
         self,
