@@ -9,6 +9,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "published methods and controls at the same number of tokens",
     "bias": "what prompts, answers and [CLS] attend to, and what the answer depends on",
     "speed": "how long the parts of an answer take, with and without compression",
+    "explore": "page in the browser: kept patches, scores, attention and answers of several methods",
     "reproduce": "the grid of the VTC-CLS paper beside its published numbers",
     "answer": "answers of one method to benchmarks, also those without reference answers",
     "methods": "list of the methods: paper, where tokens are removed, families",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 from PIL import Image
 from scipy.stats import rankdata
 
-from analysis.drawing import FAINT, RIGHT, WRONG, draw_outline, house_style
+from foveate.analysis.drawing import FAINT, RIGHT, WRONG, draw_outline, house_style
 from foveate.core.storage import atomic_write
 from foveate.evaluation.evidence import visible_part
 from foveate.explore.inspection import Inspection, Maps, Prompt
@@ -23,6 +23,10 @@ from foveate.models.backbone.pixels import WHITE, Normalisation
 _SIDE = 360  # pixels of the longer side of a view, about
 _MERGED = 0.5  # share of a merged patch's own colour
 _DPI = 110
+
+
+Part = Literal["tower", "last", "question", "answer"]
+"""A kind of attention map, by its name in `Maps`."""
 
 
 class Pane(NamedTuple):
@@ -160,9 +164,7 @@ def score_range(inspection: Inspection) -> str:
     return f"scores {known.min():.3g} to {known.max():.3g}"
 
 
-def attention_at(
-    maps: Maps, part: Literal["tower", "last", "question", "answer"], row: int, head: int | None
-) -> np.ndarray:
+def attention_at(maps: Maps, part: Part, row: int, head: int | None) -> np.ndarray:
     """Returns one map (patch,): of a layer or block and one head, or of None for the mean over heads."""
     rows: np.ndarray = getattr(maps, part)[row]
     return rows.mean(0) if head is None else rows[head]

@@ -1,0 +1,391 @@
+"""The page: its controls, and which of them computes what."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from html import escape
+from pathlib import Path
+from tempfile import mkdtemp
+from threading import Event
+from typing import Any
+
+import gradio as gr
+from gradio import themes
+
+from foveate.core.errors import OptionError
+from foveate.data.stored import FORMATS, LARGEST_FILE
+from foveate.explore.choice import Choice
+from foveate.explore.drawing import (
+    Column,
+    Part,
+    as_image,
+    attention_at,
+    comparison_figure,
+    map_figure,
+    method_figure,
+    save_figure,
+)
+from foveate.explore.inspection import Inspection
+from foveate.explore.plan import MOST
+from foveate.explore.session import Seen, Session, choice_of, failure
+
+_NONE = "(none)"
+_MEAN = "mean of the heads"
+_ONE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+"""Options of events that run the model, which serves one at a time."""
+_LIGHT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "always_last"}
+_CSS = """
+.gradio-container {max-width: 1600px !important; padding: 8px 16px !important;}
+.answer {font-size: 1.1em; font-weight: 600; overflow-wrap: anywhere;}
+.same {color: #1a7f5a;} .changed, .failed {color: #b3470b;} .facts {color: #555; font-size: 0.85em;}
+footer {display: none !important;}
+"""
+_HELP = (
+    "Kept patches are in colour, dropped ones grey, merged ones pale; the needed evidence is outlined if the data know "
+    "it. Below: the method's scores, coloured by rank, light is high."
+)
+_FILE = f"Image file: {', '.join(FORMATS)}; at most {LARGEST_FILE >> 20} MiB and 178 million pixels"
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What one column shows.
+
+    Attributes:
+        choice: The method.
+        inspection: What it keeps and answers.
+    """
+
+    choice: Choice
+    inspection: Inspection
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    """The components of a method's column."""
+
+    name: gr.Dropdown
+    keep: gr.Slider
+    options: gr.Textbox
+    answer: gr.HTML
+    figure: gr.Image
+    shown: gr.State
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.name, self.keep, self.options]
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [self.answer, self.figure, self.shown]
+
+
+def serve(session: Session, port: int | None, browser: bool) -> None:
+    """Serves the page on this machine until Ctrl-C.
+
+    Args:
+        session: Model and data.
+        port: The port; None means the first free one from 7860 on.
+        browser: Whether to open the page in the browser.
+
+    Raises:
+        OptionError: The port is in use.
+    """
+    page = page_of(session)
+    try:
+        _, url, _ = page.launch(
+            **APPEARANCE,
+            server_name="127.0.0.1",
+            server_port=port,
+            inbrowser=browser,
+            share=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            max_file_size=LARGEST_FILE,
+            ssr_mode=False,
+            footer_links=[],
+        )
+    except OSError as error:
+        raise OptionError(f"port {port or 'from 7860 on'}: {error}; give another one with --port") from error
+    print(f"The page is at {url} (this machine only). Ctrl-C ends it.", flush=True)
+    try:
+        Event().wait()
+    except KeyboardInterrupt:
+        page.close(verbose=False)
+
+
+_FONTS = ["system-ui", "sans-serif"]  # none that a browser would load
+APPEARANCE: dict[str, Any] = {
+    "theme": themes.Default(font=_FONTS, font_mono=["ui-monospace", "monospace"], spacing_size="sm", text_size="sm"),
+    "css": _CSS,
+}
+"""Options of `launch` for the look of the page."""
+
+
+def page_of(session: Session) -> gr.Blocks:
+    """Returns the page of a session."""
+    with gr.Blocks(
+        title="foveate explore", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True
+    ) as page:
+        seen = gr.State()
+        with gr.Row():
+            with gr.Column(scale=2, min_width=260):
+                picked, events, inputs, outputs = _question(session)
+            with gr.Column(scale=7):
+                gr.HTML(_HELP, elem_classes="facts")
+                with gr.Row():
+                    columns = [_column(session, number) for number in range(MOST)]
+                maps, draw_maps = _maps(session, seen)
+                command, files, export = _export()
+        cells = [cell for column in columns for cell in column.inputs]
+        results = [cell for column in columns for cell in column.outputs]
+        keeps = [column.keep for column in columns]
+        for begin in (picked.then, partial(gr.on, [page.load, *events])):
+            looked = begin(_look(session), inputs, [seen, *outputs], **_ONE)
+            run = looked.then(_inspect_all(session), [seen, *cells], [*keeps, *results, command], **_ONE)
+            run.then(draw_maps, [seen, *maps.inputs], maps.outputs, **_LIGHT)
+        shown = [column.shown for column in columns]
+        for column in columns:
+            _connect(session, seen, column, shown, command)
+        export.click(_files, [seen, *shown], files, **_ONE)
+    return page
+
+
+def _question(session: Session) -> tuple[Any, list[Any], list[Any], list[Any]]:
+    """Makes the left column; returns the choice of a question, the events that ask, the inputs, and the outputs."""
+    plan, last = session.plan, len(session.samples) - 1
+    gr.HTML(f"<b>foveate explore</b><div class='facts'>model {escape(plan.model)}, {escape(session.device)}</div>")
+    index = gr.Slider(0, last, plan.index, step=1, label=f"Question of {plan.data}", elem_id="index", visible=last > 0)
+    file = gr.File(plan.image and str(plan.image), label=_FILE, height=90, elem_id="file")
+    given = session.question(plan.index) if plan.question is None else plan.question
+    question = gr.Textbox(given, label="Question", lines=1, max_lines=4, elem_id="question")
+    button = gr.Button("Ask", variant="primary", elem_id="ask")
+    status = gr.HTML(elem_id="status")
+    image = gr.Image(type="pil", label="Image", height=260, interactive=False, buttons=["fullscreen"], elem_id="image")
+    picked = index.release(lambda number: (session.question(number), None), index, [question, file], **_LIGHT)
+    return picked, [file.upload, question.submit, button.click], [file, index, question], [status, image]
+
+
+def _look(session: Session) -> Callable:
+    def look(file: str | None, index: float, question: str) -> tuple[Any, ...]:
+        try:
+            seen = session.see(Path(file) if file else None, int(index), question)
+        except Exception as error:  # said in the page
+            return None, f"<span class='failed'>{escape(failure(error))}</span>", None
+        return seen, _status(seen), seen.prompt.image
+
+    return look
+
+
+def _status(seen: Seen) -> str:
+    full, patches = seen.full, seen.prompt.arrangement.patches
+    reference = f"<br>reference answer: {escape(seen.reference)}" if seen.reference else ""
+    return (
+        f"<div class='answer'>{_text(full.answer)}</div><div class='facts'>with all {patches} patches{reference}<br>"
+        f"{_cost(full)}</div>"
+    )
+
+
+def _column(session: Session, number: int) -> _Column:
+    """Makes the column of a method."""
+    chosen = session.plan.methods[number] if number < len(session.plan.methods) else None
+    patches = session.loaded.adapter.tower.grid.patches
+    keep = session.default_keep(chosen or Choice(_NONE), patches)
+    options = ", ".join(f"{name}={value!r}" for name, value in chosen.options) if chosen else ""
+    hint = session.options_hint(chosen.name) if chosen else ""
+    with gr.Column(min_width=180):
+        return _Column(
+            gr.Dropdown(
+                [_NONE, *session.names],
+                value=chosen.name if chosen else _NONE,
+                label="Method",
+                elem_id=f"method{number}",
+            ),
+            gr.Slider(1, patches, min(keep, patches), step=1, label="Patches to keep", elem_id=f"keep{number}"),
+            gr.Textbox(
+                options, label="Options", placeholder=hint or "no options", max_lines=1, elem_id=f"options{number}"
+            ),
+            gr.HTML(elem_id=f"answer{number}", min_height=92),
+            gr.Image(
+                type="pil", show_label=False, interactive=False, buttons=["fullscreen"], elem_id=f"figure{number}"
+            ),
+            gr.State(),
+        )
+
+
+def _connect(session: Session, seen: gr.State, column: _Column, shown: Sequence[gr.State], command: gr.Textbox) -> None:
+    """Computes a column anew after a change of its method, budget or options."""
+    renamed = column.name.input(
+        lambda name: gr.Textbox("", placeholder=(name != _NONE and session.options_hint(name)) or "no options"),
+        column.name,
+        column.options,
+        **_LIGHT,
+    )
+    for begin in (renamed.then, partial(gr.on, [column.keep.release, column.options.submit])):
+        run = begin(_inspect(session), [seen, *column.inputs], column.outputs, **_ONE)
+        run.then(_command, [seen, *shown], command, **_LIGHT)
+
+
+def _inspect(session: Session) -> Callable:
+    def inspect(seen: Seen | None, name: str, keep: float, options: str) -> tuple[Any, ...]:
+        if seen is None or name == _NONE:
+            return "", None, None
+        try:
+            choice = choice_of(name, keep, options)
+            inspection = session.inspected(seen, choice)
+        except Exception as error:  # said in the page; the other columns remain
+            return f"<span class='failed'>{escape(failure(error))}</span>", None, None
+        figure = method_figure(seen.panes, inspection, seen.prompt.evidence)
+        return _answer(seen, inspection), as_image(figure), Shown(choice, inspection)
+
+    return inspect
+
+
+def _inspect_all(session: Session) -> Callable:
+    inspect = _inspect(session)
+
+    def inspect_all(seen: Seen | None, *cells: Any, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: ANN401, B008
+        patches = seen.prompt.arrangement.patches if seen else None
+        keeps, results = [], []
+        for number in range(MOST):
+            name, keep, options = cells[3 * number : 3 * number + 3]
+            progress((number, MOST), desc=name, unit="methods")
+            keep = min(keep, patches or keep)
+            keeps.append(gr.Slider(maximum=patches, value=keep) if patches else gr.skip())
+            results.append(inspect(seen, name, keep, options))
+        command = _command(seen, *(shown for _, _, shown in results))
+        return [*keeps, *(cell for result in results for cell in result), command]
+
+    return inspect_all
+
+
+def _answer(seen: Seen, inspection: Inspection) -> str:
+    patches = seen.prompt.arrangement.patches
+    same = inspection.words == seen.full.words
+    verdict = "<span class='same'>same as with all patches</span>" if same else "<span class='changed'>changed</span>"
+    merged = f", {len(inspection.merged)} merged" if inspection.merged else ""
+    return (
+        f"<div class='answer'>{_text(inspection.answer)}</div>{verdict}<div class='facts'>{len(inspection.kept)} of "
+        f"{patches} patches kept{merged}<br>{_cost(inspection)}</div>"
+    )
+
+
+def _cost(inspection: Inspection) -> str:
+    blocks = inspection.per_block
+    return (
+        f"log-probability {inspection.log_probability:.3f}<br>{sum(blocks) / len(blocks):.1f} equivalent tokens, "
+        f"{inspection.milliseconds:.0f} ms"
+    )
+
+
+def _text(answer: str) -> str:
+    return escape(answer) if answer.strip() else "(empty answer)"
+
+
+@dataclass(frozen=True, eq=False)
+class _Maps:
+    """The components of the attention maps."""
+
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def _maps(session: Session, seen: gr.State) -> tuple[_Maps, Callable]:
+    """Makes the attention maps; returns their components, and the function that draws them."""
+    adapter = session.loaded.adapter
+    tower, blocks = adapter.tower, adapter.decoder.depth
+    heads = [_MEAN, *map(str, range(tower.heads))]
+    of_decoder = [_MEAN, *map(str, range(adapter.text_config.num_attention_heads))]
+    name = "Attention of [CLS]" if tower.has_cls else "No [CLS] in this tower: attention that a patch receives"
+    with gr.Row():
+        with gr.Column(scale=1, min_width=180):
+            layer = gr.Slider(0, tower.depth - 1, tower.feature_layer, step=1, label=f"{name}: layer", elem_id="layer")
+            head = gr.Dropdown(heads, value=_MEAN, label="Head", elem_id="head")
+            vision = gr.Image(type="pil", show_label=False, interactive=False, buttons=["fullscreen"], elem_id="tower")
+        with gr.Column(scale=3):
+            block = gr.Slider(
+                0, blocks - 1, blocks // 2, step=1, label="Language model, all patches: block", elem_id="block"
+            )
+            other = gr.Dropdown(of_decoder, value=_MEAN, label="Head", elem_id="block_head")
+            language = gr.Image(
+                type="pil", show_label=False, interactive=False, buttons=["fullscreen"], elem_id="prompt"
+            )
+            note = gr.HTML("Attention maps are coloured by the square root of the weight.", elem_classes="facts")
+    layer.change(_draw_tower, [seen, layer, head], vision, **_LIGHT)
+    head.change(_draw_tower, [seen, layer, head], vision, **_LIGHT)
+    for control in (block, other):
+        control.change(_draw_language, [seen, block, other], [language, note], **_LIGHT)
+
+    def draw(seen: Seen | None, layer: float, head: str, block: float, other: str) -> tuple[Any, ...]:
+        return _draw_tower(seen, layer, head), *_draw_language(seen, block, other)
+
+    return _Maps([layer, head, block, other], [vision, language, note]), draw
+
+
+def _draw_tower(seen: Seen | None, layer: float, head: str) -> Any:  # noqa: ANN401 (an image or None)
+    if seen is None:
+        return None
+    layers = seen.maps.layers
+    row = min(range(len(layers)), key=lambda row: abs(layers[row] - layer))
+    what = "[CLS]" if seen.maps.has_cls else "received"
+    windows = f"\n(layer {int(layer)} sees windows only)" if layers[row] != layer else ""
+    name = f"{what}, layer {layers[row]}, {_head_name(head)}{windows}"
+    return as_image(map_figure(seen.panes, [(name, attention_at(seen.maps, "tower", row, _head(head)))]))
+
+
+def _draw_language(seen: Seen | None, block: float, head: str) -> tuple[Any, str]:
+    if seen is None or seen.maps.unreadable:
+        return None, f"<span class='failed'>{escape(seen.maps.unreadable)}</span>" if seen else ""
+    names: dict[Part, str] = {
+        "last": "last prompt token",
+        "question": "text after the image",
+        "answer": "tokens that produce the answer",
+    }
+    maps = [(text, attention_at(seen.maps, part, int(block), _head(head))) for part, text in names.items()]
+    where = f"Block {int(block)}, {_head_name(head)}; coloured by the square root of the weight."
+    return as_image(map_figure(seen.panes, maps)), where
+
+
+def _head(name: str) -> int | None:
+    return None if name == _MEAN else int(name)
+
+
+def _head_name(name: str) -> str:
+    return name if name == _MEAN else f"head {name}"
+
+
+def _export() -> tuple[gr.Textbox, gr.File, gr.Button]:
+    """Makes the command, the files and the button that writes them."""
+    command = gr.Textbox(
+        label="Command that shows this page", interactive=False, lines=1, buttons=["copy"], elem_id="command"
+    )
+    with gr.Row():
+        button = gr.Button("Export figure (PNG, PDF), patches and scores (JSON), and command", elem_id="export")
+        files = gr.File(label="Exported files", file_count="multiple", interactive=False, height=150, elem_id="files")
+    return command, files, button
+
+
+def _command(seen: Seen | None, *shown: Shown | None) -> str:
+    if seen is None:
+        return ""
+    plan, choices = seen.plan, tuple(one.choice for one in shown if one)
+    image = plan.image and Path(plan.image.name)  # an uploaded file's folder is not known
+    return replace(plan, methods=choices, image=image).command
+
+
+def _files(seen: Seen | None, *shown: Shown | None) -> list[str]:
+    """Writes the exported files and returns their paths."""
+    given = [one for one in shown if one]
+    if seen is None or not given:
+        raise gr.Error("There is nothing to export: ask a question and choose a method first.", print_exception=False)
+    folder = Path(mkdtemp(prefix="foveate-explore-"))
+    columns = [Column(str(one.choice), one.inspection, one.inspection.words != seen.full.words) for one in given]
+    figure = comparison_figure(seen.prompt, seen.panes, seen.full, columns)
+    for suffix in ("png", "pdf"):
+        save_figure(figure, folder / f"kept.{suffix}")
+    for number, one in enumerate(given, 1):
+        text = json.dumps(one.inspection.content, allow_nan=False)
+        (folder / f"kept_{number}_{one.choice.name.partition(':')[2] or one.choice.name}.json").write_text(text + "\n")
+    (folder / "command.txt").write_text(_command(seen, *shown) + "\n")
+    return [str(path) for path in sorted(folder.iterdir())]

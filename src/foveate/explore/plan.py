@@ -1,0 +1,91 @@
+"""The contents of the page, as its command line gives them; importing this module is fast."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from foveate.core.errors import DataError, OptionError, shown
+from foveate.data.names import SCENES, check_limit, parsed
+from foveate.explore.choice import Choice
+from foveate.models.loading.names import REFERENCE
+
+MOST = 4
+"""Number of methods side by side."""
+
+
+def check_port(port: int | None) -> None:
+    """Checks the port of a page; None means any.
+
+    Raises:
+        OptionError: There is no such port.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise OptionError(f"port {port}: expected 1 to 65535")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Model, data, image, question and methods of a page.
+
+    Attributes:
+        methods: The methods.
+        image: The image file; None means the image of the data's question.
+        question: The question; None means that of the data.
+        index: Number of the data's question.
+        model: See `load`.
+        companion: See `load`.
+        data: Data set.
+        split: Its split; None means the usual one.
+        limit: Number of questions.
+        seed: Seed of generated data.
+        new_tokens: Longest answer.
+        device: Device of the model.
+        dtype: Type of weights and activations.
+    """
+
+    methods: tuple[Choice, ...]
+    image: Path | None = None
+    question: str | None = None
+    index: int = 0
+    model: str = REFERENCE
+    companion: str | None = None
+    data: str = SCENES
+    split: str | None = None
+    limit: int = 100
+    seed: int = 0
+    new_tokens: int = 32
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def check(self) -> None:
+        """Checks the values that need neither model nor data.
+
+        Raises:
+            OptionError: There are no or too many methods, or a number is out of range.
+            DataError: There is no such image file, or the data set is unknown.
+        """
+        if not 1 <= len(self.methods) <= MOST:
+            raise OptionError(f"{len(self.methods)} methods: expected 1 to {MOST}")
+        if self.new_tokens < 1:
+            raise OptionError(f"new_tokens={self.new_tokens}: expected at least 1")
+        parsed(self.data)
+        check_limit(self.limit)
+        if not 0 <= self.index < self.limit:
+            raise OptionError(f"index={self.index}: expected 0 to {self.limit - 1}, one less than --limit")
+        if self.image is not None and not self.image.is_file():
+            raise DataError(f"image {shown(str(self.image))}: there is no such file; give the path of an image")
+
+    @property
+    def command(self) -> str:
+        """The command that shows this page."""
+        words = ["foveate", "explore", *([str(self.image)] if self.image else []), *self._options()]
+        return shlex.join(words)
+
+    def _options(self) -> Iterator[str]:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "methods":
+                yield from ("--methods", *map(str, value))
+            elif field.name != "image" and value != field.default:
+                yield from (f"--{field.name.replace('_', '-')}", str(value))

@@ -1,0 +1,160 @@
+"""The model and the data of a page, and what the page shows of them."""
+
+import traceback
+from dataclasses import dataclass, replace
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from foveate.compressors import Identity
+from foveate.core.budget import resolve_keep
+from foveate.core.errors import DataError, FoveateError, message_of
+from foveate.data.load import default_split, load_samples
+from foveate.data.sample import VQASample
+from foveate.evaluation.prompts import question_text
+from foveate.explore.choice import Choice, options_of
+from foveate.explore.drawing import Pane, panes_of
+from foveate.explore.inspection import Inspection, Maps, Prompt, inspect, maps_of, read_image
+from foveate.explore.plan import Plan
+from foveate.methods.fitting import for_model, method, options_on
+from foveate.methods.registry import METHODS
+from foveate.models.loading.load import LoadedModel, load
+
+SHARE = 0.11
+"""Share of the patches that a method without a budget keeps."""
+_ANNOTATED_ONLY = "evidence"
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """An image and a question with the answer from all patches.
+
+    Attributes:
+        plan: The plan of a page that shows them.
+        prompt: The prompt.
+        full: The inspection without compression.
+        maps: The attention maps.
+        panes: The views of the image.
+        reference: Reference answers of the data set; empty if they are unknown.
+    """
+
+    plan: Plan
+    prompt: Prompt
+    full: Inspection
+    maps: Maps
+    panes: tuple[Pane, ...]
+    reference: str
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A loaded model with the questions to choose from.
+
+    Attributes:
+        plan: The page at its start.
+        loaded: The model.
+        samples: The questions about images.
+    """
+
+    plan: Plan
+    loaded: LoadedModel
+    samples: tuple[VQASample, ...]
+
+    @classmethod
+    def opened(cls, plan: Plan) -> "Session":
+        """Returns the session of a plan, after one answer about a blank image, whose time does not count.
+
+        Raises:
+            FoveateError: Model, data or a method cannot be used.
+        """
+        samples = load_samples(plan.data, plan.split or default_split(plan.data), plan.limit, plan.seed)
+        usable = tuple(sample for sample in samples if sample.source is not None and not sample.problem)
+        if not usable:
+            raise DataError(f"none of {len(samples)} questions of {plan.data!r} is about an image: raise --limit")
+        loaded = load(plan.model, plan.device, plan.dtype, companion=plan.companion)
+        session = cls(replace(plan, index=min(plan.index, len(usable) - 1)), loaded, usable)
+        for choice in plan.methods:
+            method(choice.name)
+        blank = Prompt.of(loaded, Image.new("RGB", (336, 336), "white"), "?", 1)
+        inspect(blank, Identity())
+        return session
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the methods that the page offers."""
+        own = [choice.name for choice in self.plan.methods]
+        return list(dict.fromkeys([*(name for name in METHODS if name != _ANNOTATED_ONLY), *own]))
+
+    @property
+    def device(self) -> str:
+        """Device and precision of the model, such as "cpu, float32"."""
+        return f"{self.loaded.device}, {str(self.loaded.model.dtype).removeprefix('torch.')}"
+
+    def question(self, index: int) -> str:
+        """Returns the words of a question of the data."""
+        return question_text(self.loaded, self.samples[index])
+
+    def see(self, file: Path | None, index: int, question: str) -> Seen:
+        """Returns an image and a question with the answer from all patches.
+
+        Args:
+            file: The image file; None means the image of the data's question.
+            index: Number of the data's question.
+            question: The question.
+
+        Raises:
+            FoveateError: The image cannot be read, or the model cannot be asked.
+        """
+        sample = None if file else self.samples[index]
+        image = read_image(file) if file else self.samples[index].image
+        if not question.strip():
+            raise DataError("there is no question: write one about the image")
+        known = sample is not None and question == self.question(index)
+        prompt = Prompt.of(self.loaded, image, question, self.plan.new_tokens, sample if known else None)
+        full = inspect(prompt, Identity())
+        plan = replace(self.plan, image=file, index=self.plan.index if file else index)
+        plan = replace(plan, question=None if known else question)
+        reference = " or ".join(dict.fromkeys(sample.references)) if sample and known else ""
+        return Seen(plan, prompt, full, maps_of(prompt, full.words), panes_of(prompt), reference)
+
+    def inspected(self, seen: Seen, choice: Choice) -> Inspection:
+        """Returns what a method keeps and answers.
+
+        Raises:
+            FoveateError: The method cannot be used with this model, image or options.
+        """
+        compressor = for_model(choice.name, choice.keep, dict(choice.options), self.loaded.adapter)
+        return inspect(seen.prompt, compressor)
+
+    def default_keep(self, choice: Choice, patches: int) -> int:
+        """Returns the number of patches that a method of the plan keeps."""
+        return resolve_keep(SHARE if choice.keep is None else choice.keep, patches)
+
+    def options_hint(self, name: str) -> str:
+        """Returns the options of a method with their values on this model, such as "start_layer=5"."""
+        recipe = method(name)
+        found: dict[str, Any] = {
+            option: parameter.default
+            for option, parameter in signature(recipe).parameters.items()
+            if option != "keep" and parameter.default is not Parameter.empty
+        }
+        return ", ".join(f"{o}={v!r}" for o, v in (found | options_on(recipe, self.loaded.adapter)).items())
+
+
+def choice_of(name: str, keep: float, options: str) -> Choice:
+    """Returns the choice that the controls of a column show.
+
+    Raises:
+        OptionError: The options are not spelled as expected.
+    """
+    return Choice(name, round(keep), options_of(options))
+
+
+def failure(error: Exception) -> str:
+    """Returns the message of an error for the page; the traceback of one that is not ours is printed."""
+    if isinstance(error, FoveateError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {message_of(error)}"
