@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 from PIL import Image
 from scipy.stats import rankdata
 
-from foveate.analysis.drawing import FAINT, RIGHT, WRONG, draw_outline, house_style
+from foveate.analysis.drawing import FAINT, INK, RIGHT, WRONG, draw_outline, house_style
 from foveate.core.storage import atomic_write
 from foveate.evaluation.evidence import visible_part
 from foveate.explore.inspection import Inspection, Maps, Prompt
@@ -76,6 +76,12 @@ def panes_of(prompt: Prompt) -> tuple[Pane, ...]:
     return tuple(panes)
 
 
+def enlarged(image: Image.Image, side: int) -> Image.Image:
+    """Returns a small image enlarged by a whole factor to at most `side` pixels, so that its pixels stay sharp."""
+    factor = max(1, side // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
 def _views(prompt: Prompt) -> list[Image.Image]:
     """Returns the part of the image that each view shows."""
     adapter, (width, height) = prompt.loaded.adapter, prompt.image.size
@@ -132,8 +138,8 @@ def map_figure(panes: Sequence[Pane], maps: Sequence[tuple[str, np.ndarray]]) ->
         for part, (name, values) in zip(_parts(figure, 1, len(maps)), maps, strict=True):
             for pane, ax in zip(panes, _axes(part, len(panes)), strict=True):
                 draw_map(pane, np.sqrt(values), ax)
-            part.suptitle(name, fontsize=10)
-            part.supxlabel(f"largest {values.max():.3f}, sum {values.sum():.2f}", fontsize=9, color=FAINT)
+            weights = f"largest weight {values.max():.3f}, sum {values.sum():.2f}"
+            part.supxlabel(f"{name}\n{weights}", fontsize=9, color=INK)
     return figure
 
 
@@ -188,6 +194,8 @@ def _fill(
 ) -> None:
     """Draws the kept patches in the first part of a figure, and the scores in the second."""
     ranks = rankdata(inspection.scores, nan_policy="omit")
+    if np.nanmin(ranks, initial=np.inf) == np.nanmax(ranks, initial=0):  # all are equal
+        ranks = np.full_like(ranks, np.nan)
     for pane, above, below in zip(panes, *(_axes(part, len(panes)) for part in parts), strict=True):
         draw_kept(pane, inspection.kept, inspection.merged, above)
         if evidence is not None:

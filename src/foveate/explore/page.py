@@ -22,6 +22,7 @@ from foveate.explore.drawing import (
     as_image,
     attention_at,
     comparison_figure,
+    enlarged,
     map_figure,
     method_figure,
     save_figure,
@@ -42,10 +43,15 @@ _CSS = """
 footer {display: none !important;}
 """
 _HELP = (
-    "Kept patches are in colour, dropped ones grey, merged ones pale; the needed evidence is outlined if the data know "
-    "it. Below: the method's scores, coloured by rank, light is high."
+    "Kept patches are in colour, dropped ones grey, merged ones pale; evidence is outlined where the data have it. Below "
+    "them are the method's scores, coloured by rank: light is high. The budget is the number of patches to keep, as the "
+    "method's authors define it; equivalent tokens are the mean over the blocks of the language model."
 )
-_FILE = f"Image file: {', '.join(FORMATS)}; at most {LARGEST_FILE >> 20} MiB and 178 million pixels"
+_FILE = (
+    f"Your own image: {', '.join(FORMATS)}; at most {LARGEST_FILE >> 20} MiB and 178 million pixels. The question of "
+    "the data brings its image back."
+)
+_IMAGE = 288  # pixels of the longer side of a small image, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +162,16 @@ def _question(session: Session) -> tuple[Any, list[Any], list[Any], list[Any]]:
     """Makes the left column; returns the choice of a question, the events that ask, the inputs, and the outputs."""
     plan, last = session.plan, len(session.samples) - 1
     gr.HTML(f"<b>foveate explore</b><div class='facts'>model {escape(plan.model)}, {escape(session.device)}</div>")
-    index = gr.Slider(0, last, plan.index, step=1, label=f"Question of {plan.data}", elem_id="index", visible=last > 0)
-    file = gr.File(plan.image and str(plan.image), label=_FILE, height=90, elem_id="file")
+    index = gr.Slider(
+        0, last, plan.index, step=1, label=f"Question of {plan.data}", buttons=[], elem_id="index", visible=last > 0
+    )
+    file = gr.File(plan.image and str(plan.image), label="Your own image", height=132, elem_id="file")
+    gr.HTML(_FILE, elem_classes="facts")
     given = session.question(plan.index) if plan.question is None else plan.question
     question = gr.Textbox(given, label="Question", lines=1, max_lines=4, elem_id="question")
     button = gr.Button("Ask", variant="primary", elem_id="ask")
     status = gr.HTML(elem_id="status")
-    image = gr.Image(type="pil", label="Image", height=260, interactive=False, buttons=["fullscreen"], elem_id="image")
+    image = gr.Image(type="pil", label="Image", height=300, interactive=False, buttons=["fullscreen"], elem_id="image")
     picked = index.release(lambda number: (session.question(number), None), index, [question, file], **_LIGHT)
     return picked, [file.upload, question.submit, button.click], [file, index, question], [status, image]
 
@@ -173,7 +182,7 @@ def _look(session: Session) -> Callable:
             seen = session.see(Path(file) if file else None, int(index), question)
         except Exception as error:  # said in the page
             return None, f"<span class='failed'>{escape(failure(error))}</span>", None
-        return seen, _status(seen), seen.prompt.image
+        return seen, _status(seen), enlarged(seen.prompt.image, _IMAGE)
 
     return look
 
@@ -202,7 +211,7 @@ def _column(session: Session, number: int) -> _Column:
                 label="Method",
                 elem_id=f"method{number}",
             ),
-            gr.Slider(1, patches, min(keep, patches), step=1, label="Patches to keep", elem_id=f"keep{number}"),
+            gr.Slider(1, patches, min(keep, patches), step=1, label="Budget", buttons=[], elem_id=f"keep{number}"),
             gr.Textbox(
                 options, label="Options", placeholder=hint or "no options", max_lines=1, elem_id=f"options{number}"
             ),
@@ -297,16 +306,18 @@ def _maps(session: Session, seen: gr.State) -> tuple[_Maps, Callable]:
     tower, blocks = adapter.tower, adapter.decoder.depth
     heads = [_MEAN, *map(str, range(tower.heads))]
     of_decoder = [_MEAN, *map(str, range(adapter.text_config.num_attention_heads))]
-    name = "Attention of [CLS]" if tower.has_cls else "No [CLS] in this tower: attention that a patch receives"
+    name = "attention of [CLS]" if tower.has_cls else "no [CLS]: attention that each patch receives from all others"
     with gr.Row():
         with gr.Column(scale=1, min_width=180):
-            layer = gr.Slider(0, tower.depth - 1, tower.feature_layer, step=1, label=f"{name}: layer", elem_id="layer")
+            gr.HTML(f"<b>Vision tower</b>, {name}")
+            layer = gr.Slider(
+                0, tower.depth - 1, tower.feature_layer, step=1, label="Layer", buttons=[], elem_id="layer"
+            )
             head = gr.Dropdown(heads, value=_MEAN, label="Head", elem_id="head")
             vision = gr.Image(type="pil", show_label=False, interactive=False, buttons=["fullscreen"], elem_id="tower")
         with gr.Column(scale=3):
-            block = gr.Slider(
-                0, blocks - 1, blocks // 2, step=1, label="Language model, all patches: block", elem_id="block"
-            )
+            gr.HTML("<b>Language model without compression</b>, attention to the patches")
+            block = gr.Slider(0, blocks - 1, blocks // 2, step=1, label="Block", buttons=[], elem_id="block")
             other = gr.Dropdown(of_decoder, value=_MEAN, label="Head", elem_id="block_head")
             language = gr.Image(
                 type="pil", show_label=False, interactive=False, buttons=["fullscreen"], elem_id="prompt"
@@ -340,7 +351,7 @@ def _draw_language(seen: Seen | None, block: float, head: str) -> tuple[Any, str
     names: dict[Part, str] = {
         "last": "last prompt token",
         "question": "text after the image",
-        "answer": "tokens that produce the answer",
+        "answer": "answer",
     }
     maps = [(text, attention_at(seen.maps, part, int(block), _head(head))) for part, text in names.items()]
     where = f"Block {int(block)}, {_head_name(head)}; coloured by the square root of the weight."
@@ -362,7 +373,9 @@ def _export() -> tuple[gr.Textbox, gr.File, gr.Button]:
     )
     with gr.Row():
         button = gr.Button("Export figure (PNG, PDF), patches and scores (JSON), and command", elem_id="export")
-        files = gr.File(label="Exported files", file_count="multiple", interactive=False, height=150, elem_id="files")
+        files = gr.File(
+            label="Exported files", file_count="multiple", interactive=False, visible=False, elem_id="files"
+        )
     return command, files, button
 
 
@@ -374,8 +387,8 @@ def _command(seen: Seen | None, *shown: Shown | None) -> str:
     return replace(plan, methods=choices, image=image).command
 
 
-def _files(seen: Seen | None, *shown: Shown | None) -> list[str]:
-    """Writes the exported files and returns their paths."""
+def _files(seen: Seen | None, *shown: Shown | None) -> gr.File:
+    """Writes the exported files and returns the list of links to them."""
     given = [one for one in shown if one]
     if seen is None or not given:
         raise gr.Error("There is nothing to export: ask a question and choose a method first.", print_exception=False)
@@ -388,4 +401,4 @@ def _files(seen: Seen | None, *shown: Shown | None) -> list[str]:
         text = json.dumps(one.inspection.content, allow_nan=False)
         (folder / f"kept_{number}_{one.choice.name.partition(':')[2] or one.choice.name}.json").write_text(text + "\n")
     (folder / "command.txt").write_text(_command(seen, *shown) + "\n")
-    return [str(path) for path in sorted(folder.iterdir())]
+    return gr.File([str(path) for path in sorted(folder.iterdir())], visible=True)
