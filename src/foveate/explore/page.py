@@ -43,9 +43,9 @@ _CSS = """
 footer {display: none !important;}
 """
 _HELP = (
-    "Kept patches are in colour, dropped ones grey, merged ones pale; evidence is outlined where the data have it. Below "
-    "them are the method's scores, coloured by rank: light is high. The budget is the number of patches to keep, as the "
-    "method's authors define it; equivalent tokens are the mean over the blocks of the language model."
+    "Kept patches are in colour, dropped ones grey, merged ones pale; evidence is outlined where the data have it. "
+    "Below them are the method's scores, coloured by rank: light is high. The budget is the number of patches to keep, "
+    "as the method's authors define it; equivalent tokens are the mean over the blocks of the language model."
 )
 _FILE = (
     f"Your own image: {', '.join(FORMATS)}; at most {LARGEST_FILE >> 20} MiB and 178 million pixels. The question of "
@@ -139,7 +139,7 @@ def page_of(session: Session) -> gr.Blocks:
             with gr.Column(scale=2, min_width=260):
                 picked, events, inputs, outputs = _question(session)
             with gr.Column(scale=7):
-                gr.HTML(_HELP, elem_classes="facts")
+                gr.HTML(_HELP, elem_classes="facts", padding=False)
                 with gr.Row():
                     columns = [_column(session, number) for number in range(MOST)]
                 maps, draw_maps = _maps(session, seen)
@@ -166,14 +166,14 @@ def _question(session: Session) -> tuple[Any, list[Any], list[Any], list[Any]]:
         0, last, plan.index, step=1, label=f"Question of {plan.data}", buttons=[], elem_id="index", visible=last > 0
     )
     file = gr.File(plan.image and str(plan.image), label="Your own image", height=132, elem_id="file")
-    gr.HTML(_FILE, elem_classes="facts")
     given = session.question(plan.index) if plan.question is None else plan.question
     question = gr.Textbox(given, label="Question", lines=1, max_lines=4, elem_id="question")
     button = gr.Button("Ask", variant="primary", elem_id="ask")
-    status = gr.HTML(elem_id="status")
+    status = gr.HTML(elem_id="status", padding=False)
     image = gr.Image(type="pil", label="Image", height=300, interactive=False, buttons=["fullscreen"], elem_id="image")
+    gr.HTML(_FILE, elem_classes="facts", padding=False)
     picked = index.release(lambda number: (session.question(number), None), index, [question, file], **_LIGHT)
-    return picked, [file.upload, question.submit, button.click], [file, index, question], [status, image]
+    return picked, [file.upload, file.clear, question.submit, button.click], [file, index, question], [status, image]
 
 
 def _look(session: Session) -> Callable:
@@ -215,7 +215,7 @@ def _column(session: Session, number: int) -> _Column:
             gr.Textbox(
                 options, label="Options", placeholder=hint or "no options", max_lines=1, elem_id=f"options{number}"
             ),
-            gr.HTML(elem_id=f"answer{number}", min_height=92),
+            gr.HTML(elem_id=f"answer{number}", min_height=92, padding=False),
             gr.Image(
                 type="pil", show_label=False, interactive=False, buttons=["fullscreen"], elem_id=f"figure{number}"
             ),
