@@ -44,7 +44,7 @@ def cells(tower):
 
 def complete_cells(study):
     done = study.get_trials(states=(TrialState.COMPLETE,))
-    return Counter((trial.params["scorer"], trial.params["keep"]) for trial in done)
+    return Counter((trial.params["scorer"], trial.params.get("keep")) for trial in done)
 
 
 def check_whole(study, out, cells_wanted):
@@ -94,7 +94,8 @@ SCORERS = {
     *("cls[0]", "cls[1]", "cls[2]", "full", "blind", "evidence", "uniform", "saturation", "contrast", "edges"),
     *(f"random[{i}]" for i in range(5)),
 }
-WANTED = {(scorer, keep) for scorer in SCORERS for keep in (36, 7)}
+ONCE = {"full", "blind"}
+WANTED = {(scorer, keep) for scorer in SCORERS - ONCE for keep in (36, 7)} | {(scorer, None) for scorer in ONCE}
 
 
 def planned(folder, config, tiny_cells=cells):
@@ -232,7 +233,7 @@ def few(tower):
     return cells(tower)[:4]
 
 
-FEW = {(scorer, 7) for scorer in ("cls[0]", "cls[1]", "cls[2]", "full")}
+FEW = {*((scorer, 7) for scorer in ("cls[0]", "cls[1]", "cls[2]")), ("full", None)}
 
 
 @parametrize("free", [0, 30_000, 150_000, 220_000, 300_000, 400_000], fast=(150_000,), reason="moments")

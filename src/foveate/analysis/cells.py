@@ -73,8 +73,9 @@ def cells_of(study: optuna.Study) -> list[Cell]:
     for trial in study.trials:
         if trial.state.name == "COMPLETE":
             facts, scorer = trial.user_attrs, trial.params["scorer"]
-            keep = budgetless.get(facts["family"], trial.params["keep"])
-            cells[scorer, keep] = Cell(scorer, facts["family"], str(facts["layers"]), keep, facts["run_id"])
+            family = facts["family"]
+            keep = budgetless[family] if family in budgetless else trial.params["keep"]
+            cells[scorer, keep] = Cell(scorer, family, str(facts["layers"]), keep, facts["run_id"])
     return sorted(cells.values(), key=_order)
 
 

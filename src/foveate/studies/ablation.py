@@ -15,7 +15,7 @@ from foveate.core.layers import LayersFrom, resolve_layer, resolve_layers
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.identity import identity_of
 from foveate.methods import blind, contrast, edges, evidence, full, random, saturation, uniform, vtc_cls
-from foveate.methods.fitting import with_fallbacks
+from foveate.methods.fitting import BUDGETLESS, with_fallbacks
 from foveate.models.backbone.adapter import Tower
 from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.studies.context import StudyContext
@@ -37,17 +37,24 @@ class Choice:
         family: "single", "suffix", "all", or the name of a method or control; its seeds share it.
         layers: The layers that it reads, as text.
         recipe: Function from a budget to a compressor.
+        ranked: Whether it can be the study's best trial, as controls and oracles cannot.
     """
 
     label: str
     family: str
     layers: str
     recipe: Callable[[int], Compressor]
+    ranked: bool = True
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether its compressor depends on the budget; those of `full` and `blind` do not."""
+        return self.family not in BUDGETLESS
 
 
 @dataclass(frozen=True)
 class ChoiceGrid(Space):
-    """The space of all choices at all budgets.
+    """The space of all choices at all budgets; those without a budget stand once.
 
     Attributes:
         choices: The rows.
@@ -60,8 +67,8 @@ class ChoiceGrid(Space):
     def suggest(self, trial: AnyTrial) -> Proposal:
         choices = {choice.label: choice for choice in self.choices}
         choice = choices[trial.suggest_categorical("scorer", list(choices))]
-        keep = trial.suggest_categorical("keep", list(self.keeps))
-        return Proposal(choice.recipe(keep), choice.label, choice.family, choice.layers)
+        keep = trial.suggest_categorical("keep", list(self.keeps)) if choice.has_budget else self.keeps[0]
+        return Proposal(choice.recipe(keep), choice.label, choice.family, choice.layers, ranked=choice.ranked)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -71,7 +78,12 @@ class ChoiceGrid(Space):
     @property
     def cells(self) -> list[Planned]:
         """The trials that make up the grid."""
-        return [Planned({"scorer": choice.label, "keep": keep}) for keep in self.keeps for choice in self.choices]
+        cells = [
+            {"scorer": choice.label} | ({"keep": keep} if choice.has_budget else {})
+            for keep in self.keeps
+            for choice in self.choices
+        ]
+        return [Planned(cell) for number, cell in enumerate(cells) if cell not in cells[:number]]
 
 
 def ablate(
@@ -132,8 +144,9 @@ def every_layer(tower: Tower) -> Choice:
 def controls(seeds: Iterable[int] = RANDOM_SEEDS) -> list[Choice]:
     """Returns the uncompressed model, no image, the evidence oracle, the even grid, pixel filters, random patches."""
     recipes = (full, blind, evidence, uniform, saturation, contrast, edges)
-    plain = [Choice(recipe.__name__, recipe.__name__, "", recipe) for recipe in recipes]
-    return [*plain, *(Choice(f"random[{seed}]", "random", "", partial(random, seed=seed)) for seed in seeds)]
+    plain = [Choice(recipe.__name__, recipe.__name__, "", recipe, ranked=False) for recipe in recipes]
+    seeded = [(f"random[{seed}]", partial(random, seed=seed)) for seed in seeds]
+    return [*plain, *(Choice(label, "random", "", recipe, ranked=False) for label, recipe in seeded)]
 
 
 def layer_choices(tower: Tower, layers: tuple[int, ...] = ()) -> list[Choice]:

@@ -105,14 +105,15 @@ def _choices(
     label: str, recipe: Callable[..., Compressor], loaded: LoadedModel, seeds: tuple[int, ...]
 ) -> list[Choice]:
     """Returns the choices of a method, one per seed; their recipes take equivalent tokens."""
+    choice = partial(Choice, family=label, layers="", ranked=label not in (*CONTROLS, *ORACLES))
     if label in BUDGETLESS:
-        return [Choice(label, label, "", recipe)]
+        return [choice(label, recipe=recipe)]
     tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
     options = options_on(recipe, loaded.adapter)
     fitted = partial(_fitted, tower, partial(aligned, recipe, patches=tower.grid.patches, depth=depth, **options))
     if "seed" not in signature(recipe).parameters:
-        return [Choice(label, label, "", fitted)]
-    return [Choice(f"{label}[{seed}]", label, "", partial(fitted, seed=seed)) for seed in seeds]
+        return [choice(label, recipe=fitted)]
+    return [choice(f"{label}[{seed}]", recipe=partial(fitted, seed=seed)) for seed in seeds]
 
 
 def _fitted(tower: Tower, recipe: Callable[..., Compressor], equivalent: int, **options: int) -> Compressor:

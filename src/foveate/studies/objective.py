@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -19,37 +19,30 @@ from optuna.trial import FixedTrial, FrozenTrial
 from optuna_dashboard import save_note
 
 from foveate.compressors import Compressor, Identity
-from foveate.core.errors import BudgetError
+from foveate.core.errors import BudgetError, shown
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load
 from foveate.methods.fitting import with_fallbacks
-from foveate.studies.plan import Goal
+from foveate.studies.notes import trial_note
+from foveate.studies.plan import DIRECTIONS, Goal
 from foveate.studies.space import AnyTrial, Proposal, Space
 from foveate.studies.stopping import PER_QUESTION, EarlyStopping
 
 ARTIFACTS = "artifacts"  # folder of the dashboard's files in the study's folder
+_WORST = {"maximize": -math.inf, "minimize": math.inf}
 Draw = Callable[[EvalConfig, pa.Table], bytes]
 """Function from a trial's configuration and records to a figure of the kept patches, as PNG."""
-_NOTE_ROWS = {
-    "accuracy": ("accuracy", "{:.4f}"),
-    "quality": ("mean log-probability of the reference answer", "{:.4f}"),
-    "tokens": ("equivalent tokens", "{:.1f}"),
-    "given": ("tokens given to the language model", "{:.1f}"),
-    "evidence_recall": ("evidence recall", "{:.3f}"),
-    "latency": ("ms per question", "{:.2f}"),
-    "accuracy_loss": ("points of accuracy lost", "{:.2f}"),
-    "n": ("questions answered", "{:d}"),
-}
 
 
 @dataclass(frozen=True)
 class Objective:
     """Evaluates the compressor that a trial suggests; what was measured becomes attributes of the trial.
 
-    A trial whose choice cannot have its budget is pruned; its attribute `left_out` has the reason.
+    A trial whose choice cannot have its budget is pruned; its attribute `left_out` has the reason. A control has no
+    objective value, which Optuna stores as an infinitely bad one, so that no best trial is a control.
 
     Attributes:
         config: The evaluation; each trial replaces its compressor.
@@ -105,8 +98,9 @@ class Objective:
                 measured |= self._loss(trial, measured["accuracy"], self.max_loss)
             for name, value in {**_facts(proposal), **measured}.items():
                 trial.set_user_attr(name, value)
-            _describe(trial, records, self.draw and self.draw(config, records), config.out)
-            return tuple(measured[goal] for goal in self.goals)
+            save_note(trial, trial_note(trial.user_attrs, repr(proposal.compressor)))
+            _keep_artifacts(trial, records, self.draw and self.draw(config, records), config.out)
+            return tuple(measured[goal] if proposal.ranked else _WORST[DIRECTIONS[goal]] for goal in self.goals)
 
     def restore(self, trial: FrozenTrial) -> None:
         """Answers the questions of a finished trial again if its records are damaged or lost."""
@@ -162,7 +156,8 @@ def _facts(proposal: Proposal) -> dict[str, Any]:
         "family": proposal.family,
         "layers": proposal.layers,
         "weights": list(proposal.weights),
-        "compressor": repr(proposal.compressor),
+        "ranked": proposal.ranked,
+        "compressor": shown(proposal.compressor),  # the note has all of it
         "compressor_id": identity_of(proposal.compressor, "compressor"),
     }
 
@@ -173,9 +168,8 @@ def _order(compressor: Compressor) -> int:
     return int(sha256(without_address.encode()).hexdigest()[:8], 16)
 
 
-def _describe(trial: Trial, records: pa.Table, figure: bytes | None, out: Path) -> None:
-    """Saves the trial's note, records and figure for the dashboard."""
-    save_note(trial, _note(trial.user_attrs))
+def _keep_artifacts(trial: Trial, records: pa.Table, figure: bytes | None, out: Path) -> None:
+    """Saves the trial's records and figure for the dashboard."""
     artifacts = out / trial.study.study_name / ARTIFACTS
     artifacts.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(artifacts)
@@ -188,17 +182,3 @@ def _describe(trial: Trial, records: pa.Table, figure: bytes | None, out: Path) 
             path = Path(scratch) / name
             if path.exists() and name not in uploaded:
                 upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
-
-
-def _note(attributes: Mapping[str, Any]) -> str:
-    """Returns a trial's note in Markdown."""
-    known = {key: row for key, row in _NOTE_ROWS.items() if key in attributes}
-    rows = [f"| {name} | {form.format(attributes[key])} |" for key, (name, form) in known.items()]
-    parts = [
-        f"# {attributes['label']}",
-        f"Kept {attributes['given']:.1f} tokens per question on average, chosen by\n\n`{attributes['compressor']}`",
-        "\n".join(["| measured | |", "| :-- | --: |", *rows]),
-        f"Stopped early: {attributes['stopped']}." if attributes.get("stopped") else "",
-        f"Records: `records/{attributes['run_id']}`",
-    ]
-    return "\n\n".join(part for part in parts if part)

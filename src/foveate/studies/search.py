@@ -168,7 +168,8 @@ def confirm(
         Choice(name, "winner", trial.user_attrs["layers"], _recipe_of(trial, space, keep))
         for name, trial, keep in zip(names, found, keeps, strict=True)
     ]
-    pools = [Choice("pool", "pool", "", Pool), Choice("downsample", "downsample", "", Downsample)]
+    sizes = (("pool", Pool), ("downsample", Downsample))
+    pools = [Choice(name, name, "", recipe, ranked=False) for name, recipe in sizes]
     choices = [*best, *_layer_baselines(study, loaded), *controls(), *pools]
     name = f"{study.study_name}_{plan.report_split}_{len(finished(study))}"
     other = replace(config, split=plan.report_split)

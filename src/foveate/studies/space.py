@@ -31,6 +31,7 @@ class Proposal:
         family: Kind of layers, or the method's name.
         layers: The layers that it reads, as text.
         weights: Weight of every layer of the tower; empty if the compressor is no ensemble of layers.
+        ranked: Whether it can be the study's best trial, as controls and oracles cannot.
     """
 
     compressor: Compressor
@@ -38,6 +39,7 @@ class Proposal:
     family: str
     layers: str = ""
     weights: tuple[float, ...] = ()
+    ranked: bool = True
 
 
 class Planned(dict):

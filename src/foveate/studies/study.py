@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from foveate.core.errors import OutputError, behind, message_of
 from foveate.core.progress import bar
 from foveate.evaluation import ranks
+from foveate.studies.notes import note_study, unfinished_note
 from foveate.studies.objective import ARTIFACTS, Objective
 from foveate.studies.plan import SamplerName
 from foveate.studies.space import Planned
@@ -85,6 +86,9 @@ def run_trials(
         ranks.start()
     study.pruner = _pruner(objective)
     with _storage_errors(folder):
+        if finished < max(total, 1):
+            with folder.queue:
+                note_study(study, unfinished_note(study, objective.config, total))
         for trial in bar(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), "trial", "checking records"):
             objective.restore(trial)
         with folder.working(), bar(total, "trial", miniters=1, delay=0, leave=True) as shown:

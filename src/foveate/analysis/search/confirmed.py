@@ -118,7 +118,7 @@ def front_data(study: optuna.Study, test: optuna.Study, winners: list[FrozenTria
     members = []
     for trial in trials_of(test):
         found = by_compressor.get(trial.user_attrs["compressor_id"])
-        row = table[(table["scorer"] == trial.params["scorer"]) & (table["keep"] == trial.params["keep"])]
+        row = table[(table["scorer"] == trial.params["scorer"]) & (table["keep"] == trial.params.get("keep"))]
         if found is None or row.empty or not trial.params["scorer"].startswith(FOUND):
             continue
         test_x = trial.user_attrs.get(cost, found.user_attrs[cost])  # only the search measures milliseconds
