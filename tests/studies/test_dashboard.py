@@ -6,6 +6,7 @@ from urllib.request import urlopen
 
 from selenium.webdriver.common.by import By
 
+from foveate.analysis.ablation.report import report
 from foveate.analysis.kept_patches import kept_figure
 from foveate.compressors import Identity
 from foveate.evaluation import EvalConfig
@@ -20,7 +21,8 @@ def few(tower):
 
 def test_the_dashboard_shows_goal_note_and_figure_of_a_trial(tiny, tmp_path, browser):
     config = EvalConfig(Identity(), model=tiny, limit=11, max_new_tokens=2, out=tmp_path)
-    ablate(StudyFolder("s", tmp_path), config, few, (7,), kept_figure)
+    study = ablate(StudyFolder("s", tmp_path), config, few, (7,), kept_figure)
+    report(study, config)
     port, program = free_port(), Path(sys.executable).parent / "optuna-dashboard"
     command = [program, "--port", str(port), "--artifact-dir", tmp_path / "s" / "artifacts"]
     server = subprocess.Popen([*command, f"sqlite:///{tmp_path}/s/study.db"], stderr=subprocess.DEVNULL)
@@ -29,10 +31,15 @@ def test_the_dashboard_shows_goal_note_and_figure_of_a_trial(tiny, tmp_path, bro
         wait_until(lambda: answers(base), 60, "the dashboard to start")
         browser.get(f"{base}/dashboard/studies/1")
         wait_until(lambda: "accuracy" in text(browser), 60, "the objective's name")
+        wait_until(lambda: "Best Trial (number=0)" in text(browser), 60, "the best trial, which is no control")
+        assert "scorer: cls[2]" in text(browser)
+        browser.get(f"{base}/dashboard/studies/1/note")
+        wait_until(lambda: "chosen on half of the images" in text(browser), 60, "the finding")
         browser.get(f"{base}/dashboard/studies/1/trials?numbers=0")
         wait_until(lambda: "equivalent tokens" in text(browser), 60, "the trial's note")
         assert "Kept 7.0 tokens per question" in text(browser)
         wait_until(lambda: figures(browser), 60, "the figure of what was kept")
+        assert not browser.execute_script("return document.documentElement.scrollWidth > window.innerWidth")
     finally:
         server.terminate()
         server.wait(30)

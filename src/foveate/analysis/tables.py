@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -9,6 +10,22 @@ from foveate.analysis.verdicts import side
 from foveate.core.storage import atomic_write
 
 VERDICTS = {1: "better", -1: "worse", 0: "not significant"}
+
+
+class Summary(NamedTuple):
+    """What a report says besides its tables and figures.
+
+    Attributes:
+        rows: The accuracy of every row at every budget, as text for a terminal.
+        finding: Verdicts with n and intervals, in Markdown.
+    """
+
+    rows: str
+    finding: str
+
+    @property
+    def text(self) -> str:
+        return paragraphs(*self)
 
 
 def write_table(table: pd.DataFrame, folder: Path, text: str) -> None:

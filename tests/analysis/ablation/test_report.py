@@ -10,7 +10,7 @@ FILES = ["accuracy_by_layer.png", "frontier.png", "kept_patches.png", "table.csv
 
 def report(study, cells, folder, images):
     setting = Setting(4, 6, (12, 12), images, {"0000-color": np.eye(12, dtype=bool)})
-    return write_report(cells, study.out, folder, setting)
+    return write_report(cells, study.out, folder, setting).text
 
 
 def test_report_is_complete_and_the_same_when_written_again(tmp_path, study):

@@ -167,7 +167,7 @@ def test_the_best_is_chosen_on_one_half_and_compared_with_every_control_on_the_o
 
 
 def test_the_report_has_one_verdict_per_pair_and_the_methods_that_cannot_run(written, tmp_path):
-    answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
+    answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {})).text
     assert "| best before the language model (good) | " in answer
     assert re.search(r"\| \+\d+\.\d \[[^]]+\] better \|", answer)
     text = (tmp_path / "table.md").read_text()
@@ -178,7 +178,7 @@ def test_the_report_has_one_verdict_per_pair_and_the_methods_that_cannot_run(wri
 def test_with_too_few_images_there_are_differences_and_no_verdicts(written, tmp_path, monkeypatch):
     few = {cell: frame.head(4) for cell, frame in written.frames.items()}
     monkeypatch.setattr("foveate.analysis.comparison.report.read_comparison", lambda *_: few)
-    answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
+    answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {})).text
     text = (tmp_path / "table.md").read_text()
     for shown in (answer, text):
         assert "oo few images for any test (n = 2)." in shown
@@ -226,7 +226,7 @@ def test_figures_show_the_best_of_every_role_and_the_controls(written):
 def test_report_is_complete_and_the_same_when_written_again(written, tmp_path):
     images = {f"i{number}": Image.new("RGB", (96, 96), (number, 90, 90)) for number in range(60)}
     setting = Setting(4, 6, (12, 12), images, {})
-    answers = [write_report(written.comparison, written.out, tmp_path / name, setting) for name in ("one", "two")]
+    answers = [write_report(written.comparison, written.out, tmp_path / name, setting).text for name in ("one", "two")]
     assert answers[0] == answers[1]
     names = ["frontier.png", "kept_patches.png", "ranking.png", "table.csv", "table.md"]
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == names
@@ -237,7 +237,7 @@ def test_report_is_complete_and_the_same_when_written_again(written, tmp_path):
 def test_controls_alone_are_a_table_without_a_verdict(written, tmp_path):
     cells = [cell for cell in written.comparison.cells if cell.family in ("full", "random", "pool")]
     comparison = written.comparison._replace(cells=cells, left_out={}, not_applicable={})
-    answer = write_report(comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {}))
+    answer = write_report(comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {})).text
     assert "best before" not in answer
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ranking.png", "table.csv", "table.md"]
 

@@ -19,6 +19,7 @@ from foveate.analysis.drawing import save_figure
 from foveate.analysis.held_out import held_out
 from foveate.analysis.kept_patches import Setting, kept_patches_data, kept_patches_figure, setting_of
 from foveate.analysis.tables import (
+    Summary,
     accuracy,
     against_full,
     against_random,
@@ -30,6 +31,7 @@ from foveate.analysis.tables import (
     write_table,
 )
 from foveate.evaluation import EvalConfig
+from foveate.studies.notes import note_study
 from foveate.studies.study import keep_artifacts
 
 _LEGEND = (
@@ -47,13 +49,14 @@ _REPAIRS_LEGEND = (
 def report(study: optuna.Study, config: EvalConfig) -> str:
     """Writes the report of a finished ablation beside its study and into its artifacts; returns the text to print."""
     folder = config.out / study.study_name
-    text = write_report(cells_of(study), config.out, folder, setting_of(study, config))
+    written = write_report(cells_of(study), config.out, folder, setting_of(study, config))
     keep_artifacts(study, folder)
-    return f"{text}\n\nTables and figures: {folder}"
+    note_study(study, written.finding)
+    return f"{written.text}\n\nTables and figures: {folder}"
 
 
-def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Setting) -> str:
-    """Writes tables and figures; returns the text to print.
+def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Setting) -> Summary:
+    """Writes tables and figures; returns what they say.
 
     These are table.csv, table.md, on scenes table_things.csv and table_details.csv, accuracy_by_layer.png,
     frontier.png and kept_patches.png.
@@ -78,7 +81,7 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
     if setting.images:
         data = kept_patches_data(example_cells(table, cells, setting.feature_layer), out, setting)
         save_figure(kept_patches_figure(data), folder / "kept_patches.png")
-    return paragraphs(found.caveat, summary(table), found.markdown(reference_budget(table)), failed)
+    return Summary(summary(table), paragraphs(found.caveat, found.markdown(reference_budget(table)), failed))
 
 
 def markdown(table: pd.DataFrame, caveat: str = "") -> str:

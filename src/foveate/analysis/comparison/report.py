@@ -26,6 +26,7 @@ from foveate.analysis.drawing import save_figure
 from foveate.analysis.held_out import held_out
 from foveate.analysis.kept_patches import Setting, kept_patches_data, kept_patches_figure, setting_of
 from foveate.analysis.tables import (
+    Summary,
     accuracy,
     against_full,
     against_random,
@@ -37,6 +38,7 @@ from foveate.analysis.tables import (
 )
 from foveate.data.load import parsed
 from foveate.evaluation import EvalConfig
+from foveate.studies.notes import note_study
 from foveate.studies.study import keep_artifacts
 
 _LEGEND = (
@@ -55,14 +57,15 @@ def report(study: optuna.Study, config: EvalConfig) -> str:
     """Writes the report of a finished comparison beside its study and into its artifacts; returns the text to print."""
     folder = config.out / study.study_name
     comparison = comparison_of(study)
-    text = write_report(comparison, config.out, folder, setting_of(study, config))
+    written = write_report(comparison, config.out, folder, setting_of(study, config))
     numbers = write_numbers(parsed(config.data)[0], comparison.cells, config.out, folder)
     keep_artifacts(study, folder)
-    return paragraphs(text, numbers, f"Tables and figures: {folder}")
+    note_study(study, written.finding)
+    return paragraphs(written.text, numbers, f"Tables and figures: {folder}")
 
 
-def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setting) -> str:
-    """Writes tables and figures; returns the text to print.
+def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setting) -> Summary:
+    """Writes tables and figures; returns what they say.
 
     These are table.csv, table.md, on scenes table_things.csv and table_details.csv, frontier.png, ranking.png and
     kept_patches.png.
@@ -90,8 +93,8 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
             kept = f"{shared_budget(table)} equivalent tokens of {comparison.patches} patches, after the last block"
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
     unable = f"Cannot run on this model: {', '.join(comparison.not_applicable)} (reasons in table.md)."
-    summed = summary(table, list(comparison.roles))
-    return paragraphs(found.caveat, summed, found.markdown(), unable if comparison.not_applicable else "", failed)
+    finding = paragraphs(found.caveat, found.markdown(), unable if comparison.not_applicable else "", failed)
+    return Summary(summary(table, list(comparison.roles)), finding)
 
 
 def markdown(table: pd.DataFrame, comparison: Comparison, caveat: str = "") -> str:

@@ -46,6 +46,7 @@ from foveate.analysis.verdicts import side, too_few
 from foveate.core.storage import atomic_write
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
+from foveate.studies.notes import note_study
 from foveate.studies.search import finished, winners
 from foveate.studies.study import keep_artifacts
 
@@ -80,8 +81,11 @@ def report(study: optuna.Study, test: optuna.Study | None, config: EvalConfig) -
     parts = [_searched(study), _winners(found, config.out)]
     parts += [failure_note(RecordFolder(config.out / "records" / found[0].user_attrs["run_id"]))] if found else []
     if test is not None:
-        parts += _confirmed(study, test, found, config.out)
+        confirmed = _confirmed(study, test, found, config.out)
+        note_study(test, paragraphs(*confirmed))
+        parts += confirmed
     keep_artifacts(study, folder)
+    note_study(study, paragraphs(*parts))
     return paragraphs(*parts, _proxy(study, proxy), _importances(importances), f"Tables and figures: {folder}")
 
 
@@ -148,7 +152,7 @@ def _winners(found: list[FrozenTrial], out: Path) -> str:
             {
                 "winner": f"trial {trial.number}",
                 "label": facts["label"],
-                "compressor": weights or facts["compressor"],
+                "compressor": weights or ", ".join(f"{name}={value}" for name, value in trial.params.items()),
                 "tokens": f"{facts['tokens']:.1f}",
                 "accuracy, searched split": f"{percent(mean)} [{percent(low)}, {percent(high)}]",
                 "log-probability": f"{facts['quality']:.3f}",
