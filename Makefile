@@ -23,7 +23,7 @@ SPEED_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias speed notebooks test test-all test-newest properties faults bench audit lint train dashboard wheel clean
+.PHONY: help ablate compare search bias speed notebooks test test-all test-newest properties faults bench audit lint docs train dashboard wheel clean
 
 help: ## show this list; ARGS passes options to a script: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -92,6 +92,9 @@ lint: $(INSTALLED) ## check style, format, types and import layers
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: $(INSTALLED) ## build the docs as a site, without network, and check its links: site/index.html
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --strict --quiet $(ARGS)
+
 train: $(INSTALLED) ## train the reference model from random initialisation
 	$(BIN)/python experiments/train_reference.py $(ARGS)
 
@@ -106,7 +109,7 @@ wheel: $(INSTALLED) ## build the wheel, check it, and run it in an empty environ
 	$(BIN)/python -m tests.wheel $(ARGS)
 
 clean: ## remove environments and caches; results in runs/ stay
-	rm -rf $(VENV) .venv-newest dist .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-newest dist site .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt

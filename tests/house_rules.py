@@ -1,4 +1,4 @@
-"""Rules of style that a machine can check: openings of docstrings, sizes, and the words of docs/vocabulary.md."""
+"""Rules of style that a machine can check: openings of docstrings, sizes, words of docs/explanation/vocabulary.md."""
 
 import ast
 import io

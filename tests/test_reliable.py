@@ -1,4 +1,4 @@
-"""Every sentence of `docs/guarantees.md` names a test, and every named test exists."""
+"""Every sentence of `docs/explanation/guarantees.md` names a test, and every named test exists."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ def there(path, name):
 
 
 def test_every_sentence_to_rely_on_names_tests_that_exist():
-    section, tests = named((ROOT / "docs" / "guarantees.md").read_text(), "What you can rely on")
+    section, tests = named((ROOT / "docs" / "explanation" / "guarantees.md").read_text(), "What you can rely on")
     rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| ---")][1:]
     assert len(rows) >= 20
     for row in rows:

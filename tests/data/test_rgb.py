@@ -157,7 +157,7 @@ def test_orientation_equals_load_image(kind):
 
 @pytest.mark.parametrize("kind", ["JPEG, orientation 6", "16 bits", "RGBA", "palette with alpha"])
 def test_images_of_requests_of_lmms_eval_give_the_same_pixels(kind, loaded):
-    pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
+    pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/how_to/lmms_eval.md")
     from foveate.lmms_eval.request import Request
 
     data = GOOD[kind][0]

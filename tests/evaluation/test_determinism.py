@@ -36,7 +36,7 @@ def flips(one, other):
 
 @pytest.mark.parametrize("compressor", [Identity(), vtc_cls(16, start_layer=0)], ids=repr)
 def test_no_answer_of_the_reference_model_flips_with_the_size_of_batches_in_float32(compressor, tmp_path):
-    """In bfloat16 some do: docs/guarantees.md says how many of 602."""
+    """In bfloat16 some do: docs/explanation/guarantees.md says how many of 602."""
     one, other = (
         evaluate(EvalConfig(compressor, limit=33, batch_size=size, out=tmp_path / str(size))).read() for size in (33, 4)
     )

@@ -107,7 +107,7 @@ def test_without_weights_it_says_what_it_would_need(tmp_path):
         "weights of llava-hf/llava-1.5-7b-hf",
         "hf download",
         "scienceqa, gqa, textvqa_ocr",
-        "docs/benchmarks",
+        "docs/how_to/benchmarks",
     ):
         assert words in last
     assert "Traceback" not in result.stderr

@@ -9,7 +9,7 @@ from foveate.compressors import Fallback
 from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
 
-pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
+pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/how_to/lmms_eval.md")
 from foveate.lmms_eval.model import Foveate
 from tests.lmms_eval.asking import generating
 from tests.tiers import extended

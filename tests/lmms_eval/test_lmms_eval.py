@@ -16,7 +16,7 @@ from foveate.methods import fastv, full, vtc_cls
 from tests.tiers import extended
 
 pytestmark = extended("lmms")
-pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
+pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/how_to/lmms_eval.md")
 
 QUESTIONS, NEW = 24, 12
 COMPRESSORS: dict[str, Compressor] = {

@@ -9,7 +9,7 @@ from foveate.core.errors import BudgetError, DataError, FoveateError, LayerError
 from foveate.data.load import load_samples
 from foveate.models.loading.load import load
 
-pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/lmms_eval.md")
+pytest.importorskip("lmms_eval", reason="lmms-eval is not installed: docs/how_to/lmms_eval.md")
 from foveate.lmms_eval.model import Foveate
 from foveate.lmms_eval.request import generate_options, until
 from tests.lmms_eval.asking import generating, weighing

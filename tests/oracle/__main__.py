@@ -1,4 +1,4 @@
-"""Prints the table of `docs/decoding.md`: `python -m tests.oracle`, or only modes whose names contain an argument."""
+"""Prints the table of docs/reference/decoding.md: `python -m tests.oracle`, or only modes whose names hold a word."""
 
 import sys
 

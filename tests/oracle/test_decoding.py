@@ -1,4 +1,4 @@
-"""Every mode of decoding equals the oracle or is refused as `docs/decoding.md` says."""
+"""Every mode of decoding equals the oracle or is refused as `docs/reference/decoding.md` says."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ from foveate.testing.families import FAMILIES
 from tests.oracle.reference import reference
 from tests.tiers import extended, parametrize
 
-DOCS = Path(__file__).parents[2] / "docs" / "decoding.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "decoding.md"
 QUICK = [mode for mode in MODES if "compile" not in mode.name]  # compiling takes a minute
 
 

@@ -1,4 +1,4 @@
-"""A model with a compressor for lmms-eval; see `docs/lmms_eval.md`."""
+"""A model with a compressor for lmms-eval; see `docs/how_to/lmms_eval.md`."""
 
 import os
 from collections.abc import Callable, Sequence

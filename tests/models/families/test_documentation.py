@@ -1,4 +1,4 @@
-"""The generated tables of the docs are up to date, and the examples of `docs/families.md` run."""
+"""The generated tables of the docs are up to date, and the examples of `docs/how_to/families.md` run."""
 
 import re
 from pathlib import Path
@@ -18,16 +18,18 @@ ROOT = Path(__file__).parents[3]
 
 def example(family):
     return re.search(
-        rf"### {re.escape(family)}\n\n```python\n(.*?)```", (ROOT / "docs" / "families.md").read_text(), re.DOTALL
+        rf"### {re.escape(family)}\n\n```python\n(.*?)```",
+        (ROOT / "docs" / "how_to" / "families.md").read_text(),
+        re.DOTALL,
     )[1]
 
 
 def test_the_table_of_methods_and_families_is_up_to_date():
-    assert table() in (ROOT / "docs" / "methods.md").read_text()
+    assert table() in (ROOT / "docs" / "reference" / "methods.md").read_text()
 
 
 def test_the_table_of_language_models_is_up_to_date():
-    assert text_models.table() in (ROOT / "docs" / "language_models.md").read_text()
+    assert text_models.table() in (ROOT / "docs" / "reference" / "language_models.md").read_text()
 
 
 @torch.no_grad()

@@ -28,8 +28,8 @@ def requirements(model: str, data: Sequence[str]) -> str:
     """Returns the weights and data that the reproduction needs, for the error message."""
     return (
         f"To reproduce the table: the weights of {model} (`hf download {CHECKPOINT}`, 14 GB; a GPU with 24 GB: "
-        f"--device cuda --dtype float16) and the data of {', '.join(data)} (docs/benchmarks.md has their hub ids; "
-        "--data pope:FILE reads a local copy). Parts can be run separately: --model, --data, --keep"
+        f"--device cuda --dtype float16) and the data of {', '.join(data)} (docs/how_to/benchmarks.md has their hub "
+        "ids; --data pope:FILE reads a local copy). Parts can be run separately: --model, --data, --keep"
     )
 
 

@@ -1,0 +1,46 @@
+"""The docs: the site builds strictly and without network, and links lead to files and headings."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+LOADED = re.compile(r"""<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?:[^"]*)""")
+CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(ROOT / "src")}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr  # strict: a broken link or anchor is an error
+    return folder
+
+
+def test_the_site_has_every_page_and_loads_nothing_from_the_web(site):
+    pages = {page.relative_to(ROOT / "docs").with_suffix(".html") for page in (ROOT / "docs").rglob("*.md")}
+    assert pages <= {page.relative_to(site) for page in site.rglob("*.html")}
+    assert {page.name: LOADED.findall(page.read_text()) for page in site.rglob("*.html")} == {
+        page.name: [] for page in site.rglob("*.html")
+    }
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", CODE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_of_a_page_beside_the_site_lead_to_files_and_headings(name):
+    for path, anchor in LINK.findall(CODE.sub("", (ROOT / name).read_text())):
+        file = ROOT / (path or name)
+        assert file.exists(), f"{name} links to {path}, which does not exist"
+        assert not anchor or anchor in anchors(file), f"{name} links to #{anchor}, which {file.name} has not"
