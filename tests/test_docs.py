@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from docs.blocks import BlockError, blocks_of, run_blocks
+from tests.tiers import parametrize
+
 ROOT = Path(__file__).parents[1]
+RUN_ELSEWHERE = ("docs/how_to/families.md",)  # tests/models/families/test_documentation.py, on tiny checkpoints
+PAGES = ["README.md", "CONTRIBUTING.md", *(str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("docs/**/*.md")))]
+WITH_BLOCKS = [page for page in PAGES if page not in RUN_ELSEWHERE and "```python" in (ROOT / page).read_text()]
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 LOADED = re.compile(r"""<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?:[^"]*)""")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
@@ -44,3 +50,26 @@ def test_links_of_a_page_beside_the_site_lead_to_files_and_headings(name):
         file = ROOT / (path or name)
         assert file.exists(), f"{name} links to {path}, which does not exist"
         assert not anchor or anchor in anchors(file), f"{name} links to #{anchor}, which {file.name} has not"
+
+
+@parametrize("page", WITH_BLOCKS, fast=["README.md", "docs/getting_started.md"])
+def test_the_blocks_of_a_page_run_and_print_what_the_page_says(page):
+    run_blocks(page, (ROOT / page).read_text())
+
+
+def test_a_block_that_fails_and_one_that_prints_something_else_are_named_with_their_line():
+    failing = "# A page\n\n```python\n1 / 0\n```\n"
+    with pytest.raises(BlockError, match=r"a.md: the block at line 4 fails: ZeroDivisionError"):
+        run_blocks("a.md", failing)
+    run_blocks("a.md", failing.replace("```python", "<!-- not run: it fails -->\n```python"))
+    printing = "<!-- run\nx = 1\n-->\n\n```python\nprint(x)\n```\n\n```text\n{}\n```\n"
+    run_blocks("a.md", printing.format(1))
+    with pytest.raises(BlockError, match="line 6 prints\n1\n"):
+        run_blocks("a.md", printing.format(2))
+
+
+def test_every_block_is_found():
+    for page in WITH_BLOCKS:
+        text = (ROOT / page).read_text()
+        shown = [block for block in blocks_of(text) if f"```python\n{block.code}" in text]
+        assert len(shown) == text.count("```python"), page
