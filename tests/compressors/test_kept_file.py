@@ -18,7 +18,7 @@ from foveate.models.loading.load import load
 from foveate.scorers import ClsAttention, PromptAttention, Random
 from tests.tiers import parametrize
 
-PAGE = Path(__file__).parents[2] / "docs" / "kept_file.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/kept_file.md"
 LAYER = ClsAttention(-2)
 KINDS = {
     "contextual": VisionCompressor(LAYER, 12, merger=Contextual(cls=True)),

@@ -1,6 +1,6 @@
 """The file of kept patches: for each image the grid, the kept, merged and dropped patches, scores and sources.
 
-docs/kept_file.md has its schema.
+docs/reference/kept_file.md has its schema.
 """
 
 import json

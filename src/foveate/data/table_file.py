@@ -14,7 +14,7 @@ from foveate.core.errors import DataError, message_of, shown
 from foveate.data.names import TABLE_ENDINGS, TABLE_SPLIT
 from foveate.data.stored import Part, image_column, load_table
 
-FORMAT = "docs/own_data.md"
+FORMAT = "docs/how_to/own_data.md"
 IMAGE, QUESTION, ANSWER = REQUIRED = ("image", "question", "answer")
 CHOICES, EVIDENCE, KIND, ID, VIDEO = "choices", "evidence", "kind", "id", "video"
 _LISTS = (ANSWER, CHOICES, EVIDENCE)
