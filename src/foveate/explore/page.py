@@ -1,12 +1,12 @@
 """The page: its controls, and which of them computes what."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
 from typing import Any
 
@@ -16,20 +16,11 @@ from gradio import themes
 from foveate.core.errors import OptionError
 from foveate.data.stored import FORMATS, LARGEST_FILE
 from foveate.explore.choice import Choice
-from foveate.explore.drawing import (
-    Column,
-    Part,
-    as_image,
-    attention_at,
-    comparison_figure,
-    enlarged,
-    map_figure,
-    method_figure,
-    save_figure,
-)
-from foveate.explore.inspection import Inspection
+from foveate.explore.drawing import Part, as_image, attention_at, enlarged, map_figure, method_figure
+from foveate.explore.export import Shown, command_of, export
 from foveate.explore.plan import MOST
 from foveate.explore.session import Seen, Session, choice_of, failure
+from foveate.explore.texts import answer_of, error_of, status_of
 
 _NONE = "(none)"
 _MEAN = "mean of the heads"
@@ -52,19 +43,6 @@ _FILE = (
     "the data brings its image back."
 )
 _IMAGE = 288  # pixels of the longer side of a small image, at most
-
-
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """What one column shows.
-
-    Attributes:
-        choice: The method.
-        inspection: What it keeps and answers.
-    """
-
-    choice: Choice
-    inspection: Inspection
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +76,16 @@ def serve(session: Session, port: int | None, browser: bool) -> None:
     Raises:
         OptionError: The port is in use.
     """
-    page = page_of(session)
+    with TemporaryDirectory(prefix="foveate-explore-") as folder:
+        page = page_of(session, Path(folder))
+        print(f"The page is at {_launched(page, port, browser)} (this machine only). Ctrl-C ends it.", flush=True)
+        with suppress(KeyboardInterrupt):
+            Event().wait()
+        page.close(verbose=False)
+
+
+def _launched(page: gr.Blocks, port: int | None, browser: bool) -> str:
+    """Returns the address of the page, which is served from now on."""
     try:
         _, url, _ = page.launch(
             **APPEARANCE,
@@ -114,11 +101,7 @@ def serve(session: Session, port: int | None, browser: bool) -> None:
         )
     except OSError as error:
         raise OptionError(f"port {port or 'from 7860 on'}: {error}; give another one with --port") from error
-    print(f"The page is at {url} (this machine only). Ctrl-C ends it.", flush=True)
-    try:
-        Event().wait()
-    except KeyboardInterrupt:
-        page.close(verbose=False)
+    return url
 
 
 _FONTS = ["system-ui", "sans-serif"]  # none that a browser would load
@@ -129,8 +112,8 @@ APPEARANCE: dict[str, Any] = {
 """Options of `launch` for the look of the page."""
 
 
-def page_of(session: Session) -> gr.Blocks:
-    """Returns the page of a session."""
+def page_of(session: Session, folder: Path) -> gr.Blocks:
+    """Returns the page of a session, which writes exported files to a folder."""
     with gr.Blocks(
         title="foveate explore", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True
     ) as page:
@@ -143,7 +126,7 @@ def page_of(session: Session) -> gr.Blocks:
                 with gr.Row():
                     columns = [_column(session, number) for number in range(MOST)]
                 maps, draw_maps = _maps(session, seen)
-                command, files, export = _export()
+                command, files, write = _export()
         cells = [cell for column in columns for cell in column.inputs]
         results = [cell for column in columns for cell in column.outputs]
         keeps = [column.keep for column in columns]
@@ -154,7 +137,7 @@ def page_of(session: Session) -> gr.Blocks:
         shown = [column.shown for column in columns]
         for column in columns:
             _connect(session, seen, column, shown, command)
-        export.click(_files, [seen, *shown], files, **_ONE)
+        write.click(partial(_files, folder), [seen, *shown], files, **_ONE)
     return page
 
 
@@ -181,19 +164,10 @@ def _look(session: Session) -> Callable:
         try:
             seen = session.see(Path(file) if file else None, int(index), question)
         except Exception as error:  # said in the page
-            return None, f"<span class='failed'>{escape(failure(error))}</span>", None
-        return seen, _status(seen), enlarged(seen.prompt.image, _IMAGE)
+            return None, error_of(failure(error)), None
+        return seen, status_of(seen), enlarged(seen.prompt.image, _IMAGE)
 
     return look
-
-
-def _status(seen: Seen) -> str:
-    full, patches = seen.full, seen.prompt.arrangement.patches
-    reference = f"<br>reference answer: {escape(seen.reference)}" if seen.reference else ""
-    return (
-        f"<div class='answer'>{_text(full.answer)}</div><div class='facts'>with all {patches} patches{reference}<br>"
-        f"{_cost(full)}</div>"
-    )
 
 
 def _column(session: Session, number: int) -> _Column:
@@ -244,9 +218,9 @@ def _inspect(session: Session) -> Callable:
             choice = choice_of(name, keep, options)
             inspection = session.inspected(seen, choice)
         except Exception as error:  # said in the page; the other columns remain
-            return f"<span class='failed'>{escape(failure(error))}</span>", None, None
+            return error_of(failure(error)), None, None
         figure = method_figure(seen.panes, inspection, seen.prompt.evidence)
-        return _answer(seen, inspection), as_image(figure), Shown(choice, inspection)
+        return answer_of(seen, inspection), as_image(figure), Shown(choice, inspection)
 
     return inspect
 
@@ -267,29 +241,6 @@ def _inspect_all(session: Session) -> Callable:
         return [*keeps, *(cell for result in results for cell in result), command]
 
     return inspect_all
-
-
-def _answer(seen: Seen, inspection: Inspection) -> str:
-    patches = seen.prompt.arrangement.patches
-    same = inspection.words == seen.full.words
-    verdict = "<span class='same'>same as with all patches</span>" if same else "<span class='changed'>changed</span>"
-    merged = f", {len(inspection.merged)} merged" if inspection.merged else ""
-    return (
-        f"<div class='answer'>{_text(inspection.answer)}</div>{verdict}<div class='facts'>{len(inspection.kept)} of "
-        f"{patches} patches kept{merged}<br>{_cost(inspection)}</div>"
-    )
-
-
-def _cost(inspection: Inspection) -> str:
-    blocks = inspection.per_block
-    return (
-        f"log-probability {inspection.log_probability:.3f}<br>{sum(blocks) / len(blocks):.1f} equivalent tokens, "
-        f"{inspection.milliseconds:.0f} ms"
-    )
-
-
-def _text(answer: str) -> str:
-    return escape(answer) if answer.strip() else "(empty answer)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,7 +298,7 @@ def _draw_tower(seen: Seen | None, layer: float, head: str) -> Any:  # noqa: ANN
 
 def _draw_language(seen: Seen | None, block: float, head: str) -> tuple[Any, str]:
     if seen is None or seen.maps.unreadable:
-        return None, f"<span class='failed'>{escape(seen.maps.unreadable)}</span>" if seen else ""
+        return None, error_of(seen.maps.unreadable) if seen else ""
     names: dict[Part, str] = {
         "last": "last prompt token",
         "question": "text after the image",
@@ -380,25 +331,12 @@ def _export() -> tuple[gr.Textbox, gr.File, gr.Button]:
 
 
 def _command(seen: Seen | None, *shown: Shown | None) -> str:
-    if seen is None:
-        return ""
-    plan, choices = seen.plan, tuple(one.choice for one in shown if one)
-    image = plan.image and Path(plan.image.name)  # an uploaded file's folder is not known
-    return replace(plan, methods=choices, image=image).command
+    return command_of(seen, [one for one in shown if one]) if seen else ""
 
 
-def _files(seen: Seen | None, *shown: Shown | None) -> gr.File:
-    """Writes the exported files and returns the list of links to them."""
+def _files(folder: Path, seen: Seen | None, *shown: Shown | None) -> gr.File:
+    """Writes the exported files to a folder in `folder`, and returns the list of links to them."""
     given = [one for one in shown if one]
     if seen is None or not given:
         raise gr.Error("There is nothing to export: ask a question and choose a method first.", print_exception=False)
-    folder = Path(mkdtemp(prefix="foveate-explore-"))
-    columns = [Column(str(one.choice), one.inspection, one.inspection.words != seen.full.words) for one in given]
-    figure = comparison_figure(seen.prompt, seen.panes, seen.full, columns)
-    for suffix in ("png", "pdf"):
-        save_figure(figure, folder / f"kept.{suffix}")
-    for number, one in enumerate(given, 1):
-        text = json.dumps(one.inspection.content, allow_nan=False)
-        (folder / f"kept_{number}_{one.choice.name.partition(':')[2] or one.choice.name}.json").write_text(text + "\n")
-    (folder / "command.txt").write_text(_command(seen, *shown) + "\n")
-    return gr.File([str(path) for path in sorted(folder.iterdir())], visible=True)
+    return gr.File([str(path) for path in export(seen, given, Path(mkdtemp(dir=folder)))], visible=True)

@@ -1,0 +1,52 @@
+"""Exported files: the figure, the kept patches of each method, and the command that shows the page again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from foveate.explore.choice import Choice
+from foveate.explore.drawing import Column, comparison_figure, save_figure
+from foveate.explore.inspection import Inspection
+from foveate.explore.session import Seen
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A method and what it keeps and answers, as one column shows them.
+
+    Attributes:
+        choice: The method.
+        inspection: What it keeps and answers.
+    """
+
+    choice: Choice
+    inspection: Inspection
+
+
+def command_of(seen: Seen, shown: Sequence[Shown]) -> str:
+    """Returns the command that shows the same page; an uploaded image has its file name only."""
+    image = seen.plan.image and Path(seen.plan.image.name)  # an uploaded file's folder is not known
+    return replace(seen.plan, methods=tuple(one.choice for one in shown), image=image).command
+
+
+def export(seen: Seen, shown: Sequence[Shown], folder: Path) -> list[Path]:
+    """Writes the exported files.
+
+    Args:
+        seen: Image and question.
+        shown: At least one method.
+        folder: An empty folder.
+
+    Returns:
+        Paths of the files.
+    """
+    columns = [Column(str(one.choice), one.inspection, one.inspection.words != seen.full.words) for one in shown]
+    figure = comparison_figure(seen.prompt, seen.panes, seen.full, columns)
+    for suffix in ("png", "pdf"):
+        save_figure(figure, folder / f"kept.{suffix}")
+    for number, one in enumerate(shown, 1):
+        name = one.choice.name.rpartition(":")[2]
+        (folder / f"kept_{number}_{name}.json").write_text(json.dumps(one.inspection.content, allow_nan=False) + "\n")
+    (folder / "command.txt").write_text(command_of(seen, shown) + "\n")
+    return sorted(folder.iterdir())
