@@ -31,7 +31,7 @@ class Foveate(lmms):
 
     Args:
         pretrained: "reference" (shipped), a checkpoint folder, or a hub id.
-        method: A name in `METHODS`, or "package.module:function".
+        method: A name in `METHODS`, or "package.module:function" or "./file.py:function".
         keep: The method's budget as its authors define it: a number of patches, or a fraction of them.
         device: The device that the model runs on; None means a GPU if there is one. Under `accelerate launch` each
             process uses its own GPU.

@@ -4,7 +4,6 @@ from ast import literal_eval
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from inspect import Parameter, Signature, signature
 from statistics import fmean
 from typing import Any, get_origin
@@ -17,6 +16,7 @@ from foveate.core.errors import BudgetError, FoveateError, OptionError, UnknownM
 from foveate.core.layers import AtDepth, BlockAtDepth, blocks_in_decoder, resolve_layer
 from foveate.core.needs import ClsRows, Need, ReceivedRows
 from foveate.core.values import Misfit, expected, fitted
+from foveate.methods.own import own_recipe
 from foveate.methods.registry import METHODS, VARIANTS, parts_of
 from foveate.models.backbone.adapter import Adapter, Tower
 from foveate.models.loading.load import LoadedModel, adapt
@@ -52,7 +52,7 @@ class Variant:
 
 
 def method(name: str) -> Callable[..., Compressor]:
-    """Returns a recipe by its name in `METHODS`, or a function by "package.module:function".
+    """Returns a recipe by its name in `METHODS`, or a function by "./file.py:function" or "package.module:function".
 
     Variants are for models that cut images into tiles: "vtc_cls+per_tile" gives every tile its own share of the budget,
     and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT.
@@ -68,23 +68,7 @@ def method(name: str) -> Callable[..., Compressor]:
         return Variant(method(plain), **{k: v for variant in variants for k, v in VARIANTS[variant].items()})
     if plain in METHODS:
         return METHODS[plain]
-    module, _, function = plain.partition(":")
-    return _own(plain, module, function)
-
-
-def _own(name: str, module: str, function: str) -> Callable[..., Compressor]:
-    """Imports a recipe; call only with names typed on the command line, never with names read from a file."""
-    expected = "expected package.module:function with the package on PYTHONPATH, a function from keep to a compressor"
-    try:
-        recipe = getattr(import_module(module), function)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names that are malformed
-        raise UnknownMethod(f"method {shown(name)} cannot be imported ({error}); {expected}") from error
-    try:
-        if "keep" in signature(recipe).parameters:
-            return recipe
-    except (TypeError, ValueError):  # not a function, or one without a signature
-        pass
-    raise UnknownMethod(f"method {shown(name)} is {shown(recipe)}, which takes no keep; {expected}")
+    return own_recipe(plain)
 
 
 def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Tower) -> Compressor:

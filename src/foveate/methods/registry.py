@@ -1,8 +1,10 @@
 """Names of all methods, known without importing their recipes."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.core.errors import UnknownMethod
@@ -58,24 +60,52 @@ METHODS: Mapping[str, Callable[..., "Compressor"]] = _Recipes()
 """All recipes by name, with those of installed packages (entry points of the group `foveate.methods`)."""
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Splits "./file.py:function" or "package.module:function" at its last colon; without one, the first is empty."""
+    module, _, function = name.rpartition(":")
+    return module, function
+
+
+def is_file(module: str) -> bool:
+    """Returns whether the module part of a method's name is a file: it ends in ".py" or contains a separator."""
+    return module.endswith(".py") or "/" in module or os.sep in module
+
+
 def parts_of(name: str) -> tuple[str, list[str]]:
     """Splits a name into the name of a method and its variants.
 
     Args:
-        name: Name in `METHODS`, or a function as "package.module:function", which is not imported here; variants
-            follow, each after a +.
+        name: Name in `METHODS`, or a function as "./file.py:function" or "package.module:function", which is not
+            imported here; variants follow, each after a +.
 
     Raises:
-        UnknownMethod: The method or a variant is unknown.
+        UnknownMethod: The method or a variant is unknown, or the file does not exist.
     """
-    plain, *variants = name.split("+")
+    module, rest = split_name(name)
+    function, *variants = rest.split("+")
+    plain = f"{module}:{function}" if module else function
     if unknown := [variant for variant in variants if variant not in VARIANTS]:
         raise UnknownMethod(f"method {name!r}: {unknown[0]!r} is unknown; variants are +{' or +'.join(VARIANTS)}")
-    if plain not in METHODS and not plain.partition(":")[2]:
+    if module and is_file(module):
+        _check_file(name, module)
+    elif is_file(function):
+        raise UnknownMethod(f"method {name!r} is a file: expected the name of a function after it, such as {name}:mine")
+    if plain not in METHODS and not (module and function):
         near = get_close_matches(plain, METHODS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(METHODS)}."
-        raise UnknownMethod(f"method {plain!r} is unknown; {hint} Your own is given as package.module:function")
+        raise UnknownMethod(
+            f"method {plain!r} is unknown; {hint} Your own is given as ./file.py:function or package.module:function"
+        )
     return plain, variants
+
+
+def _check_file(name: str, module: str) -> None:
+    try:
+        found = Path(module).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # no file can have such a name
+        found = False
+    if not found:
+        raise UnknownMethod(f"method {name!r}: there is no file {module!r}; expected the path of a Python file")
 
 
 def check_names(names: Iterable[str]) -> None:

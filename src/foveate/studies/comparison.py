@@ -57,7 +57,7 @@ def compare(
     Args:
         folder: The study's folder.
         config: The evaluation; each cell replaces its compressor.
-        methods: Names in `METHODS`, or a user's own as "package.module:function".
+        methods: Names in `METHODS`, or a user's own as "package.module:function" or "file.py:function".
         equivalents: Budgets in equivalent tokens: counts, or fractions of an image's patches.
         seeds: Seeds of random methods.
         draw: See `Objective`.

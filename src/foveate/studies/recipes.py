@@ -48,7 +48,7 @@ class RecipeSpace(Space):
     """A space of some options of a method; the other options are scaled to the model's depth.
 
     Attributes:
-        name: Name in `METHODS`, or "package.module:function".
+        name: Name in `METHODS`, or "package.module:function" or "./file.py:function".
         opened: The options that are searched.
         budget: The budget in equivalent tokens.
         depth: Number of layers of the vision tower.
