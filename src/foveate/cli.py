@@ -17,7 +17,7 @@ from typing import Literal, NoReturn, TextIO, cast
 
 import tyro
 
-from foveate.core.errors import DataError, FoveateError, behind, interrupted, missing_package
+from foveate.core.errors import DataError, FoveateError, behind, interrupted, lacks_memory, missing_package
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
 from foveate.core.progress import disable_bars
 from foveate.data.names import SCENES, TABLE_SPLIT, parsed, table_of
@@ -67,6 +67,10 @@ def run(main: Callable[..., None]) -> None:
             _end("\nstopped; the same command resumes", 130)
         if isinstance(error, FoveateError):
             _end(f"error: {error}", 2)
+        if lacks_memory(error):
+            from foveate.evaluation.memory import exhausted
+
+            _end(f"error: {exhausted('this command', error)}", 2)
         if isinstance(error, ModuleNotFoundError) and (missing := missing_package(error)):
             _end(f"error: {missing}", 2)
         if refused := _refused(error):

@@ -12,7 +12,7 @@ from foveate.core.errors import DataError, OptionError, UnsupportedModel, shown
 from foveate.data.names import SCENES, check_limit, parsed, table_of
 from foveate.evaluation.names import REUSABLE, Existing, LoggerName, Reuse, check_loggers, check_numbers
 from foveate.evaluation.ranks import started_elsewhere
-from foveate.models.loading.names import REFERENCE, Dtype
+from foveate.models.loading.names import AUTO, REFERENCE, Dtype
 
 
 @runtime_checkable
@@ -39,9 +39,10 @@ class Options:
         split: Split of the data set; None means the one that results are usually reported on.
         limit: Number of questions; None means all of a benchmark, and of scenes the experiment's own number.
         seed: Seed of generated data.
-        batch_size: Questions per batch; lower it for large models.
-        device: Device of the model, such as cpu or cuda.
-        dtype: Type of weights and activations.
+        batch_size: Questions per batch; "auto" is what fits the model and the memory. A batch for which memory does not
+            suffice is answered in halves.
+        device: Device of the model, such as cpu or cuda; "auto" is cuda if there is one, else mps, else cpu.
+        dtype: Type of weights and activations; "auto" is float32 on a CPU, and elsewhere that of the checkpoint.
         workers: Processes on this machine that share the work. Process i uses device i (modulo their number); on a CPU
             they share its cores. With torchrun or srun, leave it out: every process that they start shares the work.
         storage: Database URL for several machines, such as postgresql+psycopg://user:password@host/database; they run
@@ -64,9 +65,9 @@ class Options:
     split: str | None = None
     limit: int | None = None
     seed: int = 0
-    batch_size: int = 256
-    device: str = "cpu"
-    dtype: Dtype = "float32"
+    batch_size: int | Literal["auto"] = AUTO
+    device: str = AUTO
+    dtype: Dtype | Literal["auto"] = AUTO
     workers: Annotated[int, tyro.conf.arg(aliases=["--devices"])] = 1
     storage: str | None = None
     logger: tuple[LoggerName, ...] = ("csv",)

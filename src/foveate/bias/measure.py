@@ -69,6 +69,7 @@ class Measurement:
             )
         config = replace(config, compressor=Identity())
         loaded = cached_load(config.model, config.device, config.dtype)
+        config = config.on(loaded)
         samples, questions = data_of(config.data, config.split, config.limit, config.seed)
         if text_only := [sample.id for sample in samples if sample.source is None]:
             raise DataError(
@@ -123,7 +124,7 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
                 note_unknown_words(loaded, samples)
                 check_grids(encodings, loaded.adapter.tower.grid)
                 module = BiasModule(encodings, plan, config.max_new_tokens)
-                batches = QuestionsInBatches(samples, config.batch_size, None, share, len(shares), left)
+                batches = QuestionsInBatches(samples, config.per_batch, None, share, len(shares), left)
                 predict(module, batches, RecordWriter(folder))
     folder.finish(sample.id for sample in samples)
     return folder

@@ -20,7 +20,8 @@ def main(
     the benchmark has a format for submissions. The same command resumes a run that was stopped.
 
     Args:
-        method: Name of a method, or your own as package.module:function, from a budget to a compressor.
+        method: Name of a method, or your own as ./file.py:function or package.module:function, from a budget to a
+            compressor.
         keep: Budget in equivalent tokens: a count, or a fraction of an image's patches.
         options: Options of all experiments.
     """

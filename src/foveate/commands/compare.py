@@ -24,8 +24,8 @@ def main(
     each.
 
     Args:
-        methods: Names of methods, or your own as package.module:function, from a budget to a compressor; default is
-            all published methods.
+        methods: Names of methods, or your own as ./file.py:function or package.module:function, from a budget to a
+            compressor; default is all published methods.
         keep: Budgets in equivalent tokens, the mean of the visual tokens over the blocks of the language model: counts,
             or fractions of an image's patches.
         options: Options of all experiments.

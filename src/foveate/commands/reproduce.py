@@ -34,18 +34,21 @@ def main(
         raise OptionError(f"tolerance={tolerance}: expected a number of points from 0 to 100")
     from foveate.analysis.benchmarks.data import Reproduced
     from foveate.analysis.benchmarks.report import report, requirements
+    from foveate.evaluation.announcement import Announced
     from foveate.evaluation.run import cached_load, evaluate
     from foveate.methods.fitting import for_model
 
     runs = []
     try:
-        adapter = cached_load(options.checkpoint, options.device, options.dtype).adapter
+        cells = [(name, budget) for name in METHODS for budget in ([None] if name == "full" else dict.fromkeys(keep))]
         for _, config in options.each:
-            for name in METHODS:
-                for budget in [None] if name == "full" else dict.fromkeys(keep):
-                    compressor = for_model(name, budget, {}, adapter)
-                    folder = evaluate(replace(config, compressor=compressor), shared=True)
-                    runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
+            adapter = cached_load(config.model, config.device, config.dtype).adapter
+            announced = Announced(config, len(cells))
+            for done, (name, budget) in enumerate(cells, 1):
+                compressor = for_model(name, budget, {}, adapter)
+                folder = evaluate(replace(config, compressor=compressor), shared=True)
+                runs.append(Reproduced(name, budget, parsed(config.data)[0], folder))
+                announced.ended(done)
     except UnsupportedModel as error:
         raise UnsupportedModel(f"{error}. {requirements(options.checkpoint, options.data)}") from error
     if rank() == 0:

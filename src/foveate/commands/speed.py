@@ -35,7 +35,7 @@ def main(
     on the machine.
 
     Args:
-        methods: Names of methods, or your own as package.module:function.
+        methods: Names of methods, or your own as ./file.py:function or package.module:function.
         keep: Budgets in equivalent tokens: counts, or fractions of an image's patches.
         batch: Numbers of questions per batch, each about another image.
         size: Sides of the images in pixels, for models that accept images of any size; default is 672.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Set
 from importlib.metadata import PackageNotFoundError, requires
 from reprlib import Repr
 
+_LACKS_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 _SHORT.maxlist = _SHORT.maxtuple = 8
@@ -36,6 +37,12 @@ def behind(error: BaseException | None, wanted: Callable[[BaseException], bool])
     while error and not wanted(error):
         error = error.__cause__ or error.__context__
     return error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Returns whether an allocation failed: allocators of CPU and MPS raise errors of a general type."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in said for s in _LACKS_MEMORY))
 
 
 def interrupted(error: BaseException) -> bool:
@@ -77,6 +84,10 @@ class DataError(FoveateError):
 
 class DeviceError(FoveateError):
     """Devices that do not exist, or that a command cannot use."""
+
+
+class MemoryExhausted(FoveateError):
+    """Memory that does not suffice for a single question."""
 
 
 class MissingPackage(FoveateError):

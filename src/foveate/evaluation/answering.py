@@ -65,7 +65,7 @@ class Evaluation:
         by_length = self.order is None and "lengths" in config.reuse
         ordered = longest_first(self.samples, encodings) if by_length else self.samples
         ids = frozenset(sample.id for sample in good)
-        batches = QuestionsInBatches(ordered, config.batch_size, self.order, share, shares, ids)
+        batches = QuestionsInBatches(ordered, config.per_batch, self.order, share, shares, ids)
         module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.reuse)
         with logged(config, folder, share) as callbacks:
             if failed and share == 0:

@@ -3,25 +3,29 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from foveate.compressors import Compressor
+from foveate.core.errors import OptionError
 from foveate.core.values import Value
 from foveate.data.load import default_split
 from foveate.data.names import parsed
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.names import REUSABLE, LoggerName, Reuse, check_numbers
 from foveate.evaluation.source import OURS, digest, top_of, tree_hash
+from foveate.models.loading.automatic import batch_size_for, device_for, dtype_for
 from foveate.models.loading.loaded_model import LoadedModel
+from foveate.models.loading.names import AUTO
 
 _CANNOT_CHANGE_AN_ANSWER = tuple(
     "studies/ reference/ testing/ methods/ profiling/ cli.py options.py core/progress.py core/finished.py "
-    "evaluation/loggers.py evaluation/ranks.py evaluation/identity.py evaluation/source.py".split()
+    "evaluation/loggers.py evaluation/ranks.py evaluation/identity.py evaluation/source.py "
+    "evaluation/announcement.py".split()
 )
 
 
@@ -37,9 +41,11 @@ class EvalConfig(Value):
         limit: Number of questions; None means the whole split.
         seed: Seed of generated data.
         max_new_tokens: Longest answer.
-        dtype: Type of weights and activations: "float32", "bfloat16" or "float16".
-        batch_size: Questions per batch, each with its own keys and values: lower it for large models.
-        device: "cpu", "cuda" or another accelerator.
+        dtype: Type of weights and activations: "float32", "bfloat16" or "float16"; "auto" becomes float32 on a CPU, and
+            elsewhere that of the checkpoint.
+        batch_size: Questions per batch, each with its own keys and values; "auto" becomes what fits the model and the
+            memory (`on`). A batch for which memory does not suffice is answered in halves.
+        device: "cpu", "cuda" or another accelerator; "auto" becomes the accelerator if there is one, else "cpu".
         out: Folder of records and encodings.
         on_error: "stop" raises an error for a question that cannot be asked, "skip" records it as failed.
         loggers: Lightning's loggers that receive metrics of a running evaluation.
@@ -54,9 +60,9 @@ class EvalConfig(Value):
     limit: int | None = None
     seed: int = 0
     max_new_tokens: int = 32
-    dtype: str = "float32"
-    batch_size: int = 256
-    device: str = "cpu"
+    dtype: str = AUTO
+    batch_size: int | Literal["auto"] = AUTO
+    device: str = AUTO
     out: Path = Path("runs")
     on_error: Literal["stop", "skip"] = "stop"
     loggers: tuple[LoggerName, ...] = ()
@@ -67,7 +73,28 @@ class EvalConfig(Value):
         super().__post_init__()
         if not self.split:
             object.__setattr__(self, "split", default_split(self.data))
+        object.__setattr__(self, "device", device_for(self.device))
+        object.__setattr__(self, "dtype", dtype_for(self.model, self.dtype, self.device))
         check_numbers(self.seed, self.batch_size, self.max_new_tokens)
+
+    def on(self, loaded: LoadedModel) -> Self:
+        """Returns the configuration with a number of questions per batch.
+
+        Args:
+            loaded: Its model.
+        """
+        return replace(self, batch_size=batch_size_for(loaded)) if self.batch_size == AUTO else self
+
+    @property
+    def per_batch(self) -> int:
+        """Number of questions per batch.
+
+        Raises:
+            OptionError: It is "auto", which only a loaded model can resolve; see `on`.
+        """
+        if self.batch_size == AUTO:
+            raise OptionError("batch_size='auto' is not resolved yet: expected a configuration that `on` returned")
+        return self.batch_size
 
     @property
     def exact(self) -> bool:

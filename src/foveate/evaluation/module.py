@@ -15,10 +15,11 @@ from torch import Tensor
 from foveate.compressors import Compressor
 from foveate.compressors.base import checked_cuts, compressed_by
 from foveate.core.compression import Compressed
-from foveate.core.errors import DataError
+from foveate.core.errors import DataError, lacks_memory
 from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import EncodedImages, Encodings
 from foveate.evaluation.evidence import evidence_of
+from foveate.evaluation.memory import exhausted, halved
 from foveate.evaluation.names import REUSABLE, Reuse
 from foveate.evaluation.prompts import RECORD_IT, prompt_of, question_text, reference_of
 from foveate.evaluation.records import Record, RunFolder
@@ -54,8 +55,32 @@ class Answering(lightning.LightningModule):
         super().__init__()
         self.encodings, self.compressor, self.max_new_tokens = encodings, compressor, max_new_tokens
         self.loaded, self.skip, self.reuse = encodings.loaded, skip, reuse
+        self.most: int | None = None
 
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
+        """Returns the records of a batch, answered in parts of at most as many questions as memory has sufficed for.
+
+        Raises:
+            MemoryExhausted: Memory does not suffice for a single question.
+        """
+        records: list[Record] = []
+        left = batch
+        while left:
+            some = left[: self.most]
+            try:
+                records += self._answer(some)
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+                if len(some) == 1:
+                    raise exhausted(f"question {some[0].id!r} alone", error) from error
+            else:
+                left = left[len(some) :]
+                continue
+            self.most = halved(len(some))  # here, where the error's frames hold no tensors any more
+        return records
+
+    def _answer(self, batch: list[VQASample]) -> list[Record]:
         prompts, failures = zip(*(self._prompt(sample) for sample in batch), strict=True)
         for sample, failure in zip(batch, failures, strict=True):
             if failure and not self.skip:

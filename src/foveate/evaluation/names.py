@@ -24,14 +24,14 @@ Existing = Literal["refuse", "aside", "beside"]
 a study with another configuration into a folder of its own, and "aside" renames the existing study first."""
 
 
-def check_numbers(seed: int, batch_size: int, max_new_tokens: int | None) -> None:
+def check_numbers(seed: int, batch_size: int | Literal["auto"], max_new_tokens: int | None) -> None:
     """Checks numbers of a configuration.
 
     Raises:
         OptionError: A number is below its minimum.
     """
     for name, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("max_new_tokens", max_new_tokens, 1)):
-        if value is not None and value < least:
+        if isinstance(value, int) and value < least:
             raise OptionError(f"{name}={value}: expected {least} or more")
 
 

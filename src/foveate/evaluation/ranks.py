@@ -122,6 +122,10 @@ def _take_device(device: str) -> None:
         return
     import torch
 
+    from foveate.models.loading.automatic import device_for
+
+    if device_for(device) == "cpu":
+        return
     count = torch.accelerator.device_count()
     if not count:
         raise DeviceError(f"device {device!r}: torch sees none here; expected cpu, or a machine that has one")

@@ -51,6 +51,7 @@ def evaluate(
     """
     check_loggers(config.loggers)
     loaded: LoadedModel = cached_load(config.model, config.device, config.dtype)
+    config = config.on(loaded)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     identity = config.identity(checkpoint_identity(loaded), questions)
     folder = RecordFolder(config.out / "records" / run_id(identity))

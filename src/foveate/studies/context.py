@@ -41,6 +41,7 @@ class StudyContext:
             FoveateError: The model or the data cannot be used; the message says why.
         """
         loaded = cached_load(config.model, config.device, config.dtype)
+        config = config.on(loaded)
         samples, questions = data_of(config.data, config.split, config.limit, config.seed)
         usable = first_usable(config, samples, loaded)
         identity = config.identity(checkpoint_identity(loaded), questions)

@@ -130,6 +130,7 @@ def mean_scores(config: EvalConfig) -> tuple[float, ...]:
         FoveateError: A question cannot be asked, or the model cannot compute what the compressor reads.
     """
     loaded = cached_load(config.model, config.device, config.dtype)
+    config = config.on(loaded)
     samples, questions = data_of(config.data, config.split, config.limit, config.seed)
     stem, folder = run_id(config.identity(checkpoint_identity(loaded), questions)), config.out / "means"
     for found in folder.glob(f"{stem}.????????????????.json"):  # the checksum
@@ -148,8 +149,8 @@ def _mean_scores(
 ) -> tuple[float, ...]:
     total = torch.zeros(())
     with bar(len(samples), "question", "mean scores") as progress:
-        for start in range(0, len(samples), config.batch_size):
-            batch = samples[start : start + config.batch_size]
+        for start in range(0, len(samples), config.per_batch):
+            batch = samples[start : start + config.per_batch]
             arranged = [encodings.arrangements[sample.image_id] for sample in batch]
             prompts = [
                 prompt_of(loaded, sample, image, config.max_new_tokens)

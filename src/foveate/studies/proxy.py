@@ -117,7 +117,7 @@ def _signal(
     if signal == "evidence":
         worth = _evidence_shares(share)
     else:
-        worth = _response_shares(encodings, samples, prompts, config.batch_size)
+        worth = _response_shares(encodings, samples, prompts, config.per_batch)
     first = {sample.image_id: row for row, sample in reversed(list(enumerate(samples)))}
     owner = torch.tensor([list(first).index(sample.image_id) for sample in samples])
     wanted = torch.zeros(len(first), worth.shape[1]).index_add_(0, owner, worth) / worth.sum()

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from foveate.core.errors import OutputError, behind, message_of
 from foveate.core.progress import bar
 from foveate.evaluation import ranks
+from foveate.evaluation.announcement import Announced
 from foveate.studies.notes import note_study, unfinished_note
 from foveate.studies.objective import ARTIFACTS, Objective
 from foveate.studies.plan import SamplerName
@@ -91,13 +92,16 @@ def run_trials(
                 note_study(study, unfinished_note(study, objective.config, total))
         for trial in bar(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), "trial", "checking records"):
             objective.restore(trial)
+        announced = None
         with folder.working(), bar(total, "trial", miniters=1, delay=0, leave=True) as shown:
             while True:
                 with (lock := folder.queue):
                     states = Counter(trial.state for trial in study.get_trials(deepcopy=False))
                     begun = states.total() - states[TrialState.FAIL] - states[TrialState.WAITING]
                     shown.total = max(total, begun + states[TrialState.WAITING])
-                    shown.update(begun - states[TrialState.RUNNING] - shown.n)
+                    shown.update((done := begun - states[TrialState.RUNNING]) - shown.n)
+                    announced = announced or Announced(objective.config, int(shown.total) - begun, done)
+                    announced.ended(done)
                     if states[TrialState.WAITING] or begun < total:
                         study.sampler = _sampler(sampler, seed, begun)
                         study.optimize(partial(objective, started=partial(lock.release, force=True)), n_trials=1)

@@ -9,6 +9,8 @@ REFERENCE = "reference"
 REFERENCES = (REFERENCE, "reference-1", "reference-2")
 """The names of all shipped models: trainings of one recipe from different seeds."""
 Dtype = Literal["float32", "bfloat16", "float16"]
+AUTO: Literal["auto"] = "auto"
+"""The value of an option that is chosen for the model and the machine; see `models.loading.automatic`."""
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 

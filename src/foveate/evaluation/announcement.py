@@ -1,0 +1,57 @@
+"""What a command will do and how long it will take, said before and soon after it starts."""
+
+import time
+
+from foveate.evaluation import ranks
+from foveate.evaluation.config import EvalConfig
+from foveate.evaluation.run import cached_load, data_of
+
+_WORTH_SAYING_S = 10
+
+
+class Announced:
+    """A number of runs that are announced when they start, and whose duration is estimated from the first ones.
+
+    Args:
+        config: The evaluation that each run repeats with another compressor.
+        runs: Number of runs that are left; nothing is announced if there are none.
+        done: Number of runs that have ended before.
+    """
+
+    def __init__(self, config: EvalConfig, runs: int, done: int = 0) -> None:
+        self._runs, self._before, self._begun, self._estimated = runs, done, time.monotonic(), False
+        if not runs:
+            return
+        loaded = cached_load(config.model, config.device, config.dtype)
+        samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+        ranks.notice(
+            f"model {config.model}: {loaded.adapter.tower.grid.patches} patches per image, {config.dtype} on "
+            f"{config.device}; {len(samples):,} questions of {config.data}, {config.on(loaded).per_batch} per batch; "
+            f"{runs} run{'s' * (runs != 1)}, one per compressor"
+        )
+
+    def ended(self, done: int) -> None:
+        """Says once how long the other runs will take, as soon as that is worth a line; call when a run has ended.
+
+        Args:
+            done: Number of runs that have ended, in all processes, with those that had ended before.
+        """
+        ended = done - self._before
+        left = self._runs - ended
+        if self._estimated or not ended or left <= 0:
+            return
+        took = time.monotonic() - self._begun
+        if took / ended * left >= _WORTH_SAYING_S:
+            self._estimated = True
+            some = f"{ended} of {self._runs} runs took {duration(took)}"
+            ranks.notice(f"{some}; at that rate the others need {duration(took / ended * left)}")
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration in words of two units, such as "1 h 5 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

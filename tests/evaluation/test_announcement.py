@@ -1,0 +1,58 @@
+"""What is said before the first question and after the first runs."""
+
+import pytest
+
+from foveate.compressors import Identity
+from foveate.evaluation import EvalConfig, announcement
+from foveate.evaluation.announcement import Announced, duration
+
+
+@pytest.fixture
+def config(tiny):
+    return EvalConfig(Identity(), model=tiny, limit=12, batch_size=5)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds that `announcement` reads, which the test sets."""
+    now = [0.0]
+    monkeypatch.setattr(announcement.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_before_the_first_run_one_line_says_what_will_be_run(config, tiny, capsys):
+    Announced(config, 3)
+    assert capsys.readouterr().err == (
+        f"model {tiny}: 144 patches per image, float32 on cpu; 12 questions of scenes, 5 per batch; "
+        "3 runs, one per compressor\n"
+    )
+
+
+def test_where_nothing_is_left_nothing_is_said(config, capsys):
+    Announced(config, 0, 5).ended(5)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_time_of_the_others_is_said_once_from_the_first_run(config, clock, capsys):
+    announced = Announced(config, 11, done=2)
+    capsys.readouterr()
+    announced.ended(2)
+    clock[0] = 30
+    announced.ended(3)
+    announced.ended(4)
+    assert capsys.readouterr().err == "1 of 11 runs took 30 s; at that rate the others need 5 min 0 s\n"
+
+
+def test_runs_that_were_over_at_once_give_no_estimate(config, clock, capsys):
+    announced = Announced(config, 11)
+    capsys.readouterr()
+    clock[0] = 0.01
+    announced.ended(1)
+    assert capsys.readouterr().err == ""
+    clock[0] = 60
+    announced.ended(2)
+    assert "2 of 11 runs took 1 min 0 s; at that rate the others need 4 min 30 s" in capsys.readouterr().err
+
+
+def test_durations_have_two_units():
+    assert [duration(s) for s in (3.4, 61, 3_900)] == ["3 s", "1 min 1 s", "1 h 5 min"]
