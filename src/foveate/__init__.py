@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from foveate.analysis.comparison.from_python import compare
     from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
     from foveate.core.contracts import Merger, Scorer, Selector
     from foveate.core.needs import Need
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     from foveate.methods import METHODS
     from foveate.models.loading.load import adapt, load, register_family
 
+from foveate.core.errors import missing_package
+
 __version__ = version("foveate")
 
 _HOMES = {
+    "foveate.analysis.comparison.from_python": ("compare",),
     "foveate.compressors": ("Compressor", "DecoderCompressor", "Pipeline", "VisionCompressor"),
     "foveate.core.contracts": ("Merger", "Scorer", "Selector"),
     "foveate.core.needs": ("Need",),
@@ -43,6 +47,7 @@ __all__ = [
     "Selector",
     "VisionCompressor",
     "adapt",
+    "compare",
     "evaluate",
     "load",
     "load_samples",
@@ -54,7 +59,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (any of them)
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    try:
+        return getattr(import_module(_HOME_OF[name]), name)
+    except ModuleNotFoundError as error:
+        if missing := missing_package(error):
+            raise missing from error
+        raise
 
 
 def __dir__() -> list[str]:

@@ -1,12 +1,10 @@
 """The command line of all experiments: arguments, errors, processes, and reports of finished commands."""
 
 import errno
-import logging
 import os
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
@@ -20,26 +18,12 @@ import tyro
 from foveate.core.errors import DataError, FoveateError, behind, interrupted, lacks_memory, missing_package
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
 from foveate.core.progress import disable_bars
+from foveate.core.quiet import silence
 from foveate.data.names import SCENES, TABLE_SPLIT, parsed, table_of
 from foveate.evaluation.ranks import notice, rank, workers
 from foveate.models.loading.names import REFERENCES, folder_of
 from foveate.options import Checked, Options
 
-_LIGHTNING = "accelerators callbacks core loggers loops plugins profilers strategies trainer tuner utilities".split()
-_CHATTER = {  # imports set the levels of `lightning_fabric` and `pytorch_lightning` themselves
-    **dict.fromkeys((f"lightning_fabric.{part}" for part in _LIGHTNING), logging.WARNING),
-    **dict.fromkeys((f"pytorch_lightning.{part}" for part in _LIGHTNING), logging.WARNING),
-    "pytorch_lightning.utilities.rank_zero": logging.WARNING,
-    "pytorch_lightning.loggers.mlflow": logging.ERROR,  # warns of every table that it creates
-    "mlflow.store": logging.WARNING,
-}
-_NOISE = (
-    ".*does not have many workers",  # questions are in memory
-    "Couldn't infer the batch indices",  # records carry the ids of their samples
-    ".*LeafSpec",  # between Lightning and torch
-    ".*is experimental",
-    ".*is an experimental feature",
-)
 _REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO EPIPE".split()}
 
 
@@ -56,10 +40,7 @@ def run(main: Callable[..., None]) -> None:
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not with nohup, which ignores it
         signal.signal(signal.SIGINT, note)
-    for name, level in _CHATTER.items():
-        logging.getLogger(name).setLevel(level)
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message=message)
+    silence()
     try:
         tyro.cli(_with_processes(main))
     except (KeyboardInterrupt, Exception) as error:

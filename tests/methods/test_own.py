@@ -16,7 +16,9 @@ from foveate.methods.registry import check_names, parts_of
 from tests.scripts import run
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = dict(re.findall(r"```python\n# (\w+\.py).*?\n(.*?)```", (ROOT / "docs/own_scorer.md").read_text(), re.DOTALL))
+BLOCKS = dict(
+    re.findall(r"```python\n# (\w+\.py).*?\n(.*?)```", (ROOT / "docs/tutorials/own_scorer.md").read_text(), re.DOTALL)
+)
 EXAMPLE = BLOCKS["last_minus_first.py"]
 
 
@@ -37,7 +39,7 @@ def written(path: Path, code: str) -> Path:
 
 
 def test_the_documented_command_compares_the_documented_file(own, tiny):
-    command = re.search(r"```\npython (experiments/\S+) (.*)\n", (ROOT / "docs/own_scorer.md").read_text())
+    command = re.search(r"```\npython (experiments/\S+) (.*)\n", (ROOT / "docs/tutorials/own_scorer.md").read_text())
     assert command
     own_method = [word for word in shlex.split(command[2]) if "last_minus_first" in word]
     small = ["--keep", "0.3", "--limit", "7", "--max-new-tokens", "2", "--model", tiny]

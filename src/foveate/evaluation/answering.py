@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 
 from foveate.core.errors import DataError, interrupted
 from foveate.core.progress import bar
+from foveate.core.quiet import quiet
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.agreement import check_evaluated
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash, run_id
@@ -91,7 +92,7 @@ def predict(
     if not batches.batches:
         return True
     questions, answered = sum(map(len, batches.batches)), 0
-    with bar(questions, "question") as shown:
+    with quiet(), bar(questions, "question") as shown:
 
         def count(trainer: object, module: object, records: object, batch: Sequence[VQASample], *_: int) -> None:
             nonlocal answered

@@ -23,8 +23,8 @@ from foveate.models.loading.loaded_model import LoadedModel
 from foveate.models.loading.names import AUTO
 
 _CANNOT_CHANGE_AN_ANSWER = tuple(
-    "studies/ reference/ testing/ methods/ profiling/ cli.py options.py core/progress.py core/finished.py "
-    "evaluation/loggers.py evaluation/ranks.py evaluation/identity.py evaluation/source.py "
+    "studies/ reference/ testing/ methods/ profiling/ cli.py options.py core/progress.py core/quiet.py "
+    "core/finished.py evaluation/loggers.py evaluation/ranks.py evaluation/identity.py evaluation/source.py "
     "evaluation/announcement.py".split()
 )
 
