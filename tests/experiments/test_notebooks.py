@@ -31,8 +31,11 @@ from tests.tiers import extended, parametrize
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
-IMAGES = {"01_what_scorers_see": 1, "02_perception_bias": 7, "03_layers_and_ensembles": 5, "04_accuracy_and_cost": 3}
-MADE_BY = {"01": ("bias",), "02": ("bias",), "03": ("ablate", "bias"), "04": ("compare", "speed")}
+REPORTS = {"01_what_scorers_see": 1, "02_perception_bias": 7, "03_layers_and_ensembles": 5, "04_accuracy_and_cost": 3}
+TEACHES = "00_compress_a_model"
+IMAGES = REPORTS | {TEACHES: 2}
+MADE_BY = {"01": ("bias",), "02": ("bias",), "03": ("ablate", "bias"), "04": ("compare", "speed"), "00": ()}
+LIBRARIES = {"foveate", "matplotlib", "torch", "IPython"}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,17 @@ def source_of(cell: NotebookNode) -> str:
     return re.sub(r"^%.*$", "", cell.source, flags=re.MULTILINE)
 
 
+def sentences(cells: list[NotebookNode]) -> list[str]:
+    """What they say, without headings."""
+    text = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    said = " ".join(line for line in text.splitlines() if not line.startswith("#"))
+    return re.findall(r"[^.]+\.(?=\s|$)", re.sub(r"`[^`]*`|arXiv \d+\.\d+", "x", said))
+
+
+def kind_of(cell: NotebookNode) -> str:
+    return "figure" if re.search(r"_figure\(|^figure$", cell.source, re.MULTILINE) else "other"
+
+
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`make` in a fresh folder, in the environment of this test run, which it is not to install anew."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "experiments"):
@@ -115,19 +129,40 @@ def test_all_notebooks_are_known_to_this_test():
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_a_notebook_asks_a_question_names_its_sources_defines_nothing_and_is_stored_without_outputs(name):
+def test_a_notebook_asks_a_question_names_its_sources_and_is_stored_without_outputs(name):
     cells = read(name).cells
     assert len(cells) <= 15
     assert cells[0].cell_type == "markdown" and "?" in cells[0].source.splitlines()[0]
     assert set(re.findall(r"`make (\w+)`", cells[0].source)) == set(MADE_BY[name[:2]])
     for cell in (cell for cell in cells if cell.cell_type == "code"):
         nodes = list(ast.walk(ast.parse(source_of(cell))))
-        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
-        assert not [node for node in nodes if isinstance(node, kinds)]
         names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
         names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
-        assert {name.split(".")[0] for name in names} <= {"foveate", "IPython", *sys.stdlib_module_names}
+        assert {name.split(".")[0] for name in names} <= {*LIBRARIES, *sys.stdlib_module_names}
         assert not cell.outputs and cell.execution_count is None
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_notebook_defines_nothing_but_the_scorer_that_it_teaches_to_write(name):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    trees = [ast.parse(source_of(cell)) for cell in read(name).cells if cell.cell_type == "code"]
+    found = [node for tree in trees for node in ast.walk(tree) if isinstance(node, kinds)]
+    expected = ["LargestHead", "needs", "score"] if name == TEACHES else []
+    assert [getattr(node, "name", "lambda") for node in found] == expected
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_shows_its_figures_first_and_says_at_most_six_sentences(name):
+    cells = read(name).cells
+    kinds = [kind_of(cell) for cell in cells if cell.cell_type == "code"][1:]
+    assert kinds == sorted(kinds) and "figure" in kinds
+    assert 1 <= len(sentences(cells)) <= 6
+
+
+def test_the_teaching_notebook_says_what_to_change_for_a_real_checkpoint():
+    text = read(TEACHES).cells[-1].source
+    assert text.startswith("## A real checkpoint")
+    assert {"`MODEL`", "`DATA`", "`KEEP`"} <= set(re.findall(r"`\w+`", text))
 
 
 @parametrize("name", IMAGES, reason="notebooks")
@@ -143,7 +178,7 @@ def test_a_notebook_runs_draws_and_ends_with_an_answer_in_numbers(name, made, ke
     assert not re.search(r"\bnan\b", answer, re.IGNORECASE)
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", REPORTS)
 def test_a_notebook_without_results_names_the_command_that_makes_them(name, tmp_path, monkeypatch):
     monkeypatch.setenv("FOVEATE_RUNS", str(tmp_path))
     first = next(cell for cell in read(name).cells if cell.cell_type == "code")

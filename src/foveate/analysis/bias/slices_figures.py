@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from foveate.analysis.bias.figures import BY_LAYER, COLOURS_OF, MARKERS, NAMES, draw_layers, legend
 from foveate.analysis.bias.measures import DECODER, RANDOM, TOWER
-from foveate.analysis.drawing import FAINT, INK, caption, house_style, legend_of, percent_axis
+from foveate.analysis.drawing import FAINT, INK, caption, house_style, legend_above, legend_of, percent_axis
 
 
 def draw_cross(rows: pd.DataFrame, measure: str, ax: Axes) -> Axes:
@@ -94,8 +94,7 @@ def tokens_figure(table: pd.DataFrame, source: str) -> Figure:
         _style(own)
         near.set(xlabel="token of the answer", ylabel="Spearman with the token's row")
         own.set(xlabel="token of the answer", ylabel="share", title="the token's own row")
-        for ax in (near, own):
-            ax.legend(frameon=False, fontsize=10)
+        legend_above(figure, legend_of((near, own)))
         sizes, last = itself["n"], itself["token"].iloc[-1]
         text = (
             f"{source}; n = {sizes.iloc[0]:,} questions at token 0, {sizes.iloc[-1]:,} at token {last}; "
