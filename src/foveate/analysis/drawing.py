@@ -122,14 +122,15 @@ def legend_of(axes: Iterable[Axes]) -> dict[str, Any]:
     return {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
 
 
-def legend_above(figure: Figure, shown: Mapping[str, Any]) -> None:
+def legend_above(figure: Figure, shown: Mapping[str, Any], columns: int | None = None) -> None:
     """Draws a legend above all panels, where it covers no data.
 
     Args:
         figure: The figure, with a constrained layout.
         shown: Handles by name.
+        columns: Number of columns; None puts all names into one row.
     """
-    place = {"loc": "outside upper right", "ncols": len(shown), "frameon": False, "fontsize": 11}
+    place = {"loc": "outside upper right", "ncols": columns or len(shown), "frameon": False, "fontsize": 11}
     figure.legend(shown.values(), shown.keys(), **place)
 
 

@@ -94,7 +94,7 @@ def tokens_figure(table: pd.DataFrame, source: str) -> Figure:
         _style(own)
         near.set(xlabel="token of the answer", ylabel="Spearman with the token's row")
         own.set(xlabel="token of the answer", ylabel="share", title="the token's own row")
-        legend_above(figure, legend_of((near, own)))
+        legend_above(figure, legend_of((near, own)), columns=3)
         sizes, last = itself["n"], itself["token"].iloc[-1]
         text = (
             f"{source}; n = {sizes.iloc[0]:,} questions at token 0, {sizes.iloc[-1]:,} at token {last}; "

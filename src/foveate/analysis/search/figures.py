@@ -18,6 +18,7 @@ from foveate.analysis.drawing import (
     caption,
     house_style,
     label_lines,
+    legend_above,
     legend_of,
     percent_axis,
 )
@@ -261,7 +262,6 @@ def draw_front(front: Front, ax: Axes) -> Axes:
     low, high = np.nanmin(shown), np.nanmax(shown)
     ax.set_ylim(low - 0.06 * max(high - low, 0.01), high + 0.06 * max(high - low, 0.01))
     label_lines(ax, labels)
-    ax.legend(frameon=False, fontsize=10.5, loc="lower right")
     return ax
 
 
@@ -270,7 +270,7 @@ def front_figure(front: Front) -> Figure:
     with house_style():
         figure = Figure(figsize=(10, 5.8), layout="constrained")
         ax = figure.subplots()
-        draw_front(front, ax)
+        legend_above(figure, legend_of([draw_front(front, ax)]))
         below = int((front.tried["y"] < ax.get_ylim()[0]).sum())
         text = (
             f"n = {front.n:,} questions about {front.images:,} images of the confirming split; bars and bands: 95 % "
