@@ -2,13 +2,14 @@
 
 from foveate.core.budget import check_budgets
 from foveate.evaluation.ranks import rank
-from foveate.methods.registry import METHODS, check_names
+from foveate.methods.registry import METHODS, check_names, pairs_of
 from foveate.options import Flat, Options
 
 
 def main(
     methods: tuple[str, ...] = tuple(METHODS),
     keep: tuple[int | float, ...] = (0.5, 1 / 3, 0.11),
+    pairs: tuple[str, ...] = (),
     options: Flat = Options("compare_methods", scenes=1050),
 ) -> None:
     """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
@@ -28,9 +29,14 @@ def main(
             compressor; default is all published methods.
         keep: Budgets in equivalent tokens, the mean of the visual tokens over the blocks of the language model: counts,
             or fractions of an image's patches.
+        pairs: Pairs of methods whose differences are tested, such as vtc_cls:fastv; `pairs.csv` and `pairs.md` have
+            them. Methods that a pair names are evaluated, too.
         options: Options of all experiments.
     """
     check_names(methods)
+    compared = pairs_of(pairs, methods)
+    labels = {name.rpartition(":")[2] for name in methods}
+    methods = (*methods, *dict.fromkeys(name for pair in compared for name in pair if name not in labels))
     check_budgets(keep)
     from foveate.analysis.benchmark_numbers import overview
     from foveate.analysis.comparison.report import report
@@ -45,7 +51,7 @@ def main(
         study = compare(folder, config, methods, keep, draw=kept_figure)
         studies.append((config, study))
         if rank() == 0:
-            print(report(study, config))
+            print(report(study, config, compared))
     if rank() > 0:
         return
     if len(options.models) > 1:

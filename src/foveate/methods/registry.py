@@ -116,3 +116,26 @@ def check_names(names: Iterable[str]) -> None:
     """
     for name in names:
         parts_of(name)
+
+
+def pairs_of(texts: Iterable[str], methods: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Splits texts such as "vtc_cls:fastv" into pairs of methods.
+
+    Args:
+        texts: Two names each, with a colon between; a user's own method is named by its function.
+        methods: Names of the methods of the comparison, a user's own as "package.module:function".
+
+    Raises:
+        UnknownMethod: A text has another form, or names a method that is unknown.
+    """
+    known = {name.rpartition(":")[2] for name in methods}
+    pairs = []
+    for text in dict.fromkeys(texts):
+        first, colon, second = text.partition(":")
+        if not (first and colon and second) or ":" in second or first == second:
+            raise UnknownMethod(
+                f"pair {text!r}: expected two different methods with a colon between, such as vtc_cls:fastv"
+            )
+        check_names(name for name in (first, second) if name not in known)
+        pairs.append((first, second))
+    return tuple(pairs)

@@ -26,11 +26,14 @@ from foveate.analysis.comparison.figures import (
     ranking_figure,
     rankings_data,
 )
+from foveate.analysis.comparison.pairs import pairs_table
 from foveate.analysis.comparison.report import example_cells, markdown, write_report
 from foveate.analysis.held_out import held_out_table
 from foveate.analysis.kept_patches import Setting
 from foveate.analysis.records import read_records
 from foveate.analysis.verdicts import paired_p
+from foveate.core.errors import UnknownMethod
+from foveate.methods.registry import pairs_of
 from foveate.profiling.flops import prefill_flops
 from foveate.profiling.shapes import DecoderShape
 from tests.tiers import extended
@@ -164,6 +167,59 @@ def test_the_best_is_chosen_on_one_half_and_compared_with_every_control_on_the_o
     inside = table[(table["budget"] == 72) & (table["group"] == "best inside the language model")]
     assert inside["rival"].tolist() == ["random", "pool", "random_inside", "full"]
     assert "best inside the language model" not in table.loc[table["budget"] == 16, "group"].tolist()
+
+
+def sign_flip_p(differences) -> float:
+    """The exact test that flips the sign of every image's sum, by enumeration of all sums."""
+    possible = {0.0: 1.0}
+    for one in differences:
+        sums: dict[float, float] = {}
+        for total, share in possible.items():
+            for flipped in (total + one, total - one):
+                sums[flipped] = sums.get(flipped, 0) + share / 2
+        possible = sums
+    observed = sum(differences)
+    tails = [sum(p for total, p in possible.items() if sign * total >= sign * observed) for sign in (1, -1)]
+    return min(1.0, 2 * min(tails))
+
+
+def test_differences_of_named_methods_are_those_of_the_records_with_corrected_exact_p_values(written):
+    table = pairs_table(written.frames, [("pool", "good"), ("same", "bad"), ("cut", "full")])
+    assert table["budget"].tolist() == [72] * 3 + [16] * 3
+    ps = []
+    for _, one in table[table["p"].notna()].iterrows():
+        runs = ["full" if name == "full" else f"{name}-{one['budget']}" for name in one[["method", "other"]]]
+        first, second = (read_records(written.out, run) for run in runs)
+        difference = first["score"] - second["score"]
+        assert (one["n"], one["images"]) == (120, 60)
+        assert one["difference"] == pytest.approx(difference.mean())
+        assert one["low"] < one["difference"] < one["high"]
+        ps.append(sign_flip_p(difference.groupby(first["image_id"]).sum().tolist()))
+        assert one["p"] == pytest.approx(ps[-1])
+    order, steps = np.argsort(ps), np.arange(len(ps), 0, -1)
+    expected = np.empty(len(ps))
+    expected[order] = np.minimum(1, np.maximum.accumulate(np.array(ps)[order] * steps))
+    np.testing.assert_allclose(table["p_holm"].dropna(), expected)
+    assert table.iloc[-1][["method", "budget"]].tolist() == ["cut", 16] and np.isnan(table.iloc[-1]["difference"])
+
+
+def test_the_report_writes_the_named_pairs_and_says_where_there_is_no_cell(written, tmp_path):
+    setting = Setting(4, 6, (12, 12), {}, {})
+    answer = write_report(written.comparison, written.out, tmp_path, setting, [("good", "random"), ("cut", "full")])
+    text = (tmp_path / "pairs.md").read_text(encoding="utf-8")
+    assert text.strip() in answer.finding
+    assert re.search(r"\| good \| random \| 16 \| \+\d+\.\d \[.*\] \| <0.001 better \|", text)
+    assert "| cut | full | 16 | one of them has no cell here | - |" in text
+    assert len(pd.read_csv(tmp_path / "pairs.csv")) == 4
+
+
+def test_a_pair_names_two_different_known_methods():
+    assert pairs_of(["mine:fastv"], ["own:mine"]) == (("mine", "fastv"),)
+    for text in ("fastv", "fastv:fastv", "a:b:c", ":fastv"):
+        with pytest.raises(UnknownMethod, match="expected two different methods"):
+            pairs_of([text], ())
+    with pytest.raises(UnknownMethod, match="'fastvv' is unknown; did you mean fastv"):
+        pairs_of(["fastvv:vtc_cls"], ())
 
 
 def test_the_report_has_one_verdict_per_pair_and_the_methods_that_cannot_run(written, tmp_path):

@@ -21,6 +21,7 @@ from foveate.analysis.comparison.data import (
     shared_budget,
 )
 from foveate.analysis.comparison.figures import frontier_figure, frontiers_data, ranking_figure, rankings_data
+from foveate.analysis.comparison.pairs import write_pairs
 from foveate.analysis.contents import content_tables
 from foveate.analysis.drawing import save_figure
 from foveate.analysis.held_out import held_out
@@ -53,28 +54,37 @@ _COLUMNS = (
 )
 
 
-def report(study: optuna.Study, config: EvalConfig) -> str:
-    """Writes the report of a finished comparison beside its study and into its artifacts; returns the text to print."""
+def report(study: optuna.Study, config: EvalConfig, pairs: Sequence[tuple[str, str]] = ()) -> str:
+    """Writes the report of a finished comparison beside its study and into its artifacts; returns the text to print.
+
+    Args:
+        study: The study.
+        config: Its configuration.
+        pairs: See `pairs_table`.
+    """
     folder = config.out / study.study_name
     comparison = comparison_of(study)
-    written = write_report(comparison, config.out, folder, setting_of(study, config))
+    written = write_report(comparison, config.out, folder, setting_of(study, config), pairs)
     numbers = write_numbers(parsed(config.data)[0], comparison.cells, config.out, folder)
     keep_artifacts(study, folder)
     note_study(study, written.finding)
     return paragraphs(written.text, numbers, f"Tables and figures: {folder}")
 
 
-def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setting) -> Summary:
+def write_report(
+    comparison: Comparison, out: Path, folder: Path, setting: Setting, pairs: Sequence[tuple[str, str]] = ()
+) -> Summary:
     """Writes tables and figures; returns what they say.
 
-    These are table.csv, table.md, on scenes table_things.csv and table_details.csv, frontier.png, ranking.png and
-    kept_patches.png.
+    These are table.csv, table.md, on scenes table_things.csv and table_details.csv, frontier.png, ranking.png,
+    kept_patches.png, and with pairs pairs.csv and pairs.md.
 
     Args:
         comparison: The comparison, as `comparison_of` returns it.
         out: Folder that holds `records/`.
         folder: Folder to write to.
         setting: Model and images.
+        pairs: See `pairs_table`.
     """
     frames = read_comparison(comparison, out)
     table = comparison_table(frames, comparison.roles)
@@ -93,7 +103,8 @@ def write_report(comparison: Comparison, out: Path, folder: Path, setting: Setti
             kept = f"{shared_budget(table)} equivalent tokens of {comparison.patches} patches, after the last block"
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
     unable = f"Cannot run on this model: {', '.join(comparison.not_applicable)} (reasons in table.md)."
-    finding = paragraphs(found.caveat, found.markdown(), unable if comparison.not_applicable else "", failed)
+    named = write_pairs(frames, pairs, folder, found.caveat)
+    finding = paragraphs(found.caveat, found.markdown(), named, unable if comparison.not_applicable else "", failed)
     return Summary(summary(table, list(comparison.roles)), finding)
 
 
