@@ -14,7 +14,7 @@ from foveate.analysis.verdicts import holm, paired_p, too_few
 
 _LEGEND = (
     "n = {n:,} questions about {images:,} images; method minus other in points, paired by question, with 95 % "
-    "intervals over images. Verdicts rest on p < 0.05 in a permutation test over images, Holm-corrected over these pairs."
+    "intervals over images. Verdicts rest on p < 0.05 in a permutation test over images, Holm-corrected over the table."
 )
 
 
@@ -29,14 +29,14 @@ def pairs_table(frames: Mapping[Cell, pd.DataFrame], pairs: Sequence[tuple[str, 
         frames: The records, as `read_comparison` returns them.
         pairs: Names of a method and of the one that it is compared with.
     """
-    cells = {(cell.family, 0 if cell.family in BUDGETLESS else cell.keep): cell for cell in frames}
-    budgets = sorted({budget for _, budget in cells if budget}, reverse=True) or [0]
-    rows = [
-        {"method": method, "other": other, "budget": budget}
-        | _difference(*(frames.get(cells.get((name, 0)) or cells.get((name, budget))) for name in (method, other)))
-        for budget in budgets
-        for method, other in pairs
-    ]
+    budgets = sorted({cell.keep for cell in frames if cell.family not in BUDGETLESS}, reverse=True)
+    once = {cell.family: frame for cell, frame in frames.items() if cell.family in BUDGETLESS}
+    rows = []
+    for budget in budgets:
+        here = once | {cell.family: frame for cell, frame in frames.items() if cell.keep == budget}
+        for method, other in pairs:
+            row = {"method": method, "other": other, "budget": budget}
+            rows.append(row | _difference(here.get(method), here.get(other)))
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"]))
 
