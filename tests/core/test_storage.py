@@ -12,6 +12,7 @@ def test_a_file_appears_when_the_block_ends(tmp_path):
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["table.csv"]
 
 
+@pytest.mark.guards("atomic rename: atomic_write writes in place")
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "table.csv"
     target.write_text("old")
@@ -29,6 +30,7 @@ def write(path, content=b"whole"):
     (path / "two" / "empty").touch()
 
 
+@pytest.mark.guards("atomic rename: checksummed writes under a name that is read")
 def test_what_is_stamped_appears_with_its_checksum_when_the_block_ends(tmp_path):
     with checksummed(tmp_path, "part-a.b", ".parquet") as path:
         path.write_text("whole")
@@ -42,6 +44,7 @@ def test_what_is_stamped_appears_with_its_checksum_when_the_block_ends(tmp_path)
     assert intact(file) and intact(folder)
 
 
+@pytest.mark.guards("atomic rename: checksummed renames after an error as well")
 @pytest.mark.parametrize("suffix", ["", ".parquet"])
 def test_an_error_leaves_nothing_that_could_be_read(tmp_path, suffix):
     with pytest.raises(RuntimeError), checksummed(tmp_path, "part", suffix) as path:
@@ -50,6 +53,7 @@ def test_an_error_leaves_nothing_that_could_be_read(tmp_path, suffix):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.guards("checksum: core/storage.py takes everything for intact")
 def test_any_bit_that_is_turned_over_and_any_byte_that_is_missing_is_noticed(tmp_path):
     with checksummed(tmp_path, "part") as path:
         path.write_bytes(b"0123456789")

@@ -37,6 +37,7 @@ def flip(path, place=-20):
     path.write_bytes(content)
 
 
+@pytest.mark.guards("checksum: core/storage.py takes everything for intact")
 @pytest.mark.parametrize("damage", [cut, flip], ids=["cut", "flipped"])
 def test_a_damaged_part_is_never_read_and_its_questions_are_answered_anew(config, damage):
     folder = evaluate(config)
@@ -57,6 +58,7 @@ def test_a_damaged_part_is_never_read_and_its_questions_are_answered_anew(config
     assert before.stat().st_mtime_ns == untouched
 
 
+@pytest.mark.guards("records: their number in DONE is not compared")
 def test_a_part_that_is_lost_from_a_finished_run_is_noticed_and_answered_anew(config):
     folder = evaluate(config)
     expected = folder.read()
@@ -95,6 +97,7 @@ def test_a_damaged_mark_of_completeness_is_written_again(config, content):
     assert folder.complete and mark.read_bytes() == expected
 
 
+@pytest.mark.guards("checksum: a run's config.json is not verified")
 def test_a_value_in_the_note_of_a_run_cannot_be_changed_unnoticed(config):
     folder = evaluate(config)
     note = json.loads((folder.folder / "config.json").read_text())
@@ -134,6 +137,7 @@ def test_a_damaged_table_of_a_measurement_is_measured_anew(tiny, tmp_path):
         pd.testing.assert_frame_equal(again.read(name).to_pandas(), frame)
 
 
+@pytest.mark.guards("records: a finished study does not check those of its trials")
 @pytest.mark.parametrize("family", ["LLaVA-1.5", "LLaVA-OneVision"])
 def test_a_finished_study_restores_the_records_that_it_has_lost(config, tmp_path, family):
     """Of a tower without [CLS] too, where the choices have fallbacks."""

@@ -55,6 +55,7 @@ def answers(folder: RecordFolder) -> dict[str, str]:
 ONE_OF_EACH_PLACE = (vtc_cls(16, 1), tome(40), fastv(9, 2))
 
 
+@pytest.mark.guards("padding mask: every token of a batch may be attended to")
 @parametrize("compressor", COMPRESSORS, fast=ONE_OF_EACH_PLACE, ids=repr)
 def test_batch_size_padding_reuse_and_cache_never_change_an_answer(config, compressor):
     config = replace(config, compressor=compressor, limit=44)
@@ -106,6 +107,9 @@ def retold(model: str, folder: Path) -> str:
     return str(copied)
 
 
+@pytest.mark.guards(
+    "identity: run_id is a constant, or lacks compressor, checkpoint, questions, length of answers or code"
+)
 def test_what_can_change_an_answer_changes_the_run_and_what_cannot_does_not(config):
     runs = {
         name: evaluate(replace(config, limit=11, **change)).folder.name

@@ -192,6 +192,7 @@ def test_two_values_share_an_identity_if_and_only_if_they_are_built_alike(exampl
     hold()
 
 
+@pytest.mark.guards("identity: tensors count by their repr")
 def test_probes_with_opposite_or_long_weights_are_told_apart():
     weights = torch.linspace(-1, 2, 5000)
     probes = [
@@ -299,6 +300,7 @@ def test_what_cannot_be_told_apart_is_refused_by_name(value, kind):
 # classes and modules of one's own
 
 
+@pytest.mark.guards("identity: the code of a plain class does not count")
 def test_the_formula_of_a_plain_class_counts(written):
     assert probe(written()) != probe(written(formula="-trace * SCALE"))
 
@@ -310,6 +312,7 @@ def test_the_state_of_a_plain_class_counts(written):
     assert probe(module, 1.0, torch.ones(2000)) != probe(module, 1.0, -torch.ones(2000))
 
 
+@pytest.mark.guards("identity: docstrings count")
 @pytest.mark.parametrize(
     "change",
     [
@@ -334,6 +337,7 @@ def test_everything_else_of_ones_own_module_counts(written, change):
     assert probe(written(**change)) != before
 
 
+@pytest.mark.guards("identity: the code of a helper beside a plain class does not count")
 @pytest.mark.parametrize(
     ("line", "file"),
     [

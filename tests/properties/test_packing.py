@@ -80,6 +80,7 @@ def by_hand(prompt, padding, image_token, separators, repack, first):
     return ids, list(range(len(ids))) if repack else positions, tokens
 
 
+@pytest.mark.guards("padding mask: packed prompts mark padding as real")
 @given(batch=batches())
 def test_a_batch_is_packed_as_each_prompt_alone_by_hand(adapter, batch):
     prompts, separators, repack = batch

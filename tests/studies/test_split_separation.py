@@ -11,6 +11,7 @@ from foveate.studies.study_folder import StudyFolder
 from tests.data import tables
 
 
+@pytest.mark.guards("split separation: a search may report its own split")
 def test_a_search_never_reports_its_own_split(tiny, tmp_path):
     config = EvalConfig(Identity(), tiny, split="search", limit=11, out=tmp_path)
     with pytest.raises(FoveateError, match="the split that is searched"):
@@ -18,6 +19,7 @@ def test_a_search_never_reports_its_own_split(tiny, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.guards("split separation: splits may share questions")
 def test_a_search_reports_no_split_that_shares_questions_with_its_own(tiny, tmp_path):
     """POPE's split `test` holds those of its three categories."""
     parquet = tables.pope(tmp_path / "pope.parquet")
