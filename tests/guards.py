@@ -10,7 +10,7 @@ PAGE = ROOT / "docs" / "explanation" / "guards.md"
 
 _OPENING = """# What breaks when it is broken
 
-Each of these faults was made by hand, one at a time, and the test beside it failed. A test names its faults itself, with
+Each of these faults was made by hand, one at a time, and the test beside it failed. A test names its faults itself, by
 `@pytest.mark.guards("<what>: <how it is broken>")`; `python -m tests.guards` makes this page of them.
 
 | broken | test |
