@@ -52,6 +52,10 @@ def test_links_of_a_page_beside_the_site_lead_to_files_and_headings(name):
         assert not anchor or anchor in anchors(file), f"{name} links to #{anchor}, which {file.name} has not"
 
 
+def test_contributing_has_at_most_1300_words():
+    assert len((ROOT / "CONTRIBUTING.md").read_text().split()) <= 1300
+
+
 @parametrize("page", WITH_BLOCKS, fast=["README.md", "docs/getting_started.md"])
 def test_the_blocks_of_a_page_run_and_print_what_the_page_says(page):
     run_blocks(page, (ROOT / page).read_text())

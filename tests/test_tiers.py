@@ -95,5 +95,5 @@ def test_a_reason_that_is_not_on_the_list_is_refused(mark):
 
 
 def test_the_reasons_are_those_that_are_written_down():
-    told = (ROOT / "CONTRIBUTING.md").read_text()
+    told = (ROOT / "docs" / "explanation" / "tests.md").read_text()
     assert [reason for reason in REASONS if f"| `{reason}` |" not in told] == []

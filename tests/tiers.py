@@ -1,4 +1,4 @@
-"""The two tiers of the tests: `make test` runs the fast one, `make test-all` both. CONTRIBUTING.md says the rule."""
+"""The two tiers of the tests: `make test` runs the fast one, `make test-all` both; see docs/explanation/tests.md."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any

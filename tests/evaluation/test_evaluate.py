@@ -107,9 +107,7 @@ def retold(model: str, folder: Path) -> str:
     return str(copied)
 
 
-@pytest.mark.guards(
-    "identity: run_id is a constant, or lacks compressor, checkpoint, questions, answer length or code"
-)
+@pytest.mark.guards("identity: run_id is a constant, or lacks compressor, checkpoint, questions, answer length or code")
 def test_what_can_change_an_answer_changes_the_run_and_what_cannot_does_not(config):
     runs = {
         name: evaluate(replace(config, limit=11, **change)).folder.name
