@@ -1,5 +1,6 @@
 """Methods with budgets and options as text."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from foveate.core.errors import DataError, OptionError, UnknownMethod
 from foveate.explore.choice import Choice, options_of
 from foveate.explore.plan import Plan, check_port
+from foveate.explore.session import Session
+from foveate.models.loading.load import load
 
 
 @pytest.mark.parametrize(
@@ -77,3 +80,12 @@ def test_the_command_of_a_plan_names_what_is_not_the_default():
         """foveate explore 'my photo.png' --methods fastv --question 'what'"'"'s this?' --split test --new-tokens 4"""
     )
     assert plan.command == words
+
+
+def test_a_method_that_the_page_does_not_offer_is_refused_and_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "imported_by_a_page.py").write_text("def mine(keep): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    session = Session(Plan(()), load("reference"), ())
+    with pytest.raises(UnknownMethod, match="not offered"):
+        session.options_hint("imported_by_a_page:mine")
+    assert "imported_by_a_page" not in sys.modules

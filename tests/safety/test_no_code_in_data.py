@@ -61,7 +61,7 @@ def test_modules_are_imported_by_name_in_one_place_that_only_the_command_line_re
     assert not any("importlib.import_module" in ast.unparse(call.func) for path in SOURCES for call in calls(path))
     importing = {path.relative_to(ROOT / "src/foveate").as_posix() for path in SOURCES if named(path, "import_module")}
     assert importing == {
-        "methods/fitting.py",
+        "methods/own.py",
         "models/backbone/internals.py",
         "__init__.py",  # names of a table in the source
         "__main__.py",
@@ -69,7 +69,7 @@ def test_modules_are_imported_by_name_in_one_place_that_only_the_command_line_re
     }  # the others have tables
     assert [path.name for path in SOURCES if named(path, "internal")] == ["internals.py"]
     asking = {path.name for path in SOURCES if any(ast.unparse(call.func) == "method" for call in calls(path))}
-    assert asking == {"fitting.py", "comparison.py", "recipes.py"}
+    assert asking == {"fitting.py", "comparison.py", "recipes.py", "methods.py", "session.py"}
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 
 from foveate.compressors import Identity
 from foveate.core.budget import resolve_keep
-from foveate.core.errors import DataError, FoveateError, message_of
+from foveate.core.errors import DataError, FoveateError, UnknownMethod, message_of, shown
 from foveate.data.load import default_split, load_samples
 from foveate.data.sample import VQASample
 from foveate.evaluation.prompts import question_text
@@ -123,10 +123,16 @@ class Session:
         """Returns what a method keeps and answers.
 
         Raises:
-            FoveateError: The method cannot be used with this model, image or options.
+            FoveateError: The method is not offered, or cannot be used with this model, image or options.
         """
+        self._check(choice.name)
         compressor = for_model(choice.name, choice.keep, dict(choice.options), self.loaded.adapter)
         return inspect(seen.prompt, compressor)
+
+    def _check(self, name: str) -> None:
+        """Checks a name that the page sends: one of another module would import it."""
+        if name not in self.names:
+            raise UnknownMethod(f"method {shown(name)} is not offered; the page offers {', '.join(self.names)}")
 
     def default_keep(self, choice: Choice, patches: int) -> int:
         """Returns the number of patches that a method of the plan keeps."""
@@ -134,6 +140,7 @@ class Session:
 
     def options_hint(self, name: str) -> str:
         """Returns the options of a method with their values on this model, such as "start_layer=5"."""
+        self._check(name)
         recipe = method(name)
         found: dict[str, Any] = {
             option: parameter.default
