@@ -26,7 +26,9 @@ def marks() -> Iterator[tuple[str, str]]:
     """
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            for mark in getattr(node, "decorator_list", ()):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.guards":
                     yield _fault(mark, path), f"{path.relative_to(ROOT).as_posix()}::{node.name}"
 
