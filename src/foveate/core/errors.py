@@ -41,8 +41,10 @@ def behind(error: BaseException | None, wanted: Callable[[BaseException], bool])
 
 def lacks_memory(error: BaseException) -> bool:
     """Returns whether an allocation failed: allocators of CPU and MPS raise errors of a general type."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in said for s in _LACKS_MEMORY))
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(part in message for part in _LACKS_MEMORY)
+    )
 
 
 def interrupted(error: BaseException) -> bool:

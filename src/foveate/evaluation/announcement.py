@@ -1,4 +1,4 @@
-"""What a command will do and how long it will take, said before and soon after it starts."""
+"""Notices of what a command will run, before it starts, and of how long that will take, soon after."""
 
 import time
 

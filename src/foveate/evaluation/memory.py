@@ -1,4 +1,4 @@
-"""What happens when memory does not suffice for a batch."""
+"""Smaller batches, and the error, where memory does not suffice for a batch."""
 
 import gc
 

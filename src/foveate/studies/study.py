@@ -110,6 +110,11 @@ def run_trials(
                     break
                 time.sleep(_POLL_S)
                 optuna.storages.fail_stale_trials(study)
+    _check_failed(study)
+
+
+def _check_failed(study: optuna.Study) -> None:
+    """Raises `OutputError` if a trial failed."""
     if failed := _failed(study):
         raise OutputError(
             f"{len(failed)} trials failed, the first is trial {failed[0].number}: "

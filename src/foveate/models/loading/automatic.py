@@ -1,4 +1,4 @@
-"""What "auto" means for a checkpoint on a machine: its device, its precision and the number of questions per batch."""
+"""Device, precision and number of questions per batch that "auto" means for a checkpoint on a machine."""
 
 import os
 from collections import Counter
