@@ -1,10 +1,12 @@
 """The page of `foveate explore` in a real Chromium."""
 
 import json
+import signal
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 from selenium.webdriver.common.by import By
@@ -74,21 +76,31 @@ class Page:
         return {urlsplit(a.get_attribute("href")).path.rpartition("/")[2]: a.get_attribute("href") for a in found}
 
 
-def served(*options, folder):
+def served(*options, folder, temporary=None):
     port = free_port()
-    process = start(
-        "-c", RUN, "--port", str(port), "--no-browser", *options, environment={"GRADIO_TEMP_DIR": str(folder)}
-    )
+    environment = {"GRADIO_TEMP_DIR": str(folder)} | ({"TMPDIR": str(temporary)} if temporary else {})
+    process = start("-c", RUN, "--port", str(port), "--no-browser", *options, environment=environment)
     wait_for(process, lambda: "The page is at" in process.stdout, 120)
     return process, f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     process, url = served("--methods", "vtc_cls", "fastv(keep=20, layer=2)", "--limit", "12", folder=folder)
-    yield url
+    yield process, url
     process.kill()
+
+
+@pytest.fixture
+def url(server):
+    return server[1]
+
+
+def test_the_page_listens_on_this_machine_only(server):
+    process, _ = server
+    found = psutil.Process(process.pid).net_connections("tcp")
+    assert {one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
 def test_the_page_answers_follows_a_slider_and_exports_what_it_shows(url, browser):
@@ -118,6 +130,7 @@ def test_a_change_of_method_offers_its_options_and_computes_its_column_alone(url
     assert page.source("figure1") == before
     page.type("#options0 input, #options0 textarea", "share=2")
     page.wait(lambda: "share=2" in page.text("answer0"), "the error of an option")
+    assert not page.shows("figure0")
     page.type("#options0 input, #options0 textarea", "cls=False, share=0.5")
     page.wait(lambda: "merged" in page.text("answer0"), "the answer with other options")
 
@@ -165,3 +178,13 @@ def test_a_tower_without_cls_shows_the_attention_that_patches_receive(browser, t
         assert "works inside the tower of LLaVA-1.5" in page.text("answer1")
     finally:
         process.kill()
+
+
+@extended("moments")
+def test_ctrl_c_ends_the_page_and_removes_what_it_exported(browser, tmp_path):
+    process, url = served("--methods", "random", "--limit", "3", folder=tmp_path, temporary=tmp_path)
+    Page(browser, url).exported()
+    assert list(tmp_path.glob("foveate-explore-*"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert not list(tmp_path.glob("foveate-explore-*"))

@@ -21,10 +21,11 @@ def answer_of(seen: Seen, inspection: Inspection) -> str:
     patches = seen.prompt.arrangement.patches
     same = inspection.words == seen.full.words
     verdict = "<span class='same'>same as with all patches</span>" if same else "<span class='changed'>changed</span>"
-    merged = f", {len(inspection.merged)} merged" if inspection.merged else ""
+    kept = f"{len(inspection.kept)} of {patches}"
+    kept += f" kept, {len(inspection.merged)} merged" if inspection.merged else " patches kept"
     return (
-        f"<div class='answer'>{_text(inspection.answer)}</div>{verdict}<div class='facts'>{len(inspection.kept)} of "
-        f"{patches} patches kept{merged}<br>{_cost(inspection)}</div>"
+        f"<div class='answer'>{_text(inspection.answer)}</div>{verdict}<div class='facts'>{kept}<br>"
+        f"{_cost(inspection)}</div>"
     )
 
 
