@@ -76,10 +76,12 @@ class Page:
         return {urlsplit(a.get_attribute("href")).path.rpartition("/")[2]: a.get_attribute("href") for a in found}
 
 
-def served(*options, folder, temporary=None):
+def served(*options, folder):
     port = free_port()
-    environment = {"GRADIO_TEMP_DIR": str(folder)} | ({"TMPDIR": str(temporary)} if temporary else {})
-    process = start("-c", RUN, "--port", str(port), "--no-browser", *options, environment=environment)
+    environment = {"GRADIO_TEMP_DIR": str(folder), "TMPDIR": str(folder)}
+    again = "import tempfile; tempfile.tempdir = None"  # which the process that is forked has looked up
+    options = ("--port", str(port), "--no-browser", *options)
+    process = start("-c", RUN, *options, environment=environment, before=again)
     wait_for(process, lambda: "The page is at" in process.stdout, 120)
     return process, f"http://127.0.0.1:{port}/"
 
@@ -182,7 +184,7 @@ def test_a_tower_without_cls_shows_the_attention_that_patches_receive(browser, t
 
 @extended("moments")
 def test_ctrl_c_ends_the_page_and_removes_what_it_exported(browser, tmp_path):
-    process, url = served("--methods", "random", "--limit", "3", folder=tmp_path, temporary=tmp_path)
+    process, url = served("--methods", "random", "--limit", "3", folder=tmp_path)
     Page(browser, url).exported()
     assert list(tmp_path.glob("foveate-explore-*"))
     process.send_signal(signal.SIGINT)

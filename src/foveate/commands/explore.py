@@ -2,13 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
 from foveate.data.names import SCENES
 from foveate.explore.choice import Choice
 from foveate.explore.plan import Plan, check_port
-from foveate.models.loading.names import REFERENCE, Dtype
+from foveate.models.loading.names import AUTO, REFERENCE, Dtype
 
 
 def main(
@@ -23,8 +24,8 @@ def main(
     limit: int = 100,
     seed: int = 0,
     new_tokens: int = 32,
-    device: str = "cpu",
-    dtype: Dtype = "float32",
+    device: str = AUTO,
+    dtype: Dtype | Literal["auto"] = AUTO,
     port: int | None = None,
     browser: bool = True,
 ) -> None:
@@ -47,8 +48,8 @@ def main(
         limit: Number of questions to choose from.
         seed: Seed of generated data.
         new_tokens: Longest answer.
-        device: Device of the model, such as cpu, cuda or mps.
-        dtype: Type of weights and activations.
+        device: Device of the model, such as cpu or cuda; "auto" is cuda if there is one, else mps, else cpu.
+        dtype: Type of weights and activations; "auto" is float32 on a CPU, and elsewhere that of the checkpoint.
         port: Port of the page; default is the first free one from 7860 on.
         browser: Whether to open the page in the browser.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 from foveate.core.errors import DataError, OptionError, shown
 from foveate.data.names import SCENES, check_limit, parsed
 from foveate.explore.choice import Choice
-from foveate.models.loading.names import REFERENCE
+from foveate.models.loading.names import AUTO, REFERENCE
 
 MOST = 4
 """Number of methods side by side."""
@@ -55,8 +55,8 @@ class Plan:
     limit: int = 100
     seed: int = 0
     new_tokens: int = 32
-    device: str = "cpu"
-    dtype: str = "float32"
+    device: str = AUTO
+    dtype: str = AUTO
 
     def check(self) -> None:
         """Checks the values that need neither model nor data.
