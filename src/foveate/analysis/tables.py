@@ -13,7 +13,7 @@ VERDICTS = {1: "better", -1: "worse", 0: "not significant"}
 
 
 class Summary(NamedTuple):
-    """What a report says besides its tables and figures.
+    """The text of a report, besides its tables and figures.
 
     Attributes:
         rows: The accuracy of every row at every budget, as text for a terminal.

@@ -48,7 +48,7 @@ class Choice:
 
     @property
     def has_budget(self) -> bool:
-        """Whether its compressor depends on the budget; those of `full` and `blind` do not."""
+        """True if its compressor depends on the budget, as those of `full` and `blind` do not."""
         return self.family not in BUDGETLESS
 
 
