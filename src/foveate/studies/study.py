@@ -87,9 +87,7 @@ def run_trials(
         ranks.start()
     study.pruner = _pruner(objective)
     with _storage_errors(folder):
-        if finished < max(total, 1):
-            with folder.queue:
-                note_study(study, unfinished_note(study, objective.config, total))
+        _note_unless(finished >= max(total, 1), folder, study, unfinished_note(study, objective.config, total))
         for trial in bar(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), "trial", "checking records"):
             objective.restore(trial)
         announced = None
@@ -144,6 +142,13 @@ def keep_artifacts(study: optuna.Study, folder: Path) -> None:
     for figure in sorted(folder.glob("*.png")):
         if figure.read_bytes() not in kept:
             upload_artifact(artifact_store=store, file_path=str(figure), study_or_trial=study)
+
+
+def _note_unless(ended: bool, folder: StudyFolder, study: optuna.Study, text: str) -> None:
+    """Saves the note of a study that has not ended."""
+    if not ended:
+        with folder.queue:
+            note_study(study, text)
 
 
 def _all_finished(study: optuna.Study) -> int:
