@@ -12,7 +12,7 @@ from PIL import Image
 from foveate.core.errors import DataError, OutputError
 from foveate.data import write_template
 from foveate.data.load import answer_tokens, data_hash, default_split, load_samples
-from foveate.data.names import TABLE, parsed, table_of
+from foveate.data.names import TABLE, parsed, shown_name, table_of
 from foveate.data.table import files_of
 from foveate.metrics.answers import score_of
 from tests.data.tables import encoded_image
@@ -280,8 +280,10 @@ def test_names_of_tables_are_paths_and_names_of_benchmarks_win(folder, monkeypat
         assert (default_split(name), answer_tokens(name)) == ("all", 32)
     assert table_of("pope") is table_of("pope:x.parquet") is None
     assert [table_of(name).label for name in ("own", "own/x y.csv:f1", "own/")] == ["own", "x_y_f1", "own"]
-    with pytest.raises(DataError, match=r"data 'x' is unknown; known: scenes, .*; or a table of your own"):
-        parsed("x")
+    for unknown in ("x", "pop:own/pope.parquet"):
+        with pytest.raises(DataError, match=r"data '(x|pop)' is unknown; known: scenes, .*; or a table of your own"):
+            parsed(unknown)
+    assert [shown_name(name) for name in ("./pope", "own/x.csv:f1", "pope:x")] == ["table pope", "table x_f1", "pope"]
 
 
 def test_the_hash_depends_on_everything_that_the_table_says_and_not_on_its_place(folder, tmp_path):

@@ -18,7 +18,7 @@ from foveate.analysis.cells import Cell
 from foveate.analysis.drawing import FAINT, caption, draw_outline, house_style, mark_of, pixels_of, readable
 from foveate.analysis.records import read_records
 from foveate.core.arrangement import Arrangement, Grid
-from foveate.data.load import parsed
+from foveate.data.names import shown_name
 from foveate.data.sample import LazyMapping, VQASample, first_of_images
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.evidence import evidence_of, visible_part
@@ -85,7 +85,7 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
     grid = Grid(*facts["grid"])
     loaded = cached_load(config.model, config.device, config.dtype)
-    source = f"Model {Path(config.model).name}, data {parsed(config.data)[0]}, split {config.split}."
+    source = f"Model {Path(config.model).name}, data {shown_name(config.data)}, split {config.split}."
 
     def shown(sample: VQASample) -> np.ndarray:
         share = evidence_of([sample], [Arrangement((grid,))], loaded)[0]

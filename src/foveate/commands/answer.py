@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from foveate.core.budget import check_budgets
-from foveate.data.names import parsed
+from foveate.data.names import shown_name
 from foveate.evaluation.ranks import rank
 from foveate.methods.registry import check_names
 from foveate.options import Flat, Options
@@ -36,4 +36,4 @@ def main(
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
         folder = evaluate(replace(config, compressor=compressor), shared=True)
         if rank() == 0:
-            print(report_answers(method, parsed(config.data)[0], folder, config.out / name))
+            print(report_answers(method, shown_name(config.data), folder, config.out / name))

@@ -100,7 +100,9 @@ def table_of(name: str) -> Table | None:
     Raises:
         DataError: The metric is unknown.
     """
-    if name.partition(":")[0] in known_names():
+    start, colon, _ = name.partition(":")
+    misspelt = colon and re.fullmatch(r"[\w+-]+", start) and not _is_table(start)  # such as pop:pope.parquet
+    if start in known_names() or misspelt:
         return None
     path, _, given = name.rpartition(":")
     metrics: dict[str, TableMetric] = {metric: metric for metric in get_args(TableMetric)}
@@ -109,6 +111,12 @@ def table_of(name: str) -> Table | None:
     if _is_surely_table(path) and not _is_surely_table(name):
         raise DataError(f"data {name!r}: metric {given!r} is unknown; known: {', '.join(metrics)}")
     return Table(name) if _is_table(name) else None
+
+
+def shown_name(name: str) -> str:
+    """Returns the name of a data set in tables and figures, without its location; no table has that of a benchmark."""
+    table = table_of(name)
+    return f"table {table.label}" if table else parsed(name)[0]
 
 
 def _is_table(path: str) -> bool:

@@ -37,7 +37,7 @@ from foveate.analysis.tables import (
     tested,
     write_table,
 )
-from foveate.data.load import parsed
+from foveate.data.names import shown_name
 from foveate.evaluation import EvalConfig
 from foveate.studies.notes import note_study
 from foveate.studies.study import keep_artifacts
@@ -65,7 +65,7 @@ def report(study: optuna.Study, config: EvalConfig, pairs: Sequence[tuple[str, s
     folder = config.out / study.study_name
     comparison = comparison_of(study)
     written = write_report(comparison, config.out, folder, setting_of(study, config), pairs)
-    numbers = write_numbers(parsed(config.data)[0], comparison.cells, config.out, folder)
+    numbers = write_numbers(shown_name(config.data), comparison.cells, config.out, folder)
     keep_artifacts(study, folder)
     note_study(study, written.finding)
     return paragraphs(written.text, numbers, f"Tables and figures: {folder}")
