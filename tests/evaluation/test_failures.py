@@ -140,7 +140,7 @@ def test_a_first_rung_ranks_by_the_questions_that_can_be_asked(tiny, tmp_path):
     broken = replace(config(tiny, tmp_path, BROKEN["context"][0]), on_error="skip")
     space = space_of(SearchPlan(space=("single",), keep=(0.25,)), load(tiny))
     assert len(rank_by_proxy(StudyContext.of(broken), space, "response", 3, 0).params)
-    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens"):
+    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1149 tokens"):
         rank_by_proxy(StudyContext.of(replace(broken, on_error="stop")), space, "response", 3, 0)
 
 
@@ -158,7 +158,7 @@ def test_the_time_of_a_question_is_not_that_of_one_which_is_not_asked(tiny, tmp_
 
 def test_bias_is_measured_of_every_question_or_says_which_cannot_be_asked(tiny, tmp_path):
     plan = BiasPlan(blocks=4)
-    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1159 tokens.*correct the data$"):
+    with pytest.raises(DataError, match=r"question 'random-3': its prompt of 1149 tokens.*correct the data$"):
         measure(config(tiny, tmp_path, BROKEN["context"][0]), plan)
     with pytest.raises(OptionError, match="on_error='skip': bias is measured on every question"):
         measure(replace(config(tiny, tmp_path, {}), on_error="skip"), plan)
