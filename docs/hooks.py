@@ -1,9 +1,12 @@
-"""Hooks of mkdocs: they run the tutorials, and lead links to files of the repository outside `docs` to the web."""
+"""Hooks of mkdocs: they run tutorials, write generated parts of pages, and lead links out of `docs` to the web."""
 
+import os
 import posixpath
 import re
+import subprocess
 import sys
 from functools import cache
+from inspect import signature
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,6 +18,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # mkdocs loads this file by its path
 from docs.blocks import BlockError, run_blocks  # noqa: E402
 
+_HOME = "foveate.methods.recipes"
+_HELP, _OPTIONS = "<!-- help of commands -->", "<!-- options of recipes -->"
+_PACKAGE = re.compile(r"^<!-- modules of ([\w.]+) -->$", re.MULTILINE)
+_WITHOUT_HEADING = "    options: {show_root_heading: false, show_root_toc_entry: false, heading_level: 1}"
 _run_once = cache(run_blocks)  # `mkdocs serve` builds all pages again
 _OUTSIDE = re.compile(r"\]\((\.\./[^)#\s]+)(#[^)\s]*)?\)")
 
@@ -41,4 +48,45 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             )
         return f"]({config.repo_url.rstrip('/')}/blob/main/{path}{link[2] or ''})"
 
+    markdown = _PACKAGE.sub(lambda named: directives(named[1]), markdown)
+    if _HELP in markdown:
+        markdown = markdown.replace(_HELP, help_of_commands())
+    if _OPTIONS in markdown:
+        markdown = markdown.replace(_OPTIONS, options_of_recipes())
     return _OUTSIDE.sub(address, markdown)
+
+
+def directives(package: str) -> str:
+    """Returns a directive of mkdocstrings for each module of a package of plug-ins."""
+    modules = sorted(path.stem for path in (ROOT / "src" / Path(*package.split("."))).glob("*.py"))
+    names = [f"{package}.{module}" for module in modules if module != "__init__"]
+    return "\n\n".join(f"::: {name}\n{_WITHOUT_HEADING}" for name in names)
+
+
+@cache
+def help_of_commands() -> str:
+    """Returns what `--help` of every command prints, a section each."""
+    from foveate.commands.names import COMMANDS
+
+    return "\n\n".join(f"## foveate {name}\n\n```text\n{_help_of(name)}\n```" for name in COMMANDS)
+
+
+def _help_of(command: str) -> str:
+    environment = {**os.environ, "COLUMNS": "78", "NO_COLOR": "1", "TERM": "dumb"}
+    words = [sys.executable, "-m", "foveate", command, "--help"]
+    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@cache
+def options_of_recipes() -> str:
+    """Returns a table of the options of all recipes, with their defaults."""
+    from foveate.methods import METHODS
+
+    rows = ["| method | `keep` | options and their defaults |", "| --- | --- | --- |"]
+    for name, recipe in METHODS.items():
+        keep, *options = signature(recipe).parameters.values()
+        shown = ", ".join(f"`{option.name}={option.default!r}`" for option in options)
+        rows.append(
+            f"| [`{name}`](#{_HOME}.{name}) | {'needed' if keep.default is keep.empty else 'ignored'} | {shown} |"
+        )
+    return "\n".join(rows)

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import foveate
 from docs.blocks import BlockError, blocks_of, run_blocks
+from foveate import compressors, mergers, reductions, scorers, selectors
+from foveate.commands.names import COMMANDS
+from foveate.methods import METHODS
 from tests.tiers import parametrize
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +40,18 @@ def test_the_site_has_every_page_and_loads_nothing_from_the_web(site):
     assert {page.name: LOADED.findall(page.read_text()) for page in site.rglob("*.html")} == {
         page.name: [] for page in site.rglob("*.html")
     }
+
+
+def test_the_reference_has_every_public_name_plug_in_recipe_and_command(site):
+    pages = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
+    values = {name: getattr(foveate, name) for name in foveate.__all__ if name != "METHODS"} | dict(METHODS)
+    for package in (scorers, selectors, mergers, reductions, compressors):
+        values |= {name: getattr(package, name) for name in package.__all__}
+    ids = {name: f'id="{value.__module__}.{value.__qualname__}"' for name, value in values.items()}
+    assert [name for name, anchor in ids.items() if anchor not in pages] == []
+    assert [
+        name for name in COMMANDS if f"usage: foveate {name}" not in pages and f">foveate {name}<" not in pages
+    ] == []
 
 
 def anchors(page: Path) -> set[str]:
