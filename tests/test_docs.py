@@ -13,12 +13,13 @@ from docs.blocks import BlockError, blocks_of, run_blocks
 from foveate import compressors, mergers, reductions, scorers, selectors
 from foveate.commands.names import COMMANDS
 from foveate.methods import METHODS
-from tests.tiers import parametrize
+from tests.tiers import extended, parametrize
 
 ROOT = Path(__file__).parents[1]
 RUN_ELSEWHERE = ("docs/how_to/families.md",)  # tests/models/families/test_documentation.py, on tiny checkpoints
 PAGES = ["README.md", "CONTRIBUTING.md", *(str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("docs/**/*.md")))]
 WITH_BLOCKS = [page for page in PAGES if page not in RUN_ELSEWHERE and "```python" in (ROOT / page).read_text()]
+TESTED = [page for page in WITH_BLOCKS if not page.startswith("docs/tutorials/")]  # the site is built with the others
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 LOADED = re.compile(r"""<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?:[^"]*)""")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
@@ -34,6 +35,7 @@ def site(tmp_path_factory):
     return folder
 
 
+@extended("site")
 def test_the_site_has_every_page_and_loads_nothing_from_the_web(site):
     pages = {page.relative_to(ROOT / "docs").with_suffix(".html") for page in (ROOT / "docs").rglob("*.md")}
     assert pages <= {page.relative_to(site) for page in site.rglob("*.html")}
@@ -42,6 +44,7 @@ def test_the_site_has_every_page_and_loads_nothing_from_the_web(site):
     }
 
 
+@extended("site")
 def test_the_reference_has_every_public_name_plug_in_recipe_and_command(site):
     pages = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
     values = {name: getattr(foveate, name) for name in foveate.__all__ if name != "METHODS"} | dict(METHODS)
@@ -72,7 +75,7 @@ def test_contributing_has_at_most_1300_words():
     assert len((ROOT / "CONTRIBUTING.md").read_text().split()) <= 1300
 
 
-@parametrize("page", WITH_BLOCKS, fast=["README.md", "docs/getting_started.md"])
+@parametrize("page", TESTED, fast=["README.md", "docs/getting_started.md"])
 def test_the_blocks_of_a_page_run_and_print_what_the_page_says(page):
     run_blocks(page, (ROOT / page).read_text())
 

@@ -13,6 +13,7 @@ REASONS = {
     "memory": "peaks of memory, in processes of their own",
     "notebooks": "one more notebook, or its page",
     "lmms": "lmms-eval is run",
+    "site": "the site of the docs is built, and its tutorials run",
 }
 
 
