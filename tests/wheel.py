@@ -1,7 +1,8 @@
 """Installs a built wheel into empty environments and runs it there: python -m tests.wheel [PYTHON ...].
 
 With the core packages: the first example of the README that needs no checkpoint, `methods` and `doctor`, and the error
-of a command whose extra is missing. With the extra `studies`: a small ablation. Default is the Python that runs this.
+of a command whose extra is missing. With the extra `studies`: a table of six images of one's own, about which the scorer
+of docs/tutorials/own_scorer.md, given as a file, is compared with three methods. Default is the Python that runs this.
 """
 
 import os
@@ -12,7 +13,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
-ABLATION = ("ablate", "--limit", "14", "--keep", "16", "--layers", "5", "--max-new-tokens", "4")
+COMPARE = "compare --data questions.jsonl --methods ./mine.py:last_minus_first vtc_cls fastv divprune --keep 16".split()
+TABLE = """
+import json
+from foveate import load_samples
+
+samples = {sample.image_id: sample for sample in load_samples("scenes", "test", limit=42)}.values()
+with open("questions.jsonl", "w") as table:
+    for sample in list(samples)[:6]:
+        sample.image.save(f"{sample.image_id}.png")
+        row = {"image": f"{sample.image_id}.png", "question": sample.question, "answer": sample.references[0]}
+        print(json.dumps(row), file=table)
+"""
 
 
 def main() -> None:
@@ -33,16 +45,22 @@ def check(python: str, wheel: Path, folder: Path) -> None:
     print(call([bin_folder / "python", "-c", first_example()], folder))
     assert "vtc_cls" in call([bin_folder / "foveate", "methods"], folder)
     print(call([bin_folder / "foveate", "doctor"], folder))
-    assert "pip install 'foveate[studies]'" in call([bin_folder / "foveate", *ABLATION], folder, status=2)
+    assert "pip install 'foveate[studies]'" in call([bin_folder / "foveate", *COMPARE], folder, status=2)
     call([*install, "-c", ROOT / "constraints.txt", f"{wheel}[studies]"], folder)
-    print(call([bin_folder / "foveate", *ABLATION], folder))
-    assert (folder / "runs" / "ablate_layers" / "table.csv").exists()
+    call([bin_folder / "python", "-c", TABLE], folder)
+    scorer = (ROOT / "docs/tutorials/own_scorer.md").read_text()
+    (folder / "mine.py").write_text(next(iter(blocks(scorer))))
+    print(call([bin_folder / "foveate", *COMPARE], folder))
+    assert "last_minus_first" in (folder / "runs" / "compare_methods_questions" / "table.csv").read_text()
 
 
 def first_example() -> str:
     """The first Python block of the README that loads the shipped model."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return next(block for block in blocks if 'load("reference")' in block)
+    return next(block for block in blocks((ROOT / "README.md").read_text()) if 'load("reference")' in block)
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
 
 def call(command: list[str | Path], folder: Path, status: int = 0) -> str:
