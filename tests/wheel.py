@@ -1,8 +1,8 @@
 """Installs a built wheel into empty environments and runs it there: python -m tests.wheel [PYTHON ...].
 
 With the core packages: the first example of the README that needs no checkpoint, `methods` and `doctor`, and the error
-of a command whose extra is missing. With the extra `studies`: a table of six images of one's own, about which the scorer
-of docs/tutorials/own_scorer.md, given as a file, is compared with three methods. Default is the Python that runs this.
+of a command whose extra is missing. With the extra `studies`: a table of six own images, about which the scorer of
+docs/tutorials/own_scorer.md, given as a file, is compared with three methods. Default is the Python that runs this.
 """
 
 import os
