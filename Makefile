@@ -93,7 +93,7 @@ lint: $(INSTALLED) ## check style, format, types and import layers
 	$(BIN)/lint-imports
 
 docs: $(INSTALLED) ## build the docs as a site, without network, and check its links: site/index.html
-	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 PYTHONPATH=src $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
 train: $(INSTALLED) ## train the reference model from random initialisation
 	$(BIN)/python experiments/train_reference.py $(ARGS)
