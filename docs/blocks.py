@@ -62,7 +62,8 @@ def run_blocks(page: str, text: str) -> None:
     Raises:
         BlockError: A block fails, or prints something else than the page says.
     """
-    modules, names, path = {*sys.modules}, {"__name__": "page"}, [*sys.path]
+    names: dict[str, object] = {"__name__": "page"}
+    modules, path = {*sys.modules}, [*sys.path]
     with TemporaryDirectory() as folder, chdir(folder):
         sys.path.insert(0, folder)
         try:

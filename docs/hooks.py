@@ -46,7 +46,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             raise PluginError(
                 f"{page.file.src_uri}: link {link[1]!r} leads to {path}, which does not exist; correct it"
             )
-        return f"]({config.repo_url.rstrip('/')}/blob/main/{path}{link[2] or ''})"
+        return f"]({(config.repo_url or '').rstrip('/')}/blob/main/{path}{link[2] or ''})"
 
     markdown = _PACKAGE.sub(lambda named: directives(named[1]), markdown)
     if _HELP in markdown:
