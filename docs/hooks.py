@@ -21,7 +21,6 @@ from docs.blocks import BlockError, run_blocks  # noqa: E402
 _HOME = "foveate.methods.recipes"
 _HELP, _OPTIONS = "<!-- help of commands -->", "<!-- options of recipes -->"
 _PACKAGE = re.compile(r"^<!-- modules of ([\w.]+) -->$", re.MULTILINE)
-_WITHOUT_HEADING = "    options: {show_root_heading: false, show_root_toc_entry: false, heading_level: 1}"
 _run_once = cache(run_blocks)  # `mkdocs serve` builds all pages again
 _OUTSIDE = re.compile(r"\]\((\.\./[^)#\s]+)(#[^)\s]*)?\)")
 
@@ -60,7 +59,7 @@ def directives(package: str) -> str:
     """Returns a directive of mkdocstrings for each module of a package of plug-ins."""
     modules = sorted(path.stem for path in (ROOT / "src" / Path(*package.split("."))).glob("*.py"))
     names = [f"{package}.{module}" for module in modules if module != "__init__"]
-    return "\n\n".join(f"::: {name}\n{_WITHOUT_HEADING}" for name in names)
+    return "\n\n".join(f"::: {name}\n    options: {{heading_level: 2}}" for name in names)
 
 
 @cache
