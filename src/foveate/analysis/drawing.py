@@ -27,6 +27,7 @@ COLOURS = {
     "suffix": _HUES["orange"],
     "all": _HUES["green"],
     "uniform": "#9c5a1c",  # a brown dark enough for text
+    "fastv": "#6a3d9a",
     "random": FAINT,
     **dict.fromkeys(("saturation", "contrast", "edges"), "#6b6b00"),  # pixel filters
 }

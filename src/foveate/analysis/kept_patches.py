@@ -100,20 +100,23 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
     )
 
 
-def kept_patches_data(cells: Sequence[Cell], out: Path, setting: Setting, rows: int = 4) -> KeptPatches:
-    """Chooses questions whose answers differ between the cells, of different kinds and images where possible.
+def kept_patches_data(
+    cells: Sequence[Cell], out: Path, setting: Setting, rows: int = 4, questions: Sequence[str] = ()
+) -> KeptPatches:
+    """Returns questions with their panels: those named, or some whose answers differ between the cells.
+
+    Questions are of different kinds and images where possible, unless they are named.
 
     Args:
         cells: One cell per column, in this order.
         out: Folder that holds `records/`.
         setting: Images, grid and evidence; questions about other images are not chosen.
-        rows: Number of questions.
+        rows: Number of questions, unless they are named.
+        questions: The questions by `sample_id`; empty chooses them.
     """
-    records = {cell.scorer: read_records(out, cell.run_id).set_index("sample_id") for cell in cells}
-    chosen = _examples(list(records.values()), setting.images, rows)
-    panels = tuple(
-        tuple(_panel(frame.loc[sample], setting, sample) for frame in records.values()) for sample in chosen.index
-    )
+    frames = [read_records(out, cell.run_id).set_index("sample_id") for cell in cells]
+    chosen = frames[0].loc[list(questions)] if questions else _examples(frames, setting.images, rows)
+    panels = tuple(tuple(_panel(frame.loc[sample], setting, sample) for frame in frames) for sample in chosen.index)
     columns = tuple(readable(cell.scorer, cell.family, cell.layers) for cell in cells)
     keep, patches = min(cell.keep for cell in cells), setting.grid[0] * setting.grid[1]
     return KeptPatches(keep, patches, columns, tuple(chosen["question"]), tuple(chosen["reference"]), panels)
