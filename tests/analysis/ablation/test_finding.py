@@ -60,4 +60,4 @@ def test_too_few_questions_for_the_examples_are_an_error(tmp_path, cells):
 def test_the_picture_has_a_panel_per_question_and_scorer_and_says_n(tmp_path, cells):
     figure = finding_figure(finding_data(cells, tmp_path, SETTING, keep=2))
     assert len(figure.axes) == 2 * 4 + 1
-    assert figure.axes[-1].get_title(loc="left") == "Accuracy, n = 6 questions"
+    assert figure.axes[-1].get_title(loc="left") == "right answers, n = 6 questions"

@@ -69,7 +69,7 @@ def write_finding(config: EvalConfig, path: Path) -> None:
 def finding_data(cells: Sequence[Cell], out: Path, setting: Setting, keep: int = 16) -> Finding:
     """Returns the lines of the frontier, and the first questions that only the first column answers.
 
-    The examples differ in kind and image.
+    The examples have the shortest answers, and differ in kind and image.
 
     Args:
         cells: Cells of a study of `finding_choices`.
@@ -88,11 +88,14 @@ def finding_data(cells: Sequence[Cell], out: Path, setting: Setting, keep: int =
     right = np.stack([frame["score"] == 1 for frame in answers], 1)
     alone = right & (right.sum(1, keepdims=True) == 1)
     only_first = answers[0][alone[:, 0] & answers[0]["image_id"].isin(list(setting.images))]
+    only_first = only_first.iloc[only_first["reference"].str.len().argsort(kind="stable")]  # short answers fit
     chosen = only_first.drop_duplicates("image_id").drop_duplicates("kind").index[:_ROWS]
     if len(chosen) < _ROWS:
         raise DataError(f"only {len(chosen)} questions are answered by {shown[0].scorer} alone: ask more questions")
     examples = kept_patches_data(shown, out, setting, questions=tuple(chosen))
-    return Finding(_frontier(cells, out), examples, _COLUMNS, dict(zip(examples.columns, alone.sum(0), strict=True)))
+    return Finding(
+        _frontier(cells, out), examples, _COLUMNS, dict(zip(examples.columns, alone.sum(0).tolist(), strict=True))
+    )
 
 
 def finding_figure(data: Finding, source: str = "") -> Figure:
@@ -102,32 +105,40 @@ def finding_figure(data: Finding, source: str = "") -> Figure:
         data: Data of `finding_data`.
         source: Model, data and split, for the footnote.
     """
-    examples, frontier = data.examples, data.frontier
-    columns = len(examples.columns)
+    examples, frontier, columns = data.examples, data.frontier, len(data.families)
     with house_style():
-        figure = Figure(figsize=(10.8, 5.3), layout="constrained")
-        grid = figure.add_gridspec(_ROWS, columns + 1, width_ratios=[1] * columns + [2.6])
+        figure = Figure(figsize=(10.8, 5.4), layout="constrained")
+        grid = figure.add_gridspec(_ROWS, columns + 1, width_ratios=[1] * columns + [1.9], wspace=0.04, hspace=0.12)
         for row, (question, panels) in enumerate(zip(examples.questions, examples.panels, strict=True)):
             for column, panel in enumerate(panels):
                 ax = draw_kept_patches(panel, figure.add_subplot(grid[row, column]))
                 if row == 0:
-                    name = textwrap.fill(examples.columns[column], 11)
+                    name = textwrap.fill(f"{examples.columns[column]}: {_right(data, column)}", 15)
                     ax.set_title(name, color=COLOURS[data.families[column]], fontsize=12, loc="center", pad=24)
                 if column == 0:
-                    ax.text(0, 1.05, question, transform=ax.transAxes, va="bottom", fontsize=11.5)
-        ax = draw_frontier(frontier, figure.add_subplot(grid[:, columns]))
-        ax.set(ylabel="", title=f"Accuracy, n = {frontier.n:,} questions")
-        caption(figure, f"What is left with {examples.keep} of {examples.patches} patches", _note(data, source))
+                    text = ax.text(0, 1.04, question, transform=ax.transAxes, va="bottom", fontsize=12)
+                    text.set_in_layout(False)  # it stands above several columns
+        best, second = (f"{examples.columns[column]} {_right(data, column)}" for column in (0, 1))
+        title = f"With {examples.keep} of {examples.patches} patches: {best} right, {second}"
+        caption(figure, title, _note(data, source))
+        ax = figure.add_subplot(grid[:, columns])
+        ax.set(xlabel="patches kept", title=f"right answers, n = {frontier.n:,} questions")
+        figure.draw_without_rendering()  # labels of lines are placed by the height of their axes
+        draw_frontier(frontier, ax).set_ylabel("")
     return figure
+
+
+def _right(data: Finding, column: int) -> str:
+    """Returns the accuracy of a column with the examples' number of patches."""
+    return f"{data.frontier.series[column].points.loc[data.examples.keep, 'accuracy']:.0%}".replace("%", " %")
 
 
 def _note(data: Finding, source: str) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in data.alone.items())
     return (
-        "Left: dropped patches are grey, what the question needs is outlined, the answer is below. The examples are "
-        f"among the questions that one of the four answers alone ({counts}). Right: {data.frontier.images:,} images; "
-        "bands: 95 % intervals over images. Prompt attention: of the last prompt token in block 1, with which FastV "
-        f"drops patches before block 2; the others drop them before the language model. {source}"
+        "Left: dropped patches are grey, what the question needs is outlined; only the first choice answers both. Of "
+        f"{data.frontier.n:,} questions one choice alone answers: {counts}. Layers: [CLS] attention. Prompt attention: "
+        f"as in FastV, read in block 1. Bands: 95 % intervals over {data.frontier.images:,} images. {source}"
     ).strip()
 
 
