@@ -57,7 +57,7 @@ def test_too_few_questions_for_the_examples_are_an_error(tmp_path, cells):
         finding_data(cells, tmp_path, one_image, keep=2)
 
 
-def test_the_picture_has_a_panel_per_question_and_scorer_and_says_n(tmp_path, cells):
+def test_the_figure_has_a_panel_per_question_and_scorer_and_says_n(tmp_path, cells):
     figure = finding_figure(finding_data(cells, tmp_path, SETTING, keep=2))
     assert len(figure.axes) == 2 * 4 + 1
     assert figure.axes[-1].get_title(loc="left") == "right answers, n = 6 questions"

@@ -1,4 +1,4 @@
-"""The picture of the README: kept patches of example questions beside accuracy by budget."""
+"""The figure of the README: kept patches of example questions beside accuracy by budget."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _ROWS = 2
 
 
 class Finding(NamedTuple):
-    """Data of the picture.
+    """Data of the figure.
 
     Attributes:
         frontier: Accuracy by budget of the scorers and the oracle.
@@ -55,7 +55,7 @@ def finding_choices(tower: Tower, layer: int = 4) -> list[Choice]:
 
 
 def write_finding(config: EvalConfig, path: Path) -> None:
-    """Answers the questions, unless `<config.out>/finding` has the answers, and draws the picture.
+    """Answers the questions, unless `<config.out>/finding` has the answers, and draws the figure.
 
     Args:
         config: The evaluation; each cell replaces its compressor.
