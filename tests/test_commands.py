@@ -11,6 +11,7 @@ from foveate.compressors import TowerCompressor
 from foveate.methods import METHODS
 from foveate.methods.registry import PLACES
 from tests.scripts import ROOT, run
+from tests.tiers import extended
 
 FOVEATE = "import sys; sys.argv[0] = 'foveate'; from foveate.__main__ import main; main()"
 WITHOUT = "import sys; sys.modules[{!r}] = None; sys.argv[0] = 'foveate'; from foveate.__main__ import main; main()"
@@ -78,3 +79,12 @@ def test_the_place_of_a_method_is_where_its_compressor_removes_tokens(name):
     assert inside == ("language model" in place)
     assert isinstance(compressor, TowerCompressor) == (place == "inside the tower")
     assert kept is None or inside == (len(set(kept)) > 1)
+
+
+@extended("devices")
+def test_several_processes_share_a_command(tiny, tmp_path):
+    small = "--keep 9 --layers 0 --limit 14 --max-new-tokens 2 --workers 2 --model".split()
+    code = [sys.executable, "-m", "foveate", "ablate", *small, tiny]
+    result = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs/ablate_layers/table.csv").exists()

@@ -33,14 +33,13 @@ def main() -> None:
     elif command in _WITHOUT_TYRO:
         _list(command, rest)
     else:
-        sys.argv[:] = [f"foveate {command}", *rest]
         try:
             run, module = import_module("foveate.cli").run, import_module(f"foveate.commands.{command}")
         except ModuleNotFoundError as error:
             if missing := missing_package(error):
                 sys.exit(_error(str(missing)))
             raise
-        run(module.main)
+        run(module.main, f"foveate {command}", rest)
 
 
 def _list(command: str, words: list[str]) -> None:

@@ -27,10 +27,16 @@ from foveate.options import Checked, Options
 _REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO EPIPE".split()}
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], name: str | None = None, words: Sequence[str] | None = None) -> None:
     """Parses the command line into the arguments of `main`, and runs it.
 
     An error that the user can resolve is printed in one line, with exit status 2; Ctrl-C ends with one line and 130.
+
+    Args:
+        main: The command.
+        name: Name of the command in its help; None is the script's.
+        words: The arguments; None are those of the process. `sys.argv` stays, because further processes are started
+            with it.
     """
     pressed: list[int] = []
 
@@ -42,7 +48,7 @@ def run(main: Callable[..., None]) -> None:
         signal.signal(signal.SIGINT, note)
     silence()
     try:
-        tyro.cli(_with_processes(main))
+        tyro.cli(_with_processes(main), prog=name, args=words)
     except (KeyboardInterrupt, Exception) as error:
         if interrupted(error) or pressed:  # code in C turns the exception into another, without a chain
             _end("\nstopped; the same command resumes", 130)

@@ -39,11 +39,11 @@ def written(path: Path, code: str) -> Path:
 
 
 def test_the_documented_command_compares_the_documented_file(own, tiny):
-    command = re.search(r"```\npython (experiments/\S+) (.*)\n", (ROOT / "docs/tutorials/own_scorer.md").read_text())
+    command = re.search(r"```\nfoveate (\w+) (.*)\n", (ROOT / "docs/tutorials/own_scorer.md").read_text())
     assert command
     own_method = [word for word in shlex.split(command[2]) if "last_minus_first" in word]
     small = ["--keep", "0.3", "--limit", "7", "--max-new-tokens", "2", "--model", tiny]
-    result = run(str(ROOT / command[1]), "--methods", *own_method, *small, folder=Path.cwd())
+    result = run(str(ROOT / "src/foveate/__main__.py"), command[1], "--methods", *own_method, *small, folder=Path.cwd())
     assert result.returncode == 0, result.stderr
     assert "last_minus_first" in Path("runs/compare_methods/table.csv").read_text()
 

@@ -99,7 +99,7 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: Loade
     if any(sample.scoring == "none" and not sample.problem for sample in samples):
         raise DataError(
             f"split {config.split!r} of {config.data!r} has no answers, so methods cannot be compared on it; write one "
-            "method's answers for the benchmark's server: python experiments/answer_benchmark.py"
+            "method's answers for the benchmark's server: foveate answer"
         )
     if config.on_error == "stop":
         refuse_bad(samples)
