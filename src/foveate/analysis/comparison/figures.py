@@ -235,7 +235,8 @@ def ranking_figure(panels: Sequence[Ranking], source: str = "") -> Figure:
     """
     with house_style():
         height = 0.27 * len(panels[0].rows) + 1.9
-        figure = Figure(figsize=(3.6 * len(panels) + 2.2, height), layout="constrained")
+        width = max(3.6 * len(panels) + 2.2, 12)  # the title and the legend are in one row
+        figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for ax, panel in zip(axes, panels, strict=True):
             draw_ranking(panel, ax)
