@@ -225,6 +225,31 @@ def test_a_table_without_a_column_names_it_with_those_found(make, folder):
 
 
 @pytest.mark.parametrize("make", [jsonl, csv_table, parquet])
+def test_a_column_with_capitals_or_blanks_is_refused_with_its_right_name(make, folder):
+    with pytest.raises(DataError, match=r"rename 'Choices' to 'choices', ' kind' to 'kind'$"):
+        load(make(folder, ROW | {"Choices": "x", " kind": "y"}))
+    assert load(make(folder, ROW | {"kind": "x", "Kind": "y", "Note": "z"}))[0].kind == "x"
+
+
+def test_whole_numbers_are_the_same_answer_as_integers_and_floats(folder):
+    rows = [ROW | {"answer": 3.0, "id": 7.0}, ROW | {"answer": [2.0, 2.5]}]
+    rows += [ROW | {"choices": [1.0, 2], "answer": "a"}]
+    found = load(jsonl(folder, *rows))
+    assert [sample.references for sample in found] == [("3",), ("2", "2.5"), ("A", "1")]
+    assert found[0].id == "7" and score_of("3", found[0]) == 1
+
+
+@pytest.mark.parametrize("answers", [[2, 2, 3], [2, 2.0, "3"], ["a", "a "]], ids=["numbers", "mixed", "blanks"])
+def test_votes_may_be_numbers_and_no_choices_may_be_an_empty_list(answers, folder):
+    assert load(jsonl(folder, ROW | {"answer": answers, "choices": []}))[0].scoring == "vqa"
+
+
+def test_a_list_of_one_image_is_that_image_however_it_is_written(folder):
+    found = load(jsonl(folder, *(ROW | {"image": image} for image in (["a.png"], [{"path": "a.png"}]))))
+    assert [sample.image.size for sample in found] == [SIZE] * 2
+
+
+@pytest.mark.parametrize("make", [jsonl, csv_table, parquet])
 def test_videos_are_refused(make, folder):
     with pytest.raises(DataError, match=r"column 'video': videos are not supported yet; give one image per question"):
         load(make(folder, {"video": "a.mp4", "question": "which?", "answer": "red"}))

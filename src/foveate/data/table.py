@@ -37,6 +37,7 @@ from foveate.data.stored import MissingImage, StoredImage
 from foveate.data.table_file import ANSWER, CHOICES, EVIDENCE, ID, IMAGE, KIND, QUESTION, Rows, TableRow, read_table
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
+_LARGEST_WHOLE = 2**53  # floats above it leave out whole numbers
 _FARTHEST = 10**6  # pixels between the corner of an image and an edge of a box
 Values = Mapping[str, Any]
 
@@ -52,7 +53,7 @@ def table_samples(table: Table, split: str, limit: int | None = None) -> list[VQ
         limit: Number of questions; None means all.
 
     Raises:
-        DataError: The table does not exist, cannot be read, has no rows, lacks columns, or has videos.
+        DataError: The table does not exist, cannot be read, has no rows, lacks or misspells columns, or has videos.
     """
     rows = read_table(table.location, split)
     votes = any(_holds_votes(row.values) for row in rows.rows)
@@ -81,9 +82,15 @@ def files_of(table: Table, split: str) -> Iterator[Path]:
 
 def _holds_votes(values: Values) -> bool:
     """Returns whether the answers are votes of several annotators: a list in which one is repeated."""
-    answers = values.get(ANSWER)
-    texts = [answer for answer in answers if isinstance(answer, str)] if isinstance(answers, list) else []
-    return len(set(texts)) < len(texts) and is_missing(values.get(CHOICES))
+    answers, choices = values.get(ANSWER), values.get(CHOICES)
+    given = [_whole(answer) for answer in answers] if isinstance(answers, list) else []
+    texts = [str(answer).strip() for answer in given if isinstance(answer, str | int | float)]
+    return len(set(texts)) < len(texts) and (is_missing(choices) or choices == [])
+
+
+def _whole(value: Any) -> Any:  # noqa: ANN401 (as the table has it)
+    """Returns a whole number as such: pandas turns those of a column with gaps into floats, and no model says 3.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_WHOLE else value
 
 
 def _images(rows: Rows) -> list[tuple[StoredImage, str]]:
@@ -164,7 +171,8 @@ def _question(values: Values, source: ImageSource, metric: TableMetric | None, v
     for column in (QUESTION, ANSWER):
         if column not in values or is_missing(values[column]) or values[column] == []:
             raise DataError(f"column {column!r} is empty: expected {_EXPECTED[column]}")
-    name, kind, things = id_of(values, ID), id_of(values, KIND), _things(values.get(EVIDENCE), source)
+    name, kind = (id_of({column: _whole(values.get(column))}, column) for column in (ID, KIND))
+    things = _things(values.get(EVIDENCE), source)
     text = text_of(values, QUESTION)
     if options := _options(values.get(CHOICES)):
         if metric == "vqa":
@@ -189,7 +197,7 @@ _EXPECTED = {QUESTION: "a text", ANSWER: "a text, or a list of texts of which ea
 def _references(value: Any) -> tuple[str, ...]:  # noqa: ANN401 (as the table has it)
     """Returns the reference answers of a cell: a text or a number, or a list of them."""
     try:
-        return tuple(option_of(answer) for answer in (value if isinstance(value, list) else [value]))
+        return tuple(option_of(_whole(answer)) for answer in (value if isinstance(value, list) else [value]))
     except DataError as error:
         raise DataError(f"column {ANSWER!r} is {shown(value)}: expected {_EXPECTED[ANSWER]}") from error
 
@@ -201,7 +209,7 @@ def _options(value: Any) -> tuple[str, ...]:  # noqa: ANN401 (as the table has i
     if not isinstance(value, list) or not 2 <= len(value) <= len(LETTERS):
         raise DataError(f"column {CHOICES!r} is {shown(value)}: expected a list of 2 to {len(LETTERS)} texts")
     try:
-        return tuple(option_of(option) for option in value)
+        return tuple(option_of(_whole(option)) for option in value)
     except DataError as error:
         raise DataError(f"column {CHOICES!r}: {error}") from error
 

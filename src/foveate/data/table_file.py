@@ -17,6 +17,7 @@ from foveate.data.stored import Part, image_column, load_table
 FORMAT = "docs/how_to/own_data.md"
 IMAGE, QUESTION, ANSWER = REQUIRED = ("image", "question", "answer")
 CHOICES, EVIDENCE, KIND, ID, VIDEO = "choices", "evidence", "kind", "id", "video"
+_KNOWN = (*REQUIRED, CHOICES, EVIDENCE, KIND, ID, VIDEO)
 _LISTS = (ANSWER, CHOICES, EVIDENCE)
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 
@@ -62,7 +63,7 @@ def read_table(location: Path, split: str) -> Rows:
         split: `TABLE_SPLIT`, or the name of a table in the folder, or of a split of the saved folder.
 
     Raises:
-        DataError: The table cannot be read, has no rows, lacks columns, or has videos.
+        DataError: The table cannot be read, has no rows, lacks or misspells columns, or has videos.
     """
     path, part = _chosen(location, split)
     name = path.name
@@ -70,6 +71,7 @@ def read_table(location: Path, split: str) -> Rows:
     columns = found.columns
     if not found.rows:
         raise DataError(f"table {name!r} has no rows; expected one question per row, {FORMAT}")
+    _check_spelling(name, columns)
     if VIDEO in columns:
         raise DataError(
             f"table {name!r} has a column {VIDEO!r}: videos are not supported yet; give one image per question in a "
@@ -82,6 +84,14 @@ def read_table(location: Path, split: str) -> Rows:
             f"expected {', '.join(REQUIRED)}: rename or add it, {FORMAT}"
         )
     return found
+
+
+def _check_spelling(name: str, columns: tuple[str, ...]) -> None:
+    """Raises `DataError` if a column would be read if it had neither capitals nor surrounding blanks."""
+    meant = {column: column.strip().lower() for column in columns}
+    wrong = [f"{column!r} to {known!r}" for column, known in meant.items() if known in _KNOWN and known not in columns]
+    if wrong:
+        raise DataError(f"table {name!r} has columns whose names are not read as they are: rename {', '.join(wrong)}")
 
 
 def _chosen(location: Path, split: str) -> tuple[Path, str]:
@@ -152,8 +162,8 @@ def _of_text(path: Path) -> Rows:
     except (OSError, csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"table {path.name!r} cannot be read: {message_of(error)}; expected UTF-8, {FORMAT}") from error
     cells = [row.values.get(IMAGE) for row in rows]
-    cells = [cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell for cell in cells]
     cells = [cell[0] if isinstance(cell, list) and len(cell) == 1 else cell for cell in cells]
+    cells = [cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell for cell in cells]
     paths = {IMAGE: [cell if isinstance(cell, str) else None for cell in cells]}
     images = Dataset.from_dict(paths, features=Features({IMAGE: Value("string")}))
     columns = tuple(dict.fromkeys(str(column) for row in rows for column in row.values))
