@@ -12,7 +12,7 @@ from foveate.compressors import Blind, Compressor, DecoderCompressor, Identity, 
 from foveate.core.errors import OutputError
 from foveate.core.trace import EXTRA
 from foveate.data.load import load_samples
-from foveate.mergers import Clusters, Contextual, DroppedMean
+from foveate.mergers import Clusters, Contextual, DroppedMean, Nearest
 from foveate.methods import fastv, vtc_cls
 from foveate.models.loading.load import load
 from foveate.scorers import ClsAttention, PromptAttention, Random
@@ -121,6 +121,18 @@ def test_patches_of_several_images_in_a_prompt_are_numbered_by_image(loaded, sch
     assert [image["prompt"] for image in content["images"]] == [0, 0, 1, 1]
     assert [image["kept"] for image in content["images"]] == [kept.tolist() for kept in result.kept]
     assert all(source["patches"] == [source["patch"]] for image in content["images"] for source in image["sources"])
+
+
+def test_what_a_cut_merges_into_a_patch_of_another_image_is_listed_with_its_own_image(loaded, schema, tmp_path):
+    cut = DecoderCompressor(PromptAttention(1), 6, 2, merger=Nearest())
+    content, result = saved(loaded, cut, tmp_path / "kept.json", prompts=((0, 1), (1, 0)))
+    jsonschema.validate(content, schema)
+    assert [image["kept"] for image in content["images"]] == [kept.tolist() for kept in result.kept]
+    for images in (content["images"][:2], content["images"][2:]):
+        assert [image["dropped"] for image in images] == [[], []]  # every patch is in one of the means
+        weights = [matrix(image, 144)[:, :144] for image in images]
+        assert all(((rows > 0).sum(0) == 1).all() for rows in weights)
+        assert float(sum(rows.sum() for rows in weights)) == pytest.approx(6)  # those of each of 6 tokens sum to 1
 
 
 def test_saving_again_replaces_the_file(loaded, tmp_path):

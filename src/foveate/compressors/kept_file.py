@@ -162,7 +162,7 @@ def _source(token: Token, own: range, cls: int) -> dict[str, Any] | None:
         cls: Number of the image's [CLS] among the sources.
     """
     patches = sorted(source for source in token.weights if source in own)
-    if token.patch not in own and (token.patch >= 0 or not (patches or cls in token.weights)):
+    if token.patch not in own and not patches and cls not in token.weights:
         return None
     return {
         "patch": token.patch - own.start if token.patch in own else None,
