@@ -1,10 +1,13 @@
 """Methods with budgets and options as text."""
 
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tyro
+from tyro.conf import Positional
 
 from foveate.core.errors import DataError, OptionError, UnknownMethod
 from foveate.explore.choice import Choice, options_of
@@ -30,10 +33,13 @@ def test_a_choice_is_spelled_as_it_is_parsed(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["vtc_cls(", "vtc_cls(0.11)", "vtc_cls(keep=a)", "vtc_cls(**{})", "vtc_cls(keep=print())", "vtc_cls(keep=1))"],
+    [
+        *("vtc_cls(", "vtc_cls(0.11)", "vtc_cls(keep=a)", "vtc_cls(**{})", "vtc_cls(keep=print())", "vtc_cls(keep=1))"),
+        *("vtc_cls(keep=1, keep=2)", "vtc_cls(keep=1)(start_layer=2)"),
+    ],
 )
 def test_what_is_no_choice_is_refused_and_never_run(text):
-    with pytest.raises(OptionError, match=r"expected (a method|names with values)"):
+    with pytest.raises(OptionError, match=r"expected (a method|different names with values)"):
         Choice.parsed(text)
 
 
@@ -80,6 +86,19 @@ def test_the_command_of_a_plan_names_what_is_not_the_default():
         """foveate explore 'my photo.png' --methods fastv --question 'what'"'"'s this?' --split test --new-tokens 4"""
     )
     assert plan.command == words
+
+
+def test_words_of_the_command_that_begin_with_a_hyphen_are_no_options(monkeypatch):
+    plan = replace(PLAN, image=Path("-x.png"), question="-what?")
+    assert plan.command == "foveate explore ./-x.png --methods fastv '--question=-what?'"
+    monkeypatch.setattr(sys, "argv", shlex.split(plan.command)[1:])
+    assert tyro.cli(_image_and_question) == (plan.image, plan.question)
+
+
+def _image_and_question(
+    image: Positional[Path], methods: tuple[str, ...], question: str | None = None
+) -> tuple[Path, str | None]:
+    return image, question
 
 
 def test_a_method_that_the_page_does_not_offer_is_refused_and_not_imported(tmp_path, monkeypatch):

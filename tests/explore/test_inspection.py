@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,3 +162,26 @@ def test_a_session_offers_every_method_but_that_of_annotated_data(tiny):
     assert session.see(None, 2, "what?").reference == ""
     with pytest.raises(DataError, match="there is no question"):
         session.see(None, 2, " ")
+
+
+def test_the_command_names_the_image_that_the_page_was_started_with_by_its_path(tiny, tmp_path):
+    given, other = tmp_path / "photos" / "mine.png", tmp_path / "other" / "mine.png"
+    copied = tmp_path / "copied" / "mine.png"
+    for path, colour in ((given, "red"), (copied, "red"), (other, "blue")):
+        path.parent.mkdir()
+        Image.new("RGB", (30, 20), colour).save(path)
+    session = Session.opened(Plan((Choice("vtc_cls", 0.25),), image=given, model=tiny, limit=1, new_tokens=2))
+    assert session.see(copied, 0, "what?").plan.image == given
+    assert session.see(other, 0, "what?").plan.image == Path("mine.png")
+
+
+def test_budgets_at_the_start_are_those_of_the_first_image_whose_tiles_count(tmp_path):
+    model = str(save_family("LLaVA-NeXT", tmp_path / "model"))
+    (tmp_path / "broken.png").write_bytes(b"")
+    Image.effect_noise((60, 30), 80).save(tmp_path / "mine.png")
+    plan = Plan((), image=tmp_path / "mine.png", model=model, limit=1, new_tokens=2)
+    session, grid = Session.opened(plan), 36
+    patches = session.see(plan.image, 0, "what?").prompt.arrangement.patches
+    assert session.patches_at_start() == patches > grid
+    assert session.default_keep(Choice("vtc_cls", grid + 9), patches) == grid + 9
+    assert replace(session, plan=replace(plan, image=tmp_path / "broken.png")).patches_at_start() == grid

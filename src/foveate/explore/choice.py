@@ -49,14 +49,18 @@ def options_of(text: str) -> tuple[tuple[str, Any], ...]:
     """Returns names and values of options written "start_layer=0, cls=False"; none of an empty text.
 
     Raises:
-        OptionError: The text is not spelled so, or a value is not a number, a word in quotes, True, False or a tuple.
+        OptionError: The text is not spelled so, an option is given twice, or a value is not a number, a word in quotes,
+            True, False or a tuple.
     """
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(option.arg is None for option in call.keywords):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
+        names = [option.arg for option in call.keywords]
+        if None in names or len(set(names)) < len(names):
             raise ValueError
         return tuple((option.arg or "", ast.literal_eval(option.value)) for option in call.keywords)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise OptionError(
-            f"options {shown(text)}: expected names with values, such as start_layer=0, cls=False"
+            f"options {shown(text)}: expected different names with values, such as start_layer=0, cls=False"
         ) from None

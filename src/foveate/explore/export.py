@@ -26,8 +26,7 @@ class Shown:
 
 def command_of(seen: Seen, shown: Sequence[Shown]) -> str:
     """Returns the command that shows the same page; an uploaded image has its file name only."""
-    image = seen.plan.image and Path(seen.plan.image.name)  # an uploaded file's folder is not known
-    return replace(seen.plan, methods=tuple(one.choice for one in shown), image=image).command
+    return replace(seen.plan, methods=tuple(one.choice for one in shown)).command
 
 
 def export(seen: Seen, shown: Sequence[Shown], folder: Path) -> list[Path]:

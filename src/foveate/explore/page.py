@@ -124,7 +124,8 @@ def page_of(session: Session, folder: Path) -> gr.Blocks:
             with gr.Column(scale=7):
                 gr.HTML(_HELP, elem_classes="facts", padding=False)
                 with gr.Row():
-                    columns = [_column(session, number) for number in range(MOST)]
+                    patches = session.patches_at_start()
+                    columns = [_column(session, number, patches) for number in range(MOST)]
                 maps, draw_maps = _maps(session, seen)
                 command, files, write = _export()
         cells = [cell for column in columns for cell in column.inputs]
@@ -170,10 +171,9 @@ def _look(session: Session) -> Callable:
     return look
 
 
-def _column(session: Session, number: int) -> _Column:
-    """Makes the column of a method."""
+def _column(session: Session, number: int, patches: int) -> _Column:
+    """Makes the column of a method for an image of so many patches."""
     chosen = session.plan.methods[number] if number < len(session.plan.methods) else None
-    patches = session.loaded.adapter.tower.grid.patches
     keep = session.default_keep(chosen or Choice(_NONE), patches)
     options = ", ".join(f"{name}={value!r}" for name, value in chosen.options) if chosen else ""
     hint = session.options_hint(chosen.name) if chosen else ""
@@ -185,7 +185,7 @@ def _column(session: Session, number: int) -> _Column:
                 label="Method",
                 elem_id=f"method{number}",
             ),
-            gr.Slider(1, patches, min(keep, patches), step=1, label="Budget", buttons=[], elem_id=f"keep{number}"),
+            gr.Slider(1, patches, keep, step=1, label="Budget", buttons=[], elem_id=f"keep{number}"),
             gr.Textbox(
                 options, label="Options", placeholder=hint or "no options", max_lines=1, elem_id=f"options{number}"
             ),
@@ -331,7 +331,8 @@ def _export() -> tuple[gr.Textbox, gr.File, gr.Button]:
 
 
 def _command(seen: Seen | None, *shown: Shown | None) -> str:
-    return command_of(seen, [one for one in shown if one]) if seen else ""
+    given = [one for one in shown if one]
+    return command_of(seen, given) if seen and given else ""
 
 
 def _files(folder: Path, seen: Seen | None, *shown: Shown | None) -> gr.File:

@@ -79,7 +79,8 @@ class Plan:
     @property
     def command(self) -> str:
         """The command that shows this page."""
-        words = ["foveate", "explore", *([str(self.image)] if self.image else []), *self._options()]
+        image = [] if self.image is None else [f"{'./' if str(self.image).startswith('-') else ''}{self.image}"]
+        words = ["foveate", "explore", *image, *self._options()]
         return shlex.join(words)
 
     def _options(self) -> Iterator[str]:
@@ -88,4 +89,5 @@ class Plan:
             if field.name == "methods":
                 yield from ("--methods", *map(str, value))
             elif field.name != "image" and value != field.default:
-                yield from (f"--{field.name.replace('_', '-')}", str(value))
+                name, text = f"--{field.name.replace('_', '-')}", str(value)
+                yield from ([f"{name}={text}"] if text.startswith("-") else [name, text])  # no option of that name

@@ -2,6 +2,7 @@
 
 import traceback
 from dataclasses import dataclass, replace
+from filecmp import cmp
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,17 @@ class Session:
         known = sample is not None and question == self.question(index)
         prompt = Prompt.of(self.loaded, image, question, self.plan.new_tokens, sample if known else None)
         full = inspect(prompt, Identity())
-        plan = replace(self.plan, image=file, index=self.plan.index if file else index)
+        shown_as = file and self._path_of(file)
+        plan = replace(self.plan, image=shown_as, index=self.plan.index if file else index)
         plan = replace(plan, question=None if known else question)
         reference = " or ".join(dict.fromkeys(sample.references)) if sample and known else ""
         return Seen(plan, prompt, full, maps_of(prompt, full.words), panes_of(prompt), reference)
+
+    def _path_of(self, file: Path) -> Path:
+        """Returns the path that the page was started with if it has copied that file, else the file's name."""
+        given = self.plan.image
+        own = given is not None and given.name == file.name and given.is_file() and cmp(given, file, shallow=False)
+        return given if given is not None and own else Path(file.name)  # the folder of an uploaded file is not known
 
     def inspected(self, seen: Seen, choice: Choice) -> Inspection:
         """Returns what a method keeps and answers.
@@ -136,6 +144,14 @@ class Session:
         """Checks a name that the page sends: one of another module would import it."""
         if name not in self.names:
             raise UnknownMethod(f"method {shown(name)} is not offered; the page offers {', '.join(self.names)}")
+
+    def patches_at_start(self) -> int:
+        """Returns the number of patches of the page's first image; that of the tower if the image cannot be used."""
+        try:
+            image = read_image(self.plan.image) if self.plan.image else self.samples[self.plan.index].image
+            return self.loaded.image_inputs([image])[1][0].patches
+        except FoveateError:  # the page says why, when it asks
+            return self.loaded.adapter.tower.grid.patches
 
     def default_keep(self, choice: Choice, patches: int) -> int:
         """Returns the number of patches that a method of the plan keeps."""
