@@ -183,7 +183,10 @@ class Options:
         labels = {model: f"_{label}" if len(self.model) > 1 else "" for label, model in self.models.items()}
         names = [self.study_name(config) + labels[config.model] for config in configs]
         if len(set(names)) < len(names):
-            raise DataError(f"data {' '.join(self.data)}: the same data set twice; give each run another --study")
+            raise DataError(
+                f"data {' '.join(self.data)}: the same data set twice, or two tables of one name, would be one study; "
+                "run each by itself with another --study, or rename a table"
+            )
         return tuple(zip(names, configs, strict=True))
 
     def study_name(self, config: "foveate.evaluation.EvalConfig") -> str:

@@ -68,6 +68,7 @@ BAD = {
     "unknown": (("--data", "pop"), "data 'pop' is unknown; known: scenes, gqa"),
     "split": (("--data", "pope:pope.parquet", "--split", "hard"), "known: test, random, popular, adversarial"),
     "twice": (("--data", "pope:pope.parquet", "pope:other.parquet"), "the same data set twice"),
+    "one name": (("--data", "mme.parquet", "./mme.parquet"), "two tables of one name, would be one study"),
     "answers": (("--data", "vqav2:vqav2.parquet", "--split", "test"), "has no answers"),
     "columns": (("--data", "gqa:pope.parquet"), "data 'gqa' lacks the columns imageId"),
 }
