@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from foveate.compressors import Identity
-from foveate.core.errors import OptionError, UnsupportedModel
+from foveate.core.errors import DeviceError, OptionError, UnsupportedModel
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.config import run_id
 from foveate.evaluation.run import cached_load
@@ -49,6 +49,12 @@ def test_on_a_cpu_the_precision_is_float32(stored):
     config = EvalConfig(Identity(), model=str(stored), device="cpu")
     assert config.dtype == "float32"
     assert cached_load(config.model, config.device, config.dtype).model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", "cuda:-1", ""])
+def test_a_device_that_cannot_exist_is_named(device):
+    with pytest.raises(DeviceError, match=r"device .* is unknown: expected auto, cpu"):
+        EvalConfig(Identity(), device=device)
 
 
 def test_without_a_word_in_the_configuration_the_tensors_say_the_precision(stored, tmp_path):

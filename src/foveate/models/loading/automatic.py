@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig
 
-from foveate.core.errors import UnsupportedModel, shown
+from foveate.core.errors import DeviceError, UnsupportedModel, shown
 from foveate.models.loading.checkpoint import reading
 from foveate.models.loading.loaded_model import LoadedModel
 from foveate.models.loading.names import AUTO, DTYPES, REFERENCES, folder_of
@@ -42,10 +42,15 @@ def dtype_for(name: str | Path, dtype: str, device: str) -> str:
 
     Raises:
         UnsupportedModel: The checkpoint cannot be read, or it is stored in a precision that is not supported.
+        DeviceError: There is no such kind of device.
     """
     if dtype != AUTO:
         return dtype
-    if torch.device(device).type == "cpu":
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise DeviceError(f"device {shown(device)} is unknown: expected auto, cpu, cuda, cuda:1 or mps") from error
+    if kind == "cpu":
         return "float32"
     stored = stored_dtype(name)
     if stored not in DTYPES:
