@@ -57,6 +57,12 @@ def test_other_weights_questions_and_code_change_the_name(monkeypatch):
     assert len(names | {named(evaluation)}) == 4
 
 
+def test_code_above_the_evaluation_does_not_change_the_name():
+    above = ("analysis/", "commands/", "explore/", "studies/")
+    assert all(name.startswith(config._CANNOT_CHANGE_AN_ANSWER) for name in (*above, "__main__.py", "cli.py"))
+    assert not "models/runtime/greedy.py".startswith(config._CANNOT_CHANGE_AN_ANSWER)
+
+
 def test_an_edited_plug_in_changes_the_name(tmp_path, monkeypatch):
     def written(answer):
         (tmp_path / "mine.py").write_text(PLUGIN.format(answer=answer))

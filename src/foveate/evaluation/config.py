@@ -26,7 +26,7 @@ _CANNOT_CHANGE_AN_ANSWER = tuple(
     "studies/ reference/ testing/ methods/ profiling/ analysis/ commands/ explore/ __main__.py cli.py options.py "
     "compressors/kept_file.py data/template.py core/progress.py core/quiet.py "
     "core/finished.py evaluation/loggers.py evaluation/ranks.py evaluation/identity.py evaluation/source.py "
-    "evaluation/announcement.py".split()
+    "evaluation/announcement.py analysis/ commands/ explore/ __main__.py".split()
 )
 
 
