@@ -84,4 +84,5 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(config, limited):
         evaluate(config)
     assert len(seen) == 1
     assert lacks_memory(MemoryError()) and lacks_memory(RuntimeError("MPS backend out of memory (9 GB)"))
+    assert lacks_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not lacks_memory(ValueError("out of memory"))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Set
 from importlib.metadata import PackageNotFoundError, requires
 from reprlib import Repr
 
-_LACKS_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_LACKS_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
 _SHORT.maxlist = _SHORT.maxtuple = 8
