@@ -23,6 +23,16 @@ def made(tmp_path):
     return study, weights, records
 
 
+def test_a_command_without_the_devices_that_it_had_is_another_command(monkeypatch):
+    before = command_of({"device": "auto"})
+    assert command_of({"device": "auto"}) == before
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none")
+    assert command_of({"device": "auto"}) != before
+    monkeypatch.undo()
+    monkeypatch.setattr("platform.node", lambda: "another")
+    assert command_of({"device": "auto"}) != before
+
+
 def test_what_was_printed_is_given_back(made):
     assert remembered(made[0], COMMAND) == "printed\n"
 

@@ -7,6 +7,7 @@ installed packages have changed, the command runs, and only checks the records o
 
 import json
 import os
+import platform
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from foveate.core.storage import atomic_write
 
 NAME = "finished.json"
+_VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 RESULTS: dict[Path, Callable[[], Iterable[Path]]] = {}
 """By the folder of each study that this process has opened: a function that lists the files with its results."""
 
@@ -34,8 +36,12 @@ class Copied:
 
 
 def command_of(arguments: Mapping[str, Any]) -> str:
-    """Returns a text that is equal for two commands with equal arguments, folder and packages."""
-    return f"{os.getcwd()} {sorted((name, repr(value)) for name, value in arguments.items())} {_installed()}"
+    """Returns a text that is equal for two commands with equal arguments, folder, packages and machine.
+
+    What "auto" means depends on the machine and on the devices that the command may use.
+    """
+    said = sorted((name, repr(value)) for name, value in arguments.items())
+    return f"{os.getcwd()} {said} {_installed()} {_machine()}"
 
 
 def remembered(folder: Path, command: str) -> str | None:
@@ -85,6 +91,12 @@ def _state(path: str | Path) -> list[int]:
     """Returns size and modification time, as a list because JSON has no tuples."""
     found = os.stat(path)
     return [found.st_size, found.st_mtime_ns]
+
+
+def _machine() -> list[str]:
+    """Returns the machine, its devices and those that are visible, which takes no import of torch."""
+    visible = [f"{name}={os.environ.get(name)}" for name in _VISIBLE]
+    return [platform.node(), *sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*")), *visible]
 
 
 def _installed() -> list[str]:
