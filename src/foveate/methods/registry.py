@@ -126,7 +126,7 @@ def pairs_of(texts: Iterable[str], methods: Iterable[str]) -> tuple[tuple[str, s
         methods: Names of the methods of the comparison, a user's own as "package.module:function".
 
     Raises:
-        UnknownMethod: A text has another form, or names a method that is unknown.
+        UnknownMethod: A text has another form, or names a method that is unknown, or a pair stands twice.
     """
     known = {name.rpartition(":")[2] for name in methods}
     pairs = []
@@ -136,6 +136,8 @@ def pairs_of(texts: Iterable[str], methods: Iterable[str]) -> tuple[tuple[str, s
             raise UnknownMethod(
                 f"pair {text!r}: expected two different methods with a colon between, such as vtc_cls:fastv"
             )
+        if (second, first) in pairs:
+            raise UnknownMethod(f"pair {text!r}: {second}:{first} is the same comparison; name one of the two")
         check_names(name for name in (first, second) if name not in known)
         pairs.append((first, second))
     return tuple(pairs)

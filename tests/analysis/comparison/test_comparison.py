@@ -222,6 +222,11 @@ def test_a_pair_names_two_different_known_methods():
         pairs_of(["fastvv:vtc_cls"], ())
 
 
+def test_a_pair_in_both_directions_is_refused_because_it_would_be_corrected_for_twice():
+    with pytest.raises(UnknownMethod, match="fastv:vtc_cls is the same comparison"):
+        pairs_of(["fastv:vtc_cls", "vtc_cls:fastv"], ())
+
+
 def test_the_report_has_one_verdict_per_pair_and_the_methods_that_cannot_run(written, tmp_path):
     answer = write_report(written.comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {})).text
     assert "| best before the language model (good) | " in answer
