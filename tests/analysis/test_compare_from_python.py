@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 import foveate
-from foveate.core.errors import UnknownMethod
+from foveate.core.errors import OptionError, UnknownMethod
 from foveate.core.quiet import quiet
+from foveate.options import Options
+from foveate.studies import comparison
 
 
 def test_a_comparison_from_python_is_a_frame_and_quiet(tiny, tmp_path, capfd):
@@ -27,6 +29,26 @@ def test_a_comparison_from_python_is_a_frame_and_quiet(tiny, tmp_path, capfd):
 def test_an_unknown_method_is_named():
     with pytest.raises(UnknownMethod, match="'vtc_clss' is unknown"):
         foveate.compare(["vtc_clss"])
+
+
+@pytest.mark.parametrize("given", [{"methods": "vtc_cls"}, {"methods": ["vtc_cls"], "keep": 0.25}], ids=str)
+def test_a_single_method_or_budget_is_an_error_that_shows_the_list(given):
+    with pytest.raises(OptionError, match=r"expected a list of .*, such as \[('vtc_cls'|0.25)\]"):
+        foveate.compare(**given)
+
+
+def test_the_longest_answer_is_that_of_the_data_set_as_in_the_command(tmp_path, monkeypatch):
+    configs = []
+
+    def stopped(folder, config, *rest):
+        configs.append(config)
+        raise InterruptedError
+
+    monkeypatch.setattr(comparison, "compare", stopped)
+    with pytest.raises(InterruptedError):
+        foveate.compare(["vtc_cls"], "mmvet", out=tmp_path)
+    command = Options("compare_methods", data=("mmvet",), out=tmp_path).config
+    assert configs[0].max_new_tokens == command.max_new_tokens != 32
 
 
 def test_levels_and_filters_are_as_before_after_a_quiet_block():

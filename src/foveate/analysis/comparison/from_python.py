@@ -8,7 +8,10 @@ import pandas as pd
 
 from foveate.analysis.comparison.data import comparison_of, comparison_table, read_comparison
 from foveate.compressors import Identity
+from foveate.core.budget import check_budgets
+from foveate.core.errors import OptionError
 from foveate.core.quiet import quiet
+from foveate.data.load import answer_tokens
 from foveate.evaluation import EvalConfig
 from foveate.methods.registry import check_names
 from foveate.studies import comparison
@@ -34,16 +37,24 @@ def compare(
         model: "reference", a checkpoint folder or a hub ID.
         keep: Budgets in equivalent tokens: counts, or fractions of an image's patches.
         out: Folder of all results.
-        options: Further fields of `EvalConfig`, such as `split`, `limit`, `device`, `dtype` and `batch_size`.
+        options: Further fields of `EvalConfig`, such as `split`, `limit`, `device`, `dtype` and `batch_size`; the
+            longest answer is the data set's own unless `max_new_tokens` is given.
 
     Returns:
         One row per method and budget; the columns are those of `table.csv` of `foveate compare`.
 
     Raises:
+        OptionError: `methods` or `keep` is a single value.
         FoveateError: The model, data, a method or a budget cannot be used; the message says why.
     """
+    if isinstance(methods, str):
+        raise OptionError(f"methods={methods!r}: expected a list of names, such as [{methods!r}]")
+    if isinstance(keep, str | int | float):
+        raise OptionError(f"keep={keep!r}: expected a list of budgets, such as [{keep!r}]")
     check_names(methods)
-    config = EvalConfig(Identity(), model, data, out=Path(out), **options)
+    check_budgets(keep)
+    limit = {"max_new_tokens": answer_tokens(data)}
+    config = EvalConfig(Identity(), model, data, out=Path(out), **(limit | options))
     with quiet():
         study = comparison.compare(StudyFolder("compare", config.out, existing="beside"), config, methods, keep)
         found = comparison_of(study)
