@@ -40,8 +40,8 @@ def command_of(arguments: Mapping[str, Any]) -> str:
 
     What "auto" means depends on the machine and on the devices that the command may use.
     """
-    said = sorted((name, repr(value)) for name, value in arguments.items())
-    return f"{os.getcwd()} {said} {_installed()} {_machine()}"
+    values = sorted((name, repr(value)) for name, value in arguments.items())
+    return f"{os.getcwd()} {values} {_installed()} {_machine()}"
 
 
 def remembered(folder: Path, command: str) -> str | None:
