@@ -53,8 +53,8 @@ def compare(
         raise OptionError(f"keep={keep!r}: expected a list of budgets, such as [{keep!r}]")
     check_names(methods)
     check_budgets(keep)
-    limit = {"max_new_tokens": answer_tokens(data)}
-    config = EvalConfig(Identity(), model, data, out=Path(out), **(limit | options))
+    usual: dict[str, Any] = {"max_new_tokens": answer_tokens(data)}
+    config = EvalConfig(Identity(), model, data, out=Path(out), **(usual | options))
     with quiet():
         study = comparison.compare(StudyFolder("compare", config.out, existing="beside"), config, methods, keep)
         found = comparison_of(study)
