@@ -33,14 +33,25 @@ def test_where_nothing_is_left_nothing_is_said(config, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_time_of_the_others_is_said_once_from_the_first_run(config, clock, capsys):
+def test_the_time_of_the_others_is_said_once_from_the_first_run_if_that_was_long(config, clock, capsys):
     announced = Announced(config, 11, done=2)
     capsys.readouterr()
     announced.ended(2)
-    clock[0] = 30
+    clock[0] = 90
     announced.ended(3)
     announced.ended(4)
-    assert capsys.readouterr().err == "1 of 11 runs took 30 s; at that rate the others need 5 min 0 s\n"
+    assert capsys.readouterr().err == "10 of 11 runs are left; they need about 15 min 0 s\n"
+
+
+def test_a_short_first_run_with_what_is_done_once_does_not_count(config, clock, capsys):
+    announced = Announced(config, 11)
+    capsys.readouterr()
+    clock[0] = 30
+    announced.ended(1)
+    assert capsys.readouterr().err == ""
+    clock[0] = 35
+    announced.ended(2)
+    assert capsys.readouterr().err == "9 of 11 runs are left; they need about 45 s\n"
 
 
 def test_runs_that_were_over_at_once_give_no_estimate(config, clock, capsys):
@@ -48,10 +59,8 @@ def test_runs_that_were_over_at_once_give_no_estimate(config, clock, capsys):
     capsys.readouterr()
     clock[0] = 0.01
     announced.ended(1)
-    assert capsys.readouterr().err == ""
-    clock[0] = 60
     announced.ended(2)
-    assert "2 of 11 runs took 1 min 0 s; at that rate the others need 4 min 30 s" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
 
 
 def test_durations_have_two_units():

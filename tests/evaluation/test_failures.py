@@ -168,7 +168,7 @@ def test_methods_are_not_compared_on_a_split_without_answers(tiny, tmp_path):
     place = tables.vqav2(tmp_path / "vqav2.parquet", answered=False)
     unanswered = EvalConfig(Identity(), model=tiny, data=f"vqav2:{place}", split="test", out=tmp_path)
     samples, _ = data_of(unanswered.data, unanswered.split, None, 0)
-    with pytest.raises(DataError, match=r"has no answers.*answer_benchmark"):
+    with pytest.raises(DataError, match=r"has no answers.*foveate answer"):
         first_usable(unanswered, samples)
     table = evaluate(replace(unanswered, max_new_tokens=3)).read()
     assert np.isnan(table["score"].to_numpy()).all() and np.isnan(table["log_probability"].to_numpy()).all()

@@ -108,8 +108,10 @@ def test_the_page_listens_on_this_machine_only(server):
 def test_the_page_answers_follows_a_slider_and_exports_what_it_shows(url, browser):
     page = Page(browser, url)
     assert "20 of 144 patches kept" in page.text("answer1")
-    page.type("#keep0 input[type=number]", "9")
-    page.wait(lambda: "9 of 144 patches kept" in page.text("answer0"), "the new budget")
+    page.type("#keep0 input[type=number]", "6")
+    page.wait(lambda: "6 of 144 patches kept" in page.text("answer0"), "the new budget")
+    page.find("#keep0 input[type=range]").send_keys(Keys.ARROW_RIGHT * 3)
+    page.wait(lambda: "9 of 144 patches kept" in page.text("answer0"), "the budget of the keyboard")
     page.wait(lambda: "vtc_cls(keep=9)" in page.find("#command textarea").get_attribute("value"), "the command")
     files = page.exported()
     assert set(files) == {"kept.png", "kept.pdf", "kept_1_vtc_cls.json", "kept_2_fastv.json", "command.txt"}

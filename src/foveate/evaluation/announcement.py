@@ -7,6 +7,8 @@ from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, data_of
 
 _WORTH_SAYING_S = 10
+_LONG_S = 60
+"""The first run includes what is done once, such as encoding the images; it decides alone only if it took this long."""
 
 
 class Announced:
@@ -19,7 +21,8 @@ class Announced:
     """
 
     def __init__(self, config: EvalConfig, runs: int, done: int = 0) -> None:
-        self._runs, self._before, self._begun, self._estimated = runs, done, time.monotonic(), False
+        self._runs, self._from, self._begun, self._estimated = runs, done, time.monotonic(), False
+        self._left = runs
         if not runs:
             return
         loaded = cached_load(config.model, config.device, config.dtype)
@@ -36,15 +39,16 @@ class Announced:
         Args:
             done: Number of runs that have ended, in all processes, with those that had ended before.
         """
-        ended = done - self._before
-        left = self._runs - ended
-        if self._estimated or not ended or left <= 0:
+        ended, took = done - self._from, time.monotonic() - self._begun
+        if self._estimated or not ended or ended >= self._left:
             return
-        took = time.monotonic() - self._begun
-        if took / ended * left >= _WORTH_SAYING_S:
+        if self._left == self._runs and took < _LONG_S:
+            self._from, self._begun, self._left = done, time.monotonic(), self._left - ended
+            return
+        others = took / ended * (self._left - ended)
+        if others >= _WORTH_SAYING_S:
             self._estimated = True
-            some = f"{ended} of {self._runs} runs took {duration(took)}"
-            ranks.notice(f"{some}; at that rate the others need {duration(took / ended * left)}")
+            ranks.notice(f"{self._left - ended} of {self._runs} runs are left; they need about {duration(others)}")
 
 
 def duration(seconds: float) -> str:

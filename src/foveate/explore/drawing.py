@@ -166,7 +166,7 @@ def score_range(inspection: Inspection) -> str:
     """Returns a line with the smallest and the largest score."""
     known = inspection.scores[np.isfinite(inspection.scores)]
     if not len(known) or known.min() == known.max():
-        return "all scores are equal"
+        return "no scores: all are equal"
     return f"scores {known.min():.3g} to {known.max():.3g}"
 
 

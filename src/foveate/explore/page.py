@@ -205,8 +205,8 @@ def _connect(session: Session, seen: gr.State, column: _Column, shown: Sequence[
         column.options,
         **_LIGHT,
     )
-    for begin in (renamed.then, partial(gr.on, [column.keep.release, column.options.submit])):
-        run = begin(_inspect(session), [seen, *column.inputs], column.outputs, **_ONE)
+    for begin in (renamed.then, partial(gr.on, [column.keep.input, column.options.submit])):
+        run = begin(_inspect(session), [seen, *column.inputs], column.outputs, trigger_mode="always_last", **_ONE)
         run.then(_command, [seen, *shown], command, **_LIGHT)
 
 

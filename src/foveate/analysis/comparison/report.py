@@ -104,7 +104,8 @@ def write_report(
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
     unable = f"Cannot run on this model: {', '.join(comparison.not_applicable)} (reasons in table.md)."
     named = write_pairs(frames, pairs, folder, found.caveat)
-    finding = paragraphs(found.caveat, found.markdown(), named, unable if comparison.not_applicable else "", failed)
+    notes = [_impossible(comparison), unable if comparison.not_applicable else "", failed]
+    finding = paragraphs(found.caveat, found.markdown(), named, *notes)
     return Summary(summary(table, list(comparison.roles)), finding)
 
 
@@ -148,11 +149,19 @@ def summary(table: pd.DataFrame, order: list[str]) -> str:
     return wide.reindex(index=order)[sorted(wide.columns, reverse=True)].fillna("").to_string()
 
 
+def _impossible(comparison: Comparison) -> str:
+    """Returns the budgets that were not evaluated and why, for a terminal; an empty string if there are none."""
+    lines = _left_out(comparison)
+    return f"Not evaluated, because the method cannot have the budget: {'; '.join(lines)}." if lines else ""
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    return [f"{name} at {budget}: {why}" for name, whys in comparison.left_out.items() for budget, why in whys.items()]
+
+
 def _absent(comparison: Comparison) -> list[str]:
     """Returns Markdown sections of missing budgets and methods, with reasons, and of fallbacks."""
-    left_out = [
-        f"- {name} at {budget}: {why}" for name, whys in comparison.left_out.items() for budget, why in whys.items()
-    ]
+    left_out = [f"- {line}" for line in _left_out(comparison)]
     unable = [f"- {name}: {why}" for name, why in comparison.not_applicable.items()]
     parts: list[str] = []
     if left_out:
