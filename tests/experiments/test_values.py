@@ -1,14 +1,14 @@
 """Invalid values of the options of every experiment, parsed in this process: each gets one clear line."""
 
 import importlib.util
-import logging
+import signal
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
 
 from foveate import cli
+from foveate.core.quiet import quiet
 
 ROOT = Path(__file__).parents[2]
 NUL, LONG = "a\0b", "x" * 5000
@@ -18,8 +18,8 @@ COMMON = [
     (("--seed", "-1"), "seed=-1: expected 0 or more"),
     (("--batch-size", "0"), "batch_size=0: expected 1 or more"),
     (("--max-new-tokens", "0"), "max_new_tokens=0: expected 1 or more"),
-    (("--device", ""), "device '' cannot be used"),
-    (("--device", "nonsense"), "device 'nonsense' cannot be used"),
+    (("--device", ""), "device '' is unknown"),
+    (("--device", "nonsense"), "device 'nonsense' is unknown"),
     (("--device", "meta"), "device 'meta' cannot be used"),
     (("--dtype", "float64"), "--dtype"),
     (("--devices", "0"), "workers=0"),
@@ -64,7 +64,7 @@ OWN = {
         (("--methods", "fastvee"), "method 'fastvee' is unknown; did you mean fastv"),
         (("--methods", ""), "method '' is unknown"),
         (("--methods", "os:"), "method 'os:' is unknown"),
-        (("--methods", ":f"), "method ':f' cannot be imported"),
+        (("--methods", ":f"), "method ':f' is unknown"),
         (("--methods", "..:x"), "method '..:x' cannot be imported"),
         (("--methods", "a b:c"), "method 'a b:c' cannot be imported"),
         (("--methods", "os:path"), "which takes no keep"),
@@ -128,13 +128,12 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def quietly_undone(monkeypatch):
-    """Restores the levels of loggers, the filters of warnings and the hook that `run` sets."""
+    """Restores the levels of loggers, the filters of warnings and the handler of Ctrl-C that `run` sets."""
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    with warnings.catch_warnings():
-        levels = {name: logging.getLogger(name).level for name in cli._CHATTER}
+    handler = signal.getsignal(signal.SIGINT)
+    with quiet():
         yield
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+    signal.signal(signal.SIGINT, handler)
 
 
 def main_of(name):

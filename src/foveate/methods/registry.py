@@ -83,7 +83,7 @@ def parts_of(name: str) -> tuple[str, list[str]]:
     """
     module, rest = split_name(name)
     function, *variants = rest.split("+")
-    plain = f"{module}:{function}" if module else function
+    plain = f"{module}:{function}" if ":" in name else function
     if unknown := [variant for variant in variants if variant not in VARIANTS]:
         raise UnknownMethod(f"method {name!r}: {unknown[0]!r} is unknown; variants are +{' or +'.join(VARIANTS)}")
     if module and is_file(module):
