@@ -19,7 +19,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 from optuna_dashboard import save_note
 
 from foveate.compressors import Compressor, Identity
-from foveate.core.errors import BudgetError, shown
+from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.latency import latency_ms
@@ -157,7 +157,7 @@ def _facts(proposal: Proposal) -> dict[str, Any]:
         "layers": proposal.layers,
         "weights": list(proposal.weights),
         "ranked": proposal.ranked,
-        "compressor": shown(proposal.compressor),  # the note has all of it
+        "compressor": f"{proposal.compressor!r:.60} ...",  # the note has all of it
         "compressor_id": identity_of(proposal.compressor, "compressor"),
     }
 
