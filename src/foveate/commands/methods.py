@@ -29,8 +29,7 @@ def main(*names: str) -> None:
 
 
 def _listing() -> str:
-    place_of = {name: place for place, listed in PLACES.items() for name in listed}
-    rows = [(name, _paper(name), place_of.get(name, "installed")) for name in METHODS]
+    rows = [(name, _paper(name), PLACES.get(name, "installed")) for name in METHODS]
     width = max(len(name) for name in METHODS)
     lines = [f"{name:<{width}}  {paper:<18}  {place}" for name, paper, place in (("method", "paper", "place"), *rows)]
     return "\n".join([*lines, "", "foveate methods NAME explains one and says which model families it runs on."])

@@ -13,22 +13,20 @@ from foveate.core.plugins import import_plugin, installed_plugins
 if TYPE_CHECKING:  # torch takes a second to import
     from foveate.compressors import Compressor
 
-PLACES: Mapping[str, tuple[str, ...]] = {
-    "control": (
-        *("full", "blind", "random", "uniform", "pool", "downsample", "saturation", "contrast", "edges"),
-        "random_inside",
-    ),
-    "oracle": ("evidence", "response_attention"),
-    "after the tower": (
-        *("vtc_cls", "fastervlm", "vispruner", "visionzip", "prumerge", "prumerge_plus", "cdpruner", "divprune"),
-        *("trim", "hiprune", "holov", "scope", "otprune", "mmtok"),
-    ),
-    "inside the tower": ("flowcut", "tome"),
-    "inside the language model": ("fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart", "feather", "vtw"),
-    "after the tower and inside the language model": ("vscan",),
+_AFTER, _TOWER, _INSIDE = "after the tower", "inside the tower", "inside the language model"
+PLACES: Mapping[str, str] = {
+    **dict.fromkeys("full blind random uniform pool downsample saturation contrast edges".split(), "control"),
+    "random_inside": "control",
+    **dict.fromkeys(("evidence", "response_attention"), "oracle"),
+    **dict.fromkeys("vtc_cls fastervlm vispruner visionzip prumerge prumerge_plus cdpruner divprune".split(), _AFTER),
+    **dict.fromkeys("trim hiprune holov scope".split(), _AFTER),
+    **dict.fromkeys(("flowcut", "tome"), _TOWER),
+    **dict.fromkeys(("otprune", "mmtok"), _AFTER),
+    **dict.fromkeys("fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw".split(), _INSIDE),
+    "vscan": f"{_AFTER} and {_INSIDE}",
 }
-"""Names of the methods by the place where tokens are removed; controls and oracles stand for themselves."""
-NAMES = tuple(name for names in PLACES.values() for name in names)
+"""The methods in the order of all tables, each with the place where it removes tokens, or "control" or "oracle"."""
+NAMES = tuple(PLACES)
 VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "per_tile": {"per_tile": True},
     "no_separators": {"separators": False},
