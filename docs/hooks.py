@@ -16,7 +16,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # mkdocs loads this file by its path
-from docs.blocks import BlockError, run_blocks  # noqa: E402
+from docs.blocks import BlockError, run_blocks  # noqa: E402 (after the path is set)
 
 _HOME = "foveate.methods.recipes"
 _HELP, _OPTIONS = "<!-- help of commands -->", "<!-- options of recipes -->"

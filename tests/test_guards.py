@@ -1,4 +1,4 @@
-"""What tests guard against stands at the tests, and the page of faults is made of the marks."""
+"""Faults that tests guard against are named at the tests, and the page of faults is made of the marks."""
 
 import ast
 from pathlib import Path

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from foveate.methods import METHODS
     from foveate.models.loading.load import adapt, load, register_family
 
-from foveate.core.errors import missing_package
+from foveate.core.extras import missing_package
 
 __version__ = version("foveate")
 

@@ -7,7 +7,8 @@ from importlib import import_module
 
 from foveate import __version__
 from foveate.commands.names import COMMANDS
-from foveate.core.errors import FoveateError, missing_package
+from foveate.core.errors import FoveateError
+from foveate.core.extras import missing_package
 
 _WITHOUT_TYRO = ("methods", "doctor")  # they run with the core packages alone
 

@@ -15,7 +15,8 @@ from typing import Literal, NoReturn, TextIO, cast
 
 import tyro
 
-from foveate.core.errors import DataError, FoveateError, behind, interrupted, lacks_memory, missing_package
+from foveate.core.errors import DataError, FoveateError, behind, interrupted, lacks_memory
+from foveate.core.extras import missing_package
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
 from foveate.core.progress import disable_bars
 from foveate.core.quiet import silence

@@ -34,7 +34,7 @@ def test_inner_progress_breaks_no_line_of_the_outer(often, capsys):
             list(bar(slow_steps(2), "question"))
             trials.update()
     said = capsys.readouterr().err
-    assert "1 of 2" in said and "trial/s" in said.replace("s/trial", "trial/s")
+    assert "1 of 2" in said and " trial/s" in said
     assert all(re.match(r"\d of [2?], ", line) for line in said.splitlines())
 
 

@@ -1,4 +1,4 @@
-"""What is said before the first question and after the first runs."""
+"""Notices before the first question and after the first runs."""
 
 import pytest
 

@@ -94,7 +94,7 @@ def source_of(cell: NotebookNode) -> str:
 
 
 def sentences(cells: list[NotebookNode]) -> list[str]:
-    """What they say, without headings."""
+    """Their text, without headings."""
     text = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
     said = " ".join(line for line in text.splitlines() if not line.startswith("#"))
     return re.findall(r"[^.]+\.(?=\s|$)", re.sub(r"`[^`]*`|arXiv \d+\.\d+", "x", said))

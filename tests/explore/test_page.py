@@ -36,7 +36,7 @@ class Page:
         return self.browser.find_element(By.CSS_SELECTOR, selector)
 
     def text(self, name):
-        """What a part of the page says; nothing while it is replaced."""
+        """The text of a part of the page; empty while it is replaced."""
         found = self.browser.find_elements(By.ID, name)
         return self.browser.execute_script("return arguments[0].innerText", found[0]) if found else ""
 

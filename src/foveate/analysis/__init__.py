@@ -1,1 +1,1 @@
-"""Records become frames, frames become tables and figures. Nothing in the package imports this."""
+"""Records become frames, frames become tables and figures. Only commands and the page import this."""

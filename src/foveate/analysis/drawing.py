@@ -56,6 +56,10 @@ def readable(scorer: str, family: str, layers: str) -> str:
     return names.get(family, scorer)
 
 
+_UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+"""By format: metadata that differ between runs or versions and are left out."""
+
+
 def house_style() -> AbstractContextManager[None]:
     """Returns a context in which new axes have the style of the project."""
     sizes = {"font.size": 12, "axes.labelsize": 12, "axes.titlesize": 13}
@@ -113,9 +117,10 @@ def caption(figure: Figure, title: str, text: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a PNG at 150 dpi atomically; the same figure gives the same bytes on the same machine."""
+    """Writes a PNG or PDF at 150 dpi atomically; the same figure gives the same bytes on the same machine."""
+    kind = path.suffix[1:]
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+        figure.savefig(temporary, format=kind, dpi=150, metadata=_UNDATED[kind])
 
 
 def legend_of(axes: Iterable[Axes]) -> dict[str, Any]:

@@ -1,10 +1,16 @@
 """Measures which layers' [CLS] attention predicts what the model needs, alone and summed, at several budgets."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from foveate.core.budget import check_budgets
 from foveate.evaluation.ranks import rank
 from foveate.options import Flat, Options
+
+if TYPE_CHECKING:  # both import torch
+    from foveate.models.backbone.adapter import Tower
+    from foveate.studies.ablation import Choice
 
 
 def main(
@@ -26,13 +32,25 @@ def main(
         options: Options of all experiments.
     """
     check_budgets(keep)
+    from foveate.studies.ablation import layer_choices
+
+    ablate_all(partial(layer_choices, layers=layers), keep, options)
+
+
+def ablate_all(choices: "Callable[[Tower], Sequence[Choice]]", keep: Sequence[int | float], options: Options) -> None:
+    """Evaluates choices of patches with every model and data set of the options, and prints the reports.
+
+    Args:
+        choices: Function from a vision tower to the choices.
+        keep: See `main`.
+        options: Options of all experiments.
+    """
     from foveate.analysis.ablation.report import report
     from foveate.analysis.kept_patches import kept_figure
     from foveate.analysis.trainings import report_trainings
-    from foveate.studies.ablation import ablate, layer_choices
+    from foveate.studies.ablation import ablate
     from foveate.studies.study_folder import StudyFolder
 
-    choices = partial(layer_choices, layers=layers)
     studies = []
     for name, config in options.each:
         folder = StudyFolder(name, options.out, options.storage, existing=options.existing)

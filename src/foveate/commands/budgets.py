@@ -2,8 +2,8 @@
 
 from functools import partial
 
+from foveate.commands.ablate import ablate_all
 from foveate.core.budget import check_budgets
-from foveate.evaluation.ranks import rank
 from foveate.options import Flat, Options
 
 
@@ -23,19 +23,6 @@ def main(
         options: Options of all experiments.
     """
     check_budgets(keep)
-    from foveate.analysis.ablation.report import report
-    from foveate.analysis.kept_patches import kept_figure
-    from foveate.analysis.trainings import report_trainings
-    from foveate.studies.ablation import ablate, named_choices
-    from foveate.studies.study_folder import StudyFolder
+    from foveate.studies.ablation import named_choices
 
-    choices = partial(named_choices, names=scorers)
-    studies = []
-    for name, config in options.each:
-        folder = StudyFolder(name, options.out, options.storage, existing=options.existing)
-        study = ablate(folder, config, choices, keep, kept_figure)
-        studies.append((config, study))
-        if rank() == 0:
-            print(report(study, config))
-    if rank() == 0 and (text := report_trainings(studies, options.models)):
-        print(text)
+    ablate_all(partial(named_choices, names=scorers), keep, options)

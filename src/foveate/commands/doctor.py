@@ -2,11 +2,11 @@
 
 import importlib.metadata
 import platform
-import re
 from collections.abc import Iterator
 
 from foveate import __version__
-from foveate.core.errors import shown_some
+from foveate.core.errors import OptionError, shown_some
+from foveate.core.extras import CORE, packages_of_extras
 
 _PURPOSES = {
     "studies": "the commands that evaluate: ablate, budgets, search, compare, bias, speed, reproduce, answer",
@@ -18,17 +18,20 @@ _PURPOSES = {
 }
 
 
-def main(*_: str) -> None:
+def main(*words: str) -> None:
     """Prints versions and devices, and which package is missing for what: foveate doctor."""
+    if words:
+        raise OptionError(f"doctor takes no arguments, but found: {' '.join(words)}")
+    packages = packages_of_extras()
     print(f"foveate {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    for name in _packages(""):
+    for name in packages.get(CORE, []):
         print(f"  {name} {_version(name) or 'missing'}")
     print("\nDevices")
     for line in _devices():
         print(f"  {line}")
     print("\nExtras: pip install 'foveate[NAME]'")
     for extra, purpose in _PURPOSES.items():
-        missing = [name for name in _packages(extra) if not _version(name)]
+        missing = [name for name in packages.get(extra, []) if not _version(name)]
         state = f"missing: {shown_some(missing, 3)}" if missing else "installed"
         print(f"  {extra:<10}{purpose}\n  {'':<10}{state}")
 
@@ -42,16 +45,6 @@ def _devices() -> Iterator[str]:
         yield f"cuda:{index}, {torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     if torch.backends.mps.is_available():
         yield "mps"
-
-
-def _packages(extra: str) -> list[str]:
-    """Returns the packages of an extra, or of the core."""
-    found = []
-    for line in importlib.metadata.requires("foveate") or []:
-        name, marker = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)", line)
-        if name and (marker[1] if marker else "") == extra:
-            found.append(name[0])
-    return found
 
 
 def _version(name: str) -> str:

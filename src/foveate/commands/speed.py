@@ -3,12 +3,12 @@
 from functools import partial
 from itertools import cycle, islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foveate.core.budget import check_budgets
 from foveate.data.names import SCENES
 from foveate.methods.registry import check_names
-from foveate.models.loading.names import REFERENCE, Dtype
+from foveate.models.loading.names import AUTO, REFERENCE, Dtype
 from foveate.profiling.timing import check_batches, check_length, check_sizes
 
 _NO_SECOND = "the loop of stock calls is for LLaVA-1.5 with a [CLS] token"
@@ -23,8 +23,8 @@ def main(
     rounds: int = 20,
     model: str = REFERENCE,
     companion: str | None = None,
-    device: str = "cpu",
-    dtype: Dtype = "float32",
+    device: str = AUTO,
+    dtype: Dtype | Literal["auto"] = AUTO,
     attention: str = "sdpa",
     out: Path = Path("runs"),
 ) -> None:
@@ -44,8 +44,8 @@ def main(
         model: "reference" (shipped), a checkpoint folder, or a hub ID.
         companion: Checkpoint of the CLIP model that the tower was taken from, for methods that compare patches with
             text.
-        device: Device of the model, such as cpu, cuda or mps.
-        dtype: Type of weights and activations.
+        device: Device of the model, such as cpu or cuda; "auto" is cuda if there is one, else mps, else cpu.
+        dtype: Type of weights and activations; "auto" is float32 on a CPU, and elsewhere that of the checkpoint.
         attention: Attention kernel by its name in transformers: sdpa, eager, flash_attention_2.
         out: Folder of all results.
     """
@@ -69,11 +69,12 @@ def main(
     from foveate.data.sample import first_of_images
     from foveate.data.scenes.questions import QUESTION_KINDS
     from foveate.methods.fitting import at_budgets
+    from foveate.models.loading.automatic import resolved
     from foveate.models.loading.load import load
     from foveate.profiling.one_by_one import timed
     from foveate.profiling.speed import image_sizes, measure
 
-    folder, loaded = speed_folder(out), load(model, device, dtype, attention, companion)
+    folder, loaded = speed_folder(out), load(model, *resolved(model, device, dtype), attention, companion)
     second = timed(loaded, new_tokens, TOTAL)
     samples = first_of_images(load_samples(SCENES, "test", limit=len(QUESTION_KINDS) * max(batch))).values()
     rows: list[dict[str, Any]] = []

@@ -5,7 +5,7 @@ docs/reference/kept_file.md has its schema.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -66,7 +66,7 @@ def content_of(
     return {"format": FORMAT, "foveate": version("foveate"), "recipe": recipe, "images": images}
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
+def write(path: Path, content: Mapping[str, Any]) -> None:
     """Writes the file, complete or not at all; an older file of that name is replaced.
 
     Raises:

@@ -1,8 +1,6 @@
 """Errors that say which value was received, what was expected, and what to do."""
 
-import re
 from collections.abc import Callable, Iterable, Set
-from importlib.metadata import PackageNotFoundError, requires
 from reprlib import Repr
 
 _LACKS_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
@@ -94,37 +92,6 @@ class MemoryExhausted(FoveateError):
 
 class MissingPackage(FoveateError):
     """An optional package that is required and not installed."""
-
-
-def missing_package(error: ModuleNotFoundError) -> MissingPackage | None:
-    """Returns an error that names the extra of foveate with the package that an import did not find.
-
-    Args:
-        error: Error of the import.
-
-    Returns:
-        The error; None if no extra has the package.
-    """
-    name = (error.name or "").partition(".")[0]
-    extras = {extra: packages for extra, packages in _extras().items() if name in packages}
-    if not extras:
-        return None
-    smallest = min(extras, key=lambda extra: len(extras[extra]))
-    return MissingPackage(f"this needs {name}, which is not installed: pip install 'foveate[{smallest}]'")
-
-
-def _extras() -> dict[str, list[str]]:
-    """Returns the extras of foveate with their packages, by the names that are imported."""
-    found: dict[str, list[str]] = {}
-    try:
-        lines = requires("foveate") or []
-    except PackageNotFoundError:  # a source folder on the path
-        lines = []
-    for line in lines:
-        package, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"]([\w-]+)", line)
-        if package and extra:
-            found.setdefault(extra[1], []).append(package[0].lower().replace("-", "_"))
-    return found
 
 
 class OutputError(FoveateError):

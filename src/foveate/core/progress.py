@@ -9,7 +9,7 @@ from tqdm import tqdm as plain_tqdm
 from tqdm.auto import tqdm
 
 LINES_EVERY_S = 30.0
-_LINE = "{desc}{n_fmt} of {total_fmt}, {rate_fmt}, {elapsed} gone, {remaining} left"
+_LINE = "{desc}{n_fmt} of {total_fmt}, {rate_noinv_fmt}, {elapsed} gone, {remaining} left"
 _disabled = False
 
 

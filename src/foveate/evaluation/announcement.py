@@ -21,8 +21,8 @@ class Announced:
     """
 
     def __init__(self, config: EvalConfig, runs: int, done: int = 0) -> None:
-        self._runs, self._from, self._begun, self._estimated = runs, done, time.monotonic(), False
-        self._left = runs
+        self._runs, self._last = runs, done + runs
+        self._from, self._begun, self._first, self._estimated = done, time.monotonic(), True, False
         if not runs:
             return
         loaded = cached_load(config.model, config.device, config.dtype)
@@ -39,16 +39,16 @@ class Announced:
         Args:
             done: Number of runs that have ended, in all processes, with those that had ended before.
         """
-        ended, took = done - self._from, time.monotonic() - self._begun
-        if self._estimated or not ended or ended >= self._left:
+        ended, left, now = done - self._from, self._last - done, time.monotonic()
+        if self._estimated or ended < 1 or left < 1:
             return
-        if self._left == self._runs and took < _LONG_S:
-            self._from, self._begun, self._left = done, time.monotonic(), self._left - ended
+        if self._first and now - self._begun < _LONG_S:
+            self._from, self._begun, self._first = done, now, False
             return
-        others = took / ended * (self._left - ended)
+        others = (now - self._begun) / ended * left
         if others >= _WORTH_SAYING_S:
             self._estimated = True
-            ranks.notice(f"{self._left - ended} of {self._runs} runs are left; they need about {duration(others)}")
+            ranks.notice(f"{left} of {self._runs} runs are left; they need about {duration(others)}")
 
 
 def duration(seconds: float) -> str:

@@ -18,15 +18,15 @@ from foveate.data.names import parsed
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.names import REUSABLE, LoggerName, Reuse, check_numbers
 from foveate.evaluation.source import OURS, digest, top_of, tree_hash
-from foveate.models.loading.automatic import batch_size_for, device_for, dtype_for
+from foveate.models.loading.automatic import batch_size_for, resolved
 from foveate.models.loading.loaded_model import LoadedModel
 from foveate.models.loading.names import AUTO
 
 _CANNOT_CHANGE_AN_ANSWER = tuple(
     "studies/ reference/ testing/ methods/ profiling/ analysis/ commands/ explore/ __main__.py cli.py options.py "
     "compressors/kept_file.py data/template.py core/progress.py core/quiet.py "
-    "core/finished.py evaluation/loggers.py evaluation/ranks.py evaluation/identity.py evaluation/source.py "
-    "evaluation/announcement.py analysis/ commands/ explore/ __main__.py".split()
+    "core/extras.py core/finished.py evaluation/loggers.py evaluation/ranks.py evaluation/identity.py "
+    "evaluation/source.py evaluation/announcement.py".split()
 )
 
 
@@ -74,8 +74,9 @@ class EvalConfig(Value):
         super().__post_init__()
         if not self.split:
             object.__setattr__(self, "split", default_split(self.data))
-        object.__setattr__(self, "device", device_for(self.device))
-        object.__setattr__(self, "dtype", dtype_for(self.model, self.dtype, self.device))
+        device, dtype = resolved(self.model, self.device, self.dtype)
+        object.__setattr__(self, "device", device)
+        object.__setattr__(self, "dtype", dtype)
         check_numbers(self.seed, self.batch_size, self.max_new_tokens)
 
     def on(self, loaded: LoadedModel) -> Self:

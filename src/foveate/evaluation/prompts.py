@@ -81,14 +81,22 @@ def prompt_of(loaded: LoadedModel, sample: VQASample, image: Arrangement | None,
     text = question_text(loaded, sample)
     prompt = loaded.text_prompt(text) if image is None else loaded.prompt(text, image)
     reference_of(loaded, sample)
-    # by the uncompressed prompt, so that the same questions fail whatever the compressor
+    check_length(loaded, prompt, max_new_tokens)
+    return prompt
+
+
+def check_length(loaded: LoadedModel, prompt: Sequence[int], max_new_tokens: int) -> None:
+    """Checks an uncompressed prompt, so that the same questions fail whatever the compressor.
+
+    Raises:
+        DataError: The prompt with the longest answer exceeds the model's context.
+    """
     context = getattr(loaded.adapter.text_config, "max_position_embeddings", None)
     if context is not None and len(prompt) + max_new_tokens > context:
         raise DataError(
             f"its prompt of {len(prompt)} tokens and {max_new_tokens} of an answer exceed the model's context of "
             f"{context}"
         )
-    return prompt
 
 
 def failure_of(sample: VQASample, loaded: LoadedModel | None = None, max_new_tokens: int = 1) -> str:

@@ -4,7 +4,6 @@ import math
 import textwrap
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import matplotlib as mpl
@@ -15,7 +14,6 @@ from PIL import Image
 from scipy.stats import rankdata
 
 from foveate.analysis.drawing import FAINT, INK, RIGHT, WRONG, draw_outline, house_style
-from foveate.core.storage import atomic_write
 from foveate.evaluation.evidence import visible_part
 from foveate.explore.inspection import Inspection, Maps, Prompt
 from foveate.models.backbone.pixels import WHITE, Normalisation
@@ -181,12 +179,6 @@ def as_image(figure: Figure) -> Image.Image:
     png = BytesIO()
     figure.savefig(png, format="png", dpi=_DPI)
     return Image.open(png)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format of the path's suffix, complete or not at all."""
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
 
 
 def _fill(

@@ -1,12 +1,13 @@
 """Exported files: the figure, the kept patches of each method, and the command that shows the page again."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from foveate.analysis.drawing import save_figure
+from foveate.compressors.kept_file import write
 from foveate.explore.choice import Choice
-from foveate.explore.drawing import Column, comparison_figure, save_figure
+from foveate.explore.drawing import Column, comparison_figure
 from foveate.explore.inspection import Inspection
 from foveate.explore.session import Seen
 
@@ -46,6 +47,6 @@ def export(seen: Seen, shown: Sequence[Shown], folder: Path) -> list[Path]:
         save_figure(figure, folder / f"kept.{suffix}")
     for number, one in enumerate(shown, 1):
         name = one.choice.name.rpartition(":")[2]
-        (folder / f"kept_{number}_{name}.json").write_text(json.dumps(one.inspection.content, allow_nan=False) + "\n")
+        write(folder / f"kept_{number}_{name}.json", one.inspection.content)
     (folder / "command.txt").write_text(command_of(seen, shown) + "\n")
     return sorted(folder.iterdir())

@@ -17,16 +17,18 @@ from torch import Tensor
 from foveate.compressors import Compressor, Identity
 from foveate.compressors.base import compressed_by
 from foveate.core.arrangement import Arrangement
-from foveate.core.errors import DataError, UnsupportedNeed
+from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import ClsRows, Need, ReceivedRows
 from foveate.data.sample import VQASample
 from foveate.data.stored import StoredImage, image_column
 from foveate.evaluation.evidence import evidence_of
+from foveate.evaluation.prompts import check_length
 from foveate.metrics.evidence import SHOWN
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.generation_config import greedily
 from foveate.models.runtime.images import LiveImages
 from foveate.models.runtime.response_attention import attention_maps
+from foveate.profiling.clock import synchronize
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +74,7 @@ class Prompt:
         """
         images, (arrangement,) = loaded.image_inputs([image])
         ids = loaded.prompt(question, arrangement)
-        context = getattr(loaded.adapter.text_config, "max_position_embeddings", None)
-        if context is not None and len(ids) + max_new_tokens > context:
-            raise DataError(
-                f"the prompt of {len(ids)} tokens and {max_new_tokens} of an answer exceed the model's context of "
-                f"{context}: ask a shorter question, or give a smaller image"
-            )
+        check_length(loaded, ids, max_new_tokens)
         evidence = None
         if sample is not None and sample.things.known:
             share = evidence_of([sample], [arrangement], loaded)[0]
@@ -220,6 +217,5 @@ def read_image(path: Path) -> Image:
 
 def _now(loaded: LoadedModel) -> float:
     """Returns the time in seconds, after all work of the model's device."""
-    if loaded.device.type != "cpu":
-        torch.accelerator.synchronize(loaded.device)
+    synchronize(loaded.device)
     return time.perf_counter()

@@ -21,7 +21,7 @@ from foveate.explore.inspection import Inspection, Maps, Prompt, inspect, maps_o
 from foveate.explore.plan import Plan
 from foveate.methods.fitting import for_model, method, options_on
 from foveate.methods.registry import METHODS
-from foveate.models.loading.automatic import device_for, dtype_for
+from foveate.models.loading.automatic import resolved
 from foveate.models.loading.load import LoadedModel, load
 
 SHARE = 0.11
@@ -75,9 +75,7 @@ class Session:
         usable = tuple(sample for sample in samples if sample.source is not None and not sample.problem)
         if not usable:
             raise DataError(f"none of {len(samples)} questions of {plan.data!r} is about an image: raise --limit")
-        device = device_for(plan.device)
-        dtype = dtype_for(plan.model, plan.dtype, device)
-        loaded = load(plan.model, device, dtype, companion=plan.companion)
+        loaded = load(plan.model, *resolved(plan.model, plan.device, plan.dtype), companion=plan.companion)
         session = cls(replace(plan, index=min(plan.index, len(usable) - 1)), loaded, usable)
         for choice in plan.methods:
             method(choice.name)

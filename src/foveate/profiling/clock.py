@@ -67,7 +67,7 @@ class Clock:
         return timed
 
     def _credit(self) -> None:
-        _wait(self.device)
+        synchronize(self.device)
         now = time.perf_counter()
         if self._running:
             name = self._running[-1]
@@ -90,17 +90,17 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str) -> int | 
         case "cpu":
             return _peak_resident_bytes(call)
         case "mps":
-            _wait(device)
+            synchronize(device)
             torch.mps.empty_cache()
             before = torch.mps.driver_allocated_memory()
             call()
-            _wait(device)
+            synchronize(device)
             return torch.mps.driver_allocated_memory() - before
-    _wait(device)
+    synchronize(device)
     torch.accelerator.reset_peak_memory_stats(device)
     before = torch.accelerator.memory_allocated(device)
     call()
-    _wait(device)
+    synchronize(device)
     return torch.accelerator.max_memory_allocated(device) - before
 
 
@@ -116,7 +116,8 @@ def device_name(device: torch.device | str) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Waits for all work of a device; that of a CPU is done already."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 

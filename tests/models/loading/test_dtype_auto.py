@@ -1,4 +1,4 @@
-"""What "auto" means: device, precision and questions per batch."""
+"""The meaning of "auto": device, precision and questions per batch."""
 
 import json
 import shutil

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from foveate.studies.study_folder import StudyFolder
 KEEP = (0.5, 0.25, 16, 7)
 _COLUMNS = ("all", "single", "fastv", "random")  # families of the columns, and with the oracle of the lines
 _ROWS = 2
+_BLOCK = 1
+"""Block of the language model whose prompt attention chooses: that of FastV with its authors' layer 2, not scaled."""
 
 
 class Finding(NamedTuple):
@@ -49,7 +52,7 @@ def finding_choices(tower: Tower, layer: int = 4) -> list[Choice]:
         tower: The model's vision tower.
         layer: The single layer.
     """
-    prompt = Choice("prompt attention", "fastv", "", fastv)
+    prompt = Choice("prompt attention", "fastv", "", partial(fastv, layer=_BLOCK + 1))
     kept = [choice for choice in controls() if choice.family in ("full", "evidence", "random")]
     return [every_layer(tower), single(layer, tower), prompt, *kept]
 
@@ -138,7 +141,8 @@ def _note(data: Finding, source: str) -> str:
     return (
         "Left: dropped patches are grey, what the question needs is outlined; only the first choice answers both. Of "
         f"{data.frontier.n:,} questions one choice alone answers: {counts}. Layers: [CLS] attention. Prompt attention: "
-        f"as in FastV, read in block 1. Bands: 95 % intervals over {data.frontier.images:,} images. {source}"
+        f"as in FastV, read in block {_BLOCK}; the blocks before the cut see all patches. Bands: 95 % intervals over "
+        f"{data.frontier.images:,} images. {source}"
     ).strip()
 
 

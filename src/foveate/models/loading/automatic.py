@@ -23,6 +23,18 @@ _USED = {"cpu": 0.5}  # the share of the memory that may be used; a CPU shares i
 _USED_ELSEWHERE = 0.8
 
 
+def resolved(name: str | Path, device: str, dtype: str) -> tuple[str, str]:
+    """Returns device and precision with "auto" resolved, see `device_for` and `dtype_for`.
+
+    Args:
+        name: See `load`.
+        device: A device, or "auto".
+        dtype: A precision, or "auto".
+    """
+    device = device_for(device)
+    return device, dtype_for(name, dtype, device)
+
+
 def device_for(device: str) -> str:
     """Returns the device that "auto" means: CUDA if there is one, else MPS, else the CPU; others are unchanged."""
     if device != AUTO:
