@@ -7,6 +7,7 @@ docs/tutorials/own_scorer.md, given as a file, is compared with three methods. D
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +32,11 @@ def main() -> None:
     wheels = sorted((ROOT / "dist").glob("*.whl"))
     if len(wheels) != 1:
         sys.exit(f"dist has {len(wheels)} wheels; expected one: make wheel")
-    for python in sys.argv[1:] or [sys.executable]:
+    for given in sys.argv[1:] or [sys.executable]:
+        if (python := shutil.which(given)) is None:
+            sys.exit(f"{given}: there is no such Python")
         with TemporaryDirectory() as folder:
-            check(python, wheels[0], Path(folder))
+            check(str(Path(python).absolute()), wheels[0], Path(folder))
 
 
 def check(python: str, wheel: Path, folder: Path) -> None:
