@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from foveate.data.load import load_samples
     from foveate.evaluation import EvalConfig, evaluate
     from foveate.methods import METHODS
+    from foveate.methods.from_file import load_recipe
     from foveate.models.loading.load import adapt, load, register_family
 
 from foveate.core.extras import missing_package
@@ -31,6 +32,7 @@ _HOMES = {
     "foveate.data.load": ("load_samples",),
     "foveate.evaluation": ("EvalConfig", "evaluate"),
     "foveate.methods": ("METHODS",),
+    "foveate.methods.from_file": ("load_recipe",),
     "foveate.models.loading.load": ("adapt", "load", "register_family"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -50,6 +52,7 @@ __all__ = [
     "compare",
     "evaluate",
     "load",
+    "load_recipe",
     "load_samples",
     "register_benchmark",
     "register_family",

@@ -11,7 +11,7 @@ from foveate.options import Flat, Options
 
 def main(
     method: str = "full",
-    keep: int | float = 1.0,
+    keep: int | float | None = None,
     options: Flat = Options("answers"),
 ) -> None:
     """Answers benchmarks with one method, including splits without reference answers, whose servers grade them.
@@ -20,14 +20,15 @@ def main(
     the benchmark has a format for submissions. The same command resumes a run that was stopped.
 
     Args:
-        method: Name of a method, or your own as ./file.py:function or package.module:function, from a budget to a
-            compressor.
-        keep: Budget in equivalent tokens: a count, or a fraction of an image's patches.
+        method: Name of a method, your own as ./file.py:function or package.module:function, from a budget to a
+            compressor, or a recipe file such as recipe.json.
+        keep: Budget in equivalent tokens: a count, or a fraction of an image's patches; methods without a budget and
+            recipe files take none.
         options: Options of all experiments.
     """
     options.without_storage()
     check_names([method])
-    check_budgets([keep])
+    check_budgets([] if keep is None else [keep], needed=False)
     from foveate.analysis.benchmarks.answers import report_answers
     from foveate.evaluation.run import cached_load, evaluate
     from foveate.methods.fitting import at_budget

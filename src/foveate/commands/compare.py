@@ -2,7 +2,7 @@
 
 from foveate.core.budget import check_budgets
 from foveate.evaluation.ranks import rank
-from foveate.methods.registry import METHODS, check_names, pairs_of
+from foveate.methods.registry import METHODS, check_names, label_of, pairs_of
 from foveate.options import Flat, Options
 
 
@@ -25,8 +25,8 @@ def main(
     each.
 
     Args:
-        methods: Names of methods, or your own as ./file.py:function or package.module:function, from a budget to a
-            compressor; default is all published methods.
+        methods: Names of methods, your own as ./file.py:function or package.module:function, from a budget to a
+            compressor, or recipe files such as recipe.json, whose budgets are added; default is all published methods.
         keep: Budgets in equivalent tokens, the mean of the visual tokens over the blocks of the language model: counts,
             or fractions of an image's patches.
         pairs: Pairs of methods whose differences are tested, such as vtc_cls:fastv; `pairs.csv` and `pairs.md` have
@@ -35,7 +35,7 @@ def main(
     """
     check_names(methods)
     compared = pairs_of(pairs, methods)
-    labels = {name.rpartition(":")[2] for name in methods}
+    labels = {label_of(name) for name in methods}
     methods = (*methods, *dict.fromkeys(name for pair in compared for name in pair if name not in labels))
     check_budgets(keep)
     from foveate.analysis.benchmark_numbers import overview

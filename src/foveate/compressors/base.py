@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -92,6 +93,32 @@ class Compressor(Value, ABC):
             f"{self} does not choose among patches after the vision tower, so tiles and separators do not concern it: "
             "give per_tile and no_separators to a method that does, such as vtc_cls"
         )
+
+    def save(
+        self, path: str | Path, model: "nn.Module | foveate.models.loading.load.LoadedModel | None" = None
+    ) -> None:
+        """Writes the compressor to a recipe file, which commands take in place of a method's name.
+
+        The file appears complete or not at all; an older file of that name is replaced. docs/reference/recipe_file.md
+        has its schema.
+
+        Args:
+            path: Where; the name ends in ".json", and its stem is the method's name in tables.
+            model: The model that the compressor was chosen for; with it, a warning says when it is used on another.
+
+        Raises:
+            RecipeError: The compressor has a class that is neither of this package nor registered by an installed one.
+            OutputError: The file cannot be written.
+            UnsupportedModel: No adapter serves the model.
+        """
+        from foveate.compressors.recipe_file import RecipeFile, chosen_for, write
+        from foveate.models.loading.load import LoadedModel, adapt
+
+        if isinstance(model, LoadedModel):
+            chosen = chosen_for(model.adapter, model.identity)
+        else:
+            chosen = None if model is None else chosen_for(adapt(model))
+        write(path, RecipeFile(self, Path(path).stem, chosen))
 
     @contextmanager
     def attached(self, model: "nn.Module | foveate.models.loading.load.LoadedModel") -> Iterator[Result]:

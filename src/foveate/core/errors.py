@@ -78,6 +78,10 @@ class UnknownMethod(FoveateError):
     """An unknown name of a method."""
 
 
+class RecipeError(FoveateError):
+    """A recipe file that cannot be read, or a compressor that a file cannot hold."""
+
+
 class DataError(FoveateError):
     """A data set, split or sample that is unknown, empty or malformed."""
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from foveate.core.errors import FoveateError
 
-Group = Literal["foveate.methods", "foveate.families", "foveate.benchmarks"]
+Group = Literal["foveate.methods", "foveate.families", "foveate.benchmarks", "foveate.classes"]
 
 
 @cache
@@ -14,8 +14,8 @@ def installed_plugins(group: Group) -> dict[str, EntryPoint]:
     """Returns the entry points of a group by name, without importing them.
 
     Args:
-        group: `foveate.methods` (name -> recipe), `foveate.families` (model_type -> adapter) or `foveate.benchmarks`
-            (name -> `Benchmark`).
+        group: `foveate.methods` (name -> recipe), `foveate.families` (model_type -> adapter), `foveate.benchmarks`
+            (name -> `Benchmark`) or `foveate.classes` (name in recipe files -> frozen dataclass).
 
     Raises:
         FoveateError: Two packages add the same name.

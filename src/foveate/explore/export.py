@@ -10,6 +10,7 @@ from foveate.explore.choice import Choice
 from foveate.explore.drawing import Column, comparison_figure
 from foveate.explore.inspection import Inspection
 from foveate.explore.session import Seen
+from foveate.methods.registry import label_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ def export(seen: Seen, shown: Sequence[Shown], folder: Path) -> list[Path]:
     for suffix in ("png", "pdf"):
         save_figure(figure, folder / f"kept.{suffix}")
     for number, one in enumerate(shown, 1):
-        name = one.choice.name.rpartition(":")[2]
+        name = label_of(one.choice.name)
         write(folder / f"kept_{number}_{name}.json", one.inspection.content)
     (folder / "command.txt").write_text(command_of(seen, shown) + "\n")
     return sorted(folder.iterdir())

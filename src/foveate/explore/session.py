@@ -20,7 +20,7 @@ from foveate.explore.drawing import Pane, panes_of
 from foveate.explore.inspection import Inspection, Maps, Prompt, inspect, maps_of, read_image
 from foveate.explore.plan import Plan
 from foveate.methods.fitting import for_model, method, options_on
-from foveate.methods.registry import METHODS
+from foveate.methods.registry import METHODS, is_recipe_file, parts_of
 from foveate.models.loading.automatic import resolved
 from foveate.models.loading.load import LoadedModel, load
 
@@ -135,7 +135,8 @@ class Session:
             FoveateError: The method is not offered, or cannot be used with this model, image or options.
         """
         self._check(choice.name)
-        compressor = for_model(choice.name, choice.keep, dict(choice.options), self.loaded.adapter)
+        keep = None if is_recipe_file(parts_of(choice.name)[0]) else choice.keep
+        compressor = for_model(choice.name, keep, dict(choice.options), self.loaded.adapter)
         return inspect(seen.prompt, compressor)
 
     def _check(self, name: str) -> None:

@@ -1,7 +1,7 @@
 """Methods by name, set for a model and a budget."""
 
 from ast import literal_eval
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
@@ -11,13 +11,15 @@ from typing import Any, get_origin
 from torch import nn
 
 from foveate.compressors import Compressor, Fallback
+from foveate.compressors.recipe_file import read
 from foveate.core.budget import plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, OptionError, UnknownMethod, shown
 from foveate.core.layers import AtDepth, BlockAtDepth, blocks_in_decoder, resolve_layer
 from foveate.core.needs import ClsRows, Need, ReceivedRows
 from foveate.core.values import Misfit, expected, fitted
+from foveate.methods.from_file import FromFile, warn_of_model
 from foveate.methods.own import own_recipe
-from foveate.methods.registry import METHODS, VARIANTS, parts_of
+from foveate.methods.registry import METHODS, VARIANTS, is_recipe_file, parts_of
 from foveate.models.backbone.adapter import Adapter, Tower
 from foveate.models.loading.load import LoadedModel, adapt
 
@@ -52,7 +54,9 @@ class Variant:
 
 
 def method(name: str) -> Callable[..., Compressor]:
-    """Returns a recipe by its name in `METHODS`, or a function by "./file.py:function" or "package.module:function".
+    """Returns a recipe by its name in `METHODS`, by the path of a recipe file, or by that of a function.
+
+    A function is "./file.py:function" or "package.module:function".
 
     Variants are for models that cut images into tiles: "vtc_cls+per_tile" gives every tile its own share of the budget,
     and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT.
@@ -62,13 +66,14 @@ def method(name: str) -> Callable[..., Compressor]:
 
     Raises:
         UnknownMethod: The method is unknown.
+        RecipeError: The file is no recipe.
     """
     plain, variants = parts_of(name)
     if variants:
         return Variant(method(plain), **{k: v for variant in variants for k, v in VARIANTS[variant].items()})
     if plain in METHODS:
         return METHODS[plain]
-    return own_recipe(plain)
+    return FromFile(read(plain), plain) if is_recipe_file(plain) else own_recipe(plain)
 
 
 def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Tower) -> Compressor:
@@ -149,6 +154,9 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
         FoveateError: The option is unknown, or its value has the wrong type.
     """
     recipe = method(name)
+    warn_of_model(name, adapter)
+    if keep is not None and is_recipe_file(parts_of(name)[0]):
+        raise BudgetError(f"{name}: keep={keep}: the budget of a recipe file stands in the file; leave keep out")
     parameters = {n: p for n, p in signature(recipe, eval_str=True).parameters.items() if n != "keep"}
     if unknown := sorted(set(given) - set(parameters)):
         known = ", ".join(str(parameter) for parameter in parameters.values()) or "none"
@@ -193,7 +201,7 @@ def aligned(
             tokens = fmean(compressor.plan(patches, depth))
             reached.append((abs(tokens - equivalent), tokens, compressor))
     gap, tokens, compressor = min(reached, key=lambda one: one[0])
-    if gap > max(1.0, equivalent / 10):
+    if gap > tolerance(equivalent):
         raise BudgetError(
             f"{getattr(recipe, '__name__', recipe)} cannot come near {equivalent:g} equivalent tokens of {patches} in "
             f"{depth} blocks: nearest are {tokens:g}"
@@ -201,19 +209,23 @@ def aligned(
     return compressor
 
 
-def at_budget(name: str, budget: int | float, adapter: Adapter, patches: int | None = None) -> Compressor:
+def at_budget(name: str, budget: int | float | None, adapter: Adapter, patches: int | None = None) -> Compressor:
     """Returns a method for a model, `with_fallbacks`, at a number of equivalent tokens; see `aligned`.
 
     Args:
         name: Name of the method; see `method`.
-        budget: Equivalent tokens: a count, or a fraction of the patches.
+        budget: Equivalent tokens: a count, or a fraction of the patches; None means the method's default, or that of a
+            recipe file.
         adapter: The model's adapter.
         patches: Number of patches of an image; None means an image of the tower's own or of a typical size.
 
     Raises:
         FoveateError: The method is unknown, or cannot have this budget.
     """
+    if budget is None:
+        return for_model(name, None, {}, adapter)
     recipe = method(name)
+    warn_of_model(name, adapter)
     patches, depth = patches or adapter.tower.grid.patches, adapter.decoder.depth
     count = resolve_keep(budget, patches)
     if name in BUDGETLESS:
@@ -229,7 +241,7 @@ def at_budgets(
 
     Args:
         names: Names of the methods.
-        budgets: The budgets; see `at_budget`.
+        budgets: The budgets; see `at_budget`. Those of `own_budgets` are added.
         adapter: The model's adapter.
         patches: Number of patches of an image.
 
@@ -238,14 +250,43 @@ def at_budgets(
     """
     found: dict[tuple[str, int], Compressor] = {}
     unable: dict[tuple[str, int], str] = {}
+    counts = dict.fromkeys(resolve_keep(budget, patches) for budget in budgets)
+    counts |= dict.fromkeys(own_budgets(names, counts, patches, adapter.decoder.depth))
     for name in dict.fromkeys(names):
         method(name)
-        for budget in dict.fromkeys(resolve_keep(budget, patches) for budget in budgets):
+        for budget in counts:
             try:
                 found[name, budget] = at_budget(name, budget, adapter, patches)
             except BudgetError as error:
                 unable[name, budget] = str(error)
     return found, unable
+
+
+def own_budgets(names: Iterable[str], budgets: Iterable[int], patches: int, depth: int) -> list[int]:
+    """Returns the equivalent tokens of recipe files that have none of some budgets.
+
+    Args:
+        names: Names of methods, recipe files among them.
+        budgets: Equivalent tokens.
+        patches: Number of patches of an image.
+        depth: Number of blocks of the language model.
+
+    Raises:
+        FoveateError: A method is unknown, or a file is no recipe.
+    """
+    found = dict.fromkeys(budgets)
+    first = len(found)
+    for name in names:
+        if is_recipe_file(parts_of(name)[0]):
+            tokens = fmean(method(name)().plan(patches, depth))
+            if all(abs(tokens - budget) > tolerance(budget) for budget in found):
+                found[max(1, round(tokens))] = None
+    return list(found)[first:]
+
+
+def tolerance(equivalent: float) -> float:
+    """Returns by how much the equivalent tokens of a method may differ from a budget."""
+    return max(1.0, equivalent / 10)
 
 
 def _typed(name: str, parameter: Parameter, value: Any) -> Any:  # noqa: ANN401 (of any option)

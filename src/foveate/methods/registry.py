@@ -27,6 +27,7 @@ PLACES: Mapping[str, str] = {
 }
 """The methods in the order of all tables, each with the place where it removes tokens, or "control" or "oracle"."""
 NAMES = tuple(PLACES)
+_RECIPE = ".json"
 VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "per_tile": {"per_tile": True},
     "no_separators": {"separators": False},
@@ -69,21 +70,40 @@ def is_file(module: str) -> bool:
     return module.endswith(".py") or "/" in module or os.sep in module
 
 
+def is_recipe_file(name: str) -> bool:
+    """Returns whether a method's name, without variants, is the path of a recipe file."""
+    return name.endswith(_RECIPE)
+
+
+def label_of(name: str) -> str:
+    """Returns the name of a method in tables: of a user's own that of its function, of a recipe file that of the file.
+
+    Args:
+        name: Name of the method, with variants if any.
+    """
+    path, ending, variants = name.rpartition(_RECIPE)
+    return Path(path).name + variants if ending and variants[:1] in ("", "+") else name.rpartition(":")[2]
+
+
 def parts_of(name: str) -> tuple[str, list[str]]:
     """Splits a name into the name of a method and its variants.
 
     Args:
         name: Name in `METHODS`, or a function as "./file.py:function" or "package.module:function", which is not
-            imported here; variants follow, each after a +.
+            imported here, or a recipe file, which is not read here; variants follow, each after a +.
 
     Raises:
         UnknownMethod: The method or a variant is unknown, or the file does not exist.
     """
+    path, ending, rest = name.rpartition(_RECIPE)
+    if ending and rest[:1] in ("", "+"):
+        _check_variants(name, variants := rest.split("+")[1:])
+        _check_file(name, path + ending, "a recipe file")
+        return path + ending, variants
     module, rest = split_name(name)
     function, *variants = rest.split("+")
     plain = f"{module}:{function}" if ":" in name else function
-    if unknown := [variant for variant in variants if variant not in VARIANTS]:
-        raise UnknownMethod(f"method {name!r}: {unknown[0]!r} is unknown; variants are +{' or +'.join(VARIANTS)}")
+    _check_variants(name, variants)
     if module and is_file(module):
         _check_file(name, module)
     elif is_file(function):
@@ -92,18 +112,24 @@ def parts_of(name: str) -> tuple[str, list[str]]:
         near = get_close_matches(plain, METHODS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(METHODS)}."
         raise UnknownMethod(
-            f"method {plain!r} is unknown; {hint} Your own is given as ./file.py:function or package.module:function"
+            f"method {plain!r} is unknown; {hint} Your own is given as ./file.py:function or package.module:function, "
+            "and a recipe file as recipe.json"
         )
     return plain, variants
 
 
-def _check_file(name: str, module: str) -> None:
+def _check_variants(name: str, variants: Iterable[str]) -> None:
+    if unknown := [variant for variant in variants if variant not in VARIANTS]:
+        raise UnknownMethod(f"method {name!r}: {unknown[0]!r} is unknown; variants are +{' or +'.join(VARIANTS)}")
+
+
+def _check_file(name: str, module: str, kind: str = "a Python file") -> None:
     try:
         found = Path(module).expanduser().is_file()
     except (OSError, ValueError, RuntimeError):  # no file can have such a name
         found = False
     if not found:
-        raise UnknownMethod(f"method {name!r}: there is no file {module!r}; expected the path of a Python file")
+        raise UnknownMethod(f"method {name!r}: there is no file {module!r}; expected the path of {kind}")
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -121,12 +147,12 @@ def pairs_of(texts: Iterable[str], methods: Iterable[str]) -> tuple[tuple[str, s
 
     Args:
         texts: Two names each, with a colon between; a user's own method is named by its function.
-        methods: Names of the methods of the comparison, a user's own as "package.module:function".
+        methods: Names of the methods of the comparison, a user's own as "package.module:function" or recipe files.
 
     Raises:
         UnknownMethod: A text has another form, or names a method that is unknown, or a pair stands twice.
     """
-    known = {name.rpartition(":")[2] for name in methods}
+    known = {label_of(name) for name in methods}
     pairs = []
     for text in dict.fromkeys(texts):
         first, colon, second = text.partition(":")

@@ -18,7 +18,9 @@ from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.methods import METHODS
-from foveate.methods.fitting import BUDGETLESS, aligned, method, options_on, with_fallbacks
+from foveate.methods.fitting import BUDGETLESS, aligned, method, options_on, own_budgets, with_fallbacks
+from foveate.methods.from_file import warn_of_model
+from foveate.methods.registry import label_of
 from foveate.models.backbone.adapter import Tower
 from foveate.models.loading.load import LoadedModel
 from foveate.profiling.shapes import DecoderShape
@@ -57,8 +59,9 @@ def compare(
     Args:
         folder: The study's folder.
         config: The evaluation; each cell replaces its compressor.
-        methods: Names in `METHODS`, or a user's own as "package.module:function" or "file.py:function".
-        equivalents: Budgets in equivalent tokens: counts, or fractions of an image's patches.
+        methods: Names in `METHODS`, a user's own as "package.module:function" or "file.py:function", or recipe files.
+        equivalents: Budgets in equivalent tokens: counts, or fractions of an image's patches. The budget of a recipe
+            file is added, and the other methods are evaluated at it, too.
         seeds: Seeds of random methods.
         draw: See `Objective`.
 
@@ -67,8 +70,11 @@ def compare(
     """
     recipes = _recipes(methods)
     context = StudyContext.of(config)
-    budgets = context.counts(equivalents)
     loaded, seeds = context.loaded, tuple(seeds)
+    counts, patches = context.counts(equivalents), context.tower.grid.patches
+    budgets = context.counts([*counts, *own_budgets(methods, counts, patches, loaded.adapter.decoder.depth)])
+    for name in methods:
+        warn_of_model(name, loaded.adapter, loaded.identity)
     choices = [choice for label, recipe in recipes.items() for choice in _choices(label, recipe, loaded, seeds)]
     compressors, left_out = _at_largest_budget(choices, budgets)
     not_applicable = _failures(choices, compressors, context)
@@ -91,12 +97,14 @@ def compare(
 
 
 def _recipes(names: Iterable[str]) -> dict[str, Callable[..., Compressor]]:
-    """Returns recipes by label, controls first; the label of a user's own is the name of its function."""
+    """Returns recipes by label, controls first; see `label_of`."""
     recipes: dict[str, Callable[..., Compressor]] = {}
     for name in dict.fromkeys((*CONTROLS, *names)):
-        recipe, label = CONTROLS.get(name) or method(name), name.rpartition(":")[2]
+        recipe, label = CONTROLS.get(name) or method(name), label_of(name)
         if label in recipes or (label != name and label in METHODS):
-            raise FoveateError(f"method {name!r}: {label!r} is the name of another method; rename the function")
+            raise FoveateError(
+                f"method {name!r}: {label!r} is the name of another method; rename the function or the file"
+            )
         recipes[label] = recipe
     return recipes
 
