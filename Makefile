@@ -23,7 +23,7 @@ SPEED_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search bias speed notebooks test test-all test-newest properties faults bench audit lint docs train dashboard wheel clean
+.PHONY: help ablate compare search recommend bias speed notebooks test test-all test-newest properties faults bench audit lint docs train dashboard wheel clean
 
 help: ## show this list; ARGS passes options to a script: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -38,6 +38,9 @@ compare: $(INSTALLED) ## compare all methods and controls at the same number of 
 
 search: $(INSTALLED) ## search weights of the vision layers, and report on unseen questions: runs/search_weights
 	$(BIN)/python experiments/search_weights.py $(ARGS)
+
+recommend: $(INSTALLED) ## find the cheapest setting that surely loses at most so many points: ARGS="--max-loss 5"
+	$(BIN)/python experiments/recommend.py --workers 2 $(ARGS)
 
 bias: $(INSTALLED) ## measure what prompts, answers and [CLS] attend to, and what the answer depends on: runs/measure_bias
 	$(BIN)/python experiments/measure_bias.py --workers 2 $(ARGS)

@@ -10,6 +10,7 @@ REASONS = {
     "moments": "a kill, a signal, a fault or a damage at one more moment or place",
     "devices": "several devices or workers, and their launchers",
     "training": "models are trained",
+    "worlds": "thousands of worlds are simulated",
     "memory": "peaks of memory, in processes of their own",
     "notebooks": "one more notebook, or its page",
     "lmms": "lmms-eval is run",

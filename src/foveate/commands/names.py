@@ -7,6 +7,7 @@ COMMANDS: Mapping[str, str] = {
     "budgets": "how accuracy falls with the budget, on a fine axis",
     "search": "layer weights by search, reported on unseen questions",
     "compare": "published methods and controls at the same number of tokens",
+    "recommend": "the cheapest setting that surely loses at most so many points, as a recipe file",
     "bias": "what prompts, answers and [CLS] attend to, and what the answer depends on",
     "speed": "how long the parts of an answer take, with and without compression",
     "explore": "page in the browser: kept patches, scores, attention and answers of several methods",

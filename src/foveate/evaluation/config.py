@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from foveate.compressors import Compressor
 from foveate.core.errors import OptionError
@@ -79,7 +79,7 @@ class EvalConfig(Value):
         object.__setattr__(self, "dtype", dtype)
         check_numbers(self.seed, self.batch_size, self.max_new_tokens)
 
-    def on(self, loaded: LoadedModel) -> Self:
+    def on(self, loaded: LoadedModel) -> "EvalConfig":
         """Returns the configuration with a number of questions per batch.
 
         Args:

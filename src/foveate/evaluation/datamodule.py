@@ -36,9 +36,7 @@ class QuestionsInBatches(lightning.LightningDataModule):
         only: Collection[str] | None = None,
     ) -> None:
         super().__init__()
-        images = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
-        if order is not None:
-            np.random.default_rng(order).shuffle(images)  # type: ignore[arg-type] (lists of lists are sequences)
+        images = by_image(samples, order)
         pieces = [image[i : i + batch_size] for image in images for i in range(0, len(image), batch_size)]
         batches = _filled(pieces, batch_size)[share::shares]
         if only is not None:
@@ -52,6 +50,19 @@ class QuestionsInBatches(lightning.LightningDataModule):
     def transfer_batch_to_device(self, batch: list[VQASample], device: torch.device, dataloader_idx: int) -> list:
         """Returns the batch as it is: Lightning would try to move the fields of frozen samples."""
         return batch
+
+
+def by_image(samples: Sequence[VQASample], order: int | None = None) -> list[list[VQASample]]:
+    """Returns the questions about each image.
+
+    Args:
+        samples: The questions; those about an image follow each other.
+        order: Seed by which the images are shuffled; None keeps their order.
+    """
+    images = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
+    if order is not None:
+        np.random.default_rng(order).shuffle(images)  # type: ignore[arg-type] (lists of lists are sequences)
+    return images
 
 
 def _filled(pieces: Sequence[list[VQASample]], size: int) -> list[list[VQASample]]:

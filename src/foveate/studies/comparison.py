@@ -68,19 +68,15 @@ def compare(
     Raises:
         FoveateError: The model, data, a method or a budget cannot be used; the message says why.
     """
-    recipes = _recipes(methods)
+    recipes = recipes_of((*CONTROLS, *methods))
     context = StudyContext.of(config)
     loaded, seeds = context.loaded, tuple(seeds)
     counts, patches = context.counts(equivalents), context.tower.grid.patches
     budgets = context.counts([*counts, *own_budgets(methods, counts, patches, loaded.adapter.decoder.depth)])
     for name in methods:
         warn_of_model(name, loaded.adapter, loaded.identity)
-    choices = [choice for label, recipe in recipes.items() for choice in _choices(label, recipe, loaded, seeds)]
-    compressors, left_out = _at_largest_budget(choices, budgets)
-    not_applicable = _failures(choices, compressors, context)
-    if "evidence" in recipes and not context.has_evidence:
-        not_applicable |= {"evidence": "the data does not say where in the images the answers are"}
-    choices = [choice for choice in choices if choice.label in compressors and choice.family not in not_applicable]
+    choices = [choice for label, recipe in recipes.items() for choice in choices_of(label, recipe, loaded, seeds)]
+    choices, compressors, left_out, not_applicable = applicable(choices, budgets, context)
     facts = context.facts | {
         "decoder": asdict(DecoderShape.of(loaded.adapter.text_config.to_dict())),
         "roles": {choice.family: _role(choice.family, compressors[choice.label], loaded) for choice in choices},
@@ -96,10 +92,14 @@ def compare(
     return study
 
 
-def _recipes(names: Iterable[str]) -> dict[str, Callable[..., Compressor]]:
-    """Returns recipes by label, controls first; see `label_of`."""
+def recipes_of(names: Iterable[str]) -> dict[str, Callable[..., Compressor]]:
+    """Returns recipes by label; see `label_of`.
+
+    Raises:
+        FoveateError: A method is unknown, or two have the same label.
+    """
     recipes: dict[str, Callable[..., Compressor]] = {}
-    for name in dict.fromkeys((*CONTROLS, *names)):
+    for name in dict.fromkeys(names):
         recipe, label = CONTROLS.get(name) or method(name), label_of(name)
         if label in recipes or (label != name and label in METHODS):
             raise FoveateError(
@@ -109,7 +109,29 @@ def _recipes(names: Iterable[str]) -> dict[str, Callable[..., Compressor]]:
     return recipes
 
 
-def _choices(
+def applicable(
+    choices: Sequence[Choice], budgets: Sequence[int], context: StudyContext
+) -> tuple[list[Choice], dict[str, Compressor], dict[str, dict[str, str]], dict[str, str]]:
+    """Returns the choices that can have a budget and answer a question on this model.
+
+    Args:
+        choices: The choices.
+        budgets: Budgets, largest first.
+        context: The model and the questions.
+
+    Returns:
+        The choices; by label, their compressor at the largest budget that they can have; by family and budget, the
+        reason why a choice cannot have it; by family, the reason why a choice cannot answer.
+    """
+    compressors, left_out = _at_largest_budget(choices, budgets)
+    failures = _failures(choices, compressors, context)
+    if not context.has_evidence and any(choice.family == "evidence" for choice in choices):
+        failures |= {"evidence": "the data does not say where in the images the answers are"}
+    able = [choice for choice in choices if choice.label in compressors and choice.family not in failures]
+    return able, compressors, left_out, failures
+
+
+def choices_of(
     label: str, recipe: Callable[..., Compressor], loaded: LoadedModel, seeds: tuple[int, ...]
 ) -> list[Choice]:
     """Returns the choices of a method, one per seed; their recipes take equivalent tokens."""

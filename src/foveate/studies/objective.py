@@ -1,11 +1,9 @@
 """The objective of grids and searches: it evaluates what a trial suggests, and stores what was measured."""
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +16,7 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.trial import FixedTrial, FrozenTrial
 from optuna_dashboard import save_note
 
-from foveate.compressors import Compressor, Identity
+from foveate.compressors import Identity
 from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.identity import identity_of
@@ -28,8 +26,9 @@ from foveate.evaluation.run import cached_load
 from foveate.methods.fitting import with_fallbacks
 from foveate.studies.notes import trial_note
 from foveate.studies.plan import DIRECTIONS, Goal
+from foveate.studies.race import Race, Running
 from foveate.studies.space import AnyTrial, Proposal, Space
-from foveate.studies.stopping import PER_QUESTION, EarlyStopping
+from foveate.studies.stopping import PER_QUESTION, EarlyStopping, Never, Stopping, order_of
 
 ARTIFACTS = "artifacts"  # folder of the dashboard's files in the study's folder
 _WORST = {"maximize": -math.inf, "minimize": math.inf}
@@ -51,6 +50,7 @@ class Objective:
         max_loss: Points of accuracy that may be lost against the uncompressed model; None means any.
         stops: Whether trials may be stopped early (`studies.stopping`).
         draw: Draws what a trial kept; None draws nothing.
+        race: The race of a recommendation, whose trials answer some of the images; None answers all.
     """
 
     config: EvalConfig
@@ -59,6 +59,7 @@ class Objective:
     max_loss: float | None = None
     stops: bool = False
     draw: Draw | None = None
+    race: Race | None = None
 
     @property
     def pruned(self) -> bool:
@@ -82,36 +83,42 @@ class Objective:
             except BudgetError as error:
                 trial.set_user_attr("left_out", str(error))
                 raise TrialPruned(str(error)) from error
+            if self.race and (why := self.race.skipped(trial, proposal.family, trial.params["keep"])):
+                trial.set_user_attr("skipped", why)
+                raise TrialPruned(why)
             trial.set_user_attr("suggested", True)  # from here on the trial can be retried
             config = replace(self.config, compressor=proposal.compressor)
             measured: dict[str, Any] = {"latency": latency_ms(config)} if "latency" in self.goals else {}
-            if self.pruned:
-                stopping = EarlyStopping(trial, config, self.goals[0])
-                folder = evaluate(config, _order(proposal.compressor), stopping.enough)
-                stopping.report(folder.read())  # of a compressor that an earlier trial has evaluated
-                stopped = {"stopped": stopping.reason, **stopping.estimates}
-            else:
-                folder, stopped = evaluate(config), {"stopped": ""}
-            records = folder.read()
-            measured |= {"run_id": folder.folder.name, **_measured(records), **stopped}
+            stopping = self._stopping(trial, config)
+            folder = evaluate(config, stopping.order, stopping.enough)
+            records = stopping.counted(folder.read())
+            measured |= {"run_id": folder.folder.name, **_measured(records), **stopping.found}
             if self.max_loss is not None:
                 measured |= self._loss(trial, measured["accuracy"], self.max_loss)
             for name, value in {**_facts(proposal), **measured}.items():
                 trial.set_user_attr(name, value)
             save_note(trial, trial_note(trial.user_attrs, repr(proposal.compressor)))
             _keep_artifacts(trial, records, self.draw and self.draw(config, records), config.out)
-            return tuple(measured[goal] if proposal.ranked else _WORST[DIRECTIONS[goal]] for goal in self.goals)
+            ranked = proposal.ranked and not (self.race and measured["stopped"])
+            return tuple(measured[goal] if ranked else _WORST[DIRECTIONS[goal]] for goal in self.goals)
 
     def restore(self, trial: FrozenTrial) -> None:
         """Answers the questions of a finished trial again if its records are damaged or lost."""
         notes = trial.user_attrs
         folder = RecordFolder(self.config.out / "records" / notes["run_id"])
-        if folder.complete or (notes["stopped"] and folder.parts() and not folder.flaws()):
+        partial = bool(notes["stopped"] or self.race)
+        if folder.complete or (partial and folder.parts() and not folder.flaws()):
             return
         compressor = self._proposal(FixedTrial(trial.params)).compressor
         config = replace(self.config, compressor=compressor)
-        enough = (lambda records: records.num_rows >= notes["n"]) if notes["stopped"] else None
-        evaluate(config, _order(compressor) if self.pruned else None, enough)
+        enough = (lambda records: records.num_rows >= notes["rows"]) if partial else None
+        order = self.race.order if self.race else order_of(compressor) if self.pruned else None
+        evaluate(config, order, enough)
+
+    def _stopping(self, trial: Trial, config: EvalConfig) -> Stopping:
+        if self.race:
+            return Running(self.race, trial, config)
+        return EarlyStopping(trial, config, self.goals[0]) if self.pruned else Never()
 
     def _proposal(self, trial: AnyTrial) -> Proposal:
         """Returns what the space suggests, with the fallbacks that the model's tower requires."""
@@ -160,12 +167,6 @@ def _facts(proposal: Proposal) -> dict[str, Any]:
         "compressor": f"{proposal.compressor!r:.60} ...",  # the note has all of it
         "compressor_id": identity_of(proposal.compressor, "compressor"),
     }
-
-
-def _order(compressor: Compressor) -> int:
-    """Returns a seed for the order of the images that depends on the compressor alone."""
-    without_address = re.sub(r" at 0x[0-9a-f]+", "", repr(compressor))  # a plug-in may have no repr of its own
-    return int(sha256(without_address.encode()).hexdigest()[:8], 16)
 
 
 def _keep_artifacts(trial: Trial, records: pa.Table, figure: bytes | None, out: Path) -> None:

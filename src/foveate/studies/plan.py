@@ -1,4 +1,4 @@
-"""The plan of a search, and the names that its options accept."""
+"""The plans of a search and of a recommendation, and the names that their options accept."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from difflib import get_close_matches
 from typing import Literal, get_args
 
 from foveate.core.budget import check_budgets
-from foveate.core.errors import BudgetError, FoveateError
-from foveate.methods.registry import parts_of
+from foveate.core.errors import BudgetError, FoveateError, OptionError
+from foveate.methods.registry import METHODS, check_names, parts_of
 
 Goal = Literal["quality", "accuracy", "tokens", "latency"]
 """Mean log-probability of the reference answer, mean score, mean equivalent tokens, median ms per question."""
@@ -103,6 +103,59 @@ class SearchPlan:
                 f"report_split={split!r} is the split that is searched: a winner is reported on questions that the "
                 "search never saw"
             )
+
+
+Aim = Literal["tokens", "latency", "memory"]
+"""Equivalent tokens, milliseconds per question, or peak memory of a batch."""
+
+
+@dataclass(frozen=True)
+class RecommendationPlan:
+    """The plan of a recommendation.
+
+    Attributes:
+        max_loss: Points of accuracy that the setting may lose against the uncompressed model.
+        confidence: Confidence that the recommended setting keeps to it, one-sided.
+        aim: What is to be small: equivalent tokens, measured milliseconds per question, or measured peak memory.
+        methods: Names of methods, your own as ./file.py:function, or recipe files; simple controls are always tried.
+        keep: Budgets in equivalent tokens: counts, or fractions of an image's patches.
+        race_share: Share of the images on which settings are compared; the others confirm.
+        batch: Questions per batch when milliseconds or memory are measured.
+        new_tokens: Length of the answers when milliseconds or memory are measured.
+        rounds: Rounds of that measurement.
+    """
+
+    max_loss: float = 1.0
+    confidence: float = 0.95
+    aim: Aim = "tokens"
+    methods: tuple[str, ...] = tuple(METHODS)
+    keep: tuple[int | float, ...] = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.11)
+    race_share: float = 0.4
+    batch: int = 8
+    new_tokens: int = 10
+    rounds: int = 10
+
+    def check(self) -> None:
+        """Checks the values that are invalid whatever the model and the data.
+
+        Raises:
+            FoveateError: A value is invalid.
+        """
+        if not 0 < self.max_loss < 100:
+            raise OptionError(f"max_loss={self.max_loss}: expected points of accuracy, above 0 and below 100")
+        if not 0.5 <= self.confidence < 1:
+            raise OptionError(f"confidence={self.confidence}: expected a share from 0.5 to below 1, such as 0.95")
+        if not 0.1 <= self.race_share <= 0.9:
+            raise OptionError(f"race_share={self.race_share}: expected a share of the images from 0.1 to 0.9")
+        for name, value, least in (
+            ("batch", self.batch, 1),
+            ("new_tokens", self.new_tokens, 2),
+            ("rounds", self.rounds, 3),
+        ):
+            if value < least:
+                raise OptionError(f"{name}={value}: expected {least} or more")
+        check_names(self.methods)
+        check_budgets(self.keep)
 
 
 def check_words(words: Collection[str]) -> None:

@@ -10,12 +10,17 @@ an estimate that does not depend on how hard the answered questions were. A tria
 negative, so no best trial is a stopped one.
 """
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from optuna import Trial
 
+from foveate.compressors import Compressor
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import data_of
@@ -39,6 +44,12 @@ def by_image(records: pa.Table, goal: Goal) -> dict[str, float]:
     return dict(zip(means["image"].to_pylist(), means["value_mean"].to_pylist(), strict=True))
 
 
+def order_of(compressor: Compressor) -> int:
+    """Returns a seed for the order of the images that depends on the compressor alone."""
+    without_address = re.sub(r" at 0x[0-9a-f]+", "", repr(compressor))  # a plug-in may have no repr of its own
+    return int(sha256(without_address.encode()).hexdigest()[:8], 16)
+
+
 def paired_difference(records: pa.Table, other: pa.Table, goal: Goal) -> float:
     """Returns the mean difference of a goal between two runs, paired by question.
 
@@ -52,8 +63,50 @@ def paired_difference(records: pa.Table, other: pa.Table, goal: Goal) -> float:
     return float((PER_QUESTION[goal](records) - paired).mean())
 
 
-class EarlyStopping:
-    """The decision whether a running trial is stopped.
+class Stopping(ABC):
+    """The decision whether a running trial is stopped, and which of its records count."""
+
+    @property
+    @abstractmethod
+    def order(self) -> int | None:
+        """Seed by which the images are shuffled; None keeps their order."""
+
+    @property
+    @abstractmethod
+    def enough(self) -> Callable[[pa.Table], bool] | None:
+        """Function from the records so far to whether the trial is stopped; None never stops it."""
+
+    @abstractmethod
+    def counted(self, records: pa.Table) -> pa.Table:
+        """Returns the records that are measured, of all that the trial has when it ends."""
+
+    @property
+    @abstractmethod
+    def found(self) -> dict[str, Any]:
+        """Attributes of the trial, after `counted`: `stopped`, the reason or an empty string, `rows`, and others."""
+
+
+class Never(Stopping):
+    """The decision to answer all questions."""
+
+    @property
+    def order(self) -> None:
+        return None
+
+    @property
+    def enough(self) -> None:
+        return None
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return {"stopped": ""}
+
+    def counted(self, records: pa.Table) -> pa.Table:
+        return records
+
+
+class EarlyStopping(Stopping):
+    """The decision to stop a trial that is worse than the best one.
 
     Args:
         trial: The trial.
@@ -66,7 +119,7 @@ class EarlyStopping:
     """
 
     def __init__(self, trial: Trial, config: EvalConfig, goal: Goal) -> None:
-        self.trial, self.records = trial, config.out / "records"
+        self.trial, self.records, self._compressor = trial, config.out / "records", config.compressor
         self.goal: Goal = goal
         self.reason = ""
         self.estimates: dict[str, float] = {}
@@ -76,6 +129,24 @@ class EarlyStopping:
         self._steps = {image: step for step, image in enumerate(images)}  # the same in every trial
         self._stoppable = trial.user_attrs.get("source") not in NEVER_STOPPED
         self._questions = len(samples)
+        self._rows = 0
+
+    @property
+    def order(self) -> int:
+        return order_of(self._compressor)
+
+    @property
+    def enough(self) -> Callable[[pa.Table], bool]:
+        return self.is_enough
+
+    def counted(self, records: pa.Table) -> pa.Table:
+        self.report(records)  # of a compressor that an earlier trial has evaluated
+        self._rows = records.num_rows
+        return records
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return {"stopped": self.reason, "rows": self._rows, **self.estimates}
 
     def report(self, records: pa.Table) -> None:
         """Reports the images that the pruner does not know yet."""
@@ -84,7 +155,7 @@ class EarlyStopping:
                 self.trial.report(value, self._steps[image])
                 self._reported.add(image)
 
-    def enough(self, records: pa.Table) -> bool:
+    def is_enough(self, records: pa.Table) -> bool:
         """Reports the records so far; returns whether the trial is stopped."""
         self.report(records)
         if not self._stoppable or records.num_rows >= self._questions or not self.trial.should_prune():
