@@ -30,6 +30,8 @@ class Covered(NamedTuple):
         samples: Number of samples.
         differing: Mean number of images with a wrong answer, or for differences with different answers.
         width: Mean width of the interval.
+        effect: Design effect of the records that were resampled; below 1 if the questions about one image differ more
+            than images do. The intervals count it as 1, so they cover more then.
     """
 
     cell: str
@@ -38,6 +40,7 @@ class Covered(NamedTuple):
     samples: int
     differing: float
     width: float
+    effect: float = 1.0
 
 
 def accuracies(samples: int, seed: int = 0, cells: list[tuple[int, float, float]] | None = None) -> list[Covered]:
@@ -105,8 +108,16 @@ def resampled(scores: Mapping[str, np.ndarray], images: np.ndarray, samples: int
         failures = totals.counts - totals.sums if interval is share_interval else totals.sizes
         numbers = np.rint(60 * (failures if interval is share_interval else totals.sums).sum(-1)).astype(int)
         cell = f"{size} of {len(whole.counts)} images, {name}, mean {100 * one.mean():.1f} %"
-        found.append(_covered(cell, float(one.mean()), interval(totals), numbers, failures > 1e-9))
+        covered = _covered(cell, float(one.mean()), interval(totals), numbers, failures > 1e-9)
+        found.append(covered._replace(effect=_effect(whole)))
     return found
+
+
+def _effect(totals: Totals) -> float:
+    """Returns the variance of the mean over that of as many independent questions."""
+    questions, mean = totals.counts.sum(), totals.sums.sum() / totals.counts.sum()
+    spread = totals.squares.sum() - questions * mean**2
+    return float(((totals.sums - mean * totals.counts) ** 2).sum() / spread)
 
 
 class Errors(NamedTuple):

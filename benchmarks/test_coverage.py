@@ -35,7 +35,11 @@ def test_intervals_of_differences_cover_what_they_claim():
 
 
 def test_intervals_of_resampled_records_cover_what_they_claim(tmp_path):
-    """Covers scores that are fractions too; with 20 images their intervals may cover too much, but never too little."""
+    """Covers scores that are fractions too.
+
+    With 20 images, or where the questions about one image differ more than images do, as those about things and details
+    of a scene, intervals may cover too much, but never too little.
+    """
     scores, images = {}, np.empty(0)
     methods = {"full": full(), "vtc_cls": vtc_cls(16, 0), "random 16": random(16), "random 7": random(7)}
     for name, compressor in (methods | {"uniform": uniform(36), "evidence": evidence(16)}).items():
@@ -45,7 +49,9 @@ def test_intervals_of_resampled_records_cover_what_they_claim(tmp_path):
     found = resampled(scores, images, SAMPLES)
     show("resampled records", found)
     assert not [cell for cell in found if surely(cell, "less", LEAST)]
-    enough = [cell for cell in found if cell.differing >= FEW and not cell.cell.startswith(f"{min(IMAGES)} of ")]
+    alike = [cell for cell in found if cell.effect >= 1]
+    show("resampled records whose questions about one image are alike", alike)
+    enough = [cell for cell in alike if cell.differing >= FEW and not cell.cell.startswith(f"{min(IMAGES)} of ")]
     show(f"resampled records of more images, at least {FEW} not all right or alike", enough)
     assert not [cell for cell in enough if surely(cell, "greater", max(MOST, cell.bound))]
 
