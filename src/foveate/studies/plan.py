@@ -129,7 +129,7 @@ class RecommendationPlan:
     confidence: float = 0.95
     aim: Aim = "tokens"
     methods: tuple[str, ...] = tuple(METHODS)
-    keep: tuple[int | float, ...] = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.11)
+    keep: tuple[int | float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1 / 3, 2 / 9, 1 / 9)
     race_share: float = 0.4
     batch: int = 8
     new_tokens: int = 10
