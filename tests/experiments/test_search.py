@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from scipy.stats import spearmanr
 
+import foveate
 from foveate.analysis.records import read_records
 from foveate.analysis.search.confirmed import confirmed_table, optimism
 from foveate.analysis.search.data import proxy_data, saving_data, trials_table, weights_data
@@ -14,6 +15,7 @@ from foveate.analysis.search.report import report
 from foveate.compressors import Identity
 from foveate.core.errors import OutputError
 from foveate.evaluation import EvalConfig
+from foveate.evaluation.identity import identity_of
 from foveate.studies.context import StudyContext
 from foveate.studies.plan import SearchPlan
 from foveate.studies.proxy import rank_by_proxy
@@ -58,6 +60,9 @@ def test_the_search_writes_what_its_help_promises(finished):
     assert {"winner", "best single layer", "uniform ensemble", "published default", "random"} <= set(table["scorer"])
     study = load(out)
     assert study.metric_names == ["quality"]
+    winner = foveate.load_recipe(out / "search_weights" / "recipe.json")
+    assert identity_of(winner, "compressor") == winners(study)[0].user_attrs["compressor_id"]
+    assert f"Recipe files: {out / 'search_weights' / 'recipe.json'}" in printed
     sources = [trial.user_attrs.get("source", "sampler") for trial in study.trials]
     assert sources[0] == "default"
     assert {"ensemble", "single", "spaced", "proxy", "sampler"} <= set(sources)

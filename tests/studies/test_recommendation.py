@@ -141,6 +141,12 @@ def test_a_recipe_file_can_race(tmp_path, out, found):
     assert {("mine", 100)} <= {(t.params["scorer"], t.params["keep"]) for t in result.study.trials}
 
 
+def test_layers_of_the_tower_can_race(out, found):
+    plan = RecommendationPlan(max_loss=25, methods=(), layers=("cls[0:]", "cls[3]"), keep=(0.9,))
+    result, _ = recommend(StudyFolder("layers", out), config_in(out), plan)
+    assert {"cls[0:]", "cls[3]"} <= {trial.params["scorer"] for trial in result.study.trials}
+
+
 @pytest.mark.parametrize(
     ("plan", "message"),
     [

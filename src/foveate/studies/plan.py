@@ -118,6 +118,7 @@ class RecommendationPlan:
         confidence: Confidence that the recommended setting keeps to it, one-sided.
         aim: What is to be small: equivalent tokens, measured milliseconds per question, or measured peak memory.
         methods: Names of methods, your own as ./file.py:function, or recipe files; simple controls are always tried.
+        layers: Vision layers and sums of them that take part as well, such as cls[3], cls[2:] or cls[all].
         keep: Budgets in equivalent tokens: counts, or fractions of an image's patches.
         race_share: Share of the images on which settings are compared; the others confirm.
         batch: Questions per batch when milliseconds or memory are measured.
@@ -129,6 +130,7 @@ class RecommendationPlan:
     confidence: float = 0.95
     aim: Aim = "tokens"
     methods: tuple[str, ...] = tuple(METHODS)
+    layers: tuple[str, ...] = ()
     keep: tuple[int | float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1 / 3, 2 / 9, 1 / 9)
     race_share: float = 0.4
     batch: int = 8

@@ -22,7 +22,7 @@ from foveate.evaluation.ranks import notice, world_size
 from foveate.methods.fitting import BUDGETLESS, own_budgets, with_fallbacks
 from foveate.methods.from_file import warn_of_model
 from foveate.profiling.speed import measure
-from foveate.studies.ablation import Choice, ChoiceGrid
+from foveate.studies.ablation import Choice, ChoiceGrid, named_choices
 from foveate.studies.comparison import CONTROLS, ORACLES, applicable, choices_of, recipes_of
 from foveate.studies.context import StudyContext
 from foveate.studies.non_inferiority import POWER, Losses, fewest_images, images_needed, smallest_loss
@@ -191,6 +191,7 @@ def _settings(context: StudyContext, plan: RecommendationPlan) -> tuple[list[Cho
         warn_of_model(name, context.loaded.adapter, context.loaded.identity)
     recipes = recipes_of((*names, *SIMPLE))
     choices = [one for label, recipe in recipes.items() for one in choices_of(label, recipe, context.loaded, (0,))]
+    choices += [choice for choice in named_choices(context.tower, plan.layers) if choice.ranked]
     choices, _, left_out, not_applicable = applicable(choices, budgets, context)
     ranked = [replace(choice, ranked=True) for choice in choices]
     return ranked, budgets, {"left_out": left_out, "not_applicable": not_applicable}

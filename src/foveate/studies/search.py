@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from foveate.compressors import Compressor, Downsample, Pool
+from foveate.compressors.recipe_file import RecipeFile, chosen_for, write
 from foveate.core.errors import BudgetError, FoveateError, shown
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods import vtc_cls
-from foveate.methods.fitting import options_on
+from foveate.methods.fitting import options_on, with_fallbacks
 from foveate.models.loading.load import LoadedModel
 from foveate.scorers import ClsAttention, ClsEnsemble
 from foveate.studies.ablation import Choice, ablate, compressor_of, controls
@@ -174,6 +176,30 @@ def confirm(
     name = f"{study.study_name}_{plan.report_split}_{len(finished(study))}"
     other = replace(config, split=plan.report_split)
     return ablate(replace(folder, name=name), other, lambda tower: choices, keeps, draw)
+
+
+def save_winners(study: optuna.Study, config: EvalConfig, plan: SearchPlan) -> list[Path]:
+    """Writes a recipe file for each winner: `recipe.json`, or `recipe-1.json` and so on for a Pareto front.
+
+    Args:
+        study: The search.
+        config: Its configuration.
+        plan: Its plan.
+
+    Returns:
+        The files.
+    """
+    loaded, found = cached_load(config.model, config.device, config.dtype), winners(study)
+    space, chosen = space_of(plan, loaded), chosen_for(loaded.adapter, loaded.identity)
+    names = ["recipe"] if len(study.directions) == 1 else [f"recipe-{number}" for number, _ in enumerate(found, 1)]
+    files = []
+    for name, trial in zip(names, found, strict=True):
+        compressor = with_fallbacks(space.suggest(FixedTrial(trial.params)).compressor, loaded)
+        origin = {"study": study.study_name, "trial": trial.number, "data": config.data, "split": config.split}
+        origin |= {key: trial.user_attrs[key] for key in ("n", "tokens", "accuracy", "quality")}
+        files.append(config.out / study.study_name / f"{name}.json")
+        write(files[-1], RecipeFile(compressor, trial.user_attrs["label"], chosen, origin))
+    return files
 
 
 def _layer_baselines(study: optuna.Study, loaded: LoadedModel) -> Sequence[Choice]:
