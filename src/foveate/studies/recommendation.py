@@ -102,7 +102,7 @@ def recommend(
     race = Race(racing, len(confirming), standard, full.folder.name, plan.aim == "tokens")
     grid = ChoiceGrid(tuple(choices), tuple(budgets))
     objective = Objective(config, grid, ("tokens",), draw=draw, race=race)
-    chosen = {"standard": asdict(standard), "race_images": len(racing)}
+    chosen = {"standard": asdict(standard), "race_images": len(racing), "aim": plan.aim}
     facts = context.facts | {"left_out": left_out, "confirming": len(confirming), "full": full.folder.name}
     folder, study = open_study(folder, objective, context.identity | chosen, facts)
     cells = sorted(grid.cells, key=lambda cell: -cell["keep"])
