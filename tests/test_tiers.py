@@ -29,6 +29,7 @@ RUN_AS_A_PROCESS = {
     "compare_methods": "tests/experiments/test_compare.py::test_the_comparison_writes_what_its_help_promises",
     "measure_bias": "tests/experiments/test_measure_bias.py::test_the_measurement_writes_what_its_help_promises",
     "measure_speed": "tests/experiments/test_measure_speed.py::test_it_writes_what_its_help_promises",
+    "recommend": "tests/experiments/test_recommend.py::test_the_recommendation_writes_what_its_help_promises",
     "reproduce_vtc_cls": "tests/experiments/test_reproduce.py::test_a_model_that_is_there_goes_through_the_whole_grid",
     "search_weights": "tests/experiments/test_search.py::test_the_search_writes_what_its_help_promises",
     "train_reference": "tests/reference_model/test_training.py::test_the_script_trains_the_first_stage",
