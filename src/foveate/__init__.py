@@ -8,13 +8,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from foveate.analysis.comparison.from_python import compare
+    from foveate.analysis.from_python import compare, evaluate
     from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
     from foveate.core.contracts import Merger, Scorer, Selector
     from foveate.core.needs import Need
     from foveate.data.benchmarks import register_benchmark
     from foveate.data.load import load_samples
-    from foveate.evaluation import EvalConfig, evaluate
+    from foveate.evaluation import EvalConfig
     from foveate.methods import METHODS
     from foveate.methods.from_file import load_recipe
     from foveate.models.loading.load import adapt, load, register_family
@@ -24,13 +24,13 @@ from foveate.core.extras import missing_package
 __version__ = version("foveate")
 
 _HOMES = {
-    "foveate.analysis.comparison.from_python": ("compare",),
+    "foveate.analysis.from_python": ("compare", "evaluate"),
     "foveate.compressors": ("Compressor", "DecoderCompressor", "Pipeline", "VisionCompressor"),
     "foveate.core.contracts": ("Merger", "Scorer", "Selector"),
     "foveate.core.needs": ("Need",),
     "foveate.data.benchmarks": ("register_benchmark",),
     "foveate.data.load": ("load_samples",),
-    "foveate.evaluation": ("EvalConfig", "evaluate"),
+    "foveate.evaluation": ("EvalConfig",),
     "foveate.methods": ("METHODS",),
     "foveate.methods.from_file": ("load_recipe",),
     "foveate.models.loading.load": ("adapt", "load", "register_family"),

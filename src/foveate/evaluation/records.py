@@ -238,7 +238,7 @@ class RecordFolder(RunFolder):
         Raises:
             DataError: There are none, a question has two records, or a part is damaged or lost.
         """
-        table = self._all()
+        table = self.read_all()
         answered = table.filter(pc.field("error") == "")
         if not answered.num_rows:
             raise DataError(
@@ -249,11 +249,16 @@ class RecordFolder(RunFolder):
 
     def failed(self) -> dict[str, str]:
         """Returns the reason for each question that could not be answered, by sample ID."""
-        table = self._all()
+        table = self.read_all()
         failed = table.filter(pc.field("error") != "")
         return dict(zip(failed["sample_id"].to_pylist(), failed["error"].to_pylist(), strict=True))
 
-    def _all(self) -> pa.Table:
+    def read_all(self) -> pa.Table:
+        """Returns all records, sorted by sample ID; those of questions that could not be answered have an `error`.
+
+        Raises:
+            DataError: There are none, a question has two records, or a part is damaged or lost.
+        """
         parts = [_content(part) for part in bar(self.intact_parts(), "part", "reading records")]
         if not parts:
             raise DataError(f"no records in {self.folder}: evaluate this configuration first, with the same --out")

@@ -1,4 +1,4 @@
-"""`foveate.compare` returns the table of a comparison."""
+"""`foveate.compare` and `foveate.evaluate` return frames."""
 
 import logging
 import subprocess
@@ -9,8 +9,13 @@ import pandas as pd
 import pytest
 
 import foveate
+from foveate.analysis.records import read_records
+from foveate.compressors import Identity
 from foveate.core.errors import OptionError, UnknownMethod
 from foveate.core.quiet import quiet
+from foveate.data import write_template
+from foveate.evaluation import EvalConfig
+from foveate.evaluation.records import Record
 from foveate.options import Options
 from foveate.studies import comparison
 
@@ -26,7 +31,31 @@ def test_a_comparison_from_python_is_a_frame_and_quiet(tiny, tmp_path, capfd):
     pd.testing.assert_frame_equal(foveate.compare(["vtc_cls"], "scenes", **options), frame)
 
 
+def test_an_evaluation_from_python_is_a_frame_of_its_records_and_quiet(tiny, tmp_path, capfd):
+    options = {"model": tiny, "keep": 0.25, "out": tmp_path, "limit": 7, "max_new_tokens": 1}
+    frame = foveate.evaluate("vtc_cls", **options)
+    captured = capfd.readouterr()
+    assert captured.out == "" and "Tip" not in captured.err and "arning" not in captured.err
+    (run,) = (tmp_path / "records").iterdir()
+    pd.testing.assert_frame_equal(frame, read_records(tmp_path, run.name))
+    assert list(frame) == [*Record.__annotations__] and len(frame) == 7
+    equivalent = foveate.load(tiny).adapter.tower.grid.patches / 4
+    assert all(tokens.mean() == pytest.approx(equivalent, abs=1) for tokens in frame["tokens_per_block"])
+    pd.testing.assert_frame_equal(foveate.evaluate("vtc_cls", **options), frame)
+
+
+def test_a_question_that_cannot_be_answered_is_a_row_with_its_reason(tiny, tmp_path):
+    table = write_template(tmp_path / "photos")
+    first, *others = table.read_text().splitlines()
+    table.write_text("\n".join([first.replace("images/", "lost/"), *others]))
+    frame = foveate.evaluate("full", str(table), tiny, out=tmp_path, on_error="skip", max_new_tokens=1)
+    assert [bool(error) for error in frame["error"]] == [True, *[False] * len(others)]
+    assert "lost/" in frame["error"][0] and frame["score"].isna()[0]
+
+
 def test_an_unknown_method_is_named():
+    with pytest.raises(UnknownMethod, match="'vtc_clss' is unknown"):
+        foveate.evaluate("vtc_clss")
     with pytest.raises(UnknownMethod, match="'vtc_clss' is unknown"):
         foveate.compare(["vtc_clss"])
 
@@ -35,6 +64,23 @@ def test_an_unknown_method_is_named():
 def test_a_single_method_or_budget_is_an_error_that_shows_the_list(given):
     with pytest.raises(OptionError, match=r"expected a list of .*, such as \[('vtc_cls'|0.25)\]"):
         foveate.compare(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            {"method": ["vtc_cls"]},
+            "expected the name of one method, such as 'vtc_cls'.*several methods to foveate.compare",
+        ),
+        ({"method": EvalConfig(Identity())}, r"a compressor goes to foveate.evaluation.evaluate\(EvalConfig\("),
+        ({"method": "vtc_cls", "keep": (0.25,)}, "expected one budget, such as 0.25; foveate.compare takes several"),
+    ],
+    ids=["several methods", "a configuration", "several budgets"],
+)
+def test_an_evaluation_takes_one_method_and_one_budget(given, expected):
+    with pytest.raises(OptionError, match=expected):
+        foveate.evaluate(**given)
 
 
 def test_the_longest_answer_is_that_of_the_data_set_as_in_the_command(tmp_path, monkeypatch):
