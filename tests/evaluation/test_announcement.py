@@ -2,9 +2,11 @@
 
 import pytest
 
+from foveate.commands import answer
 from foveate.compressors import Identity
 from foveate.evaluation import EvalConfig, announcement
 from foveate.evaluation.announcement import Announced, duration
+from foveate.options import Options
 
 
 @pytest.fixture
@@ -25,6 +27,17 @@ def test_before_the_first_run_one_line_says_what_will_be_run(config, tiny, capsy
     assert capsys.readouterr().err == (
         f"model {tiny}: 144 patches per image, float32 on cpu; 12 questions of scenes, 5 per batch; "
         "3 runs, one per compressor\n"
+    )
+
+
+def test_the_answers_to_a_benchmark_are_announced_with_their_method(tiny, tmp_path, capsys):
+    answer.main(
+        "vtc_cls", 0.25, Options("answers", model=(tiny,), limit=2, batch_size=2, max_new_tokens=1, out=tmp_path)
+    )
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first == (
+        f"model {tiny}: 144 patches per image, float32 on cpu; 2 questions of scenes, 2 per batch; "
+        "method vtc_cls at 0.25"
     )
 
 

@@ -29,6 +29,7 @@ def finished(tiny, tmp_path_factory) -> tuple[Path, str]:
     result = run("measure_bias", "--model", tiny, *QUICK, folder=folder)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
+    assert "21 questions of scenes, 7 per batch; all signals of the uncompressed model\n" in result.stderr
     assert "sequence" not in result.stderr and "Predicting" not in result.stdout  # bars are for terminals
     return folder, result.stdout
 
@@ -71,6 +72,7 @@ def test_a_second_run_measures_nothing_and_changes_no_byte(finished, tiny):
     try:
         again = run("measure_bias", "--model", tiny, *QUICK, folder=folder)
         assert again.returncode == 0, again.stderr
+        assert "per batch" not in again.stderr
         assert not (folder / "runs/encodings").exists()
     finally:
         encodings.rename(folder / "runs/encodings")

@@ -30,11 +30,13 @@ def main(
     check_names([method])
     check_budgets([] if keep is None else [keep], needed=False)
     from foveate.analysis.benchmarks.answers import report_answers
+    from foveate.evaluation.announcement import announce
     from foveate.evaluation.run import cached_load, evaluate
-    from foveate.methods.fitting import at_budget
+    from foveate.methods.fitting import BUDGETLESS, at_budget
 
     for name, config in options.each:
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
+        announce(config, f"method {method}" + f" at {keep:g}" * (method not in BUDGETLESS))
         folder = evaluate(replace(config, compressor=compressor), shared=True)
         if rank() == 0:
             print(report_answers(method, shown_name(config.data), folder, config.out / name))

@@ -31,12 +31,16 @@ def main(
     options.without_storage()
     from foveate.analysis.bias.report import report
     from foveate.bias.measure import Measurement, measure
+    from foveate.evaluation.announcement import announce
     from foveate.studies.corrections import evaluate_corrections, split_of_means
     from foveate.studies.reports import report_folder
 
     config = options.config
     split = split_of_means(config, mean_split) if corrections else None
-    out = report_folder(options.out, options.name, options.existing, Measurement.of(config, plan).identity)
+    measurement = Measurement.of(config, plan)
+    out = report_folder(options.out, options.name, options.existing, measurement.identity)
+    if not measurement.folder.complete:
+        announce(measurement.config, "all signals of the uncompressed model")
     measured = measure(config, plan)
     corrected = evaluate_corrections(config, plan.keep, split) if split else []
     if rank() == 0:

@@ -11,6 +11,21 @@ _LONG_S = 60
 """The first run includes what is done once, such as encoding the images; it decides alone only if it took this long."""
 
 
+def announce(config: EvalConfig, what: str) -> None:
+    """Says on one line what will be run: model, patches, dtype, device, questions and batch size.
+
+    Args:
+        config: The evaluation or measurement.
+        what: What is done with it, the end of the line.
+    """
+    loaded = cached_load(config.model, config.device, config.dtype)
+    samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+    ranks.notice(
+        f"model {config.model}: {loaded.adapter.tower.grid.patches} patches per image, {config.dtype} on "
+        f"{config.device}; {len(samples):,} questions of {config.data}, {config.on(loaded).per_batch} per batch; {what}"
+    )
+
+
 class Announced:
     """A number of runs that are announced when they start, and whose duration is estimated from the first ones.
 
@@ -23,15 +38,8 @@ class Announced:
     def __init__(self, config: EvalConfig, runs: int, done: int = 0) -> None:
         self._runs, self._last = runs, done + runs
         self._from, self._begun, self._first, self._estimated = done, time.monotonic(), True, False
-        if not runs:
-            return
-        loaded = cached_load(config.model, config.device, config.dtype)
-        samples, _ = data_of(config.data, config.split, config.limit, config.seed)
-        ranks.notice(
-            f"model {config.model}: {loaded.adapter.tower.grid.patches} patches per image, {config.dtype} on "
-            f"{config.device}; {len(samples):,} questions of {config.data}, {config.on(loaded).per_batch} per batch; "
-            f"{runs} run{'s' * (runs != 1)}, one per compressor"
-        )
+        if runs:
+            announce(config, f"{runs} run{'s' * (runs != 1)}, one per compressor")
 
     def ended(self, done: int) -> None:
         """Says once how long the other runs will take, as soon as that is worth a line; call when a run has ended.
