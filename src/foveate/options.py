@@ -12,7 +12,7 @@ from foveate.core.errors import DataError, OptionError, UnsupportedModel, shown
 from foveate.data.names import SCENES, check_limit, parsed, table_of
 from foveate.evaluation.names import REUSABLE, Existing, LoggerName, Reuse, check_loggers, check_numbers
 from foveate.evaluation.ranks import started_elsewhere
-from foveate.models.loading.names import AUTO, REFERENCE, Dtype
+from foveate.models.loading.names import AUTO, REFERENCE, Dtype, check_model
 
 
 @runtime_checkable
@@ -93,7 +93,7 @@ class Options:
             OptionError: The study's name cannot be a folder's, or a value is out of range.
             MissingPackage: A logger is not installed.
             DataError: A data set is unknown, a table does not exist, or `limit` is below 1.
-            UnsupportedModel: No model is given, or two have the same name.
+            UnsupportedModel: No model is given, two have the same name, or a folder does not exist.
         """
         if not re.fullmatch(r"(?!\.)[\w.+ -]{1,100}", self.name):
             raise OptionError(
@@ -112,6 +112,8 @@ class Options:
             if table := table_of(data):
                 _ = table.location
         _ = self.models
+        for model in self.model:
+            check_model(model)
         check_limit(self.limit)
         check_loggers(self.logger)
         if self.fresh and (started_elsewhere() or (self.workers > 1 and len(self.model) * len(self.data) > 1)):

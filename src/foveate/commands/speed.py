@@ -8,7 +8,7 @@ from typing import Any, Literal
 from foveate.core.budget import check_budgets
 from foveate.data.names import SCENES
 from foveate.methods.registry import check_names
-from foveate.models.loading.names import AUTO, REFERENCE, Dtype
+from foveate.models.loading.names import AUTO, REFERENCE, Dtype, check_model
 from foveate.profiling.timing import check_batches, check_length, check_sizes
 
 _NO_SECOND = "the loop of stock calls is for LLaVA-1.5 with a [CLS] token"
@@ -54,6 +54,7 @@ def main(
     check_batches(batch)
     check_sizes(size)
     check_length(new_tokens, rounds)
+    check_model(model)
     from foveate.analysis.speed.data import (
         FULL,
         ONE_BY_ONE,

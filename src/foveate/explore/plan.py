@@ -8,7 +8,7 @@ from pathlib import Path
 from foveate.core.errors import DataError, OptionError, shown
 from foveate.data.names import SCENES, check_limit, parsed
 from foveate.explore.choice import Choice
-from foveate.models.loading.names import AUTO, REFERENCE
+from foveate.models.loading.names import AUTO, REFERENCE, check_model
 
 MOST = 4
 """Number of methods side by side."""
@@ -64,11 +64,13 @@ class Plan:
         Raises:
             OptionError: There are no or too many methods, or a number is out of range.
             DataError: There is no such image file, or the data set is unknown.
+            UnsupportedModel: There is no such folder.
         """
         if not 1 <= len(self.methods) <= MOST:
             raise OptionError(f"{len(self.methods)} methods: expected 1 to {MOST}")
         if self.new_tokens < 1:
             raise OptionError(f"new_tokens={self.new_tokens}: expected at least 1")
+        check_model(self.model)
         parsed(self.data)
         check_limit(self.limit)
         if not 0 <= self.index < self.limit:

@@ -71,7 +71,7 @@ def test_a_precision_that_is_not_supported_is_named(stored, tmp_path):
 
 
 def test_a_checkpoint_that_is_missing_is_named():
-    with pytest.raises(UnsupportedModel, match="model '/no/such': neither 'reference', nor a checkpoint folder"):
+    with pytest.raises(UnsupportedModel, match="model '/no/such': there is no such folder; expected 'reference', the"):
         dtype_for("/no/such", "auto", "cuda")
 
 

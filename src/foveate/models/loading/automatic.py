@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from foveate.core.errors import DeviceError, UnsupportedModel, shown
 from foveate.models.loading.checkpoint import reading
 from foveate.models.loading.loaded_model import LoadedModel
-from foveate.models.loading.names import AUTO, DTYPES, REFERENCES, folder_of
+from foveate.models.loading.names import AUTO, DTYPES, REFERENCES, check_model, folder_of
 
 LARGEST_BATCH = 256
 """Questions per batch of the shipped models, and the most that "auto" chooses."""
@@ -79,6 +79,7 @@ def stored_dtype(name: str | Path) -> str:
     Raises:
         UnsupportedModel: The checkpoint cannot be read.
     """
+    check_model(name)
     source = folder_of(name)
     with reading(f"model {shown(str(name))}: neither 'reference', nor a checkpoint folder, nor a reachable hub id"):
         config, _ = PreTrainedConfig.get_config_dict(source)

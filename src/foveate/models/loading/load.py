@@ -20,7 +20,7 @@ from foveate.models.families.qwen_vl import QwenVL
 from foveate.models.loading.checkpoint import SAFE, config_of, in_one_dtype, on_device, reading, weights_of
 from foveate.models.loading.companion import load_companion
 from foveate.models.loading.loaded_model import LoadedModel
-from foveate.models.loading.names import DTYPES, REFERENCE, REFERENCES, folder_of
+from foveate.models.loading.names import DTYPES, REFERENCE, REFERENCES, check_model, folder_of
 from foveate.models.loading.processor import load_processor
 
 _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the configuration
@@ -124,6 +124,7 @@ def load(
         UnsupportedModel: The checkpoint does not exist, is incomplete or is not supported, or device, dtype or
             attention are not available.
     """
+    check_model(name)
     _check_options(dtype, attention, options)
     source = folder_of(name)
     what = f"model {shown(str(name))}"

@@ -1,8 +1,10 @@
-"""The names of the shipped models and of the supported precisions."""
+"""The names of models and of the supported precisions."""
 
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, get_args
+
+from foveate.core.errors import UnsupportedModel, shown
 
 REFERENCE = "reference"
 """The name of the shipped model that is used by default."""
@@ -19,3 +21,30 @@ def folder_of(name: str | Path, part: Literal["llava", "clip"] = "llava") -> str
     if str(name) not in REFERENCES:
         return str(name)
     return str(files("foveate.reference") / str(name).replace(REFERENCE, part))
+
+
+def check_model(name: str | Path) -> None:
+    """Checks that a name that can only be a path, and no hub ID, is that of a folder.
+
+    Args:
+        name: See `load`.
+
+    Raises:
+        UnsupportedModel: There is no such folder.
+    """
+    text = str(name)
+    if not text.startswith((".", "/", "~")) and text.count("/") < 2:
+        return
+    try:
+        there, file = Path(text).is_dir(), Path(text).is_file()
+    except ValueError:  # no file can have such a name
+        there = file = False
+    if there:
+        return
+    if file:
+        raise UnsupportedModel(f"model {shown(text)} is a file: expected the folder of a checkpoint, which holds it")
+    place = "" if text.startswith("/") else f" in {Path.cwd()}"
+    raise UnsupportedModel(
+        f"model {shown(text)}: there is no such folder{place}; expected {REFERENCE!r}, the folder of a checkpoint, or "
+        "a hub ID such as llava-hf/llava-1.5-7b-hf"
+    )
