@@ -102,14 +102,14 @@ def test_the_device_is_an_accelerator_if_there_is_one(monkeypatch):
 def test_the_batch_is_a_power_of_two_that_falls_with_the_memory(tiny, monkeypatch):
     loaded, sizes = load(tiny), []
     for memory in (2**36, 2**27, 2**25, 2**20):
-        monkeypatch.setattr(automatic, "_memory", lambda device, memory=memory: memory)
+        monkeypatch.setattr(automatic, "memory_of", lambda device, memory=memory: memory)
         sizes.append(batch_size_for(loaded))
     assert sizes[0] == 256 and sizes[-1] == 1 and sorted(sizes, reverse=True) == sizes and len({*sizes}) > 2
     assert all(size.bit_count() == 1 for size in sizes)
 
 
 def test_where_the_memory_is_not_known_questions_are_answered_one_by_one(tiny, monkeypatch):
-    monkeypatch.setattr(automatic, "_memory", lambda device: None)
+    monkeypatch.setattr(automatic, "memory_of", lambda device: None)
     assert batch_size_for(load(tiny)) == 1
 
 

@@ -18,7 +18,8 @@ from foveate.models.loading.names import AUTO, DTYPES, REFERENCES, check_model, 
 LARGEST_BATCH = 256
 """Questions per batch of the shipped models, and the most that "auto" chooses."""
 _TEXT_TOKENS = 256  # of a question and its answer
-_FLOATING = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # of safetensors
+FLOATING = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Floating-point types by their names in safetensors."""
 _USED = {"cpu": 0.5}  # the share of the memory that may be used; a CPU shares it with the rest of the machine
 _USED_ELSEWHERE = 0.8
 
@@ -90,7 +91,7 @@ def stored_dtype(name: str | Path) -> str:
         for path in sorted(Path(source).glob("*.safetensors")):
             with safe_open(path, "pt") as tensors:
                 kinds.update(tensors.get_slice(key).get_dtype() for key in tensors.keys())
-    found = [(count, _FLOATING[kind]) for kind, count in kinds.items() if kind in _FLOATING]
+    found = [(count, FLOATING[kind]) for kind, count in kinds.items() if kind in FLOATING]
     return max(found)[1] if found else "float32"
 
 
@@ -103,7 +104,7 @@ def batch_size_for(loaded: LoadedModel) -> int:
     Args:
         loaded: The model.
     """
-    memory = _memory(loaded.device)
+    memory = memory_of(loaded.device)
     if loaded.name in REFERENCES or memory is None:
         return LARGEST_BATCH if loaded.name in REFERENCES else 1
     share = _USED.get(loaded.device.type, _USED_ELSEWHERE)
@@ -123,7 +124,7 @@ def _bytes_per_token(loaded: LoadedModel) -> float:
     return 2 * (cached + passing) * loaded.model.dtype.itemsize
 
 
-def _memory(device: torch.device) -> int | None:
+def memory_of(device: torch.device) -> int | None:
     """Returns the whole memory of a device in bytes, None if it is not known."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory

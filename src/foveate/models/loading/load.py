@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
+from warnings import warn
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from foveate.models.loading.companion import load_companion
 from foveate.models.loading.loaded_model import LoadedModel
 from foveate.models.loading.names import DTYPES, REFERENCE, REFERENCES, check_model, folder_of
 from foveate.models.loading.processor import load_processor
+from foveate.models.loading.sizes import memory_note
 
 _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the configuration
     "llava": Llava,
@@ -134,6 +136,9 @@ def load(
     config = config_of(what, source, revision=revision)
     if _adapter_of(config.model_type) is None:
         raise UnsupportedModel(f"{what} is of type {config.model_type!r}; supported: {_supported()}")
+    quantized = "quantization_config" in options or getattr(config, "quantization_config", None) is not None
+    if not quantized and "device_map" not in options and (note := memory_note(name, device, dtype, revision)):
+        warn(note, stacklevel=2)
     model: Any = weights_of(
         what,
         AutoModelForImageTextToText,
@@ -143,7 +148,7 @@ def load(
         revision=revision,
         **options,
     )
-    if "quantization_config" not in options and getattr(config, "quantization_config", None) is None:
+    if not quantized:
         in_one_dtype(model, _precision(what, model, dtype))
     model = (model if "device_map" in options else on_device(model, device)).eval()
     companion = name if companion is None and str(name) in REFERENCES else companion
