@@ -21,6 +21,7 @@ INTERNALS = {
     "models.llava_next.modeling_llava_next.image_size_to_num_patches": "the number of tiles of LLaVA-NeXT images",
     "models.qwen3_vl.modeling_qwen3_vl.BaseModelOutputWithDeepstackFeatures": "the image features of Qwen3-VL",
     "models.siglip.modeling_siglip.SiglipEncoderLayer": "reductions inside a SigLIP tower",
+    "utils.hub.cached_file": "the files of a hub ID that are downloaded already",
     "vision_utils.get_vision_window_index": "the windows of the Qwen2.5-VL tower",
 }
 """Each name below `transformers`, and its use in foveate."""

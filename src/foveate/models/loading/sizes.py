@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers.utils.hub import cached_file
 
 from foveate.core.errors import FoveateError, shown
+from foveate.models.backbone.internals import internal
 from foveate.models.loading.automatic import FLOATING, memory_of, stored_dtype
 from foveate.models.loading.names import AUTO, DTYPES, folder_of
 
@@ -76,7 +76,7 @@ def _files(name: str | Path, revision: str) -> list[Path]:
     """Returns the files of the weights that transformers would read; a hub ID has them if they are in its cache."""
     source = folder_of(name)
     if not Path(source).is_dir():
-        config = cached_file(source, "config.json", revision=revision, local_files_only=True)
+        config = internal("utils.hub.cached_file")(source, "config.json", revision=revision, local_files_only=True)
         source = str(Path(str(config)).parent)
     whole, index = Path(source) / "model.safetensors", Path(source) / "model.safetensors.index.json"
     if whole.exists():
