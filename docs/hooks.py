@@ -71,7 +71,7 @@ def help_of_commands() -> str:
 
 
 def _help_of(command: str) -> str:
-    environment = {**os.environ, "COLUMNS": "78", "NO_COLOR": "1", "TERM": "dumb"}
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     words = [sys.executable, "-m", "foveate", command, "--help"]
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -33,9 +33,10 @@ class Options:
             configuration then goes to a folder of its own beside the first.
         fresh: Rename the existing study of this name to <study>.old-<n>, and start anew.
         model: "reference" (shipped), a checkpoint folder or a hub ID; several are trainings of one recipe.
-        data: Data sets: scenes, or a benchmark (docs/how_to/benchmarks.md), read from the hub or, as in pope:LOCATION,
-            from a parquet file, a folder or another hub ID; or a table of your own (docs/how_to/own_data.md): PATH or
-            PATH:METRIC.
+        data: Data sets: scenes; a benchmark, read from the hub or, as in pope:LOCATION, from a parquet file, a folder
+            or another hub ID; or a table of your own, PATH or PATH:METRIC. Benchmarks:
+            https://github.com/foveate/foveate/blob/main/docs/how_to/benchmarks.md Tables:
+            https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md
         split: Split of the data set; None means the one that results are usually reported on.
         limit: Number of questions; None means all of a benchmark, and of scenes the experiment's own number.
         seed: Seed of generated data.

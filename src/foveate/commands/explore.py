@@ -43,8 +43,9 @@ def main(
         model: "reference" (shipped), a checkpoint folder, or a hub ID.
         companion: Checkpoint of the CLIP model that the tower was taken from, for methods that compare patches with
             text.
-        data: Data set to choose questions from: scenes, a benchmark (docs/how_to/benchmarks.md), or a table of your own
-            (docs/how_to/own_data.md).
+        data: Data set to choose questions from: scenes, a benchmark, or a table of your own. Benchmarks:
+            https://github.com/foveate/foveate/blob/main/docs/how_to/benchmarks.md Tables:
+            https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md
         split: Split of the data set; None means the one that results are usually reported on.
         limit: Number of questions to choose from.
         seed: Seed of generated data.

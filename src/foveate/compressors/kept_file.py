@@ -1,6 +1,6 @@
 """The file of kept patches: for each image the grid, the kept, merged and dropped patches, scores and sources.
 
-docs/reference/kept_file.md has its schema.
+https://github.com/foveate/foveate/blob/main/docs/reference/kept_file.md has its schema.
 """
 
 import json

@@ -72,7 +72,8 @@ class Result:
     def save(self, path: str | Path) -> None:
         """Writes the kept, merged and dropped patches of each image, scores and sources as JSON.
 
-        docs/reference/kept_file.md has the schema. The file is complete or not written at all; an older file of that
+        https://github.com/foveate/foveate/blob/main/docs/reference/kept_file.md has the schema. The file is
+        complete or not written at all; an older file of that
         name is replaced.
 
         Args:

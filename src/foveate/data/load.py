@@ -27,7 +27,8 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
     Args:
         name: "scenes", "scenes:16" (16 x 16 patches instead of 12 x 12), the name of a benchmark, or
             `<benchmark>:<location>` with a parquet file, a folder or a hub ID that has the benchmark's columns; or the
-            path of a table of the user's own, `<path>` or `<path>:<metric>` (docs/how_to/own_data.md).
+            path of a table of the user's own, `<path>` or `<path>:<metric>`
+            (https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md).
         split: A split of that data set.
         limit: Number of questions; None means all.
         seed: Random seed of generated data.

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from foveate.core.documents import OWN_DATA, page
 from foveate.core.errors import DataError, message_of, shown
 from foveate.core.plugins import installed_plugins
 
@@ -50,9 +51,7 @@ class Table(NamedTuple):
                 return found
         except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, or with a null byte
             raise DataError(f"data {shown(self.path)} is not a valid path: {message_of(error)}") from error
-        raise DataError(
-            f"data {shown(self.path)}: there is no such file or folder; expected a table, docs/how_to/own_data.md"
-        )
+        raise DataError(f"data {shown(self.path)}: there is no such file or folder; expected a table, {page(OWN_DATA)}")
 
     @property
     def label(self) -> str:
@@ -82,7 +81,7 @@ def parsed(name: str) -> tuple[str, str | None]:
             return TABLE, table.path
         raise DataError(
             f"data {known!r} is unknown; known: {', '.join(known_names())}; or a table of your own, a path that ends "
-            f"in one of {' '.join(TABLE_ENDINGS)}, or a folder (docs/how_to/own_data.md)"
+            f"in one of {' '.join(TABLE_ENDINGS)}, or a folder ({page(OWN_DATA)})"
         )
     if given and known == SCENES and location not in SCENE_GRIDS:
         raise DataError(

@@ -1,6 +1,6 @@
 """Tables of the user's own: questions about images with reference answers, read from one file or folder.
 
-The format, with examples, is in docs/how_to/own_data.md.
+The format, with examples, is in https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md.
 """
 
 import hashlib

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, cast
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Value
 
+from foveate.core.documents import OWN_DATA, page
 from foveate.core.errors import DataError, message_of, shown
 from foveate.data.names import TABLE_ENDINGS, TABLE_SPLIT
 from foveate.data.stored import Part, image_column, load_table
 
-FORMAT = "docs/how_to/own_data.md"
 IMAGE, QUESTION, ANSWER = REQUIRED = ("image", "question", "answer")
 CHOICES, EVIDENCE, KIND, ID, VIDEO = "choices", "evidence", "kind", "id", "video"
 _KNOWN = (*REQUIRED, CHOICES, EVIDENCE, KIND, ID, VIDEO)
@@ -70,7 +70,7 @@ def read_table(location: Path, split: str) -> Rows:
     found = _of_arrow(path, part) if path.is_dir() or path.suffix == ".parquet" else _of_text(path)
     columns = found.columns
     if not found.rows:
-        raise DataError(f"table {name!r} has no rows; expected one question per row, {FORMAT}")
+        raise DataError(f"table {name!r} has no rows; expected one question per row, {page(OWN_DATA)}")
     _check_spelling(name, columns)
     if VIDEO in columns:
         raise DataError(
@@ -81,7 +81,7 @@ def read_table(location: Path, split: str) -> Rows:
     if readable and (missing := [column for column in REQUIRED if column not in columns]):
         raise DataError(
             f"table {name!r} has no column {', '.join(map(repr, missing))}; found: {', '.join(columns) or 'none'}; "
-            f"expected {', '.join(REQUIRED)}: rename or add it, {FORMAT}"
+            f"expected {', '.join(REQUIRED)}: rename or add it, {page(OWN_DATA)}"
         )
     return found
 
@@ -115,7 +115,7 @@ def _chosen(location: Path, split: str) -> tuple[Path, str]:
     if not tables:
         raise DataError(
             f"folder {location.name!r} holds no table: expected a file that ends in one of {' '.join(TABLE_ENDINGS)}, "
-            f"or what `save_to_disk` of `datasets` writes, {FORMAT}"
+            f"or what `save_to_disk` of `datasets` writes, {page(OWN_DATA)}"
         )
     return tables[_only(list(tables), split, location)], TABLE_SPLIT
 
@@ -160,7 +160,9 @@ def _of_text(path: Path) -> Rows:
     try:
         rows = tuple(_json_rows(path) if path.suffix == ".jsonl" else _csv_rows(path))
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"table {path.name!r} cannot be read: {message_of(error)}; expected UTF-8, {FORMAT}") from error
+        raise DataError(
+            f"table {path.name!r} cannot be read: {message_of(error)}; expected UTF-8, {page(OWN_DATA)}"
+        ) from error
     cells = [row.values.get(IMAGE) for row in rows]
     cells = [cell[0] if isinstance(cell, list) and len(cell) == 1 else cell for cell in cells]
     cells = [cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell for cell in cells]

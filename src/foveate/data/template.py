@@ -18,7 +18,8 @@ _NAME = "questions.jsonl"
 def write_template(folder: str | Path) -> Path:
     """Writes a table of three questions about scenes, with their images, to start a table of your own from.
 
-    It evaluates as it is: `--data <folder>/questions.jsonl`. The format is in docs/how_to/own_data.md.
+    It evaluates as it is: `--data <folder>/questions.jsonl`. The format is in
+    https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md.
 
     Args:
         folder: Folder of the table; it is made if it does not exist.

@@ -1,4 +1,7 @@
-"""A model with a compressor for lmms-eval; see `docs/how_to/lmms_eval.md`."""
+"""A model with a compressor for lmms-eval.
+
+See https://github.com/foveate/foveate/blob/main/docs/how_to/lmms_eval.md.
+"""
 
 import os
 from collections.abc import Callable, Sequence

@@ -9,6 +9,7 @@ from foveate.analysis.benchmarks.data import Reproduced, averages_table, gaps_ta
 from foveate.analysis.benchmarks.paper import CHECKPOINT, MODEL, PAPER
 from foveate.analysis.records import failure_note
 from foveate.analysis.tables import grid, p_value, paragraphs, write_csv, write_text
+from foveate.core.documents import BENCHMARKS, page
 
 _LEGEND = (
     f"Numbers of {{model}} beside those of {PAPER} (arXiv 2412.05819) for {MODEL}, in %, with 95 % intervals over "
@@ -28,7 +29,7 @@ def requirements(model: str, data: Sequence[str]) -> str:
     """Returns the weights and data that the reproduction needs, for the error message."""
     return (
         f"To reproduce the table: the weights of {model} (`hf download {CHECKPOINT}`, 14 GB; a GPU with 24 GB: "
-        f"--device cuda --dtype float16) and the data of {', '.join(data)} (docs/how_to/benchmarks.md has their hub "
+        f"--device cuda --dtype float16) and the data of {', '.join(data)} ({page(BENCHMARKS)} has their hub "
         "ids; --data pope:FILE reads a local copy). Parts can be run separately: --model, --data, --keep"
     )
 
