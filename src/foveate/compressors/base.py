@@ -99,8 +99,8 @@ class Compressor(Value, ABC):
     ) -> None:
         """Writes the compressor to a recipe file, which commands take in place of a method's name.
 
-        The file appears complete or not at all; an older file of that name is replaced. docs/reference/recipe_file.md
-        has its schema.
+        The file appears complete or not at all; an older file of that name is replaced. Its schema:
+        https://github.com/foveate/foveate/blob/main/docs/reference/recipe_file.md
 
         Args:
             path: Where; the name ends in ".json", and its stem is the method's name in tables.

@@ -1,7 +1,7 @@
 """The recipe file: a compressor as data, the model that it was chosen for, and where it comes from.
 
 Nothing in a file is run: classes are named, and only those of this package and of installed packages are known.
-docs/reference/recipe_file.md has its schema.
+https://github.com/foveate/foveate/blob/main/docs/reference/recipe_file.md has its schema.
 """
 
 import json
