@@ -102,7 +102,7 @@ train: $(INSTALLED) ## train the reference model from random initialisation
 	$(BIN)/python experiments/train_reference.py $(ARGS)
 
 dashboard: $(INSTALLED) ## show a study in the browser: make dashboard STUDY=ablate_budgets
-	$(BIN)/optuna-dashboard --host 127.0.0.1 --artifact-dir runs/$(STUDY)/artifacts sqlite:///runs/$(STUDY)/study.db
+	$(BIN)/foveate dashboard $(STUDY) $(ARGS)
 
 # Python 3.13 as well: make wheel ARGS="python3.11 python3.13"
 wheel: $(INSTALLED) ## build the wheel, check it, and run it in an empty environment: some minutes

@@ -4,7 +4,6 @@ import ast
 import builtins
 import json
 import pickle
-import re
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -180,12 +179,13 @@ def test_truncated_images_are_refused_whatever_was_imported():
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
-def test_the_dashboard_listens_on_this_machine_only():
-    from optuna_dashboard._cli import main  # noqa: F401 (it is the command that make runs)
+def test_the_dashboard_listens_on_this_machine_only(tmp_path, monkeypatch):
+    from foveate.studies import dashboard
 
-    makefile = (ROOT / "Makefile").read_text()
-    (line,) = re.findall(r"^dashboard:.*\n\t(.*)$", makefile, re.MULTILINE)
-    assert "optuna-dashboard --host 127.0.0.1" in line
+    served = []
+    monkeypatch.setattr(dashboard, "run_server", lambda storage, host, *_: served.append(host))
+    dashboard.serve(tmp_path, 8080)
+    assert served == ["127.0.0.1"]
 
 
 SECRET = "s3cret-word"

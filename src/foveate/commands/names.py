@@ -10,6 +10,7 @@ COMMANDS: Mapping[str, str] = {
     "recommend": "the cheapest setting that surely loses at most so many points, as a recipe file",
     "bias": "what prompts, answers and [CLS] attend to, and what the answer depends on",
     "speed": "how long the parts of an answer take, with and without compression",
+    "dashboard": "page in the browser: the trials of a study, with their records and kept patches",
     "explore": "page in the browser: kept patches, scores, attention and answers of several methods",
     "reproduce": "the grid of the VTC-CLS paper beside its published numbers",
     "answer": "answers of one method to benchmarks, also those without reference answers",

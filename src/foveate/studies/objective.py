@@ -24,13 +24,13 @@ from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.records import RecordFolder
 from foveate.evaluation.run import cached_load
 from foveate.methods.fitting import with_fallbacks
+from foveate.studies.names import ARTIFACTS
 from foveate.studies.notes import trial_note
 from foveate.studies.plan import DIRECTIONS, Goal
 from foveate.studies.race import Race, Running
 from foveate.studies.space import AnyTrial, Proposal, Space
 from foveate.studies.stopping import PER_QUESTION, EarlyStopping, Never, Stopping, order_of
 
-ARTIFACTS = "artifacts"  # folder of the dashboard's files in the study's folder
 _WORST = {"maximize": -math.inf, "minimize": math.inf}
 Draw = Callable[[EvalConfig, pa.Table], bytes]
 """Function from a trial's configuration and records to a figure of the kept patches, as PNG."""

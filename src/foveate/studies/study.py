@@ -19,8 +19,9 @@ from foveate.core.errors import OutputError, behind, message_of
 from foveate.core.progress import bar
 from foveate.evaluation import ranks
 from foveate.evaluation.announcement import Announced
+from foveate.studies.names import ARTIFACTS
 from foveate.studies.notes import note_study, unfinished_note
-from foveate.studies.objective import ARTIFACTS, Objective
+from foveate.studies.objective import Objective
 from foveate.studies.plan import SamplerName
 from foveate.studies.space import Planned
 from foveate.studies.stopping import STARTUP, P

@@ -20,8 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from foveate.core.errors import OutputError
 from foveate.core.storage import quarantine
 from foveate.evaluation.names import Existing
+from foveate.studies.names import DATABASE
 
-DATABASE = "study.db"
 _SIDE_FILES = ("-journal", "-wal", "-shm")  # SQLite's, valid only together with their database
 _UNREADABLE = {  # SQLite's codes for a database that could not be checked
     sqlite3.SQLITE_BUSY,
