@@ -130,16 +130,22 @@ def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
 
 
 def draw_frontier(data: Frontier, ax: Axes) -> Axes:
-    """Draws methods as points joined by lines, controls and oracles as thick lines, and random patches with a band."""
+    """Draws methods as points joined by lines, controls and oracles as thick lines, and random patches with a band.
+
+    With one budget, controls and oracles are squares, and the interval of random patches is a bar.
+    """
     labels = []
     if data.full is not None:
         ax.axhline(data.full, color=INK, ls="--", lw=1.2, zorder=1)
     for curve in data.references:
         colour = data.colours[curve.method]
         x, rows = curve.points["equivalent_tokens"], curve.points
-        if curve.method == "random":
+        if curve.method == "random" and len(x) > 1:
             ax.fill_between(x, rows["ci_low"], rows["ci_high"], color=colour, alpha=0.25, lw=0, zorder=1)
-        ax.plot(x, rows["accuracy"], _CONTROL_LINES.get(curve.method, "-."), color=colour, lw=2.2, alpha=0.8, zorder=2)
+        elif curve.method == "random":
+            ax.vlines(x, rows["ci_low"], rows["ci_high"], color=colour, alpha=0.5, lw=4, zorder=1)
+        line, marker = _CONTROL_LINES.get(curve.method, "-."), None if len(x) > 1 else "s"
+        ax.plot(x, rows["accuracy"], line, color=colour, lw=2.2, marker=marker, ms=7, alpha=0.8, zorder=2)
         labels.append(Label(x.iloc[0], rows["accuracy"].iloc[0], curve.method, colour))
     for number, curve in enumerate(data.methods):
         colour = data.colours[curve.method]
@@ -151,7 +157,7 @@ def draw_frontier(data: Frontier, ax: Axes) -> Axes:
     ax.set_xscale("log", base=2)
     ax.set_xticks(data.budgets, [str(budget) for budget in data.budgets])
     ax.set_xticks([], minor=True)
-    ax.set_xlim(tokens.max() * 1.12, tokens.min() / 1.06)
+    ax.set_xlim(tokens.max() * 1.12, tokens.min() / (1.06 if len(data.budgets) > 1 else 1.12))
     ax.set_xlabel("equivalent tokens, measured")
     ax.set_title(data.title)
     percent_axis(ax)
@@ -174,10 +180,12 @@ def frontier_figure(panels: Sequence[Frontier], source: str = "") -> Figure:
             ax.set_ylim(values.min() - room, max(values.max(), panel.full or 0) + room)
             draw_frontier(panel, ax)
         figure.axes[0].set_ylabel("accuracy")
+        several = any(len(panel.budgets) > 1 for panel in panels)
         note = (
             _SIZE.format(n=panels[0].n, images=panels[0].images)
             + "Equivalent tokens: visual tokens averaged over the language model's blocks. Dashed: no compression; "
-            "thick lines: controls and oracles; band: 95 % interval of random patches."
+            f"{'thick lines' if several else 'squares'}: controls and oracles; {'band' if several else 'bar'}: 95 % "
+            "interval of random patches."
         )
         caption(figure, "Accuracy by equivalent tokens", f"{note} {source}".strip())
     return figure
