@@ -112,7 +112,7 @@ def test_a_table_with_the_hubs_columns_becomes_questions(name, tmp_path):
     questions, images, references, kind, prompt = EXPECTED[name]
     assert [sample.problem for sample in samples] == [""] * questions
     assert len({sample.id for sample in samples}) == questions
-    found = [sample.image_id for sample in samples if sample.source is not None]
+    found = [sample.image_id for sample in samples if sample.sources]
     assert len(set(found)) == images == 1 + sum(a != b for a, b in pairwise(found))
     first = samples[0]
     assert (first.references, first.kind, format_prompt(first, "llava")) == (references, kind, prompt)
@@ -124,7 +124,7 @@ def test_a_table_with_the_hubs_columns_becomes_questions(name, tmp_path):
 def test_rows_of_scienceqa_without_an_image_are_text_only_questions(tmp_path):
     table = tables.scienceqa(tmp_path / "scienceqa.parquet")
     samples = load_samples(f"scienceqa:{table}", "test")
-    assert [sample.source is None for sample in samples] == [False, True, False]
+    assert [not sample.sources for sample in samples] == [False, True, False]
     assert len({sample.image_id for sample in samples}) == 3
     text_only = samples[1]
     assert (text_only.problem, text_only.evidence.shape[0]) == ("", 0)
@@ -134,14 +134,14 @@ def test_rows_of_scienceqa_without_an_image_are_text_only_questions(tmp_path):
     with pytest.raises(DataError, match="question 'test-000001' has no image"):
         _ = text_only.image
     assert set(images_of(samples)) == {samples[0].image_id, samples[2].image_id}
-    shown = replace(text_only, source=samples[0].source)
+    shown = replace(text_only, sources=samples[0].sources)
     assert data_hash(samples) != data_hash([samples[0], shown, samples[2]])
 
 
 def test_a_row_of_another_benchmark_without_an_image_has_a_missing_image(tmp_path):
     rows = [tables.pope_rows(1)[0] | {"image": None}]
     sample = load_samples(f"pope:{tables.write(tmp_path / 'pope.parquet', rows, tables.POPE)}", "test")[0]
-    assert isinstance(sample.source, StoredImage)
+    assert isinstance(sample.sources[0], StoredImage)
     with pytest.raises(DataError, match="is missing: its cell holds neither bytes nor a path"):
         _ = sample.image
 
@@ -249,7 +249,7 @@ def test_an_orientation_in_exif_is_applied(tmp_path):
     rows = [tables.pope_rows(1)[0] | {"image": {"bytes": path.read_bytes(), "path": None}}]
     table = tables.write(tmp_path / "pope.parquet", rows, tables.POPE)
     sample = load_samples(f"pope:{table}", "test")[0]
-    assert sample.image.size == sample.source.size == (48, 96)
+    assert sample.image.size == sample.sources[0].size == (48, 96)
 
 
 def test_the_hash_depends_on_images_and_answers(tmp_path):

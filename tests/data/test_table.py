@@ -160,7 +160,6 @@ BAD = {
     "outside": ({"image": "../own.png"}, r"row 2, column 'image': .* leads out of the folder of its table; move the"),
     "absolute": ({"image": "/etc/passwd"}, r"row 2, column 'image': .* leads out of the folder of its table"),
     "url": ({"image": "https://x.org/a.png"}, r"row 2, column 'image': .*: download the image into the table's folder"),
-    "several": ({"image": ["a.png", "b.png"]}, r"row 2, column 'image': 2 images for one question are not supported"),
     "base64": ({"image": {"bytes": "abc"}}, r"row 2, column 'image': .*JSON has no bytes; give a path"),
     "image is 3": ({"image": 3}, r"row 2, column 'image': it is 3: expected the path"),
     "question": ({"question": " "}, r"row 2: column 'question' is empty: expected a text"),
@@ -251,7 +250,7 @@ def test_a_list_of_one_image_is_that_image_however_it_is_written(folder):
 
 @pytest.mark.parametrize("make", [jsonl, csv_table, parquet])
 def test_videos_are_refused(make, folder):
-    with pytest.raises(DataError, match=r"column 'video': videos are not supported yet; give one image per question"):
+    with pytest.raises(DataError, match=r"column 'video': videos are not supported yet; give images in a column"):
         load(make(folder, {"video": "a.mp4", "question": "which?", "answer": "red"}))
 
 

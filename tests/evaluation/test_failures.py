@@ -215,7 +215,7 @@ def test_the_reference_models_processor_stretches(tiny):
     loaded = load(tiny)
     sample = replace(
         load_samples("scenes", "test", 1)[0],
-        source=InMemoryImage(Image.new("RGB", (192, 96))),
+        sources=(InMemoryImage(Image.new("RGB", (192, 96))),),
         things=Boxes(((0.5, 0.0, 1.0, 0.5),)),
     )
     image = Arrangement((loaded.adapter.tower.grid,))

@@ -60,7 +60,7 @@ def cropped(sample, width, height):
     """A question about a part of its image, which is an image of its own."""
     image, evidence = sample.image.crop((0, 0, width, height)), sample.evidence[:, :height, :width]
     name = f"{sample.image_id}/{width}x{height}"
-    return replace(sample, source=InMemoryImage(image), things=Masks(evidence), image_id=name)
+    return replace(sample, sources=(InMemoryImage(image),), things=Masks(evidence), image_id=name)
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ def loaded_of(tmp_path_factory):
 def mixed(count=8):
     """Every second question has lost its image."""
     samples = load_samples("scenes", "test", count)
-    return [replace(s, source=None, image_id=f"text-{i}") if i % 2 else s for i, s in enumerate(samples)]
+    return [replace(s, sources=(), image_id=f"text-{i}") if i % 2 else s for i, s in enumerate(samples)]
 
 
 def stock(loaded, sample):
@@ -72,8 +72,8 @@ def test_text_only_questions_in_a_mixed_batch_get_the_stock_models_answer(family
     answers = set()
     for sample in samples:
         record = records[sample.id]
-        assert record.has_image == (sample.source is not None)
-        if sample.source is None:
+        assert record.has_image == bool(sample.sources)
+        if not sample.sources:
             said, likely, tokens = stock(loaded, sample)
             assert record.prediction == said
             assert record.log_probability == pytest.approx(likely, abs=2e-3)
@@ -86,7 +86,7 @@ def test_text_only_questions_in_a_mixed_batch_get_the_stock_models_answer(family
             assert np.isnan([record.evidence_recall, record.things_kept]).all()
             answers.add(said)
     assert len(answers) > 1
-    shown = [sample for sample in samples if sample.source is not None]
+    shown = [sample for sample in samples if sample.sources]
     alone = {record.sample_id: record for record in Answering(encodings, compressor, NEW).predict_step(shown)}
     for sample in shown:  # and the others get the answer that they have without them
         one, other = records[sample.id], alone[sample.id]

@@ -201,9 +201,7 @@ def test_mmbench_letter_equals_its_script(text):
 
 
 def test_a_score_of_mmbench_uses_all_options():
-    sample = VQASample(
-        "1", "1", None, "", "Which?", ("D", "ring"), "mmbench", options=("star", "cross", "blue", "ring")
-    )
+    sample = VQASample("1", "1", (), "", "Which?", ("D", "ring"), "mmbench", options=("star", "cross", "blue", "ring"))
     assert [score_of(answer, sample) for answer in ("D", "a ring", "a blue ring", "B")] == [1, 1, 0, 0]
     assert score_of("a blue ring", replace(sample, options=("star", "cross", "red", "ring"))) == 1
 

@@ -167,12 +167,17 @@ def kept_patches_figure(data: KeptPatches, kept: str | None = None) -> Figure:
 
 
 def kept_figure(config: EvalConfig, records: pa.Table) -> bytes:
-    """Returns a PNG overlay of the kept patches of the first images of a run, for the first question about each."""
+    """Returns a PNG overlay of the kept patches of the first images of a run, for the first question about each.
+
+    Questions about several images are left out; without any other, nothing is drawn and the bytes are empty.
+    """
     samples, _ = data_of(config.data, config.split, config.limit, config.seed)
     loaded = cached_load(config.model, config.device, config.dtype)
     kept = dict(zip(records["sample_id"].to_pylist(), records["kept"].to_pylist(), strict=True))
     first = first_of_images([sample for sample in samples if sample.id in kept])
     shown = sorted(first.values(), key=lambda sample: sample.image_id)[:IMAGES]
+    if not shown:
+        return b""
     arrangements = [loaded.image_inputs([sample.image])[1][0] for sample in shown]
     images = [visible_part(loaded, sample.image, loaded.adapter.tower.grid) for sample in shown]
     brightness = [brightness_of(image, kept[sample.id]) for image, sample in zip(arrangements, shown, strict=True)]

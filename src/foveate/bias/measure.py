@@ -71,11 +71,12 @@ class Measurement:
         loaded = cached_load(config.model, config.device, config.dtype)
         config = config.on(loaded)
         samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-        if text_only := [sample.id for sample in samples if sample.source is None]:
-            raise DataError(
-                f"{len(text_only)} questions of {config.data!r} have no image, the first is {text_only[0]!r}: bias is "
-                "measured on questions about images only: remove the others from the data"
-            )
+        for several, what in ((False, "have no image"), (True, "are about several images")):
+            if refused := [s.id for s in samples if len(s.sources) != 1 and s.several == several]:
+                raise DataError(
+                    f"{len(refused)} questions of {config.data!r} {what}, the first is {refused[0]!r}: bias is "
+                    "measured on questions about one image only: remove the others from the data"
+                )
         grid = loaded.adapter.tower.grid
         plan = resolve_plan(plan, grid)
         known = config.identity(checkpoint_identity(loaded), questions)

@@ -100,7 +100,7 @@ class BiasModule(lightning.LightningModule):
     def _prompt(self, sample: VQASample) -> list[int]:
         image = self.encodings.arrangements[sample.image_id]
         try:
-            return prompt_of(self.encodings.loaded, sample, image, self.max_new_tokens)
+            return prompt_of(self.encodings.loaded, sample, [image], self.max_new_tokens)
         except DataError as error:
             raise DataError(f"question {sample.id!r}: {error}; {FIX_DATA}") from error
 

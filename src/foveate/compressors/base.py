@@ -228,13 +228,19 @@ def check_needed(keep: Keep | None, selector: Selector) -> None:
         raise BudgetError(f"keep=None: {selector} needs a budget: how many patches to keep, as a count or a fraction")
 
 
-def split_budget(keep: Keep | None, merger: Merger, patches: int) -> tuple[int, int]:
+def split_budget(keep: Keep | None, merger: Merger, patches: int, images: int = 1) -> tuple[int, int]:
     """Returns the budget as a count (all patches without a budget), and how many of them the selector keeps.
+
+    Args:
+        keep: The budget of an image.
+        merger: The merger, which may use a part of it.
+        patches: Number of patches of all images.
+        images: Number of images that are compressed together; each adds the budget of an image of mean size.
 
     Raises:
         BudgetError: The merger would use the whole budget.
     """
-    budget = patches if keep is None else resolve_keep(keep, patches)
+    budget = patches if keep is None else resolve_keep(keep, patches // images) * images
     if (made := merger.reserved(budget)) >= budget:
         raise BudgetError(f"keep={keep}: {merger} alone makes {made} tokens, keep more than that")
     return budget, budget - made

@@ -32,8 +32,8 @@ class DecoderCompressor(Compressor, Cut):
 
     Attributes:
         scorer: The scorer; it may also read needs of the vision side.
-        keep: Number of visual tokens of a prompt to keep: a count, a fraction of the patches of its images, or None if
-            the selector decides.
+        keep: Number of visual tokens of an image to keep: a count, a fraction of its patches, or None if the selector
+            decides. A prompt with several images keeps that many times their number, from any of them.
         layer: The block before which tokens are dropped; blocks 0 to `layer` - 1 process all of them.
         selector: The selector.
         merger: The merger.
@@ -66,7 +66,7 @@ class DecoderCompressor(Compressor, Cut):
         with torch.no_grad():
             padding = ~trace.real
             scores = checked_scores(self.scorer.score(trace), self.scorer, trace, states.device, padding)
-            budget, keep = split_budget(self.keep, self.merger, trace.patches)
+            budget, keep = split_budget(self.keep, self.merger, trace.patches, trace.images)
             tokens = states.shape[1]
             kept = self.selector.select(scores, trace, min(keep, tokens))
             kept = checked_choice(kept, self.selector, trace, scores)

@@ -29,6 +29,7 @@ class Trace:
         batch: Number of rows.
         origin: For each entry of the patch axis, its patch, `EXTRA` or `PADDING`; None if the axis holds every patch.
         tiles: For each patch of the views, the number of the tile that shows it; None if every view is one tile.
+        images: Number of images of each row: those of its prompt at a cut inside the language model, otherwise 1.
     """
 
     values: Mapping[Need, Tensor]
@@ -36,6 +37,7 @@ class Trace:
     batch: int
     origin: Int[Tensor, "batch patch"] | None = None
     tiles: Int[Tensor, " every"] | None = None
+    images: int = 1
 
     @classmethod
     def recorded(cls, values: Mapping[Need, Tensor], arrangement: Arrangement, batch: int) -> "Trace":
@@ -64,7 +66,7 @@ class Trace:
         """Returns the trace of some of the rows."""
         values = {need: value[rows.to(value.device)] for need, value in self.values.items()}
         origin = None if self.origin is None else self.origin[rows.to(self.origin.device)]
-        return Trace(values, self.views, len(rows), origin, self.tiles)
+        return Trace(values, self.views, len(rows), origin, self.tiles, self.images)
 
     @property
     def origins(self) -> Int[Tensor, "batch patch"]:

@@ -115,13 +115,13 @@ class Benchmark:
 
     def _samples_of(self, row: int, questions: Dataset, images: "_ImageIndex", part: Part) -> Iterator[VQASample]:
         values: dict[str, Any] = cast(pa.Table, questions[row]).to_pylist()[0]
-        source = images.source(row)
+        sources = images.sources(row)
         image_id, name = images.names[row], f"{images.split}-{row:06d}"
         problem, parsed = "", []
         try:
             images.check(values)
-            if self.sized and source is not None:
-                values["pixels"] = Pixels(*source.size)
+            if self.sized and sources:
+                values["pixels"] = Pixels(*sources[0].size)
             parsed = list(self.parse_row(values))
             if reason := next(filter(None, map(malformed, parsed)), ""):
                 problem, parsed = reason, []
@@ -130,12 +130,12 @@ class Benchmark:
         except Exception as error:  # a row may hold anything
             problem = f"the row does not have the format of {self.repo}: {type(error).__name__}: {message_of(error)}"
         if problem:
-            yield VQASample(name, image_id, source, "", "", (), "none", problem=problem)
+            yield VQASample(name, image_id, sources, "", "", (), "none", problem=problem)
         for question in parsed:
             fields = {**vars(question), "id": question.id or name}
             if not part.answered:
                 fields |= {"references": (), "scoring": "none"}
-            yield VQASample(image_id=image_id, source=source, problem=problem_of(question, part.answered), **fields)
+            yield VQASample(image_id=image_id, sources=sources, problem=problem_of(question, part.answered), **fields)
 
 
 class _ImageIndex:
@@ -177,13 +177,15 @@ class _ImageIndex:
             return ""
         return name if len(quote(name, safe="")) <= LONGEST_ID else ""
 
-    def source(self, row: int) -> ImageSource | None:
-        """Returns the image of a row; None for a text-only question."""
+    def sources(self, row: int) -> tuple[ImageSource, ...]:
+        """Returns the image of a row, the first if its cell holds several; none for a text-only question."""
         if self.text_only[row]:
-            return None
+            return ()
         name = self.names[row]
         location = row if self._rows is None else self._rows.get(name)
-        return MissingImage(name) if location is None else StoredImage(self._images, location, name, self.folder)
+        if location is None:
+            return (MissingImage(name),)
+        return (StoredImage(self._images, location, name, self.folder),)
 
 
 def grouped(images: Sequence[str]) -> list[int]:

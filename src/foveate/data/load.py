@@ -65,7 +65,7 @@ def answer_tokens(name: str) -> int:
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:
-    """Returns a hash of questions, references, evidence, and the encoded bytes of each image."""
+    """Returns a hash of questions, references, evidence, and the encoded bytes of the images."""
     digest = hashlib.sha256()
     hashed: set[str] = set()
     for sample in bar(samples, "question", "reading images"):
@@ -86,7 +86,10 @@ def _benchmark(name: str) -> "foveate.data.benchmark.Benchmark":
 
 def _identity(sample: VQASample) -> bytes:
     try:
-        return b"no image" if sample.source is None else sample.source.content()
+        if not sample.several:
+            return sample.sources[0].content() if sample.sources else b"no image"
+        contents = [source.content() for source in sample.sources]
+        return b"".join(len(content).to_bytes(8) + content for content in contents)
     except DataError as error:  # a missing image changes the hash too
         return str(error).encode()
 
@@ -107,7 +110,7 @@ def _scenes(split: str, limit: int | None, seed: int, grid: int) -> list[VQASamp
                 VQASample(
                     id=f"{split}-{index:05d}-{question.kind}",
                     image_id=f"{split}-{index:05d}",
-                    source=image,
+                    sources=(image,),
                     kind=question.kind,
                     question=question.text,
                     references=(question.answer,),

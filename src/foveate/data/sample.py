@@ -1,4 +1,4 @@
-"""Questions about an image, or about text alone, in one format for all data sets."""
+"""Questions about images, or about text alone, in one format for all data sets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +35,8 @@ Scoring = Literal[
 Form = Literal["plain", "short", "unanswerable", "yes_no", "letter", "letter_context", "letter_cn", "free", "box"]
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom as shares of the image's width and height."""
+PLACEHOLDER = "<image>"
+"""The text that stands for an image in a question about several images."""
 
 
 class ImageSource(ABC):
@@ -145,10 +147,12 @@ class VQASample:
 
     Attributes:
         id: Unique name within the data set and split.
-        image_id: Name that all questions about the image share; unique for a text-only question.
-        source: The image, opened on demand; None for a text-only question.
+        image_id: Name that all questions about the image, or about the same images in the same order, share; unique for
+            a text-only question.
+        sources: The images, opened on demand; none for a text-only question.
         kind: Question type.
-        question: The question, without any prompt around it.
+        question: The question, without any prompt around it. In a question about several images, `PLACEHOLDER` stands
+            for each in turn; without any, all images stand before the question.
         references: Answers that count as correct.
         scoring: Rule that compares an answer with the references, see `metrics.answers.score_of`; "none" if the split
             has no answers.
@@ -161,7 +165,7 @@ class VQASample:
 
     id: str
     image_id: str
-    source: ImageSource | None
+    sources: tuple[ImageSource, ...]
     kind: str
     question: str
     references: tuple[str, ...]
@@ -173,23 +177,43 @@ class VQASample:
     problem: str = ""
 
     @property
+    def several(self) -> bool:
+        """True if the question is about several images."""
+        return len(self.sources) > 1
+
+    @property
     def image(self) -> Image:
-        """The image.
+        """The only image.
 
         Raises:
-            DataError: The question has no image, or the image cannot be decoded; the message names the question.
+            DataError: The question has no image or several, or the image cannot be decoded; the message names the
+                question.
         """
-        if self.source is None:
-            raise DataError(f"question {self.id!r} has no image: only questions about images can be used here")
+        if len(self.sources) != 1:
+            found = (
+                f"{len(self.sources)} images: only questions about one image"
+                if self.several
+                else ("no image: only questions about images")
+            )
+            raise DataError(f"question {self.id!r} has {found} can be used here")
+        return self.images[0]
+
+    @property
+    def images(self) -> list[Image]:
+        """The images.
+
+        Raises:
+            DataError: An image cannot be decoded; the message names the question.
+        """
         try:
-            return self.source.open()
+            return [source.open() for source in self.sources]
         except DataError as error:
             raise DataError(f"question {self.id!r}: {error}") from error
 
     @property
     def evidence(self) -> Bool[np.ndarray, "thing height width"]:
         """One mask per needed thing, in the pixels of the image; none if the evidence is unknown."""
-        return np.zeros((0, 1, 1), bool) if self.source is None else self.things.masks(self.source)
+        return self.things.masks(self.sources[0]) if self.sources else np.zeros((0, 1, 1), bool)
 
 
 class LazyMapping(Mapping[str, T]):
@@ -214,14 +238,14 @@ class LazyMapping(Mapping[str, T]):
 
 
 def first_of_images(samples: Sequence[VQASample]) -> dict[str, VQASample]:
-    """Returns the first question about each image, by `image_id`; text-only questions are left out."""
+    """Returns the first question about each image, by `image_id`; those about no image or several are left out."""
     first: dict[str, VQASample] = {}
     for sample in samples:
-        if sample.source is not None:
+        if len(sample.sources) == 1:
             first.setdefault(sample.image_id, sample)
     return first
 
 
 def images_of(samples: Sequence[VQASample]) -> LazyMapping[Image]:
-    """Returns the images of questions by `image_id`, each opened at its lookup."""
+    """Returns the images of questions about one image by `image_id`, each opened at its lookup."""
     return LazyMapping(first_of_images(samples), lambda sample: sample.image)

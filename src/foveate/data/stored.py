@@ -56,16 +56,18 @@ class StoredImage(ImageSource):
     table names must lie in the table's folder, so that a table cannot read other files of the machine.
 
     Attributes:
-        table: Result of `image_column`; the first image is used if a cell holds a list.
+        table: Result of `image_column`.
         row: Row of the table.
         name: Name of the image in errors.
         folder: Folder that relative paths in the table start from.
+        item: Position in the list of images that the cell holds, if it holds a list.
     """
 
     table: Dataset
     row: int
     name: str
     folder: Path
+    item: int = 0
 
     def open(self) -> Image:
         with self._opened() as image:
@@ -93,7 +95,7 @@ class StoredImage(ImageSource):
     def _stored(self) -> bytes | Path:
         """Returns the encoded bytes that the cell holds, or the file that it names."""
         cell: Any = cast(pa.Table, self.table[self.row]).column(0)[0].as_py()
-        value = cell[0] if isinstance(cell, list) and cell else cell
+        value = cell[self.item] if isinstance(cell, list) and cell else cell
         value = {"path": value} if isinstance(value, str) else value
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if data and isinstance(data, bytes):

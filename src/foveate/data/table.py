@@ -1,17 +1,17 @@
-"""Tables of the user's own: questions about images with reference answers, read from one file or folder.
+"""Tables of the user's own: questions about one image or several with reference answers, read from a file or folder.
 
 The format, with examples, is in https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md.
 """
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from os.path import normpath
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -32,18 +32,33 @@ from foveate.data.benchmark import (
 )
 from foveate.data.names import Table, TableMetric
 from foveate.data.prompts import LETTERS
-from foveate.data.sample import Box, Boxes, ImageSource, VQASample
+from foveate.data.sample import PLACEHOLDER, Box, Boxes, ImageSource, VQASample
 from foveate.data.stored import MissingImage, StoredImage
 from foveate.data.table_file import ANSWER, CHOICES, EVIDENCE, ID, IMAGE, KIND, QUESTION, Rows, TableRow, read_table
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 _LARGEST_WHOLE = 2**53  # floats above it leave out whole numbers
 _FARTHEST = 10**6  # pixels between the corner of an image and an edge of a box
+_AND = " // "  # between the names of several images; no normalised path holds it
 Values = Mapping[str, Any]
 
 
+class _RowImages(NamedTuple):
+    """The images of a row.
+
+    Attributes:
+        name: Name that all questions about the same images in the same order share.
+        sources: The images; none if they cannot be used.
+        problem: Reason why they cannot be used; empty if they can.
+    """
+
+    name: str
+    sources: tuple[StoredImage, ...] = ()
+    problem: str = ""
+
+
 def table_samples(table: Table, split: str, limit: int | None = None) -> list[VQASample]:
-    """Returns the first questions of a table; those about an image follow each other.
+    """Returns the first questions of a table; those about the same images follow each other.
 
     Images stay where they are. A malformed row gives a sample with a `problem`.
 
@@ -60,7 +75,7 @@ def table_samples(table: Table, split: str, limit: int | None = None) -> list[VQ
     images = _images(rows)
     samples = (
         _sample(rows.rows[index], images[index], table.metric, votes)
-        for index in bar(grouped([source.name for source, _ in images]), "row", f"reading {table.label}")
+        for index in bar(grouped([row.name for row in images]), "row", f"reading {table.label}")
     )
     return list(islice(with_unique_ids(samples), limit))
 
@@ -73,11 +88,10 @@ def files_of(table: Table, split: str) -> Iterator[Path]:
     """
     rows = read_table(table.location, split)
     yield rows.path
-    for source, problem in _images(rows):
-        if problem:
-            raise DataError(problem)
-        if source.file is not None:
-            yield source.file
+    for row in _images(rows):
+        if row.problem:
+            raise DataError(row.problem)
+        yield from (source.file for source in row.sources if source.file is not None)
 
 
 def _holds_votes(values: Values) -> bool:
@@ -93,23 +107,48 @@ def _whole(value: Any) -> Any:  # noqa: ANN401 (as the table has it)
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_WHOLE else value
 
 
-def _images(rows: Rows) -> list[tuple[StoredImage, str]]:
-    """Returns the image of each row, and the reason why it cannot be used, or an empty string."""
-    found: list[tuple[StoredImage, str]] = []
+def _images(rows: Rows) -> list[_RowImages]:
+    """Returns the images of each row."""
+    found: list[_RowImages] = []
     for batch in rows.images.iter(batch_size=64):
         for cell in cast(pa.Table, batch).column(0).to_pylist():
             row, unnamed = rows.rows[len(found)], StoredImage(rows.images, len(found), "", rows.folder)
             given = row.values.get(IMAGE)
             try:
-                path, name = _image_name(cell if given is None else given)
-                source, problem = replace(unnamed, name=name), ""
-                if path:
-                    _ = source.file  # raises an error if there is none
+                found.append(_row_images(cell if given is None else given, unnamed))
             except DataError as error:
-                source = replace(unnamed, name=f"row {row.number}")
-                problem = f"row {row.number}" + (f": {row.problem}" if row.problem else f", column {IMAGE!r}: {error}")
-            found.append((source, problem))
+                why = f": {row.problem}" if row.problem else f", column {IMAGE!r}: {error}"
+                found.append(_RowImages(f"row {row.number}", problem=f"row {row.number}{why}"))
     return found
+
+
+def _row_images(cell: Any, unnamed: StoredImage) -> _RowImages:  # noqa: ANN401 (as the table has it)
+    """Returns the images of a cell.
+
+    Args:
+        cell: The cell.
+        unnamed: Its first image, without a name.
+
+    Raises:
+        DataError: The cell holds no images, or there is no such file.
+    """
+    cells = cell if isinstance(cell, list) and cell else [cell]
+    sources: list[StoredImage] = []
+    for item, value in enumerate(cells):
+        try:
+            path, name = _image_name(value)
+            sources.append(replace(unnamed, name=name, item=item))
+            if path:
+                _ = sources[-1].file  # raises an error if there is none
+        except DataError as error:
+            raise DataError(f"image {item + 1} of {len(cells)}: {error}" if len(cells) > 1 else str(error)) from error
+    return _RowImages(_short(_AND.join(source.name for source in sources)), tuple(sources))
+
+
+def _short(name: str) -> str:
+    """Returns a name of images, or its hash if it is too long for the name of a file."""
+    escaped = quote(name, safe="", errors="surrogatepass")
+    return name if len(escaped) <= LONGEST_ID else hashlib.sha256(escaped.encode()).hexdigest()[:16]
 
 
 def _image_name(cell: Any) -> tuple[str, str]:  # noqa: ANN401 (as the table has it)
@@ -118,9 +157,6 @@ def _image_name(cell: Any) -> tuple[str, str]:  # noqa: ANN401 (as the table has
     Raises:
         DataError: The cell is not one image.
     """
-    if isinstance(cell, list) and len(cell) > 1:
-        raise DataError(f"{len(cell)} images for one question are not supported in tables: give one image per question")
-    cell = cell[0] if isinstance(cell, list) and cell else cell
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, cell)
     if data or isinstance(path, bytes):
         content = data or path
@@ -136,33 +172,48 @@ def _image_name(cell: Any) -> tuple[str, str]:  # noqa: ANN401 (as the table has
             f"it is {shown(path)}, and nothing is read from the network: download the image into the table's folder, "
             "and give its path from there"
         )
-    name = normpath(path)
-    escaped = quote(name, safe="", errors="surrogatepass")
-    return path, name if len(escaped) <= LONGEST_ID else hashlib.sha256(escaped.encode()).hexdigest()[:16]
+    return path, _short(normpath(path))
 
 
-def _sample(row: TableRow, image: tuple[StoredImage, str], metric: TableMetric | None, votes: bool) -> VQASample:
+def _sample(row: TableRow, images: _RowImages, metric: TableMetric | None, votes: bool) -> VQASample:
     """Returns the question of a row.
 
     Args:
         row: The row.
-        image: Its image, and the reason why that cannot be used, or an empty string.
+        images: Its images.
         metric: Rule that scores the answers; None means that the answers decide.
         votes: Whether answers of the table are votes of several annotators.
     """
-    (source, problem), name = image, f"row-{row.number:06d}"
-    if problem:
-        return VQASample(name, source.name, MissingImage(source.name), "", "", (), "none", problem=problem)
+    name = f"row-{row.number:06d}"
+    if images.problem:
+        missing = (MissingImage(images.name),)
+        return VQASample(name, images.name, missing, "", "", (), "none", problem=images.problem)
     try:
-        question = _question(row.values, source, metric, votes)
+        question = _question(row.values, images.sources, metric, votes)
         if reason := malformed(question) or problem_of(question, answered=True):
             raise DataError(reason)
+        _check_placeholders(question, len(images.sources))
     except DataError as error:
-        return VQASample(name, source.name, source, "", "", (), "none", problem=f"row {row.number}: {error}")
-    return VQASample(image_id=source.name, source=source, **{**vars(question), "id": question.id or name})
+        why = f"row {row.number}: {error}"
+        return VQASample(name, images.name, images.sources, "", "", (), "none", problem=why)
+    return VQASample(image_id=images.name, sources=images.sources, **{**vars(question), "id": question.id or name})
 
 
-def _question(values: Values, source: ImageSource, metric: TableMetric | None, votes: bool) -> RowQuestion:
+def _check_placeholders(question: RowQuestion, images: int) -> None:
+    """Checks that a question about several images has a placeholder for each, or none; for one image it is a text.
+
+    Raises:
+        DataError: There is another number of placeholders.
+    """
+    found = sum(text.count(PLACEHOLDER) for text in (question.question, *question.options))
+    if images > 1 and found not in (0, images):
+        raise DataError(
+            f"column {QUESTION!r} has {PLACEHOLDER} {found} times for {images} images: write it once for each image, "
+            "in their order, or leave it out, and all images stand before the question"
+        )
+
+
+def _question(values: Values, sources: Sequence[ImageSource], metric: TableMetric | None, votes: bool) -> RowQuestion:
     """Returns the question of a row.
 
     Raises:
@@ -172,7 +223,7 @@ def _question(values: Values, source: ImageSource, metric: TableMetric | None, v
         if column not in values or is_missing(values[column]) or values[column] == []:
             raise DataError(f"column {column!r} is empty: expected {_EXPECTED[column]}")
     name, kind = (id_of({column: _whole(values.get(column))}, column) for column in (ID, KIND))
-    things = _things(values.get(EVIDENCE), source)
+    things = _things(values.get(EVIDENCE), sources)
     text = text_of(values, QUESTION)
     if options := _options(values.get(CHOICES)):
         if metric == "vqa":
@@ -226,12 +277,17 @@ def _letter(value: Any, options: tuple[str, ...]) -> tuple[str, str]:  # noqa: A
     return letter, options[letters.index(letter)]
 
 
-def _things(value: Any, source: ImageSource) -> Boxes:  # noqa: ANN401 (as the table has it)
+def _things(value: Any, sources: Sequence[ImageSource]) -> Boxes:  # noqa: ANN401 (as the table has it)
     """Returns the evidence of a cell: one box in pixels per thing, or a single box."""
     if is_missing(value) or value == []:
         return Boxes()
+    if len(sources) > 1:
+        raise DataError(
+            f"column {EVIDENCE!r} has boxes, and the question is about {len(sources)} images: boxes do not say in "
+            "which of them they lie; leave the cell empty"
+        )
     several = isinstance(value, list) and all(isinstance(box, list) for box in value)
-    return Boxes(tuple(_shares(box, source.size) for box in (value if several else [value])))
+    return Boxes(tuple(_shares(box, sources[0].size) for box in (value if several else [value])))
 
 
 def _shares(box: Any, size: tuple[int, int]) -> Box:  # noqa: ANN401 (as the table has it)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from foveate.core.documents import OWN_DATA, page
 from foveate.core.errors import DataError, message_of, shown
@@ -18,7 +18,7 @@ from foveate.data.stored import Part, image_column, load_table
 IMAGE, QUESTION, ANSWER = REQUIRED = ("image", "question", "answer")
 CHOICES, EVIDENCE, KIND, ID, VIDEO = "choices", "evidence", "kind", "id", "video"
 _KNOWN = (*REQUIRED, CHOICES, EVIDENCE, KIND, ID, VIDEO)
-_LISTS = (ANSWER, CHOICES, EVIDENCE)
+_LISTS = (ANSWER, CHOICES, EVIDENCE)  # and images, whose paths may begin with [ as well
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
@@ -74,8 +74,7 @@ def read_table(location: Path, split: str) -> Rows:
     _check_spelling(name, columns)
     if VIDEO in columns:
         raise DataError(
-            f"table {name!r} has a column {VIDEO!r}: videos are not supported yet; give one image per question in a "
-            f"column {IMAGE!r}"
+            f"table {name!r} has a column {VIDEO!r}: videos are not supported yet; give images in a column {IMAGE!r}"
         )
     readable = any(not row.problem for row in found.rows)
     if readable and (missing := [column for column in REQUIRED if column not in columns]):
@@ -163,13 +162,17 @@ def _of_text(path: Path) -> Rows:
         raise DataError(
             f"table {path.name!r} cannot be read: {message_of(error)}; expected UTF-8, {page(OWN_DATA)}"
         ) from error
-    cells = [row.values.get(IMAGE) for row in rows]
-    cells = [cell[0] if isinstance(cell, list) and len(cell) == 1 else cell for cell in cells]
-    cells = [cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell for cell in cells]
-    paths = {IMAGE: [cell if isinstance(cell, str) else None for cell in cells]}
-    images = Dataset.from_dict(paths, features=Features({IMAGE: Value("string")}))
+    paths = {IMAGE: [_paths(row.values.get(IMAGE)) for row in rows]}
+    images = Dataset.from_dict(paths, features=Features({IMAGE: List(Value("string"))}))
     columns = tuple(dict.fromkeys(str(column) for row in rows for column in row.values))
     return Rows(path, path.parent, rows, image_column(images, IMAGE), columns)
+
+
+def _paths(cell: Any) -> list[str | None]:  # noqa: ANN401 (as the table has it)
+    """Returns the paths of the images of a cell; None for what is no path."""
+    cells = cell if isinstance(cell, list) else [cell]
+    cells = [value.get("path") if isinstance(value, dict) and not value.get("bytes") else value for value in cells]
+    return [value if isinstance(value, str) else None for value in cells]
 
 
 def _json_rows(path: Path) -> Iterator[TableRow]:
@@ -207,11 +210,14 @@ def _csv_rows(path: Path) -> Iterator[TableRow]:
 
 def _of_cell(column: str, text: str) -> Any:  # noqa: ANN401 (a text, or what JSON holds)
     """Returns a cell of a csv file: what JSON it holds if it is a list, else its text."""
-    if column not in _LISTS or not text.lstrip().startswith("["):
+    if column not in (*_LISTS, IMAGE) or not text.lstrip().startswith("["):
         return text
     try:
-        return _from_json(text)
+        values = _from_json(text)
+        return text if column == IMAGE and not all(isinstance(value, str) for value in values) else values
     except DataError as error:
+        if column == IMAGE:
+            return text
         raise DataError(f"column {column!r} begins with [ and is no list in JSON ({error}): {shown(text)}") from error
 
 

@@ -130,7 +130,7 @@ def encodings_of(
     questions: str,
     advice: str = RECORD_IT,
 ) -> Encodings:
-    """Returns the encodings of the images of a configuration's data, which may be none if all questions are text-only.
+    """Returns the encodings of the images of a configuration's data; none if no question is about one image.
 
     Args:
         config: The evaluation.
@@ -169,7 +169,7 @@ def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQ
     images = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
 
     def length(some: list[VQASample]) -> tuple[int, int]:
-        arrangement = encodings.arrangements.get(some[0].image_id)  # none if text-only, or if it cannot be decoded
+        arrangement = encodings.arrangements.get(some[0].image_id)  # none of text alone, of several, or not decoded
         return arrangement.length if arrangement else 0, max(len(sample.question) for sample in some)
 
     return [sample for some in sorted(images, key=length, reverse=True) for sample in some]
@@ -180,7 +180,7 @@ def without_failures(samples: Sequence[VQASample], encodings: Encodings) -> tupl
     good: list[VQASample] = []
     failed: list[Record] = []
     for sample in samples:
-        if sample.problem or (sample.source is not None and sample.image_id not in encodings):
+        if sample.problem or (len(sample.sources) == 1 and sample.image_id not in encodings):
             why = failure_of(sample, encodings.loaded) or "its image was not encoded"
             failed.append(Record.of_failure(sample, why))
         else:

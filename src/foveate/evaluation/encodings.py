@@ -71,7 +71,7 @@ class Encodings:
 
         Args:
             loaded: The model.
-            images: Images by ID; none if all questions are text-only, and then nothing is stored.
+            images: Images by ID; none if no question is about one image, and then nothing is stored.
             folder: Folder of the encodings, without the checksum.
             skip: Whether images that cannot be decoded are left out; otherwise they are an error.
 

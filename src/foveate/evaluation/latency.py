@@ -18,7 +18,7 @@ def latency_ms(config: EvalConfig) -> float:
 
     The first questions are answered one after the other until a second has passed, after a warm-up and synchronised
     (`torch.utils.benchmark`). Stored features are used, so the time of the vision tower, which most methods share, is
-    not included. Text-only questions and those that cannot be asked are left out.
+    not included. Questions about no image or several, and those that cannot be asked, are left out.
 
     Raises:
         DataError: A question cannot be asked, and `on_error` is "stop"; or none can.
@@ -33,7 +33,7 @@ def latency_ms(config: EvalConfig) -> float:
     every = with_prompts(config, loaded, samples, encodings.arrangements)
     first = [sample for sample, _ in islice(every, _QUESTIONS)]
     if not first:
-        raise none_left(samples, failure_of(samples[0], loaded, config.max_new_tokens) or "it has no image")
+        raise none_left(samples, failure_of(samples[0], loaded, config.max_new_tokens) or "it is not about one image")
 
     def ask() -> None:
         with torch.inference_mode():

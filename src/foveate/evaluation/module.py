@@ -23,6 +23,7 @@ from foveate.evaluation.memory import exhausted, halved
 from foveate.evaluation.names import REUSABLE, Reuse
 from foveate.evaluation.prompts import RECORD_IT, prompt_of, question_text, reference_of
 from foveate.evaluation.records import Record, RunFolder
+from foveate.evaluation.several import SeveralImages
 from foveate.metrics.answers import score_of
 from foveate.metrics.evidence import evidence_recall, things_kept
 from foveate.models.backbone.grouping import group_by_shape, in_groups
@@ -34,7 +35,9 @@ from foveate.models.runtime.pruning import Pruning
 
 
 class Answering(lightning.LightningModule):
-    """Answers batches of questions whose images follow each other; text-only ones may stand among them.
+    """Answers batches of questions; those about the same image follow each other.
+
+    A question about several images is answered by itself, and its images are not stored (`evaluation.several`).
 
     Args:
         encodings: The data set's encodings.
@@ -81,24 +84,54 @@ class Answering(lightning.LightningModule):
         return records
 
     def _answer(self, batch: list[VQASample]) -> list[Record]:
+        records = self._answer_batch(plain) if (plain := [sample for sample in batch if not sample.several]) else []
+        return records + [self._answer_about_several(sample) for sample in batch if sample.several]
+
+    def _answer_batch(self, batch: list[VQASample]) -> list[Record]:
+        """Answers questions about one image and text-only ones."""
         prompts, failures = zip(*(self._prompt(sample) for sample in batch), strict=True)
         for sample, failure in zip(batch, failures, strict=True):
-            if failure and not self.skip:
-                raise DataError(f"question {sample.id!r}: {failure}; {RECORD_IT}")
+            self._check(sample, failure)
         records = [Record.of_failure(*pair) for pair in zip(batch, failures, strict=True) if pair[1]]
         rows = [row for row, failure in enumerate(failures) if not failure]
         for has_image, answer_rows in ((True, self._answer_about_images), (False, self._answer_about_text)):
-            if some := [row for row in rows if (batch[row].source is not None) == has_image]:
+            if some := [row for row in rows if bool(batch[row].sources) == has_image]:
                 records += answer_rows([batch[row] for row in some], [prompts[row] for row in some])
         return records
 
     def _prompt(self, sample: VQASample) -> tuple[list[int], str]:
         """Returns the prompt of a question, and the reason why it cannot be asked, or an empty string."""
-        image = None if sample.source is None else self.encodings.arrangements[sample.image_id]
+        images = [self.encodings.arrangements[sample.image_id]] if sample.sources else []
         try:
-            return prompt_of(self.loaded, sample, image, self.max_new_tokens), ""
+            return prompt_of(self.loaded, sample, images, self.max_new_tokens), ""
         except DataError as error:
             return [], str(error)
+
+    def _check(self, sample: VQASample, failure: str) -> None:
+        """Raises `DataError` if a question cannot be asked and is not to be recorded as failed."""
+        if failure and not self.skip:
+            raise DataError(f"question {sample.id!r}: {failure}; {RECORD_IT}")
+
+    def _answer_about_several(self, sample: VQASample) -> Record:
+        """Answers a question about several images."""
+        try:
+            images = SeveralImages.of(self.loaded, sample)
+            prompt = prompt_of(self.loaded, sample, images.arrangements, self.max_new_tokens)
+        except DataError as error:
+            self._check(sample, str(error))
+            return Record.of_failure(sample, str(error))
+        compressed = images.compressed(self.compressor, prompt)
+        references = [reference_of(self.loaded, sample)]
+        if self.compressor.cuts:
+            answers, pruning = self._generate_with_cuts([prompt], compressed, references)
+            kept, blocks = pruning.decisions[-1].compression.kept, torch.stack(pruning.per_block, 1)
+        else:
+            answers = self._generate([[0]], [prompt], compressed, references)
+            kept = [images.kept(compressed)]
+            blocks = compressed.visible.sum().expand(1, self.loaded.adapter.decoder.depth)
+        text_tokens = [len(prompt) - prompt.count(self.loaded.adapter.image_token)]
+        share = torch.zeros(1, 0, images.patches)  # no evidence
+        return self._records([sample], answers, kept, blocks, text_tokens, share)[0]
 
     def _answer_about_images(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Record]:
         share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], self.loaded)
@@ -201,7 +234,7 @@ class Answering(lightning.LightningModule):
                 log_probability=round(log_probability[i], 5)
                 if sample.references
                 else math.nan,  # later digits depend on the batch
-                has_image=sample.source is not None,
+                has_image=bool(sample.sources),
             )
             for i, sample in enumerate(batch)
         ]

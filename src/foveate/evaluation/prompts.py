@@ -7,7 +7,7 @@ from functools import cache
 from foveate.core.arrangement import Arrangement
 from foveate.core.errors import DataError, shown
 from foveate.data.prompts import LETTERS, format_prompt, instruction_of
-from foveate.data.sample import VQASample
+from foveate.data.sample import PLACEHOLDER, VQASample
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.ranks import notice
 from foveate.models.loading.load import LoadedModel
@@ -39,7 +39,8 @@ def note_unknown_words(loaded: LoadedModel, samples: Iterable[VQASample]) -> Non
     questions = 0
     usable = [sample for sample in samples if not sample.problem and len(sample.options) <= len(LETTERS)]
     for sample in usable:
-        unknown = loaded.unknown_words(question_text(loaded, sample))
+        text = question_text(loaded, sample)
+        unknown = loaded.unknown_words(text.replace(PLACEHOLDER, " ") if sample.several else text)
         found.update(unknown)
         questions += bool(unknown)
     if questions:
@@ -62,24 +63,24 @@ def reference_of(loaded: LoadedModel, sample: VQASample) -> list[int]:
         DataError: The tokenizer cannot encode it.
     """
     references = Counter(sample.references).most_common(1)
-    return loaded.reference(question_text(loaded, sample), references[0][0] if references else "")
+    text, answer = question_text(loaded, sample), references[0][0] if references else ""
+    return loaded.reference(text, answer, max(1, len(sample.sources)))
 
 
-def prompt_of(loaded: LoadedModel, sample: VQASample, image: Arrangement | None, max_new_tokens: int) -> list[int]:
+def prompt_of(loaded: LoadedModel, sample: VQASample, images: Sequence[Arrangement], max_new_tokens: int) -> list[int]:
     """Returns the uncompressed prompt of a question, after checking that the question can be asked.
 
     Args:
         loaded: The model.
         sample: The question.
-        image: Arrangement of its image; None for a text-only question.
+        images: Arrangements of its images.
         max_new_tokens: Longest answer.
 
     Raises:
-        DataError: The tokenizer cannot encode the question or its reference answer, or the prompt with the longest
-            answer exceeds the model's context.
+        DataError: The tokenizer cannot encode the question or its reference answer, the chat template puts an image
+            elsewhere than the question, or the prompt with the longest answer exceeds the model's context.
     """
-    text = question_text(loaded, sample)
-    prompt = loaded.text_prompt(text) if image is None else loaded.prompt(text, image)
+    prompt = loaded.prompt_about(question_text(loaded, sample), images)
     reference_of(loaded, sample)
     check_length(loaded, prompt, max_new_tokens)
     return prompt
@@ -110,10 +111,10 @@ def failure_of(sample: VQASample, loaded: LoadedModel | None = None, max_new_tok
     if sample.problem:
         return sample.problem
     try:
-        opened = sample.source and sample.source.open()
+        opened = [source.open() for source in sample.sources]
         if loaded is not None:
-            image = loaded.image_inputs([opened])[1][0] if opened else None
-            prompt_of(loaded, sample, image, max_new_tokens)
+            images = loaded.image_inputs(opened, [len(opened)] if sample.several else None)[1] if opened else []
+            prompt_of(loaded, sample, images, max_new_tokens)
     except DataError as error:
         return str(error)
     return ""
@@ -122,7 +123,7 @@ def failure_of(sample: VQASample, loaded: LoadedModel | None = None, max_new_tok
 def with_prompts(
     config: EvalConfig, loaded: LoadedModel, samples: Iterable[VQASample], images: Mapping[str, Arrangement]
 ) -> Iterator[tuple[VQASample, list[int]]]:
-    """Yields the questions about images that can be asked, each with its uncompressed prompt.
+    """Yields the questions about one image that can be asked, each with its uncompressed prompt.
 
     Args:
         config: The evaluation; its `on_error` applies.
@@ -135,9 +136,9 @@ def with_prompts(
     """
     for sample in samples:
         if sample.problem or sample.image_id not in images:
-            continue  # text-only, or the encodings left its image out because `on_error` is "skip"
+            continue  # about no image or several, or the encodings left it out because `on_error` is "skip"
         try:
-            prompt = prompt_of(loaded, sample, images[sample.image_id], config.max_new_tokens)
+            prompt = prompt_of(loaded, sample, [images[sample.image_id]], config.max_new_tokens)
         except DataError as error:
             if config.on_error == "stop":
                 raise DataError(f"question {sample.id!r}: {error}; {RECORD_IT}") from error

@@ -34,14 +34,15 @@ class Record:
 
     Attributes:
         sample_id: The question's ID.
-        image_id: The image's ID; a text-only question has one of its own.
+        image_id: The image's ID, or that of several images in their order; a text-only question has one of its own.
         kind: Question type.
         question: The question in the words of the prompt.
         reference: The reference answers, separated by " | ".
         prediction: The model's answer.
         score: Score in [0, 1], by the sample's `scoring`.
-        kept: Patches that remain to the last block, in raster order.
-        tokens: Visual tokens that enter the language model.
+        kept: Patches that remain to the last block, in raster order; those of a second image are numbered after those
+            of the first.
+        tokens: Visual tokens of all images that enter the language model.
         tokens_per_block: Visual tokens that enter each block; their mean is the number of equivalent tokens.
         text_tokens: All other tokens of the prompt.
         evidence_recall: Share of the evidence kept (`metrics.evidence`); NaN if the evidence is unknown.
@@ -72,7 +73,7 @@ class Record:
     def of_failure(cls, sample: VQASample, error: str) -> "Record":
         """Returns the record of a question that could not be answered: neither right nor wrong."""
         facts = (sample.id, sample.image_id, sample.kind, sample.question, " | ".join(sample.references))
-        return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error, sample.source is not None)
+        return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error, bool(sample.sources))
 
 
 _CHECKSUM = "checksum"  # of all else in `config.json`

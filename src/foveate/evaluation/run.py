@@ -85,7 +85,7 @@ def refuse_bad(samples: Sequence[VQASample], advice: str = RECORD_IT) -> None:
 
 
 def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: LoadedModel | None = None) -> VQASample:
-    """Returns the first question about an image that can be asked.
+    """Returns the first question about images that can be asked.
 
     Args:
         config: The study's configuration.
@@ -103,7 +103,7 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: Loade
         )
     if config.on_error == "stop":
         refuse_bad(samples)
-    about_images = [sample for sample in samples if sample.source is not None]
+    about_images = [sample for sample in samples if sample.sources]
     if not about_images:
         raise DataError(
             f"none of {len(samples)} questions of {config.data!r} is about an image, so methods cannot be compared on "

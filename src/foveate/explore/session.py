@@ -15,6 +15,7 @@ from foveate.core.errors import DataError, FoveateError, UnknownMethod, message_
 from foveate.data.load import default_split, load_samples
 from foveate.data.sample import VQASample
 from foveate.evaluation.prompts import question_text
+from foveate.evaluation.ranks import notice
 from foveate.explore.choice import Choice, options_of
 from foveate.explore.drawing import Pane, panes_of
 from foveate.explore.inspection import Inspection, Maps, Prompt, inspect, maps_of, read_image
@@ -72,9 +73,11 @@ class Session:
             FoveateError: Model, data or a method cannot be used.
         """
         samples = load_samples(plan.data, plan.split or default_split(plan.data), plan.limit, plan.seed)
-        usable = tuple(sample for sample in samples if sample.source is not None and not sample.problem)
+        usable = tuple(sample for sample in samples if len(sample.sources) == 1 and not sample.problem)
         if not usable:
-            raise DataError(f"none of {len(samples)} questions of {plan.data!r} is about an image: raise --limit")
+            raise DataError(f"none of {len(samples)} questions of {plan.data!r} is about one image: raise --limit")
+        if several := sum(sample.several for sample in samples):
+            notice(f"{several} of {len(samples)} questions of {plan.data!r} are about several images: left out here")
         loaded = load(plan.model, *resolved(plan.model, plan.device, plan.dtype), companion=plan.companion)
         session = cls(replace(plan, index=min(plan.index, len(usable) - 1)), loaded, usable)
         for choice in plan.methods:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -13,10 +14,11 @@ import torch
 
 from foveate.compressors import Compressor, Fallback
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
-from foveate.data.sample import images_of
+from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
+from foveate.evaluation.prompts import failure_of
 from foveate.methods import METHODS
 from foveate.methods.fitting import BUDGETLESS, aligned, method, options_on, own_budgets, with_fallbacks
 from foveate.methods.from_file import warn_of_model
@@ -180,17 +182,25 @@ def _failures(
     """Returns the reasons why choices cannot answer a question on this model, by family."""
     failures: dict[str, str] = {}
     with TemporaryDirectory() as folder:
-        encodings = Encodings.of(context.loaded, images_of([context.usable]), Path(folder) / "encodings")
+        probes = _probes(context)
+        encodings = Encodings.of(context.loaded, images_of(probes), Path(folder) / "encodings")
         for choice in choices:
             if (compressor := compressors.get(choice.label)) is None:
                 continue
             try:
                 context.loaded.adapter.check(compressor.needs, compressor.cuts)
                 with torch.inference_mode():
-                    Answering(encodings, compressor, max_new_tokens=1).predict_step([context.usable])
+                    Answering(encodings, compressor, max_new_tokens=1).predict_step(probes)
             except (UnsupportedNeed, LayerError) as error:
                 failures[choice.family] = str(error)
     return failures
+
+
+def _probes(context: StudyContext) -> list[VQASample]:
+    """Returns the first usable question, and the first about several images if that one is about one."""
+    usable, longest = context.usable, context.config.max_new_tokens
+    others = (sample for sample in context.samples if sample.several and not usable.several)
+    return [usable, *islice((sample for sample in others if not failure_of(sample, context.loaded, longest)), 1)]
 
 
 def _role(family: str, compressor: Compressor, loaded: LoadedModel) -> str:

@@ -13,7 +13,7 @@ from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
 from foveate.compressors.base import checked_cuts, compressed_by
 from foveate.core.budget import Keep
 from foveate.core.contracts import ImageBatch
-from foveate.core.errors import OptionError
+from foveate.core.errors import DataError, OptionError
 from foveate.core.layers import LayersFrom
 from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine
@@ -137,6 +137,11 @@ def mean_scores(config: EvalConfig) -> tuple[float, ...]:
         if intact(found):
             return tuple(json.loads(found.read_text(encoding="utf-8")))
         quarantine(found)
+    if others := [sample.id for sample in samples if len(sample.sources) != 1]:
+        raise DataError(
+            f"{len(others)} questions of {config.data!r} are about no image or several, the first is {others[0]!r}: "
+            "mean scores are over questions about one image only: remove the others from the data"
+        )
     mean = _mean_scores(config, loaded, samples, encodings_of(config, loaded, samples, questions))
     with checksummed(folder, stem, ".json") as path:
         path.write_text(json.dumps(mean), encoding="utf-8")
@@ -153,7 +158,7 @@ def _mean_scores(
             batch = samples[start : start + config.per_batch]
             arranged = [encodings.arrangements[sample.image_id] for sample in batch]
             prompts = [
-                prompt_of(loaded, sample, image, config.max_new_tokens)
+                prompt_of(loaded, sample, [image], config.max_new_tokens)
                 for sample, image in zip(batch, arranged, strict=True)
             ]
             images = images_of_questions(encodings, batch, prompts, evidence_of(batch, arranged, loaded))

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from foveate.compressors import Compressor
 from foveate.compressors.base import compressed_by
 from foveate.core.contracts import ImageBatch
-from foveate.core.errors import BudgetError, FoveateError
+from foveate.core.errors import BudgetError, DataError, FoveateError
 from foveate.core.progress import bar
 from foveate.data.sample import VQASample
 from foveate.evaluation.agreement import check_evaluated
@@ -112,6 +112,11 @@ def _signal(
     encodings = encodings_of(config, loaded, context.samples, context.identity["data_hash"])
     check_evaluated(config, loaded)
     pairs = list(with_prompts(config, loaded, context.samples, encodings.arrangements))
+    if not pairs:
+        raise DataError(
+            f"none of {len(context.samples)} questions of {config.data!r} is about one image: a proxy cannot rank "
+            "proposals on others"
+        )
     samples, prompts = [sample for sample, _ in pairs], [prompt for _, prompt in pairs]
     share = evidence_of(samples, [encodings.arrangements[sample.image_id] for sample in samples], loaded)
     if signal == "evidence":

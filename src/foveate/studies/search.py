@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
@@ -165,7 +166,8 @@ def confirm(
     loaded = cached_load(config.model, config.device, config.dtype)
     space, patches = space_of(plan, loaded), loaded.adapter.tower.grid.patches
     names = ["winner"] if len(study.directions) == 1 else [f"front {i}" for i in range(1, len(found) + 1)]
-    keeps = [max(1, min(patches, round(trial.user_attrs["tokens"]))) for trial in found]
+    images = _images_per_question(config)
+    keeps = [max(1, min(patches, round(trial.user_attrs["tokens"] / images))) for trial in found]
     best = [
         Choice(name, "winner", trial.user_attrs["layers"], _recipe_of(trial, space, keep))
         for name, trial, keep in zip(names, found, keeps, strict=True)
@@ -200,6 +202,12 @@ def save_winners(study: optuna.Study, config: EvalConfig, plan: SearchPlan) -> l
         files.append(config.out / study.study_name / f"{name}.json")
         write(files[-1], RecipeFile(compressor, trial.user_attrs["label"], chosen, origin))
     return files
+
+
+def _images_per_question(config: EvalConfig) -> float:
+    """Returns the mean number of images of the questions that can be asked; text-only ones count as one."""
+    samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+    return fmean(max(1, len(sample.sources)) for sample in samples if not sample.problem)
 
 
 def _layer_baselines(study: optuna.Study, loaded: LoadedModel) -> Sequence[Choice]:

@@ -230,7 +230,7 @@ def test_blocks_behind_the_features_run_only_for_who_reads_them(loaded, samples,
     handle = block.register_forward_pre_hook(lambda *_: last.append(1))
     try:
         with VisionCompressor(ClsAttention(layer), 20).attached(loaded.model):
-            loaded.model(**inputs_of(loaded, ["what?"], [[samples[0].source.open()]]))
+            loaded.model(**inputs_of(loaded, ["what?"], [[samples[0].sources[0].open()]]))
     finally:
         handle.remove()
     assert loaded.model.config.vision_feature_layer == -2

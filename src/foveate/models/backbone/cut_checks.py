@@ -66,6 +66,6 @@ def check_images(counts: Sequence[int]) -> None:
         )
     if len(set(counts)) > 1:
         raise FoveateError(
-            f"the prompts of this batch have {list(counts)} images: inside the language model the budget is a number "
-            "of visual tokens per prompt, so put only prompts with equally many images into one batch"
+            f"the prompts of this batch have {list(counts)} images: inside the language model the budget is that of "
+            "all images of a prompt, so put only prompts with equally many images into one batch"
         )

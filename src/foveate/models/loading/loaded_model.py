@@ -206,11 +206,32 @@ class LoadedModel:
 
     def text_prompt(self, question: str) -> list[int]:
         """Returns the token ids of the chat prompt for a question without an image."""
-        return list(self._prompts.tokens(question, image=False))
+        return list(self._prompts.tokens(question, images=0))
 
-    def reference(self, question: str, answer: str) -> list[int]:
-        """Returns the token ids of an answer after the chat prompt for a question, the end token last."""
-        return list(self._prompts.tokens(question, answer))
+    def prompt_about(self, question: str, arrangements: Sequence[Arrangement]) -> list[int]:
+        """Returns the token ids of the chat prompt for any number of images and a question, with all placeholders.
+
+        Args:
+            question: The question; in one about several images, each `data.sample.PLACEHOLDER` is an image.
+            arrangements: The images' arrangements, in their order.
+
+        Raises:
+            DataError: The number of placeholders differs from the number of images, or the chat template changes the
+                order of texts and images.
+        """
+        if len(arrangements) < 2:
+            return self.prompt(question, arrangements[0]) if arrangements else self.text_prompt(question)
+        return self._prompts.expanded(self._prompts.tokens(question, images=len(arrangements)), arrangements)
+
+    def reference(self, question: str, answer: str, images: int = 1) -> list[int]:
+        """Returns the token ids of an answer after the chat prompt for a question, the end token last.
+
+        Args:
+            question: The question.
+            answer: The answer.
+            images: Number of images of the prompt.
+        """
+        return list(self._prompts.tokens(question, answer, images))
 
     def unknown_words(self, text: str) -> tuple[str, ...]:
         """Returns the words of a text that the tokenizer does not know, see `Prompts.unknown_words`."""

@@ -1,5 +1,6 @@
 """Chat prompts of a checkpoint, as text and as tokens."""
 
+import re
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.errors import DataError, UnsupportedModel, shown
+from foveate.data.sample import PLACEHOLDER
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.loading.processor import TEMPLATES
 
@@ -15,6 +17,17 @@ _MARK = "foveate-question"  # placeholder of the question in a chat prompt
 _TEXTS = 100_000  # number of texts whose tokens are cached
 _WITHOUT_TEMPLATE = (("llava", "llama"),)
 """Types of model and language model whose original checkpoints (LLaVA-1.5) have no chat template."""
+
+
+def parts_of(question: str, images: int) -> list[str | None]:
+    """Returns the parts of a turn: texts, and None for each image.
+
+    In a question about several images each `PLACEHOLDER` is an image; without any, the images come first.
+    """
+    if images < 2 or PLACEHOLDER not in question:
+        return [*[None] * images, question]
+    parts = [part for text in question.split(PLACEHOLDER) for part in (text, None)][:-1]
+    return [part for part in parts if part != ""]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +74,48 @@ class Prompts:
     def tokens(self) -> Callable[..., array]:
         """A cached function that returns the tokens of a question's prompt, or of an answer after it.
 
-        Its arguments are the question, the answer (None for the prompt), and whether the prompt has an image.
+        Its arguments are the question, the answer (None for the prompt), and the number of images in the prompt.
+
+        Raises:
+            DataError: The function raises it if the template puts images elsewhere than the question has placeholders.
         """
 
-        def tokens(question: str, answer: str | None = None, image: bool = True) -> array:
-            images = [None] if image else []
-            if self._holds_control(question):
-                before, after = self.chat_prompt([*images, _MARK]).split(_MARK)
-                parts = [self.ids(before), self._plain(question), self.ids(after, special=False)]
-                text, prompt = after, [token for part in parts for token in part]
+        def tokens(question: str, answer: str | None = None, images: int = 1) -> array:
+            content = parts_of(question, images)
+            texts = [part for part in content if part is not None]
+            if any(map(self._holds_control, texts)):
+                pieces = self._turn([None if part is None else _MARK for part in content]).split(_MARK)
+                text, prompt = pieces[-1], self.ids(pieces[0])
+                for data, piece in zip(texts, pieces[1:], strict=True):
+                    prompt += [*self._plain(data), *self.ids(piece, special=False)]
             else:
-                text = self.chat_prompt([*images, question])
+                text = self._turn(content)
                 prompt = self.ids(text) if answer is None else []
             return array("i", prompt if answer is None else self.answer_tokens(text, answer))
 
         return lru_cache(_TEXTS)(tokens)
+
+    def _turn(self, content: Sequence[str | None]) -> str:
+        """Returns the chat prompt of one turn with texts and images in their order, also if the template changes it.
+
+        Some templates put all images first. They write a text as it is, so the images are put into the text.
+
+        Raises:
+            DataError: The template changes the order all the same.
+        """
+        texts = [part is not None for part in content]
+        if texts == sorted(texts):  # the images come first
+            return self.chat_prompt(content)
+        image = self.processor.image_token
+        for joined in (False, True):
+            marks = [_MARK if part is not None else image if joined else None for part in content]
+            found = re.findall("|".join(map(re.escape, (_MARK, image))), self.chat_prompt(_joined(marks, joined)))
+            if [part == _MARK for part in found] == texts:
+                return self.chat_prompt(_joined([image if joined and p is None else p for p in content], joined))
+        raise DataError(
+            f"the chat template of this checkpoint puts images elsewhere than the question has {PLACEHOLDER}: leave "
+            "the placeholders out, and all images stand before the question"
+        )
 
     @cached_property
     def unknown_words(self) -> Callable[[str], tuple[str, ...]]:
@@ -203,3 +243,8 @@ class Prompts:
                 "tokens for: remove it from the data"
             )
         return tokens
+
+
+def _joined(content: Sequence[str | None], joined: bool) -> Sequence[str | None]:
+    """Returns the parts of a turn, joined to one text if asked for; then none may be an image."""
+    return ["".join(map(str, content))] if joined else content

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from threading import RLock, local
 from typing import Any
 
@@ -10,12 +10,12 @@ import torch
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.compression import Compressed
-from foveate.core.contracts import Cut, ImageBatch
+from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError
 from foveate.core.needs import Role
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.decoder import Layout
-from foveate.models.backbone.grouping import group_by_shape, in_groups
+from foveate.models.backbone.grouping import in_groups
 from foveate.models.runtime.call_inputs import (
     check_cut_options,
     check_images,
@@ -33,7 +33,7 @@ from foveate.models.runtime.call_inputs import (
     with_prompt,
 )
 from foveate.models.runtime.hooks import CompressedCall, hooked
-from foveate.models.runtime.images import LiveImages, Texts, TextSide
+from foveate.models.runtime.images import Texts, TextSide, live_by_shape, texts_of
 from foveate.models.runtime.kv_cache import (
     CachedPrompt,
     NextTurn,
@@ -235,25 +235,19 @@ class Attachment:
                 "model's own processor"
             )
         arrangements = adapter.arrangements(images, runs_of(inputs["input_ids"] == adapter.image_token))
-        texts = cache(lambda: self._texts(inputs, arrangements))
-
-        def batch_of(rows: list[int]) -> ImageBatch:
-            some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
-            return LiveImages(adapter, some, arrangements[rows[0]], lambda: texts().of(rows), self.texts.companion)
-
-        return in_groups(lambda some: self.compress(some, adapter.extra_needs), group_by_shape(arrangements), batch_of)
+        texts, compress = (
+            partial(self._texts, inputs, arrangements),
+            partial(self.compress, extra_needs=adapter.extra_needs),
+        )
+        return in_groups(compress, *live_by_shape(adapter, images, arrangements, texts, self.texts.companion))
 
     def _texts(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
         """Returns for each image its prompt, and as question the text after the prompt's last image."""
         ids, token = inputs["input_ids"], self.adapter.image_token
         mask = self.adapter.mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]
-        prompts, questions = [], []
         groups = prompts_of((ids == token).sum(1).tolist(), arrangements)
-        for row, real, images in zip(ids, mask.bool(), groups, strict=True):
-            prompt = row[real].tolist()
-            prompts += [prompt] * len(images)
-            questions += [self.adapter.question(prompt, self.texts.tail)] * len(images)
-        return Texts(prompts, questions, self.texts.decode(questions) if self.texts.decode else None)
+        prompts = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
+        return texts_of(self.adapter, self.texts, prompts, [len(images) for images in groups])
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Decoding:
 
 @dataclass(frozen=True, eq=False)
 class Conversation:
-    """An image and the questions about it, as token ids.
+    """The images of a prompt and the questions about them, as token ids.
 
     Attributes:
         prefix: The prompt up to and including the last image token; the same for all questions.
@@ -75,7 +75,7 @@ def answer(
 
     Args:
         adapter: The model's adapter.
-        conversations: One per image.
+        conversations: One per image; those of several images have one question each.
         compressed: One row per image.
         repack: Whether to number the tokens consecutively; see `pack`.
         decoding: Longest answer, and references.
@@ -137,8 +137,8 @@ def answer_each(
 
     Args:
         adapter: The model's adapter.
-        prompts: Full prompts of one image each.
-        compressed: One row per prompt.
+        prompts: Full prompts of equally many images.
+        compressed: One row per image.
         repack: Whether to number the tokens consecutively before the cuts; see `pack`.
         cuts: Cuts inside the language model.
         decoding: Longest answer, and references.
@@ -209,9 +209,12 @@ def _exceeds_window(
 def _one_per_question(
     conversations: Sequence[Conversation], compressed: Compressed
 ) -> tuple[list[list[int]], Compressed]:
-    """Returns the whole prompt and the image of every question."""
+    """Returns the whole prompt and the images of every question."""
+    prompts = [[*c.prefix, *suffix] for c in conversations for suffix in c.suffixes]
+    if len(prompts) == len(conversations):  # each may have several images
+        return prompts, compressed
     owner = [row for row, conversation in enumerate(conversations) for _ in conversation.suffixes]
-    return [[*c.prefix, *suffix] for c in conversations for suffix in c.suffixes], compressed.chosen(owner)
+    return prompts, compressed.chosen(owner)
 
 
 def _with_references(

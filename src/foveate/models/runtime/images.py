@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from foveate.core.needs import (
 from foveate.core.trace import Trace
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.backbone.adapter import Adapter, ImageInputs
+from foveate.models.backbone.grouping import group_by_shape
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.runtime.response_attention import response_rows
 
@@ -66,6 +68,20 @@ class Texts:
         return Texts([self.prompts[row] for row in rows], [self.questions[row] for row in rows], strings)
 
 
+def texts_of(adapter: Adapter, side: TextSide, prompts: Sequence[Sequence[int]], images: Sequence[int]) -> Texts:
+    """Returns for each image its prompt, and as question the text after the prompt's last image.
+
+    Args:
+        adapter: The model's adapter.
+        side: Decodes the questions.
+        prompts: Token ids with all placeholders, without padding.
+        images: Number of images of each prompt.
+    """
+    owners = [list(prompt) for prompt, count in zip(prompts, images, strict=True) for _ in range(count)]
+    questions = [adapter.question(prompt, side.tail) for prompt in owners]
+    return Texts(owners, questions, side.decode(questions) if side.decode else None)
+
+
 class LiveImages(ImageBatch):
     """Images of one arrangement given as pixels, encoded on demand.
 
@@ -102,6 +118,31 @@ class LiveImages(ImageBatch):
 
     def reduced(self, reduction: Reduction, keep: int) -> tuple[Float[Tensor, "image token dim"], Compression]:
         return self.adapter.reduced(self.images, reduction, keep)
+
+
+def live_by_shape(
+    adapter: Adapter,
+    images: ImageInputs,
+    arrangements: Sequence[Arrangement],
+    texts: Callable[[], Texts],
+    companion: Companion | None,
+) -> tuple[list[list[int]], Callable[[list[int]], LiveImages]]:
+    """Returns groups of images of the same arrangement, and a function from a group to its images, for `in_groups`.
+
+    Args:
+        adapter: The model's adapter.
+        images: The model inputs of all images.
+        arrangements: Their arrangements.
+        texts: Returns the questions about all images; called only if a need requires them.
+        companion: The CLIP that the tower was taken from.
+    """
+    once = cache(texts)
+
+    def group(rows: list[int]) -> LiveImages:
+        some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
+        return LiveImages(adapter, some, arrangements[rows[0]], lambda: once().of(rows), companion)
+
+    return group_by_shape(arrangements), group
 
 
 class GivenImages(ImageBatch):
@@ -193,7 +234,10 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
             return pad_sequence(words, batch_first=True)
         case ResponseRows() if texts:
             if any(list(prompt).count(adapter.image_token) != context.arrangement.length for prompt in texts.prompts):
-                raise UnsupportedNeed(f"{need}: a prompt has several images or none; give one image per prompt")
+                raise UnsupportedNeed(
+                    f"{need}: a prompt has several images or none; give one image per prompt, or use a method that "
+                    "does not read the attention of the answer"
+                )
             everything = torch.arange(patches.shape[1], device=sources.device).expand(len(sources), -1)
             decision = Decision(torch.zeros_like(patches[..., 0]), Compression(everything))
             full = Compressed(adapter.project(patches), decision, (context.arrangement,) * len(sources), carried=values)

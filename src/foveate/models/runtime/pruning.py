@@ -18,7 +18,7 @@ from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import Cut
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.layers import resolve_layer
-from foveate.core.needs import Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates
+from foveate.core.needs import Fingerprint, Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates
 from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.backbone.cut_checks import check_cuts, check_images
@@ -62,6 +62,7 @@ class Pruning:
         self.decoder = decoder
         self.cuts = {resolve_layer(cut.layer, decoder.depth): cut for cut in cuts}
         self.views: list[Views] = [tuple(view for image in images for view in image.views) for images in layout.prompts]
+        self.images = max(map(len, layout.prompts), default=1)  # equal for all prompts if there are cuts
         role = layout.role
         self.tokens = Tokens(role, layout.patch, layout.position, query_weights(role == Role.QUESTION))
         self.following = layout.following  # position of the token after each prompt without cuts
@@ -207,11 +208,17 @@ class Pruning:
         decisions = [
             cut.cut(
                 visual[rows].detach(),
-                Trace({need: value[rows] for need, value in values.items()}, views, len(rows), patch[rows]),
+                self._trace(values, views, rows, patch),
             )
             for views, rows in groups.items()
         ]
         return concatenated(decisions, [row for rows in groups.values() for row in rows])
+
+    def _trace(self, values: Mapping[Need, Tensor], views: Views, rows: Sequence[int], patch: Tensor) -> Trace:
+        """Returns the trace of some prompts, whose images have the same shapes."""
+        some = list(rows)
+        answers = {need: value[some] for need, value in values.items()}
+        return Trace(answers, views, len(some), patch[some], images=self.images)
 
     def _answer(self, need: Need, block: int, states: Tensor) -> Tensor:
         match need:
@@ -303,9 +310,7 @@ def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) 
     if not need.carried:
         raise UnsupportedNeed(f"{need}: keys of the tower are not carried into the language model; use another plug-in")
     if need.patch_axis is None:
-        if images > 1:
-            raise UnsupportedNeed(f"{need} is about one image, but these prompts have {images}: give one image each")
-        return value
+        return _of_prompts_whole(need, value.unflatten(0, (-1, images)))
     compression = compressed.decision.compression
     tokens = carried(need, value, compression).movedim(need.patch_axis, -1)
     tokens = tokens.unflatten(0, (-1, images)).movedim(1, -2).flatten(-2)
@@ -313,6 +318,23 @@ def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) 
     middle = [1] * (tokens.ndim - 2)
     index = index.reshape(len(index), *middle, -1).expand(*tokens.shape[:-1], -1)
     return tokens.gather(-1, index).movedim(-1, need.patch_axis)
+
+
+def _of_prompts_whole(need: Need, value: Tensor) -> Tensor:
+    """Returns one answer per prompt of answers without patches, shape (prompt, image, ...).
+
+    Raises:
+        UnsupportedNeed: The images of a prompt have different answers, and no rule makes one of them.
+    """
+    if isinstance(need, Fingerprint):
+        odd = 2 * torch.arange(value.shape[1], device=value.device) + 1
+        return (value * odd).sum(1) & torch.iinfo(torch.int64).max  # wraps around; one image keeps its own
+    if not torch.equal(value, value[:, :1].expand_as(value)):  # those about the question are equal
+        raise UnsupportedNeed(
+            f"{need} is about one image, but these prompts have {value.shape[1]}: give one image per prompt, or use a "
+            "method that reads it before the language model"
+        )
+    return value[:, 0]
 
 
 def _every(compression: Compression, repeats: int) -> Compression:
