@@ -124,7 +124,7 @@ def test_patches_of_several_images_in_a_prompt_are_numbered_by_image(loaded, sch
 
 
 def test_what_a_cut_merges_into_a_patch_of_another_image_is_listed_with_its_own_image(loaded, schema, tmp_path):
-    cut = DecoderCompressor(PromptAttention(1), 6, 2, merger=Nearest())
+    cut = DecoderCompressor(PromptAttention(1), 3, 2, merger=Nearest())  # the budget of an image
     content, result = saved(loaded, cut, tmp_path / "kept.json", prompts=((0, 1), (1, 0)))
     jsonschema.validate(content, schema)
     assert [image["kept"] for image in content["images"]] == [kept.tolist() for kept in result.kept]

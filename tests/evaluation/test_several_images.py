@@ -3,19 +3,17 @@
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
-from foveate.bias.measure import measure
-from foveate.bias.plan import BiasPlan
 from foveate.compressors import Identity
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import DataError, UnsupportedNeed
-from foveate.data.load import data_hash, load_samples
-from foveate.data.prompts import format_prompt
+from foveate.data.load import load_samples
 from foveate.data.sample import InMemoryImage, images_of
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
-from foveate.evaluation.prompts import with_prompts
 from foveate.methods import METHODS, blind, fastv, vtc_cls
 from foveate.methods.fitting import with_fallbacks
 from foveate.models.loading.load import load
@@ -29,11 +27,14 @@ COMPRESSORS = {
     "fastv": fastv(0.3, 2),
     "fastv, a count": fastv(5, 2),
     "blind": blind(),
-    "evidence": METHODS["evidence"](0.3),
 }
 FAMILIES = ("reference", "LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL")
 FAST = ("reference", "LLaVA-OneVision", "Qwen2.5-VL")
-QUESTIONS = ("<image> and <image> ?", "what color is the ring ?", "is <image> like <image> , or <image> ?")
+CONTENT = {
+    "<image> and <image> ?": [None, " and ", None, " ?"],
+    "what color is the ring ?": [],  # after its images
+    "is <image> like <image> , or <image>": ["is ", None, " like ", None, " , or ", None],
+}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,9 @@ def several(question, count, first=0):
 
 @cache
 def asked():
-    return tuple(several(question, 3 if "or" in question else 2, first) for first, question in enumerate(QUESTIONS))
+    return tuple(
+        several(question, content.count(None) or 2, first) for first, (question, content) in enumerate(CONTENT.items())
+    )
 
 
 def mixed():
@@ -82,33 +85,29 @@ def mixed():
 
 def stock_inputs(loaded, sample):
     """The stock model's inputs: the chat template gets the images where the question has them."""
-    text = format_prompt(sample, loaded.model.config.model_type, instruct=False)
-    pieces = text.split("<image>")
-    count = len(sample.sources)
-    content = [*[None] * count, text] if len(pieces) == 1 else [p for t in pieces for p in (t, None) if p != ""][:-1]
-    if pieces[-1]:
-        assert content[-1] is not None
+    content = CONTENT[sample.question] or [*[None] * len(sample.sources), sample.question]
     return loaded.inputs([loaded.chat_prompt(content)], [[source.open() for source in sample.sources]])
 
 
 def stock(loaded, compressor, sample):
     """Answer, log-probability of the reference, kept patches and tokens per block of stock `generate`."""
     inputs = stock_inputs(loaded, sample)
+    images = loaded.image_inputs([source.open() for source in sample.sources], [len(sample.sources)])[1]
     length = inputs["input_ids"].shape[1]
     wanted = loaded.reference(sample.question, sample.references[0], len(sample.sources))
     steps = iter(wanted)
     options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
     with compressor.attached(loaded) as run:
         said = loaded.model.generate(**inputs, max_new_tokens=NEW, do_sample=False)[:, length:]
-        kept, patches = run.kept, [image.patches for image in run._call[1].prompts[0]]
-        account = run.tokens
+        kept, patches = run.kept, [image.patches for image in images]
+        blocks = run.tokens.per_block[0].tolist()
         forced = loaded.model.generate(
             **inputs, max_new_tokens=len(wanted), prefix_allowed_tokens_fn=lambda *_: [next(steps)], **options
         )
     likely = sum(float(row[0].log_softmax(-1)[token]) for row, token in zip(forced.logits, wanted, strict=True))
     starts = [sum(patches[:i]) for i in range(len(patches))]
     numbered = [patch + start for own, start in zip(kept, starts, strict=True) for patch in own.tolist()]
-    return loaded.text(said.tolist())[0], likely, numbered, account
+    return loaded.text(said.tolist())[0], likely, numbered, blocks
 
 
 @torch.no_grad()
@@ -121,7 +120,119 @@ def test_answers_are_those_of_stock_generate_with_the_compressor_attached(family
     assert len(records) == len(samples)
     for sample in asked():
         record = records[sample.id]
-        said, likely, kept, account = stock(loaded, compressor, sample)
-        assert record.prediction == said
+        said, likely, kept, blocks = stock(loaded, compressor, sample)
+        assert (record.prediction, record.kept, record.tokens_per_block) == (said, kept, blocks)
         assert record.log_probability == pytest.approx(likely, abs=2e-3)
-        assert record.kept == kept
+        ids = stock_inputs(loaded, sample)["input_ids"][0].tolist()
+        assert record.tokens == blocks[0] and record.text_tokens == len(ids) - ids.count(loaded.adapter.image_token)
+        assert record.has_image and np.isnan([record.evidence_recall, record.things_kept]).all()
+    plain = [sample for sample in samples if not sample.several]
+    for alone in Answering(encodings_of(family), compressor, NEW).predict_step(plain):
+        other = records[alone.sample_id]
+        assert (alone.prediction, alone.kept, alone.tokens_per_block) == (
+            other.prediction,
+            other.kept,
+            other.tokens_per_block,
+        )
+
+
+@torch.no_grad()
+@parametrize("family", FAMILIES, fast=FAST)
+def test_without_compression_the_answer_is_that_of_the_stock_model(family, loaded_of, encodings_of):
+    loaded = loaded_of(family)
+    for record, sample in zip(answered(encodings_of(family), Identity(), asked()), asked(), strict=True):
+        inputs = stock_inputs(loaded, sample)
+        said = loaded.model.generate(**inputs, max_new_tokens=NEW, do_sample=False)
+        assert record.prediction == loaded.text(said[:, inputs["input_ids"].shape[1] :].tolist())[0]
+        assert len(record.kept) == record.kept[-1] + 1  # all patches of all images
+
+
+def answered(encodings, compressor, samples, **more):
+    return Answering(encodings, compressor, NEW, **more).predict_step(list(samples))
+
+
+@torch.no_grad()
+def test_budgets_are_those_of_each_image_before_and_inside_the_language_model(encodings_of):
+    for compressor in (vtc_cls(16, 1), fastv(16, 2)):
+        kept = [len(record.kept) for record in answered(encodings_of("reference"), compressor, asked())]
+        assert kept == [32, 32, 48]
+
+
+@torch.no_grad()
+def test_drafts_change_no_answer_about_several_images(encodings_of):
+    for compressor in (vtc_cls(16, 1), fastv(16, 2)):
+        with_drafts = answered(encodings_of("reference"), compressor, asked())
+        without = answered(encodings_of("reference"), compressor, asked(), reuse=())
+        assert [r.prediction for r in with_drafts] == [r.prediction for r in without]
+        assert [r.log_probability for r in with_drafts] == pytest.approx([r.log_probability for r in without], abs=1e-3)
+
+
+@torch.no_grad()
+def test_a_control_is_random_by_the_images_of_the_prompt_and_their_order(encodings_of):
+    encodings, sample = encodings_of("reference"), asked()[1]
+    other = replace(sample, id="turned", sources=sample.sources[::-1])
+    for name in ("random", "random_inside"):
+        one, again, turned = answered(encodings, METHODS[name](16), (sample, sample, other))
+        assert one.kept == again.kept != turned.kept
+
+
+@torch.no_grad()
+def test_the_oracle_of_evidence_takes_these_questions_as_those_without_known_evidence(encodings_of):
+    (record,) = answered(encodings_of("reference"), METHODS["evidence"](16), asked()[:1])
+    assert len(record.kept) == 32
+
+
+@torch.no_grad()
+def test_a_method_that_needs_one_image_per_prompt_says_so(encodings_of):
+    with pytest.raises(
+        UnsupportedNeed, match="several images or none; give one image per prompt, or use a method that"
+    ):
+        answered(encodings_of("reference"), METHODS["response_attention"](16), asked()[:1])
+
+
+IMAGES_FIRST = (
+    "{% for message in messages %}{{ message['role'].upper() }} : "
+    "{% for part in message['content'] if part['type'] == 'image' %}<image> {% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }} {% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
+)
+
+
+@pytest.fixture
+def prompt_with(loaded_of, monkeypatch):
+    """The prompt of a question about two images by a chat template, with one token per image, as text."""
+
+    def prompt(template, question):
+        loaded = loaded_of("reference")
+        monkeypatch.setattr(loaded.processor, "chat_template", template)
+        fresh = replace(loaded)  # which remembers no prompt
+        ids = fresh.prompt_about(question, [Arrangement((Grid(1, 1),))] * 2)
+        return loaded.processor.tokenizer.decode(ids).removeprefix("<s> ")
+
+    return prompt
+
+
+def test_images_stand_where_the_question_has_them_also_if_the_template_puts_all_images_first(prompt_with):
+    question = "is <image> red <image> ?"
+    assert prompt_with(IMAGES_FIRST, question) == "USER : is <image> red <image>? ASSISTANT :"
+    assert prompt_with(IMAGES_FIRST, "is red ?") == "USER : <image> <image> is red? ASSISTANT :"
+
+
+def test_a_template_that_takes_no_images_elsewhere_is_an_error_with_its_cure(prompt_with):
+    template = IMAGES_FIRST.replace("{{ part['text'] }}", "{{ part['text'] | replace('<image>', '') }}")
+    with pytest.raises(DataError, match="leave the placeholders out, and all images stand before the question"):
+        prompt_with(template, "is <image> like <image> ?")
+
+
+def test_special_tokens_in_such_a_question_are_text(loaded_of):
+    loaded = loaded_of("Qwen2.5-VL")
+    token = loaded.processor.image_token
+    ids = loaded.prompt_about(f"is {token} like <image> in <image> ?", [Arrangement((Grid(2, 2),))] * 2)
+    assert ids.count(loaded.adapter.image_token) == 8
+    text = loaded.processor.tokenizer.decode([i for i in ids if i != loaded.adapter.image_token])
+    assert f"is {token} like " in text
+
+
+def test_a_question_about_several_images_has_no_single_image():
+    with pytest.raises(DataError, match="has 2 images: only questions about one image can be used here"):
+        _ = asked()[0].image

@@ -42,7 +42,7 @@ def batch(loaded, samples):
 def test_several_images_per_prompt_are_chosen_from_together(loaded, samples):
     images = [[samples[0].image, samples[11].image], [samples[11].image, samples[22].image]]
     inputs = inputs_of(loaded, [samples[0].question, samples[31].question], images)
-    with fastv(40, 2).attached(loaded.model) as run:
+    with fastv(20, 2).attached(loaded.model) as run:  # the budget of an image
         output = loaded.model.generate(**inputs, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False)
     assert len(run.kept) == 4
     assert run.scores.shape == (4, 144)
