@@ -173,6 +173,15 @@ BAD = {
     "box": ({"evidence": [[9, 9, 3, 3]]}, r"row 2: column 'evidence' has the box \[9, 9, 3, 3\]: .* 96 x 48 pixels"),
     "far box": ({"evidence": [[96, 0, 99, 9]]}, r"row 2: column 'evidence' .* overlaps the image of 96 x 48 pixels"),
     "huge box": ({"evidence": [[0, 0, 10**400, 9]]}, r"row 2: column 'evidence' has the box"),
+    "several": ({"image": ["a.png", "c.png"]}, r"row 2, column 'image': image 2 of 2: image 'c.png': there is no file"),
+    "several boxes": (
+        {"image": ["a.png", "b.png"], "evidence": [[0, 0, 8, 8]]},
+        r"row 2: column 'evidence' has boxes, and the question is about 2 images: .* leave the cell empty",
+    ),
+    "placeholders": (
+        {"image": ["a.png", "b.png"], "question": "is <image> red?"},
+        r"row 2: column 'question' has <image> 1 times for 2 images: write it once for each image, in their order, or",
+    ),
     "no box": ({"evidence": "left"}, r"row 2: column 'evidence' has the box 'left': expected \[left, top, right"),
     "long id": ({"id": "x" * 300}, r"row 2: its id .* is too long"),
 }
@@ -241,6 +250,63 @@ def test_whole_numbers_are_the_same_answer_as_integers_and_floats(folder):
 @pytest.mark.parametrize("answers", [[2, 2, 3], [2, 2.0, "3"], ["a", "a "]], ids=["numbers", "mixed", "blanks"])
 def test_votes_may_be_numbers_and_no_choices_may_be_an_empty_list(answers, folder):
     assert load(jsonl(folder, ROW | {"answer": answers, "choices": []}))[0].scoring == "vqa"
+
+
+BOTH = ["./a.png", "b.png"]
+
+
+def test_a_list_of_several_images_is_one_question_about_them_in_their_order(folder):
+    rows = [ROW | {"image": images} for images in (BOTH, BOTH[::-1], BOTH)]
+    found = load(jsonl(folder, ROW, *rows))
+    assert [sample.image_id for sample in found] == ["a.png", *["a.png // b.png"] * 2, "b.png // a.png"]
+    assert [len(sample.sources) for sample in found] == [1, 2, 2, 2] and not any(sample.problem for sample in found)
+    contents = [[source.content() for source in sample.sources] for sample in found[1:]]
+    assert contents[0] == contents[1] == contents[2][::-1] == [(folder / name).read_bytes() for name in BOTH]
+    assert list(files_of(table_of(str(folder / "questions.jsonl")), "all"))[2:4] == [folder / "a.png", folder / "b.png"]
+
+
+def test_all_formats_give_the_same_questions_about_several_images(folder):
+    rows = [ROW | {"image": BOTH, "question": "is <image> as red as <image>?"}, ROW | {"image": ["a.png"]}]
+    cells = [row | {"image": json.dumps(row["image"])} for row in rows]
+    assert (
+        len(
+            {
+                data_hash(load(path))
+                for path in (jsonl(folder, *rows), csv_table(folder, *cells), parquet(folder, *rows))
+            }
+        )
+        == 1
+    )
+    data = [(folder / name).read_bytes() for name in BOTH]
+    plain = load(parquet(folder, ROW | {"image": data}))[0]
+    structs = load(parquet(folder, ROW | {"image": [{"bytes": content, "path": "x"} for content in data]}))[0]
+    assert plain.image_id == structs.image_id and plain.image_id.count(" // ") == 1
+    assert [source.content() for source in plain.sources] == [source.content() for source in structs.sources] == data
+
+
+def test_a_path_in_a_csv_file_may_begin_with_a_bracket(folder):
+    for name in ("[1].png", "[1]"):
+        (folder / name).write_bytes((folder / "a.png").read_bytes())
+        (sample,) = load(csv_table(folder, ROW | {"image": name}))
+        assert (sample.image_id, sample.problem) == (name, "")
+
+
+def test_another_image_or_order_of_several_is_other_data(folder):
+    hashes = [data_hash(load(jsonl(folder, ROW | {"image": images}))) for images in (BOTH, BOTH[::-1])]
+    (folder / "b.png").write_bytes(encoded_image(9, SIZE)["bytes"])
+    hashes.append(data_hash(load(jsonl(folder, ROW | {"image": BOTH}))))
+    assert len(set(hashes)) == 3
+
+
+def test_a_placeholder_may_stand_in_a_choice_and_is_text_in_a_question_about_one_image(folder):
+    choices = ROW | {"image": BOTH, "choices": ["<image>", "<image>"], "answer": "B"}
+    assert load(jsonl(folder, choices, ROW | {"question": "what is <image>?"}))[0].problem == ""
+    assert not any(sample.problem for sample in load(jsonl(folder, ROW | {"question": "<image> or <image>?"})))
+
+
+def test_names_of_many_images_are_shortened(folder):
+    (sample,) = load(jsonl(folder, ROW | {"image": BOTH * 30}))
+    assert len(sample.sources) == 60 and len(sample.image_id) == 16
 
 
 def test_a_list_of_one_image_is_that_image_however_it_is_written(folder):
