@@ -1,5 +1,7 @@
 """Questions about several images: answered as stock `generate` answers them with the compressor attached."""
 
+import json
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -7,16 +9,24 @@ import numpy as np
 import pytest
 import torch
 
+from foveate.bias.measure import measure
+from foveate.bias.plan import BiasPlan
 from foveate.compressors import Identity
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import DataError, UnsupportedNeed
 from foveate.data.load import load_samples
 from foveate.data.sample import InMemoryImage, images_of
+from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.answering import encodings_of as encodings_of_data
 from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.module import Answering
+from foveate.evaluation.prompts import with_prompts
+from foveate.evaluation.run import cached_load, data_of
 from foveate.methods import METHODS, blind, fastv, vtc_cls
 from foveate.methods.fitting import with_fallbacks
 from foveate.models.loading.load import load
+from foveate.studies.corrections import mean_scores
 from foveate.testing.checkpoints import save_family
 from tests.tiers import parametrize
 
@@ -236,3 +246,90 @@ def test_special_tokens_in_such_a_question_are_text(loaded_of):
 def test_a_question_about_several_images_has_no_single_image():
     with pytest.raises(DataError, match="has 2 images: only questions about one image can be used here"):
         _ = asked()[0].image
+
+
+@pytest.fixture
+def config(tiny, tmp_path, monkeypatch):
+    """An evaluation of a table: every second question is about two images, the last about one that is lost."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    some = load_samples("scenes", "test", 12)
+    names = [f"{sample.image_id}.png" for sample in some]
+    for sample, name in zip(some, names, strict=True):
+        sample.image.save(tmp_path / name)
+    rows = [
+        {"image": [names[0], name] if i % 2 else name, "question": sample.question, "answer": sample.references[0]}
+        for i, (sample, name) in enumerate(zip(some, names, strict=True))
+    ]
+    rows.append(rows[1] | {"image": [names[0], "text.png"]})
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "good.jsonl").write_text("\n".join(map(json.dumps, rows[:-1])))
+    data = str(tmp_path / "good.jsonl")
+    return EvalConfig(
+        vtc_cls(3, 1), tiny, data=data, split="all", batch_size=5, max_new_tokens=2, out=tmp_path / "runs"
+    )
+
+
+def rows_of(folder):
+    names = ("image_id", "prediction", "kept", "tokens_per_block", "text_tokens", "score")
+    return {row["sample_id"]: [row[name] for name in names] for row in folder.read().to_pylist()}
+
+
+@pytest.mark.parametrize("compressor", [vtc_cls(3, 1), fastv(3, 1)], ids=["vision", "cut"])
+def test_batches_change_no_answer_of_a_table_and_a_run_resumes(compressor, config):
+    config = replace(config, compressor=compressor)
+    folder = evaluate(config)
+    rows = rows_of(folder)
+    assert len(rows) == 12 and sum(" // " in row[0] for row in rows.values()) == 6
+    assert rows_of(evaluate(replace(config, batch_size=1, out=config.out / "one"))) == rows
+    folder.parts()[1].unlink()
+    (folder.folder / "DONE").unlink()
+    assert len(folder.done()) < 12
+    assert rows_of(evaluate(config)) == rows
+
+
+def test_memory_for_one_question_suffices_for_those_about_several_images(config, capsys):
+    rows = rows_of(evaluate(replace(config, out=config.out / "undisturbed")))
+    block = cached_load(config.model, config.device, config.dtype).model.model.language_model.layers[0]
+
+    def refuse(module, arguments, options):
+        if len(arguments[0] if arguments else options["hidden_states"]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = block.register_forward_pre_hook(refuse, with_kwargs=True)
+    try:
+        assert rows_of(evaluate(config)) == rows
+    finally:
+        hook.remove()
+    assert "memory does not suffice for" in capsys.readouterr().err
+
+
+def test_one_of_several_images_that_cannot_be_decoded_stops_the_run_or_is_recorded(config):
+    config = replace(config, data=config.data.replace("good", "questions"))
+    why = r"image 'text.png' \(8 bytes\) cannot be decoded"
+    with pytest.raises(DataError, match=rf"question 'row-000013': {why}.*; correct the data, or record"):
+        evaluate(config)
+    folder = evaluate(replace(config, on_error="skip"))
+    assert folder.read().num_rows == 12
+    assert list(folder.failed()) == ["row-000013"] and re.match(why, folder.failed()["row-000013"])
+
+
+def test_a_prompt_of_many_images_that_is_too_long_is_named(config, tmp_path):
+    row = json.loads((tmp_path / "good.jsonl").read_text().splitlines()[1])
+    (tmp_path / "long.jsonl").write_text(json.dumps(row | {"image": row["image"] * 40}))
+    with pytest.raises(DataError, match=r"question 'row-000001': its prompt of .* exceed the model's context"):
+        evaluate(replace(config, data=str(tmp_path / "long.jsonl")))
+
+
+def test_what_needs_one_image_leaves_questions_about_several_out_or_refuses_them(config):
+    samples, questions = data_of(config.data, config.split, None, 0)
+    loaded = cached_load(config.model, config.device, config.dtype)
+    stored = encodings_of_data(config, loaded, samples, questions)
+    asked = [sample for sample, _ in with_prompts(config, loaded, samples, stored.arrangements)]
+    assert len(asked) == 6 and not any(sample.several for sample in asked)
+    assert set(images_of(samples)) == {sample.image_id for sample in asked}
+    with pytest.raises(DataError, match=r"6 questions of .* are about several images, the first is 'row-000002'"):
+        measure(config, BiasPlan())
+    with pytest.raises(DataError, match="about no image or several, the first is 'row-000002'"):
+        mean_scores(config)
+    assert latency_ms(config) > 0
