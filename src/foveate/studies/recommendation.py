@@ -143,8 +143,17 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _shares(context: StudyContext, plan: RecommendationPlan) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the images of the race and of the confirmation, in the order in which they are answered."""
-    usable = [sample for sample in context.samples if sample.source is not None and not sample.problem]
+    """Returns the images of the race and of the confirmation, in the order in which they are answered.
+
+    Raises:
+        DataError: A question is about several images.
+    """
+    if several := [sample.id for sample in context.samples if sample.several]:
+        raise DataError(
+            f"{len(several)} questions of {context.config.data!r} are about several images, the first is "
+            f"{several[0]!r}: a recommendation is made on questions about one image only: remove the others from the data"
+        )
+    usable = [sample for sample in context.samples if not sample.problem]
     known = first_of_images(usable)
     images = [some[0].image_id for some in by_image(context.samples, ORDER) if some[0].image_id in known]
     count = round(plan.race_share * len(images))
