@@ -151,7 +151,7 @@ def _shares(context: StudyContext, plan: RecommendationPlan) -> tuple[tuple[str,
     if several := [sample.id for sample in context.samples if sample.several]:
         raise DataError(
             f"{len(several)} questions of {context.config.data!r} are about several images, the first is "
-            f"{several[0]!r}: a recommendation is made on questions about one image only: remove the others from the data"
+            f"{several[0]!r}: a recommendation is made on questions about one image each; remove the others"
         )
     usable = [sample for sample in context.samples if not sample.problem]
     known = first_of_images(usable)
