@@ -73,6 +73,17 @@ OWN = {
         (("--methods", "fastv+nothing"), "'nothing' is unknown"),
         (("--keep", "inf"), "keep=inf"),
     ],
+    "recommend": [
+        *((("--max-loss", loss), "max_loss=") for loss in ("0", "-1", "100", "nan")),
+        (("--confidence", "1"), "confidence=1.0: expected a share from 0.5 to below 1"),
+        (("--race-share", "0"), "race_share=0.0"),
+        (("--methods", "fastvee"), "method 'fastvee' is unknown; did you mean fastv"),
+        (("--methods", "none.json"), "there is no file 'none.json'; expected the path of a recipe file"),
+        (("--layers", "cls[x]"), 'is unknown; write "cls[2]"'),
+        (("--keep", "1.0"), "every budget is all of 144 patches"),
+        (("--keep", "nan"), "keep=nan"),
+        (("--batch", "0"), "batch=0: expected 1 or more"),
+    ],
     "answer_benchmark": [
         (("--method", "builtins:print"), "which takes no keep"),
         (("--keep", "nan"), "keep=nan"),

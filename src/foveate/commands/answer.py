@@ -36,7 +36,9 @@ def main(
 
     for name, config in options.each:
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
-        announce(config, f"method {method}" + f" at {keep:g}" * (method not in BUDGETLESS))
+        announce(
+            config, f"method {method}" + (f" at {keep:g}" if keep is not None and method not in BUDGETLESS else "")
+        )
         folder = evaluate(replace(config, compressor=compressor), shared=True)
         if rank() == 0:
             print(report_answers(method, shown_name(config.data), folder, config.out / name))

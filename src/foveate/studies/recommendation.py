@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Any
 
 import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
@@ -96,14 +95,16 @@ def recommend(
     context = StudyContext.of(config)
     config, standard = context.config, Standard(plan.max_loss / 100, plan.confidence)
     racing, confirming = _shares(context, plan)
+    choices, budgets = _settings(context, plan)
     _check_images(len(confirming), plan, standard)
-    choices, budgets, left_out = _settings(context, plan)
+    choices, _, left_out, not_applicable = applicable(choices, budgets, context)
     full = evaluate(replace(config, compressor=Identity()), ORDER, shared=True)
     race = Race(racing, len(confirming), standard, full.folder.name, plan.aim == "tokens")
     grid = ChoiceGrid(tuple(choices), tuple(budgets))
     objective = Objective(config, grid, ("tokens",), draw=draw, race=race)
     chosen = {"standard": asdict(standard), "race_images": len(racing), "aim": plan.aim}
-    facts = context.facts | {"left_out": left_out, "confirming": len(confirming), "full": full.folder.name}
+    facts = context.facts | {"left_out": left_out, "not_applicable": not_applicable}
+    facts |= {"confirming": len(confirming), "full": full.folder.name}
     folder, study = open_study(folder, objective, context.identity | chosen, facts)
     cells = sorted(grid.cells, key=lambda cell: -cell["keep"])
     if not _complete(study):
@@ -188,8 +189,8 @@ def _check_power(study: optuna.Study, plan: RecommendationPlan, standard: Standa
         )
 
 
-def _settings(context: StudyContext, plan: RecommendationPlan) -> tuple[list[Choice], list[int], dict[str, Any]]:
-    """Returns the choices and budgets of the race, and the reasons for what is left out."""
+def _settings(context: StudyContext, plan: RecommendationPlan) -> tuple[list[Choice], list[int]]:
+    """Returns the choices and budgets of the race."""
     names = tuple(name for name in plan.methods if name not in (*CONTROLS, *ORACLES))
     counts, patches = context.counts(plan.keep), context.tower.grid.patches
     depth = context.loaded.adapter.decoder.depth
@@ -201,9 +202,7 @@ def _settings(context: StudyContext, plan: RecommendationPlan) -> tuple[list[Cho
     recipes = recipes_of((*names, *SIMPLE))
     choices = [one for label, recipe in recipes.items() for one in choices_of(label, recipe, context.loaded, (0,))]
     choices += [choice for choice in named_choices(context.tower, plan.layers) if choice.ranked]
-    choices, _, left_out, not_applicable = applicable(choices, budgets, context)
-    ranked = [replace(choice, ranked=True) for choice in choices]
-    return ranked, budgets, {"left_out": left_out, "not_applicable": not_applicable}
+    return [replace(choice, ranked=True) for choice in choices], budgets
 
 
 def _compressor_of(objective: Objective, context: StudyContext, trial: FrozenTrial) -> Compressor:

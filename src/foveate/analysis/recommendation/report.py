@@ -162,7 +162,7 @@ def _page(found: Recommendation, answer: str, race: pd.DataFrame, confirmation: 
 
 
 def _absent(found: Recommendation) -> list[str]:
-    facts = found.study.user_attrs["left_out"]
+    facts = found.study.user_attrs
     unable = [f"- {name}: {why}" for name, why in facts["not_applicable"].items()]
     budgets = [f"- {name} at {b}: {why}" for name, whys in facts["left_out"].items() for b, why in whys.items()]
     parts = ["## Methods that cannot run on this model", "\n".join(unable)] if unable else []
