@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, str] = {
     "reproduce": "the grid of the VTC-CLS paper beside its published numbers",
     "answer": "answers of one method to benchmarks, also those without reference answers",
     "serve": "OpenAI-compatible server of a compressed model",
+    "loadtest": "requests per second and waiting times of a server, with and without compression",
     "methods": "list of the methods: paper, where tokens are removed, families",
     "doctor": "versions and devices, and which package is missing for what",
 }

@@ -31,7 +31,8 @@ def main(
         model: "reference" (shipped), a checkpoint folder, or a hub ID.
         companion: Checkpoint of the CLIP model that the tower was taken from, for methods that compare patches with
             text.
-        kept: Add the kept patches of each image to the response, in the fields of docs/reference/kept_file.md.
+        kept: Add the kept patches of each image to the response, in the fields of
+            https://github.com/foveate/foveate/blob/main/docs/reference/kept_file.md
         host: Address to listen on; anyone who can reach another one than this machine's own may ask.
         port: Port to listen on; 0 means any free one.
         largest_mib: Largest body of a request, in MiB.

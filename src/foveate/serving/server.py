@@ -6,6 +6,7 @@ import socket
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request as HttpRequest
 from transformers.cli.serving.completion import CompletionHandler
@@ -40,6 +41,7 @@ def app_of(served: ServedModel, kept: bool, largest: int) -> FastAPI:
     )
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=largest)
     app.add_exception_handler(FoveateError, _refused)
+    app.add_exception_handler(HTTPException, _refused)
     return app
 
 
@@ -53,4 +55,7 @@ def serve(app: FastAPI, listening: socket.socket) -> None:
 
 
 async def _refused(_: HttpRequest, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=400)
+    """Returns the response to a refused request: `detail` as of FastAPI, and `error`, which clients of OpenAI show."""
+    status, reason = (error.status_code, error.detail) if isinstance(error, HTTPException) else (400, str(error))
+    shown = {"message": str(reason), "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"detail": reason, "error": shown}, status_code=status)
