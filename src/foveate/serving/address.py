@@ -20,7 +20,7 @@ def check_port(port: int) -> None:
 def bound(host: str, port: int) -> socket.socket:
     """Returns a socket that is bound to an address, and does not listen yet.
 
-    So an address in use is found before a model is loaded, and nobody can connect until the model is there.
+    So an address in use is found before a model is loaded, and no client can connect until the model is loaded.
 
     Raises:
         OptionError: The address cannot be used.

@@ -60,8 +60,8 @@ class ServedProcessor:
         """
         if not conversation:
             raise DataError("there are no messages: expected at least one")
-        asked = ("add_generation_prompt", "return_tensors", "return_dict", "tokenize")
-        values = {name: value for name, value in options.items() if name not in asked}
+        of_handlers = ("add_generation_prompt", "return_tensors", "return_dict", "tokenize")
+        values = {name: value for name, value in options.items() if name not in of_handlers}
         images: list[Image] = []
         turns = [{**turn, "content": [self._part(part, images) for part in turn["content"]]} for turn in conversation]
         texts = [part["text"] for turn in turns for part in turn["content"] if "text" in part]
