@@ -14,6 +14,7 @@ REASONS = {
     "memory": "peaks of memory, in processes of their own",
     "notebooks": "one more notebook, or its page",
     "lmms": "lmms-eval is run",
+    "servers": "servers and their clients, each in a process of its own",
     "site": "the site of the docs is built, and its tutorials run",
 }
 

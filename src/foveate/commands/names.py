@@ -14,6 +14,8 @@ COMMANDS: Mapping[str, str] = {
     "explore": "page in the browser: kept patches, scores, attention and answers of several methods",
     "reproduce": "the grid of the VTC-CLS paper beside its published numbers",
     "answer": "answers of one method to benchmarks, also those without reference answers",
+    "serve": "OpenAI-compatible server of a compressed model",
+    "loadtest": "requests per second and waiting times of a server, with and without compression",
     "methods": "list of the methods: paper, where tokens are removed, families",
     "doctor": "versions and devices, and which package is missing for what",
 }

@@ -48,6 +48,31 @@ class Part:
     answered: bool = True
 
 
+@contextmanager
+def opened(data: bytes, name: str) -> Iterator[Image]:
+    """Yields the image that encoded bytes hold, not yet decoded.
+
+    Args:
+        data: The bytes.
+        name: Name of the image in errors.
+
+    Raises:
+        DataError: They have no pixels, or cannot be decoded in this block.
+    """
+    label = f"{name} ({len(data):,} bytes)"
+    try:
+        with PILImage.open(BytesIO(data), formats=FORMATS) as image:
+            if 0 in image.size:
+                raise DataError(f"{label} has no pixels: its size is {image.width} x {image.height}")
+            yield image
+    except UnidentifiedImageError as error:
+        raise DataError(f"{label} cannot be decoded: expected one of the formats {', '.join(FORMATS)}") from error
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many types
+        raise DataError(f"{label} cannot be decoded: {message_of(error)}") from error
+
+
 @dataclass(frozen=True, eq=False)
 class StoredImage(ImageSource):
     """An image in a table.
@@ -133,19 +158,8 @@ class StoredImage(ImageSource):
 
     @contextmanager
     def _opened(self) -> Iterator[Image]:
-        data = self.content()
-        label = f"image {shown(self.name)} ({len(data):,} bytes)"
-        try:
-            with PILImage.open(BytesIO(data), formats=FORMATS) as image:
-                if 0 in image.size:
-                    raise DataError(f"{label} has no pixels: its size is {image.width} x {image.height}")
-                yield image
-        except UnidentifiedImageError as error:
-            raise DataError(f"{label} cannot be decoded: expected one of the formats {', '.join(FORMATS)}") from error
-        except DataError:
-            raise
-        except Exception as error:  # Pillow's decoders raise errors of many types
-            raise DataError(f"{label} cannot be decoded: {message_of(error)}") from error
+        with opened(self.content(), f"image {shown(self.name)}") as image:
+            yield image
 
 
 @dataclass(frozen=True)

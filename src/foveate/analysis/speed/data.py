@@ -70,7 +70,6 @@ def conditions_of(loaded: LoadedModel, new_tokens: int, left_out: Mapping[str, s
         no_second: Reason for a missing second baseline, or an empty string.
     """
     model: Any = loaded.model
-    names = {"Python": python_version()} | {name: version(name) for name in ("torch", "transformers", "foveate")}
     return Conditions(
         loaded.name,
         device_name(model.device),
@@ -78,11 +77,17 @@ def conditions_of(loaded: LoadedModel, new_tokens: int, left_out: Mapping[str, s
         str(model.dtype).removeprefix("torch."),
         torch.get_num_threads(),
         new_tokens,
-        ", ".join(" ".join(pair) for pair in names.items()),
+        versions(),
         date.today().isoformat(),
         left_out,
         no_second,
     )
+
+
+def versions() -> str:
+    """Returns the versions of Python and the libraries, such as "Python 3.11.2, torch 2.13.0"."""
+    names = {"Python": python_version()} | {name: version(name) for name in ("torch", "transformers", "foveate")}
+    return ", ".join(" ".join(pair) for pair in names.items())
 
 
 def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[str, Any]:
@@ -107,13 +112,13 @@ def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[s
     )
 
 
-def speed_folder(out: Path) -> Path:
-    """Returns the folder of the measurement, after a test that it is writable.
+def speed_folder(out: Path, name: str = "measure_speed") -> Path:
+    """Returns the folder of a measurement, after a test that it is writable.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    folder = out / "measure_speed"
+    folder = out / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):

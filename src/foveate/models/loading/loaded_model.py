@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -249,6 +249,10 @@ class LoadedModel:
             system: The system prompt; empty means that of the checkpoint's template.
         """
         return self._prompts.chat_prompt(content, system)
+
+    def conversation(self, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:  # noqa: ANN401
+        """Returns the chat prompt of several turns by role and content, see `Prompts.conversation`."""
+        return self._prompts.conversation(turns, **options)
 
     @cached_property
     def _prompts(self) -> Prompts:

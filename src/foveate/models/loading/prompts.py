@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -54,21 +54,45 @@ class Prompts:
         Raises:
             UnsupportedModel: The checkpoint has no chat template.
         """
+        parts = [self.placeholder if part is None else {"type": "text", "text": part} for part in content]
+        turns = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+        return self.conversation([*turns, {"role": "user", "content": parts}])
+
+    @property
+    def placeholder(self) -> dict[str, str]:
+        """The part of a turn that stands for an image."""
+        return {"type": self.adapter.modality}
+
+    def conversation(self, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:  # noqa: ANN401
+        """Returns the chat prompt of a conversation, by the checkpoint's chat template.
+
+        Args:
+            turns: Role and content of each turn, as chat templates take them. The content is a list of parts of which
+                each is a text or a `placeholder`.
+            options: Values for the chat template, such as `tools`.
+
+        Raises:
+            UnsupportedModel: The checkpoint has no chat template, and the format of its prompts is unknown.
+            DataError: The checkpoint has no chat template, and its format has no such turn.
+        """
         if self.processor.chat_template:
-            placeholder = {"type": self.adapter.modality}
-            parts = [placeholder if part is None else {"type": "text", "text": part} for part in content]
-            turns = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
-            turns.append({"role": "user", "content": parts})
-            return self.processor.apply_chat_template(turns, add_generation_prompt=True)
+            return self.processor.apply_chat_template(list(turns), add_generation_prompt=True, **options)
         kinds = (self.adapter.model.config.model_type, self.adapter.text_config.model_type)
         if kinds not in _WITHOUT_TEMPLATE:
             raise UnsupportedModel(
                 f"no chat template, so the prompt format of a {kinds[0]} with a {kinds[1]} is unknown: looked for "
                 f"{TEMPLATES}; put the template that it was trained with into chat_template.jinja"
             )
+        forms = {
+            "system": "{} ",
+            "user": "USER: {} ASSISTANT:",
+            "assistant": f" {{}}{self.processor.tokenizer.eos_token}",
+        }
+        if unknown := [turn["role"] for turn in turns if turn["role"] not in forms]:
+            raise DataError(f"a turn of {shown(unknown[0])}: expected one of {', '.join(forms)}")
         image = f"{self.processor.image_token}\n"
-        turn = "".join(image if part is None else part for part in content)
-        return f"{system} USER: {turn} ASSISTANT:".lstrip()
+        texts = ("".join(part.get("text", image) for part in turn["content"]) for turn in turns)
+        return "".join(forms[turn["role"]].format(text) for turn, text in zip(turns, texts, strict=True))
 
     @cached_property
     def tokens(self) -> Callable[..., array]:

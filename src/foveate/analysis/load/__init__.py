@@ -1,0 +1,1 @@
+"""Load tests of servers with and without compression."""
