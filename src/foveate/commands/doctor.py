@@ -12,6 +12,7 @@ _PURPOSES = {
     "studies": "the commands that evaluate: ablate, budgets, search, compare, bias, speed, reproduce, answer",
     "notebooks": "the notebooks",
     "explore": "the page `foveate explore`",
+    "export": "ONNX files of `foveate export`",
     "postgres": "studies that several machines share",
     "loggers": "TensorBoard, Weights & Biases, MLflow",
     "lmms": "evaluation inside lmms-eval",

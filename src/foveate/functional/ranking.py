@@ -19,7 +19,7 @@ def ranked(scores: Float[Tensor, "batch patch"], keep: int) -> Int[Tensor, "batc
 
 
 def longest(counts: Int[Tensor, "*batch"], most: int) -> int:
-    """Returns the greatest count, at most `most`; in a program that is exported it is `most`, as shapes are fixed there.
+    """Returns the greatest count, at most `most`; while a program is exported it is `most`, as shapes are fixed there.
 
     Args:
         counts: Number of entries of each row.
