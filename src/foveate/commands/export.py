@@ -26,8 +26,10 @@ def main(
 
     The program reads features and attention rows of the vision tower for any number of images, and gives the kept
     patches, ascending; methods that merge also give the tokens. Golden inputs and outputs are written beside it, as
-    <name>.golden.safetensors, and the program is checked on them. docs/how_to/serving.md says which methods can be
-    exported and how engines use the result. Older files of these names are replaced.
+    <name>.golden.safetensors, and the program is checked on them. Older files of these names are replaced.
+
+    Which methods can be exported, and how engines use the result:
+    https://github.com/foveate/foveate/blob/main/docs/how_to/serving.md
 
     Args:
         method: A recipe file such as recipe.json, the name of a method, or your own as ./file.py:function or
