@@ -1,6 +1,7 @@
 """Methods as programs of other engines, run in processes that cannot import the package."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from foveate.methods.fitting import for_model
 from foveate.models.loading.load import adapt
 from foveate.scorers import ClsAttention
 from foveate.testing.families import FAMILIES
-from tests.scripts import run
+from tests.scripts import ROOT, run
 from tests.tiers import parametrize
 
 KEEP = 6
@@ -255,3 +256,23 @@ def test_an_error_in_an_option_of_the_command_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "2 False\n"
     assert "program 'program.pt': expected a name that ends in .pt2 (torch.export) or .onnx" in result.stderr
+
+
+def rows_of(page, heading):
+    """The methods of each row of a table, by its first cell."""
+    lines = (ROOT / page).read_text().partition(heading)[2].partition("\n\n")[0].splitlines()
+    cells = [line.strip("|").split("|") for line in lines if line.startswith("| ")]
+    return {first.strip(): set(re.findall(r"`(\w+)`", rest)) & set(METHODS) for first, rest in cells}
+
+
+def test_the_page_says_of_every_method_whether_it_is_exported():
+    rows = rows_of("docs/reference/exported_program.md", "| exported | methods |\n")
+    assert rows["yes, `kept` alone"] | rows["yes, with `tokens`"] == set(EXPORTABLE)
+    assert set.union(*rows.values()) == set(METHODS)
+
+
+def test_the_page_says_of_every_method_whether_its_count_is_known():
+    rows = rows_of("docs/reference/methods.md", "before scores are? | recipes |\n")
+    said = run("-c", FOVEATE, "methods").stdout.splitlines()[1 : 1 + len(METHODS)]
+    for answer, names in (("yes", rows["yes"]), ("no", rows["no"]), ("with keep", rows["with `keep`"])):
+        assert {line.split()[0] for line in said if f"  {answer}  " in line} == names
