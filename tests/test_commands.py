@@ -51,7 +51,7 @@ def test_a_missing_package_names_its_extra(package, extra, tmp_path):
 def test_the_list_of_methods_names_each_with_its_paper_and_place():
     lines = run("-c", FOVEATE, "methods").stdout.splitlines()
     assert [line.split()[0] for line in lines[1 : 1 + len(METHODS)]] == list(METHODS)
-    assert any(re.fullmatch(r"visionzip +arXiv 2412\.04467 +after the tower", line) for line in lines)
+    assert any(re.fullmatch(r"visionzip +arXiv 2412\.04467 +yes +after the tower", line) for line in lines)
 
 
 def test_a_method_is_tried_on_every_family():

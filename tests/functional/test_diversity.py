@@ -151,7 +151,7 @@ def test_ranks_within_groups_equal_sorting_each_group():
 def test_group_means_leave_out_what_is_no_member():
     values = torch.tensor([[1.0, 2.0, 4.0, torch.inf, 8.0]])
     group, members = torch.tensor([[0, 2, 2, 0, 2]]), torch.tensor([[True, True, True, False, True]])
-    assert group_means(values, group, members).tolist() == [[1.0, 0.0, pytest.approx(14 / 3)]]
+    assert group_means(values, group, members, 9).tolist() == [[1.0, 0.0, pytest.approx(14 / 3)]]
 
 
 def test_proportional_parts_are_rounded_down_and_the_rest_goes_to_the_greatest():

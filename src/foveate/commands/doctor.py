@@ -13,6 +13,7 @@ _PURPOSES = {
     "notebooks": "the notebooks",
     "explore": "the page `foveate explore`",
     "serve": "the server `foveate serve`, and `foveate loadtest`",
+    "export": "ONNX files of `foveate export`",
     "postgres": "studies that several machines share",
     "loggers": "TensorBoard, Weights & Biases, MLflow",
     "lmms": "evaluation inside lmms-eval",

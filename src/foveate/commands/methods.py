@@ -8,11 +8,16 @@ from foveate.methods.registry import METHODS, PLACES, check_names
 
 _SOURCE = re.compile(r"arXiv\s+(\d{4}\.\d{5}(?:v\d+)?)")
 
+_KEEP = 64  # any budget: the answer is the same
+_NOTES = """static_count: whether the number of tokens is known before scores are, as engines that count first need.
+foveate methods NAME explains one and says which model families it runs on."""
+
 
 def main(*names: str) -> None:
     """Prints what is known about methods: foveate methods [NAME ...] [--families].
 
-    Without a name: every method with its paper and the place where it removes tokens. With names: how each works, its
+    Without a name: every method with its paper, whether its number of tokens is known before scores are, and the place
+    where it removes tokens. With names: how each works, its
     options, and the model families that it runs on, which are tried on tiny random models. --families tries all
     methods, which takes about a minute.
     """
@@ -29,10 +34,22 @@ def main(*names: str) -> None:
 
 
 def _listing() -> str:
-    rows = [(name, _paper(name), PLACES.get(name, "installed")) for name in METHODS]
+    rows = [(name, _paper(name), _static_count(name), PLACES.get(name, "installed")) for name in METHODS]
     width = max(len(name) for name in METHODS)
-    lines = [f"{name:<{width}}  {paper:<18}  {place}" for name, paper, place in (("method", "paper", "place"), *rows)]
-    return "\n".join([*lines, "", "foveate methods NAME explains one and says which model families it runs on."])
+    lines = [
+        f"{name:<{width}}  {paper:<18}  {known:<12}  {place}"
+        for name, paper, known, place in (("method", "paper", "static_count", "place"), *rows)
+    ]
+    return "\n".join([*lines, "", _NOTES])
+
+
+def _static_count(name: str) -> str:
+    """Returns "yes" or "no", or "with keep" if the count is known only with a budget."""
+    recipe = METHODS[name]
+    if not recipe(keep=_KEEP).static_count:
+        return "no"
+    needs_keep = inspect.signature(recipe).parameters["keep"].default is inspect.Parameter.empty
+    return "yes" if needs_keep or recipe().static_count else "with keep"
 
 
 def _paper(name: str) -> str:

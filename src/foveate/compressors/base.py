@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,11 @@ class Compressor(Value, ABC):
 
     Attributes:
         positions: "repacked" numbers the remaining tokens consecutively; "original" keeps their positions.
+        static_count: Whether `plan` is exact: numbers of tokens depend on no score and no question.
     """
 
     positions: Positions = "repacked"
+    static_count: ClassVar[bool] = False
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -48,6 +50,16 @@ class Compressor(Value, ABC):
     @abstractmethod
     def compress(self, images: ImageBatch) -> Compressed:
         """Returns the visual tokens of each image."""
+
+    def decide(self, images: ImageBatch) -> tuple[Tensor, Decision]:
+        """Returns the features (image, source, dim) that tokens are made of, and the decision, without the tokens.
+
+        `foveate export` makes a program of it, so it has no branch on values.
+
+        Raises:
+            FoveateError: The compressor does not choose among patches after the vision tower.
+        """
+        raise FoveateError(f"{self} does not choose among patches after the vision tower: give a method that does")
 
     @property
     def cuts(self) -> tuple[Cut, ...]:

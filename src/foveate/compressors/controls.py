@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,14 +27,17 @@ class Pool(Compressor):
     """
 
     keep: Keep
+    static_count: ClassVar[bool] = True
     positions: Positions = "repacked"
 
     def compress(self, images: ImageBatch) -> Compressed:
+        sources, decision = self.decide(images)
+        return Compressed.of(images.project(decision.compression.apply(sources)), decision, images.arrangement)
+
+    def decide(self, images: ImageBatch) -> tuple[Tensor, Decision]:
         sources, trace = images.encode(())
         compression = _pooled(trace.views, resolve_keep(self.keep, trace.patches), sources)
-        tokens = images.project(compression.apply(sources))
-        decision = Decision(equal_scores(trace, sources), compression)
-        return Compressed.of(tokens, decision, images.arrangement)
+        return sources, Decision(equal_scores(trace, sources), compression)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)
@@ -49,6 +53,7 @@ class Downsample(Compressor):
     """
 
     keep: Keep
+    static_count: ClassVar[bool] = True
     positions: Positions = "repacked"
 
     def compress(self, images: ImageBatch) -> Compressed:
@@ -71,6 +76,7 @@ class Identity(Compressor):
         positions: See `Compressor`.
     """
 
+    static_count: ClassVar[bool] = True
     positions: Positions = "original"
 
     def compress(self, images: ImageBatch) -> Compressed:
@@ -88,6 +94,7 @@ class Blind(Compressor):
         positions: See `Compressor`.
     """
 
+    static_count: ClassVar[bool] = True
     positions: Positions = "repacked"
 
     def compress(self, images: ImageBatch) -> Compressed:
@@ -112,7 +119,7 @@ def _pooled(views: Views, keep: int, features: Tensor) -> Compression:
         middles.append(start + middle.flatten())
         start += grid.patches
     origin, mixing = torch.cat(middles).to(features.device), torch.block_diag(*blocks).to(features.device)
-    return Compression(origin.expand(len(features), -1), mixing.expand(len(features), -1, -1))
+    return Compression(origin.expand(features.shape[0], -1), mixing.expand(features.shape[0], -1, -1))
 
 
 def _planned(keep: Keep, patches: int, depth: int) -> tuple[float, ...]:

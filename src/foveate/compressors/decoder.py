@@ -59,6 +59,10 @@ class DecoderCompressor(Compressor, Cut):
     def cuts(self) -> tuple[Cut, ...]:
         return (self,)
 
+    @property
+    def static_count(self) -> bool:  # type: ignore[override] (a constant elsewhere)
+        return self.selector.static_count or self.merger.fills_budget
+
     def compress(self, images: ImageBatch) -> Compressed:
         return uncompressed(images)
 

@@ -51,8 +51,15 @@ class Fallback(Compressor):
     def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
         return replace(self, compressor=self.compressor.tiled(per_tile, separators))
 
+    @property
+    def static_count(self) -> bool:  # type: ignore[override] (a constant elsewhere)
+        return self.compressor.static_count
+
     def compress(self, images: ImageBatch) -> Compressed:
         return self.compressor.compress(_FallbackImages(self, images))
+
+    def decide(self, images: ImageBatch) -> tuple[Tensor, Decision]:
+        return self.compressor.decide(_FallbackImages(self, images))
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return self.compressor.plan(patches, depth)

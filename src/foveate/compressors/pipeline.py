@@ -45,6 +45,10 @@ class Pipeline(Compressor):
     def cuts(self) -> tuple[Cut, ...]:
         return tuple(cut for part in self.parts for cut in part.cuts)
 
+    @property
+    def static_count(self) -> bool:  # type: ignore[override] (a constant elsewhere)
+        return all(part.static_count for part in self.parts)
+
     def compress(self, images: ImageBatch) -> Compressed:
         return self.parts[0].compress(images)
 

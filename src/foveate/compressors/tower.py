@@ -1,6 +1,7 @@
 """Compression between the blocks of the vision tower."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from foveate.compressors.base import Compressor, Positions
 from foveate.core.budget import Keep, resolve_keep
@@ -19,6 +20,7 @@ class TowerCompressor(Compressor):
         positions: See `Compressor`.
     """
 
+    static_count: ClassVar[bool] = True
     reduction: Reduction
     keep: Keep
     positions: Positions = "repacked"

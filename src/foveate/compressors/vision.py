@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from foveate.compressors.base import Compressor, Positions, check_needed, expected_tokens, split_budget, union
 from foveate.core.budget import Keep
@@ -52,7 +53,17 @@ class VisionCompressor(Compressor):
         selector = PerTile(self.selector) if per_tile else self.selector
         return replace(self, selector=selector, separators=separators)
 
+    @property
+    def static_count(self) -> bool:  # type: ignore[override] (a constant elsewhere)
+        return self.selector.static_count or self.merger.fills_budget
+
     def compress(self, images: ImageBatch) -> Compressed:
+        sources, decision = self.decide(images)
+        tokens = decision.compression.apply(sources)
+        tokens = tokens if self.merge_projected else images.project(tokens)
+        return Compressed.of(tokens, decision, images.arrangement, self.separators)
+
+    def decide(self, images: ImageBatch) -> tuple[Tensor, Decision]:
         sources, trace = images.encode(self.needs)
         budget, keep = split_budget(self.keep, self.merger, trace.patches)
         if self.merge_projected:
@@ -62,11 +73,9 @@ class VisionCompressor(Compressor):
             kept = checked_choice(self.selector.select(scores, trace, keep), self.selector, trace, scores)
             made = self.merger.merge(sources, kept, scores, trace, budget)
             compression = checked_compression(
-                made, self.merger, len(scores), scores.shape[1], sources.shape[1], sources.device
+                made, self.merger, scores.shape[0], scores.shape[1], sources.shape[1], sources.device
             )
-        tokens = compression.apply(sources)
-        tokens = tokens if self.merge_projected else images.project(tokens)
-        return Compressed.of(tokens, Decision(scores, compression), images.arrangement, self.separators)
+        return sources, Decision(scores, compression)
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return (expected_tokens(self.keep, self.selector, self.merger, patches, patches),) * depth

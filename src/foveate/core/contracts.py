@@ -37,9 +37,11 @@ class Selector(Plugin):
 
     Attributes:
         needs_keep: Whether the selector needs a budget, because it does not decide by itself how many patches to keep.
+        static_count: Whether `expected` is exact: the number of kept patches depends on no score and no question.
     """
 
     needs_keep: ClassVar[bool] = False
+    static_count: ClassVar[bool] = False
 
     @abstractmethod
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
@@ -61,7 +63,13 @@ class Selector(Plugin):
 
 
 class Merger(Plugin):
-    """A rule for what the dropped patches add to the kept ones."""
+    """A rule for what the dropped patches add to the kept ones.
+
+    Attributes:
+        fills_budget: Whether there are as many tokens as the budget, however many patches the selector keeps.
+    """
+
+    fills_budget: ClassVar[bool] = False
 
     @abstractmethod
     def merge(

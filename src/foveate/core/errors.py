@@ -82,6 +82,10 @@ class RecipeError(FoveateError):
     """A recipe file that cannot be read, or a compressor that a file cannot hold."""
 
 
+class ExportError(FoveateError):
+    """A compressor that cannot become a program of other engines."""
+
+
 class DataError(FoveateError):
     """A data set, split or sample that is unknown, empty or malformed."""
 

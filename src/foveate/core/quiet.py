@@ -11,6 +11,7 @@ _CHATTER = {  # imports set the levels of `lightning_fabric` and `pytorch_lightn
     **dict.fromkeys((f"pytorch_lightning.{part}" for part in _LIGHTNING), logging.WARNING),
     "pytorch_lightning.utilities.rank_zero": logging.WARNING,
     "pytorch_lightning.loggers.mlflow": logging.ERROR,  # warns of every table that it creates
+    "torch.onnx._internal.exporter._registration": logging.ERROR,  # names torchvision, which nothing here needs
     "mlflow.store": logging.WARNING,
 }
 _NOISE = (

@@ -23,7 +23,7 @@ from foveate.models.loading.loaded_model import LoadedModel
 from foveate.models.loading.names import AUTO
 
 _CANNOT_CHANGE_AN_ANSWER = tuple(
-    "studies/ reference/ testing/ methods/ profiling/ analysis/ commands/ explore/ serving/ __main__.py cli.py "
+    "studies/ reference/ testing/ methods/ profiling/ analysis/ commands/ explore/ serving/ export/ __main__.py cli.py "
     "options.py compressors/kept_file.py compressors/recipe_file.py data/template.py core/progress.py core/quiet.py "
     "core/documents.py core/extras.py core/finished.py evaluation/loggers.py evaluation/ranks.py "
     "evaluation/identity.py evaluation/source.py evaluation/announcement.py".split()

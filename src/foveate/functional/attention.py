@@ -31,13 +31,21 @@ def attention_rows(
     batch, heads, rows, dim = query.shape
     key_heads = key.shape[1]
     grouped = query.reshape(batch, key_heads, heads // key_heads * rows, dim)
-    logits = query.new_empty(*grouped.shape[:3], key.shape[2])
-    for image in range(batch):  # a single product would copy the keys first, which are laid out token by token
-        logits[image] = grouped[image] @ key[image].mT
-    logits = logits.reshape(batch, heads, rows, -1) * scaling
+    logits = _products(grouped, key).reshape(batch, heads, rows, -1) * scaling
     if allowed is not None:
         logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
     return logits.softmax(-1).float()
+
+
+def _products(
+    query: Float[Tensor, "batch head row dim"], key: Float[Tensor, "batch head key dim"]
+) -> Float[Tensor, "batch head row key"]:
+    if torch.compiler.is_exporting():  # the number of images is open
+        return query @ key.mT
+    logits = query.new_empty(*query.shape[:3], key.shape[2])
+    for image in range(query.shape[0]):  # a single product would copy the keys first, which are laid out token by token
+        logits[image] = query[image] @ key[image].mT
+    return logits
 
 
 def mean_attention(

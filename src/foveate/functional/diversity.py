@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.trace import PADDING
+from foveate.functional.ranking import longest
 
 _SPENT = 1e-10  # share of a patch's own variance below which the remainder is rounding error
 _POOL = 512  # patches among which `determinantal` chooses until one outside might be better
@@ -49,14 +50,16 @@ def determinantal(
     own = kernel.diagonal(dim1=1, dim2=2)
     spent = own - own.amax(1, keepdim=True) - 1  # negative, so ranked after all patches with a gain
     left = own.clone()
-    factor = left.new_empty(len(left), choice.width, left.shape[1])
-    part = left.new_empty(len(left), choice.width, min(_POOL, left.shape[1]))  # columns of the pool
+    pooled = left.shape[1] if torch.compiler.is_exporting() else min(_POOL, left.shape[1])
+    factor = left.new_empty(left.shape[0], choice.width, left.shape[1])
+    part = left.new_empty(left.shape[0], choice.width, pooled)  # columns of the pool
     while choice.open:
         start = choice.step
         best = choice.among(torch.where(left > _SPENT * own, left, spent)).sort(dim=1, descending=True, stable=True)
-        pool = best.indices[:, :_POOL].sort(1).values  # ascending, as equal gains go to the lower index
-        rival = best.values[:, _POOL:].amax(1, keepdim=True) if left.shape[1] > _POOL else None
-        part[:, :start] = factor[:, :start].gather(2, pool[:, None].expand(-1, start, -1))
+        pool = best.indices[:, :pooled].sort(1).values  # ascending, as equal gains go to the lower index
+        rival = best.values[:, pooled:].amax(1, keepdim=True) if left.shape[1] > pooled else None
+        if start:
+            part[:, :start] = factor[:, :start].gather(2, pool[:, None].expand(-1, start, -1))
         picks = _picked_in(pool, rival, part, kernel, (left, own, spent), choice)
         if not choice.open:
             break
@@ -93,12 +96,14 @@ def coverage(
     every = torch.arange(free.shape[1], device=free.device).expand_as(free)
     bound = torch.cat([gain(some) for some in every.split(_RENEWED, 1)], 1)
     exact = torch.ones_like(free)
+    every_gain = torch.compiler.is_exporting()  # a program cannot branch on values, so no gain is left out
     while choice.open:
         pick = choice.among(bound).argmax(1, keepdim=True)
-        if (exact.gather(1, pick) | choice.ended).all():
+        if every_gain or (exact.gather(1, pick) | choice.ended).all():
             choice.take(pick)
             torch.maximum(covered, columns[choice.image, pick][:, 0], out=covered)
             exact = torch.zeros_like(free)
+            bound = gain(every) if every_gain and choice.open else bound
         else:
             doubtful = choice.among(bound).masked_fill(exact, -torch.inf).topk(min(_RENEWED, free.shape[1])).indices
             bound.scatter_(1, doubtful, gain(doubtful))
@@ -121,12 +126,11 @@ def thinned(
         keep: Number of patches that remain, at least 1.
         step: Number of patches that are removed in a round.
     """
-    images = torch.arange(len(queue), device=queue.device)[:, None, None]
-    while True:
+    images = torch.arange(queue.shape[0], device=queue.device)[:, None, None]
+    width = longest((queue != PADDING).sum(1), queue.shape[1])  # of the longest list, known without reading the lists
+    while width > keep:
         length = (queue != PADDING).sum(1)
         leaving = torch.minimum((length - keep).clamp(0, step), (length + 1) // 2)[:, None]
-        if not leaving.any():
-            return queue[:, : int(length.max())]
         even, odd = queue[:, ::2], queue[:, 1::2]
         pairs = similarity[images, even.clamp(min=0)[:, :, None], odd.clamp(min=0)[:, None]]
         closest = pairs.masked_fill((odd == PADDING)[:, None], -torch.inf).amax(-1)
@@ -134,7 +138,9 @@ def thinned(
         even = even.gather(1, closest.argsort(dim=-1, descending=True, stable=True))
         even = even.masked_fill(torch.arange(even.shape[1], device=even.device) < leaving, PADDING)
         queue = torch.cat([even, odd], 1)
-        queue = queue.gather(1, (queue == PADDING).long().argsort(dim=-1, stable=True))
+        width -= min(width - keep, step, (width + 1) // 2)
+        queue = queue.gather(1, (queue == PADDING).long().argsort(dim=-1, stable=True)[:, :width])
+    return queue[:, :width]
 
 
 class _Choice:
@@ -142,9 +148,9 @@ class _Choice:
 
     def __init__(self, free: Bool[Tensor, "batch patch"], keep: int) -> None:
         self.free = free.clone()
-        self.image = torch.arange(len(free), device=free.device)[:, None]
+        self.image = torch.arange(free.shape[0], device=free.device)[:, None]
         self._count = free.sum(1, keepdim=True)
-        self.width = min(keep, int(self._count.max()))
+        self.width = longest(self._count, min(keep, free.shape[1]))
         self._picks: list[Tensor] = []
 
     @property
@@ -217,8 +223,10 @@ def _picked_in(
         if picks and rival is not None and not ((best > rival) | (rival == -torch.inf)).all():
             break
         pick, pivot = choice.take(pool.gather(1, slot)), left.gather(1, slot)
-        before = part[:, : choice.step - 1]
-        row = kernel[choice.image, pick, pool] - (before[choice.image, :, slot] @ before)[:, 0]
+        row = kernel[choice.image, pick, pool]
+        if choice.step > 1:
+            before = part[:, : choice.step - 1]
+            row = row - (before[choice.image, :, slot] @ before)[:, 0]
         row = torch.where(best > 0, row / pivot.abs().sqrt(), 0)  # zero for patches that are explained or were not free
         part[:, choice.step - 1] = row
         left = left - row.square()
@@ -234,7 +242,7 @@ def _catch_up(
     picks: Int[Tensor, "batch pick"],
 ) -> None:
     """Fills in the rows of the Cholesky factor that the picks add, from their columns of the pool."""
-    image = torch.arange(len(pool), device=pool.device)[:, None]
+    image = torch.arange(pool.shape[0], device=pool.device)[:, None]
     patches, start = pool.gather(1, picks), factor.shape[1] - picks.shape[1]
     corner = part.gather(2, picks[:, None].expand(-1, part.shape[1], -1))
     void = corner.diagonal(dim1=1, dim2=2) == 0

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from foveate.core.compression import Compression
 from foveate.core.trace import EXTRA, PADDING
-from foveate.functional.ranking import marked
+from foveate.functional.ranking import longest, marked
 
 
 def left_over(kept: Int[Tensor, "batch kept"], scores: Float[Tensor, "batch patch"]) -> Bool[Tensor, "batch patch"]:
@@ -48,5 +48,5 @@ def appended(
 def packed(origin: Int[Tensor, "batch token"], mixing: Float[Tensor, "batch token source"]) -> Compression:
     """Moves `PADDING` to the end of each image and removes columns that are padding in all images."""
     padding = origin == PADDING
-    order = padding.long().argsort(dim=-1, stable=True)[:, : int((~padding).sum(1).max())]
+    order = padding.long().argsort(dim=-1, stable=True)[:, : longest((~padding).sum(1), origin.shape[1])]
     return Compression(origin.gather(1, order), mixing.gather(1, order[..., None].expand(-1, -1, mixing.shape[2])))

@@ -15,7 +15,17 @@ def ranked(scores: Float[Tensor, "batch patch"], keep: int) -> Int[Tensor, "batc
     """
     best = scores.sort(dim=-1, descending=True, stable=True)
     chosen = best.indices.masked_fill(best.values == -torch.inf, PADDING)[:, :keep]
-    return chosen[:, : max(1, int((chosen != PADDING).sum(1).max()))]
+    return chosen[:, : max(1, longest((chosen != PADDING).sum(1), chosen.shape[1]))]
+
+
+def longest(counts: Int[Tensor, "*batch"], most: int) -> int:
+    """Returns the greatest count, at most `most`; while a program is exported it is `most`, as shapes are fixed there.
+
+    Args:
+        counts: Number of entries of each row.
+        most: The greatest count that is possible; without padding every row has as many.
+    """
+    return most if torch.compiler.is_exporting() else min(most, int(counts.max()))
 
 
 def top_k(scores: Float[Tensor, "batch patch"], keep: int) -> Int[Tensor, "batch kept"]:
@@ -29,13 +39,18 @@ def in_raster_order(chosen: Int[Tensor, "batch kept"], patches: int) -> Int[Tens
     return ascending.masked_fill(ascending == patches, PADDING)
 
 
-def listed(stays: Bool[Tensor, "batch patch"]) -> Int[Tensor, "batch kept"]:
-    """Returns the patches where `stays` is true, ascending; shorter rows end in `PADDING`."""
-    return top_k(torch.where(stays, 0.0, -torch.inf), stays.shape[1])
+def listed(stays: Bool[Tensor, "batch patch"], most: int | None = None) -> Int[Tensor, "batch kept"]:
+    """Returns the patches where `stays` is true, ascending; shorter rows end in `PADDING`.
+
+    Args:
+        stays: Mask of the patches.
+        most: The greatest number of patches of a row; None if it is unknown.
+    """
+    return top_k(torch.where(stays, 0.0, -torch.inf), stays.shape[1] if most is None else most)
 
 
 def marked(chosen: Int[Tensor, "batch kept"], patches: int) -> Bool[Tensor, "batch patch"]:
     """Returns the mask of the chosen patches, the inverse of `listed`."""
     slots = chosen.masked_fill(chosen < 0, patches)
-    stays = torch.zeros(len(chosen), patches + 1, dtype=torch.bool, device=chosen.device)
+    stays = torch.zeros(chosen.shape[0], patches + 1, dtype=torch.bool, device=chosen.device)
     return stays.scatter_(1, slots, True)[:, :patches]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from foveate.core.arrangement import Grid, Views
 from foveate.core.trace import PADDING
-from foveate.functional.ranking import marked
+from foveate.functional.ranking import longest, marked
 
 
 def numbered(
@@ -86,10 +86,20 @@ def rank_within(scores: Float[Tensor, "batch patch"], group: Int[Tensor, "batch 
 
 
 def group_means(
-    values: Float[Tensor, "batch patch"], group: Int[Tensor, "batch patch"], members: Bool[Tensor, "batch patch"]
+    values: Float[Tensor, "batch patch"],
+    group: Int[Tensor, "batch patch"],
+    members: Bool[Tensor, "batch patch"],
+    groups: int,
 ) -> Float[Tensor, "batch group"]:
-    """Returns the mean over the members of each group; 0 without members."""
-    numbers = torch.arange(int(group.max()) + 1, device=group.device)[:, None]
+    """Returns the mean over the members of each group up to the last that any row has; 0 without members.
+
+    Args:
+        values: One value per patch.
+        group: Number of the group of each patch.
+        members: Mask of the patches that count.
+        groups: Number of all groups.
+    """
+    numbers = torch.arange(longest(group + 1, groups), device=group.device)[:, None]
     inside = (group[:, None] == numbers) & members[:, None]
     return torch.where(inside, values[:, None], 0).sum(-1) / inside.sum(-1).clamp(min=1)
 

@@ -54,14 +54,14 @@ class Contextual(Merger):
         if features.shape[1] < sources:
             raise UnsupportedNeed(f"{self}: this tower has no [CLS] to keep as a token; use cls=False")
         dropped, count = left_over(kept, scores), self._merged(budget)
-        targets = listed(_spread(dropped, count))[:, :count]
+        targets = listed(_spread(dropped, count), max(count, 1))[:, :count]
         keys = trace[Keys(self.layer)][:, :patches].mean(2)
         group = nearest(keys, targets) if count else torch.zeros_like(dropped, dtype=torch.long)
         chosen = unit_rows(targets, sources)
         others = dropped & (chosen[..., :patches].sum(1) == 0)
         joined = torch.zeros_like(chosen)
         joined[..., :patches] = mean_rows(group_rows(group, others, targets.shape[1]))
-        first = kept.new_full((len(kept), int(self.cls)), EXTRA)
+        first = kept.new_full((kept.shape[0], int(self.cls)), EXTRA)
         origin = torch.cat([first, kept, torch.where(targets == PADDING, PADDING, EXTRA)], 1)
         cls_row = unit_rows(torch.full_like(first, patches), sources)
         return packed(origin, torch.cat([cls_row, unit_rows(kept, sources), chosen + joined], 1))

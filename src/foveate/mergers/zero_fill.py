@@ -1,6 +1,7 @@
 """Unused budget filled with zeros."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +21,8 @@ class ZeroFill(Merger):
 
     Source: arXiv 2510.02912 (HoloV, as in the authors' code).
     """
+
+    fills_budget: ClassVar[bool] = True
 
     def merge(
         self,

@@ -30,6 +30,7 @@ class Anchors(Selector):
     """
 
     needs_keep: ClassVar[bool] = True
+    static_count: ClassVar[bool] = True
     alpha: Share = 0.1
     layer: int = 8
 

@@ -37,7 +37,8 @@ class ChunkQuota(Selector):
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf
         chunk = runs(trace.origins.to(scores.device), trace.views, self.chunks)
-        quota = proportional(group_means(scores.double().clamp(min=0), chunk, real), keep)
+        means = group_means(scores.double().clamp(min=0), chunk, real, self.chunks * len(trace.views))
+        quota = proportional(means, keep)
         rank = rank_within(scores, chunk)
         order = -(chunk * scores.shape[1] + rank).double()
         order = order.masked_fill(~real | (rank >= quota.gather(1, chunk)), -torch.inf)

@@ -29,6 +29,7 @@ class FacilityLocation(Selector):
     """
 
     needs_keep: ClassVar[bool] = True
+    static_count: ClassVar[bool] = True
     alpha: float = 1.0
     combine: Literal["multi", "add"] = "multi"
 

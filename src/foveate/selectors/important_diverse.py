@@ -30,6 +30,7 @@ class ImportantDiverse(Selector):
     """
 
     needs_keep: ClassVar[bool] = True
+    static_count: ClassVar[bool] = True
     important_ratio: Share = 0.5
 
     @property
@@ -44,4 +45,4 @@ class ImportantDiverse(Selector):
             features = trace[Features()].double()
             diverse = thinned(cosine(features, features), order[:, important:], keep - important)
             stays |= marked(diverse, scores.shape[1])
-        return listed(stays)
+        return listed(stays, keep)

@@ -30,6 +30,7 @@ class LocalAndGlobal(Selector):
     """
 
     needs_keep: ClassVar[bool] = True
+    static_count: ClassVar[bool] = True
     layer: int = 5
     windows: Count = 4
 
@@ -43,7 +44,7 @@ class LocalAndGlobal(Selector):
         window = rectangles(trace.origins.to(scores.device), trace.views, self.windows, self.windows)
         local = real & (rank_within(early, window) < keep // 2 // self.windows**2)
         best = top_k(scores.masked_fill(local, -torch.inf), keep - keep // 2)
-        return listed(local | marked(best, scores.shape[1]))
+        return listed(local | marked(best, scores.shape[1]), keep)
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:
         return min(left, keep // 2 // self.windows**2 * self.windows**2 + keep - keep // 2)

@@ -30,6 +30,7 @@ class LogDeterminant(Selector):
     """
 
     needs_keep: ClassVar[bool] = True
+    static_count: ClassVar[bool] = True
     gamma: Positive = 0.01
     projected: bool = True
 

@@ -33,6 +33,7 @@ class MaxCoverage(Selector):
     """
 
     needs_keep: ClassVar[bool] = True
+    static_count: ClassVar[bool] = True
     text_temperature: Positive = 0.02
     vision_temperature: Positive = 0.2
     alpha: float = 0.5

@@ -29,6 +29,7 @@ class MaxMin(Selector):
     """
 
     needs_keep: ClassVar[bool] = True
+    static_count: ClassVar[bool] = True
     projected: bool = True
 
     @property

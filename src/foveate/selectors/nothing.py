@@ -1,6 +1,7 @@
 """No patches."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,8 @@ class Nothing(Selector):
 
     Source: arXiv 2405.05803 (VTW, which drops all visual tokens before one block).
     """
+
+    static_count: ClassVar[bool] = True
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         return torch.empty(len(scores), 0, dtype=torch.long, device=scores.device)

@@ -20,6 +20,7 @@ class TopK(Selector):
     """
 
     needs_keep: ClassVar[bool] = True
+    static_count: ClassVar[bool] = True
     order: Literal["raster", "score"] = "raster"
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +25,7 @@ class TopShare(Selector):
         power: Exponent of the share.
     """
 
+    static_count: ClassVar[bool] = True
     keep: Number
     power: int | float = 2
 

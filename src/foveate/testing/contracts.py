@@ -129,6 +129,14 @@ class SelectorContract(ABC):
         assert self.selector() == self.selector()
         assert hash(self.selector()) == hash(self.selector())
 
+    def test_a_count_that_is_known_before_scores_is_that_of_every_image(self) -> None:
+        if self.selector().static_count:
+            trace, patches = random_trace(self.selector().needs), GRID.patches
+            for keep in (1, 7, patches):
+                kept = self.selector().select(_scores(), trace, keep)
+                counts = (kept != PADDING).sum(1)
+                assert counts.tolist() == [self.selector().expected(keep, patches, patches)] * 3
+
     def test_keeps_about_the_budget_of_different_patches(self) -> None:
         scores = _scores()
         for keep in (1, 7, GRID.patches):

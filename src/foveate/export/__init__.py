@@ -1,0 +1,1 @@
+"""Compressors as programs of other engines: from features and attention rows to kept patches, without this package."""
