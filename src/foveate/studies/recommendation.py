@@ -115,23 +115,45 @@ def recommend(
     finished = [trial for trial in _complete(study) if not trial.user_attrs["stopped"]]
     costs, full_cost = _costs(context, plan, finished, compressor_of)
 
-    def candidates_losses(run: str, images: Sequence[str]) -> Losses:
+    worth = {number: cost for number, cost in costs.items() if cost < full_cost}
+    steps = _confirmed(config, race, confirming, [t for t in finished if t.number in worth], worth, compressor_of)
+    found = Recommendation(study, config, plan, race, confirming, tuple(steps), costs, full_cost)
+    return found, compressor_of
+
+
+def _confirmed(
+    config: EvalConfig,
+    race: Race,
+    confirming: Sequence[str],
+    finished: Sequence[FrozenTrial],
+    costs: Mapping[int, float],
+    compressor_of: Callable[[FrozenTrial], Compressor],
+) -> list[Step]:
+    """Confirms settings on the images that the race did not see.
+
+    Args:
+        config: The evaluation; each setting replaces its compressor.
+        race: The race.
+        confirming: The images of the confirmation.
+        finished: Trials that have finished the race.
+        costs: Cost by number of their trial.
+        compressor_of: Function from a trial to its compressor.
+    """
+    trials = {trial.number: trial for trial in finished}
+
+    def losses(run: str, images: Sequence[str]) -> Losses:
         return losses_on(read(config.out, race.full), read(config.out, run), tuple(images))
 
     def ask(number: int) -> Losses:
-        trial = next(trial for trial in finished if trial.number == number)
-        done = evaluate(replace(config, compressor=compressor_of(trial)), ORDER, shared=True)
+        done = evaluate(replace(config, compressor=compressor_of(trials[number])), ORDER, shared=True)
         read.cache_clear()  # the run has grown since the race
-        return candidates_losses(done.folder.name, confirming)
+        return losses(done.folder.name, confirming)
 
     candidates = [
-        Candidate(trial.number, costs[trial.number], candidates_losses(trial.user_attrs["run_id"], racing))
-        for trial in finished
-        if trial.number in costs and costs[trial.number] < full_cost
+        Candidate(number, costs[number], losses(trial.user_attrs["run_id"], race.images))
+        for number, trial in trials.items()
     ]
-    steps = confirmed(sequence(candidates, len(confirming), standard), standard, ask)
-    found = Recommendation(study, config, plan, race, confirming, tuple(steps), costs, full_cost)
-    return found, compressor_of
+    return confirmed(sequence(candidates, len(confirming), race.standard), race.standard, ask)
 
 
 def _run(folder: StudyFolder, study: optuna.Study, objective: Objective, cells: Sequence[Planned]) -> None:
