@@ -144,7 +144,7 @@ def _why(found: Recommendation) -> str:
 
 def _next(found: Recommendation, path: str) -> str:
     model = "" if found.config.model == "reference" else f" --model {found.config.model}"
-    return f"Recipe: {path}; use it as `foveate answer --method {path}{model}`, or from Python with `load_recipe`."
+    return f"Recipe: {path}; use it as `foveate serve {path}{model}`, or in place of any method's name."
 
 
 def _page(found: Recommendation, answer: str, race: pd.DataFrame, confirmation: pd.DataFrame) -> str:
