@@ -84,10 +84,10 @@ def test_no_best_trial_is_a_control_or_an_oracle(config):
 def test_the_note_of_a_study_names_what_is_running_until_the_study_ends(config, monkeypatch):
     evaluate, notes = objective.evaluate, []
 
-    def noted(cell, **options):
+    def noted(cell, *options):
         url = f"sqlite:///{config.out / 's' / 'study.db'}"
         notes.append(get_note(optuna.load_study(study_name="s", storage=url)))
-        return evaluate(cell, **options)
+        return evaluate(cell, *options)
 
     monkeypatch.setattr(objective, "evaluate", noted)
     study = ablate(in_folder(config), config, few, (36, 7))
@@ -110,11 +110,11 @@ def test_layers_of_towers_without_cls_are_ablated_by_their_fallbacks(config, tmp
 def test_a_study_goes_on_after_a_trial_that_failed_and_one_that_was_killed(config, monkeypatch, failing):
     evaluate, calls = objective.evaluate, []
 
-    def fails_once(cell, **options):
+    def fails_once(cell, *options):
         calls.append(cell)
         if len(calls) == failing:
             raise RuntimeError("the machine caught fire")
-        return evaluate(cell, **options)
+        return evaluate(cell, *options)
 
     monkeypatch.setattr(objective, "evaluate", fails_once)
     with pytest.raises(RuntimeError, match="caught fire"):
