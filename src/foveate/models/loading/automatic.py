@@ -114,7 +114,7 @@ def batch_size_for(loaded: LoadedModel) -> int:
     return 2 ** (min(LARGEST_BATCH, max(1, int(fitting))).bit_length() - 1)
 
 
-def _bytes_per_token(loaded: LoadedModel) -> float:
+def _bytes_per_token(loaded: LoadedModel) -> int:
     """Returns twice the memory for the keys and values of a token and for its activations in one block."""
     config: Any = loaded.adapter.text_config
     heads = config.num_attention_heads
