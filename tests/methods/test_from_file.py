@@ -1,5 +1,6 @@
 """Recipe files in place of methods' names."""
 
+import json
 import warnings
 
 import pytest
@@ -79,6 +80,11 @@ def test_only_another_model_is_warned_of(tmp_path, loaded):
         warnings.simplefilter("error")
         foveate.load_recipe(path, loaded)
         foveate.load_recipe(path, loaded.model)
+        for_model(str(path), None, {}, loaded.adapter)
+    content = json.loads(path.read_text())
+    content["model"]["checkpoint"] = "another"
+    path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=rf"another model \(checkpoint {loaded.identity} instead of another\)"):
         for_model(str(path), None, {}, loaded.adapter)
     with pytest.warns(UserWarning, match=r"chosen for another model \(type llava_next instead of llava, "):
         foveate.load_recipe(path, llava_next())

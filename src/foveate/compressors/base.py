@@ -126,10 +126,9 @@ class Compressor(Value, ABC):
         from foveate.compressors.recipe_file import RecipeFile, chosen_for, write
         from foveate.models.loading.load import LoadedModel, adapt
 
-        if isinstance(model, LoadedModel):
-            chosen = chosen_for(model.adapter, model.identity)
-        else:
-            chosen = None if model is None else chosen_for(adapt(model))
+        chosen = None
+        if model is not None:
+            chosen = chosen_for(model.adapter if isinstance(model, LoadedModel) else adapt(model))
         write(path, RecipeFile(self, Path(path).stem, chosen))
 
     @contextmanager

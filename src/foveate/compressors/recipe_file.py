@@ -83,15 +83,10 @@ class RecipeFile:
         )
 
 
-def chosen_for(adapter: "foveate.models.backbone.adapter.Adapter", checkpoint: str = "") -> ChosenFor:
-    """Returns what a file says about a model.
-
-    Args:
-        adapter: The model's adapter.
-        checkpoint: Hash of the checkpoint, `LoadedModel.identity`; empty if it is unknown.
-    """
+def chosen_for(adapter: "foveate.models.backbone.adapter.Adapter") -> ChosenFor:
+    """Returns what a file says about the model of an adapter."""
     kind, depth = adapter.model.config.model_type, adapter.decoder.depth
-    return ChosenFor(kind, adapter.tower.depth, depth, adapter.tower.grid.patches, checkpoint)
+    return ChosenFor(kind, adapter.tower.depth, depth, adapter.tower.grid.patches, adapter.checkpoint())
 
 
 def write(path: str | Path, recipe: RecipeFile) -> None:

@@ -21,7 +21,7 @@ from foveate.explore.drawing import Pane, panes_of
 from foveate.explore.inspection import Inspection, Maps, Prompt, inspect, maps_of, read_image
 from foveate.explore.plan import Plan
 from foveate.methods.fitting import for_model, method, options_on
-from foveate.methods.registry import METHODS, is_recipe_file, parts_of
+from foveate.methods.registry import METHODS, is_recipe_file
 from foveate.models.loading.automatic import resolved
 from foveate.models.loading.load import LoadedModel, load
 
@@ -75,7 +75,9 @@ class Session:
         samples = load_samples(plan.data, plan.split or default_split(plan.data), plan.limit, plan.seed)
         usable = tuple(sample for sample in samples if len(sample.sources) == 1 and not sample.problem)
         if not usable:
-            raise DataError(f"none of {len(samples)} questions of {plan.data!r} is about one image: raise --limit")
+            raise DataError(
+                f"none of {len(samples)} questions of {plan.data!r} is about one image: raise --limit, or give others"
+            )
         if several := sum(sample.several for sample in samples):
             notice(f"{several} of {len(samples)} questions of {plan.data!r} are about several images: left out here")
         loaded = load(plan.model, *resolved(plan.model, plan.device, plan.dtype), companion=plan.companion)
@@ -138,7 +140,7 @@ class Session:
             FoveateError: The method is not offered, or cannot be used with this model, image or options.
         """
         self._check(choice.name)
-        keep = None if is_recipe_file(parts_of(choice.name)[0]) else choice.keep
+        keep = None if is_recipe_file(choice.name) else choice.keep
         compressor = for_model(choice.name, keep, dict(choice.options), self.loaded.adapter)
         return inspect(seen.prompt, compressor)
 

@@ -155,7 +155,7 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
     """
     recipe = method(name)
     warn_of_model(name, adapter)
-    if keep is not None and is_recipe_file(parts_of(name)[0]):
+    if keep is not None and is_recipe_file(name):
         raise BudgetError(f"{name}: keep={keep}: the budget of a recipe file stands in the file; leave keep out")
     parameters = {n: p for n, p in signature(recipe, eval_str=True).parameters.items() if n != "keep"}
     if unknown := sorted(set(given) - set(parameters)):
@@ -277,7 +277,7 @@ def own_budgets(names: Iterable[str], budgets: Iterable[int], patches: int, dept
     found = dict.fromkeys(budgets)
     first = len(found)
     for name in names:
-        if is_recipe_file(parts_of(name)[0]):
+        if is_recipe_file(name):
             tokens = fmean(method(name)().plan(patches, depth))
             if all(abs(tokens - budget) > tolerance(budget) for budget in found):
                 found[max(1, round(tokens))] = None

@@ -52,31 +52,28 @@ def load_recipe(
     from foveate.models.loading.load import LoadedModel, adapt
 
     file = read(path)
-    if isinstance(model, LoadedModel):
-        _warn(str(path), file, model.adapter, model.identity)
-    elif model is not None:
-        _warn(str(path), file, adapt(model))
+    if model is not None:
+        _warn(str(path), file, model.adapter if isinstance(model, LoadedModel) else adapt(model))
     return file.compressor
 
 
-def warn_of_model(name: str, adapter: Adapter, checkpoint: str = "") -> None:
+def warn_of_model(name: str, adapter: Adapter) -> None:
     """Warns if a method's name is that of a recipe file that was chosen for another model.
 
     Args:
         name: Name of the method; see `fitting.method`.
         adapter: The adapter of the model that it is used on.
-        checkpoint: Hash of the checkpoint; empty if it is unknown.
 
     Raises:
         RecipeError: The file is no recipe.
     """
-    plain, _ = parts_of(name)
-    if is_recipe_file(plain):
-        _warn(plain, read(plain), adapter, checkpoint)
+    if is_recipe_file(name):
+        plain, _ = parts_of(name)
+        _warn(plain, read(plain), adapter)
 
 
-def _warn(path: str, file: RecipeFile, adapter: Adapter, checkpoint: str = "") -> None:
-    if found := file.misfit(chosen_for(adapter, checkpoint)):
+def _warn(path: str, file: RecipeFile, adapter: Adapter) -> None:
+    if file.model is not None and (found := file.misfit(chosen_for(adapter))):
         warn(
             f"recipe {path!r} was chosen for another model ({found}): what it says about accuracy and speed does not "
             "hold here; `foveate recommend` chooses one for this model",

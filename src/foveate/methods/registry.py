@@ -71,8 +71,9 @@ def is_file(module: str) -> bool:
 
 
 def is_recipe_file(name: str) -> bool:
-    """Returns whether a method's name, without variants, is the path of a recipe file."""
-    return name.endswith(_RECIPE)
+    """Returns whether a method's name, with variants or without, is the path of a recipe file."""
+    _, ending, variants = name.rpartition(_RECIPE)
+    return bool(ending) and variants[:1] in ("", "+")
 
 
 def label_of(name: str) -> str:
@@ -81,8 +82,8 @@ def label_of(name: str) -> str:
     Args:
         name: Name of the method, with variants if any.
     """
-    path, ending, variants = name.rpartition(_RECIPE)
-    return Path(path).name + variants if ending and variants[:1] in ("", "+") else name.rpartition(":")[2]
+    path, _, variants = name.rpartition(_RECIPE)
+    return Path(path).name + variants if is_recipe_file(name) else name.rpartition(":")[2]
 
 
 def parts_of(name: str) -> tuple[str, list[str]]:
@@ -95,8 +96,8 @@ def parts_of(name: str) -> tuple[str, list[str]]:
     Raises:
         UnknownMethod: The method or a variant is unknown, or the file does not exist.
     """
-    path, ending, rest = name.rpartition(_RECIPE)
-    if ending and rest[:1] in ("", "+"):
+    if is_recipe_file(name):
+        path, ending, rest = name.rpartition(_RECIPE)
         _check_variants(name, variants := rest.split("+")[1:])
         _check_file(name, path + ending, "a recipe file")
         return path + ending, variants

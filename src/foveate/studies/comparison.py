@@ -76,7 +76,7 @@ def compare(
     counts, patches = context.counts(equivalents), context.tower.grid.patches
     budgets = context.counts([*counts, *own_budgets(methods, counts, patches, loaded.adapter.decoder.depth)])
     for name in methods:
-        warn_of_model(name, loaded.adapter, loaded.identity)
+        warn_of_model(name, loaded.adapter)
     choices = [choice for label, recipe in recipes.items() for choice in choices_of(label, recipe, loaded, seeds)]
     choices, compressors, left_out, not_applicable = applicable(choices, budgets, context)
     facts = context.facts | {

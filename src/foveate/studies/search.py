@@ -192,7 +192,7 @@ def save_winners(study: optuna.Study, config: EvalConfig, plan: SearchPlan) -> l
         The files.
     """
     loaded, found = cached_load(config.model, config.device, config.dtype), winners(study)
-    space, chosen = space_of(plan, loaded), chosen_for(loaded.adapter, loaded.identity)
+    space, chosen = space_of(plan, loaded), chosen_for(loaded.adapter)
     names = ["recipe"] if len(study.directions) == 1 else [f"recipe-{number}" for number, _ in enumerate(found, 1)]
     files = []
     for name, trial in zip(names, found, strict=True):

@@ -1,7 +1,7 @@
 """The base class of all adapters, which run the parts of a stock model one by one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,6 +65,7 @@ class Adapter(ABC):
         separator: Embedding of the separators between patches; None if the family has none.
         deepstack_levels: Number of leading decoder blocks that receive DeepStack features.
         image_processor: The checkpoint's image processor; None if the model was given without one.
+        checkpoint: Function that returns the checkpoint's hash; it is empty if the model was given without one.
     """
 
     tower: Tower
@@ -84,6 +85,7 @@ class Adapter(ABC):
         self.inner: Any = model.model
         self.text_config: Any = model.config.text_config
         self.decoder = Decoder(language_model, model.lm_head)
+        self.checkpoint: Callable[[], str] = lambda: ""
 
     @abstractmethod
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:

@@ -47,6 +47,7 @@ class LoadedModel:
 
     def __post_init__(self) -> None:
         self.adapter.image_processor = self.processor.image_processor
+        self.adapter.checkpoint = lambda: self.identity
 
     @property
     def model(self) -> PreTrainedModel:
