@@ -16,6 +16,7 @@ from foveate.core.quiet import quiet
 from foveate.data import write_template
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import Record
+from foveate.methods import vtc_cls
 from foveate.options import Options
 from foveate.studies import comparison
 
@@ -29,6 +30,12 @@ def test_a_comparison_from_python_is_a_frame_and_quiet(tiny, tmp_path, capfd):
     captured = capfd.readouterr()
     assert captured.out == "" and "Tip" not in captured.err and "arning" not in captured.err
     pd.testing.assert_frame_equal(foveate.compare(["vtc_cls"], "scenes", **options), frame)
+
+
+def test_an_evaluation_from_python_takes_a_recipe_file_with_its_own_budget(tiny, tmp_path):
+    vtc_cls(keep=20, start_layer=0).save(tmp_path / "mine.json")
+    frame = foveate.evaluate(str(tmp_path / "mine.json"), model=tiny, out=tmp_path, limit=7, max_new_tokens=1)
+    assert set(frame["tokens"]) == {20}
 
 
 def test_an_evaluation_from_python_is_a_frame_of_its_records_and_quiet(tiny, tmp_path, capfd):

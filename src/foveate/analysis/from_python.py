@@ -17,7 +17,7 @@ from foveate.evaluation import EvalConfig
 from foveate.evaluation.run import cached_load
 from foveate.evaluation.run import evaluate as evaluated
 from foveate.methods.fitting import at_budget
-from foveate.methods.registry import check_names
+from foveate.methods.registry import check_names, is_recipe_file
 from foveate.studies import comparison
 from foveate.studies.study_folder import StudyFolder
 
@@ -36,7 +36,8 @@ def compare(
     has another configuration.
 
     Args:
-        methods: Names of methods, or your own as "./file.py:function" or "package.module:function".
+        methods: Names of methods, your own as "./file.py:function" or "package.module:function", or recipe files, whose
+            budgets are added.
         data: Name of a data set, or `<name>:<location>`; see `load_samples`.
         model: "reference", a checkpoint folder or a hub ID.
         keep: Budgets in equivalent tokens: counts, or fractions of an image's patches.
@@ -68,7 +69,7 @@ def evaluate(
     method: str,
     data: str = "scenes",
     model: str = "reference",
-    keep: int | float = 0.25,
+    keep: int | float | None = None,
     out: str | Path = "runs",
     **options: Any,  # noqa: ANN401 (fields of EvalConfig)
 ) -> pd.DataFrame:
@@ -78,11 +79,12 @@ def evaluate(
     name, and returns the folder of the records.
 
     Args:
-        method: Name of a method, or your own as "./file.py:function" or "package.module:function"; "full" compresses
-            nothing.
+        method: Name of a method, your own as "./file.py:function" or "package.module:function", or a recipe file;
+            "full" compresses nothing.
         data: Name of a data set, `<name>:<location>`, or the path of a table; see `load_samples`.
         model: "reference", a checkpoint folder or a hub ID.
-        keep: Budget in equivalent tokens: a count, or a fraction of an image's patches.
+        keep: Budget in equivalent tokens: a count, or a fraction of an image's patches. None means a quarter of them,
+            and for a recipe file its own budget.
         out: Folder of all results.
         options: Further fields of `EvalConfig`, as in `compare`.
 
@@ -99,10 +101,12 @@ def evaluate(
             f"method={shown(method)}: expected the name of one method, such as 'vtc_cls'; a compressor goes to "
             "foveate.evaluation.evaluate(EvalConfig(compressor, ...)), several methods to foveate.compare"
         )
-    if not isinstance(keep, int | float):
+    if not isinstance(keep, int | float | None):
         raise OptionError(f"keep={shown(keep)}: expected one budget, such as 0.25; foveate.compare takes several")
     check_names([method])
-    check_budgets([keep])
+    if keep is None and not is_recipe_file(method):
+        keep = 0.25
+    check_budgets([] if keep is None else [keep], needed=False)
     config = _config(model, data, out, options)
     with quiet():
         compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
