@@ -139,12 +139,13 @@ def test_in_every_kind_of_world_five_in_a_hundred_lose_too_much_at_most(world, m
     wrong = sum(one.wrong for one in found)
     low, high = binomtest(wrong, worlds).proportion_ci(0.95)
     shares = np.array([one.share for one in found])
-    print(
-        f"\n{world}: wrong {wrong / worlds:.4f} [{low:.4f}, {high:.4f}], recommended "
-        f"{np.mean([one.recommended for one in found]):.3f}, share of the achievable saving {np.nanmean(shares):.3f}"
-        if not np.isnan(shares).all()
-        else f"\n{world}: wrong {wrong / worlds:.4f} [{low:.4f}, {high:.4f}]"
-    )
+    print(f"\n{world}: wrong {100 * wrong / worlds:.2f} [{100 * low:.2f}, {100 * high:.2f}] %", end="")
+    chosen = binomtest(sum(one.recommended for one in found), worlds)
+    ends = ", ".join(f"{100 * end:.1f}" for end in chosen.proportion_ci(0.95))
+    print(f", recommended {100 * chosen.statistic:.1f} [{ends}] %", end="")
+    if not world.near:
+        half = 1.96 * np.nanstd(shares) / np.sqrt((~np.isnan(shares)).sum())
+        print(f", share of the achievable saving {100 * np.nanmean(shares):.1f} +- {100 * half:.1f} %")
     assert low <= 0.05
 
 

@@ -39,12 +39,12 @@ def found(out):
 
 @pytest.fixture(scope="module")
 def text(found):
-    return report(*found)
+    return report(found)
 
 
 @pytest.mark.guards("recommendation: the race sees images of the confirmation")
 def test_no_image_of_the_race_confirms(found):
-    result, _ = found
+    result = found
     assert not set(result.race.images) & set(result.confirming)
     assert len(result.race.images) == 20
     assert len(result.confirming) == 30
@@ -53,7 +53,7 @@ def test_no_image_of_the_race_confirms(found):
 
 
 def test_the_confirmed_losses_are_those_of_the_records(found, out):
-    result, _ = found
+    result = found
     for step in result.steps:
         full = read_records(out, result.race.full).set_index("sample_id")
         own = read_records(out, result.trial(step.key).user_attrs["run_id"]).set_index("sample_id")
@@ -65,7 +65,7 @@ def test_the_confirmed_losses_are_those_of_the_records(found, out):
 
 
 def test_a_setting_that_loses_too_much_leaves_the_race_early(found, out):
-    result, _ = found
+    result = found
     trial = next(trial for trial in result.study.trials if trial.params["scorer"] == "downsample")
     assert "it loses" in trial.user_attrs["stopped"]
     assert read_records(out, trial.user_attrs["run_id"])["image_id"].nunique() == 16
@@ -73,15 +73,15 @@ def test_a_setting_that_loses_too_much_leaves_the_race_early(found, out):
 
 
 def test_smaller_budgets_of_a_hopeless_method_are_skipped(found):
-    result, _ = found
+    result = found
     skipped = {t.params["scorer"]: t.user_attrs["skipped"] for t in result.study.trials if "skipped" in t.user_attrs}
     assert skipped["downsample"] == "downsample loses too much with 130 tokens"
 
 
 def test_the_recipe_file_holds_the_recommended_compressor_and_where_it_comes_from(found, text, out):
-    result, compressor_of = found
+    result = found
     path = out / "recommend" / "recipe.json"
-    assert foveate.load_recipe(path) == compressor_of(result.trial(result.chosen.key))
+    assert foveate.load_recipe(path) == result.compressor_of(result.trial(result.chosen.key))
     content = json.loads(path.read_text())
     origin, row = content["origin"], pd.read_csv(out / "recommend" / "table.csv").query("passed").iloc[-1]
     assert content["model"]["type"] == "llava"
@@ -92,7 +92,7 @@ def test_the_recipe_file_holds_the_recommended_compressor_and_where_it_comes_fro
 
 
 def test_the_text_names_the_setting_its_loss_and_the_worst_kind(found, text):
-    result, _ = found
+    result = found
     trial = result.trial(result.chosen.key)
     worst = kinds_table(result, result.chosen).iloc[0]
     assert f"**{trial.user_attrs['family']} with {trial.params['keep']} equivalent tokens** of 144" in text
@@ -101,7 +101,7 @@ def test_the_text_names_the_setting_its_loss_and_the_worst_kind(found, text):
 
 
 def test_kinds_of_questions_are_weighted_as_in_the_whole(found):
-    result, _ = found
+    result = found
     kinds = kinds_table(result, result.chosen)
     assert np.average(kinds["loss"], weights=kinds["n"]) == pytest.approx(result.chosen.losses.mean)
     assert kinds["loss"].is_monotonic_decreasing
@@ -109,14 +109,14 @@ def test_kinds_of_questions_are_weighted_as_in_the_whole(found):
 
 def test_the_same_command_again_answers_nothing_and_says_the_same(found, text, out):
     before = {path: path.stat().st_mtime_ns for path in (out / "records").rglob("*.parquet")}
-    assert report(*recommend(StudyFolder("recommend", out), config_in(out), PLAN)) == text
+    assert report(recommend(StudyFolder("recommend", out), config_in(out), PLAN)) == text
     assert before == {path: path.stat().st_mtime_ns for path in (out / "records").rglob("*.parquet")}
 
 
 def test_no_setting_qualifies_where_all_lose_too_much(out, found):
     plan = RecommendationPlan(max_loss=10, methods=("fastv",), keep=(0.11,))
     result = recommend(StudyFolder("none", out), config_in(out), plan)
-    said = report(*result)
+    said = report(result)
     assert "No setting qualifies" in said
     assert "Every setting loses more than that in the race." in said
     assert not (out / "none" / "recipe.json").exists()
@@ -129,7 +129,7 @@ def test_too_few_images_are_named_before_anything_is_answered(tmp_path):
 
 
 def test_controls_race_as_simple_settings_and_oracles_do_not(found):
-    result, _ = found
+    result = found
     raced = {trial.params["scorer"].partition("[")[0] for trial in result.study.trials}
     assert raced == {"vtc_cls", *SIMPLE}
 
@@ -137,13 +137,13 @@ def test_controls_race_as_simple_settings_and_oracles_do_not(found):
 def test_a_recipe_file_can_race(tmp_path, out, found):
     vtc_cls(keep=100, start_layer=0).save(tmp_path / "mine.json")
     plan = RecommendationPlan(max_loss=25, methods=(str(tmp_path / "mine.json"),), keep=(0.9,))
-    result, _ = recommend(StudyFolder("file", out), config_in(out), plan)
+    result = recommend(StudyFolder("file", out), config_in(out), plan)
     assert {("mine", 100)} <= {(t.params["scorer"], t.params["keep"]) for t in result.study.trials}
 
 
 def test_layers_of_the_tower_can_race(out, found):
     plan = RecommendationPlan(max_loss=25, methods=(), layers=("cls[0:]", "cls[3]"), keep=(0.9,))
-    result, _ = recommend(StudyFolder("layers", out), config_in(out), plan)
+    result = recommend(StudyFolder("layers", out), config_in(out), plan)
     assert {"cls[0:]", "cls[3]"} <= {trial.params["scorer"] for trial in result.study.trials}
 
 
@@ -173,10 +173,10 @@ def test_measured_aims_refuse_several_processes(monkeypatch, tmp_path):
 @pytest.mark.parametrize("aim", ["latency", "memory"])
 def test_what_is_measured_decides_between_settings(aim, out, found):
     plan = RecommendationPlan(max_loss=25, methods=("vtc_cls",), keep=(0.9,), aim=aim, batch=2, new_tokens=2, rounds=3)
-    result, compressor_of = recommend(StudyFolder(aim, out), config_in(out), plan)
+    result = recommend(StudyFolder(aim, out), config_in(out), plan)
     assert result.full_cost > 0
     assert all(result.costs[step.key] < result.full_cost for step in result.steps)
-    said = report(result, compressor_of)
+    said = report(result)
     if result.chosen:
         assert {"latency": "ms per question", "memory": "MiB peak"}[aim] in said
 

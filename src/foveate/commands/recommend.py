@@ -34,6 +34,6 @@ def main(
     from foveate.studies.study_folder import StudyFolder
 
     folder = StudyFolder(options.name, options.out, options.storage, existing=options.existing)
-    found, compressor_of = recommend(folder, options.config, plan, kept_figure)
+    found = recommend(folder, options.config, plan, kept_figure)
     if rank() == 0:
-        print(report(found, compressor_of))
+        print(report(found))

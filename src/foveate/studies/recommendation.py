@@ -18,6 +18,7 @@ from foveate.data.sample import first_of_images
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.datamodule import by_image
 from foveate.evaluation.ranks import notice, world_size
+from foveate.evaluation.records import RecordFolder
 from foveate.methods.fitting import BUDGETLESS, own_budgets, with_fallbacks
 from foveate.methods.from_file import warn_of_model
 from foveate.profiling.speed import measure
@@ -49,8 +50,9 @@ class Recommendation:
         race: The images of the race, the standard, and the run of the uncompressed model.
         confirming: The images of the confirmation.
         steps: What was confirmed, in order.
-        costs: Cost of settings by number of their trial; measured ones only of those that were confirmed.
+        costs: Cost of settings by number of their trial; those that are measured only of settings with a chance.
         full_cost: Cost of the uncompressed model.
+        compressor_of: Function from a trial to its compressor.
     """
 
     study: optuna.Study
@@ -61,6 +63,7 @@ class Recommendation:
     steps: tuple[Step, ...]
     costs: Mapping[int, float]
     full_cost: float
+    compressor_of: Callable[[FrozenTrial], Compressor]
 
     @property
     def chosen(self) -> Step | None:
@@ -74,7 +77,7 @@ class Recommendation:
 
 def recommend(
     folder: StudyFolder, config: EvalConfig, plan: RecommendationPlan, draw: Draw | None = None
-) -> tuple[Recommendation, Callable[[FrozenTrial], Compressor]]:
+) -> Recommendation:
     """Finds the cheapest setting that loses at most `plan.max_loss` points of accuracy.
 
     Args:
@@ -82,9 +85,6 @@ def recommend(
         config: The evaluation; each setting replaces its compressor.
         plan: The plan.
         draw: See `Objective`.
-
-    Returns:
-        The recommendation, and the function from a trial to its compressor.
 
     Raises:
         DataError: The images are too few to show so small a loss, whatever the method.
@@ -99,6 +99,7 @@ def recommend(
     _check_images(len(confirming), plan, standard)
     choices, _, left_out, not_applicable = applicable(choices, budgets, context)
     full = evaluate(replace(config, compressor=Identity()), ORDER, shared=True)
+    racing, confirming = _answered(full, racing), _answered(full, confirming)
     race = Race(racing, len(confirming), standard, full.folder.name, plan.aim == "tokens")
     grid = ChoiceGrid(tuple(choices), tuple(budgets))
     objective = Objective(config, grid, ("tokens",), draw=draw, race=race)
@@ -117,8 +118,7 @@ def recommend(
 
     worth = {number: cost for number, cost in costs.items() if cost < full_cost}
     steps = _confirmed(config, race, confirming, [t for t in finished if t.number in worth], worth, compressor_of)
-    found = Recommendation(study, config, plan, race, confirming, tuple(steps), costs, full_cost)
-    return found, compressor_of
+    return Recommendation(study, config, plan, race, confirming, tuple(steps), costs, full_cost, compressor_of)
 
 
 def _confirmed(
@@ -183,6 +183,12 @@ def _shares(context: StudyContext, plan: RecommendationPlan) -> tuple[tuple[str,
     return tuple(images[:count]), tuple(images[count:])
 
 
+def _answered(full: RecordFolder, images: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the images with a question that the uncompressed model could answer; others were skipped."""
+    known = set(full.read()["image_id"].to_pylist())
+    return tuple(image for image in images if image in known)
+
+
 def _check_images(images: int, plan: RecommendationPlan, standard: Standard) -> None:
     """Raises `DataError` if no result on so many images could confirm a setting."""
     least = fewest_images(standard.max_loss, standard.confidence)
@@ -220,7 +226,7 @@ def _settings(context: StudyContext, plan: RecommendationPlan) -> tuple[list[Cho
     if not budgets:
         raise FoveateError(f"keep {' '.join(map(str, plan.keep))}: every budget is all of {patches} patches")
     for name in names:
-        warn_of_model(name, context.loaded.adapter, context.loaded.identity)
+        warn_of_model(name, context.loaded.adapter)
     recipes = recipes_of((*names, *SIMPLE))
     choices = [one for label, recipe in recipes.items() for one in choices_of(label, recipe, context.loaded, (0,))]
     choices += [choice for choice in named_choices(context.tower, plan.layers) if choice.ranked]

@@ -49,8 +49,7 @@ def race_table(found: Recommendation) -> pd.DataFrame:
     """
     rows = []
     for trial in found.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        some = found.race.images[: trial.user_attrs["images"]] if trial.user_attrs["stopped"] else found.race.images
-        full, own = _paired(found, trial.user_attrs["run_id"], some)
+        full, own = _paired(found, trial.user_attrs["run_id"], found.race.images[: trial.user_attrs["images"]])
         facts = {"chance": trial.user_attrs["chance"], "left": trial.user_attrs["stopped"]}
         rows.append(setting_of(trial) | _loss(full, own) | facts)
     columns = [*_SETTING, "n", "images", "loss", "low", "high", "chance", "left"]

@@ -1,10 +1,8 @@
 """Report of a recommendation: the answer, its table and figure, and the recipe file."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-from optuna.trial import FrozenTrial
 
 from foveate.analysis.drawing import save_figure
 from foveate.analysis.kept_patches import setting_of as images_of
@@ -19,40 +17,35 @@ from foveate.analysis.recommendation.data import (
 )
 from foveate.analysis.recommendation.figures import frontier_figure
 from foveate.analysis.tables import accuracy, grid, paragraphs, percent, write_csv, write_table
-from foveate.compressors import Compressor
 from foveate.compressors.recipe_file import RecipeFile, chosen_for, write
 from foveate.evaluation.run import cached_load
 from foveate.studies.notes import note_study
+from foveate.studies.racing import HOPELESS
 from foveate.studies.recommendation import Recommendation
 from foveate.studies.study import keep_artifacts
 
 RECIPE = "recipe.json"
 _LOSS = ("loss", "low", "high")
 _METHOD = (
-    "Settings raced on {race:,} images in one order. A setting leaves the race when it has less than 5 % chance to be "
-    "confirmed, its smaller budgets with it, or when one with no more tokens surely loses less. {steps} were then "
-    "tested on the other {confirming:,} images, from the most expensive to the cheapest, each at the full level of "
-    "{level:.3g}, up to the first that fails (fixed sequence): the probability that the recommended setting loses more "
-    "than {max_loss:g} points is at most {level:.3g}. The test resamples images under the null hypothesis of that loss."
+    "Settings raced on {race:,} images in one order. A setting leaves the race when its chance to be confirmed is "
+    "below {hopeless:.0%}, its smaller budgets with it, or when one with no more tokens surely loses less. The other "
+    "{confirming:,} images confirm: settings are tested from the most expensive to the cheapest, each at the full "
+    "level of {level:.3g}, up to the first that fails (fixed sequence), {steps} in all. So the probability that the "
+    "recommended setting loses more than {max_loss:g} points is at most {level:.3g}. The test resamples images under "
+    "the null hypothesis of that loss."
 )
 
 
-def report(found: Recommendation, compressor_of: Callable[[FrozenTrial], Compressor]) -> str:
-    """Writes recipe.json, table.csv, table.md, race.csv, kinds.csv and frontier.png; returns the text to print.
-
-    Args:
-        found: The recommendation.
-        compressor_of: Function from a trial to its compressor.
-    """
+def report(found: Recommendation) -> str:
+    """Writes recipe.json, table.csv, table.md, race.csv, kinds.csv and frontier.png; returns the text to print."""
     folder = found.config.out / found.study.study_name
     race, confirmation = race_table(found), confirmation_table(found)
     answer = _answer(found, confirmation)
     if found.chosen is not None:
-        compressor = compressor_of(found.trial(found.chosen.key))
+        compressor = found.compressor_of(found.trial(found.chosen.key))
         kinds = kinds_table(found, found.chosen)
         write_csv(kinds, folder / "kinds.csv")
-        adapter_of = cached_load(found.config.model, found.config.device, found.config.dtype)
-        chosen = chosen_for(adapter_of.adapter, adapter_of.identity)
+        chosen = chosen_for(cached_load(found.config.model, found.config.device, found.config.dtype).adapter)
         name = str(confirmation.iloc[len(found.steps) - 1]["method"])
         write(folder / RECIPE, RecipeFile(compressor, name, chosen, _origin(found, confirmation, kinds)))
         answer = paragraphs(answer, _next(found, str(folder / RECIPE)))
@@ -150,8 +143,8 @@ def _next(found: Recommendation, path: str) -> str:
 def _page(found: Recommendation, answer: str, race: pd.DataFrame, confirmation: pd.DataFrame) -> str:
     """Returns the text of `table.md`."""
     plan, sizes = found.plan, {"race": len(found.race.images), "confirming": len(found.confirming)}
-    level = {"level": 1 - plan.confidence, "max_loss": plan.max_loss, "steps": len(found.steps)}
-    parts = ["# Recommendation", answer, _METHOD.format(**sizes, **level)]
+    level = {"level": 1 - plan.confidence, "max_loss": plan.max_loss, "hopeless": HOPELESS}
+    parts = ["# Recommendation", answer, _METHOD.format(**sizes, **level, steps=len(found.steps))]
     if len(confirmation):
         parts += ["## Confirmation", grid([_confirmed(row) for _, row in confirmation.iterrows()])]
     if found.chosen is not None:
