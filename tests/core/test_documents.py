@@ -1,4 +1,4 @@
-"""What the package says about the documentation leads to pages on the web, because a wheel has no docs."""
+"""Addresses of the documentation in errors and help lead to pages that exist, because a wheel has no docs."""
 
 import re
 import tomllib

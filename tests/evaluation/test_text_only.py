@@ -161,5 +161,5 @@ def test_what_needs_an_image_leaves_text_only_questions_out_or_refuses_them(conf
     asked = [sample.id for sample, _ in with_prompts(config, loaded, samples, encodings.arrangements)]
     assert asked == ["test-000000", "test-000002"]
     assert first_usable(config, samples[1:], loaded).id == "test-000002"
-    with pytest.raises(DataError, match="have no image, the first is 'test-000001'"):
+    with pytest.raises(DataError, match="are not about one image, the first is 'test-000001' with no images"):
         measure(config, BiasPlan())

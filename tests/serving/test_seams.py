@@ -1,4 +1,4 @@
-"""What the server takes from transformers: seams of the versions 5.23 and 5.24, whose code was read."""
+"""Functions of transformers that the server calls or overrides, in the versions whose code was read."""
 
 from importlib.metadata import version
 from inspect import signature

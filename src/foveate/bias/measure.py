@@ -71,12 +71,12 @@ class Measurement:
         loaded = cached_load(config.model, config.device, config.dtype)
         config = config.on(loaded)
         samples, questions = data_of(config.data, config.split, config.limit, config.seed)
-        for several, what in ((False, "have no image"), (True, "are about several images")):
-            if refused := [s.id for s in samples if len(s.sources) != 1 and s.several == several]:
-                raise DataError(
-                    f"{len(refused)} questions of {config.data!r} {what}, the first is {refused[0]!r}: bias is "
-                    "measured on questions about one image only: remove the others from the data"
-                )
+        if refused := [sample for sample in samples if len(sample.sources) != 1]:
+            first = refused[0]
+            raise DataError(
+                f"{len(refused)} questions of {config.data!r} are not about one image, the first is {first.id!r} with "
+                f"{len(first.sources) or 'no'} images: bias is measured on such questions only: remove the others"
+            )
         grid = loaded.adapter.tower.grid
         plan = resolve_plan(plan, grid)
         known = config.identity(checkpoint_identity(loaded), questions)

@@ -17,9 +17,8 @@ def main(*names: str) -> None:
     """Prints what is known about methods: foveate methods [NAME ...] [--families].
 
     Without a name: every method with its paper, whether its number of tokens is known before scores are, and the place
-    where it removes tokens. With names: how each works, its
-    options, and the model families that it runs on, which are tried on tiny random models. --families tries all
-    methods, which takes about a minute.
+    where it removes tokens. With names: how each works, its options, and the model families that it runs on, which are
+    tried on tiny random models. --families tries all methods, which takes about a minute.
     """
     if "--families" in names:
         from foveate.testing.matrix import table

@@ -190,12 +190,8 @@ class VQASample:
                 question.
         """
         if len(self.sources) != 1:
-            found = (
-                f"{len(self.sources)} images: only questions about one image"
-                if self.several
-                else ("no image: only questions about images")
-            )
-            raise DataError(f"question {self.id!r} has {found} can be used here")
+            count = len(self.sources) or "no"
+            raise DataError(f"question {self.id!r} has {count} images: only questions about one image can be used here")
         return self.images[0]
 
     @property

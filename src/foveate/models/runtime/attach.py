@@ -235,10 +235,8 @@ class Attachment:
                 "model's own processor"
             )
         arrangements = adapter.arrangements(images, runs_of(inputs["input_ids"] == adapter.image_token))
-        texts, compress = (
-            partial(self._texts, inputs, arrangements),
-            partial(self.compress, extra_needs=adapter.extra_needs),
-        )
+        texts = partial(self._texts, inputs, arrangements)
+        compress = partial(self.compress, extra_needs=adapter.extra_needs)
         return in_groups(compress, *live_by_shape(adapter, images, arrangements, texts, self.texts.companion))
 
     def _texts(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
