@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from foveate.analysis.statistics import Totals, balance_interval, share_interval, totals_of
+from foveate.analysis.statistics import Numbers, Totals, balance_interval, share_interval, totals_of
 from foveate.analysis.verdicts import SIGNIFICANT, paired_p
 
 IMAGES = (20, 42, 100, 200)
@@ -160,7 +160,7 @@ def null_methods(
 
 
 def _covered(
-    cell: str, truth: float, ends: tuple[np.ndarray, np.ndarray], numbers: np.ndarray, differing: np.ndarray
+    cell: str, truth: float, ends: tuple[Numbers, Numbers], numbers: np.ndarray, differing: np.ndarray
 ) -> Covered:
     low, high = ends
     held = (low <= truth + 1e-12) & (truth <= high + 1e-12)

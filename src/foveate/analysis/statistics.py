@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 from scipy.stats import bootstrap, norm, pearsonr, permutation_test, rankdata, t
 from statsmodels.stats.proportion import proportion_confint
 
+Numbers = np.ndarray | np.floating
+"""An array of numbers, or a single one."""
 RESAMPLES, PERMUTATIONS = 2000, 9999
 ROUNDING = 1e-6  # largest distance of a value from its range
 
@@ -122,13 +124,13 @@ def totals_of(values: ArrayLike, images: ArrayLike) -> Totals:
     return Totals(*(np.bincount(index, column) for column in columns))
 
 
-def share_interval(totals: Totals) -> tuple[np.ndarray, np.ndarray]:
+def share_interval(totals: Totals) -> tuple[Numbers, Numbers]:
     """Returns the ends of Wilson's interval (1927) for a mean in [0, 1], at `effective_questions`."""
     share = totals.sums.sum(-1) / totals.counts.sum(-1)
     return _wilson(share, effective_questions(totals))
 
 
-def balance_interval(totals: Totals) -> tuple[np.ndarray, np.ndarray]:
+def balance_interval(totals: Totals) -> tuple[Numbers, Numbers]:
     """Returns the ends of the interval for the mean of paired differences in [-1, 1].
 
     The mean is the share of gains b = sum(max(x, 0)) / N minus the share of losses c. Wilson's intervals of both, at
@@ -145,7 +147,7 @@ def balance_interval(totals: Totals) -> tuple[np.ndarray, np.ndarray]:
     r = -np.sqrt((won * lost / rest).clip(0, 1))
     (won_low, won_high), (lost_low, lost_high) = _wilson(won, effective), _wilson(lost, effective)
 
-    def joint(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def joint(a: Numbers, b: Numbers) -> Numbers:
         return np.sqrt(a**2 - 2 * r * a * b + b**2)
 
     low = won - lost - joint(won - won_low, lost_high - lost)
@@ -153,7 +155,7 @@ def balance_interval(totals: Totals) -> tuple[np.ndarray, np.ndarray]:
     return low.clip(-1), high.clip(max=1)
 
 
-def effective_questions(totals: Totals) -> np.ndarray:
+def effective_questions(totals: Totals) -> Numbers:
     """Returns the number of independent questions that would give the same variance as these clusters.
 
     With N questions about m images, mean x, r_i = sum_i - x n_i and S = sum((x_j - x)^2), the variance of the mean is
@@ -185,7 +187,7 @@ def effective_questions(totals: Totals) -> np.ndarray:
 def summed_interval(
     parts: Sequence[np.ndarray],
     images: ArrayLike,
-    of: Callable[[np.ndarray], np.ndarray],
+    of: Callable[[np.ndarray], Numbers],
     strata: ArrayLike | None = None,
     seed: int = 0,
 ) -> Interval:
@@ -274,7 +276,7 @@ def correlation(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Correlation:
     return Correlation(float(spearman(a, b)), float(low), float(high), float(test.pvalue), len(a))
 
 
-def spearman(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+def spearman(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Numbers:
     """Returns Spearman's rank correlation along an axis; 0 where one side is constant."""
     a, b = np.broadcast_arrays(rankdata(a, axis=axis), rankdata(b, axis=axis))
     with warnings.catch_warnings():
@@ -299,13 +301,13 @@ def checked(values: ArrayLike, images: ArrayLike) -> tuple[np.ndarray, np.ndarra
     return values, index
 
 
-def _between(totals: Totals) -> np.ndarray:
+def _between(totals: Totals) -> Numbers:
     """Returns m / (m - 1) sum((sum_i - x n_i)^2): N^2 times the variance of the ratio x = sum(sum_i) / sum(n_i)."""
     images = totals.counts.shape[-1]
     mean = totals.sums.sum(-1, keepdims=True) / totals.counts.sum(-1, keepdims=True)
     return ((totals.sums - mean * totals.counts) ** 2).sum(-1) * images / max(images - 1, 1)
 
 
-def _wilson(share: np.ndarray, questions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _wilson(share: Numbers, questions: Numbers) -> tuple[Numbers, Numbers]:
     low, high = proportion_confint(share * questions, questions, method="wilson")
     return np.asarray(low), np.asarray(high)
