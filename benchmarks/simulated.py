@@ -165,7 +165,7 @@ def _covered(
     low, high = ends
     held = (low <= truth + 1e-12) & (truth <= high + 1e-12)
     size = float(differing.sum(-1).mean())
-    return Covered(cell, float(held.mean()), _bound(numbers), len(held), size, float((high - low).mean()))
+    return Covered(cell, float(held.mean()), _bound(numbers), np.size(held), size, float((high - low).mean()))
 
 
 def _bound(numbers: np.ndarray) -> float:
