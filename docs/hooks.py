@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # mkdocs loads this file by its path
 from docs.blocks import BlockError, run_blocks  # noqa: E402 (after the path is set)
 
-_HOME = "foveate.methods.recipes"
 _HELP, _OPTIONS = "<!-- help of commands -->", "<!-- options of recipes -->"
 _PACKAGE = re.compile(r"^<!-- modules of ([\w.]+) -->$", re.MULTILINE)
 _run_once = cache(run_blocks)  # `mkdocs serve` builds all pages again
@@ -85,7 +84,6 @@ def options_of_recipes() -> str:
     for name, recipe in METHODS.items():
         keep, *options = signature(recipe).parameters.values()
         shown = ", ".join(f"`{option.name}={option.default!r}`" for option in options)
-        rows.append(
-            f"| [`{name}`](#{_HOME}.{name}) | {'needed' if keep.default is keep.empty else 'ignored'} | {shown} |"
-        )
+        needed = "needed" if keep.default is keep.empty else "ignored"
+        rows.append(f"| [`{name}`](#{recipe.__module__}.{name}) | {needed} | {shown} |")
     return "\n".join(rows)

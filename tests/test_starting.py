@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
 
@@ -140,8 +142,14 @@ def test_an_evaluation_that_has_nothing_left_to_answer_imports_nothing_that_answ
 
 
 def test_the_names_of_methods_are_those_of_the_recipes():
-    made = {name for name, value in vars(recipes).items() if getattr(value, "__module__", "") == recipes.__name__}
-    assert set(METHODS) == {name for name in made if not name.startswith("_")}
+    modules = [import_module(found.name) for found in iter_modules(recipes.__path__, f"{recipes.__name__}.")]
+    made = [
+        name
+        for module in modules
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", "") == module.__name__ and name[0] != "_"
+    ]
+    assert sorted(METHODS) == sorted(made)
     assert len(METHODS) == len(set(METHODS)) == len(dict(METHODS))
     assert all(recipe.__name__ == name for name, recipe in METHODS.items())
     assert "nothing" not in METHODS and METHODS.get("nothing") is None

@@ -120,6 +120,12 @@ def resolve_keep(keep: Keep, patches: int) -> int:
             raise BudgetError(f"keep={number}: an image has {patches} patches here, keep 1..{patches} of them")
 
 
+def floored(keep: Keep | None) -> Keep | None:
+    """Returns a budget whose fraction is rounded down like `int()` in the authors' scripts; a count stays."""
+    keep = None if keep is None else plain_keep(keep)
+    return Floor(keep) if isinstance(keep, float) else keep
+
+
 def check_budgets(keeps: Iterable[SupportsFloat], needed: bool = True) -> None:
     """Checks budgets without knowing the number of patches.
 

@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING, Any
 from foveate.methods.registry import METHODS, NAMES
 
 if TYPE_CHECKING:
-    from foveate.methods.recipes import *  # noqa: F403
+    from foveate.methods.recipes.after_tower import *  # noqa: F403
+    from foveate.methods.recipes.controls import *  # noqa: F403
+    from foveate.methods.recipes.in_language_model import *  # noqa: F403
+    from foveate.methods.recipes.in_stages import *  # noqa: F403
+    from foveate.methods.recipes.in_tower import *  # noqa: F403
 
 
 __all__ = ["METHODS", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # torch takes a second to import
     from foveate.compressors import Compressor
 
 _AFTER, _TOWER, _INSIDE = "after the tower", "inside the tower", "inside the language model"
+_BOTH = f"{_AFTER} and {_INSIDE}"
 PLACES: Mapping[str, str] = {
     **dict.fromkeys("full blind random uniform pool downsample saturation contrast edges".split(), "control"),
     "random_inside": "control",
@@ -23,10 +24,18 @@ PLACES: Mapping[str, str] = {
     **dict.fromkeys(("flowcut", "tome"), _TOWER),
     **dict.fromkeys(("otprune", "mmtok"), _AFTER),
     **dict.fromkeys("fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw".split(), _INSIDE),
-    "vscan": f"{_AFTER} and {_INSIDE}",
+    "vscan": _BOTH,
 }
 """The methods in the order of all tables, each with the place where it removes tokens, or "control" or "oracle"."""
 NAMES = tuple(PLACES)
+_MODULES = {
+    "control": "controls",
+    "oracle": "controls",
+    _AFTER: "after_tower",
+    _TOWER: "in_tower",
+    _INSIDE: "in_language_model",
+    _BOTH: "in_stages",
+}
 _RECIPE = ".json"
 VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "per_tile": {"per_tile": True},
@@ -40,7 +49,7 @@ class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
 
     def __getitem__(self, name: str) -> Callable[..., "Compressor"]:
         if name in NAMES:
-            return getattr(import_module("foveate.methods.recipes"), name)
+            return getattr(import_module(f"foveate.methods.recipes.{_MODULES[PLACES[name]]}"), name)
         if name in installed_plugins("foveate.methods"):
             return import_plugin("foveate.methods", name)
         raise KeyError(name)

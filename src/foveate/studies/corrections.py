@@ -28,7 +28,8 @@ from foveate.evaluation.module import images_of_questions
 from foveate.evaluation.prompts import prompt_of
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods.fitting import options_on, with_fallbacks
-from foveate.methods.recipes import fastv, vtc_cls
+from foveate.methods.recipes.after_tower import vtc_cls
+from foveate.methods.recipes.in_language_model import fastv
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.generation import Decoding, answer_each
