@@ -1,6 +1,7 @@
 """Compares published methods at the same number of equivalent tokens."""
 
 from foveate.core.budget import check_budgets
+from foveate.core.values import whole
 from foveate.evaluation.ranks import rank
 from foveate.methods.registry import METHODS, check_names, label_of, pairs_of
 from foveate.options import Flat, Options
@@ -10,6 +11,7 @@ def main(
     methods: tuple[str, ...] = tuple(METHODS),
     keep: tuple[int | float, ...] = (0.5, 1 / 3, 0.11),
     pairs: tuple[str, ...] = (),
+    turns: int = 1,
     options: Flat = Options("compare_methods", scenes=1050),
 ) -> None:
     """Evaluates published methods, controls and oracles at budgets that cost the language model the same.
@@ -31,6 +33,9 @@ def main(
             or fractions of an image's patches.
         pairs: Pairs of methods whose differences are tested, such as vtc_cls:fastv; `pairs.csv` and `pairs.md` have
             them. Methods that a pair names are evaluated, too.
+        turns: Number of questions about an image that share a choice. From 2 on, methods that read the question are
+            evaluated once more, with what they choose for the first of so many questions, and `pairs.csv` has the
+            differences.
         options: Options of all experiments.
     """
     check_names(methods)
@@ -38,13 +43,20 @@ def main(
     labels = {label_of(name) for name in methods}
     methods = (*methods, *dict.fromkeys(name for pair in compared for name in pair if name not in labels))
     check_budgets(keep)
+    whole("turns", turns, least=1)
     from foveate.analysis.benchmark_numbers import overview
     from foveate.analysis.comparison.report import report
     from foveate.analysis.kept_patches import kept_figure
     from foveate.analysis.trainings import report_trainings
+    from foveate.methods.fitting import sharing
     from foveate.studies.comparison import compare
     from foveate.studies.study_folder import StudyFolder
 
+    shared = sharing(methods, turns) if turns > 1 else {}
+    methods, compared = (
+        (*methods, *shared.values()),
+        (*compared, *((label_of(new), label_of(old)) for old, new in shared.items())),
+    )
     studies = []
     for name, config in options.each:
         folder = StudyFolder(name, options.out, options.storage, existing=options.existing)

@@ -4,6 +4,7 @@ from foveate.compressors.base import Compressor
 from foveate.compressors.controls import Blind, Downsample, Identity, Pool
 from foveate.compressors.decoder import DecoderCompressor
 from foveate.compressors.fallback import Fallback
+from foveate.compressors.first_choice import FirstChoice
 from foveate.compressors.pipeline import Pipeline
 from foveate.compressors.result import Result
 from foveate.compressors.tower import TowerCompressor
@@ -15,6 +16,7 @@ __all__ = [
     "DecoderCompressor",
     "Downsample",
     "Fallback",
+    "FirstChoice",
     "Identity",
     "Pipeline",
     "Pool",

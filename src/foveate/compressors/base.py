@@ -37,10 +37,12 @@ class Compressor(Value, ABC):
     Attributes:
         positions: "repacked" numbers the remaining tokens consecutively; "original" keeps their positions.
         static_count: Whether `plan` is exact: numbers of tokens depend on no score and no question.
+        shared_by: Number of questions about an image that share a choice in evaluations (`FirstChoice`).
     """
 
     positions: Positions = "repacked"
     static_count: ClassVar[bool] = False
+    shared_by: ClassVar[int] = 1
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -149,11 +151,14 @@ class Compressor(Value, ABC):
             UnsupportedModel: No adapter serves the model.
             LayerError: A cut names a block that the language model does not have.
             UnsupportedNeed: At the first call, if the model cannot answer a need of the compressor.
+            FoveateError: Questions share a choice (`shared_by`), which only evaluations know how to do.
         """
         from foveate.models.loading.load import LoadedModel, adapt
         from foveate.models.runtime.attach import Attachment, compressing
         from foveate.models.runtime.images import TextSide
 
+        if self.shared_by > 1:
+            raise FoveateError(f"{self}: only evaluations know which questions share a choice; attach its compressor")
         result = Result(repr(self))
         if isinstance(model, LoadedModel):
             adapter, texts = model.adapter, model.text_side

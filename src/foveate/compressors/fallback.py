@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foveate.compressors.base import Compressor, Positions
+from foveate.compressors.around import AroundCompressor
 from foveate.core.compression import Compressed, Decision
 from foveate.core.contracts import AroundCut, AroundImages, Cut, ImageBatch
 from foveate.core.layers import resolve_layer, resolve_layers
@@ -15,7 +15,7 @@ from foveate.core.trace import Trace
 
 
 @dataclass(frozen=True)
-class Fallback(Compressor):
+class Fallback(AroundCompressor):
     """A compressor that reads received attention wherever it would read rows of [CLS].
 
     A layer that sees only windows of the image is replaced by another one. LLaVA-OneVision ports of [CLS] methods use
@@ -27,13 +27,8 @@ class Fallback(Compressor):
         feature_layer: The tower's layer that writes the features.
     """
 
-    compressor: Compressor
     layers: tuple[int, ...]
     feature_layer: int
-
-    @property
-    def positions(self) -> Positions:  # type: ignore[override] (a field elsewhere)
-        return self.compressor.positions
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -44,25 +39,11 @@ class Fallback(Compressor):
         cuts = self.compressor.cuts
         return tuple(cut if self.substitutes(cut.needs) == cut.needs else _FallbackCut(cut, self) for cut in cuts)
 
-    @property
-    def repack(self) -> bool:
-        return self.compressor.repack
-
-    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
-        return replace(self, compressor=self.compressor.tiled(per_tile, separators))
-
-    @property
-    def static_count(self) -> bool:  # type: ignore[override] (a constant elsewhere)
-        return self.compressor.static_count
-
     def compress(self, images: ImageBatch) -> Compressed:
         return self.compressor.compress(_FallbackImages(self, images))
 
     def decide(self, images: ImageBatch) -> tuple[Tensor, Decision]:
         return self.compressor.decide(_FallbackImages(self, images))
-
-    def plan(self, patches: int, depth: int) -> tuple[float, ...]:
-        return self.compressor.plan(patches, depth)
 
     def substitutes(self, needs: Sequence[Need]) -> tuple[Need, ...]:
         """Returns the needs that the tower answers instead of these."""

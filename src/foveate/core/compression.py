@@ -45,6 +45,11 @@ class Compression:
         """Number of sources of each token."""
         return self.real.long() if self.mixing is None else (self.mixing != 0).sum(-1)
 
+    def chosen(self, rows: Sequence[int]) -> "Compression":
+        """Returns the compression of some of the images."""
+        some = list(rows)
+        return Compression(self.origin[some], None if self.mixing is None else self.mixing[some])
+
     def apply(self, features: Float[Tensor, "batch source dim"]) -> Float[Tensor, "batch token dim"]:
         """Returns M X, with zeros for padding; without mixing, tokens equal their patches bit by bit."""
         if self.mixing is None:
@@ -65,6 +70,10 @@ class Decision:
     scores: Float[Tensor, "batch patch"]
     compression: Compression
 
+    def chosen(self, rows: Sequence[int]) -> "Decision":
+        """Returns the decision for some of the images or prompts."""
+        return Decision(self.scores[list(rows)], self.compression.chosen(rows))
+
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
@@ -77,6 +86,8 @@ class Compressed:
             NaN and answers with 0.
         separators: Whether the separators stay in the prompt.
         carried: Answers that the language model or a cut inside it reads; `compressed_by` sets them.
+        leaders: For each prompt, the prompt whose choices its cuts repeat, one with the same image; empty if every
+            prompt has its own choices.
     """
 
     tokens: Float[Tensor, "image token dim"]
@@ -84,6 +95,7 @@ class Compressed:
     arrangements: tuple[Arrangement, ...]
     separators: bool = True
     carried: Mapping[Need, Tensor] = field(default_factory=dict)
+    leaders: tuple[int, ...] = ()
 
     @property
     def visible(self) -> Int[Tensor, " image"]:
@@ -94,12 +106,10 @@ class Compressed:
 
     def chosen(self, rows: Sequence[int]) -> "Compressed":
         """Returns the result for some of the images."""
-        some, compression = list(rows), self.decision.compression
-        mixing = None if compression.mixing is None else compression.mixing[some]
-        decision = Decision(self.decision.scores[some], Compression(compression.origin[some], mixing))
+        some = list(rows)
         carried = {need: value[some] for need, value in self.carried.items()}
         arrangements = tuple(self.arrangements[row] for row in some)
-        return Compressed(self.tokens[some], decision, arrangements, self.separators, carried)
+        return Compressed(self.tokens[some], self.decision.chosen(rows), arrangements, self.separators, carried)
 
     @classmethod
     def of(cls, tokens: Tensor, decision: Decision, arrangement: Arrangement, separators: bool = True) -> "Compressed":

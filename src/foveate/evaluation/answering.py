@@ -19,7 +19,7 @@ from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.loggers import logged
-from foveate.evaluation.module import Answering, Enough, RecordWriter
+from foveate.evaluation.module import Answering, Enough, RecordWriter, leaders_of
 from foveate.evaluation.prompts import RECORD_IT, failure_of, none_left, note_unknown_words
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.evaluation.run import refuse_bad
@@ -67,7 +67,9 @@ class Evaluation:
         ordered = longest_first(self.samples, encodings) if by_length else self.samples
         ids = frozenset(sample.id for sample in good)
         batches = QuestionsInBatches(ordered, config.per_batch, self.order, share, shares, ids)
-        module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.reuse)
+        method, skip = config.compressor, config.on_error == "skip"
+        leaders = leaders_of(self.samples, method.shared_by)
+        module = Answering(encodings, method, config.max_new_tokens, skip, config.reuse, leaders)
         with logged(config, folder, share) as callbacks:
             if failed and share == 0:
                 folder.append(failed)

@@ -2,7 +2,8 @@
 
 import math
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -33,6 +34,9 @@ from foveate.models.runtime.greedy import Answers
 from foveate.models.runtime.images import Texts
 from foveate.models.runtime.pruning import Pruning
 
+Asked = tuple[VQASample, list[int]]
+"""A question with its prompt."""
+
 
 class Answering(lightning.LightningModule):
     """Answers batches of questions; those about the same image follow each other.
@@ -45,6 +49,7 @@ class Answering(lightning.LightningModule):
         max_new_tokens: Longest answer.
         skip: Whether a question that exceeds the model's context is recorded as failed; otherwise it is an error.
         reuse: Names of the results that are computed once and reused (`evaluation.names.Reuse`).
+        leaders: By question ID, the question whose choice serves it (`leaders_of`); others have a choice of their own.
     """
 
     def __init__(
@@ -54,10 +59,12 @@ class Answering(lightning.LightningModule):
         max_new_tokens: int,
         skip: bool = False,
         reuse: Collection[Reuse] = REUSABLE,
+        leaders: Mapping[str, VQASample] | None = None,
     ) -> None:
         super().__init__()
         self.encodings, self.compressor, self.max_new_tokens = encodings, compressor, max_new_tokens
         self.loaded, self.skip, self.reuse = encodings.loaded, skip, reuse
+        self.leaders = leaders or {}
         self.most: int | None = None
 
     def predict_step(self, batch: list[VQASample]) -> list[Record]:
@@ -134,18 +141,13 @@ class Answering(lightning.LightningModule):
         return self._records([sample], answers, kept, blocks, text_tokens, share)[0]
 
     def _answer_about_images(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Record]:
-        share = evidence_of(batch, [self.encodings.arrangements[sample.image_id] for sample in batch], self.loaded)
-        groups = self._groups(batch)
-        first = [group[0] for group in groups]
-        some = [batch[i] for i in first], [prompts[i] for i in first]
-        shapes, images = images_by_shape(self.encodings, *some, share[first])
-        compress = partial(compressed_by, self.compressor, extra_needs=self.loaded.adapter.extra_needs)
-        compressed = in_groups(compress, shapes, images)
-        references = [reference_of(self.loaded, sample) for sample in batch]
+        readers = self._readers(batch, prompts)
         if self.compressor.cuts:
-            answers, pruning = self._generate_with_cuts(prompts, compressed, references)
-            kept, blocks = pruning.decisions[-1].compression.kept, torch.stack(pruning.per_block, 1)
+            answers, kept, blocks = self._cut_answers(list(zip(batch, prompts, strict=True)), readers)
         else:
+            groups = self._groups(batch)
+            compressed = self._compressed([readers[group[0]] for group in groups])
+            references = [reference_of(self.loaded, sample) for sample in batch]
             answers = self._generate(groups, prompts, compressed, references)
             owner = [row for row, group in enumerate(groups) for _ in group]
             kept_by_image = compressed.decision.compression.kept
@@ -153,7 +155,43 @@ class Answering(lightning.LightningModule):
             blocks = compressed.visible[owner][:, None].expand(-1, self.loaded.adapter.decoder.depth)
         image_token = self.loaded.adapter.image_token
         text_tokens = [len(prompt) - prompt.count(image_token) for prompt in prompts]
-        return self._records(batch, answers, kept, blocks, text_tokens, share)
+        return self._records(batch, answers, kept, blocks, text_tokens, self._evidence(batch))
+
+    def _readers(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Asked]:
+        """Returns for each question the one whose choice serves it: its leader, if that can be asked, or itself."""
+        known = {sample.id: (sample, prompt) for sample, prompt in zip(batch, prompts, strict=True)}
+        readers = []
+        for sample in batch:
+            leader = self.leaders.get(sample.id, sample)
+            if leader.id not in known:
+                known[leader.id] = leader, self._prompt(leader)[0]
+            readers.append(known[leader.id] if known[leader.id][1] else known[sample.id])
+        return readers
+
+    def _cut_answers(self, batch: list[Asked], readers: list[Asked]) -> tuple[Answers, list[Tensor], Tensor]:
+        """Answers questions with cuts; leaders that are not in the batch are asked, too."""
+        number = len(batch)
+        rows = {asked[0].id: asked for asked in (*batch, *readers)}
+        places = {sample_id: place for place, sample_id in enumerate(rows)}
+        asked = list(rows.values())
+        readers = [*readers, *asked[number:]]
+        compressed = self._compressed(readers)
+        if self.leaders:
+            compressed = replace(compressed, leaders=tuple(places[sample.id] for sample, _ in readers))
+        references = [reference_of(self.loaded, sample) for sample, _ in asked]
+        answers, pruning = self._generate_with_cuts([prompt for _, prompt in asked], compressed, references)
+        kept, blocks = pruning.decisions[-1].compression.kept[:number], torch.stack(pruning.per_block, 1)[:number]
+        return Answers(answers.tokens[:number], answers.log_probability[:number]), kept, blocks
+
+    def _compressed(self, asked: Sequence[Asked]) -> Compressed:
+        """Returns the images of questions, compressed for these questions."""
+        samples, prompts = [sample for sample, _ in asked], [prompt for _, prompt in asked]
+        shapes, images = images_by_shape(self.encodings, samples, prompts, self._evidence(samples))
+        compress = partial(compressed_by, self.compressor, extra_needs=self.loaded.adapter.extra_needs)
+        return in_groups(compress, shapes, images)
+
+    def _evidence(self, samples: Sequence[VQASample]) -> Tensor:
+        return evidence_of(samples, [self.encodings.arrangements[sample.image_id] for sample in samples], self.loaded)
 
     def _answer_about_text(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Record]:
         """Answers text-only questions, which no compressor changes, as the stock model does."""
@@ -238,6 +276,22 @@ class Answering(lightning.LightningModule):
             )
             for i, sample in enumerate(batch)
         ]
+
+
+def leaders_of(samples: Sequence[VQASample], turns: int) -> dict[str, VQASample]:
+    """Returns by question ID the first of every `turns` questions about an image; empty if each stands for itself.
+
+    Args:
+        samples: The questions; those about an image follow each other. Those that cannot be asked are not counted.
+        turns: Number of questions that share a choice.
+    """
+    leaders: dict[str, VQASample] = {}
+    if turns > 1:
+        asked = [sample for sample in samples if not sample.problem and len(sample.sources) == 1]
+        for _, group in groupby(asked, key=lambda sample: sample.image_id):
+            about = list(group)
+            leaders |= {sample.id: about[place - place % turns] for place, sample in enumerate(about)}
+    return leaders
 
 
 def images_of_questions(

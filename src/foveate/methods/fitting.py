@@ -10,7 +10,7 @@ from typing import Any, get_origin
 
 from torch import nn
 
-from foveate.compressors import Compressor, Fallback
+from foveate.compressors import Compressor, Fallback, FirstChoice
 from foveate.compressors.recipe_file import read
 from foveate.core.budget import plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, OptionError, UnknownMethod, shown
@@ -19,7 +19,7 @@ from foveate.core.needs import ClsRows, Need, ReceivedRows
 from foveate.core.values import Misfit, expected, fitted
 from foveate.methods.from_file import FromFile, warn_of_model
 from foveate.methods.own import own_recipe
-from foveate.methods.registry import METHODS, VARIANTS, is_recipe_file, parts_of
+from foveate.methods.registry import METHODS, PLACES, VARIANTS, is_recipe_file, parts_of, turns_of
 from foveate.models.backbone.adapter import Adapter, Tower
 from foveate.models.loading.load import LoadedModel, adapt
 
@@ -28,20 +28,25 @@ BUDGETLESS = ("full", "blind")
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe with settings for tiles; it takes the options of the recipe.
+    """A recipe with settings for tiles and for questions about one image; it takes the options of the recipe.
 
     Attributes:
         recipe: Function from a budget and options to a compressor.
         per_tile: See `Compressor.tiled`.
         separators: See `Compressor.tiled`.
+        turns: Number of questions about an image that share a choice (`FirstChoice`).
     """
 
     recipe: Callable[..., Compressor]
     per_tile: bool = False
     separators: bool = True
+    turns: int = 1
 
     def __call__(self, *args: Any, **options: Any) -> Compressor:  # noqa: ANN401 (those of the recipe)
-        return self.recipe(*args, **options).tiled(self.per_tile, self.separators)
+        compressor = self.recipe(*args, **options)
+        if self.per_tile or not self.separators:
+            compressor = compressor.tiled(self.per_tile, self.separators)
+        return FirstChoice(compressor, self.turns) if self.turns > 1 else compressor
 
     @property
     def __signature__(self) -> Signature:
@@ -50,6 +55,7 @@ class Variant:
     @property
     def __name__(self) -> str:
         suffix = "+per_tile" * self.per_tile + "+no_separators" * (not self.separators)
+        suffix += f"+first_of_{self.turns}" * (self.turns > 1)
         return getattr(self.recipe, "__name__", str(self.recipe)) + suffix
 
 
@@ -59,7 +65,8 @@ def method(name: str) -> Callable[..., Compressor]:
     A function is "./file.py:function" or "package.module:function".
 
     Variants are for models that cut images into tiles: "vtc_cls+per_tile" gives every tile its own share of the budget,
-    and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT.
+    and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT. With "fastv+first_of_6" the choice for
+    the first of six questions about an image serves all of them, in evaluations.
 
     Args:
         name: The name.
@@ -70,7 +77,8 @@ def method(name: str) -> Callable[..., Compressor]:
     """
     plain, variants = parts_of(name)
     if variants:
-        return Variant(method(plain), **{k: v for variant in variants for k, v in VARIANTS[variant].items()})
+        tiled = {k: v for variant in variants for k, v in VARIANTS.get(variant, {}).items()}
+        return Variant(method(plain), turns=turns_of(variants), **tiled)
     if plain in METHODS:
         return METHODS[plain]
     return FromFile(read(plain), plain) if is_recipe_file(plain) else own_recipe(plain)
@@ -260,6 +268,27 @@ def at_budgets(
             except BudgetError as error:
                 unable[name, budget] = str(error)
     return found, unable
+
+
+def sharing(names: Iterable[str], turns: int) -> dict[str, str]:
+    """Returns for each method, but controls, that reads the question the name of its variant with shared choices.
+
+    Args:
+        names: Names of methods.
+        turns: Number of questions about an image that share a choice.
+
+    Raises:
+        FoveateError: A method is unknown.
+    """
+    shared = {}
+    for name in dict.fromkeys(names):
+        recipe, (plain, variants) = method(name), parts_of(name)
+        needed = signature(recipe).parameters["keep"].default is Parameter.empty
+        if PLACES.get(plain) == "control" or turns_of(variants) > 1:
+            continue
+        if (recipe(keep=64) if needed else recipe()).per_question:
+            shared[name] = f"{name}+first_of_{turns}"
+    return shared
 
 
 def own_budgets(names: Iterable[str], budgets: Iterable[int], patches: int, depth: int) -> list[int]:

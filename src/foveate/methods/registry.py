@@ -1,6 +1,7 @@
 """Names of all methods, known without importing their recipes."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from importlib import import_module
@@ -42,6 +43,7 @@ VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "no_separators": {"separators": False},
 }
 """Variants, written after a + in a method's name, with the arguments of `Compressor.tiled` that they mean."""
+_FIRST_OF = re.compile(r"first_of_([2-9]|[1-9]\d{1,3})")
 
 
 class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
@@ -128,9 +130,18 @@ def parts_of(name: str) -> tuple[str, list[str]]:
     return plain, variants
 
 
+def turns_of(variants: Iterable[str]) -> int:
+    """Returns the number of questions that share a choice: n for the variant "first_of_n", else 1."""
+    return max((int(found[1]) for found in map(_FIRST_OF.fullmatch, variants) if found), default=1)
+
+
 def _check_variants(name: str, variants: Iterable[str]) -> None:
-    if unknown := [variant for variant in variants if variant not in VARIANTS]:
-        raise UnknownMethod(f"method {name!r}: {unknown[0]!r} is unknown; variants are +{' or +'.join(VARIANTS)}")
+    for variant in variants:
+        if variant not in VARIANTS and not _FIRST_OF.fullmatch(variant):
+            raise UnknownMethod(
+                f"method {name!r}: {variant!r} is unknown; variants are +{', +'.join(VARIANTS)}, and +first_of_2 to "
+                "+first_of_9999"
+            )
 
 
 def _check_file(name: str, module: str, kind: str = "a Python file") -> None:

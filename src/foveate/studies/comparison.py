@@ -22,7 +22,7 @@ from foveate.evaluation.prompts import failure_of
 from foveate.methods import METHODS
 from foveate.methods.fitting import BUDGETLESS, aligned, method, options_on, own_budgets, with_fallbacks
 from foveate.methods.from_file import warn_of_model
-from foveate.methods.registry import label_of
+from foveate.methods.registry import label_of, turns_of
 from foveate.models.backbone.adapter import Tower
 from foveate.models.loading.load import LoadedModel
 from foveate.profiling.shapes import DecoderShape
@@ -137,7 +137,9 @@ def choices_of(
     label: str, recipe: Callable[..., Compressor], loaded: LoadedModel, seeds: tuple[int, ...]
 ) -> list[Choice]:
     """Returns the choices of a method, one per seed; their recipes take equivalent tokens."""
-    choice = partial(Choice, family=label, layers="", ranked=label not in (*CONTROLS, *ORACLES))
+    choice = partial(
+        Choice, family=label, layers="", ranked=label not in (*CONTROLS, *ORACLES) and turns_of(label.split("+")) == 1
+    )
     if label in BUDGETLESS:
         return [choice(label, recipe=recipe)]
     tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
@@ -204,7 +206,12 @@ def _probes(context: StudyContext) -> list[VQASample]:
 
 
 def _role(family: str, compressor: Compressor, loaded: LoadedModel) -> str:
-    """Returns "control", "oracle", or where a method drops tokens: before ("vision") or inside the decoder, or both."""
+    """Returns "control", "oracle", "shared" for a choice that serves several questions, or where tokens are dropped.
+
+    That is before the decoder ("vision"), inside it ("decoder"), or "both".
+    """
+    if compressor.shared_by > 1:
+        return "shared"
     if family in CONTROLS:
         return "control"
     if family in ORACLES:

@@ -21,6 +21,7 @@ ROLES = {
     "vision": "before the language model",
     "decoder": "inside the language model",
     "both": "before and inside",
+    "shared": "as for the first question",
 }
 _COSTS = ("equivalent_tokens", "tokens_given", "tokens_left", "prefill_gflops")
 

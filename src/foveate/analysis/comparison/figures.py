@@ -42,8 +42,9 @@ _ROLE_COLOURS = {
     "vision": COLOURS["single"],
     "decoder": COLOURS["suffix"],
     "both": COLOURS["all"],
+    "shared": "#8c564b",
 }
-_ORDER = ("vision", "decoder", "both", "oracle", "control")
+_ORDER = ("vision", "decoder", "both", "shared", "oracle", "control")
 _MARKERS = "osD^vP"
 _POINTS = ["equivalent_tokens", "accuracy", "ci_low", "ci_high"]
 

@@ -50,6 +50,7 @@ class Pruning:
         cuts: The cuts in the order of their blocks.
         layout: Role, patch and position of the prompts' tokens.
         answers: The vision side's answers to needs, on the visual tokens of each prompt.
+        leaders: See `Compressed`.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Pruning:
         cuts: Sequence[Cut],
         layout: Layout,
         answers: Mapping[Need, Tensor],
+        leaders: Sequence[int] = (),
     ) -> None:
         self.decoder = decoder
         self.cuts = {resolve_layer(cut.layer, decoder.depth): cut for cut in cuts}
@@ -66,7 +68,7 @@ class Pruning:
         role = layout.role
         self.tokens = Tokens(role, layout.patch, layout.position, query_weights(role == Role.QUESTION))
         self.following = layout.following  # position of the token after each prompt without cuts
-        self.values = dict(answers)
+        self.values, self.leaders = dict(answers), list(leaders)
         self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]))]
         self.repeats = 1
         self.decisions: list[Decision] = []
@@ -212,7 +214,8 @@ class Pruning:
             )
             for views, rows in groups.items()
         ]
-        return concatenated(decisions, [row for rows in groups.values() for row in rows])
+        decision = concatenated(decisions, [row for rows in groups.values() for row in rows])
+        return decision.chosen(self.leaders) if self.leaders else decision
 
     def _trace(self, values: Mapping[Need, Tensor], views: Views, rows: Sequence[int], patch: Tensor) -> Trace:
         """Returns the trace of some prompts, whose images have the same shapes."""
@@ -297,7 +300,7 @@ def pruning_of(decoder: Decoder, layout: Layout, cuts: Sequence[Cut], compressed
         for need, value in compressed.carried.items()
         if need in read
     }
-    return Pruning(decoder, cuts, layout, values)
+    return Pruning(decoder, cuts, layout, values, compressed.leaders)
 
 
 def _of_prompts(need: Need, value: Tensor, compressed: Compressed, images: int) -> Tensor:
