@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from foveate.methods import METHODS
     from foveate.methods.from_file import load_recipe
     from foveate.models.loading.load import adapt, load, register_family
+    from foveate.models.runtime.prefix_cache import PrefixCache
 
 from foveate.core.extras import missing_package
 
@@ -34,6 +35,7 @@ _HOMES = {
     "foveate.methods": ("METHODS",),
     "foveate.methods.from_file": ("load_recipe",),
     "foveate.models.loading.load": ("adapt", "load", "register_family"),
+    "foveate.models.runtime.prefix_cache": ("PrefixCache",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -45,6 +47,7 @@ __all__ = [
     "Merger",
     "Need",
     "Pipeline",
+    "PrefixCache",
     "Scorer",
     "Selector",
     "VisionCompressor",

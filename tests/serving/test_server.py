@@ -76,7 +76,9 @@ def test_usage_has_the_prompt_tokens_before_and_after_compression(server, loaded
     patches = loaded.adapter.tower.grid.patches
     assert usage.prompt_tokens == len(loaded.prompt(samples[0].question))
     assert usage.compressed_prompt_tokens == usage.prompt_tokens - patches + KEEP
-    assert server.streamed(about(samples[0]))[0][-1].usage == usage
+    again = server.ask(about(samples[0])).usage  # of which more is kept
+    assert server.streamed(about(samples[0]))[0][-1].usage == again
+    assert again.compressed_prompt_tokens == usage.compressed_prompt_tokens
 
 
 def test_kept_patches_are_those_that_a_result_saves(server, loaded, samples):
@@ -117,6 +119,22 @@ def test_a_second_turn_is_asked_after_the_whole_conversation(server, loaded, sam
         output = loaded.model.generate(**inputs, max_new_tokens=NEW_TOKENS)
     new = output[:, inputs["input_ids"].shape[1] :].tolist()
     assert server.answer(messages) == loaded.text(new)[0]
+
+
+def test_later_questions_about_an_image_compute_only_what_is_new(server, samples):
+    first, second, other = samples[14], samples[15], samples[7]
+    assert first.image_id == second.image_id != other.image_id
+    messages = about(first)
+    usage = [server.ask(messages).usage]
+    messages = [*messages, turn("yes", role="assistant"), turn(second.question)]
+    for asked in (messages, about(second), about(other), about(second)):
+        usage.append(server.ask(asked).usage)
+    cached = [one.prompt_tokens_details.cached_tokens for one in usage]
+    image = server.ask(about(first)).usage.prompt_tokens_details.cached_tokens
+    assert cached[0] in (0, image)  # other tests may have asked about it
+    assert usage[0].prompt_tokens <= cached[1] < usage[1].prompt_tokens
+    assert 144 < cached[2] < usage[2].prompt_tokens and cached[3] < usage[3].prompt_tokens
+    assert cached[4] == usage[4].prompt_tokens - 1  # the last token gives the answer
 
 
 def refusal(call):

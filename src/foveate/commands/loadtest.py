@@ -8,6 +8,7 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from foveate.core.errors import OptionError
+from foveate.core.values import whole
 from foveate.data.names import SCENES
 from foveate.methods.registry import check_names, label_of
 from foveate.models.loading.names import AUTO, REFERENCE, Dtype
@@ -22,6 +23,7 @@ def main(
     seconds: float = 30,
     rounds: int = 5,
     new_tokens: int = 10,
+    cached: int = 0,
     model: str = REFERENCE,
     companion: str | None = None,
     device: str = AUTO,
@@ -40,6 +42,8 @@ def main(
         seconds: Time after which a round sends no further request.
         rounds: Number of times that each setting is measured.
         new_tokens: Number of tokens of every answer; the end-of-text token does not end it.
+        cached: Number of images, and of prompts, that both servers keep for later questions (`foveate serve --cached`).
+            Requests are about 16 images.
         model: "reference" (shipped), a checkpoint folder, or a hub ID.
         companion: Checkpoint of the CLIP model that the tower was taken from, for methods that compare patches with
             text.
@@ -50,6 +54,7 @@ def main(
     check_names((recipe,))
     check_load(concurrency, requests, seconds)
     check_length(new_tokens, rounds)
+    whole("cached", cached, least=0)
     from foveate.analysis.load.data import request_rows
     from foveate.analysis.load.report import report
     from foveate.analysis.rounds import Rounds
@@ -66,7 +71,7 @@ def main(
     folder = speed_folder(out, "loadtest")
     samples = first_of_images(load_samples(SCENES, "test", limit=16 * len(QUESTION_KINDS))).values()
     bodies = bodies_of(model, samples, new_tokens)
-    options = ["--model", model, "--device", device, "--dtype", dtype]
+    options = ["--model", model, "--device", device, "--dtype", dtype, "--cached", str(cached)]
     options += ["--companion", companion] if companion else []
     rows: list[dict[str, Any]] = []
     with server(FULL, options) as full, server(recipe, options) as own, clients() as asking:
@@ -81,4 +86,4 @@ def main(
             for name, found in measured.measured.items():
                 rows += [row for number, one in enumerate(found) for row in request_rows(count, name, number, one)]
     where = {"model": model, "device": device_name(device_for(device)), "versions": versions()}
-    print(report(rows, where | {"date": date.today().isoformat(), "new_tokens": new_tokens}, folder))
+    print(report(rows, where | {"date": date.today().isoformat(), "new_tokens": new_tokens, "cached": cached}, folder))

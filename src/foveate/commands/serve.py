@@ -5,6 +5,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from foveate.core.errors import OptionError
+from foveate.core.values import whole
 from foveate.methods.registry import check_names
 from foveate.models.loading.names import AUTO, REFERENCE, Dtype
 from foveate.serving.address import LOOPBACK, bound, check_port, url_of
@@ -15,6 +16,8 @@ def main(
     model: str = REFERENCE,
     companion: str | None = None,
     kept: bool = False,
+    cached: int = 8,
+    first_choice: bool = False,
     host: str = LOOPBACK,
     port: int = 8000,
     largest_mib: float = 64,
@@ -24,7 +27,9 @@ def main(
     """Answers chat completions with images, as `transformers serve` does, with the model compressed by a recipe.
 
     Images are data URLs. `usage` has `compressed_prompt_tokens` beside `prompt_tokens`. Requests take turns on the
-    model. Ctrl-C stops the server after the requests that have begun.
+    model. Later questions about the same images, in one conversation or in several, do not encode them again, and
+    compute only what differs from the latest prompt about them (`usage.prompt_tokens_details.cached_tokens`). Ctrl-C
+    stops the server after the requests that have begun.
 
     Args:
         recipe: A recipe file, or the name of a method that needs no budget; "full" is the stock model.
@@ -33,6 +38,10 @@ def main(
             text.
         kept: Add the kept patches of each image to the response, in the fields of
             https://github.com/foveate/foveate/blob/main/docs/reference/kept_file.md
+        cached: Number of images, and of prompts with their keys and values, that are kept for later questions; 0 keeps
+            none.
+        first_choice: Keep what a method that reads the question chose for the first question about an image, also for
+            later ones: faster, but answers then depend on what was asked before.
         host: Address to listen on; anyone who can reach another one than this machine's own may ask.
         port: Port to listen on; 0 means any free one.
         largest_mib: Largest body of a request, in MiB.
@@ -43,16 +52,21 @@ def main(
     check_port(port)
     if not largest_mib > 0:
         raise OptionError(f"largest_mib={largest_mib}: expected more than 0")
+    whole("cached", cached, least=0)
+    if first_choice and not cached:
+        raise OptionError("first_choice with cached=0: nothing is kept; leave one of them out")
     with bound(host, port) as listening:
         from foveate.methods.fitting import for_model
         from foveate.models.loading.automatic import resolved
         from foveate.models.loading.load import load
+        from foveate.models.runtime.prefix_cache import PrefixCache
         from foveate.serving.models import ServedModel
         from foveate.serving.server import app_of, serve
 
         loaded = load(model, *resolved(model, device, dtype), companion=companion)
         compressor = for_model(recipe, None, {}, loaded.adapter)
-        app = app_of(ServedModel(loaded, compressor), kept, int(largest_mib * 2**20))
+        prefixes = PrefixCache(cached, first_choice) if cached else None
+        app = app_of(ServedModel(loaded, compressor, prefixes), kept, int(largest_mib * 2**20))
         listening.listen()  # from here on connections wait for the server
         print(f"{model} with {compressor} on {url_of(listening)}; Ctrl-C stops it", flush=True)
         serve(app, listening)

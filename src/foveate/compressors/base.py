@@ -24,6 +24,7 @@ from foveate.scorers import Constant
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     import foveate.models.loading.load
+    import foveate.models.runtime.prefix_cache
 
 Positions = Literal["repacked", "original"]
 
@@ -134,7 +135,11 @@ class Compressor(Value, ABC):
         write(path, RecipeFile(self, Path(path).stem, chosen))
 
     @contextmanager
-    def attached(self, model: "nn.Module | foveate.models.loading.load.LoadedModel") -> Iterator[Result]:
+    def attached(
+        self,
+        model: "nn.Module | foveate.models.loading.load.LoadedModel",
+        prefixes: "foveate.models.runtime.prefix_cache.PrefixCache | None" = None,
+    ) -> Iterator[Result]:
         """Attaches the compressor to a stock model for the duration of the context.
 
         Logits of `forward` are those of the shortened, left-padded prompts; streamers and logits processors of
@@ -143,6 +148,8 @@ class Compressor(Value, ABC):
         Args:
             model: A stock model, or the result of `load`, which also has the tokenizer and, if one was named, the
                 companion that text-aware scorers need.
+            prefixes: Keeps what was chosen for images, and keys and values of prompts, for later questions about the
+                same images; None keeps nothing.
 
         Yields:
             The result: `kept`, `scores` and `tokens` of the latest call.
@@ -154,8 +161,9 @@ class Compressor(Value, ABC):
             FoveateError: Questions share a choice (`shared_by`), which only evaluations know how to do.
         """
         from foveate.models.loading.load import LoadedModel, adapt
-        from foveate.models.runtime.attach import Attachment, compressing
+        from foveate.models.runtime.attach import Attachment, Method, compressing
         from foveate.models.runtime.images import TextSide
+        from foveate.models.runtime.prefix_cache import Prefixes
 
         if self.shared_by > 1:
             raise FoveateError(f"{self}: only evaluations know which questions share a choice; attach its compressor")
@@ -165,8 +173,11 @@ class Compressor(Value, ABC):
         else:
             adapter, texts = adapt(model), TextSide()
         adapter.check(self.needs, self.cuts)
-        compress, cuts = partial(compressed_by, self), checked_cuts(self)
-        with compressing(Attachment(adapter, compress, self.repack, cuts, result.note, texts)):
+        method = Method(partial(compressed_by, self), self.repack, checked_cuts(self))
+        used = None
+        if prefixes is not None and not self.cuts:
+            used = Prefixes(prefixes, adapter, repr(self), self.per_question)
+        with compressing(Attachment(adapter, method, result.note, texts, used)):
             yield result
 
 

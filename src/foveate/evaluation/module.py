@@ -34,7 +34,7 @@ from foveate.models.runtime.greedy import Answers
 from foveate.models.runtime.images import Texts
 from foveate.models.runtime.pruning import Pruning
 
-Asked = tuple[VQASample, list[int]]
+Prompted = tuple[VQASample, list[int]]
 """A question with its prompt."""
 
 
@@ -157,7 +157,7 @@ class Answering(lightning.LightningModule):
         text_tokens = [len(prompt) - prompt.count(image_token) for prompt in prompts]
         return self._records(batch, answers, kept, blocks, text_tokens, self._evidence(batch))
 
-    def _readers(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Asked]:
+    def _readers(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Prompted]:
         """Returns for each question the one whose choice serves it: its leader, if that can be asked, or itself."""
         known = {sample.id: (sample, prompt) for sample, prompt in zip(batch, prompts, strict=True)}
         readers = []
@@ -168,24 +168,24 @@ class Answering(lightning.LightningModule):
             readers.append(known[leader.id] if known[leader.id][1] else known[sample.id])
         return readers
 
-    def _cut_answers(self, batch: list[Asked], readers: list[Asked]) -> tuple[Answers, list[Tensor], Tensor]:
+    def _cut_answers(self, batch: list[Prompted], readers: list[Prompted]) -> tuple[Answers, list[Tensor], Tensor]:
         """Answers questions with cuts; leaders that are not in the batch are asked, too."""
         number = len(batch)
-        rows = {asked[0].id: asked for asked in (*batch, *readers)}
-        places = {sample_id: place for place, sample_id in enumerate(rows)}
-        asked = list(rows.values())
-        readers = [*readers, *asked[number:]]
+        once = {sample.id: (sample, prompt) for sample, prompt in (*batch, *readers)}
+        places = {sample_id: place for place, sample_id in enumerate(once)}
+        rows = list(once.values())
+        readers = [*readers, *rows[number:]]
         compressed = self._compressed(readers)
         if self.leaders:
             compressed = replace(compressed, leaders=tuple(places[sample.id] for sample, _ in readers))
-        references = [reference_of(self.loaded, sample) for sample, _ in asked]
-        answers, pruning = self._generate_with_cuts([prompt for _, prompt in asked], compressed, references)
+        references = [reference_of(self.loaded, sample) for sample, _ in rows]
+        answers, pruning = self._generate_with_cuts([prompt for _, prompt in rows], compressed, references)
         kept, blocks = pruning.decisions[-1].compression.kept[:number], torch.stack(pruning.per_block, 1)[:number]
         return Answers(answers.tokens[:number], answers.log_probability[:number]), kept, blocks
 
-    def _compressed(self, asked: Sequence[Asked]) -> Compressed:
+    def _compressed(self, rows: Sequence[Prompted]) -> Compressed:
         """Returns the images of questions, compressed for these questions."""
-        samples, prompts = [sample for sample, _ in asked], [prompt for _, prompt in asked]
+        samples, prompts = [sample for sample, _ in rows], [prompt for _, prompt in rows]
         shapes, images = images_by_shape(self.encodings, samples, prompts, self._evidence(samples))
         compress = partial(compressed_by, self.compressor, extra_needs=self.loaded.adapter.extra_needs)
         return in_groups(compress, shapes, images)
@@ -287,8 +287,8 @@ def leaders_of(samples: Sequence[VQASample], turns: int) -> dict[str, VQASample]
     """
     leaders: dict[str, VQASample] = {}
     if turns > 1:
-        asked = [sample for sample in samples if not sample.problem and len(sample.sources) == 1]
-        for _, group in groupby(asked, key=lambda sample: sample.image_id):
+        usable = [sample for sample in samples if not sample.problem and len(sample.sources) == 1]
+        for _, group in groupby(usable, key=lambda sample: sample.image_id):
             about = list(group)
             leaders |= {sample.id: about[place - place % turns] for place, sample in enumerate(about)}
     return leaders

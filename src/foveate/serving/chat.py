@@ -59,7 +59,10 @@ class CompressedChat(ChatCompletionHandler):
     def _with_outcome(self, content: dict[str, Any], request: Request) -> dict[str, Any]:
         if "usage" not in content or request.chosen is None:
             return content
-        usage = content["usage"] | {"compressed_prompt_tokens": round(request.chosen.prompt, 3)}
+        usage = content["usage"] | {
+            "compressed_prompt_tokens": round(request.chosen.prompt, 3),
+            "prompt_tokens_details": {"cached_tokens": request.chosen.reused},
+        }
         kept = {"kept": request.chosen.content} if self._kept and request.chosen.content else {}
         return content | {"usage": usage} | kept
 

@@ -13,6 +13,7 @@ from transformers.cli.serving.utils import Modality
 from foveate.compressors import Compressor, Identity
 from foveate.core.errors import UnsupportedModel, shown
 from foveate.models.loading.load import LoadedModel
+from foveate.models.runtime.prefix_cache import PrefixCache
 from foveate.serving.conversation import ServedProcessor
 
 
@@ -23,10 +24,12 @@ class Chosen:
     Attributes:
         prompt: Tokens of the prompt after compression, in the mean over the blocks of the language model.
         content: What `Result.save` writes; None if nothing was attached.
+        reused: Leading tokens of the prompt, before compression, whose keys and values were kept from another request.
     """
 
     prompt: float
     content: dict[str, Any] | None = None
+    reused: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +41,13 @@ class ServedModel:
 
     Attributes:
         loaded: The model.
-        compressor: The compressor; `Identity()` means the stock model, with nothing attached.
+        compressor: The compressor; `Identity()` without a cache means the stock model, with nothing attached.
+        prefixes: Cache of images and prompts; None keeps nothing from one request to the next.
     """
 
     loaded: LoadedModel
     compressor: Compressor
+    prefixes: PrefixCache | None = None
     _turn: Lock = field(default_factory=Lock, repr=False)
 
     def generate(self, inputs: dict[str, Any]) -> tuple[Tensor, Chosen]:
@@ -55,11 +60,14 @@ class ServedModel:
         prompt = inputs["input_ids"][0]
         visual = int((prompt == self.loaded.adapter.image_token).sum())
         with self._turn:
-            if not visual or self.compressor == Identity():
+            if not visual or (self.compressor == Identity() and self.prefixes is None):
                 return model.generate(**inputs), Chosen(len(prompt))
-            with self.compressor.attached(self.loaded) as result:
+            if self.prefixes is not None:
+                self.prefixes.reused = 0  # a method with cuts leaves the cache alone
+            with self.compressor.attached(self.loaded, self.prefixes) as result:
                 output = model.generate(**inputs)
-            return output, Chosen(len(prompt) - visual + float(result.tokens), result.content)
+            reused = 0 if self.prefixes is None else self.prefixes.reused
+            return output, Chosen(len(prompt) - visual + float(result.tokens), result.content, reused)
 
 
 class Request:

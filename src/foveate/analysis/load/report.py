@@ -12,7 +12,7 @@ from foveate.analysis.tables import grid, write_csv, write_table
 _LEGEND = (
     "{model} on {device}, {versions}, {date}; server and clients on one machine. In every round each of n clients "
     "sends its next request when the last one is answered, {new_tokens} tokens each, to both servers in turn, after a "
-    "warm-up. Requests take turns on the model, so more clients wait longer. Times in ms: median / 95th percentile "
+    "warm-up. Prompts kept for later questions: {cached}. Requests take turns on the model, so more clients wait longer. Times in ms: median / 95th percentile "
     "over requests. Brackets hold 95 % t intervals of ratios over rounds. Verdicts rest on p < 0.05 in a t test of the "
     "logarithms, Holm-corrected over the table."
 )
@@ -24,7 +24,7 @@ def report(rows: Sequence[Mapping[str, Any]], conditions: Mapping[str, Any], fol
 
     Args:
         rows: Rows of `data.request_rows`.
-        conditions: Model, device, versions, date, and tokens of an answer.
+        conditions: Model, device, versions, date, tokens of an answer, and number of kept prompts.
         folder: Folder to write to.
     """
     requests = pd.DataFrame([dict(row) for row in rows])

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial, wraps
+from dataclasses import dataclass
+from functools import cache, partial, wraps
 from threading import RLock, local
 from typing import Any
 
@@ -13,7 +14,7 @@ from foveate.core.compression import Compressed
 from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError
 from foveate.core.needs import Role
-from foveate.models.backbone.adapter import Adapter
+from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.decoder import Layout
 from foveate.models.backbone.grouping import in_groups
 from foveate.models.runtime.call_inputs import (
@@ -29,6 +30,7 @@ from foveate.models.runtime.call_inputs import (
     named_arguments,
     pixels_of,
     runs_of,
+    sequences_of,
     with_other_modalities,
     with_prompt,
 )
@@ -45,6 +47,7 @@ from foveate.models.runtime.kv_cache import (
     set_cached_prompt,
 )
 from foveate.models.runtime.packing import pack, prompts_of
+from foveate.models.runtime.prefix_cache import Prefixes
 from foveate.models.runtime.pruning import Pruning, pruning_of
 
 Compress = Callable[..., Compressed]
@@ -62,29 +65,42 @@ class _Current(local):
     call: CompressedCall | NextTurn | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A compressor as an attachment uses it.
+
+    Attributes:
+        compress: Compresses images of one arrangement before the language model.
+        repack: Whether to number the tokens consecutively; see `pack`.
+        cuts: Cuts inside the language model.
+    """
+
+    compress: Compress
+    repack: bool
+    cuts: Sequence[Cut]
+
+
 class Attachment:
     """A compressor attached to a model: replaces the model's `generate` and `forward` in `compressing`.
 
     Args:
         adapter: The model's adapter.
-        compress: Compresses images of one arrangement before the language model.
-        repack: Whether to number the tokens consecutively; see `pack`.
-        cuts: Cuts inside the language model.
+        method: The compressor.
         on_result: Receives the compressed images, layout and pruning of each call.
         texts: Companion and tokenizer for text-aware scorers.
+        prefixes: Cache of images and prompts; None keeps nothing.
     """
 
     def __init__(
         self,
         adapter: Adapter,
-        compress: Compress,
-        repack: bool,
-        cuts: Sequence[Cut],
+        method: Method,
         on_result: OnResult,
         texts: TextSide,
+        prefixes: Prefixes | None = None,
     ) -> None:
-        self.adapter, self.compress, self.repack, self.cuts = adapter, compress, repack, cuts
-        self.on_result, self.texts = on_result, texts
+        self.adapter, self.compress, self.repack, self.cuts = adapter, method.compress, method.repack, method.cuts
+        self.on_result, self.texts, self.prefixes = on_result, texts, prefixes
         self._current = _Current()
         self._hooks_lock = RLock()
 
@@ -120,13 +136,26 @@ class Attachment:
             axes, fingerprint = self.adapter.position_axes, fingerprint_of(call.cache, short.shape[1])
             prompt = CachedPrompt(ids, short, real, layout.following, axes, bool(self.cuts), fingerprint)
             set_cached_prompt(call.cache, prompt)
-        self.on_result(compressed, layout, pruning)
+        call.chosen = (compressed, layout, pruning)
+        self.on_result(*call.chosen)
 
     def generate(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
         """Runs `stock`, the model's own `generate`, with compressed images."""
         inputs = named_arguments(stock, args, kwargs)
         if inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
+        if self.prefixes is None or not self.prefixes.keeps_prompt(inputs):
+            return self._generated(stock, inputs)[0]
+        keys = self.prefixes.keys(*self._images(inputs), ())
+        inputs, known = self.prefixes.opened(keys, inputs)
+        output, call = self._generated(stock, inputs)
+        if known is not None:
+            self.on_result(*known)
+        self.prefixes.keep(keys, sequences_of(output), cache_of(inputs), known or call.chosen)
+        return output
+
+    def _generated(self, stock: Callable, inputs: dict[str, Any]) -> tuple[Any, CompressedCall | NextTurn]:
+        """Returns the output of `stock` for a prompt or the next turn of a conversation, and the call."""
         with ExitStack() as stack:
             if holds_tokens(cache_of(inputs)):
                 shortened, call = self._next_turn(inputs), NextTurn(cache_of(inputs))
@@ -136,7 +165,7 @@ class Attachment:
             stack.enter_context(self._running(call))
             length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
             output = stock(**{**shortened, **limits_of(inputs, self.adapter, length - short)})
-        return with_prompt(output, inputs["input_ids"], short)
+        return with_prompt(output, inputs["input_ids"], short), call
 
     def forward(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Runs `stock`, the model's own `forward`, with compressed images."""
@@ -228,16 +257,31 @@ class Attachment:
         adapter = self.adapter
         if pixels_of(adapter, inputs) is None:
             return self.compress(given_images(adapter, features_of(adapter, inputs).pooler_output))
+        images, arrangements = self._images(inputs)
+        texts = cache(partial(self._texts, inputs, arrangements))
+
+        def compressed(rows: list[int]) -> Compressed:
+            some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
+            about = [arrangements[row] for row in rows]
+            compress = partial(self.compress, extra_needs=adapter.extra_needs)
+            groups = live_by_shape(adapter, some, about, lambda: texts().of(rows), self.texts.companion)
+            return in_groups(compress, *groups)
+
+        if self.prefixes is None:
+            return compressed(list(range(len(arrangements))))
+        questions = texts().questions if self.prefixes.reads else ()
+        return self.prefixes.compressed(self.prefixes.keys(images, arrangements, questions), compressed)
+
+    def _images(self, inputs: dict[str, Any]) -> tuple[ImageInputs, list[Arrangement]]:
+        """Returns the inputs of the images of a call, and their arrangements."""
+        adapter = self.adapter
         images = {name: inputs[name] for name in adapter.image_inputs if inputs.get(name) is not None}
         if missing := [name for name in adapter.image_inputs[:2] if name not in images]:
             raise ValueError(
                 f"{type(adapter.model).__name__} needs {', '.join(missing)} for its images: build the inputs with the "
                 "model's own processor"
             )
-        arrangements = adapter.arrangements(images, runs_of(inputs["input_ids"] == adapter.image_token))
-        texts = partial(self._texts, inputs, arrangements)
-        compress = partial(self.compress, extra_needs=adapter.extra_needs)
-        return in_groups(compress, *live_by_shape(adapter, images, arrangements, texts, self.texts.companion))
+        return images, adapter.arrangements(images, runs_of(inputs["input_ids"] == adapter.image_token))
 
     def _texts(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
         """Returns for each image its prompt, and as question the text after the prompt's last image."""

@@ -194,10 +194,15 @@ def named_arguments(function: Callable, args: tuple, kwargs: dict[str, Any]) -> 
 
 def with_prompt(output: Any, prompt: Tensor, shortened: int) -> Any:  # noqa: ANN401
     """Replaces the shortened prompt in the output of `generate` by the caller's prompt."""
-    sequences = output if isinstance(output, Tensor) else output.sequences
+    sequences = sequences_of(output)
     prompts = prompt.repeat_interleave(len(sequences) // len(prompt), 0)
     sequences = torch.cat([prompts, sequences[:, shortened:]], 1)
     if isinstance(output, Tensor):
         return sequences
     output.sequences = sequences
     return output
+
+
+def sequences_of(output: Any) -> Tensor:  # noqa: ANN401
+    """Returns the tokens in the output of `generate`."""
+    return output if isinstance(output, Tensor) else output.sequences

@@ -32,6 +32,7 @@ class CompressedCall:
         self.pruning = pruning
         self.prompting = True
         self.cache: Any = None
+        self.chosen: tuple[Any, Any, Any] | None = None  # as `Result.note` takes it; set when the call has ended
         self._features, self._prompt, self._late = features, prompt, late
         self._begun = False
         self._thread: int | None = None

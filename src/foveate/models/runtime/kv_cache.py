@@ -135,6 +135,8 @@ def set_cached_prompt(cache: Any, prompt: CachedPrompt) -> None:  # noqa: ANN401
 class NextTurn:
     """A call of `generate` that continues from a cache by passes of the stock model."""
 
+    chosen = None  # nothing is chosen anew; see `hooks.CompressedCall`
+
     def __init__(self, cache: object) -> None:
         self.cache = cache
 
