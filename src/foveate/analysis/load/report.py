@@ -13,8 +13,8 @@ _LEGEND = (
     "{model} on {device}, {versions}, {date}; server and clients on one machine. In every round each of n clients "
     "sends its next request when the last one is answered, {new_tokens} tokens each, to both servers in turn, after a "
     "warm-up; each server keeps {cached} prompts for later questions. Requests take turns on the model, so more "
-    "clients wait longer. Times in ms: median / 95th percentile over requests. Brackets hold 95 % t intervals of ratios "
-    "over rounds. Verdicts rest on p < 0.05 in a t test of the logarithms, Holm-corrected over the table."
+    "clients wait longer. Times in ms: median / 95th percentile over requests. Brackets hold 95 % t intervals of "
+    "ratios over rounds. Verdicts rest on p < 0.05 in a t test of the logarithms, Holm-corrected over the table."
 )
 _NAMES = {"latency_ms": "answer", "first_token_ms": "first token", "token_ms": "per token"}
 
