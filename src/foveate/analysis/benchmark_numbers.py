@@ -46,14 +46,15 @@ def benchmark_table(data: str, cells: Iterable[Cell], out: Path) -> pd.DataFrame
 def number_of(measure: Measure, seeds: Sequence[pd.DataFrame]) -> Interval:
     """Returns one number of a run, or its mean over the runs of several seeds on the same questions.
 
-    A mean has Wilson's interval, other numbers have a bootstrap interval over images; neither covers other seeds.
+    A mean has Wilson's interval, other numbers have a bootstrap interval over images, or over the measure's own
+    clusters; neither covers other seeds.
 
     Args:
         measure: The number.
         seeds: Records of each seed.
     """
     seeds = [frame[measure.selected(columns_of(frame))] for frame in seeds]
-    images = seeds[0]["image_id"]
+    images = measure.cluster(columns_of(seeds[0]))
     if not len(images):
         return Interval(np.nan, np.nan, np.nan, 0)
     parts = [measure.parts(columns_of(frame)) for frame in seeds]
