@@ -17,8 +17,8 @@ FILE = "worst_kinds.csv"
 _SEPARATOR = re.compile(r",(?! )")  # between the kinds of a question that has several, as in MM-Vet and DocVQA
 _LEGEND = (
     "*Worst kind*: of {kinds} kinds of questions the one that loses most against `full`, or without `full` the one "
-    "with the lowest accuracy: its accuracy and that difference. Their intervals hold for all kinds at once (Bonferroni), "
-    "which covers the choice of the worst."
+    "with the lowest accuracy: its accuracy and that difference. Their intervals hold for all kinds at once "
+    "(Bonferroni), which covers the choice of the worst."
 )
 _TITLE = "Worst kind of questions: its difference from full in points, or its accuracy in %; {kinds} kinds"
 
