@@ -16,8 +16,8 @@ from foveate.metrics.benchmarks import MEASURES, Measure, measures_of
 FILE = "benchmark.csv"
 _KEYS = ["method", "budget"]
 _WORST = (
-    "Worst task: the benchmark of which a row retains the smallest share of the number of full, taken as exact. Its "
-    "interval is that of this benchmark alone and does not cover the choice."
+    "Worst task: the benchmark of which a row retains the smallest share of the number of full, taken as exact, or "
+    "without full of the largest number. Its interval is that of this benchmark alone and does not cover the choice."
 )
 
 
