@@ -16,7 +16,7 @@ from foveate.data.sample import images_of
 from foveate.data.stored import StoredImage
 from foveate.metrics.answers import score_of
 from foveate.metrics.choices import mmbench_letter
-from tests.data import tables
+from tests.data import detail_tables, tables
 from tests.tiers import extended
 
 
@@ -41,7 +41,23 @@ FILES = {
     "refcoco+": tables.refcoco,
     "refcocog": tables.refcoco,
     "gqa": tables.gqa,
+    "chartqa": detail_tables.chartqa,
+    "docvqa": detail_tables.docvqa,
+    "infographicvqa": detail_tables.infographicvqa,
+    "ocrbench": detail_tables.ocrbench,
+    "ai2d": detail_tables.ai2d,
+    "mmstar": detail_tables.mmstar,
+    "realworldqa": detail_tables.realworldqa,
+    "hallusionbench": detail_tables.hallusionbench,
+    "chair": detail_tables.chair,
+    "mmmu": detail_tables.mmmu,
+    "mathvista": detail_tables.mathvista,
 }
+WRONG = {
+    "chair": "A giraffe.",
+    "hallusionbench": "Yes.",
+    "mathvista": "(A) 12",
+}  # a wrong answer, where another one is not
 # numbers of questions and images; references, kind and LLaVA's prompt of the first question
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -89,6 +105,47 @@ EXPECTED = {
     ),
     "mmvet": (2, 2, ("-1<AND>-5",), "ocr,math", "What is x in the equation?"),
     "gqa": (4, 2, ("red",), "query", "What color is the star?" + SHORT),
+    "chartqa": (
+        3,
+        2,
+        ("12.5",),
+        "human",
+        "What is the value of bar 0?\nAnswer the question with a single word.",
+    ),
+    "docvqa": (3, 2, ("1/8/93", "Jan 8"), "handwritten,form", "What is the date in the letter?" + SHORT),
+    "infographicvqa": (2, 1, ("four", "4"), "single span", "How many stars are shown?" + SHORT),
+    "ocrbench": (2, 2, ("CENTRE",), "Regular Text Recognition", "what is written in the image?"),
+    "ai2d": (2, 1, ("C", "moon"), "", "What eats the star?\nA. ring\nB. cross\nC. moon\nD. sun" + LETTER),
+    "mmstar": (
+        2,
+        2,
+        ("A",),
+        "math",
+        "Which shape is red?\nOptions: A: star, B: ring, C: cross, D: moon" + LETTER.removesuffix("."),
+    ),
+    "realworldqa": (
+        2,
+        2,
+        ("B",),
+        "choice",
+        "Where is the star?\n\nA. Left\nB. Right\nPlease answer directly with only the letter of the correct option.",
+    ),
+    "hallusionbench": (4, 2, ("no",), "VD_illusion", "Is the star larger?"),
+    "chair": (2, 2, ("dog", "person", "sports ball"), "", "Please describe this image in detail."),
+    "mmmu": (
+        3,
+        3,
+        ("C", "the king's"),
+        "Art",
+        "Which star is in <image 1>?\nA. red\nB. blue\nC. the king's\n" + LETTER,
+    ),
+    "mathvista": (
+        1,
+        1,
+        ("B", "13"),
+        "geometry problem solving",
+        "How long is AB? (Unit: $)\nA. 12\nB. 13" + LETTER,
+    ),
 } | {
     name: (
         3,
@@ -118,7 +175,7 @@ def test_a_table_with_the_hubs_columns_becomes_questions(name, tmp_path):
     assert (first.references, first.kind, format_prompt(first, "llava")) == (references, kind, prompt)
     assert first.image.size == ((160, 80) if name.startswith("refcoco") else (96, 96))
     assert score_of(references[0].replace("<AND>", " and "), first) == 1
-    assert score_of("no, 7, 7, 7, 7", first) < 1
+    assert score_of(WRONG.get(name, "no, 7, 7, 7, 7"), first) < 1
 
 
 def test_rows_of_scienceqa_without_an_image_are_text_only_questions(tmp_path):
@@ -179,12 +236,12 @@ def test_ids_are_unique_for_any_names_of_rows(tmp_path):
 
 def test_a_question_with_more_options_than_letters_is_refused(tmp_path):
     sample = load_samples(f"mmbench:{tables.mmbench(tmp_path / 'questions.parquet')}", default_split("mmbench"))[0]
-    most = format_prompt(replace(sample, options=tuple("abcdefgh")), "llava")
-    assert "H. h" in most
+    most = format_prompt(replace(sample, options=tuple("abcdefghij")), "llava")
+    assert "J. j" in most
     for letter in LETTERS:
-        assert mmbench_letter(letter, tuple("abcdefgh")) == letter
-    with pytest.raises(DataError, match="it has 9 options: expected at most 8, A to H"):
-        format_prompt(replace(sample, options=tuple("abcdefghi")), "llava")
+        assert mmbench_letter(letter, tuple("abcdefghij")) == letter
+    with pytest.raises(DataError, match="it has 11 options: expected at most 10, A to J"):
+        format_prompt(replace(sample, options=tuple("abcdefghijk")), "llava")
 
 
 def test_the_pixels_are_those_of_the_file(tmp_path):
@@ -300,7 +357,10 @@ def test_every_family_has_a_prompt_for_every_form_with_question_hint_and_options
         text = format_prompt(replace(sample, question="what {hint} is {options}?"), family)
         assert text.count("what {hint} is {options}?") == 1  # braces in a question are not placeholders
         assert sample.hint in text
-        assert all(f"{letter}. {option}" in text for letter, option in zip("ABCDE", sample.options, strict=False))
+        lines = [
+            (f"{letter}. {text}", f"({letter}) {text}") for letter, text in zip(LETTERS, sample.options, strict=False)
+        ]
+        assert all(plain in text or in_brackets in text for plain, in_brackets in lines)
 
 
 BROKEN = {
@@ -374,7 +434,7 @@ def test_errors_explain_unreadable_tables(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no parquet files of split 'test'" in refused(f"pope:{tmp_path / 'empty'}")
     assert "--data pope:PATH" in refused("pope")  # no hub is reachable in tests
-    assert "data 'pop' is unknown; known: scenes, gqa, mmbench" in refused("pop")
+    assert "data 'pop' is unknown; known: scenes, ai2d, chair" in refused("pop")
     assert "scenes are generated, not read: leave out :here" in refused("scenes:here")
     assert "expected a path or hub ID after the colon" in refused("pope:")
 

@@ -168,7 +168,7 @@ BAD = {
     "no answers": ({"answer": []}, r"row 2: column 'answer' is empty"),
     "bool": ({"answer": True}, r"row 2: column 'answer' is True: expected a text, or a list"),
     "gap": ({"answer": ["red", None]}, r"row 2: column 'answer' is \['red', None\]: expected a text, or a list"),
-    "choices": ({"choices": ["red"]}, r"row 2: column 'choices' is \['red'\]: expected a list of 2 to 8 texts"),
+    "choices": ({"choices": ["red"]}, r"row 2: column 'choices' is \['red'\]: expected a list of 2 to 10 texts"),
     "letter": ({"choices": ["red", "blue"]}, r"row 2: column 'answer' is 'red': expected the letter .* A, B"),
     "box": ({"evidence": [[9, 9, 3, 3]]}, r"row 2: column 'evidence' has the box \[9, 9, 3, 3\]: .* 96 x 48 pixels"),
     "far box": ({"evidence": [[96, 0, 99, 9]]}, r"row 2: column 'evidence' .* overlaps the image of 96 x 48 pixels"),

@@ -28,6 +28,7 @@ from foveate.methods.fitting import with_fallbacks
 from foveate.models.loading.load import load
 from foveate.studies.corrections import mean_scores
 from foveate.testing.checkpoints import save_family
+from tests.data import detail_tables
 from tests.tiers import parametrize
 
 NEW = 5
@@ -287,6 +288,17 @@ def test_batches_change_no_answer_of_a_table_and_a_run_resumes(compressor, confi
     (folder.folder / "DONE").unlink()
     assert len(folder.done()) < 12
     assert rows_of(evaluate(config)) == rows
+
+
+@pytest.mark.parametrize("compressor", [vtc_cls(3, 1), fastv(3, 1)], ids=["vision", "cut"])
+def test_questions_of_mmmu_are_answered_with_the_images_that_they_mention(compressor, config, tmp_path):
+    data = f"mmmu:{detail_tables.mmmu(tmp_path / 'mmmu.parquet')}"
+    config = replace(config, data=data, split="validation", compressor=compressor)
+    rows = {row["sample_id"]: row for row in evaluate(config).read().to_pylist()}
+    one, two = rows["validation_Art_1"], rows["validation_Art_Theory_2"]
+    assert len(rows) == 3 and all(0 <= row["score"] <= 1 for row in rows.values())
+    assert len(two["kept"]) == 2 * len(one["kept"]) == 6
+    assert two["tokens_per_block"][-1] == 2 * one["tokens_per_block"][-1]
 
 
 def test_memory_for_one_question_suffices_for_those_about_several_images(config, capsys):

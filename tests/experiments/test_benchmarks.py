@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tests import scripts
-from tests.data import tables
+from tests.data import detail_tables, tables
 from tests.tiers import parametrize
 
 TYPES = tables.POPE | {"image": {"bytes": tables.Value("binary"), "path": tables.TEXT}}
@@ -45,6 +45,9 @@ def test_several_benchmarks_are_compared_and_failures_are_reported(hub):
     both = pd.read_csv(hub / "runs/compare_methods/benchmarks.csv")
     assert set(both["data"]) == {"pope", "mme"}
     assert "F1 of the sets of pope" in result.stdout and "pope mean F1 of the sets" in result.stdout
+    assert "Worst kind of questions: its difference from full" in result.stdout and "Worst task: " in result.stdout
+    kinds = pd.read_csv(hub / "runs/compare_methods_pope/worst_kinds.csv")
+    assert set(kinds["row"]) == set(pope["method"]) and set(kinds["kind"]) <= set(tables.POPE_KINDS)
     failed = "1 questions failed and are in no number. The first, 'random-1': image 'lone' (5 bytes) cannot be decoded"
     assert failed in result.stdout
     assert failed in (hub / "runs/compare_methods_pope/table.md").read_text()
@@ -65,7 +68,7 @@ def test_an_ablation_of_unannotated_data_has_no_oracle(hub):
 
 BAD = {
     "stop": (("--data", "pope:pope.parquet"), "question 'random-1': image 'lone' (5 bytes) cannot be decoded"),
-    "unknown": (("--data", "pop"), "data 'pop' is unknown; known: scenes, gqa"),
+    "unknown": (("--data", "pop"), "data 'pop' is unknown; known: scenes, ai2d"),
     "split": (("--data", "pope:pope.parquet", "--split", "hard"), "known: test, random, popular, adversarial"),
     "twice": (("--data", "pope:pope.parquet", "pope:other.parquet"), "the same data set twice"),
     "one name": (("--data", "mme.parquet", "./mme.parquet"), "two tables of one name, would be one study"),
@@ -98,3 +101,13 @@ def test_answers_are_written_for_the_graders(hub):
     entries = json.loads((hub / "runs/answers_vqav2_test/submission.json").read_text())
     assert [entry["question_id"] for entry in entries] == [9000000, 9000001]
     assert "not the GPT-4 grade" in result.stdout
+
+
+def test_answers_name_the_worst_kind_and_the_worst_benchmark(hub):
+    detail_tables.ocrbench(hub / "ocrbench.parquet")
+    options = ("--data", "mme:mme.parquet", "ocrbench:ocrbench.parquet", "--max-new-tokens", "4", "--method", "full")
+    result = run("answer_benchmark", *options, "--study", "worst", folder=hub)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("Mean score ") == result.stdout.count("Worst kind of questions: ") == 2
+    assert "ocrbench 0.0 [" in result.stdout and "% of the largest" in result.stdout
+    assert "worst task" in (hub / "runs/worst/benchmarks.md").read_text()

@@ -58,7 +58,7 @@ def distance_by_definition(one, other):
 @given(st.text("abc ", max_size=7), st.text("abC ", max_size=7))
 def test_anls_is_one_minus_the_share_of_edits_unless_that_is_above_one_half(found, true):
     one, other = " ".join(found.split()), " ".join(true.lower().split())
-    longest = max(len(one), len(other))
+    longest = max(len(found), len(true))  # with all blanks, as in the script of the DocVQA challenge
     share = Fraction(distance_by_definition(one, other), longest) if longest else Fraction(0)
     assert anls(found, (true,)) == pytest.approx(float(1 - share) if share <= Fraction(1, 2) else 0.0)
 
@@ -67,6 +67,47 @@ def test_anls_takes_the_best_reference_and_counts_one_half():
     assert anls("ab", ("xy", "ax", "xyz")) == 0.5
     assert anls("abc", ("axy",)) == 0
     assert anls(" New  York ", ("boston", "new york")) == 1
+
+
+# outcomes of the script of the DocVQA challenge, derived manually from it
+ANLS = [
+    ("1/8/93", ("1/8/93",), 1),
+    ("1/8/92", ("1/8/93", "Jan 8"), 1 - 1 / 6),
+    ("The letter is of 1/8/93", ("1/8/93",), 0),
+    ("itc  limited", ("ITC Limited",), 1),  # repeated blanks
+    ("itc  limite", ("itc limited",), 1 - 1 / 11),  # both texts have 11 characters, of which one is a blank too many
+    ("ab   ", ("ac",), 1 - 1 / 5),  # the length counts blanks at the end
+    ("", ("",), 1),
+    ("", ("a",), 0),
+]
+
+
+@pytest.mark.parametrize(("found", "true", "expected"), ANLS)
+def test_anls_equals_the_script_of_the_docvqa_challenge(found, true, expected):
+    assert anls(found, true) == pytest.approx(expected)
+
+
+# outcomes of the function that Pix2Struct, Qwen-VL and lmms-eval share, derived manually from it
+RELAXED = [
+    ("10.5", "10", 1),  # exactly 5 per cent
+    ("10.6", "10", 0),
+    ("12", "12%", 0),  # 0.12
+    ("0.12", "12%", 1),
+    ("12.5%", "12%", 1),
+    ("$12", "12", 0),  # no number, and not the same text
+    ("1,000", "1000", 0),
+    ("2,015", "2,015", 1),
+    ("2014", "2015", 1),  # years are numbers, too
+    ("yes", "Yes", 1),
+    ("Yes.", "Yes", 0),
+    ("0", "0", 1),
+    ("0.0", "0", 0),  # against 0 the texts are compared
+]
+
+
+@pytest.mark.parametrize(("found", "true", "expected"), RELAXED)
+def test_relaxed_accuracy_equals_the_function_of_chartqa(found, true, expected):
+    assert relaxed_accuracy(found, (true,)) == expected
 
 
 @pytest.mark.parametrize(("true", "sign"), list(product(["100", "-3.5", "0.02", "40%"], ["", "%"])))

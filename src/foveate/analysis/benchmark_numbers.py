@@ -15,6 +15,10 @@ from foveate.metrics.benchmarks import MEASURES, Measure, measures_of
 
 FILE = "benchmark.csv"
 _KEYS = ["method", "budget"]
+_WORST = (
+    "Worst task: the benchmark of which a row retains the smallest share of the number of full, taken as exact, or "
+    "without full of the largest number. Its interval is that of this benchmark alone and does not cover the choice."
+)
 
 
 def benchmark_table(data: str, cells: Iterable[Cell], out: Path) -> pd.DataFrame:
@@ -46,14 +50,15 @@ def benchmark_table(data: str, cells: Iterable[Cell], out: Path) -> pd.DataFrame
 def number_of(measure: Measure, seeds: Sequence[pd.DataFrame]) -> Interval:
     """Returns one number of a run, or its mean over the runs of several seeds on the same questions.
 
-    A mean has Wilson's interval, other numbers have a bootstrap interval over images; neither covers other seeds.
+    A mean has Wilson's interval, other numbers have a bootstrap interval over images, or over the measure's own
+    clusters; neither covers other seeds.
 
     Args:
         measure: The number.
         seeds: Records of each seed.
     """
     seeds = [frame[measure.selected(columns_of(frame))] for frame in seeds]
-    images = seeds[0]["image_id"]
+    images = measure.cluster(columns_of(seeds[0]))
     if not len(images):
         return Interval(np.nan, np.nan, np.nan, 0)
     parts = [measure.parts(columns_of(frame)) for frame in seeds]
@@ -90,12 +95,16 @@ def write_numbers(data: str, cells: Sequence[Cell], out: Path, folder: Path) -> 
     return f"{first['number'].iloc[0]} of {data}, 95 % intervals over images:\n\n{_wide(first, 'budget').to_string()}"
 
 
-def overview(folders: Mapping[str, Path], out: Path) -> str:
+def overview(folders: Mapping[str, Path], out: Path, one_budget: bool = False) -> str:
     """Writes the first number of every benchmark by method and budget as `benchmarks.csv` and `benchmarks.md`.
+
+    Beside them stands the worst task: the benchmark of which a row retains the least of the number of `full`, or
+    without `full` of the largest possible number.
 
     Args:
         folders: Folder of each data set, to which `write_numbers` wrote.
         out: Folder to write to.
+        one_budget: Whether a method has one row, although its mean number of tokens differs between the data sets.
 
     Returns:
         The table for printing; an empty string with fewer than two benchmarks.
@@ -103,14 +112,41 @@ def overview(folders: Mapping[str, Path], out: Path) -> str:
     tables = [pd.read_csv(folder / FILE) for folder in folders.values() if (folder / FILE).exists()]
     if len(tables) < 2:
         return ""
-    firsts = pd.concat([table[table["number"] == table["number"].iloc[0]] for table in tables])
+    firsts = pd.concat([_with_retained(table[table["number"] == table["number"].iloc[0]]) for table in tables])
     firsts = firsts.assign(headline=firsts["data"] + " " + firsts["number"])
-    shown = firsts.assign(budget=firsts["budget"].where(~firsts["method"].isin(BUDGETLESS), 0))
+    budgets = firsts["budget"].where(~firsts["method"].isin(BUDGETLESS), 0)
+    shown = firsts.assign(budget=0 if one_budget else budgets)
     wide = _wide(shown, "headline", _KEYS)
+    wide.insert(0, "worst task", pd.Series({key: _worst_task(rows) for key, rows in shown.groupby(_KEYS)}))
     cells = [{"method": m, "budget": str(b) if b else "", **row} for (m, b), row in wide.to_dict("index").items()]
     write_csv(firsts, out / "benchmarks.csv")
-    write_text(f"{_sizes(firsts)}\n\n{grid(cells)}\n", out / "benchmarks.md")
-    return wide.to_string()
+    write_text(f"{_sizes(firsts)} {_WORST}\n\n{grid(cells)}\n", out / "benchmarks.md")
+    return f"{wide.to_string()}\n{_WORST}"
+
+
+def _with_retained(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns rows of one number with the columns retained, retained_low and retained_high.
+
+    They are shares of the number of `full`, which is taken as exact, or of the largest possible number without `full`;
+    where smaller is better, the distances from the largest are compared.
+    """
+    data, largest = rows["data"].iloc[0], rows["largest"].iloc[0]
+    good = rows[["value", "low", "high"]].to_numpy(float)
+    if measures_of(data)[0].lower_is_better:
+        good = largest - good[:, [0, 2, 1]]
+    full = good[(rows["method"] == "full").to_numpy(), 0]
+    base = full[0] if len(full) and full[0] > 0 else largest
+    named = dict(zip(("retained", "retained_low", "retained_high"), (good / base).T, strict=True))
+    return rows.assign(**named, base="full" if len(full) and full[0] > 0 else "the largest")
+
+
+def _worst_task(rows: pd.DataFrame) -> str:
+    """Returns the data set of which a method retains the least, with that share and its interval in %."""
+    if rows["retained"].isna().all():
+        return "-"
+    worst = rows.loc[rows["retained"].reset_index(drop=True).idxmin() == np.arange(len(rows))].iloc[0]
+    share = _shown(worst["retained"], worst["retained_low"], worst["retained_high"], 1)
+    return f"{worst['data']} {share} % of {worst['base']}"
 
 
 def _images(measure: Measure, frame: pd.DataFrame) -> int:

@@ -18,7 +18,7 @@ Numbers = np.ndarray | np.floating
 RESAMPLES, PERMUTATIONS = 2000, 9999
 ROUNDING = 1e-6  # largest distance of a value from its range
 
-_LEVEL = 0.975
+_LEVEL, _OUTSIDE = 0.975, 0.05
 _PRIOR = 0.25  # images that differ in all their questions, added to the design effect
 
 
@@ -59,20 +59,23 @@ class Totals(NamedTuple):
     fractions: np.ndarray
 
 
-def mean_interval(scores: ArrayLike, images: ArrayLike) -> Interval:
+def mean_interval(scores: ArrayLike, images: ArrayLike, together: int = 1) -> Interval:
     """Returns the mean score with Wilson's interval at the effective number of questions.
 
     Args:
         scores: Scores in [0, 1], one per question; they may be fractions.
         images: Image of each question.
+        together: Number of intervals that shall hold at once with 95 %, by Bonferroni; then one of them may be chosen.
     """
     totals = totals_of(scores, images)
-    low, high = share_interval(totals)
+    low, high = share_interval(totals, together)
     n = int(totals.counts.sum())
     return Interval(float(totals.sums.sum() / n), float(low), float(high), n)
 
 
-def difference_interval(scores: ArrayLike, baseline: ArrayLike, images: ArrayLike, half_range: float = 1.0) -> Interval:
+def difference_interval(
+    scores: ArrayLike, baseline: ArrayLike, images: ArrayLike, half_range: float = 1.0, together: int = 1
+) -> Interval:
     """Returns the mean of `scores - baseline`, paired by question, with its interval.
 
     The interval is `balance_interval` of the differences, divided by `half_range`. Without a range it is Student's
@@ -84,6 +87,7 @@ def difference_interval(scores: ArrayLike, baseline: ArrayLike, images: ArrayLik
         baseline: Baseline scores of the same questions.
         images: Image of each question.
         half_range: Largest possible difference: 1 for scores in [0, 1], 2 for scores in [-1, 1].
+        together: See `mean_interval`.
 
     Raises:
         ValueError: A difference is larger than `half_range`.
@@ -99,12 +103,12 @@ def difference_interval(scores: ArrayLike, baseline: ArrayLike, images: ArrayLik
     n, sampled = int(totals.counts.sum()), len(totals.counts)
     mean = float(scale * totals.sums.sum() / n)
     if np.isfinite(half_range):
-        low, high = (scale * float(end) for end in balance_interval(totals))
+        low, high = (scale * float(end) for end in balance_interval(totals, together))
         return Interval(mean, low, high, n)
     variance = _between(totals) / n**2
     if sampled < 2 or variance < 1e-24:
         return Interval(mean, np.nan, np.nan, n)
-    half = float(t.ppf(_LEVEL, sampled - 1) * np.sqrt(variance))
+    half = float(t.ppf(_upper(together), sampled - 1) * np.sqrt(variance))
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -124,13 +128,18 @@ def totals_of(values: ArrayLike, images: ArrayLike) -> Totals:
     return Totals(*(np.bincount(index, column) for column in columns))
 
 
-def share_interval(totals: Totals) -> tuple[Numbers, Numbers]:
-    """Returns the ends of Wilson's interval (1927) for a mean in [0, 1], at `effective_questions`."""
+def share_interval(totals: Totals, together: int = 1) -> tuple[Numbers, Numbers]:
+    """Returns the ends of Wilson's interval (1927) for a mean in [0, 1], at `effective_questions`.
+
+    Args:
+        totals: Sums over the questions of each image.
+        together: See `mean_interval`.
+    """
     share = totals.sums.sum(-1) / totals.counts.sum(-1)
-    return _wilson(share, effective_questions(totals))
+    return _wilson(share, effective_questions(totals, together), together)
 
 
-def balance_interval(totals: Totals) -> tuple[Numbers, Numbers]:
+def balance_interval(totals: Totals, together: int = 1) -> tuple[Numbers, Numbers]:
     """Returns the ends of the interval for the mean of paired differences in [-1, 1].
 
     The mean is the share of gains b = sum(max(x, 0)) / N minus the share of losses c. Wilson's intervals of both, at
@@ -139,13 +148,17 @@ def balance_interval(totals: Totals) -> tuple[Numbers, Numbers]:
     lower end and C that of c from its upper end; `high` swaps the ends. If no question differs, the ends are those of
     Wilson's interval for 0 of n. Source: Newcombe 1998, Statistics in Medicine 17, 2635 (paired proportions, method
     10); Zou and Donner 2008, Statistics in Medicine 27, 1693.
+
+    Args:
+        totals: Sums over the questions of each image.
+        together: See `mean_interval`.
     """
-    questions, effective = totals.counts.sum(-1), effective_questions(totals)
+    questions, effective = totals.counts.sum(-1), effective_questions(totals, together)
     sums, sizes = totals.sums.sum(-1), totals.sizes.sum(-1)
     won, lost = ((sizes + sign * sums).clip(0) / (2 * questions) for sign in (1, -1))
     rest = ((1 - won) * (1 - lost)).clip(1e-12)
     r = -np.sqrt((won * lost / rest).clip(0, 1))
-    (won_low, won_high), (lost_low, lost_high) = _wilson(won, effective), _wilson(lost, effective)
+    (won_low, won_high), (lost_low, lost_high) = (_wilson(one, effective, together) for one in (won, lost))
 
     def joint(a: Numbers, b: Numbers) -> Numbers:
         return np.sqrt(a**2 - 2 * r * a * b + b**2)
@@ -155,7 +168,7 @@ def balance_interval(totals: Totals) -> tuple[Numbers, Numbers]:
     return low.clip(-1), high.clip(max=1)
 
 
-def effective_questions(totals: Totals) -> Numbers:
+def effective_questions(totals: Totals, together: int = 1) -> Numbers:
     """Returns the number of independent questions that would give the same variance as these clusters.
 
     With N questions about m images, mean x, r_i = sum_i - x n_i and S = sum((x_j - x)^2), the variance of the mean is
@@ -169,6 +182,10 @@ def effective_questions(totals: Totals) -> Numbers:
     with many failures it approaches the ratio above. g is 1 if all values are -1, 0 or 1. For fractions it is the mean
     square of those that differ; it and S are shrunk towards the values that whole scores would have, with weight
     1 / (1 + k)^2 if k scores are fractions. If all scores are the same fraction, n = m.
+
+    Args:
+        totals: Sums over the questions of each image.
+        together: See `mean_interval`; z and t are those of its level.
     """
     questions, images = totals.counts.sum(-1), totals.counts.shape[-1]
     mean = totals.sums.sum(-1) / questions
@@ -181,7 +198,8 @@ def effective_questions(totals: Totals) -> Numbers:
     ratio = np.where(constant, 1, (spread + doubt) / (whole + doubt))
     each, added = questions / images, _PRIOR * size
     effect = ((_between(totals) + added * each**2) / (spread + added * each)).clip(1)
-    return questions / (effect * ratio) * (norm.ppf(_LEVEL) / t.ppf(_LEVEL, max(images - 1, 1))) ** 2
+    level = _upper(together)
+    return questions / (effect * ratio) * (norm.ppf(level) / t.ppf(level, max(images - 1, 1))) ** 2
 
 
 def summed_interval(
@@ -308,6 +326,11 @@ def _between(totals: Totals) -> Numbers:
     return ((totals.sums - mean * totals.counts) ** 2).sum(-1) * images / max(images - 1, 1)
 
 
-def _wilson(share: Numbers, questions: Numbers) -> tuple[Numbers, Numbers]:
-    low, high = proportion_confint(share * questions, questions, method="wilson")
+def _upper(together: int) -> float:
+    """Returns the quantile at the upper end of each of several intervals that hold at once; that of one is `_LEVEL`."""
+    return 1 - (1 - _LEVEL) / together if together > 1 else _LEVEL
+
+
+def _wilson(share: Numbers, questions: Numbers, together: int) -> tuple[Numbers, Numbers]:
+    low, high = proportion_confint(share * questions, questions, alpha=_OUTSIDE / together, method="wilson")
     return np.asarray(low), np.asarray(high)

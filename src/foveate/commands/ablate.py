@@ -20,11 +20,11 @@ def main(
 ) -> None:
     """Evaluates every layer, every suffix of layers, all layers and the controls at several budgets.
 
-    Writes `<out>/<study>/{study.db, table.csv, table.md, accuracy_by_layer.png, frontier.png, kept_patches.png}`.
-    About scenes, `table_things.csv` and `table_details.csv` have the questions about things and about details. The same
-    command resumes a run that was stopped. Without --limit it asks 1,050 questions about scenes, or all
-    questions of a benchmark. With several models each has a study, and `<first study>/trainings_<models>.md` has the
-    mean of every cell.
+    Writes `<out>/<study>/{study.db, table.csv, table.md, accuracy_by_layer.png, frontier.png, kept_patches.png}`,
+    and `worst_kinds.csv` with the kind of questions on which each row loses most. About scenes, `table_things.csv` and
+    `table_details.csv` have the questions about things and about details. The same command resumes a run that was
+    stopped. Without --limit it asks 1,050 questions about scenes, or all questions of a benchmark. With several models
+    each has a study, and `<first study>/trainings_<models>.md` has the mean of every cell.
 
     Args:
         keep: Budgets: patches to keep, or fractions of an image's patches.

@@ -16,8 +16,9 @@ def main(
 ) -> None:
     """Answers benchmarks with one method, including splits without reference answers, whose servers grade them.
 
-    Writes `<out>/<study>_<data>/{benchmark.csv, benchmark.md}` if there are reference answers, and `submission.json` if
-    the benchmark has a format for submissions. The same command resumes a run that was stopped.
+    Writes `<out>/<study>_<data>/{benchmark.csv, benchmark.md}` if there are reference answers, `submission.json` if the
+    benchmark has a format for submissions, and with several benchmarks `<out>/<study>/benchmarks.md`. The worst kind of
+    questions and the worst benchmark are printed beside the means. The same command resumes a run that was stopped.
 
     Args:
         method: Name of a method, your own as ./file.py:function or package.module:function, from a budget to a
@@ -29,6 +30,7 @@ def main(
     options.without_storage()
     check_names([method])
     check_budgets([] if keep is None else [keep], needed=False)
+    from foveate.analysis.benchmark_numbers import overview
     from foveate.analysis.benchmarks.answers import report_answers
     from foveate.evaluation.announcement import announce
     from foveate.evaluation.run import cached_load, evaluate
@@ -42,3 +44,6 @@ def main(
         folder = evaluate(replace(config, compressor=compressor), shared=True)
         if rank() == 0:
             print(report_answers(method, shown_name(config.data), folder, config.out / name))
+    if rank() == 0 and len(options.models) == 1:
+        folders = {config.data: config.out / name for name, config in options.each}
+        print(overview(folders, options.out / options.name, one_budget=True))

@@ -20,6 +20,7 @@ from foveate.data.stored import (
     Part,
     StoredImage,
     check_columns,
+    content_names,
     has_image,
     image_column,
     load_table,
@@ -63,14 +64,19 @@ class Benchmark:
         split: Split that results are usually reported for.
         columns: Required columns that `parse_row` reads.
         parse_row: Function from a row to its questions.
-        image_id: Column that names the image of a row; None means that no rows share an image.
+        image_id: Column that names the image of a row, or several that name it together; None means that no rows share
+            an image.
         image_id_of: Function from a value of that column to the name of the image.
+        by_content: Whether rows with the same encoded image share it; for tables that do not name their images.
         image: Column of images.
+        more_images: Further columns of images, if a question may be about several.
+        images_of_row: Function from a row to the columns of its images in their order; None means `image` alone.
         images: Location of the images of each split if they have a table of their own, whose column `id` matches
             `image_id`.
         text_only: Whether rows without an image are text-only questions; else their image is missing.
         sized: Whether `parse_row` needs the size of the image; rows then have an entry `pixels` of type `Pixels`.
         answer_tokens: Maximum number of tokens of an answer.
+        source: Publication of the benchmark.
     """
 
     name: str
@@ -79,13 +85,22 @@ class Benchmark:
     split: str
     columns: tuple[str, ...]
     parse_row: Callable[[Row], Iterator[RowQuestion]]
-    image_id: str | None = None
+    image_id: str | tuple[str, ...] | None = None
     image_id_of: Callable[[Any], str] = str
+    by_content: bool = False
     image: str = "image"
+    more_images: tuple[str, ...] = ()
+    images_of_row: Callable[[Row], Sequence[str]] | None = None
     images: Mapping[str, Part] | None = None
     text_only: bool = False
     sized: bool = False
     answer_tokens: int = 32
+    source: str = ""
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """The columns that name the image of a row together."""
+        return (self.image_id,) if isinstance(self.image_id, str) else self.image_id or ()
 
     def samples(self, split: str, limit: int | None = None, location: str | None = None) -> list[VQASample]:
         """Returns the first questions of a split; those about an image follow each other.
@@ -105,7 +120,7 @@ class Benchmark:
         part = self.parts[split]
         table = load_table(self.name, self.repo, location, part)
         images = _ImageIndex(self, table, split, location)
-        columns = [*self.columns, *([self.image_id] if self.image_id else []), *images.columns]
+        columns = [*self.columns, *self.image_ids, *images.columns]
         check_columns(self.name, table, list(dict.fromkeys(columns)), self.repo)
         # in Arrow format, because `datasets` would decode images and sounds in unused columns
         questions = table.remove_columns(images.columns).with_format("arrow")
@@ -115,7 +130,7 @@ class Benchmark:
 
     def _samples_of(self, row: int, questions: Dataset, images: "_ImageIndex", part: Part) -> Iterator[VQASample]:
         values: dict[str, Any] = cast(pa.Table, questions[row]).to_pylist()[0]
-        sources = images.sources(row)
+        sources = images.sources(row, values)
         image_id, name = images.names[row], f"{images.split}-{row:06d}"
         problem, parsed = "", []
         try:
@@ -143,49 +158,63 @@ class _ImageIndex:
 
     def __init__(self, benchmark: Benchmark, table: Dataset, split: str, location: str | None) -> None:
         self.split = split
-        self.columns = [] if benchmark.images and benchmark.image not in table.column_names else [benchmark.image]
+        separate = bool(benchmark.images) and benchmark.image not in table.column_names
+        self.columns = [] if separate else [benchmark.image, *benchmark.more_images]
         path = Path(location or ".").expanduser()
         self.folder = path.parent if path.is_file() else path
         self.benchmark = benchmark
-        key = benchmark.image_id if benchmark.image_id in table.column_names else ""
+        present = [name for name in self.columns if name in table.column_names]
         own = [f"{split}-{row:06d}" for row in range(len(table))]
-        shared = [self._image_name(value) for value in table[key]] if key else own
-        self.names = [name or unique for name, unique in zip(shared, own, strict=True)]
+        self.names = [name or unique for name, unique in zip(self._shared(table) or own, own, strict=True)]
         self.text_only = [False] * len(table)
         self._rows: Mapping[str, int] | None = None
-        if self.columns and benchmark.image in table.column_names:
-            self._images = image_column(table, benchmark.image)
-            if benchmark.text_only:
-                self.text_only = [not present for present in has_image(table, benchmark.image)]
-        elif benchmark.images and not self.columns:
-            separate = load_table(benchmark.name, benchmark.repo, location, benchmark.images[split])
-            check_columns(benchmark.name, separate, ["id", benchmark.image], benchmark.repo)
-            self._rows = {str(name): row for row, name in enumerate(separate["id"])}
-            self._images = image_column(separate, benchmark.image)
+        self._images = {name: image_column(table, name) for name in present}
+        if benchmark.text_only and benchmark.image in present:
+            self.text_only = [not shown for shown in has_image(table, benchmark.image)]
+        if separate:
+            part = (benchmark.images or {})[split]
+            images = load_table(benchmark.name, benchmark.repo, location, part)
+            check_columns(benchmark.name, images, ["id", benchmark.image], benchmark.repo)
+            self._rows = {str(name): row for row, name in enumerate(images["id"])}
+            self._images = {benchmark.image: image_column(images, benchmark.image)}
+
+    def _shared(self, table: Dataset) -> list[str]:
+        """Returns the name of each row's image, empty where it has none; an empty list if no rows share an image."""
+        if self.benchmark.by_content and self.benchmark.image in table.column_names:
+            return content_names(table, self.benchmark.image)
+        keys = [name for name in self.benchmark.image_ids if name in table.column_names]
+        return [self._image_name(*values) for values in zip(*(table[key] for key in keys), strict=True)]
 
     def check(self, row: Row) -> None:
         """Raises `DataError` if the row does not name its image."""
-        column = self.benchmark.image_id or ""
-        if column in row and not self._image_name(row[column]):
-            raise DataError(f"{column} is {shown(row[column])}, which names no image")
+        for column in self.benchmark.image_ids:
+            if column in row and not self._image_name(row[column]):
+                raise DataError(f"{column} is {shown(row[column])}, which names no image")
 
-    def _image_name(self, value: Any) -> str:  # noqa: ANN401 (as the table has it)
-        """Returns the image that a value names; empty if none, because rows without an image must not share one."""
+    def _image_name(self, *values: Any) -> str:  # noqa: ANN401 (as the table has it)
+        """Returns the image that values name; empty if none, because rows without an image must not share one."""
         try:
-            name = "" if value is None else self.benchmark.image_id_of(value).strip()
+            parts = ["" if value is None else self.benchmark.image_id_of(value).strip() for value in values]
         except (TypeError, ValueError, OverflowError):
             return ""
+        name = "_".join(parts) if all(parts) else ""
         return name if len(quote(name, safe="")) <= LONGEST_ID else ""
 
-    def sources(self, row: int) -> tuple[ImageSource, ...]:
-        """Returns the image of a row, the first if its cell holds several; none for a text-only question."""
+    def sources(self, row: int, values: Row) -> tuple[ImageSource, ...]:
+        """Returns the images of a row, of a cell that holds several the first; none for a text-only question.
+
+        Args:
+            row: Number of the row.
+            values: Its cells.
+        """
         if self.text_only[row]:
             return ()
-        name = self.names[row]
+        name, choose = self.names[row], self.benchmark.images_of_row
         location = row if self._rows is None else self._rows.get(name)
         if location is None:
             return (MissingImage(name),)
-        return (StoredImage(self._images, location, name, self.folder),)
+        columns = choose(values) if choose else (self.benchmark.image,)
+        return tuple(StoredImage(self._images[column], location, name, self.folder) for column in columns)
 
 
 def grouped(images: Sequence[str]) -> list[int]:
@@ -230,6 +259,16 @@ def text_of(row: Row, column: str) -> str:
 def optional_text(row: Row, column: str) -> str:
     """Returns a text without surrounding blanks; empty if the cell is missing or not a text."""
     return text_of(row, column) if isinstance(row.get(column), str) and not is_missing(row[column]) else ""
+
+
+def texts_of(row: Row, column: str) -> tuple[str, ...]:
+    """Returns a list of texts, unchanged; an empty one if the cell is missing."""
+    value = row.get(column)
+    if value is not None and not isinstance(value, (list, tuple)):
+        raise DataError(f"{column} is {shown(value)}, expected a list of texts")
+    if any(text is None for text in value or ()):
+        raise DataError(f"{column} is {shown(value)}, expected no empty entries")
+    return tuple(str(text) for text in value or ())
 
 
 def id_of(row: Row, column: str) -> str:

@@ -13,8 +13,9 @@ SCENES = "scenes"
 SCENE_GRIDS = ("12", "16")
 """Patches per side of scenes, as in scenes:16; the first is the default."""
 NAMES = (
-    *("gqa", "mmbench", "mmbench_cn", "mme", "mmvet", "pope", "refcoco", "refcoco+", "refcocog", "scienceqa"),
-    *("seedbench", "textvqa", "textvqa_ocr", "vizwiz", "vqav2"),
+    *("ai2d", "chair", "chartqa", "docvqa", "gqa", "hallusionbench", "infographicvqa", "mathvista", "mmbench"),
+    *("mmbench_cn", "mme", "mmmu", "mmstar", "mmvet", "ocrbench", "pope", "realworldqa", "refcoco", "refcoco+"),
+    *("refcocog", "scienceqa", "seedbench", "textvqa", "textvqa_ocr", "vizwiz", "vqav2"),
 )
 """Names of the built-in benchmarks."""
 REGISTERED: set[str] = set()

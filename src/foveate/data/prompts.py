@@ -1,6 +1,7 @@
 """Prompts of each model family, with the wording of its authors' evaluations.
 
-Sources: LLaVA-1.5's evaluation files and docs/Evaluation.md; for Qwen-VL and InternVL the prompts that their authors
+Sources: LLaVA-1.5's evaluation files and docs/Evaluation.md, and lmms-eval, with which LLaVA's authors evaluate their
+later models, for forms that LLaVA-1.5 was not evaluated on; for Qwen-VL and InternVL the prompts that their authors
 contributed to VLMEvalKit. LLaVA's prompt is used where the authors have none for a form of question.
 """
 
@@ -8,51 +9,90 @@ import re
 from typing import NamedTuple
 
 from foveate.core.errors import DataError
-from foveate.data.sample import Form, VQASample
+from foveate.data.sample import PLACEHOLDER, Form, VQASample
 
-LETTERS = "ABCDEFGH"
+LETTERS = "ABCDEFGHIJ"
 """Letters of the options, in order; options beyond them can be neither prompted for nor recognised in an answer."""
 
 
 class Phrase(NamedTuple):
-    """A template of a prompt, and the template of the hint that replaces `{hint}` in it if the question has one."""
+    """The templates of a prompt.
+
+    Attributes:
+        text: Template of the prompt.
+        hint: Template of the hint that replaces `{hint}` in it if the question has one.
+        option: Template of a line of `{options}`.
+        image: Template of a line before the prompt for each image of a question about several that has no place for
+            them.
+    """
 
     text: str
     hint: str = ""
+    option: str = "{letter}. {text}"
+    image: str = ""
 
 
 _PLACEHOLDER = re.compile(r"\{question\}|\{hint\}|\{options\}")
 _SHORT = "Answer the question using a single word or phrase."
-_LETTER = "{hint}{question}\n{options}\nAnswer with the option's letter from the given choices directly."
 _OCR = "\nReference OCR token: {hint}"
+_DIRECTLY = "Answer with the option's letter from the given choices directly."
+_LETTER = "{hint}{question}\n{options}\n" + _DIRECTLY
+_HINTED = (
+    "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end.\n"
+    "Question: {question}\nChoices:\n{options}"
+)
+_BRACKETS = "({letter}) {text}"
 _BOX = "Please provide the bounding box coordinate of the region this sentence describes: {question}"
 _UNSURE = "When the provided information is insufficient, respond with 'Unanswerable'."
 
 LLAVA: dict[Form, Phrase] = {
     "plain": Phrase("{question}"),
     "short": Phrase("{question}{hint}\n" + _SHORT, _OCR),
+    "word": Phrase("{question}\nAnswer the question with a single word."),
+    "read": Phrase("{question}"),
     "unanswerable": Phrase("{question}\n" + _UNSURE + "\n" + _SHORT),
     "yes_no": Phrase("{question}\n" + _SHORT),
+    "yes_no_bare": Phrase("{question}"),
     "letter": Phrase(_LETTER, "{hint}\n"),
     "letter_context": Phrase(_LETTER, "Context: {hint}\n"),
     "letter_cn": Phrase("{hint}{question}\n{options}\n请直接回答选项字母。", "{hint}\n"),
+    "letter_stated": Phrase("{question}\n" + _DIRECTLY.removesuffix(".")),
+    "letter_math": Phrase(_LETTER, "{hint}\n"),
+    "letter_mmmu": Phrase("{question}\n{options}\n\n" + _DIRECTLY),
+    "short_mmmu": Phrase("{question}\n\n" + _SHORT),
     "free": Phrase("{question}"),
     "box": Phrase(_BOX),
 }
 _CHOICE = "{hint}Question: {question}\nOptions:\n{options}\n"
+_SELECT = "Please select the correct answer from the options above."
 _BRIEFLY = "Please try to answer the question with short words or phrases if possible."
 QWEN: dict[Form, Phrase] = {
     **LLAVA,
     "short": Phrase("{question}{hint}\n" + _BRIEFLY, _OCR),
+    "word": Phrase("{question}\n" + _BRIEFLY),
+    "read": Phrase("{question}\n" + _BRIEFLY),
     "unanswerable": Phrase("{question}\n" + _UNSURE + "\n" + _BRIEFLY),
     "yes_no": Phrase("{question} Please answer yes or no."),
-    "letter": Phrase(_CHOICE + "Please select the correct answer from the options above.", "Hint: {hint}\n"),
-    "letter_context": Phrase(_CHOICE + "Please select the correct answer from the options above.", "Hint: {hint}\n"),
+    "yes_no_bare": Phrase("{question} Please answer yes or no."),
+    "letter": Phrase(_CHOICE + _SELECT, "Hint: {hint}\n"),
+    "letter_context": Phrase(_CHOICE + _SELECT, "Hint: {hint}\n"),
+    "letter_stated": Phrase("Question: {question}\n" + _SELECT),
+    "letter_math": Phrase(_HINTED + "\n" + _BRIEFLY, option=_BRACKETS),
+    "letter_mmmu": Phrase(_CHOICE + _SELECT, "Hint: {hint}\n"),
+    "short_mmmu": Phrase("Question: {question}"),
     "letter_cn": Phrase(_CHOICE + "请直接回答选项字母。", "Hint: {hint}\n"),
 }
+_NUMBERED = "Image-{number}: " + PLACEHOLDER + "\n"
 INTERNVL: dict[Form, Phrase] = {
     **LLAVA,
+    "word": Phrase("{question}\n" + _SHORT),
+    "read": Phrase("{question}\n" + _SHORT),
+    "yes_no_bare": Phrase("{question} Please answer yes or no. " + _SHORT),
     "letter_context": Phrase(_LETTER, "{hint}\n"),
+    "letter_stated": Phrase("{question}\n" + _DIRECTLY),
+    "letter_math": Phrase(_HINTED, option=_BRACKETS),
+    "letter_mmmu": Phrase("{question}\n{options}\n" + _DIRECTLY, image=_NUMBERED),
+    "short_mmmu": Phrase("{question}\nAnswer the question directly.", image=_NUMBERED),
     "box": Phrase(_BOX.replace("{question}", "<ref>{question}</ref>")),
 }
 FAMILIES = {
@@ -88,9 +128,16 @@ def format_prompt(sample: VQASample, family: str, instruct: bool = True) -> str:
     phrase = FAMILIES.get(family, LLAVA)[sample.form]
     text = phrase.text if instruct else _without_instruction(phrase.text)
     hint = phrase.hint.replace("{hint}", sample.hint) if sample.hint else ""
-    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, sample.options, strict=False))
-    parts = {"{question}": sample.question, "{hint}": hint, "{options}": options}
-    return _filled(text, parts)
+    lines = (
+        _filled(phrase.option, {"{letter}": a, "{text}": b}) for a, b in zip(LETTERS, sample.options, strict=False)
+    )
+    filled = _filled(text, {"{question}": sample.question, "{hint}": hint, "{options}": "\n".join(lines)})
+    return filled if PLACEHOLDER in filled or not (sample.several and instruct) else _images(phrase, sample) + filled
+
+
+def _images(phrase: Phrase, sample: VQASample) -> str:
+    """Returns a line for each image of a question; none if the family has no template of it."""
+    return "".join(phrase.image.replace("{number}", str(number + 1)) for number in range(len(sample.sources)))
 
 
 def _without_instruction(text: str) -> str:

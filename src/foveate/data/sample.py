@@ -30,9 +30,35 @@ Scoring = Literal[
     "choice",
     "anls",
     "relaxed",
+    "ocr",
+    "ocr_formula",
+    "letter",
+    "mmstar",
+    "mathvista",
+    "mmmu",
+    "mmmu_open",
+    "yes_or_no",
+    "chair",
     "none",
 ]
-Form = Literal["plain", "short", "unanswerable", "yes_no", "letter", "letter_context", "letter_cn", "free", "box"]
+Form = Literal[
+    "plain",
+    "short",
+    "word",
+    "read",
+    "unanswerable",
+    "yes_no",
+    "yes_no_bare",
+    "letter",
+    "letter_context",
+    "letter_cn",
+    "letter_stated",
+    "letter_math",
+    "letter_mmmu",
+    "short_mmmu",
+    "free",
+    "box",
+]
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom as shares of the image's width and height."""
 PLACEHOLDER = "<image>"

@@ -1,5 +1,6 @@
 """Tables of questions and images on disk or on the hub; images are read on demand."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -233,6 +234,20 @@ def has_image(table: Dataset, column: str) -> list[bool]:
     """Returns whether each row has an image."""
     images = image_column(table, column)
     return [valid for batch in images.iter(batch_size=64) for valid in _valid(cast(pa.Table, batch))]
+
+
+def content_names(table: Dataset, column: str) -> list[str]:
+    """Returns a name of each row's image, the same for the same encoded bytes or path; empty without an image."""
+    images = image_column(table, column)
+    cells = (cell for batch in images.iter(batch_size=64) for cell in cast(pa.Table, batch).column(0).to_pylist())
+    return [_content_name(cell) for cell in cells]
+
+
+def _content_name(cell: Any) -> str:  # noqa: ANN401 (as the table has it)
+    content = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
+    if isinstance(content, str):
+        content = content.encode(errors="surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:16] if content and isinstance(content, bytes) else ""
 
 
 def _valid(batch: pa.Table) -> list[bool]:

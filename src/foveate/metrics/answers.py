@@ -8,8 +8,27 @@ from collections.abc import Callable, Iterable, Sequence
 
 from foveate.data.sample import Scoring, VQASample
 from foveate.metrics.boxes import box_hit
-from foveate.metrics.choices import mmbench_letter, pope_match, scienceqa_match, seed_match, yes_no_match
-from foveate.metrics.open_answers import gqa_match, mentions, textvqa_accuracy, vqa_accuracy
+from foveate.metrics.captions import chair_match
+from foveate.metrics.choices import (
+    letter_match,
+    mathvista_letter,
+    mmbench_letter,
+    mmstar_match,
+    pope_match,
+    scienceqa_match,
+    seed_match,
+    yes_no_match,
+    yes_or_no_match,
+)
+from foveate.metrics.mmmu import mmmu_letter, mmmu_open_match
+from foveate.metrics.open_answers import (
+    gqa_match,
+    mentions,
+    ocr_formula_match,
+    ocr_match,
+    textvqa_accuracy,
+    vqa_accuracy,
+)
 from foveate.metrics.similarity import anls, relaxed_accuracy, token_f1
 
 
@@ -50,8 +69,8 @@ def unknown(prediction: str, references: Sequence[str]) -> float:
 
 def score_of(prediction: str, sample: VQASample) -> float:
     """Returns the score in [0, 1] of an answer by the question's `scoring`; NaN without reference answers."""
-    if sample.scoring in ("mmbench", "choice"):
-        return float(mmbench_letter(prediction, sample.options) == sample.references[0])
+    if sample.scoring in LETTERS:
+        return float(LETTERS[sample.scoring](prediction, sample.options) == sample.references[0])
     return SCORINGS[sample.scoring](prediction, sample.references)
 
 
@@ -70,7 +89,21 @@ SCORINGS: dict[Scoring, Callable[[str, Sequence[str]], float]] = {
     "f1": token_f1,
     "anls": anls,
     "relaxed": relaxed_accuracy,
+    "ocr": ocr_match,
+    "ocr_formula": ocr_formula_match,
+    "letter": letter_match,
+    "mmstar": mmstar_match,
+    "mmmu_open": mmmu_open_match,
+    "yes_or_no": yes_or_no_match,
+    "chair": chair_match,
     "none": unknown,
 }
-"""Score in [0, 1] of an answer and its references by scoring; `score_of` handles "mmbench" and "choice", which need
-the options."""
+"""Score in [0, 1] of an answer and its references by scoring; `LETTERS` has the others."""
+
+LETTERS: dict[Scoring, Callable[[str, Sequence[str]], str]] = {
+    "mmbench": mmbench_letter,
+    "choice": mmbench_letter,
+    "mathvista": mathvista_letter,
+    "mmmu": mmmu_letter,
+}
+"""Letter that an answer names, given the options, by scoring; the answer is right if it is the first reference."""

@@ -9,13 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from foveate.data.benchmarks.captions import NOTHING
 from foveate.data.benchmarks.yes_no import PERCEPTION
+from foveate.data.coco import mentioned_objects
 from foveate.metrics.boxes import box_overlap
 from foveate.metrics.choices import pope_answer
 
 POPE_SETS = ("random", "popular", "adversarial")
 Columns = Mapping[str, np.ndarray]
 """Columns of records, named as in `Record`; questions about one image need not follow each other."""
+
+
+def _image_ids(records: Columns) -> np.ndarray:
+    return np.asarray(records["image_id"])
 
 
 class Measure(NamedTuple):
@@ -28,6 +34,9 @@ class Measure(NamedTuple):
         from_sums: Function from the sums over questions, (..., part), to values, (...); NaN where undefined.
         stratum: Column within whose values a bootstrap draws images; empty means one stratum.
         only: Boolean column that selects the questions of the metric; empty means all.
+        kinds: Kinds of the questions that the metric counts; empty means all.
+        cluster: Function from records to the name of the independent unit of each question, which a bootstrap draws.
+        lower_is_better: Whether smaller values are better.
     """
 
     name: str
@@ -36,6 +45,9 @@ class Measure(NamedTuple):
     from_sums: Callable[[np.ndarray], np.ndarray]
     stratum: str = ""
     only: str = ""
+    kinds: tuple[str, ...] = ()
+    cluster: Callable[[Columns], np.ndarray] = _image_ids
+    lower_is_better: bool = False
 
     @property
     def is_mean(self) -> bool:
@@ -44,7 +56,8 @@ class Measure(NamedTuple):
 
     def selected(self, records: Columns) -> np.ndarray:
         """Returns the mask of the questions that the metric counts."""
-        return np.asarray(records[self.only], bool) if self.only else np.ones(len(records["score"]), bool)
+        rows = np.asarray(records[self.only], bool) if self.only else np.ones(len(records["score"]), bool)
+        return rows & np.isin(np.asarray(records["kind"], str), self.kinds) if self.kinds else rows
 
 
 def compute_measure(measure: Measure, records: Columns) -> float:
@@ -97,25 +110,62 @@ def _overlaps(records: Columns) -> np.ndarray:
     return _with_count(np.array([box_overlap(answer, references.split(" | ")) for answer, references in pairs]))
 
 
-def _all_right(records: Columns) -> np.ndarray:
-    """Returns whether all questions about an image are correct, and 1, at its last question, else 0, (question, 2)."""
-    right: dict[str, float] = {}
-    last: dict[str, int] = {}
-    for row, (image, score) in enumerate(zip(records["image_id"], records["score"], strict=True)):
-        right[image] = min(right.get(image, 1.0), float(score == 1))
-        last[image] = row
-    parts = np.zeros((len(records["score"]), 2))
-    for image, row in last.items():
-        parts[row] = right[image], 1
+def _all_right(names: Callable[[Columns], np.ndarray]) -> Callable[[Columns], np.ndarray]:
+    """Returns parts: whether all questions of a group are correct, and 1, at its last question, else 0, (question, 2).
+
+    Args:
+        names: Function from records to the group of each question.
+    """
+
+    def parts(records: Columns) -> np.ndarray:
+        right: dict[str, float] = {}
+        last: dict[str, int] = {}
+        for row, (group, score) in enumerate(zip(names(records), records["score"], strict=True)):
+            right[group] = min(right.get(group, 1.0), float(score == 1))
+            last[group] = row
+        found = np.zeros((len(records["score"]), 2))
+        for group, row in last.items():
+            found[row] = right[group], 1
+        return found
+
     return parts
+
+
+def _illusion(*numbers: int) -> Callable[[Columns], np.ndarray]:
+    """Returns a function from records of HallusionBench to groups of questions.
+
+    Args:
+        numbers: Which numbers of an id the questions of a group share: that of the set is 0, of the figure 1, and of
+            the question 2.
+    """
+
+    def groups(records: Columns) -> np.ndarray:
+        names = [str(name).split("#")[0].rsplit("_", 3) for name in records["sample_id"]]
+        return np.array(["_".join([kind, *(rest[number] for number in numbers)]) for kind, *rest in names])
+
+    return groups
+
+
+def _caption_counts(records: Columns) -> np.ndarray:
+    """Returns mentions of absent objects, mentions, objects that are mentioned, and objects, (caption, 4)."""
+    rows = []
+    for caption, reference in zip(records["prediction"], records["reference"], strict=True):
+        found, objects = mentioned_objects(caption), set(reference.split(" | ")) - {NOTHING}
+        rows.append([sum(name not in objects for name in found), len(found), len(objects & set(found)), len(objects)])
+    return np.array(rows, float)
+
+
+def _wrong_captions(records: Columns) -> np.ndarray:
+    return _with_count(1 - np.asarray(records["score"], float))
 
 
 def _mme(subtasks: Sequence[str]) -> Callable[[Columns], np.ndarray]:
     """Returns parts of each subtask: correct answers, questions, images with both correct, images."""
+    pairs = _all_right(_image_ids)
 
     def parts(records: Columns) -> np.ndarray:
         kinds = np.asarray(records["kind"])
-        both = np.concatenate([_scores(records), _all_right(records)], 1)
+        both = np.concatenate([_scores(records), pairs(records)], 1)
         return np.concatenate([both * (kinds == subtask)[:, None] for subtask in subtasks], 1)
 
     return parts
@@ -132,6 +182,53 @@ def _mme_score(sums: np.ndarray) -> np.ndarray:
 _MEAN = _ratio(lambda s: s[..., 0], lambda s: s[..., 1])
 _F1 = _ratio(lambda s: 2 * s[..., 0], lambda s: 2 * s[..., 0] + s[..., 1] + s[..., 2])
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+DISCIPLINES = {
+    "art and design": ("Art", "Art_Theory", "Design", "Music"),
+    "business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
+    "science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
+    "health and medicine": (
+        *("Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine", "Pharmacy"),
+        "Public_Health",
+    ),
+    "humanities and social science": ("History", "Literature", "Psychology", "Sociology"),
+    "tech and engineering": (
+        *("Agriculture", "Architecture_and_Engineering", "Computer_Science", "Electronics", "Energy_and_Power"),
+        *("Materials", "Mechanical_Engineering"),
+    ),
+}
+"""Subjects of MMMU by discipline."""
+OCR_TASKS = {
+    "text recognition": (
+        *("Regular Text Recognition", "Irregular Text Recognition", "Artistic Text Recognition"),
+        *("Handwriting Recognition", "Digit String Recognition", "Non-Semantic Text Recognition"),
+    ),
+    "scene text-centric VQA": ("Scene Text-centric VQA",),
+    "document-oriented VQA": ("Doc-oriented VQA",),
+    "key information extraction": ("Key Information Extraction",),
+    "handwritten mathematical expressions": ("Handwritten Mathematical Expression Recognition",),
+}
+"""Question types of OCRBench by the task that its score reports."""
+STAR_CATEGORIES = (
+    *("coarse perception", "fine-grained perception", "instance reasoning", "logical reasoning"),
+    *("science & technology", "math"),
+)
+MATH_TASKS = (
+    *("figure question answering", "geometry problem solving", "math word problem"),
+    *("textbook question answering", "visual question answering"),
+)
+
+
+def _means(first: str, groups: Mapping[str, tuple[str, ...]]) -> tuple[Measure, ...]:
+    """Returns the mean score of all questions, and that of each group of kinds.
+
+    Args:
+        first: Name of the mean of all.
+        groups: Kinds of each group, by its name.
+    """
+    parts = (Measure(name, 1, _scores, _MEAN, kinds=kinds) for name, kinds in groups.items())
+    return (Measure(first, 1, _scores, _MEAN), *parts)
+
+
 MEASURES: dict[str, tuple[Measure, ...]] = {
     "pope": (
         Measure("mean F1 of the sets", 1, confusion_by_set, _mean_f1),
@@ -148,7 +245,7 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
     ),
     **{
         name: (
-            Measure("circular accuracy", 1, _all_right, _MEAN),
+            Measure("circular accuracy", 1, _all_right(_image_ids), _MEAN),
             Measure("accuracy of all rotations", 1, _scores, _MEAN),
         )
         for name in ("mmbench", "mmbench_cn")
@@ -160,6 +257,22 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
     "scienceqa": (
         Measure("accuracy", 1, _scores, _MEAN),
         Measure("accuracy with an image", 1, _scores, _MEAN, only="has_image"),
+    ),
+    "chartqa": _means("relaxed accuracy", {kind: (kind,) for kind in ("human", "augmented")}),
+    **{name: (Measure("ANLS", 1, _scores, _MEAN),) for name in ("docvqa", "infographicvqa")},
+    "ocrbench": _means("score / 10", OCR_TASKS),
+    "mmstar": _means("accuracy", {kind: (kind,) for kind in STAR_CATEGORIES}),
+    "mathvista": _means("accuracy of the choice part", {kind: (kind,) for kind in MATH_TASKS}),
+    "mmmu": _means("accuracy", DISCIPLINES),
+    "hallusionbench": (
+        Measure("aAcc", 1, _scores, _MEAN, cluster=_illusion(0)),
+        Measure("qAcc", 1, _all_right(_illusion(0, 2)), _MEAN, cluster=_illusion(0)),
+        Measure("fAcc", 1, _all_right(_illusion(0, 1)), _MEAN, cluster=_illusion(0)),
+    ),
+    "chair": (
+        Measure("CHAIR_s", 1, _wrong_captions, _MEAN, lower_is_better=True),
+        Measure("CHAIR_i", 1, _caption_counts, _ratio(lambda s: s[..., 0], lambda s: s[..., 1]), lower_is_better=True),
+        Measure("share of the objects named", 1, _caption_counts, _ratio(lambda s: s[..., 2], lambda s: s[..., 3])),
     ),
     "mmvet": (Measure("mentions the reference (not the GPT-4 grade)", 1, _scores, _MEAN),),
 }

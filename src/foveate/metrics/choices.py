@@ -8,6 +8,9 @@ import re
 from collections.abc import Sequence
 from string import ascii_uppercase
 
+from foveate.metrics.open_answers import without_punctuation
+from foveate.metrics.similarity import edit_distance
+
 _REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -71,16 +74,85 @@ def mmbench_letter(prediction: str, options: Sequence[str]) -> str:
     """
     if any(refusal in prediction for refusal in _REFUSALS):
         return ""
-    words = prediction.translate(str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))).split()
-    letters = ascii_uppercase[: len(options)]
-    named = [letter for letter in letters if letter in words]
-    if len(named) == 1:
-        return named[0]
-    if not named and "Z" in words:
+    letters, words = ascii_uppercase[: len(options)], _words(prediction)
+    if letter := named_letter(prediction, letters):
+        return letter
+    if "Z" in words and not set(letters) & set(words):
         return ""
     lowered = prediction.lower()
     found = [letter for letter, text in zip(letters, options, strict=True) if text.lower() in lowered]
     return found[0] if len(found) == 1 else ""
+
+
+def named_letter(prediction: str, letters: str = "ABCD") -> str:
+    """Returns the only letter among the words of an answer; empty if there is none or several.
+
+    It is the first step of `mmbench_letter`, and all of it for questions whose options stand in their text.
+    """
+    named = set(letters) & set(_words(prediction))
+    return named.pop() if len(named) == 1 else ""
+
+
+def _words(prediction: str) -> list[str]:
+    return prediction.translate(str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))).split()
+
+
+def mathvista_letter(prediction: str, options: Sequence[str]) -> str:
+    """Returns the letter of the option that an answer means by MathVista's evaluation without its language model.
+
+    An answer that is an option means it. Otherwise, of 'The answer is "red".' what is quoted, of other answers the
+    letter that `mmbench_letter` infers in place of the language model, and failing that the answer itself is looked at:
+    its first single letter in brackets, or a letter, means that option, and else the option with the smallest edit
+    distance, the first of equal ones.
+
+    Source: the evaluation of MathVista (Lu et al. 2023, arXiv 2310.02255); VLMEvalKit for the letter that is inferred.
+
+    Args:
+        prediction: The answer.
+        options: Texts of the options, in the order of their letters.
+    """
+    text = prediction.strip()
+    if text in options:
+        return ascii_uppercase[options.index(text)]
+    quoted = re.search(r'The answer is "(.*)"\.', text)
+    text = (quoted[1] if quoted else mmbench_letter(text, options) or text).strip()
+    bracketed = re.findall(r"\(([a-zA-Z])\)", text)
+    text = bracketed[0].upper() if bracketed else text
+    if text in tuple(ascii_uppercase[: len(options)]):
+        return text
+    distances = [edit_distance(text, option) for option in options]
+    return ascii_uppercase[distances.index(min(distances))]
+
+
+def yes_or_no_word(prediction: str) -> str:
+    """Returns "yes" or "no" if exactly one of them is a word of the answer, else "other".
+
+    Source: VLMEvalKit's evaluation of HallusionBench, whose authors ask GPT-4 instead.
+    """
+    found = {"yes", "no"} & set(without_punctuation(prediction.lower()).split())
+    return found.pop() if len(found) == 1 else "other"
+
+
+def yes_or_no_match(prediction: str, references: Sequence[str]) -> float:
+    """Returns 1 if `yes_or_no_word` is correct."""
+    return float(yes_or_no_word(prediction) in references)
+
+
+def letter_match(prediction: str, references: Sequence[str]) -> float:
+    """Returns 1 if `named_letter` is the correct letter, the first reference."""
+    return float(named_letter(prediction) == references[0])
+
+
+def mmstar_match(prediction: str, references: Sequence[str]) -> float:
+    """Returns 1 if the answer begins with the correct letter in either case.
+
+    A bracket, "option " or "the answer is " may stand before it. What follows it does not matter, so that "Because"
+    counts as B.
+
+    Source: the evaluation of MMStar (Chen et al. 2024, arXiv 2403.20330).
+    """
+    text, letter = prediction.lower().strip(), references[0].lower()
+    return float(any(text.startswith(f"{start}{letter}") for start in ("", "(", "option ", "the answer is ")))
 
 
 def pope_match(prediction: str, references: Sequence[str]) -> float:

@@ -31,15 +31,19 @@ _CONTRACTIONS = {
 
 def vqa_normalised(text: str) -> str:
     """Returns an answer with punctuation, articles, number words and contractions normalised as in VQA."""
-    text = text.replace("\n", " ").replace("\t", " ").strip()
+    plain = without_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
+    words = [_NUMBERS.get(word, word) for word in plain.lower().split()]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def without_punctuation(text: str) -> str:
+    """Returns a text without the punctuation marks that VQA ignores; some become blanks."""
     between_digits = re.search(r"(?<=\d),+(?=\d)", text)
     plain = text
     for mark in _PUNCTUATION:
         at_a_word = f"{mark} " in text or f" {mark}" in text
         plain = plain.replace(mark, "" if at_a_word or between_digits else " ")
-    plain = re.sub(r"\.(?!\d)", "", plain)
-    words = [_NUMBERS.get(word, word) for word in plain.lower().split()]
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+    return re.sub(r"\.(?!\d)", "", plain)
 
 
 def textvqa_normalised(text: str) -> str:
@@ -66,6 +70,25 @@ def gqa_match(prediction: str, references: Sequence[str]) -> float:
     GQA's evaluation compares answers exactly; those of language models are normalised to its format first.
     """
     return float(_bare(prediction) in {_bare(reference) for reference in references})
+
+
+def ocr_match(prediction: str, references: Sequence[str]) -> float:
+    """Returns 1 if the answer contains a reference, ignoring case; a line break counts as a blank.
+
+    Source: the evaluation of OCRBench (Liu et al. 2023, arXiv 2305.07895).
+    """
+    answer = _one_line(prediction).lower()
+    return float(any(_one_line(reference).lower() in answer for reference in references))
+
+
+def ocr_formula_match(prediction: str, references: Sequence[str]) -> float:
+    """Returns 1 if the answer contains a reference, both without blanks; case counts, as in LaTeX."""
+    answer = _one_line(prediction).replace(" ", "")
+    return float(any(_one_line(reference).replace(" ", "") in answer for reference in references))
+
+
+def _one_line(text: str) -> str:
+    return text.strip().replace("\n", " ")
 
 
 def mentions(prediction: str, references: Sequence[str]) -> float:

@@ -36,12 +36,13 @@ def _f1(found: list[str], true: list[str]) -> float:
 def anls(prediction: str, references: Sequence[str]) -> float:
     """Returns the normalised Levenshtein similarity, the maximum over the references; 0 if it is below one half.
 
-    Case and repeated blanks are ignored. The similarity is 1 - (edit distance) / (length of the longer text). Exactly
-    one half counts, as in the script of the DocVQA challenge, and against the formula of the paper.
+    Case and repeated blanks are ignored. The similarity is 1 - (edit distance) / (length of the longer text), where the
+    length counts all blanks, as in the script of the DocVQA challenge. Exactly one half counts, as in that script, and
+    against the formula of the paper.
 
     Source: Biten et al. 2019, arXiv 1907.00490 (ICDAR 2019, scene text VQA).
     """
-    best = max(_similarity(_plain(prediction), _plain(reference)) for reference in references)
+    best = max(_similarity(prediction, reference) for reference in references)
     return best if best >= _LEAST_SIMILARITY else 0.0
 
 
@@ -50,11 +51,12 @@ def _plain(text: str) -> str:
 
 
 def _similarity(one: str, other: str) -> float:
-    longest = max(len(one), len(other))
-    return 1 - _edit_distance(one, other) / longest if longest else 1.0
+    longest = max(len(one.upper()), len(other.upper()))
+    return 1 - edit_distance(_plain(one), _plain(other)) / longest if longest else 1.0
 
 
-def _edit_distance(one: str, other: str) -> int:
+def edit_distance(one: str, other: str) -> int:
+    """Returns the Levenshtein distance of two texts."""
     row = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):
         before, row = row, [i]

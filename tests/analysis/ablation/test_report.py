@@ -5,7 +5,7 @@ from foveate.analysis.ablation.report import example_cells, write_report
 from foveate.analysis.kept_patches import Setting
 from foveate.evaluation.records import RecordFolder
 
-FILES = ["accuracy_by_layer.png", "frontier.png", "kept_patches.png", "table.csv", "table.md"]
+FILES = ["accuracy_by_layer.png", "frontier.png", "kept_patches.png", "table.csv", "table.md", "worst_kinds.csv"]
 
 
 def report(study, cells, folder, images):
@@ -27,7 +27,9 @@ def test_report_is_complete_and_the_same_when_written_again(tmp_path, study):
 def test_report_leaves_out_what_the_study_does_not_have(tmp_path, study):
     cells = [cell for cell in study.cells if cell.family in ("uniform", "random")]
     report(study, cells, tmp_path, {})
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["frontier.png", "table.csv", "table.md"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        *("frontier.png", "table.csv", "table.md", "worst_kinds.csv")
+    ]
 
 
 def test_report_names_the_questions_that_failed(tmp_path, study, monkeypatch):

@@ -187,6 +187,53 @@ def test_files_and_overview_hold_the_same_numbers(study, tmp_path):
     assert shown in (tmp_path / "all/benchmarks.md").read_text()
 
 
+def written_numbers(folder, data, numbers):
+    """Writes the `benchmark.csv` of a data set with these values, each with an interval of two points around it."""
+    rows = [(data, m, b, measures_of(data)[0].name, 1.0, 9, 9, 0, v, v - 0.01, v + 0.01) for m, b, v in numbers]
+    names = ["data", "method", "budget", "number", "largest", "n", "images", "failed", "value", "low", "high"]
+    (folder / data).mkdir(parents=True)
+    pd.DataFrame(rows, columns=names).to_csv(folder / data / "benchmark.csv", index=False)
+    return folder / data
+
+
+def test_the_overview_names_the_task_that_retains_least(tmp_path):
+    """OCRBench falls from 85 to 23 points, which a mean of retained shares would hide; of CHAIR less is better."""
+    values = {
+        "ocrbench": [("full", 144, 0.85), ("fast", 16, 0.23), ("slow", 16, 0.8)],
+        "gqa": [("full", 144, 0.6), ("fast", 16, 0.57), ("slow", 16, 0.6)],
+        "chair": [("full", 144, 0.5), ("fast", 16, 0.6), ("slow", 16, 0.4)],
+    }
+    folders = {data: written_numbers(tmp_path, data, numbers) for data, numbers in values.items()}
+    printed = overview(folders, tmp_path / "all")
+    table = pd.read_csv(tmp_path / "all/benchmarks.csv").set_index(["data", "method"])
+    assert table.loc[("chair", "fast"), "retained"] == pytest.approx(0.8)
+    assert table.loc[("chair", "fast"), ["retained_low", "retained_high"]].tolist() == pytest.approx([0.78, 0.82])
+    text = (tmp_path / "all/benchmarks.md").read_text()
+    for found in (printed, text):
+        assert "ocrbench 27.1 [25.9, 28.2] % of full" in found  # 23 / 85
+        assert "ocrbench 94.1 [92.9, 95.3] % of full" in found
+        assert "taken as exact" in found
+    assert table.loc[("chair", "slow"), "retained"] == pytest.approx(1.2)
+
+
+def test_without_full_the_worst_task_is_that_with_the_smallest_share_of_the_largest_number(tmp_path):
+    values = {"ocrbench": [("fast", 16, 0.8)], "gqa": [("fast", 17, 0.6)]}
+    folders = {data: written_numbers(tmp_path, data, numbers) for data, numbers in values.items()}
+    printed = overview(folders, tmp_path / "all", one_budget=True)
+    assert printed.count("fast") == 1 and "gqa 60.0 [59.0, 61.0] % of the largest" in printed
+
+
+def test_clusters_of_a_measure_are_its_independent_units():
+    """Four figures of two sets: the interval of two units is wider than that of four."""
+    names = [f"VD_map_{s}_{f}_{q}" for s in range(20) for f in range(2) for q in range(3)]
+    frame = records(7, images=20).assign(sample_id=names, image_id=[name[:-2] for name in names])
+    frame["score"] = [float(int(name.split("_")[2]) % 2) for name in names]  # a set is right or wrong as a whole
+    found = number_of(measures_of("hallusionbench")[0], [frame])
+    assert found == mean_interval(frame["score"], [name.split("_")[2] for name in names])
+    alone = mean_interval(frame["score"], frame["image_id"])
+    assert found.high - found.low > alone.high - alone.low and found.n == 120
+
+
 def test_submissions_are_what_the_servers_read(tmp_path):
     frame = pd.DataFrame({"sample_id": ["12", "13"], "prediction": ["The Two dogs.", "Café"]})
     write_submission("vqav2", frame, tmp_path / "vqav2.json")
@@ -203,5 +250,17 @@ def test_submissions_are_what_the_servers_read(tmp_path):
     frame["sample_id"] = ["v1_0", "v1_1"]
     write_submission("mmvet", frame, tmp_path / "mmvet.json")
     assert json.loads((tmp_path / "mmvet.json").read_text()) == {"v1_0": "The Two dogs.", "v1_1": "Café"}
+    for data in ("docvqa", "infographicvqa"):
+        write_submission(data, frame.assign(sample_id=["12", "13"]), tmp_path / "document.json")
+        assert json.loads((tmp_path / "document.json").read_text()) == [
+            {"questionId": 12, "answer": "The Two dogs."},
+            {"questionId": 13, "answer": "Café"},
+        ]
+    captions = frame.assign(sample_id=["COCO_val2014_000000000139", "000000000285"])
+    write_submission("chair", captions, tmp_path / "chair.json")
+    assert json.loads((tmp_path / "chair.json").read_text()) == [
+        {"image_id": 139, "caption": "The Two dogs."},
+        {"image_id": 285, "caption": "Café"},
+    ]
     with pytest.raises(DataError, match="'pope' has no format"):
         write_submission("pope", frame, tmp_path / "pope.json")

@@ -32,6 +32,7 @@ from foveate.analysis.held_out import held_out_table
 from foveate.analysis.kept_patches import Setting
 from foveate.analysis.records import read_records
 from foveate.analysis.verdicts import paired_p
+from foveate.analysis.worst_kinds import WorstKinds
 from foveate.core.errors import UnknownMethod
 from foveate.methods.registry import pairs_of
 from foveate.profiling.flops import prefill_flops
@@ -144,7 +145,7 @@ def test_differences_are_paired_with_both_references_and_corrected(written):
 
 
 def test_the_markdown_table_has_costs_and_reasons_for_missing_cells(written):
-    text = markdown(written.table, written.comparison)
+    text = markdown(written.table, written.comparison, WorstKinds(pd.DataFrame()))
     assert text.startswith("n = 120 questions about 60 images;")
     assert "over the 4 blocks" in text
     assert "## Without a budget" in text and "## 16 equivalent tokens of 144 (11.1 %)" in text
@@ -289,7 +290,7 @@ def test_report_is_complete_and_the_same_when_written_again(written, tmp_path):
     setting = Setting(4, 6, (12, 12), images, {})
     answers = [write_report(written.comparison, written.out, tmp_path / name, setting).text for name in ("one", "two")]
     assert answers[0] == answers[1]
-    names = ["frontier.png", "kept_patches.png", "ranking.png", "table.csv", "table.md"]
+    names = ["frontier.png", "kept_patches.png", "ranking.png", "table.csv", "table.md", "worst_kinds.csv"]
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == names
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -300,7 +301,9 @@ def test_controls_alone_are_a_table_without_a_verdict(written, tmp_path):
     comparison = written.comparison._replace(cells=cells, left_out={}, not_applicable={})
     answer = write_report(comparison, written.out, tmp_path, Setting(4, 6, (12, 12), {}, {})).text
     assert "best before" not in answer
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["ranking.png", "table.csv", "table.md"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        *("ranking.png", "table.csv", "table.md", "worst_kinds.csv")
+    ]
 
 
 def test_a_study_gives_its_facts_back_in_table_order():

@@ -30,6 +30,7 @@ from foveate.analysis.tables import (
     tested,
     write_table,
 )
+from foveate.analysis.worst_kinds import WorstKinds, write_worst_kinds
 from foveate.evaluation import EvalConfig
 from foveate.studies.notes import note_study
 from foveate.studies.study import keep_artifacts
@@ -58,8 +59,8 @@ def report(study: optuna.Study, config: EvalConfig) -> str:
 def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Setting) -> Summary:
     """Writes tables and figures; returns what they say.
 
-    These are table.csv, table.md, on scenes table_things.csv and table_details.csv, accuracy_by_layer.png,
-    frontier.png and kept_patches.png.
+    These are table.csv, table.md, with several kinds of questions worst_kinds.csv, on scenes table_things.csv and
+    table_details.csv, accuracy_by_layer.png, frontier.png and kept_patches.png.
 
     Args:
         cells: The cells of a study, as `cells_of` returns them.
@@ -70,7 +71,9 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
     frames = read_cells(cells, out)
     table = ablation_table(frames)
     found, failed = held_out(frames, table, groups_of(frames, setting.feature_layer)), failures(cells, out)
-    text = paragraphs(markdown(table, found.caveat), content_tables(frames, ablation_table, folder, not found.caveat))
+    worst = write_worst_kinds(frames, folder, "scorer")
+    contents = content_tables(frames, ablation_table, folder, not found.caveat)
+    text = paragraphs(markdown(table, worst, found.caveat), contents)
     write_table(table, folder, found.page(text, failed))
     singles = table[table["family"].isin(["single", "suffix"])]
     if len(singles):
@@ -81,21 +84,24 @@ def write_report(cells: Sequence[Cell], out: Path, folder: Path, setting: Settin
     if setting.images:
         data = kept_patches_data(example_cells(table, cells, setting.feature_layer), out, setting)
         save_figure(kept_patches_figure(data), folder / "kept_patches.png")
-    return Summary(summary(table), paragraphs(found.caveat, found.markdown(reference_budget(table)), failed))
+    rows = paragraphs(summary(table), worst.text)
+    return Summary(rows, paragraphs(found.caveat, found.markdown(reference_budget(table)), failed))
 
 
-def markdown(table: pd.DataFrame, caveat: str = "") -> str:
+def markdown(table: pd.DataFrame, worst: WorstKinds, caveat: str = "") -> str:
     """Returns one Markdown table per budget.
 
     Args:
         table: Table of `ablation_table`.
+        worst: The worst kind of questions of every row.
         caveat: Reason why there are no verdicts, or an empty string.
     """
     patches, size = table.loc[table["family"] == "full", "keep"].max(), table.iloc[0]
-    parts = [_LEGEND.format(n=size["n"], images=size["images"]), caveat]
+    parts = [_LEGEND.format(n=size["n"], images=size["images"]), worst.legend, caveat]
     for keep, rows in table.groupby("keep", sort=False):
         share = "" if pd.isna(patches) else f" of {patches:.0f} ({percent(keep / patches)} %)"
-        parts += [f"## Patches kept: {keep}{share}", grid([_cells(row, not caveat) for _, row in rows.iterrows()])]
+        lines = [_cells(row, worst, not caveat) for _, row in rows.iterrows()]
+        parts += [f"## Patches kept: {keep}{share}", grid(lines)]
     return paragraphs(*parts) + "\n"
 
 
@@ -129,11 +135,12 @@ def example_cells(table: pd.DataFrame, cells: Sequence[Cell], feature_layer: int
     return [found[scorer] for scorer in dict.fromkeys(wanted) if scorer in found]
 
 
-def _cells(row: pd.Series, verdicts: bool) -> dict[str, str]:
+def _cells(row: pd.Series, worst: WorstKinds, verdicts: bool) -> dict[str, str]:
     seeds = f" ({row['seeds']} seeds)" if row["seeds"] > 1 else ""
     return {
         "scorer": f"{row['scorer']}{seeds}",
         "accuracy": accuracy(row),
+        **worst.cells(row["scorer"], row["keep"]),
         "vs full": against_full(row),
         "vs random": against_random(row),
         "p": tested(row["delta_vs_random"], row["p_vs_random_holm"], verdicts),

@@ -10,7 +10,9 @@ import pandas as pd
 from foveate.analysis.benchmark_numbers import write_numbers
 from foveate.analysis.cells import Cell
 from foveate.analysis.records import failure_note, read_records
-from foveate.analysis.tables import write_text
+from foveate.analysis.statistics import mean_interval
+from foveate.analysis.tables import percent, write_text
+from foveate.analysis.worst_kinds import worst_kind
 from foveate.core.errors import DataError
 from foveate.evaluation.records import RecordFolder
 from foveate.metrics.open_answers import textvqa_normalised, vqa_normalised
@@ -34,6 +36,18 @@ def _vizwiz(records: pd.DataFrame) -> list[dict[str, Any]]:
     return [{"image": f"{name}.jpg", "answer": textvqa_normalised(text)} for name, text in pairs]
 
 
+def _documents(records: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns results in the format of the DocVQA and InfographicVQA challenges, whose server normalises answers."""
+    pairs = zip(records["sample_id"], records["prediction"], strict=True)
+    return [{"questionId": int(name), "answer": text} for name, text in pairs]
+
+
+def _captions(records: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns captions in the format of COCO's results, which scripts of CHAIR with its authors' synonyms read."""
+    pairs = zip(records["sample_id"], records["prediction"], strict=True)
+    return [{"image_id": int(name.rsplit("_", 1)[-1]), "caption": text} for name, text in pairs]
+
+
 def _mmvet(records: pd.DataFrame) -> dict[str, str]:
     """Returns answers by question ID, the format of both MM-Vet graders."""
     return dict(zip(records["sample_id"], records["prediction"], strict=True))
@@ -45,6 +59,9 @@ SUBMISSIONS: dict[str, Callable[[pd.DataFrame], Any]] = {
     "textvqa_ocr": _textvqa,
     "vizwiz": _vizwiz,
     "mmvet": _mmvet,
+    "docvqa": _documents,
+    "infographicvqa": _documents,
+    "chair": _captions,
 }
 """Functions from records to the JSON content of a submission, by data set."""
 
@@ -64,12 +81,18 @@ def report_answers(method: str, data: str, records: RecordFolder, folder: Path) 
     cells = [Cell(method, method, "", round(tokens.mean()) if len(tokens) else 0, run_id)]
     parts = [f"n = {len(frame):,} questions of {data}, {len(frame) - len(tokens):,} of them without an image."]
     if frame["score"].notna().all():
-        parts.append(f"Mean score {100 * frame['score'].mean():.1f} %.")
+        parts.append(f"Mean score {_mean(frame)}.")
+        parts.append(str(worst_kind(frame) or ""))
         parts.append(write_numbers(data, cells, out, folder))
     if data in SUBMISSIONS:
         write_submission(data, frame, folder / "submission.json")
         parts.append(f"Submission: {folder / 'submission.json'}")
     return "\n".join(part for part in [*parts, failure_note(records)] if part)
+
+
+def _mean(frame: pd.DataFrame) -> str:
+    mean, low, high, _ = mean_interval(frame["score"], frame["image_id"])
+    return f"{percent(mean)} % [{percent(low)}, {percent(high)}]"
 
 
 def write_submission(data: str, records: pd.DataFrame, path: Path) -> None:

@@ -37,6 +37,7 @@ from foveate.analysis.tables import (
     tested,
     write_table,
 )
+from foveate.analysis.worst_kinds import WorstKinds, write_worst_kinds
 from foveate.data.names import shown_name
 from foveate.evaluation import EvalConfig
 from foveate.studies.notes import note_study
@@ -76,8 +77,8 @@ def write_report(
 ) -> Summary:
     """Writes tables and figures; returns what they say.
 
-    These are table.csv, table.md, on scenes table_things.csv and table_details.csv, frontier.png, ranking.png,
-    kept_patches.png, and with pairs pairs.csv and pairs.md.
+    These are table.csv, table.md, with several kinds of questions worst_kinds.csv, on scenes table_things.csv and
+    table_details.csv, frontier.png, ranking.png, kept_patches.png, and with pairs pairs.csv and pairs.md.
 
     Args:
         comparison: The comparison, as `comparison_of` returns it.
@@ -92,7 +93,8 @@ def write_report(
     found = held_out(frames, table, groups_of(frames, comparison.roles), comparison.roles)
     table_of = partial(comparison_table, roles=comparison.roles)
     contents = content_tables(frames, table_of, folder, not found.caveat)
-    text = paragraphs(markdown(table, comparison, found.caveat), contents)
+    worst = write_worst_kinds(frames, folder, "family")
+    text = paragraphs(markdown(table, comparison, worst, found.caveat), contents)
     write_table(table, folder, found.page(text, failed))
     if panels := frontiers_data(table):
         save_figure(frontier_figure(panels, setting.source), folder / "frontier.png")
@@ -106,27 +108,28 @@ def write_report(
     named = write_pairs(frames, pairs, folder, found.caveat)
     notes = [_impossible(comparison), unable if comparison.not_applicable else "", failed]
     finding = paragraphs(found.caveat, found.markdown(), named, *notes)
-    return Summary(summary(table, list(comparison.roles)), finding)
+    return Summary(paragraphs(summary(table, list(comparison.roles)), worst.text), finding)
 
 
-def markdown(table: pd.DataFrame, comparison: Comparison, caveat: str = "") -> str:
+def markdown(table: pd.DataFrame, comparison: Comparison, worst: WorstKinds, caveat: str = "") -> str:
     """Returns one Markdown table per budget, and lists of missing methods and budgets.
 
     Args:
         table: Table of `comparison_table`.
         comparison: The comparison.
+        worst: The worst kind of questions of every row.
         caveat: Reason why there are no verdicts, or an empty string.
     """
     size = table.iloc[0]
     parts = [_LEGEND.format(n=size["n"], images=size["images"]), _COLUMNS.format(blocks=comparison.decoder.blocks)]
-    parts.append(caveat)
+    parts += [worst.legend, caveat]
     without = table["method"].isin(BUDGETLESS)
     if without.any():
-        parts += ["## Without a budget", grid([_cells(row, not caveat) for _, row in table[without].iterrows()])]
+        parts += ["## Without a budget", grid([_cells(row, worst, not caveat) for _, row in table[without].iterrows()])]
     for budget in budgets_of(table):
         rows = table[~without & (table["budget"] == budget)]
         share = f"{budget} equivalent tokens of {comparison.patches} ({percent(budget / comparison.patches)} %)"
-        parts += [f"## {share}", grid([_cells(row, not caveat) for _, row in rows.iterrows()])]
+        parts += [f"## {share}", grid([_cells(row, worst, not caveat) for _, row in rows.iterrows()])]
     return paragraphs(*parts, *_absent(comparison)) + "\n"
 
 
@@ -174,12 +177,13 @@ def _absent(comparison: Comparison) -> list[str]:
     return parts
 
 
-def _cells(row: pd.Series, verdicts: bool) -> dict[str, str]:
+def _cells(row: pd.Series, worst: WorstKinds, verdicts: bool) -> dict[str, str]:
     seeds = f" ({row['seeds']} seeds)" if row["seeds"] > 1 else ""
     return {
         "method": f"{row['method']}{seeds}",
         "where": ROLES[row["role"]],
         "accuracy": accuracy(row),
+        **worst.cells(row["method"], row["budget"]),
         "vs random": against_random(row),
         "p, random": tested(row["delta_vs_random"], row["p_vs_random_holm"], verdicts),
         "vs full": against_full(row),

@@ -3,21 +3,44 @@
 from foveate.core.errors import DataError
 from foveate.core.plugins import import_plugin
 from foveate.data.benchmark import Benchmark
-from foveate.data.benchmarks.choices import MMBENCH, MMBENCH_CN, SCIENCEQA, SEEDBENCH
+from foveate.data.benchmarks.captions import CHAIR
+from foveate.data.benchmarks.choices import (
+    AI2D,
+    MATHVISTA,
+    MMBENCH,
+    MMBENCH_CN,
+    MMSTAR,
+    REALWORLDQA,
+    SCIENCEQA,
+    SEEDBENCH,
+)
+from foveate.data.benchmarks.college import MMMU
+from foveate.data.benchmarks.documents import CHARTQA, DOCVQA, INFOGRAPHICVQA, OCRBENCH
 from foveate.data.benchmarks.grounding import REFCOCO, REFCOCO_PLUS, REFCOCOG
 from foveate.data.benchmarks.open_answers import GQA, MMVET, TEXTVQA, TEXTVQA_OCR, VIZWIZ, VQAV2
-from foveate.data.benchmarks.yes_no import MME, POPE
+from foveate.data.benchmarks.yes_no import HALLUSIONBENCH, MME, POPE
 from foveate.data.names import REGISTERED, SCENES, TABLE
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
     for benchmark in (
+        AI2D,
+        CHAIR,
+        CHARTQA,
+        DOCVQA,
         GQA,
+        HALLUSIONBENCH,
+        INFOGRAPHICVQA,
+        MATHVISTA,
         MMBENCH,
         MMBENCH_CN,
         MME,
+        MMMU,
+        MMSTAR,
         MMVET,
+        OCRBENCH,
         POPE,
+        REALWORLDQA,
         REFCOCO,
         REFCOCO_PLUS,
         REFCOCOG,

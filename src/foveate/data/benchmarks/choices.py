@@ -14,6 +14,7 @@ from foveate.data.stored import Part
 
 ROTATIONS = 1_000_000
 """Rows of MMBench whose `index` is equal modulo this number are one question with its options in another order."""
+_YES_OR_NO = " Please answer yes or no."  # removed from questions of MMStar, as by lmms-eval
 
 
 def _parse_scienceqa(row: Row) -> Iterator[RowQuestion]:
@@ -43,6 +44,43 @@ def _parse_seed(row: Row) -> Iterator[RowQuestion]:
     yield replace(question, id=id_of(row, "question_id"), kind=id_of(row, "question_type_id"))
 
 
+def _parse_ai2d(row: Row) -> Iterator[RowQuestion]:
+    options = tuple(option_of(option) for option in row["options"])
+    number = id_of(row, "answer")
+    if not number.isdecimal() or not int(number) < len(options):
+        raise DataError(f"its answer is {shown(row['answer'])}, expected the number of an option, from 0")
+    yield _question(row, options, ascii_uppercase[int(number)], "letter", "choice")
+
+
+def _parse_mmstar(row: Row) -> Iterator[RowQuestion]:
+    """Yields the question, whose text holds its options."""
+    question, letter = text_of(row, "question").replace(_YES_OR_NO, ""), text_of(row, "answer").upper()
+    if letter not in tuple("ABCD"):
+        raise DataError(f"its answer is {shown(row['answer'])}, expected one of A, B, C, D")
+    kind = text_of(row, "category")
+    yield RowQuestion(id_of(row, "index"), kind, question, (letter,), "mmstar", "letter_stated")
+
+
+def _parse_realworldqa(row: Row) -> Iterator[RowQuestion]:
+    """Yields the question, whose text holds its options, if it has any, and says how to answer it."""
+    question, answer = text_of(row, "question"), text_of(row, "answer")
+    if answer.upper() in tuple("ABCD"):
+        yield RowQuestion("", "choice", question, (answer.upper(),), "letter", "free")
+    else:
+        yield RowQuestion("", "word or number", question, (answer,), "exact", "free")
+
+
+def _parse_mathvista(row: Row) -> Iterator[RowQuestion]:
+    options, answer = tuple(option_of(choice) for choice in row["choices"]), text_of(row, "answer")
+    if answer not in options:
+        raise DataError(f"its answer is {shown(answer)}, expected one of its choices {shown(list(options))}")
+    letter, unit = ascii_uppercase[options.index(answer)], optional_text(row, "unit")
+    question = _question(row, options, letter, "letter_math", "mathvista")
+    text = question.question + (f" (Unit: {unit})" if unit else "")
+    kind = optional_text(row.get("metadata") or {}, "task")
+    yield replace(question, id=id_of(row, "pid"), kind=kind, question=text)
+
+
 def _question(row: Row, options: tuple[str, ...], letter: str, form: Form, scoring: Scoring) -> RowQuestion:
     """Returns a question with options but without id and kind; an empty letter means that the answer is unknown."""
     if len(options) < 2:
@@ -62,8 +100,9 @@ SCIENCEQA = Benchmark(
     columns=("question", "choices", "answer", "hint"),
     parse_row=_parse_scienceqa,
     text_only=True,
+    source="Lu et al. 2022, arXiv 2209.09513v2",
 )
-"""School questions, about half of them text-only. Source: Lu et al. 2022, arXiv 2209.09513v2."""
+"""School questions, about half of them text-only."""
 
 MMBENCH = Benchmark(
     name="mmbench",
@@ -74,8 +113,9 @@ MMBENCH = Benchmark(
     parse_row=_parse_mmbench,
     image_id="index",
     image_id_of=lambda index: str(int(index) % ROTATIONS),
+    source="Liu et al. 2023, arXiv 2307.06281v5",
 )
-"""General questions, each repeated with every rotation of its options. Source: Liu et al. 2023, arXiv 2307.06281v5."""
+"""General questions, each repeated with every rotation of its options."""
 
 MMBENCH_CN = replace(
     MMBENCH,
@@ -92,5 +132,55 @@ SEEDBENCH = Benchmark(
     split="test",
     columns=("question_id", "question", "answer", "choice_a", "choice_b", "choice_c", "choice_d", "data_type"),
     parse_row=_parse_seed,
+    source="Li et al. 2023, arXiv 2307.16125v2",
 )
-"""The questions of SEED-Bench about images, without those about videos. Source: Li et al. 2023, arXiv 2307.16125v2."""
+"""The questions of SEED-Bench about images, without those about videos."""
+
+AI2D = Benchmark(
+    name="ai2d",
+    repo="lmms-lab/ai2d",
+    parts={"test": Part("test")},
+    split="test",
+    columns=("question", "options", "answer"),
+    parse_row=_parse_ai2d,
+    by_content=True,
+    source="Kembhavi et al. 2016, arXiv 1603.07396",
+)
+"""Questions about diagrams of school books."""
+
+MMSTAR = Benchmark(
+    name="mmstar",
+    repo="Lin-Chen/MMStar",
+    parts={"val": Part("val")},
+    split="val",
+    columns=("index", "question", "answer", "category"),
+    parse_row=_parse_mmstar,
+    by_content=True,
+    source="Chen et al. 2024, arXiv 2403.20330",
+)
+"""Questions that cannot be answered without the image."""
+
+REALWORLDQA = Benchmark(
+    name="realworldqa",
+    repo="lmms-lab/RealWorldQA",
+    parts={"test": Part("test")},
+    split="test",
+    columns=("question", "answer"),
+    parse_row=_parse_realworldqa,
+    by_content=True,
+    source="xAI 2024, Grok-1.5 Vision preview",
+)
+"""Questions about photographs, many of them taken from vehicles."""
+
+MATHVISTA = Benchmark(
+    name="mathvista",
+    repo="AI4Math/MathVista",
+    parts={"testmini": Part("testmini", only=("question_type", "multi_choice"))},
+    split="testmini",
+    columns=("pid", "question", "choices", "answer", "question_type"),
+    parse_row=_parse_mathvista,
+    by_content=True,
+    image="decoded_image",
+    source="Lu et al. 2023, arXiv 2310.02255",
+)
+"""Mathematical questions about figures: the multiple-choice part of testmini."""

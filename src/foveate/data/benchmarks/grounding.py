@@ -42,7 +42,7 @@ def _image_id(file_name: str) -> str:
     return re.sub(r"(_\d{12})_\d+$", r"\1", str(file_name).rsplit(".", 1)[0])
 
 
-def _benchmark(name: str, repo: str, splits: tuple[str, ...]) -> Benchmark:
+def _benchmark(name: str, repo: str, splits: tuple[str, ...], source: str) -> Benchmark:
     return Benchmark(
         name=name,
         repo=repo,
@@ -53,10 +53,11 @@ def _benchmark(name: str, repo: str, splits: tuple[str, ...]) -> Benchmark:
         image_id="file_name",
         image_id_of=_image_id,
         sized=True,
+        source=source,
     )
 
 
-REFCOCO = _benchmark("refcoco", "lmms-lab/RefCOCO", ("val", "test", "testA", "testB"))
-REFCOCO_PLUS = _benchmark("refcoco+", "lmms-lab/RefCOCOplus", ("val", "testA", "testB"))
-REFCOCOG = _benchmark("refcocog", "lmms-lab/RefCOCOg", ("val", "test"))
-"""Source: Yu et al. 2016, arXiv 1608.00272v3; Mao et al. 2016, arXiv 1511.02283v3."""
+_YU, _MAO = "Yu et al. 2016, arXiv 1608.00272v3", "Mao et al. 2016, arXiv 1511.02283v3"
+REFCOCO = _benchmark("refcoco", "lmms-lab/RefCOCO", ("val", "test", "testA", "testB"), _YU)
+REFCOCO_PLUS = _benchmark("refcoco+", "lmms-lab/RefCOCOplus", ("val", "testA", "testB"), _YU)
+REFCOCOG = _benchmark("refcocog", "lmms-lab/RefCOCOg", ("val", "test"), _MAO)

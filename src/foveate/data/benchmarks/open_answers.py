@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from foveate.core.errors import DataError, shown
-from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of, optional_text, text_of
+from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of, optional_text, text_of, texts_of
 from foveate.data.stored import Part
 
 
@@ -16,17 +15,17 @@ def _parse_vqav2(row: Row) -> Iterator[RowQuestion]:
 
 
 def _parse_textvqa(row: Row) -> Iterator[RowQuestion]:
-    answers = _texts(row, "answers")
+    answers = texts_of(row, "answers")
     yield RowQuestion(id_of(row, "question_id"), "", text_of(row, "question"), answers, "textvqa", "short")
 
 
 def _parse_textvqa_ocr(row: Row) -> Iterator[RowQuestion]:
     for question in _parse_textvqa(row):
-        yield replace(question, hint=", ".join(_texts(row, "ocr_tokens")))
+        yield replace(question, hint=", ".join(texts_of(row, "ocr_tokens")))
 
 
 def _parse_vizwiz(row: Row) -> Iterator[RowQuestion]:
-    answers, kind = _texts(row, "answers"), optional_text(row, "category")
+    answers, kind = texts_of(row, "answers"), optional_text(row, "category")
     name = id_of(row, "question_id").removesuffix(".jpg")
     yield RowQuestion(name, kind, text_of(row, "question"), answers, "textvqa", "unanswerable")
 
@@ -42,15 +41,6 @@ def _parse_mmvet(row: Row) -> Iterator[RowQuestion]:
     yield RowQuestion(
         text_of(row, "question_id"), kind, text_of(row, "question"), (text_of(row, "answer"),), "mentions", "free"
     )
-
-
-def _texts(row: Row, column: str) -> tuple[str, ...]:
-    value = row.get(column)
-    if value is not None and not isinstance(value, (list, tuple)):
-        raise DataError(f"{column} is {shown(value)}, expected a list of texts")
-    if any(text is None for text in value or ()):
-        raise DataError(f"{column} is {shown(value)}, expected no empty entries")
-    return tuple(str(text) for text in value or ())
 
 
 def _entries(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 (as the table has it)
@@ -72,8 +62,8 @@ VQAV2 = Benchmark(
     columns=("question_id", "question", "image_id"),
     parse_row=_parse_vqav2,
     image_id="image_id",
+    source="Goyal et al. 2017, arXiv 1612.00837v3",
 )
-"""Source: Goyal et al. 2017, arXiv 1612.00837v3."""
 
 TEXTVQA = Benchmark(
     name="textvqa",
@@ -83,8 +73,9 @@ TEXTVQA = Benchmark(
     columns=("question_id", "question", "image_id"),
     parse_row=_parse_textvqa,
     image_id="image_id",
+    source="Singh et al. 2019, arXiv 1904.08920v2",
 )
-"""Questions about text in images. Source: Singh et al. 2019, arXiv 1904.08920v2."""
+"""Questions about text in images."""
 
 TEXTVQA_OCR = replace(
     TEXTVQA, name="textvqa_ocr", columns=(*TEXTVQA.columns, "ocr_tokens"), parse_row=_parse_textvqa_ocr
@@ -98,8 +89,9 @@ VIZWIZ = Benchmark(
     split="val",
     columns=("question_id", "question"),
     parse_row=_parse_vizwiz,
+    source="Gurari et al. 2018, arXiv 1802.08218v4",
 )
-"""Questions of blind people, many of them unanswerable. Source: Gurari et al. 2018, arXiv 1802.08218v4."""
+"""Questions of blind people, many of them unanswerable."""
 
 GQA = Benchmark(
     name="gqa",
@@ -110,8 +102,9 @@ GQA = Benchmark(
     parse_row=_parse_gqa,
     image_id="imageId",
     images={"testdev": Part("testdev", "testdev_balanced_images")},
+    source="Hudson and Manning 2019, arXiv 1902.09506v3",
 )
-"""Compositional questions about scenes. Source: Hudson and Manning 2019, arXiv 1902.09506v3."""
+"""Compositional questions about scenes."""
 
 MMVET = Benchmark(
     name="mmvet",
@@ -121,5 +114,6 @@ MMVET = Benchmark(
     columns=("question_id", "question", "answer"),
     parse_row=_parse_mmvet,
     answer_tokens=512,
+    source="Yu et al. 2023, arXiv 2308.02490v4",
 )
-"""Questions with long answers, which the authors grade by GPT-4. Source: Yu et al. 2023, arXiv 2308.02490v4."""
+"""Questions with long answers, which the authors grade by GPT-4."""

@@ -23,6 +23,18 @@ def _parse_mme(row: Row) -> Iterator[RowQuestion]:
     )
 
 
+def _parse_hallusionbench(row: Row) -> Iterator[RowQuestion]:
+    """Yields the question; its id ends in the numbers of its set, its figure and its question."""
+    if (answer := id_of(row, "gt_answer")) not in ("0", "1"):
+        raise DataError(f"gt_answer is {shown(row['gt_answer'])}, expected 0 (no) or 1 (yes)")
+    kind = "_".join(text_of(row, column) for column in ("category", "subcategory"))
+    numbers = [id_of(row, column) for column in ("set_id", "figure_id", "question_id")]
+    if not all(number.isdecimal() for number in numbers):
+        raise DataError(f"its set, figure and question are {shown(numbers)}, expected three numbers")
+    name, question = "_".join([kind, *numbers]), text_of(row, "question")
+    yield RowQuestion(name, kind, question, (("no", "yes")[int(answer)],), "yes_or_no", "yes_no_bare")
+
+
 def _truth(row: Row) -> str:
     """Returns the reference answer, yes or no."""
     answer = text_of(row, "answer").lower().rstrip(".")
@@ -44,8 +56,9 @@ POPE = Benchmark(
     columns=("question_id", "question", "answer", "image_source", "category"),
     parse_row=_parse_pope,
     image_id="image_source",
+    source="Li et al. 2023, arXiv 2305.10355v3",
 )
-"""Questions about the presence of objects, half of them absent. Source: Li et al. 2023, arXiv 2305.10355v3."""
+"""Questions about the presence of objects, half of them absent."""
 
 PERCEPTION = (
     "existence",
@@ -69,5 +82,18 @@ MME = Benchmark(
     columns=("question_id", "question", "answer", "category"),
     parse_row=_parse_mme,
     image_id="question_id",  # the same for both questions about an image
+    source="Fu et al. 2023, arXiv 2306.13394v4",
 )
-"""Two questions per image, one of them with the answer yes. Source: Fu et al. 2023, arXiv 2306.13394v4."""
+"""Two questions per image, one of them with the answer yes."""
+
+HALLUSIONBENCH = Benchmark(
+    name="hallusionbench",
+    repo="lmms-lab/HallusionBench",
+    parts={"image": Part("image")},
+    split="image",
+    columns=("category", "subcategory", "set_id", "figure_id", "question_id", "question", "gt_answer", "filename"),
+    parse_row=_parse_hallusionbench,
+    image_id="filename",
+    source="Guan et al. 2023, arXiv 2310.14566",
+)
+"""Questions about illusions and edited figures, asked about the original and the edited figure."""
