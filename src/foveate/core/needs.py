@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import ClassVar, Literal
 
 from foveate.core.layers import Layers
-from foveate.core.values import Count, Value
+from foveate.core.values import Count, Natural, Positive, Value
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,26 @@ class Features(Need):
 
     projected: bool = False
     patch_axis: ClassVar[int | None] = -2
+
+
+@dataclass(frozen=True)
+class Sensitivity(Need):
+    """Change of each patch's projected features for small changes of its features: Float[batch patch].
+
+    The mean over random directions u of length 1 of |P(x + step u) - P(x - step u)| / (2 step), where P is the
+    projector and x the features before it. All patches of all images have the same directions. The projector computes
+    in float32 at least.
+
+    Attributes:
+        directions: Number of directions.
+        step: Length of a step.
+        seed: Seed of the directions, which NumPy draws.
+    """
+
+    directions: Count = 64
+    step: Positive = 0.01
+    seed: Natural = 0
+    patch_axis: ClassVar[int | None] = -1
 
 
 @dataclass(frozen=True)

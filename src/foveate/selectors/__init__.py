@@ -8,6 +8,7 @@ from foveate.selectors.important_diverse import ImportantDiverse
 from foveate.selectors.least_alike import LeastAlike
 from foveate.selectors.local_and_global import LocalAndGlobal
 from foveate.selectors.log_determinant import LogDeterminant
+from foveate.selectors.marginal_relevance import MarginalRelevance
 from foveate.selectors.mass import Mass
 from foveate.selectors.max_coverage import MaxCoverage
 from foveate.selectors.max_min import MaxMin
@@ -19,6 +20,7 @@ from foveate.selectors.stride import Stride
 from foveate.selectors.top_k import TopK
 from foveate.selectors.top_share import TopShare
 from foveate.selectors.union import Union
+from foveate.selectors.weighted_max_min import WeightedMaxMin
 
 __all__ = [
     "Anchors",
@@ -29,6 +31,7 @@ __all__ = [
     "LeastAlike",
     "LocalAndGlobal",
     "LogDeterminant",
+    "MarginalRelevance",
     "Mass",
     "MaxCoverage",
     "MaxMin",
@@ -40,4 +43,5 @@ __all__ = [
     "TopK",
     "TopShare",
     "Union",
+    "WeightedMaxMin",
 ]

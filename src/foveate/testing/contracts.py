@@ -26,6 +26,7 @@ from foveate.core.needs import (
     ReceivedRows,
     ResponseRows,
     Role,
+    Sensitivity,
     TokenKeys,
     TokenRoles,
     TokenStates,
@@ -79,7 +80,7 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
             return torch.tensor((Role.BEFORE, Role.VISUAL, Role.QUESTION)).repeat_interleave(torch.tensor(counts))
         case Fingerprint():
             return torch.randint(2**62, (), generator=generator)
-        case PixelStatistic():
+        case PixelStatistic() | Sensitivity():
             return torch.rand(grid.patches, generator=generator)
         case EvidenceShare():
             share = torch.rand(2, grid.patches, generator=generator)

@@ -76,6 +76,13 @@ def test_a_batch_is_answered_as_its_images_alone_are(family):
                 close(values[need][row : row + 1], one[need])
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "LLaVA-OneVision"])
+def test_the_exact_projector_makes_projected_features_of_unprojected_ones(family):
+    _, values = answered(family, [0, 2], [Features(), Features(projected=True)])
+    project = adapter_of(family).exact_projector(torch.float64)
+    close(project(values[Features()].double()).float(), values[Features(projected=True)])
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_fingerprint_tells_images_apart_and_nothing_else(family):
     found = [int(answered(family, [number], [Fingerprint()])[1][Fingerprint()]) for number in (0, 1, 2, 3)]

@@ -7,7 +7,15 @@ from foveate.core.budget import Keep, floored, plain_keep
 from foveate.core.layers import AtDepth, LayersFrom
 from foveate.core.values import whole
 from foveate.mergers import Contextual, DroppedMean, WeightedNeighbours, ZeroFill
-from foveate.scorers import ClsAttention, ClsEnsemble, Constant, ReceivedAttention, TextSimilarity, WideClsAttention
+from foveate.scorers import (
+    ClsAttention,
+    ClsEnsemble,
+    Constant,
+    ProjectorSensitivity,
+    ReceivedAttention,
+    TextSimilarity,
+    WideClsAttention,
+)
 from foveate.selectors import (
     Anchors,
     ChunkQuota,
@@ -15,11 +23,13 @@ from foveate.selectors import (
     FacilityLocation,
     ImportantDiverse,
     LogDeterminant,
+    MarginalRelevance,
     MaxCoverage,
     MaxMin,
     Outliers,
     OutliersAndStride,
     TopK,
+    WeightedMaxMin,
 )
 
 
@@ -131,3 +141,23 @@ def otprune(keep: Keep, gamma: float = 0.01) -> Compressor:
 def mmtok(keep: Keep) -> Compressor:
     """Returns MMTok: coverage of the question's tokens and of all patches. Source: arXiv 2508.18264."""
     return VisionCompressor(Constant(), keep, MaxCoverage())
+
+
+def mmr(keep: Keep, weight: float = 1.0, clamped: bool = False, at_once: int = 1, deep_layer: int = -2) -> Compressor:
+    """Returns MMR: [CLS] attention minus `weight` times the largest similarity to a kept patch; positions are kept.
+
+    This is IDPruner's selection with its default lambda of 0.5, `weight` = (1 - lambda) / lambda; its importance is a
+    trained scorer, in whose place stands [CLS] attention. `weight=0.3, clamped=True` is UniAttn's. Source: the code at
+    github.com/Tencent/AngelSlim and github.com/XiangbinPeng/UniAttn.
+    """
+    selector = MarginalRelevance(weight, clamped, at_once)
+    return VisionCompressor(ClsAttention(deep_layer), keep, selector, positions="original")
+
+
+def zoo_prune(keep: Keep, directions: int = 64, step: float = 0.01, seed: int = 0) -> Compressor:
+    """Returns ZOO-Prune: the projector's sensitivity to `directions` of length `step`, times the distance to kept ones.
+
+    The authors draw other directions for every image, without a seed. On LLaVA-NeXT they choose in each tile:
+    `zoo_prune+per_tile`. Source: arXiv 2509.24837.
+    """
+    return VisionCompressor(ProjectorSensitivity(directions, step, seed), floored(keep), WeightedMaxMin())

@@ -1,6 +1,6 @@
 """The adapter of Qwen2.5-VL and Qwen3-VL: images of any size, merged squares of patches, positions with three axes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -126,6 +126,16 @@ class QwenVL(Adapter):
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         return features  # the tower's merger has projected them
+
+    def exact_projector(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        merge = super().exact_projector(dtype)
+
+        def project(features: Tensor) -> Tensor:
+            """Merges the squares of patches, which the merger takes one patch per row."""
+            rows = features.reshape(-1, features.shape[-1] // self.side**2)
+            return merge(rows).unflatten(0, features.shape[:-1])
+
+        return project
 
     def rope(
         self, inputs: Mapping[str, Any], mask: Tensor, arrangements: Sequence[Arrangement]

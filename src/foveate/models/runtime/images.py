@@ -21,9 +21,11 @@ from foveate.core.needs import (
     Need,
     QuestionEmbeddings,
     ResponseRows,
+    Sensitivity,
 )
 from foveate.core.trace import Trace
 from foveate.functional.fingerprint import fingerprints
+from foveate.functional.sensitivity import random_directions, sensitivity
 from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.grouping import group_by_shape
 from foveate.models.backbone.text_encoder import Companion
@@ -193,9 +195,13 @@ class NeedContext:
 
 
 def with_extra_needs(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
-    """Returns the needs, with those that the language model reads itself if it has to run to answer one."""
-    runs = any(isinstance(need, ResponseRows) for need in needs)
-    return tuple(dict.fromkeys((*needs, *adapter.extra_needs))) if runs else tuple(needs)
+    """Returns the needs, with those that the answers to others are made of.
+
+    These are the needs that the language model reads itself, if it has to run, and features, if the projector has to.
+    """
+    of_model = adapter.extra_needs if any(isinstance(need, ResponseRows) for need in needs) else ()
+    of_projector = (Features(),) if any(isinstance(need, Sensitivity) for need in needs) else ()
+    return tuple(dict.fromkeys((*needs, *of_model, *of_projector)))
 
 
 def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
@@ -228,6 +234,11 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
                 "model by foveate.models.loading.load.load(..., companion='openai/clip-vit-large-patch14-336') with "
                 "the CLIP that its tower was taken from, and attach to the returned model"
             )
+        case Sensitivity(count, step, seed):
+            features = values[Features()]
+            features = features.to(torch.promote_types(features.dtype, torch.float32))
+            directions = random_directions(count, features.shape[2], seed)
+            return sensitivity(adapter.exact_projector(features.dtype), features, directions, step)
         case QuestionEmbeddings() if texts:
             table = adapter.inner.get_input_embeddings()
             words = [table(torch.tensor(ids, dtype=torch.long, device=sources.device)) for ids in texts.questions]
