@@ -9,7 +9,7 @@ from foveate.core.arrangement import Grid
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Keys
 from foveate.core.trace import EXTRA, PADDING, Trace
-from foveate.mergers import Clusters, Contextual, Drop, DroppedMean, Nearest, WeightedNeighbours, ZeroFill
+from foveate.mergers import Clusters, Contextual, Drop, DroppedMean, Nearest, WeightedNeighbours, WithCls, ZeroFill
 from foveate.testing.contracts import GRID, MergerContract, random_trace
 from tests.golden_llava import golden, inputs
 
@@ -22,6 +22,7 @@ MERGERS = [
     WeightedNeighbours(),
     WeightedNeighbours(neighbours=3),
     DroppedMean(),
+    WithCls(),
     Clusters(),
     Clusters(share=0.9, ratio=0.4),
 ]
@@ -59,7 +60,7 @@ def test_tokens_of_an_image_that_kept_fewer_are_what_they_are_alone(given, seed)
         assert (tokens[count:] == 0).all()
 
 
-@pytest.mark.parametrize("given", [m for m in MERGERS if not isinstance(m, Contextual)], ids=repr)
+@pytest.mark.parametrize("given", [m for m in MERGERS if not isinstance(m, Contextual | WithCls)], ids=repr)
 def test_where_nothing_was_dropped_nothing_changes(given):
     kept = torch.arange(GRID.patches).expand(2, -1)
     features, scores = torch.randn(2, GRID.patches, 5), torch.rand(2, GRID.patches)
@@ -85,6 +86,17 @@ def test_budgets_that_are_not_used_up_are_filled_with_zeros():
     expected = torch.zeros(2, 3, 5)
     expected[0, 0], expected[0, 1], expected[1, 0] = features[0, 9], features[0, 7], features[1, 0]
     assert torch.equal(compression.apply(features), expected)
+
+
+def test_cls_is_the_first_token_and_the_others_are_kept_patches():
+    features, kept = torch.rand(2, 49, 5), torch.tensor([[9, 7, 8], [0, PADDING, PADDING]])
+    compression = WithCls().merge(features, kept, torch.rand(2, 48), random_trace(()), 4)
+    assert compression.origin.tolist() == [[EXTRA, 9, 7, 8], [EXTRA, 0, PADDING, PADDING]]
+    tokens = compression.apply(features)
+    assert torch.equal(tokens[0], features[0, [48, 9, 7, 8]])
+    assert torch.equal(tokens[1], torch.stack([features[1, 48], features[1, 0], *torch.zeros(2, 5)]))
+    with pytest.raises(UnsupportedNeed, match="no \\[CLS\\] to keep as a token"):
+        WithCls().merge(features[:, :48], kept, torch.rand(2, 48), random_trace(()), 4)
 
 
 def test_dropped_patches_join_the_nearest_kept_one_like_in_a_loop():
