@@ -32,7 +32,9 @@ from foveate.selectors import (
     Outliers,
     OutliersAndStride,
     PerTile,
+    PrincipalGroups,
     Stride,
+    TileShares,
     TopK,
     TopShare,
     Union,
@@ -40,6 +42,7 @@ from foveate.selectors import (
 )
 from foveate.testing.contracts import GRID, SelectorContract, random_trace
 
+GROUPS = [PrincipalGroups(), PrincipalGroups(3, 1), PrincipalGroups(merged=True), PrincipalGroups(0, merged=True)]
 EXACT = [
     TopK(),
     TopK("score"),
@@ -58,9 +61,10 @@ EXACT = [
     Anchors(0.9),
     PerTile(),
     PerTile(MaxMin()),
+    *GROUPS,
 ]
 RASTER = [
-    *(selector for selector in EXACT if selector != TopK("score")),
+    *(selector for selector in EXACT if selector not in (TopK("score"), *GROUPS)),
     Mass(0.3),
     PerTile(Mass(0.3)),
     Outliers(0.2),
@@ -69,6 +73,7 @@ RASTER = [
     LocalAndGlobal(windows=2),
     LeastAlike(),
     LeastAlike(pivots=1),
+    TileShares(),
     TopShare(0.4),
     TopShare(20, 0.5),
 ]
@@ -81,6 +86,7 @@ ORDERED = [
     OutliersAndStride(outliers=40),
     ChunkQuota(),
     ChunkQuota(5),
+    *GROUPS,
 ]
 
 

@@ -16,7 +16,9 @@ from foveate.selectors.nothing import Nothing
 from foveate.selectors.outliers import Outliers
 from foveate.selectors.outliers_and_stride import OutliersAndStride
 from foveate.selectors.per_tile import PerTile
+from foveate.selectors.principal_groups import PrincipalGroups
 from foveate.selectors.stride import Stride
+from foveate.selectors.tile_shares import TileShares
 from foveate.selectors.top_k import TopK
 from foveate.selectors.top_share import TopShare
 from foveate.selectors.union import Union
@@ -39,7 +41,9 @@ __all__ = [
     "Outliers",
     "OutliersAndStride",
     "PerTile",
+    "PrincipalGroups",
     "Stride",
+    "TileShares",
     "TopK",
     "TopShare",
     "Union",

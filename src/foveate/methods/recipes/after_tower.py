@@ -6,7 +6,7 @@ from foveate.compressors import Compressor, VisionCompressor
 from foveate.core.budget import Keep, floored, plain_keep
 from foveate.core.layers import AtDepth, LayersFrom
 from foveate.core.values import whole
-from foveate.mergers import Contextual, DroppedMean, WeightedNeighbours, ZeroFill
+from foveate.mergers import Contextual, Drop, DroppedMean, WeightedNeighbours, WithCls, ZeroFill
 from foveate.scorers import (
     ClsAttention,
     ClsEnsemble,
@@ -28,6 +28,8 @@ from foveate.selectors import (
     MaxMin,
     Outliers,
     OutliersAndStride,
+    PrincipalGroups,
+    TileShares,
     TopK,
     WeightedMaxMin,
 )
@@ -161,3 +163,38 @@ def zoo_prune(keep: Keep, directions: int = 64, step: float = 0.01, seed: int = 
     `zoo_prune+per_tile`. Source: arXiv 2509.24837.
     """
     return VisionCompressor(ProjectorSensitivity(directions, step, seed), floored(keep), WeightedMaxMin())
+
+
+def prunesid(keep: Keep, seed: int | None = None, deep_layer: int = -2, cls: bool = True) -> Compressor:
+    """Returns PruneSID: [CLS], and patches of each principal group by its attention, `keep` in all, group by group.
+
+    Without `seed` features are decomposed exactly; with one, at random as by the authors, who set none. `cls=False` is
+    for models without [CLS]. The authors compress every tile of LLaVA-NeXT alone (`prunesid+per_tile`), and then write
+    features in the order of groups to places in raster order, which is a fault and is left out. The paper's rate that
+    follows an image's information is not in their code. Source: arXiv 2603.09480.
+    """
+    selector, merger = PrincipalGroups(seed, int(cls)), WithCls() if cls else Drop()
+    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, selector, merger)
+
+
+def prunesid_qwen(keep: Keep, seed: int | None = None) -> Compressor:
+    """Returns PruneSID for Qwen2-VL: patches of each principal group of the projected features, by their loadings.
+
+    No attention is read, and positions are kept. The authors' T is the share T / 576 of an image's patches, but at
+    least 16 patches. Source: arXiv 2603.09480.
+    """
+    return VisionCompressor(Constant(), keep, PrincipalGroups(seed, merged=True), positions="original")
+
+
+def hired(
+    keep: Keep, alpha: float = 0.5, early_layer: int = 0, deep_layer: int = -2, as_published: bool = True
+) -> Compressor:
+    """Returns HiRED: [CLS] attention, with budgets for the whole image and its tiles by attention of an early layer.
+
+    Without tiles this is FasterVLM. A tile's share is that of a run of raster order, as in the authors' code, or of the
+    area that it shows, as in the paper (`as_published=False`). Separators are left out. The authors transpose grids
+    that are not square, so that unpadding removes most tokens of tiles and leaves padding; this is not reproduced,
+    because padding has no tokens here. Source: arXiv 2408.10945.
+    """
+    selector, scorer = TileShares(alpha, early_layer, as_published), ClsAttention(deep_layer, "sum")
+    return VisionCompressor(scorer, floored(keep), selector, separators=False)
