@@ -18,7 +18,7 @@ from tests.tiers import parametrize
 
 SIDE, DEPTH = 24, 8
 # what needs neither annotated data, nor a companion, nor the image processor, which a model alone does not have
-BARE = sorted(set(METHODS) - {"evidence", "cdpruner", "trim", "saturation", "contrast", "edges"})
+BARE = sorted(set(METHODS) - {"evidence", "cdpruner", "trim", "visiontrim", "saturation", "contrast", "edges"})
 
 
 def own(keep):
@@ -166,7 +166,7 @@ def test_text_aware_methods_read_the_prompt_of_a_loaded_model():
         )
         for sample in asked
     ]
-    for name in ("cdpruner", "trim", "mmtok", "response_attention"):
+    for name in ("cdpruner", "trim", "visiontrim", "mmtok", "response_attention"):
         kept = []
         for rows in ((0, 1, 2), (0,), (1,), (2,)):
             inputs = loaded.processor(

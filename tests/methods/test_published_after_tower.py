@@ -5,16 +5,18 @@ Beside the kept patches, the functions give the order in which the authors' code
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import CLIPConfig, CLIPModel
 
 from foveate.core.arrangement import Grid
 from foveate.core.budget import resolve_keep
-from foveate.core.needs import ClsRows, Features
+from foveate.core.needs import AlignedPatches, AlignedWords, ClsRows, Features, ReceivedRows
 from foveate.core.trace import EXTRA, Trace
 from foveate.functional.diversity import by_nearest
 from foveate.functional.matching import cosine
@@ -22,7 +24,9 @@ from foveate.functional.principal import principal_loadings
 from foveate.functional.scaling import min_max
 from foveate.functional.sensitivity import random_directions, sensitivity
 from foveate.functional.suppression import group_quotas, survivors
+from foveate.mergers import TextCentres
 from foveate.methods import METHODS
+from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.load import adapt
 from tests.golden_llava import GOLDEN, golden, golden_llava, golden_pixels, golden_prompt, inputs
 
@@ -173,6 +177,53 @@ def test_hired_without_tiles(keep):
     run = compressed(METHODS["hired"](keep))
     name = 115 if keep == 0.2 else keep
     np.testing.assert_array_equal(run.kept[0], golden("hired")[f"llava15_n{name}_idx"][0])
+
+
+@pytest.fixture(scope="module")
+def visiontrim_trace(exact_llava):
+    """The answers that VisionTrim reads about the golden image and the first golden question, in float64."""
+    clip = CLIPModel(CLIPConfig(text_config=inputs.CLIP_TEXT, vision_config=inputs.CLIP_VISION, projection_dim=32))
+    vision, text = inputs.clip_vision_weights(), inputs.clip_text_weights()
+    inputs.load_clip_text(clip.text_model, text)
+    clip.visual_projection.weight.data = torch.from_numpy(vision["visual_projection.weight"])
+    clip.text_projection.weight.data = torch.from_numpy(text["text_projection.weight"])
+    companion, adapter = Companion(clip.eval().double(), None), adapt(exact_llava)
+    images, needs = {"pixel_values": golden_pixels().double()}, METHODS["visiontrim"](64).scorer.needs
+    with torch.no_grad():
+        sources, values = adapter.encode(images, adapter.arrangements(images, [])[0], needs)
+    values[AlignedPatches(normed=False)] = companion.patches(sources[:, :576], normed=False)
+    values[AlignedWords()] = companion.embed_words(inputs.text_tokens()[:1])
+    return sources, Trace(values, (Grid(24, 24),), 1)
+
+
+@pytest.mark.parametrize(("dominant", "centres"), [(48, 16), (96, 32), (144, 48), (24, 8)])
+def test_visiontrim(dominant, centres, visiontrim_trace):
+    expected, name = golden("visiontrim"), f"d{dominant}_c{centres}_img0"
+    sources, trace = visiontrim_trace
+    np.testing.assert_allclose(trace[AlignedWords()][0], expected["text_proj_img0"], atol=1e-5)
+    received = trace[ReceivedRows(-2, others=True)].mean(1)
+    np.testing.assert_allclose(received[0], expected["received_img0"], rtol=1e-5)
+    recipe = METHODS["visiontrim"](dominant + centres)
+    scores = recipe.scorer.score(trace)
+    kept = recipe.selector.select(scores, trace, dominant)
+    np.testing.assert_array_equal(kept[0], expected[f"{name}_dominant"])
+    made = recipe.merger.merge(sources, kept, scores, trace, dominant + centres)
+    assert made.origin.tolist() == [[*kept[0].tolist(), *[EXTRA] * centres]]
+    context = expected[f"{name}_context"]
+    np.testing.assert_allclose(made.apply(sources)[0, dominant : dominant + len(context)], context, atol=1e-4)
+    first = replace(recipe.merger, rounds=0).merge(sources, kept, scores, trace, dominant + centres)
+    np.testing.assert_array_equal(first.mixing[0, dominant:].argmax(1), expected[f"{name}_centres"])
+
+
+def test_visiontrim_gathers_in_every_round_what_the_authors_gather(visiontrim_trace):
+    sources, trace = visiontrim_trace
+    expected = golden("visiontrim")
+    kept = torch.from_numpy(expected["d48_c16_img0_dominant"]).long()[None]
+    scores = torch.zeros(1, 576)
+    rows = [TextCentres(rounds=r).merge(sources, kept, scores, trace, 64).mixing[0, 48:] for r in range(4)]
+    rest = np.setdiff1d(np.arange(576), np.concatenate([kept[0], expected["d48_c16_img0_centres"]]))
+    for before, after, joined in zip(rows, rows[1:], expected["d48_c16_img0_assign"], strict=False):
+        np.testing.assert_array_equal((after - before)[:, rest].argmax(0), joined)
 
 
 HIRED = json.loads((GOLDEN / "hired.json").read_text())["stats"]

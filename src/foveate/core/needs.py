@@ -49,9 +49,11 @@ class ReceivedRows(Need):
 
     Attributes:
         layer: Layer of the tower.
+        others: Whether only the queries of other patches count: neither that of [CLS] nor the patch's own.
     """
 
     layer: int
+    others: bool = False
     patch_axis: ClassVar[int | None] = -1
 
 
@@ -137,8 +139,12 @@ class AlignedPatches(Need):
     """Patches in the space that a contrastive tower shares with its text encoder: Float[batch patch dim].
 
     They are read after the final norm and the projection to that space, and are not normalised to length 1.
+
+    Attributes:
+        normed: Whether they pass the final norm; without it they are linear in the features.
     """
 
+    normed: bool = True
     patch_axis: ClassVar[int | None] = -2
 
 
@@ -154,6 +160,17 @@ class AlignedText(Need):
     """
 
     truncated: bool = False
+    per_question: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class AlignedWords(Need):
+    """Every token of the question in the space of `AlignedPatches`, not normalised: Float[batch word dim].
+
+    The tokens are those of the text encoder, special ones included; of a longer question they are those of the first
+    window, whose last token is the question's. Rows of zeros pad.
+    """
+
     per_question: ClassVar[bool] = True
 
 

@@ -1,6 +1,7 @@
 """Normalisations of scores per row, over the entries that are `real`."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -30,6 +31,13 @@ def min_max(
     high = scores.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)
     smallest = max(lift, least) or torch.finfo(scores.dtype).tiny
     return (scores - low + lift) / ((high - low).clamp(min=smallest) + widened)
+
+
+def unit_length(
+    scores: Float[Tensor, "batch patch"], real: Bool[Tensor, "batch patch"]
+) -> Float[Tensor, "batch patch"]:
+    """Returns the scores divided by their Euclidean length."""
+    return F.normalize(torch.where(real, scores, 0), dim=-1)
 
 
 def rank_share(scores: Float[Tensor, "batch patch"], real: Bool[Tensor, "batch patch"]) -> Float[Tensor, "batch patch"]:

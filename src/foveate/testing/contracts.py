@@ -12,6 +12,7 @@ from foveate.core.layers import LayersFrom
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
+    AlignedWords,
     ClsQuery,
     ClsRows,
     Downsampled,
@@ -69,7 +70,7 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
             return normal(grid.patches, _WIDTH)
         case AlignedText():
             return normal(1 if need.truncated else 2, _WIDTH)
-        case QuestionEmbeddings():
+        case QuestionEmbeddings() | AlignedWords():
             return normal(_QUESTION, _WIDTH)
         case TokenKeys():
             return normal(tokens, _HEADS, _WIDTH)

@@ -6,11 +6,12 @@ from foveate.compressors import Compressor, VisionCompressor
 from foveate.core.budget import Keep, floored, plain_keep
 from foveate.core.layers import AtDepth, LayersFrom
 from foveate.core.values import whole
-from foveate.mergers import Contextual, Drop, DroppedMean, WeightedNeighbours, WithCls, ZeroFill
+from foveate.mergers import Contextual, Drop, DroppedMean, TextCentres, WeightedNeighbours, WithCls, ZeroFill
 from foveate.scorers import (
     ClsAttention,
     ClsEnsemble,
     Constant,
+    Hybrid,
     ProjectorSensitivity,
     ReceivedAttention,
     TextSimilarity,
@@ -198,3 +199,14 @@ def hired(
     """
     selector, scorer = TileShares(alpha, early_layer, as_published), ClsAttention(deep_layer, "sum")
     return VisionCompressor(scorer, floored(keep), selector, separators=False)
+
+
+def visiontrim(keep: Keep, share: float = 0.25, deep_layer: int = -2) -> Compressor:
+    """Returns VisionTrim: patches by attention of [CLS] and of each other, and a `share` of gathered tokens.
+
+    The rest of the patches gathers around those that the question names, `keep` tokens in all; the authors' 64 is
+    48 + 16. Their code has no part in the language model, which the paper describes. Source: arXiv 2601.22674.
+    """
+    received = ReceivedAttention(deep_layer, others=True)
+    scorer = Hybrid((ClsAttention(deep_layer), received), normalise="unit")
+    return VisionCompressor(scorer, keep, merger=TextCentres(share))

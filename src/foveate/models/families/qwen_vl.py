@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic, ReceivedRows
-from foveate.functional.attention import mean_attention
+from foveate.functional.attention import from_others, mean_attention
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
 from foveate.models.backbone.attention_tap import tapped
@@ -193,5 +193,7 @@ def _answer(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int
     if isinstance(need, Keys):
         return key
     images = [x.unflatten(0, (-1, patches)).transpose(1, 2) for x in (query, key)]
+    if isinstance(need, ReceivedRows) and need.others:
+        return from_others(images[0], images[1], scaling).transpose(1, 2).flatten(0, 1)
     rows = torch.ones(images[0].shape[0], patches, device=query.device)
     return mean_attention(images[0], images[1], scaling, rows).transpose(1, 2).flatten(0, 1)

@@ -16,6 +16,7 @@ from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
+    AlignedWords,
     Features,
     Fingerprint,
     Need,
@@ -225,10 +226,12 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
                 "use a method that does not compare patches with text"
             )
         case AlignedPatches() if companion:
-            return companion.patches(patches)
+            return companion.patches(patches, need.normed)
         case AlignedText() if companion and texts and texts.strings is not None:
             return companion.texts(texts.strings, need.truncated)
-        case AlignedPatches() | AlignedText():
+        case AlignedWords() if companion and texts and texts.strings is not None:
+            return companion.words(texts.strings)
+        case AlignedPatches() | AlignedText() | AlignedWords():
             raise UnsupportedNeed(
                 f"{need}: a LLaVA checkpoint has no text encoder that shares a space with its vision tower. Load the "
                 "model by foveate.models.loading.load.load(..., companion='openai/clip-vit-large-patch14-336') with "
