@@ -180,6 +180,7 @@ def _cells(row: pd.Series, verdicts: bool) -> dict[str, str]:
         "method": f"{row['method']}{seeds}",
         "where": ROLES[row["role"]],
         "accuracy": accuracy(row),
+        "SD over seeds": percent(row["sd_over_seeds"]),
         "vs random": against_random(row),
         "p, random": tested(row["delta_vs_random"], row["p_vs_random_holm"], verdicts),
         "vs full": against_full(row),

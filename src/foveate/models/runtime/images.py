@@ -237,11 +237,8 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
                 "model by foveate.models.loading.load.load(..., companion='openai/clip-vit-large-patch14-336') with "
                 "the CLIP that its tower was taken from, and attach to the returned model"
             )
-        case Sensitivity(count, step, seed):
-            features = values[Features()]
-            features = features.to(torch.promote_types(features.dtype, torch.float32))
-            directions = random_directions(count, features.shape[2], seed)
-            return sensitivity(adapter.exact_projector(features.dtype), features, directions, step)
+        case Sensitivity():
+            return _sensitivity(adapter, need, values[Features()])
         case QuestionEmbeddings() if texts:
             table = adapter.inner.get_input_embeddings()
             words = [table(torch.tensor(ids, dtype=torch.long, device=sources.device)) for ids in texts.questions]
@@ -259,3 +256,9 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
     raise UnsupportedNeed(
         f"{need}: {type(adapter.model).__name__} cannot answer it from these inputs; use a method that does not need it"
     )
+
+
+def _sensitivity(adapter: Adapter, need: Sensitivity, features: Float[Tensor, "image patch dim"]) -> Tensor:
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    directions = random_directions(need.directions, features.shape[2], need.seed)
+    return sensitivity(adapter.exact_projector(features.dtype), features, directions, need.step)
