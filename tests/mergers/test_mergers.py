@@ -7,9 +7,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from foveate import mergers
 from foveate.core.arrangement import Grid
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import Keys
+from foveate.core.needs import AlignedPatches, AlignedWords, Keys
 from foveate.core.trace import EXTRA, PADDING, Trace
-from foveate.mergers import Clusters, Contextual, Drop, DroppedMean, Nearest, WeightedNeighbours, ZeroFill
+from foveate.mergers import (
+    Clusters,
+    Contextual,
+    Drop,
+    DroppedMean,
+    Nearest,
+    TextCentres,
+    WeightedNeighbours,
+    WithCls,
+    ZeroFill,
+)
 from foveate.testing.contracts import GRID, MergerContract, random_trace
 from tests.golden_llava import golden, inputs
 
@@ -22,6 +32,9 @@ MERGERS = [
     WeightedNeighbours(),
     WeightedNeighbours(neighbours=3),
     DroppedMean(),
+    WithCls(),
+    TextCentres(),
+    TextCentres(share=0.4, rounds=1),
     Clusters(),
     Clusters(share=0.9, ratio=0.4),
 ]
@@ -59,7 +72,7 @@ def test_tokens_of_an_image_that_kept_fewer_are_what_they_are_alone(given, seed)
         assert (tokens[count:] == 0).all()
 
 
-@pytest.mark.parametrize("given", [m for m in MERGERS if not isinstance(m, Contextual)], ids=repr)
+@pytest.mark.parametrize("given", [m for m in MERGERS if not isinstance(m, Contextual | WithCls)], ids=repr)
 def test_where_nothing_was_dropped_nothing_changes(given):
     kept = torch.arange(GRID.patches).expand(2, -1)
     features, scores = torch.randn(2, GRID.patches, 5), torch.rand(2, GRID.patches)
@@ -85,6 +98,50 @@ def test_budgets_that_are_not_used_up_are_filled_with_zeros():
     expected = torch.zeros(2, 3, 5)
     expected[0, 0], expected[0, 1], expected[1, 0] = features[0, 9], features[0, 7], features[1, 0]
     assert torch.equal(compression.apply(features), expected)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_dropped_patches_gather_around_those_that_the_question_names_as_in_a_loop(rounds):
+    merger = TextCentres(share=0.4, rounds=rounds)
+    trace = random_trace(merger.needs, 2)
+    trace[AlignedWords()][1, 4:] = 0  # a shorter question
+    features, scores = torch.randn(2, 48, 5), torch.rand(2, 48)
+    scores[1, 40:] = -torch.inf
+    kept = torch.tensor([[1, 7, 30, 31, 32, 40], [0, 5, 9, 10, 11, 12]])
+    compression = merger.merge(features, kept, scores, trace, 10)
+    assert compression.origin.tolist() == [[*row, *[EXTRA] * 4] for row in kept.tolist()]
+    tokens = compression.apply(features)
+    for image in range(2):
+        words = trace[AlignedWords()][image].double().numpy()[: 4 if image else 6]
+        aligned = trace[AlignedPatches(normed=False)][image].double().numpy()
+
+        def cosines(vector, words=words):
+            return words @ vector / np.linalg.norm(words, axis=1) / np.linalg.norm(vector)
+
+        left = [patch for patch in range(40 if image else 48) if patch not in kept[image]]
+        centres = sorted(sorted(left, key=lambda p: -cosines(aligned[p]).mean())[:4])
+        weights = {centre: np.eye(48)[centre] for centre in centres}
+        for _ in range(rounds):
+            named, joined = {c: cosines(row @ aligned) for c, row in weights.items()}, {c: [] for c in centres}
+            for patch in (patch for patch in left if patch not in centres):
+                best = max(centres, key=lambda c: cosines(aligned[patch]) @ named[c])
+                joined[best].append(np.eye(48)[patch])
+            for centre, members in joined.items():
+                weights[centre] = weights[centre] + (np.mean(members, 0) if members else 0)
+        expected = np.stack(list(weights.values())) @ features[image].double().numpy()
+        np.testing.assert_allclose(tokens[image, 6:], expected, atol=1e-5)
+        assert torch.equal(tokens[image, :6], features[image, kept[image]])
+
+
+def test_cls_is_the_first_token_and_the_others_are_kept_patches():
+    features, kept = torch.rand(2, 49, 5), torch.tensor([[9, 7, 8], [0, PADDING, PADDING]])
+    compression = WithCls().merge(features, kept, torch.rand(2, 48), random_trace(()), 4)
+    assert compression.origin.tolist() == [[EXTRA, 9, 7, 8], [EXTRA, 0, PADDING, PADDING]]
+    tokens = compression.apply(features)
+    assert torch.equal(tokens[0], features[0, [48, 9, 7, 8]])
+    assert torch.equal(tokens[1], torch.stack([features[1, 48], features[1, 0], *torch.zeros(2, 5)]))
+    with pytest.raises(UnsupportedNeed, match="no \\[CLS\\] to keep as a token"):
+        WithCls().merge(features[:, :48], kept, torch.rand(2, 48), random_trace(()), 4)
 
 
 def test_dropped_patches_join_the_nearest_kept_one_like_in_a_loop():

@@ -18,7 +18,7 @@ from tests.tiers import parametrize
 
 SIDE, DEPTH = 24, 8
 # what needs neither annotated data, nor a companion, nor the image processor, which a model alone does not have
-BARE = sorted(set(METHODS) - {"evidence", "cdpruner", "trim", "saturation", "contrast", "edges"})
+BARE = sorted(set(METHODS) - {"evidence", "cdpruner", "trim", "visiontrim", "saturation", "contrast", "edges"})
 
 
 def own(keep):
@@ -166,7 +166,7 @@ def test_text_aware_methods_read_the_prompt_of_a_loaded_model():
         )
         for sample in asked
     ]
-    for name in ("cdpruner", "trim", "mmtok", "response_attention"):
+    for name in ("cdpruner", "trim", "mmtok", "visiontrim", "response_attention"):
         kept = []
         for rows in ((0, 1, 2), (0,), (1,), (2,)):
             inputs = loaded.processor(
@@ -177,7 +177,9 @@ def test_text_aware_methods_read_the_prompt_of_a_loaded_model():
             )
             with METHODS[name](keep=16).attached(loaded) as run:
                 loaded.model.generate(**inputs, max_new_tokens=1)
-            kept.append([patches.tolist() for patches in run.kept])
+            compression = run.decisions[0].compression
+            merged = [None] * len(rows) if name != "visiontrim" else (compression.mixing > 0).tolist()
+            kept.append([(patches.tolist(), more) for patches, more in zip(run.kept, merged, strict=True)])
         assert kept[0] == [row[0] for row in kept[1:]]
-        assert kept[0][0] != kept[0][1]  # one image, two questions
+        assert kept[0][0] != kept[0][1]  # one image, two questions; VisionTrim reads them when it merges
         assert math.isclose(float(run.tokens), 16 + (name == "trim"))

@@ -32,6 +32,7 @@ from foveate.scorers import (
     Edges,
     Evidence,
     Hybrid,
+    ProjectorSensitivity,
     PromptAttention,
     Random,
     ReceivedAttention,
@@ -63,9 +64,12 @@ SCORERS = (
     Edges(),
     Saturation(),
     Hybrid((ClsAttention(1), TextSimilarity())),
+    ProjectorSensitivity(),
     PromptAttention(2),
     ReceivedAttention(-1),
     ReceivedAttention(0, "max"),
+    ReceivedAttention(1, others=True),
+    Hybrid((ClsAttention(1), ReceivedAttention(1, others=True)), normalise="unit"),
     ResponseAttention((0, 1)),
     TextSimilarity(),
     CDPRUNER,
@@ -142,6 +146,21 @@ def test_received_attention_is_the_mean_over_heads(layer, array):
     rows = np.stack([0.5 * expected, 1.5 * expected], 1)
     scores = ReceivedAttention(layer).score(golden_trace({ReceivedRows(layer): rows}))
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
+def test_attention_from_other_patches_is_another_need():
+    everyone, others = ReceivedAttention(3), ReceivedAttention(3, others=True)
+    assert (everyone.needs, others.needs) == ((ReceivedRows(3),), (ReceivedRows(3, others=True),))
+    trace = random_trace(others.needs)
+    np.testing.assert_allclose(others.score(trace), trace[others.needs[0]].numpy().mean(1), rtol=1e-6)
+
+
+def test_a_sum_of_scores_of_length_1_by_hand():
+    scorer = Hybrid((ClsAttention(0), ReceivedAttention(1)), (0.2, 0.8), "unit")
+    trace = random_trace(scorer.needs)
+    one, other = trace[ClsRows((0,))][:, 0].double().numpy().mean(1), trace[ReceivedRows(1)].double().numpy().mean(1)
+    expected = 0.2 * one / np.linalg.norm(one, axis=1)[:, None] + 0.8 * other / np.linalg.norm(other, axis=1)[:, None]
+    np.testing.assert_allclose(scorer.score(trace), expected, rtol=1e-5)
 
 
 def test_relevance_is_that_of_the_authors_of_cdpruner():

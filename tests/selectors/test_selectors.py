@@ -24,6 +24,7 @@ from foveate.selectors import (
     LeastAlike,
     LocalAndGlobal,
     LogDeterminant,
+    MarginalRelevance,
     Mass,
     MaxCoverage,
     MaxMin,
@@ -31,13 +32,17 @@ from foveate.selectors import (
     Outliers,
     OutliersAndStride,
     PerTile,
+    PrincipalGroups,
     Stride,
+    TileShares,
     TopK,
     TopShare,
     Union,
+    WeightedMaxMin,
 )
 from foveate.testing.contracts import GRID, SelectorContract, random_trace
 
+GROUPS = [PrincipalGroups(), PrincipalGroups(3, 1), PrincipalGroups(merged=True), PrincipalGroups(0, merged=True)]
 EXACT = [
     TopK(),
     TopK("score"),
@@ -47,15 +52,19 @@ EXACT = [
     FacilityLocation(),
     FacilityLocation(0.5, "add"),
     MaxCoverage(),
+    MarginalRelevance(),
+    MarginalRelevance(0.3, True, 3),
+    WeightedMaxMin(),
     ImportantDiverse(),
     ImportantDiverse(0.0),
     Anchors(),
     Anchors(0.9),
     PerTile(),
     PerTile(MaxMin()),
+    *GROUPS,
 ]
 RASTER = [
-    *(selector for selector in EXACT if selector != TopK("score")),
+    *(selector for selector in EXACT if selector not in (TopK("score"), *GROUPS)),
     Mass(0.3),
     PerTile(Mass(0.3)),
     Outliers(0.2),
@@ -64,6 +73,7 @@ RASTER = [
     LocalAndGlobal(windows=2),
     LeastAlike(),
     LeastAlike(pivots=1),
+    TileShares(),
     TopShare(0.4),
     TopShare(20, 0.5),
 ]
@@ -76,6 +86,7 @@ ORDERED = [
     OutliersAndStride(outliers=40),
     ChunkQuota(),
     ChunkQuota(5),
+    *GROUPS,
 ]
 
 
@@ -285,6 +296,26 @@ def test_a_union_keeps_what_any_of_its_selectors_keeps_and_needs_what_they_need(
         assert real(row) == sorted({patch for part in parts for patch in real(part[i])})
 
 
+def test_a_chunk_that_is_kept_whole_stays_in_raster_order():
+    """Against a loop over the chunks, on an image whose quotas fill one of 16 chunks exactly and another one more."""
+    grid, scores = Grid(24, 24), random_scores(3, 576).double() / 1000
+    scores[0, 36 * 3 : 36 * 4] += 1.0
+    scores[1, 36 * 5 : 36 * 6] += 0.013
+    scores[1, 36 * 9 : 36 * 10] += 0.00233
+    kept, whole = ChunkQuota().select(scores, trace(3, grid), 192), []
+    for row, found in zip(scores.numpy(), kept, strict=True):
+        chunks = row.reshape(16, 36)
+        quota = np.floor(chunks.mean(1) / chunks.mean(1).sum() * 192).astype(int)
+        quota[np.argsort(-chunks.mean(1), kind="stable")[: 192 - quota.sum()]] += 1
+        expected = []
+        for number, (chunk, count) in enumerate(zip(chunks, quota, strict=True)):
+            best = np.arange(36) if count >= 36 else np.argsort(-chunk, kind="stable")[:count]
+            expected += (36 * number + best).tolist()
+            whole.append(int(count) - 36)
+        assert real(found) == expected
+    assert max(whole) > 0
+
+
 def test_chunks_that_do_not_divide_the_image_differ_by_one_and_surplus_is_lost():
     scores = torch.full((1, 48), 1e-6)
     scores[0, 10:20] = 1.0  # the second of five chunks: 48 patches in runs of 10, 10, 9, 10, 9
@@ -331,6 +362,48 @@ def test_beyond_the_rank_of_the_features_a_determinantal_choice_goes_by_score():
     for few, many, row in zip(spanning.tolist(), kept.tolist(), scores, strict=True):
         by_score = [patch for patch in row.argsort(descending=True).tolist() if patch not in few]
         assert many == sorted([*few, *by_score[:15]])
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("clamped", [False, True])
+def test_marginal_relevance_equals_a_search_by_loops(clamped, at_once):
+    selector = MarginalRelevance(0.7, clamped, at_once)
+    answers, scores = random_trace(selector.needs, 3), random_scores(3).double()
+    scores[1] *= 1e-6  # of such a range it matters how 1e-6 enters
+    kept = selector.select(scores, answers, 10)
+    for i in range(3):
+        unit = torch.nn.functional.normalize(answers[Features(True)][i].double(), dim=-1).numpy()
+        row = scores[i].numpy()
+        span = max(np.ptp(row), 1e-6) if clamped else np.ptp(row) + 1e-6
+        importance, chosen = (row - row.min()) / span, []
+        while len(chosen) < 10:
+
+            def value(patch, importance=importance, chosen=tuple(chosen), unit=unit):
+                return importance[patch] - 0.7 * max((unit[patch] @ unit[other] for other in chosen), default=0)
+
+            rest = sorted((patch for patch in range(48) if patch not in chosen), key=lambda p, v=value: -v(p))
+            chosen += rest[: min(at_once, 10 - len(chosen))]
+        assert kept[i].tolist() == sorted(chosen)
+
+
+def test_marginal_relevance_without_its_penalty_is_the_best_scores():
+    answers, scores = random_trace((Features(True),), 3), random_scores(3)
+    assert torch.equal(MarginalRelevance(0.0).select(scores, answers, 9), TopK().select(scores, answers, 9))
+
+
+def test_weighted_distances_equal_a_search_by_loops():
+    answers, scores = random_trace((Features(True),), 3), random_scores(3)
+    scores[2] = 0.5  # equal scores count as 1
+    kept = WeightedMaxMin().select(scores, answers, 12)
+    for i in range(3):
+        unit = torch.nn.functional.normalize(answers[Features(True)][i].double(), dim=-1).numpy()
+        row = scores[i].double().numpy()
+        weight = (row - row.min()) / (np.ptp(row) + 1e-8) if np.ptp(row) else np.ones(48)
+        chosen = [int(weight.argmax())]
+        while len(chosen) < 12:
+            rest = [patch for patch in range(48) if patch not in chosen]
+            chosen.append(max(rest, key=lambda p: weight[p] * (1 - (unit[chosen] @ unit[p]).max())))
+        assert kept[i].tolist() == sorted(chosen)
 
 
 def test_facility_location_equals_a_search_by_loops():

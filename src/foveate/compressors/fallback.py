@@ -63,7 +63,7 @@ class Fallback(AroundCompressor):
                 resolved = resolve_layers(layers, len(self.layers), self.feature_layer)
                 return tuple(ReceivedRows(self.layers[layer]) for layer in resolved)
             case ReceivedRows(layer):
-                return (ReceivedRows(self.layers[resolve_layer(layer, len(self.layers))]),)
+                return (replace(need, layer=self.layers[resolve_layer(layer, len(self.layers))]),)
         return (need,)
 
 

@@ -5,7 +5,7 @@ from enum import IntEnum
 from typing import ClassVar, Literal
 
 from foveate.core.layers import Layers
-from foveate.core.values import Count, Value
+from foveate.core.values import Count, Natural, Positive, Value
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ class ReceivedRows(Need):
 
     Attributes:
         layer: Layer of the tower.
+        others: Whether only the queries of other patches count: neither that of [CLS] nor the patch's own.
     """
 
     layer: int
+    others: bool = False
     patch_axis: ClassVar[int | None] = -1
 
 
@@ -91,6 +93,26 @@ class Features(Need):
 
 
 @dataclass(frozen=True)
+class Sensitivity(Need):
+    """Change of each patch's projected features for small changes of its features: Float[batch patch].
+
+    The mean over random directions u of length 1 of |P(x + step u) - P(x - step u)| / (2 step), where P is the
+    projector and x the features before it. All patches of all images have the same directions. The projector computes
+    in float32 at least.
+
+    Attributes:
+        directions: Number of directions.
+        step: Length of a step.
+        seed: Seed of the directions, which NumPy draws.
+    """
+
+    directions: Count = 64
+    step: Positive = 0.01
+    seed: Natural = 0
+    patch_axis: ClassVar[int | None] = -1
+
+
+@dataclass(frozen=True)
 class Deepstack(Need):
     """DeepStack features, which some models add to visual tokens after blocks: Float[batch level patch dim]."""
 
@@ -117,8 +139,12 @@ class AlignedPatches(Need):
     """Patches in the space that a contrastive tower shares with its text encoder: Float[batch patch dim].
 
     They are read after the final norm and the projection to that space, and are not normalised to length 1.
+
+    Attributes:
+        normed: Whether they pass the final norm; without it they are linear in the features.
     """
 
+    normed: bool = True
     patch_axis: ClassVar[int | None] = -2
 
 
@@ -134,6 +160,17 @@ class AlignedText(Need):
     """
 
     truncated: bool = False
+    per_question: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class AlignedWords(Need):
+    """Every token of the question in the space of `AlignedPatches`, not normalised: Float[batch word dim].
+
+    The tokens are those of the text encoder, special ones included; of a longer question they are those of the first
+    window, whose last token is the question's. Rows of zeros pad.
+    """
+
     per_question: ClassVar[bool] = True
 
 

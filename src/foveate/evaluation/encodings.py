@@ -35,6 +35,7 @@ from foveate.core.needs import (
     Fingerprint,
     Need,
     PixelStatistic,
+    Sensitivity,
 )
 from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine, remove
@@ -137,7 +138,7 @@ class EncodedImages(ImageBatch):
         needs = with_extra_needs(adapter, needs)
         sources, values = self._replayed(needs) if self.encodings.replayed else (None, {})
         live = [need for need in needs if need not in values and not need.per_question]
-        of_tower = [need for need in live if not isinstance(need, AlignedPatches)]
+        of_tower = [need for need in live if not isinstance(need, AlignedPatches | Sensitivity)]
         if of_tower or sources is None:
             live_sources, found = adapter.encode(self.encodings.live(self.ids).images, self.arrangement, of_tower)
             sources, values = live_sources if sources is None else sources, values | found

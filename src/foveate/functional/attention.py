@@ -77,6 +77,29 @@ def mean_attention(
     return total / weight.sum(1)[:, None, None]
 
 
+def from_others(
+    query: Float[Tensor, "batch head row dim"],
+    key: Float[Tensor, "batch key_head row dim"],
+    scaling: float,
+    first: int = 0,
+) -> Float[Tensor, "batch head key"]:
+    """Returns the mean attention that each token from number `first` on receives from the others of them.
+
+    Args:
+        query: Queries of all tokens.
+        key: Keys of the same tokens.
+        scaling: Usually 1 / sqrt(dim).
+        first: Number of leading tokens whose queries do not count and which are left out of the result.
+    """
+    total = torch.zeros(query.shape[0], query.shape[1], query.shape[2], device=query.device)
+    for start in range(first, query.shape[2], _ROWS):
+        probabilities = attention_rows(query[:, :, start : start + _ROWS], key, scaling)
+        own = probabilities.diagonal(start, dim1=2, dim2=3)
+        total += probabilities.sum(2)
+        total[:, :, start : start + _ROWS] -= own
+    return total[:, :, first:] / max(1, query.shape[2] - first - 1)
+
+
 def causal(real: Bool[Tensor, "batch key"], rows: Int[Tensor, " row"]) -> Bool[Tensor, "batch row key"]:
     """Returns which keys the rows at these indices can attend to: real keys up to their own index."""
     keys = torch.arange(real.shape[1], device=real.device)

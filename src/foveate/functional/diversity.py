@@ -8,6 +8,8 @@ The gain of a patch only falls while others are chosen, so an earlier gain is an
 below the best gain need not be evaluated (Minoux 1978). The result is the same.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -25,12 +27,39 @@ def max_min(
     similarity: Float[Tensor, "batch patch patch"], free: Bool[Tensor, "batch patch"], keep: int
 ) -> Int[Tensor, "batch kept"]:
     """Chooses the patch whose nearest other is furthest, then always the one furthest from its nearest chosen patch."""
-    choice = _Choice(free, keep)
-    gain = _to_nearest_other(similarity, free)
-    nearest_chosen = torch.full_like(gain, torch.inf)
+    return by_nearest(similarity, _to_nearest_other(similarity, free), lambda closest: 1 - closest, free, keep)
+
+
+def by_nearest(
+    similarity: Float[Tensor, "batch patch patch"],
+    first: Float[Tensor, "batch patch"],
+    gain: Callable[[Tensor], Tensor],
+    free: Bool[Tensor, "batch patch"],
+    keep: int,
+    at_once: int = 1,
+) -> Int[Tensor, "batch kept"]:
+    """Chooses patches by a gain that depends on the most similar patch chosen so far.
+
+    Args:
+        similarity: Similarities of all pairs.
+        first: Gains while nothing is chosen.
+        gain: Maps the similarity of each patch to the most similar chosen one to the gains after that.
+        free: Mask of the patches to choose from.
+        keep: Number of patches to choose.
+        at_once: Number of patches that a round chooses, whatever their similarity to each other.
+    """
+    choice, gains = _Choice(free, keep), first
+    closest = torch.full_like(similarity[:, 0], -torch.inf)
     while choice.open:
-        pick = choice.take(choice.among(gain).argmax(1, keepdim=True))
-        gain = torch.minimum(nearest_chosen, 1 - similarity[choice.image, pick][:, 0], out=nearest_chosen)
+        count = min(at_once, choice.width - choice.step)
+        among = choice.among(gains)
+        if count == 1:
+            pick = among.argmax(1, keepdim=True)
+        else:
+            pick = among.sort(dim=1, descending=True, stable=True).indices[:, :count]
+        choice.take(pick)
+        torch.maximum(closest, similarity[choice.image, pick].amax(1), out=closest)
+        gains = gain(closest)
     return choice.chosen
 
 
@@ -175,10 +204,10 @@ class _Choice:
         """Returns the gains of free patches, and -inf for the others."""
         return gain.masked_fill(~self.free, -torch.inf)
 
-    def take(self, pick: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch 1"]:
-        """Chooses one patch per image."""
+    def take(self, pick: Int[Tensor, "batch some"]) -> Int[Tensor, "batch some"]:
+        """Chooses equally many patches of each image."""
         self.free.scatter_(1, pick, False)
-        self._picks.append(pick)
+        self._picks.extend(pick.split(1, 1))
         return pick
 
 

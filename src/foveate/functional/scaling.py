@@ -1,6 +1,7 @@
 """Normalisations of scores per row, over the entries that are `real`."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -11,12 +12,32 @@ def softmax(scores: Float[Tensor, "batch patch"], real: Bool[Tensor, "batch patc
 
 
 def min_max(
-    scores: Float[Tensor, "batch patch"], real: Bool[Tensor, "batch patch"], lift: float = 0.0
+    scores: Float[Tensor, "batch patch"],
+    real: Bool[Tensor, "batch patch"],
+    lift: float = 0.0,
+    widened: float = 0.0,
+    least: float = 0.0,
 ) -> Float[Tensor, "batch patch"]:
-    """Returns the scores mapped to 0..1; `lift` is added before the division by the range, so the least is above 0."""
+    """Returns the scores mapped to 0..1.
+
+    Args:
+        scores: The scores.
+        real: Mask of the entries that count.
+        lift: Term added to the scores before the division by the range, so that the least is above 0.
+        widened: Term added to the range.
+        least: Smallest range that is divided by.
+    """
     low = scores.masked_fill(~real, torch.inf).amin(-1, keepdim=True)
     high = scores.masked_fill(~real, -torch.inf).amax(-1, keepdim=True)
-    return (scores - low + lift) / (high - low).clamp(min=lift or torch.finfo(scores.dtype).tiny)
+    smallest = max(lift, least) or torch.finfo(scores.dtype).tiny
+    return (scores - low + lift) / ((high - low).clamp(min=smallest) + widened)
+
+
+def unit_length(
+    scores: Float[Tensor, "batch patch"], real: Bool[Tensor, "batch patch"]
+) -> Float[Tensor, "batch patch"]:
+    """Returns the scores divided by their Euclidean length."""
+    return F.normalize(torch.where(real, scores, 0), dim=-1)
 
 
 def rank_share(scores: Float[Tensor, "batch patch"], real: Bool[Tensor, "batch patch"]) -> Float[Tensor, "batch patch"]:

@@ -7,6 +7,7 @@ from foveate.scorers.debiased import Debiased
 from foveate.scorers.evidence import Evidence
 from foveate.scorers.hybrid import Hybrid
 from foveate.scorers.pixel_filter import Contrast, Edges, Saturation
+from foveate.scorers.projector_sensitivity import ProjectorSensitivity
 from foveate.scorers.prompt_attention import PromptAttention
 from foveate.scorers.random import Random
 from foveate.scorers.received_attention import ReceivedAttention
@@ -25,6 +26,7 @@ __all__ = [
     "Edges",
     "Evidence",
     "Hybrid",
+    "ProjectorSensitivity",
     "PromptAttention",
     "Random",
     "ReceivedAttention",

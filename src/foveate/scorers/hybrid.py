@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need
 from foveate.core.trace import Trace
-from foveate.functional.scaling import min_max, rank_share, softmax
+from foveate.functional.scaling import min_max, rank_share, softmax, unit_length
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,13 @@ class Hybrid(Scorer):
         scorers: The scorers.
         weights: One weight per scorer; empty means equal weights.
         normalise: Normalisation per image: "rank" is the share of patches with a lower score (ties share their mean
-            rank), "minmax" maps to 0..1, "softmax" maps to a sum of 1, "none" leaves the scores unchanged.
+            rank), "minmax" maps to 0..1, "softmax" maps to a sum of 1, "unit" maps to a Euclidean length of 1, "none"
+            leaves the scores unchanged.
     """
 
     scorers: tuple[Scorer, ...]
     weights: tuple[float, ...] = ()
-    normalise: Literal["rank", "minmax", "softmax", "none"] = "rank"
+    normalise: Literal["rank", "minmax", "softmax", "unit", "none"] = "rank"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,5 +56,7 @@ class Hybrid(Scorer):
                 return softmax(scores, real)
             case "minmax":
                 return min_max(scores, real)
+            case "unit":
+                return unit_length(scores, real)
             case "rank":
                 return rank_share(scores, real)

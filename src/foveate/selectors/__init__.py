@@ -8,6 +8,7 @@ from foveate.selectors.important_diverse import ImportantDiverse
 from foveate.selectors.least_alike import LeastAlike
 from foveate.selectors.local_and_global import LocalAndGlobal
 from foveate.selectors.log_determinant import LogDeterminant
+from foveate.selectors.marginal_relevance import MarginalRelevance
 from foveate.selectors.mass import Mass
 from foveate.selectors.max_coverage import MaxCoverage
 from foveate.selectors.max_min import MaxMin
@@ -15,10 +16,13 @@ from foveate.selectors.nothing import Nothing
 from foveate.selectors.outliers import Outliers
 from foveate.selectors.outliers_and_stride import OutliersAndStride
 from foveate.selectors.per_tile import PerTile
+from foveate.selectors.principal_groups import PrincipalGroups
 from foveate.selectors.stride import Stride
+from foveate.selectors.tile_shares import TileShares
 from foveate.selectors.top_k import TopK
 from foveate.selectors.top_share import TopShare
 from foveate.selectors.union import Union
+from foveate.selectors.weighted_max_min import WeightedMaxMin
 
 __all__ = [
     "Anchors",
@@ -29,6 +33,7 @@ __all__ = [
     "LeastAlike",
     "LocalAndGlobal",
     "LogDeterminant",
+    "MarginalRelevance",
     "Mass",
     "MaxCoverage",
     "MaxMin",
@@ -36,8 +41,11 @@ __all__ = [
     "Outliers",
     "OutliersAndStride",
     "PerTile",
+    "PrincipalGroups",
     "Stride",
+    "TileShares",
     "TopK",
     "TopShare",
     "Union",
+    "WeightedMaxMin",
 ]

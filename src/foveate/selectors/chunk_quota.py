@@ -21,8 +21,8 @@ class ChunkQuota(Selector):
 
     Quotas are rounded down, and the remainder goes one by one to the chunks with the greatest means. A chunk with a
     quota above its length keeps all its patches, and the surplus is lost. Kept patches are ordered by chunk, then by
-    falling score. If the number of chunks does not divide the number of patches, lengths differ by at most one. Scores
-    must not be negative.
+    falling score; a chunk that is kept whole stays in raster order, as in the authors' code. If the number of chunks
+    does not divide the number of patches, lengths differ by at most one. Scores must not be negative.
 
     Source: arXiv 2510.02912 (HoloV, as in the authors' code; its variance term multiplies all means by the same number
     and is left out).
@@ -39,9 +39,11 @@ class ChunkQuota(Selector):
         chunk = runs(trace.origins.to(scores.device), trace.views, self.chunks)
         means = group_means(scores.double().clamp(min=0), chunk, real, self.chunks * len(trace.views))
         quota = proportional(means, keep)
-        rank = rank_within(scores, chunk)
-        order = -(chunk * scores.shape[1] + rank).double()
-        order = order.masked_fill(~real | (rank >= quota.gather(1, chunk)), -torch.inf)
+        rank, given = rank_within(scores, chunk), quota.gather(1, chunk)
+        length = torch.zeros_like(quota).scatter_add_(1, chunk, real.long()).gather(1, chunk)
+        place = torch.where(given >= length, rank_within(torch.where(real, 0.0, -torch.inf), chunk), rank)
+        order = -(chunk * scores.shape[1] + place).double()
+        order = order.masked_fill(~real | (rank >= given), -torch.inf)
         nothing = (order == -torch.inf).all(1, keepdim=True)  # all scores are 0, so the quotas went to empty chunks
         kept = ranked(torch.where(nothing, scores.double(), order), keep)
         return F.pad(kept, (0, keep - kept.shape[1]), value=PADDING)  # a merger can fill the lost surplus

@@ -12,6 +12,7 @@ from foveate.core.layers import LayersFrom
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
+    AlignedWords,
     ClsQuery,
     ClsRows,
     Downsampled,
@@ -26,6 +27,7 @@ from foveate.core.needs import (
     ReceivedRows,
     ResponseRows,
     Role,
+    Sensitivity,
     TokenKeys,
     TokenRoles,
     TokenStates,
@@ -68,7 +70,7 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
             return normal(grid.patches, _WIDTH)
         case AlignedText():
             return normal(1 if need.truncated else 2, _WIDTH)
-        case QuestionEmbeddings():
+        case QuestionEmbeddings() | AlignedWords():
             return normal(_QUESTION, _WIDTH)
         case TokenKeys():
             return normal(tokens, _HEADS, _WIDTH)
@@ -79,7 +81,7 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
             return torch.tensor((Role.BEFORE, Role.VISUAL, Role.QUESTION)).repeat_interleave(torch.tensor(counts))
         case Fingerprint():
             return torch.randint(2**62, (), generator=generator)
-        case PixelStatistic():
+        case PixelStatistic() | Sensitivity():
             return torch.rand(grid.patches, generator=generator)
         case EvidenceShare():
             share = torch.rand(2, grid.patches, generator=generator)

@@ -129,7 +129,9 @@ def test_seeds_are_one_row_with_the_mean_of_every_question(written):
     scores = [read_records(written.out, f"random[{seed}]-16")["score"] for seed in range(2)]
     assert got["seeds"] == 2
     assert got["accuracy"] == pytest.approx(np.mean(scores))
+    assert got["sd_over_seeds"] == pytest.approx(abs(scores[0].mean() - scores[1].mean()) / 2**0.5)
     assert row(written.table, "random_inside", 72)["seeds"] == 1
+    assert np.isnan(row(written.table, "random_inside", 72)["sd_over_seeds"])
 
 
 def test_differences_are_paired_with_both_references_and_corrected(written):

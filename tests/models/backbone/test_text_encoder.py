@@ -109,6 +109,28 @@ def test_a_truncated_question_ends_in_its_last_token(companion, stock):
     assert torch.equal(companion.embed([exact], truncated=True), companion.embed([exact], truncated=False))
 
 
+def test_every_token_of_a_question_is_that_of_the_stock_encoder_and_zeros_pad(companion, stock):
+    short, middle, long = inputs.text_tokens()
+    ours = companion.embed_words([short, middle, long])
+    assert ours.shape == (3, WINDOW, 32)
+    assert not ours[0, len(short) :].any() and not ours[1, len(middle) :].any()
+    for row, ids in zip(ours, (short, middle, [*long[: WINDOW - 1], long[-1]]), strict=True):
+        with torch.no_grad():
+            states = stock(input_ids=torch.tensor([ids])).last_hidden_state[0]
+            expected = stock.text_projection(states)
+        torch.testing.assert_close(row[: len(ids)], expected, rtol=1e-4, atol=2e-6)
+        alone = companion.embed_words([ids])
+        torch.testing.assert_close(alone[0], row[: len(ids)], rtol=1e-5, atol=1e-6)
+
+
+def test_patches_without_the_final_norm_are_linear_in_the_features(companion):
+    one, other = torch.randn(2, 1, 3, 64, generator=torch.Generator().manual_seed(0))
+    weight = companion.clip.visual_projection.weight.detach()
+    ours = companion.patches(one + 2 * other, normed=False)
+    torch.testing.assert_close(ours, (one + 2 * other) @ weight.T, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(ours, companion.patches(one + 2 * other))
+
+
 def test_a_question_does_not_depend_on_the_others(companion):
     texts = inputs.text_tokens()
     together = companion.embed(texts, truncated=False)
@@ -130,6 +152,9 @@ def test_the_shipped_companion_reads_questions():
     assert companion.tokenizer.convert_ids_to_tokens(ids) == f"<s> {question[:-1]} ? <end>".split()
     texts = companion.texts([question, "where is the star? " * 10], truncated=False)
     assert texts.shape == (2, 2, 128)
+    words = companion.words([question, "where is the star?"])
+    assert words.shape == (2, len(ids), 128)
+    torch.testing.assert_close(words[:1], companion.embed_words([ids]))
     assert not texts[0, 1].any()
     assert texts[1, 1].any()
     assert companion.texts([question, "where is the star? " * 10], truncated=True).shape == (2, 1, 128)

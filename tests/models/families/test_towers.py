@@ -54,7 +54,7 @@ def needs_of(family):
     received = [layer for layer in LAYERS if family != "Qwen2.5-VL" or layer in (1, 3)]
     return (
         *([ClsRows(tuple(LAYERS))] if adapter.tower.has_cls else []),
-        *(ReceivedRows(layer) for layer in received),
+        *(ReceivedRows(layer, others) for layer in received for others in (False, True)),
         *(Keys(layer) for layer in LAYERS),
         *(Features(), Features(projected=True), Fingerprint()),
         *([Deepstack()] if adapter.deepstack_levels else []),
@@ -74,6 +74,13 @@ def test_a_batch_is_answered_as_its_images_alone_are(family):
                 assert torch.equal(values[need][row : row + 1], one[need])
             else:
                 close(values[need][row : row + 1], one[need])
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "LLaVA-OneVision"])
+def test_the_exact_projector_makes_projected_features_of_unprojected_ones(family):
+    _, values = answered(family, [0, 2], [Features(), Features(projected=True)])
+    project = adapter_of(family).exact_projector(torch.float64)
+    close(project(values[Features()].double()).float(), values[Features(projected=True)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -153,6 +160,12 @@ def placed(family, image, tiles):
     return torch.cat([tiles[0], enlarged.flatten(0, 1).unflatten(1, tiles.shape[2:])])
 
 
+def from_others(attention):
+    """The mean over the other queries: (..., query, key) to (..., key)."""
+    count = attention.shape[-1]
+    return (attention * (1 - torch.eye(count))).sum(-2) / (count - 1)
+
+
 @pytest.mark.parametrize("family", TILED)
 @pytest.mark.parametrize("numbers", ALIKE, ids=str)
 def test_attention_and_keys_equal_the_eager_towers(family, numbers):
@@ -169,6 +182,9 @@ def test_attention_and_keys_equal_the_eager_towers(family, numbers):
         for layer in LAYERS:
             received = attention[:, layer].mean(2)[..., cls:]
             close(values[ReceivedRows(layer)][row], placed(family, image, received.movedim(-1, 1)).movedim(0, -1))
+            received = from_others(attention[:, layer, :, cls:, cls:])
+            expected = placed(family, image, received.movedim(-1, 1)).movedim(0, -1)
+            close(values[ReceivedRows(layer, others=True)][row], expected)
             expected = placed(family, image, keys[:, layer, cls:])
             if family == "LLaVA-1.5":
                 expected = torch.cat([expected, keys[0, layer, :1]])
@@ -277,6 +293,7 @@ def test_qwens_attention_and_keys_equal_a_recomputation_of_the_block(family, num
                 attention = (torch.einsum("qhd,khd->hqk", query, key) / WIDTH**0.5).softmax(-1)
                 assert attention.max() > 0.2  # uniform rows would prove nothing
                 close(values[ReceivedRows(layer)][row], tokens(attention.mean(1).T).T)
+                close(values[ReceivedRows(layer, others=True)][row], tokens(from_others(attention).T).T)
 
 
 @pytest.mark.parametrize("family", QWEN)

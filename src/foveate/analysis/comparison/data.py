@@ -76,8 +76,9 @@ def comparison_table(frames: Mapping[Cell, pd.DataFrame], roles: Mapping[str, st
     """Returns one row per method and budget, by falling budget and then by role; `full` is first, `blind` last.
 
     `budget` is the requested number of equivalent tokens, `equivalent_tokens` the measured one. The other columns are
-    those of `ablation_table` and a p value against `full`; each p column is corrected over all rows. Seeds form one
-    row; the interval of their mean covers the choice of images, not that of seeds.
+    those of `ablation_table`, a p value against `full`, and `sd_over_seeds`; each p column is corrected over all rows.
+    Seeds form one row. The interval of their mean covers the choice of images, not that of seeds; `sd_over_seeds` is
+    the standard deviation of their accuracies, NaN of one.
 
     Args:
         frames: The records, as `read_comparison` returns them.
@@ -149,4 +150,6 @@ def _row(cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: pd.
     if full is not None and full is not frame:
         p = paired_p(runs_of(frame), runs_of(full), frame["image_id"])
     named = {"method": cell.family, "role": "", "budget": cell.keep}
-    return named | row | {"p_vs_full_holm": p} | {name: frame[name].mean() for name in _COSTS}
+    runs = runs_of(frame).mean(0)
+    spread = {"sd_over_seeds": runs.std(ddof=1) if len(runs) > 1 else np.nan}
+    return named | row | spread | {"p_vs_full_holm": p} | {name: frame[name].mean() for name in _COSTS}

@@ -184,6 +184,7 @@ def _cells(row: pd.Series, worst: WorstKinds, verdicts: bool) -> dict[str, str]:
         "where": ROLES[row["role"]],
         "accuracy": accuracy(row),
         **worst.cells(row["method"], row["budget"]),
+        "SD over seeds": percent(row["sd_over_seeds"]),
         "vs random": against_random(row),
         "p, random": tested(row["delta_vs_random"], row["p_vs_random_holm"], verdicts),
         "vs full": against_full(row),

@@ -6,8 +6,17 @@ from foveate.compressors import Compressor, VisionCompressor
 from foveate.core.budget import Keep, floored, plain_keep
 from foveate.core.layers import AtDepth, LayersFrom
 from foveate.core.values import whole
-from foveate.mergers import Contextual, DroppedMean, WeightedNeighbours, ZeroFill
-from foveate.scorers import ClsAttention, ClsEnsemble, Constant, ReceivedAttention, TextSimilarity, WideClsAttention
+from foveate.mergers import Contextual, Drop, DroppedMean, TextCentres, WeightedNeighbours, WithCls, ZeroFill
+from foveate.scorers import (
+    ClsAttention,
+    ClsEnsemble,
+    Constant,
+    Hybrid,
+    ProjectorSensitivity,
+    ReceivedAttention,
+    TextSimilarity,
+    WideClsAttention,
+)
 from foveate.selectors import (
     Anchors,
     ChunkQuota,
@@ -15,11 +24,15 @@ from foveate.selectors import (
     FacilityLocation,
     ImportantDiverse,
     LogDeterminant,
+    MarginalRelevance,
     MaxCoverage,
     MaxMin,
     Outliers,
     OutliersAndStride,
+    PrincipalGroups,
+    TileShares,
     TopK,
+    WeightedMaxMin,
 )
 
 
@@ -131,3 +144,69 @@ def otprune(keep: Keep, gamma: float = 0.01) -> Compressor:
 def mmtok(keep: Keep) -> Compressor:
     """Returns MMTok: coverage of the question's tokens and of all patches. Source: arXiv 2508.18264."""
     return VisionCompressor(Constant(), keep, MaxCoverage())
+
+
+def mmr(keep: Keep, weight: float = 1.0, clamped: bool = False, at_once: int = 1, deep_layer: int = -2) -> Compressor:
+    """Returns MMR: [CLS] attention minus `weight` times the largest similarity to a kept patch; positions are kept.
+
+    This is IDPruner's selection with its default lambda of 0.5, `weight` = (1 - lambda) / lambda; its importance is a
+    trained scorer, in whose place stands [CLS] attention. `weight=0.3, clamped=True` is UniAttn's. Source: the code at
+    github.com/Tencent/AngelSlim and github.com/XiangbinPeng/UniAttn.
+    """
+    selector = MarginalRelevance(weight, clamped, at_once)
+    return VisionCompressor(ClsAttention(deep_layer), keep, selector, positions="original")
+
+
+def zoo_prune(keep: Keep, directions: int = 64, step: float = 0.01, seed: int = 0) -> Compressor:
+    """Returns ZOO-Prune: the projector's sensitivity to `directions` of length `step`, times the distance to kept ones.
+
+    The authors draw other directions for every image, without a seed. On LLaVA-NeXT they choose in each tile:
+    `zoo_prune+per_tile`. Source: arXiv 2509.24837.
+    """
+    return VisionCompressor(ProjectorSensitivity(directions, step, seed), floored(keep), WeightedMaxMin())
+
+
+def prunesid(keep: Keep, seed: int | None = None, deep_layer: int = -2, cls: bool = True) -> Compressor:
+    """Returns PruneSID: [CLS], and patches of each principal group by its attention, `keep` in all, group by group.
+
+    Without `seed` features are decomposed exactly; with one, at random as by the authors, who set none. `cls=False` is
+    for models without [CLS]. The authors compress every tile of LLaVA-NeXT alone (`prunesid+per_tile`), and then write
+    features in the order of groups to places in raster order, which is a fault and is left out. The paper's rate that
+    follows an image's information is not in their code. Source: arXiv 2603.09480.
+    """
+    selector, merger = PrincipalGroups(seed, int(cls)), WithCls() if cls else Drop()
+    return VisionCompressor(ClsAttention(deep_layer, "sum"), keep, selector, merger)
+
+
+def prunesid_qwen(keep: Keep, seed: int | None = None) -> Compressor:
+    """Returns PruneSID for Qwen2-VL: patches of each principal group of the projected features, by their loadings.
+
+    No attention is read, and positions are kept. The authors' T is the share T / 576 of an image's patches, but at
+    least 16 patches. Source: arXiv 2603.09480.
+    """
+    return VisionCompressor(Constant(), keep, PrincipalGroups(seed, merged=True), positions="original")
+
+
+def hired(
+    keep: Keep, alpha: float = 0.5, early_layer: int = 0, deep_layer: int = -2, as_published: bool = True
+) -> Compressor:
+    """Returns HiRED: [CLS] attention, with budgets for the whole image and its tiles by attention of an early layer.
+
+    Without tiles this is FasterVLM. A tile's share is that of a run of raster order, as in the authors' code, or of the
+    area that it shows, as in the paper (`as_published=False`). Separators are left out. The authors transpose grids
+    that are not square, so that unpadding removes most tokens of tiles and leaves padding; this is not reproduced,
+    because padding has no tokens here. Source: arXiv 2408.10945.
+    """
+    selector, scorer = TileShares(alpha, early_layer, as_published), ClsAttention(deep_layer, "sum")
+    return VisionCompressor(scorer, floored(keep), selector, separators=False)
+
+
+def visiontrim(keep: Keep, share: float = 0.25, deep_layer: int = -2) -> Compressor:
+    """Returns VisionTrim: patches by attention of [CLS] and of each other, and a `share` of gathered tokens.
+
+    The rest of the patches gathers around those that the question names, `keep` tokens in all; the authors' 64 is
+    48 + 16. Their code has no part in the language model, which the paper describes. Source: arXiv 2601.22674.
+    """
+    received = ReceivedAttention(deep_layer, others=True)
+    scorer = Hybrid((ClsAttention(deep_layer), received), normalise="unit")
+    return VisionCompressor(scorer, keep, merger=TextCentres(share))

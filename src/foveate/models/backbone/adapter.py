@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -180,6 +181,17 @@ class Adapter(ABC):
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         """Maps sources to input embeddings of the language model, token by token."""
         return self.projector(features)
+
+    def exact_projector(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """Returns the projector in another precision, as a function from unprojected to projected features.
+
+        Args:
+            dtype: The precision, also that of the features.
+        """
+        module = self.projector
+        named = (*module.named_parameters(), *module.named_buffers())
+        weights = {name: value.to(dtype) for name, value in named if value.is_floating_point()}
+        return lambda features: functional_call(module, weights, (features,))
 
     def reduced(
         self, images: ImageInputs, reduction: Reduction, keep: int

@@ -33,11 +33,14 @@ class Companion:
         return self.clip.text_model.config.max_position_embeddings
 
     @torch.no_grad()
-    def patches(self, features: Float[Tensor, "image patch dim"]) -> Float[Tensor, "image patch joint"]:
+    def patches(
+        self, features: Float[Tensor, "image patch dim"], normed: bool = True
+    ) -> Float[Tensor, "image patch joint"]:
         """Maps patches into the shared space, without normalising them.
 
         Args:
             features: States of the tower's penultimate layer, without [CLS].
+            normed: Whether the tower's last norm comes first.
 
         Raises:
             UnsupportedModel: The features have another width than this CLIP's tower.
@@ -48,12 +51,33 @@ class Companion:
                 f"companion: its vision tower is {projection.in_features} wide, these features are "
                 f"{features.shape[2]} wide; {COMPANION_HINT}"
             )
-        return projection(self.clip.vision_model.post_layernorm(features.to(projection.weight)))
+        states = features.to(projection.weight)
+        return projection(self.clip.vision_model.post_layernorm(states) if normed else states)
 
     def texts(self, questions: Sequence[str], truncated: bool) -> Float[Tensor, "question segment joint"]:
         """Maps questions into the shared space, without normalising them; see `embed`."""
         ids = self.tokenizer(list(questions), verbose=False)["input_ids"]  # it would warn of long ones
         return self.embed(ids, truncated)
+
+    def words(self, questions: Sequence[str]) -> Float[Tensor, "question word joint"]:
+        """Maps every token of questions into the shared space, without normalising them; see `embed_words`."""
+        return self.embed_words(self.tokenizer(list(questions), verbose=False)["input_ids"])
+
+    @torch.no_grad()
+    def embed_words(self, questions: Sequence[Sequence[int]]) -> Float[Tensor, "question word joint"]:
+        """Maps every token into the shared space; of a long question those that `embed` reads with `truncated`.
+
+        Args:
+            questions: Token ids of each question.
+
+        Returns:
+            One embedding per token; rows of zeros pad shorter questions.
+        """
+        rows = [_windows(question, self.window, truncated=True)[0] for question in questions]
+        states = self._encoded(rows).last_hidden_state
+        longest = max(map(len, rows))
+        real = torch.tensor([[word < len(row) for word in range(longest)] for row in rows], device=states.device)
+        return self.clip.text_projection(states[:, :longest]) * real[..., None]
 
     @torch.no_grad()
     def embed(self, questions: Sequence[Sequence[int]], truncated: bool) -> Float[Tensor, "question segment joint"]:
@@ -70,6 +94,11 @@ class Companion:
         """
         split = [_windows(question, self.window, truncated) for question in questions]
         segments = [segment for windows in split for segment in windows]
+        embeddings = self.clip.text_projection(self._encoded(segments).pooler_output)
+        return pad_sequence(list(embeddings.split([len(windows) for windows in split])), batch_first=True)
+
+    def _encoded(self, segments: Sequence[Sequence[int]]) -> Any:  # noqa: ANN401 (a class of transformers)
+        """Returns the text encoder's output for segments of at most one window."""
         # Rows are padded to the whole window, so that no embedding depends on the length of the other questions.
         ids = torch.zeros(len(segments), self.window, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -77,9 +106,7 @@ class Companion:
             ids[row, : len(segment)] = torch.tensor(segment)
             mask[row, : len(segment)] = 1
         device = self.clip.device
-        pooled = self.clip.text_model(input_ids=ids.to(device), attention_mask=mask.to(device)).pooler_output
-        embeddings = self.clip.text_projection(pooled)
-        return pad_sequence(list(embeddings.split([len(windows) for windows in split])), batch_first=True)
+        return self.clip.text_model(input_ids=ids.to(device), attention_mask=mask.to(device))
 
 
 def _windows(question: Sequence[int], window: int, truncated: bool) -> list[list[int]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from foveate.core.errors import LayerError
 from foveate.core.needs import ClsQuery, ClsRows, Keys, Need, ReceivedRows
-from foveate.functional.attention import attention_rows, mean_attention
+from foveate.functional.attention import attention_rows, from_others, mean_attention
 from foveate.models.backbone.adapter import Tower
 from foveate.models.backbone.attention_tap import tapped
 
@@ -45,13 +45,13 @@ class TileTower:
             pixels: Pixels of the images.
             wanted: The needs, and the layers that answer each.
         """
-        recorded: dict[tuple[type[Need], int], Tensor] = {}
+        recorded: dict[tuple[object, int], Tensor] = {}
 
         def listen(layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
             query, key = query.detach(), key.detach()
             for need, layers in wanted.items():
-                if layer in layers and (type(need), layer) not in recorded:
-                    recorded[type(need), layer] = self._answer(need, query, key, scaling)
+                if layer in layers and (_kind(need), layer) not in recorded:
+                    recorded[_kind(need), layer] = self._answer(need, query, key, scaling)
 
         last = max([self.properties.feature_layer, *(layer for layers in wanted.values() for layer in layers)])
         with tapped(self.model, self._layer_of, listen) if any(wanted.values()) else nullcontext():
@@ -61,7 +61,7 @@ class TileTower:
             if isinstance(need, ClsRows):
                 values[need] = torch.stack([recorded[ClsRows, layer] for layer in layers], 1)
             elif layers:
-                values[need] = recorded[type(need), layers[0]]
+                values[need] = recorded[_kind(need), layers[0]]
         return sources, values
 
     def _answer(self, need: Need, query: Tensor, key: Tensor, scaling: float) -> Tensor:
@@ -69,6 +69,8 @@ class TileTower:
         match need:
             case ClsRows():
                 return attention_rows(query[:, :, :1], key, scaling)[:, :, 0, 1:]
+            case ReceivedRows(others=True):
+                return from_others(query, key, scaling, int(self.properties.has_cls))
             case ReceivedRows():
                 rows = torch.ones(len(query), query.shape[2], device=query.device)
                 return mean_attention(query, key, scaling, rows)[:, :, int(self.properties.has_cls) :]
@@ -80,6 +82,11 @@ class TileTower:
 
     def _cls_last(self, states: Tensor) -> Tensor:
         return torch.cat([states[:, 1:], states[:, :1]], 1) if self.properties.has_cls else states
+
+
+def _kind(need: Need) -> object:
+    """Returns what answers of one layer to different needs share: rows of [CLS] are recorded layer by layer."""
+    return ClsRows if isinstance(need, ClsRows) else need
 
 
 def selected_states(states: Iterable[Tensor], layers: int | Sequence[int], depth: int) -> Tensor:

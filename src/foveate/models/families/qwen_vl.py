@@ -1,6 +1,6 @@
 """The adapter of Qwen2.5-VL and Qwen3-VL: images of any size, merged squares of patches, positions with three axes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic, ReceivedRows
-from foveate.functional.attention import mean_attention
+from foveate.functional.attention import from_others, mean_attention
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
 from foveate.models.backbone.attention_tap import tapped
@@ -127,6 +127,16 @@ class QwenVL(Adapter):
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         return features  # the tower's merger has projected them
 
+    def exact_projector(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        merge = super().exact_projector(dtype)
+
+        def project(features: Tensor) -> Tensor:
+            """Merges the squares of patches, which the merger takes one patch per row."""
+            rows = features.reshape(-1, features.shape[-1] // self.side**2)
+            return merge(rows).unflatten(0, features.shape[:-1])
+
+        return project
+
     def rope(
         self, inputs: Mapping[str, Any], mask: Tensor, arrangements: Sequence[Arrangement]
     ) -> Int[Tensor, "axis batch token"]:
@@ -183,5 +193,7 @@ def _answer(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int
     if isinstance(need, Keys):
         return key
     images = [x.unflatten(0, (-1, patches)).transpose(1, 2) for x in (query, key)]
+    if isinstance(need, ReceivedRows) and need.others:
+        return from_others(images[0], images[1], scaling).transpose(1, 2).flatten(0, 1)
     rows = torch.ones(images[0].shape[0], patches, device=query.device)
     return mean_attention(images[0], images[1], scaling, rows).transpose(1, 2).flatten(0, 1)

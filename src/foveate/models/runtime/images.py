@@ -16,14 +16,17 @@ from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import (
     AlignedPatches,
     AlignedText,
+    AlignedWords,
     Features,
     Fingerprint,
     Need,
     QuestionEmbeddings,
     ResponseRows,
+    Sensitivity,
 )
 from foveate.core.trace import Trace
 from foveate.functional.fingerprint import fingerprints
+from foveate.functional.sensitivity import random_directions, sensitivity
 from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.grouping import group_by_shape
 from foveate.models.backbone.text_encoder import Companion
@@ -193,9 +196,13 @@ class NeedContext:
 
 
 def with_extra_needs(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
-    """Returns the needs, with those that the language model reads itself if it has to run to answer one."""
-    runs = any(isinstance(need, ResponseRows) for need in needs)
-    return tuple(dict.fromkeys((*needs, *adapter.extra_needs))) if runs else tuple(needs)
+    """Returns the needs, with those that the answers to others are made of.
+
+    These are the needs that the language model reads itself, if it has to run, and features, if the projector has to.
+    """
+    of_model = adapter.extra_needs if any(isinstance(need, ResponseRows) for need in needs) else ()
+    of_projector = (Features(),) if any(isinstance(need, Sensitivity) for need in needs) else ()
+    return tuple(dict.fromkeys((*needs, *of_model, *of_projector)))
 
 
 def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
@@ -219,15 +226,19 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
                 "use a method that does not compare patches with text"
             )
         case AlignedPatches() if companion:
-            return companion.patches(patches)
+            return companion.patches(patches, need.normed)
         case AlignedText() if companion and texts and texts.strings is not None:
             return companion.texts(texts.strings, need.truncated)
-        case AlignedPatches() | AlignedText():
+        case AlignedWords() if companion and texts and texts.strings is not None:
+            return companion.words(texts.strings)
+        case AlignedPatches() | AlignedText() | AlignedWords():
             raise UnsupportedNeed(
                 f"{need}: a LLaVA checkpoint has no text encoder that shares a space with its vision tower. Load the "
                 "model by foveate.models.loading.load.load(..., companion='openai/clip-vit-large-patch14-336') with "
                 "the CLIP that its tower was taken from, and attach to the returned model"
             )
+        case Sensitivity():
+            return _sensitivity(adapter, need, values[Features()])
         case QuestionEmbeddings() if texts:
             table = adapter.inner.get_input_embeddings()
             words = [table(torch.tensor(ids, dtype=torch.long, device=sources.device)) for ids in texts.questions]
@@ -245,3 +256,9 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
     raise UnsupportedNeed(
         f"{need}: {type(adapter.model).__name__} cannot answer it from these inputs; use a method that does not need it"
     )
+
+
+def _sensitivity(adapter: Adapter, need: Sensitivity, features: Float[Tensor, "image patch dim"]) -> Tensor:
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    directions = random_directions(need.directions, features.shape[2], need.seed)
+    return sensitivity(adapter.exact_projector(features.dtype), features, directions, need.step)
