@@ -24,7 +24,9 @@ def main(
 
     The study of a benchmark is in `<out>/<study>_<data>`, with the benchmark's official numbers in `benchmark.csv` and
     `benchmark.md`. With several benchmarks `<out>/<study>/{benchmarks.csv, benchmarks.md}` has the first number of
-    each.
+    each. With several data sets or models, every data set is compared on every model, after a line that says how long
+    that takes and how much it writes: each study is in `<out>/<study>_<data>_<model>`, and `<out>/<study>/{summary.csv,
+    summary.md, summary.png}` have mean ranks, shares retained and worst tasks.
 
     Args:
         methods: Names of methods, your own as ./file.py:function or package.module:function, from a budget to a
@@ -46,10 +48,12 @@ def main(
     whole("turns", turns, least=1)
     from foveate.analysis.benchmark_numbers import overview
     from foveate.analysis.comparison.report import report
+    from foveate.analysis.comparison.summary_report import Compared, report_summary
     from foveate.analysis.kept_patches import kept_figure
     from foveate.analysis.trainings import report_trainings
     from foveate.methods.fitting import sharing
     from foveate.studies.comparison import compare
+    from foveate.studies.forecast import AnnouncedGrid
     from foveate.studies.study_folder import StudyFolder
 
     shared = sharing(methods, turns) if turns > 1 else {}
@@ -57,16 +61,24 @@ def main(
         (*methods, *shared.values()),
         (*compared, *((label_of(new), label_of(old)) for old, new in shared.items())),
     )
+    each = options.by_model
+    labels = {model: label for label, model in options.models.items()}
+    announced = AnnouncedGrid([config for _, config in each], methods, keep)
     studies = []
-    for name, config in options.each:
+    for name, config in each:
         folder = StudyFolder(name, options.out, options.storage, existing=options.existing)
         study = compare(folder, config, methods, keep, draw=kept_figure)
-        studies.append((config, study))
+        studies.append(Compared(config, study, labels[config.model]))
         if rank() == 0:
             print(report(study, config, compared))
+            announced.ended()
     if rank() > 0:
         return
     if len(options.models) > 1:
-        print(report_trainings(studies, options.models))
-    elif table := overview({c.data: options.out / s.study_name for c, s in studies}, options.out / options.name):
-        print(table)
+        text = report_trainings([(c, s) for c, s, _ in studies], options.models)
+    else:
+        text = overview({c.data: options.out / s.study_name for c, s, _ in studies}, options.out / options.name)
+    if text:
+        print(text)
+    if len(studies) > 1:
+        print(report_summary(studies, keep, options.out / options.name))
