@@ -78,7 +78,7 @@ def test_numbers_mean_what_their_metric_and_benchmark_say():
 
 def test_the_number_of_both_parts_of_mme_is_their_sum(tmp_path):
     rows = [row for row in rows_of("hiprune").rows if row.number == BOTH]
-    samples = load_samples(f"mme:{tables.mme(tmp_path / 'mme.parquet')}")
+    samples = load_samples(f"mme:{tables.mme(tmp_path / 'mme.parquet')}", "test")
     frame = {
         "kind": np.array([sample.kind for sample in samples]),
         "image_id": np.array([sample.image_id for sample in samples]),
@@ -152,19 +152,19 @@ def test_a_protocol_has_another_fingerprint_wherever_one_of_its_parts_differs(tm
 
     def of(data=plain, model_type="llava", **changes):
         changed = EvalConfig(Identity(), data=data, **changes)
-        return protocol_of(changed, load_samples(data), model_type, measure)
+        return protocol_of(changed, load_samples(data, "validation"), model_type, measure)
 
     first = of()
     assert (first.data, first.split, first.aggregation, first.ocr_hints) == ("textvqa", "validation", "mean", False)
     assert first.prompt == "Answer the question using a single word or phrase."
-    assert first.fingerprint == protocol_of(config, load_samples(plain), "llava", measure).fingerprint
+    assert first.fingerprint == protocol_of(config, load_samples(plain, "validation"), "llava", measure).fingerprint
     others = [of(plain.replace("textvqa:", "textvqa_ocr:")), of(model_type="qwen2_5_vl"), of(model_type="llava_next")]
     others.append(of(max_new_tokens=7))
     assert others[0].ocr_hints and "padding is removed" in others[2].unpad
     assert len({one.fingerprint for one in (first, *others)}) == 5
 
 
-@parametrize("family", ["LLaVA-1.5", "Qwen2.5-VL"])
+@parametrize("family", ["Qwen2.5-VL", "LLaVA-1.5"])
 def test_rows_of_a_paper_are_run_and_stand_beside_what_it_printed(family, tmp_path):
     tables.pope(tmp_path / "pope.parquet", images=2)
     tables.mme(tmp_path / "mme.parquet")

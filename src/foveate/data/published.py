@@ -84,6 +84,7 @@ def video_note(rows: Sequence[Published]) -> str:
     return f"{len(rows)} numbers are about videos ({names}), which cannot be run yet" if rows else ""
 
 
+@cache
 def plain(name: str) -> str:
     """Returns a name in lower case without spaces and signs; a + is spelt out."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))

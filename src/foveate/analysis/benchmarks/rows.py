@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from foveate.core.errors import DataError, UnsupportedModel
@@ -203,8 +204,12 @@ def _parsed(row: Published) -> Row | str:
 
 
 def _known(name: str, others: Mapping[str, str], names: Iterable[str]) -> str:
-    known = {plain(one): one for one in names}
-    return known.get(plain(others.get(plain(name), name)), "")
+    return _by_plain_name(tuple(names)).get(plain(others.get(plain(name), name)), "")
+
+
+@cache
+def _by_plain_name(names: tuple[str, ...]) -> dict[str, str]:
+    return {plain(one): one for one in names}
 
 
 def _tokens(text: str) -> int | float | None:
