@@ -1,10 +1,15 @@
 """Compares published methods at the same number of equivalent tokens."""
 
+from typing import TYPE_CHECKING
+
 from foveate.core.budget import check_budgets
 from foveate.core.values import whole
 from foveate.evaluation.ranks import rank
 from foveate.methods.registry import METHODS, check_names, label_of, pairs_of
 from foveate.options import Flat, Options
+
+if TYPE_CHECKING:  # pandas takes half a second to import
+    from foveate.analysis.comparison.summary_report import Compared
 
 
 def main(
@@ -46,11 +51,9 @@ def main(
     methods = (*methods, *dict.fromkeys(name for pair in compared for name in pair if name not in labels))
     check_budgets(keep)
     whole("turns", turns, least=1)
-    from foveate.analysis.benchmark_numbers import overview
     from foveate.analysis.comparison.report import report
-    from foveate.analysis.comparison.summary_report import Compared, report_summary
+    from foveate.analysis.comparison.summary_report import Compared
     from foveate.analysis.kept_patches import kept_figure
-    from foveate.analysis.trainings import report_trainings
     from foveate.methods.fitting import sharing
     from foveate.studies.comparison import compare
     from foveate.studies.forecast import AnnouncedGrid
@@ -61,24 +64,33 @@ def main(
         (*methods, *shared.values()),
         (*compared, *((label_of(new), label_of(old)) for old, new in shared.items())),
     )
-    each = options.by_model
-    labels = {model: label for label, model in options.models.items()}
-    announced = AnnouncedGrid([config for _, config in each], methods, keep)
-    studies = []
-    for name, config in each:
+    short = {model: label for label, model in options.models.items()}
+    announced, studies = AnnouncedGrid([config for _, config in options.by_model], methods, keep), []
+    for name, config in options.by_model:
         folder = StudyFolder(name, options.out, options.storage, existing=options.existing)
         study = compare(folder, config, methods, keep, draw=kept_figure)
-        studies.append(Compared(config, study, labels[config.model]))
+        studies.append(Compared(config, study, short[config.model]))
         if rank() == 0:
             print(report(study, config, compared))
             announced.ended()
-    if rank() > 0:
-        return
+    if rank() == 0 and len(studies) > 1:
+        _print_summaries(studies, keep, options)
+
+
+def _print_summaries(
+    studies: "list[Compared]",
+    keep: tuple[int | float, ...],
+    options: Options,
+) -> None:
+    """Writes and prints what is said about several studies together."""
+    from foveate.analysis.benchmark_numbers import overview
+    from foveate.analysis.comparison.summary_report import report_summary
+    from foveate.analysis.trainings import report_trainings
+
     if len(options.models) > 1:
-        text = report_trainings([(c, s) for c, s, _ in studies], options.models)
+        text = report_trainings([(config, study) for config, study, _ in studies], options.models)
     else:
         text = overview({c.data: options.out / s.study_name for c, s, _ in studies}, options.out / options.name)
     if text:
         print(text)
-    if len(studies) > 1:
-        print(report_summary(studies, keep, options.out / options.name))
+    print(report_summary(studies, keep, options.out / options.name))

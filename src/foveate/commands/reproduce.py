@@ -106,7 +106,7 @@ def _rows(
         there = names or ["the paper's benchmarks"]
         raise UnsupportedModel(f"{error}. {requirements(options.checkpoint, there)}") from error
     found = chosen(wanted(paper, loaded.model.config.model_type, options.checkpoint), names, methods, keep)
-    asked = replace(options, data=data or tuple(dict.fromkeys(row.data for row in found.rows)))
-    runs, unable = run_rows(found, [each for _, each in asked.each], loaded)
+    options = replace(options, data=data or tuple(dict.fromkeys(row.data for row in found.rows)))
+    runs, unable = run_rows(found, [each for _, each in options.each], loaded)
     if rank() == 0:
         print(report_rows(found, runs, options.out / options.name, tolerance, unable))

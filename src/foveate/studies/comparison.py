@@ -115,8 +115,8 @@ def planned(
     recipes, loaded, seeds = recipes_of((*CONTROLS, *methods)), context.loaded, tuple(seeds)
     counts, patches = context.counts(equivalents), context.tower.grid.patches
     budgets = context.counts([*counts, *own_budgets(methods, counts, patches, loaded.adapter.decoder.depth)])
-    asked = [keep for keep in equivalents if loaded.adapter.any_size and isinstance(plain_keep(keep), float)]
-    shares = frozenset(resolve_keep(keep, patches) for keep in asked)
+    fractions = [keep for keep in equivalents if loaded.adapter.any_size and isinstance(plain_keep(keep), float)]
+    shares = frozenset(resolve_keep(keep, patches) for keep in fractions)
     return [
         choice for label, recipe in recipes.items() for choice in choices_of(label, recipe, loaded, seeds, shares)
     ], budgets

@@ -33,7 +33,7 @@ _RUN_S = 1.0  # of a run besides its answers: that figure, and storing the trial
 
 
 class Forecast(NamedTuple):
-    """What is left to do.
+    """The work that a comparison has left.
 
     Attributes:
         runs: Number of runs that are not complete.

@@ -1,4 +1,4 @@
-"""What a benchmark number depends on besides model and method, with a fingerprint."""
+"""The protocol of a benchmark number, all that it depends on besides model and method, with a fingerprint."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ _UNPADDED = {
     "llava_next": "padding is removed, ends of rows are kept",
     "llava_onevision": "padding is removed, ends of rows are kept",
 }
-"""What a family does with the padding of its enlarged images, by `model_type`."""
+"""Treatment of the padding of enlarged images, by `model_type`."""
 
 
 @dataclass(frozen=True)
