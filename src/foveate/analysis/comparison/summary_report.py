@@ -123,10 +123,8 @@ def _task_row(task: Task, row: pd.Series) -> dict[str, str]:
 
 
 def _section(table: pd.DataFrame, rows: pd.DataFrame) -> str:
-    several = table["worst_model"].nunique() > 1
-    return (
-        f"## {rows['budget'].iloc[0]} equivalent tokens\n\n{grid([_cells(row, several) for _, row in rows.iterrows()])}"
-    )
+    several, budget = table["model"].iloc[0] == EVERY, rows["budget"].iloc[0]
+    return f"## Equivalent tokens: {budget}\n\n{grid([_cells(row, several) for _, row in rows.iterrows()])}"
 
 
 def _cells(row: pd.Series, several: bool) -> dict[str, str]:
