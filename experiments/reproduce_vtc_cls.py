@@ -1,4 +1,4 @@
-"""Reproduces a paper's numbers: VTC-CLS, FastV and PruMerge+ on eight benchmarks, with the published numbers."""
+"""Reproduces published numbers: the grid of the VTC-CLS paper, or the rows of any paper that are known."""
 
 from foveate.cli import run
 from foveate.commands.reproduce import main

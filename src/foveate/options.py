@@ -32,7 +32,7 @@ class Options:
         study: Name of the study and of its folder. Default is the name of the experiment; a study with another
             configuration then goes to a folder of its own beside the first.
         fresh: Rename the existing study of this name to <study>.old-<n>, and start anew.
-        model: "reference" (shipped), a checkpoint folder or a hub ID; several are trainings of one recipe.
+        model: "reference" (shipped), a checkpoint folder or a hub ID; `ablate` and `compare` take several.
         data: Data sets: scenes; a benchmark, read from the hub or, as in pope:LOCATION, from a parquet file, a folder
             or another hub ID; or a table of your own, PATH or PATH:METRIC. Benchmarks:
             https://github.com/foveate/foveate/blob/main/docs/how_to/benchmarks.md Tables:
@@ -191,6 +191,11 @@ class Options:
                 "run each by itself with another --study, or rename a table"
             )
         return tuple(zip(names, configs, strict=True))
+
+    @property
+    def by_model(self) -> tuple[tuple[str, "foveate.evaluation.EvalConfig"], ...]:
+        """Returns what `each` returns, the data sets of a model in a row, so that every model is loaded once."""
+        return tuple(sorted(self.each, key=lambda pair: self.model.index(pair[1].model)))
 
     def study_name(self, config: "foveate.evaluation.EvalConfig") -> str:
         """Returns the name of the study of a data set, without the model's."""

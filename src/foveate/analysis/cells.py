@@ -160,6 +160,15 @@ def caveat(frames: Mapping[Cell, pd.DataFrame], table: pd.DataFrame) -> str:
     tests = int(table[columns].notna().to_numpy().sum())
     if tests and (few := too_few(int(table["images"].iloc[0]), tests, 1 + int(table["seeds"].max()))):
         return few
+    return image_caveat(frames)
+
+
+def image_caveat(frames: Mapping[Cell, pd.DataFrame]) -> str:
+    """Returns a note that the model is not significantly better with the image than without, or an empty string.
+
+    Args:
+        frames: The records, as `read_cells` returns them; without `full` or `blind` there is no note.
+    """
     named = {cell.family: frame for cell, frame in frames.items()}
     full, blind = (named.get(name) for name in BUDGETLESS)
     if full is None or blind is None:

@@ -4,6 +4,7 @@ An interval over images holds for one checkpoint. A statement about other traini
 over trainings as well.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -24,6 +25,7 @@ from foveate.analysis.verdicts import holm
 from foveate.core.errors import DataError
 from foveate.evaluation import EvalConfig
 
+_ALIKE = ("decoder", "grid", "depth", "feature_layer")  # facts of a study that trainings of one recipe share
 _LEGEND = (
     "Mean over {trainings} trainings ({names}) on the same {n:,} questions about {images:,} images; accuracy in %, "
     "differences in points, paired by training and question. Brackets hold 95 % t intervals over trainings and images "
@@ -169,13 +171,19 @@ def agreement_of_order(table: pd.DataFrame, names: Sequence[str], family: str) -
 
 
 def report_trainings(studies: Sequence[tuple[EvalConfig, optuna.Study]], models: Mapping[str, str]) -> str:
-    """Writes the tables over several trainings, one per data set, and returns their texts; none for a single model.
+    """Writes the tables over several trainings, one per data set, and returns their texts.
+
+    There are none for a single model, and none for models of different architectures, which are no trainings of one
+    recipe.
 
     Args:
         studies: The studies of every data set and model, with their configurations.
         models: The models by their short names.
     """
-    if len(models) < 2:
+    if (
+        len(models) < 2
+        or len({json.dumps([study.user_attrs.get(fact) for fact in _ALIKE]) for _, study in studies}) > 1
+    ):
         return ""
     labels = {model: label for label, model in models.items()}
     frames: dict[str, dict[str, dict[Cell, pd.DataFrame]]] = defaultdict(dict)

@@ -1,10 +1,15 @@
 """Compares published methods at the same number of equivalent tokens."""
 
+from typing import TYPE_CHECKING
+
 from foveate.core.budget import check_budgets
 from foveate.core.values import whole
 from foveate.evaluation.ranks import rank
 from foveate.methods.registry import METHODS, check_names, label_of, pairs_of
 from foveate.options import Flat, Options
+
+if TYPE_CHECKING:  # pandas takes half a second to import
+    from foveate.analysis.comparison.summary_report import Compared
 
 
 def main(
@@ -24,7 +29,9 @@ def main(
 
     The study of a benchmark is in `<out>/<study>_<data>`, with the benchmark's official numbers in `benchmark.csv` and
     `benchmark.md`. With several benchmarks `<out>/<study>/{benchmarks.csv, benchmarks.md}` has the first number of
-    each.
+    each. With several data sets or models, every data set is compared on every model, after a line that says how long
+    that takes and how much it writes: each study is in `<out>/<study>_<data>_<model>`, and `<out>/<study>/{summary.csv,
+    summary.md, summary.png}` have mean ranks, shares retained and worst tasks.
 
     Args:
         methods: Names of methods, your own as ./file.py:function or package.module:function, from a budget to a
@@ -44,12 +51,12 @@ def main(
     methods = (*methods, *dict.fromkeys(name for pair in compared for name in pair if name not in labels))
     check_budgets(keep)
     whole("turns", turns, least=1)
-    from foveate.analysis.benchmark_numbers import overview
     from foveate.analysis.comparison.report import report
+    from foveate.analysis.comparison.summary_report import Compared
     from foveate.analysis.kept_patches import kept_figure
-    from foveate.analysis.trainings import report_trainings
     from foveate.methods.fitting import sharing
     from foveate.studies.comparison import compare
+    from foveate.studies.forecast import AnnouncedGrid
     from foveate.studies.study_folder import StudyFolder
 
     shared = sharing(methods, turns) if turns > 1 else {}
@@ -57,16 +64,33 @@ def main(
         (*methods, *shared.values()),
         (*compared, *((label_of(new), label_of(old)) for old, new in shared.items())),
     )
-    studies = []
-    for name, config in options.each:
+    short = {model: label for label, model in options.models.items()}
+    announced, studies = AnnouncedGrid([config for _, config in options.by_model], methods, keep), []
+    for name, config in options.by_model:
         folder = StudyFolder(name, options.out, options.storage, existing=options.existing)
         study = compare(folder, config, methods, keep, draw=kept_figure)
-        studies.append((config, study))
+        studies.append(Compared(config, study, short[config.model]))
         if rank() == 0:
             print(report(study, config, compared))
-    if rank() > 0:
-        return
+            announced.ended()
+    if rank() == 0 and len(studies) > 1:
+        _print_summaries(studies, keep, options)
+
+
+def _print_summaries(
+    studies: "list[Compared]",
+    keep: tuple[int | float, ...],
+    options: Options,
+) -> None:
+    """Writes and prints what is said about several studies together."""
+    from foveate.analysis.benchmark_numbers import overview
+    from foveate.analysis.comparison.summary_report import report_summary
+    from foveate.analysis.trainings import report_trainings
+
     if len(options.models) > 1:
-        print(report_trainings(studies, options.models))
-    elif table := overview({c.data: options.out / s.study_name for c, s in studies}, options.out / options.name):
-        print(table)
+        text = report_trainings([(config, study) for config, study, _ in studies], options.models)
+    else:
+        text = overview({c.data: options.out / s.study_name for c, s, _ in studies}, options.out / options.name)
+    if text:
+        print(text)
+    print(report_summary(studies, keep, options.out / options.name))

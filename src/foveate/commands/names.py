@@ -13,7 +13,7 @@ COMMANDS: Mapping[str, str] = {
     "dashboard": "page in the browser: the trials of a study, with their records and kept patches",
     "explore": "page in the browser: kept patches, scores, attention and answers of several methods",
     "export": "a method as a program of other engines (torch.export, ONNX), with golden inputs and outputs",
-    "reproduce": "the grid of the VTC-CLS paper beside its published numbers",
+    "reproduce": "published numbers of a paper beside our own",
     "answer": "answers of one method to benchmarks, also those without reference answers",
     "serve": "OpenAI-compatible server of a compressed model",
     "loadtest": "requests per second and waiting times of a server, with and without compression",

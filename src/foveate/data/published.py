@@ -1,6 +1,8 @@
 """Published results, each with its source."""
 
 import csv
+import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -32,17 +34,61 @@ class Published(NamedTuple):
     source: str
 
 
+IMAGES, VIDEOS = "published.csv", "published_video.csv"
+"""Files of results on images, and on videos."""
+
+
+@cache
+def all_published(file: str = IMAGES) -> tuple[Published, ...]:
+    """Returns all results of a file, in its order."""
+    text = (files("foveate.data") / file).read_text(encoding="utf-8")
+    return tuple(Published(**row) for row in csv.DictReader(text.splitlines()))
+
+
 @cache
 def published(paper: str) -> tuple[Published, ...]:
-    """Returns the results that a paper reports.
+    """Returns the results on images that a paper reports.
 
     Raises:
         DataError: No results of this paper are known.
     """
-    text = (files("foveate.data") / "published.csv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines()))
-    found = [Published(**row) for row in rows if row["paper"] == paper]
+    found = tuple(row for row in all_published() if row.paper == paper)
     if not found:
-        known = ", ".join(sorted({row["paper"] for row in rows}))
-        raise DataError(f"no published results of paper {paper!r}; known: {known}")
-    return tuple(found)
+        raise DataError(f"no published results of paper {paper!r}; known: {', '.join(_papers(all_published()))}")
+    return found
+
+
+def paper_named(name: str) -> str:
+    """Returns the paper of a name, in which upper case, spaces and signs do not count: "visionzip" is VisionZip.
+
+    Raises:
+        DataError: No results of such a paper are known, or all of them are about videos.
+    """
+    found = {plain(paper): paper for paper in _papers(all_published())}
+    if plain(name) in found:
+        return found[plain(name)]
+    videos = [row for row in all_published(VIDEOS) if plain(row.paper) == plain(name)]
+    if videos:
+        raise DataError(f"paper {videos[0].paper!r}: {video_note(videos)}")
+    raise DataError(f"no published results of paper {name!r}; known: {', '.join(found.values())}")
+
+
+def video_rows(paper: str) -> list[Published]:
+    """Returns the results on videos that a paper reports."""
+    return [row for row in all_published(VIDEOS) if plain(row.paper) == plain(paper)]
+
+
+def video_note(rows: Sequence[Published]) -> str:
+    """Returns one line about results on videos, which cannot be run; an empty string if there are none."""
+    names = ", ".join(dict.fromkeys(row.benchmark for row in rows))
+    return f"{len(rows)} numbers are about videos ({names}), which cannot be run yet" if rows else ""
+
+
+@cache
+def plain(name: str) -> str:
+    """Returns a name in lower case without spaces and signs; a + is spelt out."""
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
+
+
+def _papers(rows: Sequence[Published]) -> list[str]:
+    return sorted({row.paper for row in rows}, key=str.lower)

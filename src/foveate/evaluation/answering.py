@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import pyarrow as pa
 import pytorch_lightning as lightning
@@ -149,18 +150,27 @@ def encodings_of(
         refuse_bad(samples, advice)
     elif all(sample.problem for sample in samples):
         raise none_left(samples, samples[0].problem)
-    key = run_id(
-        {"checkpoint": checkpoint_identity(loaded), "data_hash": questions, "dtype": config.dtype, "code": code_hash()}
-    )
     images = images_of([sample for sample in samples if not sample.problem])
     try:
-        encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)
+        encodings = Encodings.of(loaded, images, encodings_folder(config, loaded, questions), skip)
     except DataError as error:
         if skip:
             raise none_left(samples, failure_of(samples[0], loaded, config.max_new_tokens) or str(error)) from error
         raise DataError(f"{error}; {advice}") from error
     encodings.replayed = "encodings" in config.reuse
     return encodings
+
+
+def encodings_folder(config: EvalConfig, loaded: LoadedModel, questions: str) -> Path:
+    """Returns the folder of the encodings of a configuration's images, without its checksum.
+
+    Args:
+        config: The evaluation.
+        loaded: Its model.
+        questions: Hash of the questions and images.
+    """
+    key = {"checkpoint": checkpoint_identity(loaded), "data_hash": questions, "dtype": config.dtype}
+    return config.out / "encodings" / run_id({**key, "code": code_hash()})
 
 
 def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQASample]:

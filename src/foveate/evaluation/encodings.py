@@ -79,18 +79,18 @@ class Encodings:
         Raises:
             DataError: An image, or with `skip` every image, cannot be decoded.
         """
-        if not images and not _stored(folder):
+        if not images and not stored(folder):
             return cls(loaded, images, Dataset.from_dict({"image_id": [], "arrangement": []}))
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             for stale in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
                 remove(stale)
-            for damaged in (found for found in _stored(folder) if not intact(found)):
+            for damaged in (found for found in stored(folder) if not intact(found)):
                 quarantine(damaged)
-            if not _stored(folder):
+            if not stored(folder):
                 with checksummed(folder.parent, folder.name) as unfinished:
                     _write(loaded, images, unfinished, skip)
-        encodings = cls(loaded, images, Dataset.load_from_disk(str(_stored(folder)[0])))
+        encodings = cls(loaded, images, Dataset.load_from_disk(str(stored(folder)[0])))
         if not skip:  # an earlier evaluation with `skip` may have stored them
             _opened(images, [image_id for image_id in images if image_id not in encodings], skip)
         return encodings
@@ -188,7 +188,8 @@ class EncodedImages(ImageBatch):
         return features[self.owner], Compression(compression.origin[self.owner], mixing)
 
 
-def _stored(folder: Path) -> list[Path]:
+def stored(folder: Path) -> list[Path]:
+    """Returns the encodings of a folder's name, at most one, which are complete; see `Encodings.of`."""
     return list(folder.parent.glob(f"{folder.name}.????????????????"))  # the checksum
 
 

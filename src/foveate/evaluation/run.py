@@ -19,7 +19,7 @@ from foveate.models.loading.load import LoadedModel, load
 cached_load = lru_cache(maxsize=1)(load)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)  # data sets of a grid, which are asked of one model after the other
 def data_of(name: str, split: str, limit: int | None, seed: int) -> tuple[tuple[VQASample, ...], str]:
     """Returns the questions (see `load_samples`) and their hash."""
     samples = load_samples(name, split, limit, seed)

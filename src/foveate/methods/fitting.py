@@ -178,7 +178,12 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
 
 
 def aligned(
-    recipe: Callable[..., Compressor], equivalent: int | float, patches: int, depth: int, **options: object
+    recipe: Callable[..., Compressor],
+    equivalent: int | float,
+    patches: int,
+    depth: int,
+    shares: bool = False,
+    **options: object,
 ) -> Compressor:
     """Returns the compressor of a recipe whose expected equivalent tokens are nearest to a number.
 
@@ -189,14 +194,16 @@ def aligned(
         equivalent: Target number of equivalent tokens of one image.
         patches: Number of patches of one image.
         depth: Number of blocks of the language model.
+        shares: Whether the budget is a share of each image's patches, and not a count.
         options: Options of the recipe.
 
     Raises:
         BudgetError: No setting is within one token, or a tenth, of that number.
     """
-    candidates = [dict(options, keep=keep) for keep in range(1, patches + 1)]
+    keeps = [count / patches if shares else count for count in range(1, patches + 1)]
+    candidates = [dict(options, keep=keep) for keep in keeps]
     if "layer" in options and len({recipe(**c) for c in candidates[:2]}) == 1:
-        candidates = [dict(options, keep=patches, layer=layer) for layer in range(1, depth)]
+        candidates = [dict(options, keep=keeps[-1], layer=layer) for layer in range(1, depth)]
     reached: list[tuple[float, float, Compressor]] = []
     for candidate in candidates:
         with suppress(BudgetError):

@@ -1,6 +1,6 @@
 """A comparison: methods and controls at aligned budgets on one model and one split."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
@@ -13,6 +13,7 @@ import optuna
 import torch
 
 from foveate.compressors import Compressor, Fallback
+from foveate.core.budget import plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
 from foveate.data.sample import VQASample, images_of
 from foveate.evaluation.config import EvalConfig
@@ -70,14 +71,12 @@ def compare(
     Raises:
         FoveateError: The model, data, a method or a budget cannot be used; the message says why.
     """
-    recipes = recipes_of((*CONTROLS, *methods))
+    recipes_of((*CONTROLS, *methods))  # its errors come before the model is loaded
     context = StudyContext.of(config)
-    loaded, seeds = context.loaded, tuple(seeds)
-    counts, patches = context.counts(equivalents), context.tower.grid.patches
-    budgets = context.counts([*counts, *own_budgets(methods, counts, patches, loaded.adapter.decoder.depth)])
+    loaded = context.loaded
+    choices, budgets = planned(context, methods, equivalents, seeds)
     for name in methods:
         warn_of_model(name, loaded.adapter)
-    choices = [choice for label, recipe in recipes.items() for choice in choices_of(label, recipe, loaded, seeds)]
     choices, compressors, left_out, not_applicable = applicable(choices, budgets, context)
     facts = context.facts | {
         "decoder": asdict(DecoderShape.of(loaded.adapter.text_config.to_dict())),
@@ -92,6 +91,35 @@ def compare(
     enqueue(folder, study, grid.cells)
     run_trials(folder, study, objective)
     return study
+
+
+def planned(
+    context: StudyContext,
+    methods: Sequence[str],
+    equivalents: Sequence[int | float],
+    seeds: Iterable[int] = RANDOM_SEEDS,
+) -> tuple[list[Choice], list[int]]:
+    """Returns the choices of a comparison, controls first, and its budgets in patches, largest first.
+
+    A choice may be unable to have a budget or to answer on this model; see `applicable`.
+
+    Args:
+        context: The model and the questions.
+        methods: See `compare`.
+        equivalents: See `compare`.
+        seeds: See `compare`.
+
+    Raises:
+        FoveateError: A method or a budget cannot be used.
+    """
+    recipes, loaded, seeds = recipes_of((*CONTROLS, *methods)), context.loaded, tuple(seeds)
+    counts, patches = context.counts(equivalents), context.tower.grid.patches
+    budgets = context.counts([*counts, *own_budgets(methods, counts, patches, loaded.adapter.decoder.depth)])
+    fractions = [keep for keep in equivalents if loaded.adapter.any_size and isinstance(plain_keep(keep), float)]
+    shares = frozenset(resolve_keep(keep, patches) for keep in fractions)
+    return [
+        choice for label, recipe in recipes.items() for choice in choices_of(label, recipe, loaded, seeds, shares)
+    ], budgets
 
 
 def recipes_of(names: Iterable[str]) -> dict[str, Callable[..., Compressor]]:
@@ -134,9 +162,21 @@ def applicable(
 
 
 def choices_of(
-    label: str, recipe: Callable[..., Compressor], loaded: LoadedModel, seeds: tuple[int, ...]
+    label: str,
+    recipe: Callable[..., Compressor],
+    loaded: LoadedModel,
+    seeds: tuple[int, ...],
+    shares: Collection[int] = (),
 ) -> list[Choice]:
-    """Returns the choices of a method, one per seed; their recipes take equivalent tokens."""
+    """Returns the choices of a method, one per seed; their recipes take equivalent tokens.
+
+    Args:
+        label: Name of the method in tables.
+        recipe: Its recipe.
+        loaded: The model.
+        seeds: Seeds of random methods.
+        shares: The equivalent tokens of a typical image that stand for a share of each image's patches.
+    """
     choice = partial(
         Choice, family=label, layers="", ranked=label not in (*CONTROLS, *ORACLES) and turns_of(label.split("+")) == 1
     )
@@ -144,14 +184,17 @@ def choices_of(
         return [choice(label, recipe=recipe)]
     tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
     options = options_on(recipe, loaded.adapter)
-    fitted = partial(_fitted, tower, partial(aligned, recipe, patches=tower.grid.patches, depth=depth, **options))
+    fitting = partial(aligned, recipe, patches=tower.grid.patches, depth=depth, **options)
+    fitted = partial(_fitted, tower, fitting, shares)
     if "seed" not in signature(recipe).parameters:
         return [choice(label, recipe=fitted)]
     return [choice(f"{label}[{seed}]", recipe=partial(fitted, seed=seed)) for seed in seeds]
 
 
-def _fitted(tower: Tower, recipe: Callable[..., Compressor], equivalent: int, **options: int) -> Compressor:
-    return with_fallbacks(recipe(equivalent, **options), tower)
+def _fitted(
+    tower: Tower, fitting: Callable[..., Compressor], shares: Collection[int], equivalent: int, **options: int
+) -> Compressor:
+    return with_fallbacks(fitting(equivalent, shares=equivalent in shares, **options), tower)
 
 
 def _at_largest_budget(

@@ -36,7 +36,7 @@ _CONTROL_COLOURS = {
 _CONTROL_LINES = {"random": "-", "uniform": ":", "pool": "-.", "downsample": "--"}
 _CONTROL_LINES |= dict(zip(PIXEL_FILTERS, ("-", "--", ":"), strict=True))
 _ORACLE = COLOURS["evidence"]
-_ROLE_COLOURS = {
+ROLE_COLOURS = {
     "control": FAINT,
     "oracle": _ORACLE,
     "vision": COLOURS["single"],
@@ -101,7 +101,7 @@ def method_colours(table: pd.DataFrame) -> dict[str, Any]:
     step = 7 if len(hues) % 7 else 1  # adjacent methods differ
     colours: dict[str, Any] = {name: hues[(number * step) % len(hues)] for number, name in enumerate(methods)}
     others = {str(name): role for name, role in roles.items() if name not in colours}
-    return colours | {name: _CONTROL_COLOURS.get(name, _ROLE_COLOURS[role]) for name, role in others.items()}
+    return colours | {name: _CONTROL_COLOURS.get(name, ROLE_COLOURS[role]) for name, role in others.items()}
 
 
 def frontiers_data(table: pd.DataFrame) -> list[Frontier]:
@@ -217,7 +217,7 @@ def draw_ranking(data: Ranking, ax: Axes) -> Axes:
     if data.full is not None:
         ax.axvline(data.full, color=INK, ls="--", lw=1.2)
     for height, (_, row) in zip(heights, data.rows.iterrows(), strict=True):
-        colour = _ROLE_COLOURS[row["role"]]
+        colour = ROLE_COLOURS[row["role"]]
         if pd.isna(row["accuracy"]):
             ax.annotate(
                 "not possible", (0.02, height), xycoords=("axes fraction", "data"), va="center", color=FAINT, fontsize=9
@@ -250,9 +250,9 @@ def ranking_figure(panels: Sequence[Ranking], source: str = "") -> Figure:
         for ax, panel in zip(axes, panels, strict=True):
             draw_ranking(panel, ax)
         for tick, role in zip(axes[0].get_yticklabels(), panels[0].rows["role"], strict=True):
-            tick.set_color(_ROLE_COLOURS[role])
+            tick.set_color(ROLE_COLOURS[role])
         used = panels[0].rows["role"].drop_duplicates()
-        legend_above(figure, {ROLES[role]: Line2D([], [], marker="o", color=_ROLE_COLOURS[role]) for role in used})
+        legend_above(figure, {ROLES[role]: Line2D([], [], marker="o", color=ROLE_COLOURS[role]) for role in used})
         note = (
             _SIZE.format(n=panels[0].n, images=panels[0].images)
             + "Bars: 95 % intervals over images; band: random patches; dashed: no compression. Methods of one colour "

@@ -61,6 +61,7 @@ class Adapter(ABC):
         image_boundary_tokens: Tokenizer attributes that name the tokens before and after an image's run of
             placeholders.
         fixed_grid: Whether every image has the grid of the tower, so that its tokens alone determine its arrangement.
+        any_size: Whether an image can have fewer patches than the tower's grid, which is then a typical one.
         position_axes: Number of coordinates of a position.
         packs_projected: Whether sources have passed the projector already.
         separator: Embedding of the separators between patches; None if the family has none.
@@ -75,6 +76,7 @@ class Adapter(ABC):
     image_options: ClassVar[Mapping[str, Any]] = {}
     image_boundary_tokens: ClassVar[tuple[str, ...]] = ()
     fixed_grid: ClassVar[bool] = False
+    any_size: ClassVar[bool] = False
     position_axes: ClassVar[int] = 1
     packs_projected: ClassVar[bool] = False
     separator: Tensor | None = None

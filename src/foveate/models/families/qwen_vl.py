@@ -24,6 +24,7 @@ _TYPICAL = Grid(24, 24)  # visual tokens of 672 x 672 pixels: 48 x 48 patches of
 class QwenVL(Adapter):
     """Qwen2.5-VL or Qwen3-VL, whose tokens are merged squares of patches; values of patches are averaged over them."""
 
+    any_size: ClassVar[bool] = True
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
     position_axes: ClassVar[int] = 3
     packs_projected: ClassVar[bool] = True
