@@ -242,6 +242,15 @@ class TokenStates(Need):
 
 
 @dataclass(frozen=True)
+class PatchStates(Need):
+    """States of the visual tokens at the cut, as they enter its block: Float[batch patch dim]."""
+
+    per_question: ClassVar[bool] = True
+    in_decoder: ClassVar[bool] = True
+    patch_axis: ClassVar[int | None] = -2
+
+
+@dataclass(frozen=True)
 class TokenRoles(Need):
     """Role of every token at the cut: Int[batch token], a `Role`; visual tokens are in the order of the patch axis."""
 

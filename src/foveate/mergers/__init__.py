@@ -1,5 +1,6 @@
 """Mergers: rules for what the dropped patches add to the kept ones, one file each."""
 
+from foveate.mergers.basis_and_nearest import BasisAndNearest
 from foveate.mergers.clusters import Clusters
 from foveate.mergers.contextual import Contextual
 from foveate.mergers.drop import Drop
@@ -8,4 +9,13 @@ from foveate.mergers.nearest import Nearest
 from foveate.mergers.weighted_neighbours import WeightedNeighbours
 from foveate.mergers.zero_fill import ZeroFill
 
-__all__ = ["Clusters", "Contextual", "Drop", "DroppedMean", "Nearest", "WeightedNeighbours", "ZeroFill"]
+__all__ = [
+    "BasisAndNearest",
+    "Clusters",
+    "Contextual",
+    "Drop",
+    "DroppedMean",
+    "Nearest",
+    "WeightedNeighbours",
+    "ZeroFill",
+]

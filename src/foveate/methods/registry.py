@@ -25,7 +25,7 @@ PLACES: Mapping[str, str] = {
     **dict.fromkeys(("flowcut", "tome"), _TOWER),
     **dict.fromkeys(("otprune", "mmtok"), _AFTER),
     **dict.fromkeys("fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw".split(), _INSIDE),
-    "vscan": _BOTH,
+    **dict.fromkeys(("vscan", "apet"), _BOTH),
 }
 """The methods in the order of all tables, each with the place where it removes tokens, or "control" or "oracle"."""
 NAMES = tuple(PLACES)

@@ -10,6 +10,7 @@ from foveate.scorers.pixel_filter import Contrast, Edges, Saturation
 from foveate.scorers.prompt_attention import PromptAttention
 from foveate.scorers.random import Random
 from foveate.scorers.received_attention import ReceivedAttention
+from foveate.scorers.reconstruction_error import ReconstructionError
 from foveate.scorers.response_attention import ResponseAttention
 from foveate.scorers.text_similarity import TextSimilarity
 from foveate.scorers.uniform import Uniform
@@ -28,6 +29,7 @@ __all__ = [
     "PromptAttention",
     "Random",
     "ReceivedAttention",
+    "ReconstructionError",
     "ResponseAttention",
     "Saturation",
     "TextSimilarity",

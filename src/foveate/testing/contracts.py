@@ -20,6 +20,7 @@ from foveate.core.needs import (
     Fingerprint,
     Keys,
     Need,
+    PatchStates,
     PixelStatistic,
     PromptRows,
     QuestionEmbeddings,
@@ -60,7 +61,7 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
             return normal(_HEADS, _WIDTH)
         case Keys():
             return normal(grid.patches + 1, _HEADS, _WIDTH)
-        case Features():
+        case Features() | PatchStates():
             return normal(grid.patches, _WIDTH)
         case Downsampled():
             return normal(need.rows * need.columns, _WIDTH)

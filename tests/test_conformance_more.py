@@ -1,0 +1,99 @@
+"""The golden sets of methods with several stages, with graphs, and inside the layers; see `test_conformance`."""
+
+from copy import deepcopy
+from itertools import count
+
+import numpy as np
+import pytest
+import torch
+
+from foveate.core.arrangement import Grid
+from foveate.core.needs import Features, Fingerprint, PatchStates
+from foveate.core.trace import Trace
+from foveate.functional.spanning import drawn
+from foveate.methods import METHODS
+from tests.golden_llava import golden, golden_llava, golden_prompt, inputs
+from tests.test_conformance import MERGED, encoder_outputs, generated
+
+PATCHES = 576
+
+
+def seed_of(start):
+    """The first seed whose random token of an image with fingerprint 0 is `start`."""
+    everything = torch.ones(1, PATCHES, dtype=torch.bool)
+    return next(seed for seed in count() if int(drawn(seed, torch.tensor([0]), everything)) == start)
+
+
+def trace_of(need, tokens):
+    return Trace({need: tokens, Fingerprint(): torch.tensor([0])}, (Grid(24, 24),), 1)
+
+
+def by_falling_score(compression, scores):
+    kept = compression.origin[0]
+    return kept[scores[0, kept].argsort(descending=True)]
+
+
+APET = [(192, 10), (128, 10), (96, 10), (64, 10), (32, 10), (64, 20)]
+
+
+@pytest.mark.parametrize(("keep", "basis"), APET)
+def test_apet_before_the_projector(keep, basis):
+    """The recipe's first stage, with 1.5 times its budget."""
+    expected, name = golden("apet"), f"n{keep}_k{basis}_img0"
+    stage = METHODS["apet"](keep=keep / 1.5 / PATCHES, basis=basis, seed=seed_of(288)).parts[0]
+    features = torch.from_numpy(golden("trunk")["hidden_m2"][:1, 1:]).double()
+    trace = trace_of(Features(), features)
+    scores = stage.scorer.score(trace)
+    if basis == 10:
+        np.testing.assert_allclose(scores[0], expected["errors_img0"], rtol=1e-4, atol=1e-4)
+    kept = stage.selector.select(scores, trace, keep)
+    made = stage.merger.merge(features, kept, scores, trace, keep)
+    np.testing.assert_array_equal(by_falling_score(made, scores), expected[f"{name}_order"])
+    np.testing.assert_array_equal(made.origin[0], np.sort(expected[f"{name}_order"]))
+    if f"{name}_assign" in expected:
+        targets = expected[f"{name}_order"][:-basis][expected[f"{name}_assign"]]
+        dropped = np.setdiff1d(np.arange(PATCHES), made.origin[0])
+        joined = made.mixing[0, :, dropped].masked_fill(
+            torch.isin(made.origin[0], by_falling_score(made, scores)[-basis:])[:, None], 0
+        )
+        np.testing.assert_array_equal(made.origin[0][joined.argmax(0)], targets)
+    if f"{name}_out" in expected:
+        out = expected[f"{name}_out"]
+        np.testing.assert_allclose(made.apply(features)[0, : len(out)], out, **MERGED)
+
+
+@pytest.mark.parametrize("keep", (96, 64, 32))
+def test_apet_inside_the_language_model(keep):
+    expected, name = golden("apet"), f"llm_p0_n{keep}"
+    cut = METHODS["apet"](keep=2 * keep, layer=4, seed=seed_of(494)).cuts[0]
+    with torch.no_grad():
+        embedded = golden_llava().get_input_embeddings()(golden_prompt().clamp(max=127))
+        start = inputs.SYS_LEN
+        embedded[:, start : start + PATCHES] = encoder_outputs()["image"].pooler_output[0]
+        states = golden_llava().model.language_model(inputs_embeds=embedded, output_hidden_states=True).hidden_states[4]
+    visual = states[:, start : start + PATCHES]
+    decision = cut.cut(visual, trace_of(PatchStates(), visual))
+    compression = decision.compression
+    np.testing.assert_array_equal(compression.origin[0], expected[f"{name}_kept"])
+    np.testing.assert_array_equal(by_falling_score(compression, decision.scores), expected[f"{name}_order"])
+    out = expected[f"{name}_vis"]
+    np.testing.assert_allclose(compression.apply(visual)[0, : len(out)], out, **MERGED)
+
+
+def test_apet_attached_cuts_by_the_states_that_enter_the_block():
+    keep, cut = 32, METHODS["apet"](keep=64, layer=4).cuts[0]
+    run, _, _ = generated(cut, golden_prompt(), golden_llava(), 1, mm_encoder_outputs=encoder_outputs())
+    assert run.tokens.per_block[0].tolist() == [PATCHES] * 4 + [keep] * 4
+
+
+@pytest.mark.parametrize("keep", (192, 64))
+def test_apet_of_qwen_inside_the_language_model(keep):
+    expected, name = golden("apet_qwen"), f"n{keep}_img0"
+    cut = METHODS["apet"](keep=2 * keep, ridge=0.1, mix=0.5, seed=seed_of(377)).cuts[0]
+    with torch.no_grad():
+        features = torch.from_numpy(golden("trunk")["hidden_m2"][:1, 1:])
+        states = deepcopy(golden_llava().model.multi_modal_projector).double()(features.double())
+    decision = cut.cut(states, trace_of(PatchStates(), states))
+    np.testing.assert_array_equal(decision.compression.origin[0], expected[f"{name}_kept"])
+    np.testing.assert_array_equal(by_falling_score(decision.compression, decision.scores), expected[f"{name}_order"])
+    np.testing.assert_allclose(decision.compression.apply(states)[0, :8], expected[f"{name}_vis8"], **MERGED)
