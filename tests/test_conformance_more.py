@@ -6,14 +6,17 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from foveate.compressors import Pipeline
 from foveate.core.arrangement import Grid
 from foveate.core.needs import Features, Fingerprint, PatchStates
 from foveate.core.trace import Trace
 from foveate.functional.spanning import drawn
-from foveate.methods import METHODS
-from tests.golden_llava import golden, golden_llava, golden_prompt, inputs
-from tests.test_conformance import MERGED, encoder_outputs, generated
+from foveate.methods import METHODS, fitprune_table
+from foveate.methods.calibration import Widths, _Cutting, _MassCut, _Run, search
+from tests.golden_llava import IMAGE_TOKEN, golden, golden_llava, golden_prompt, inputs
+from tests.test_conformance import LOGITS, MERGED, encoder_outputs, generated
 
 PATCHES = 576
 
@@ -97,3 +100,61 @@ def test_apet_of_qwen_inside_the_language_model(keep):
     np.testing.assert_array_equal(decision.compression.origin[0], expected[f"{name}_kept"])
     np.testing.assert_array_equal(by_falling_score(decision.compression, decision.scores), expected[f"{name}_order"])
     np.testing.assert_allclose(decision.compression.apply(states)[0, :8], expected[f"{name}_vis8"], **MERGED)
+
+
+FITPRUNE = {50: 0.5, 60: 0.4, 80: 0.2, 90: 0.1}
+
+
+@pytest.mark.parametrize("reduction", FITPRUNE)
+def test_fitprune(reduction):
+    """The first of its 31 cuts, as the golden model has 8 blocks; what the last block drops changes nothing after."""
+    expected, name = golden("fitprune"), f"r{reduction}_p0"
+    dropped = fitprune_table.DROPPED[reduction][:8]
+    compressor = Pipeline(METHODS["fitprune"](keep=FITPRUNE[reduction]).parts[:7])
+    run, logits, tokens = generated(compressor, golden_prompt(), golden_llava(), mm_encoder_outputs=encoder_outputs())
+    before = np.arange(PATCHES)
+    for decision, goes in zip(
+        run.decisions[1:], np.split(expected[f"{name}_dropped"], np.cumsum(dropped)), strict=False
+    ):
+        after = np.setdiff1d(before, goes)
+        np.testing.assert_array_equal(decision.compression.kept[0], after)
+        before = after
+    np.testing.assert_array_equal(run.tokens.per_block[0], PATCHES - np.cumsum([0, *dropped[:-1]]))
+    np.testing.assert_allclose(logits, expected[f"{name}_logits"][0], **LOGITS)
+    np.testing.assert_array_equal(tokens, expected[f"{name}_tokens"])
+
+
+class GoldenRun(_Run):
+    """A golden prompt, embedded by hand instead of from a sample."""
+
+    def _tokens(self, alpha):
+        cuts = tuple(_MassCut(layer, alpha, self.whole) for layer in range(1, 8))
+        prompt = inputs.prompts(64)[self.sample]
+        ids = torch.tensor([[*prompt["sys_ids"], *[IMAGE_TOKEN] * PATCHES, *prompt["q_ids"]]])
+        visual = BaseModelOutputWithPooling(pooler_output=[torch.from_numpy(prompt["visual"])])
+        with torch.no_grad(), _Cutting(cuts).attached(golden_llava()) as run:
+            golden_llava().generate(
+                input_ids=ids, mm_encoder_outputs={"image": visual}, max_new_tokens=1, do_sample=False
+            )
+        return run.tokens.per_block[0].numpy()
+
+
+@pytest.fixture(scope="module")
+def golden_runs():
+    return [GoldenRun(None, number) for number in range(2)]
+
+
+@pytest.mark.parametrize("reduction", (30, 50, 70))
+def test_the_steps_of_fitprunes_calibration(reduction, golden_runs):
+    expected, name = golden("fitprune"), f"fit{reduction}"
+    steps = search(
+        lambda alpha: np.stack([run.entering(alpha) for run in golden_runs]), 1 - reduction / 100, Widths(4096, 11008)
+    )
+    np.testing.assert_array_equal([step.alpha for step in steps], expected[f"{name}_alpha"])
+    np.testing.assert_array_equal([step.reached for step in steps], expected[f"{name}_reach"])
+    counts = np.floor(np.array([step.dropped for step in steps]) * PATCHES + 1e-9)
+    np.testing.assert_array_equal(counts[:, :7], expected[f"{name}_scheme"][:, :7])
+    for number, run in enumerate(golden_runs):
+        for layer, sums in run.whole.items():
+            for kind, found in zip(("cross", "self"), sums, strict=True):
+                np.testing.assert_allclose(found[0], expected[f"stat_{kind}_mass"][number, layer - 1], rtol=1e-5)

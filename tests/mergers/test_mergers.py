@@ -9,6 +9,7 @@ from foveate.core.arrangement import Grid
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Fingerprint, Keys
 from foveate.core.trace import EXTRA, PADDING, Trace
+from foveate.functional.spanning import drawn, furthest
 from foveate.mergers import (
     BasisAndNearest,
     Clusters,
@@ -19,7 +20,6 @@ from foveate.mergers import (
     WeightedNeighbours,
     ZeroFill,
 )
-from foveate.functional.spanning import drawn, furthest
 from foveate.testing.contracts import GRID, MergerContract, random_trace
 from tests.golden_llava import golden, inputs
 

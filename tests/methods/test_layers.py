@@ -35,6 +35,10 @@ SCALED = (*SCALED, "feather", "vtw", "vscan")
 
 def expected(name, depths):
     """The options of a method at these depths."""
+    if name == "fitprune":  # from the first block before which tokens may go to the last
+        return {"blocks": (max(1, depths[2]), depths[1] - 1)}
+    if name == "apet":  # VScan's block
+        return {"layer": LAYERS[depths][SCALED.index("vscan")][1]}
     if name not in SCALED:
         return {}
     numbers = LAYERS[depths][SCALED.index(name)]

@@ -24,7 +24,7 @@ PLACES: Mapping[str, str] = {
     **dict.fromkeys("trim hiprune holov scope".split(), _AFTER),
     **dict.fromkeys(("flowcut", "tome"), _TOWER),
     **dict.fromkeys(("otprune", "mmtok"), _AFTER),
-    **dict.fromkeys("fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw".split(), _INSIDE),
+    **dict.fromkeys("fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw fitprune".split(), _INSIDE),
     **dict.fromkeys(("vscan", "apet"), _BOTH),
 }
 """The methods in the order of all tables, each with the place where it removes tokens, or "control" or "oracle"."""

@@ -3,6 +3,7 @@
 from foveate.scorers.cls_attention import ClsAttention
 from foveate.scorers.cls_ensemble import ClsEnsemble
 from foveate.scorers.constant import Constant
+from foveate.scorers.cross_and_self_attention import CrossAndSelfAttention
 from foveate.scorers.debiased import Debiased
 from foveate.scorers.evidence import Evidence
 from foveate.scorers.hybrid import Hybrid
@@ -22,6 +23,7 @@ __all__ = [
     "ClsEnsemble",
     "Constant",
     "Contrast",
+    "CrossAndSelfAttention",
     "Debiased",
     "Edges",
     "Evidence",

@@ -55,6 +55,8 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
         case ClsRows() | ResponseRows():
             layers = 3 if isinstance(need.layers, LayersFrom) else len(need.layers) or 2
             return normal(layers, _HEADS, grid.patches + 1).softmax(-1)[..., 1:]
+        case PromptRows(heads="max"):
+            return normal(1, grid.patches + 1).softmax(-1)[..., 1:]
         case ReceivedRows() | PromptRows():
             return normal(_HEADS, grid.patches + 1).softmax(-1)[..., 1:]
         case ClsQuery():
