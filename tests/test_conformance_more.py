@@ -1,5 +1,6 @@
 """The golden sets of methods with several stages, with graphs, and inside the layers; see `test_conformance`."""
 
+import json
 from copy import deepcopy
 from itertools import count
 
@@ -10,12 +11,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.compressors import Pipeline
 from foveate.core.arrangement import Grid
+from foveate.core.contracts import Reduction
 from foveate.core.needs import Features, Fingerprint, PatchStates
 from foveate.core.trace import Trace
 from foveate.functional.spanning import drawn
 from foveate.methods import METHODS, fitprune_table
 from foveate.methods.calibration import Widths, _Cutting, _MassCut, _Run, search
-from tests.golden_llava import IMAGE_TOKEN, golden, golden_llava, golden_prompt, inputs
+from foveate.models.loading.load import adapt
+from tests.golden_llava import GOLDEN, IMAGE_TOKEN, golden, golden_llava, golden_pixels, golden_prompt, inputs
 from tests.test_conformance import LOGITS, MERGED, encoder_outputs, generated
 
 PATCHES = 576
@@ -158,3 +161,66 @@ def test_the_steps_of_fitprunes_calibration(reduction, golden_runs):
         for layer, sums in run.whole.items():
             for kind, found in zip(("cross", "self"), sums, strict=True):
                 np.testing.assert_allclose(found[0], expected[f"stat_{kind}_mass"][number, layer - 1], rtol=1e-5)
+
+
+class Recorded(Reduction):
+    """A reduction of which every step is kept."""
+
+    needs_cls, before_mlp, keeps_cls = True, True, False
+
+    def __init__(self, inner):
+        self.inner, self.steps = inner, []
+
+    def reduce(self, block, state):
+        step, state = self.inner.reduce(block, state)
+        self.steps += [step] if step.mixing is not None else []
+        return step, state
+
+
+@pytest.fixture(scope="module")
+def exact_llava():
+    return deepcopy(golden_llava()).double()
+
+
+@pytest.mark.parametrize("merges", (42, 35, 41, 44))
+@pytest.mark.parametrize("state", ("fresh", "steady"))
+def test_ficoco_v_as_published(state, merges, exact_llava):
+    """In float64, as the authors' numbers: scores differ by 3e-9."""
+    expected, name = golden("ficoco_v"), f"r{merges}_{state}_img0"
+    keep = PATCHES - 11 * merges
+    compressor = METHODS["ficoco_v"](keep, as_published=True, first_image=state == "fresh")
+    recorded = Recorded(compressor.reduction)
+    images = {"pixel_values": golden_pixels().double()}
+    with torch.no_grad():
+        features, compression = adapt(exact_llava).reduced(images, recorded, keep)
+    orders, targets, before = [], [], 577
+    for step, merged in zip(recorded.steps, expected[f"{name}_merge"], strict=True):
+        left = step.origin[0]
+        np.testing.assert_array_equal(np.setdiff1d(np.arange(before), left), np.sort(merged))
+        columns = step.mixing[0][:, torch.from_numpy(merged).long()].T
+        targets += [row.nonzero()[:, 0].tolist() for row in columns]
+        orders.append(left.numpy())
+        before -= merges
+    if f"{name}_order" in expected:
+        np.testing.assert_array_equal(np.concatenate(orders), expected[f"{name}_order"])
+        places = iter(expected[f"{name}_targets"].tolist())
+        for number, found in enumerate(targets):
+            length = 577 - merges * (number // merges + 1)
+            wanted = [next(places) for _ in range(K_TARGETS[number // merges])]
+            assert found == sorted({place if place < length else place - merges for place in wanted})
+    out = expected[f"{name}_out"]
+    np.testing.assert_allclose(features[0, : len(out)], out, **MERGED)
+    assert compression.origin.shape == (1, keep)
+
+
+K_TARGETS = json.loads((GOLDEN / "ficoco_v.json").read_text())["settings"]["r42_fresh_img0"]["k_targets"]
+
+
+@pytest.mark.parametrize("merges", (42, 35))
+def test_ficoco_v_as_published_attached(merges):
+    """To the answer, in float32, with [CLS] among the tokens while the authors keep it."""
+    keep = PATCHES - 11 * merges
+    run, _, _ = generated(
+        METHODS["ficoco_v"](keep, as_published=True), golden_prompt(), golden_llava(), 2, pixel_values=golden_pixels()
+    )
+    assert run.tokens.per_block[0].tolist() == [keep] * 8

@@ -104,7 +104,7 @@ def _step(alpha: float, tokens: np.ndarray, keep: float, widths: Widths) -> Step
     return Step(alpha, False, tuple(dropped.mean(0).tolist()))
 
 
-def fitted(loaded: LoadedModel, samples: "Sequence[foveate.data.sample.Sample]", keep: float = 0.4) -> Compressor:
+def fitted(loaded: LoadedModel, samples: "Sequence[foveate.data.sample.VQASample]", keep: float = 0.4) -> Compressor:
     """Returns FitPrune with a table for a model and samples; `save` writes it to a recipe file.
 
     It is that of the smallest alpha tried that reaches the share. The authors print the last one tried, which may not
@@ -193,7 +193,7 @@ class _Run:
     """
 
     loaded: LoadedModel
-    sample: "foveate.data.sample.Sample"
+    sample: "foveate.data.sample.VQASample"
     whole: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def entering(self, alpha: float) -> np.ndarray:
