@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.compressors import Pipeline
 from foveate.core.arrangement import Grid
+from foveate.core.budget import resolve_keep
 from foveate.core.contracts import Reduction
 from foveate.core.needs import Features, Fingerprint, PatchStates
 from foveate.core.trace import Trace
@@ -224,3 +225,49 @@ def test_ficoco_v_as_published_attached(merges):
         METHODS["ficoco_v"](keep, as_published=True), golden_prompt(), golden_llava(), 2, pixel_values=golden_pixels()
     )
     assert run.tokens.per_block[0].tolist() == [keep] * 8
+
+
+def projected(pixels):
+    """Features of tiles after the projector (tile, patch, dim), in float64."""
+    model = golden_llava().model
+    with torch.no_grad():
+        features = model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        return deepcopy(model.multi_modal_projector).double()(features.double())
+
+
+@pytest.mark.parametrize("keep", (192, 128, 64, 32))
+def test_gprune(keep):
+    recipe = METHODS["gprune"](keep)
+    trace = Trace({Features(True): projected(golden_pixels())}, (Grid(24, 24),), 1)
+    kept = recipe.selector.select(recipe.scorer.score(trace), trace, keep)
+    np.testing.assert_array_equal(kept, golden("gprune")[f"base_n{keep}_idx"])
+
+
+@pytest.mark.parametrize("keep", (192, 64))
+def test_gprune_attached(keep):
+    run, _, _ = generated(METHODS["gprune"](keep), golden_prompt(), golden_llava(), 1, pixel_values=golden_pixels())
+    np.testing.assert_array_equal(run.kept[0], golden("gprune")[f"base_n{keep}_idx"][0])
+
+
+def next_tiles():
+    """Five tiles of an image of 600 x 640 pixels: the whole, then two by two."""
+    rng = np.random.default_rng(911)
+    coarse, noise = rng.standard_normal((5, 3, 8, 8)), rng.standard_normal((5, 3, 336, 336))
+    return torch.from_numpy((coarse.repeat(42, 2).repeat(42, 3) + 0.5 * noise).astype(np.float32))
+
+
+@pytest.mark.parametrize(("name", "share"), [("r50", 0.5), ("r33", 0.3334), ("r22", 0.2223), ("r11", 0.1112)])
+def test_gprune_of_a_tiled_image(name, share):
+    """The base and the grid without padding, of 46 x 48 patches; separators stand at the ends of its rows."""
+    expected, tiles = golden("gprune"), projected(next_tiles())
+    grid = tiles[1:].reshape(2, 2, 24, 24, -1).transpose(1, 2).reshape(48, 48, -1)[1:47].flatten(0, 1)
+    views = (Grid(24, 24), Grid(46, 48))
+    trace = Trace({Features(True): torch.cat([tiles[0], grid])[None]}, views, 1)
+    recipe = METHODS["gprune"](share)
+    scores = recipe.scorer.score(trace)
+    np.testing.assert_allclose(scores[0, :576], expected["score_base"], rtol=1e-5)
+    np.testing.assert_allclose(scores[0, 576:], expected["score_grid"], rtol=1e-5)
+    kept = recipe.selector.select(scores, trace, resolve_keep(recipe.keep, trace.patches))[0]
+    patches = np.where(kept < 576, kept, kept + (kept - 576) // 48)
+    separators = 576 + 49 * np.arange(1, 47) - 1
+    np.testing.assert_array_equal(np.sort([*patches, *separators]), expected[f"{name}_kept"])

@@ -23,7 +23,7 @@ PLACES: Mapping[str, str] = {
     **dict.fromkeys("vtc_cls fastervlm vispruner visionzip prumerge prumerge_plus cdpruner divprune".split(), _AFTER),
     **dict.fromkeys("trim hiprune holov scope".split(), _AFTER),
     **dict.fromkeys(("flowcut", "tome", "ficoco_v"), _TOWER),
-    **dict.fromkeys(("otprune", "mmtok"), _AFTER),
+    **dict.fromkeys(("otprune", "mmtok", "gprune"), _AFTER),
     **dict.fromkeys("fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw fitprune".split(), _INSIDE),
     **dict.fromkeys(("vscan", "apet"), _BOTH),
 }

@@ -9,6 +9,7 @@ from foveate.scorers.evidence import Evidence
 from foveate.scorers.hybrid import Hybrid
 from foveate.scorers.pixel_filter import Contrast, Edges, Saturation
 from foveate.scorers.prompt_attention import PromptAttention
+from foveate.scorers.propagated_norm import PropagatedNorm
 from foveate.scorers.random import Random
 from foveate.scorers.received_attention import ReceivedAttention
 from foveate.scorers.reconstruction_error import ReconstructionError
@@ -29,6 +30,7 @@ __all__ = [
     "Evidence",
     "Hybrid",
     "PromptAttention",
+    "PropagatedNorm",
     "Random",
     "ReceivedAttention",
     "ReconstructionError",

@@ -17,6 +17,7 @@ from foveate.selectors.outliers_and_stride import OutliersAndStride
 from foveate.selectors.per_tile import PerTile
 from foveate.selectors.stride import Stride
 from foveate.selectors.top_k import TopK
+from foveate.selectors.top_k_per_view import TopKPerView
 from foveate.selectors.top_share import TopShare
 from foveate.selectors.union import Union
 
@@ -38,6 +39,7 @@ __all__ = [
     "PerTile",
     "Stride",
     "TopK",
+    "TopKPerView",
     "TopShare",
     "Union",
 ]

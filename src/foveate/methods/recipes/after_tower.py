@@ -7,7 +7,15 @@ from foveate.core.budget import Keep, floored, plain_keep
 from foveate.core.layers import AtDepth, LayersFrom
 from foveate.core.values import whole
 from foveate.mergers import Contextual, DroppedMean, WeightedNeighbours, ZeroFill
-from foveate.scorers import ClsAttention, ClsEnsemble, Constant, ReceivedAttention, TextSimilarity, WideClsAttention
+from foveate.scorers import (
+    ClsAttention,
+    ClsEnsemble,
+    Constant,
+    PropagatedNorm,
+    ReceivedAttention,
+    TextSimilarity,
+    WideClsAttention,
+)
 from foveate.selectors import (
     Anchors,
     ChunkQuota,
@@ -20,6 +28,7 @@ from foveate.selectors import (
     Outliers,
     OutliersAndStride,
     TopK,
+    TopKPerView,
 )
 
 
@@ -131,3 +140,11 @@ def otprune(keep: Keep, gamma: float = 0.01) -> Compressor:
 def mmtok(keep: Keep) -> Compressor:
     """Returns MMTok: coverage of the question's tokens and of all patches. Source: arXiv 2508.18264."""
     return VisionCompressor(Constant(), keep, MaxCoverage())
+
+
+def gprune(keep: Keep) -> Compressor:
+    """Returns G-Prune: lengths of features, passed on along the graph of similar patches; positions are kept.
+
+    A fraction is rounded down as in the authors' code; each view of an image has its share. Source: arXiv 2501.02268.
+    """
+    return VisionCompressor(PropagatedNorm(), floored(keep), TopKPerView(), positions="original")
