@@ -38,7 +38,9 @@ EXPORTABLE = (
 INSIDE, QUESTION = "removes tokens inside the language model", "depends on the question"
 OTHERWISE, OPEN = "does not choose among patches after the vision tower", "is not known before its scores are"
 REFUSED = {
-    **dict.fromkeys("random_inside fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw vscan apet fitprune".split(), INSIDE),
+    **dict.fromkeys(
+        "random_inside fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw vscan apet fitprune".split(), INSIDE
+    ),
     **dict.fromkeys("evidence response_attention cdpruner trim mmtok".split(), QUESTION),
     **dict.fromkeys("full blind downsample flowcut tome ficoco_v".split(), OTHERWISE),
     "prumerge_plus": OPEN,

@@ -1,4 +1,4 @@
-"""Which tokens of a vision tower are redundant, and into which others they go, by logits of attention."""
+"""Redundancy of tokens in a vision tower, and the tokens that they are merged into, by logits of attention."""
 
 import torch
 from jaxtyping import Bool, Float, Int

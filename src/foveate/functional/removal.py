@@ -1,4 +1,4 @@
-"""What can go if the rest must hold a share of the sum."""
+"""Removal of the lowest values while the others hold a share of the sum."""
 
 import torch
 from jaxtyping import Bool, Float

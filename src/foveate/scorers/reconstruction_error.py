@@ -1,4 +1,4 @@
-"""How badly a few tokens reconstruct a token."""
+"""Distance of a token from its reconstruction by a few others."""
 
 from dataclasses import dataclass
 

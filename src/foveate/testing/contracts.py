@@ -63,12 +63,10 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
             return normal(_HEADS, _WIDTH)
         case Keys():
             return normal(grid.patches + 1, _HEADS, _WIDTH)
-        case Features() | PatchStates():
+        case Features() | PatchStates() | AlignedPatches():
             return normal(grid.patches, _WIDTH)
         case Downsampled():
             return normal(need.rows * need.columns, _WIDTH)
-        case AlignedPatches():
-            return normal(grid.patches, _WIDTH)
         case AlignedText():
             return normal(1 if need.truncated else 2, _WIDTH)
         case QuestionEmbeddings():

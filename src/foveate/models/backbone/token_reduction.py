@@ -64,8 +64,7 @@ def reduced(
         )
     states = patch_embeddings(transformer, pixels)
     original = states.shape[1]
-    side = transformer.config.patch_size
-    grid = Grid(pixels.shape[-2] // side, pixels.shape[-1] // side)
+    grid = Grid(*(size // transformer.config.patch_size for size in pixels.shape[-2:]))
     total = Compression(torch.arange(original, device=states.device).expand(len(states), -1))
     carried: Tensor | None = None
     for number, layer in enumerate(transformer.encoder.layers[: feature_layer + 1]):
