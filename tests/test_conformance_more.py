@@ -271,3 +271,25 @@ def test_gprune_of_a_tiled_image(name, share):
     patches = np.where(kept < 576, kept, kept + (kept - 576) // 48)
     separators = 576 + 49 * np.arange(1, 47) - 1
     np.testing.assert_array_equal(np.sort([*patches, *separators]), expected[f"{name}_kept"])
+
+
+def test_ficoco_v_as_published_is_the_same_alone_and_in_a_batch(exact_llava):
+    pixels = golden_pixels(3).double()
+    reduction = METHODS["ficoco_v"](114, as_published=True, first_image=True).reduction
+    with torch.no_grad():
+        together, made = adapt(exact_llava).reduced({"pixel_values": pixels}, reduction, 114)
+        for row in range(3):
+            alone, own = adapt(exact_llava).reduced({"pixel_values": pixels[row : row + 1]}, reduction, 114)
+            torch.testing.assert_close(alone[0], together[row])
+            assert torch.equal(own.origin[0], made.origin[row])
+    torch.testing.assert_close(made.mixing.sum(2), torch.ones(3, 114))
+    assert made.mixing.shape[2] == PATCHES + 1  # [CLS] is the last source, and part of some token
+    assert made.mixing[..., -1].any(1).all()
+
+
+def test_ficoco_v_as_published_can_be_written_to_a_file(tmp_path):
+    compressor = METHODS["ficoco_v"](191, as_published=True)
+    run, _, _ = generated(compressor, golden_prompt(), golden_llava(), 1, pixel_values=golden_pixels())
+    run.save(tmp_path / "kept.json")
+    told = json.loads((tmp_path / "kept.json").read_text())
+    assert "FilterAndMergeAsPublished(start=12, first_image=False)" in told["recipe"]

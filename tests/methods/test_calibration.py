@@ -32,6 +32,12 @@ def test_an_alpha_that_is_enough_stops_the_drops_and_the_next_is_smaller():
     np.testing.assert_allclose(second.dropped, (0.1, 0.1, 0.1, 0.0))
 
 
+@pytest.mark.parametrize("keep", (0, 1.0, 64))
+def test_a_share_that_is_none_is_refused(keep):
+    with pytest.raises(BudgetError, match=f"keep={keep}: expected the share of the operations"):
+        fitted(load(), load_samples("scenes", "search", limit=1), keep)
+
+
 def test_without_samples_nothing_can_be_measured():
     with pytest.raises(BudgetError, match="no samples"):
         fitted(load(), [], 0.5)

@@ -116,8 +116,10 @@ def fitted(loaded: LoadedModel, samples: "Sequence[foveate.data.sample.VQASample
         keep: Share of the operations on visual tokens that remains.
 
     Raises:
-        BudgetError: No alpha reaches the share, or there are no samples.
+        BudgetError: No alpha reaches the share, it is not between 0 and 1, or there are no samples.
     """
+    if not 0 < keep < 1:
+        raise BudgetError(f"keep={keep}: expected the share of the operations that remains, between 0 and 1")
     if not samples:
         raise BudgetError("no samples: attention cannot be measured without any; give some, such as load_samples(...)")
     config: Any = loaded.adapter.decoder.config
