@@ -33,14 +33,16 @@ KEEP = 6
 FOVEATE = "import sys; sys.argv[0] = 'foveate'; from foveate.__main__ import main; main()"
 EXPORTABLE = (
     "vtc_cls visionzip uniform pool saturation contrast edges fastervlm vispruner prumerge divprune hiprune holov "
-    "scope otprune mmr zoo_prune"
+    "scope otprune mmr zoo_prune gprune"
 ).split()
 INSIDE, QUESTION = "removes tokens inside the language model", "depends on the question"
 OTHERWISE, OPEN = "does not choose among patches after the vision tower", "is not known before its scores are"
 REFUSED = {
-    **dict.fromkeys("random_inside fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw vscan".split(), INSIDE),
+    **dict.fromkeys(
+        "random_inside fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw vscan apet fitprune".split(), INSIDE
+    ),
     **dict.fromkeys("evidence response_attention cdpruner trim mmtok visiontrim".split(), QUESTION),
-    **dict.fromkeys("full blind downsample flowcut tome".split(), OTHERWISE),
+    **dict.fromkeys("full blind downsample flowcut tome ficoco_v".split(), OTHERWISE),
     **dict.fromkeys(("prumerge_plus", "hired"), OPEN),
     **dict.fromkeys(("prunesid", "prunesid_qwen"), "torch.export cannot express it"),
     "random": "random numbers are those of NumPy",

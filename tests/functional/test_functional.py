@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from foveate.core.errors import LayerError
-from foveate.functional.attention import attention_rows, causal, mean_attention, reduce_heads
+from foveate.functional.attention import attention_rows, causal, mean_attention, mean_greatest_attention, reduce_heads
 from foveate.functional.fingerprint import fingerprints
 from foveate.functional.geometry import evenness
 from foveate.functional.ranking import top_k
@@ -111,3 +111,16 @@ def test_every_prefix_of_the_even_order_covers_the_grid_better_than_random_ones(
     rng = np.random.default_rng(0)
     randoms = [mean_gap(rng.permutation(144)[:keep]) for _ in range(200)]
     assert mean_gap(evenness(12, 12).argsort(descending=True)[:keep].numpy()) <= np.quantile(randoms, 0.01)
+
+
+def test_the_greatest_heads_attention_is_averaged_over_queries():
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(2, 4, 70, 8)), rng.normal(size=(2, 2, 90, 8))
+    weight, allowed = rng.random((2, 70)), rng.random((2, 70, 90)) < 0.7
+    logits = np.einsum("bhqd,bhkd->bhqk", query, key.repeat(2, axis=1)) * 0.3
+    rows = np.where(allowed[:, None], np.exp(logits), 0)
+    rows /= rows.sum(-1, keepdims=True)
+    expected = np.einsum("bq,bqk->bk", weight / weight.sum(1, keepdims=True), rows.max(1))
+    given = (torch.tensor(part).float() for part in (query, key))
+    found = mean_greatest_attention(*given, 0.3, torch.tensor(weight).float(), torch.tensor(allowed))
+    np.testing.assert_allclose(found[:, 0], expected, atol=1e-6)

@@ -7,9 +7,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from foveate import mergers
 from foveate.core.arrangement import Grid
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import AlignedPatches, AlignedWords, Keys
+from foveate.core.needs import AlignedPatches, AlignedWords, Fingerprint, Keys
 from foveate.core.trace import EXTRA, PADDING, Trace
+from foveate.functional.spanning import drawn, furthest
 from foveate.mergers import (
+    BasisAndNearest,
     Clusters,
     Contextual,
     Drop,
@@ -37,6 +39,8 @@ MERGERS = [
     TextCentres(share=0.4, rounds=1),
     Clusters(),
     Clusters(share=0.9, ratio=0.4),
+    BasisAndNearest(),
+    BasisAndNearest(basis=2, seed=3, mix=0.5, order="score"),
 ]
 
 
@@ -266,3 +270,24 @@ def test_clusters_announce_as_many_tokens_as_sparsevlm_makes(dropped):
 
 def test_every_merger_is_held_to_the_contract():
     assert {type(merger).__name__ for merger in MERGERS} == set(mergers.__all__)
+
+
+@pytest.mark.parametrize("order", ("raster", "score"))
+def test_basis_tokens_stand_at_the_worst_kept_patches_and_the_others_absorb(order):
+    generator = torch.Generator().manual_seed(3)
+    features, scores = torch.randn(1, 48, 5, generator=generator), torch.rand(1, 48, generator=generator)
+    trace, kept = random_trace((Fingerprint(),), 1), torch.tensor([[2, 5, 11, 17, 30, 41]])
+    given = BasisAndNearest(basis=3, seed=1, mix=0.75, order=order)
+    everything = torch.ones(1, 48, dtype=torch.bool)
+    basis = furthest(features, drawn(1, trace[Fingerprint()], everything), everything, 3)[0].tolist()
+    tokens = given.merge(features, kept, scores, trace, 6).apply(features)[0].numpy()
+    rows, held = features[0].numpy(), scores[0].numpy()
+    falling = sorted(kept[0].tolist(), key=lambda patch: -held[patch])
+    absorbing, replaced = falling[:3], falling[3:] if order == "score" else sorted(falling[3:])
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    groups = {patch: [patch] for patch in absorbing}
+    for patch in sorted(set(range(48)) - set(kept[0].tolist())):
+        groups[max(absorbing, key=lambda other: unit[patch] @ unit[other])].append(patch)
+    expected = {patch: rows[members].mean(0) for patch, members in groups.items()}
+    expected |= {at: 0.75 * rows[new] + 0.25 * rows[at] for at, new in zip(replaced, basis, strict=True)}
+    np.testing.assert_allclose(tokens, [expected[patch] for patch in kept[0].tolist()], atol=1e-5)

@@ -1,6 +1,7 @@
 """Layers of every method on every tested model, against a table of the numbers that recorded studies have used."""
 
 import inspect
+import math
 import pickle
 
 import pytest
@@ -35,6 +36,12 @@ SCALED = (*SCALED, "feather", "vtw", "vscan")
 
 def expected(name, depths):
     """The options of a method at these depths."""
+    if name == "ficoco_v":  # half of the tower
+        return {"start_layer": math.floor(depths[0] / 2 + 0.5)}
+    if name == "fitprune":  # from the first block before which tokens may go to the last
+        return {"blocks": (max(1, depths[2]), depths[1] - 1)}
+    if name == "apet":  # VScan's block
+        return {"layer": LAYERS[depths][SCALED.index("vscan")][1]}
     if name not in SCALED:
         return {}
     numbers = LAYERS[depths][SCALED.index(name)]

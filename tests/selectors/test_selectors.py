@@ -36,6 +36,7 @@ from foveate.selectors import (
     Stride,
     TileShares,
     TopK,
+    TopKPerView,
     TopShare,
     Union,
     WeightedMaxMin,
@@ -62,6 +63,7 @@ EXACT = [
     PerTile(),
     PerTile(MaxMin()),
     *GROUPS,
+    TopKPerView(),
 ]
 RASTER = [
     *(selector for selector in EXACT if selector not in (TopK("score"), *GROUPS)),
@@ -494,3 +496,16 @@ def test_a_sampled_share_meets_the_budget_on_average(keep):
     counts = (selector.select(scores, Trace({}, (grid,), 400), keep) != PADDING).sum(1).float()
     assert abs(counts.mean() - keep) < 1.5
     assert abs(selector.expected(keep, 144, 144) - counts.mean()) < 1
+
+
+@pytest.mark.parametrize("keep", (1, 2, 9, 30, 60))
+def test_views_have_budgets_in_proportion_to_their_patches(keep):
+    views = (Grid(3, 4), Grid(6, 8))
+    scores = random_scores(3, 60)
+    kept = TopKPerView().select(scores, Trace({}, views, 3), keep)
+    assert kept.shape == (3, keep)
+    for row, line in zip(kept.tolist(), scores.numpy(), strict=True):
+        first = [patch for patch in row if patch < 12]
+        assert len(first) == round(keep * 12 / 60)
+        assert first == sorted(np.argsort(-line[:12])[: len(first)])
+        assert row[len(first) :] == sorted(12 + np.argsort(-line[12:])[: keep - len(first)])

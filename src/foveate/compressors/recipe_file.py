@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from foveate import compressors, mergers, reductions, scorers, selectors
 from foveate.compressors.base import Compressor
-from foveate.core.budget import Capped, Floor, Geometric, Times
+from foveate.core.budget import Capped, Curve, Floor, Geometric, Interpolated, Times
 from foveate.core.errors import FoveateError, OutputError, RecipeError, message_of, shown, shown_some
 from foveate.core.layers import LayersFrom
 from foveate.core.plugins import import_plugin, installed_plugins
@@ -32,7 +32,7 @@ _LARGEST = 1_000_000  # bytes of a file
 _DEEPEST = 40  # values inside each other
 _KEYS = {"format": True, "name": True, "compressor": True, "model": False, "origin": False, "versions": False}
 _PACKAGES = (compressors, scorers, selectors, mergers, reductions)
-_VALUES = (Capped, Floor, Geometric, LayersFrom, Times)
+_VALUES = (Capped, Curve, Floor, Geometric, Interpolated, LayersFrom, Times)
 
 
 @dataclass(frozen=True)

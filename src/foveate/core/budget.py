@@ -1,6 +1,7 @@
 """Budgets: how they are written, checked and converted to a count of patches."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, SupportsFloat
@@ -9,7 +10,7 @@ from foveate.core.errors import BudgetError, shown
 from foveate.core.values import Count, Misfit, Validator, Value, plain_number
 
 
-def plain_keep(keep: object) -> "int | float | Floor | Geometric | Times | Capped":
+def plain_keep(keep: object) -> "int | float | Floor | Geometric | Times | Capped | Interpolated":
     """Returns a budget with a plain Python number; `resolve_keep` checks the range.
 
     Args:
@@ -18,7 +19,7 @@ def plain_keep(keep: object) -> "int | float | Floor | Geometric | Times | Cappe
     Raises:
         BudgetError: The value is neither a number nor a rule.
     """
-    if isinstance(keep, Floor | Geometric | Times | Capped):
+    if isinstance(keep, Floor | Geometric | Times | Capped | Interpolated):
         return keep
     try:
         return plain_number(keep)
@@ -81,7 +82,41 @@ class Capped(Value):
     count: int
 
 
-Keep = Annotated[SupportsFloat | Floor | Geometric | Times | Capped, Validator(plain_keep, "a budget")]
+@dataclass(frozen=True)
+class Curve(Value):
+    """Points that are connected by straight lines.
+
+    Attributes:
+        at: Where the points are, ascending from 0 to 1.
+        values: The value of each point.
+    """
+
+    at: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def value(self, at: float) -> float:
+        """Returns the value at a place from 0 to 1, exactly that of a point if there is one."""
+        after = min(bisect_left(self.at, at), len(self.at) - 1)
+        if self.at[after] == at or after == 0:
+            return self.values[after]
+        (left, right), (low, high) = self.at[after - 1 : after + 1], self.values[after - 1 : after + 1]
+        return low + (high - low) * (at - left) / (right - left)
+
+
+@dataclass(frozen=True)
+class Interpolated(Value):
+    """A share of the patches that is the value of a curve at another budget.
+
+    Attributes:
+        keep: The other budget; a count is taken as a share of the patches.
+        curve: The curve.
+    """
+
+    keep: Number
+    curve: Curve
+
+
+Keep = Annotated[SupportsFloat | Floor | Geometric | Times | Capped | Interpolated, Validator(plain_keep, "a budget")]
 """A budget: a count (integral), a fraction of the patches (real, in (0, 1], rounded half up, at least 1), or a rule.
 
 Numbers of any library are accepted; 16.0 is not a count.
@@ -111,6 +146,10 @@ def resolve_keep(keep: Keep, patches: int) -> int:
             return max(1, count)
         case Capped(count):
             return max(1, min(count, patches - 1))
+        case Interpolated(base, curve):
+            number = plain_keep(base)
+            share = number if isinstance(number, float) else resolve_keep(base, patches) / patches
+            return max(1, math.floor(curve.value(_fraction(share, f"1..{patches}")) * patches + 0.5))
     match plain_keep(keep):
         case float() as share:
             return max(1, math.floor(_fraction(share, f"1..{patches}") * patches + 0.5))

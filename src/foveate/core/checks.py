@@ -185,7 +185,8 @@ def checked_step(made: object, reduction: Reduction, block: Block) -> tuple[Comp
     if mixed != tokens:
         raise FoveateError(f"{reduction} gave mixing weights of {mixed} tokens: expected those of all {tokens}")
     if _reads_values(reduction, step.origin.device):
-        if not step.origin.shape[1] or (block.has_cls and bool((step.origin[:, 0] != 0).any())):
+        moved = block.has_cls and reduction.keeps_cls and bool((step.origin[:, :1] != 0).any())
+        if not step.origin.shape[1] or moved:
             raise FoveateError(
                 f"{reduction} moved or dropped [CLS] in block {block.layer}: expected it first and unchanged"
             )

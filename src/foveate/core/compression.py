@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.arrangement import Arrangement
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.needs import Need
 from foveate.core.trace import PADDING
 
@@ -132,6 +132,7 @@ class Block:
         real: Mask of the tokens; images with fewer tokens end in padding.
         size: Number of original tokens that each token stands for.
         has_cls: Whether the first token is [CLS].
+        grid: Grid of the patches of an image, before any reduction.
     """
 
     layer: int
@@ -144,3 +145,4 @@ class Block:
     real: Bool[Tensor, "batch token"]
     size: Int[Tensor, "batch token"]
     has_cls: bool
+    grid: Grid

@@ -201,17 +201,20 @@ class Reduction(Value, ABC):
         needs_cls: Whether the tower must have a [CLS] token.
         before_mlp: Whether tokens go between a block's attention and its MLP instead of after the block.
         proportional: Whether attention weighs a token by the number of tokens that it stands for.
+        keeps_cls: Whether [CLS] stays first and unchanged. Otherwise it is a token like the others, the first token is
+            dropped after the feature layer, whichever it is, and the order of the tokens stays.
     """
 
     needs_cls: ClassVar[bool] = False
     before_mlp: ClassVar[bool] = False
     proportional: ClassVar[bool] = False
+    keeps_cls: ClassVar[bool] = True
 
     @abstractmethod
     def reduce(self, block: Block, state: Tensor | None) -> tuple[Compression, Tensor | None]:
         """Returns how the remaining tokens are made of the block's tokens, and the state for the next block.
 
-        [CLS] stays first and unchanged. After the feature layer exactly `keep` patches remain.
+        After the feature layer exactly `keep` patches remain.
 
         Args:
             block: The block's tokens.

@@ -240,18 +240,22 @@ class PromptRows(Need):
         layer: The block. A block before the cut is read as it ran; for the block at the cut, attention is computed in
             advance from the states that enter it.
         query: Queries, averaged: "last" is the last prompt token; "mean" all tokens after the image; "raters" those of
-            them that are most similar to the image's input embeddings (SparseVLM); "all" every token, the image's too.
+            them that are most similar to the image's input embeddings (SparseVLM); "visual" all visual tokens; "all"
+            every token, the image's too.
         rotary: Whether queries and keys are rotated by their positions.
         over: Keys of the softmax: "all" that the query can attend to, or "patches", the visual tokens only.
         debiased: Whether each probability is divided by that of an all-ones query and key at the same positions
             (SparseVLM+).
+        heads: "each" for an answer per head; "max" for the greatest head of every query before queries are averaged,
+            as a single head (FitPrune).
     """
 
     layer: int
-    query: Literal["last", "mean", "raters", "all"] = "last"
+    query: Literal["last", "mean", "raters", "visual", "all"] = "last"
     rotary: bool = True
     over: Literal["all", "patches"] = "all"
     debiased: bool = False
+    heads: Literal["each", "max"] = "each"
     per_question: ClassVar[bool] = True
     in_decoder: ClassVar[bool] = True
     patch_axis: ClassVar[int | None] = -1
@@ -276,6 +280,15 @@ class TokenStates(Need):
 
     per_question: ClassVar[bool] = True
     in_decoder: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class PatchStates(Need):
+    """States of the visual tokens at the cut, as they enter its block: Float[batch patch dim]."""
+
+    per_question: ClassVar[bool] = True
+    in_decoder: ClassVar[bool] = True
+    patch_axis: ClassVar[int | None] = -2
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Attention probabilities of selected query rows, without the full matrix."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -67,14 +67,42 @@ def mean_attention(
         divisor: Divisor of the probabilities before they are averaged.
     """
     total = torch.zeros(*query.shape[:2], key.shape[2], device=query.device)
+    for rows, probabilities in _some_rows(query, key, scaling, allowed, divisor):
+        total += (weight[:, None, rows, None] * probabilities).sum(2)
+    return total / weight.sum(1)[:, None, None]
+
+
+def mean_greatest_attention(
+    query: Float[Tensor, "batch head row dim"],
+    key: Float[Tensor, "batch key_head key dim"],
+    scaling: float,
+    weight: Float[Tensor, "batch row"],
+    allowed: Bool[Tensor, "#batch row key"] | Callable[[slice], Tensor] | None = None,
+    divisor: Float[Tensor, "batch row key"] | None = None,
+) -> Float[Tensor, "batch 1 key"]:
+    """Returns the weighted mean over query rows of the greatest head's probability, as a single head.
+
+    Arguments are those of `mean_attention`.
+    """
+    total = torch.zeros(len(query), key.shape[2], device=query.device)
+    for rows, probabilities in _some_rows(query, key, scaling, allowed, divisor):
+        total += (weight[:, rows, None] * probabilities.amax(1)).sum(1)
+    return (total / weight.sum(1)[:, None])[:, None]
+
+
+def _some_rows(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    allowed: Tensor | Callable[[slice], Tensor] | None,
+    divisor: Tensor | None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yields some rows at a time, and their probabilities (batch, head, row, key)."""
     for start in range(0, query.shape[2], _ROWS):
         rows = slice(start, start + _ROWS)
         visible = allowed(rows) if callable(allowed) else None if allowed is None else allowed[:, rows]
         probabilities = attention_rows(query[:, :, rows], key, scaling, None if visible is None else visible[:, None])
-        if divisor is not None:
-            probabilities = probabilities / divisor[:, None, rows]
-        total += (weight[:, None, rows, None] * probabilities).sum(2)
-    return total / weight.sum(1)[:, None, None]
+        yield rows, probabilities if divisor is None else probabilities / divisor[:, None, rows]
 
 
 def from_others(

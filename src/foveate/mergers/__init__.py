@@ -1,5 +1,6 @@
 """Mergers: rules for what the dropped patches add to the kept ones, one file each."""
 
+from foveate.mergers.basis_and_nearest import BasisAndNearest
 from foveate.mergers.clusters import Clusters
 from foveate.mergers.contextual import Contextual
 from foveate.mergers.drop import Drop
@@ -11,6 +12,7 @@ from foveate.mergers.with_cls import WithCls
 from foveate.mergers.zero_fill import ZeroFill
 
 __all__ = [
+    "BasisAndNearest",
     "Clusters",
     "Contextual",
     "Drop",

@@ -22,10 +22,10 @@ PLACES: Mapping[str, str] = {
     **dict.fromkeys(("evidence", "response_attention"), "oracle"),
     **dict.fromkeys("vtc_cls fastervlm vispruner visionzip prumerge prumerge_plus cdpruner divprune".split(), _AFTER),
     **dict.fromkeys("trim hiprune holov scope".split(), _AFTER),
-    **dict.fromkeys(("flowcut", "tome"), _TOWER),
-    **dict.fromkeys("otprune mmtok mmr zoo_prune prunesid prunesid_qwen hired visiontrim".split(), _AFTER),
-    **dict.fromkeys("fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw".split(), _INSIDE),
-    "vscan": _BOTH,
+    **dict.fromkeys(("flowcut", "tome", "ficoco_v"), _TOWER),
+    **dict.fromkeys("otprune mmtok mmr zoo_prune prunesid prunesid_qwen hired visiontrim gprune".split(), _AFTER),
+    **dict.fromkeys("fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw fitprune".split(), _INSIDE),
+    **dict.fromkeys(("vscan", "apet"), _BOTH),
 }
 """The methods in the order of all tables, each with the place where it removes tokens, or "control" or "oracle"."""
 NAMES = tuple(PLACES)

@@ -3,14 +3,17 @@
 from foveate.scorers.cls_attention import ClsAttention
 from foveate.scorers.cls_ensemble import ClsEnsemble
 from foveate.scorers.constant import Constant
+from foveate.scorers.cross_and_self_attention import CrossAndSelfAttention
 from foveate.scorers.debiased import Debiased
 from foveate.scorers.evidence import Evidence
 from foveate.scorers.hybrid import Hybrid
 from foveate.scorers.pixel_filter import Contrast, Edges, Saturation
 from foveate.scorers.projector_sensitivity import ProjectorSensitivity
 from foveate.scorers.prompt_attention import PromptAttention
+from foveate.scorers.propagated_norm import PropagatedNorm
 from foveate.scorers.random import Random
 from foveate.scorers.received_attention import ReceivedAttention
+from foveate.scorers.reconstruction_error import ReconstructionError
 from foveate.scorers.response_attention import ResponseAttention
 from foveate.scorers.text_similarity import TextSimilarity
 from foveate.scorers.uniform import Uniform
@@ -22,14 +25,17 @@ __all__ = [
     "ClsEnsemble",
     "Constant",
     "Contrast",
+    "CrossAndSelfAttention",
     "Debiased",
     "Edges",
     "Evidence",
     "Hybrid",
     "ProjectorSensitivity",
     "PromptAttention",
+    "PropagatedNorm",
     "Random",
     "ReceivedAttention",
+    "ReconstructionError",
     "ResponseAttention",
     "Saturation",
     "TextSimilarity",

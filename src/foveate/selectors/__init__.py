@@ -20,6 +20,7 @@ from foveate.selectors.principal_groups import PrincipalGroups
 from foveate.selectors.stride import Stride
 from foveate.selectors.tile_shares import TileShares
 from foveate.selectors.top_k import TopK
+from foveate.selectors.top_k_per_view import TopKPerView
 from foveate.selectors.top_share import TopShare
 from foveate.selectors.union import Union
 from foveate.selectors.weighted_max_min import WeightedMaxMin
@@ -45,6 +46,7 @@ __all__ = [
     "Stride",
     "TileShares",
     "TopK",
+    "TopKPerView",
     "TopShare",
     "Union",
     "WeightedMaxMin",

@@ -21,6 +21,7 @@ from foveate.core.needs import (
     Fingerprint,
     Keys,
     Need,
+    PatchStates,
     PixelStatistic,
     PromptRows,
     QuestionEmbeddings,
@@ -56,18 +57,18 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
         case ClsRows() | ResponseRows():
             layers = 3 if isinstance(need.layers, LayersFrom) else len(need.layers) or 2
             return normal(layers, _HEADS, grid.patches + 1).softmax(-1)[..., 1:]
+        case PromptRows(heads="max"):
+            return normal(1, grid.patches + 1).softmax(-1)[..., 1:]
         case ReceivedRows() | PromptRows():
             return normal(_HEADS, grid.patches + 1).softmax(-1)[..., 1:]
         case ClsQuery():
             return normal(_HEADS, _WIDTH)
         case Keys():
             return normal(grid.patches + 1, _HEADS, _WIDTH)
-        case Features():
+        case Features() | PatchStates() | AlignedPatches():
             return normal(grid.patches, _WIDTH)
         case Downsampled():
             return normal(need.rows * need.columns, _WIDTH)
-        case AlignedPatches():
-            return normal(grid.patches, _WIDTH)
         case AlignedText():
             return normal(1 if need.truncated else 2, _WIDTH)
         case QuestionEmbeddings() | AlignedWords():

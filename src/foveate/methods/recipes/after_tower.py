@@ -13,6 +13,7 @@ from foveate.scorers import (
     Constant,
     Hybrid,
     ProjectorSensitivity,
+    PropagatedNorm,
     ReceivedAttention,
     TextSimilarity,
     WideClsAttention,
@@ -32,6 +33,7 @@ from foveate.selectors import (
     PrincipalGroups,
     TileShares,
     TopK,
+    TopKPerView,
     WeightedMaxMin,
 )
 
@@ -210,3 +212,11 @@ def visiontrim(keep: Keep, share: float = 0.25, deep_layer: int = -2) -> Compres
     received = ReceivedAttention(deep_layer, others=True)
     scorer = Hybrid((ClsAttention(deep_layer), received), normalise="unit")
     return VisionCompressor(scorer, keep, merger=TextCentres(share))
+
+
+def gprune(keep: Keep) -> Compressor:
+    """Returns G-Prune: lengths of features, passed on along the graph of similar patches; positions are kept.
+
+    A fraction is rounded down as in the authors' code; each view of an image has its share. Source: arXiv 2501.02268.
+    """
+    return VisionCompressor(PropagatedNorm(), floored(keep), TopKPerView(), positions="original")

@@ -6,8 +6,9 @@ from foveate.core.errors import BudgetError
 from foveate.core.layers import BlockAtDepth
 from foveate.core.values import whole
 from foveate.mergers import Clusters
+from foveate.methods import fitprune_table
 from foveate.methods.sparsevlm_counts import SPARSEVLM, SPARSEVLM_PLUS, interpolated
-from foveate.scorers import Constant, PromptAttention
+from foveate.scorers import Constant, CrossAndSelfAttention, PromptAttention
 from foveate.selectors import LeastAlike, Nothing, Stride, TopK, TopShare, Union
 
 
@@ -96,6 +97,18 @@ def feather(keep: Number = 0.3, layers: tuple[int, ...] = BlockAtDepth.each(8, 1
 def vtw(keep: Keep | None = None, layer: int = BlockAtDepth(15, of=32)) -> Compressor:
     """Returns VTW: no visual tokens from block `layer` on; `keep` is ignored. Source: arXiv 2405.05803."""
     return DecoderCompressor(Constant(), None, layer, Nothing())
+
+
+def fitprune(keep: Number = 0.4, blocks: tuple[int, ...] = BlockAtDepth.each(1, 31, of=32)) -> Compressor:
+    """Returns FitPrune: cuts before every block from the first to the last of `blocks`, by cross and self attention.
+
+    `keep` is the share of the operations that remains (1 - reduction of the authors), and names their table of dropped
+    tokens; other shares interpolate, and other depths and grids scale it. The tables are those of LLaVA-1.5-7B:
+    `foveate.methods.calibration.fitted` makes one for a model and samples of your own. Source: arXiv 2409.10197.
+    """
+    budgets = fitprune_table.interpolated(keep, [whole("blocks", block) for block in blocks])
+    cuts = (DecoderCompressor(CrossAndSelfAttention(block - 1), left, block) for block, left in budgets.items())
+    return Pipeline(tuple(cuts))
 
 
 def _blocks(after: tuple[int, ...]) -> list[int]:

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from foveate.core.arrangement import Grid
 from foveate.core.checks import checked_step
 from foveate.core.compression import Block, Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
-from foveate.core.trace import PADDING
+from foveate.core.trace import EXTRA, PADDING
 from foveate.functional.mixing import unit_rows
 from foveate.models.backbone.internals import internal
 
@@ -63,6 +64,7 @@ def reduced(
         )
     states = patch_embeddings(transformer, pixels)
     original = states.shape[1]
+    grid = Grid(*(size // transformer.config.patch_size for size in pixels.shape[-2:]))
     total = Compression(torch.arange(original, device=states.device).expand(len(states), -1))
     carried: Tensor | None = None
     for number, layer in enumerate(transformer.encoder.layers[: feature_layer + 1]):
@@ -70,7 +72,7 @@ def reduced(
         query, key, value = _heads(layer.self_attn, normed)
         scaling = layer.self_attn.head_dim**-0.5
         size = total.size
-        block = Block(number, feature_layer, keep, query, key, value, scaling, total.real, size, has_cls)
+        block = Block(number, feature_layer, keep, query, key, value, scaling, total.real, size, has_cls, grid)
         bias = _bias(total.real, size if reduction.proportional else None, states.dtype)
         mixed = F.scaled_dot_product_attention(query, key, value, bias, scale=scaling)
         states = states + layer.self_attn.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -122,7 +124,10 @@ def _composed(first: Compression, then: Compression, sources: int) -> Compressio
 def _patches(
     states: Tensor, total: Compression, has_cls: bool, reduction: Reduction, keep: int
 ) -> tuple[Tensor, Compression]:
-    """Removes [CLS], which is the first token and the first source, and sorts tokens in raster order.
+    """Removes the first token and moves [CLS], the first source, to the end; sorts tokens in raster order.
+
+    The first token is [CLS], and other tokens are not made of it, unless the reduction does not keep it; then they stay
+    in their order.
 
     Raises:
         FoveateError: Another number of patches than `keep` is left.
@@ -133,6 +138,10 @@ def _patches(
     if fewest != keep or most != keep:
         left = f"{fewest} to {most}" if fewest < most else str(most)
         raise FoveateError(f"{reduction} left {left} patches: expected exactly keep={keep} after the feature layer")
+    if has_cls and not reduction.keeps_cls:
+        patches = torch.where(origin > 0, origin - 1, torch.where(origin == 0, EXTRA, origin))
+        mixing = None if total.mixing is None else total.mixing[:, 1:].roll(-1, -1)
+        return states[:, 1:], Compression(patches, mixing)
     order = origin.masked_fill(origin == PADDING, total.origin.shape[1] + last).argsort(dim=-1)
 
     def ordered(rows: Tensor) -> Tensor:

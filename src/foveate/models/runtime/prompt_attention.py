@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from foveate.core.needs import PromptRows, Role
-from foveate.functional.attention import causal, mean_attention
+from foveate.functional.attention import causal, mean_attention, mean_greatest_attention
 from foveate.functional.sequence import padded_index
 from foveate.models.backbone.decoder import Decoder
 
@@ -77,16 +77,19 @@ def prompt_rows(
             rows, weight = slice(None), query_weights(tokens.role == Role.QUESTION)
         case "raters":
             rows, weight = slice(None), tokens.rater
+        case "visual":
+            rows, weight = slice(None), (tokens.role == Role.VISUAL).float()
         case "all":
             rows, weight = slice(None), tokens.real.float()
-    if rows == slice(None) and need.query != "all":  # skips the tokens before the question
+    if rows == slice(None) and need.query != "all":  # skips the tokens before the first query
         rows = slice(int(weight.any(0).float().argmax()), None)
         weight = weight[:, rows]
     allowed = tokens.allowed[:, rows]
     if need.over == "patches":
         allowed = allowed & (tokens.role == Role.VISUAL)[:, None]
     divisor = _positional_bias(decoder, tokens, query, scaling)[:, rows] if need.debiased else None
-    attention = mean_attention(query[:, :, rows], key, scaling, weight, allowed, divisor)
+    mean = mean_greatest_attention if need.heads == "max" else mean_attention
+    attention = mean(query[:, :, rows], key, scaling, weight, allowed, divisor)
     index, _ = tokens.visual
     return attention.gather(2, index[:, None].expand(-1, attention.shape[1], -1))
 

@@ -18,7 +18,7 @@ from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import Cut
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.layers import resolve_layer
-from foveate.core.needs import Fingerprint, Need, PromptRows, Role, TokenKeys, TokenRoles, TokenStates
+from foveate.core.needs import Fingerprint, Need, PatchStates, PromptRows, Role, TokenKeys, TokenRoles, TokenStates
 from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.backbone.cut_checks import check_cuts, check_images
@@ -190,7 +190,7 @@ class Pruning:
         index, real = tokens.visual
         patch = tokens.patch.gather(1, index).masked_fill(~real, PADDING)
         values = {need: self._answer(need, block, states).to(states.device) for need in cut.needs}
-        visual = states.gather(1, index[..., None].expand(-1, -1, states.shape[2])) * real[..., None]
+        visual = self._visual(states)
         with torch.no_grad():
             decision = self._decide(cut, visual, values, patch)
         self._wanted = {need for later, cut in self.cuts.items() if later > block for need in cut.needs}
@@ -201,6 +201,11 @@ class Pruning:
         order = self._rearrange(block, cut, compression)
         remaining = torch.cat([states, compression.apply(visual)], 1)
         return remaining.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
+
+    def _visual(self, states: Tensor) -> Tensor:
+        """Returns the states of the visual tokens, with zeros for padding."""
+        index, real = self.tokens.visual
+        return states.gather(1, index[..., None].expand(-1, -1, states.shape[2])) * real[..., None]
 
     def _decide(self, cut: Cut, visual: Tensor, values: Mapping[Need, Tensor], patch: Tensor) -> Decision:
         """Returns the decision of a cut, which is called once for all prompts with images of the same shape."""
@@ -231,6 +236,8 @@ class Pruning:
                 return self.decoder.normed(states)
             case TokenRoles():
                 return self.tokens.role
+            case PatchStates():
+                return self._visual(states)
             case _ if need in self.values:
                 return self.values[need]
         raise UnsupportedNeed(
