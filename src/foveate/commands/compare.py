@@ -24,8 +24,8 @@ def main(
     Writes `<out>/<study>/{study.db, table.csv, table.md, frontier.png, ranking.png, kept_patches.png}`, and
     `worst_kinds.csv` with the kind of questions on which each row loses most. About scenes, `table_things.csv` and
     `table_details.csv` have the questions about things and about details. The same command resumes a run that was
-    stopped. The controls (no compression, no image, random, even grid, pooling, smaller image, pixel filters) are always
-    evaluated. Without --limit it asks 1,050 questions about scenes, or all questions of a benchmark.
+    stopped. The controls (no compression, no image, random, even grid, pooling, smaller image, pixel filters) are
+    always evaluated. Without --limit it asks 1,050 questions about scenes, or all questions of a benchmark.
 
     The study of a benchmark is in `<out>/<study>_<data>`, with the benchmark's official numbers in `benchmark.csv` and
     `benchmark.md`. With several benchmarks `<out>/<study>/{benchmarks.csv, benchmarks.md}` has the first number of
