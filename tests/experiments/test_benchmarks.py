@@ -109,5 +109,4 @@ def test_answers_name_the_worst_kind_and_the_worst_benchmark(hub):
     result = run("answer_benchmark", *options, "--study", "worst", folder=hub)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Mean score ") == result.stdout.count("Worst kind of questions: ") == 2
-    assert "ocrbench 0.0 [" in result.stdout and "% of the largest" in result.stdout
-    assert "worst task" in (hub / "runs/worst/benchmarks.md").read_text()
+    assert "% of the largest" in result.stdout and "worst task" in (hub / "runs/worst/benchmarks.md").read_text()

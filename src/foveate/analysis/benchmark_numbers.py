@@ -118,7 +118,8 @@ def overview(folders: Mapping[str, Path], out: Path, one_budget: bool = False) -
     shown = firsts.assign(budget=0 if one_budget else budgets)
     wide = _wide(shown, "headline", _KEYS)
     wide.insert(0, "worst task", pd.Series({key: _worst_task(rows) for key, rows in shown.groupby(_KEYS)}))
-    cells = [{"method": m, "budget": str(b) if b else "", **row} for (m, b), row in wide.to_dict("index").items()]
+    rows = zip(wide.index.to_list(), wide.to_dict("records"), strict=True)
+    cells = [{"method": method, "budget": str(budget) if budget else "", **row} for (method, budget), row in rows]
     write_csv(firsts, out / "benchmarks.csv")
     write_text(f"{_sizes(firsts)} {_WORST}\n\n{grid(cells)}\n", out / "benchmarks.md")
     return f"{wide.to_string()}\n{_WORST}"
@@ -127,17 +128,19 @@ def overview(folders: Mapping[str, Path], out: Path, one_budget: bool = False) -
 def _with_retained(rows: pd.DataFrame) -> pd.DataFrame:
     """Returns rows of one number with the columns retained, retained_low and retained_high.
 
-    They are shares of the number of `full`, which is taken as exact, or of the largest possible number without `full`;
-    where smaller is better, the distances from the largest are compared.
+    They are shares of the number of `full`, which is taken as exact, and for `full` itself, or without it, of the
+    largest possible number; where smaller is better, the distances from the largest are compared.
     """
     data, largest = rows["data"].iloc[0], rows["largest"].iloc[0]
     good = rows[["value", "low", "high"]].to_numpy(float)
     if measures_of(data)[0].lower_is_better:
         good = largest - good[:, [0, 2, 1]]
-    full = good[(rows["method"] == "full").to_numpy(), 0]
-    base = full[0] if len(full) and full[0] > 0 else largest
-    named = dict(zip(("retained", "retained_low", "retained_high"), (good / base).T, strict=True))
-    return rows.assign(**named, base="full" if len(full) and full[0] > 0 else "the largest")
+    whole = (rows["method"] == "full").to_numpy()
+    full = good[whole, 0].max(initial=0)
+    against = ~whole & (full > 0)
+    shares = (good / np.where(against, full, largest)[:, None]).T
+    named = dict(zip(("retained", "retained_low", "retained_high"), shares, strict=True))
+    return rows.assign(**named, base=np.where(against, "full", "the largest"))
 
 
 def _worst_task(rows: pd.DataFrame) -> str:
