@@ -13,7 +13,7 @@ import torch
 from foveate.compressors import Identity, Pipeline, VisionCompressor
 from foveate.core.errors import OutputError
 from foveate.core.layers import LayersFrom
-from foveate.core.needs import ClsRows, EvidenceShare, Features, Fingerprint, Keys, ReceivedRows
+from foveate.core.needs import ClsRows, EvidenceShare, Features, Fingerprint, Keys, ReceivedRows, Sensitivity
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.encodings import Encodings
@@ -179,12 +179,17 @@ def test_replayed_encodings_equal_a_fresh_pass(config):
         encodings = Encodings.of(loaded, images, config.out / "enc")
         replayed, replay = encodings.batch(ids, torch.rand(4, 1, 144), NO_TEXTS).encode((*needs, EvidenceShare()))
         again = encodings.batch([ids[2], ids[0], ids[2]], torch.rand(3, 1, 144), NO_TEXTS).encode(needs)
-        stored = Encodings.of(loaded, {}, config.out / "enc").batch(ids, torch.empty(0), NO_TEXTS).encode(())[0]
+        alone = Encodings.of(loaded, {}, config.out / "enc").batch(ids, torch.empty(0), NO_TEXTS)  # no tower can run
+        stored = alone.encode(())[0]
+        sensitivity = Sensitivity(directions=4)
+        computed_live = live.encode((sensitivity,))[1][sensitivity]
+        computed_stored = alone.encode((sensitivity,))[1][sensitivity]
     torch.testing.assert_close(replayed, features, atol=1e-5, rtol=1e-5)
     for need in needs:
         torch.testing.assert_close(replay[need], trace[need], atol=1e-5, rtol=1e-4)
         assert torch.equal(again[1][need], replay[need][[2, 0, 2]])
     assert stored.equal(replayed)
+    torch.testing.assert_close(computed_stored, computed_live, atol=0, rtol=1e-3)
 
 
 def test_a_place_that_cannot_be_written_is_named(config, tmp_path):

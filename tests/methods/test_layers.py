@@ -72,7 +72,7 @@ def test_every_family_has_the_layers_of_the_table(model):
     adapter = load().adapter if model == "reference" else adapt(FAMILIES[model]())
     depths = (adapter.tower.depth, adapter.decoder.depth, adapter.deepstack_levels)
     for name, recipe in METHODS.items():
-        without_cls = {"cls": False} if name == "visionzip" and not adapter.keeps_cls else {}
+        without_cls = {"cls": False} if name in ("visionzip", "prunesid") and not adapter.keeps_cls else {}
         assert options_on(recipe, adapter) == expected(name, depths) | without_cls, name
 
 
