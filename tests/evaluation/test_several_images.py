@@ -38,7 +38,16 @@ COMPRESSORS = {
     "fastv, a count": fastv(5, 2),
     "blind": blind(),
 }
-FAMILIES = ("reference", "LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL")
+FAMILIES = (
+    "reference",
+    "LLaVA-1.5",
+    "LLaVA-NeXT",
+    "LLaVA-OneVision",
+    "InternVL",
+    "Qwen2.5-VL",
+    "Qwen3-VL",
+    "Qwen3-VL-MoE",
+)
 FAST = ("reference", "LLaVA-OneVision", "Qwen2.5-VL")
 CONTENT = {
     "<image> and <image> ?": [None, " and ", None, " ?"],

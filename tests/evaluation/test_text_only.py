@@ -28,7 +28,7 @@ from tests.tiers import parametrize
 
 NEW = 6
 COMPRESSORS = {"identity": Identity(), "vtc_cls": vtc_cls(0.3, 1), "fastv": fastv(0.3, 2), "blind": blind()}
-FAMILIES = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL")
+FAMILIES = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE")
 
 
 @pytest.fixture(autouse=True)

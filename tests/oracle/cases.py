@@ -113,7 +113,7 @@ def prompts_of(case: Case) -> list[oracle.Prompt]:
 def _video(family: str) -> list[int]:
     if family == "LLaVA-NeXT-Video":
         return [IMAGE] * _length(family, -1)
-    if family == "Qwen3-VL":  # frame by frame, with the time between
+    if family.startswith("Qwen3-VL"):  # frame by frame, with the time between
         half = _length(family, -1) // 2
         return [START, *[VIDEO] * half, END, 78, START, *[VIDEO] * half, END]
     around = family.startswith("Qwen")
@@ -208,7 +208,9 @@ def visions(draw: Any, cut: bool = False) -> VisionCompressor:
 @st.composite
 def cuttings(draw: Any, family: str) -> list[DecoderCompressor]:
     """Draws one or two cuts inside the language model."""
-    layers = sorted(draw(st.sets(st.integers(*((2, 5) if family == "Qwen3-VL" else (1, 3))), min_size=1, max_size=2)))
+    layers = sorted(
+        draw(st.sets(st.integers(*((2, 5) if family.startswith("Qwen3-VL") else (1, 3))), min_size=1, max_size=2))
+    )
     return [
         DecoderCompressor(
             PromptAttention(layer - draw(st.integers(0, 1)) if number == 0 else layer),

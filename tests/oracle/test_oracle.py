@@ -39,7 +39,7 @@ OPTIONS: dict[str, Any] = {
 }
 CUT_FORWARD = "cannot continue from past_key_values in forward"
 CUT_TURN = "past_key_values that already hold tokens"
-VIDEO_FAMILIES = ("Qwen2.5-VL", "Qwen3-VL", "LLaVA-OneVision", "LLaVA-NeXT-Video")
+VIDEO_FAMILIES = ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "LLaVA-OneVision", "LLaVA-NeXT-Video")
 
 
 def examples(fast: int, deep: int = 200) -> Any:

@@ -104,7 +104,8 @@ def decoder_macs(
     if tokens.shape[-1] != shape.blocks:
         raise FoveateError(f"tokens of shape {tokens.shape}: expected one number for each of the {shape.blocks} blocks")
     n, queries, keys = tokens.astype(float), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    linear = 2 * shape.hidden * (queries + keys) + ffn_matrices * shape.hidden * shape.intermediate
+    ffn = ffn_matrices * shape.hidden * shape.intermediate + shape.hidden * shape.experts
+    linear = 2 * shape.hidden * (queries + keys) + ffn
     return np.asarray((n * linear + 2 * n**2 * queries).sum(-1))
 
 

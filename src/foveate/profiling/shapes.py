@@ -12,10 +12,11 @@ class DecoderShape:
     Attributes:
         blocks: Number of blocks.
         hidden: Width of a token.
-        intermediate: Inner width of the FFN.
+        intermediate: Inner width of the FFN; in a mixture of experts, that of all experts that a token passes.
         heads: Query heads.
         kv_heads: Key-value heads.
         head_dim: Width of a head.
+        experts: Number of experts among which a router chooses; 0 without a mixture.
     """
 
     blocks: int
@@ -24,18 +25,21 @@ class DecoderShape:
     heads: int
     kv_heads: int
     head_dim: int
+    experts: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "DecoderShape":
         """Reads the sizes from the fields of a decoder's `config.json`."""
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        mixed = "moe_intermediate_size" in config
         return cls(
             config["num_hidden_layers"],
             hidden,
-            config["intermediate_size"],
+            config["num_experts_per_tok"] * config["moe_intermediate_size"] if mixed else config["intermediate_size"],
             heads,
             config.get("num_key_value_heads") or heads,
             config.get("head_dim") or hidden // heads,
+            (config.get("num_local_experts") or config["num_experts"]) if mixed else 0,
         )
 
 

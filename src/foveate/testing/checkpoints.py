@@ -36,6 +36,7 @@ _IMAGE_TEXTS = {
     "InternVL": _ImageText("<IMG_CONTEXT>", "<img>", "</img>", "<IMG_CONTEXT>\n"),
     "Qwen2.5-VL": _QWEN,
     "Qwen3-VL": _QWEN,
+    "Qwen3-VL-MoE": _QWEN,
     "LLaVA-NeXT-Video": _ImageText(in_template="<video>\n"),
 }
 

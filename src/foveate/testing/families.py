@@ -27,6 +27,8 @@ from transformers import (
     Qwen2Config,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
 )
 
@@ -136,15 +138,15 @@ def qwen2_5_vl() -> nn.Module:
 
 def qwen3_vl() -> nn.Module:
     """Returns a tiny Qwen3-VL, with DeepStack features after the first two blocks of the language model."""
-    vision = {
-        **_QWEN_TOWER,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 2],
-    }
-    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e4}
-    text = {**_TEXT, "num_hidden_layers": 6, "head_dim": 8, "rope_parameters": rope}  # room for three cuts
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_QWEN)
+    config = Qwen3VLConfig(text_config=_QWEN3_TEXT, vision_config=_QWEN3_TOWER, **_QWEN)
     return random_model(Qwen3VLForConditionalGeneration, config)
+
+
+def qwen3_vl_moe() -> nn.Module:
+    """Returns a tiny Qwen3-VL-MoE, whose tokens pass two of four experts in each block."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    config = Qwen3VLMoeConfig(text_config=_QWEN3_TEXT | experts, vision_config=_QWEN3_TOWER, **_QWEN)
+    return random_model(Qwen3VLMoeForConditionalGeneration, config)
 
 
 _QWEN_TOWER: dict[str, Any] = {
@@ -156,6 +158,18 @@ _QWEN_TOWER: dict[str, Any] = {
     "temporal_patch_size": 2,
     "spatial_merge_size": 2,
     "out_hidden_size": 32,
+}
+_QWEN3_TOWER: dict[str, Any] = {**_QWEN_TOWER, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
+_QWEN3_TEXT: dict[str, Any] = {
+    **_TEXT,
+    "num_hidden_layers": 6,  # room for three cuts
+    "head_dim": 8,
+    "rope_parameters": {
+        "rope_type": "default",
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+        "rope_theta": 1e4,
+    },
 }
 _QWEN: dict[str, Any] = {
     "image_token_id": IMAGE,
@@ -172,6 +186,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "InternVL": internvl,
     "Qwen2.5-VL": qwen2_5_vl,
     "Qwen3-VL": qwen3_vl,
+    "Qwen3-VL-MoE": qwen3_vl_moe,
 }
 
 
@@ -188,7 +203,7 @@ def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
         return [{"pixel_values_videos": noise(1, 3, 3, _SIDE, _SIDE)} for _ in range(4)]
     if name == "InternVL":
         return [{"pixel_values": noise(tiles, 3, _SIDE, _SIDE)} for tiles in (3, 1, 3, 2)]
-    if name in ("Qwen2.5-VL", "Qwen3-VL"):
+    if name.startswith("Qwen"):
         sizes = [(8, 12), (6, 6), (8, 12), (4, 10)]
         return [
             {"pixel_values": noise(h * w, 3 * 2 * _PATCH**2), "image_grid_thw": torch.tensor([[1, h, w]])}

@@ -155,7 +155,7 @@ def test_llava_sees_the_image_resized_by_pillow():
             np.testing.assert_allclose(values[need][0], oracle(need.name, small, (SIDE, SIDE)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ("Qwen2.5-VL", "Qwen3-VL"))
+@pytest.mark.parametrize("family", ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE"))
 def test_qwens_tokens_are_squares_of_patches_in_reading_order(family):
     for height, width in ((24, 40), (32, 16)):
         image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8))

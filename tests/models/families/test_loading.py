@@ -26,6 +26,7 @@ OTHERS = {
     "InternVL": (InternVLProcessor, {"image_seq_length": 9, "start_image_token": "<img>", "end_image_token": "</img>"}),
     "Qwen2.5-VL": (Qwen2_5_VLProcessor, {}),
     "Qwen3-VL": (Qwen3VLProcessor, {}),
+    "Qwen3-VL-MoE": (Qwen3VLProcessor, {}),
 }
 QUESTION = "What is it?"
 

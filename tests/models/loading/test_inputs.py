@@ -31,8 +31,9 @@ OWN = {
     "InternVL": (InternVLProcessor, {"image_seq_length": 9}),
     "Qwen2.5-VL": (Qwen2_5_VLProcessor, {}),
     "Qwen3-VL": (Qwen3VLProcessor, {}),
+    "Qwen3-VL-MoE": (Qwen3VLProcessor, {}),
 }
-WITH_VIDEOS = ("LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL", "LLaVA-NeXT-Video")
+WITH_VIDEOS = ("LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "LLaVA-NeXT-Video")
 
 
 def noise(width, height):

@@ -97,7 +97,9 @@ def offloaded(family, folder, tmp_path, everything, **options):
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:The following device_map keys")  # accelerate: of image_newline, which is no module
 @pytest.mark.parametrize("everything", [True, False], ids=["all", "language model"])
-@pytest.mark.parametrize("family", ["LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL"])
+@pytest.mark.parametrize(
+    "family", ["LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE"]
+)
 def test_an_offloaded_model_answers_and_is_identified_as_the_whole_one(family, everything, folder_of, tmp_path):
     folder = folder_of(family)
     whole, apart = load(folder), offloaded(family, folder, tmp_path, everything)

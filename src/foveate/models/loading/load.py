@@ -32,6 +32,7 @@ _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the confi
     "llava_onevision": LlavaOnevision,
     "qwen2_5_vl": QwenVL,
     "qwen3_vl": QwenVL,
+    "qwen3_vl_moe": QwenVL,
     "internvl": InternVL,
 }
 

@@ -63,7 +63,7 @@ class Setting:
 
     @property
     def compressor(self) -> Compressor:
-        layer = 3 if self.family == "Qwen3-VL" else 2  # after the blocks with DeepStack features
+        layer = 3 if self.family.startswith("Qwen3-VL") else 2  # after the blocks with DeepStack features
         inside = DecoderCompressor(PromptAttention(layer - 1), 3, layer)
         before = VisionCompressor(Uniform(), 6)
         repacked, original, cut, both = COMPRESSIONS
