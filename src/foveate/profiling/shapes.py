@@ -1,7 +1,7 @@
 """The sizes of a model's parts that determine its operations, read from its `config.json`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -70,10 +70,10 @@ class TowerShape:
 
 @dataclass(frozen=True)
 class ProjectorShape:
-    """The sizes of the two layers between tower and decoder.
+    """The sizes of the layers between tower and decoder.
 
     Attributes:
-        widths: Input, inner and output width.
+        widths: Input, inner and output width; the last is 0 if there is one layer.
         copies: Number of projectors; Qwen3-VL has further ones for DeepStack features.
     """
 
@@ -99,10 +99,10 @@ class ModelShape:
 
 
 def _tiles(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> tuple[TowerShape, ProjectorShape]:
-    """Returns the sizes of a CLIP, SigLIP or InternViT tower and its projector."""
+    """Returns the sizes of a tower like CLIP's, SigLIP's or InternViT and its projector."""
     side, hidden = vision["patch_size"], vision["hidden_size"]
     rows, columns = (side, side) if isinstance(side, int) else side
-    cls_token = int(config["vision_feature_select_strategy"] == "default")
+    cls_token = int(config.get("vision_feature_select_strategy") == "default")
     tower = TowerShape(
         vision["num_hidden_layers"],
         hidden,
@@ -112,12 +112,14 @@ def _tiles(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> tu
     )
     if ratio := config.get("downsample_ratio"):  # InternVL: a square of patches becomes one token
         return tower, ProjectorShape((hidden * round(1 / ratio) ** 2, out, out))
+    if "vision_feature_layer" not in config:  # Gemma 3, Idefics3: one layer, after a pooling or a pixel shuffle
+        return tower, ProjectorShape((hidden * config.get("scale_factor", 1) ** 2, out, 0))
     layers = config["vision_feature_layer"]
     return tower, ProjectorShape((hidden * (1 if isinstance(layers, int) else len(layers)), out, out))
 
 
 def _qwen_vl(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> tuple[TowerShape, ProjectorShape]:
-    """Returns the sizes of Qwen2.5-VL's tower (gated, mostly windowed) or Qwen3-VL's (DeepStack), and the projector."""
+    """Returns the sizes of the tower of Qwen2.5-VL (gated, mostly windowed), Qwen3-VL (DeepStack) or GLM (gated)."""
     side, hidden, merged = vision["patch_size"], vision["hidden_size"], vision["spatial_merge_size"]
     windowed = "fullatt_block_indexes" in vision
     tower = TowerShape(
@@ -131,5 +133,9 @@ def _qwen_vl(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> 
         window=vision["window_size"] // merged // side * merged if windowed else 0,
     )
     joined = hidden * merged**2
+    if vision.get("model_type") == "glm4v_vision":  # a convolution, a projection and a gated FFN, token by token
+        wide = vision["out_hidden_size"]
+        tower = replace(tower, ffn_matrices=3, intermediate=wide)
+        return tower, ProjectorShape((joined, wide, wide + 3 * vision["intermediate_size"]))
     levels = len(vision.get("deepstack_visual_indexes") or ())
     return tower, ProjectorShape((joined, joined, vision["out_hidden_size"]), 1 + levels)
