@@ -17,6 +17,8 @@ class DecoderShape:
         kv_heads: Key-value heads.
         head_dim: Width of a head.
         experts: Number of experts among which a router chooses; 0 without a mixture.
+        dense_blocks: Number of leading blocks without a mixture of experts, if the others have one.
+        dense_intermediate: Inner width of their FFN.
     """
 
     blocks: int
@@ -26,20 +28,31 @@ class DecoderShape:
     kv_heads: int
     head_dim: int
     experts: int = 0
+    dense_blocks: int = 0
+    dense_intermediate: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "DecoderShape":
         """Reads the sizes from the fields of a decoder's `config.json`."""
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        mixed = "moe_intermediate_size" in config
-        return cls(
+        dense = cls(
             config["num_hidden_layers"],
             hidden,
-            config["num_experts_per_tok"] * config["moe_intermediate_size"] if mixed else config["intermediate_size"],
+            config["intermediate_size"],
             heads,
             config.get("num_key_value_heads") or heads,
             config.get("head_dim") or hidden // heads,
-            (config.get("num_local_experts") or config["num_experts"]) if mixed else 0,
+        )
+        if "moe_intermediate_size" not in config:
+            return dense
+        passed = config["num_experts_per_tok"] + config.get("n_shared_experts", 0)
+        names = ("num_local_experts", "n_routed_experts", "num_experts")
+        return replace(
+            dense,
+            intermediate=passed * config["moe_intermediate_size"],
+            experts=next(config[name] for name in names if name in config),
+            dense_blocks=config.get("first_k_dense_replace", 0),
+            dense_intermediate=dense.intermediate,
         )
 
 
@@ -133,7 +146,10 @@ def _qwen_vl(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> 
         window=vision["window_size"] // merged // side * merged if windowed else 0,
     )
     joined = hidden * merged**2
-    if vision.get("model_type") == "glm4v_vision":  # a convolution, a projection and a gated FFN, token by token
+    if vision.get("model_type") in (
+        "glm4v_vision",
+        "glm4v_moe_vision",
+    ):  # a convolution, a projection and a gated FFN, token by token
         wide = vision["out_hidden_size"]
         tower = replace(tower, ffn_matrices=3, intermediate=wide)
         return tower, ProjectorShape((joined, wide, wide + 3 * vision["intermediate_size"]))

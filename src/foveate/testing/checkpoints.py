@@ -52,6 +52,7 @@ _IMAGE_TEXTS = {
     "Qwen3-VL-MoE": _QWEN,
     "LLaVA-NeXT-Video": _ImageText(in_template="<video>\n"),
     "GLM-4.1V": _GLM,
+    "GLM-4.5V": _GLM,
     "GLM-4.6V": _GLM,
     "Gemma 3": _ImageText("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<start_of_image>"),
     "Idefics3": _TILES,
@@ -118,8 +119,8 @@ def image_processor(name: str, points: Any = None) -> Any:  # noqa: ANN401 (a cl
         case "Idefics3" | "SmolVLM":
             kind = Idefics3ImageProcessorPil if name == "Idefics3" else SmolVLMImageProcessorPil
             return kind(size={"longest_edge": 2 * _SIDE}, max_image_size={"longest_edge": _SIDE})
-        case "GLM-4.1V" | "GLM-4.6V":
-            kind = Glm4vImageProcessorPil if name == "GLM-4.1V" else Glm46VImageProcessorPil
+        case "GLM-4.1V" | "GLM-4.5V" | "GLM-4.6V":
+            kind = Glm46VImageProcessorPil if name == "GLM-4.6V" else Glm4vImageProcessorPil
             sizes = {"shortest_edge": 2 * 8 * 8, "longest_edge": 2 * 40 * 40}  # of two frames
             return kind(size=sizes, patch_size=_PATCH, temporal_patch_size=2, merge_size=2)
         case "InternVL":

@@ -15,6 +15,8 @@ from transformers import (
     Gemma3TextConfig,
     Glm4vConfig,
     Glm4vForConditionalGeneration,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
     Glm46VConfig,
     Glm46VForConditionalGeneration,
     Idefics3Config,
@@ -198,6 +200,15 @@ def glm4v() -> nn.Module:
     return random_model(Glm4vForConditionalGeneration, Glm4vConfig(**_GLM))
 
 
+def glm4v_moe() -> nn.Module:
+    """Returns a tiny GLM-4.5V, whose tokens pass a shared expert and two of four in all blocks but the first."""
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    text = {**_GLM["text_config"], "model_type": "glm4v_moe_text", **experts}
+    vision = {**_GLM["vision_config"], "model_type": "glm4v_moe_vision"}
+    config = Glm4vMoeConfig(**{**_GLM, "text_config": text, "vision_config": vision})
+    return random_model(Glm4vMoeForConditionalGeneration, config)
+
+
 def glm46v() -> nn.Module:
     """Returns a tiny GLM-4.6V, whose heads are half rotated."""
     return random_model(Glm46VForConditionalGeneration, Glm46VConfig(**_GLM))
@@ -266,6 +277,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "Idefics3": idefics3,
     "SmolVLM": smolvlm,
     "GLM-4.1V": glm4v,
+    "GLM-4.5V": glm4v_moe,
     "GLM-4.6V": glm46v,
 }
 WITHOUT_CUTS = ("Gemma 3",)

@@ -31,8 +31,8 @@ REASONS = {
         r"which no CLIP shares|companion: its vision tower",
         "needs a CLIP that the tower came from",
     ),
-    "g": (r"debiased attention", "needs rotary positions that rotate whole heads by halves, as in LLaMA"),
     "f": (r"sliding_window of|both directions", "needs a language model whose tokens attend to all earlier ones"),
+    "g": (r"debiased attention", "needs rotary positions that rotate whole heads by halves, as in LLaMA"),
 }
 """By sign: a pattern of the error's message, and its short form."""
 

@@ -158,7 +158,7 @@ def test_llava_sees_the_image_resized_by_pillow():
             np.testing.assert_allclose(values[need][0], oracle(need.name, small, (SIDE, SIDE)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "GLM-4.1V", "GLM-4.6V"))
+@pytest.mark.parametrize("family", ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "GLM-4.1V", "GLM-4.5V", "GLM-4.6V"))
 def test_qwens_tokens_are_squares_of_patches_in_reading_order(family):
     for height, width in ((24, 40), (32, 16)):
         image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8))

@@ -40,6 +40,7 @@ OTHERS = {
     "Qwen3-VL": (Qwen3VLProcessor, {}),
     "Qwen3-VL-MoE": (Qwen3VLProcessor, {}),
     "GLM-4.1V": (Glm4vProcessor, {}),
+    "GLM-4.5V": (Glm4vProcessor, {}),
     "GLM-4.6V": (Glm46VProcessor, {}),
     "SmolVLM": (
         SmolVLMProcessor,

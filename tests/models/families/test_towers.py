@@ -16,7 +16,7 @@ DEPTH, HEADS, WIDTH, SIDE = 4, 4, 8, 6
 LAYERS = range(DEPTH)
 TILED = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "LLaVA-NeXT-Video", "InternVL", "Gemma 3", *SPREAD)
 WITHOUT_CLS = ("LLaVA-OneVision", "Gemma 3", *SPREAD)
-QWEN = ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "GLM-4.1V", "GLM-4.6V")
+QWEN = ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "GLM-4.1V", "GLM-4.5V", "GLM-4.6V")
 ALIKE = ([0, 2], [1], [3])  # images of one arrangement each
 
 

@@ -217,6 +217,11 @@ class Adapter(ABC):
         return self.per_token(per_patch[..., None], images, arrangement)[..., 0]
 
     @property
+    def own_reads(self) -> dict[str, Tensor]:
+        """Weights that no module of the stock model reads when it runs, by the name that a device map gives them."""
+        return {} if self.separator is None else {"model.image_newline": self.separator}
+
+    @property
     def projector(self) -> nn.Module:
         """The module between tower and language model."""
         return self.inner.multi_modal_projector

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -50,7 +50,8 @@ class Gemma3(Tiled):
         def states(pixels: Tensor, last: int) -> Tensor:
             return tower(pixel_values=pixels.to(model.dtype)).last_hidden_state
 
-        side, heads = self.projector.tokens_per_side, model.config.vision_config.num_attention_heads
+        self._projection = _Projection(self.inner.multi_modal_projector)
+        side, heads = self.inner.multi_modal_projector.tokens_per_side, model.config.vision_config.num_attention_heads
         self.tower = Tower(len(layers), heads, len(layers) - 1, False, Grid(side, side))
         self.tiles = TileTower(tower, [layer.self_attn for layer in layers], self.tower, states)
 
@@ -86,14 +87,18 @@ class Gemma3(Tiled):
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
         grid = tile_grid(self.model.config)
         square = features.transpose(1, 2).unflatten(2, (grid.rows, grid.columns)).contiguous()
-        return self.projector.avg_pool(square).flatten(2).transpose(1, 2)
+        return self.inner.multi_modal_projector.avg_pool(square).flatten(2).transpose(1, 2)
 
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
         return self.joined(values)
 
-    def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
-        normed = self.projector.mm_soft_emb_norm(features)
-        return (normed @ self.projector.mm_input_projection_weight).type_as(features)
+    @property
+    def projector(self) -> nn.Module:
+        return self._projection
+
+    @property
+    def own_reads(self) -> dict[str, Tensor]:
+        return {"model.multi_modal_projector": self.inner.multi_modal_projector.mm_input_projection_weight}
 
     def joined_output(self, output: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
         features: Any = output.pooler_output
@@ -119,6 +124,19 @@ class Gemma3(Tiled):
             position_ids=position,
             token_type_ids=image.long(),
         )
+
+
+class _Projection(nn.Module):
+    """The part of the stock projector behind its pooling, which runs token by token."""
+
+    def __init__(self, stock: Any) -> None:  # noqa: ANN401 (Gemma3MultiModalProjector)
+        super().__init__()
+        self._stock = (stock,)  # no module of this one, so that its hooks and its device stay
+
+    def forward(self, features: Tensor) -> Tensor:
+        (stock,) = self._stock
+        weight = stock.mm_input_projection_weight
+        return (stock.mm_soft_emb_norm(features).to(weight.device) @ weight).type_as(features)
 
 
 def _views(ids: Tensor, image_token: int, tokens: int, gaps: Sequence[Sequence[int]]) -> list[int]:

@@ -41,6 +41,7 @@ _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the confi
     "idefics3": Idefics3,
     "smolvlm": Idefics3,
     "glm4v": Glm,
+    "glm4v_moe": Glm,
     "glm46v": Glm,
 }
 

@@ -68,11 +68,12 @@ class LoadedModel:
                 f"language model {self.adapter.decoder.depth} blocks; expected at least one of each, and the features "
                 "written by a layer of the tower"
             )
-        if self.adapter.separator is not None and self.adapter.separator.is_meta:
-            raise UnsupportedModel(
-                "model.image_newline is offloaded, but the model cannot load it back: give it a device in device_map, "
-                "such as {'model.image_newline': 'cpu'}"
-            )
+        for name, weight in self.adapter.own_reads.items():
+            if weight.is_meta:
+                raise UnsupportedModel(
+                    f"{name} is offloaded, but cannot be loaded back: give it a device in device_map, such as "
+                    f"{{{name!r}: 'cpu'}}"
+                )
         ids = self.prompt("?")
         if self.adapter.image_token not in ids or not 0 <= min(ids) <= max(ids) < known:
             raise UnsupportedModel(
