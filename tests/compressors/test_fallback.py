@@ -15,7 +15,7 @@ from foveate.models.loading.load import adapt
 from foveate.scorers import ClsEnsemble, Hybrid, PromptAttention
 from foveate.testing.families import FAMILIES, image_inputs
 
-WITHOUT_CLS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL")
+WITHOUT_CLS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE")
 NEAREST = {"Qwen2.5-VL": (1, 1, 3, 3)}  # windows in layers 0 and 2, which lies between two that see everything
 
 

@@ -20,7 +20,7 @@ from tests.tiers import parametrize
 
 NEW = 4
 COMPRESSORS = {"identity": Identity(), "vtc_cls": vtc_cls(0.3, 1), "fastv": fastv(0.3, 2)}
-EVERY = parametrize("family", ["LLaVA-NeXT", "Qwen2.5-VL", "Qwen3-VL"])
+EVERY = parametrize("family", ["LLaVA-NeXT", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "Idefics3"])
 
 
 @pytest.fixture(scope="module")

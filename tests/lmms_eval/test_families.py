@@ -15,7 +15,16 @@ from tests.lmms_eval.asking import generating
 from tests.tiers import extended
 
 SHAPES = [(20, 50), (60, 61), (20, 50), (50, 22)]
-FAMILIES = ["LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL"]
+FAMILIES = [
+    "LLaVA-1.5",
+    "LLaVA-NeXT",
+    "LLaVA-OneVision",
+    "InternVL",
+    "Qwen2.5-VL",
+    "Qwen3-VL",
+    "Qwen3-VL-MoE",
+    "GLM-4.1V",
+]
 NEW = 4
 FURTHER = [pytest.param(name, marks=extended("every")) for name in FAMILIES[1:]]
 

@@ -13,6 +13,10 @@ from torch import Tensor
 
 from foveate.testing.families import IMAGE, VIDEO
 
+AXES = ("Qwen", "GLM")
+"""The families whose positions have three axes."""
+BOTH_WAYS = ("gemma3",)
+"""The types of models whose image tokens attend to each other in both directions."""
 TEXT, SEPARATOR, EXTRA = -1, -3, -2
 Image = Mapping[str, Tensor]
 
@@ -112,7 +116,7 @@ def seen(model: Any, family: str, image: Image) -> Seen:
 
 def full_positions(model: Any, family: str, prompt: Prompt) -> Tensor:
     """Returns the stock positions of the full prompt: (axis, token)."""
-    if not family.startswith("Qwen"):
+    if not family.startswith(AXES):
         return torch.arange(len(prompt.ids))[None]
     ids = torch.tensor([prompt.ids])
     kind = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
@@ -193,30 +197,34 @@ def _rows(
         for one in others
         for i in range(len(one.tokens))
     ]
+    columns, placed, first = (ids == token).nonzero()[:, 0], {}, 0
+    for number, image in enumerate(images):
+        choice = None if choices is None else choices[number]
+        own, columns = columns[: len(image.tokens)], columns[len(image.tokens) :]
+        assert len(own) == len(image.tokens), "placeholders and images do not match"
+        for offset, row in _image_rows(image, choice, positions[:, own], first, separators, none):
+            placed.setdefault(int(own[offset]), []).append(row)
+        first += int((~image.separator).sum())
     rows: list[Row] = []
-    first, number, at = 0, 0, 0
-    while at < len(ids):
+    for at in range(len(ids)):
         if ids[at] == token:
-            image = images[number]
-            choice = None if choices is None else choices[number]
-            rows += _image_rows(image, choice, positions[:, at : at + len(image.tokens)], first, separators, none)
-            first += int((~image.separator).sum())
-            number, at = number + 1, at + len(image.tokens)
+            rows += placed.get(at, [])
             continue
         if int(ids[at]) in (IMAGE, VIDEO) and uncompressed:
             state, levels = uncompressed.pop(0)
         else:
             state, levels = words[at], none
         rows.append(Row(state, positions[:, at], TEXT, levels))
-        at += 1
-    assert number == len(images) and not uncompressed, "placeholders and images do not match"
+    assert not len(columns) and not uncompressed, "placeholders and images do not match"
     return rows
 
 
 def _image_rows(
     image: Seen, choice: Choice | None, positions: Tensor, first: int, separators: bool, none: Tensor
-) -> list[Row]:
-    """Returns the tokens of an image in the order of its placeholders; an extra one follows the token before it.
+) -> list[tuple[int, Row]]:
+    """Returns the tokens of an image, each with the offset of the placeholder in whose place it stands, in their order.
+
+    An extra token follows the token before it.
 
     Args:
         image: The stock features of the image.
@@ -242,13 +250,13 @@ def _image_rows(
         levels = torch.stack([mixed(level, n) for level in image.levels]) if image.levels else none
         number = first + patch if patch >= 0 else patch
         row = Row(mixed(image.tokens, n), positions[:, offset], number, levels)
-        entries.append((offset if patch >= 0 else last, n, row))
+        entries.append((offset if patch >= 0 else max(last, 0), n if last >= 0 else n - len(origin), row))
     if separators:
         entries += [
             (at, len(origin), Row(image.tokens[at], positions[:, at], SEPARATOR, none))
             for at in image.separator.nonzero()[:, 0].tolist()
         ]
-    return [row for _, _, row in sorted(entries, key=lambda entry: entry[:2])]
+    return [(at, row) for at, _, row in sorted(entries, key=lambda entry: entry[:2])]
 
 
 def run(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), more: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
@@ -263,7 +271,7 @@ def run(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), more: Sequence[i
     Returns:
         Logits at each token, and a mask of the tokens that remain to the end.
     """
-    decoder, prompt, length = model.model.language_model, len(sequence), len(sequence) + len(more)
+    decoder, prompt, length = decoder_of(model), len(sequence), len(sequence) + len(more)
     words = model.get_input_embeddings()(torch.tensor(more, dtype=torch.long))
     states = torch.cat([sequence.states, words])[None]
     behind = torch.arange(len(more))
@@ -280,14 +288,40 @@ def run(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), more: Sequence[i
             if cut.repacked and len(position) == 1:
                 position = (visible.cumsum(0) - 1).clamp(min=0)[None]
         place = position[:, None]
-        rotation = decoder.rotary_emb(states, place if len(place) > 1 else place[0])
-        hidden = ~(earlier & (visible | itself))
+        kind = (getattr(decoder.config, "layer_types", None) or [None] * len(decoder.layers))[number]
+        kinds = (kind,) if hasattr(decoder.rotary_emb, "layer_types") else ()
+        rotation = decoder.rotary_emb(states, place if len(place) > 1 else place[0], *kinds)
+        hidden = ~(reached(model, patch, earlier, kind) & (visible | itself))
         mask = torch.zeros_like(hidden, dtype=states.dtype).masked_fill(hidden, torch.finfo(states.dtype).min)
         states = block(states, attention_mask=mask[None, None], position_embeddings=rotation)
         if number < len(sequence.levels):
             states = states.clone()
             states[0, :prompt] += sequence.levels[number]
     return model.lm_head(decoder.norm(states))[0], visible
+
+
+def decoder_of(model: Any) -> Any:
+    """Returns the stock language model without its head."""
+    return getattr(model.model, "language_model", None) or model.model.text_model
+
+
+def reached(model: Any, patch: Tensor, earlier: Tensor, kind: str | None) -> Tensor:
+    """Returns which tokens each token may attend to in a block of this kind: (token, token) bool.
+
+    Args:
+        model: The stock model.
+        patch: The patch of each token; see `Tokens`.
+        earlier: Marks for each token itself and those before it.
+        kind: Kind of the block; None if all are alike.
+    """
+    reach = earlier
+    if model.config.model_type in BOTH_WAYS:  # the tokens of an image, which no text parts, see each other
+        texts = (patch == TEXT).cumsum(0)
+        image = patch != TEXT
+        reach = reach | (image[:, None] & image & (texts[:, None] == texts))
+    if kind == "sliding_attention":
+        reach = reach & torch.ones_like(reach).triu(1 - decoder_of(model).config.sliding_window)
+    return reach
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from foveate.core.arrangement import Grid
 from foveate.core.errors import FoveateError
+from foveate.models.loading.load import adapt
 from foveate.profiling.flops import (
     CONVENTIONS,
     Convention,
@@ -17,7 +18,7 @@ from foveate.profiling.flops import (
     tower_macs,
 )
 from foveate.profiling.shapes import DecoderShape, ModelShape, ProjectorShape, TowerShape
-from foveate.testing.families import FAMILIES
+from foveate.testing.families import FAMILIES, SPREAD
 
 LLAMA_7B = DecoderShape(blocks=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128)
 CLIP_L_336 = TowerShape(blocks=24, hidden=1024, intermediate=4096, patch_values=3 * 14**2)
@@ -132,17 +133,19 @@ def test_the_shape_of_every_family_costs_what_its_own_vision_side_costs(name):
     model = FAMILIES[name]()
     model.set_attn_implementation("eager")
     shape = ModelShape.of(model.config.to_dict())
-    if "Qwen" in name:
+    if name.startswith(("Qwen", "GLM")):
         rows, columns = 14, 18  # of patches: in Qwen2.5-VL, four whole windows of four and what is left at both ends
         pixels = torch.zeros(rows * columns, 3 * 2 * 4**2)
         images = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]])}
         seen, tokens = [Grid(rows, columns)], rows * columns // 4
     else:
         seen = [Grid(6, 6)] * 3
-        tokens = {"InternVL": 27, "LLaVA-NeXT-Video": 27}.get(name, 108)
+        tokens = 108 if name in ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision") else 27
         images = {"pixel_values": torch.zeros(3, 3, 24, 24)}
         if name in ("LLaVA-NeXT", "LLaVA-OneVision"):  # the whole image and two tiles of its enlargement
             images = {"pixel_values": torch.zeros(1, 3, 3, 24, 24), "image_sizes": torch.tensor([[24, 48]])}
+        if name in SPREAD:  # a tile of zeros would be padding
+            images = {"pixel_values": torch.ones(1, 3, 3, 24, 24)}
     get = model.get_image_features
     if name == "LLaVA-NeXT-Video":
         images, get = {"pixel_values_videos": torch.zeros(1, 3, 3, 24, 24)}, model.get_video_features
@@ -154,9 +157,10 @@ def test_the_shape_of_every_family_costs_what_its_own_vision_side_costs(name):
 def test_the_shape_of_every_family_costs_what_its_own_language_model_costs(name):
     model = FAMILIES[name]()
     model.set_attn_implementation("eager")
+    model.set_experts_implementation("eager")  # the counter does not count products of groups
     shape = ModelShape.of(model.config.to_dict()).decoder
     assert shape.kv_heads == shape.heads // 2
-    counted = _counted(lambda: model.model.language_model(inputs_embeds=torch.zeros(1, 20, 32), use_cache=False))
+    counted = _counted(lambda: adapt(model).decoder.model(inputs_embeds=torch.zeros(1, 20, 32), use_cache=False))
     assert prefill_flops(np.full(shape.blocks, 20), NO_TEXT, shape) == counted
 
 

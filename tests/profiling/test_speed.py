@@ -138,7 +138,10 @@ def test_fewer_tokens_hold_less_memory(loaded, asked):
         assert few < full
 
 
-@pytest.mark.parametrize("name", ["LLaVA-NeXT", "InternVL", "Qwen2.5-VL", "Qwen3-VL"])
+@pytest.mark.parametrize(
+    "name",
+    ["LLaVA-NeXT", "InternVL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "Gemma 3", "Idefics3", "SmolVLM", "GLM-4.1V"],
+)
 def test_models_with_images_of_any_size_are_measured_too(name, asked, tmp_path):
     family = load(save_family(name, tmp_path))
     images = [(image.resize((40, 24)), question) for image, question in asked[:2]]

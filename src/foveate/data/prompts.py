@@ -99,6 +99,7 @@ FAMILIES = {
     "qwen2_vl": QWEN,
     "qwen2_5_vl": QWEN,
     "qwen3_vl": QWEN,
+    "qwen3_vl_moe": QWEN,
     "internvl": INTERNVL,
 }
 """Prompts by the `model_type` of a checkpoint; all others use LLaVA's."""

@@ -40,6 +40,13 @@ def repeat_left_padded(
     return index, real, nth
 
 
+def runs_of(marked: Bool[Tensor, "batch token"]) -> list[tuple[int, int, int]]:
+    """Returns row, first index and the index after the last one of each run of marked tokens, in reading order."""
+    edges = torch.nn.functional.pad(marked.int(), (1, 1)).diff(dim=1)
+    (row, start), end = (edges == 1).nonzero().unbind(1), (edges == -1).nonzero()[:, 1]
+    return list(zip(row.tolist(), start.tolist(), end.tolist(), strict=True))
+
+
 def positions(mask: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
     """Returns the position of each real token, counted from 0 without padding; padding gets 0."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -104,7 +104,10 @@ def decoder_macs(
     if tokens.shape[-1] != shape.blocks:
         raise FoveateError(f"tokens of shape {tokens.shape}: expected one number for each of the {shape.blocks} blocks")
     n, queries, keys = tokens.astype(float), shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    linear = 2 * shape.hidden * (queries + keys) + ffn_matrices * shape.hidden * shape.intermediate
+    mixed = ffn_matrices * shape.intermediate + shape.experts
+    dense = np.arange(shape.blocks) < shape.dense_blocks
+    ffn = np.where(dense, ffn_matrices * shape.dense_intermediate, mixed)
+    linear = shape.hidden * (2 * (queries + keys) + ffn)
     return np.asarray((n * linear + 2 * n**2 * queries).sum(-1))
 
 

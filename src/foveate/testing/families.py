@@ -10,6 +10,17 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    Glm4vConfig,
+    Glm4vForConditionalGeneration,
+    Glm4vMoeConfig,
+    Glm4vMoeForConditionalGeneration,
+    Glm46VConfig,
+    Glm46VForConditionalGeneration,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLVisionConfig,
@@ -27,7 +38,11 @@ from transformers import (
     Qwen2Config,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
 )
 
 WORDS = 120
@@ -136,15 +151,67 @@ def qwen2_5_vl() -> nn.Module:
 
 def qwen3_vl() -> nn.Module:
     """Returns a tiny Qwen3-VL, with DeepStack features after the first two blocks of the language model."""
-    vision = {
-        **_QWEN_TOWER,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 2],
-    }
-    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True, "rope_theta": 1e4}
-    text = {**_TEXT, "num_hidden_layers": 6, "head_dim": 8, "rope_parameters": rope}  # room for three cuts
-    config = Qwen3VLConfig(text_config=text, vision_config=vision, **_QWEN)
+    config = Qwen3VLConfig(text_config=_QWEN3_TEXT, vision_config=_QWEN3_TOWER, **_QWEN)
     return random_model(Qwen3VLForConditionalGeneration, config)
+
+
+def qwen3_vl_moe() -> nn.Module:
+    """Returns a tiny Qwen3-VL-MoE, whose tokens pass two of four experts in each block."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    config = Qwen3VLMoeConfig(text_config=_QWEN3_TEXT | experts, vision_config=_QWEN3_TOWER, **_QWEN)
+    return random_model(Qwen3VLMoeForConditionalGeneration, config)
+
+
+def gemma3() -> nn.Module:
+    """Returns a tiny Gemma 3, with windows of 12 tokens in every other block of the language model."""
+    text = Gemma3TextConfig(
+        **_TEXT,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=12,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    )
+    config = Gemma3Config(
+        vision_config=SiglipVisionConfig(**_TOWER, vision_use_head=False),
+        text_config=text,
+        image_token_index=IMAGE,
+        boi_token_index=START,
+        eoi_token_index=END,
+        mm_tokens_per_image=9,
+        tie_word_embeddings=False,
+    )
+    return random_model(Gemma3ForConditionalGeneration, config)
+
+
+def idefics3() -> nn.Module:
+    """Returns a tiny Idefics3."""
+    config = Idefics3Config(vision_config=_TOWER, text_config=_llama(), **_IMAGE)
+    return random_model(Idefics3ForConditionalGeneration, config)
+
+
+def smolvlm() -> nn.Module:
+    """Returns a tiny SmolVLM."""
+    config = SmolVLMConfig(vision_config=_TOWER, text_config=_llama(), **_IMAGE)
+    return random_model(SmolVLMForConditionalGeneration, config)
+
+
+def glm4v() -> nn.Module:
+    """Returns a tiny GLM-4.1V, whose heads are half rotated."""
+    return random_model(Glm4vForConditionalGeneration, Glm4vConfig(**_GLM))
+
+
+def glm4v_moe() -> nn.Module:
+    """Returns a tiny GLM-4.5V, whose tokens pass a shared expert and two of four in all blocks but the first."""
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    text = {**_GLM["text_config"], "model_type": "glm4v_moe_text", **experts}
+    vision = {**_GLM["vision_config"], "model_type": "glm4v_moe_vision"}
+    config = Glm4vMoeConfig(**{**_GLM, "text_config": text, "vision_config": vision})
+    return random_model(Glm4vMoeForConditionalGeneration, config)
+
+
+def glm46v() -> nn.Module:
+    """Returns a tiny GLM-4.6V, whose heads are half rotated."""
+    return random_model(Glm46VForConditionalGeneration, Glm46VConfig(**_GLM))
 
 
 _QWEN_TOWER: dict[str, Any] = {
@@ -157,11 +224,44 @@ _QWEN_TOWER: dict[str, Any] = {
     "spatial_merge_size": 2,
     "out_hidden_size": 32,
 }
+_QWEN3_TOWER: dict[str, Any] = {**_QWEN_TOWER, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
+_QWEN3_TEXT: dict[str, Any] = {
+    **_TEXT,
+    "num_hidden_layers": 6,  # room for three cuts
+    "head_dim": 8,
+    "rope_parameters": {
+        "rope_type": "default",
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+        "rope_theta": 1e4,
+    },
+}
 _QWEN: dict[str, Any] = {
     "image_token_id": IMAGE,
     "video_token_id": VIDEO,
     "vision_start_token_id": START,
     "vision_end_token_id": END,
+    "tie_word_embeddings": False,
+}
+_GLM: dict[str, Any] = {
+    **_TOKENS,
+    "vision_config": {**_QWEN_TOWER, "model_type": "glm4v_vision", "image_size": _SIDE},
+    "text_config": {
+        **_TEXT,
+        "model_type": "glm4v_text",
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "rope_parameters": {
+            "rope_type": "default",
+            "mrope_section": [2, 1, 1],
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 1e4,
+        },
+    },
+    "image_start_token_id": START,
+    "image_end_token_id": END,
+    "video_start_token_id": 115,
+    "video_end_token_id": 114,
     "tie_word_embeddings": False,
 }
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
@@ -172,7 +272,18 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "InternVL": internvl,
     "Qwen2.5-VL": qwen2_5_vl,
     "Qwen3-VL": qwen3_vl,
+    "Qwen3-VL-MoE": qwen3_vl_moe,
+    "Gemma 3": gemma3,
+    "Idefics3": idefics3,
+    "SmolVLM": smolvlm,
+    "GLM-4.1V": glm4v,
+    "GLM-4.5V": glm4v_moe,
+    "GLM-4.6V": glm46v,
 }
+WITHOUT_CUTS = ("Gemma 3",)
+"""The families that refuse cuts inside the language model, which attends to windows or in both directions."""
+SPREAD = ("Idefics3", "SmolVLM")
+"""The families that write text between the tiles of an image."""
 
 
 def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
@@ -182,13 +293,22 @@ def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    if name == "LLaVA-1.5":
+    if name in ("LLaVA-1.5", "Gemma 3"):
         return [{"pixel_values": noise(1, 3, _SIDE, _SIDE)} for _ in range(4)]
     if name == "LLaVA-NeXT-Video":
         return [{"pixel_values_videos": noise(1, 3, 3, _SIDE, _SIDE)} for _ in range(4)]
     if name == "InternVL":
         return [{"pixel_values": noise(tiles, 3, _SIDE, _SIDE)} for tiles in (3, 1, 3, 2)]
-    if name in ("Qwen2.5-VL", "Qwen3-VL"):
+    if name in SPREAD:  # the rest of four tiles is padding
+        real = [torch.arange(4)[None, :, None, None] < tiles for tiles in (3, 1, 3, 2)]
+        return [
+            {
+                "pixel_values": noise(1, 4, 3, _SIDE, _SIDE) * some[:, :, None],
+                "pixel_attention_mask": some.expand(1, 4, _SIDE, _SIDE).long(),
+            }
+            for some in real
+        ]
+    if name.startswith(("Qwen", "GLM")):
         sizes = [(8, 12), (6, 6), (8, 12), (4, 10)]
         return [
             {"pixel_values": noise(h * w, 3 * 2 * _PATCH**2), "image_grid_thw": torch.tensor([[1, h, w]])}
@@ -196,6 +316,21 @@ def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
         ]
     sizes = [(20, 50), (60, 61), (20, 50), (50, 22)]  # enlargements of one, nine, one and two tiles
     return [{"pixel_values": noise(1, 10, 3, _SIDE, _SIDE), "image_sizes": torch.tensor([size])} for size in sizes]
+
+
+def placeholders(name: str, token: int, count: int) -> list[int]:
+    """Returns the tokens of an image in a prompt: its placeholders, and the text between them if there is any.
+
+    Args:
+        name: Name of the family.
+        token: The placeholder.
+        count: Number of placeholders.
+    """
+    if name not in SPREAD:
+        return [token] * count
+    tiles, run = count // 9, [token] * 9
+    before_whole = [part for tile in range(tiles - 1) for part in (START, 100 + tile, *run)]
+    return [*before_whole, *[4, 4] * (tiles > 1), START, 99, *run, START]
 
 
 def random_model(kind: Any, config: Any) -> nn.Module:  # noqa: ANN401 (a class per family)

@@ -15,18 +15,24 @@ from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.load import LoadedModel, adapt
 from foveate.models.loading.processor import Parts
 from foveate.testing.checkpoints import image_processor, tokenizer
-from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, image_inputs
+from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, image_inputs, placeholders
+from foveate.testing.models import features_of, token_types
 
 _KEEP = 8
 REASONS = {
     "a": (r"EvidenceShare", "needs annotated data: runs in evaluations only"),
-    "b": (r"cuts an image into tiles|smaller image instead", "needs one image for the tower, not tiles of it"),
+    "b": (
+        r"cuts an image into tiles|smaller image instead|takes images of one size",
+        "needs one image for the tower, of any size and not tiles of it",
+    ),
     "c": (r"ClsQuery.*no \[CLS\]", "needs the query of [CLS] itself, for which there is no fallback"),
     "d": (r"works inside the tower of LLaVA-1.5", "works between the blocks of a tower like LLaVA-1.5's"),
     "e": (
         r"which no CLIP shares|companion: its vision tower",
         "needs a CLIP that the tower came from",
     ),
+    "f": (r"sliding_window of|both directions", "needs a language model whose tokens attend to all earlier ones"),
+    "g": (r"debiased attention", "needs rotary positions that rotate whole heads by halves, as in LLaMA"),
 }
 """By sign: a pattern of the error's message, and its short form."""
 
@@ -82,8 +88,6 @@ def load_family(family: str) -> LoadedModel:
 def family_inputs(family: str) -> dict[str, Any]:
     """Returns the inputs of a prompt about the family's first image."""
     adapter, image = load_family(family).adapter, image_inputs(family)[0]
-    runs_of = [len(image["pixel_values"]) * adapter.tower.grid.patches] if family == "InternVL" else []
-    (arrangement,) = adapter.arrangements(image, runs_of)
-    ids = torch.tensor([[5, 6, START, *[adapter.image_token] * arrangement.length, END, 9, 10, 11]])
-    kind = {"mm_token_type_ids": (ids == adapter.image_token).int()} if "image_grid_thw" in image else {}
-    return {**image, **kind, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    count = len(features_of(adapter, image)[0])
+    ids = torch.tensor([[5, 6, START, *placeholders(family, adapter.image_token, count), END, 9, 10, 11]])
+    return {**image, **token_types(adapter, ids), "input_ids": ids, "attention_mask": torch.ones_like(ids)}

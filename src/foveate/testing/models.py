@@ -11,6 +11,7 @@ from foveate.compressors import DecoderCompressor, Identity, VisionCompressor
 from foveate.compressors.base import compressed_by
 from foveate.core.arrangement import Arrangement
 from foveate.core.compression import Compression
+from foveate.core.errors import FoveateError
 from foveate.mergers import Nearest
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.grouping import group_by_shape, in_groups
@@ -49,6 +50,10 @@ class ModelContract(ABC):
     @abstractmethod
     def model(self) -> nn.Module:
         """Returns a tiny random model of the family."""
+
+    def placeholders(self, adapter: Adapter, count: int) -> list[int]:
+        """Returns the tokens of an image in a prompt: its placeholders, and the text between them if there is any."""
+        return [adapter.image_token] * count
 
     @abstractmethod
     def image_inputs(self) -> list[dict[str, Tensor]]:
@@ -124,6 +129,8 @@ class ModelContract(ABC):
     def test_cuts_inside_the_language_model_equal_hiding_the_tokens_from_later_blocks(self) -> None:
         compressor = DecoderCompressor(PromptAttention(1), 4, layer=2)
         model, adapter, inputs, prompts = self._batch([[0], [1], [2]])
+        if adapter.decoder.both_ways or adapter.decoder.window is not None:
+            return self._refused(compressor, model, inputs)
         with compressor.attached(model) as run:
             output = model.generate(**inputs, **_OPTIONS)
         for row, prompt in enumerate(prompts):
@@ -145,6 +152,16 @@ class ModelContract(ABC):
         answers, pruning = answer_each(adapter, prompts, whole, False, compressor.cuts, Decoding(_NEW))
         assert [kept.tolist() for kept in pruning.decisions[0].compression.kept] == [kept.tolist() for kept in run.kept]
         assert answers.tokens == [row[-_NEW:].tolist() for row in output.sequences]
+
+    def _refused(self, compressor: DecoderCompressor, model: Any, inputs: dict[str, Tensor]) -> None:  # noqa: ANN401
+        """Checks that cuts are refused, which would change the window or the masks of the remaining tokens."""
+        try:
+            with compressor.attached(model):
+                model.generate(**inputs, **_OPTIONS)
+        except FoveateError as error:
+            assert "cuts inside the language model does not work with" in str(error)
+        else:
+            raise AssertionError("a cut inside the language model was not refused")
 
     def test_leaving_the_context_restores_the_model(self) -> None:
         model, _, inputs, _ = self._batch()
@@ -174,7 +191,7 @@ class ModelContract(ABC):
     def _prompt(self, adapter: Adapter, lengths: Sequence[int]) -> list[int]:
         prompt = list(_TEXT[0])
         for number, length in enumerate(lengths):
-            prompt += [*(_TEXT[1] if number else []), START, *[adapter.image_token] * length, END]
+            prompt += [*(_TEXT[1] if number else []), START, *self.placeholders(adapter, length), END]
         return prompt + list(_TEXT[2])
 
     def _length(self, adapter: Adapter, number: int) -> int:
@@ -201,13 +218,13 @@ class ModelContract(ABC):
         following = torch.arange(words.shape[1]) + int(position.max()) + 1
         position = torch.cat([position, following.expand(len(position), -1)], 1)
         embeds = torch.cat([sequence.states, words], 1)
+        visual = torch.cat([sequence.visual, torch.zeros(words.shape[:2], dtype=torch.bool)], 1)
         options: dict[str, Any] = {}
         if adapter.deepstack_levels:
-            visual = torch.cat([sequence.visual, torch.zeros(words.shape[:2], dtype=torch.bool)], 1)
             options = {"visual_pos_masks": visual, "deepstack_visual_embeds": sequence.deepstack}
-        output = adapter.inner.language_model(
+        output = adapter.decoder.model(
             inputs_embeds=embeds,
-            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long),
+            attention_mask=_masks(adapter, visual[0]),
             position_ids=position if len(position) == 1 else position[:, None],
             use_cache=False,
             **options,
@@ -221,14 +238,14 @@ class ModelContract(ABC):
         states = adapter.inner.get_input_embeddings()(ids)
         states[0, placeholder] = features
         position = _positions(adapter, ids, [image])[:, None]
-        rotation = adapter.inner.language_model.rotary_emb(states, position if len(position) > 1 else position[0])
+        rotation = adapter.decoder.model.rotary_emb(states, position if len(position) > 1 else position[0])
         earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-        for number, block in enumerate(adapter.inner.language_model.layers):
+        for number, block in enumerate(adapter.decoder.model.layers):
             mask = earlier & (~hidden | torch.eye(len(hidden), dtype=torch.bool) if number >= layer else True)
             states = block(states, attention_mask=mask[None, None], position_embeddings=rotation)
             if number < len(levels):
                 states[0, placeholder] += levels[number]
-        return adapter.decoder.head(adapter.inner.language_model.norm(states))[0, -1]
+        return adapter.decoder.head(adapter.decoder.model.norm(states))[0, -1]
 
     def _close(self, found: Tensor, expected: Tensor) -> None:
         torch.testing.assert_close(found, expected, atol=self.tolerance * float(expected.detach().abs().max()), rtol=0)
@@ -251,9 +268,25 @@ def _live_images(
 
 def _with_token_types(adapter: Adapter, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Adds the types of the tokens if the stock model needs them."""
-    if "image_grid_thw" not in inputs:
-        return inputs
-    return {**inputs, "mm_token_type_ids": (inputs["input_ids"] == adapter.image_token).int()}
+    return {**inputs, **token_types(adapter, inputs["input_ids"])}
+
+
+def token_types(adapter: Adapter, ids: Tensor) -> dict[str, Tensor]:
+    """Returns the types of tokens, image or not, under the name that the stock model needs, if it needs them."""
+    names = (*adapter.token_inputs, *{"mm_token_type_ids"}.intersection(adapter.image_inputs))
+    return dict.fromkeys(names, (ids == adapter.image_token).int())
+
+
+def _masks(adapter: Adapter, visual: Tensor) -> Any:  # noqa: ANN401 (one mask, or one for each kind of block)
+    """Returns the masks of one prompt as the stock language model takes them: those of the definition, pair by pair."""
+    if not adapter.decoder.both_ways:
+        return torch.ones(1, len(visual), dtype=torch.long)
+    token, window = torch.arange(len(visual)), adapter.decoder.window or len(visual)
+    image = (visual & ~visual.roll(1)).cumsum(0).masked_fill(~visual, 0)  # prompts begin with text
+    together = (image[:, None] == image) & visual[:, None]
+    full = (token[:, None] >= token) | together
+    near = full & (token > token[:, None] - window)
+    return {"full_attention": full[None, None], "sliding_attention": near[None, None]}
 
 
 def features_of(adapter: Adapter, image: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -290,30 +323,26 @@ def _sequence(
     ids = torch.tensor([prompt])
     words, place = adapter.inner.get_input_embeddings()(ids)[0], _positions(adapter, ids, images)
     states, positions, visual, deepstack = [], [], [], [[] for _ in range(adapter.deepstack_levels)]
-    queue = list(zip(images, parts, strict=True))
-    at = 0
-    while at < len(prompt):
-        if prompt[at] != adapter.image_token:
-            states.append(words[at : at + 1])
-            positions.append(place[:, at : at + 1])
-            visual.append(torch.zeros(1, dtype=torch.bool))
-            at += 1
-            continue
-        image, compression = queue.pop(0)
+    columns = [at for at, token in enumerate(prompt) if token == adapter.image_token]
+    found: dict[int, Tensor] = {}  # the tokens in the place of each placeholder
+    for image, compression in zip(images, parts, strict=True):
         features, levels, newline = features_of(adapter, image)
+        own, columns = columns[: len(features)], columns[len(features) :]
         patches = (~newline).nonzero()[:, 0]
         offset = patches[compression.origin[0]]
         rows = _applied(compression, features[patches])
         if separators:
             offset = torch.cat([offset, newline.nonzero()[:, 0]])
             rows = torch.cat([rows, features[newline]])
-        order = offset.argsort()
-        states.append(rows[order])
-        positions.append(place[:, at + offset[order]])
-        visual.append(torch.ones(len(order), dtype=torch.bool))
+        found |= dict.fromkeys(own, rows[:0])
+        found |= {own[at]: row[None] for at, row in zip(offset.tolist(), rows, strict=True)}
         for level, values in zip(deepstack, levels, strict=True):
             level.append(_applied(compression, values))
-        at += len(features)
+    for at in range(len(prompt)):
+        rows = found.get(at, words[at : at + 1])
+        states.append(rows)
+        positions.append(place[:, [at] * len(rows)])
+        visual.append(torch.full((len(rows),), at in found))
     levels_of_prompt = [torch.cat(level) for level in deepstack]
     return _Sequence(torch.cat(states)[None], torch.cat(positions, 1), torch.cat(visual)[None], levels_of_prompt)
 

@@ -199,9 +199,10 @@ def test_a_tower_without_cls_is_named(samples):
 def test_checkpoints_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(UnsupportedModel, match=r"no-such-folder': there is no such folder; expected 'reference'"):
         load(tmp_path / "no-such-folder")
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UnsupportedModel, match=r"'bert'.*supported: llava"):
-        load(tmp_path)
+    for other in ("bert", "gemma4", "molmo2"):
+        (tmp_path / "config.json").write_text(f'{{"model_type": "{other}"}}')
+        with pytest.raises(UnsupportedModel, match=rf"'{other}'; supported: llava, .*gemma3.*glm46v"):
+            load(tmp_path)
     tiny_llava().save_pretrained(tmp_path / "bare")
     with pytest.raises(UnsupportedModel, match="incomplete"):
         load(tmp_path / "bare")

@@ -6,26 +6,46 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
+    Gemma3Processor,
+    Glm4vProcessor,
+    Glm46VProcessor,
+    Idefics3Processor,
     InternVLProcessor,
     LlavaNextProcessor,
     LlavaOnevisionProcessor,
     LlavaProcessor,
     Qwen2_5_VLProcessor,
     Qwen3VLProcessor,
+    SmolVLMProcessor,
 )
 
 from foveate.core.errors import UnsupportedModel
+from foveate.methods import uniform
 from foveate.models.loading.load import load
 from foveate.models.loading.processor import Parts
 from foveate.testing.checkpoints import save_family
 from foveate.testing.families import END, FAMILIES, START
+from foveate.testing.models import token_types
 
-OWN = {"LLaVA-1.5": LlavaProcessor, "LLaVA-NeXT": LlavaNextProcessor}  # those that do not need torchvision
+OWN = {  # those that do not need torchvision
+    "LLaVA-1.5": LlavaProcessor,
+    "LLaVA-NeXT": LlavaNextProcessor,
+    "Gemma 3": Gemma3Processor,
+    "Idefics3": Idefics3Processor,
+}
 OTHERS = {
     "LLaVA-OneVision": (LlavaOnevisionProcessor, {"num_image_tokens": 36, "vision_feature_select_strategy": "full"}),
     "InternVL": (InternVLProcessor, {"image_seq_length": 9, "start_image_token": "<img>", "end_image_token": "</img>"}),
     "Qwen2.5-VL": (Qwen2_5_VLProcessor, {}),
     "Qwen3-VL": (Qwen3VLProcessor, {}),
+    "Qwen3-VL-MoE": (Qwen3VLProcessor, {}),
+    "GLM-4.1V": (Glm4vProcessor, {}),
+    "GLM-4.5V": (Glm4vProcessor, {}),
+    "GLM-4.6V": (Glm46VProcessor, {}),
+    "SmolVLM": (
+        SmolVLMProcessor,
+        {"image_seq_len": 9, "fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>"},
+    ),
 }
 QUESTION = "What is it?"
 
@@ -108,7 +128,7 @@ def test_the_stock_model_takes_them(family, loaded_of):
     for image in IMAGES:
         images, (arrangement,) = loaded.image_inputs([image])
         ids = torch.tensor([loaded.prompt(QUESTION, arrangement)])
-        kind = {"mm_token_type_ids": (ids == loaded.adapter.image_token).int()} if "image_grid_thw" in images else {}
+        kind = token_types(loaded.adapter, ids)
         output = loaded.model.generate(input_ids=ids, **images, **kind, max_new_tokens=2, min_new_tokens=2)
         assert output.shape == (1, ids.shape[1] + 2)
 
@@ -145,3 +165,42 @@ def test_what_the_template_puts_behind_a_question_is_no_part_of_it(family, loade
 def test_videos_are_no_images(loaded_of):
     with pytest.raises(UnsupportedModel, match="takes videos, not images"):
         loaded_of("LLaVA-NeXT-Video").image_inputs(IMAGES)
+
+
+@torch.no_grad()
+def test_crops_of_gemma_belong_to_their_image_and_have_its_budget(loaded_of):
+    """Prompts are those of the stock processor, and a crop of the image is told from another image."""
+    plain = loaded_of("Gemma 3")
+    options = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 10}
+    loaded = replace(plain, image_options=options)
+    assert loaded.identity != plain.identity
+    images = [noise(90, 30), noise(30, 31), noise(20, 70)]  # three crops, none, four crops
+    text = loaded.chat_prompt([None, None, None, QUESTION])
+    expected = loaded.processor(images=[images], text=[text], return_tensors="pt", **options)
+    inputs = loaded.inputs([text], [images])
+    assert inputs["input_ids"].tolist() == expected["input_ids"].tolist()
+    assert torch.equal(inputs["pixel_values"], expected["pixel_values"])
+    _, arrangements = loaded.image_inputs(images)
+    assert [len(arrangement.views) for arrangement in arrangements] == [4, 1, 5]
+    assert loaded.adapter.arrangements_in(inputs, inputs["input_ids"]) == arrangements
+    generate = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+    for compressor, kept in ((uniform(6), [6, 6, 6]), (uniform(1.0), [36, 9, 45])):
+        with compressor.attached(loaded) as run:
+            output = loaded.model.generate(**inputs, **generate)
+        assert [len(one) for one in run.kept] == kept
+    assert torch.equal(output, loaded.model.generate(**inputs, **generate))
+    with uniform(1.0).attached(loaded.model) as run:  # without a tokenizer
+        loaded.model.generate(**inputs, **generate)
+    assert [len(one) for one in run.kept] == [9] * 10
+
+
+def test_tiles_of_idefics_show_the_parts_of_the_image_that_their_names_say(loaded_of):
+    for family in ("Idefics3", "SmolVLM"):
+        loaded = loaded_of(family)
+        inputs, (wide, square, high) = loaded.image_inputs(IMAGES)
+        assert wide.boxes == ((0, 0, 1, 0.5), (0, 0.5, 1, 1), (0, 0, 1, 1))
+        assert high.boxes == ((0, 0, 0.5, 1), (0.5, 0, 1, 1), (0, 0, 1, 1))
+        assert square.boxes == ((0, 0, 0.5, 0.5), (0, 0.5, 0.5, 1), (0.5, 0, 1, 0.5), (0.5, 0.5, 1, 1), (0, 0, 1, 1))
+        text = loaded.chat_prompt([None, "and", None, None, QUESTION])
+        ids = loaded.inputs([text], [IMAGES])["input_ids"]
+        assert loaded.adapter.arrangements_in(inputs, ids) == [wide, square, high]

@@ -10,12 +10,13 @@ from transformers.image_processing_utils import select_best_resolution
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import ClsRows, Deepstack, Features, Fingerprint, Keys, ReceivedRows
 from foveate.models.loading.load import adapt
-from foveate.testing.families import FAMILIES, image_inputs
+from foveate.testing.families import FAMILIES, SPREAD, image_inputs
 
 DEPTH, HEADS, WIDTH, SIDE = 4, 4, 8, 6
 LAYERS = range(DEPTH)
-TILED = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "LLaVA-NeXT-Video", "InternVL")
-QWEN = ("Qwen2.5-VL", "Qwen3-VL")
+TILED = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "LLaVA-NeXT-Video", "InternVL", "Gemma 3", *SPREAD)
+WITHOUT_CLS = ("LLaVA-OneVision", "Gemma 3", *SPREAD)
+QWEN = ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "GLM-4.1V", "GLM-4.5V", "GLM-4.6V")
 ALIKE = ([0, 2], [1], [3])  # images of one arrangement each
 
 
@@ -34,7 +35,7 @@ def joined(family, numbers):
     """Returns the inputs of these images, and the arrangement of each."""
     adapter, every = adapter_of(family), image_inputs(family)
     images = {name: torch.cat([every[n][name] for n in numbers]) for name in every[0]}
-    runs = [9 * len(every[n]["pixel_values"]) for n in numbers] if family == "InternVL" else []
+    runs = [9 * len(pixels_of(family, every[n])) for n in numbers] if family in ("InternVL", *SPREAD) else []
     return images, adapter.arrangements(images, runs)
 
 
@@ -95,6 +96,8 @@ def pixels_of(family, image):
     """Returns the tiles of one image that its tokens come from."""
     if family == "LLaVA-NeXT-Video":
         return image["pixel_values_videos"][0]
+    if family in SPREAD:
+        return image["pixel_values"][0, image["pixel_attention_mask"][0, :, 0, 0].bool()]
     if "image_sizes" not in image:
         return image["pixel_values"]
     rows, columns = enlargement(image)
@@ -112,7 +115,7 @@ def stock_tower(family, tiles):
     """Runs the tower eagerly; returns attention (tile, layer, head, query, key), keys (tile, layer, token, head, dim)
     and the hidden states of all layers."""
     model = adapter_of(family).model.model
-    tower, keys = model.vision_tower, []
+    tower, keys = model.vision_model if family in SPREAD else model.vision_tower, []
     attentions = [m for m in tower.modules() if hasattr(m, "k_proj")]
 
     def hear(module, args, kwargs):
@@ -134,7 +137,7 @@ def placed(family, image, tiles):
     square = tiles.unflatten(1, (SIDE, SIDE))
     if family == "LLaVA-1.5":
         return tiles[0]
-    if family in ("InternVL", "LLaVA-NeXT-Video"):
+    if family in ("InternVL", "LLaVA-NeXT-Video", "Gemma 3", *SPREAD):
         return torch.stack(
             [
                 torch.stack([tile[2 * r + i, 2 * c + j] for i in (0, 1) for j in (0, 1)]).mean(0)
@@ -171,7 +174,7 @@ def from_others(attention):
 def test_attention_and_keys_equal_the_eager_towers(family, numbers):
     needs = needs_of(family)
     _, values = answered(family, numbers, needs)
-    cls = int(family != "LLaVA-OneVision")
+    cls = int(family not in WITHOUT_CLS)
     for row, number in enumerate(numbers):
         image = image_inputs(family)[number]
         attention, keys, _ = stock_tower(family, pixels_of(family, image))
@@ -196,13 +199,17 @@ def test_attention_and_keys_equal_the_eager_towers(family, numbers):
 def test_features_equal_those_of_the_stock_tower(family, numbers):
     sources, values = answered(family, numbers, [Features(), Features(projected=True)])
     adapter = adapter_of(family)
-    model, cls = adapter.model, int(family != "LLaVA-OneVision")
+    model, cls = adapter.model, int(family not in WITHOUT_CLS)
     for row, number in enumerate(numbers):
         image = image_inputs(family)[number]
         tiles = pixels_of(family, image)
-        states = stock_tower(family, tiles)[2][model.config.vision_feature_layer][:, cls:]
-        if family == "InternVL":
-            square = model.model.vision_tower(tiles).last_hidden_state[:, 1:].unflatten(1, (SIDE, SIDE))
+        if family in ("InternVL", "Gemma 3", *SPREAD):
+            tower = model.model.vision_model if family in SPREAD else model.model.vision_tower
+            states = tower(tiles).last_hidden_state[:, cls:]
+        else:
+            states = stock_tower(family, tiles)[2][model.config.vision_feature_layer][:, cls:]
+        if family in ("InternVL", *SPREAD):
+            square = states.unflatten(1, (SIDE, SIDE))
             expected = torch.stack(
                 [
                     torch.cat([tile[2 * r + i, 2 * c + j] for i in (0, 1) for j in (0, 1)])
@@ -213,7 +220,12 @@ def test_features_equal_those_of_the_stock_tower(family, numbers):
             )
         else:
             expected = placed(family, image, states)
-        projected = model.model.multi_modal_projector(states if family == "LLaVA-OneVision" else expected)
+        if family in SPREAD:
+            projected = model.model.connector.modality_projection(expected)
+        elif family == "Gemma 3":
+            projected = model.model.multi_modal_projector(states).flatten(0, 1)
+        else:
+            projected = model.model.multi_modal_projector(states if family == "LLaVA-OneVision" else expected)
         if family == "LLaVA-OneVision":
             projected = placed(family, image, projected)
         close(values[Features()][row], expected)
@@ -299,7 +311,7 @@ def test_qwens_attention_and_keys_equal_a_recomputation_of_the_block(family, num
 @pytest.mark.parametrize("family", QWEN)
 @pytest.mark.parametrize("numbers", ALIKE, ids=str)
 def test_qwens_features_are_in_raster_order(family, numbers):
-    also = [Deepstack()] if family == "Qwen3-VL" else []
+    also = [Deepstack()] if family.startswith("Qwen3-VL") else []
     sources, values = answered(family, numbers, [Features(), Features(projected=True), *also])
     visual = adapter_of(family).model.model.visual
     for row, number in enumerate(numbers):
@@ -320,7 +332,7 @@ def test_layers_of_windows_say_nothing_about_the_image():
             answered("Qwen2.5-VL", [0], [ReceivedRows(layer)])
 
 
-@pytest.mark.parametrize("family", ("LLaVA-OneVision", *QWEN))
+@pytest.mark.parametrize("family", (*WITHOUT_CLS, *QWEN))
 def test_towers_without_cls_name_the_stand_in(family):
     with pytest.raises(UnsupportedNeed, match=r"no \[CLS\] token.*fitting\.with_fallbacks"):
         answered(family, [0], [ClsRows((0,))])

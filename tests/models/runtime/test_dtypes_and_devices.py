@@ -12,6 +12,7 @@ from foveate.core.errors import UnsupportedModel
 from foveate.methods import fastv, full, uniform
 from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
+from foveate.testing.families import FAMILIES, SPREAD, WITHOUT_CUTS
 
 IMAGE = Image.radial_gradient("L").resize((60, 40))
 HALF = "LLaVA-1.5", "LLaVA-OneVision", "Qwen2.5-VL"
@@ -84,20 +85,37 @@ def test_a_precision_that_is_not_supported_is_named(folder_of, tmp_path):
         load(folder, dtype="float64")
 
 
+READ_BESIDE = ("Idefics3", "GLM-4.1V", "GLM-4.5V", "GLM-4.6V")
+"""The families whose stock model cannot be offloaded as a whole, because it reads weights beside its modules."""
+
+
 def offloaded(family, folder, tmp_path, everything, **options):
     """Loads a checkpoint whose weights are all on disk, or only those of the language model."""
-    vision = ["model.visual"] if family.startswith("Qwen") else ["model.vision_tower", "model.multi_modal_projector"]
+    vision, language = ["model.vision_tower", "model.multi_modal_projector"], "model.language_model"
+    if family.startswith(("Qwen", "GLM")):
+        vision = ["model.visual"]
+    elif family in SPREAD:
+        vision, language = ["model.vision_model", "model.connector"], "model.text_model"
     places = dict.fromkeys(vision, "disk" if everything else "cpu")
-    places |= {"model.language_model": "disk", "lm_head": "disk"}
+    places |= {language: "disk", "lm_head": "disk"}
     if family in ("LLaVA-NeXT", "LLaVA-OneVision"):
         places["model.image_newline"] = "cpu"
+    if family == "Gemma 3":
+        places["model.multi_modal_projector"] = "cpu"
     return load(folder, device_map=places, offload_folder=tmp_path / "offloaded", **options)
 
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:The following device_map keys")  # accelerate: of image_newline, which is no module
-@pytest.mark.parametrize("everything", [True, False], ids=["all", "language model"])
-@pytest.mark.parametrize("family", ["LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL"])
+@pytest.mark.parametrize(
+    ("family", "everything"),
+    [
+        (family, everything)
+        for family in FAMILIES
+        for everything in (True, False)
+        if family != "LLaVA-NeXT-Video" and not (everything and family in READ_BESIDE)
+    ],
+)
 def test_an_offloaded_model_answers_and_is_identified_as_the_whole_one(family, everything, folder_of, tmp_path):
     folder = folder_of(family)
     whole, apart = load(folder), offloaded(family, folder, tmp_path, everything)
@@ -106,7 +124,7 @@ def test_an_offloaded_model_answers_and_is_identified_as_the_whole_one(family, e
     assert apart.device == torch.device("cpu")
     inputs = apart.inputs([apart.chat_prompt([None, "What is it?"])], [[IMAGE]])
     options = {"max_new_tokens": 3, "do_sample": False}
-    for compressor in (full(), uniform(5), fastv(6, 3)):
+    for compressor in (full(), uniform(5), *([] if family in WITHOUT_CUTS else [fastv(6, 3)])):
         with compressor.attached(whole):
             expected = whole.model.generate(**inputs, **options)
         with compressor.attached(apart):
@@ -129,6 +147,9 @@ def test_a_weight_that_the_stock_model_never_reads_back_is_named(folder_of, tmp_
     places |= {"lm_head": "disk", "model.image_newline": "disk"}
     with pytest.raises(UnsupportedModel, match=r"model.image_newline is offloaded"):
         load(folder_of("LLaVA-NeXT"), device_map=places, offload_folder=tmp_path / "offloaded")
+    del places["model.image_newline"]
+    with pytest.raises(UnsupportedModel, match=r"model.multi_modal_projector is offloaded"):
+        load(folder_of("Gemma 3"), device_map=places, offload_folder=tmp_path / "offloaded")
 
 
 def test_weights_without_values_are_named(folder_of):

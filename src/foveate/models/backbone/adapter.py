@@ -19,11 +19,12 @@ from foveate.core.errors import UnsupportedNeed
 from foveate.core.layers import resolve_layer, resolve_layers
 from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Keys, Need, PixelStatistic, ReceivedRows
 from foveate.functional.pixel_filters import FILTERS
-from foveate.functional.sequence import positions
+from foveate.functional.sequence import positions, runs_of
 from foveate.models.backbone.cut_checks import check_cuts
 from foveate.models.backbone.decoder import Decoder
 from foveate.models.backbone.pixels import WHITE, Normalisation, pair
 
+_TOWERS = ("vision_tower", "visual", "vision_model")
 ImageInputs = Mapping[str, Tensor]
 """The model inputs that belong to images."""
 
@@ -57,7 +58,11 @@ class Adapter(ABC):
         tower: The properties of the vision tower.
         image_inputs: Names of the inputs that belong to images, the pixels first.
         modality: The stock model's name for these inputs, "image" or "video".
+        token_inputs: Names of inputs with one value per token, which are shortened with the prompt.
         image_options: Options that the model's own processor passes to its image processor.
+        row_per_prompt: Whether the inputs have a row for every prompt, also for one without images.
+        image_mark: Tokenizer attribute that names the text of an image in prompts of the chat template; empty if it is
+            the placeholder.
         image_boundary_tokens: Tokenizer attributes that name the tokens before and after an image's run of
             placeholders.
         fixed_grid: Whether every image has the grid of the tower, so that its tokens alone determine its arrangement.
@@ -67,13 +72,17 @@ class Adapter(ABC):
         separator: Embedding of the separators between patches; None if the family has none.
         deepstack_levels: Number of leading decoder blocks that receive DeepStack features.
         image_processor: The checkpoint's image processor; None if the model was given without one.
+        tokenizer: The checkpoint's tokenizer; None if the model was given without one.
         checkpoint: Function that returns the checkpoint's hash; it is empty if the model was given without one.
     """
 
     tower: Tower
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     modality: ClassVar[str] = "image"
+    token_inputs: ClassVar[tuple[str, ...]] = ()
     image_options: ClassVar[Mapping[str, Any]] = {}
+    row_per_prompt: ClassVar[bool] = False
+    image_mark: ClassVar[str] = ""
     image_boundary_tokens: ClassVar[tuple[str, ...]] = ()
     fixed_grid: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
@@ -82,6 +91,7 @@ class Adapter(ABC):
     separator: Tensor | None = None
     deepstack_levels: int = 0
     image_processor: Any = None
+    tokenizer: Any = None
 
     def __init__(self, model: Any, language_model: nn.Module) -> None:  # noqa: ANN401 (a class per family)
         self.model: PreTrainedModel = model
@@ -98,6 +108,40 @@ class Adapter(ABC):
             images: Inputs of all images of a call.
             runs: Lengths of the runs of placeholders in the prompts, in reading order; adjacent images share one.
         """
+
+    def arrangements_in(self, images: ImageInputs, ids: Int[Tensor, "batch token"]) -> list[Arrangement]:
+        """Returns the arrangement of each image of a call.
+
+        Args:
+            images: Inputs of all images of the call.
+            ids: Its prompts with all placeholders.
+        """
+        return self.arrangements(images, [end - start for _, start, end in runs_of(ids == self.image_token)])
+
+    def arrangements_of(self, images: ImageInputs, prepared: Mapping[str, Any]) -> list[Arrangement]:
+        """Returns the arrangement of each image that the image processor has prepared.
+
+        Args:
+            images: Inputs of all images.
+            prepared: All that the image processor returned.
+        """
+        return self.arrangements(images, [])
+
+    def written(self, arrangement: Arrangement, tokenizer: Any) -> str:  # noqa: ANN401 (a class per family)
+        """Returns the text that replaces an image's mark in a prompt, with one image token per run of placeholders.
+
+        Args:
+            arrangement: The image's arrangement.
+            tokenizer: The checkpoint's tokenizer.
+
+        Returns:
+            The text; empty if the mark stays as it is.
+        """
+        return ""
+
+    def runs(self, arrangement: Arrangement) -> list[int]:
+        """Returns the lengths of an image's runs of placeholders, between which there may be text."""
+        return [arrangement.length]
 
     @abstractmethod
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
@@ -174,6 +218,11 @@ class Adapter(ABC):
         per_patch = FILTERS[need.name](rgb, pair(config.vision_config.patch_size)) / WHITE
         per_patch = per_patch.to(tiles.device, torch.float32).unflatten(0, (-1, tiles.shape[1]))
         return self.per_token(per_patch[..., None], images, arrangement)[..., 0]
+
+    @property
+    def own_reads(self) -> dict[str, Tensor]:
+        """Weights that no module of the stock model reads when it runs, by the name that a device map gives them."""
+        return {} if self.separator is None else {"model.image_newline": self.separator}
 
     @property
     def projector(self) -> nn.Module:
@@ -271,7 +320,7 @@ class Adapter(ABC):
             LayerError: A layer is out of range.
         """
         if isinstance(need, ClsRows | ClsQuery) and not self.tower.has_cls:
-            tower = getattr(self.inner, "vision_tower", None) or self.inner.visual
+            tower = next(part for name in _TOWERS if (part := getattr(self.inner, name, None)) is not None)
             hint = "; foveate.methods.fitting.with_fallbacks(compressor, model) reads received attention instead"
             raise UnsupportedNeed(
                 f"{type(tower).__name__} cannot answer {need}: it has no [CLS] token whose attention could be read"
@@ -289,7 +338,7 @@ class Adapter(ABC):
         """Raises the errors about layers that a run with these needs and cuts would raise; takes no image."""
         for need in needs:
             self.layers(need)
-        check_cuts(cuts, self.decoder.depth, self.deepstack_levels, self.decoder.window)
+        check_cuts(cuts, self.decoder.depth, self.deepstack_levels, self.decoder.window, self.decoder.both_ways)
 
     def embed(self, ids: Tensor, tokens: Float[Tensor, "visual dim"]) -> Float[Tensor, "batch token dim"]:
         """Returns input embeddings with the given visual tokens at the placeholders, in reading order."""
@@ -311,6 +360,7 @@ class Adapter(ABC):
         image = self.image_token
         special = {image, self.pad_token, self.text_config.bos_token_id, *self.ends}
         others = ("vision_start_token_id", "vision_end_token_id", "video_token_id", "image_token_id")
+        others += ("image_end_token_id", "eoi_token_id")
         special |= {getattr(self.model.config, name, None) for name in others}
         start = max((i for i, token in enumerate(prompt) if token == image), default=-1) + 1
         words = list(prompt[start:])

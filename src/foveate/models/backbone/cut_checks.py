@@ -8,7 +8,13 @@ from foveate.core.layers import resolve_layer
 from foveate.core.needs import PromptRows, TokenKeys
 
 
-def check_cuts(cuts: Sequence[Cut], depth: int, deepstack_levels: int = 0, window: int | None = None) -> None:
+def check_cuts(
+    cuts: Sequence[Cut],
+    depth: int,
+    deepstack_levels: int = 0,
+    window: int | None = None,
+    both_ways: bool = False,
+) -> None:
     """Checks that a language model of `depth` blocks supports the cuts.
 
     Args:
@@ -16,16 +22,22 @@ def check_cuts(cuts: Sequence[Cut], depth: int, deepstack_levels: int = 0, windo
         depth: Number of blocks.
         deepstack_levels: Number of leading decoder blocks that receive DeepStack features.
         window: Size in tokens of the smallest sliding window of a block; None if all blocks attend to all tokens.
+        both_ways: Whether the tokens of an image attend to each other in both directions.
 
     Raises:
         LayerError: A cut names a block that does not exist, or block 0, or reads a block that has not run.
-        FoveateError: The cuts are not in ascending order, or blocks attend to sliding windows.
+        FoveateError: The cuts are not in ascending order, or blocks attend to sliding windows or in both directions.
     """
     if cuts and window is not None:
         raise FoveateError(
             f"a method that cuts inside the language model does not work with a sliding_window of {window} tokens, "
             "because a cut changes which tokens lie in the window: use a method that compresses before the language "
             "model"
+        )
+    if cuts and both_ways:
+        raise FoveateError(
+            "a method that cuts inside the language model does not work with image tokens that attend to each other in "
+            "both directions: use a method that compresses before the language model"
         )
     layers = [resolve_layer(cut.layer, depth, "language model") for cut in cuts]
     for layer, cut in zip(layers, cuts, strict=True):

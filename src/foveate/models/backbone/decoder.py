@@ -15,9 +15,19 @@ from foveate.core.errors import UnsupportedNeed
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.backbone.internals import cache_argument, internal
 
+PromptMasks = Callable[[Tensor, Tensor, Tensor, Cache | None, Tensor], Any]
+"""Maps states, padding mask, positions, key-value cache and the marks of image tokens to the masks of a prompt."""
+
 
 class Decoder:
-    """A causal language model of transformers with rotary positions."""
+    """A causal language model of transformers with rotary positions.
+
+    Attributes:
+        prompt_masks: The masks of a prompt in which the tokens of an image attend to each other in both directions;
+            None if all attention is causal.
+    """
+
+    prompt_masks: PromptMasks | None = None
 
     def __init__(self, model: Any, head: nn.Module) -> None:  # noqa: ANN401 (a class per family)
         self.model, self.head, self.config = model, head, model.config
@@ -34,6 +44,11 @@ class Decoder:
         if getattr(self.config, "use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds):
             return getattr(self.config, "sliding_window", None)
         return getattr(self.config, "attention_chunk_size", None) if "chunked_attention" in (kinds or ()) else None
+
+    @property
+    def both_ways(self) -> bool:
+        """Returns whether the tokens of an image attend to each other in both directions."""
+        return self.prompt_masks is not None
 
     @property
     def flashes(self) -> bool:
@@ -91,9 +106,15 @@ class Decoder:
         """Checks that attention is a plain softmax over all earlier tokens, so that it can be recomputed.
 
         Raises:
-            UnsupportedNeed: Blocks attend to sliding windows, or cap their logits.
+            UnsupportedNeed: Blocks attend to sliding windows or in both directions, or cap their logits.
         """
         cap = getattr(self.config, "attn_logit_softcapping", None)
+        if self.both_ways:
+            raise UnsupportedNeed(
+                f"attention inside {type(self.model).__name__} cannot be read: image tokens attend to each other in "
+                "both directions, but only a plain softmax over all earlier tokens can be recomputed; use a method "
+                "that reads the vision side"
+            )
         if self.window is not None or cap is not None:
             found = f"a window of {self.window} tokens" if self.window is not None else f"logits capped at {cap:g}"
             raise UnsupportedNeed(

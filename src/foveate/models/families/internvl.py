@@ -52,6 +52,9 @@ class InternVL(Tiled):
             )
         return [self._arranged(run // tiles) for run in runs]
 
+    def arrangements_of(self, images: ImageInputs, prepared: Mapping[str, Any]) -> list[Arrangement]:
+        return self.arrangements(images, [int(count) * self.tower.grid.patches for count in prepared["num_patches"]])
+
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         tiles = images["pixel_values"].split([len(arrangement.views) for arrangement in arrangements])
         return {"pixel_values": torch.cat([tiles[row] for row in rows])}

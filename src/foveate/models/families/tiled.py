@@ -1,6 +1,7 @@
 """The base of families that split an image into tiles, each an input of the tower, and pack the patches of all."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +19,7 @@ class Tiled(Adapter):
     """An adapter whose tower answers needs tile by tile; the model's own code packs the answers."""
 
     tiles: TileTower
+    no_single_answer: ClassVar[str] = "cuts an image into tiles, so there is no single answer for an image"
 
     @property
     def keeps_cls(self) -> bool:
@@ -52,8 +54,7 @@ class Tiled(Adapter):
         for need in needs:
             if isinstance(need, ClsQuery | Downsampled):
                 raise UnsupportedNeed(
-                    f"{need}: {type(self.model).__name__} cuts an image into tiles, so there is no single answer for "
-                    "an image; use a method that does not need it"
+                    f"{need}: {type(self.model).__name__} {self.no_single_answer}; use a method that does not need it"
                 )
         pixels = self.pixels(images, arrangement)
         sources, answers = self.tiles.encode(pixels.flatten(0, 1), {need: self.layers(need) for need in needs})

@@ -13,6 +13,9 @@ from foveate.core.errors import UnsupportedModel, shown
 from foveate.core.plugins import import_plugin, installed_plugins
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.internals import internal
+from foveate.models.families.gemma3 import Gemma3
+from foveate.models.families.glm import Glm
+from foveate.models.families.idefics3 import Idefics3
 from foveate.models.families.internvl import InternVL
 from foveate.models.families.llava import Llava
 from foveate.models.families.llava_next import LlavaNext, LlavaNextVideo
@@ -32,7 +35,14 @@ _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the confi
     "llava_onevision": LlavaOnevision,
     "qwen2_5_vl": QwenVL,
     "qwen3_vl": QwenVL,
+    "qwen3_vl_moe": QwenVL,
     "internvl": InternVL,
+    "gemma3": Gemma3,
+    "idefics3": Idefics3,
+    "smolvlm": Idefics3,
+    "glm4v": Glm,
+    "glm4v_moe": Glm,
+    "glm46v": Glm,
 }
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -38,15 +38,17 @@ class LoadedModel:
         adapter: The adapter of its model.
         processor: Its processor, or `Parts` of it.
         companion: The CLIP that its tower was taken from; None without one.
+        image_options: Options of its image processor besides those of the family, such as `do_pan_and_scan`.
     """
 
     name: str
     adapter: Adapter
     processor: Any
     companion: Companion | None = None
+    image_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.adapter.image_processor = self.processor.image_processor
+        self.adapter.image_processor, self.adapter.tokenizer = self.processor.image_processor, self.processor.tokenizer
         self.adapter.checkpoint = lambda: self.identity
 
     @property
@@ -66,12 +68,13 @@ class LoadedModel:
                 f"language model {self.adapter.decoder.depth} blocks; expected at least one of each, and the features "
                 "written by a layer of the tower"
             )
-        if self.adapter.separator is not None and self.adapter.separator.is_meta:
-            raise UnsupportedModel(
-                "model.image_newline is offloaded, but the model cannot load it back: give it a device in device_map, "
-                "such as {'model.image_newline': 'cpu'}"
-            )
-        ids = list(self._prompts.tokens("?"))
+        for name, weight in self.adapter.own_reads.items():
+            if weight.is_meta:
+                raise UnsupportedModel(
+                    f"{name} is offloaded, but cannot be loaded back: give it a device in device_map, such as "
+                    f"{{{name!r}: 'cpu'}}"
+                )
+        ids = self.prompt("?")
         if self.adapter.image_token not in ids or not 0 <= min(ids) <= max(ids) < known:
             raise UnsupportedModel(
                 f"a prompt for one image has ids from {min(ids)} to {max(ids)}; expected the image token "
@@ -84,6 +87,8 @@ class LoadedModel:
     def identity(self) -> str:
         """Hash of everything that belongs to the checkpoint: weights, configurations, tokenizer, image processor."""
         digest = hashlib.sha256(type(self.processor.image_processor).__name__.encode() + pillow_version.encode())
+        if self.image_options:
+            digest.update(json.dumps(self.image_options, sort_keys=True).encode())
         with TemporaryDirectory() as folder:
             self.model.config.save_pretrained(folder)
             self.model.generation_config.save_pretrained(folder)
@@ -122,9 +127,11 @@ class LoadedModel:
         """
         rgb = [as_rgb(image) for image in images]
         left = iter(rgb)
-        nested = rgb if per_prompt is None else [list(islice(left, count)) for count in per_prompt if count]
+        counts = [count for count in per_prompt or () if count or self.adapter.row_per_prompt]
+        nested = rgb if per_prompt is None else [list(islice(left, count)) for count in counts]
         try:
-            prepared = self.processor.image_processor(nested, return_tensors="pt", **self.adapter.image_options)
+            options = {**self.adapter.image_options, **self.image_options}
+            prepared = self.processor.image_processor(nested, return_tensors="pt", **options)
         except (ValueError, ZeroDivisionError, RuntimeError) as error:
             sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in rgb}))
             raise DataError(
@@ -137,9 +144,7 @@ class LoadedModel:
                 "own processor"
             )
         inputs = {name: prepared[name].to(self.device) for name in names}
-        tiles = prepared["num_patches"] if "num_patches" in prepared else []
-        runs = [int(count) * self.adapter.tower.grid.patches for count in tiles]
-        return inputs, self.adapter.arrangements(inputs, runs)
+        return inputs, self.adapter.arrangements_of(inputs, prepared)
 
     def images(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> LiveImages:
         """Returns images of one arrangement for a compressor.
@@ -187,12 +192,13 @@ class LoadedModel:
         """
         pad = self.processor.tokenizer.pad_token_id
         padded, real = left_padded(prompts, self.adapter.pad_token if pad is None else pad, self.device)
-        kinds = {"mm_token_type_ids": (padded == self.adapter.image_token).long()}
+        image = (padded == self.adapter.image_token).long()
+        kinds = (*self.adapter.token_inputs, *{"mm_token_type_ids"}.intersection(self.adapter.image_inputs))
         return {
             "input_ids": padded,
             "attention_mask": real.long(),
             **(images or {}),
-            **{name: value for name, value in kinds.items() if name in self.adapter.image_inputs},
+            **dict.fromkeys(kinds, image),
         }
 
     def prompt(self, question: str, arrangement: Arrangement | None = None) -> list[int]:
@@ -203,7 +209,7 @@ class LoadedModel:
             arrangement: The image's arrangement; None means one view of the tower's own size.
         """
         image = arrangement or Arrangement((self.adapter.tower.grid,))
-        return self._prompts.expanded(self._prompts.tokens(question), [image])
+        return self._prompts.about(question, [image])
 
     def text_prompt(self, question: str) -> list[int]:
         """Returns the token ids of the chat prompt for a question without an image."""
@@ -222,7 +228,7 @@ class LoadedModel:
         """
         if len(arrangements) < 2:
             return self.prompt(question, arrangements[0]) if arrangements else self.text_prompt(question)
-        return self._prompts.expanded(self._prompts.tokens(question, images=len(arrangements)), arrangements)
+        return self._prompts.about(question, arrangements)
 
     def reference(self, question: str, answer: str, images: int = 1) -> list[int]:
         """Returns the token ids of an answer after the chat prompt for a question, the end token last.

@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -98,22 +98,24 @@ class Prompts:
     def tokens(self) -> Callable[..., array]:
         """A cached function that returns the tokens of a question's prompt, or of an answer after it.
 
-        Its arguments are the question, the answer (None for the prompt), and the number of images in the prompt.
+        Its arguments are the question, the answer (None for the prompt), the number of images in the prompt, and the
+        texts that replace their marks (see `frames`).
 
         Raises:
             DataError: The function raises it if the template puts images elsewhere than the question has placeholders.
         """
 
-        def tokens(question: str, answer: str | None = None, images: int = 1) -> array:
+        def tokens(question: str, answer: str | None = None, images: int = 1, frames: tuple[str, ...] = ()) -> array:
             content = parts_of(question, images)
             texts = [part for part in content if part is not None]
             if any(map(self._holds_control, texts)):
-                pieces = self._turn([None if part is None else _MARK for part in content]).split(_MARK)
+                turn = self._turn([None if part is None else _MARK for part in content])
+                pieces = self._framed(turn, iter(frames)).split(_MARK)
                 text, prompt = pieces[-1], self.ids(pieces[0])
                 for data, piece in zip(texts, pieces[1:], strict=True):
                     prompt += [*self._plain(data), *self.ids(piece, special=False)]
             else:
-                text = self._turn(content)
+                text = self._framed(self._turn(content), iter(frames))
                 prompt = self.ids(text) if answer is None else []
             return array("i", prompt if answer is None else self.answer_tokens(text, answer))
 
@@ -180,9 +182,10 @@ class Prompts:
         Raises:
             DataError: The number of image tokens differs from the number of images, or there is a video token.
         """
-        ids = self._ids_with_data(text, data)
-        if (found := ids.count(self.adapter.image_token)) != len(arrangements):
+        mark = self.processor.tokenizer.convert_tokens_to_ids(self._mark)
+        if (found := self._ids_with_data(text, data, iter(())).count(mark)) != len(arrangements):
             raise DataError(f"{text!r} has {found} image tokens for {len(arrangements)} images: expected one for each")
+        ids = self._ids_with_data(text, data, iter(self.frames(arrangements)))
         if others := self._other_placeholders.intersection(ids):
             name = self.processor.tokenizer.convert_ids_to_tokens(min(others))
             raise DataError(
@@ -196,15 +199,37 @@ class Prompts:
         Raises:
             DataError: The number of image tokens differs from the number of images.
         """
-        left, image = iter(arrangements), self.adapter.image_token
+        runs, image = [run for one in arrangements for run in self.adapter.runs(one)], self.adapter.image_token
+        left = iter(runs)
         edges = [[getattr(self.processor.tokenizer, name)] for name in self.adapter.image_boundary_tokens] or [[], []]
 
         def run() -> list[int]:
-            return [*edges[0], *[image] * next(left).length, *edges[1]]
+            return [*edges[0], *[image] * next(left), *edges[1]]
 
-        if (found := list(ids).count(image)) != len(arrangements):
-            raise DataError(f"{found} image tokens for {len(arrangements)} images in a prompt: expected one for each")
+        if (found := list(ids).count(image)) != len(runs):
+            raise DataError(f"{found} image tokens for {len(runs)} runs of them in a prompt: expected one for each")
         return [token for i in ids for token in (run() if i == image else [i])]
+
+    def about(self, question: str, arrangements: Sequence[Arrangement]) -> list[int]:
+        """Returns the token ids of the chat prompt for images and a question, with all placeholders; see `expanded`."""
+        ids = self.tokens(question, None, len(arrangements), self.frames(arrangements))
+        return self.expanded(ids, arrangements)
+
+    def frames(self, arrangements: Sequence[Arrangement]) -> tuple[str, ...]:
+        """Returns the texts that replace the marks of images in a prompt; none if the marks stay as they are."""
+        texts = tuple(self.adapter.written(one, self.processor.tokenizer) for one in arrangements)
+        return texts if all(texts) else ()
+
+    def _framed(self, text: str, frames: Iterator[str]) -> str:
+        """Returns a text in which the next of these frames replace the marks of images, as far as there are any."""
+        first, *others = text.split(self._mark)
+        return first + "".join(next(frames, self._mark) + other for other in others)
+
+    @cached_property
+    def _mark(self) -> str:
+        """The text that stands for an image in prompts of the chat template."""
+        tokenizer, name = self.processor.tokenizer, self.adapter.image_mark
+        return getattr(tokenizer, name) if name else tokenizer.convert_ids_to_tokens(self.adapter.image_token)
 
     def ids(self, text: str, special: bool = True) -> list[int]:
         """Returns the token ids of a chat prompt, or with `special=False` of a part of one."""
@@ -212,8 +237,8 @@ class Prompts:
         started = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
         return tokenizer(text, add_special_tokens=special and not started)["input_ids"]
 
-    def _ids_with_data(self, text: str, data: Sequence[str]) -> list[int]:
-        """Returns the token ids of a chat prompt of which some parts come from data.
+    def _ids_with_data(self, text: str, data: Sequence[str], frames: Iterator[str]) -> list[int]:
+        """Returns the token ids of a chat prompt of which some parts come from data, framed elsewhere; see `_framed`.
 
         Raises:
             DataError: A part with a control token cannot be found in the prompt, or cannot be tokenized otherwise.
@@ -227,9 +252,9 @@ class Prompts:
                     f"{shown(part)} holds text that the model's tokenizer reads as a control token, and the chat "
                     "template changes it: remove it from the data"
                 )
-            ids += [*self.ids(before, special=first), *self._plain(part)]
+            ids += [*self.ids(self._framed(before, frames), special=first), *self._plain(part)]
             first = False
-        return ids + self.ids(rest, special=first)
+        return ids + self.ids(self._framed(rest, frames), special=first)
 
     @cached_property
     def _controls(self) -> frozenset[str]:

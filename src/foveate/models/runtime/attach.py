@@ -29,7 +29,6 @@ from foveate.models.runtime.call_inputs import (
     limits_of,
     named_arguments,
     pixels_of,
-    runs_of,
     sequences_of,
     with_other_modalities,
     with_prompt,
@@ -214,7 +213,7 @@ class Attachment:
         if prompt is None:
             return inputs
         check_positions(inputs)
-        return prompt.continued(inputs, whole=False)
+        return prompt.continued(_without(inputs, self.adapter.token_inputs), whole=False)
 
     def _next_turn(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Returns the inputs of a `generate` that continues from a cache.
@@ -235,8 +234,8 @@ class Attachment:
         if images[:, known + 1 :].any():  # the model may have generated its image token
             raise FoveateError(_NEW_IMAGES)
         check_positions(inputs)
-        cached = (*self.adapter.image_inputs, "mm_encoder_outputs")
-        return prompt.continued({name: value for name, value in inputs.items() if name not in cached}, whole=True)
+        cached = (*self.adapter.image_inputs, *self.adapter.token_inputs, "mm_encoder_outputs")
+        return prompt.continued(_without(inputs, cached), whole=True)
 
     @contextmanager
     def _running(self, call: CompressedCall | NextTurn | None) -> Iterator[None]:
@@ -281,7 +280,7 @@ class Attachment:
                 f"{type(adapter.model).__name__} needs {', '.join(missing)} for its images: build the inputs with the "
                 "model's own processor"
             )
-        return images, adapter.arrangements(images, runs_of(inputs["input_ids"] == adapter.image_token))
+        return images, adapter.arrangements_in(images, inputs["input_ids"])
 
     def _texts(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
         """Returns for each image its prompt, and as question the text after the prompt's last image."""
@@ -290,6 +289,10 @@ class Attachment:
         groups = prompts_of((ids == token).sum(1).tolist(), arrangements)
         prompts = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
         return texts_of(self.adapter, self.texts, prompts, [len(images) for images in groups])
+
+
+def _without(inputs: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if name not in names}
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def check_inputs(adapter: Adapter, inputs: dict[str, Any]) -> None:
 
     Raises:
         ValueError: The positions of the images in the prompts are undefined, or images are given twice.
-        FoveateError: The caller gives positions, or a mask that is not one of padding.
+        FoveateError: The caller gives positions, a mask that is not one of padding, or an option that cuts images.
     """
     if inputs.get("input_ids") is None:
         raise ValueError("input_ids are missing: image tokens cannot be found in inputs_embeds, give input_ids instead")
@@ -52,6 +52,11 @@ def check_inputs(adapter: Adapter, inputs: dict[str, Any]) -> None:
     if pixels_of(adapter, inputs) is not None and features_of(adapter, inputs) is not None:
         raise ValueError(f"{adapter.image_inputs[0]} and mm_encoder_outputs were both given: give one of them")
     check_positions(inputs)
+    if adapter.decoder.both_ways and option_of(inputs, adapter, "prefill_chunk_size") is not None:
+        raise FoveateError(
+            "chunked prefill (prefill_chunk_size) cuts images, whose tokens attend to each other in both directions in "
+            f"{type(adapter.model).__name__}: switch it off"
+        )
     mask = inputs.get("attention_mask")
     if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
         given = f"shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
@@ -178,12 +183,6 @@ def given_images(adapter: Adapter, features: Any) -> GivenImages:  # noqa: ANN40
             f"tokens; give {adapter.image_inputs[0]}"
         )
     return GivenImages(tokens, Arrangement((adapter.tower.grid,)))
-
-
-def runs_of(placeholder: Tensor) -> list[int]:
-    """Returns the lengths of the runs of placeholders, in reading order."""
-    edges = torch.nn.functional.pad(placeholder.int(), (1, 1)).diff(dim=1)
-    return ((edges == -1).nonzero()[:, 1] - (edges == 1).nonzero()[:, 1]).tolist()
 
 
 def named_arguments(function: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -74,26 +74,28 @@ class DecoderPasses:
     def _prompt(self, states: Tensor, before: int = 0) -> Tensor:
         """Runs the first `len(states)` prompts from token `before` on."""
         prompts, until = len(states), before + states.shape[1]
-        deep: dict[str, Any] = {}
+        more: dict[str, Any] = {}
         visual = self.layout.role[:prompts, before:until] == Role.VISUAL
         if self.layout.deepstack and visual.any():
             levels = [level.to(states.dtype) for level in self.layout.deepstack]
-            deep = {"visual_pos_masks": visual, "deepstack_visual_embeds": levels}
+            more = {"visual_pos_masks": visual, "deepstack_visual_embeds": levels}
         position = self.layout.position[:, :prompts, before:until]
         real = self.pruning.segments[0].real[:prompts, :until]
-        return self._run(states, position, real, True, **deep)
+        if self.decoder.prompt_masks is not None:
+            role = self.layout.role[:prompts, :until]
+            image = (role == Role.VISUAL) | (role == Role.SEPARATOR)
+            more["attention_mask"] = self.decoder.prompt_masks(states, real, position[0], self.cache, image)
+        return self._run(states, position, real, True, **more)
 
-    def _run(self, states: Tensor, position: Tensor, real: Tensor, prompting: bool, **deep: Any) -> Tensor:  # noqa: ANN401
+    def _run(self, states: Tensor, position: Tensor, real: Tensor, prompting: bool, **more: Any) -> Tensor:  # noqa: ANN401
         with ExitStack() as stack:
             if self.pruning.cuts or self.decoder.flashes:
                 stack.enter_context(hooked(self.decoder, self._call))
                 stack.enter_context(self._call.acting(prompting))
             output = self.decoder.model(
                 inputs_embeds=states,
-                attention_mask=real.long(),
                 position_ids=position if len(position) > 1 else position[0],
                 use_cache=True,
-                **{self.decoder.cache_argument: self.cache},
-                **deep,
+                **{"attention_mask": real.long(), self.decoder.cache_argument: self.cache, **more},
             )
         return output.last_hidden_state.to(states.device)  # the last block may be on another device

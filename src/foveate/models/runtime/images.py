@@ -220,7 +220,7 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
     adapter, texts, companion = context.adapter, context.texts, context.companion
     patches = sources[:, : context.arrangement.patches]
     match need:
-        case AlignedPatches() if companion and adapter.packs_projected:
+        case AlignedPatches() if companion and (adapter.packs_projected or not adapter.tower.has_cls):
             raise UnsupportedNeed(
                 f"{need}: {type(adapter.model).__name__} has a tower of its own, which no CLIP shares a space with; "
                 "use a method that does not compare patches with text"

@@ -26,12 +26,15 @@ class _Slots:
 
     Attributes:
         token: Index among the image's tokens, -1 for separators.
-        offset: Offset in the image's run of placeholders.
+        offset: Offset among the image's placeholders.
+        place: Offset of the placeholder in whose place the token stands, ascending; it differs from `offset` if tokens
+            are not in raster order.
         real: Marks the slots that are not padding.
     """
 
     token: Int[Tensor, "image slot"]
     offset: Int[Tensor, "image slot"]
+    place: Int[Tensor, "image slot"]
     real: Bool[Tensor, "image slot"]
 
 
@@ -40,12 +43,12 @@ class _Sequence:
     """The tokens of the shortened prompts, left-padded.
 
     Attributes:
-        index: Column of the full prompt that each token comes from; for image tokens that of the first placeholder.
+        index: Column of the full prompt in whose place each token stands.
         real: Marks the tokens that are not padding.
         visual: Marks the tokens of images.
         image: The image of a token, in reading order.
         token: Index among the image's tokens, -1 for separators.
-        offset: Offset in the image's run of placeholders.
+        column: Column of the full prompt whose position each token has.
     """
 
     index: Int[Tensor, "batch token"]
@@ -53,7 +56,7 @@ class _Sequence:
     visual: Bool[Tensor, "batch token"]
     image: Int[Tensor, "batch token"]
     token: Int[Tensor, "batch token"]
-    offset: Int[Tensor, "batch token"]
+    column: Int[Tensor, "batch token"]
 
     def gathered(self, values: Tensor, fill: int) -> Tensor:
         """Returns values of the full prompts for these tokens, `fill` for padding."""
@@ -102,6 +105,9 @@ def pack(
     result["position_ids"] = position[0] if adapter.position_axes == 1 else torch.cat([positions(real)[None], position])
     if inputs.get("labels") is not None:  # the first real token has no logits
         result["labels"] = sequence.gathered(inputs["labels"], -100).masked_fill(real.cumsum(1) == 1, -100)
+    for name in adapter.token_inputs:
+        if inputs.get(name) is not None:
+            result[name] = sequence.gathered(inputs[name], 0)
     others = inputs.get("mm_encoder_outputs") or {}
     result["mm_encoder_outputs"] = {**others, adapter.modality: adapter.output(tokens, deep)}
     flat = [torch.cat(level) for level in deep]
@@ -129,7 +135,7 @@ def _slots(compressed: Compressed) -> _Slots:
     origin, real = compressed.decision.compression.origin, compressed.decision.compression.real
     device = origin.device
     if not len(origin):
-        return _Slots(origin, origin, real)
+        return _Slots(origin, origin, origin, real)
     runs = pad_sequence([arrangement.offsets for arrangement in compressed.arrangements], batch_first=True).to(device)
     own = torch.where(origin >= 0, runs.gather(1, origin.clamp(min=0)), -1) if origin.shape[1] else origin
     key = own.cummax(1).values if origin.shape[1] else origin  # extra tokens sort with the token before them
@@ -140,32 +146,35 @@ def _slots(compressed: Compressed) -> _Slots:
     ]
     breaks = pad_sequence(kept, batch_first=True, padding_value=PADDING).to(device)
     if not breaks.shape[1]:
-        return _Slots(token, offset, real)
+        return _Slots(token, offset, key.clamp(min=0), real)
     real = torch.cat([real, breaks >= 0], 1)
-    order = torch.cat([key, breaks], 1).masked_fill(~real, max(a.length for a in compressed.arrangements))
-    order = order.argsort(dim=1, stable=True)
+    place = torch.cat([key, breaks], 1)
+    order = place.masked_fill(~real, max(a.length for a in compressed.arrangements)).argsort(dim=1, stable=True)
     token, offset = torch.cat([token, torch.full_like(breaks, -1)], 1), torch.cat([offset, breaks.clamp(min=0)], 1)
-    return _Slots(token.gather(1, order), offset.gather(1, order), real.gather(1, order))
+    return _Slots(*(values.gather(1, order) for values in (token, offset, place.clamp(min=0), real)))
 
 
 def _sequence(placeholder: Tensor, mask: Tensor, arrangements: Sequence[Arrangement], slots: _Slots) -> _Sequence:
-    """Replaces each run of placeholders by the slots of its image, and pads on the left."""
+    """Replaces each placeholder by the slots in its place, and pads on the left."""
     lengths = torch.tensor([0, *(image.length for image in arrangements)], device=placeholder.device)
     starts = lengths.cumsum(0)
     ordinal = (placeholder.flatten().cumsum(0) - 1).reshape(placeholder.shape).clamp(min=0)
     image = torch.searchsorted(starts[1:], ordinal, right=True).clamp(max=max(0, len(arrangements) - 1))
-    first = placeholder & (ordinal == starts[image])
-    counts = slots.real.sum(1)[image] if len(slots.token) else 0
-    index, real, nth = repeat_left_padded(torch.where(first, counts, (mask & ~placeholder).long()))
-
-    def gathered(values: Tensor) -> Tensor:
-        return values.gather(1, index).masked_fill(~real, 0)
-
-    owner, slot = gathered(image), nth.clamp(max=max(0, slots.token.shape[1] - 1))
-    filled = slots.token.numel() > 0
-    token = slots.token[owner, slot] if filled else torch.full_like(index, PADDING)
-    offset = slots.offset[owner, slot] if filled else torch.zeros_like(index)
-    return _Sequence(index, real, gathered(placeholder.long()).bool(), owner, token, offset)
+    within = ordinal - starts[image]
+    places = slots.token.new_zeros(max(1, len(arrangements)), max((image.length for image in arrangements), default=1))
+    if filled := slots.token.numel() > 0:
+        places.scatter_add_(1, slots.place, slots.real.long())
+    index, real, nth = repeat_left_padded(torch.where(placeholder, places[image, within], (mask & ~placeholder).long()))
+    visual = placeholder.gather(1, index) & real
+    owner = image.gather(1, index).masked_fill(~visual, 0)
+    if not filled:
+        return _Sequence(index, real, visual, owner, torch.full_like(index, PADDING), index)
+    slot = (places.cumsum(1) - places)[owner, within.gather(1, index).masked_fill(~visual, 0)] + nth
+    slot = slot.masked_fill(~visual, 0)
+    columns = torch.zeros_like(places)
+    columns[image[placeholder], within[placeholder]] = placeholder.nonzero()[:, 1]
+    column = torch.where(visual, columns[owner, slots.offset[owner, slot]], index)
+    return _Sequence(index, real, visual, owner, slots.token[owner, slot], column)
 
 
 def _patches(sequence: _Sequence, compressed: Compressed, prompts: Sequence[Sequence[Arrangement]]) -> Tensor:
@@ -186,8 +195,7 @@ def _kept_positions(
     """Returns the positions of the tokens in the full prompts, and that of the token after each."""
     mask = prompt_mask(adapter, inputs)
     rope = adapter.rope(inputs, mask.long(), arrangements)
-    column = torch.where(sequence.visual, sequence.index + sequence.offset, sequence.index)
-    position = rope.gather(2, column.expand(adapter.position_axes, -1, -1))
+    position = rope.gather(2, sequence.column.expand(adapter.position_axes, -1, -1))
     return position, rope.masked_fill(~mask, -1).amax((0, 2)) + 1
 
 

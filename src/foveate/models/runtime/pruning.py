@@ -296,7 +296,7 @@ def pruning_of(decoder: Decoder, layout: Layout, cuts: Sequence[Cut], compressed
         FoveateError: The model or the prompts do not support the cuts.
     """
     if cuts:
-        check_cuts(cuts, decoder.depth, window=decoder.window)
+        check_cuts(cuts, decoder.depth, window=decoder.window, both_ways=decoder.both_ways)
         check_images([len(images) for images in layout.prompts])
     if any(isinstance(need, PromptRows) for cut in cuts for need in cut.needs):
         decoder.check_readable()

@@ -133,16 +133,24 @@ def table(reference: Reference, modes: Sequence[Mode] | None = None) -> str:
 
 
 def exceptions(reference: Reference, family: str, modes: Sequence[Mode] | None = None) -> list[str]:
-    """Returns a line of Markdown for each of a family's cells that differs from the table."""
-    lines = []
+    """Returns a line of Markdown for each of a family's cells that differs from the table.
+
+    Where even the first mode is refused, one line is about all modes.
+    """
+    lines, never = [], {}
+    for compression in COMPRESSIONS:
+        if (text := cell(MODES[0], compression, reference, family)).startswith("refused"):
+            never.setdefault(text, []).append(compression)
+    lines += [f"- {family}, all modes ({'; '.join(where)}): {text}" for text, where in never.items()]
+    left = [compression for compression in COMPRESSIONS if not any(compression in where for where in never.values())]
     for mode in MODES if modes is None else modes:
         differing: dict[str, list[str]] = {}
-        for compression in COMPRESSIONS:
+        for compression in left:
             own, usual = cell(mode, compression, reference, family), cell(mode, compression, reference)
             if own.split(":")[0] != usual.split(":")[0]:
                 text = "the stock model cannot do this" if own == "-" else own
                 differing.setdefault(text, []).append(compression)
         for own, compressions in differing.items():
-            where = "" if len(compressions) == len(COMPRESSIONS) else f" ({'; '.join(compressions)})"
+            where = "" if len(compressions) == len(left) else f" ({'; '.join(compressions)})"
             lines.append(f"- {family}, {mode.name}{where}: {own}")
     return lines

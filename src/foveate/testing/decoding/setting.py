@@ -10,8 +10,10 @@ from torch import Tensor
 
 from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
 from foveate.compressors.result import Result
+from foveate.models.loading.load import adapt
 from foveate.scorers import PromptAttention, Uniform
-from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, image_inputs
+from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, image_inputs, placeholders
+from foveate.testing.models import token_types
 
 Reference = Callable[["Setting", Result, list[list[int]]], list[Tensor]]
 """Computes for each prompt the logits at each remaining token, and at each of the tokens that follow the prompt."""
@@ -63,7 +65,7 @@ class Setting:
 
     @property
     def compressor(self) -> Compressor:
-        layer = 3 if self.family == "Qwen3-VL" else 2  # after the blocks with DeepStack features
+        layer = 3 if self.family.startswith("Qwen3-VL") else 2  # after the blocks with DeepStack features
         inside = DecoderCompressor(PromptAttention(layer - 1), 3, layer)
         before = VisionCompressor(Uniform(), 6)
         repacked, original, cut, both = COMPRESSIONS
@@ -90,7 +92,7 @@ class Setting:
         """The token ids of each prompt, without padding."""
         counts = [self._count(image) for image in self.images]
         return [
-            [5, 6, START, *[self.token] * count, END, *question]
+            [5, 6, START, *placeholders(self.family, self.token, count), END, *question]
             for count, question in zip(counts, QUESTIONS[: self.rows], strict=True)
         ]
 
@@ -101,9 +103,7 @@ class Setting:
         ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in self.prompts])
         inputs = {name: torch.cat([image[name] for image in self.images]) for name in self.images[0]}
         inputs |= {"input_ids": ids, "attention_mask": (ids != PAD).long()}
-        if "image_grid_thw" in inputs:
-            inputs["mm_token_type_ids"] = (ids == self.token).int()
-        return inputs
+        return {**inputs, **token_types(adapt(self.model), ids)}
 
     @property
     def features(self) -> Any:  # noqa: ANN401

@@ -1,0 +1,21 @@
+"""The adapter of GLM-4.1V and GLM-4.6V, whose vision side is arranged as in Qwen-VL."""
+
+from jaxtyping import Int
+from torch import Tensor
+
+from foveate.core.arrangement import Arrangement
+from foveate.core.errors import UnsupportedNeed
+from foveate.models.backbone.adapter import ImageInputs
+from foveate.models.families.qwen_vl import QwenVL
+
+
+class Glm(QwenVL):
+    """GLM-4.1V, GLM-4.5V or GLM-4.6V, whose frames of videos have the placeholders of images."""
+
+    def arrangements_in(self, images: ImageInputs, ids: Int[Tensor, "batch token"]) -> list[Arrangement]:
+        if (ids == self.model.config.video_start_token_id).any():
+            raise UnsupportedNeed(
+                "a prompt has a video, whose frames have the placeholders of images in "
+                f"{type(self.model).__name__}: only images are supported"
+            )
+        return super().arrangements_in(images, ids)

@@ -1,0 +1,173 @@
+"""The adapter of Idefics3 and SmolVLM: tiles with markers between them, the whole image last."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.errors import UnsupportedNeed
+from foveate.functional.sequence import runs_of
+from foveate.models.backbone.adapter import ImageInputs, Tower
+from foveate.models.backbone.tile_tower import TileTower
+from foveate.models.families.llava import tile_grid
+from foveate.models.families.tiled import Tiled
+
+
+class Idefics3(Tiled):
+    """Idefics3 or SmolVLM, whose tokens are squares of patches (pixel shuffle).
+
+    The inputs hold the tiles of a prompt in one row, padded with empty tiles. In the prompt every tile has a run of
+    placeholders of its own, after a token that all tiles share and one that names its row and column.
+    """
+
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
+    row_per_prompt: ClassVar[bool] = True
+    image_options: ClassVar[Mapping[str, Any]] = {"return_row_col_info": True}
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model, model.model.text_model)
+        tower, config = self.inner.vision_model, model.config
+        layers, heads = tower.encoder.layers, config.vision_config.num_attention_heads
+
+        def states(pixels: Tensor, last: int) -> Tensor:
+            return tower(pixel_values=pixels.to(model.dtype)).last_hidden_state
+
+        patches = tile_grid(config)
+        grid = Grid(patches.rows // config.scale_factor, patches.columns // config.scale_factor)
+        self.tower = Tower(len(layers), heads, len(layers) - 1, False, grid)
+        self.tiles = TileTower(tower, [layer.self_attn for layer in layers], self.tower, states)
+
+    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
+        tiles = self.tower.grid.patches
+        self._check(images, [run / tiles for run in runs])
+        return [self._arranged(run // tiles) for run in runs]
+
+    def arrangements_in(self, images: ImageInputs, ids: Int[Tensor, "batch token"]) -> list[Arrangement]:
+        per_image = _rows_of_tiles(ids, self.image_token, self.tower.grid.patches)
+        self._check(images, [tile for rows in per_image for tile in rows])
+        return [self._arranged(*_split(rows)) for rows in per_image]
+
+    def arrangements_of(self, images: ImageInputs, prepared: Mapping[str, Any]) -> list[Arrangement]:
+        rows, columns = ([n for prompt in prepared[name] for n in prompt] for name in ("rows", "cols"))
+        return [self._arranged(r * c + 1, r) for r, c in zip(rows, columns, strict=True)]
+
+    def written(self, arrangement: Arrangement, tokenizer: Any) -> str:  # noqa: ANN401 (a class per family)
+        around = getattr(tokenizer, "fake_image_token", "<fake_token_around_image>")
+        whole = getattr(tokenizer, "global_image_token", "<global-img>")
+        image = tokenizer.convert_ids_to_tokens(self.image_token)
+        tiles = len(arrangement.views) - 1
+        columns = sum(top == 0 for top, *_ in arrangement.boxes[:tiles])
+        text = ""
+        for number in range(tiles):
+            row, column = divmod(number, columns)
+            text += f"{around}<row_{row + 1}_col_{column + 1}>{image}" + "\n" * (column + 1 == columns)
+        return text + "\n" * bool(tiles) + around + whole + image + around
+
+    def question(self, prompt: Sequence[int], tail: Sequence[int] = ()) -> list[int]:
+        words = super().question(prompt, tail)
+        first = list(prompt).index(self.image_token) if self.image_token in prompt else 0
+        return words[1:] if first > 1 and words[:1] == [prompt[first - 2]] else words  # the token behind an image
+
+    def runs(self, arrangement: Arrangement) -> list[int]:
+        return [view.patches for view in arrangement.views]
+
+    def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
+        counts = [len(arrangement.views) for arrangement in arrangements]
+        tiles = _real_tiles(images).split(counts)
+        pixels = torch.stack([tiles[row] for row in rows])
+        return {"pixel_values": pixels, "pixel_attention_mask": torch.ones_like(pixels[:, :, 0], dtype=torch.long)}
+
+    def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        return _real_tiles(images).unflatten(0, (-1, len(arrangement.views)))
+
+    @property
+    def projector(self) -> nn.Module:
+        return self.inner.connector.modality_projection
+
+    def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
+        return self.inner.connector.pixel_shuffle(features.contiguous(), self.model.config.scale_factor)
+
+    def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
+        return self.joined(values).unflatten(-1, (-1, values.shape[-1])).mean(-2)
+
+    def _arranged(self, tiles: int, rows: int = 0) -> Arrangement:
+        """Returns the arrangement of an image.
+
+        Args:
+            tiles: Number of its tiles, the whole image included.
+            rows: Number of rows of tiles; 0 if it is not known, or if the whole image is the only tile.
+        """
+        if tiles == 1:
+            return Arrangement((self.tower.grid,))
+        number = tuple(tile for tile in range(tiles) for _ in range(self.tower.grid.patches))
+        columns = (tiles - 1) // rows if rows else 0
+        boxes = [
+            (row / rows, column / columns, (row + 1) / rows, (column + 1) / columns)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        return Arrangement((self.tower.grid,) * tiles, tuple(boxes) + Arrangement.boxes * bool(rows), tiles=number)
+
+    def _check(self, images: ImageInputs, tiles: Sequence[float]) -> None:
+        """Checks that runs of placeholders are those of the tiles.
+
+        Raises:
+            ValueError: The numbers differ.
+            UnsupportedNeed: A part of a tile is masked.
+        """
+        if any(number % 1 for number in tiles) or sum(tiles) != (count := len(_real_tiles(images))):
+            raise ValueError(
+                f"runs of placeholders for {list(tiles)} tiles, but pixel_values has {count} of "
+                f"{self.tower.grid.patches} tokens each: build the inputs with the model's own processor"
+            )
+        mask = images.get("pixel_attention_mask")
+        if mask is not None and int(mask.sum()) != count * mask.shape[-2] * mask.shape[-1]:
+            raise UnsupportedNeed(
+                "pixel_attention_mask marks padding inside a tile: only whole tiles are supported, as the model's own "
+                "processor makes them (do_resize=True)"
+            )
+
+
+def _real_tiles(images: ImageInputs) -> Float[Tensor, "tile channel height width"]:
+    """Returns the tiles of all prompts; the stock model takes a tile of zeros for padding."""
+    tiles = images["pixel_values"].flatten(0, 1)
+    return tiles[(tiles != 0).flatten(1).any(1)]
+
+
+def _rows_of_tiles(ids: Tensor, image_token: int, tokens: int) -> list[list[float]]:
+    """Returns for each image the numbers of tiles in the rows that its runs of placeholders form.
+
+    Two runs belong to one row of tiles if the token that all tiles share and the name of the tile stand between them,
+    and to one image if further tokens, but no second shared one, stand before these. The whole image ends with the
+    shared token.
+
+    Args:
+        ids: (batch, token) token ids.
+        image_token: The placeholder.
+        tokens: Number of placeholders of a tile.
+    """
+    images: list[list[float]] = []
+    before: tuple[int, int] | None = None
+    shared_before: int | None = None
+    for row, start, end in runs_of(ids == image_token):
+        shared = int(ids[row, start - 2]) if start > 1 else None
+        gap = ids[row, before[1] : start].tolist() if before is not None and before[0] == row else []
+        if len(gap) >= 2 and gap[-2] == shared == shared_before and shared not in gap[:-2]:
+            if len(gap) == 2:
+                images[-1][-1] += (end - start) / tokens
+            else:
+                images[-1].append((end - start) / tokens)
+        else:
+            images.append([(end - start) / tokens])
+            shared_before = shared
+        before = row, end
+    return images
+
+
+def _split(rows: Sequence[float]) -> tuple[int, int]:
+    """Returns the number of tiles of an image, and that of their rows if they form a grid before the whole image."""
+    grid = len(rows) > 1 and rows[-1] == 1 and len(set(rows[:-1])) == 1
+    return int(sum(rows)), len(rows) - 1 if grid else 0
