@@ -117,10 +117,10 @@ def image_processor(name: str, points: Any = None) -> Any:  # noqa: ANN401 (a cl
         case "Gemma 3":
             return Gemma3ImageProcessorPil(**_SQUARE)
         case "Idefics3" | "SmolVLM":
-            kind = Idefics3ImageProcessorPil if name == "Idefics3" else SmolVLMImageProcessorPil
+            kind: Any = Idefics3ImageProcessorPil if name == "Idefics3" else SmolVLMImageProcessorPil
             return kind(size={"longest_edge": 2 * _SIDE}, max_image_size={"longest_edge": _SIDE})
         case "GLM-4.1V" | "GLM-4.5V" | "GLM-4.6V":
-            kind = Glm46VImageProcessorPil if name == "GLM-4.6V" else Glm4vImageProcessorPil
+            kind: Any = Glm46VImageProcessorPil if name == "GLM-4.6V" else Glm4vImageProcessorPil
             sizes = {"shortest_edge": 2 * 8 * 8, "longest_edge": 2 * 40 * 40}  # of two frames
             return kind(size=sizes, patch_size=_PATCH, temporal_patch_size=2, merge_size=2)
         case "InternVL":
@@ -135,6 +135,7 @@ def save_family(name: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     words = tokenizer(name)
     images = image_processor(name, getattr(model.config, "image_grid_pinpoints", None))
+    template: Any = words.chat_template
     clip = {"patch_size": _PATCH, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
     match name:
         case "LLaVA-1.5":
@@ -142,9 +143,9 @@ def save_family(name: str, folder: Path) -> Path:
         case "LLaVA-NeXT":
             processor = LlavaNextProcessor(images, words, chat_template=words.chat_template, **clip)
         case "Gemma 3":
-            processor = Gemma3Processor(images, words, chat_template=words.chat_template, image_seq_length=9)
+            processor = Gemma3Processor(images, words, chat_template=template, image_seq_length=9)
         case "Idefics3":
-            processor = Idefics3Processor(images, words, image_seq_len=9, chat_template=words.chat_template)
+            processor = Idefics3Processor(images, words, image_seq_len=9, chat_template=template)
         case _:
             processor = Parts(images, words)
     processor.save_pretrained(folder)

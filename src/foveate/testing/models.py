@@ -327,7 +327,8 @@ def _sequence(
     found: dict[int, Tensor] = {}  # the tokens in the place of each placeholder
     for image, compression in zip(images, parts, strict=True):
         features, levels, newline = features_of(adapter, image)
-        own, columns = columns[: len(features)], columns[len(features) :]
+        count = len(newline)
+        own, columns = columns[:count], columns[count:]
         patches = (~newline).nonzero()[:, 0]
         offset = patches[compression.origin[0]]
         rows = _applied(compression, features[patches])
@@ -339,7 +340,7 @@ def _sequence(
         for level, values in zip(deepstack, levels, strict=True):
             level.append(_applied(compression, values))
     for at in range(len(prompt)):
-        rows = found.get(at, words[at : at + 1])
+        rows = found[at] if at in found else words[at : at + 1]
         states.append(rows)
         positions.append(place[:, [at] * len(rows)])
         visual.append(torch.full((len(rows),), at in found))

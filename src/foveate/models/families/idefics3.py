@@ -118,7 +118,8 @@ class Idefics3(Tiled):
             ValueError: The numbers differ.
             UnsupportedNeed: A part of a tile is masked.
         """
-        if any(number % 1 for number in tiles) or sum(tiles) != (count := len(_real_tiles(images))):
+        count = len(_real_tiles(images))
+        if any(number % 1 for number in tiles) or sum(tiles) != count:
             raise ValueError(
                 f"runs of placeholders for {list(tiles)} tiles, but pixel_values has {count} of "
                 f"{self.tower.grid.patches} tokens each: build the inputs with the model's own processor"
