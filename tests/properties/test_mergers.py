@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from foveate import mergers
 from foveate.core.trace import PADDING, Trace
-from foveate.mergers import Contextual, Drop, ZeroFill
+from foveate.mergers import Contextual, Drop, TextCentres, ZeroFill
 from tests.mergers.test_mergers import MERGERS
 from tests.properties.strategies import SEEDS, real, scores_of, trace_of, views
 from tests.tiers import parametrize
@@ -48,7 +48,9 @@ def test_kept_patches_stay_and_as_many_tokens_are_made_as_announced(merger, choi
     if merger != ZeroFill():  # which fills up to the budget
         there = (scores > -torch.inf).sum(1)
         for row, own, count in zip(kept, there.tolist(), made.count.tolist(), strict=True):
-            assert count == len(real(row)) + merger.extra(own - len(real(row)))
+            dropped, reserved = own - len(real(row)), merger.reserved(kept.shape[1])
+            reserved = min(reserved, dropped) if isinstance(merger, TextCentres) else reserved  # each is a dropped one
+            assert count == len(real(row)) + merger.extra(dropped) + reserved
     assert (made.size[made.real] >= (merger != ZeroFill())).all()
     if merger in (Drop(), ZeroFill()):
         for row, chosen in enumerate(kept):
