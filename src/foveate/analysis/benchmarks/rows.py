@@ -230,6 +230,8 @@ def _incomparable(row: Published, data: str) -> str:
         return f"it is of the split {_ON_SERVERS[data]}, whose answers are on a server"
     if row.metric in ("normalised score", "standard benchmark", "F1/acc", "acc/score/%"):
         return f"its metric is {row.metric!r}"
+    if data == "hallusionbench":
+        return "which of its three accuracies it is, or their mean, is not said"
     if data == "mme" and row.metric not in ("perception score", "total score") and row.benchmark == "MME":
         return f"its metric is {row.metric!r}, and not said to be perception or both parts"
     return ""
