@@ -134,6 +134,8 @@ def encodings_of(
 ) -> Encodings:
     """Returns the encodings of the images of a configuration's data; none if no question is about one image.
 
+    They are those of the model that `encodings.loaded` names: for smaller images if the compressor wants such.
+
     Args:
         config: The evaluation.
         loaded: Its model.
@@ -149,9 +151,10 @@ def encodings_of(
         refuse_bad(samples, advice)
     elif all(sample.problem for sample in samples):
         raise none_left(samples, samples[0].problem)
-    key = run_id(
-        {"checkpoint": checkpoint_identity(loaded), "data_hash": questions, "dtype": config.dtype, "code": code_hash()}
-    )
+    loaded, _ = config.compressor.resized(loaded)
+    identity = {"checkpoint": checkpoint_identity(loaded), "data_hash": questions, "dtype": config.dtype}
+    identity |= {"code": code_hash()} | ({"resolution": repr(loaded.resolution)} if loaded.original else {})
+    key = run_id(identity)
     images = images_of([sample for sample in samples if not sample.problem])
     try:
         encodings = Encodings.of(loaded, images, config.out / "encodings" / key, skip)
