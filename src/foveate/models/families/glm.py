@@ -1,11 +1,14 @@
 """The adapter of GLM-4.1V and GLM-4.6V, whose vision side is arranged as in Qwen-VL."""
 
+from collections.abc import Callable
+
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.errors import UnsupportedNeed
-from foveate.models.backbone.adapter import ImageInputs
+from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.families.qwen_vl import QwenVL
 
 
@@ -19,3 +22,6 @@ class Glm(QwenVL):
                 f"{type(self.model).__name__}: only images are supported"
             )
         return super().arrangements_in(images, ids)
+
+    def exact_projector(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        return Adapter.exact_projector(self, dtype)  # a convolution has merged the squares of patches before

@@ -1,4 +1,4 @@
-"""What was chosen for images, and keys and values of prompts, kept from one call of `generate` to the next."""
+"""Choices for images, and keys and values of prompts, kept from one call of `generate` to the next."""
 
 import hashlib
 from collections import OrderedDict
@@ -27,7 +27,7 @@ from foveate.models.runtime.kv_cache import (
 
 _OTHER_DECODING = ("assistant_model", "prompt_lookup_num_tokens", "cache_implementation", "prefill_chunk_size")
 Call = tuple[Any, Any, Any]
-"""What a call has chosen, as `Result.note` takes it."""
+"""The choice of a call, as `Result.note` takes it."""
 _V = TypeVar("_V")
 
 
@@ -131,8 +131,8 @@ class Prefixes:
             questions: Token ids of the question about each image; empty unless `reads`.
         """
         contents = [_digest(self.adapter.chosen(images, [row], arrangements)) for row in range(len(arrangements))]
-        asked = map(tuple, questions) if questions else [()] * len(contents)
-        about = zip(arrangements, contents, asked, strict=True)
+        read = map(tuple, questions) if questions else [()] * len(contents)
+        about = zip(arrangements, contents, read, strict=True)
         return [(self.adapter.model, self.method, *parts) for parts in about]
 
     def compressed(self, keys: Sequence[Hashable], compress: Callable[[list[int]], Compressed]) -> Compressed:
