@@ -6,11 +6,13 @@ from foveate.compressors.decoder import DecoderCompressor
 from foveate.compressors.fallback import Fallback
 from foveate.compressors.first_choice import FirstChoice
 from foveate.compressors.pipeline import Pipeline
+from foveate.compressors.resolution import AtResolution
 from foveate.compressors.result import Result
 from foveate.compressors.tower import TowerCompressor
 from foveate.compressors.vision import VisionCompressor
 
 __all__ = [
+    "AtResolution",
     "Blind",
     "Compressor",
     "DecoderCompressor",

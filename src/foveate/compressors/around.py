@@ -1,7 +1,7 @@
 """Compressors that change one aspect of another compressor."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
@@ -9,6 +9,9 @@ from foveate.compressors.base import Compressor, Positions
 from foveate.core.compression import Compressed, Decision
 from foveate.core.contracts import Cut, ImageBatch
 from foveate.core.needs import Need
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from foveate.models.loading.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class AroundCompressor(Compressor):
     @property
     def shared_by(self) -> int:  # type: ignore[override] (a constant elsewhere)
         return self.compressor.shared_by
+
+    def resized(self, loaded: "LoadedModel") -> "tuple[LoadedModel, Compressor]":
+        small, compressor = self.compressor.resized(loaded)
+        return small, replace(self, compressor=compressor)
 
     def tiled(self, per_tile: bool = False, separators: bool = True) -> Self:
         return replace(self, compressor=self.compressor.tiled(per_tile, separators))

@@ -134,6 +134,18 @@ class Compressor(Value, ABC):
             chosen = chosen_for(model.adapter if isinstance(model, LoadedModel) else adapt(model))
         write(path, RecipeFile(self, Path(path).stem, chosen))
 
+    def resized(
+        self, loaded: "foveate.models.loading.load.LoadedModel"
+    ) -> "tuple[foveate.models.loading.load.LoadedModel, Compressor]":
+        """Returns the model for images of the size that this compressor wants, and what compresses their tokens.
+
+        Evaluations call it before they prepare images. Most compressors take images at full size.
+
+        Args:
+            loaded: The model.
+        """
+        return loaded, self
+
     @contextmanager
     def attached(
         self,

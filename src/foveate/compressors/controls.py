@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from foveate.core.contracts import ImageBatch
 from foveate.core.needs import Downsampled
 from foveate.functional.geometry import nearest_grid, pooling_matrix
 from foveate.functional.regions import proportional
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from foveate.models.loading.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ class Pool(Compressor):
 
 @dataclass(frozen=True)
 class Downsample(Compressor):
-    """Control: the image at lower resolution, in towers that can interpolate their positions.
+    """Control: a smaller image, of the size whose number of visual tokens is nearest to `keep`.
+
+    Evaluations prepare it by the family's own image processor (`LoadedModel.smaller`), and the rest of the model is
+    stock. Attached to a model, whose pixels have a size already, it works in LLaVA-1.5, which resizes the pixels.
 
     Attributes:
         keep: The budget.
@@ -66,6 +72,9 @@ class Downsample(Compressor):
 
     def plan(self, patches: int, depth: int) -> tuple[float, ...]:
         return _planned(self.keep, patches, depth)
+
+    def resized(self, loaded: "LoadedModel") -> "tuple[LoadedModel, Compressor]":
+        return (loaded, self) if loaded.adapter.fixed_grid else (loaded.smaller(self.keep), Identity())
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,11 @@ def _pooled(views: Views, keep: int, features: Tensor) -> Compression:
     return Compression(origin.expand(features.shape[0], -1), mixing.expand(features.shape[0], -1, -1))
 
 
-def _planned(keep: Keep, patches: int, depth: int) -> tuple[float, ...]:
-    """Returns the number of cells of the nearest grid for a square image, at every block."""
+def planned_grid(keep: Keep, patches: int) -> int:
+    """Returns the number of cells of the grid that is nearest to a budget, for a square image."""
     side = math.isqrt(patches)
-    return (float(math.prod(nearest_grid(resolve_keep(keep, patches), side, side))),) * depth
+    return math.prod(nearest_grid(resolve_keep(keep, patches), side, side))
+
+
+def _planned(keep: Keep, patches: int, depth: int) -> tuple[float, ...]:
+    return (float(planned_grid(keep, patches)),) * depth

@@ -135,6 +135,8 @@ def encodings_of(
 ) -> Encodings:
     """Returns the encodings of the images of a configuration's data; none if no question is about one image.
 
+    They are those of the model that `encodings.loaded` names: for smaller images if the compressor wants such.
+
     Args:
         config: The evaluation.
         loaded: Its model.
@@ -150,6 +152,7 @@ def encodings_of(
         refuse_bad(samples, advice)
     elif all(sample.problem for sample in samples):
         raise none_left(samples, samples[0].problem)
+    loaded, _ = config.compressor.resized(loaded)
     images = images_of([sample for sample in samples if not sample.problem])
     try:
         encodings = Encodings.of(loaded, images, encodings_folder(config, loaded, questions), skip)
@@ -166,10 +169,11 @@ def encodings_folder(config: EvalConfig, loaded: LoadedModel, questions: str) ->
 
     Args:
         config: The evaluation.
-        loaded: Its model.
+        loaded: Its model, for images of the size that the compressor wants.
         questions: Hash of the questions and images.
     """
     key = {"checkpoint": checkpoint_identity(loaded), "data_hash": questions, "dtype": config.dtype}
+    key |= {"resolution": repr(loaded.resolution)} if loaded.original else {}
     return config.out / "encodings" / run_id({**key, "code": code_hash()})
 
 

@@ -228,6 +228,13 @@ def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], s
 
 
 def _encoded_batch(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> Iterator[dict[str, Any]]:
+    names = list(opened)
+    for rows in loaded.together(list(opened.values())):
+        yield from _encoded_together(loaded, {names[row]: opened[names[row]] for row in rows}, skip)
+
+
+def _encoded_together(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> Iterator[dict[str, Any]]:
+    """Yields the rows of images that the image processor prepares in one call."""
     adapter = loaded.adapter
     try:
         inputs, arrangements = loaded.image_inputs(list(opened.values())) if opened else ({}, [])

@@ -44,7 +44,7 @@ class Answering(lightning.LightningModule):
     A question about several images is answered by itself, and its images are not stored (`evaluation.several`).
 
     Args:
-        encodings: The data set's encodings.
+        encodings: The data set's encodings, of images at the size that the method wants.
         compressor: The method.
         max_new_tokens: Longest answer.
         skip: Whether a question that exceeds the model's context is recorded as failed; otherwise it is an error.
@@ -62,7 +62,8 @@ class Answering(lightning.LightningModule):
         leaders: Mapping[str, VQASample] | None = None,
     ) -> None:
         super().__init__()
-        self.encodings, self.compressor, self.max_new_tokens = encodings, compressor, max_new_tokens
+        self.encodings, self.max_new_tokens = encodings, max_new_tokens
+        _, self.compressor = compressor.resized(encodings.loaded)
         self.loaded, self.skip, self.reuse = encodings.loaded, skip, reuse
         self.leaders = leaders or {}
         self.most: int | None = None

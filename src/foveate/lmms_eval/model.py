@@ -76,8 +76,8 @@ class Foveate(lmms):
         device = _own_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or ("float32" if device.startswith("cpu") else "bfloat16")
         more = {"device_map": device_map} if device_map else {}
-        self.loaded = load(pretrained, device, dtype, attn_implementation, companion, revision, **more)
-        self.compressor = for_model(method, keep, options, self.loaded.adapter)
+        loaded = load(pretrained, device, dtype, attn_implementation, companion, revision, **more)
+        self.loaded, self.compressor = for_model(method, keep, options, loaded.adapter).resized(loaded)
         with self.compressor.attached(self.loaded):
             pass  # raises now if the model lacks a layer
         self.max_new_tokens = whole("max_new_tokens", max_new_tokens, 1)

@@ -228,18 +228,19 @@ def measure(
     check_length(new_tokens, rounds)
     images, questions = zip(*samples, strict=True)
     taken, unsupported = {}, {}
-    for key, compressor in compressors.items():
+    resized = {key: compressor.resized(loaded) for key, compressor in compressors.items()}
+    for key, (small, compressor) in resized.items():
         try:
-            taken[key] = footprint(Batch.of(loaded, images, questions), compressor, new_tokens)
+            taken[key] = footprint(Batch.of(small, images, questions), compressor, new_tokens)
         except (UnsupportedNeed, LayerError) as error:
             unsupported[key] = str(error)
 
-    def run(compressor: Compressor, clock: Clock) -> None:
+    def run(small: LoadedModel, compressor: Compressor, clock: Clock) -> None:
         with clock.part(INPUTS):
-            batch = Batch.of(loaded, images, questions)
+            batch = Batch.of(small, images, questions)
         answer_batch(batch, compressor, new_tokens, clock)
 
-    settings = {key: partial(run, compressors[key]) for key in taken} | dict(others)
+    settings = {key: partial(run, *resized[key]) for key in taken} | dict(others)
     results: list[Round] = []
     with bar(len(settings) * (_WARM_UPS + rounds), "pass") as shown:
         for number in range(-_WARM_UPS, rounds):

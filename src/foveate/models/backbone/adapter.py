@@ -13,16 +13,18 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.budget import Keep
 from foveate.core.compression import Compression
 from foveate.core.contracts import Cut, Reduction
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.layers import resolve_layer, resolve_layers
-from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Keys, Need, PixelStatistic, ReceivedRows
+from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Downsampled, Keys, Need, PixelStatistic, ReceivedRows
 from foveate.functional.pixel_filters import FILTERS
 from foveate.functional.sequence import positions, runs_of
 from foveate.models.backbone.cut_checks import check_cuts
 from foveate.models.backbone.decoder import Decoder
 from foveate.models.backbone.pixels import WHITE, Normalisation, pair
+from foveate.models.backbone.scaling import Scaling
 
 _TOWERS = ("vision_tower", "visual", "vision_model")
 ImageInputs = Mapping[str, Tensor]
@@ -193,6 +195,33 @@ class Adapter(ABC):
             images: Images of one arrangement.
             arrangement: The arrangement of all of them.
         """
+
+    def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
+        """Returns how the image processor gives an image about `keep` visual tokens; see `LoadedModel.smaller`.
+
+        A family without a rule of its own has no smaller images.
+
+        Args:
+            size: Height and width of the image in pixels.
+            keep: Number of patches, or the share of those that the image has at full size.
+            alone: Whether it is the only image of its prompt.
+
+        Raises:
+            UnsupportedNeed: The family has no rule, or the adapter has no image processor.
+            BudgetError: The image has fewer patches at full size.
+        """
+        raise UnsupportedNeed(
+            f"{type(self.model).__name__} has no rule for smaller images: use a method that compresses after the "
+            f"tower, or define `scaling` in {type(self).__name__}"
+        )
+
+    def scaled(self, images: ImageInputs, scaling: Scaling) -> ImageInputs:
+        """Returns what the image processor made of images with a scaling, as the tower takes it."""
+        return images
+
+    def tile_patches(self, images: ImageInputs) -> int:
+        """Returns the number of patches of one tile of these images, before any compression."""
+        return self.tower.grid.patches
 
     def pixel_statistic(
         self, images: ImageInputs, arrangement: Arrangement, need: PixelStatistic
@@ -367,3 +396,12 @@ class Adapter(ABC):
         if tail and words[-len(tail) :] == list(tail):
             words = words[: -len(tail)]
         return [token for token in words if token not in special]
+
+
+def downsampled_too_late(need: Downsampled) -> str:
+    """Returns the message for pixels that already have a size and cannot be made smaller in the tower."""
+    return (
+        f"{need}: these pixels were prepared at full size, and this tower cannot make them smaller; prepare smaller "
+        "ones by load(...).smaller(keep).inputs(texts, images), without a compressor, or let foveate.evaluate, compare "
+        "or frontier do so"
+    )

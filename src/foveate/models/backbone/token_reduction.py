@@ -15,6 +15,7 @@ from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.trace import EXTRA, PADDING
 from foveate.functional.mixing import unit_rows
 from foveate.models.backbone.internals import internal
+from foveate.models.backbone.pixels import pair
 
 _BLOCKS = ("models.clip.modeling_clip.CLIPEncoderLayer", "models.siglip.modeling_siglip.SiglipEncoderLayer")
 
@@ -87,10 +88,13 @@ def reduced(
 def patch_embeddings(
     transformer: Any,  # noqa: ANN401 (CLIP, SigLIP)
     pixels: Tensor,
-    **options: bool,
 ) -> Float[Tensor, "image token dim"]:
-    """Returns the input of the first block of CLIP's or SigLIP's tower."""
-    states = transformer.embeddings(pixels, **options)
+    """Returns the input of the first block of CLIP's or SigLIP's tower.
+
+    Positions are interpolated for pixels of another size than the tower's own.
+    """
+    own = pair(transformer.embeddings.image_size)
+    states = transformer.embeddings(pixels, interpolate_pos_encoding=tuple(pixels.shape[-2:]) != own)
     return transformer.pre_layrnorm(states) if hasattr(transformer, "pre_layrnorm") else states
 
 

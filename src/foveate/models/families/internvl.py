@@ -1,5 +1,6 @@
 """The adapter of InternVL."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -9,10 +10,13 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.budget import Keep, resolve_keep
 from foveate.core.errors import UnsupportedModel
 from foveate.models.backbone.adapter import ImageInputs, Tower
+from foveate.models.backbone.pixels import pair
+from foveate.models.backbone.scaling import Scaling, nearest
 from foveate.models.backbone.tile_tower import TileTower, feature_layer_of, selected_states
-from foveate.models.families.llava import tile_grid
+from foveate.models.families.llava import grid_of, tile_grid
 from foveate.models.families.tiled import Tiled
 
 
@@ -44,13 +48,33 @@ class InternVL(Tiled):
         self.tiles = TileTower(tower, [layer.attention for layer in layers], self.tower, states)
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
-        tiles = self.tower.grid.patches
+        tiles, grid = self.tile_patches(images), self._grid(images)
         if any(run % tiles for run in runs) or sum(runs) != len(images["pixel_values"]) * tiles:
             raise ValueError(
                 f"runs of {list(runs)} image tokens for {len(images['pixel_values'])} tiles: expected {tiles} tokens "
                 "per tile; build the inputs with the model's own processor"
             )
-        return [self._arranged(run // tiles) for run in runs]
+        return [_arranged(run // tiles, grid) for run in runs]
+
+    def tile_patches(self, images: ImageInputs) -> int:
+        return self._grid(images).patches
+
+    def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
+        processor, rows = self.image_processor, self.tower.grid.rows
+        patch = tile_grid(self.model.config).rows // rows * pair(self.model.config.vision_config.patch_size)[0]
+
+        def with_tiles(most: int, rows: int) -> Scaling:
+            square = {"height": rows * patch, "width": rows * patch}
+            options = {**self.image_options, "max_patches": most, "patch_size": square}
+            count = processor.get_number_of_image_patches(*size, options)
+            return Scaling(count * rows**2, {"max_patches": most, "size": square})
+
+        own = with_tiles(processor.max_patches, rows).patches
+        if (patches := resolve_keep(keep, own)) == own:
+            return Scaling(own)
+        counts = range(1, processor.max_patches + 1)
+        most = min(counts, key=lambda most: (with_tiles(most, rows).patches < patches, most))
+        return nearest((with_tiles(most, side) for side in range(1, rows + 1)), patches)
 
     def arrangements_of(self, images: ImageInputs, prepared: Mapping[str, Any]) -> list[Arrangement]:
         return self.arrangements(images, [int(count) * self.tower.grid.patches for count in prepared["num_patches"]])
@@ -63,8 +87,8 @@ class InternVL(Tiled):
         return images["pixel_values"].unflatten(0, (-1, len(arrangement.views)))
 
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
-        grid = tile_grid(self.model.config)
-        image = features.unflatten(1, (grid.rows, grid.columns)).contiguous()  # pixel_shuffle takes views of it
+        rows = math.isqrt(features.shape[1])
+        image = features.unflatten(1, (rows, rows)).contiguous()  # pixel_shuffle takes views of it
         return self.inner.pixel_shuffle(image, scale_factor=self.model.config.downsample_ratio).flatten(1, 2)
 
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
@@ -76,8 +100,14 @@ class InternVL(Tiled):
             return output
         return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[None])
 
-    def _arranged(self, tiles: int) -> Arrangement:
-        if tiles == 1:
-            return Arrangement((self.tower.grid,))
-        number = tuple(tile for tile in range(tiles) for _ in range(self.tower.grid.patches))
-        return Arrangement((self.tower.grid,) * tiles, (), tiles=number)
+    def _grid(self, images: ImageInputs) -> Grid:
+        """Returns the grid of tokens of each tile of these images."""
+        patches, ratio = grid_of(images["pixel_values"], self.model.config), self.model.config.downsample_ratio
+        return Grid(int(patches.rows * ratio), int(patches.columns * ratio))
+
+
+def _arranged(tiles: int, grid: Grid) -> Arrangement:
+    if tiles == 1:
+        return Arrangement((grid,))
+    number = tuple(tile for tile in range(tiles) for _ in range(grid.patches))
+    return Arrangement((grid,) * tiles, (), tiles=number)

@@ -10,13 +10,16 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
 from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import Downsampled, Features, Fingerprint, Need, PixelStatistic
 from foveate.functional.fingerprint import fingerprints
+from foveate.functional.geometry import nearest_grid
 from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
 from foveate.models.backbone.pixels import pair
+from foveate.models.backbone.scaling import Scaling
 from foveate.models.backbone.tile_tower import TileTower, feature_layer_of, selected_states
 from foveate.models.backbone.token_reduction import patch_embeddings, reduced
 
@@ -32,13 +35,15 @@ class Llava(Adapter):
         self.tower = self.tiles.properties
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
-        return [Arrangement((self.tower.grid,))] * len(images["pixel_values"])
+        pixels = images["pixel_values"]
+        grid = grid_of(pixels, self.model.config)
+        return [Arrangement((grid,))] * len(pixels)
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         return {"pixel_values": images["pixel_values"][list(rows)]}
 
     def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
-        return (self.tower.grid,)
+        return arrangement.views
 
     def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         return images["pixel_values"][:, None]
@@ -60,7 +65,7 @@ class Llava(Adapter):
                 case PixelStatistic():
                     values[need] = self.pixel_statistic(images, arrangement, need)
                 case Features():
-                    patches = sources[:, : self.tower.grid.patches]
+                    patches = sources[:, : arrangement.patches]
                     values[need] = self.project(patches) if need.projected else patches
                 case Downsampled():
                     values[need] = self._downsampled(pixels, need)
@@ -81,12 +86,27 @@ class Llava(Adapter):
         pixels = images["pixel_values"].to(self.model.dtype)
         return reduced(self.inner.vision_tower, pixels, reduction, keep, tower.feature_layer, tower.has_cls)
 
-    def _downsampled(self, pixels: Tensor, need: Downsampled) -> Tensor:
+    def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
+        own = self.tower.grid
+        if (patches := resolve_keep(keep, own.patches)) == own.patches:
+            return Scaling(patches)
+        grid = Grid(*nearest_grid(patches, own.rows, own.columns))
+        return Scaling(grid.patches, grid=grid)
+
+    def scaled(self, images: ImageInputs, scaling: Scaling) -> ImageInputs:
+        if scaling.grid is None:
+            return images
+        return {**images, "pixel_values": self._resized(images["pixel_values"], scaling.grid)}
+
+    def _resized(self, pixels: Tensor, grid: Grid) -> Tensor:
+        """Returns the pixels at the size of a smaller grid."""
         config: Any = self.model.config
-        side = config.vision_config.patch_size
-        size = (need.rows * side, need.columns * side)
-        small = F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
-        states = self.tiles.states(small, self.tower.feature_layer, interpolate_pos_encoding=True)
+        rows, columns = pair(config.vision_config.patch_size)
+        size = (grid.rows * rows, grid.columns * columns)
+        return F.interpolate(pixels.float(), size=size, mode="bicubic", antialias=True)
+
+    def _downsampled(self, pixels: Tensor, need: Downsampled) -> Tensor:
+        states = self.tiles.states(self._resized(pixels, Grid(need.rows, need.columns)), self.tower.feature_layer)
         return states[:, int(self.tower.has_cls) :]
 
 
@@ -109,8 +129,8 @@ def clip_like(model: Any) -> TileTower:  # noqa: ANN401 (LLaVA and its descendan
         )
     heads = config.vision_config.num_attention_heads
 
-    def states(pixels: Tensor, last: int, **options: bool) -> Tensor:
-        first = patch_embeddings(transformer, pixels.to(model.dtype), **options)
+    def states(pixels: Tensor, last: int) -> Tensor:
+        first = patch_embeddings(transformer, pixels.to(model.dtype))
         states = accumulate(layers[: last + 1], lambda states, block: block(states, None), initial=first)
         return selected_states(states, chosen, len(layers))
 
@@ -122,3 +142,9 @@ def tile_grid(config: Any) -> Grid:  # noqa: ANN401
     """Returns the grid of patches of one input of the tower."""
     sizes, sides = pair(config.vision_config.image_size), pair(config.vision_config.patch_size)
     return Grid(sizes[0] // sides[0], sizes[1] // sides[1])
+
+
+def grid_of(pixels: Float[Tensor, "*image channel height width"], config: Any) -> Grid:  # noqa: ANN401
+    """Returns the grid of patches of inputs of the tower of any size."""
+    sides = pair(config.vision_config.patch_size)
+    return Grid(pixels.shape[-2] // sides[0], pixels.shape[-1] // sides[1])

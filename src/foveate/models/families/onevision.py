@@ -17,6 +17,7 @@ class LlavaOnevision(AnyResolution):
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes", "batch_num_images")
     packs_projected: ClassVar[bool] = True
+    splits_several: ClassVar[bool] = False
 
     def _split(self, images: ImageInputs) -> list[bool]:
         counts = images.get("batch_num_images")
@@ -32,4 +33,4 @@ class LlavaOnevision(AnyResolution):
 
     def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
         ratio = self.model.config.vision_aspect_ratio
-        return self.inner.pack_image_features([tiles], size[None], newline, ratio)[0][0]
+        return self.packer(tiles).pack_image_features([tiles], size[None], newline, ratio)[0][0]

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.budget import Keep, resolve_keep
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic, ReceivedRows
 from foveate.functional.attention import from_others, mean_attention
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
+from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower, downsampled_too_late
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.backbone.internals import internal
+from foveate.models.backbone.scaling import Scaling, nearest
 
 _TYPICAL = Grid(24, 24)  # visual tokens of 672 x 672 pixels: 48 x 48 patches of 14 pixels, merged 2 x 2
 
@@ -63,6 +65,26 @@ class QwenVL(Adapter):
             "pixel_values": torch.cat([pixels[row] for row in rows]),
             "image_grid_thw": images["image_grid_thw"][list(rows)],
         }
+
+    def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
+        processor = self.image_processor
+        lowest, highest = processor.size["shortest_edge"], processor.size["longest_edge"]
+        token = (processor.patch_size * processor.merge_size) ** 2  # pixels
+
+        def within(pixels: int) -> Scaling:
+            limits = {"shortest_edge": min(lowest, pixels), "longest_edge": pixels}
+            bounds = {"min_pixels": limits["shortest_edge"], "max_pixels": pixels}
+            return Scaling(processor.get_number_of_image_patches(*size, bounds) // self.side**2, {"size": limits})
+
+        own = within(highest).patches
+        if (patches := resolve_keep(keep, own)) == own:
+            return Scaling(own)
+        found: list[Scaling] = []
+        for tokens in range(patches, own + 1):  # their number rises with the limit, and never exceeds it
+            found.append(within(tokens * token))
+            if found[-1].patches >= patches:
+                break
+        return nearest(found, patches)
 
     def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
         return tuple(Grid(grid.rows * self.side, grid.columns * self.side) for grid in arrangement.views)
@@ -118,7 +140,7 @@ class QwenVL(Adapter):
                 case Deepstack():
                     values[need] = torch.stack([torch.stack(list(level)) for level in output.deepstack_features], 1)
                 case Downsampled():
-                    raise UnsupportedNeed(f"{need}: give this model a smaller image instead")
+                    raise UnsupportedNeed(downsampled_too_late(need))
                 case _ if need in recorded:  # (patch of all images, head, ...), windows in the tower's order
                     merged = torch.cat(recorded[need]).unflatten(0, (-1, self.side**2)).mean(1)[order]
                     image = merged.unflatten(0, (count, -1))

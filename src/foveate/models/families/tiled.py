@@ -10,9 +10,9 @@ from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic
 from foveate.functional.fingerprint import fingerprints
-from foveate.models.backbone.adapter import Adapter, ImageInputs
+from foveate.models.backbone.adapter import Adapter, ImageInputs, downsampled_too_late
 from foveate.models.backbone.tile_tower import TileTower
-from foveate.models.families.llava import tile_grid
+from foveate.models.families.llava import grid_of
 
 
 class Tiled(Adapter):
@@ -46,13 +46,16 @@ class Tiled(Adapter):
         return self.packed(pooled.unflatten(0, (len(values), -1)), images, arrangement)
 
     def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
-        return (tile_grid(self.model.config),) * self.pixels(images, arrangement).shape[1]
+        pixels = self.pixels(images, arrangement)
+        return (grid_of(pixels, self.model.config),) * pixels.shape[1]
 
     def encode(
         self, images: ImageInputs, arrangement: Arrangement, needs: Sequence[Need]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
         for need in needs:
-            if isinstance(need, ClsQuery | Downsampled):
+            if isinstance(need, Downsampled):
+                raise UnsupportedNeed(downsampled_too_late(need))
+            if isinstance(need, ClsQuery):
                 raise UnsupportedNeed(
                     f"{need}: {type(self.model).__name__} {self.no_single_answer}; use a method that does not need it"
                 )

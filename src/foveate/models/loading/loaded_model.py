@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,11 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from foveate.core.arrangement import Arrangement
+from foveate.core.budget import Keep
 from foveate.core.errors import DataError, UnsupportedModel, message_of, shown
 from foveate.core.progress import bar
 from foveate.data.rgb import as_rgb
 from foveate.functional.sequence import left_padded
 from foveate.models.backbone.adapter import Adapter, ImageInputs
+from foveate.models.backbone.scaling import Scaling
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.checkpoint import device_of, weights_in
 from foveate.models.loading.prompts import Prompts
@@ -39,6 +41,9 @@ class LoadedModel:
         processor: Its processor, or `Parts` of it.
         companion: The CLIP that its tower was taken from; None without one.
         image_options: Options of its image processor besides those of the family, such as `do_pan_and_scan`.
+        resolution: Visual tokens of each image, as a count or a share of those at full size; see `smaller`. None means
+            full size.
+        original: The same model at full size; None if this is it.
     """
 
     name: str
@@ -46,10 +51,27 @@ class LoadedModel:
     processor: Any
     companion: Companion | None = None
     image_options: Mapping[str, Any] = field(default_factory=dict)
+    resolution: Keep | None = None
+    original: "LoadedModel | None" = None
 
     def __post_init__(self) -> None:
         self.adapter.image_processor, self.adapter.tokenizer = self.processor.image_processor, self.processor.tokenizer
         self.adapter.checkpoint = lambda: self.identity
+
+    def smaller(self, keep: Keep) -> "LoadedModel":
+        """Returns this model for smaller images: its inputs hold about `keep` visual tokens per image.
+
+        The family's own image processor makes them, so the token account of a prompt is exact. LLaVA-1.5 resizes the
+        processed pixels; LLaVA-NeXT and -OneVision give the image fewer tiles, then smaller ones; InternVL lowers
+        `max_patches`, then the size of a tile; Qwen2.5-VL and Qwen3-VL lower the largest number of pixels. No image
+        becomes larger. The count nearest to `keep` is taken. The stock model runs on the inputs as it is, except where
+        tiles become smaller than those that its CLIP or SigLIP tower takes: there a compressor must be attached, such
+        as `full()`, whose tower interpolates its positions.
+
+        Args:
+            keep: Patches per image: a count, or a share of the patches that the image has at full size.
+        """
+        return replace(self, resolution=keep, original=self.original or self)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -85,7 +107,12 @@ class LoadedModel:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of everything that belongs to the checkpoint: weights, configurations, tokenizer, image processor."""
+        """Hash of everything that belongs to the checkpoint: weights, configurations, tokenizer, image processor.
+
+        The size of images is no part of it.
+        """
+        if self.original:
+            return self.original.identity
         digest = hashlib.sha256(type(self.processor.image_processor).__name__.encode() + pillow_version.encode())
         if self.image_options:
             digest.update(json.dumps(self.image_options, sort_keys=True).encode())
@@ -123,14 +150,48 @@ class LoadedModel:
                 only if it is the only one of its prompt.
 
         Raises:
-            DataError: The model's image processor refuses an image.
+            DataError: The model's image processor refuses an image, or smaller images need different tiles.
+            UnsupportedNeed: Smaller images are wanted, and the family has no rule for them.
         """
         rgb = [as_rgb(image) for image in images]
+        if self.resolution is None:
+            return self._prepared(rgb, per_prompt)
+        prompts = [1] * len(rgb) if per_prompt is None else [count for count in per_prompt if count]
+        scalings = self._scalings(rgb, prompts)
+        small = [scaling.resized(image) for scaling, image in zip(scalings, rgb, strict=True)]
+        if all(scaling.together(scalings[0]) for scaling in scalings):
+            return self._prepared(small, per_prompt, scalings[0])
+        parts = [self._prepared([image], None, scaling) for image, scaling in zip(small, scalings, strict=True)]
+        return _joined([inputs for inputs, _ in parts]), [image for _, (image,) in parts]
+
+    def together(self, images: Sequence[Image]) -> list[list[int]]:
+        """Returns groups of images that one call of `image_inputs` can prepare: all of them at full size."""
+        if self.resolution is None:
+            return [list(range(len(images)))] if images else []
+        groups: list[tuple[Scaling, list[int]]] = []
+        for row, scaling in enumerate(self._scalings(images, [1] * len(images))):
+            rows = next((rows for other, rows in groups if other.together(scaling)), None)
+            if rows is None:
+                groups.append((scaling, rows := []))
+            rows.append(row)
+        return [rows for _, rows in groups]
+
+    def _scalings(self, images: Sequence[Image], prompts: Sequence[int]) -> list[Scaling]:
+        """Returns the scaling of each image; `prompts` are the numbers of images of each prompt."""
+        keep: Any = self.resolution
+        alone = [count == 1 for count in prompts for _ in range(count)]
+        sizes = [(image.height, image.width) for image in images]
+        return [self.adapter.scaling(size, keep, one) for size, one in zip(sizes, alone, strict=True)]
+
+    def _prepared(
+        self, rgb: Sequence[Image], per_prompt: Sequence[int] | None, scaling: Scaling | None = None
+    ) -> tuple[ImageInputs, list[Arrangement]]:
+        """Returns what one call of the image processor makes of images in RGB."""
         left = iter(rgb)
         counts = [count for count in per_prompt or () if count or self.adapter.row_per_prompt]
-        nested = rgb if per_prompt is None else [list(islice(left, count)) for count in counts]
+        nested = list(rgb) if per_prompt is None else [list(islice(left, count)) for count in counts]
+        options = {**self.adapter.image_options, **self.image_options, **(scaling.options if scaling else {})}
         try:
-            options = {**self.adapter.image_options, **self.image_options}
             prepared = self.processor.image_processor(nested, return_tensors="pt", **options)
         except (ValueError, ZeroDivisionError, RuntimeError) as error:
             sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in rgb}))
@@ -143,7 +204,8 @@ class LoadedModel:
                 f"{type(self.model).__name__} takes {self.adapter.modality}s, not images: build its inputs with its "
                 "own processor"
             )
-        inputs = {name: prepared[name].to(self.device) for name in names}
+        inputs: ImageInputs = {name: prepared[name].to(self.device) for name in names}
+        inputs = self.adapter.scaled(inputs, scaling) if scaling else inputs
         return inputs, self.adapter.arrangements_of(inputs, prepared)
 
     def images(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> LiveImages:
@@ -276,6 +338,20 @@ class LoadedModel:
     def text(self, tokens: list[list[int]]) -> list[str]:
         """Decodes answers to strings without special tokens."""
         return [t.strip() for t in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def _joined(parts: Sequence[ImageInputs]) -> ImageInputs:
+    """Returns the inputs of images that were prepared one by one.
+
+    Raises:
+        DataError: The family has a tensor of tiles per image, and the images have tiles of different sizes.
+    """
+    if any(value.ndim == 5 for value in parts[0].values()):
+        raise DataError(
+            "these images get tiles of different sizes or numbers, which one call cannot hold: prepare them one by "
+            "one, or give a prompt several images at full size"
+        )
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _content(path: Path) -> bytes:
