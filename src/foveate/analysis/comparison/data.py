@@ -9,6 +9,7 @@ import optuna
 import pandas as pd
 
 from foveate.analysis.cells import BUDGETLESS, PIXEL_FILTERS, Cell, cells_of, read_cells, row_of, runs_of
+from foveate.analysis.comparison.split import simple_questions, split_of
 from foveate.analysis.held_out import BEST_FILTER, Group
 from foveate.analysis.verdicts import holm, paired_p
 from foveate.core.progress import bar
@@ -76,9 +77,10 @@ def comparison_table(frames: Mapping[Cell, pd.DataFrame], roles: Mapping[str, st
     """Returns one row per method and budget, by falling budget and then by role; `full` is first, `blind` last.
 
     `budget` is the requested number of equivalent tokens, `equivalent_tokens` the measured one. The other columns are
-    those of `ablation_table`, a p value against `full`, and `sd_over_seeds`; each p column is corrected over all rows.
-    Seeds form one row. The interval of their mean covers the choice of images, not that of seeds; `sd_over_seeds` is
-    the standard deviation of their accuracies, NaN of one.
+    those of `ablation_table`, a p value against `full`, `sd_over_seeds`, and the accuracy on simple and difficult
+    questions (`comparison.split`); each p column is corrected over all rows. Seeds form one row. The interval of their
+    mean covers the choice of images, not that of seeds; `sd_over_seeds` is the standard deviation of their accuracies,
+    NaN of one.
 
     Args:
         frames: The records, as `read_comparison` returns them.
@@ -86,8 +88,10 @@ def comparison_table(frames: Mapping[Cell, pd.DataFrame], roles: Mapping[str, st
     """
     full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
     random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
-    cells = bar(frames.items(), "cell", "comparing")
-    rows = [_row(cell, frame, full, random.get(cell.keep)) for cell, frame in cells]
+    cells, simple = bar(frames.items(), "cell", "comparing"), simple_questions(frames)
+    rows = [
+        _row(cell, frame, full, random.get(cell.keep)) | split_of(frame, simple.get(cell.keep)) for cell, frame in cells
+    ]
     for row in rows:
         row["role"] = roles[row["method"]]
     order = list(roles)

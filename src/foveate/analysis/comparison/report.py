@@ -1,6 +1,6 @@
 """Report of a finished comparison: tables and figures in one folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from foveate.analysis.comparison.data import (
 )
 from foveate.analysis.comparison.figures import frontier_figure, frontiers_data, ranking_figure, rankings_data
 from foveate.analysis.comparison.pairs import write_pairs
+from foveate.analysis.comparison.split import LEGEND, split_cells, split_note
 from foveate.analysis.contents import content_tables
 from foveate.analysis.drawing import save_figure
 from foveate.analysis.held_out import held_out
@@ -94,7 +95,8 @@ def write_report(
     table_of = partial(comparison_table, roles=comparison.roles)
     contents = content_tables(frames, table_of, folder, not found.caveat)
     worst = write_worst_kinds(frames, folder, "family")
-    text = paragraphs(markdown(table, comparison, worst, found.caveat), contents)
+    notes = {budget: split_note(budget, frames) for budget in budgets_of(table)}
+    text = paragraphs(markdown(table, comparison, worst, found.caveat, notes), contents)
     write_table(table, folder, found.page(text, failed))
     if panels := frontiers_data(table):
         save_figure(frontier_figure(panels, setting.source), folder / "frontier.png")
@@ -106,12 +108,18 @@ def write_report(
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
     unable = f"Cannot run on this model: {', '.join(comparison.not_applicable)} (reasons in table.md)."
     named = write_pairs(frames, pairs, folder, found.caveat)
-    notes = [_impossible(comparison), unable if comparison.not_applicable else "", failed]
-    finding = paragraphs(found.caveat, found.markdown(), named, *notes)
+    missing = [_impossible(comparison), unable if comparison.not_applicable else "", failed]
+    finding = paragraphs(found.caveat, found.markdown(), named, *missing)
     return Summary(paragraphs(summary(table, list(comparison.roles)), worst.text), finding)
 
 
-def markdown(table: pd.DataFrame, comparison: Comparison, worst: WorstKinds, caveat: str = "") -> str:
+def markdown(
+    table: pd.DataFrame,
+    comparison: Comparison,
+    worst: WorstKinds,
+    caveat: str = "",
+    notes: Mapping[int, str] | None = None,
+) -> str:
     """Returns one Markdown table per budget, and lists of missing methods and budgets.
 
     Args:
@@ -119,18 +127,20 @@ def markdown(table: pd.DataFrame, comparison: Comparison, worst: WorstKinds, cav
         comparison: The comparison.
         worst: The worst kind of questions of every row.
         caveat: Reason why there are no verdicts, or an empty string.
+        notes: By budget, a note on its simple and difficult questions.
     """
     size = table.iloc[0]
     parts = [_LEGEND.format(n=size["n"], images=size["images"]), _COLUMNS.format(blocks=comparison.decoder.blocks)]
-    parts += [worst.legend, caveat]
+    parts += [worst.legend, LEGEND if table["simple_n"].notna().any() else "", caveat]
     without = table["method"].isin(BUDGETLESS)
     if without.any():
         parts += ["## Without a budget", grid([_cells(row, worst, not caveat) for _, row in table[without].iterrows()])]
     for budget in budgets_of(table):
         rows = table[~without & (table["budget"] == budget)]
         share = f"{budget} equivalent tokens of {comparison.patches} ({percent(budget / comparison.patches)} %)"
-        parts += [f"## {share}", grid([_cells(row, worst, not caveat) for _, row in rows.iterrows()])]
-    return paragraphs(*parts, *_absent(comparison)) + "\n"
+        rows_of = grid([_cells(row, worst, not caveat) for _, row in rows.iterrows()])
+        parts += [f"## {share}", (notes or {}).get(budget, ""), rows_of]
+    return paragraphs(*parts, *absent(comparison)) + "\n"
 
 
 def example_cells(table: pd.DataFrame, cells: Sequence[Cell]) -> list[Cell]:
@@ -162,7 +172,7 @@ def _left_out(comparison: Comparison) -> list[str]:
     return [f"{name} at {budget}: {why}" for name, whys in comparison.left_out.items() for budget, why in whys.items()]
 
 
-def _absent(comparison: Comparison) -> list[str]:
+def absent(comparison: Comparison) -> list[str]:
     """Returns Markdown sections of missing budgets and methods, with reasons, and of fallbacks."""
     left_out = [f"- {line}" for line in _left_out(comparison)]
     unable = [f"- {name}: {why}" for name, why in comparison.not_applicable.items()]
@@ -189,6 +199,7 @@ def _cells(row: pd.Series, worst: WorstKinds, verdicts: bool) -> dict[str, str]:
         "p, random": tested(row["delta_vs_random"], row["p_vs_random_holm"], verdicts),
         "vs full": against_full(row),
         "p, full": tested(row["delta_vs_full"], row["p_vs_full_holm"], verdicts),
+        **split_cells(row),
         "same answer as full": percent(row["agreement_with_full"]),
         "evidence recall": percent(row["evidence_recall"]),
         "equivalent": f"{row['equivalent_tokens']:.1f}",
