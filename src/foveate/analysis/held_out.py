@@ -103,7 +103,7 @@ def choosing_half(images: ArrayLike) -> np.ndarray:
     return (np.random.default_rng(0).permutation(len(names)) < len(names) // 2)[index]
 
 
-def held_out_table(frames: Mapping[Cell, pd.DataFrame], groups: Mapping[int, Sequence[Group]]) -> pd.DataFrame:
+def held_out_table(frames: Mapping[Cell, pd.DataFrame], groups: Mapping[Any, Sequence[Group]]) -> pd.DataFrame:
     """Returns one row per budget, group and rival, or one row for a group without rivals.
 
     Columns: budget, group, chosen (scorer), chosen_on (questions), n, images, accuracy, ci_low, ci_high, rival,
@@ -112,7 +112,7 @@ def held_out_table(frames: Mapping[Cell, pd.DataFrame], groups: Mapping[int, Seq
 
     Args:
         frames: The records, as `read_cells` returns them.
-        groups: Groups by budget; groups without cells are left out.
+        groups: Groups by budget, or by another limit; groups without cells are left out.
     """
     images = next(iter(frames.values()))["image_id"].to_numpy() if frames else np.empty(0)
     half, rows = choosing_half(images), []
@@ -179,18 +179,19 @@ def too_few_held_out(table: pd.DataFrame) -> str:
     return f"On one half of the images: {few[0].lower()}{few[1:]}" if few else ""
 
 
-def markdown(table: pd.DataFrame, *, verdicts: bool = True) -> str:
+def markdown(table: pd.DataFrame, *, verdicts: bool = True, unit: str = " tokens") -> str:
     """Returns one Markdown table per budget, with a row per group and a column per rival.
 
     Args:
         table: Table of `held_out_table`.
         verdicts: Whether differences have a verdict.
+        unit: Unit of the budgets in headings.
     """
     if table.empty:
         return "A single image has no halves: nothing was chosen."
     parts = [_LEGEND.format(**table.iloc[0][["chosen_on", "n", "images"]])]
     for budget, rows in table.groupby("budget", sort=False):
-        parts.append(f"### {budget} tokens\n\n{grid(_wide(rows, verdicts))}")
+        parts.append(f"### {budget}{unit}\n\n{grid(_wide(rows, verdicts))}")
     return "\n\n".join(parts)
 
 

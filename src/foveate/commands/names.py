@@ -5,6 +5,7 @@ from collections.abc import Mapping
 COMMANDS: Mapping[str, str] = {
     "ablate": "which vision layers find the patches that matter, alone and summed, at several budgets",
     "budgets": "how accuracy falls with the budget, on a fine axis",
+    "frontier": "smaller images and fewer of their tokens together, at equal tokens and equal time",
     "search": "layer weights by search, reported on unseen questions",
     "compare": "published methods and controls at the same number of tokens",
     "recommend": "the cheapest setting that surely loses at most so many points, as a recipe file",

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from foveate.compressors import Fallback
@@ -22,7 +23,7 @@ _KEEP = 8
 REASONS = {
     "a": (r"EvidenceShare", "needs annotated data: runs in evaluations only"),
     "b": (
-        r"cuts an image into tiles|smaller image instead|takes images of one size",
+        r"cuts an image into tiles|takes images of one size",
         "needs one image for the tower, of any size and not tiles of it",
     ),
     "c": (r"ClsQuery.*no \[CLS\]", "needs the query of [CLS] itself, for which there is no fallback"),
@@ -33,6 +34,7 @@ REASONS = {
     ),
     "f": (r"sliding_window of|both directions", "needs a language model whose tokens attend to all earlier ones"),
     "g": (r"debiased attention", "needs rotary positions that rotate whole heads by halves, as in LLaMA"),
+    "h": (r"has no rule for smaller images", "has no rule for smaller images"),
 }
 """By sign: a pattern of the error's message, and its short form."""
 
@@ -63,8 +65,10 @@ def outcome(name: str, family: str) -> str:
     options = options_on(METHODS[name], adapter)
     try:
         compressor = with_fallbacks(METHODS[name](keep=_KEEP, **options), loaded)
-        with compressor.attached(loaded):
-            model.generate(**family_inputs(family), max_new_tokens=2, min_new_tokens=2, do_sample=False)
+        small, compressor = compressor.resized(loaded)
+        inputs = _smaller_inputs(small) if small.original else family_inputs(family)
+        with compressor.attached(small):
+            model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
     except FoveateError as error:
         if sign := next((sign for sign, (found, _) in REASONS.items() if re.search(found, str(error))), None):
             return f"({sign})"
@@ -82,6 +86,11 @@ def load_family(family: str) -> LoadedModel:
     config = CLIPConfig(text_config=text, vision_config={**width, "image_size": 24, "patch_size": 4}, projection_dim=16)
     companion = Companion(CLIPModel(config).eval(), words)
     return LoadedModel(family, adapter, Parts(image_processor(family, [[24, 48]]), words), companion)
+
+
+def _smaller_inputs(small: LoadedModel) -> dict[str, Any]:
+    """Returns the inputs of a prompt about an image that the image processor makes smaller."""
+    return small.inputs([small.chat_prompt([None, "ab"])], [[Image.radial_gradient("L")]])
 
 
 @cache

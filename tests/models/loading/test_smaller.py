@@ -235,10 +235,16 @@ def test_a_family_without_a_rule_names_what_is_missing(loaded_of):
         loaded.smaller(4).image_inputs([picture(96, 96)])
 
 
-def test_several_images_whose_tiles_differ_in_size_are_refused_in_one_call(loaded_of):
-    small = loaded_of("LLaVA-NeXT").smaller(40)
+@pytest.mark.parametrize(("family", "keep"), [("LLaVA-NeXT", 40), ("InternVL", 0.2)])
+def test_several_images_whose_tiles_differ_in_size_are_refused_in_one_call(family, keep, loaded_of):
+    small, images = loaded_of(family).smaller(keep), [picture(200, 90), picture(96, 96), picture(24, 240)]
     with pytest.raises(DataError, match="prepare them one by one"):
-        small.image_inputs([picture(200, 90), picture(96, 96), picture(24, 240)])
+        small.image_inputs(images)
+    groups = small.together(images)
+    assert sorted(row for rows in groups for row in rows) == [0, 1, 2] and len(groups) > 1
+    for rows in groups:
+        found = small.image_inputs([images[row] for row in rows])[1]
+        assert found == [small.image_inputs([images[row]])[1][0] for row in rows]
 
 
 def test_a_smaller_model_keeps_the_identity_of_its_checkpoint(loaded_of):

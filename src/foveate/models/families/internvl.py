@@ -77,7 +77,7 @@ class InternVL(Tiled):
         return nearest((with_tiles(most, side) for side in range(1, rows + 1)), patches)
 
     def arrangements_of(self, images: ImageInputs, prepared: Mapping[str, Any]) -> list[Arrangement]:
-        return self.arrangements(images, [int(count) * self.tower.grid.patches for count in prepared["num_patches"]])
+        return self.arrangements(images, [int(count) * self.tile_patches(images) for count in prepared["num_patches"]])
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         tiles = images["pixel_values"].split([len(arrangement.views) for arrangement in arrangements])

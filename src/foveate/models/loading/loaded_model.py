@@ -344,9 +344,9 @@ def _joined(parts: Sequence[ImageInputs]) -> ImageInputs:
     """Returns the inputs of images that were prepared one by one.
 
     Raises:
-        DataError: The family has a tensor of tiles per image, and the images have tiles of different sizes.
+        DataError: The images have tiles of different sizes, or a tensor of tiles per image of different numbers.
     """
-    if any(value.ndim == 5 for value in parts[0].values()):
+    if any(len({part[name].shape[1:] for part in parts}) > 1 for name in parts[0]):
         raise DataError(
             "these images get tiles of different sizes or numbers, which one call cannot hold: prepare them one by "
             "one, or give a prompt several images at full size"

@@ -1,0 +1,1 @@
+"""Tables and figures of the plane of image size and budget."""
