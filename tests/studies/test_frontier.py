@@ -37,6 +37,16 @@ def test_every_mix_has_its_budget_of_tokens_from_an_image_of_its_size(finished):
     }
 
 
+def test_downsample_is_timed_without_a_pass_of_the_tower_over_the_whole_image(finished):
+    config, _, compressors, _ = finished
+    small, compressor = compressors["downsample", 9].resized(cached_load(config.model, config.device, config.dtype))
+    seen = []
+    with small.model.model.vision_tower.register_forward_hook(lambda *_: seen.append("whole")):
+        batch = Batch.of(small, [Image.new("RGB", (96, 96))], ["?"])
+        answer_batch(batch, compressor, 2, Clock(small.device))
+    assert batch.inputs["pixel_values"].shape[-1] < 96 and not seen
+
+
 def test_a_size_without_tokens_to_drop_is_left_out_with_the_reason(finished):
     _, study, _, printed = finished
     pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]

@@ -8,7 +8,7 @@ from itertools import product
 import optuna
 from optuna.trial import FixedTrial, TrialState
 
-from foveate.compressors import AtResolution, Compressor
+from foveate.compressors import AtResolution, Compressor, Identity
 from foveate.compressors.controls import planned_grid
 from foveate.core.errors import BudgetError
 from foveate.evaluation.config import EvalConfig
@@ -61,7 +61,7 @@ def frontier(
     for name in methods:
         warn_of_model(name, loaded.adapter)
     recipes = recipes_of(methods)
-    alone = {name: METHODS[name] for name in ALONE} | recipes
+    alone = {name: METHODS[name] for name in ALONE} | {"downsample": _downsample} | recipes
     choices = [choice for label, recipe in alone.items() for choice in choices_of(label, recipe, loaded, seeds)]
     mixes = [_mix(label, recipes[label], size, loaded) for label, size in product(recipes, resolutions)]
     tokens = {choice.family: count for choice, count in mixes}
@@ -92,6 +92,11 @@ def _finished(study: optuna.Study, grid: ChoiceGrid, loaded: LoadedModel) -> dic
         keep = trial.params.get("keep", {"full": study.user_attrs["patches"]}.get(proposal.family, 0))
         found.setdefault((proposal.family, keep), with_fallbacks(proposal.compressor, loaded.adapter.tower))
     return found
+
+
+def _downsample(keep: int) -> Compressor:
+    """Returns `downsample`, in LLaVA-1.5 without the pass of the tower over the image at full size."""
+    return AtResolution(keep, Identity())
 
 
 def _mix(label: str, recipe: Callable[..., Compressor], size: int | float, loaded: LoadedModel) -> tuple[Choice, int]:
