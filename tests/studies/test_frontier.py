@@ -3,12 +3,16 @@
 import pandas as pd
 import pytest
 from optuna.trial import TrialState
+from PIL import Image
 
 from foveate.analysis.frontier.report import ROUNDS, report
 from foveate.analysis.frontier.timing import time_cells
 from foveate.compressors import AtResolution, Identity
 from foveate.core.errors import BudgetError
 from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.run import cached_load
+from foveate.profiling.clock import Clock
+from foveate.profiling.speed import Batch, answer_batch
 from foveate.studies.frontier import frontier
 from foveate.studies.study_folder import StudyFolder
 
@@ -40,11 +44,10 @@ def test_every_mix_has_its_budget_of_tokens_from_an_image_of_its_size(finished):
 def test_downsample_is_timed_without_a_pass_of_the_tower_over_the_whole_image(finished):
     config, _, compressors, _ = finished
     small, compressor = compressors["downsample", 9].resized(cached_load(config.model, config.device, config.dtype))
-    seen = []
-    with small.model.model.vision_tower.register_forward_hook(lambda *_: seen.append("whole")):
-        batch = Batch.of(small, [Image.new("RGB", (96, 96))], ["?"])
-        answer_batch(batch, compressor, 2, Clock(small.device))
-    assert batch.inputs["pixel_values"].shape[-1] < 96 and not seen
+    tower, seen = small.model.model.vision_tower, []
+    with tower.embeddings.register_forward_hook(lambda _, args, states: seen.append(states.shape[1])):
+        answer_batch(Batch.of(small, [Image.new("RGB", (96, 96))], ["?"]), compressor, 2, Clock(small.device))
+    assert seen == [10]  # nine patches and [CLS]
 
 
 def test_a_size_without_tokens_to_drop_is_left_out_with_the_reason(finished):

@@ -96,7 +96,7 @@ def _finished(study: optuna.Study, grid: ChoiceGrid, loaded: LoadedModel) -> dic
 
 def _downsample(keep: int) -> Compressor:
     """Returns `downsample`, in LLaVA-1.5 without the pass of the tower over the image at full size."""
-    return AtResolution(keep, Identity())
+    return AtResolution(Identity(), keep)
 
 
 def _mix(label: str, recipe: Callable[..., Compressor], size: int | float, loaded: LoadedModel) -> tuple[Choice, int]:
@@ -118,4 +118,4 @@ def _mixed(
     if equivalent >= tokens:
         raise BudgetError(f"an image of {tokens} tokens has none to drop for {equivalent}")
     fitting = aligned(recipe, equivalent, tokens, adapter.decoder.depth, **options_on(recipe, adapter))
-    return AtResolution(size, with_fallbacks(fitting, adapter.tower))
+    return AtResolution(with_fallbacks(fitting, adapter.tower), size)

@@ -163,7 +163,7 @@ def test_smaller_tiles_equal_a_stock_model_that_was_built_for_them(family, loade
 def test_llava_at_a_resolution_answers_as_with_downsample_attached(loaded_of, tmp_path):
     loaded = loaded_of("LLaVA-1.5")
     config = EvalConfig(Downsample(9), loaded.name, limit=6, max_new_tokens=NEW, batch_size=4, out=tmp_path)
-    at = EvalConfig(AtResolution(9, Identity()), loaded.name, limit=6, max_new_tokens=NEW, batch_size=4, out=tmp_path)
+    at = EvalConfig(AtResolution(Identity(), 9), loaded.name, limit=6, max_new_tokens=NEW, batch_size=4, out=tmp_path)
     assert answers(at) == answers(config)
     plain = EvalConfig(Identity(), loaded.name, limit=6, max_new_tokens=NEW, batch_size=4, out=tmp_path)
     tokens = [set(evaluate(one).read()["tokens"].to_pylist()) for one in (at, config, plain)]
@@ -175,7 +175,7 @@ def test_llava_at_a_resolution_answers_as_with_downsample_attached(loaded_of, tm
 def test_a_method_at_a_resolution_answers_as_attached_to_smaller_inputs(loaded_of, tmp_path):
     loaded = loaded_of("LLaVA-1.5")
     small, method = loaded.smaller(16), vtc_cls(5, 1)
-    config = EvalConfig(AtResolution(16, method), loaded.name, limit=6, max_new_tokens=NEW, batch_size=4, out=tmp_path)
+    config = EvalConfig(AtResolution(method, 16), loaded.name, limit=6, max_new_tokens=NEW, batch_size=4, out=tmp_path)
     found = answers(config)
     assert set(evaluate(config).read()["tokens"].to_pylist()) == {5}
     for sample in load_samples("scenes", "test", 6):
@@ -192,7 +192,7 @@ def test_smaller_images_of_different_shapes_share_a_batch(family, loaded_of, tmp
     some = load_samples("scenes", "test", 36)[::9]
     sizes = [(96, 96), (30, 70), (96, 40), (96, 96)]
     samples = [cropped(sample, *size) for sample, size in zip(some, sizes, strict=True)]
-    compressor = AtResolution(0.5, Identity())
+    compressor = AtResolution(Identity(), 0.5)
     small, _ = compressor.resized(loaded)
     encodings = Encodings.of(small, {s.image_id: s.image for s in samples}, tmp_path / "encodings")
     together = Answering(encodings, compressor, NEW).predict_step(samples)
@@ -205,7 +205,7 @@ def test_smaller_images_of_different_shapes_share_a_batch(family, loaded_of, tmp
 @torch.no_grad()
 def test_the_speed_of_a_smaller_image_is_that_of_its_tokens(loaded_of):
     loaded = loaded_of("LLaVA-1.5")
-    small, method = AtResolution(16, vtc_cls(5, 1)).resized(loaded)
+    small, method = AtResolution(vtc_cls(5, 1), 16).resized(loaded)
     batch = Batch.of(small, [picture(96, 96)], ["ab"])
     found = answer_batch(batch, method, 2, Clock(small.device))
     assert batch.arrangements[0].patches == 16 and float(found.visual) == 5
@@ -225,7 +225,7 @@ def test_downsample_attached_to_pixels_of_full_size_says_what_to_do_instead(fami
 def test_a_method_at_a_resolution_cannot_be_attached_and_says_what_to_do_instead(loaded_of):
     loaded = loaded_of("LLaVA-1.5")
     inputs = loaded.inputs([loaded.chat_prompt([None, "ab"])], [[picture(96, 96)]])
-    with AtResolution(16, vtc_cls(5, 1)).attached(loaded), pytest.raises(FoveateError, match=r"smaller\(16\)"):
+    with AtResolution(vtc_cls(5, 1), 16).attached(loaded), pytest.raises(FoveateError, match=r"smaller\(16\)"):
         loaded.model(**inputs)
 
 
