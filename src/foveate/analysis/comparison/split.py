@@ -33,14 +33,14 @@ def simple_questions(frames: Mapping[Cell, pd.DataFrame]) -> dict[int, np.ndarra
     return {keep: frame["score"].to_numpy(float) >= _RIGHT for keep, frame in answered.items()}
 
 
-def split_of(frame: pd.DataFrame, simple: np.ndarray | None) -> dict[str, float]:
+def split_of(frame: pd.DataFrame, simple: np.ndarray | None) -> dict[str, Any]:
     """Returns the accuracy on simple and on difficult questions, with n and interval; NaN without a split or questions.
 
     Args:
         frame: The records of a cell.
         simple: Mask of the simple questions; None without a split.
     """
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for group in GROUPS:
         mask = None if simple is None else simple if group == "simple" else ~simple
         some: dict[str, Any] = dict.fromkeys(_COLUMNS, np.nan)
@@ -76,8 +76,8 @@ def split_cells(row: pd.Series) -> dict[str, str]:
 
 
 def _cell(row: pd.Series, group: str) -> str:
-    own = pd.Series({name: row[f"{group}_{name}"] for name in _COLUMNS})
-    return f"{percent(own['accuracy'])} (splits)" if row["method"] == SPLITTING else accuracy(own)
+    own = pd.Series({name: float(row[f"{group}_{name}"]) for name in _COLUMNS})
+    return f"{percent(float(own['accuracy']))} (splits)" if row["method"] == SPLITTING else accuracy(own)
 
 
 def _row(frame: pd.DataFrame) -> pd.Series:

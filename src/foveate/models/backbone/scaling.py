@@ -1,4 +1,4 @@
-"""Smaller images: how an image processor is told to give an image fewer visual tokens."""
+"""Settings of an image processor that give an image fewer visual tokens."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from foveate.core.arrangement import Grid
 
 @dataclass(frozen=True)
 class Scaling:
-    """How an image gets about as many visual tokens as wanted, by its family's image processor.
+    """Settings with which a family's image processor gives an image about as many visual tokens as wanted.
 
     Attributes:
         patches: Number of patches that the image has then.
