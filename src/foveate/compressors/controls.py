@@ -74,7 +74,7 @@ class Downsample(Compressor):
         return _planned(self.keep, patches, depth)
 
     def resized(self, loaded: "LoadedModel") -> "tuple[LoadedModel, Compressor]":
-        return (loaded, self) if loaded.adapter.downsamples else (loaded.smaller(self.keep), Identity())
+        return (loaded, self) if loaded.adapter.resizes_pixels else (loaded.smaller(self.keep), Identity())
 
 
 @dataclass(frozen=True)

@@ -173,8 +173,8 @@ def encodings_folder(config: EvalConfig, loaded: LoadedModel, questions: str) ->
         questions: Hash of the questions and images.
     """
     key = {"checkpoint": checkpoint_identity(loaded), "data_hash": questions, "dtype": config.dtype}
-    key |= {"code": code_hash()} | ({"resolution": repr(loaded.resolution)} if loaded.original else {})
-    return config.out / "encodings" / run_id(key)
+    key |= {"resolution": repr(loaded.resolution)} if loaded.original else {}
+    return config.out / "encodings" / run_id({**key, "code": code_hash()})
 
 
 def longest_first(samples: Sequence[VQASample], encodings: Encodings) -> list[VQASample]:

@@ -77,10 +77,10 @@ def comparison_table(frames: Mapping[Cell, pd.DataFrame], roles: Mapping[str, st
     """Returns one row per method and budget, by falling budget and then by role; `full` is first, `blind` last.
 
     `budget` is the requested number of equivalent tokens, `equivalent_tokens` the measured one. The other columns are
-    those of `ablation_table`, a p value against `full`, the accuracy on simple and difficult questions
-    (`comparison.split`), and `sd_over_seeds`; each p column is corrected over all rows. Seeds form one row. The
-    interval of their mean covers the choice of images, not that of seeds; `sd_over_seeds` is the standard deviation of
-    their accuracies, NaN of one.
+    those of `ablation_table`, a p value against `full`, `sd_over_seeds`, and the accuracy on simple and difficult
+    questions (`comparison.split`); each p column is corrected over all rows. Seeds form one row. The interval of their
+    mean covers the choice of images, not that of seeds; `sd_over_seeds` is the standard deviation of their accuracies,
+    NaN of one.
 
     Args:
         frames: The records, as `read_comparison` returns them.

@@ -138,11 +138,8 @@ def markdown(
     for budget in budgets_of(table):
         rows = table[~without & (table["budget"] == budget)]
         share = f"{budget} equivalent tokens of {comparison.patches} ({percent(budget / comparison.patches)} %)"
-        parts += [
-            f"## {share}",
-            (notes or {}).get(budget, ""),
-            grid([_cells(row, worst, not caveat) for _, row in rows.iterrows()]),
-        ]
+        rows_of = grid([_cells(row, worst, not caveat) for _, row in rows.iterrows()])
+        parts += [f"## {share}", (notes or {}).get(budget, ""), rows_of]
     return paragraphs(*parts, *absent(comparison)) + "\n"
 
 

@@ -70,6 +70,7 @@ class Adapter(ABC):
         fixed_grid: Whether every image has the grid of the tower, so that its tokens alone determine its arrangement.
         downsamples: Whether its tower answers `Downsampled`, so that processed pixels can be made smaller.
         any_size: Whether an image can have fewer patches than the tower's grid, which is then a typical one.
+        resizes_pixels: Whether `encode` answers `Downsampled`, by resizing pixels that are prepared already.
         position_axes: Number of coordinates of a position.
         packs_projected: Whether sources have passed the projector already.
         separator: Embedding of the separators between patches; None if the family has none.
@@ -88,7 +89,7 @@ class Adapter(ABC):
     image_mark: ClassVar[str] = ""
     image_boundary_tokens: ClassVar[tuple[str, ...]] = ()
     fixed_grid: ClassVar[bool] = False
-    downsamples: ClassVar[bool] = False
+    resizes_pixels: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
     position_axes: ClassVar[int] = 1
     packs_projected: ClassVar[bool] = False

@@ -28,7 +28,7 @@ class Llava(Adapter):
     """LLaVA-1.5, in which every image is one input of the tower."""
 
     fixed_grid: ClassVar[bool] = True
-    downsamples: ClassVar[bool] = True
+    resizes_pixels: ClassVar[bool] = True
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
         super().__init__(model, model.model.language_model)
