@@ -260,8 +260,8 @@ _GLM: dict[str, Any] = {
     },
     "image_start_token_id": START,
     "image_end_token_id": END,
-    "video_start_token_id": 115,
-    "video_end_token_id": 114,
+    "video_start_token_id": 3,  # in no random text
+    "video_end_token_id": 2,
     "tie_word_embeddings": False,
 }
 FAMILIES: dict[str, Callable[[], nn.Module]] = {

@@ -19,7 +19,7 @@ from transformers import (
     SmolVLMProcessor,
 )
 
-from foveate.core.errors import UnsupportedModel
+from foveate.core.errors import UnsupportedModel, UnsupportedNeed
 from foveate.methods import uniform
 from foveate.models.loading.load import load
 from foveate.models.loading.processor import Parts
@@ -192,6 +192,18 @@ def test_crops_of_gemma_belong_to_their_image_and_have_its_budget(loaded_of):
     with uniform(1.0).attached(loaded.model) as run:  # without a tokenizer
         loaded.model.generate(**inputs, **generate)
     assert [len(one) for one in run.kept] == [9] * 10
+
+
+def test_a_video_of_glm_is_refused_by_name(loaded_of):
+    loaded = loaded_of("GLM-4.1V")
+    image, start, end = loaded.adapter.image_token, 3, 2
+    for ids, refused in (([5, start, image, end, image], True), ([start, end, image], False)):
+        images = loaded.image_inputs(IMAGES[:1])[0]
+        if refused:
+            with pytest.raises(UnsupportedNeed, match=r"a prompt has a video.*only images are supported"):
+                loaded.adapter.arrangements_in(images, torch.tensor([ids]))
+        else:
+            assert len(loaded.adapter.arrangements_in(images, torch.tensor([ids]))) == 1
 
 
 def test_tiles_of_idefics_show_the_parts_of_the_image_that_their_names_say(loaded_of):

@@ -1,6 +1,7 @@
 """The adapter of GLM-4.1V and GLM-4.6V, whose vision side is arranged as in Qwen-VL."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -16,7 +17,9 @@ class Glm(QwenVL):
     """GLM-4.1V, GLM-4.5V or GLM-4.6V, whose frames of videos have the placeholders of images."""
 
     def arrangements_in(self, images: ImageInputs, ids: Int[Tensor, "batch token"]) -> list[Arrangement]:
-        if (ids == self.model.config.video_start_token_id).any():
+        config: Any = self.model.config
+        inside = (ids == config.video_start_token_id).cumsum(1) > (ids == config.video_end_token_id).cumsum(1)
+        if ((ids == self.image_token) & inside).any():
             raise UnsupportedNeed(
                 "a prompt has a video, whose frames have the placeholders of images in "
                 f"{type(self.model).__name__}: only images are supported"
