@@ -264,6 +264,14 @@ def ends_with_an_image_seen_both_ways(case: Case) -> bool:
     )
 
 
+def mixes_images_up(case: Case) -> bool:
+    """Returns whether the stock model repeats the images of a prompt in the wrong order for several sequences.
+
+    GLM of transformers 5.23 repeats each image by itself, so that the second sequence gets images of the first.
+    """
+    return case.family.startswith("GLM") and any(len(images) > 1 for images in case.images)
+
+
 def ends_whole(case: Case) -> bool:
     """Returns whether a prompt ends with an image from which no token was removed before the language model."""
     whole = getattr(case.compressor, "keep", None) == 1.0 and not case.cuts
