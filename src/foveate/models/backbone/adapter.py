@@ -68,7 +68,6 @@ class Adapter(ABC):
         image_boundary_tokens: Tokenizer attributes that name the tokens before and after an image's run of
             placeholders.
         fixed_grid: Whether every image has the grid of the tower, so that its tokens alone determine its arrangement.
-        downsamples: Whether its tower answers `Downsampled`, so that processed pixels can be made smaller.
         any_size: Whether an image can have fewer patches than the tower's grid, which is then a typical one.
         resizes_pixels: Whether `encode` answers `Downsampled`, by resizing pixels that are prepared already.
         position_axes: Number of coordinates of a position.
