@@ -18,6 +18,7 @@ INTERNALS = {
     "masking_utils.create_causal_mask": "masks for key-value caches whose layers differ in length",
     "modeling_utils.ALL_ATTENTION_FUNCTIONS": "the attention kernels by name",
     "models.clip.modeling_clip.CLIPEncoderLayer": "reductions inside a CLIP tower",
+    "models.idefics3.image_processing_pil_idefics3.get_resize_output_image_size": "tiles of Idefics3 images",
     "models.llava_next.modeling_llava_next.image_size_to_num_patches": "the number of tiles of LLaVA-NeXT images",
     "models.qwen3_vl.modeling_qwen3_vl.BaseModelOutputWithDeepstackFeatures": "the image features of Qwen3-VL",
     "models.siglip.modeling_siglip.SiglipEncoderLayer": "reductions inside a SigLIP tower",

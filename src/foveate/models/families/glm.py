@@ -26,5 +26,9 @@ class Glm(QwenVL):
             )
         return super().arrangements_in(images, ids)
 
+    @property
+    def pixels_of_token(self) -> int:
+        return super().pixels_of_token * self.image_processor.temporal_patch_size  # limits count the copies of an image
+
     def exact_projector(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         return Adapter.exact_projector(self, dtype)  # a convolution has merged the squares of patches before

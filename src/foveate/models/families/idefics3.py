@@ -1,18 +1,23 @@
 """The adapter of Idefics3 and SmolVLM: tiles with markers between them, the whole image last."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.budget import Keep, resolve_keep
 from foveate.core.errors import UnsupportedNeed
 from foveate.functional.sequence import runs_of
 from foveate.models.backbone.adapter import ImageInputs, Tower
+from foveate.models.backbone.internals import internal
+from foveate.models.backbone.scaling import Scaling, nearest
 from foveate.models.backbone.tile_tower import TileTower
-from foveate.models.families.llava import tile_grid
+from foveate.models.families.llava import grid_of, tile_grid
 from foveate.models.families.tiled import Tiled
 
 
@@ -20,7 +25,8 @@ class Idefics3(Tiled):
     """Idefics3 or SmolVLM, whose tokens are squares of patches (pixel shuffle).
 
     The inputs hold the tiles of a prompt in one row, padded with empty tiles. In the prompt every tile has a run of
-    placeholders of its own, after a token that all tiles share and one that names its row and column.
+    placeholders of its own, after a token that all tiles share and one that names its row and column. The tower looks
+    up the positions of tiles of any size by themselves, so the stock model takes smaller ones.
     """
 
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
@@ -35,24 +41,52 @@ class Idefics3(Tiled):
         def states(pixels: Tensor, last: int) -> Tensor:
             return tower(pixel_values=pixels.to(model.dtype)).last_hidden_state
 
-        patches = tile_grid(config)
-        grid = Grid(patches.rows // config.scale_factor, patches.columns // config.scale_factor)
+        grid = self._tokens(tile_grid(config))
         self.tower = Tower(len(layers), heads, len(layers) - 1, False, grid)
         self.tiles = TileTower(tower, [layer.self_attn for layer in layers], self.tower, states)
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
-        tiles = self.tower.grid.patches
-        self._check(images, [run / tiles for run in runs])
-        return [self._arranged(run // tiles) for run in runs]
+        grid = self._grid(images)
+        self._check(images, [run / grid.patches for run in runs])
+        return [_arranged(grid, run // grid.patches) for run in runs]
+
+    def tile_patches(self, images: ImageInputs) -> int:
+        return self._grid(images).patches
+
+    def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
+        processor: Any = self.image_processor
+        longest, tile = processor.size["longest_edge"], processor.max_image_size["longest_edge"]
+        token = self.model.config.vision_config.patch_size * self.model.config.scale_factor  # side in pixels
+        own = (_tiles(size, longest, tile) if processor.do_image_splitting else 1) * (tile // token) ** 2
+        if (patches := resolve_keep(keep, own)) == own:
+            return Scaling(own)
+
+        def with_tiles(edge: int, rows: int) -> Scaling:
+            """Returns the scaling to so many tiles along the longest edge, with so many rows of tokens each."""
+            side = rows * token
+            options: dict[str, Any] = {"do_image_splitting": edge > 1, "max_image_size": {"longest_edge": side}}
+            if edge == 1:
+                return Scaling(rows**2, options)
+            return Scaling(
+                _tiles(size, edge * side, side) * rows**2, {**options, "size": {"longest_edge": edge * side}}
+            )
+
+        edges = range(1, math.ceil(longest / tile) + 1 if processor.do_image_splitting else 2)
+        whole = [with_tiles(edge, tile // token) for edge in edges]
+        enough = next((edge for edge, one in zip(edges, whole, strict=True) if one.patches >= patches), edges[-1])
+        smaller = [with_tiles(enough, rows) for rows in range(1, tile // token)]
+        return nearest((one for one in [*whole, *smaller] if one.patches <= own), patches)
 
     def arrangements_in(self, images: ImageInputs, ids: Int[Tensor, "batch token"]) -> list[Arrangement]:
-        per_image = _rows_of_tiles(ids, self.image_token, self.tower.grid.patches)
+        grid = self._grid(images)
+        per_image = _rows_of_tiles(ids, self.image_token, grid.patches)
         self._check(images, [tile for rows in per_image for tile in rows])
-        return [self._arranged(*_split(rows)) for rows in per_image]
+        return [_arranged(grid, *_split(rows)) for rows in per_image]
 
     def arrangements_of(self, images: ImageInputs, prepared: Mapping[str, Any]) -> list[Arrangement]:
         rows, columns = ([n for prompt in prepared[name] for n in prompt] for name in ("rows", "cols"))
-        return [self._arranged(r * c + 1, r) for r, c in zip(rows, columns, strict=True)]
+        grid = self._grid(images)
+        return [_arranged(grid, r * c + 1, r) for r, c in zip(rows, columns, strict=True)]
 
     def written(self, arrangement: Arrangement, tokenizer: Any) -> str:  # noqa: ANN401 (a class per family)
         around = getattr(tokenizer, "fake_image_token", "<fake_token_around_image>")
@@ -93,23 +127,14 @@ class Idefics3(Tiled):
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
         return self.joined(values).unflatten(-1, (-1, values.shape[-1])).mean(-2)
 
-    def _arranged(self, tiles: int, rows: int = 0) -> Arrangement:
-        """Returns the arrangement of an image.
+    def _grid(self, images: ImageInputs) -> Grid:
+        """Returns the grid of tokens of each tile of these images."""
+        return self._tokens(grid_of(images["pixel_values"], self.model.config))
 
-        Args:
-            tiles: Number of its tiles, the whole image included.
-            rows: Number of rows of tiles; 0 if it is not known, or if the whole image is the only tile.
-        """
-        if tiles == 1:
-            return Arrangement((self.tower.grid,))
-        number = tuple(tile for tile in range(tiles) for _ in range(self.tower.grid.patches))
-        columns = (tiles - 1) // rows if rows else 0
-        boxes = [
-            (row / rows, column / columns, (row + 1) / rows, (column + 1) / columns)
-            for row in range(rows)
-            for column in range(columns)
-        ]
-        return Arrangement((self.tower.grid,) * tiles, tuple(boxes) + Arrangement.boxes * bool(rows), tiles=number)
+    def _tokens(self, patches: Grid) -> Grid:
+        """Returns the grid of tokens that a grid of patches is joined to."""
+        factor: int = self.model.config.scale_factor
+        return Grid(patches.rows // factor, patches.columns // factor)
 
     def _check(self, images: ImageInputs, tiles: Sequence[float]) -> None:
         """Checks that runs of placeholders are those of the tiles.
@@ -122,7 +147,7 @@ class Idefics3(Tiled):
         if any(number % 1 for number in tiles) or sum(tiles) != count:
             raise ValueError(
                 f"runs of placeholders for {list(tiles)} tiles, but pixel_values has {count} of "
-                f"{self.tower.grid.patches} tokens each: build the inputs with the model's own processor"
+                f"{self.tile_patches(images)} tokens each: build the inputs with the model's own processor"
             )
         mask = images.get("pixel_attention_mask")
         if mask is not None and int(mask.sum()) != count * mask.shape[-2] * mask.shape[-1]:
@@ -130,6 +155,44 @@ class Idefics3(Tiled):
                 "pixel_attention_mask marks padding inside a tile: only whole tiles are supported, as the model's own "
                 "processor makes them (do_resize=True)"
             )
+
+
+def _arranged(grid: Grid, tiles: int, rows: int = 0) -> Arrangement:
+    """Returns the arrangement of an image.
+
+    Args:
+        grid: Grid of tokens of each tile.
+        tiles: Number of its tiles, the whole image included.
+        rows: Number of rows of tiles; 0 if it is not known, or if the whole image is the only tile.
+    """
+    if tiles == 1:
+        return Arrangement((grid,))
+    number = tuple(tile for tile in range(tiles) for _ in range(grid.patches))
+    columns = (tiles - 1) // rows if rows else 0
+    boxes = [
+        (row / rows, column / columns, (row + 1) / rows, (column + 1) / columns)
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return Arrangement((grid,) * tiles, tuple(boxes) + Arrangement.boxes * bool(rows), tiles=number)
+
+
+def _tiles(size: tuple[int, int], longest: int, side: int) -> int:
+    """Returns the number of tiles that the image processor makes of an image, the whole image included.
+
+    Its own `get_number_of_image_patches` rounds the shorter edge in another way than it resizes images.
+
+    Args:
+        size: Height and width of the image in pixels.
+        longest: Pixels of the longest edge that it is resized to first.
+        side: Side of a tile in pixels.
+    """
+    resized = internal("models.idefics3.image_processing_pil_idefics3.get_resize_output_image_size")
+    height, width = resized(np.broadcast_to(np.uint8(0), size), longest)
+    aspect, wide = width / height, width >= height
+    long = math.ceil(max(height, width) / side)
+    short = math.ceil(int(long * side / aspect if wide else long * side * aspect) / side)
+    return 1 if long * short == 1 else long * short + 1
 
 
 def _real_tiles(images: ImageInputs) -> Float[Tensor, "tile channel height width"]:

@@ -1,5 +1,6 @@
 """The adapter of Qwen2.5-VL and Qwen3-VL: images of any size, merged squares of patches, positions with three axes."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
@@ -69,22 +70,29 @@ class QwenVL(Adapter):
     def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
         processor = self.image_processor
         lowest, highest = processor.size["shortest_edge"], processor.size["longest_edge"]
-        token = (processor.patch_size * processor.merge_size) ** 2  # pixels
+        token = self.pixels_of_token
 
         def within(pixels: int) -> Scaling:
             limits = {"shortest_edge": min(lowest, pixels), "longest_edge": pixels}
-            bounds = {"min_pixels": limits["shortest_edge"], "max_pixels": pixels}
+            bounds = {
+                "size": limits,
+                "min_pixels": limits["shortest_edge"],
+                "max_pixels": pixels,
+            }  # Qwen reads the last
             return Scaling(processor.get_number_of_image_patches(*size, bounds) // self.side**2, {"size": limits})
 
         own = within(highest).patches
         if (patches := resolve_keep(keep, own)) == own:
             return Scaling(own)
-        found: list[Scaling] = []
-        for tokens in range(patches, own + 1):  # their number rises with the limit, and never exceeds it
-            found.append(within(tokens * token))
-            if found[-1].patches >= patches:
-                break
-        return nearest(found, patches)
+        limits = range(token, highest + 1, token)
+        enough = bisect_left(limits, patches, key=lambda pixels: within(pixels).patches)
+        around = limits[max(enough - 1, 0) : enough + 1]  # the number of tokens rises with the limit
+        return nearest([*map(within, around), Scaling(own)], patches)
+
+    @property
+    def pixels_of_token(self) -> int:
+        """The number of pixels that a token adds to those which the image processor limits."""
+        return (self.image_processor.patch_size * self.image_processor.merge_size) ** 2
 
     def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
         return tuple(Grid(grid.rows * self.side, grid.columns * self.side) for grid in arrangement.views)

@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 from PIL import __version__ as pillow_version
 from PIL.Image import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from foveate.core.arrangement import Arrangement
@@ -162,7 +163,9 @@ class LoadedModel:
         if all(scaling.together(scalings[0]) for scaling in scalings):
             return self._prepared(small, per_prompt, scalings[0])
         parts = [self._prepared([image], None, scaling) for image, scaling in zip(small, scalings, strict=True)]
-        return _joined([inputs for inputs, _ in parts]), [image for _, (image,) in parts]
+        rows = (per_prompt or prompts) if self.adapter.row_per_prompt else None
+        inputs = _joined([inputs for inputs, _ in parts], rows)
+        return inputs, [image for _, (image,) in parts]
 
     def together(self, images: Sequence[Image]) -> list[list[int]]:
         """Returns groups of images that one call of `image_inputs` can prepare: all of them at full size."""
@@ -340,18 +343,32 @@ class LoadedModel:
         return [t.strip() for t in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
-def _joined(parts: Sequence[ImageInputs]) -> ImageInputs:
+def _joined(parts: Sequence[ImageInputs], rows: Sequence[int] | None = None) -> ImageInputs:
     """Returns the inputs of images that were prepared one by one.
+
+    Args:
+        parts: Inputs of each image.
+        rows: Number of images in each row of tiles, if tensors have one per prompt, padded with zeros.
 
     Raises:
         DataError: The images have tiles of different sizes, or a tensor of tiles per image of different numbers.
     """
-    if any(len({part[name].shape[1:] for part in parts}) > 1 for name in parts[0]):
+    tile = 1 if rows is None else 2
+    if any(len({part[name].shape[tile:] for part in parts}) > 1 for name in parts[0]):
         raise DataError(
             "these images get tiles of different sizes or numbers, which one call cannot hold: prepare them one by "
             "one, or give a prompt several images at full size"
         )
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    columns = {name: [part[name] for part in parts] for name in parts[0]}
+    if rows is None:
+        return {name: torch.cat(column) for name, column in columns.items()}
+    return {name: _padded_rows([part[0] for part in column], rows) for name, column in columns.items()}
+
+
+def _padded_rows(tiles: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
+    """Returns the tiles of images in rows of so many images, padded with zeros."""
+    left, empty = iter(tiles), tiles[0][:0]
+    return pad_sequence([torch.cat([empty, *islice(left, images)]) for images in rows], batch_first=True)
 
 
 def _content(path: Path) -> bytes:
