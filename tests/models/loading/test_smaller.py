@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import Idefics3Processor
 
 from foveate.compressors import AtResolution, Downsample, Identity
 from foveate.core.arrangement import Arrangement, Grid
@@ -16,6 +17,7 @@ from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.methods import vtc_cls
+from foveate.methods.fitting import with_fallbacks
 from foveate.models.loading.load import load
 from foveate.profiling.clock import Clock
 from foveate.profiling.speed import Batch, answer_batch
@@ -23,9 +25,11 @@ from foveate.testing.checkpoints import save_family
 from tests.evaluation.test_family_evaluation import NEW, answers, cropped
 from tests.tiers import parametrize
 
-FAMILIES = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "InternVL", "Qwen2.5-VL", "Qwen3-VL")
-EVERY = parametrize("family", FAMILIES, fast=("LLaVA-NeXT", "InternVL", "Qwen2.5-VL"))
-STOCK = parametrize("family", ["InternVL", "Qwen2.5-VL", "Qwen3-VL"], fast=("InternVL", "Qwen2.5-VL"))
+GLM, TILES = ("GLM-4.1V", "GLM-4.5V", "GLM-4.6V"), ("Idefics3", "SmolVLM")
+UNAIDED = ("InternVL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", *TILES, *GLM)
+FAMILIES = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", *UNAIDED)
+EVERY = parametrize("family", FAMILIES, fast=("LLaVA-NeXT", "InternVL", "Qwen2.5-VL", "Idefics3"))
+STOCK = parametrize("family", UNAIDED, fast=("InternVL", "Qwen2.5-VL", "Idefics3"))
 SIZES = ((96, 96), (30, 70), (200, 90))
 
 
@@ -53,7 +57,16 @@ def possible(family, loaded, image):
             options = [{"max_patches": n, "size": {"height": s, "width": s}} for n in (1, 2, 3) for s in (8, 16, 24)]
             runs = [(processor([image], return_tensors="pt", crop_to_patches=True, **one), one) for one in options]
             return {len(found["pixel_values"]) * (one["size"]["height"] // 8) ** 2 for found, one in runs}
-    limits = [{"shortest_edge": 64, "longest_edge": n * 64} for n in range(1, 26)]
+        case "Idefics3" | "SmolVLM":
+            options = [
+                {"do_image_splitting": split, "max_image_size": {"longest_edge": s}, "size": {"longest_edge": 2 * s}}
+                for split in (False, True)
+                for s in (8, 16, 24)
+            ]
+            runs = [processor([image], return_tensors="pt", **one)["pixel_values"] for one in options]
+            return {tiles.shape[1] * (tiles.shape[-1] // 8) ** 2 for tiles in runs}
+    token = 2 * 64 if family in GLM else 64  # GLM counts the pixels of both copies of an image
+    limits = [{"shortest_edge": token, "longest_edge": n * token} for n in range(1, 26)]
     runs = [processor([image], return_tensors="pt", size=limit)["image_grid_thw"] for limit in limits]
     return {int(grid.prod()) // adapter.side**2 for grid in runs}
 
@@ -73,7 +86,8 @@ def test_a_prompt_about_a_smaller_image_has_as_many_placeholders_as_the_image_ha
             assert logits.shape[1] == inputs["input_ids"].shape[1]
 
 
-@parametrize("family", ["LLaVA-1.5", "InternVL", "Qwen2.5-VL", "Qwen3-VL"], fast=("InternVL", "Qwen2.5-VL"))
+@parametrize("family", ("LLaVA-1.5", *UNAIDED), fast=("InternVL", "Qwen2.5-VL", "Idefics3", "GLM-4.1V"))
+@pytest.mark.guards("smaller images: the limit of GLM is that of one copy of an image")
 def test_no_setting_of_the_processor_comes_nearer_to_the_budget(family, loaded_of):
     loaded = loaded_of(family)
     for size in SIZES:
@@ -81,10 +95,69 @@ def test_no_setting_of_the_processor_comes_nearer_to_the_budget(family, loaded_o
         full, counts = patches(loaded, image), possible(family, loaded, image)
         for keep in range(1, full, 3):
             found = patches(loaded.smaller(keep), image)
-            # InternVL and LLaVA-1.5 leave settings out: tiles first, and no stretching beyond twofold.
+            # Families of tiles and LLaVA-1.5 leave settings out: tiles first, and no stretching beyond twofold.
             nearest = min(abs(count - keep) for count in counts)
-            assert abs(found - keep) == nearest or family in ("InternVL", "LLaVA-1.5")
+            assert abs(found - keep) == nearest or family in ("InternVL", "LLaVA-1.5", *TILES)
             assert found in counts and abs(found - keep) <= max(nearest, 0.5 * keep)
+
+
+@parametrize("family", UNAIDED, fast=("Idefics3", "GLM-4.1V"))
+@pytest.mark.guards("smaller images: the scaling foretells another number of patches")
+def test_the_scaling_has_the_number_of_patches_that_the_processor_makes(family, loaded_of):
+    loaded = loaded_of(family)
+    for size in (*SIZES, (24, 240), (5, 9), (97, 33), (61, 127), (49, 48)):
+        for keep in (1, 0.1, 0.2, 0.35, 0.5, 0.9, 1.0):
+            image = picture(*size)
+            assert loaded.adapter.scaling(size, keep).patches == patches(loaded.smaller(keep), image)
+
+
+@parametrize("family", TILES)
+def test_images_of_idefics_have_as_many_tiles_as_foretold_whatever_the_sizes_of_its_processor(family, tmp_path):
+    loaded = load(save_family(family, tmp_path))
+    for longest, tile in ((96, 24), (100, 24), (80, 16)):
+        loaded.processor.image_processor.size = {"longest_edge": longest}
+        loaded.processor.image_processor.max_image_size = {"longest_edge": tile}
+        for size in (*SIZES, (24, 240), (5, 9), (97, 33), (61, 127), (49, 48)):
+            full = patches(loaded, picture(*size))
+            for keep in (1, 0.1, 0.3, 0.5, 0.8, 1.0):
+                found = patches(loaded.smaller(keep), picture(*size))
+                assert loaded.adapter.scaling(size, keep).patches == found <= full
+
+
+def test_prompts_about_smaller_tiles_of_idefics_are_those_of_its_own_processor(loaded_of):
+    loaded, image = loaded_of("Idefics3"), picture(96, 96)
+    small, tokenizer = loaded.smaller(20), loaded.processor.tokenizer
+    text = small.chat_prompt([None, "ab"])
+    stock = Idefics3Processor(loaded.processor.image_processor, tokenizer, image_seq_len=4)
+    sizes = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
+    expected = stock(text=[text], images=[[image]], return_tensors="pt", add_special_tokens=False, **sizes)
+    inputs = small.inputs([text], [[image]])
+    for name in ("input_ids", "pixel_values", "pixel_attention_mask"):
+        assert torch.equal(inputs[name], expected[name])
+
+
+def test_images_of_idefics_lose_tiles_before_their_tiles_become_smaller(loaded_of):
+    loaded, image = loaded_of("Idefics3"), picture(96, 96)
+    alone = {"do_image_splitting": False}
+    settings = {9: alone, 4: {**alone, "max_image_size": {"longest_edge": 16}}}
+    settings[20] = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
+    for keep, options in settings.items():
+        stock = loaded.processor.image_processor([image], return_tensors="pt", **options)
+        inputs, (arrangement,) = loaded.smaller(keep).image_inputs([image])
+        assert arrangement.patches == keep and torch.equal(inputs["pixel_values"], stock["pixel_values"])
+
+
+def test_a_prompt_of_idefics_holds_images_of_different_settings_if_their_tiles_have_one_size(tmp_path):
+    loaded = load(save_family("Idefics3", tmp_path))
+    loaded.processor.image_processor.size = {"longest_edge": 72}
+    small, images = loaded.smaller(36), [picture(96, 96), picture(24, 240), picture(24, 24)]
+    inputs, arrangements = small.image_inputs(images[:2], [0, 2])
+    alone = [small.image_inputs([image])[0]["pixel_values"][0] for image in images[:2]]
+    assert [len(arrangement.views) for arrangement in arrangements] == [len(tiles) for tiles in alone] == [5, 4]
+    assert torch.equal(inputs["pixel_values"][1], torch.cat(alone)) and not inputs["pixel_values"][0].any()
+    assert inputs["pixel_attention_mask"].flatten(2).any(2).sum(1).tolist() == [0, 9]
+    with pytest.raises(DataError, match="prepare them one by one"):
+        loaded.smaller(0.5).image_inputs(images, [3])
 
 
 @pytest.mark.parametrize("family", ("LLaVA-NeXT", "LLaVA-OneVision"))
@@ -171,10 +244,11 @@ def test_llava_at_a_resolution_answers_as_with_downsample_attached(loaded_of, tm
 
 
 @torch.no_grad()
+@parametrize("family", ("LLaVA-1.5", "Idefics3", "GLM-4.1V"))
 @pytest.mark.guards("smaller images: their encodings are those of full size")
-def test_a_method_at_a_resolution_answers_as_attached_to_smaller_inputs(loaded_of, tmp_path):
-    loaded = loaded_of("LLaVA-1.5")
-    small, method = loaded.smaller(16), vtc_cls(5, 1)
+def test_a_method_at_a_resolution_answers_as_attached_to_smaller_inputs(family, loaded_of, tmp_path):
+    loaded = loaded_of(family)
+    small, method = loaded.smaller(16), with_fallbacks(vtc_cls(5, 1), loaded)
     config = EvalConfig(AtResolution(method, 16), loaded.name, limit=6, max_new_tokens=NEW, batch_size=4, out=tmp_path)
     found = answers(config)
     assert set(evaluate(config).read()["tokens"].to_pylist()) == {5}
@@ -233,6 +307,18 @@ def test_a_family_without_a_rule_names_what_is_missing(loaded_of):
     loaded = loaded_of("LLaVA-NeXT-Video")
     with pytest.raises(UnsupportedNeed, match="define `scaling` in LlavaNextVideo"):
         loaded.smaller(4).image_inputs([picture(96, 96)])
+
+
+def test_an_image_that_the_processor_refuses_is_named_at_any_size(loaded_of):
+    loaded = loaded_of("Qwen2.5-VL")
+    for one in (loaded, loaded.smaller(0.5)):
+        with pytest.raises(DataError, match="takes no image of '1000 x 2'"):
+            one.image_inputs([picture(2, 1000)])
+
+
+def test_gemma_refuses_smaller_images_and_says_why(loaded_of):
+    with pytest.raises(UnsupportedNeed, match="has no rule for smaller images: its tower and projector make 9 tokens"):
+        loaded_of("Gemma 3").smaller(4).image_inputs([picture(96, 96)])
 
 
 @pytest.mark.parametrize(("family", "keep"), [("LLaVA-NeXT", 40), ("InternVL", 0.2)])

@@ -10,8 +10,11 @@ from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.budget import Keep
+from foveate.core.errors import UnsupportedNeed
 from foveate.functional.sequence import runs_of
 from foveate.models.backbone.adapter import ImageInputs, Tower
+from foveate.models.backbone.scaling import Scaling
 from foveate.models.backbone.tile_tower import TileTower
 from foveate.models.families.llava import tile_grid
 from foveate.models.families.tiled import Tiled
@@ -54,6 +57,13 @@ class Gemma3(Tiled):
         side, heads = self.inner.multi_modal_projector.tokens_per_side, model.config.vision_config.num_attention_heads
         self.tower = Tower(len(layers), heads, len(layers) - 1, False, Grid(side, side))
         self.tiles = TileTower(tower, [layer.self_attn for layer in layers], self.tower, states)
+
+    def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
+        raise UnsupportedNeed(
+            f"{type(self.model).__name__} has no rule for smaller images: its tower and projector make "
+            f"{self.tower.grid.patches} tokens of any image and know one size of pixels; use a method that compresses "
+            "after the tower"
+        )
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         return [self._arranged(1)] * len(images["pixel_values"])

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.budget import Keep
-from foveate.core.errors import DataError, UnsupportedModel, message_of, shown
+from foveate.core.errors import DataError, FoveateError, UnsupportedModel, message_of, shown
 from foveate.core.progress import bar
 from foveate.data.rgb import as_rgb
 from foveate.functional.sequence import left_padded
@@ -64,10 +65,10 @@ class LoadedModel:
 
         The family's own image processor makes them, so the token account of a prompt is exact. LLaVA-1.5 resizes the
         processed pixels; LLaVA-NeXT and -OneVision give the image fewer tiles, then smaller ones; InternVL lowers
-        `max_patches`, then the size of a tile; Qwen2.5-VL and Qwen3-VL lower the largest number of pixels. No image
-        becomes larger. The count nearest to `keep` is taken. The stock model runs on the inputs as it is, except where
-        tiles become smaller than those that its CLIP or SigLIP tower takes: there a compressor must be attached, such
-        as `full()`, whose tower interpolates its positions.
+        `max_patches`, Idefics3 and SmolVLM the longest edge, then the size of a tile; Qwen and GLM lower the largest
+        number of pixels. Gemma 3 takes one size. No image becomes larger. The count nearest to `keep` is taken. The
+        stock model runs on the inputs as it is, except where tiles become smaller than those that its CLIP or SigLIP
+        tower takes: there a compressor must be attached, such as `full()`, whose tower interpolates its positions.
 
         Args:
             keep: Patches per image: a count, or a share of the patches that the image has at full size.
@@ -184,7 +185,8 @@ class LoadedModel:
         keep: Any = self.resolution
         alone = [count == 1 for count in prompts for _ in range(count)]
         sizes = [(image.height, image.width) for image in images]
-        return [self.adapter.scaling(size, keep, one) for size, one in zip(sizes, alone, strict=True)]
+        with _refusals(images):
+            return [self.adapter.scaling(size, keep, one) for size, one in zip(sizes, alone, strict=True)]
 
     def _prepared(
         self, rgb: Sequence[Image], per_prompt: Sequence[int] | None, scaling: Scaling | None = None
@@ -194,13 +196,8 @@ class LoadedModel:
         counts = [count for count in per_prompt or () if count or self.adapter.row_per_prompt]
         nested = list(rgb) if per_prompt is None else [list(islice(left, count)) for count in counts]
         options = {**self.adapter.image_options, **self.image_options, **(scaling.options if scaling else {})}
-        try:
+        with _refusals(rgb):
             prepared = self.processor.image_processor(nested, return_tensors="pt", **options)
-        except (ValueError, ZeroDivisionError, RuntimeError) as error:
-            sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in rgb}))
-            raise DataError(
-                f"the model's image processor takes no image of {shown(sizes)}: {message_of(error)}"
-            ) from error
         names = [name for name in self.adapter.image_inputs if name in prepared]
         if self.adapter.image_inputs[0] not in names:
             raise UnsupportedModel(
@@ -341,6 +338,22 @@ class LoadedModel:
     def text(self, tokens: list[list[int]]) -> list[str]:
         """Decodes answers to strings without special tokens."""
         return [t.strip() for t in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+@contextmanager
+def _refusals(images: Sequence[Image]) -> Iterator[None]:
+    """Names the sizes of images that the image processor refuses.
+
+    Raises:
+        DataError: It raised an error of its own.
+    """
+    try:
+        yield
+    except FoveateError:
+        raise
+    except (ValueError, ZeroDivisionError, RuntimeError) as error:
+        sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in images}))
+        raise DataError(f"the model's image processor takes no image of {shown(sizes)}: {message_of(error)}") from error
 
 
 def _joined(parts: Sequence[ImageInputs], rows: Sequence[int] | None = None) -> ImageInputs:
