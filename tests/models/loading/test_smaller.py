@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_prompts_about_smaller_tiles_of_idefics_are_those_of_its_own_processor(l
     loaded, image = loaded_of("Idefics3"), picture(96, 96)
     small, tokenizer = loaded.smaller(20), loaded.processor.tokenizer
     text = small.chat_prompt([None, "ab"])
-    stock = Idefics3Processor(loaded.processor.image_processor, tokenizer, image_seq_len=4)
+    stock: Any = Idefics3Processor(loaded.processor.image_processor, tokenizer, image_seq_len=4)
     sizes = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
     expected = stock(text=[text], images=[[image]], return_tensors="pt", add_special_tokens=False, **sizes)
     inputs = small.inputs([text], [[image]])
