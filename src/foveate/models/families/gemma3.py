@@ -1,11 +1,12 @@
 """The adapter of Gemma 3: a SigLIP tower whose patches are averaged in squares, and attention in both directions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -101,6 +102,12 @@ class Gemma3(Tiled):
 
     def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
         return self.joined(values)
+
+    def exact_projector(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        stock = self.inner.multi_modal_projector  # whose norm computes in float32 whatever it gets
+        norm = {name: value.to(dtype) for name, value in stock.mm_soft_emb_norm.named_parameters()}
+        weight = stock.mm_input_projection_weight.to(dtype)
+        return lambda features: functional_call(stock.mm_soft_emb_norm, norm, (features,)) @ weight
 
     @property
     def projector(self) -> nn.Module:

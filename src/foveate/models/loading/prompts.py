@@ -222,14 +222,16 @@ class Prompts:
 
     def _framed(self, text: str, frames: Iterator[str]) -> str:
         """Returns a text in which the next of these frames replace the marks of images, as far as there are any."""
+        if not self._mark:
+            return text
         first, *others = text.split(self._mark)
         return first + "".join(next(frames, self._mark) + other for other in others)
 
     @cached_property
     def _mark(self) -> str:
-        """The text that stands for an image in prompts of the chat template."""
+        """The text that stands for an image in prompts of the chat template; empty if the tokenizer has none."""
         tokenizer, name = self.processor.tokenizer, self.adapter.image_mark
-        return getattr(tokenizer, name) if name else tokenizer.convert_ids_to_tokens(self.adapter.image_token)
+        return getattr(tokenizer, name) if name else tokenizer.convert_ids_to_tokens(self.adapter.image_token) or ""
 
     def ids(self, text: str, special: bool = True) -> list[int]:
         """Returns the token ids of a chat prompt, or with `special=False` of a part of one."""
