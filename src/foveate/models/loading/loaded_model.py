@@ -98,6 +98,10 @@ class LoadedModel:
                     f"{name} is offloaded, but cannot be loaded back: give it a device in device_map, such as "
                     f"{{{name!r}: 'cpu'}}"
                 )
+        if not 0 <= self.adapter.image_token < known:
+            raise UnsupportedModel(
+                f"the language model knows {known} tokens; expected the image token {self.adapter.image_token} among them"
+            )
         ids = self.prompt("?")
         if self.adapter.image_token not in ids or not 0 <= min(ids) <= max(ids) < known:
             raise UnsupportedModel(
