@@ -100,7 +100,7 @@ class LoadedModel:
                 )
         if not 0 <= self.adapter.image_token < known:
             raise UnsupportedModel(
-                f"the language model knows {known} tokens; expected the image token {self.adapter.image_token} among them"
+                f"the language model has {known} tokens; expected the image token {self.adapter.image_token} among them"
             )
         ids = self.prompt("?")
         if self.adapter.image_token not in ids or not 0 <= min(ids) <= max(ids) < known:
