@@ -6,12 +6,15 @@ from foveate.analysis.ablation.data import ablation_table
 from foveate.analysis.ablation.report import markdown
 from foveate.analysis.cells import read_cells
 from foveate.analysis.tables import accuracy, against_random, p_value, percent, points, write_table
+from foveate.analysis.worst_kinds import WorstKinds
+
+ONE_KIND = WorstKinds(pd.DataFrame())
 
 
 def test_the_same_study_writes_the_same_bytes(tmp_path, study):
-    write_table(study.table, tmp_path / "one", markdown(study.table))
+    write_table(study.table, tmp_path / "one", markdown(study.table, ONE_KIND))
     again = ablation_table(read_cells(study.cells[::-1], study.out))
-    write_table(again, tmp_path / "two", markdown(again))
+    write_table(again, tmp_path / "two", markdown(again, ONE_KIND))
     for name in ("table.csv", "table.md"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == ["table.csv", "table.md"]
@@ -30,7 +33,7 @@ def test_csv_has_no_negative_zero(tmp_path, study):
 
 
 def test_markdown_has_a_section_per_budget_with_n_and_intervals(study):
-    text = markdown(study.table)
+    text = markdown(study.table, ONE_KIND)
     assert text.startswith("n = 440 questions about 40 images;")
     assert "## Patches kept: 16 of 144 (11.1 %)" in text
     row = study.table[(study.table["scorer"] == "cls[2]") & (study.table["keep"] == 16)].iloc[0]
@@ -40,14 +43,16 @@ def test_markdown_has_a_section_per_budget_with_n_and_intervals(study):
 
 
 def test_verdicts_follow_the_corrected_p_alone_and_go_with_a_caveat(study):
-    text = markdown(study.table)
+    text = markdown(study.table, ONE_KIND)
     for _, row in study.table[study.table["p_vs_random_holm"].notna()].iterrows():
         word = {1: "better", -1: "worse"}.get(
             np.sign(row["delta_vs_random"]) * (row["p_vs_random_holm"] < 0.05), "not significant"
         )
         assert f"| {against_random(row)} | {p_value(row['p_vs_random_holm'])} {word} |" in text
-    assert not any(f" {word} |" in markdown(study.table, "Too few.") for word in ("better", "worse", "not significant"))
-    assert "\n\nToo few.\n\n## " in markdown(study.table, "Too few.")
+    assert not any(
+        f" {word} |" in markdown(study.table, ONE_KIND, "Too few.") for word in ("better", "worse", "not significant")
+    )
+    assert "\n\nToo few.\n\n## " in markdown(study.table, ONE_KIND, "Too few.")
 
 
 def test_numbers_read_as_a_reader_expects():

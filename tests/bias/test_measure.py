@@ -15,7 +15,7 @@ from foveate.bias.measure import measure, resolve_plan
 from foveate.bias.plan import BiasPlan
 from foveate.bias.tables import TableFolder
 from foveate.compressors import Identity
-from foveate.core.arrangement import Grid
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import BudgetError, DataError, OutputError
 from foveate.data.load import data_hash, load_samples
 from foveate.data.sample import Masks
@@ -253,7 +253,9 @@ def test_grids_need_not_be_square(config, tmp_path, monkeypatch):
     @cache
     def wide(*args):
         loaded = load(*args)
-        loaded.adapter.tower = replace(loaded.adapter.tower, grid=Grid(9, 16))
+        grid = Grid(9, 16)
+        loaded.adapter.tower = replace(loaded.adapter.tower, grid=grid)
+        loaded.adapter.arrangements = lambda images, runs: [Arrangement((grid,))] * len(images["pixel_values"])
         return loaded
 
     monkeypatch.setattr(bias, "cached_load", wide)

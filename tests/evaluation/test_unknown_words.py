@@ -77,7 +77,11 @@ def test_without_the_instruction_question_hint_and_options_remain(family, sample
     for form, phrase in {**LLAVA, **FAMILIES.get(family, LLAVA)}.items():
         sample = replace(full, form=form)
         whole, bare = format_prompt(sample, family), format_prompt(sample, family, instruct=False)
-        hint, options = phrase.hint.replace("{hint}", "H"), "\nA. a\nB. b" if "{options}" in phrase.text else ""
+        hint, lines = (
+            phrase.hint.replace("{hint}", "H"),
+            [phrase.option.format(letter=x, text=y) for x, y in ("Aa", "Bb")],
+        )
+        options = "".join(f"\n{line}" for line in lines) if "{options}" in phrase.text else ""
         assert bare == (f"{hint}Q {{hint}}?{options}" if options else f"Q {{hint}}?{hint}")
         assert (bare == whole) == (instruction_of(form, family) == "")
         assert all(word in whole for word in instruction_of(form, family).split())
@@ -87,7 +91,7 @@ def test_without_the_instruction_question_hint_and_options_remain(family, sample
 def test_unknown_words_of_questions_are_counted_once_with_three_examples(loaded, samples, capsys):
     questions = ["is there a zebra?", "is there a yak or a yak ?", "is there a gnu or a zebra?", "is there a red cup?"]
     asked = [replace(sample, question=text) for sample, text in zip(samples, questions, strict=False)]
-    asked += [replace(asked[0], problem="it has no question"), replace(asked[0], options=tuple("abcdefghi"))]
+    asked += [replace(asked[0], problem="it has no question"), replace(asked[0], options=tuple("abcdefghijk"))]
     for _ in range(2):
         note_unknown_words(loaded, asked)
     assert capsys.readouterr().err == (

@@ -128,7 +128,7 @@ def test_a_stand_in_goes_on_with_what_it_wraps():
 
 
 def test_what_does_not_choose_after_the_tower_says_so():
-    with pytest.raises(UnknownMethod, match=r"'per_title' is unknown.*\+per_tile or \+no_separators"):
+    with pytest.raises(UnknownMethod, match=r"'per_title' is unknown.*\+per_tile, \+no_separators"):
         method("vtc_cls+per_title")
     for compressor in (full(), fastv(8), METHODS["pool"](8)):
         with pytest.raises(FoveateError, match="does not choose among patches after the vision tower"):

@@ -51,7 +51,7 @@ class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
 
     def __getitem__(self, name: str) -> Callable[..., "Compressor"]:
         if name in NAMES:
-            return getattr(import_module(f"foveate.methods.recipes.{_MODULES[PLACES[name]]}"), name)
+            return getattr(getattr(import_module("foveate.methods.recipes"), _MODULES[PLACES[name]]), name)
         if name in installed_plugins("foveate.methods"):
             return import_plugin("foveate.methods", name)
         raise KeyError(name)

@@ -4,3 +4,7 @@
 layers are those of the authors, `AtDepth` in a vision tower of 24 layers and `BlockAtDepth` in a language model of 32
 blocks; `foveate.methods.fitting` scales them to other models.
 """
+
+from foveate.methods.recipes import after_tower, controls, in_language_model, in_stages, in_tower
+
+__all__ = ["after_tower", "controls", "in_language_model", "in_stages", "in_tower"]
