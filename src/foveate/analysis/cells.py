@@ -143,7 +143,7 @@ def row_of(cell: Cell, frame: pd.DataFrame, full: pd.DataFrame | None, random: p
     }
 
 
-def accuracy_of(frame: pd.DataFrame) -> dict[str, float]:
+def accuracy_of(frame: pd.DataFrame) -> dict[str, int | float]:
     """Returns the columns n, images, accuracy, ci_low and ci_high of some records."""
     mean, low, high, n = mean_interval(frame["score"], frame["image_id"])
     return {"n": n, "images": frame["image_id"].nunique(), "accuracy": mean, "ci_low": low, "ci_high": high}

@@ -1,7 +1,7 @@
 """Compressors that change one aspect of another compressor."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -52,7 +52,7 @@ class AroundCompressor(Compressor):
         small, compressor = self.compressor.resized(loaded)
         return small, replace(self, compressor=compressor)
 
-    def tiled(self, per_tile: bool = False, separators: bool = True) -> Self:
+    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
         return replace(self, compressor=self.compressor.tiled(per_tile, separators))
 
     def compress(self, images: ImageBatch) -> Compressed:

@@ -136,7 +136,7 @@ class AnyResolution(Tiled):
         own = max(found)
         for height, width in self._points(rows):
             factor = min(height / size[0], width / size[1])
-            smaller = _times(size, min(factor, 1))
+            smaller = _times(size, min(factor, 1.0))
             if (patches := self._patches(smaller, rows)) < own:
                 found.setdefault(patches, smaller)
         return found
