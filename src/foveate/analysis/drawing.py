@@ -77,7 +77,7 @@ def percent_axis(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
-def label_lines(ax: Axes, labels: Sequence[Label], size: float = 11) -> None:
+def label_lines(ax: Axes, labels: Sequence[Label], size: int | float = 11) -> None:
     """Names lines at the right margin without overlap; a thin connector leads from each name to its line's end.
 
     The heights minimize the squared shifts for a given gap: isotonic regression of heights minus rank times gap.

@@ -67,7 +67,7 @@ class LayerError(FoveateError, IndexError):
 
 
 class UnsupportedNeed(FoveateError):
-    """A need that a model cannot answer."""
+    """A need that a model cannot answer, or a cut that its language model does not allow."""
 
 
 class UnsupportedModel(FoveateError):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from foveate.core.contracts import Cut
-from foveate.core.errors import FoveateError, LayerError
+from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.layers import resolve_layer
 from foveate.core.needs import PromptRows, TokenKeys
 
@@ -26,16 +26,17 @@ def check_cuts(
 
     Raises:
         LayerError: A cut names a block that does not exist, or block 0, or reads a block that has not run.
-        FoveateError: The cuts are not in ascending order, or blocks attend to sliding windows or in both directions.
+        UnsupportedNeed: Blocks attend to sliding windows or in both directions.
+        FoveateError: The cuts are not in ascending order.
     """
     if cuts and window is not None:
-        raise FoveateError(
+        raise UnsupportedNeed(
             f"a method that cuts inside the language model does not work with a sliding_window of {window} tokens, "
             "because a cut changes which tokens lie in the window: use a method that compresses before the language "
             "model"
         )
     if cuts and both_ways:
-        raise FoveateError(
+        raise UnsupportedNeed(
             "a method that cuts inside the language model does not work with image tokens that attend to each other in "
             "both directions: use a method that compresses before the language model"
         )
