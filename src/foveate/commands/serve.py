@@ -65,7 +65,7 @@ def main(
 
         loaded = load(model, *resolved(model, device, dtype), companion=companion)
         compressor = for_model(recipe, None, {}, loaded.adapter)
-        prefixes = PrefixCache(cached, first_choice) if cached else None
+        prefixes = PrefixCache(cached, first_choice) if cached and not compressor.cuts else None
         app = app_of(ServedModel(loaded, compressor, prefixes), kept, int(largest_mib * 2**20))
         listening.listen()  # from here on connections wait for the server
         print(f"{model} with {compressor} on {url_of(listening)}; Ctrl-C stops it", flush=True)

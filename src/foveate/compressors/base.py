@@ -188,7 +188,7 @@ class Compressor(Value, ABC):
         method = Method(partial(compressed_by, self), self.repack, checked_cuts(self))
         used = None
         if prefixes is not None and not self.cuts:
-            used = Prefixes(prefixes, adapter, repr(self), self.per_question)
+            used = Prefixes(prefixes, adapter, self, self.per_question)
         with compressing(Attachment(adapter, method, result.note, texts, used)):
             yield result
 

@@ -42,7 +42,8 @@ class ServedModel:
     Attributes:
         loaded: The model.
         compressor: The compressor; `Identity()` without a cache means the stock model, with nothing attached.
-        prefixes: Cache of images and prompts; None keeps nothing from one request to the next.
+        prefixes: Cache of images and prompts; None keeps nothing from one request to the next, as a compressor that
+            cuts inside the language model could not.
     """
 
     loaded: LoadedModel
@@ -62,8 +63,6 @@ class ServedModel:
         with self._turn:
             if not visual or (self.compressor == Identity() and self.prefixes is None):
                 return model.generate(**inputs), Chosen(len(prompt))
-            if self.prefixes is not None:
-                self.prefixes.reused = 0  # a method with cuts leaves the cache alone
             with self.compressor.attached(self.loaded, self.prefixes) as result:
                 output = model.generate(**inputs)
             reused = 0 if self.prefixes is None else self.prefixes.reused

@@ -7,11 +7,12 @@ import torch
 
 from foveate import PrefixCache
 from foveate.compressors import Identity
-from foveate.core.errors import OptionError, UnsupportedNeed
+from foveate.core.errors import FoveateError, OptionError, UnsupportedNeed
 from foveate.data.load import load_samples
 from foveate.methods import cdpruner, divprune, fastv, mmtok, pool, vtc_cls
 from foveate.methods.fitting import with_fallbacks
 from foveate.models.loading.load import load
+from foveate.models.runtime.prefix_cache import Prefixes
 from foveate.testing.checkpoints import save_family
 from tests.tiers import parametrize
 
@@ -234,3 +235,56 @@ def test_a_question_that_no_text_encoder_can_read_is_still_refused(loaded_of):
     loaded = loaded_of("LLaVA-1.5")
     with pytest.raises(UnsupportedNeed, match="companion"), cdpruner(4).attached(loaded, PrefixCache()):
         loaded.model.generate(**inputs_of(loaded, turn("user", 0, "where is it ?")), **OPTIONS)
+
+
+@torch.no_grad()
+def test_calls_that_are_refused_are_refused_with_the_same_words(loaded_of):
+    loaded, prefixes = loaded_of("LLaVA-1.5"), PrefixCache()
+    prompt = inputs_of(loaded, turn("user", 0, "where is it ?"))
+    embeddings = loaded.model.get_input_embeddings()(prompt["input_ids"])
+    answers(loaded, vtc_cls(0.3, 1), [prompt], prefixes)
+    text = {"input_ids": prompt["input_ids"]}
+    for wrong in (text, {"inputs_embeds": embeddings}, {**prompt, "vision_feature_layer": 1}):
+        messages = []
+        for kept in (None, prefixes, prefixes):
+            with pytest.raises((FoveateError, ValueError)) as caught, vtc_cls(0.3, 1).attached(loaded, kept):
+                loaded.model.generate(**wrong, **OPTIONS)
+            messages.append(str(caught.value))
+        assert len(set(messages)) == 1
+
+
+@torch.no_grad()
+def test_states_of_the_whole_prompt_are_those_of_a_fresh_start(loaded_of):
+    loaded, prefixes = loaded_of("LLaVA-1.5"), PrefixCache()
+    options = {**OPTIONS, "output_hidden_states": True, "return_dict_in_generate": True}
+    prompts = [inputs_of(loaded, turn("user", 0, text)) for text in ("what color is it ?", "where is it ?")]
+    states = []
+    for kept in (None, prefixes):
+        for prompt in prompts:
+            with vtc_cls(0.3, 1).attached(loaded, kept):
+                states.append(loaded.model.generate(**prompt, **options).hidden_states[0][-1])
+    assert torch.equal(states[0], states[2]) and torch.equal(states[1], states[3])
+
+
+def test_passes_with_gradients_keep_nothing(loaded_of):
+    loaded, prefixes = loaded_of("LLaVA-1.5"), PrefixCache()
+    prompt = inputs_of(loaded, turn("user", 0, "where is it ?"))
+    weight = loaded.model.model.multi_modal_projector.linear_1.weight
+    gradients = []
+    with vtc_cls(0.3, 1).attached(loaded, prefixes):
+        for _ in range(2):  # a kept graph could be used once
+            weight.grad = None
+            loaded.model(**prompt).logits.sum().backward()
+            gradients.append(weight.grad.clone())
+    weight.grad = None
+    assert not prefixes.images and gradients[0].abs().sum() > 0 and torch.equal(*gradients)
+
+
+@torch.no_grad()
+def test_a_video_beside_the_images_keeps_no_prompt(loaded_of):
+    loaded = loaded_of("LLaVA-OneVision")
+    used = Prefixes(PrefixCache(), loaded.adapter, vtc_cls(0.3, 1), False)
+    prompt = inputs_of(loaded, turn("user", 0, "where is it ?"))
+    assert used.keeps_prompt(prompt)
+    assert not used.keeps_prompt({**prompt, "pixel_values_videos": torch.zeros(1, 2, 3, 24, 24)})
+    assert not used.keeps_prompt({**prompt, "attention_mask": torch.zeros_like(prompt["input_ids"])})

@@ -1,6 +1,6 @@
 """Attaches a compressor to a stock model's own `forward` and `generate`, and restores the model on leaving."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial, wraps
@@ -104,8 +104,15 @@ class Attachment:
         self._hooks_lock = RLock()
 
     @contextmanager
-    def shortened(self, inputs: dict[str, Any], generating: bool) -> Iterator[tuple[dict[str, Any], CompressedCall]]:
+    def shortened(
+        self, inputs: dict[str, Any], generating: bool, keys: Sequence[Hashable] = ()
+    ) -> Iterator[tuple[dict[str, Any], CompressedCall]]:
         """Yields inputs with compressed images, for use inside the context, and the state of this call.
+
+        Args:
+            inputs: The caller's inputs.
+            generating: Whether they are those of `generate`.
+            keys: Keys of the images, if they are known; see `Prefixes.keys`.
 
         Raises:
             ValueError: The inputs do not determine the positions of the images in the prompts.
@@ -115,7 +122,7 @@ class Attachment:
         if self.cuts:
             check_cut_options(inputs, self.adapter, self.cuts, generating)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
-            compressed = self._compressed(inputs)
+            compressed = self._compressed(inputs, keys)
             result, layout = pack(self.adapter, inputs, compressed, self.repack)
         pruning = pruning_of(self.adapter.decoder, layout, self.cuts, compressed)
         late = layout.late
@@ -143,24 +150,30 @@ class Attachment:
         inputs = named_arguments(stock, args, kwargs)
         if inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
-        if self.prefixes is None or not self.prefixes.keeps_prompt(inputs):
+        if self.prefixes is None:
             return self._generated(stock, inputs)[0]
-        keys = self.prefixes.keys(*self._images(inputs), ())
+        self.prefixes.cache.reused = 0
+        if not self.prefixes.keeps_prompt(inputs):
+            return self._generated(stock, inputs)[0]
+        check_inputs(self.adapter, inputs)  # also if nothing is compressed anew
+        keys = self.prefixes.keys(*self._images(inputs))
         inputs, known = self.prefixes.opened(keys, inputs)
-        output, call = self._generated(stock, inputs)
+        output, call = self._generated(stock, inputs, keys)
         if known is not None:
             self.on_result(*known)
         self.prefixes.keep(keys, sequences_of(output), cache_of(inputs), known or call.chosen)
         return output
 
-    def _generated(self, stock: Callable, inputs: dict[str, Any]) -> tuple[Any, CompressedCall | NextTurn]:
+    def _generated(
+        self, stock: Callable, inputs: dict[str, Any], keys: Sequence[Hashable] = ()
+    ) -> tuple[Any, CompressedCall | NextTurn]:
         """Returns the output of `stock` for a prompt or the next turn of a conversation, and the call."""
         with ExitStack() as stack:
             if holds_tokens(cache_of(inputs)):
                 shortened, call = self._next_turn(inputs), NextTurn(cache_of(inputs))
             else:
                 check_images(self.adapter, inputs)
-                shortened, call = stack.enter_context(self.shortened(inputs, generating=True))
+                shortened, call = stack.enter_context(self.shortened(inputs, True, keys))
             stack.enter_context(self._running(call))
             length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
             output = stock(**{**shortened, **limits_of(inputs, self.adapter, length - short)})
@@ -252,7 +265,7 @@ class Attachment:
         others = inputs["mm_encoder_outputs"]
         return {**inputs, "mm_encoder_outputs": {**others, self.adapter.modality: self.adapter.joined_output(features)}}
 
-    def _compressed(self, inputs: dict[str, Any]) -> Compressed:
+    def _compressed(self, inputs: dict[str, Any], keys: Sequence[Hashable]) -> Compressed:
         adapter = self.adapter
         if pixels_of(adapter, inputs) is None:
             return self.compress(given_images(adapter, features_of(adapter, inputs).pooler_output))
@@ -266,10 +279,10 @@ class Attachment:
             groups = live_by_shape(adapter, some, about, lambda: texts().of(rows), self.texts.companion)
             return in_groups(compress, *groups)
 
-        if self.prefixes is None:
+        if self.prefixes is None or torch.is_grad_enabled():
             return compressed(list(range(len(arrangements))))
-        questions = texts().questions if self.prefixes.reads else ()
-        return self.prefixes.compressed(self.prefixes.keys(images, arrangements, questions), compressed)
+        prompts = texts().prompts if self.prefixes.reads else ()
+        return self.prefixes.compressed(keys or self.prefixes.keys(images, arrangements, prompts), compressed)
 
     def _images(self, inputs: dict[str, Any]) -> tuple[ImageInputs, list[Arrangement]]:
         """Returns the inputs of the images of a call, and their arrangements."""

@@ -17,15 +17,11 @@ from foveate.core.values import whole
 from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.grouping import in_groups
 from foveate.models.runtime.call_inputs import option_of
-from foveate.models.runtime.kv_cache import (
-    cache_of,
-    cached_prompt_of,
-    fingerprint_of,
-    length_of,
-    set_cached_prompt,
-)
+from foveate.models.runtime.kv_cache import cache_of, cached_prompt_of, fingerprint_of, length_of, set_cached_prompt
+from foveate.models.runtime.packing import prompt_mask
 
 _OTHER_DECODING = ("assistant_model", "prompt_lookup_num_tokens", "cache_implementation", "prefill_chunk_size")
+_OF_WHOLE_PROMPTS = ("output_attentions", "output_hidden_states")
 Call = tuple[Any, Any, Any]
 """The choice of a call, as `Result.note` takes it."""
 _V = TypeVar("_V")
@@ -72,8 +68,8 @@ class PrefixCache:
     cache, up to rounding.
 
     Keys and values are kept for prompts of one row that `generate` decodes with a cache of its own. A method that reads
-    the question has a choice of its own for each question, and keeps no keys and values. One that cuts inside the
-    language model keeps nothing. Call `clear` after a change of the model's weights.
+    the question has a choice of its own for each prompt, and keeps no keys and values. One that cuts inside the
+    language model keeps nothing, nor does a pass with gradients. Call `clear` after a change of the model's weights.
 
     Args:
         entries: Number of images, and of prompts, that are kept.
@@ -106,32 +102,32 @@ class Prefixes:
     Attributes:
         cache: The cache.
         adapter: The model's adapter.
-        method: `repr` of the method.
+        method: The method, or a value that identifies it.
         per_question: Whether its choice depends on the question.
     """
 
     cache: PrefixCache
     adapter: Adapter
-    method: str
+    method: Hashable
     per_question: bool
 
     @property
     def reads(self) -> bool:
-        """True if keys contain the question."""
+        """True if keys contain the prompt."""
         return self.per_question and not self.cache.first_choice
 
     def keys(
-        self, images: ImageInputs, arrangements: Sequence[Arrangement], questions: Sequence[Sequence[int]]
+        self, images: ImageInputs, arrangements: Sequence[Arrangement], prompts: Sequence[Sequence[int]] = ()
     ) -> list[Hashable]:
-        """Returns the key of each image: model, method, content and, if the method reads it, the question.
+        """Returns the key of each image: model, method, content and, if the method reads it, the prompt.
 
         Args:
             images: Inputs of all images of a call.
             arrangements: Their arrangements.
-            questions: Token ids of the question about each image; empty unless `reads`.
+            prompts: Token ids of the prompt of each image; empty unless `reads`.
         """
         contents = [_digest(self.adapter.chosen(images, [row], arrangements)) for row in range(len(arrangements))]
-        read = map(tuple, questions) if questions else [()] * len(contents)
+        read = map(tuple, prompts) if prompts else [()] * len(contents)
         about = zip(arrangements, contents, read, strict=True)
         return [(self.adapter.model, self.method, *parts) for parts in about]
 
@@ -152,18 +148,26 @@ class Prefixes:
         return in_groups(_itself, images, lambda rows: known[keys[rows[0]]])  # type: ignore[arg-type]
 
     def keeps_prompt(self, inputs: dict[str, Any]) -> bool:
-        """Returns whether keys and values of the prompt of a `generate` can be kept."""
-        option, ids = partial(option_of, inputs, self.adapter), inputs["input_ids"]
-        counts = (len(ids), option("num_beams") or 1, option("num_return_sequences") or 1)
-        mask = inputs.get("attention_mask")
+        """Returns whether keys and values of the prompt of a `generate` can be kept.
+
+        They cannot if another input than text and images, such as a video, belongs to the prompt.
+        """
+        adapter, option = self.adapter, partial(option_of, inputs, self.adapter)
+        given = {name for name, value in inputs.items() if isinstance(value, Tensor)}
+        needed = {"input_ids", adapter.image_inputs[0]}
+        if not needed <= given <= {"attention_mask", *needed, *adapter.image_inputs, *adapter.token_inputs}:
+            return False
+        counts = (len(inputs["input_ids"]), option("num_beams") or 1, option("num_return_sequences") or 1)
         return (
             counts == (1, 1, 1)
             and not self.reads
             and cache_of(inputs) is None
+            and inputs.get("mm_encoder_outputs") is None
             and option("use_cache") is not False
-            and self.adapter.decoder.window is None
-            and (mask is None or bool(mask.all()))
+            and adapter.decoder.window is None
+            and bool(prompt_mask(adapter, inputs).all())
             and all(option(name) is None for name in _OTHER_DECODING)
+            and not any(option(name) for name in _OF_WHOLE_PROMPTS)
         )
 
     def opened(self, keys: Sequence[Hashable], inputs: dict[str, Any]) -> tuple[dict[str, Any], Call | None]:
