@@ -10,7 +10,7 @@ from foveate.core.contracts import Scorer
 from foveate.core.errors import FoveateError, OptionError, UnknownMethod
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
-from foveate.evaluation.module import leaders_of
+from foveate.evaluation.leaders import leaders_of
 from foveate.methods import evidence, fastv, mmtok, pyramiddrop, vscan, vtc_cls
 from foveate.methods.fitting import method, sharing
 from foveate.models.loading.load import load

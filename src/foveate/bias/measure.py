@@ -116,8 +116,8 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
                 from foveate.evaluation.agreement import check_evaluated
                 from foveate.evaluation.answering import encodings_of, predict  # Lightning takes seconds to import
                 from foveate.evaluation.datamodule import QuestionsInBatches
-                from foveate.evaluation.module import RecordWriter
                 from foveate.evaluation.prompts import note_unknown_words
+                from foveate.evaluation.writer import RecordWriter
 
                 loaded = cached_load(config.model, config.device, config.dtype)
                 encodings = encodings_of(config, loaded, samples, questions, FIX_DATA)

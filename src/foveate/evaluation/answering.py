@@ -19,11 +19,13 @@ from foveate.evaluation.agreement import check_evaluated
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
 from foveate.evaluation.encodings import Encodings
+from foveate.evaluation.leaders import leaders_of
 from foveate.evaluation.loggers import logged
-from foveate.evaluation.module import Answering, Enough, RecordWriter, leaders_of
+from foveate.evaluation.module import Answering
 from foveate.evaluation.prompts import RECORD_IT, failure_of, none_left, note_unknown_words
 from foveate.evaluation.records import Record, RecordFolder
 from foveate.evaluation.run import refuse_bad
+from foveate.evaluation.writer import Enough, RecordWriter
 from foveate.models.loading.load import LoadedModel
 
 

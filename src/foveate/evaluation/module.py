@@ -1,16 +1,13 @@
 """The Lightning module of evaluations: compress, answer, score."""
 
 import math
-import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from foveate.compressors import Compressor
@@ -23,7 +20,7 @@ from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.memory import exhausted, halved
 from foveate.evaluation.names import REUSABLE, Reuse
 from foveate.evaluation.prompts import RECORD_IT, prompt_of, question_text, reference_of
-from foveate.evaluation.records import Record, RunFolder
+from foveate.evaluation.records import Record
 from foveate.evaluation.several import SeveralImages
 from foveate.metrics.answers import score_of
 from foveate.metrics.evidence import evidence_recall, things_kept
@@ -279,22 +276,6 @@ class Answering(lightning.LightningModule):
         ]
 
 
-def leaders_of(samples: Sequence[VQASample], turns: int) -> dict[str, VQASample]:
-    """Returns by question ID the first of every `turns` questions about an image; empty if each stands for itself.
-
-    Args:
-        samples: The questions; those about an image follow each other. Those that cannot be asked are not counted.
-        turns: Number of questions that share a choice.
-    """
-    leaders: dict[str, VQASample] = {}
-    if turns > 1:
-        usable = [sample for sample in samples if not sample.problem and len(sample.sources) == 1]
-        for _, group in groupby(usable, key=lambda sample: sample.image_id):
-            about = list(group)
-            leaders |= {sample.id: about[place - place % turns] for place, sample in enumerate(about)}
-    return leaders
-
-
 def images_of_questions(
     encodings: Encodings, samples: Sequence[VQASample], prompts: Sequence[list[int]], share: Tensor
 ) -> EncodedImages:
@@ -326,36 +307,3 @@ def images_by_shape(
         return images_of_questions(encodings, [samples[i] for i in rows], [prompts[i] for i in rows], evidence)
 
     return group_by_shape(arrangements), images
-
-
-class Enough(Exception):
-    """The signal that leaves Lightning's prediction loop early."""
-
-
-class RecordWriter(BasePredictionWriter):
-    """A callback that writes every batch to disk as soon as it is predicted.
-
-    Args:
-        folder: The run's folder.
-        enough: Called after every batch; True raises `Enough`. None never does.
-    """
-
-    def __init__(self, folder: RunFolder, enough: Callable[[], bool] | None = None) -> None:
-        super().__init__(write_interval="batch")
-        self.folder, self.enough = folder, enough
-
-    def write_on_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        prediction: Any,  # noqa: ANN401 (what the folder takes)
-        batch_indices: Sequence[int] | None,
-        batch: list[VQASample],
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
-        self.folder.append(prediction)
-        if trainer.received_sigterm:  # Lightning's prediction loop would continue
-            raise SystemExit(128 + signal.SIGTERM)
-        if self.enough and self.enough():
-            raise Enough
