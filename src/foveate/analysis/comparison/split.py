@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from foveate.analysis.cells import BUDGETLESS, Cell, accuracy_of
+from foveate.analysis.cells import BUDGETLESS, Cell, accuracy_of, shown_accuracy
 from foveate.analysis.tables import accuracy, percent
 
 SPLITTING = "downsample"
@@ -62,7 +62,7 @@ def split_note(budget: int, frames: Mapping[Cell, pd.DataFrame]) -> str:
     named = {cell.family: frame for cell, frame in frames.items() if cell.family in BUDGETLESS}
     texts = []
     for group, mask in zip(GROUPS, (simple, ~simple), strict=True):
-        reached = [f"`{name}` {accuracy(_row(frame[mask]), ' %')}" for name, frame in named.items() if mask.any()]
+        reached = [f"`{name}` {shown_accuracy(frame[mask])}" for name, frame in named.items() if mask.any()]
         whose = f": {', '.join(reached)}" if reached else ""
         texts.append(f"{mask.sum():,} are {group}{whose}")
     return f"Of {len(simple):,} questions, {'; '.join(texts)}."
@@ -78,7 +78,3 @@ def split_cells(row: pd.Series) -> dict[str, str]:
 def _cell(row: pd.Series, group: str) -> str:
     own = pd.Series({name: float(row[f"{group}_{name}"]) for name in _COLUMNS})
     return f"{percent(float(own['accuracy']))} (splits)" if row["method"] == SPLITTING else accuracy(own)
-
-
-def _row(frame: pd.DataFrame) -> pd.Series:
-    return pd.Series(accuracy_of(frame))
