@@ -228,17 +228,17 @@ def _failures(
     failures: dict[str, str] = {}
     with TemporaryDirectory() as folder:
         probes = _probes(context)
-        encodings = [Encodings.of(context.loaded, images_of(probes), Path(folder) / "encodings")]
+        whole = Encodings.of(context.loaded, images_of(probes), Path(folder) / "encodings")
         for choice in choices:
             if (compressor := compressors.get(choice.label)) is None:
                 continue
             try:
                 context.loaded.adapter.check(compressor.needs, compressor.cuts)
                 small, _ = compressor.resized(context.loaded)
-                if small.original:
-                    encodings.append(Encodings.of(small, images_of(probes), Path(folder) / choice.label))
+                resized = small.original is not None
+                encodings = Encodings.of(small, images_of(probes), Path(folder) / choice.label) if resized else whole
                 with torch.inference_mode():
-                    Answering(encodings[-1 if small.original else 0], compressor, 1).predict_step(probes)
+                    Answering(encodings, compressor, 1).predict_step(probes)
             except (UnsupportedNeed, LayerError) as error:
                 failures[choice.family] = str(error)
     return failures
