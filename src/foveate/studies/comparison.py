@@ -83,7 +83,7 @@ def compare(
         "roles": {choice.family: _role(choice.family, compressors[choice.label], loaded) for choice in choices},
         "left_out": left_out,
         "not_applicable": not_applicable,
-        "fallbacks": sorted({c.family for c in choices if isinstance(compressors[c.label], Fallback)}),
+        "fallbacks": fallbacks_of(choices, compressors),
     }
     grid = ChoiceGrid(tuple(choices), tuple(budgets))
     objective = Objective(config, grid, draw=draw)
@@ -159,6 +159,16 @@ def applicable(
         failures |= {"evidence": "the data does not say where in the images the answers are"}
     able = [choice for choice in choices if choice.label in compressors and choice.family not in failures]
     return able, compressors, left_out, failures
+
+
+def fallbacks_of(choices: Sequence[Choice], compressors: Mapping[str, Compressor]) -> list[str]:
+    """Returns the methods that read received attention, because this tower has no [CLS].
+
+    Args:
+        choices: The choices.
+        compressors: A compressor of each choice, by label.
+    """
+    return sorted({choice.family for choice in choices if isinstance(compressors[choice.label], Fallback)})
 
 
 def choices_of(
@@ -252,16 +262,18 @@ def _probes(context: StudyContext) -> list[VQASample]:
 
 
 def _role(family: str, compressor: Compressor, loaded: LoadedModel) -> str:
-    """Returns "control", "oracle", "shared" for a choice that serves several questions, or where tokens are dropped.
-
-    That is before the decoder ("vision"), inside it ("decoder"), or "both".
-    """
+    """Returns "control", "oracle", "shared" for a choice that serves several questions, or `place_of`."""
     if compressor.shared_by > 1:
         return "shared"
     if family in CONTROLS:
         return "control"
     if family in ORACLES:
         return "oracle"
+    return place_of(compressor, loaded)
+
+
+def place_of(compressor: Compressor, loaded: LoadedModel) -> str:
+    """Returns where tokens are dropped: before the decoder ("vision"), inside it ("decoder"), or "both"."""
     patches = loaded.adapter.tower.grid.patches
     plan = compressor.plan(patches, loaded.adapter.decoder.depth)
     given = plan[0] < patches
