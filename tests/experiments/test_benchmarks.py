@@ -45,7 +45,8 @@ def test_several_benchmarks_are_compared_and_failures_are_reported(hub):
     both = pd.read_csv(hub / "runs/compare_methods/benchmarks.csv")
     assert set(both["data"]) == {"pope", "mme"}
     assert "F1 of the sets of pope" in result.stdout and "pope mean F1 of the sets" in result.stdout
-    assert "Worst kind of questions: its difference from full" in result.stdout and "Worst task: " in result.stdout
+    assert "Worst kind of questions: its difference from full" in result.stdout and "*Worst task*: " in result.stdout
+    assert "Worst task: the benchmark" not in result.stdout
     kinds = pd.read_csv(hub / "runs/compare_methods_pope/worst_kinds.csv")
     assert set(kinds["row"]) == set(pope["method"]) and set(kinds["kind"]) <= set(tables.POPE_KINDS)
     failed = "1 questions failed and are in no number. The first, 'random-1': image 'lone' (5 bytes) cannot be decoded"

@@ -53,9 +53,9 @@ def test_every_row_that_can_be_run_names_a_method_a_data_set_and_a_number_of_our
 
 def test_a_paper_of_which_averages_alone_are_known_stands_for_its_method():
     found = rows_of("visionzip")
-    assert found.about and {row.method for row in found.rows} == {"full", "visionzip"}
+    assert found.by_others and {row.method for row in found.rows} == {"full", "visionzip"}
     assert {"EADP", "HiPrune", "MMTok"} <= {row.published.paper for row in found.rows}
-    assert not rows_of("eadp").about
+    assert not rows_of("eadp").by_others
 
 
 def test_the_rows_of_a_method_that_other_papers_print_too_are_flagged():

@@ -5,6 +5,8 @@ import pytest
 from optuna.trial import TrialState
 from PIL import Image
 
+from foveate.analysis.comparison.data import comparison_of
+from foveate.analysis.comparison.report import absent
 from foveate.analysis.frontier.report import ROUNDS, report
 from foveate.analysis.frontier.timing import time_cells
 from foveate.compressors import AtResolution, Identity
@@ -15,6 +17,7 @@ from foveate.profiling.clock import Clock
 from foveate.profiling.speed import Batch, answer_batch
 from foveate.studies.frontier import frontier
 from foveate.studies.study_folder import StudyFolder
+from foveate.testing.checkpoints import save_family
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,17 @@ def test_the_report_writes_what_its_help_promises(finished):
     table = pd.read_csv(folder / "table.csv").set_index(["method", "budget"])
     assert set(table.index) == {*compressors} and (table["ms"] > 0).all()
     assert (folder / "frontier.png").exists() and "vtc_cls@72" in (folder / "table.md").read_text()
+
+
+def test_a_tower_without_cls_has_its_fallbacks_named_and_a_cut_has_its_place(tmp_path):
+    config = EvalConfig(Identity(), str(tmp_path / "model"), limit=2, max_new_tokens=2, out=tmp_path)
+    save_family("LLaVA-OneVision", tmp_path / "model")
+    study, _ = frontier(StudyFolder("f", tmp_path), config, ("vtc_cls", "fastv"), (0.25,), (0.5,), seeds=(0,))
+    roles, fallbacks = study.user_attrs["roles"], study.user_attrs["fallbacks"]
+    assert fallbacks == ["vtc_cls"] and (roles["vtc_cls"], roles["fastv"]) == ("vision", "decoder")
+    assert "Received attention replaces [CLS] attention, which this tower lacks, in: vtc_cls." in "".join(
+        absent(comparison_of(study))
+    )
 
 
 def test_a_budget_of_all_patches_has_no_smaller_image(tiny, tmp_path):

@@ -95,16 +95,18 @@ def write_numbers(data: str, cells: Sequence[Cell], out: Path, folder: Path) -> 
     return f"{first['number'].iloc[0]} of {data}, 95 % intervals over images:\n\n{_wide(first, 'budget').to_string()}"
 
 
-def overview(folders: Mapping[str, Path], out: Path, one_budget: bool = False) -> str:
+def overview(folders: Mapping[str, Path], out: Path, one_method: bool = False) -> str:
     """Writes the first number of every benchmark by method and budget as `benchmarks.csv` and `benchmarks.md`.
 
-    Beside them stands the worst task: the benchmark of which a row retains the least of the number of `full`, or
-    without `full` of the largest possible number.
+    In these files stands the worst task beside them: the benchmark of which a row retains the least of the number of
+    `full`, or without `full` of the largest possible number. It is printed of one method only; of several, the summary
+    of a comparison names the worst task of each, which is chosen on other images than it is reported on.
 
     Args:
         folders: Folder of each data set, to which `write_numbers` wrote.
         out: Folder to write to.
-        one_budget: Whether a method has one row, although its mean number of tokens differs between the data sets.
+        one_method: Whether all numbers are of one method, which then has one row, although its mean number of tokens
+            differs between the data sets.
 
     Returns:
         The table for printing; an empty string with fewer than two benchmarks.
@@ -115,14 +117,15 @@ def overview(folders: Mapping[str, Path], out: Path, one_budget: bool = False) -
     firsts = pd.concat([_with_retained(table[table["number"] == table["number"].iloc[0]]) for table in tables])
     firsts = firsts.assign(headline=firsts["data"] + " " + firsts["number"])
     budgets = firsts["budget"].where(~firsts["method"].isin(BUDGETLESS), 0)
-    shown = firsts.assign(budget=0 if one_budget else budgets)
-    wide = _wide(shown, "headline", _KEYS)
+    shown = firsts.assign(budget=0 if one_method else budgets)
+    numbers = _wide(shown, "headline", _KEYS)
+    wide = numbers.copy()
     wide.insert(0, "worst task", pd.Series({key: _worst_task(rows) for key, rows in shown.groupby(_KEYS)}))
     rows = zip(wide.index.to_list(), wide.to_dict("records"), strict=True)
     cells = [{"method": method, "budget": str(budget) if budget else "", **row} for (method, budget), row in rows]
     write_csv(firsts, out / "benchmarks.csv")
     write_text(f"{_sizes(firsts)} {_WORST}\n\n{grid(cells)}\n", out / "benchmarks.md")
-    return f"{wide.to_string()}\n{_WORST}"
+    return f"{wide.to_string()}\n{_WORST}" if one_method else numbers.to_string()
 
 
 def _with_retained(rows: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +150,7 @@ def _worst_task(rows: pd.DataFrame) -> str:
     """Returns the data set of which a method retains the least, with that share and its interval in %."""
     if rows["retained"].isna().all():
         return "-"
-    worst = rows.loc[rows["retained"].reset_index(drop=True).idxmin() == np.arange(len(rows))].iloc[0]
+    worst = rows.iloc[int(rows["retained"].argmin())]
     share = _shown(worst["retained"], worst["retained_low"], worst["retained_high"], 1)
     return f"{worst['data']} {share} % of {worst['base']}"
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from foveate.analysis.records import failure_note, read_records
 from foveate.analysis.statistics import difference_interval, mean_interval
-from foveate.analysis.tables import percent
+from foveate.analysis.tables import accuracy, percent
 from foveate.analysis.verdicts import paired_p, side, too_few
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
@@ -147,6 +147,11 @@ def accuracy_of(frame: pd.DataFrame) -> dict[str, int | float]:
     """Returns the columns n, images, accuracy, ci_low and ci_high of some records."""
     mean, low, high, n = mean_interval(frame["score"], frame["image_id"])
     return {"n": n, "images": frame["image_id"].nunique(), "accuracy": mean, "ci_low": low, "ci_high": high}
+
+
+def shown_accuracy(frame: pd.DataFrame) -> str:
+    """Formats the accuracy of some records with its interval: `81.2 % [79.5, 82.8]`."""
+    return accuracy(pd.Series(accuracy_of(frame)), " %")
 
 
 def caveat(frames: Mapping[Cell, pd.DataFrame], table: pd.DataFrame) -> str:

@@ -77,6 +77,15 @@ def percent_axis(ax: Axes) -> None:
     ax.set_axisbelow(True)
 
 
+def label_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Names horizontal rows at the heights n - 1 (the first name, at the top) to 0."""
+    ax.set_yticks(np.arange(len(names))[::-1], names)
+    ax.tick_params(labelsize=10.5, color=FAINT, labelcolor=INK)
+    ax.set_ylim(-0.7, len(names) - 0.3)
+    ax.grid(linewidth=0.8)
+    ax.set_axisbelow(True)
+
+
 def label_lines(ax: Axes, labels: Sequence[Label], size: int | float = 11) -> None:
     """Names lines at the right margin without overlap; a thin connector leads from each name to its line's end.
 

@@ -18,7 +18,7 @@ Numbers = np.ndarray | np.floating
 RESAMPLES, PERMUTATIONS = 2000, 9999
 ROUNDING = 1e-6  # largest distance of a value from its range
 
-_LEVEL, _OUTSIDE = 0.975, 0.05
+_OUTSIDE = 0.05  # of a 95 % interval
 _PRIOR = 0.25  # images that differ in all their questions, added to the design effect
 
 
@@ -265,7 +265,7 @@ def ratio_interval(parts: ArrayLike, wholes: ArrayLike, images: ArrayLike) -> In
     ratio = float(total / base)
     if m < 2:
         return Interval(ratio, np.nan, np.nan, len(a))
-    f = t.ppf(_LEVEL, m - 1) ** 2 * m / (m - 1)
+    f = t.ppf(_upper(1), m - 1) ** 2 * m / (m - 1)
     (s_aa, s_ab), (_, s_bb) = np.cov(first, second, bias=True) * m
     square, linear = base**2 - f * s_bb, total * base - f * s_ab
     root = linear**2 - square * (total**2 - f * s_aa)
@@ -327,8 +327,8 @@ def _between(totals: Totals) -> Numbers:
 
 
 def _upper(together: int) -> float:
-    """Returns the quantile at the upper end of each of several intervals that hold at once; that of one is `_LEVEL`."""
-    return 1 - (1 - _LEVEL) / together if together > 1 else _LEVEL
+    """Returns the quantile at the upper end of each of several intervals that hold at once."""
+    return 1 - _OUTSIDE / 2 / together
 
 
 def _wilson(share: Numbers, questions: Numbers, together: int) -> tuple[Numbers, Numbers]:

@@ -72,12 +72,12 @@ def points(value: float) -> str:
 
 def accuracy(row: pd.Series, unit: str = "") -> str:
     """Formats the accuracy of a row with its interval: `81.2 [79.5, 82.8]`."""
-    return _interval(row, ("accuracy", "ci_low", "ci_high"), percent, unit)
+    return with_interval(row, ("accuracy", "ci_low", "ci_high"), percent, unit)
 
 
 def between(row: pd.Series, names: tuple[str, str, str], unit: str = "") -> str:
     """Formats a difference with its interval, read from these columns: `-1.2 [-2.0, -0.5]`."""
-    return _interval(row, names, points, unit)
+    return with_interval(row, names, points, unit)
 
 
 def against_full(row: pd.Series) -> str:
@@ -88,6 +88,11 @@ def against_full(row: pd.Series) -> str:
 def against_random(row: pd.Series, unit: str = "") -> str:
     """Formats the difference from `random` with its interval."""
     return between(row, ("delta_vs_random", "delta_vs_random_low", "delta_vs_random_high"), unit)
+
+
+def one_decimal(value: float) -> str:
+    """Formats a number with one decimal; `-` for NaN."""
+    return _number(value, lambda number: f"{number:.1f}")
 
 
 def p_value(value: float) -> str:
@@ -105,7 +110,15 @@ def tested(difference: float, p: float, verdicts: bool = True) -> str:
     return f"{p_value(p)} {judged(difference, p)}".strip() if verdicts else p_value(p)
 
 
-def _interval(row: pd.Series, names: tuple[str, str, str], form: Callable[[float], str], unit: str) -> str:
+def with_interval(row: pd.Series, names: tuple[str, str, str], form: Callable[[float], str], unit: str = "") -> str:
+    """Formats a number with its interval, read from these columns.
+
+    Args:
+        row: Row of a table.
+        names: Columns of the number and of the ends of its interval.
+        form: Formats a number; `-` stands for NaN.
+        unit: Unit behind the number.
+    """
     mean, low, high = (form(row[name]) for name in names)
     if mean == "-":
         return mean

@@ -4,7 +4,6 @@ An interval over images holds for one checkpoint. A statement about other traini
 over trainings as well.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -180,10 +179,8 @@ def report_trainings(studies: Sequence[tuple[EvalConfig, optuna.Study]], models:
         studies: The studies of every data set and model, with their configurations.
         models: The models by their short names.
     """
-    if (
-        len(models) < 2
-        or len({json.dumps([study.user_attrs.get(fact) for fact in _ALIKE]) for _, study in studies}) > 1
-    ):
+    facts = [[study.user_attrs.get(fact) for fact in _ALIKE] for _, study in studies]
+    if len(models) < 2 or any(some != facts[0] for some in facts):
         return ""
     labels = {model: label for label, model in models.items()}
     frames: dict[str, dict[str, dict[Cell, pd.DataFrame]]] = defaultdict(dict)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -56,15 +57,15 @@ class WorstKind(NamedTuple):
         )
 
 
+@dataclass(frozen=True, eq=False)
 class WorstKinds:
     """The worst kind of every row of a study.
 
-    Args:
+    Attributes:
         table: Table of `worst_kinds_table`.
     """
 
-    def __init__(self, table: pd.DataFrame) -> None:
-        self.table = table
+    table: pd.DataFrame
 
     def cells(self, label: str, budget: int) -> dict[str, str]:
         """Returns the cell of a row in a Markdown table, under its title; none if the questions have one kind only."""

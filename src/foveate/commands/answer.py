@@ -46,4 +46,4 @@ def main(
             print(report_answers(method, shown_name(config.data), folder, config.out / name))
     if rank() == 0 and len(options.models) == 1:
         folders = {config.data: config.out / name for name, config in options.each}
-        print(overview(folders, options.out / options.name, one_budget=True))
+        print(overview(folders, options.out / options.name, one_method=True))

@@ -60,10 +60,8 @@ def main(
     from foveate.studies.study_folder import StudyFolder
 
     shared = sharing(methods, turns) if turns > 1 else {}
-    methods, compared = (
-        (*methods, *shared.values()),
-        (*compared, *((label_of(new), label_of(old)) for old, new in shared.items())),
-    )
+    methods = (*methods, *shared.values())
+    compared = (*compared, *((label_of(new), label_of(old)) for old, new in shared.items()))
     short = {model: label for label, model in options.models.items()}
     announced, studies = AnnouncedGrid([config for _, config in options.by_model], methods, keep), []
     for name, config in options.by_model:
@@ -77,11 +75,7 @@ def main(
         _print_summaries(studies, keep, options)
 
 
-def _print_summaries(
-    studies: "list[Compared]",
-    keep: tuple[int | float, ...],
-    options: Options,
-) -> None:
+def _print_summaries(studies: "list[Compared]", keep: tuple[int | float, ...], options: Options) -> None:
     """Writes and prints what is said about several studies together."""
     from foveate.analysis.benchmark_numbers import overview
     from foveate.analysis.comparison.summary_report import report_summary

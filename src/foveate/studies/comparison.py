@@ -83,7 +83,7 @@ def compare(
         "roles": {choice.family: _role(choice.family, compressors[choice.label], loaded) for choice in choices},
         "left_out": left_out,
         "not_applicable": not_applicable,
-        "fallbacks": sorted({c.family for c in choices if isinstance(compressors[c.label], Fallback)}),
+        "fallbacks": fallbacks_of(choices, compressors),
     }
     grid = ChoiceGrid(tuple(choices), tuple(budgets))
     objective = Objective(config, grid, draw=draw)
@@ -161,6 +161,16 @@ def applicable(
     return able, compressors, left_out, failures
 
 
+def fallbacks_of(choices: Sequence[Choice], compressors: Mapping[str, Compressor]) -> list[str]:
+    """Returns the methods that read received attention, because this tower has no [CLS].
+
+    Args:
+        choices: The choices.
+        compressors: A compressor of each choice, by label.
+    """
+    return sorted({choice.family for choice in choices if isinstance(compressors[choice.label], Fallback)})
+
+
 def choices_of(
     label: str,
     recipe: Callable[..., Compressor],
@@ -228,17 +238,17 @@ def _failures(
     failures: dict[str, str] = {}
     with TemporaryDirectory() as folder:
         probes = _probes(context)
-        encodings = [Encodings.of(context.loaded, images_of(probes), Path(folder) / "encodings")]
+        whole = Encodings.of(context.loaded, images_of(probes), Path(folder) / "encodings")
         for choice in choices:
             if (compressor := compressors.get(choice.label)) is None:
                 continue
             try:
                 context.loaded.adapter.check(compressor.needs, compressor.cuts)
                 small, _ = compressor.resized(context.loaded)
-                if small.original:
-                    encodings.append(Encodings.of(small, images_of(probes), Path(folder) / choice.label))
+                resized = small.original is not None
+                encodings = Encodings.of(small, images_of(probes), Path(folder) / choice.label) if resized else whole
                 with torch.inference_mode():
-                    Answering(encodings[-1 if small.original else 0], compressor, 1).predict_step(probes)
+                    Answering(encodings, compressor, 1).predict_step(probes)
             except (UnsupportedNeed, LayerError) as error:
                 failures[choice.family] = str(error)
     return failures
@@ -252,16 +262,18 @@ def _probes(context: StudyContext) -> list[VQASample]:
 
 
 def _role(family: str, compressor: Compressor, loaded: LoadedModel) -> str:
-    """Returns "control", "oracle", "shared" for a choice that serves several questions, or where tokens are dropped.
-
-    That is before the decoder ("vision"), inside it ("decoder"), or "both".
-    """
+    """Returns "control", "oracle", "shared" for a choice that serves several questions, or `place_of`."""
     if compressor.shared_by > 1:
         return "shared"
     if family in CONTROLS:
         return "control"
     if family in ORACLES:
         return "oracle"
+    return place_of(compressor, loaded)
+
+
+def place_of(compressor: Compressor, loaded: LoadedModel) -> str:
+    """Returns where tokens are dropped: before the decoder ("vision"), inside it ("decoder"), or "both"."""
     patches = loaded.adapter.tower.grid.patches
     plan = compressor.plan(patches, loaded.adapter.decoder.depth)
     given = plan[0] < patches

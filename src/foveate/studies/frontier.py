@@ -18,7 +18,7 @@ from foveate.methods.from_file import warn_of_model
 from foveate.models.loading.load import LoadedModel
 from foveate.profiling.shapes import DecoderShape
 from foveate.studies.ablation import RANDOM_SEEDS, Choice, ChoiceGrid
-from foveate.studies.comparison import applicable, choices_of, recipes_of
+from foveate.studies.comparison import applicable, choices_of, fallbacks_of, place_of, recipes_of
 from foveate.studies.context import StudyContext
 from foveate.studies.objective import Objective
 from foveate.studies.opening import open_study
@@ -56,24 +56,26 @@ def frontier(
     Raises:
         FoveateError: The model, data, a method or a budget cannot be used; the message says why.
     """
+    recipes = recipes_of(methods)  # its errors come before the model is loaded
     context = StudyContext.of(config)
     loaded, seeds = context.loaded, tuple(seeds)
     for name in methods:
         warn_of_model(name, loaded.adapter)
-    recipes = recipes_of(methods)
     alone = {name: METHODS[name] for name in ALONE} | {"downsample": _downsample} | recipes
     choices = [choice for label, recipe in alone.items() for choice in choices_of(label, recipe, loaded, seeds)]
     mixes = [_mix(label, recipes[label], size, loaded) for label, size in product(recipes, resolutions)]
     tokens = {choice.family: count for choice, count in mixes}
     budgets = context.counts(equivalents)
     choices = [*choices, *{choice.label: choice for choice, _ in mixes}.values()]
-    choices, _, left_out, not_applicable = applicable(choices, budgets, context)
+    choices, compressors, left_out, not_applicable = applicable(choices, budgets, context)
     facts = context.facts | {
         "decoder": asdict(DecoderShape.of(loaded.adapter.text_config.to_dict())),
-        "roles": {choice.family: "control" if choice.family in ALONE else "vision" for choice in choices},
+        "roles": {
+            c.family: "control" if c.family in ALONE else place_of(compressors[c.label], loaded) for c in choices
+        },
         "left_out": left_out,
         "not_applicable": not_applicable,
-        "fallbacks": [],
+        "fallbacks": fallbacks_of(choices, compressors),
         "resolutions": {choice.family: tokens.get(choice.family, context.tower.grid.patches) for choice in choices},
     }
     grid = ChoiceGrid(tuple(choices), tuple(budgets))
@@ -81,16 +83,16 @@ def frontier(
     folder, study = open_study(folder, objective, context.identity, facts)
     enqueue(folder, study, grid.cells)
     run_trials(folder, study, objective)
-    return study, _finished(study, grid, loaded)
+    return study, _finished(study, grid)
 
 
-def _finished(study: optuna.Study, grid: ChoiceGrid, loaded: LoadedModel) -> dict[tuple[str, int], Compressor]:
+def _finished(study: optuna.Study, grid: ChoiceGrid) -> dict[tuple[str, int], Compressor]:
     """Returns the compressor of each finished cell by family and budget; of several seeds, the first."""
     found: dict[tuple[str, int], Compressor] = {}
     for trial in study.get_trials(states=(TrialState.COMPLETE,)):
         proposal = grid.suggest(FixedTrial(trial.params))
         keep = trial.params.get("keep", {"full": study.user_attrs["patches"]}.get(proposal.family, 0))
-        found.setdefault((proposal.family, keep), with_fallbacks(proposal.compressor, loaded.adapter.tower))
+        found.setdefault((proposal.family, keep), proposal.compressor)
     return found
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import pandas as pd
 
 from foveate.analysis.benchmark_numbers import write_numbers
-from foveate.analysis.cells import Cell
+from foveate.analysis.cells import Cell, shown_accuracy
 from foveate.analysis.records import failure_note, read_records
-from foveate.analysis.statistics import mean_interval
-from foveate.analysis.tables import percent, write_text
+from foveate.analysis.tables import write_text
 from foveate.analysis.worst_kinds import worst_kind
 from foveate.core.errors import DataError
 from foveate.evaluation.records import RecordFolder
@@ -81,18 +80,13 @@ def report_answers(method: str, data: str, records: RecordFolder, folder: Path) 
     cells = [Cell(method, method, "", round(tokens.mean()) if len(tokens) else 0, run_id)]
     parts = [f"n = {len(frame):,} questions of {data}, {len(frame) - len(tokens):,} of them without an image."]
     if frame["score"].notna().all():
-        parts.append(f"Mean score {_mean(frame)}.")
+        parts.append(f"Mean score {shown_accuracy(frame)}.")
         parts.append(str(worst_kind(frame) or ""))
         parts.append(write_numbers(data, cells, out, folder))
     if data in SUBMISSIONS:
         write_submission(data, frame, folder / "submission.json")
         parts.append(f"Submission: {folder / 'submission.json'}")
     return "\n".join(part for part in [*parts, failure_note(records)] if part)
-
-
-def _mean(frame: pd.DataFrame) -> str:
-    mean, low, high, _ = mean_interval(frame["score"], frame["image_id"])
-    return f"{percent(mean)} % [{percent(low)}, {percent(high)}]"
 
 
 def write_submission(data: str, records: pd.DataFrame, path: Path) -> None:

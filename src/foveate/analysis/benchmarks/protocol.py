@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from foveate.data.names import parsed
 from foveate.data.prompts import instruction_of
 from foveate.data.sample import Form, VQASample
 from foveate.evaluation.config import EvalConfig, run_id
@@ -58,7 +59,7 @@ def protocol_of(config: EvalConfig, samples: Sequence[VQASample], model_type: st
     hinted = any(sample.hint and sample.form == "short" for sample in samples)
     aggregation = "mean" if measure.is_mean else "sum" if measure.unit > 1 else "ratio of sums"
     return Protocol(
-        config.data.partition(":")[0],
+        parsed(config.data)[0],
         config.split,
         " | ".join(sorted(instruction_of(form, model_type) for form in forms)),
         hinted,

@@ -86,7 +86,7 @@ def _average(row: pd.Series) -> dict[str, str]:
         "method": row["method"],
         "kept": str(row["kept"]),
         "benchmarks": str(row["benchmarks"]),
-        **_compared(row),
+        **compared(row),
         "retained, %": _interval(row["retained"], row["retained low"], row["retained high"]),
         "published retained, %": _plain(row["published retained"]),
         "difference retained": _signed(row["difference retained"]),
@@ -110,10 +110,11 @@ def _gap(row: pd.Series) -> dict[str, str]:
 
 def _number(row: pd.Series) -> dict[str, str]:
     names = {"benchmark": row["benchmark"], "method": row["method"], "kept": str(row["kept"]), "number": row["number"]}
-    return names | _compared(row)
+    return names | compared(row)
 
 
-def _compared(row: pd.Series) -> dict[str, str]:
+def compared(row: pd.Series) -> dict[str, str]:
+    """Returns the cells of our number, the published one, and the verdict on their difference."""
     return {
         "n": f"{row['n']:,}",
         "ours": _interval(row["ours"], row["low"], row["high"]),

@@ -86,7 +86,7 @@ class Wanted(NamedTuple):
         model: The model, as the paper names it.
         rows: The numbers that can be computed here.
         refused: The other numbers, by the reason.
-        about: Whether the paper prints none of `rows` itself: they are other papers' numbers about its method.
+        by_others: Whether the rows are those of other papers about the paper's method, because it has none itself.
         videos: The numbers about videos.
     """
 
@@ -94,7 +94,7 @@ class Wanted(NamedTuple):
     model: str
     rows: tuple[Row, ...]
     refused: Mapping[str, Sequence[Published]]
-    about: bool
+    by_others: bool
     videos: Sequence[Published]
 
 
@@ -113,11 +113,11 @@ def wanted(paper: str, model_type: str, checkpoint: str) -> Wanted:
     """
     own = [row for row in all_published() if row.paper == paper]
     about = [row for row in all_published() if _is_own(row.method, paper)]
-    for rows in (own, about):
+    for rows, by_others in ((own, False), (about, True)):
         known = [row for row in rows if isinstance(found := _parsed(row), Row) and found.method != "full"]
         model = _model_of(known, model_type, checkpoint)
         if model:
-            return _sorted_out(paper, model, [row for row in rows if _base(row.model) == model], rows is about)
+            return _sorted_out(paper, model, [row for row in rows if _base(row.model) == model], by_others)
     models = dict.fromkeys(_base(row.model) for row in (*own, *about) if isinstance(_parsed(row), Row))
     there = f"has numbers of {', '.join(models)}" if models else "has averages, shares and costs only"
     raise UnsupportedModel(
@@ -168,8 +168,8 @@ def chosen(found: Wanted, data: Sequence[str], methods: Sequence[str], keep: Seq
     return found._replace(rows=rows)
 
 
-def _sorted_out(paper: str, model: str, rows: Sequence[Published], about: bool) -> Wanted:
-    full = [row for row in all_published() if about and row.method == "full" and _base(row.model) == model]
+def _sorted_out(paper: str, model: str, rows: Sequence[Published], by_others: bool) -> Wanted:
+    full = [row for row in all_published() if by_others and row.method == "full" and _base(row.model) == model]
     papers = {row.paper for row in rows}
     rows = [*(row for row in full if row.paper in papers), *rows]
     known, refused, copies = [], defaultdict(list), _copies(rows, paper)
@@ -179,7 +179,7 @@ def _sorted_out(paper: str, model: str, rows: Sequence[Published], about: bool) 
                 known.append(found._replace(copied=copies.get((row.paper, row.method, row.tokens_kept), "")))
             case why:
                 refused[why].append(row)
-    return Wanted(paper, model, tuple(known), refused, about, video_rows(paper))
+    return Wanted(paper, model, tuple(known), refused, by_others, video_rows(paper))
 
 
 def _parsed(row: Published) -> Row | str:
@@ -252,7 +252,7 @@ def _copies(rows: Sequence[Published], paper: str) -> dict[tuple[str, str, str],
         own, same = here[row.paper], []
         for other, values in here.items():
             shared = [name for name in own if name in values]
-            alike = sum(float(_value(own[n]) or -1) == float(_value(values[n]) or -2) for n in shared)
+            alike = sum(_value(own[name]) is not None and _value(own[name]) == _value(values[name]) for name in shared)
             if other != row.paper and alike >= max(_ALIKE, len(shared) - 1):
                 same.append(f"{other} ({alike} of {len(shared)})")
         found[row.paper, row.method, row.tokens_kept] = ", ".join(same)

@@ -11,9 +11,12 @@ import pandas as pd
 from foveate.analysis.benchmark_numbers import number_of
 from foveate.analysis.benchmarks.data import verdict
 from foveate.analysis.benchmarks.protocol import Protocol, protocol_of
+from foveate.analysis.benchmarks.report import compared
 from foveate.analysis.benchmarks.rows import Row, Wanted
 from foveate.analysis.records import failure_note, read_records
+from foveate.analysis.statistics import Interval
 from foveate.analysis.tables import grid, paragraphs, write_csv, write_text
+from foveate.data.names import parsed
 from foveate.data.published import Published, video_note
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
@@ -27,7 +30,7 @@ _LEGEND = (
     "points{whole}. Protocols stand below by their fingerprint; what a paper did is known only as far as its source "
     "says."
 )
-_ABOUT = "Of {paper} no such number is known itself: these are other papers' numbers of its method."
+_BY_OTHERS = "{paper} itself has no such number here: these are other papers' numbers of its method."
 _COPIED = (
     "*Copied*: other papers print the same numbers of this method at this budget (so many of those that both have), so "
     "that these rows are one measurement and not several."
@@ -58,7 +61,7 @@ class Answered(NamedTuple):
     @property
     def data(self) -> str:
         """Name of the data set."""
-        return self.config.data.partition(":")[0]
+        return parsed(self.config.data)[0]
 
 
 def report_rows(
@@ -104,11 +107,10 @@ def rows_table(found: Wanted, runs: Sequence[Answered], tolerance: float) -> tup
         if (*key, measure.name) not in values:
             frame = read_records(run.config.out, run.records.folder.name)
             values[*key, measure.name] = number_of(measure, [frame])
-            protocol = protocol_of(run.config, run.samples, run.model_type, measure)
-            protocols[row.data, measure.name] = protocol
-        interval = values[*key, measure.name]
-        rows.append(_row(row, run, interval, measure, tolerance) | {"source": row.published.source})
-        rows[-1]["protocol"] = protocols[row.data, measure.name].fingerprint
+            protocols[row.data, measure.name] = protocol_of(run.config, run.samples, run.model_type, measure)
+        own = _row(row, run, values[*key, measure.name], measure, tolerance)
+        fingerprint = protocols[row.data, measure.name].fingerprint
+        rows.append(own | {"protocol": fingerprint, "source": row.published.source})
     return pd.DataFrame(rows), list(protocols.values())
 
 
@@ -150,7 +152,7 @@ def markdown(
     checkpoint, whole = runs[0].config.model, runs[0].config.limit is None
     note = "" if whole else "; only a part of the questions was asked (--limit), so no number is compared"
     parts = [_LEGEND.format(checkpoint=checkpoint, model=found.model, tolerance=tolerance, whole=note)]
-    parts.append(_ABOUT.format(paper=found.paper) if found.about else "")
+    parts.append(_BY_OTHERS.format(paper=found.paper) if found.by_others else "")
     parts += ["## Numbers", grid([_cells(row) for _, row in table.iterrows()])]
     parts.append(_COPIED if (table["copied"] != "").any() else "")
     reasons = table[table["reason"] != ""].groupby("reason", sort=False)["benchmark"].unique()
@@ -159,7 +161,7 @@ def markdown(
     return paragraphs(*parts, *_not_run(found, unable))
 
 
-def _row(row: Row, run: Answered, interval: Any, measure: Measure, tolerance: float) -> dict[str, Any]:  # noqa: ANN401
+def _row(row: Row, run: Answered, interval: Interval, measure: Measure, tolerance: float) -> dict[str, Any]:
     scale = row.scale if measure.unit == 1 else 1.0
     ours, low, high = (float(np.round(scale * value, 1)) + 0.0 for value in interval[:3])
     reason = row.incomparable or run.rescaled
@@ -184,18 +186,13 @@ def _row(row: Row, run: Answered, interval: Any, measure: Measure, tolerance: fl
 
 
 def _cells(row: pd.Series) -> dict[str, str]:
-    ends = "no interval" if pd.isna(row["low"]) else f"{row['low']:.1f}, {row['high']:.1f}"
     return {
         "paper": row["paper"],
         "benchmark": row["benchmark"],
         "method": row["method"],
         "kept": str(row["kept"]),
         "number": row["number"],
-        "n": f"{row['n']:,}",
-        "ours": "-" if pd.isna(row["ours"]) else f"{row['ours']:.1f} [{ends}]",
-        "published": f"{row['published']:.1f}",
-        "difference": "-" if pd.isna(row["difference"]) else f"{row['difference']:+.1f}",
-        "verdict": row["verdict"],
+        **compared(row),
         "copied": row["copied"],
         "protocol": row["protocol"],
     }
@@ -218,6 +215,5 @@ def _not_run(found: Wanted, unable: Mapping[str, str]) -> list[str]:
 
 def _counted(rows: Sequence[Published]) -> str:
     """Returns the number of rows, and what they are about."""
-    about = dict.fromkeys(f"{row.method} on {row.benchmark}" for row in rows)
-    names = list(about)
+    names = list(dict.fromkeys(f"{row.method} on {row.benchmark}" for row in rows))
     return f"{len(rows)}, such as {', '.join(names[:3])}"

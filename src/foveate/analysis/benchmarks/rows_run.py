@@ -6,6 +6,7 @@ from dataclasses import replace
 from foveate.analysis.benchmarks.rows import Wanted, all_tokens
 from foveate.analysis.benchmarks.rows_report import Answered
 from foveate.core.errors import BudgetError, LayerError, UnsupportedModel, UnsupportedNeed
+from foveate.data.names import parsed
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.announcement import Announced
 from foveate.evaluation.run import data_of
@@ -34,7 +35,7 @@ def run_rows(
     """
     runs, unable = [], dict[str, str]()
     for config in configs:
-        data = config.data.partition(":")[0]
+        data = parsed(config.data)[0]
         cells = list(dict.fromkeys((row.method, row.tokens) for row in found.rows if row.data == data))
         announced = Announced(config, len(cells))
         for done, (method, tokens) in enumerate(cells, 1):

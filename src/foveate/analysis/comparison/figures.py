@@ -21,6 +21,7 @@ from foveate.analysis.drawing import (
     caption,
     house_style,
     label_lines,
+    label_rows,
     legend_above,
     percent_axis,
 )
@@ -225,12 +226,8 @@ def draw_ranking(data: Ranking, ax: Axes) -> Axes:
             continue
         ax.plot([row["ci_low"], row["ci_high"]], [height, height], color=colour, lw=2)
         ax.plot(row["accuracy"], height, "o", color=colour, ms=6, mec="white")
-    ax.set_yticks(heights, [str(name) for name in data.rows.index])
-    ax.tick_params(labelsize=10.5, color=FAINT, labelcolor=INK)
-    ax.set_ylim(-0.7, len(heights) - 0.3)
+    label_rows(ax, [str(name) for name in data.rows.index])
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    ax.grid(linewidth=0.8)
-    ax.set_axisbelow(True)
     ax.set_title(f"{data.budget} equivalent tokens")
     return ax
 

@@ -1,12 +1,11 @@
 """The split of questions into those that a smaller image answers and those that it does not."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from foveate.analysis.cells import BUDGETLESS, Cell, accuracy_of
+from foveate.analysis.cells import BUDGETLESS, Cell, accuracy_of, shown_accuracy
 from foveate.analysis.tables import accuracy, percent
 
 SPLITTING = "downsample"
@@ -33,21 +32,17 @@ def simple_questions(frames: Mapping[Cell, pd.DataFrame]) -> dict[int, np.ndarra
     return {keep: frame["score"].to_numpy(float) >= _RIGHT for keep, frame in answered.items()}
 
 
-def split_of(frame: pd.DataFrame, simple: np.ndarray | None) -> dict[str, Any]:
+def split_of(frame: pd.DataFrame, simple: np.ndarray | None) -> dict[str, float]:
     """Returns the accuracy on simple and on difficult questions, with n and interval; NaN without a split or questions.
 
     Args:
         frame: The records of a cell.
         simple: Mask of the simple questions; None without a split.
     """
-    found: dict[str, Any] = {}
-    for group in GROUPS:
-        mask = None if simple is None else simple if group == "simple" else ~simple
-        some: dict[str, Any] = dict.fromkeys(_COLUMNS, np.nan)
-        if mask is not None:
-            some["n"] = float(mask.sum())
-            some |= accuracy_of(frame[mask]) if mask.any() else {}
-        found |= {f"{group}_{name}": float(some[name]) for name in _COLUMNS}
+    found = {f"{group}_{name}": np.nan for group in GROUPS for name in _COLUMNS}
+    for group, mask in () if simple is None else zip(GROUPS, (simple, ~simple), strict=True):
+        own = accuracy_of(frame[mask]) if mask.any() else {"n": 0}
+        found |= {f"{group}_{name}": float(own[name]) for name in _COLUMNS if name in own}
     return found
 
 
@@ -62,7 +57,7 @@ def split_note(budget: int, frames: Mapping[Cell, pd.DataFrame]) -> str:
     named = {cell.family: frame for cell, frame in frames.items() if cell.family in BUDGETLESS}
     texts = []
     for group, mask in zip(GROUPS, (simple, ~simple), strict=True):
-        reached = [f"`{name}` {accuracy(_row(frame[mask]), ' %')}" for name, frame in named.items() if mask.any()]
+        reached = [f"`{name}` {shown_accuracy(frame[mask])}" for name, frame in named.items() if mask.any()]
         whose = f": {', '.join(reached)}" if reached else ""
         texts.append(f"{mask.sum():,} are {group}{whose}")
     return f"Of {len(simple):,} questions, {'; '.join(texts)}."
@@ -78,7 +73,3 @@ def split_cells(row: pd.Series) -> dict[str, str]:
 def _cell(row: pd.Series, group: str) -> str:
     own = pd.Series({name: float(row[f"{group}_{name}"]) for name in _COLUMNS})
     return f"{percent(float(own['accuracy']))} (splits)" if row["method"] == SPLITTING else accuracy(own)
-
-
-def _row(frame: pd.DataFrame) -> pd.Series:
-    return pd.Series(accuracy_of(frame))

@@ -17,6 +17,7 @@ EVERY = "all"
 """Name of the models together."""
 _BATCH = 100  # bounds the memory at 100 x images
 _DIGITS = 9  # accuracies that differ by rounding have one rank
+_WORST = ("worst_retained", "worst_low", "worst_high")
 
 
 class Task(NamedTuple):
@@ -167,19 +168,16 @@ def resampled(
         scores, counts = _arrays(here, methods, budget, names)
         known = scores[:, -1].sum(-1) > 0  # (model)
         found.append(_numbers(scores, counts, np.ones((1, len(names))), known)[0])
-        batches = [rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _BATCH) for _ in range(_times())]
+        batches = [
+            rng.multinomial(len(names), np.full(len(names), 1 / len(names)), _BATCH) for _ in range(RESAMPLES // _BATCH)
+        ]
         drawn.append(np.concatenate([_numbers(scores, counts, batch, known) for batch in batches]))
     values = _over_data(np.stack(drawn), rng)
-    with np.errstate(all="ignore"):
-        means = np.array([_mean(column) for column in np.stack(found).T])
-        low, high = (np.array([_quantile(row, q) for row in values]) for q in (0.025, 0.975))
+    means = np.array([_mean(column) for column in np.stack(found).T])
+    low, high = (np.array([_quantile(row, q) for row in values]) for q in (0.025, 0.975))
     low, high = (np.where(high - low < 1e-12, np.nan, end) for end in (low, high))
     table = np.stack([means, low, high], 1)
     return table[: len(methods)], table[len(methods) :]
-
-
-def _times() -> int:
-    return RESAMPLES // _BATCH
 
 
 def _over_data(drawn: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -261,9 +259,6 @@ def _worst(tasks: Sequence[Task], method: str, budget: str) -> dict[str, Any]:
     found = ratio_interval(own, full, counts.index)
     named = {"worst_data": tasks[worst].data, "worst_model": tasks[worst].model, "worst_n": int(counts.sum())}
     return named | dict(zip(_WORST, found[:3], strict=True))
-
-
-_WORST = ("worst_retained", "worst_low", "worst_high")
 
 
 def _mean(values: np.ndarray) -> float:

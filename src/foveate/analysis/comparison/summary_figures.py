@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from foveate.analysis.comparison.data import ROLES
 from foveate.analysis.comparison.figures import ROLE_COLOURS
-from foveate.analysis.drawing import FAINT, INK, caption, house_style, legend_above
+from foveate.analysis.drawing import FAINT, INK, caption, house_style, label_rows, legend_above
 
 
 class Panel(NamedTuple):
@@ -86,13 +86,9 @@ def _dots(rows: pd.DataFrame, names: tuple[str, str, str], ax: Axes) -> None:
         value, low, high = (row[name] for name in names)
         ax.plot([low, high], [height, height], color=colour, lw=2, zorder=3)
         ax.plot(value, height, "o", color=colour, ms=6, mec="white", zorder=4)
-    ax.set_yticks(heights, [str(name) for name in rows["method"]])
-    ax.tick_params(labelsize=10.5, color=FAINT, labelcolor=INK)
+    label_rows(ax, [str(name) for name in rows["method"]])
     for tick, role in zip(ax.get_yticklabels(), rows["role"], strict=True):
         tick.set_color(ROLE_COLOURS[role])
-    ax.set_ylim(-0.7, len(heights) - 0.3)
-    ax.grid(linewidth=0.8)
-    ax.set_axisbelow(True)
 
 
 def _heights(rows: pd.DataFrame) -> np.ndarray:

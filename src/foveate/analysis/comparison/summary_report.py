@@ -20,7 +20,7 @@ from foveate.analysis.comparison.summary import (
 )
 from foveate.analysis.comparison.summary_figures import summary_data, summary_figure
 from foveate.analysis.drawing import save_figure
-from foveate.analysis.tables import grid, paragraphs, percent, write_csv, write_text
+from foveate.analysis.tables import grid, one_decimal, paragraphs, percent, with_interval, write_csv, write_text
 from foveate.core.progress import bar
 from foveate.data.names import shown_name
 from foveate.evaluation import EvalConfig
@@ -132,19 +132,12 @@ def _cells(row: pd.Series, several: bool) -> dict[str, str]:
     return {
         "method": row["method"],
         "where": ROLES[row["role"]],
-        "mean rank": _interval(row, ("mean_rank", "rank_low", "rank_high"), 1),
-        "retained, %": _interval(row, ("retained", "retained_low", "retained_high"), 100),
+        "mean rank": with_interval(row, ("mean_rank", "rank_low", "rank_high"), one_decimal),
+        "retained, %": with_interval(row, ("retained", "retained_low", "retained_high"), percent),
         "worst task": worst or "-",
-        "retained there, %": _interval(row, ("worst_retained", "worst_low", "worst_high"), 100),
+        "retained there, %": with_interval(row, ("worst_retained", "worst_low", "worst_high"), percent),
         "n there": f"{row['worst_n']:,}",
     }
-
-
-def _interval(row: pd.Series, names: tuple[str, str, str], scale: float) -> str:
-    value, low, high = (scale * row[name] for name in names)
-    if pd.isna(value):
-        return "-"
-    return f"{value:.1f} [{'no interval' if pd.isna(low) or pd.isna(high) else f'{low:.1f}, {high:.1f}'}]"
 
 
 def _missing(tasks: Sequence[Task]) -> str:

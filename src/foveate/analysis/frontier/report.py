@@ -57,17 +57,17 @@ def report(study: optuna.Study, config: EvalConfig) -> str:
     tokens, by_time = at_equal_tokens(frames, frontier), at_equal_time(frames, frontier)
     tokens, by_time = corrected(tokens, by_time) if len(tokens) and len(by_time) else (tokens, by_time)
     why = caveat(frames, table) or too_few_held_out(tokens)
-    best = _best(tokens, by_time, not why)
-    text = paragraphs(_markdown(table, frontier, conditions), why, best, *absent(comparison))
-    write_table(table, folder, text + "\n")
+    rows, best = _markdown(table, frontier, conditions), _best(tokens, by_time, not why)
+    failed = failures(comparison.cells, config.out)
+    write_table(table, folder, paragraphs(rows, why, best, *absent(comparison), failed) + "\n")
     size = int(table["n"].iloc[0]), int(table["images"].iloc[0])
     if planes := planes_data(table, chosen(tokens)):
         figure = frontier_figure(planes, times_data(table), size, setting.source)
         save_figure(figure, folder / "frontier.png")
     keep_artifacts(study, folder)
-    finding = paragraphs(why, best, failures(comparison.cells, config.out))
+    finding = paragraphs(why, best, failed)
     note_study(study, finding)
-    return paragraphs(_markdown(table, frontier, conditions), finding, f"Table and figure: {folder}")
+    return paragraphs(rows, finding, f"Table and figure: {folder}")
 
 
 def _markdown(table: pd.DataFrame, frontier: Frontier, conditions: Conditions | None) -> str:
