@@ -1,6 +1,7 @@
 """The random LLaVA of the golden files: 24-layer tower, 576 patches, 8-layer language model."""
 
 import sys
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def golden_llava(sparse: bool = False) -> LlavaForConditionalGeneration:
     model.lm_head.load_state_dict({"weight": head})
     model.model.language_model.load_state_dict({name.removeprefix("model."): v for name, v in weights.items()})
     return model
+
+
+@cache
+def exact_llava() -> LlavaForConditionalGeneration:
+    """In float64, as the authors' code ran for some files; kernels for one image and for three round alike there."""
+    return deepcopy(golden_llava()).double()
+
+
+def golden_tiles(count: int, rng: np.random.Generator) -> torch.Tensor:
+    """Pixels of the next image's tiles; the golden files draw those of all images from one generator of seed 911."""
+    coarse, noise = rng.standard_normal((count, 3, 8, 8)), rng.standard_normal((count, 3, 336, 336))
+    return torch.from_numpy((coarse.repeat(42, 2).repeat(42, 3) + 0.5 * noise).astype(np.float32))
 
 
 def golden_pixels(count: int = 1) -> torch.Tensor:

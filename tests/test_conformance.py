@@ -40,18 +40,18 @@ def generated(compressor, prompt, model, new=8, **images):
     return run, output.logits[0][0, :128].numpy(), output.sequences[0, prompt.shape[1] :].numpy()
 
 
-def compressed(compressor):
-    """Returns the result of a vision-side method on the golden image."""
-    run, _, _ = generated(compressor, golden_prompt(), golden_llava(), 1, pixel_values=golden_pixels())
+def compressed(compressor, model=None):
+    """Returns the result of a vision-side method on the golden image, and on the golden model if none is given."""
+    model = golden_llava() if model is None else model
+    run, _, _ = generated(compressor, golden_prompt(), model, 1, pixel_values=golden_pixels().to(model.dtype))
     return run
 
 
-def tokens_before_projector(compressor):
+def tokens_before_projector(run):
     """The merged features, computed from the decision and the model's own features."""
-    run = compressed(compressor)
     states = golden_llava().model.vision_tower(golden_pixels(), output_hidden_states=True).hidden_states[-2]
     sources = torch.cat([states[:, 1:], states[:, :1]], 1)
-    return run, run.decisions[0].compression.apply(sources.detach())[0].numpy()
+    return run.decisions[0].compression.apply(sources.detach())[0].numpy()
 
 
 def visual(dim=64):
@@ -98,7 +98,8 @@ def test_fastervlm(keep):
 @pytest.mark.parametrize("keep", BUDGETS)
 def test_visionzip(keep):
     expected = golden("visionzip")
-    run, tokens = tokens_before_projector(METHODS["visionzip"](keep=keep))
+    run = compressed(METHODS["visionzip"](keep=keep))
+    tokens = tokens_before_projector(run)
     np.testing.assert_array_equal(run.kept[0], expected[f"n{keep}_dominant"][0])
     np.testing.assert_allclose(run.scores[0], expected["scores"][0], **SCORES)
     np.testing.assert_allclose(tokens, expected[f"n{keep}_out"][0], **MERGED)
@@ -140,7 +141,8 @@ PRUMERGE += [("prumerge_plus", "prumerge_vtc", keep, None) for keep in (64, 128,
 def test_prumerge(method, file, keep, key):
     expected = golden(file)
     key = key or next(name[: -len("_img0_idx")] for name in expected if name.endswith(f"{keep}_img0_idx"))
-    run, tokens = tokens_before_projector(METHODS[method](keep=keep))
+    run = compressed(METHODS[method](keep=keep))
+    tokens = tokens_before_projector(run)
     order = run.decisions[0].compression.origin[0]
     np.testing.assert_array_equal(order[order >= 0], expected[f"{key}_img0_idx"])
     np.testing.assert_array_equal(run.kept[0], np.sort(expected[f"{key}_img0_idx"]))

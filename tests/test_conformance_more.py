@@ -1,7 +1,6 @@
 """The golden sets of methods with several stages, with graphs, and inside the layers; see `test_conformance`."""
 
 import json
-from copy import deepcopy
 from itertools import count
 
 import numpy as np
@@ -19,7 +18,17 @@ from foveate.functional.spanning import drawn
 from foveate.methods import METHODS, fitprune_table
 from foveate.methods.calibration import Widths, _Cutting, _MassCut, _Run, search
 from foveate.models.loading.load import adapt
-from tests.golden_llava import GOLDEN, IMAGE_TOKEN, golden, golden_llava, golden_pixels, golden_prompt, inputs
+from tests.golden_llava import (
+    GOLDEN,
+    IMAGE_TOKEN,
+    exact_llava,
+    golden,
+    golden_llava,
+    golden_pixels,
+    golden_prompt,
+    golden_tiles,
+    inputs,
+)
 from tests.test_conformance import LOGITS, MERGED, encoder_outputs, generated
 
 PATCHES = 576
@@ -99,7 +108,7 @@ def test_apet_of_qwen_inside_the_language_model(keep):
     cut = METHODS["apet"](keep=2 * keep, ridge=0.1, mix=0.5, seed=seed_of(377)).cuts[0]
     with torch.no_grad():
         features = torch.from_numpy(golden("trunk")["hidden_m2"][:1, 1:])
-        states = deepcopy(golden_llava().model.multi_modal_projector).double()(features.double())
+        states = exact_llava().model.multi_modal_projector(features.double())
     decision = cut.cut(states, trace_of(PatchStates(), states))
     np.testing.assert_array_equal(decision.compression.origin[0], expected[f"{name}_kept"])
     np.testing.assert_array_equal(by_falling_score(decision.compression, decision.scores), expected[f"{name}_order"])
@@ -178,14 +187,9 @@ class Recorded(Reduction):
         return step, state
 
 
-@pytest.fixture(scope="module")
-def exact_llava():
-    return deepcopy(golden_llava()).double()
-
-
 @pytest.mark.parametrize("merges", (42, 35, 41, 44))
 @pytest.mark.parametrize("state", ("fresh", "steady"))
-def test_ficoco_v_as_published(state, merges, exact_llava):
+def test_ficoco_v_as_published(state, merges):
     """In float64, as the authors' numbers: scores differ by 3e-9."""
     expected, name = golden("ficoco_v"), f"r{merges}_{state}_img0"
     keep = PATCHES - 11 * merges
@@ -193,7 +197,7 @@ def test_ficoco_v_as_published(state, merges, exact_llava):
     recorded = Recorded(compressor.reduction)
     images = {"pixel_values": golden_pixels().double()}
     with torch.no_grad():
-        features, compression = adapt(exact_llava).reduced(images, recorded, keep)
+        features, compression = adapt(exact_llava()).reduced(images, recorded, keep)
     orders, targets, before = [], [], 577
     for step, merged in zip(recorded.steps, expected[f"{name}_merge"], strict=True):
         left = step.origin[0]
@@ -232,7 +236,7 @@ def projected(pixels):
     model = golden_llava().model
     with torch.no_grad():
         features = model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
-        return deepcopy(model.multi_modal_projector).double()(features.double())
+        return exact_llava().model.multi_modal_projector(features.double())
 
 
 @pytest.mark.parametrize("keep", (192, 128, 64, 32))
@@ -249,17 +253,13 @@ def test_gprune_attached(keep):
     np.testing.assert_array_equal(run.kept[0], golden("gprune")[f"base_n{keep}_idx"][0])
 
 
-def next_tiles():
-    """Five tiles of an image of 600 x 640 pixels: the whole, then two by two."""
-    rng = np.random.default_rng(911)
-    coarse, noise = rng.standard_normal((5, 3, 8, 8)), rng.standard_normal((5, 3, 336, 336))
-    return torch.from_numpy((coarse.repeat(42, 2).repeat(42, 3) + 0.5 * noise).astype(np.float32))
-
-
 @pytest.mark.parametrize(("name", "share"), [("r50", 0.5), ("r33", 0.3334), ("r22", 0.2223), ("r11", 0.1112)])
 def test_gprune_of_a_tiled_image(name, share):
-    """The base and the grid without padding, of 46 x 48 patches; separators stand at the ends of its rows."""
-    expected, tiles = golden("gprune"), projected(next_tiles())
+    """An image of 600 x 640 pixels: the whole, and 2 x 2 tiles whose grid without padding has 46 x 48 patches.
+
+    Separators stand at the ends of the grid's rows.
+    """
+    expected, tiles = golden("gprune"), projected(golden_tiles(5, np.random.default_rng(911)))
     grid = tiles[1:].reshape(2, 2, 24, 24, -1).transpose(1, 2).reshape(48, 48, -1)[1:47].flatten(0, 1)
     views = (Grid(24, 24), Grid(46, 48))
     trace = Trace({Features(True): torch.cat([tiles[0], grid])[None]}, views, 1)
@@ -273,13 +273,13 @@ def test_gprune_of_a_tiled_image(name, share):
     np.testing.assert_array_equal(np.sort([*patches, *separators]), expected[f"{name}_kept"])
 
 
-def test_ficoco_v_as_published_is_the_same_alone_and_in_a_batch(exact_llava):
+def test_ficoco_v_as_published_is_the_same_alone_and_in_a_batch():
     pixels = golden_pixels(3).double()
     reduction = METHODS["ficoco_v"](114, as_published=True, first_image=True).reduction
     with torch.no_grad():
-        together, made = adapt(exact_llava).reduced({"pixel_values": pixels}, reduction, 114)
+        together, made = adapt(exact_llava()).reduced({"pixel_values": pixels}, reduction, 114)
         for row in range(3):
-            alone, own = adapt(exact_llava).reduced({"pixel_values": pixels[row : row + 1]}, reduction, 114)
+            alone, own = adapt(exact_llava()).reduced({"pixel_values": pixels[row : row + 1]}, reduction, 114)
             torch.testing.assert_close(alone[0], together[row])
             assert torch.equal(own.origin[0], made.origin[row])
     torch.testing.assert_close(made.mixing.sum(2), torch.ones(3, 114))

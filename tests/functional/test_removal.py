@@ -1,4 +1,4 @@
-"""What can go, against a loop."""
+"""Removal of the lowest values, against a loop."""
 
 import numpy as np
 import torch

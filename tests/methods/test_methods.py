@@ -1,7 +1,6 @@
 import inspect
 import math
 import sys
-from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from foveate.methods import METHODS
 from foveate.methods.fitting import aligned, method, options_for
 from foveate.models.loading.load import load
 from foveate.scorers import ClsAttention
-from tests.golden_llava import golden_llava, golden_pixels, golden_prompt
+from tests.golden_llava import exact_llava, golden_llava, golden_pixels, golden_prompt
 from tests.tiers import parametrize
 
 SIDE, DEPTH = 24, 8
@@ -132,23 +131,17 @@ def test_a_recipe_of_ones_own_is_found_by_module_and_function(monkeypatch):
     assert method("somebody.else_:own")(9) == own(9)
 
 
-@pytest.fixture(scope="module")
-def exact_llava():
-    """In float64: kernels for one image and for three round otherwise, which in float32 decides near ties."""
-    return deepcopy(golden_llava()).double()
-
-
 @parametrize("name", BARE, fast=("tome", "vtc_cls", "fastv"))
-def test_a_batch_gives_what_single_images_give(name, exact_llava):
+def test_a_batch_gives_what_single_images_give(name):
     pixels, prompt = golden_pixels(3).double(), golden_prompt()
     pixels[1] = pixels[1].mean((1, 2), keepdim=True) + 0.01 * pixels[1]  # nearly one colour: other counts, near ties
     compressor = METHODS[name](keep=70, **options_for(METHODS[name], 24, DEPTH))
     options = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}
-    with torch.no_grad(), compressor.attached(exact_llava) as run:
-        together = exact_llava.generate(input_ids=prompt.expand(3, -1), pixel_values=pixels, **options)
+    with torch.no_grad(), compressor.attached(exact_llava()) as run:
+        together = exact_llava().generate(input_ids=prompt.expand(3, -1), pixel_values=pixels, **options)
         kept, blocks = run.kept, run.tokens.per_block
         for row in range(3):
-            alone = exact_llava.generate(input_ids=prompt, pixel_values=pixels[row : row + 1], **options)
+            alone = exact_llava().generate(input_ids=prompt, pixel_values=pixels[row : row + 1], **options)
             assert run.kept[0].tolist() == kept[row].tolist()
             assert run.tokens.per_block[0].tolist() == blocks[row].tolist()
             assert alone[0].tolist() == together[row].tolist()

@@ -4,7 +4,6 @@ Beside the kept patches, the functions give the order in which the authors' code
 """
 
 import json
-from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -28,16 +27,10 @@ from foveate.mergers import TextCentres
 from foveate.methods import METHODS
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.load import adapt
-from tests.golden_llava import GOLDEN, golden, golden_llava, golden_pixels, golden_prompt, inputs
+from tests.golden_llava import GOLDEN, exact_llava, golden, golden_llava, golden_pixels, golden_tiles, inputs
+from tests.test_conformance import BUDGETS, compressed, tokens_before_projector
 
-BUDGETS = (192, 128, 64, 32)
 ALL = torch.ones(1, 576, dtype=torch.bool)
-
-
-@pytest.fixture(scope="module")
-def exact_llava():
-    """In float64, as the authors' code ran for these files."""
-    return deepcopy(golden_llava()).double()
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +44,6 @@ def trunk():
         projected = projector(patches)
     scores = torch.from_numpy(arrays["cls_attn_mean"][:, 22]).double()
     return SimpleNamespace(patches=patches, projected=projected, projector=projector, scores=scores)
-
-
-def compressed(compressor, model=None, pixels=None):
-    model = golden_llava() if model is None else model
-    pixels = (golden_pixels() if pixels is None else pixels).to(model.dtype)
-    with torch.no_grad(), compressor.attached(model) as run:
-        model.generate(input_ids=golden_prompt(), pixel_values=pixels, max_new_tokens=1, do_sample=False)
-    return run
-
-
-def tokens_before_projector(run):
-    states = golden_llava().model.vision_tower(golden_pixels(), output_hidden_states=True).hidden_states[-2]
-    sources = torch.cat([states[:, 1:], states[:, :1]], 1).detach()
-    return run.decisions[0].compression.apply(sources)[0].numpy()
 
 
 @pytest.mark.parametrize("keep", BUDGETS)
@@ -138,15 +117,15 @@ def test_marginal_relevance_chooses_in_the_order_of_idpruner(name, trunk):
 
 
 @pytest.mark.parametrize("keep", BUDGETS)
-def test_mmr_attached(keep, exact_llava):
-    run = compressed(METHODS["mmr"](keep), exact_llava)
+def test_mmr_attached(keep):
+    run = compressed(METHODS["mmr"](keep), exact_llava())
     np.testing.assert_array_equal(run.kept[0], np.sort(golden("mmr")[f"idpruner_l50_n{keep}_order"][0]))
-    unlike = compressed(METHODS["mmr"](keep, weight=0.3, clamped=True), exact_llava)
+    unlike = compressed(METHODS["mmr"](keep, weight=0.3, clamped=True), exact_llava())
     np.testing.assert_array_equal(unlike.kept[0], golden("mmr")[f"uniattn_l30_n{keep}_idx"][0])
 
 
 @pytest.mark.parametrize("keep", BUDGETS)
-def test_zoo_prune(keep, trunk, exact_llava):
+def test_zoo_prune(keep, trunk):
     expected = golden("zoo_prune")
     directions = random_directions(64, 64, 1000)  # those of the file are drawn with this seed
     with torch.no_grad():
@@ -156,14 +135,14 @@ def test_zoo_prune(keep, trunk, exact_llava):
     similarity = cosine(trunk.projected, trunk.projected)
     order = by_nearest(similarity, weight, lambda closest: weight * (1 - closest), ALL, keep)
     np.testing.assert_array_equal(order, expected[f"n{keep}_order"])
-    run = compressed(METHODS["zoo_prune"](keep, seed=1000), exact_llava)
+    run = compressed(METHODS["zoo_prune"](keep, seed=1000), exact_llava())
     np.testing.assert_array_equal(run.kept[0], np.sort(expected[f"n{keep}_order"][0]))
     np.testing.assert_allclose(run.scores[0], expected["sensitivity"][0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("share", "keep"), [(0.3334, 192), (0.2223, 128), (0.1112, 64), (0.0556, 32)])
-def test_zoo_prune_counts_a_fraction_as_the_authors_do(share, keep, exact_llava):
-    run = compressed(METHODS["zoo_prune"](share, seed=1000), exact_llava)
+def test_zoo_prune_counts_a_fraction_as_the_authors_do(share, keep):
+    run = compressed(METHODS["zoo_prune"](share, seed=1000), exact_llava())
     assert run.kept[0].tolist() == sorted(golden("zoo_prune")[f"n{keep}_order"][0].tolist())
 
 
@@ -180,14 +159,14 @@ def test_hired_without_tiles(keep):
 
 
 @pytest.fixture(scope="module")
-def visiontrim_trace(exact_llava):
+def visiontrim_trace():
     """The answers that VisionTrim reads about the golden image and the first golden question, in float64."""
     clip = CLIPModel(CLIPConfig(text_config=inputs.CLIP_TEXT, vision_config=inputs.CLIP_VISION, projection_dim=32))
     vision, text = inputs.clip_vision_weights(), inputs.clip_text_weights()
     inputs.load_clip_text(clip.text_model, text)
     clip.visual_projection.weight.data = torch.from_numpy(vision["visual_projection.weight"])
     clip.text_projection.weight.data = torch.from_numpy(text["text_projection.weight"])
-    companion, adapter = Companion(clip.eval().double(), None), adapt(exact_llava)
+    companion, adapter = Companion(clip.eval().double(), None), adapt(exact_llava())
     images, needs = {"pixel_values": golden_pixels().double()}, METHODS["visiontrim"](64).scorer.needs
     with torch.no_grad():
         sources, values = adapter.encode(images, adapter.arrangements(images, [])[0], needs)
@@ -236,13 +215,10 @@ def tile_attention():
     """[CLS] attention of layer 0 of the whole image, and of layer 22 of every tile, by case."""
     rng, found = np.random.default_rng(911), {}  # the tiles of the golden file
     for case, (rows, columns) in GRIDS.items():
-        count = 1 + rows * columns
-        base, noise = (rng.standard_normal((count, 3, side, side)) for side in (8, 336))
-        pixels = np.repeat(np.repeat(base, 42, axis=2), 42, axis=3) + 0.5 * noise
         tower = adapt(golden_llava()).tiles
         needs = {ClsRows((0,)): (0,), ClsRows((22,)): (22,)}
         with torch.no_grad():
-            _, answers = tower.encode(torch.from_numpy(pixels.astype(np.float32)), needs)
+            _, answers = tower.encode(golden_tiles(1 + rows * columns, rng), needs)
         early, late = (answers[need][:, 0].sum(1) for need in needs)
         found[case] = early[0], late
     return found

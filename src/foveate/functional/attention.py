@@ -94,8 +94,8 @@ def _some_rows(
     query: Tensor,
     key: Tensor,
     scaling: float,
-    allowed: Tensor | Callable[[slice], Tensor] | None,
-    divisor: Tensor | None,
+    allowed: Tensor | Callable[[slice], Tensor] | None = None,
+    divisor: Tensor | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yields some rows at a time, and their probabilities (batch, head, row, key)."""
     for start in range(0, query.shape[2], _ROWS):
@@ -119,13 +119,12 @@ def from_others(
         scaling: Usually 1 / sqrt(dim).
         first: Number of leading tokens whose queries do not count and which are left out of the result.
     """
-    total = torch.zeros(query.shape[0], query.shape[1], query.shape[2], device=query.device)
-    for start in range(first, query.shape[2], _ROWS):
-        probabilities = attention_rows(query[:, :, start : start + _ROWS], key, scaling)
-        own = probabilities.diagonal(start, dim1=2, dim2=3)
-        total += probabilities.sum(2)
-        total[:, :, start : start + _ROWS] -= own
-    return total[:, :, first:] / max(1, query.shape[2] - first - 1)
+    query = query[:, :, first:]
+    total = torch.zeros(query.shape[:3], device=query.device)
+    for rows, probabilities in _some_rows(query, key, scaling):
+        total += probabilities.sum(2)[:, :, first:]
+        total[:, :, rows] -= probabilities.diagonal(first + rows.start, dim1=2, dim2=3)
+    return total / max(1, query.shape[2] - 1)
 
 
 def causal(real: Bool[Tensor, "batch key"], rows: Int[Tensor, " row"]) -> Bool[Tensor, "batch row key"]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from foveate.core.compression import Compression
 from foveate.core.trace import EXTRA, PADDING
+from foveate.functional.matching import nearest
 from foveate.functional.ranking import longest, marked
 
 
@@ -32,6 +33,22 @@ def group_rows(
 def mean_rows(rows: Float[Tensor, "batch group source"]) -> Float[Tensor, "batch group source"]:
     """Returns the rows normalised to sum 1; rows of zeros stay the same."""
     return rows / rows.sum(-1, keepdim=True).clamp(min=1)
+
+
+def nearest_mean_rows(
+    features: Float[Tensor, "batch patch dim"],
+    targets: Int[Tensor, "batch target"],
+    members: Bool[Tensor, "batch patch"],
+) -> Float[Tensor, "batch target patch"]:
+    """Returns rows that are the mean of each target and of the members nearest to it by cosine.
+
+    Args:
+        features: Features that are compared.
+        targets: The targets, at least one per image; negative ones are padding, and their rows are zeros.
+        members: Mask of the patches that join a target.
+    """
+    joined = group_rows(nearest(features, targets), members, targets.shape[1])
+    return mean_rows(unit_rows(targets, features.shape[1]) + joined)
 
 
 def appended(

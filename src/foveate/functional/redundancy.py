@@ -4,9 +4,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foveate.core.arrangement import Grid
+from foveate.functional.mixing import mean_rows, unit_rows
+from foveate.functional.regions import rank_within, squares
+
 _SHARE, _QUANTILE = 0.65, 0.998  # of the authors of FiCoCo
-SIDE = 2
-"""Side of the windows, in patches."""
+_SIDE = 2  # of the windows, in patches
 
 
 def mean_logits(
@@ -27,17 +30,11 @@ def worth(logits: Float[Tensor, "batch token token"]) -> Float[Tensor, "batch pa
     return (1 - _SHARE) * first - _SHARE * others
 
 
-def least_of_windows(values: Float[Tensor, "batch row column"]) -> Bool[Tensor, "batch row column"]:
+def least_of_windows(values: Float[Tensor, "batch patch"], grid: Grid) -> Bool[Tensor, "batch patch"]:
     """Returns the mask of the least value of each window, of equal ones the first; incomplete windows have none."""
-    rows, columns = (size // SIDE for size in values.shape[1:])
-    parts = values[:, : rows * SIDE, : columns * SIDE].unflatten(2, (columns, SIDE)).unflatten(1, (rows, SIDE))
-    windows = parts.transpose(2, 3).flatten(3)
-    places = torch.arange(SIDE**2, device=values.device)
-    first = torch.where(windows == windows.amin(3, keepdim=True), places, SIDE**2).amin(3, keepdim=True)
-    marks = torch.zeros_like(values, dtype=torch.bool)
-    least = (places == first).unflatten(3, (SIDE, SIDE)).transpose(2, 3)
-    marks[:, : rows * SIDE, : columns * SIDE] = least.flatten(3).flatten(1, 2)
-    return marks
+    window = squares(grid, _SIDE)
+    complete = (window.bincount()[window] == _SIDE**2).to(values.device)
+    return complete & (rank_within(-values, window.to(values.device).expand_as(values)) == 0)
 
 
 def penalised(values: Float[Tensor, "batch patch"], marks: Bool[Tensor, "batch patch"]) -> Float[Tensor, "batch patch"]:
@@ -66,7 +63,6 @@ def added(
         weights: Weight of each merged token in each remaining one.
         tokens: Number of all tokens.
     """
-    rows = torch.zeros(*remaining.shape, tokens, dtype=weights.dtype, device=weights.device)
-    rows.scatter_(2, remaining[..., None], 1.0)
+    rows = unit_rows(remaining, tokens).to(weights)
     rows.scatter_add_(2, merged[:, None].expand(-1, remaining.shape[1], -1), weights.mT)
-    return rows / rows.sum(2, keepdim=True)
+    return mean_rows(rows)

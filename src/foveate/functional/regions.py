@@ -85,6 +85,13 @@ def rank_within(scores: Float[Tensor, "batch patch"], group: Int[Tensor, "batch 
     return torch.empty_like(order).scatter_(1, order, rank)
 
 
+def by_group(
+    group: Int[Tensor, "batch patch"], place: Int[Tensor, "batch patch"], stays: Bool[Tensor, "batch patch"]
+) -> Float[Tensor, "batch patch"]:
+    """Returns scores that fall group by group, and by place within a group; -inf where `stays` is false."""
+    return -(group * group.shape[1] + place).double().masked_fill(~stays, torch.inf)
+
+
 def group_means(
     values: Float[Tensor, "batch patch"],
     group: Int[Tensor, "batch patch"],

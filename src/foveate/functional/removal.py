@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def removable(values: Float[Tensor, "batch patch"], least: Float[Tensor, " batch"]) -> Bool[Tensor, "batch patch"]:
-    """Returns the mask of the most of the lowest values without which the others sum to at least `least`.
+    """Returns the mask of as many of the lowest values as can go while the others still sum to at least `least`.
 
     Args:
         values: Values, not negative; of equal ones the lower index goes first.

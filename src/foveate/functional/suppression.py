@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.functional.ranking import ranked
-from foveate.functional.regions import rank_within
+from foveate.functional.regions import by_group, rank_within
 
 
 def survivors(
@@ -87,5 +87,4 @@ def chosen_by_group(
     by_score = scores.argsort(dim=-1, descending=True, stable=True)
     order = by_score.gather(1, (~alive).gather(1, by_score).long().argsort(dim=-1, stable=True))
     rank = rank_within(-order.argsort(-1).double(), group)
-    place = -(group * scores.shape[1] + rank).double()
-    return ranked(place.masked_fill((rank >= quota.gather(1, group)) | (scores == -torch.inf), -torch.inf), keep)
+    return ranked(by_group(group, rank, (rank < quota.gather(1, group)) & (scores > -torch.inf)), keep)

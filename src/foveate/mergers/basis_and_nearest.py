@@ -12,8 +12,7 @@ from foveate.core.contracts import Merger
 from foveate.core.needs import Fingerprint, Need
 from foveate.core.trace import PADDING, Trace
 from foveate.core.values import Count, Natural, Share
-from foveate.functional.matching import nearest
-from foveate.functional.mixing import group_rows, left_over, mean_rows, unit_rows
+from foveate.functional.mixing import left_over, nearest_mean_rows, unit_rows
 from foveate.functional.spanning import drawn, furthest
 
 
@@ -63,7 +62,6 @@ class BasisAndNearest(Merger):
         replaced = real & (rank >= first) & dropped.any(1, keepdim=True)
         number = rank - first if self.order == "score" else replaced.long().cumsum(1) - 1
         entering = unit_rows(basis.gather(1, number.clamp(0, basis.shape[1] - 1)), patches)
-        targets, rows = kept.masked_fill(replaced, PADDING), unit_rows(kept, patches)
-        joined = group_rows(nearest(tokens, targets), dropped, kept.shape[1])
-        mixed = self.mix * entering + (1 - self.mix) * rows
-        return Compression(kept, torch.where(replaced[..., None], mixed, mean_rows(rows + joined)))
+        mixed = self.mix * entering + (1 - self.mix) * unit_rows(kept, patches)
+        joined = nearest_mean_rows(tokens, kept.masked_fill(replaced, PADDING), dropped)
+        return Compression(kept, torch.where(replaced[..., None], mixed, joined))

@@ -8,8 +8,7 @@ from torch import Tensor
 from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.trace import Trace
-from foveate.functional.matching import nearest
-from foveate.functional.mixing import group_rows, left_over, mean_rows, unit_rows
+from foveate.functional.mixing import left_over, nearest_mean_rows
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,5 @@ class Nearest(Merger):
         trace: Trace,
         budget: int,
     ) -> Compression:
-        patches = scores.shape[1]
-        joined = group_rows(nearest(features[:, :patches], kept), left_over(kept, scores), kept.shape[1])
-        return Compression(kept, mean_rows(unit_rows(kept, patches) + joined))
+        patches = features[:, : scores.shape[1]]
+        return Compression(kept, nearest_mean_rows(patches, kept, left_over(kept, scores)))

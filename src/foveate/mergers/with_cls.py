@@ -31,9 +31,9 @@ class WithCls(Merger):
         patches = scores.shape[1]
         if features.shape[1] <= patches:
             raise UnsupportedNeed(f"{self}: this tower has no [CLS] to keep as a token; use Drop()")
-        first = kept.new_full((kept.shape[0], 1), patches)
+        first = torch.full_like(kept[:, :1], patches)
         rows = unit_rows(torch.cat([first, kept], 1), patches + 1)
-        return packed(torch.cat([first.new_full(first.shape, EXTRA), kept], 1), rows)
+        return packed(torch.cat([torch.full_like(first, EXTRA), kept], 1), rows)
 
     def reserved(self, keep: int) -> int:
         return 1

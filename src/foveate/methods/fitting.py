@@ -147,6 +147,11 @@ def options_on(recipe: Callable[..., Compressor], adapter: Adapter) -> dict[str,
     return options_for(recipe, adapter.tower.depth, adapter.decoder.depth, adapter.deepstack_levels, adapter.keeps_cls)
 
 
+def needs_keep(recipe: Callable[..., Compressor]) -> bool:
+    """Returns whether a recipe has no default budget."""
+    return signature(recipe).parameters["keep"].default is Parameter.empty
+
+
 def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapter) -> Compressor:
     """Returns a method for a model, `with_fallbacks`; layers that are not given are scaled to its depth.
 
@@ -170,7 +175,7 @@ def for_model(name: str, keep: object, given: Mapping[str, Any], adapter: Adapte
         known = ", ".join(str(parameter) for parameter in parameters.values()) or "none"
         raise FoveateError(f"option {unknown[0]!r} of {name} is unknown; its options: {known}")
     keep = None if keep is None else plain_keep(keep)
-    if keep is None and signature(recipe).parameters["keep"].default is Parameter.empty:
+    if keep is None and needs_keep(recipe):
         raise BudgetError(f"{name} needs keep: how many patches to keep, as a count or a fraction such as 0.25")
     options = options_on(recipe, adapter)
     options |= {n: _typed(n, parameters[n], value) for n, value in given.items()}
@@ -290,10 +295,9 @@ def sharing(names: Iterable[str], turns: int) -> dict[str, str]:
     shared = {}
     for name in dict.fromkeys(names):
         recipe, (plain, variants) = method(name), parts_of(name)
-        needed = signature(recipe).parameters["keep"].default is Parameter.empty
         if PLACES.get(plain) == "control" or turns_of(variants) > 1:
             continue
-        if (recipe(keep=64) if needed else recipe()).per_question:
+        if (recipe(keep=64) if needs_keep(recipe) else recipe()).per_question:
             shared[name] = f"{name}+first_of_{turns}"
     return shared
 

@@ -146,11 +146,8 @@ def _qwen_vl(config: Mapping[str, Any], vision: Mapping[str, Any], out: int) -> 
         window=vision["window_size"] // merged // side * merged if windowed else 0,
     )
     joined = hidden * merged**2
-    if vision.get("model_type") in (
-        "glm4v_vision",
-        "glm4v_moe_vision",
-    ):  # a convolution, a projection and a gated FFN, token by token
-        wide = vision["out_hidden_size"]
+    if vision.get("model_type") in ("glm4v_vision", "glm4v_moe_vision"):
+        wide = vision["out_hidden_size"]  # the projector is a convolution, a projection and a gated FFN, token by token
         tower = replace(tower, ffn_matrices=3, intermediate=wide)
         return tower, ProjectorShape((joined, wide, wide + 3 * vision["intermediate_size"]))
     levels = len(vision.get("deepstack_visual_indexes") or ())

@@ -42,7 +42,7 @@ class FilterAndMerge(Reduction):
         values = worth(logits)
         patch = everything[:, :-1] if state is None else state
         grid = values.new_full((batch, block.grid.patches), torch.inf).scatter_(1, patch, values)
-        marks = least_of_windows(grid.unflatten(1, (block.grid.rows, block.grid.columns))).flatten(1)
+        marks = least_of_windows(grid, block.grid)
         order = penalised(values, marks.gather(1, patch)).argsort(dim=1, stable=True)
         merged, left = order[:, :merges] + 1, order[:, merges:].sort(1).values
         rows = logits.gather(1, merged[..., None].expand(-1, -1, tokens))

@@ -55,7 +55,7 @@ class FilterAndMergeAsPublished(Reduction):
         if state is None:
             state = values.new_full((batch, block.grid.patches), 1e9 if self.first_image else torch.inf)
         state = _filled(state, values)
-        marks = least_of_windows(state.unflatten(1, (block.grid.rows, block.grid.columns))).flatten(1)
+        marks = least_of_windows(state, block.grid)
         marks[:, tokens - 1 :] = False
         values = penalised(values, marks[:, : tokens - 1])
         first = torch.full_like(values[:, :1], torch.inf)

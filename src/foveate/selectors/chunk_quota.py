@@ -12,7 +12,7 @@ from foveate.core.contracts import Selector
 from foveate.core.trace import PADDING, Trace
 from foveate.core.values import Count
 from foveate.functional.ranking import ranked
-from foveate.functional.regions import group_means, proportional, rank_within, runs
+from foveate.functional.regions import by_group, group_means, proportional, rank_within, runs
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ class ChunkQuota(Selector):
         rank, given = rank_within(scores, chunk), quota.gather(1, chunk)
         length = torch.zeros_like(quota).scatter_add_(1, chunk, real.long()).gather(1, chunk)
         place = torch.where(given >= length, rank_within(torch.where(real, 0.0, -torch.inf), chunk), rank)
-        order = -(chunk * scores.shape[1] + place).double()
-        order = order.masked_fill(~real | (rank >= given), -torch.inf)
+        order = by_group(chunk, place, real & (rank < given))
         nothing = (order == -torch.inf).all(1, keepdim=True)  # all scores are 0, so the quotas went to empty chunks
         kept = ranked(torch.where(nothing, scores.double(), order), keep)
         return F.pad(kept, (0, keep - kept.shape[1]), value=PADDING)  # a merger can fill the lost surplus

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from foveate.core.arrangement import Views
 from foveate.core.contracts import Selector
 from foveate.core.needs import ClsRows, Need
 from foveate.core.trace import Trace
@@ -44,7 +45,7 @@ class TileShares(Selector):
         return (ClsRows((self.layer,)),)
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        if not _is_enlarged(trace) or trace.tiles is None:
+        if trace.tiles is None or not _is_enlarged(trace.views, trace.tiles):
             return top_k(scores, keep)
         tiles, whole = trace.tiles.to(scores.device), trace.views[0].patches
         real, origins = scores > -torch.inf, trace.origins.to(scores.device).clamp(min=0)
@@ -81,9 +82,6 @@ class TileShares(Selector):
         return tiles[base.patches + place.flatten().to(tiles.device)]
 
 
-def _is_enlarged(trace: Trace) -> bool:
+def _is_enlarged(views: Views, tiles: Int[Tensor, " every"]) -> bool:
     """Returns whether the views are a whole image, tile 0, and an enlargement of several tiles."""
-    if trace.tiles is None or len(trace.views) != 2:
-        return False
-    tiles = trace.tiles
-    return not bool(tiles[: trace.views[0].patches].any()) and int(tiles.max()) > 1
+    return len(views) == 2 and not bool(tiles[: views[0].patches].any()) and int(tiles.max()) > 1

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.trace import Trace
-from foveate.functional.ranking import listed, marked, top_k
-from foveate.functional.regions import numbered
+from foveate.functional.ranking import listed
+from foveate.functional.regions import numbered, rank_within
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,9 @@ class TopKPerView(Selector):
     static_count: ClassVar[bool] = True
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        if len(trace.views) == 1:
-            return top_k(scores, keep)
         view_of, _ = numbered(trace.origins.to(scores.device), trace.views)
-        stays = torch.zeros_like(scores, dtype=torch.bool)
-        for view, share in enumerate(_shares(keep, [view.patches for view in trace.views])):
-            if share:
-                best = top_k(scores.masked_fill(view_of != view, -torch.inf), share)
-                stays |= marked(best, scores.shape[1])
-        return listed(stays, keep)
+        shares = torch.tensor(_shares(keep, [view.patches for view in trace.views]), device=scores.device)
+        return listed((scores > -torch.inf) & (rank_within(scores, view_of) < shares[view_of]), keep)
 
 
 def _shares(keep: int, sizes: Sequence[int]) -> list[int]:
