@@ -317,6 +317,14 @@ def test_an_image_that_the_processor_refuses_is_named_at_any_size(loaded_of):
             one.image_inputs([picture(2, 1000)])
 
 
+def test_an_image_that_the_processor_refuses_is_skipped_or_named_at_any_size(loaded_of, tmp_path):
+    images = {"good": picture(96, 96), "thin": picture(2, 1000)}
+    for number, one in enumerate((loaded_of("Qwen2.5-VL"), loaded_of("Qwen2.5-VL").smaller(0.5))):
+        assert set(Encodings.of(one, images, tmp_path / f"skipped {number}", skip=True).arrangements) == {"good"}
+        with pytest.raises(DataError, match="image 'thin': the model's image processor takes no image"):
+            Encodings.of(one, images, tmp_path / f"stopped {number}")
+
+
 def test_gemma_refuses_smaller_images_and_says_why(loaded_of):
     with pytest.raises(UnsupportedNeed, match="has no rule for smaller images: its tower and projector make 9 tokens"):
         loaded_of("Gemma 3").smaller(4).image_inputs([picture(96, 96)])
