@@ -221,10 +221,6 @@ class Adapter(ABC):
         """Returns what the image processor made of images with a scaling, as the tower takes it."""
         return images
 
-    def tile_patches(self, images: ImageInputs) -> int:
-        """Returns the number of patches of one tile of these images, before any compression."""
-        return self.tower.grid.patches
-
     def pixel_statistic(
         self, images: ImageInputs, arrangement: Arrangement, need: PixelStatistic
     ) -> Float[Tensor, "image token"]:
@@ -351,7 +347,8 @@ class Adapter(ABC):
             LayerError: A layer is out of range.
         """
         if isinstance(need, ClsRows | ClsQuery) and not self.tower.has_cls:
-            tower = next(part for name in _TOWERS if (part := getattr(self.inner, name, None)) is not None)
+            parts = (getattr(self.inner, name, None) for name in _TOWERS)
+            tower = next((part for part in parts if part is not None), self.model)
             hint = "; foveate.methods.fitting.with_fallbacks(compressor, model) reads received attention instead"
             raise UnsupportedNeed(
                 f"{type(tower).__name__} cannot answer {need}: it has no [CLS] token whose attention could be read"
