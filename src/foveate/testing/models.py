@@ -268,13 +268,7 @@ def _live_images(
 
 def _with_token_types(adapter: Adapter, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Adds the types of the tokens if the stock model needs them."""
-    return {**inputs, **token_types(adapter, inputs["input_ids"])}
-
-
-def token_types(adapter: Adapter, ids: Tensor) -> dict[str, Tensor]:
-    """Returns the types of tokens, image or not, under the name that the stock model needs, if it needs them."""
-    names = (*adapter.token_inputs, *{"mm_token_type_ids"}.intersection(adapter.image_inputs))
-    return dict.fromkeys(names, (ids == adapter.image_token).int())
+    return {**inputs, **adapter.token_types(inputs["input_ids"])}
 
 
 def _masks(adapter: Adapter, visual: Tensor) -> Any:  # noqa: ANN401 (one mask, or one for each kind of block)

@@ -310,6 +310,11 @@ class Adapter(ABC):
         """Returns the same features as `forward` of the stock model takes them."""
         return output
 
+    def token_types(self, ids: Int[Tensor, "batch token"]) -> dict[str, Tensor]:
+        """Returns the marks of image tokens in prompts, under each name by which the stock model takes them."""
+        names = (*self.token_inputs, *{"mm_token_type_ids"}.intersection(self.image_inputs))
+        return dict.fromkeys(names, (ids == self.image_token).long())
+
     @property
     def image_token(self) -> int:
         return self.model.config.image_token_id

@@ -207,13 +207,11 @@ class LoadedModel:
         """
         pad = self.processor.tokenizer.pad_token_id
         padded, real = left_padded(prompts, self.adapter.pad_token if pad is None else pad, self.device)
-        image = (padded == self.adapter.image_token).long()
-        kinds = (*self.adapter.token_inputs, *{"mm_token_type_ids"}.intersection(self.adapter.image_inputs))
         return {
             "input_ids": padded,
             "attention_mask": real.long(),
             **(images or {}),
-            **dict.fromkeys(kinds, image),
+            **self.adapter.token_types(padded),
         }
 
     def prompt(self, question: str, arrangement: Arrangement | None = None) -> list[int]:
