@@ -17,7 +17,7 @@ from foveate.models.loading.load import LoadedModel, adapt
 from foveate.models.loading.processor import Parts
 from foveate.testing.checkpoints import image_processor, tokenizer
 from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, image_inputs, placeholders
-from foveate.testing.models import features_of
+from foveate.testing.recomputation import features_of
 
 _KEEP = 8
 REASONS = {

@@ -16,7 +16,7 @@ from foveate.models.runtime.images import LiveImages
 from foveate.models.runtime.response_attention import attention_maps
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, FAMILIES, PAD, START, image_inputs
-from foveate.testing.models import features_of
+from foveate.testing.recomputation import features_of
 from foveate.testing.text_models import TEXT_MODELS, llava_with
 from tests.tiers import parametrize
 
