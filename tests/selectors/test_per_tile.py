@@ -17,7 +17,7 @@ from foveate.models.loading.load import adapt
 from foveate.scorers import Random
 from foveate.selectors import MaxMin, Outliers, PerTile, TopK
 from foveate.testing.families import FAMILIES, image_inputs
-from foveate.testing.models import features_of  # what the stock model makes of an image
+from foveate.testing.recomputation import features_of  # what the stock model makes of an image
 
 VIEWS = (Grid(2, 3), Grid(4, 5))
 TILES = torch.tensor([0] * 6 + [1, 1, 2, 2, 2] * 2 + [3, 3, 4, 4, 4] * 2)  # sizes 6, 4, 6, 4, 6 of 26

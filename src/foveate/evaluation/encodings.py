@@ -41,6 +41,7 @@ from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine, remove
 from foveate.core.trace import Trace
 from foveate.data.stored import without_progress_bars
+from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.grouping import group_by_shape
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.images import LiveImages, NeedContext, Texts, resolve_need, with_extra_needs
@@ -228,20 +229,34 @@ def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], s
 
 
 def _encoded_batch(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> Iterator[dict[str, Any]]:
-    names = list(opened)
-    for rows in loaded.together(list(opened.values())):
-        yield from _encoded_together(loaded, {names[row]: opened[names[row]] for row in rows}, skip)
-
-
-def _encoded_together(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> Iterator[dict[str, Any]]:
-    """Yields the rows of images that the image processor prepares in one call."""
-    adapter = loaded.adapter
     try:
-        inputs, arrangements = loaded.image_inputs(list(opened.values())) if opened else ({}, [])
+        prepared = _prepared(loaded, opened)
     except DataError:
-        opened = _processable(loaded, opened, skip)
-        inputs, arrangements = loaded.image_inputs(list(opened.values())) if opened else ({}, [])
-    rows, names = ClsRows(tuple(range(adapter.tower.depth))), list(opened)
+        prepared = _prepared(loaded, _processable(loaded, opened, skip))
+    for names, inputs, arrangements in prepared:
+        yield from _encoded_together(loaded.adapter, names, inputs, arrangements)
+
+
+def _prepared(
+    loaded: LoadedModel, opened: Mapping[str, Image]
+) -> list[tuple[list[str], ImageInputs, list[Arrangement]]]:
+    """Returns IDs, model inputs and arrangements of images, for each group that one call can prepare.
+
+    Raises:
+        DataError: The model's image processor refuses an image.
+    """
+    ids, images = list(opened), list(opened.values())
+    return [
+        ([ids[row] for row in rows], *loaded.image_inputs([images[row] for row in rows]))
+        for rows in loaded.together(images)
+    ]
+
+
+def _encoded_together(
+    adapter: Adapter, names: Sequence[str], inputs: ImageInputs, arrangements: Sequence[Arrangement]
+) -> Iterator[dict[str, Any]]:
+    """Yields the rows of images that were prepared in one call."""
+    rows = ClsRows(tuple(range(adapter.tower.depth)))
     needs = [Fingerprint(), *PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.extra_needs]
     for group in group_by_shape(arrangements):
         some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)

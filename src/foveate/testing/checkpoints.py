@@ -69,9 +69,9 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
     extra |= {"start_image_token": text.start, "end_image_token": text.end, "context_image_token": text.image}
     extra |= {"boi_token": text.start, "eoi_token": text.end}
     if name in SPREAD:
-        extra |= {"end_of_utterance": "<end_of_utterance>"}
-        extra |= {f"row_{r}_col_{c}": f"<row_{r}_col_{c}>" for r in (1, 2) for c in (1, 2)}
-        special |= {word: 100 + i for i, word in enumerate(list(extra.values())[-5:])}
+        more = ["end_of_utterance", *(f"row_{r}_col_{c}" for r in (1, 2) for c in (1, 2))]
+        extra |= {word: f"<{word}>" for word in more}
+        special |= {f"<{word}>": 100 + i for i, word in enumerate(more)}
     vocabulary = special | {letter: 4 + i for i, letter in enumerate("\n" + string.printable[:95])}
     vocabulary |= {f"<{i}>": i for i in range(WORDS) if i not in vocabulary.values()}
     model = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))

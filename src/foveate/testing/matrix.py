@@ -17,7 +17,7 @@ from foveate.models.loading.load import LoadedModel, adapt
 from foveate.models.loading.processor import Parts
 from foveate.testing.checkpoints import image_processor, tokenizer
 from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, image_inputs, placeholders
-from foveate.testing.models import features_of, token_types
+from foveate.testing.recomputation import features_of
 
 _KEEP = 8
 REASONS = {
@@ -99,4 +99,4 @@ def family_inputs(family: str) -> dict[str, Any]:
     adapter, image = load_family(family).adapter, image_inputs(family)[0]
     count = len(features_of(adapter, image)[0])
     ids = torch.tensor([[5, 6, START, *placeholders(family, adapter.image_token, count), END, 9, 10, 11]])
-    return {**image, **token_types(adapter, ids), "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {**image, **adapter.token_types(ids), "input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -19,7 +19,6 @@ from foveate.scorers import Contrast, Edges, Saturation
 from foveate.testing.checkpoints import image_processor, tokenizer
 from foveate.testing.families import FAMILIES, START, WITHOUT_CUTS
 from foveate.testing.matrix import family_inputs, load_family
-from foveate.testing.models import token_types
 from tests.functional.test_pixel_filters import oracle
 from tests.models.families.test_towers import TILED, pixels_of, placed
 
@@ -96,7 +95,7 @@ def generated(compressor, family, inputs, arrangement):
     loaded = loaded_of(family)
     token = loaded.adapter.image_token
     ids = torch.tensor([[5, 6, START, *[token] * arrangement.length, 9, 10]])
-    kinds = token_types(loaded.adapter, ids)
+    kinds = loaded.adapter.token_types(ids)
     with compressor.attached(loaded) as run:
         loaded.model.generate(input_ids=ids, **inputs, **kinds, max_new_tokens=1, do_sample=False)
     return run.kept[0].tolist()

@@ -25,7 +25,6 @@ from foveate.models.loading.load import load
 from foveate.models.loading.processor import Parts
 from foveate.testing.checkpoints import save_family
 from foveate.testing.families import END, FAMILIES, START
-from foveate.testing.models import token_types
 
 OWN = {  # those that do not need torchvision
     "LLaVA-1.5": LlavaProcessor,
@@ -128,7 +127,7 @@ def test_the_stock_model_takes_them(family, loaded_of):
     for image in IMAGES:
         images, (arrangement,) = loaded.image_inputs([image])
         ids = torch.tensor([loaded.prompt(QUESTION, arrangement)])
-        kind = token_types(loaded.adapter, ids)
+        kind = loaded.adapter.token_types(ids)
         output = loaded.model.generate(input_ids=ids, **images, **kind, max_new_tokens=2, min_new_tokens=2)
         assert output.shape == (1, ids.shape[1] + 2)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers import Idefics3Processor
 
 from foveate.compressors import AtResolution, Downsample, Identity
@@ -315,6 +315,22 @@ def test_an_image_that_the_processor_refuses_is_named_at_any_size(loaded_of):
     for one in (loaded, loaded.smaller(0.5)):
         with pytest.raises(DataError, match="takes no image of '1000 x 2'"):
             one.image_inputs([picture(2, 1000)])
+
+
+def test_an_image_that_is_stored_on_its_side_is_grouped_by_its_upright_size(loaded_of):
+    small, upright = loaded_of("LLaVA-OneVision").smaller(0.5), picture(90, 30)
+    assert small.together([upright, picture(30, 90)]) == [[0], [1]]
+    sideways = upright.transpose(Image.Transpose.ROTATE_90)
+    sideways.getexif()[ExifTags.Base.Orientation] = 6
+    assert small.together([upright, sideways]) == [[0, 1]]
+
+
+def test_an_image_that_the_processor_refuses_is_skipped_or_named_at_any_size(loaded_of, tmp_path):
+    images = {"good": picture(96, 96), "thin": picture(2, 1000)}
+    for number, one in enumerate((loaded_of("Qwen2.5-VL"), loaded_of("Qwen2.5-VL").smaller(0.5))):
+        assert set(Encodings.of(one, images, tmp_path / f"skipped {number}", skip=True).arrangements) == {"good"}
+        with pytest.raises(DataError, match="image 'thin': the model's image processor takes no image"):
+            Encodings.of(one, images, tmp_path / f"stopped {number}")
 
 
 def test_gemma_refuses_smaller_images_and_says_why(loaded_of):

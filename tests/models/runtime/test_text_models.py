@@ -16,7 +16,7 @@ from foveate.models.runtime.images import LiveImages
 from foveate.models.runtime.response_attention import attention_maps
 from foveate.scorers import PromptAttention, Random
 from foveate.testing.families import END, FAMILIES, PAD, START, image_inputs
-from foveate.testing.models import features_of, token_types
+from foveate.testing.recomputation import features_of
 from foveate.testing.text_models import TEXT_MODELS, llava_with
 from tests.tiers import parametrize
 
@@ -58,7 +58,7 @@ class Asked:
         longest = max(map(len, prompts))
         ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
         mask = (torch.arange(longest) >= longest - torch.tensor([len(prompt) for prompt in prompts])[:, None]).long()
-        inputs = {**self.images(numbers), **token_types(self.adapter, ids), "input_ids": ids, "attention_mask": mask}
+        inputs = {**self.images(numbers), **self.adapter.token_types(ids), "input_ids": ids, "attention_mask": mask}
         return [row[-NEW:].tolist() for row in self.model.generate(**inputs, **OPTIONS)]
 
     def evaluated(

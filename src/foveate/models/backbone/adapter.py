@@ -221,10 +221,6 @@ class Adapter(ABC):
         """Returns what the image processor made of images with a scaling, as the tower takes it."""
         return images
 
-    def tile_patches(self, images: ImageInputs) -> int:
-        """Returns the number of patches of one tile of these images, before any compression."""
-        return self.tower.grid.patches
-
     def pixel_statistic(
         self, images: ImageInputs, arrangement: Arrangement, need: PixelStatistic
     ) -> Float[Tensor, "image token"]:
@@ -314,6 +310,11 @@ class Adapter(ABC):
         """Returns the same features as `forward` of the stock model takes them."""
         return output
 
+    def token_types(self, ids: Int[Tensor, "batch token"]) -> dict[str, Tensor]:
+        """Returns the marks of image tokens in prompts, under each name by which the stock model takes them."""
+        names = (*self.token_inputs, *{"mm_token_type_ids"}.intersection(self.image_inputs))
+        return dict.fromkeys(names, (ids == self.image_token).long())
+
     @property
     def image_token(self) -> int:
         return self.model.config.image_token_id
@@ -351,7 +352,8 @@ class Adapter(ABC):
             LayerError: A layer is out of range.
         """
         if isinstance(need, ClsRows | ClsQuery) and not self.tower.has_cls:
-            tower = next(part for name in _TOWERS if (part := getattr(self.inner, name, None)) is not None)
+            parts = (getattr(self.inner, name, None) for name in _TOWERS)
+            tower = next((part for part in parts if part is not None), self.model)
             hint = "; foveate.methods.fitting.with_fallbacks(compressor, model) reads received attention instead"
             raise UnsupportedNeed(
                 f"{type(tower).__name__} cannot answer {need}: it has no [CLS] token whose attention could be read"

@@ -18,7 +18,7 @@ from foveate.models.backbone.adapter import ImageInputs, Tower
 from foveate.models.backbone.scaling import Scaling
 from foveate.models.backbone.tile_tower import TileTower
 from foveate.models.families.llava import tile_grid
-from foveate.models.families.tiled import Tiled
+from foveate.models.families.tiled import Tiled, arranged, concatenated
 
 _CROPS = " and here are some crops to help you see better "
 """The text of the stock processor between an image and its crops; between crops there is a space."""
@@ -67,7 +67,7 @@ class Gemma3(Tiled):
         )
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
-        return [self._arranged(1)] * len(images["pixel_values"])
+        return [arranged(self.tower.grid, 1)] * len(images["pixel_values"])
 
     def arrangements_in(self, images: ImageInputs, ids: Int[Tensor, "batch token"]) -> list[Arrangement]:
         if self.tokenizer is None:
@@ -75,10 +75,10 @@ class Gemma3(Tiled):
         eoi, boi = self.tokenizer.eoi_token, self.tokenizer.boi_token
         gaps = [self.tokenizer(f"{eoi}\n\n{text}\n\n{boi}", add_special_tokens=False) for text in (_CROPS, " ")]
         views = _views(ids, self.image_token, self.tower.grid.patches, [gap["input_ids"] for gap in gaps])
-        return [self._arranged(count) for count in views]
+        return [arranged(self.tower.grid, count) for count in views]
 
     def arrangements_of(self, images: ImageInputs, prepared: Mapping[str, Any]) -> list[Arrangement]:
-        return [self._arranged(1 + int(crops)) for crops in prepared["num_crops"]]
+        return [arranged(self.tower.grid, 1 + int(crops)) for crops in prepared["num_crops"]]
 
     def written(self, arrangement: Arrangement, tokenizer: Any) -> str:  # noqa: ANN401 (a class per family)
         one = f"\n\n{tokenizer.boi_token}{tokenizer.image_token}{tokenizer.eoi_token}\n\n"
@@ -118,17 +118,7 @@ class Gemma3(Tiled):
         return {"model.multi_modal_projector": self.inner.multi_modal_projector.mm_input_projection_weight}
 
     def joined_output(self, output: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
-        features: Any = output.pooler_output
-        if isinstance(features, Tensor):
-            return output
-        return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[None])
-
-    def _arranged(self, views: int) -> Arrangement:
-        """Returns the arrangement of an image with so many views: the whole of it, and its crops."""
-        if views == 1:
-            return Arrangement((self.tower.grid,))
-        number = tuple(view for view in range(views) for _ in range(self.tower.grid.patches))
-        return Arrangement((self.tower.grid,) * views, (), tiles=number)
+        return concatenated(output)
 
     def _masks(self, states: Tensor, real: Tensor, position: Tensor, cache: Cache | None, image: Tensor) -> Any:  # noqa: ANN401
         """Returns the masks of each kind of block, by the stock model's own code; see `PromptMasks`."""

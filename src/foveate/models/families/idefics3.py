@@ -18,7 +18,7 @@ from foveate.models.backbone.internals import internal
 from foveate.models.backbone.scaling import Scaling, nearest
 from foveate.models.backbone.tile_tower import TileTower
 from foveate.models.families.llava import grid_of, tile_grid
-from foveate.models.families.tiled import Tiled
+from foveate.models.families.tiled import Tiled, arranged
 
 
 class Idefics3(Tiled):
@@ -49,9 +49,6 @@ class Idefics3(Tiled):
         grid = self._grid(images)
         self._check(images, [run / grid.patches for run in runs])
         return [_arranged(grid, run // grid.patches) for run in runs]
-
-    def tile_patches(self, images: ImageInputs) -> int:
-        return self._grid(images).patches
 
     def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
         processor: Any = self.image_processor
@@ -147,7 +144,7 @@ class Idefics3(Tiled):
         if any(number % 1 for number in tiles) or sum(tiles) != count:
             raise ValueError(
                 f"runs of placeholders for {list(tiles)} tiles, but pixel_values has {count} of "
-                f"{self.tile_patches(images)} tokens each: build the inputs with the model's own processor"
+                f"{self._grid(images).patches} tokens each: build the inputs with the model's own processor"
             )
         mask = images.get("pixel_attention_mask")
         if mask is not None and int(mask.sum()) != count * mask.shape[-2] * mask.shape[-1]:
@@ -165,16 +162,13 @@ def _arranged(grid: Grid, tiles: int, rows: int = 0) -> Arrangement:
         tiles: Number of its tiles, the whole image included.
         rows: Number of rows of tiles; 0 if it is not known, or if the whole image is the only tile.
     """
-    if tiles == 1:
-        return Arrangement((grid,))
-    number = tuple(tile for tile in range(tiles) for _ in range(grid.patches))
     columns = (tiles - 1) // rows if rows else 0
     boxes = [
         (row / rows, column / columns, (row + 1) / rows, (column + 1) / columns)
         for row in range(rows)
         for column in range(columns)
     ]
-    return Arrangement((grid,) * tiles, tuple(boxes) + Arrangement.boxes * bool(rows), tiles=number)
+    return arranged(grid, tiles, tuple(boxes) + Arrangement.boxes * bool(rows))
 
 
 def _tiles(size: tuple[int, int], longest: int, side: int) -> int:

@@ -17,7 +17,7 @@ from foveate.models.backbone.pixels import pair
 from foveate.models.backbone.scaling import Scaling, nearest
 from foveate.models.backbone.tile_tower import TileTower, feature_layer_of, selected_states
 from foveate.models.families.llava import grid_of, tile_grid
-from foveate.models.families.tiled import Tiled
+from foveate.models.families.tiled import Tiled, arranged, concatenated
 
 
 class InternVL(Tiled):
@@ -48,16 +48,13 @@ class InternVL(Tiled):
         self.tiles = TileTower(tower, [layer.attention for layer in layers], self.tower, states)
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
-        tiles, grid = self.tile_patches(images), self._grid(images)
-        if any(run % tiles for run in runs) or sum(runs) != len(images["pixel_values"]) * tiles:
+        grid, count = self._grid(images), len(images["pixel_values"])
+        if any(run % grid.patches for run in runs) or sum(runs) != count * grid.patches:
             raise ValueError(
-                f"runs of {list(runs)} image tokens for {len(images['pixel_values'])} tiles: expected {tiles} tokens "
-                "per tile; build the inputs with the model's own processor"
+                f"runs of {list(runs)} image tokens for {count} tiles: expected {grid.patches} tokens per tile; build "
+                "the inputs with the model's own processor"
             )
-        return [_arranged(run // tiles, grid) for run in runs]
-
-    def tile_patches(self, images: ImageInputs) -> int:
-        return self._grid(images).patches
+        return [arranged(grid, run // grid.patches) for run in runs]
 
     def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
         processor, rows = self.image_processor, self.tower.grid.rows
@@ -72,12 +69,12 @@ class InternVL(Tiled):
         own = with_tiles(processor.max_patches, rows).patches
         if (patches := resolve_keep(keep, own)) == own:
             return Scaling(own)
-        counts = range(1, processor.max_patches + 1)
-        most = min(counts, key=lambda most: (with_tiles(most, rows).patches < patches, most))
+        most = next(most for most in range(1, processor.max_patches + 1) if with_tiles(most, rows).patches >= patches)
         return nearest((with_tiles(most, side) for side in range(1, rows + 1)), patches)
 
     def arrangements_of(self, images: ImageInputs, prepared: Mapping[str, Any]) -> list[Arrangement]:
-        return self.arrangements(images, [int(count) * self.tile_patches(images) for count in prepared["num_patches"]])
+        grid = self._grid(images)
+        return [arranged(grid, int(count)) for count in prepared["num_patches"]]
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         tiles = images["pixel_values"].split([len(arrangement.views) for arrangement in arrangements])
@@ -95,19 +92,9 @@ class InternVL(Tiled):
         return self.joined(values).unflatten(-1, (-1, values.shape[-1])).mean(-2)
 
     def joined_output(self, output: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
-        features: Any = output.pooler_output
-        if isinstance(features, Tensor):
-            return output
-        return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[None])
+        return concatenated(output)
 
     def _grid(self, images: ImageInputs) -> Grid:
         """Returns the grid of tokens of each tile of these images."""
         patches, ratio = grid_of(images["pixel_values"], self.model.config), self.model.config.downsample_ratio
         return Grid(int(patches.rows * ratio), int(patches.columns * ratio))
-
-
-def _arranged(tiles: int, grid: Grid) -> Arrangement:
-    if tiles == 1:
-        return Arrangement((grid,))
-    number = tuple(tile for tile in range(tiles) for _ in range(grid.patches))
-    return Arrangement((grid,) * tiles, (), tiles=number)

@@ -149,7 +149,8 @@ class AnyResolution(Tiled):
 
     def _with_side(self, rows: int, size: tuple[int, int] | None) -> Scaling:
         """Returns the scaling to tiles with so many rows of patches, without a size to the whole image alone."""
-        own, side = self.tower.grid.rows, rows * self.tower_patch
+        config: Any = self.model.config
+        own, side = self.tower.grid.rows, rows * config.vision_config.patch_size
         square = {"height": side, "width": side}
         crop = {"crop_size": square} if getattr(self.image_processor, "crop_size", None) else {}
         options = {"size": square, "image_grid_pinpoints": self._points(rows), **crop} if rows != own else {}
@@ -157,12 +158,6 @@ class AnyResolution(Tiled):
             return Scaling(rows**2, options, whole=True)
         smaller = _times(size, rows / own)
         return Scaling(self._patches(smaller, rows), options, smaller)
-
-    @property
-    def tower_patch(self) -> int:
-        """The side of a patch in pixels."""
-        config: Any = self.model.config
-        return config.vision_config.patch_size
 
     def _split(self, images: ImageInputs) -> list[bool]:
         """Returns for each image whether it is split into tiles."""

@@ -1,10 +1,12 @@
 """The base of families that split an image into tiles, each an input of the tower, and pack the patches of all."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import UnsupportedNeed
@@ -92,3 +94,25 @@ class Tiled(Adapter):
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         return features if self.packs_projected else super().project(features)
+
+
+def arranged(grid: Grid, tiles: int, boxes: tuple[tuple[float, float, float, float], ...] = ()) -> Arrangement:
+    """Returns the arrangement of an image whose tokens are those of its tiles, tile by tile.
+
+    Args:
+        grid: Grid of tokens of each tile.
+        tiles: Number of tiles, the whole image included.
+        boxes: The part of the image that each of several tiles shows; empty if it is not known.
+    """
+    if tiles == 1:
+        return Arrangement((grid,))
+    number = tuple(tile for tile in range(tiles) for _ in range(grid.patches))
+    return Arrangement((grid,) * tiles, boxes, tiles=number)
+
+
+def concatenated(output: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
+    """Returns the features of images one after the other, as one tensor, if they are listed image by image."""
+    features: Any = output.pooler_output
+    if isinstance(features, Tensor):
+        return output
+    return BaseModelOutputWithPooling(pooler_output=torch.cat(features)[None])

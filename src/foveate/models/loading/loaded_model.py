@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,19 +14,17 @@ from PIL import Image as PILImage
 from PIL import __version__ as pillow_version
 from PIL.Image import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.budget import Keep
-from foveate.core.errors import DataError, FoveateError, UnsupportedModel, message_of, shown
+from foveate.core.errors import DataError, UnsupportedModel
 from foveate.core.progress import bar
-from foveate.data.rgb import as_rgb
 from foveate.functional.sequence import left_padded
 from foveate.models.backbone.adapter import Adapter, ImageInputs
-from foveate.models.backbone.scaling import Scaling
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.checkpoint import device_of, weights_in
+from foveate.models.loading.image_inputs import ImagePreparation
 from foveate.models.loading.prompts import Prompts
 from foveate.models.runtime.images import LiveImages, Texts, TextSide
 
@@ -159,58 +155,11 @@ class LoadedModel:
             DataError: The model's image processor refuses an image, or smaller images need different tiles.
             UnsupportedNeed: Smaller images are wanted, and the family has no rule for them.
         """
-        rgb = [as_rgb(image) for image in images]
-        if self.resolution is None:
-            return self._prepared(rgb, per_prompt)
-        prompts = [1] * len(rgb) if per_prompt is None else [count for count in per_prompt if count]
-        scalings = self._scalings(rgb, prompts)
-        small = [scaling.resized(image) for scaling, image in zip(scalings, rgb, strict=True)]
-        if all(scaling.together(scalings[0]) for scaling in scalings):
-            return self._prepared(small, per_prompt, scalings[0])
-        parts = [self._prepared([image], None, scaling) for image, scaling in zip(small, scalings, strict=True)]
-        rows = (per_prompt or prompts) if self.adapter.row_per_prompt else None
-        inputs = _joined([inputs for inputs, _ in parts], rows)
-        return inputs, [image for _, (image,) in parts]
+        return self._images.inputs(images, per_prompt)
 
     def together(self, images: Sequence[Image]) -> list[list[int]]:
         """Returns groups of images that one call of `image_inputs` can prepare: all of them at full size."""
-        if self.resolution is None:
-            return [list(range(len(images)))] if images else []
-        groups: list[tuple[Scaling, list[int]]] = []
-        for row, scaling in enumerate(self._scalings(images, [1] * len(images))):
-            rows = next((rows for other, rows in groups if other.together(scaling)), None)
-            if rows is None:
-                groups.append((scaling, rows := []))
-            rows.append(row)
-        return [rows for _, rows in groups]
-
-    def _scalings(self, images: Sequence[Image], prompts: Sequence[int]) -> list[Scaling]:
-        """Returns the scaling of each image; `prompts` are the numbers of images of each prompt."""
-        keep: Any = self.resolution
-        alone = [count == 1 for count in prompts for _ in range(count)]
-        sizes = [(image.height, image.width) for image in images]
-        with _refusals(images):
-            return [self.adapter.scaling(size, keep, one) for size, one in zip(sizes, alone, strict=True)]
-
-    def _prepared(
-        self, rgb: Sequence[Image], per_prompt: Sequence[int] | None, scaling: Scaling | None = None
-    ) -> tuple[ImageInputs, list[Arrangement]]:
-        """Returns what one call of the image processor makes of images in RGB."""
-        left = iter(rgb)
-        counts = [count for count in per_prompt or () if count or self.adapter.row_per_prompt]
-        nested = list(rgb) if per_prompt is None else [list(islice(left, count)) for count in counts]
-        options = {**self.adapter.image_options, **self.image_options, **(scaling.options if scaling else {})}
-        with _refusals(rgb):
-            prepared = self.processor.image_processor(nested, return_tensors="pt", **options)
-        names = [name for name in self.adapter.image_inputs if name in prepared]
-        if self.adapter.image_inputs[0] not in names:
-            raise UnsupportedModel(
-                f"{type(self.model).__name__} takes {self.adapter.modality}s, not images: build its inputs with its "
-                "own processor"
-            )
-        inputs: ImageInputs = {name: prepared[name].to(self.device) for name in names}
-        inputs = self.adapter.scaled(inputs, scaling) if scaling else inputs
-        return inputs, self.adapter.arrangements_of(inputs, prepared)
+        return self._images.together(images)
 
     def images(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> LiveImages:
         """Returns images of one arrangement for a compressor.
@@ -258,13 +207,11 @@ class LoadedModel:
         """
         pad = self.processor.tokenizer.pad_token_id
         padded, real = left_padded(prompts, self.adapter.pad_token if pad is None else pad, self.device)
-        image = (padded == self.adapter.image_token).long()
-        kinds = (*self.adapter.token_inputs, *{"mm_token_type_ids"}.intersection(self.adapter.image_inputs))
         return {
             "input_ids": padded,
             "attention_mask": real.long(),
             **(images or {}),
-            **dict.fromkeys(kinds, image),
+            **self.adapter.token_types(padded),
         }
 
     def prompt(self, question: str, arrangement: Arrangement | None = None) -> list[int]:
@@ -328,6 +275,10 @@ class LoadedModel:
         return self._prompts.conversation(turns, **options)
 
     @cached_property
+    def _images(self) -> ImagePreparation:
+        return ImagePreparation(self.adapter, self.image_options, self.resolution)
+
+    @cached_property
     def _prompts(self) -> Prompts:
         return Prompts(self.adapter, self.processor)
 
@@ -342,50 +293,6 @@ class LoadedModel:
     def text(self, tokens: list[list[int]]) -> list[str]:
         """Decodes answers to strings without special tokens."""
         return [t.strip() for t in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-
-
-@contextmanager
-def _refusals(images: Sequence[Image]) -> Iterator[None]:
-    """Names the sizes of images that the image processor refuses.
-
-    Raises:
-        DataError: It raised an error of its own.
-    """
-    try:
-        yield
-    except FoveateError:
-        raise
-    except (ValueError, ZeroDivisionError, RuntimeError) as error:
-        sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in images}))
-        raise DataError(f"the model's image processor takes no image of {shown(sizes)}: {message_of(error)}") from error
-
-
-def _joined(parts: Sequence[ImageInputs], rows: Sequence[int] | None = None) -> ImageInputs:
-    """Returns the inputs of images that were prepared one by one.
-
-    Args:
-        parts: Inputs of each image.
-        rows: Number of images in each row of tiles, if tensors have one per prompt, padded with zeros.
-
-    Raises:
-        DataError: The images have tiles of different sizes, or a tensor of tiles per image of different numbers.
-    """
-    tile = 1 if rows is None else 2
-    if any(len({part[name].shape[tile:] for part in parts}) > 1 for name in parts[0]):
-        raise DataError(
-            "these images get tiles of different sizes or numbers, which one call cannot hold: prepare them one by "
-            "one, or give a prompt several images at full size"
-        )
-    columns = {name: [part[name] for part in parts] for name in parts[0]}
-    if rows is None:
-        return {name: torch.cat(column) for name, column in columns.items()}
-    return {name: _padded_rows([part[0] for part in column], rows) for name, column in columns.items()}
-
-
-def _padded_rows(tiles: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
-    """Returns the tiles of images in rows of so many images, padded with zeros."""
-    left, empty = iter(tiles), tiles[0][:0]
-    return pad_sequence([torch.cat([empty, *islice(left, images)]) for images in rows], batch_first=True)
 
 
 def _content(path: Path) -> bytes:

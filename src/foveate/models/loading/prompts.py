@@ -183,9 +183,11 @@ class Prompts:
             DataError: The number of image tokens differs from the number of images, or there is a video token.
         """
         mark = self.processor.tokenizer.convert_tokens_to_ids(self._mark)
-        if (found := self._ids_with_data(text, data, iter(())).count(mark)) != len(arrangements):
+        ids = self._ids_with_data(text, data, iter(()))
+        if (found := ids.count(mark)) != len(arrangements):
             raise DataError(f"{text!r} has {found} image tokens for {len(arrangements)} images: expected one for each")
-        ids = self._ids_with_data(text, data, iter(self.frames(arrangements)))
+        if frames := self.frames(arrangements):
+            ids = self._ids_with_data(text, data, iter(frames))
         if others := self._other_placeholders.intersection(ids):
             name = self.processor.tokenizer.convert_ids_to_tokens(min(others))
             raise DataError(

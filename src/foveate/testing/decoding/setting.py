@@ -13,7 +13,6 @@ from foveate.compressors.result import Result
 from foveate.models.loading.load import adapt
 from foveate.scorers import PromptAttention, Uniform
 from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, image_inputs, placeholders
-from foveate.testing.models import token_types
 
 Reference = Callable[["Setting", Result, list[list[int]]], list[Tensor]]
 """Computes for each prompt the logits at each remaining token, and at each of the tokens that follow the prompt."""
@@ -103,7 +102,7 @@ class Setting:
         ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in self.prompts])
         inputs = {name: torch.cat([image[name] for image in self.images]) for name in self.images[0]}
         inputs |= {"input_ids": ids, "attention_mask": (ids != PAD).long()}
-        return {**inputs, **token_types(adapt(self.model), ids)}
+        return {**inputs, **adapt(self.model).token_types(ids)}
 
     @property
     def features(self) -> Any:  # noqa: ANN401
