@@ -40,7 +40,7 @@ SCORES = {
     "ocr_formula": "reference in the answer, without blanks",
     "chair": "no absent object",
 }
-"""What a scoring is called in the table."""
+"""Name of each scoring in the table."""
 
 
 def samples_of(name: str, folder: Path) -> list[VQASample]:

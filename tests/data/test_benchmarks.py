@@ -57,7 +57,7 @@ WRONG = {
     "chair": "A giraffe.",
     "hallusionbench": "Yes.",
     "mathvista": "(A) 12",
-}  # a wrong answer, where another one is not
+}  # wrong answers to questions to which the usual wrong answer is right
 # numbers of questions and images; references, kind and LLaVA's prompt of the first question
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."

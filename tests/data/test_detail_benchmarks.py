@@ -6,7 +6,7 @@ import pytest
 
 from foveate.core.errors import DataError
 from foveate.data.benchmarks.captions import NOTHING, write_chair_table
-from foveate.data.load import load_samples
+from foveate.data.load import default_split, load_samples
 from foveate.data.prompts import format_prompt
 from tests.data import detail_tables, tables
 from tests.data.test_benchmarks import FILES
@@ -47,8 +47,7 @@ def samples(name, folder, split):
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_prompts_are_those_of_each_familys_authors(name, tmp_path):
-    split = {"docvqa": "validation", "mmmu": "validation", "mathvista": "testmini", "mmstar": "val"}.get(name, "test")
-    first = samples(name, tmp_path, "image" if name == "hallusionbench" else split)[0]
+    first = samples(name, tmp_path, default_split(name))[0]
     assert (format_prompt(first, "qwen2_5_vl"), format_prompt(first, "internvl")) == PROMPTS[name]
 
 

@@ -47,7 +47,7 @@ def records(compressor, out, batch_size=64, limit=LIMIT):
 
 
 def unapproximated(row):
-    """The row with the number that `records` compares loosely, because later digits depend on the batch."""
+    """Returns the row with the number that `records` compares loosely, because later digits depend on the batch."""
     return row | {"log_probability": row["log_probability"].expected}
 
 

@@ -30,6 +30,7 @@ from foveate.studies.corrections import mean_scores
 from foveate.testing.checkpoints import save_family
 from foveate.testing.families import WITHOUT_CUTS
 from tests.data import detail_tables
+from tests.evaluation.test_text_only import FAMILIES as OTHER_FAMILIES
 from tests.tiers import parametrize
 
 NEW = 5
@@ -40,20 +41,7 @@ COMPRESSORS = {
     "fastv, a count": fastv(5, 2),
     "blind": blind(),
 }
-FAMILIES = (
-    "reference",
-    "LLaVA-1.5",
-    "LLaVA-NeXT",
-    "LLaVA-OneVision",
-    "InternVL",
-    "Qwen2.5-VL",
-    "Qwen3-VL",
-    "Qwen3-VL-MoE",
-    "Gemma 3",
-    "Idefics3",
-    "SmolVLM",
-    "GLM-4.1V",
-)
+FAMILIES = ("reference", *OTHER_FAMILIES)
 FAST = ("reference", "LLaVA-OneVision", "Qwen2.5-VL")
 CONTENT = {
     "<image> and <image> ?": [None, " and ", None, " ?"],

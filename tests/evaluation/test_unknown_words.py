@@ -77,10 +77,8 @@ def test_without_the_instruction_question_hint_and_options_remain(family, sample
     for form, phrase in {**LLAVA, **FAMILIES.get(family, LLAVA)}.items():
         sample = replace(full, form=form)
         whole, bare = format_prompt(sample, family), format_prompt(sample, family, instruct=False)
-        hint, lines = (
-            phrase.hint.replace("{hint}", "H"),
-            [phrase.option.format(letter=x, text=y) for x, y in ("Aa", "Bb")],
-        )
+        hint = phrase.hint.replace("{hint}", "H")
+        lines = [phrase.option.format(letter=x, text=y) for x, y in ("Aa", "Bb")]
         options = "".join(f"\n{line}" for line in lines) if "{options}" in phrase.text else ""
         assert bare == (f"{hint}Q {{hint}}?{options}" if options else f"Q {{hint}}?{hint}")
         assert (bare == whole) == (instruction_of(form, family) == "")

@@ -127,8 +127,8 @@ _PAIRS = {
 def mentioned_objects(caption: str) -> list[str]:
     """Returns the COCO class of every mention of an object in a caption, in the order of the text.
 
-    Words are compared in the singular, and two words that form a term count as that term only. In a caption with a
-    toilet a seat is no chair.
+    Words are compared in the singular, and two words that form a term count as that term only. In a caption that
+    mentions a toilet, a seat is not a chair.
 
     Source: the rule of CHAIR (Rohrbach et al. 2018, arXiv 1809.02156) with other synonyms.
     """

@@ -65,6 +65,7 @@ LLAVA: dict[Form, Phrase] = {
 }
 _CHOICE = "{hint}Question: {question}\nOptions:\n{options}\n"
 _SELECT = "Please select the correct answer from the options above."
+_CHOSEN = Phrase(_CHOICE + _SELECT, "Hint: {hint}\n")
 _BRIEFLY = "Please try to answer the question with short words or phrases if possible."
 QWEN: dict[Form, Phrase] = {
     **LLAVA,
@@ -74,11 +75,11 @@ QWEN: dict[Form, Phrase] = {
     "unanswerable": Phrase("{question}\n" + _UNSURE + "\n" + _BRIEFLY),
     "yes_no": Phrase("{question} Please answer yes or no."),
     "yes_no_bare": Phrase("{question} Please answer yes or no."),
-    "letter": Phrase(_CHOICE + _SELECT, "Hint: {hint}\n"),
-    "letter_context": Phrase(_CHOICE + _SELECT, "Hint: {hint}\n"),
+    "letter": _CHOSEN,
+    "letter_context": _CHOSEN,
     "letter_stated": Phrase("Question: {question}\n" + _SELECT),
     "letter_math": Phrase(_HINTED + "\n" + _BRIEFLY, option=_BRACKETS),
-    "letter_mmmu": Phrase(_CHOICE + _SELECT, "Hint: {hint}\n"),
+    "letter_mmmu": _CHOSEN,
     "short_mmmu": Phrase("Question: {question}"),
     "letter_cn": Phrase(_CHOICE + "请直接回答选项字母。", "Hint: {hint}\n"),
 }

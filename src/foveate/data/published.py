@@ -67,8 +67,7 @@ def paper_named(name: str) -> str:
     found = {plain(paper): paper for paper in _papers(all_published())}
     if plain(name) in found:
         return found[plain(name)]
-    videos = [row for row in all_published(VIDEOS) if plain(row.paper) == plain(name)]
-    if videos:
+    if videos := video_rows(name):
         raise DataError(f"paper {videos[0].paper!r}: {video_note(videos)}")
     raise DataError(f"no published results of paper {name!r}; known: {', '.join(found.values())}")
 

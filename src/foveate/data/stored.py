@@ -247,7 +247,12 @@ def _content_name(cell: Any) -> str:  # noqa: ANN401 (as the table has it)
     content = (cell.get("bytes") or cell.get("path")) if isinstance(cell, dict) else cell
     if isinstance(content, str):
         content = content.encode(errors="surrogatepass")
-    return hashlib.sha256(content).hexdigest()[:16] if content and isinstance(content, bytes) else ""
+    return content_hash(content) if content and isinstance(content, bytes) else ""
+
+
+def content_hash(content: bytes) -> str:
+    """Returns 16 hexadecimal digits that name an image by its content, or stand for a name that is too long."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _valid(batch: pa.Table) -> list[bool]:

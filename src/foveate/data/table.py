@@ -3,7 +3,6 @@
 The format, with examples, is in https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +32,7 @@ from foveate.data.benchmark import (
 from foveate.data.names import Table, TableMetric
 from foveate.data.prompts import LETTERS
 from foveate.data.sample import PLACEHOLDER, Box, Boxes, ImageSource, VQASample
-from foveate.data.stored import MissingImage, StoredImage
+from foveate.data.stored import MissingImage, StoredImage, content_hash
 from foveate.data.table_file import ANSWER, CHOICES, EVIDENCE, ID, IMAGE, KIND, QUESTION, Rows, TableRow, read_table
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
@@ -148,7 +147,7 @@ def _row_images(cell: Any, unnamed: StoredImage) -> _RowImages:  # noqa: ANN401 
 def _short(name: str) -> str:
     """Returns a name of images, or its hash if it is too long for the name of a file."""
     escaped = quote(name, safe="", errors="surrogatepass")
-    return name if len(escaped) <= LONGEST_ID else hashlib.sha256(escaped.encode()).hexdigest()[:16]
+    return name if len(escaped) <= LONGEST_ID else content_hash(escaped.encode())
 
 
 def _image_name(cell: Any) -> tuple[str, str]:  # noqa: ANN401 (as the table has it)
@@ -162,7 +161,7 @@ def _image_name(cell: Any) -> tuple[str, str]:  # noqa: ANN401 (as the table has
         content = data or path
         if not isinstance(content, bytes):
             raise DataError(f"its bytes are {shown(content)}: JSON has no bytes; give a path, or use a parquet file")
-        return "", hashlib.sha256(content).hexdigest()[:16]
+        return "", content_hash(content)
     if is_missing(path) or path == []:
         raise DataError("it is empty: give the path of an image in the table's folder; each question needs one")
     if not isinstance(path, str):

@@ -69,8 +69,8 @@ def unknown(prediction: str, references: Sequence[str]) -> float:
 
 def score_of(prediction: str, sample: VQASample) -> float:
     """Returns the score in [0, 1] of an answer by the question's `scoring`; NaN without reference answers."""
-    if sample.scoring in LETTERS:
-        return float(LETTERS[sample.scoring](prediction, sample.options) == sample.references[0])
+    if sample.scoring in LETTER_READERS:
+        return float(LETTER_READERS[sample.scoring](prediction, sample.options) == sample.references[0])
     return SCORINGS[sample.scoring](prediction, sample.references)
 
 
@@ -98,9 +98,9 @@ SCORINGS: dict[Scoring, Callable[[str, Sequence[str]], float]] = {
     "chair": chair_match,
     "none": unknown,
 }
-"""Score in [0, 1] of an answer and its references by scoring; `LETTERS` has the others."""
+"""Score in [0, 1] of an answer and its references by scoring; those of `LETTER_READERS` need the options, too."""
 
-LETTERS: dict[Scoring, Callable[[str, Sequence[str]], str]] = {
+LETTER_READERS: dict[Scoring, Callable[[str, Sequence[str]], str]] = {
     "mmbench": mmbench_letter,
     "choice": mmbench_letter,
     "mathvista": mathvista_letter,

@@ -100,10 +100,10 @@ def _words(prediction: str) -> list[str]:
 def mathvista_letter(prediction: str, options: Sequence[str]) -> str:
     """Returns the letter of the option that an answer means by MathVista's evaluation without its language model.
 
-    An answer that is an option means it. Otherwise, of 'The answer is "red".' what is quoted, of other answers the
-    letter that `mmbench_letter` infers in place of the language model, and failing that the answer itself is looked at:
-    its first single letter in brackets, or a letter, means that option, and else the option with the smallest edit
-    distance, the first of equal ones.
+    An answer that is the text of an option names that option. Otherwise a part of the answer is extracted: the quoted
+    text of 'The answer is "red".', else the letter that `mmbench_letter` infers in place of the language model, else
+    the whole answer. It names the option of its first letter in brackets, or of the letter that it is; otherwise the
+    option with the smallest edit distance, the first of equal ones.
 
     Source: the evaluation of MathVista (Lu et al. 2023, arXiv 2310.02255); VLMEvalKit for the letter that is inferred.
 

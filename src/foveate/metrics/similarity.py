@@ -51,7 +51,7 @@ def _plain(text: str) -> str:
 
 
 def _similarity(one: str, other: str) -> float:
-    longest = max(len(one.upper()), len(other.upper()))
+    longest = max(len(one.upper()), len(other.upper()))  # as in the script: in upper case some letters are two
     return 1 - edit_distance(_plain(one), _plain(other)) / longest if longest else 1.0
 
 

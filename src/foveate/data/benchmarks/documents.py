@@ -1,10 +1,9 @@
 """Benchmarks of questions about charts, documents, infographics and text in images."""
 
-import hashlib
 from collections.abc import Iterator
 
 from foveate.data.benchmark import Benchmark, Row, RowQuestion, id_of, optional_text, text_of, texts_of
-from foveate.data.stored import Part
+from foveate.data.stored import Part, content_hash
 
 _FORMULAS = "HME100k"  # the data set in OCRBench whose answers are compared without blanks and with case
 
@@ -36,7 +35,7 @@ def _parse_ocrbench(row: Row) -> Iterator[RowQuestion]:
 
 def _hash(address: str) -> str:
     """Returns a name of an image by its address, which may be too long for the name of a file."""
-    return hashlib.sha256(str(address).encode(errors="surrogatepass")).hexdigest()[:16] if str(address).strip() else ""
+    return content_hash(str(address).encode(errors="surrogatepass")) if str(address).strip() else ""
 
 
 CHARTQA = Benchmark(
