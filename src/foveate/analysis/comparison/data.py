@@ -89,7 +89,7 @@ def comparison_table(frames: Mapping[Cell, pd.DataFrame], roles: Mapping[str, st
     full = next((frame for cell, frame in frames.items() if cell.family == "full"), None)
     random = {cell.keep: frame for cell, frame in frames.items() if cell.family == "random"}
     cells, simple = bar(frames.items(), "cell", "comparing"), simple_questions(frames)
-    rows = [
+    rows: list[dict[str, Any]] = [
         _row(cell, frame, full, random.get(cell.keep)) | split_of(frame, simple.get(cell.keep)) for cell, frame in cells
     ]
     for row in rows:
