@@ -32,7 +32,7 @@ Views = tuple[Grid, ...]
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Positions of the patches of one image, in the image and among its placeholders in the prompt.
+    """Positions of the patches of one image or video, in it and among its placeholders in the prompt.
 
     A patch becomes one visual token; a model that merges several patches of its tower counts them as one.
 
@@ -41,12 +41,15 @@ class Arrangement:
         boxes: For each view, the part of the image that it shows: top, left, bottom, right as shares of the sides.
         separators: Offsets of separators among the placeholders, ascending.
         tiles: For each patch, the number of the tile that shows it; empty if there is one tile.
+        frames: Number of frames of a video, each shown by one view of the same grid; frames that the model merges in
+            time count as one. 0 for an image.
     """
 
     views: Views
     boxes: tuple[tuple[float, float, float, float], ...] = ((0.0, 0.0, 1.0, 1.0),)
     separators: tuple[int, ...] = ()
     tiles: tuple[int, ...] = ()
+    frames: int = 0
 
     @property
     def patches(self) -> int:

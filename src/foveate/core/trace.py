@@ -30,6 +30,8 @@ class Trace:
         origin: For each entry of the patch axis, its patch, `EXTRA` or `PADDING`; None if the axis holds every patch.
         tiles: For each patch of the views, the number of the tile that shows it; None if every view is one tile.
         images: Number of images of each row: those of its prompt at a cut inside the language model, otherwise 1.
+        frames: Number of frames of the video of each row, one per view; 1 for an image, whose views show the same
+            moment. At a cut inside the language model it is 1, and every view counts for itself.
     """
 
     values: Mapping[Need, Tensor]
@@ -38,12 +40,13 @@ class Trace:
     origin: Int[Tensor, "batch patch"] | None = None
     tiles: Int[Tensor, " every"] | None = None
     images: int = 1
+    frames: int = 1
 
     @classmethod
     def recorded(cls, values: Mapping[Need, Tensor], arrangement: Arrangement, batch: int) -> "Trace":
         """Returns the trace of `batch` images of one arrangement."""
         tiles = torch.tensor(arrangement.tiles) if arrangement.tiles else None
-        return cls(values, arrangement.views, batch, tiles=tiles)
+        return cls(values, arrangement.views, batch, tiles=tiles, frames=arrangement.frames or 1)
 
     @property
     def patches(self) -> int:
@@ -66,7 +69,7 @@ class Trace:
         """Returns the trace of some of the rows."""
         values = {need: value[rows.to(value.device)] for need, value in self.values.items()}
         origin = None if self.origin is None else self.origin[rows.to(self.origin.device)]
-        return Trace(values, self.views, len(rows), origin, self.tiles, self.images)
+        return Trace(values, self.views, len(rows), origin, self.tiles, self.images, self.frames)
 
     @property
     def origins(self) -> Int[Tensor, "batch patch"]:

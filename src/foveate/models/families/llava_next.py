@@ -231,7 +231,8 @@ class LlavaNextVideo(Tiled):
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         videos, frames = images["pixel_values_videos"].shape[:2]
         number = tuple(frame for frame in range(frames) for _ in range(self.tower.grid.patches))
-        return [Arrangement((self.tower.grid,) * frames, Arrangement.boxes * frames, tiles=number)] * videos
+        arrangement = Arrangement((self.tower.grid,) * frames, Arrangement.boxes * frames, tiles=number, frames=frames)
+        return [arrangement] * videos
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         return {"pixel_values_videos": images["pixel_values_videos"][list(rows)]}
