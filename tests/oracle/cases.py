@@ -14,7 +14,18 @@ from foveate.core.errors import FoveateError
 from foveate.core.trace import PADDING
 from foveate.mergers import DroppedMean, Nearest
 from foveate.scorers import PromptAttention, Random, Uniform
-from foveate.testing.families import END, FAMILIES, IMAGE, PAD, START, VIDEO, WITHOUT_CUTS, image_inputs, placeholders
+from foveate.testing.families import (
+    END,
+    FAMILIES,
+    IMAGE,
+    PAD,
+    START,
+    VIDEO,
+    WITHOUT_CUTS,
+    image_inputs,
+    other_inputs,
+    placeholders,
+)
 from tests.oracle import oracle
 
 TOLERANCE = 1e-4  # share of the largest logit
@@ -29,11 +40,10 @@ class Case:
     Attributes:
         family: Name of the model's family.
         texts: The text before, between and after the images of each prompt.
-        images: The numbers of the images of each prompt.
+        images: The numbers of the images and videos of each prompt; see `image`.
         compressor: The attached compressor.
         right: Whether the batch is padded on the right.
         masked: Whether the caller gives a padding mask.
-        video: Whether the first prompt also has an input of the other modality, a video or an image.
     """
 
     family: str
@@ -42,7 +52,6 @@ class Case:
     compressor: Compressor
     right: bool = False
     masked: bool = True
-    video: bool = False
 
     @property
     def cuts(self) -> bool:
@@ -65,59 +74,37 @@ def assistant_of(family: str) -> Any:
 
 @cache
 def image(family: str, number: int) -> dict[str, Tensor]:
-    return image_inputs(family)[number]
-
-
-@cache
-def beside(family: str) -> dict[str, Tensor]:
-    """Returns an input of the modality that is not compressed, a video or an image."""
-    noise = torch.Generator().manual_seed(7)
-    if family == "LLaVA-NeXT-Video":
-        return {
-            "pixel_values": torch.randn(1, 4, 3, 24, 24, generator=noise),
-            "image_sizes": torch.tensor([[20, 50]]),
-        }
-    if family == "LLaVA-OneVision":
-        return {"pixel_values_videos": torch.randn(1, 2, 3, 24, 24, generator=noise)}
-    return {
-        "pixel_values_videos": torch.randn(2 * 4 * 6, 3 * 2 * 16, generator=noise),
-        "video_grid_thw": torch.tensor([[2, 4, 6]]),
-    }
+    """Returns the inputs of an image or video; those from number 4 on are of the family's other kind."""
+    return [*image_inputs(family), *other_inputs(family)][number]
 
 
 @cache
 def _length(family: str, number: int) -> int:
-    """Returns the number of placeholders of an image, or of the input that is not compressed (-1)."""
-    own = beside(family) if number < 0 else image(family, number)
-    return len(oracle.seen(model_of(family), family, own).tokens)
+    """Returns the number of placeholders of an image or video."""
+    return len(oracle.seen(model_of(family), image(family, number)).tokens)
 
 
 def prompts_of(case: Case) -> list[oracle.Prompt]:
     """Returns the prompts without padding."""
-    token = oracle.compressed_token(case.family)
     prompts = []
-    for row, (texts, numbers) in enumerate(zip(case.texts, case.images, strict=True)):
+    for texts, numbers in zip(case.texts, case.images, strict=True):
         ids = list(texts[0])
-        others = []
-        if case.video and row == 0:
-            others.append(beside(case.family))
-            ids += [*_video(case.family), 77]
         for number, text in zip(numbers, texts[1:], strict=True):
-            run = placeholders(case.family, token, _length(case.family, number))
-            wrapped = case.family.startswith(oracle.AXES)
-            ids += [START] * wrapped + run + [END] * (wrapped and bool(text)) + list(text)
-        prompts.append(oracle.Prompt(ids, [image(case.family, n) for n in numbers], others))
+            run = _run(case.family, number)
+            around = case.family.startswith(oracle.AXES)
+            ids += [START] * around + run + [END] * (around and bool(text)) + list(text)
+        prompts.append(oracle.Prompt(ids, [image(case.family, n) for n in numbers]))
     return prompts
 
 
-def _video(family: str) -> list[int]:
-    if family == "LLaVA-NeXT-Video":
-        return [IMAGE] * _length(family, -1)
-    if family.startswith("Qwen3-VL"):  # frame by frame, with the time between
-        half = _length(family, -1) // 2
-        return [START, *[VIDEO] * half, END, 78, START, *[VIDEO] * half, END]
-    around = family.startswith(oracle.AXES)
-    return [START] * around + [VIDEO] * _length(family, -1) + [END] * around
+def _run(family: str, number: int) -> list[int]:
+    """Returns the placeholders of an image or video, and the text between them."""
+    own, length = image(family, number), _length(family, number)
+    if family.startswith("Qwen3-VL") and "video_grid_thw" in own:  # frame by frame, with the time between
+        frames = int(own["video_grid_thw"][0, 0])
+        frame = [VIDEO] * (length // frames)
+        return [*frame, *[token for _ in range(frames - 1) for token in (END, 78, START, *frame)]]
+    return placeholders(family, oracle.placeholder(own), length)
 
 
 def inputs_of(case: Case) -> dict[str, Any]:
@@ -131,8 +118,8 @@ def inputs_of(case: Case) -> dict[str, Any]:
 
     ids = torch.tensor([padded(prompt.ids) for prompt in prompts])
     images = [image for prompt in prompts for image in prompt.images]
-    inputs: dict[str, Any] = {name: torch.cat([i[name] for i in images]) for name in (images[0] if images else {})}
-    inputs |= {name: value for prompt in prompts for other in prompt.others for name, value in other.items()}
+    names = {name for image in images for name in image}
+    inputs: dict[str, Any] = {name: torch.cat([i[name] for i in images if name in i]) for name in names}
     inputs["input_ids"] = ids
     if case.masked:
         inputs["attention_mask"] = (ids != PAD).long()
@@ -241,7 +228,8 @@ def cases(draw: Any, family: str, kinds: Sequence[str] = ("vision", "cut", "both
         counts = draw(st.lists(st.integers(0, 3), min_size=count, max_size=count).filter(any))
     else:
         counts = [draw(st.integers(1, 3))] * count
-    images = tuple(tuple(draw(st.lists(st.integers(0, 3), min_size=n, max_size=n))) for n in counts)
+    last = 3 + len(other_inputs(family))
+    images = tuple(tuple(draw(st.lists(st.integers(0, last), min_size=n, max_size=n))) for n in counts)
     texts = tuple(tuple(tuple(draw(_text(family, at, n))) for at in range(n + 1)) for n in counts)
     right, masked = draw(st.booleans()), draw(st.booleans())
     return Case(family, texts, images, compressor, right, masked)

@@ -5,7 +5,7 @@ positions and an explicit mask. Only the stock model's own features and position
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,9 +21,9 @@ TEXT, SEPARATOR, EXTRA = -1, -3, -2
 Image = Mapping[str, Tensor]
 
 
-def compressed_token(family: str) -> int:
-    """Returns the placeholder token of the compressed modality."""
-    return VIDEO if family == "LLaVA-NeXT-Video" else IMAGE
+def placeholder(image: Image) -> int:
+    """Returns the placeholder token of an image or video."""
+    return VIDEO if "pixel_values_videos" in image else IMAGE
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,11 @@ class Prompt:
 
     Attributes:
         ids: Token ids with all placeholders, without padding.
-        images: The inputs that are compressed.
-        others: The inputs that are not compressed, such as a video in a prompt with images.
+        images: The inputs of its images and videos, in their order.
     """
 
     ids: list[int]
     images: Sequence[Image] = ()
-    others: Sequence[Image] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,8 @@ class Tokens:
         position: (axis, token).
         patch: The patch of each token, numbered across all images of the prompt, or `TEXT`, `SEPARATOR`, `EXTRA`.
         levels: (level, token, dim) features that are added after the first blocks.
-        following: Position of the next token.
+        following: Position of the answer in `generate`.
+        resumed: Position of the next token where the stock model resumes the prompt from its cache.
     """
 
     states: Tensor
@@ -86,6 +85,7 @@ class Tokens:
     patch: Tensor
     levels: Tensor
     following: int
+    resumed: int
 
     def __len__(self) -> int:
         return len(self.states)
@@ -100,16 +100,15 @@ class Cut:
     repacked: bool
 
 
-def seen(model: Any, family: str, image: Image) -> Seen:
+def seen(model: Any, image: Image) -> Seen:
     """Returns the stock features of one image or video."""
-    video = "pixel_values_videos" in image
-    get = model.get_video_features if video else model.get_image_features
-    output = get(**image, return_dict=True)
+    get = model.get_video_features if "pixel_values_videos" in image else model.get_image_features
+    output = get(**{name: value for name, value in image.items() if name != "second_per_grid_ts"}, return_dict=True)
     tokens = output.pooler_output
     tokens = tokens.flatten(0, 1) if isinstance(tokens, Tensor) else torch.cat(list(tokens))
     levels = [torch.cat(list(level)) for level in getattr(output, "deepstack_features", None) or []]
     newline = getattr(model.model, "image_newline", None)
-    if newline is None or video:
+    if newline is None:
         return Seen(tokens, levels, torch.zeros(len(tokens), dtype=torch.bool))
     return Seen(tokens, levels, (tokens == newline).all(1))
 
@@ -120,11 +119,9 @@ def full_positions(model: Any, family: str, prompt: Prompt) -> Tensor:
         return torch.arange(len(prompt.ids))[None]
     ids = torch.tensor([prompt.ids])
     kind = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
-    grids: dict[str, Any] = {}
-    if prompt.images:
-        grids["image_grid_thw"] = torch.cat([image["image_grid_thw"] for image in prompt.images])
-    if prompt.others:
-        grids["video_grid_thw"] = torch.cat([video["video_grid_thw"] for video in prompt.others])
+    names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+    given = {name: [image[name] for image in prompt.images if name in image] for name in names}
+    grids: dict[str, Any] = {name: torch.cat(values) for name, values in given.items() if values}
     return model.model.get_rope_index(ids, mm_token_type_ids=kind, **grids)[0][:, 0]
 
 
@@ -165,15 +162,17 @@ def remaining(
     """
     positions = full_positions(model, family, prompt)
     rows = _rows(model, family, prompt, positions, choices, separators)
-    position, following = torch.stack([row.position for row in rows], 1), int(positions.max()) + 1
+    position, resumed = torch.stack([row.position for row in rows], 1), int(positions.max()) + 1
+    following = int(full_positions(model, family, replace(prompt, ids=[*prompt.ids, 5]))[0, -1])  # that of a word there
     if repacked and len(positions) == 1:
-        position, following = torch.arange(len(rows))[None], len(rows)
+        position, following, resumed = torch.arange(len(rows))[None], len(rows), len(rows)
     return Tokens(
         torch.stack([row.state for row in rows]),
         position,
         torch.tensor([row.patch for row in rows]),
         torch.stack([row.levels for row in rows], 1),
         following,
+        resumed,
     )
 
 
@@ -186,36 +185,27 @@ def _rows(
     separators: bool,
 ) -> list[Row]:
     """Returns the remaining tokens of a prompt, one by one."""
-    ids, token = torch.tensor(prompt.ids), compressed_token(family)
+    ids = torch.tensor(prompt.ids)
     words = model.get_input_embeddings()(ids)
-    images = [seen(model, family, image) for image in prompt.images]
-    others = [seen(model, family, other) for other in prompt.others]
-    depth = max([len(one.levels) for one in (*images, *others)], default=0)
+    images = [seen(model, image) for image in prompt.images]
+    depth = max([len(one.levels) for one in images], default=0)
     none = torch.zeros(depth, words.shape[1])
-    uncompressed = [
-        (one.tokens[i], torch.stack([level[i] for level in one.levels]) if depth else none)
-        for one in others
-        for i in range(len(one.tokens))
-    ]
-    columns, placed, first = (ids == token).nonzero()[:, 0], {}, 0
+    columns, placed, first = ((ids == IMAGE) | (ids == VIDEO)).nonzero()[:, 0], {}, 0
     for number, image in enumerate(images):
         choice = None if choices is None else choices[number]
         own, columns = columns[: len(image.tokens)], columns[len(image.tokens) :]
         assert len(own) == len(image.tokens), "placeholders and images do not match"
+        assert (ids[own] == placeholder(prompt.images[number])).all(), "placeholders of another kind"
         for offset, row in _image_rows(image, choice, positions[:, own], first, separators, none):
             placed.setdefault(int(own[offset]), []).append(row)
         first += int((~image.separator).sum())
     rows: list[Row] = []
     for at in range(len(ids)):
-        if ids[at] == token:
+        if int(ids[at]) in (IMAGE, VIDEO):
             rows += placed.get(at, [])
-            continue
-        if int(ids[at]) in (IMAGE, VIDEO) and uncompressed:
-            state, levels = uncompressed.pop(0)
         else:
-            state, levels = words[at], none
-        rows.append(Row(state, positions[:, at], TEXT, levels))
-    assert not len(columns) and not uncompressed, "placeholders and images do not match"
+            rows.append(Row(words[at], positions[:, at], TEXT, none))
+    assert not len(columns), "placeholders and images do not match"
     return rows
 
 
@@ -259,7 +249,9 @@ def _image_rows(
     return [(at, row) for at, _, row in sorted(entries, key=lambda entry: entry[:2])]
 
 
-def run(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), more: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+def run(
+    model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), more: Sequence[int] = (), resumed: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Runs a prompt and the tokens after it through the stock blocks.
 
     Args:
@@ -267,6 +259,8 @@ def run(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), more: Sequence[i
         sequence: The prompt.
         cuts: Cuts inside the language model.
         more: Tokens that follow the prompt.
+        resumed: Number of these tokens from which on passes resume from a cache; None if all are the answer of one
+            `generate`.
 
     Returns:
         Logits at each token, and a mask of the tokens that remain to the end.
@@ -274,8 +268,10 @@ def run(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), more: Sequence[i
     decoder, prompt, length = decoder_of(model), len(sequence), len(sequence) + len(more)
     words = model.get_input_embeddings()(torch.tensor(more, dtype=torch.long))
     states = torch.cat([sequence.states, words])[None]
-    behind = torch.arange(len(more))
-    position = torch.cat([sequence.position, (sequence.following + behind).expand(len(sequence.position), -1)], 1)
+    answered = len(more) if resumed is None else resumed
+    starts = [sequence.following if at < answered else sequence.resumed for at in range(len(more))]
+    behind = torch.tensor(starts, dtype=torch.long) + torch.arange(len(more))
+    position = torch.cat([sequence.position, behind.expand(len(sequence.position), -1)], 1)
     patch = torch.cat([sequence.patch, torch.full((len(more),), TEXT)])
     visible = torch.ones(length, dtype=torch.bool)
     earlier = torch.ones(length, length, dtype=torch.bool).tril()
@@ -325,8 +321,14 @@ def reached(model: Any, patch: Tensor, earlier: Tensor, kind: str | None) -> Ten
 
 
 @torch.no_grad()
-def answers(model: Any, sequence: Tokens, cuts: Sequence[Cut] = (), tokens: Sequence[int] = ()) -> Tensor:
-    """Returns the logits of the next token after the prompt, and after each of the given tokens of the answer."""
-    logits, visible = run(model, sequence, cuts, tokens)
+def answers(
+    model: Any,
+    sequence: Tokens,
+    cuts: Sequence[Cut] = (),
+    tokens: Sequence[int] = (),
+    resumed: int | None = None,
+) -> Tensor:
+    """Returns the logits of the next token after the prompt, and after each of the given tokens; see `run`."""
+    logits, visible = run(model, sequence, cuts, tokens, resumed)
     last = int(visible[: len(sequence)].nonzero()[-1])
     return torch.cat([logits[last : last + 1], logits[len(sequence) :]])

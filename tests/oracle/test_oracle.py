@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from foveate.testing.decoding import beams_by_hand
-from foveate.testing.families import FAMILIES, IMAGE, PAD, VIDEO
+from foveate.testing.families import FAMILIES, IMAGE, PAD, VIDEO, other_inputs
 from tests.oracle import oracle
 from tests.oracle.cases import (
     Case,
@@ -41,7 +41,7 @@ OPTIONS: dict[str, Any] = {
 }
 CUT_FORWARD = "cannot continue from past_key_values in forward"
 CUT_TURN = "past_key_values that already hold tokens"
-VIDEO_FAMILIES = ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "LLaVA-OneVision", "LLaVA-NeXT-Video")
+VIDEO_FAMILIES = [family for family in FAMILIES if other_inputs(family)]
 
 
 def examples(fast: int, deep: int = 200) -> Any:
@@ -88,8 +88,8 @@ def test_uncompressed_the_oracle_is_the_stock_model(family):
 
 
 @pytest.mark.parametrize("family", VIDEO_FAMILIES)
-def test_uncompressed_the_oracle_is_the_stock_model_with_a_video_too(family):
-    case = Case(family, (((5, 6), (9, 10)),), ((1,),), None, video=True)  # type: ignore[arg-type]
+def test_uncompressed_the_oracle_is_the_stock_model_with_images_and_videos(family):
+    case = Case(family, (((5, 6), (9, 10), (8,), (7,)),), ((4, 1, 5),), None)  # type: ignore[arg-type]
     (prompt,) = prompts_of(case)
     with torch.no_grad():
         stock = model_of(family)(**inputs_of(case)).logits[0]
@@ -167,7 +167,7 @@ def test_a_hand_written_loop_goes_on_from_the_cache_of_forward(family, data, mas
                 return
             for row, (tokens, cuts) in enumerate(wanted):
                 said[row] += new[row].tolist()
-                answer = oracle.answers(model, tokens, cuts, said[row])[-new.shape[1] :]
+                answer = oracle.answers(model, tokens, cuts, said[row], 0)[-new.shape[1] :]
                 close(output.logits[row], answer, f"prompt {row}, step {step}")
 
 
@@ -218,7 +218,9 @@ def test_more_turns_go_on_from_the_cache(family, data, first, turns):
             known = ids.shape[1] - (turn != "forward")
             for row, (tokens, cuts) in enumerate(wanted):
                 logits = output.logits[row] if turn == "forward" else torch.stack([s[row] for s in output.logits])
-                close(logits, oracle.answers(model, tokens, cuts, ids[row, length:known].tolist())[-new:], f"{row}")
+                said = ids[row, length:known].tolist()
+                resumed = NEW - 1 if first == "generate" else 0
+                close(logits, oracle.answers(model, tokens, cuts, said, resumed)[-new:], f"{row}")
 
 
 def _longer(inputs: dict[str, Any], ids: Tensor) -> dict[str, Any]:

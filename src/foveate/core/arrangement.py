@@ -43,6 +43,7 @@ class Arrangement:
         tiles: For each patch, the number of the tile that shows it; empty if there is one tile.
         frames: Number of frames of a video, each shown by one view of the same grid; frames that the model merges in
             time count as one. 0 for an image.
+        seconds: The time of each frame, where positions or prompts depend on it.
     """
 
     views: Views
@@ -50,6 +51,7 @@ class Arrangement:
     separators: tuple[int, ...] = ()
     tiles: tuple[int, ...] = ()
     frames: int = 0
+    seconds: tuple[float, ...] = ()
 
     @property
     def patches(self) -> int:

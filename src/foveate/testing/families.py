@@ -318,6 +318,33 @@ def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
     return [{"pixel_values": noise(1, 10, 3, _SIDE, _SIDE), "image_sizes": torch.tensor([size])} for size in sizes]
 
 
+def other_inputs(name: str) -> list[dict[str, Tensor]]:
+    """Returns the model inputs of each of two videos, or of two images where `image_inputs` returns videos."""
+    noise = torch.Generator().manual_seed(7)
+    if name == "LLaVA-NeXT-Video":
+        sizes = [(20, 50), (50, 22)]
+        pixels = torch.randn(2, 10, 3, _SIDE, _SIDE, generator=noise)
+        return [
+            {"pixel_values": pixels[row : row + 1], "image_sizes": torch.tensor([size])}
+            for row, size in enumerate(sizes)
+        ]
+    if name == "LLaVA-OneVision":
+        return [{"pixel_values_videos": torch.randn(1, 3, 3, _SIDE, _SIDE, generator=noise)} for _ in range(2)]
+    if not name.startswith("Qwen"):
+        return []
+    sizes = [(2, 4, 6), (3, 8, 4)]
+    videos = [
+        {
+            "pixel_values_videos": torch.randn(t * h * w, 3 * 2 * _PATCH**2, generator=noise),
+            "video_grid_thw": torch.tensor([[t, h, w]]),
+        }
+        for t, h, w in sizes
+    ]
+    if name == "Qwen2.5-VL":
+        return [video | {"second_per_grid_ts": torch.tensor([1.5])} for video in videos]
+    return videos
+
+
 def placeholders(name: str, token: int, count: int) -> list[int]:
     """Returns the tokens of an image in a prompt: its placeholders, and the text between them if there is any.
 

@@ -59,7 +59,9 @@ class Adapter(ABC):
     Attributes:
         tower: The properties of the vision tower.
         image_inputs: Names of the inputs that belong to images, the pixels first.
-        modality: The stock model's name for these inputs, "image" or "video".
+        modality: The stock model's name for these inputs, "image" or "video"; where it is "video", each of these inputs
+            is a video, and all that is said about images here is true of videos.
+        other: The adapter of the model's other kind of inputs, videos or images; None if it has none, or if this is it.
         token_inputs: Names of inputs with one value per token, which are shortened with the prompt.
         image_options: Options that the model's own processor passes to its image processor.
         row_per_prompt: Whether the inputs have a row for every prompt, also for one without images.
@@ -92,6 +94,7 @@ class Adapter(ABC):
     any_size: ClassVar[bool] = False
     position_axes: ClassVar[int] = 1
     packs_projected: ClassVar[bool] = False
+    other: "Adapter | None" = None
     separator: Tensor | None = None
     deepstack_levels: int = 0
     image_processor: Any = None
@@ -247,9 +250,25 @@ class Adapter(ABC):
         return self.per_token(per_patch[..., None], images, arrangement)[..., 0]
 
     @property
+    def kinds(self) -> tuple["Adapter", ...]:
+        """The adapters of all kinds of inputs that the model takes besides text, this one first."""
+        return (self,) if self.other is None else (self, self.other)
+
+    def of(self, arrangement: Arrangement) -> "Adapter":
+        """Returns the adapter of the kind of inputs, images or videos, that an arrangement describes."""
+        modality = "video" if arrangement.frames else "image"
+        return next(kind for kind in self.kinds if kind.modality == modality)
+
+    @property
     def own_reads(self) -> dict[str, Tensor]:
         """Weights that no module of the stock model reads when it runs, by the name that a device map gives them."""
-        return {} if self.separator is None else {"model.image_newline": self.separator}
+        separator = self.any_separator
+        return {} if separator is None else {"model.image_newline": separator}
+
+    @property
+    def any_separator(self) -> Tensor | None:
+        """The embedding of the separators of images or videos; None if neither has any."""
+        return next((kind.separator for kind in self.kinds if kind.separator is not None), None)
 
     @property
     def projector(self) -> nn.Module:
@@ -319,6 +338,18 @@ class Adapter(ABC):
     def image_token(self) -> int:
         return self.model.config.image_token_id
 
+    def is_placeholder(self, ids: Tensor) -> Tensor:
+        """Marks the placeholders of images and videos."""
+        found = ids == self.image_token
+        return found if self.other is None else found | (ids == self.other.image_token)
+
+    @property
+    def placeholders(self) -> frozenset[int]:
+        """The tokens that stand for images or videos, also for those that other adapters handle."""
+        config: Any = self.model.config
+        known = {self.image_token, *(getattr(config, f"{kind}_token_id", None) for kind in ("image", "video"))}
+        return frozenset(known - {None})
+
     @property
     def pad_token(self) -> int:
         return self._pad or 0
@@ -376,7 +407,7 @@ class Adapter(ABC):
     def embed(self, ids: Tensor, tokens: Float[Tensor, "visual dim"]) -> Float[Tensor, "batch token dim"]:
         """Returns input embeddings with the given visual tokens at the placeholders, in reading order."""
         words = self.inner.get_input_embeddings()(ids)
-        return words.masked_scatter((ids == self.image_token)[..., None], tokens.to(words.dtype))
+        return words.masked_scatter(self.is_placeholder(ids)[..., None], tokens.to(words.dtype))
 
     def mask(self, ids: Tensor) -> Tensor:
         """Returns the mask that `generate` assumes without one: padding is masked unless it also ends an answer."""
@@ -384,18 +415,17 @@ class Adapter(ABC):
         return torch.ones_like(ids) if pad is None or pad in self.ends else ids.ne(pad).long()
 
     def question(self, prompt: Sequence[int], tail: Sequence[int] = ()) -> list[int]:
-        """Returns the text after the last image of a prompt, without special tokens.
+        """Returns the text after the last image or video of a prompt, without special tokens.
 
         Args:
             prompt: Token ids with all placeholders.
             tail: Token ids that the chat template puts after every question.
         """
-        image = self.image_token
-        special = {image, self.pad_token, self.text_config.bos_token_id, *self.ends}
-        others = ("vision_start_token_id", "vision_end_token_id", "video_token_id", "image_token_id")
-        others += ("image_end_token_id", "eoi_token_id")
+        images = self.placeholders
+        special = {*images, self.pad_token, self.text_config.bos_token_id, *self.ends}
+        others = ("vision_start_token_id", "vision_end_token_id", "image_end_token_id", "eoi_token_id")
         special |= {getattr(self.model.config, name, None) for name in others}
-        start = max((i for i, token in enumerate(prompt) if token == image), default=-1) + 1
+        start = max((i for i, token in enumerate(prompt) if token in images), default=-1) + 1
         words = list(prompt[start:])
         if tail and words[-len(tail) :] == list(tail):
             words = words[: -len(tail)]

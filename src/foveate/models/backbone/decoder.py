@@ -154,12 +154,14 @@ class Layout:
         patch: The patch of a visual token, or `EXTRA`; patches are numbered across all images of a prompt. `PADDING`
             for other tokens.
         position: The position that the rotary embedding receives.
-        following: Position of the token that follows each prompt.
+        following: Position of the text that follows each prompt, where `generate` puts the answer.
         prompts: The arrangements of the images of each prompt.
         tokens: The visual tokens in reading order.
         deepstack: The features that are added to the visual tokens after each of the first blocks.
         late: Offset of the next token's position from that of the prompt's last token plus one, which is positive after
             an image whose last tokens were dropped; None if every prompt ends with text.
+        resumed: Position of the next token where the stock model resumes a prompt from its cache. It is past all
+            positions, also those of Qwen2.5-VL's videos, which pass the text after them; None if it is `following`.
     """
 
     role: Int[Tensor, "batch token"]
@@ -170,3 +172,4 @@ class Layout:
     tokens: Float[Tensor, "visual dim"]
     deepstack: Sequence[Float[Tensor, "visual dim"]] = ()
     late: Int[Tensor, "axis batch"] | None = None
+    resumed: Int[Tensor, " batch"] | None = None

@@ -10,10 +10,10 @@ from torch import Tensor
 from foveate.core.arrangement import Arrangement
 from foveate.core.errors import UnsupportedNeed
 from foveate.models.backbone.adapter import Adapter, ImageInputs
-from foveate.models.families.qwen_vl import QwenVL
+from foveate.models.families.qwen_vl import MergedSquares
 
 
-class Glm(QwenVL):
+class Glm(MergedSquares):
     """GLM-4.1V, GLM-4.5V or GLM-4.6V, whose frames of videos have the placeholders of images."""
 
     def arrangements_in(self, images: ImageInputs, ids: Int[Tensor, "batch token"]) -> list[Arrangement]:

@@ -1,10 +1,9 @@
-"""The adapters of LLaVA-NeXT and LLaVA-NeXT-Video, and their base for images of any resolution."""
+"""The adapter of LLaVA-NeXT, and the base of families with images of any resolution."""
 
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -210,38 +209,3 @@ class LlavaNext(AnyResolution):
     def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
         strategy = self.model.config.vision_feature_select_strategy
         return self.packer(tiles).pack_image_features([tiles], size[None], strategy, newline)[0][0]
-
-
-class LlavaNextVideo(Tiled):
-    """LLaVA-NeXT-Video for videos, frame by frame with the patches of a frame pooled."""
-
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
-    modality = "video"
-
-    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
-        super().__init__(model, model.model.language_model)
-        self.tiles = clip_like(model)
-        patches, stride = self.tiles.properties.grid, model.config.spatial_pool_stride
-        self.tower = replace(self.tiles.properties, grid=Grid(patches.rows // stride, patches.columns // stride))
-
-    @property
-    def image_token(self) -> int:
-        return self.model.config.video_token_id
-
-    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
-        videos, frames = images["pixel_values_videos"].shape[:2]
-        number = tuple(frame for frame in range(frames) for _ in range(self.tower.grid.patches))
-        arrangement = Arrangement((self.tower.grid,) * frames, Arrangement.boxes * frames, tiles=number, frames=frames)
-        return [arrangement] * videos
-
-    def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
-        return {"pixel_values_videos": images["pixel_values_videos"][list(rows)]}
-
-    def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
-        return images["pixel_values_videos"]
-
-    def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
-        return self.inner.vision_resampler(features)
-
-    def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
-        return self.inner.vision_resampler(values)

@@ -1,12 +1,18 @@
-"""The adapter of LLaVA-OneVision."""
+"""The adapters of images and videos in LLaVA-OneVision."""
 
-from typing import ClassVar
+import math
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from foveate.core.arrangement import Arrangement, Grid
 from foveate.models.backbone.adapter import ImageInputs
+from foveate.models.families.frames import Frames
 from foveate.models.families.llava_next import AnyResolution
+from foveate.models.families.tiled import concatenated
 
 
 class LlavaOnevision(AnyResolution):
@@ -18,6 +24,10 @@ class LlavaOnevision(AnyResolution):
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_sizes", "batch_num_images")
     packs_projected: ClassVar[bool] = True
     splits_several: ClassVar[bool] = False
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model)
+        self.other = LlavaOnevisionVideos(model)
 
     def _split(self, images: ImageInputs) -> list[bool]:
         counts = images.get("batch_num_images")
@@ -34,3 +44,24 @@ class LlavaOnevision(AnyResolution):
     def pack(self, tiles: Float[Tensor, "tile patch width"], size: Tensor, newline: Tensor) -> Tensor:
         ratio = self.model.config.vision_aspect_ratio
         return self.packer(tiles).pack_image_features([tiles], size[None], newline, ratio)[0][0]
+
+
+class LlavaOnevisionVideos(Frames):
+    """Videos in LLaVA-OneVision: grids halved after the projector, a separator after the last frame."""
+
+    packs_projected: ClassVar[bool] = True
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model)
+        own = self.tiles.properties
+        self.tower = replace(own, grid=Grid(math.ceil(own.grid.rows / 2), math.ceil(own.grid.columns / 2)))
+        self.separator = self.inner.image_newline
+
+    def packed(
+        self, tiles: Float[Tensor, "image tile token width"], images: ImageInputs, arrangement: Arrangement
+    ) -> Float[Tensor, "image patch width"]:
+        frames = self.inner.apply_pooling(tiles.flatten(0, 1).contiguous())
+        return super().packed(frames.unflatten(0, tiles.shape[:2]), images, arrangement)
+
+    def joined_output(self, output: BaseModelOutputWithPooling) -> BaseModelOutputWithPooling:
+        return concatenated(output)

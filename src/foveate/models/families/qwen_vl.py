@@ -1,8 +1,9 @@
-"""The adapter of Qwen2.5-VL and Qwen3-VL: images of any size, merged squares of patches, positions with three axes."""
+"""The adapters of Qwen2.5-VL and Qwen3-VL: any size, merged squares of patches, positions with three axes."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,12 +21,13 @@ from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower, downsam
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.backbone.internals import internal
 from foveate.models.backbone.scaling import Scaling, nearest
+from foveate.models.families.tiled import arranged
 
 _TYPICAL = Grid(24, 24)  # visual tokens of 672 x 672 pixels: 48 x 48 patches of 14 pixels, merged 2 x 2
 
 
-class QwenVL(Adapter):
-    """Qwen2.5-VL or Qwen3-VL, whose tokens are merged squares of patches; values of patches are averaged over them."""
+class MergedSquares(Adapter):
+    """A model whose tokens are merged squares of patches; values of patches are averaged over them."""
 
     any_size: ClassVar[bool] = True
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
@@ -54,6 +56,14 @@ class QwenVL(Adapter):
             )
         return layers
 
+    @property
+    def _pixels(self) -> str:
+        return self.image_inputs[0]
+
+    @property
+    def _grid(self) -> str:
+        return self.image_inputs[1]
+
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
         sizes = images["image_grid_thw"].tolist()
         if any(frames != 1 for frames, _, _ in sizes):
@@ -61,10 +71,10 @@ class QwenVL(Adapter):
         return [Arrangement((Grid(rows // self.side, columns // self.side),)) for _, rows, columns in sizes]
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
-        pixels = images["pixel_values"].split([a.patches * self.side**2 for a in arrangements])
+        pixels = images[self._pixels].split([a.patches * self.side**2 for a in arrangements])
         return {
-            "pixel_values": torch.cat([pixels[row] for row in rows]),
-            "image_grid_thw": images["image_grid_thw"][list(rows)],
+            self._pixels: torch.cat([pixels[row] for row in rows]),
+            self._grid: images[self._grid][list(rows)],
         }
 
     def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
@@ -99,18 +109,25 @@ class QwenVL(Adapter):
 
     def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         config: Any = self.model.config.vision_config
-        (grid,), side, patch = arrangement.views, self.side, config.patch_size
-        rows = images["pixel_values"]  # one patch per row, square by square, every frame twice
+        grid, side, patch = arrangement.views[0], self.side, config.patch_size
+        rows = images[self._pixels]  # one patch per row, square by square, with the frames that are merged
         flat = rows.reshape(-1, grid.rows, grid.columns, side, side, 3, config.temporal_patch_size, patch, patch)
-        frame = flat[:, :, :, :, :, :, 0].permute(0, 5, 1, 3, 6, 2, 4, 7)
-        return frame.reshape(-1, 1, 3, grid.rows * side * patch, grid.columns * side * patch)
+        frames = flat[:, :, :, :, :, :, : self._merged(arrangement)].permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+        tiles = frames.reshape(-1, 3, grid.rows * side * patch, grid.columns * side * patch)
+        return tiles.unflatten(0, (-1, len(arrangement.views) * self._merged(arrangement)))
+
+    def _merged(self, arrangement: Arrangement) -> int:
+        """Returns how many different frames a token of such an image or video merges in time: 1 for an image."""
+        config: Any = self.model.config.vision_config
+        return config.temporal_patch_size if arrangement.frames else 1
 
     def per_token(
         self, values: Float[Tensor, "image tile patch width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image token width"]:
-        (grid,) = arrangement.views
-        squares = values[:, 0].unflatten(1, (grid.rows, self.side, grid.columns, self.side))
-        return squares.mean((2, 4)).flatten(1, 2)
+        grid = arrangement.views[0]
+        frames = values.unflatten(1, (-1, self._merged(arrangement))).mean(2)
+        squares = frames.unflatten(2, (grid.rows, self.side, grid.columns, self.side))
+        return squares.mean((3, 5)).flatten(1, 3)
 
     @property
     def projector(self) -> nn.Module:
@@ -121,7 +138,7 @@ class QwenVL(Adapter):
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
         wanted = {need: self.layers(need) for need in needs}
         recorded: dict[Need, list[Tensor]] = {need: [] for need, layers in wanted.items() if layers}
-        patches, count = arrangement.patches * self.side**2, len(images["image_grid_thw"])
+        patches, count = arrangement.views[0].patches * self.side**2, len(images[self._grid])
 
         def listen(layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
             for need in (need for need in recorded if layer in wanted[need]):
@@ -131,7 +148,7 @@ class QwenVL(Adapter):
 
         with tapped(self.inner.visual, self._layer_of, listen) if recorded else nullcontext():
             output, unmerged = self._run_tower(images)
-        order = self._order(images["image_grid_thw"])
+        order = self._order(images[self._grid])
         tokens = torch.stack(list(output.pooler_output))
         values: dict[Need, Tensor] = {}
         for need in needs:
@@ -142,7 +159,7 @@ class QwenVL(Adapter):
                     squares = unmerged.reshape(count * arrangement.patches, -1)
                     values[need] = squares[order].unflatten(0, (count, -1))
                 case Fingerprint():
-                    values[need] = fingerprints(images["pixel_values"].reshape(count, -1))
+                    values[need] = fingerprints(images[self._pixels].reshape(count, -1))
                 case PixelStatistic():
                     values[need] = self.pixel_statistic(images, arrangement, need)
                 case Deepstack():
@@ -171,19 +188,24 @@ class QwenVL(Adapter):
     def rope(
         self, inputs: Mapping[str, Any], mask: Tensor, arrangements: Sequence[Arrangement]
     ) -> Int[Tensor, "axis batch token"]:
-        ids = inputs["input_ids"]
-        kind = (ids == self.image_token).int()
-        sizes = [(1, grid.rows * self.side, grid.columns * self.side) for image in arrangements for grid in image.views]
-        grid = torch.tensor(sizes, device=ids.device).reshape(-1, 3)
-        videos = {
-            name: inputs[name] for name in ("video_grid_thw", "second_per_grid_ts") if inputs.get(name) is not None
-        }
+        ids, config = inputs["input_ids"], self.model.config
+        images = [one for one in arrangements if not one.frames]
+        videos = [one for one in arrangements if one.frames]
+        kind = (ids == config.image_token_id).int()
+        given: dict[str, Tensor] = {"image_grid_thw": self._sizes(images).to(ids.device)}
         if videos:
-            kind = torch.where(ids == self.model.config.video_token_id, 2, kind)
-        position, _ = self.inner.get_rope_index(
-            ids, mm_token_type_ids=kind, image_grid_thw=grid, attention_mask=mask, **videos
-        )
+            kind = torch.where(ids == config.video_token_id, 2, kind)
+            given["video_grid_thw"] = self._sizes(videos).to(ids.device)
+            steps = [one.seconds[1] - one.seconds[0] if len(one.seconds) > 1 else 1.0 for one in videos]
+            given["second_per_grid_ts"] = torch.tensor(steps, device=ids.device)
+        position, _ = self.inner.get_rope_index(ids, mm_token_type_ids=kind, attention_mask=mask, **given)
         return position
+
+    def _sizes(self, arrangements: Sequence[Arrangement]) -> Int[Tensor, "image axis"]:
+        """Returns the number of frames, rows and columns of patches of images or videos."""
+        grids = [(max(one.frames, 1), one.views[0]) for one in arrangements]
+        sizes = [(frames, grid.rows * self.side, grid.columns * self.side) for frames, grid in grids]
+        return torch.tensor(sizes).reshape(-1, 3)
 
     def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
         listed: Any = list(tokens)
@@ -197,7 +219,7 @@ class QwenVL(Adapter):
         """Returns the stock model's image features, and the patches that enter the merger."""
         merger_inputs: list[Tensor] = []
         with self.projector.register_forward_pre_hook(lambda _, args: merger_inputs.append(args[0])):
-            output = self.inner.get_image_features(images["pixel_values"], images["image_grid_thw"], return_dict=True)
+            output = self.inner.get_image_features(images[self._pixels], images[self._grid], return_dict=True)
         return output, merger_inputs[0]
 
     def _order(self, grid: Tensor) -> Tensor:
@@ -209,6 +231,48 @@ class QwenVL(Adapter):
             grid, spatial_merge_size=self.side, window_size=tower.window_size, patch_size=tower.patch_size, kwargs={}
         )
         return window_index.argsort()
+
+
+class QwenVL(MergedSquares):
+    """Images in Qwen2.5-VL or Qwen3-VL."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model)
+        self.other = QwenVideos(model)
+
+
+class QwenVideos(MergedSquares):
+    """Videos in Qwen2.5-VL or Qwen3-VL, which merge frames in pairs; a pair counts as one frame."""
+
+    image_inputs: ClassVar[tuple[str, ...]] = (
+        "pixel_values_videos",
+        "video_grid_thw",
+        "second_per_grid_ts",
+        "mm_token_type_ids",
+    )
+    modality = "video"
+
+    @property
+    def image_token(self) -> int:
+        return self.model.config.video_token_id
+
+    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
+        sizes, steps = images["video_grid_thw"].tolist(), images.get("second_per_grid_ts")
+        seconds = [1.0] * len(sizes) if steps is None else torch.as_tensor(steps).tolist()
+        grids = (arranged(Grid(rows // self.side, columns // self.side), frames) for frames, rows, columns in sizes)
+        return [
+            replace(
+                one,
+                boxes=Arrangement.boxes * frames,
+                frames=frames,
+                seconds=tuple(step * frame for frame in range(frames)),
+            )
+            for one, (frames, _, _), step in zip(grids, sizes, seconds, strict=True)
+        ]
+
+    def runs(self, arrangement: Arrangement) -> list[int]:
+        split = self.model.config.model_type != "qwen2_5_vl"  # Qwen3-VL writes the time before each frame
+        return [view.patches for view in arrangement.views] if split else super().runs(arrangement)
 
 
 def _answer(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int) -> Tensor:

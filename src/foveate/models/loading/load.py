@@ -13,12 +13,13 @@ from foveate.core.errors import UnsupportedModel, shown
 from foveate.core.plugins import import_plugin, installed_plugins
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.internals import internal
+from foveate.models.families.frames import LlavaNextVideo
 from foveate.models.families.gemma3 import Gemma3
 from foveate.models.families.glm import Glm
 from foveate.models.families.idefics3 import Idefics3
 from foveate.models.families.internvl import InternVL
 from foveate.models.families.llava import Llava
-from foveate.models.families.llava_next import LlavaNext, LlavaNextVideo
+from foveate.models.families.llava_next import LlavaNext
 from foveate.models.families.onevision import LlavaOnevision
 from foveate.models.families.qwen_vl import QwenVL
 from foveate.models.loading.checkpoint import SAFE, config_of, in_one_dtype, on_device, reading, weights_of

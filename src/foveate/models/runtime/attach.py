@@ -30,11 +30,10 @@ from foveate.models.runtime.call_inputs import (
     named_arguments,
     pixels_of,
     sequences_of,
-    with_other_modalities,
     with_prompt,
 )
 from foveate.models.runtime.hooks import CompressedCall, hooked
-from foveate.models.runtime.images import Texts, TextSide, live_by_shape, texts_of
+from foveate.models.runtime.images import Texts, TextSide, chosen, live_by_shape, texts_of
 from foveate.models.runtime.kv_cache import (
     CachedPrompt,
     NextTurn,
@@ -45,7 +44,7 @@ from foveate.models.runtime.kv_cache import (
     length_of,
     set_cached_prompt,
 )
-from foveate.models.runtime.packing import pack, prompts_of
+from foveate.models.runtime.packing import in_reading_order, pack, prompts_of
 from foveate.models.runtime.prefix_cache import Prefixes
 from foveate.models.runtime.pruning import Pruning, pruning_of
 
@@ -128,7 +127,7 @@ class Attachment:
         late = layout.late
         if late is not None and not self.cuts:  # prompts that lost no token continue as in the stock model
             remaining = (layout.patch >= 0) | (layout.role == Role.SEPARATOR)
-            removed = remaining.sum(1) < (inputs["input_ids"] == self.adapter.image_token).sum(1)
+            removed = remaining.sum(1) < self.adapter.is_placeholder(inputs["input_ids"]).sum(1)
             late = late.masked_fill(~removed, 0)
         call = CompressedCall(pruning, features_of(self.adapter, result), result["input_ids"].shape, late)
         with ExitStack() as stack:
@@ -140,7 +139,8 @@ class Attachment:
         if call.cache is not None:
             ids, short, real = inputs["input_ids"], result["input_ids"], result["attention_mask"].bool()
             axes, fingerprint = self.adapter.position_axes, fingerprint_of(call.cache, short.shape[1])
-            prompt = CachedPrompt(ids, short, real, layout.following, axes, bool(self.cuts), fingerprint)
+            resumed = layout.following if layout.resumed is None else layout.resumed
+            prompt = CachedPrompt(ids, short, real, resumed, axes, bool(self.cuts), fingerprint)
             set_cached_prompt(call.cache, prompt)
         call.chosen = (compressed, layout, pruning)
         self.on_result(*call.chosen)
@@ -205,7 +205,7 @@ class Attachment:
             return stock(**inputs)
         check_images(self.adapter, inputs)
         with self.shortened(inputs, generating=False) as (shortened, call), call.acting(True):
-            output = stock(**self._joined(with_other_modalities(self.adapter, shortened)))
+            output = stock(**self._joined(shortened))
             call.cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
         return output
 
@@ -235,7 +235,7 @@ class Attachment:
             FoveateError: The method has cuts, there are new images, or the cache does not belong to the prompt.
         """
         ids, prompt = inputs["input_ids"], cached_prompt_of(cache_of(inputs))
-        images = ids == self.adapter.image_token
+        images = self.adapter.is_placeholder(ids)
         if self.cuts or (prompt is None and (images.any() or has_images(self.adapter, inputs))):
             raise FoveateError(
                 "past_key_values that already hold tokens: the cache holds fewer tokens than the prompt, so `generate` "
@@ -247,7 +247,8 @@ class Attachment:
         if images[:, known + 1 :].any():  # the model may have generated its image token
             raise FoveateError(_NEW_IMAGES)
         check_positions(inputs)
-        cached = (*self.adapter.image_inputs, *self.adapter.token_inputs, "mm_encoder_outputs")
+        encoded = (name for kind in self.adapter.kinds for name in kind.image_inputs)
+        cached = (*encoded, *self.adapter.token_inputs, "mm_encoder_outputs")
         return prompt.continued(_without(inputs, cached), whole=True)
 
     @contextmanager
@@ -259,11 +260,12 @@ class Attachment:
             self._current.call = before
 
     def _joined(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        features = features_of(self.adapter, inputs)
-        if features is None:
+        if features_of(self.adapter, inputs) is None:
             return inputs
-        others = inputs["mm_encoder_outputs"]
-        return {**inputs, "mm_encoder_outputs": {**others, self.adapter.modality: self.adapter.joined_output(features)}}
+        kinds = {kind.modality: kind for kind in self.adapter.kinds}
+        outputs = inputs["mm_encoder_outputs"].items()
+        joined = {name: kinds[name].joined_output(output) for name, output in outputs if output is not None}
+        return {**inputs, "mm_encoder_outputs": joined}
 
     def _compressed(self, inputs: dict[str, Any], keys: Sequence[Hashable]) -> Compressed:
         adapter = self.adapter
@@ -273,7 +275,7 @@ class Attachment:
         texts = cache(partial(self._texts, inputs, arrangements))
 
         def compressed(rows: list[int]) -> Compressed:
-            some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
+            some = chosen(adapter, images, rows, arrangements)
             about = [arrangements[row] for row in rows]
             compress = partial(self.compress, extra_needs=adapter.extra_needs)
             groups = live_by_shape(adapter, some, about, lambda: texts().of(rows), self.texts.companion)
@@ -285,21 +287,26 @@ class Attachment:
         return self.prefixes.compressed(keys or self.prefixes.keys(images, arrangements, prompts), compressed)
 
     def _images(self, inputs: dict[str, Any]) -> tuple[ImageInputs, list[Arrangement]]:
-        """Returns the inputs of the images of a call, and their arrangements."""
-        adapter = self.adapter
-        images = {name: inputs[name] for name in adapter.image_inputs if inputs.get(name) is not None}
-        if missing := [name for name in adapter.image_inputs[:2] if name not in images]:
-            raise ValueError(
-                f"{type(adapter.model).__name__} needs {', '.join(missing)} for its images: build the inputs with the "
-                "model's own processor"
-            )
-        return images, adapter.arrangements_in(images, inputs["input_ids"])
+        """Returns the inputs of the images and videos of a call, and their arrangements in reading order."""
+        images, found = {}, []
+        for kind in self.adapter.kinds:
+            if inputs.get(kind.image_inputs[0]) is None:
+                continue
+            own = {name: inputs[name] for name in kind.image_inputs if inputs.get(name) is not None}
+            if missing := [name for name in kind.image_inputs[:2] if name not in own]:
+                raise ValueError(
+                    f"{type(kind.model).__name__} needs {', '.join(missing)} for its {kind.modality}s: build the "
+                    "inputs with the model's own processor"
+                )
+            found.append((kind.image_token, kind.arrangements_in(own, inputs["input_ids"])))
+            images |= own
+        return images, in_reading_order(inputs["input_ids"], found)
 
     def _texts(self, inputs: dict[str, Any], arrangements: Sequence[Arrangement]) -> Texts:
         """Returns for each image its prompt, and as question the text after the prompt's last image."""
-        ids, token = inputs["input_ids"], self.adapter.image_token
+        ids = inputs["input_ids"]
         mask = self.adapter.mask(ids) if inputs.get("attention_mask") is None else inputs["attention_mask"]
-        groups = prompts_of((ids == token).sum(1).tolist(), arrangements)
+        groups = prompts_of(self.adapter.is_placeholder(ids).sum(1).tolist(), arrangements)
         prompts = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
         return texts_of(self.adapter, self.texts, prompts, [len(images) for images in groups])
 

@@ -25,7 +25,7 @@ def check_inner(adapter: Adapter, module: nn.Module, args: tuple, kwargs: dict[s
         FoveateError: The inner model is called with pixels.
     """
     inputs = named_arguments(module.forward, args, kwargs) if args else kwargs
-    if inputs.get(adapter.image_inputs[0]) is not None:
+    if pixels_of(adapter, inputs) is not None:
         raise FoveateError(
             f"{type(module).__name__} was called inside the `with` block, where only calls of "
             f"{type(adapter.model).__name__} are compressed: call the latter, or leave the `with` block"
@@ -50,7 +50,8 @@ def check_inputs(adapter: Adapter, inputs: dict[str, Any]) -> None:
             "vision_feature_select_strategy cannot be changed per call: set it in the model's configuration"
         )
     if pixels_of(adapter, inputs) is not None and features_of(adapter, inputs) is not None:
-        raise ValueError(f"{adapter.image_inputs[0]} and mm_encoder_outputs were both given: give one of them")
+        names = " or ".join(kind.image_inputs[0] for kind in adapter.kinds)
+        raise ValueError(f"{names} and mm_encoder_outputs were both given: give one of them")
     check_positions(inputs)
     if adapter.decoder.both_ways and option_of(inputs, adapter, "prefill_chunk_size") is not None:
         raise FoveateError(
@@ -86,9 +87,10 @@ def check_images(adapter: Adapter, inputs: dict[str, Any]) -> None:
         FoveateError: The call has no image.
     """
     if not has_images(adapter, inputs):
+        kinds = " and no ".join(f"{kind.modality} ({kind.image_inputs[0]})" for kind in adapter.kinds)
         raise FoveateError(
-            f"this call has no {adapter.modality} (neither {adapter.image_inputs[0]} nor mm_encoder_outputs), so there "
-            "is nothing to compress: leave the `with` block for such prompts"
+            f"this call has no {kinds} and no mm_encoder_outputs, so there is nothing to compress: leave the `with` "
+            "block for such prompts"
         )
 
 
@@ -141,30 +143,19 @@ def option_of(inputs: dict[str, Any], adapter: Adapter, name: str) -> Any:  # no
 
 
 def pixels_of(adapter: Adapter, inputs: dict[str, Any]) -> Tensor | None:
-    """Returns the pixels of the images, or None."""
-    return inputs.get(adapter.image_inputs[0])
+    """Returns the pixels of the images, else those of the videos, or None."""
+    return next((p for kind in adapter.kinds if (p := inputs.get(kind.image_inputs[0])) is not None), None)
 
 
 def features_of(adapter: Adapter, inputs: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Returns the image features in `mm_encoder_outputs`, or None."""
-    return (inputs.get("mm_encoder_outputs") or {}).get(adapter.modality)
+    """Returns the features of images in `mm_encoder_outputs`, else those of videos, or None."""
+    outputs = inputs.get("mm_encoder_outputs") or {}
+    return next((found for kind in adapter.kinds if (found := outputs.get(kind.modality)) is not None), None)
 
 
 def has_images(adapter: Adapter, inputs: dict[str, Any]) -> bool:
     """Returns whether there are images, as pixels or as features."""
     return pixels_of(adapter, inputs) is not None or bool(features_of(adapter, inputs))
-
-
-def with_other_modalities(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Encodes the modality that is not compressed, because `forward` takes all modalities encoded or none."""
-    others = {}
-    for modality, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
-        if modality != adapter.modality and inputs.get(pixels) is not None:
-            encode = getattr(adapter.inner, f"get_{modality}_features")
-            given = {name: inputs[name] for name in inspect.signature(encode).parameters if name in inputs}
-            others[modality] = encode(**given, return_dict=True)
-            inputs = {name: value for name, value in inputs.items() if name != pixels}
-    return {**inputs, "mm_encoder_outputs": {**others, **inputs["mm_encoder_outputs"]}}
 
 
 def given_images(adapter: Adapter, features: Any) -> GivenImages:  # noqa: ANN401

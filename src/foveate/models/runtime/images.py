@@ -142,10 +142,24 @@ def live_by_shape(
     once = cache(texts)
 
     def group(rows: list[int]) -> LiveImages:
-        some = images if len(rows) == len(arrangements) else adapter.chosen(images, rows, arrangements)
-        return LiveImages(adapter, some, arrangements[rows[0]], lambda: once().of(rows), companion)
+        some, first = chosen(adapter, images, rows, arrangements), arrangements[rows[0]]
+        return LiveImages(adapter.of(first), some, first, lambda: once().of(rows), companion)
 
     return group_by_shape(arrangements), group
+
+
+def chosen(
+    adapter: Adapter, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]
+) -> ImageInputs:
+    """Returns the model inputs of some of the images and videos of a call; see `Adapter.chosen`."""
+    if len(rows) == len(arrangements):
+        return images
+    found: dict[str, Tensor] = {}
+    for kind in adapter.kinds:
+        own = [row for row, one in enumerate(arrangements) if adapter.of(one) is kind]
+        if some := [own.index(row) for row in rows if row in own]:
+            found |= kind.chosen(images, some, [arrangements[row] for row in own])
+    return found
 
 
 class GivenImages(ImageBatch):
@@ -244,7 +258,8 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
             words = [table(torch.tensor(ids, dtype=torch.long, device=sources.device)) for ids in texts.questions]
             return pad_sequence(words, batch_first=True)
         case ResponseRows() if texts:
-            if any(list(prompt).count(adapter.image_token) != context.arrangement.length for prompt in texts.prompts):
+            count = context.arrangement.length
+            if any(sum(token in adapter.placeholders for token in prompt) != count for prompt in texts.prompts):
                 raise UnsupportedNeed(
                     f"{need}: a prompt has several images or none; give one image per prompt, or use a method that "
                     "does not read the attention of the answer"

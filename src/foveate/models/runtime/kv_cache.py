@@ -25,7 +25,7 @@ class CachedPrompt:
         ids: The prompts as the caller gave them.
         short: The prompts as the language model received them.
         real: Marks the tokens of `short` that are not padding.
-        following: Position of the token that follows each prompt.
+        following: Position of the token that follows each prompt where a pass resumes from the cache.
         position_axes: Number of coordinates of a position.
         cut: Whether there were cuts, so that blocks hold different tokens.
         fingerprint: Keys that identify each prompt in the cache; None if the cache's keys cannot be read.

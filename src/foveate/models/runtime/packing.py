@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.compression import Compressed
@@ -83,7 +85,7 @@ def pack(
         ValueError: The number of placeholders does not match the images.
     """
     ids, mask = inputs["input_ids"], prompt_mask(adapter, inputs)
-    placeholder = ids == adapter.image_token
+    placeholder = adapter.is_placeholder(ids)
     counts, ends = torch.stack([placeholder.sum(1), (placeholder & _last(mask)).sum(1)]).tolist()
     prompts, slots = prompts_of(counts, compressed.arrangements), _slots(compressed)
     sequence = _sequence(placeholder, mask, compressed.arrangements, slots)
@@ -93,13 +95,14 @@ def pack(
     role = role.masked_fill(sequence.visual, Role.VISUAL)
     role = role.masked_fill(sequence.separator, Role.SEPARATOR).masked_fill(~real, Role.PADDING)
     if repack and adapter.position_axes == 1:
-        position, following = positions(real)[None], real.sum(1)
+        position, following, resumed = positions(real)[None], real.sum(1), None
     else:
-        position, following = _kept_positions(adapter, inputs, compressed.arrangements, sequence)
+        position, following, resumed = _kept_positions(adapter, inputs, compressed.arrangements, sequence)
     position = position.masked_fill(~real, 0)
-    tokens = _tokens(compressed.tokens, adapter.separator, slots)
+    tokens = _tokens(compressed.tokens, adapter.any_separator, slots)
     deep = [_tokens(level, None, slots) for level in _deepstack(adapter, compressed)]
-    result = {name: v for name, v in inputs.items() if name not in (*_REPLACED, *adapter.image_inputs)}
+    encoded = [name for kind in adapter.kinds for name in kind.image_inputs]
+    result = {name: v for name, v in inputs.items() if name not in (*_REPLACED, *encoded)}
     result["input_ids"] = sequence.gathered(ids, adapter.pad_token)
     result["attention_mask"] = real.long()
     result["position_ids"] = position[0] if adapter.position_axes == 1 else torch.cat([positions(real)[None], position])
@@ -108,12 +111,11 @@ def pack(
     for name in adapter.token_inputs:
         if inputs.get(name) is not None:
             result[name] = sequence.gathered(inputs[name], 0)
-    others = inputs.get("mm_encoder_outputs") or {}
-    result["mm_encoder_outputs"] = {**others, adapter.modality: adapter.output(tokens, deep)}
+    result["mm_encoder_outputs"] = _outputs(adapter, compressed.arrangements, tokens, deep)
     flat = [torch.cat(level) for level in deep]
     everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
     late = following - position[:, :, -1] - 1 if any(ends) else None
-    return result, Layout(role, patch, position, following, prompts, everything, flat, late)
+    return result, Layout(role, patch, position, following, prompts, everything, flat, late, resumed)
 
 
 def prompt_mask(adapter: Adapter, inputs: dict[str, Any]) -> Bool[Tensor, "batch token"]:
@@ -182,7 +184,7 @@ def _patches(sequence: _Sequence, compressed: Compressed, prompts: Sequence[Sequ
     device, compression = sequence.index.device, compressed.decision.compression
     patch = torch.full_like(sequence.index, PADDING)
     if len(compression.origin):
-        origin = torch.nn.functional.pad(compression.origin.to(device), (0, 1), value=PADDING)
+        origin = F.pad(compression.origin.to(device), (0, 1), value=PADDING)
         own = origin[sequence.image, sequence.token.clamp(min=0)]
         before = torch.tensor(_patches_before(prompts), device=device, dtype=torch.long)
         patch = torch.where(own >= 0, before[sequence.image] + own, own)
@@ -191,12 +193,13 @@ def _patches(sequence: _Sequence, compressed: Compressed, prompts: Sequence[Sequ
 
 def _kept_positions(
     adapter: Adapter, inputs: dict[str, Any], arrangements: Sequence[Arrangement], sequence: _Sequence
-) -> tuple[Tensor, Tensor]:
-    """Returns the positions of the tokens in the full prompts, and that of the token after each."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the positions of the tokens in the full prompts, and `Layout.following` and `Layout.resumed`."""
     mask = prompt_mask(adapter, inputs)
-    rope = adapter.rope(inputs, mask.long(), arrangements)
+    ids = F.pad(inputs["input_ids"], (0, 1), value=adapter.pad_token)  # a word after the prompt, to see its position
+    rope = adapter.rope({**inputs, "input_ids": ids}, F.pad(mask.long(), (0, 1), value=1), arrangements)
     position = rope.gather(2, sequence.column.expand(adapter.position_axes, -1, -1))
-    return position, rope.masked_fill(~mask, -1).amax((0, 2)) + 1
+    return position, rope[0, :, -1], rope[..., :-1].masked_fill(~mask, -1).amax((0, 2)) + 1
 
 
 def _tokens(tokens: Tensor, separator: Tensor | None, slots: _Slots) -> list[Tensor]:
@@ -212,6 +215,19 @@ def _deepstack(adapter: Adapter, compressed: Compressed) -> list[Tensor]:
     if not adapter.deepstack_levels:
         return []
     return [compressed.decision.compression.apply(level) for level in compressed.carried[Deepstack()].unbind(1)]
+
+
+def _outputs(
+    adapter: Adapter, arrangements: Sequence[Arrangement], tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]
+) -> dict[str, BaseModelOutputWithPooling]:
+    """Returns the features of images and of videos as the stock model takes them, by modality."""
+    outputs = {}
+    for kind in adapter.kinds:
+        own = [row for row, one in enumerate(arrangements) if adapter.of(one) is kind]
+        if own:
+            levels = [[level[row] for row in own] for level in deep]
+            outputs[kind.modality] = kind.output([tokens[row] for row in own], levels)
+    return outputs
 
 
 def prompts_of(found: Sequence[int], arrangements: Sequence[Arrangement]) -> list[list[Arrangement]]:
@@ -236,6 +252,26 @@ def prompts_of(found: Sequence[int], arrangements: Sequence[Arrangement]) -> lis
             f"{[image.length for image in arrangements]}: build the inputs with the model's own processor"
         )
     return prompts
+
+
+def in_reading_order(
+    ids: Int[Tensor, "batch token"], found: Sequence[tuple[int, Sequence[Arrangement]]]
+) -> list[Arrangement]:
+    """Returns the arrangements of the images and videos of a call in the order of their placeholders.
+
+    Args:
+        ids: The prompts with all placeholders.
+        found: The placeholder of each kind, and the arrangements of that kind in their order.
+    """
+    if len(found) == 1:
+        return list(found[0][1])
+    left = {token: list(arrangements) for token, arrangements in found}
+    stream = [token for token in ids.flatten().tolist() if token in left]
+    ordered, place = [], 0
+    while place < len(stream) and left[stream[place]]:
+        ordered.append(left[stream[place]].pop(0))
+        place += ordered[-1].length
+    return ordered + [one for arrangements in left.values() for one in arrangements]
 
 
 def _patches_before(prompts: Sequence[Sequence[Arrangement]]) -> list[int]:

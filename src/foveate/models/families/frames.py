@@ -1,0 +1,64 @@
+"""The adapters of videos in models whose tower takes frames one by one and pools each."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from foveate.core.arrangement import Arrangement, Grid
+from foveate.models.backbone.adapter import ImageInputs
+from foveate.models.families.llava import clip_like
+from foveate.models.families.llava_next import LlavaNext
+from foveate.models.families.tiled import Tiled, arranged
+
+
+class Frames(Tiled):
+    """Videos as frames of one size, each an input of the tower."""
+
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos",)
+    modality = "video"
+    no_single_answer: ClassVar[str] = "has a [CLS] token for each frame, so there is no single answer for a video"
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model, model.model.language_model)
+        self.tiles = clip_like(model)
+
+    @property
+    def image_token(self) -> int:
+        return self.model.config.video_token_id
+
+    def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
+        pixels, grid = images["pixel_values_videos"], self.tower.grid
+        if pixels.ndim != 5:
+            raise ValueError(
+                f"pixel_values_videos of shape {tuple(pixels.shape)}: expected (video, frame, channel, height, width), "
+                "as the model's own processor gives them"
+            )
+        videos, frames = pixels.shape[:2]
+        last = () if self.separator is None else (frames * grid.patches,)
+        arrangement = arranged(grid, frames, Arrangement.boxes * frames)
+        return [replace(arrangement, separators=last, frames=frames)] * videos
+
+    def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
+        return {"pixel_values_videos": images["pixel_values_videos"][list(rows)]}
+
+    def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
+        return images["pixel_values_videos"]
+
+
+class LlavaNextVideo(Frames):
+    """Videos in LLaVA-NeXT-Video, whose patches are pooled before the projector; images as in LLaVA-NeXT."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model)
+        patches, stride = self.tiles.properties.grid, model.config.spatial_pool_stride
+        self.tower = replace(self.tiles.properties, grid=Grid(patches.rows // stride, patches.columns // stride))
+        self.other = LlavaNext(model)
+
+    def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
+        return self.inner.vision_resampler(features)
+
+    def pooled(self, values: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token width"]:
+        return self.inner.vision_resampler(values)
