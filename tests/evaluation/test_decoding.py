@@ -20,7 +20,6 @@ from foveate.testing.text_models import llava_with
 from tests.tiers import parametrize
 
 SETTINGS = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "do_sample": True, "temperature": 0.7}
-IMAGES = [name for name in FAMILIES if name != "LLaVA-NeXT-Video"]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def test_the_decoding_is_part_of_what_identifies_a_run():
     assert EvalConfig(Identity()).identity("checkpoint", "data")["decoding"] == "greedy"
 
 
-@parametrize("family", IMAGES, fast=("LLaVA-1.5", "Qwen3-VL"))
+@parametrize("family", FAMILIES, fast=("LLaVA-1.5", "Qwen3-VL"))
 def test_evaluations_of_every_family_agree_with_stock_generate(family, tmp_path):
     loaded = load(save_family(family, tmp_path / "model"))
     check_agreement(loaded, tmp_path / "agrees.json")

@@ -23,8 +23,8 @@ from foveate.testing.families import (
     VIDEO,
     WITHOUT_CUTS,
     image_inputs,
-    other_inputs,
     placeholders,
+    video_inputs,
 )
 from tests.oracle import oracle
 
@@ -74,8 +74,8 @@ def assistant_of(family: str) -> Any:
 
 @cache
 def image(family: str, number: int) -> dict[str, Tensor]:
-    """Returns the inputs of an image or video; those from number 4 on are of the family's other kind."""
-    return [*image_inputs(family), *other_inputs(family)][number]
+    """Returns the inputs of an image or video; those from number 4 on are videos."""
+    return [*image_inputs(family), *video_inputs(family)][number]
 
 
 @cache
@@ -99,12 +99,9 @@ def prompts_of(case: Case) -> list[oracle.Prompt]:
 
 def _run(family: str, number: int) -> list[int]:
     """Returns the placeholders of an image or video, and the text between them."""
-    own, length = image(family, number), _length(family, number)
-    if family.startswith("Qwen3-VL") and "video_grid_thw" in own:  # frame by frame, with the time between
-        frames = int(own["video_grid_thw"][0, 0])
-        frame = [VIDEO] * (length // frames)
-        return [*frame, *[token for _ in range(frames - 1) for token in (END, 78, START, *frame)]]
-    return placeholders(family, oracle.placeholder(own), length)
+    own = image(family, number)
+    frames = int(own["video_grid_thw"][0, 0]) if "video_grid_thw" in own else 0
+    return placeholders(family, oracle.placeholder(own), _length(family, number), frames)
 
 
 def inputs_of(case: Case) -> dict[str, Any]:
@@ -228,7 +225,7 @@ def cases(draw: Any, family: str, kinds: Sequence[str] = ("vision", "cut", "both
         counts = draw(st.lists(st.integers(0, 3), min_size=count, max_size=count).filter(any))
     else:
         counts = [draw(st.integers(1, 3))] * count
-    last = 3 + len(other_inputs(family))
+    last = 3 + len(video_inputs(family))
     images = tuple(tuple(draw(st.lists(st.integers(0, last), min_size=n, max_size=n))) for n in counts)
     texts = tuple(tuple(tuple(draw(_text(family, at, n))) for at in range(n + 1)) for n in counts)
     right, masked = draw(st.booleans()), draw(st.booleans())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from foveate.testing.decoding import beams_by_hand
-from foveate.testing.families import FAMILIES, IMAGE, PAD, VIDEO, other_inputs
+from foveate.testing.families import FAMILIES, IMAGE, PAD, VIDEO, VIDEOS
 from tests.oracle import oracle
 from tests.oracle.cases import (
     Case,
@@ -41,7 +41,6 @@ OPTIONS: dict[str, Any] = {
 }
 CUT_FORWARD = "cannot continue from past_key_values in forward"
 CUT_TURN = "past_key_values that already hold tokens"
-VIDEO_FAMILIES = [family for family in FAMILIES if other_inputs(family)]
 
 
 def examples(fast: int, deep: int = 200) -> Any:
@@ -87,7 +86,7 @@ def test_uncompressed_the_oracle_is_the_stock_model(family):
         close(oracle.run(model_of(family), oracle.remaining(model_of(family), family, prompt))[0], stock, str(images))
 
 
-@pytest.mark.parametrize("family", VIDEO_FAMILIES)
+@pytest.mark.parametrize("family", VIDEOS)
 def test_uncompressed_the_oracle_is_the_stock_model_with_images_and_videos(family):
     case = Case(family, (((5, 6), (9, 10), (8,), (7,)),), ((4, 1, 5),), None)  # type: ignore[arg-type]
     (prompt,) = prompts_of(case)

@@ -140,16 +140,13 @@ def test_the_shape_of_every_family_costs_what_its_own_vision_side_costs(name):
         seen, tokens = [Grid(rows, columns)], rows * columns // 4
     else:
         seen = [Grid(6, 6)] * 3
-        tokens = 108 if name in ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision") else 27
+        tokens = 108 if name.startswith("LLaVA") else 27
         images = {"pixel_values": torch.zeros(3, 3, 24, 24)}
-        if name in ("LLaVA-NeXT", "LLaVA-OneVision"):  # the whole image and two tiles of its enlargement
+        if name.startswith("LLaVA-") and name != "LLaVA-1.5":  # the whole image and two tiles of its enlargement
             images = {"pixel_values": torch.zeros(1, 3, 3, 24, 24), "image_sizes": torch.tensor([[24, 48]])}
         if name in SPREAD:  # a tile of zeros would be padding
             images = {"pixel_values": torch.ones(1, 3, 3, 24, 24)}
-    get = model.get_image_features
-    if name == "LLaVA-NeXT-Video":
-        images, get = {"pixel_values_videos": torch.zeros(1, 3, 3, 24, 24)}, model.get_video_features
-    counted = _counted(lambda: get(**images))
+    counted = _counted(lambda: model.get_image_features(**images))
     assert 2 * (tower_macs(shape.tower, seen) + projector_macs(shape.projector, tokens)) == counted
 
 

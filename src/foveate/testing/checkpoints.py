@@ -1,5 +1,6 @@
 """Checkpoint folders of tiny models of every family, with tokenizer, chat template and image processor."""
 
+import json
 import string
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,17 +41,18 @@ class _ImageText(NamedTuple):
     start: str = "<start>"
     end: str = "<end>"
     in_template: str = "<image>\n"
+    video: str = "<video>\n"
 
 
 _TILES = _ImageText("<image>", "<fake_token_around_image>", "<global-img>", "<image>")
 _QWEN = _ImageText("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>")
+_QWEN = _QWEN._replace(video="<|vision_start|><video><|vision_end|>")
 _GLM = _ImageText("<|image|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_image|><|image|><|end_of_image|>")
 _IMAGE_TEXTS = {
     "InternVL": _ImageText("<IMG_CONTEXT>", "<img>", "</img>", "<IMG_CONTEXT>\n"),
     "Qwen2.5-VL": _QWEN,
     "Qwen3-VL": _QWEN,
     "Qwen3-VL-MoE": _QWEN,
-    "LLaVA-NeXT-Video": _ImageText(in_template="<video>\n"),
     "GLM-4.1V": _GLM,
     "GLM-4.5V": _GLM,
     "GLM-4.6V": _GLM,
@@ -86,12 +88,14 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
         padding_side="left",
         extra_special_tokens=extra,
         clean_up_tokenization_spaces=False,
-        chat_template=_template(text.in_template),
+        chat_template=_template(text.in_template, text.video),
     )
 
 
-def _template(image: str) -> str:
-    part = "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}{{ '" + image.replace("\n", "\\n") + "' }}"
+def _template(image: str, video: str) -> str:
+    marks = [mark.replace("\n", "\\n") for mark in (video, image)]
+    part = "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] == 'video' %}{{ '"
+    part += marks[0] + "' }}{% else %}{{ '" + marks[1] + "' }}"
     return (
         "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% for part in message['content'] %}"
         + part
@@ -108,9 +112,9 @@ def image_processor(name: str, points: Any = None) -> Any:  # noqa: ANN401 (a cl
     """
     shortest = {"size": {"shortest_edge": _SIDE}, "crop_size": _SQUARE["size"]}
     match name:
-        case "LLaVA-1.5" | "LLaVA-NeXT-Video":
+        case "LLaVA-1.5":
             return CLIPImageProcessorPil(**_SQUARE, crop_size=_SQUARE["size"])
-        case "LLaVA-NeXT":
+        case "LLaVA-NeXT" | "LLaVA-NeXT-Video":
             return LlavaNextImageProcessorPil(**shortest, image_grid_pinpoints=points)
         case "LLaVA-OneVision":
             return LlavaOnevisionImageProcessorPil(**_SQUARE, image_grid_pinpoints=points)
@@ -149,4 +153,7 @@ def save_family(name: str, folder: Path) -> Path:
         case _:
             processor = Parts(images, words)
     processor.save_pretrained(folder)
+    if name.startswith("Qwen"):
+        frames = {"size": {"shortest_edge": 8 * 8, "longest_edge": 2 * 24 * 24}}
+        (folder / "video_preprocessor_config.json").write_text(json.dumps(frames), encoding="utf-8")
     return folder

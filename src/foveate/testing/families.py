@@ -282,12 +282,14 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 }
 WITHOUT_CUTS = ("Gemma 3",)
 """The families that refuse cuts inside the language model, which attends to windows or in both directions."""
+VIDEOS = ("LLaVA-OneVision", "LLaVA-NeXT-Video", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE")
+"""The families that take videos."""
 SPREAD = ("Idefics3", "SmolVLM")
 """The families that write text between the tiles of an image."""
 
 
 def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
-    """Returns the model inputs of each of four images (or videos), two of which have the same shape."""
+    """Returns the model inputs of each of four images, two of which have the same shape."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> Tensor:
@@ -295,8 +297,6 @@ def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
 
     if name in ("LLaVA-1.5", "Gemma 3"):
         return [{"pixel_values": noise(1, 3, _SIDE, _SIDE)} for _ in range(4)]
-    if name == "LLaVA-NeXT-Video":
-        return [{"pixel_values_videos": noise(1, 3, 3, _SIDE, _SIDE)} for _ in range(4)]
     if name == "InternVL":
         return [{"pixel_values": noise(tiles, 3, _SIDE, _SIDE)} for tiles in (3, 1, 3, 2)]
     if name in SPREAD:  # the rest of four tiles is padding
@@ -318,21 +318,14 @@ def image_inputs(name: str, seed: int = 0) -> list[dict[str, Tensor]]:
     return [{"pixel_values": noise(1, 10, 3, _SIDE, _SIDE), "image_sizes": torch.tensor([size])} for size in sizes]
 
 
-def other_inputs(name: str) -> list[dict[str, Tensor]]:
-    """Returns the model inputs of each of two videos, or of two images where `image_inputs` returns videos."""
+def video_inputs(name: str) -> list[dict[str, Tensor]]:
+    """Returns the model inputs of each of four videos, two of which have the same shape; none without videos."""
     noise = torch.Generator().manual_seed(7)
-    if name == "LLaVA-NeXT-Video":
-        sizes = [(20, 50), (50, 22)]
-        pixels = torch.randn(2, 10, 3, _SIDE, _SIDE, generator=noise)
-        return [
-            {"pixel_values": pixels[row : row + 1], "image_sizes": torch.tensor([size])}
-            for row, size in enumerate(sizes)
-        ]
-    if name == "LLaVA-OneVision":
-        return [{"pixel_values_videos": torch.randn(1, 3, 3, _SIDE, _SIDE, generator=noise)} for _ in range(2)]
-    if not name.startswith("Qwen"):
+    if name in ("LLaVA-OneVision", "LLaVA-NeXT-Video"):
+        return [{"pixel_values_videos": torch.randn(1, 3, 3, _SIDE, _SIDE, generator=noise)} for _ in range(4)]
+    if name not in VIDEOS:
         return []
-    sizes = [(2, 4, 6), (3, 8, 4)]
+    sizes = [(2, 4, 6), (3, 8, 4), (2, 4, 6), (1, 6, 6)]
     videos = [
         {
             "pixel_values_videos": torch.randn(t * h * w, 3 * 2 * _PATCH**2, generator=noise),
@@ -345,14 +338,18 @@ def other_inputs(name: str) -> list[dict[str, Tensor]]:
     return videos
 
 
-def placeholders(name: str, token: int, count: int) -> list[int]:
-    """Returns the tokens of an image in a prompt: its placeholders, and the text between them if there is any.
+def placeholders(name: str, token: int, count: int, frames: int = 0) -> list[int]:
+    """Returns the tokens of an image or video in a prompt: its placeholders, and the text between them if there is any.
 
     Args:
         name: Name of the family.
         token: The placeholder.
         count: Number of placeholders.
+        frames: Number of frames of a video; 0 for an image.
     """
+    if frames and name.startswith("Qwen3-VL"):  # the time is written before each frame
+        frame = [token] * (count // frames)
+        return [*frame, *[part for _ in range(frames - 1) for part in (END, 78, START, *frame)]]
     if name not in SPREAD:
         return [token] * count
     tiles, run = count // 9, [token] * 9

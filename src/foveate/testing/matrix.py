@@ -10,13 +10,25 @@ from transformers import CLIPConfig, CLIPModel
 
 from foveate.compressors import Fallback
 from foveate.core.errors import FoveateError
+from foveate.data.clip import Clip
 from foveate.methods import METHODS
 from foveate.methods.fitting import options_on, with_fallbacks
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.load import LoadedModel, adapt
 from foveate.models.loading.processor import Parts
 from foveate.testing.checkpoints import image_processor, tokenizer
-from foveate.testing.families import BEGIN, END, FAMILIES, PAD, START, WORDS, image_inputs, placeholders
+from foveate.testing.families import (
+    BEGIN,
+    END,
+    FAMILIES,
+    PAD,
+    START,
+    VIDEOS,
+    WORDS,
+    image_inputs,
+    placeholders,
+    video_inputs,
+)
 from foveate.testing.recomputation import features_of
 
 _KEEP = 8
@@ -34,17 +46,20 @@ REASONS = {
     ),
     "f": (r"sliding_window of|both directions", "needs a language model whose tokens attend to all earlier ones"),
     "g": (r"debiased attention", "needs rotary positions that rotate whole heads by halves, as in LLaMA"),
-    "h": (r"has no rule for smaller images", "has no rule for smaller images"),
+    "h": (r"has no rule for smaller (images|videos)", "has no rule for smaller images or videos"),
 }
 """By sign: a pattern of the error's message, and its short form."""
+OF_VIDEOS = "videos of "
+KINDS = (*FAMILIES, *(OF_VIDEOS + name for name in VIDEOS))
+"""The columns of the table: images of each family, then videos of those that take them."""
 
 
 def table() -> str:
     """Returns methods and families as Markdown: one row for methods with equal cells, and the reasons below."""
     names_of: dict[tuple[str, ...], list[str]] = {}
     for name in METHODS:
-        names_of.setdefault(tuple(outcome(name, family) for family in FAMILIES), []).append(f"`{name}`")
-    rows = [["methods", *FAMILIES], ["---"] * (1 + len(FAMILIES))]
+        names_of.setdefault(tuple(outcome(name, family) for family in KINDS), []).append(f"`{name}`")
+    rows = [["methods", *KINDS], ["---"] * (1 + len(KINDS))]
     rows += [[" ".join(names), *cells] for cells, names in names_of.items()]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"- ({sign}) {words}" for sign, (_, words) in REASONS.items())])
@@ -52,7 +67,11 @@ def table() -> str:
 
 @torch.no_grad()
 def outcome(name: str, family: str) -> str:
-    """Runs a recipe on a family's tiny model, with an image and two tokens of an answer.
+    """Runs a recipe on a family's tiny model, with an image or a video and two tokens of an answer.
+
+    Args:
+        name: Name of the recipe.
+        family: One of `KINDS`.
 
     Returns:
         "works", "fallback", or the sign of a reason in brackets.
@@ -60,13 +79,13 @@ def outcome(name: str, family: str) -> str:
     Raises:
         FoveateError: The recipe failed for none of the known reasons.
     """
-    loaded = load_family(family)
+    loaded = load_family(family.removeprefix(OF_VIDEOS))
     adapter, model = loaded.adapter, cast(Any, loaded.model)
     options = options_on(METHODS[name], adapter)
     try:
         compressor = with_fallbacks(METHODS[name](keep=_KEEP, **options), loaded)
         small, compressor = compressor.resized(loaded)
-        inputs = _smaller_inputs(small) if small.original else family_inputs(family)
+        inputs = _smaller_inputs(small, family) if small.original else family_inputs(family)
         with compressor.attached(small):
             model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, do_sample=False)
     except FoveateError as error:
@@ -88,15 +107,22 @@ def load_family(family: str) -> LoadedModel:
     return LoadedModel(family, adapter, Parts(image_processor(family, [[24, 48]]), words), companion)
 
 
-def _smaller_inputs(small: LoadedModel) -> dict[str, Any]:
-    """Returns the inputs of a prompt about an image that the image processor makes smaller."""
-    return small.inputs([small.chat_prompt([None, "ab"])], [[Image.radial_gradient("L")]])
+def _smaller_inputs(small: LoadedModel, family: str) -> dict[str, Any]:
+    """Returns the inputs of a prompt about an image or a video that the image processor makes smaller."""
+    image = Image.radial_gradient("L").convert("RGB")
+    if family.startswith(OF_VIDEOS):
+        return dict(small.video_inputs([Clip([image], [0.0])])[0])
+    return small.inputs([small.chat_prompt([None, "ab"])], [[image]])
 
 
 @cache
 def family_inputs(family: str) -> dict[str, Any]:
-    """Returns the inputs of a prompt about the family's first image."""
-    adapter, image = load_family(family).adapter, image_inputs(family)[0]
-    count = len(features_of(adapter, image)[0])
-    ids = torch.tensor([[5, 6, START, *placeholders(family, adapter.image_token, count), END, 9, 10, 11]])
+    """Returns the inputs of a prompt about the family's first image or video."""
+    name, is_video = family.removeprefix(OF_VIDEOS), family.startswith(OF_VIDEOS)
+    adapter = load_family(name).adapter
+    adapter = adapter.other if is_video and adapter.other else adapter
+    image = (video_inputs if is_video else image_inputs)(name)[0]
+    count, grid = len(features_of(adapter, image)[0]), image.get("video_grid_thw")
+    frames = 0 if grid is None else int(grid[0, 0])
+    ids = torch.tensor([[5, 6, START, *placeholders(name, adapter.image_token, count, frames), END, 9, 10, 11]])
     return {**image, **adapter.token_types(ids), "input_ids": ids, "attention_mask": torch.ones_like(ids)}

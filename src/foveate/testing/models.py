@@ -36,8 +36,18 @@ class ModelContract(ABC):
     def model(self) -> nn.Module:
         """Returns a tiny random model of the family."""
 
-    def placeholders(self, adapter: Adapter, count: int) -> list[int]:
-        """Returns the tokens of an image in a prompt: its placeholders, and the text between them if there is any."""
+    def adapter(self, model: nn.Module) -> Adapter:
+        """Returns the adapter of the model, or that of its videos."""
+        return adapt(model)
+
+    def placeholders(self, adapter: Adapter, number: int, count: int) -> list[int]:
+        """Returns the tokens of an image in a prompt: its placeholders, and the text between them if there is any.
+
+        Args:
+            adapter: The adapter.
+            number: Number of the image.
+            count: Number of its placeholders.
+        """
         return [adapter.image_token] * count
 
     @abstractmethod
@@ -94,7 +104,7 @@ class ModelContract(ABC):
         images = self._joined([self.image_inputs()[n] for n in group])
         lengths = [self._length(adapter, n) for n in group]
         arrangements = adapter.arrangements(images, lengths)
-        prompts = [self._prompt(adapter, [length]) for length in lengths]
+        prompts = [self._prompt(adapter, [number]) for number in group]
 
         compressed = in_groups(
             lambda some: compressed_by(compressor, some, adapter.extra_needs),
@@ -161,8 +171,8 @@ class ModelContract(ABC):
         self, groups: Sequence[Sequence[int]] = _BATCH
     ) -> tuple[Any, Adapter, dict[str, Tensor], list[list[int]]]:
         model: Any = self.model()
-        adapter = adapt(model)
-        prompts = [self._prompt(adapter, [self._length(adapter, n) for n in group]) for group in groups]
+        adapter = self.adapter(model)
+        prompts = [self._prompt(adapter, group) for group in groups]
         longest = max(map(len, prompts))
         ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
         inputs = self._joined([self.image_inputs()[number] for group in groups for number in group])
@@ -173,10 +183,11 @@ class ModelContract(ABC):
             prompts,
         )
 
-    def _prompt(self, adapter: Adapter, lengths: Sequence[int]) -> list[int]:
+    def _prompt(self, adapter: Adapter, group: Sequence[int]) -> list[int]:
         prompt = list(_TEXT[0])
-        for number, length in enumerate(lengths):
-            prompt += [*(_TEXT[1] if number else []), START, *self.placeholders(adapter, length), END]
+        for at, number in enumerate(group):
+            run = self.placeholders(adapter, number, self._length(adapter, number))
+            prompt += [*(_TEXT[1] if at else []), START, *run, END]
         return prompt + list(_TEXT[2])
 
     def _length(self, adapter: Adapter, number: int) -> int:

@@ -51,6 +51,8 @@ def recomputed_logits(
         position = torch.arange(length)[None]
     words = adapter.inner.get_input_embeddings()(torch.tensor([answer[:-1]]))
     following = torch.arange(words.shape[1]) + int(position.max()) + 1
+    if adapter.position_axes > 1:  # positions of videos may pass those of the text after them
+        following += int(_positions(adapter, torch.tensor([[*prompt, answer[0]]]), images)[0, -1]) - int(following[0])
     position = torch.cat([position, following.expand(len(position), -1)], 1)
     embeds = torch.cat([sequence.states, words], 1)
     visual = torch.cat([sequence.visual, torch.zeros(words.shape[:2], dtype=torch.bool)], 1)
@@ -93,15 +95,15 @@ def logits_with_hidden(adapter: Adapter, ids: Tensor, image: dict[str, Tensor], 
 
 
 def features_of(adapter: Adapter, image: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Returns the stock model's features of one image: tokens, DeepStack features, and which tokens are newlines."""
+    """Returns the stock features of one image or video: tokens, DeepStack features, and which tokens are newlines."""
     model: Any = adapter.model
     get = model.get_video_features if adapter.modality == "video" else model.get_image_features
-    output = get(**image, return_dict=True)
+    output = get(**{name: value for name, value in image.items() if name != "second_per_grid_ts"}, return_dict=True)
     tokens = output.pooler_output
     tokens = tokens.flatten(0, 1) if isinstance(tokens, Tensor) else torch.cat(list(tokens))
     levels = [torch.cat(list(level)) for level in getattr(output, "deepstack_features", None) or []]
     newline = getattr(adapter.inner, "image_newline", None)
-    if newline is None or adapter.modality == "video":
+    if newline is None:
         return tokens, levels, torch.zeros(len(tokens), dtype=torch.bool)
     return tokens, levels, (tokens == newline).all(1)
 
@@ -120,11 +122,12 @@ def _masks(adapter: Adapter, visual: Tensor) -> Any:  # noqa: ANN401 (one mask, 
 
 def _positions(adapter: Adapter, ids: Tensor, images: Sequence[dict[str, Tensor]]) -> Tensor:
     """Returns the stock positions of a full prompt: (axis, token)."""
-    grids = [image["image_grid_thw"] for image in images if "image_grid_thw" in image]
-    if not grids:
+    if adapter.position_axes == 1:
         return torch.arange(ids.shape[1])[None]
-    kind = (ids == adapter.image_token).int()
-    return adapter.inner.get_rope_index(ids, mm_token_type_ids=kind, image_grid_thw=torch.cat(grids))[0][:, 0]
+    kind = (ids == adapter.image_token).int() * (2 if adapter.modality == "video" else 1)
+    names = [name for name in images[0] if not name.startswith("pixel_values")]
+    grids = {name: torch.cat([image[name] for image in images]) for name in names}
+    return adapter.inner.get_rope_index(ids, mm_token_type_ids=kind, **grids)[0][:, 0]
 
 
 def _sequence(

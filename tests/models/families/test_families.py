@@ -1,6 +1,7 @@
-"""Every family fulfils the contract of adapters, on a tiny random model."""
+"""Every family fulfils the contract of adapters, on a tiny random model, for images and for videos."""
 
-from foveate.testing.families import FAMILIES, image_inputs, placeholders
+from foveate.models.loading.load import adapt
+from foveate.testing.families import FAMILIES, VIDEOS, image_inputs, placeholders, video_inputs
 from foveate.testing.models import ModelContract
 
 
@@ -10,13 +11,31 @@ class Contract(ModelContract):
     def model(self):
         return FAMILIES[self.family]()
 
-    def placeholders(self, adapter, count):
+    def placeholders(self, adapter, number, count):
         return placeholders(self.family, adapter.image_token, count)
 
     def image_inputs(self):
         return image_inputs(self.family)
 
 
-for _name in FAMILIES:
-    _kind = type(f"Test{_name.replace('-', '').replace('.', '').replace(' ', '')}", (Contract,), {"family": _name})
-    globals()[_kind.__name__] = _kind
+class VideoContract(Contract):
+    def adapter(self, model):
+        return adapt(model).other
+
+    def placeholders(self, adapter, number, count):
+        grid = self.image_inputs()[number].get("video_grid_thw")
+        return placeholders(self.family, adapter.image_token, count, 0 if grid is None else int(grid[0, 0]))
+
+    def image_inputs(self):
+        return video_inputs(self.family)
+
+
+def _named(name, base):
+    return type(f"Test{name.replace('-', '').replace('.', '').replace(' ', '')}", (base,), {})
+
+
+for _base, _names in ((Contract, FAMILIES), (VideoContract, VIDEOS)):
+    for _name in _names:
+        _kind = _named(_name + "Videos" * (_base is VideoContract), _base)
+        _kind.family = _name
+        globals()[_kind.__name__] = _kind

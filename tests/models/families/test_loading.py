@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from foveate.core.errors import UnsupportedModel, UnsupportedNeed
+from foveate.data.clip import Clip
 from foveate.methods import uniform
 from foveate.models.loading.load import load
 from foveate.models.loading.processor import Parts
@@ -161,9 +162,9 @@ def test_what_the_template_puts_behind_a_question_is_no_part_of_it(family, loade
     assert loaded.text([asked]) == [QUESTION]
 
 
-def test_videos_are_no_images(loaded_of):
-    with pytest.raises(UnsupportedModel, match="takes videos, not images"):
-        loaded_of("LLaVA-NeXT-Video").image_inputs(IMAGES)
+def test_a_model_without_videos_names_those_with(loaded_of):
+    with pytest.raises(UnsupportedModel, match=r"takes images, not videos.*Qwen3-VL"):
+        loaded_of("LLaVA-NeXT").video_inputs([Clip(IMAGES[:1], [0.0])])
 
 
 @torch.no_grad()

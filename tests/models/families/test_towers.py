@@ -10,13 +10,16 @@ from transformers.image_processing_utils import select_best_resolution
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import ClsRows, Deepstack, Features, Fingerprint, Keys, ReceivedRows
 from foveate.models.loading.load import adapt
-from foveate.testing.families import FAMILIES, SPREAD, image_inputs
+from foveate.testing.families import FAMILIES, SPREAD, VIDEOS, image_inputs, video_inputs
 
 DEPTH, HEADS, WIDTH, SIDE = 4, 4, 8, 6
 LAYERS = range(DEPTH)
-TILED = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "LLaVA-NeXT-Video", "InternVL", "Gemma 3", *SPREAD)
-WITHOUT_CLS = ("LLaVA-OneVision", "Gemma 3", *SPREAD)
-QWEN = ("Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE", "GLM-4.1V", "GLM-4.5V", "GLM-4.6V")
+OF_VIDEOS = "videos of "
+KINDS = (*FAMILIES, *(OF_VIDEOS + name for name in VIDEOS))
+FRAMES = (OF_VIDEOS + "LLaVA-OneVision", OF_VIDEOS + "LLaVA-NeXT-Video")
+TILED = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "LLaVA-NeXT-Video", "InternVL", "Gemma 3", *SPREAD, *FRAMES)
+WITHOUT_CLS = ("LLaVA-OneVision", "Gemma 3", *SPREAD, FRAMES[0])
+QWEN = tuple(kind for kind in KINDS if kind.startswith(("Qwen", "GLM", OF_VIDEOS + "Qwen")))
 ALIKE = ([0, 2], [1], [3])  # images of one arrangement each
 
 
@@ -28,12 +31,19 @@ def _without_gradients():
 
 @cache
 def adapter_of(family):
-    return adapt(FAMILIES[family]())
+    model = adapt(FAMILIES[family.removeprefix(OF_VIDEOS)]())
+    return model.other if family.startswith(OF_VIDEOS) else model
+
+
+def inputs_of(family):
+    """Returns the inputs of four images or videos."""
+    of_videos = family.startswith(OF_VIDEOS)
+    return video_inputs(family.removeprefix(OF_VIDEOS)) if of_videos else image_inputs(family)
 
 
 def joined(family, numbers):
     """Returns the inputs of these images, and the arrangement of each."""
-    adapter, every = adapter_of(family), image_inputs(family)
+    adapter, every = adapter_of(family), inputs_of(family)
     images = {name: torch.cat([every[n][name] for n in numbers]) for name in every[0]}
     runs = [9 * len(pixels_of(family, every[n])) for n in numbers] if family in ("InternVL", *SPREAD) else []
     return images, adapter.arrangements(images, runs)
@@ -52,7 +62,7 @@ def close(found, expected):
 
 def needs_of(family):
     adapter = adapter_of(family)
-    received = [layer for layer in LAYERS if family != "Qwen2.5-VL" or layer in (1, 3)]
+    received = [layer for layer in LAYERS if "Qwen2.5-VL" not in family or layer in (1, 3)]
     return (
         *([ClsRows(tuple(LAYERS))] if adapter.tower.has_cls else []),
         *(ReceivedRows(layer, others) for layer in received for others in (False, True)),
@@ -62,7 +72,7 @@ def needs_of(family):
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_a_batch_is_answered_as_its_images_alone_are(family):
     needs = needs_of(family)
     sources, values = answered(family, [0, 2], needs)
@@ -77,14 +87,14 @@ def test_a_batch_is_answered_as_its_images_alone_are(family):
                 close(values[need][row : row + 1], one[need])
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "LLaVA-OneVision"])
+@pytest.mark.parametrize("family", [name for name in KINDS if "LLaVA-OneVision" not in name])
 def test_the_exact_projector_makes_projected_features_of_unprojected_ones(family):
     _, values = answered(family, [0, 2], [Features(), Features(projected=True)])
     project = adapter_of(family).exact_projector(torch.float64)
     close(project(values[Features()].double()).float(), values[Features(projected=True)])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_a_fingerprint_tells_images_apart_and_nothing_else(family):
     found = [int(answered(family, [number], [Fingerprint()])[1][Fingerprint()]) for number in (0, 1, 2, 3)]
     again = answered(family, [2, 0, 2], [Fingerprint(), Keys(1)])[1][Fingerprint()].tolist()
@@ -94,7 +104,7 @@ def test_a_fingerprint_tells_images_apart_and_nothing_else(family):
 
 def pixels_of(family, image):
     """Returns the tiles of one image that its tokens come from."""
-    if family == "LLaVA-NeXT-Video":
+    if family in FRAMES:
         return image["pixel_values_videos"][0]
     if family in SPREAD:
         return image["pixel_values"][0, image["pixel_attention_mask"][0, :, 0, 0].bool()]
@@ -137,7 +147,10 @@ def placed(family, image, tiles):
     square = tiles.unflatten(1, (SIDE, SIDE))
     if family == "LLaVA-1.5":
         return tiles[0]
-    if family in ("InternVL", "LLaVA-NeXT-Video", "Gemma 3", *SPREAD):
+    if family == FRAMES[0]:
+        half = F.interpolate(tiles.flatten(2).mT.unflatten(2, (SIDE, SIDE)), (3, 3), mode="bilinear")
+        return half.flatten(2).mT.flatten(0, 1).unflatten(1, tiles.shape[2:])
+    if family in ("InternVL", FRAMES[1], "Gemma 3", *SPREAD):
         return torch.stack(
             [
                 torch.stack([tile[2 * r + i, 2 * c + j] for i in (0, 1) for j in (0, 1)]).mean(0)
@@ -176,7 +189,7 @@ def test_attention_and_keys_equal_the_eager_towers(family, numbers):
     _, values = answered(family, numbers, needs)
     cls = int(family not in WITHOUT_CLS)
     for row, number in enumerate(numbers):
-        image = image_inputs(family)[number]
+        image = inputs_of(family)[number]
         attention, keys, _ = stock_tower(family, pixels_of(family, image))
         assert attention.amax((0, 2, 3, 4)).min() > 0.2  # uniform rows would prove nothing
         if cls:
@@ -201,7 +214,7 @@ def test_features_equal_those_of_the_stock_tower(family, numbers):
     adapter = adapter_of(family)
     model, cls = adapter.model, int(family not in WITHOUT_CLS)
     for row, number in enumerate(numbers):
-        image = image_inputs(family)[number]
+        image = inputs_of(family)[number]
         tiles = pixels_of(family, image)
         if family in ("InternVL", "Gemma 3", *SPREAD):
             tower = model.model.vision_model if family in SPREAD else model.model.vision_tower
@@ -225,8 +238,8 @@ def test_features_equal_those_of_the_stock_tower(family, numbers):
         elif family == "Gemma 3":
             projected = model.model.multi_modal_projector(states).flatten(0, 1)
         else:
-            projected = model.model.multi_modal_projector(states if family == "LLaVA-OneVision" else expected)
-        if family == "LLaVA-OneVision":
+            projected = model.model.multi_modal_projector(states if "LLaVA-OneVision" in family else expected)
+        if "LLaVA-OneVision" in family:
             projected = placed(family, image, projected)
         close(values[Features()][row], expected)
         close(values[Features(projected=True)][row], projected)
@@ -238,22 +251,27 @@ def test_features_equal_those_of_the_stock_tower(family, numbers):
 def stock_tokens(family, image):
     """Returns the stock model's features of one image, without separators."""
     model = adapter_of(family).model
-    get = model.get_video_features if family == "LLaVA-NeXT-Video" else model.get_image_features
-    tokens = torch.cat([part.reshape(-1, part.shape[-1]) for part in get(**image, return_dict=True).pooler_output])
-    if "image_sizes" not in image:
+    get = model.get_video_features if family.startswith(OF_VIDEOS) else model.get_image_features
+    given = {name: value for name, value in image.items() if name != "second_per_grid_ts"}
+    tokens = torch.cat([part.reshape(-1, part.shape[-1]) for part in get(**given, return_dict=True).pooler_output])
+    if "image_sizes" not in image and family != FRAMES[0]:
         return tokens
     return tokens[(tokens != model.model.image_newline).any(1)]
 
 
 def shown(image):
-    """Returns the row and column of each token of the tower, which Qwen2.5-VL orders window by window."""
-    _, height, width = (image["image_grid_thw"][0] // torch.tensor([1, 2, 2])).tolist()
-    windows = [(r, c) for r in range(0, height, 2) for c in range(0, width, 2)]
+    """Returns frame, row and column of each token of the tower, which Qwen2.5-VL orders window by window."""
+    frames, height, width = (grid_of(image)[0] // torch.tensor([1, 2, 2])).tolist()
+    windows = [(t, r, c) for t in range(frames) for r in range(0, height, 2) for c in range(0, width, 2)]
     by_window = [
-        (r, c) for top, left in windows for r in range(top, top + 2) for c in range(left, left + 2)
+        (t, r, c) for t, top, left in windows for r in range(top, top + 2) for c in range(left, left + 2)
         if r < height and c < width
     ]  # fmt: skip
-    return by_window, [(r, c) for r in range(height) for c in range(width)]
+    return by_window, [(t, r, c) for t in range(frames) for r in range(height) for c in range(width)]
+
+
+def grid_of(image):
+    return image["image_grid_thw" if "image_grid_thw" in image else "video_grid_thw"]
 
 
 def entering(family, image):
@@ -262,7 +280,7 @@ def entering(family, image):
     before, after = [], []
     hooks = [block.register_forward_pre_hook(lambda _, args: before.append(args[0])) for block in visual.blocks]
     hooks += [block.register_forward_hook(lambda _, args, output: after.append(output)) for block in visual.blocks]
-    visual(image["pixel_values"], image["image_grid_thw"])
+    visual(next(value for name, value in image.items() if name.startswith("pixel_values")), grid_of(image))
     for hook in hooks:
         hook.remove()
     return before, after
@@ -287,10 +305,12 @@ def test_qwens_attention_and_keys_equal_a_recomputation_of_the_block(family, num
     needs = needs_of(family)
     _, values = answered(family, numbers, needs)
     for row, number in enumerate(numbers):
-        image = image_inputs(family)[number]
+        image = inputs_of(family)[number]
         by_window, raster = shown(image)
-        order = by_window if family == "Qwen2.5-VL" else raster
-        patches = torch.tensor([(2 * r + i, 2 * c + j) for r, c in order for i in (0, 1) for j in (0, 1)]).float()
+        order = by_window if "Qwen2.5-VL" in family else raster
+        patches = torch.tensor([(2 * r + i, 2 * c + j) for _, r, c in order for i in (0, 1) for j in (0, 1)]).float()
+        frame = torch.tensor([t for t, _, _ in order for _ in range(4)])
+        apart, frames = frame[:, None] != frame, int(frame.max()) + 1
         before, _ = entering(family, image)
 
         def tokens(of_patches, order=order, raster=raster):
@@ -302,20 +322,23 @@ def test_qwens_attention_and_keys_equal_a_recomputation_of_the_block(family, num
             query, key = turned(qkv[:, 0], patches), turned(qkv[:, 1], patches)
             close(values[Keys(layer)][row], tokens(key))
             if ReceivedRows(layer) in needs:
-                attention = (torch.einsum("qhd,khd->hqk", query, key) / WIDTH**0.5).softmax(-1)
+                logits = torch.einsum("qhd,khd->hqk", query, key) / WIDTH**0.5
+                attention = logits.masked_fill(apart, -torch.inf).softmax(-1)  # a frame attends to itself
                 assert attention.max() > 0.2  # uniform rows would prove nothing
-                close(values[ReceivedRows(layer)][row], tokens(attention.mean(1).T).T)
-                close(values[ReceivedRows(layer, others=True)][row], tokens(from_others(attention).T).T)
+                close(values[ReceivedRows(layer)][row], tokens(frames * attention.mean(1).T).T)
+                others = attention * (1 - torch.eye(len(frame)))
+                received = others.sum(1) / (len(frame) // frames - 1)
+                close(values[ReceivedRows(layer, others=True)][row], tokens(received.T).T)
 
 
 @pytest.mark.parametrize("family", QWEN)
 @pytest.mark.parametrize("numbers", ALIKE, ids=str)
 def test_qwens_features_are_in_raster_order(family, numbers):
-    also = [Deepstack()] if family.startswith("Qwen3-VL") else []
+    also = [Deepstack()] if "Qwen3-VL" in family else []
     sources, values = answered(family, numbers, [Features(), Features(projected=True), *also])
     visual = adapter_of(family).model.model.visual
     for row, number in enumerate(numbers):
-        image = image_inputs(family)[number]
+        image = inputs_of(family)[number]
         expected = stock_tokens(family, image)
         close(sources[row], expected)
         close(values[Features(projected=True)][row], expected)

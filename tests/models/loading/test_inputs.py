@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,13 +20,15 @@ from transformers import (
     Qwen3VLProcessor,
     SmolVLMProcessor,
 )
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.smolvlm import processing_smolvlm
 
-from foveate.core.errors import DataError, FoveateError, UnsupportedModel
+from foveate.core.errors import DataError, FoveateError
+from foveate.data.clip import Clip
 from foveate.methods import fastv, full, random, uniform
 from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
-from foveate.testing.families import WITHOUT_CUTS
+from foveate.testing.families import VIDEOS, WITHOUT_CUTS
 
 CLIP = {"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
 OWN = {
@@ -35,6 +38,7 @@ OWN = {
         LlavaOnevisionProcessor,
         {"num_image_tokens": 36, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_2"},
     ),
+    "LLaVA-NeXT-Video": (LlavaNextVideoProcessor, CLIP),
     "InternVL": (InternVLProcessor, {"image_seq_length": 9}),
     "Qwen2.5-VL": (Qwen2_5_VLProcessor, {}),
     "Qwen3-VL": (Qwen3VLProcessor, {}),
@@ -87,7 +91,7 @@ BATCHES = {
 
 def own_processor(family, loaded):
     """Returns the authors' processor without its video processor, which needs torchvision and is not used here."""
-    kind, settings = OWN.get(family, (LlavaNextVideoProcessor, CLIP))
+    kind, settings = OWN[family]
     parts = loaded.processor
     if family in WITH_VIDEOS:
         kind = type(kind.__name__, (kind,), {"check_argument_for_proper_class": lambda self, name, value: type(value)})
@@ -230,23 +234,95 @@ def test_tiles_without_their_images_are_named(family, loaded_of):
         loaded.adapter.arrangements(flat, [])
 
 
-def test_texts_for_a_model_of_videos_are_those_of_its_processor_and_images_are_refused(loaded_of):
-    loaded = loaded_of("LLaVA-NeXT-Video")
-    found, expected = ours(loaded, ["none"]), theirs("LLaVA-NeXT-Video", loaded, ["none"])
-    assert set(found) == set(expected) == {"input_ids", "attention_mask"}
-    assert all(torch.equal(found[name], expected[name]) for name in found)
-    with pytest.raises(UnsupportedModel, match="takes videos, not images"):
-        loaded.inputs(["<video>"], [[WIDE]])
+class Frames:
+    """Stands in for the authors' video processor, which needs torchvision: it returns what it is given."""
+
+    model_input_names = ("pixel_values_videos",)
+    merge_size = temporal_patch_size = 2
+    num_frames = fps = None
+
+    def __init__(self, prepared):
+        self.prepared = prepared
+
+    def __call__(self, videos, **options):
+        return BatchFeature(self.prepared)
+
+
+CLIPS = {
+    "even": Clip([noise(40, 24) for _ in range(4)], [0.0, 0.5, 1.0, 1.5]),
+    "odd": Clip([noise(24, 40) for _ in range(3)], [0.0, 0.25, 0.75]),
+    "single": Clip([SQUARE], [2.0]),
+}
+
+
+@pytest.mark.parametrize("which", CLIPS)
+@pytest.mark.parametrize("family", VIDEOS)
+def test_prompts_about_a_video_and_an_image_are_those_of_the_authors_processor(family, which, loaded_of):
+    loaded, clip = loaded_of(family), CLIPS[which]
+    turn = [{"type": "video"}, {"type": "text", "text": "then "}, {"type": "image"}, {"type": "text", "text": "what?"}]
+    text = loaded.conversation([{"role": "user", "content": turn}])
+    found = loaded.inputs([text], [[WIDE]], videos=[[clip]])
+    prepared = {name: value for name, value in found.items() if "video" in name}
+    times = SimpleNamespace(fps=1.0, frames_indices=list(clip.seconds), sampled_fps=clip.fps)
+    author = own_processor(family, loaded)
+    author.video_processor = Frames({**prepared, "video_metadata": [times]})
+    names = {name: value for name, value in found.items() if name not in prepared}
+    images = author.image_processor([WIDE], return_tensors="pt")
+    expected = author(text=[text], images=[WIDE], videos=[np.zeros((2, 8, 8, 3), np.uint8)], return_tensors="pt")
+    assert set(names) <= {*expected, *images}
+    for name, value in names.items():
+        assert torch.equal(value, torch.as_tensor(expected[name])), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", VIDEOS)
+def test_a_video_and_an_image_in_one_prompt_are_both_compressed(family, loaded_of):
+    loaded, clip = loaded_of(family), CLIPS["even"]
+    turn = [{"type": "image"}, {"type": "text", "text": "a "}, {"type": "video"}, {"type": "text", "text": "what?"}]
+    text = loaded.conversation([{"role": "user", "content": turn}])
+    inputs = loaded.inputs([text, text], [[WIDE], [HIGH]], videos=[[clip], [clip]])
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    stock = loaded.model.generate(**inputs, **options)
+    with uniform(1.0).attached(loaded):
+        assert torch.equal(loaded.model.generate(**inputs, **options), stock)
+    with uniform(3).attached(loaded) as run:
+        loaded.model.generate(**inputs, **options)
+    assert [len(kept) for kept in run.kept] == [3] * 4
+
+
+@pytest.mark.parametrize("family", ["Qwen2.5-VL", "Qwen3-VL"])
+def test_frames_are_merged_in_pairs_in_their_order(family, loaded_of):
+    """Frames of one colour each: every patch holds the colours of its two frames."""
+    loaded = loaded_of(family)
+    levels = [0, 60, 120, 180, 240]
+    clip = Clip([Image.new("RGB", (16, 8), (level,) * 3) for level in levels], [float(n) for n in range(5)])
+    inputs, (video,) = loaded.video_inputs([clip])
+    processor = loaded.processor.image_processor
+    patches = inputs["pixel_values_videos"].unflatten(1, (3, 2, -1))
+    colours = (
+        patches * torch.tensor(processor.image_std)[:, None, None] + torch.tensor(processor.image_mean)[:, None, None]
+    )
+    found = (colours * 255).unflatten(0, (3, -1))
+    pairs = torch.tensor([[0, 60], [120, 180], [240, 240]]).float()
+    expected = pairs[:, None, None, :, None].expand_as(found)
+    torch.testing.assert_close(found, expected, atol=0.01, rtol=0)
+    assert video.frames == 3 and inputs["video_grid_thw"][0, 0] == 3
+    assert video.seconds == ((0.0, 2.0, 4.0) if family == "Qwen2.5-VL" else (0.5, 2.5, 4.0))
+
+
+@pytest.mark.parametrize("family", ["LLaVA-OneVision", "LLaVA-NeXT-Video"])
+def test_videos_of_other_lengths_are_prepared_one_by_one(family, loaded_of):
+    with pytest.raises(DataError, match=r"videos of 3, 4 frames: one call .* equally many"):
+        loaded_of(family).video_inputs([CLIPS["even"], CLIPS["odd"]])
 
 
 @pytest.mark.parametrize("family", WITH_VIDEOS)
 def test_the_token_of_what_is_not_given_is_named_as_the_processor_refuses_it(family, loaded_of):
     loaded = loaded_of(family)
-    other = "<image>" if family == "LLaVA-NeXT-Video" else "<video>"
-    with pytest.raises(DataError, match=f"has '{other}', a placeholder for an input that is not given"):
-        loaded.inputs([f"What is {other}?"], [[]])
-    with pytest.raises(ValueError, match=r"but no (images|videos) were passed"):
-        own_processor(family, loaded)(text=[f"What is {other}?"])
+    with pytest.raises(DataError, match="has '<video>', a placeholder for an input that is not given"):
+        loaded.inputs(["What is <video>?"], [[]])
+    with pytest.raises(ValueError, match=r"but no videos were passed"):
+        own_processor(family, loaded)(text=["What is <video>?"])
 
 
 def test_prompts_and_images_that_do_not_fit_are_named(loaded_of):

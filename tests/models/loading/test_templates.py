@@ -37,7 +37,7 @@ def bare(tmp_path_factory):
 
 
 def template(family, name):
-    token = checkpoints.tokenizer(family).convert_ids_to_tokens(118 if family == "LLaVA-NeXT-Video" else 119)
+    token = checkpoints.tokenizer(family).convert_ids_to_tokens(119)
     return TEMPLATE.replace("IMAGE", token).replace("NAME", name)
 
 

@@ -113,7 +113,7 @@ def offloaded(family, folder, tmp_path, everything, **options):
         (family, everything)
         for family in FAMILIES
         for everything in (True, False)
-        if family != "LLaVA-NeXT-Video" and not (everything and family in READ_BESIDE)
+        if not (everything and family in READ_BESIDE)
     ],
 )
 def test_an_offloaded_model_answers_and_is_identified_as_the_whole_one(family, everything, folder_of, tmp_path):

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from foveate.core.contracts import Cut, Reduction
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.layers import resolve_layer, resolve_layers
 from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Downsampled, Keys, Need, PixelStatistic, ReceivedRows
+from foveate.data.clip import Clip
 from foveate.functional.pixel_filters import FILTERS
 from foveate.functional.sequence import positions, runs_of
 from foveate.models.backbone.cut_checks import check_cuts
@@ -77,6 +79,7 @@ class Adapter(ABC):
         separator: Embedding of the separators between patches; None if the family has none.
         deepstack_levels: Number of leading decoder blocks that receive DeepStack features.
         image_processor: The checkpoint's image processor; None if the model was given without one.
+        video_settings: Size and crop of frames, as the checkpoint's video processor has them; empty if it has none.
         tokenizer: The checkpoint's tokenizer; None if the model was given without one.
         checkpoint: Function that returns the checkpoint's hash; it is empty if the model was given without one.
     """
@@ -98,6 +101,7 @@ class Adapter(ABC):
     separator: Tensor | None = None
     deepstack_levels: int = 0
     image_processor: Any = None
+    video_settings: Mapping[str, Any] = MappingProxyType({})
     tokenizer: Any = None
 
     def __init__(self, model: Any, language_model: nn.Module) -> None:  # noqa: ANN401 (a class per family)
@@ -133,6 +137,20 @@ class Adapter(ABC):
             prepared: All that the image processor returned.
         """
         return self.arrangements(images, [])
+
+    def prepared_videos(self, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+        """Returns the model inputs of videos and their arrangements, in a family that takes videos.
+
+        Raises:
+            DataError: One call cannot hold these videos.
+            UnsupportedNeed: The adapter is one of images.
+        """
+        raise UnsupportedNeed(f"{type(self).__name__} prepares no videos: define `prepared_videos`")
+
+    def mark(self, tokenizer: Any) -> str:  # noqa: ANN401 (a class per family)
+        """Returns the text that stands for an image in prompts of the chat template; empty without such a token."""
+        token = self.image_token
+        return getattr(tokenizer, self.image_mark) if self.image_mark else tokenizer.convert_ids_to_tokens(token) or ""
 
     def written(self, arrangement: Arrangement, tokenizer: Any) -> str:  # noqa: ANN401 (a class per family)
         """Returns the text that replaces an image's mark in a prompt, with one image token per run of placeholders.
@@ -254,10 +272,13 @@ class Adapter(ABC):
         """The adapters of all kinds of inputs that the model takes besides text, this one first."""
         return (self,) if self.other is None else (self, self.other)
 
+    def kind(self, modality: str) -> "Adapter | None":
+        """Returns the adapter of images or of videos; None if the model takes none."""
+        return next((kind for kind in self.kinds if kind.modality == modality), None)
+
     def of(self, arrangement: Arrangement) -> "Adapter":
         """Returns the adapter of the kind of inputs, images or videos, that an arrangement describes."""
-        modality = "video" if arrangement.frames else "image"
-        return next(kind for kind in self.kinds if kind.modality == modality)
+        return self.kind("video" if arrangement.frames else "image") or self
 
     @property
     def own_reads(self) -> dict[str, Tensor]:
@@ -332,7 +353,11 @@ class Adapter(ABC):
     def token_types(self, ids: Int[Tensor, "batch token"]) -> dict[str, Tensor]:
         """Returns the marks of image tokens in prompts, under each name by which the stock model takes them."""
         names = (*self.token_inputs, *{"mm_token_type_ids"}.intersection(self.image_inputs))
-        return dict.fromkeys(names, (ids == self.image_token).long())
+        numbers = {"image": 1, "video": 2}
+        types = torch.zeros_like(ids)
+        for kind in self.kinds:
+            types = types.masked_fill(ids == kind.image_token, numbers[kind.modality])
+        return dict.fromkeys(names, types)
 
     @property
     def image_token(self) -> int:

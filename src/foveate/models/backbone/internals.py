@@ -17,6 +17,7 @@ INTERNALS = {
     "masking_utils.ALL_MASK_ATTENTION_FUNCTIONS": "the mask function of each attention kernel",
     "masking_utils.create_causal_mask": "masks for key-value caches whose layers differ in length",
     "modeling_utils.ALL_ATTENTION_FUNCTIONS": "the attention kernels by name",
+    "models.auto.video_processing_auto.get_video_processor_config": "the sizes of frames of a checkpoint",
     "models.clip.modeling_clip.CLIPEncoderLayer": "reductions inside a CLIP tower",
     "models.idefics3.image_processing_pil_idefics3.get_resize_output_image_size": "tiles of Idefics3 images",
     "models.llava_next.modeling_llava_next.image_size_to_num_patches": "the number of tiles of LLaVA-NeXT images",

@@ -5,9 +5,12 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from jaxtyping import Float
+from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.errors import DataError
+from foveate.data.clip import Clip
 from foveate.models.backbone.adapter import ImageInputs
 from foveate.models.families.llava import clip_like
 from foveate.models.families.llava_next import LlavaNext
@@ -41,6 +44,24 @@ class Frames(Tiled):
         arrangement = arranged(grid, frames, Arrangement.boxes * frames)
         return [replace(arrangement, separators=last, frames=frames)] * videos
 
+    def prepared_videos(self, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+        if len(counts := sorted({len(clip.frames) for clip in clips})) > 1:
+            raise DataError(
+                f"videos of {', '.join(map(str, counts))} frames: one call of {type(self.model).__name__} takes videos "
+                "of equally many frames; prepare them one by one"
+            )
+        side = self.model.config.vision_config.image_size
+        frames = [self.square(frame) for clip in clips for frame in clip.frames]
+        # Of an image as large as one tile, the first of the two inputs is the image itself.
+        prepared = self.image_processor(frames, image_grid_pinpoints=[[side, side]], return_tensors="pt")
+        pixels = prepared["pixel_values"][:, 0].unflatten(0, (len(clips), -1))
+        inputs = {"pixel_values_videos": pixels}
+        return inputs, self.arrangements(inputs, [])
+
+    def square(self, frame: Image) -> Image:
+        """Returns a frame as the image processor takes it, which resizes it to the square of the tower."""
+        return frame
+
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         return {"pixel_values_videos": images["pixel_values_videos"][list(rows)]}
 
@@ -48,14 +69,29 @@ class Frames(Tiled):
         return images["pixel_values_videos"]
 
 
-class LlavaNextVideo(Frames):
-    """Videos in LLaVA-NeXT-Video, whose patches are pooled before the projector; images as in LLaVA-NeXT."""
+class LlavaNextVideo(LlavaNext):
+    """Images in LLaVA-NeXT-Video, as in LLaVA-NeXT."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
+        super().__init__(model)
+        self.other = LlavaNextVideos(model)
+
+
+class LlavaNextVideos(Frames):
+    """Videos in LLaVA-NeXT-Video, whose patches are pooled before the projector."""
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
         super().__init__(model)
         patches, stride = self.tiles.properties.grid, model.config.spatial_pool_stride
         self.tower = replace(self.tiles.properties, grid=Grid(patches.rows // stride, patches.columns // stride))
-        self.other = LlavaNext(model)
+
+    def square(self, frame: Image) -> Image:
+        """Returns the middle of a frame that is resized to the tower's side, as the stock video processor cuts it."""
+        side, short = self.model.config.vision_config.image_size, min(frame.size)
+        width, height = (length * side // short for length in frame.size)
+        resized = frame.resize((width, height), Resampling.BICUBIC)
+        left, top = (width - side) // 2, (height - side) // 2
+        return resized.crop((left, top, left + side, top + side))
 
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
         return self.inner.vision_resampler(features)

@@ -15,6 +15,7 @@ from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic, ReceivedRows
+from foveate.data.clip import Clip
 from foveate.functional.attention import from_others, mean_attention
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower, downsampled_too_late
@@ -270,9 +271,67 @@ class QwenVideos(MergedSquares):
             for one, (frames, _, _), step in zip(grids, sizes, seconds, strict=True)
         ]
 
+    @property
+    def _timed(self) -> bool:
+        """Returns whether a prompt has the time before each frame, as in Qwen3-VL, instead of positions with time."""
+        return self.model.config.model_type != "qwen2_5_vl"
+
+    def prepared_videos(self, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+        """Returns model inputs and arrangements of videos; the last of an odd number of frames is repeated."""
+        parts = [self._patches(clip) for clip in clips]
+        merged = self.model.config.vision_config.temporal_patch_size
+        inputs = {
+            "pixel_values_videos": torch.cat([pixels for pixels, _ in parts]),
+            "video_grid_thw": torch.stack([grid for _, grid in parts]),
+        }
+        if not self._timed:
+            return self._with_steps(inputs, [merged / clip.fps for clip in clips])
+        arrangements = []
+        for clip, one in zip(clips, self.arrangements(inputs, []), strict=True):
+            times = [*clip.seconds, *[clip.seconds[-1]] * (-len(clip.seconds) % merged)]
+            middle = tuple(
+                (first + last) / 2 for first, last in zip(times[::merged], times[merged - 1 :: merged], strict=True)
+            )
+            arrangements.append(replace(one, seconds=middle))
+        return inputs, arrangements
+
+    def _with_steps(self, inputs: dict[str, Tensor], steps: Sequence[float]) -> tuple[ImageInputs, list[Arrangement]]:
+        """Adds the seconds between merged frames to the inputs, and returns the arrangements too."""
+        given = {**inputs, "second_per_grid_ts": torch.tensor(steps)}
+        return given, self.arrangements(given, [])
+
+    def _patches(self, clip: Clip) -> tuple[Float[Tensor, "patch width"], Int[Tensor, " axis"]]:
+        """Returns the patches of a video and its number of frames, rows and columns, frames merged."""
+        config: Any = self.model.config.vision_config
+        merged, patch = config.temporal_patch_size, config.patch_size
+        frames = [*clip.frames, *[clip.frames[-1]] * (-len(clip.frames) % merged)]
+        prepared = self.image_processor(frames, return_tensors="pt", **self._limits(len(clip.frames)))
+        # Of an image, every patch holds two copies of it; here the second becomes the next frame.
+        rows = prepared["pixel_values"].unflatten(1, (3, merged, patch**2))[:, :, 0]
+        grid = prepared["image_grid_thw"][0]
+        pairs = rows.unflatten(0, (len(frames) // merged, merged, -1)).permute(0, 2, 3, 1, 4)
+        return pairs.flatten(0, 1).flatten(1), grid * torch.tensor([len(frames) // merged, 1, 1])
+
+    def _limits(self, frames: int) -> dict[str, Any]:
+        """Returns the options of the image processor that limit the pixels of a frame as those of videos are limited.
+
+        Those of Qwen3-VL count the pixels of all frames. Without settings of videos those of images hold.
+        """
+        size = self.video_settings.get("size", {})
+        if not {"shortest_edge", "longest_edge"} <= set(size):
+            return {}
+        share = frames if self._timed else 1
+        least, most = -(-size["shortest_edge"] // share), size["longest_edge"] // share
+        return {"size": {"shortest_edge": least, "longest_edge": most}}
+
     def runs(self, arrangement: Arrangement) -> list[int]:
-        split = self.model.config.model_type != "qwen2_5_vl"  # Qwen3-VL writes the time before each frame
-        return [view.patches for view in arrangement.views] if split else super().runs(arrangement)
+        return [view.patches for view in arrangement.views] if self._timed else super().runs(arrangement)
+
+    def written(self, arrangement: Arrangement, tokenizer: Any) -> str:  # noqa: ANN401 (a class per family)
+        if not self._timed:
+            return ""
+        frame = f"<|vision_start|>{self.mark(tokenizer)}<|vision_end|>"  # inside those of the chat template
+        return "".join(f"<{time:.1f} seconds>{frame}" for time in arrangement.seconds)
 
 
 def _answer(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int) -> Tensor:

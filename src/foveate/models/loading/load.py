@@ -28,6 +28,7 @@ from foveate.models.loading.loaded_model import LoadedModel
 from foveate.models.loading.names import DTYPES, REFERENCE, REFERENCES, check_model, folder_of
 from foveate.models.loading.processor import load_processor
 from foveate.models.loading.sizes import memory_note
+from foveate.models.loading.video_inputs import video_settings
 
 _ADAPTERS: dict[str, Callable[[Any], Adapter]] = {  # by model_type of the configuration
     "llava": Llava,
@@ -165,7 +166,8 @@ def load(
     companion = name if companion is None and str(name) in REFERENCES else companion
     clip = load_companion(companion, device) if companion else None
     with reading(f"{what} is incomplete", "Expected tokenizer, chat template and image processor of the same model"):
-        loaded = LoadedModel(str(name), adapt(model), load_processor(source, **SAFE, revision=revision), clip)
+        processor, frames = load_processor(source, **SAFE, revision=revision), video_settings(source, revision)
+        loaded = LoadedModel(str(name), adapt(model), processor, clip, video_settings=frames)
         loaded.check()
     return loaded
 

@@ -18,14 +18,16 @@ from transformers import PreTrainedModel
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.budget import Keep
-from foveate.core.errors import DataError, UnsupportedModel
+from foveate.core.errors import DataError, UnsupportedModel, UnsupportedNeed
 from foveate.core.progress import bar
+from foveate.data.clip import Clip
 from foveate.functional.sequence import left_padded
 from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.text_encoder import Companion
 from foveate.models.loading.checkpoint import device_of, weights_in
 from foveate.models.loading.image_inputs import ImagePreparation
 from foveate.models.loading.prompts import Prompts
+from foveate.models.loading.video_inputs import video_inputs
 from foveate.models.runtime.images import LiveImages, Texts, TextSide
 
 
@@ -39,6 +41,7 @@ class LoadedModel:
         processor: Its processor, or `Parts` of it.
         companion: The CLIP that its tower was taken from; None without one.
         image_options: Options of its image processor besides those of the family, such as `do_pan_and_scan`.
+        video_settings: Size and crop of frames, as its video processor has them; without any, images' sizes hold.
         resolution: Visual tokens of each image, as a count or a share of those at full size; see `smaller`. None means
             full size.
         original: The same model at full size; None if this is it.
@@ -49,12 +52,14 @@ class LoadedModel:
     processor: Any
     companion: Companion | None = None
     image_options: Mapping[str, Any] = field(default_factory=dict)
+    video_settings: Mapping[str, Any] = field(default_factory=dict)
     resolution: Keep | None = None
     original: "LoadedModel | None" = None
 
     def __post_init__(self) -> None:
-        self.adapter.image_processor, self.adapter.tokenizer = self.processor.image_processor, self.processor.tokenizer
-        self.adapter.checkpoint = lambda: self.identity
+        for kind in self.adapter.kinds:
+            kind.image_processor, kind.tokenizer = self.processor.image_processor, self.processor.tokenizer
+            kind.checkpoint, kind.video_settings = lambda: self.identity, self.video_settings
 
     def smaller(self, keep: Keep) -> "LoadedModel":
         """Returns this model for smaller images: its inputs hold about `keep` visual tokens per image.
@@ -116,6 +121,8 @@ class LoadedModel:
         if self.original:
             return self.original.identity
         digest = hashlib.sha256(type(self.processor.image_processor).__name__.encode() + pillow_version.encode())
+        if self.video_settings:
+            digest.update(json.dumps(self.video_settings, sort_keys=True).encode())
         if self.image_options:
             digest.update(json.dumps(self.image_options, sort_keys=True).encode())
         with TemporaryDirectory() as folder:
@@ -157,6 +164,24 @@ class LoadedModel:
         """
         return self._images.inputs(images, per_prompt)
 
+    def video_inputs(self, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+        """Returns the model inputs of videos and their arrangements.
+
+        The model's own image processor prepares the frames, with the sizes of the checkpoint's video processor, which
+        itself would need torchvision. Frames that the model merges in time count as one in the arrangements.
+
+        Args:
+            clips: Frames of each video. LLaVA-OneVision and LLaVA-NeXT-Video take equally many of each.
+
+        Raises:
+            UnsupportedModel: The model takes no videos.
+            UnsupportedNeed: Smaller inputs are wanted.
+            DataError: The image processor refuses the frames, or one call cannot hold these videos.
+        """
+        if self.resolution is not None:
+            raise UnsupportedNeed(f"{type(self.model).__name__} has no rule for smaller videos: prepare smaller frames")
+        return video_inputs(self.adapter, clips)
+
     def together(self, images: Sequence[Image]) -> list[list[int]]:
         """Returns groups of images that one call of `image_inputs` can prepare: all of them at full size."""
         return self._images.together(images)
@@ -173,7 +198,11 @@ class LoadedModel:
         return LiveImages(self.adapter, inputs, arrangements[0], texts, self.companion)
 
     def inputs(
-        self, texts: Sequence[str], images: Sequence[Sequence[Image]], data: Sequence[Sequence[str]] | None = None
+        self,
+        texts: Sequence[str],
+        images: Sequence[Sequence[Image]],
+        data: Sequence[Sequence[str]] | None = None,
+        videos: Sequence[Sequence[Clip]] | None = None,
     ) -> dict[str, Tensor]:
         """Returns the inputs that the model's own processor returns for prompts padded on the left.
 
@@ -184,16 +213,25 @@ class LoadedModel:
             texts: Chat prompts, see `chat_prompt`, with one image token per image.
             images: Images of each prompt in reading order; an empty list for a prompt about text.
             data: Parts of each prompt that come from data, which may not contain control tokens; None means none.
+            videos: Videos of each prompt in reading order; None means none.
 
         Raises:
-            DataError: A prompt has another number of image tokens than images, or a video token.
+            DataError: A prompt has another number of image or video tokens than images or videos.
+            UnsupportedModel: The model takes no videos.
         """
-        if len(texts) != len(images):
-            raise DataError(f"{len(texts)} prompts and images for {len(images)}: expected a list of images per prompt")
-        flat = [image for own in images for image in own]
+        clips = [()] * len(texts) if videos is None else videos
+        for what, given in (("images", images), ("videos", clips)):
+            if len(texts) != len(given):
+                raise DataError(
+                    f"{len(texts)} prompts and {what} for {len(given)}: expected a list of {what} per prompt"
+                )
+        flat, shown = [image for own in images for image in own], [clip for own in clips for clip in own]
         inputs, arrangements = self.image_inputs(flat, [len(own) for own in images]) if flat else ({}, [])
-        left = iter(arrangements)
-        per_prompt = [[next(left) for _ in own] for own in images]
+        more, arrangements_of_videos = self.video_inputs(shown) if shown else ({}, [])
+        inputs, left, others = {**inputs, **more}, iter(arrangements), iter(arrangements_of_videos)
+        per_prompt = [
+            [*(next(left) for _ in own), *(next(others) for _ in also)] for own, also in zip(images, clips, strict=True)
+        ]
         parts = [()] * len(texts) if data is None else data
         prompts = [self._prompts.with_images(*prompt) for prompt in zip(texts, per_prompt, parts, strict=True)]
         return self.batch(prompts, inputs)
@@ -222,7 +260,7 @@ class LoadedModel:
             arrangement: The image's arrangement; None means one view of the tower's own size.
         """
         image = arrangement or Arrangement((self.adapter.tower.grid,))
-        return self._prompts.about(question, [image])
+        return self._prompts_with(self.adapter.of(image)).about(question, [image])
 
     def text_prompt(self, question: str) -> list[int]:
         """Returns the token ids of the chat prompt for a question without an image."""
@@ -233,7 +271,7 @@ class LoadedModel:
 
         Args:
             question: The question; in one about several images, each `data.sample.PLACEHOLDER` is an image.
-            arrangements: The images' arrangements, in their order.
+            arrangements: The arrangements of the images, or of the videos, in their order.
 
         Raises:
             DataError: The number of placeholders differs from the number of images, or the chat template changes the
@@ -241,7 +279,9 @@ class LoadedModel:
         """
         if len(arrangements) < 2:
             return self.prompt(question, arrangements[0]) if arrangements else self.text_prompt(question)
-        return self._prompts.about(question, arrangements)
+        if len(kinds := {self.adapter.of(one) for one in arrangements}) > 1:
+            raise DataError("a question about images and videos: expected images or videos; see `inputs` for both")
+        return self._prompts_with(*kinds).about(question, arrangements)
 
     def reference(self, question: str, answer: str, images: int = 1) -> list[int]:
         """Returns the token ids of an answer after the chat prompt for a question, the end token last.
@@ -281,6 +321,19 @@ class LoadedModel:
     @cached_property
     def _prompts(self) -> Prompts:
         return Prompts(self.adapter, self.processor)
+
+    def _prompts_with(self, kind: Adapter) -> Prompts:
+        """Returns the prompts about images or about videos."""
+        if kind is self.adapter:
+            return self._prompts
+        if self._other_prompts is None or self._other_prompts.adapter is not kind:
+            raise UnsupportedModel(f"{type(self.model).__name__} takes no {kind.modality}s")
+        return self._other_prompts
+
+    @cached_property
+    def _other_prompts(self) -> Prompts | None:
+        """The prompts about the model's other kind of inputs, videos or images; None if it has none."""
+        return Prompts(self.adapter.other, self.processor) if self.adapter.other else None
 
     @cached_property
     def text_side(self) -> TextSide:

@@ -63,7 +63,7 @@ def load_processor(source: str, **options: Any) -> Any:  # noqa: ANN401 (a class
         if hasattr(processor, "image_processor"):  # otherwise it is only the tokenizer
             processor.chat_template = _default(processor.chat_template) or _default(processor.tokenizer.chat_template)
             return processor
-    except (ImportError, AttributeError):  # processor classes raise these without torchvision
+    except (ImportError, AttributeError, RecursionError):  # processor classes raise these without torchvision
         pass
     except ValueError as error:  # AutoProcessor raises this without torchvision
         if "torchvision" not in str(error):

@@ -110,12 +110,12 @@ class Prompts:
             texts = [part for part in content if part is not None]
             if any(map(self._holds_control, texts)):
                 turn = self._turn([None if part is None else _MARK for part in content])
-                pieces = self._framed(turn, iter(frames)).split(_MARK)
+                pieces = _framed(turn, {self._mark: iter(frames)}).split(_MARK)
                 text, prompt = pieces[-1], self.ids(pieces[0])
                 for data, piece in zip(texts, pieces[1:], strict=True):
                     prompt += [*self._plain(data), *self.ids(piece, special=False)]
             else:
-                text = self._framed(self._turn(content), iter(frames))
+                text = _framed(self._turn(content), {self._mark: iter(frames)})
                 prompt = self.ids(text) if answer is None else []
             return array("i", prompt if answer is None else self.answer_tokens(text, answer))
 
@@ -176,24 +176,30 @@ class Prompts:
 
         Args:
             text: The prompt; see `chat_prompt`.
-            arrangements: Arrangements of its images in reading order.
+            arrangements: Arrangements of its images and videos, each kind in reading order.
             data: Its parts that come from data, which may not contain control tokens.
 
         Raises:
-            DataError: The number of image tokens differs from the number of images, or there is a video token.
+            DataError: The number of image or video tokens differs from the number of images or videos.
         """
-        mark = self.processor.tokenizer.convert_tokens_to_ids(self._mark)
-        ids = self._ids_with_data(text, data, iter(()))
-        if (found := ids.count(mark)) != len(arrangements):
-            raise DataError(f"{text!r} has {found} image tokens for {len(arrangements)} images: expected one for each")
-        if frames := self.frames(arrangements):
-            ids = self._ids_with_data(text, data, iter(frames))
-        if others := self._other_placeholders.intersection(ids):
-            name = self.processor.tokenizer.convert_ids_to_tokens(min(others))
+        given = {kind: [one for one in arrangements if self.adapter.of(one) is kind] for kind in self.adapter.kinds}
+        given = {kind: own for kind, own in given.items() if own or kind is self.adapter}
+        ids = self._ids_with_data(text, data, {})
+        for kind, own in given.items():
+            if (found := ids.count(self._token_of_mark(kind))) != len(own):
+                what = kind.modality
+                raise DataError(f"{text!r} has {found} {what} tokens for {len(own)} {what}s: expected one for each")
+        tokenizer = self.processor.tokenizer
+        if frames := {kind.mark(tokenizer): texts for kind, own in given.items() if (texts := self._frames(kind, own))}:
+            ids = self._ids_with_data(text, data, frames)
+        if others := (self._placeholders - {kind.image_token for kind in given}).intersection(ids):
+            name = tokenizer.convert_ids_to_tokens(min(others))
             raise DataError(
                 f"{text!r} has {name!r}, a placeholder for an input that is not given: remove it from the text"
             )
-        return self.expanded(ids, arrangements)
+        for kind, own in given.items():
+            ids = self._expanded(kind, ids, own)
+        return ids
 
     def expanded(self, ids: Sequence[int], arrangements: Sequence[Arrangement]) -> list[int]:
         """Expands each image token of a prompt to a run of placeholders, with the boundary tokens around it.
@@ -201,16 +207,27 @@ class Prompts:
         Raises:
             DataError: The number of image tokens differs from the number of images.
         """
-        runs, image = [run for one in arrangements for run in self.adapter.runs(one)], self.adapter.image_token
+        return self._expanded(self.adapter, ids, arrangements)
+
+    def _expanded(self, kind: Adapter, ids: Sequence[int], arrangements: Sequence[Arrangement]) -> list[int]:
+        """Expands the tokens of one kind of inputs; see `expanded`."""
+        runs, image = [run for one in arrangements for run in kind.runs(one)], kind.image_token
         left = iter(runs)
-        edges = [[getattr(self.processor.tokenizer, name)] for name in self.adapter.image_boundary_tokens] or [[], []]
+        edges = [[getattr(self.processor.tokenizer, name)] for name in kind.image_boundary_tokens] or [[], []]
 
         def run() -> list[int]:
             return [*edges[0], *[image] * next(left), *edges[1]]
 
         if (found := list(ids).count(image)) != len(runs):
-            raise DataError(f"{found} image tokens for {len(runs)} runs of them in a prompt: expected one for each")
+            raise DataError(
+                f"{found} {kind.modality} tokens for {len(runs)} runs of them in a prompt: expected one for each"
+            )
         return [token for i in ids for token in (run() if i == image else [i])]
+
+    def _token_of_mark(self, kind: Adapter) -> int:
+        """Returns the token that stands once for each image or video in a prompt of the chat template."""
+        tokenizer = self.processor.tokenizer
+        return tokenizer.convert_tokens_to_ids(kind.mark(tokenizer)) if kind.image_mark else kind.image_token
 
     def about(self, question: str, arrangements: Sequence[Arrangement]) -> list[int]:
         """Returns the token ids of the chat prompt for images and a question, with all placeholders; see `expanded`."""
@@ -219,21 +236,17 @@ class Prompts:
 
     def frames(self, arrangements: Sequence[Arrangement]) -> tuple[str, ...]:
         """Returns the texts that replace the marks of images in a prompt; none if the marks stay as they are."""
-        texts = tuple(self.adapter.written(one, self.processor.tokenizer) for one in arrangements)
-        return texts if all(texts) else ()
+        return self._frames(self.adapter, arrangements)
 
-    def _framed(self, text: str, frames: Iterator[str]) -> str:
-        """Returns a text in which the next of these frames replace the marks of images, as far as there are any."""
-        if not self._mark:
-            return text
-        first, *others = text.split(self._mark)
-        return first + "".join(next(frames, self._mark) + other for other in others)
+    def _frames(self, kind: Adapter, arrangements: Sequence[Arrangement]) -> tuple[str, ...]:
+        """Returns the texts that replace the marks of one kind of inputs; see `frames`."""
+        texts = tuple(kind.written(one, self.processor.tokenizer) for one in arrangements)
+        return texts if all(texts) else ()
 
     @cached_property
     def _mark(self) -> str:
         """The text that stands for an image in prompts of the chat template; empty if the tokenizer has none."""
-        tokenizer, name = self.processor.tokenizer, self.adapter.image_mark
-        return getattr(tokenizer, name) if name else tokenizer.convert_ids_to_tokens(self.adapter.image_token) or ""
+        return self.adapter.mark(self.processor.tokenizer)
 
     def ids(self, text: str, special: bool = True) -> list[int]:
         """Returns the token ids of a chat prompt, or with `special=False` of a part of one."""
@@ -241,14 +254,14 @@ class Prompts:
         started = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
         return tokenizer(text, add_special_tokens=special and not started)["input_ids"]
 
-    def _ids_with_data(self, text: str, data: Sequence[str], frames: Iterator[str]) -> list[int]:
+    def _ids_with_data(self, text: str, data: Sequence[str], frames: Mapping[str, Sequence[str]]) -> list[int]:
         """Returns the token ids of a chat prompt of which some parts come from data, framed elsewhere; see `_framed`.
 
         Raises:
             DataError: A part with a control token cannot be found in the prompt, or cannot be tokenized otherwise.
         """
         ids: list[int] = []
-        rest, first = text, True
+        rest, first, left = text, True, {mark: iter(texts) for mark, texts in frames.items()}
         for part in filter(self._holds_control, (part.strip() for part in data)):
             before, there, rest = rest.partition(part)
             if not there:
@@ -256,26 +269,27 @@ class Prompts:
                     f"{shown(part)} holds text that the model's tokenizer reads as a control token, and the chat "
                     "template changes it: remove it from the data"
                 )
-            ids += [*self.ids(self._framed(before, frames), special=first), *self._plain(part)]
+            ids += [*self.ids(_framed(before, left), special=first), *self._plain(part)]
             first = False
-        return ids + self.ids(self._framed(rest, frames), special=first)
+        return ids + self.ids(_framed(rest, left), special=first)
 
     @cached_property
     def _controls(self) -> frozenset[str]:
         """The texts that the tokenizer reads as single control tokens."""
         tokenizer = self.processor.tokenizer
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        image = [self.processor.image_token, tokenizer.convert_ids_to_tokens(self.adapter.image_token)]
+        placeholders = [kind.image_token for kind in self.adapter.kinds]
+        image = [self.processor.image_token, *map(tokenizer.convert_ids_to_tokens, placeholders)]
         return frozenset({*tokenizer.all_special_tokens, *added, *filter(None, image)} - {""})
 
     @cached_property
-    def _other_placeholders(self) -> frozenset[int]:
-        """The placeholder tokens of images or videos other than the one that the adapter uses."""
+    def _placeholders(self) -> frozenset[int]:
+        """The placeholder tokens of images and videos."""
         config, tokenizer = self.adapter.model.config, self.processor.tokenizer
         known: set[Any] = {getattr(config, f"{kind}_token_id", None) for kind in ("image", "video")}
         if video := getattr(self.processor, "video_token", None):
             known.add(tokenizer.convert_tokens_to_ids(video))
-        return frozenset(known - {None, self.adapter.image_token, tokenizer.unk_token_id})
+        return frozenset(known - {None, tokenizer.unk_token_id})
 
     def _holds_control(self, text: str) -> bool:
         return any(control in text for control in self._controls)
@@ -288,7 +302,8 @@ class Prompts:
         """
         tokenizer = self.processor.tokenizer
         tokens = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        controls = {*tokenizer.all_special_ids, self.adapter.image_token} - {tokenizer.unk_token_id}
+        controls = {*tokenizer.all_special_ids, *(kind.image_token for kind in self.adapter.kinds)}
+        controls -= {tokenizer.unk_token_id}
         if found := controls.intersection(tokens):
             name = tokenizer.convert_ids_to_tokens(min(found))
             raise DataError(
@@ -296,6 +311,15 @@ class Prompts:
                 "tokens for: remove it from the data"
             )
         return tokens
+
+
+def _framed(text: str, frames: Mapping[str, Iterator[str]]) -> str:
+    """Returns a text in which the next of these frames replace each mark, as far as there are any."""
+    for mark, left in frames.items():
+        if mark:
+            first, *others = text.split(mark)
+            text = first + "".join(next(left, mark) + other for other in others)
+    return text
 
 
 def _joined(content: Sequence[str | None], joined: bool) -> Sequence[str | None]:

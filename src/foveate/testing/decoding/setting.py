@@ -78,7 +78,7 @@ class Setting:
     @property
     def token(self) -> int:
         """The placeholder of images."""
-        return VIDEO if self.family == "LLaVA-NeXT-Video" else IMAGE
+        return IMAGE
 
     @cached_property
     def images(self) -> list[dict[str, Tensor]]:

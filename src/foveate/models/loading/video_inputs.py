@@ -1,0 +1,59 @@
+"""Model inputs of videos, made frame by frame by the checkpoint's own image processor.
+
+The stock video processors need torchvision, which foveate does not depend on.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from foveate.core.arrangement import Arrangement
+from foveate.core.errors import DataError, FoveateError, UnsupportedModel, message_of, shown
+from foveate.data.clip import Clip
+from foveate.models.backbone.adapter import Adapter, ImageInputs
+from foveate.models.backbone.internals import internal
+from foveate.models.loading.checkpoint import device_of
+
+
+def video_inputs(adapter: Adapter, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+    """Returns the model inputs of videos and their arrangements; see `LoadedModel.video_inputs`."""
+    videos = adapter.kind("video")
+    if videos is None:
+        raise UnsupportedModel(
+            f"{type(adapter.model).__name__} takes images, not videos: give the frames as images, or use a model of "
+            "LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
+        )
+    with _refusals(clips):
+        inputs, arrangements = videos.prepared_videos(clips)
+    device = device_of(adapter.model)
+    return {name: value.to(device) for name, value in inputs.items()}, arrangements
+
+
+def video_settings(source: str, revision: str) -> dict[str, Any]:
+    """Returns the size and the crop of frames that a checkpoint's video processor has; empty if it has none.
+
+    Args:
+        source: The checkpoint's folder or hub ID.
+        revision: Branch, tag or commit of a hub ID.
+    """
+    read = internal("models.auto.video_processing_auto.get_video_processor_config")
+    settings = read(source, revision=revision)
+    return {name: settings[name] for name in ("size", "crop_size") if settings.get(name)}
+
+
+@contextmanager
+def _refusals(clips: Sequence[Clip]) -> Iterator[None]:
+    """Names the sizes of frames that the image processor refuses.
+
+    Raises:
+        DataError: It raised an error of its own.
+    """
+    try:
+        yield
+    except FoveateError:
+        raise
+    except (ValueError, ZeroDivisionError, RuntimeError) as error:
+        sizes = " and ".join(sorted({f"{clip.frames[0].width} x {clip.frames[0].height}" for clip in clips}))
+        raise DataError(
+            f"the model's image processor takes no frames of {shown(sizes)}: {message_of(error)}"
+        ) from error
