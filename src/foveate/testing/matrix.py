@@ -35,8 +35,8 @@ _KEEP = 8
 REASONS = {
     "a": (r"EvidenceShare", "needs annotated data: runs in evaluations only"),
     "b": (
-        r"cuts an image into tiles|takes images of one size",
-        "needs one image for the tower, of any size and not tiles of it",
+        r"cuts an image into tiles|takes images of one size|token for each frame",
+        "needs one image for the tower, of any size, not tiles or frames",
     ),
     "c": (r"ClsQuery.*no \[CLS\]", "needs the query of [CLS] itself, for which there is no fallback"),
     "d": (r"works inside the tower of LLaVA-1.5", "works between the blocks of a tower like LLaVA-1.5's"),
