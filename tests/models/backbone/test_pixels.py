@@ -10,6 +10,7 @@ from PIL import Image
 from foveate.compressors import DecoderCompressor, VisionCompressor
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import PIXEL_STATISTICS
+from foveate.data.clip import Clip
 from foveate.methods import METHODS
 from foveate.models.backbone.pixels import Normalisation
 from foveate.models.loading.load import adapt, load
@@ -20,12 +21,13 @@ from foveate.testing.checkpoints import image_processor, tokenizer
 from foveate.testing.families import FAMILIES, START, WITHOUT_CUTS
 from foveate.testing.matrix import family_inputs, load_family
 from tests.functional.test_pixel_filters import oracle
-from tests.models.families.test_towers import TILED, pixels_of, placed
+from tests.models.families.test_towers import KINDS, OF_VIDEOS, TILED, pixels_of, placed
 
 SIDE = 4  # pixels of a patch
 SCORERS = {"saturation": Saturation(), "contrast": Contrast(), "edges": Edges()}
 HEIGHT, WIDTH = 24, 48  # of two tiles beside each other
 REGION = (8, 32, 16, 48)  # top, left, bottom, right: whole visual tokens in all views of all families
+CROPPED = (OF_VIDEOS + "LLaVA-NeXT-Video",)  # which sees no whole token of the region
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +39,16 @@ def _without_gradients():
 @cache
 def loaded_of(family):
     """Returns the family's tiny model with an image processor for the same resolutions."""
-    model = FAMILIES[family]()
-    processor = image_processor(family, getattr(model.config, "image_grid_pinpoints", None))
-    return LoadedModel(family, adapt(model), Parts(processor, tokenizer(family)))
+    name = family.removeprefix(OF_VIDEOS)
+    model = FAMILIES[name]()
+    processor = image_processor(name, getattr(model.config, "image_grid_pinpoints", None))
+    return LoadedModel(name, adapt(model), Parts(processor, tokenizer(name)))
+
+
+def adapter_of(family):
+    """Returns the adapter of the family's images or videos."""
+    adapter = loaded_of(family).adapter
+    return adapter.other if family.startswith(OF_VIDEOS) else adapter
 
 
 def image(of):
@@ -54,12 +63,10 @@ def image(of):
 def seen(family, images, frames=1):
     """Returns the inputs and the arrangement of images; in videos each is the last of `frames` frames."""
     loaded = loaded_of(family)
-    if family == "LLaVA-NeXT-Video":
+    if family.startswith(OF_VIDEOS):
         plain = Image.new("RGB", images[0].size, (128, 128, 128))
-        videos = [[*[plain] * (frames - 1), image] for image in images]
-        shown = [loaded.processor.image_processor(video, return_tensors="pt")["pixel_values"] for video in videos]
-        inputs = {"pixel_values_videos": torch.stack(shown)}
-        arrangements = loaded.adapter.arrangements(inputs, [])
+        clips = [Clip([*[plain] * (frames - 1), image], list(range(frames))) for image in images]
+        inputs, arrangements = loaded.video_inputs(clips)
     else:
         inputs, arrangements = loaded.image_inputs(images)
     assert len(set(arrangements)) == 1
@@ -68,8 +75,8 @@ def seen(family, images, frames=1):
 
 def boxes(family, arrangement):
     """Returns for each view the part of the image that it shows, or None."""
-    if family == "LLaVA-NeXT-Video":
-        return [None, (0, 0, 1, 1)]
+    if family.startswith(OF_VIDEOS):
+        return [*[None] * (arrangement.frames - 1), (0, 0, 1, 1)]
     if family == "InternVL":  # tile after tile, the whole image last
         return [(0, 0, 1, 0.5), (0, 0.5, 1, 1), (0, 0, 1, 1)]
     return arrangement.boxes
@@ -93,7 +100,7 @@ def inside(family, arrangement):
 def generated(compressor, family, inputs, arrangement):
     """Returns the kept patches of one image in stock `generate`."""
     loaded = loaded_of(family)
-    token = loaded.adapter.image_token
+    token = adapter_of(family).image_token
     ids = torch.tensor([[5, 6, START, *[token] * arrangement.length, 9, 10]])
     kinds = loaded.adapter.token_types(ids)
     with compressor.attached(loaded) as run:
@@ -101,7 +108,7 @@ def generated(compressor, family, inputs, arrangement):
     return run.kept[0].tolist()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [kind for kind in KINDS if kind not in CROPPED])
 @pytest.mark.parametrize("name", SCORERS)
 def test_the_tokens_that_show_what_stands_out_are_kept(family, name):
     inputs, arrangement = seen(family, [image(name)], frames=2)
@@ -131,7 +138,7 @@ def photographs():
 def answered(family, images):
     """Returns the answers about images of one arrangement."""
     inputs, arrangement = seen(family, images)
-    return loaded_of(family).adapter.encode(inputs, arrangement, PIXEL_STATISTICS)[1]
+    return adapter_of(family).encode(inputs, arrangement, PIXEL_STATISTICS)[1]
 
 
 @pytest.mark.parametrize("family", TILED)
@@ -141,7 +148,7 @@ def test_tiles_are_packed_as_the_model_packs_them(family):
     processor = loaded.processor.image_processor
     for image in photographs()[1:]:
         inputs, arrangement = seen(family, [image], frames=2)
-        values = loaded.adapter.encode(inputs, arrangement, PIXEL_STATISTICS)[1]
+        values = adapter_of(family).encode(inputs, arrangement, PIXEL_STATISTICS)[1]
         tiles = pixels_of(family, inputs)
         for need in PIXEL_STATISTICS:
             numbers = np.stack([oracle(need.name, shown(tile, processor), (SIDE, SIDE)) for tile in tiles])
@@ -171,10 +178,10 @@ def test_qwens_tokens_are_squares_of_patches_in_reading_order(family):
             np.testing.assert_allclose(values[need][0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_neither_batch_nor_half_precision_changes_a_number(family):
     both = photographs()[:2]
-    together, adapter = answered(family, both), loaded_of(family).adapter
+    together, adapter = answered(family, both), adapter_of(family)
     inputs, arrangement = seen(family, both)
     half = {name: value.half() if value.is_floating_point() else value for name, value in inputs.items()}
     for need in PIXEL_STATISTICS:

@@ -13,6 +13,7 @@ from transformers import Idefics3Processor
 from foveate.compressors import AtResolution, Downsample, Identity
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import DataError, FoveateError, UnsupportedNeed
+from foveate.data.clip import Clip
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.encodings import Encodings
@@ -305,9 +306,10 @@ def test_a_method_at_a_resolution_cannot_be_attached_and_says_what_to_do_instead
 
 
 def test_a_family_without_a_rule_names_what_is_missing(loaded_of):
-    loaded = loaded_of("LLaVA-NeXT-Video")
-    with pytest.raises(UnsupportedNeed, match="define `scaling` in LlavaNextVideo"):
-        loaded.smaller(4).image_inputs([picture(96, 96)])
+    with pytest.raises(UnsupportedNeed, match="define `scaling` in LlavaOnevisionVideos"):
+        loaded_of("LLaVA-OneVision").adapter.other.scaling((96, 96), 4)
+    with pytest.raises(UnsupportedNeed, match="no rule for smaller videos"):
+        loaded_of("Qwen3-VL").smaller(4).video_inputs([Clip([picture(96, 96)], [0.0])])
 
 
 def test_an_image_that_the_processor_refuses_is_named_at_any_size(loaded_of):
