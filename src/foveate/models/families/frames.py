@@ -56,11 +56,16 @@ class Frames(Tiled):
         prepared = self.image_processor(frames, image_grid_pinpoints=[[side, side]], return_tensors="pt")
         pixels = prepared["pixel_values"][:, 0].unflatten(0, (len(clips), -1))
         inputs = {"pixel_values_videos": pixels}
-        return inputs, self.arrangements(inputs, [])
+        found = zip(clips, self.arrangements(inputs, []), strict=True)
+        return inputs, [replace(one, boxes=(self.box(clip.frames[0].size),) * one.frames) for clip, one in found]
 
     def square(self, frame: Image) -> Image:
         """Returns a frame as the image processor takes it, which resizes it to the square of the tower."""
         return frame
+
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Returns the part of a frame of this width and height that `square` shows; see `Arrangement.boxes`."""
+        return (0.0, 0.0, 1.0, 1.0)
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
         return {"pixel_values_videos": images["pixel_values_videos"][list(rows)]}
@@ -92,6 +97,12 @@ class LlavaNextVideos(Frames):
         resized = frame.resize((width, height), Resampling.BICUBIC)
         left, top = (width - side) // 2, (height - side) // 2
         return resized.crop((left, top, left + side, top + side))
+
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        width, height = size
+        short = min(size)
+        left, top = (width - short) / 2 / width, (height - short) / 2 / height
+        return (top, left, 1 - top, 1 - left)
 
     def joined(self, features: Float[Tensor, "tile patch width"]) -> Float[Tensor, "tile token joined"]:
         return self.inner.vision_resampler(features)
