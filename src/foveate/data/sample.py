@@ -11,6 +11,7 @@ from PIL.Image import Image
 
 from foveate.core.errors import DataError
 from foveate.data.rgb import as_rgb, upright_size
+from foveate.data.video import VideoSource
 
 T = TypeVar("T")
 Scoring = Literal[
@@ -169,13 +170,13 @@ class Boxes(Evidence):
 
 @dataclass(frozen=True, eq=False)
 class VQASample:
-    """A question with its reference answers.
+    """A question with its reference answers, about images, a video or text alone.
 
     Attributes:
         id: Unique name within the data set and split.
-        image_id: Name that all questions about the image, or about the same images in the same order, share; unique for
-            a text-only question.
-        sources: The images, opened on demand; none for a text-only question.
+        image_id: Name that all questions about the image or video, or about the same images in the same order, share;
+            unique for a text-only question.
+        sources: The images, opened on demand; none for a text-only question or one about a video.
         kind: Question type.
         question: The question, without any prompt around it. In a question about several images, `PLACEHOLDER` stands
             for each in turn; without any, all images stand before the question.
@@ -187,6 +188,7 @@ class VQASample:
         options: Options of a multiple-choice question, in the order of their letters.
         hint: Additional text for the prompt.
         problem: Reason why the question cannot be used; empty if it can.
+        video: The video, opened on demand; None for a question about images or text.
     """
 
     id: str
@@ -201,6 +203,7 @@ class VQASample:
     options: tuple[str, ...] = ()
     hint: str = ""
     problem: str = ""
+    video: VideoSource | None = None
 
     @property
     def several(self) -> bool:
