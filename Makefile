@@ -65,7 +65,7 @@ test: $(INSTALLED) ## run the fast tests: some minutes
 	$(BIN)/pytest $(BY_FILE) -m "not extended" $(ARGS)
 
 test-all: $(INSTALLED) ## run all tests, with shape checks in the whole package
-	$(BIN)/pytest $(BY_FILE) --jaxtyping-packages=foveate,beartype.beartype $(ARGS)
+	$(BIN)/pytest $(BY_FILE) --jaxtyping-packages=foveate,tests.checked $(ARGS)
 
 # Uses an environment of its own, which is kept; TORCH="torch==2.13.0" avoids a CUDA build of several GB.
 test-newest: ## run the fast tests with the newest versions that the ranges allow

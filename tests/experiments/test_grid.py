@@ -140,7 +140,7 @@ def test_three_benchmarks_are_compared_on_a_tiny_model_of_every_family(tmp_path)
     ended = run("--data", *data, "--model", "reference", *models, *WORDS, folder=tmp_path)
     assert ended.returncode == 0, ended.stderr
     summary = pd.read_csv(tmp_path / "runs/compare_methods/summary.csv")
-    assert set(summary["model"]) == {"all", "reference", *models}
+    assert set(summary["model"]) == {"all", "reference", *(name.replace(" ", "_") for name in models)}
     assert (summary.loc[summary["model"] == "all", "tasks"] == 3 * (1 + len(models))).all()
     assert "divprune" in set(summary["method"]) and np.isfinite(summary["mean_rank"]).all()
     assert len(list(tmp_path.glob("runs/compare_methods_*/table.csv"))) == 3 * (1 + len(models))

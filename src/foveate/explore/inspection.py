@@ -169,9 +169,9 @@ class Maps:
     layers: tuple[int, ...]
     tower: Float[np.ndarray, "layer head patch"]
     has_cls: bool
-    last: Float[np.ndarray, "block head patch"]
-    question: Float[np.ndarray, "block head patch"]
-    answer: Float[np.ndarray, "block head patch"]
+    last: Float[np.ndarray, "block decoder_head patch"]
+    question: Float[np.ndarray, "block decoder_head patch"]
+    answer: Float[np.ndarray, "block decoder_head patch"]
     unreadable: str = ""
 
 
