@@ -9,7 +9,7 @@ import tyro
 
 import foveate.evaluation
 from foveate.core.errors import DataError, OptionError, UnsupportedModel, shown
-from foveate.data.names import SCENES, check_limit, parsed, table_of
+from foveate.data.names import FRAMES, SCENES, check_limit, parsed, table_of
 from foveate.evaluation.names import REUSABLE, Existing, LoggerName, Reuse, check_loggers, check_numbers
 from foveate.evaluation.ranks import started_elsewhere
 from foveate.models.loading.names import AUTO, REFERENCE, Dtype, check_model
@@ -40,6 +40,7 @@ class Options:
         split: Split of the data set; None means the one that results are usually reported on.
         limit: Number of questions; None means all of a benchmark, and of scenes the experiment's own number.
         seed: Seed of generated data.
+        frames: Frames that are shown of each video.
         batch_size: Questions per batch; "auto" is what fits the model and the memory. A batch for which memory does not
             suffice is answered in halves.
         device: Device of the model, such as cpu or cuda; "auto" is cuda if there is one, else mps, else cpu.
@@ -66,6 +67,7 @@ class Options:
     split: str | None = None
     limit: int | None = None
     seed: int = 0
+    frames: int = FRAMES
     batch_size: int | Literal["auto"] = AUTO
     device: str = AUTO
     dtype: Dtype | Literal["auto"] = AUTO
@@ -107,7 +109,7 @@ class Options:
             raise OptionError("storage '': expected the URL of a database; leave it out for a file in --out")
         if self.workers < 1:
             raise OptionError(f"workers={self.workers}: at least one is needed")
-        check_numbers(self.seed, self.batch_size, self.max_new_tokens)
+        check_numbers(self.seed, self.batch_size, self.max_new_tokens, self.frames)
         for data in self.data:
             parsed(data)
             if table := table_of(data):
@@ -220,6 +222,7 @@ class Options:
             self.split or "",
             self.scenes if self.limit is None and parsed(data)[0] == SCENES else self.limit,
             self.seed,
+            self.frames,
             dtype=self.dtype,
             batch_size=self.batch_size,
             device=self.device,

@@ -94,7 +94,7 @@ def test_a_skipping_run_does_not_hide_the_failure_from_one_that_stops(tiny, tmp_
 def test_nothing_that_can_be_asked_is_an_error_too(tiny, tmp_path):
     rows = [row | BROKEN["noise"][0] for row in tables.pope_rows(1)]
     broken = replace(config(tiny, tmp_path, {}, rows), on_error="skip")
-    samples, _ = data_of(broken.data, broken.split, None, 0)
+    samples, _ = data_of(broken)
     with pytest.raises(DataError, match="none of 6 questions"):
         first_usable(broken, samples)
 
@@ -126,7 +126,7 @@ def test_a_study_that_skips_is_not_stopped_by_its_first_question(kind, tiny, tmp
     rows = [row for row in tables.pope_rows() if row["category"] == "random"]
     rows[0] |= change
     broken = replace(config(tiny, tmp_path, {}, rows), on_error="skip")
-    samples, questions = data_of(broken.data, broken.split, None, 0)
+    samples, questions = data_of(broken)
     loaded = load(tiny)
     assert first_usable(broken, samples, loaded).id == "random-2"
     encodings = encodings_of(broken, loaded, samples, questions)
@@ -167,7 +167,7 @@ def test_bias_is_measured_of_every_question_or_says_which_cannot_be_asked(tiny, 
 def test_methods_are_not_compared_on_a_split_without_answers(tiny, tmp_path):
     place = tables.vqav2(tmp_path / "vqav2.parquet", answered=False)
     unanswered = EvalConfig(Identity(), model=tiny, data=f"vqav2:{place}", split="test", out=tmp_path)
-    samples, _ = data_of(unanswered.data, unanswered.split, None, 0)
+    samples, _ = data_of(unanswered)
     with pytest.raises(DataError, match=r"has no answers.*foveate answer"):
         first_usable(unanswered, samples)
     table = evaluate(replace(unanswered, max_new_tokens=3)).read()

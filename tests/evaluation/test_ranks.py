@@ -121,7 +121,7 @@ def test_a_search_and_a_measurement_of_bias_are_shared_too(tiny, tmp_path):
 def test_a_share_is_every_second_batch_whatever_is_left(config):
     loaded = cached_load(config.model)
     config = replace(config, batch_size=11)
-    samples, questions = data_of("scenes", config.split, 66, 0)
+    samples, questions = data_of(replace(config, limit=66))
     batches = [part.name for part in evaluate(replace(config, out=config.out / "whole")).parts()]
     folder = RecordFolder(config.out / "records" / "shares")
     evaluation = Evaluation(config, loaded, samples, questions, folder)

@@ -82,7 +82,7 @@ def test_text_before_images_runs_once_and_padding_stands_behind_it(config, loade
     images = list({sample.image_id: sample for sample in samples}.values())
     prompts = [loaded.prompt(sample.question) for sample in images]
     system = [5, 6, 7, 8, 9, 10, 11, 12]
-    turns = [Conversation.from_prompts([[*system, *prompt]], llava.image_token) for prompt in prompts]
+    turns = [Conversation.from_prompts([[*system, *prompt]], llava.placeholders) for prompt in prompts]
     pixels = loaded.image_inputs([sample.image for sample in images])[0]["pixel_values"]
     ragged = VisionCompressor(ClsEnsemble((0, 5)), None, Mass(0.6)).compress(live_images(llava, pixels))
     assert len(set(ragged.decision.compression.count.tolist())) > 1

@@ -339,7 +339,7 @@ def test_a_prompt_of_many_images_that_is_too_long_is_named(config, tmp_path):
 
 
 def test_what_needs_one_image_leaves_questions_about_several_out_or_refuses_them(config):
-    samples, questions = data_of(config.data, config.split, None, 0)
+    samples, questions = data_of(config)
     loaded = cached_load(config.model, config.device, config.dtype)
     stored = encodings_of_data(config, loaded, samples, questions)
     asked = [sample for sample, _ in with_prompts(config, loaded, samples, stored.arrangements)]

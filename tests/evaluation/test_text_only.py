@@ -12,7 +12,7 @@ from foveate.bias.plan import BiasPlan
 from foveate.compressors import Identity
 from foveate.core.errors import DataError
 from foveate.data.load import load_samples
-from foveate.data.sample import images_of
+from foveate.data.sample import media_of
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
 from foveate.evaluation.encodings import Encodings
@@ -81,7 +81,7 @@ def test_text_only_questions_in_a_mixed_batch_get_the_stock_models_answer(family
         pytest.skip("it refuses cuts inside the language model")
     loaded, samples = loaded_of(family), mixed()
     compressor = with_fallbacks(COMPRESSORS[name], loaded)
-    encodings = Encodings.of(loaded, images_of(samples), tmp_path / "encodings")
+    encodings = Encodings.of(loaded, media_of(samples), tmp_path / "encodings")
     records = {record.sample_id: record for record in Answering(encodings, compressor, NEW).predict_step(samples)}
     assert len(records) == len(samples)
     answers = set()
@@ -155,7 +155,7 @@ def test_questions_that_are_all_text_only_need_no_encodings(config):
     config = replace(config, data=f"scienceqa:{place}")
     assert not records_of(config)["has_image"].any()
     with pytest.raises(DataError, match=r"none of 3 questions of .* is about an image"):
-        first_usable(config, data_of(config.data, config.split, None, 0)[0])
+        first_usable(config, data_of(config)[0])
 
 
 def test_a_text_only_question_that_is_too_long_is_recorded_like_others(config):
@@ -170,7 +170,7 @@ def test_a_text_only_question_that_is_too_long_is_recorded_like_others(config):
 
 
 def test_what_needs_an_image_leaves_text_only_questions_out_or_refuses_them(config):
-    samples, questions = data_of(config.data, config.split, None, 0)
+    samples, questions = data_of(config)
     loaded = load(config.model)
     encodings = encodings_of(config, loaded, samples, questions)
     asked = [sample.id for sample, _ in with_prompts(config, loaded, samples, encodings.arrangements)]

@@ -82,7 +82,7 @@ class KeptPatches(NamedTuple):
 def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
     """Returns the model's facts from the study, and the images with their evidence from the data set."""
     facts = study.user_attrs
-    samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+    samples, _ = data_of(config)
     grid = Grid(*facts["grid"])
     loaded = cached_load(config.model, config.device, config.dtype)
     source = f"Model {Path(config.model).name}, data {shown_name(config.data)}, split {config.split}."
@@ -171,7 +171,7 @@ def kept_figure(config: EvalConfig, records: pa.Table) -> bytes:
 
     Questions about several images are left out; without any other, nothing is drawn and the bytes are empty.
     """
-    samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+    samples, _ = data_of(config)
     loaded = cached_load(config.model, config.device, config.dtype)
     kept = dict(zip(records["sample_id"].to_pylist(), records["kept"].to_pylist(), strict=True))
     first = first_of_images([sample for sample in samples if sample.id in kept])

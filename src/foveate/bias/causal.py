@@ -63,7 +63,7 @@ class AnsweredBatch:
             max_new_tokens: Maximum length of an answer; a shorter one has its end token.
         """
         whole = Identity().compress(images)
-        conversations = [Conversation.from_prompts(group, adapter.image_token) for group in prompts]
+        conversations = [Conversation.from_prompts(group, adapter.placeholders) for group in prompts]
         generated = answer(adapter, conversations, whole, False, Decoding(max_new_tokens)).tokens
         answers = [tokens + adapter.ends[:1] * (len(tokens) < max_new_tokens) for tokens in generated]
         return cls(adapter, conversations, whole.tokens, answers)

@@ -70,7 +70,7 @@ class Measurement:
         config = replace(config, compressor=Identity())
         loaded = cached_load(config.model, config.device, config.dtype)
         config = config.on(loaded)
-        samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+        samples, questions = data_of(config)
         if refused := [sample for sample in samples if len(sample.sources) != 1]:
             first = refused[0]
             raise DataError(
@@ -104,7 +104,7 @@ def measure(config: EvalConfig, plan: BiasPlan) -> TableFolder:
     config, plan, folder = measurement.config, measurement.plan, measurement.folder
     if folder.complete:
         return folder
-    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    samples, questions = data_of(config)
     folder.begin(measurement.identity | {"location": parsed(config.data)[1], "model": config.model})
     ranks.start()
     shares = ranks.shares()

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
-from foveate.data.names import SCENE_GRIDS, SCENES, TABLE, TABLE_SPLIT, check_limit, parsed, table_of
+from foveate.data.names import FRAMES, SCENE_GRIDS, SCENES, TABLE, TABLE_SPLIT, check_limit, parsed, table_of
 from foveate.data.sample import InMemoryImage, Masks, VQASample
 from foveate.data.scenes.questions import QUESTION_KINDS, make_question
 from foveate.data.scenes.scene import SPLITS, make_scene, stream
@@ -19,7 +20,9 @@ if TYPE_CHECKING:  # datasets takes a second to import
 SCENES_PER_SPLIT = 1000
 
 
-def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0) -> list[VQASample]:
+def load_samples(
+    name: str, split: str, limit: int | None = None, seed: int = 0, frames: int = FRAMES
+) -> list[VQASample]:
     """Returns the first `limit` questions of a split; all questions about an image follow each other.
 
     Images of benchmarks are opened on demand, so a split of any size can be loaded.
@@ -32,6 +35,7 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
         split: A split of that data set.
         limit: Number of questions; None means all.
         seed: Random seed of generated data.
+        frames: Number of frames that are shown of each video.
 
     Raises:
         DataError: The data set or split is unknown, cannot be read, or has no questions.
@@ -48,7 +52,7 @@ def load_samples(name: str, split: str, limit: int | None = None, seed: int = 0)
         samples = _benchmark(known).samples(split, limit, location)
     if not samples:
         raise DataError(f"split {split!r} of {name!r} has no questions")
-    return samples
+    return [replace(sample, frames=frames) if sample.video and frames != FRAMES else sample for sample in samples]
 
 
 def default_split(name: str) -> str:
@@ -65,7 +69,7 @@ def answer_tokens(name: str) -> int:
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:
-    """Returns a hash of questions, references, evidence, and the encoded bytes of the images."""
+    """Returns a hash of questions, references, evidence, and the encoded bytes of images and videos."""
     digest = hashlib.sha256()
     hashed: set[str] = set()
     for sample in bar(samples, "question", "reading images"):
@@ -86,6 +90,8 @@ def _benchmark(name: str) -> "foveate.data.benchmark.Benchmark":
 
 def _identity(sample: VQASample) -> bytes:
     try:
+        if sample.video:
+            return sample.frames.to_bytes(4) + sample.video.content()
         if not sample.several:
             return sample.sources[0].content() if sample.sources else b"no image"
         contents = [source.content() for source in sample.sources]

@@ -9,6 +9,8 @@ from foveate.core.documents import OWN_DATA, page
 from foveate.core.errors import DataError, message_of, shown
 from foveate.core.plugins import installed_plugins
 
+FRAMES = 8
+"""Number of frames that are shown of a video, unless another is given."""
 SCENES = "scenes"
 SCENE_GRIDS = ("12", "16")
 """Patches per side of scenes, as in scenes:16; the first is the default."""

@@ -10,6 +10,8 @@ from jaxtyping import Bool
 from PIL.Image import Image
 
 from foveate.core.errors import DataError
+from foveate.data.clip import Clip
+from foveate.data.names import FRAMES
 from foveate.data.rgb import as_rgb, upright_size
 from foveate.data.video import VideoSource
 
@@ -189,6 +191,7 @@ class VQASample:
         hint: Additional text for the prompt.
         problem: Reason why the question cannot be used; empty if it can.
         video: The video, opened on demand; None for a question about images or text.
+        frames: Number of frames that are shown of the video.
     """
 
     id: str
@@ -204,11 +207,36 @@ class VQASample:
     hint: str = ""
     problem: str = ""
     video: VideoSource | None = None
+    frames: int = FRAMES
 
     @property
     def several(self) -> bool:
         """True if the question is about several images."""
         return len(self.sources) > 1
+
+    @property
+    def single(self) -> bool:
+        """True if the question is about one image or one video, which is encoded once for all questions about it."""
+        return len(self.sources) == 1 or self.video is not None
+
+    @property
+    def seen(self) -> bool:
+        """True if the question is about images or a video, not about text alone."""
+        return bool(self.sources) or self.video is not None
+
+    @property
+    def clip(self) -> Clip:
+        """Those frames of the video that are shown.
+
+        Raises:
+            DataError: The question has no video, or it cannot be decoded; the message names the question.
+        """
+        if self.video is None:
+            raise DataError(f"question {self.id!r} has no video: only questions about a video can be used here")
+        try:
+            return self.video.open(self.frames)
+        except DataError as error:
+            raise DataError(f"question {self.id!r}: {error}") from error
 
     @property
     def image(self) -> Image:
@@ -271,6 +299,15 @@ def first_of_images(samples: Sequence[VQASample]) -> dict[str, VQASample]:
     return first
 
 
-def images_of(samples: Sequence[VQASample]) -> LazyMapping[Image]:
-    """Returns the images of questions about one image by `image_id`, each opened at its lookup."""
-    return LazyMapping(first_of_images(samples), lambda sample: sample.image)
+def first_of_media(samples: Sequence[VQASample]) -> dict[str, VQASample]:
+    """Returns the first question about each image or video, by `image_id`; those about text or several are left out."""
+    first: dict[str, VQASample] = {}
+    for sample in samples:
+        if sample.single:
+            first.setdefault(sample.image_id, sample)
+    return first
+
+
+def media_of(samples: Sequence[VQASample]) -> LazyMapping[Image | Clip]:
+    """Returns what questions about one image or one video see, by `image_id`, each opened at its lookup."""
+    return LazyMapping(first_of_media(samples), lambda sample: sample.clip if sample.video else sample.image)

@@ -19,7 +19,7 @@ def announce(config: EvalConfig, what: str) -> None:
         what: What is done with it, the end of the line.
     """
     loaded = cached_load(config.model, config.device, config.dtype)
-    samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+    samples, _ = data_of(config)
     ranks.notice(
         f"model {config.model}: {loaded.adapter.tower.grid.patches} patches per image, {config.dtype} on "
         f"{config.device}; {len(samples):,} questions of {config.data}, {config.on(loaded).per_batch} per batch; {what}"

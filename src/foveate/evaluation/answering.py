@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 from foveate.core.errors import DataError, interrupted
 from foveate.core.progress import bar
 from foveate.core.quiet import quiet
-from foveate.data.sample import VQASample, images_of
+from foveate.data.sample import VQASample, media_of
 from foveate.evaluation.agreement import check_evaluated
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, code_hash, run_id
 from foveate.evaluation.datamodule import QuestionsInBatches
@@ -155,7 +155,7 @@ def encodings_of(
     elif all(sample.problem for sample in samples):
         raise none_left(samples, samples[0].problem)
     loaded, _ = config.compressor.resized(loaded)
-    images = images_of([sample for sample in samples if not sample.problem])
+    images = media_of([sample for sample in samples if not sample.problem])
     try:
         encodings = Encodings.of(loaded, images, encodings_folder(config, loaded, questions), skip)
     except DataError as error:
@@ -198,7 +198,7 @@ def without_failures(samples: Sequence[VQASample], encodings: Encodings) -> tupl
     good: list[VQASample] = []
     failed: list[Record] = []
     for sample in samples:
-        if sample.problem or (len(sample.sources) == 1 and sample.image_id not in encodings):
+        if sample.problem or (sample.single and sample.image_id not in encodings):
             why = failure_of(sample, encodings.loaded) or "its image was not encoded"
             failed.append(Record.of_failure(sample, why))
         else:

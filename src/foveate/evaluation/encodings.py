@@ -40,23 +40,26 @@ from foveate.core.needs import (
 from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine, remove
 from foveate.core.trace import Trace
+from foveate.data.clip import Clip
 from foveate.data.stored import without_progress_bars
 from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.grouping import group_by_shape
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.images import LiveImages, NeedContext, Texts, resolve_need, with_extra_needs
 
+Media = Mapping[str, Image | Clip]
+"""Images, or the frames of videos, by ID."""
 _IMAGES = 16  # per pass of the tower
 
 
 class Encodings:
-    """The vision tower's output for every image of a data set, on disk.
+    """The vision tower's output for every image and video of a data set, on disk.
 
     Attributes:
         replayed: Whether the stored output is used; otherwise the tower runs again.
     """
 
-    def __init__(self, loaded: LoadedModel, images: Mapping[str, Image], table: Dataset) -> None:
+    def __init__(self, loaded: LoadedModel, images: Media, table: Dataset) -> None:
         self.loaded, self.images, self.table = loaded, images, table.with_format("torch")
         self.replayed = True
         self._row = {image_id: row for row, image_id in enumerate(table["image_id"])}
@@ -65,7 +68,7 @@ class Encodings:
         self.arrangements = {image_id: read(text) for image_id, text in written}
 
     @classmethod
-    def of(cls, loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip: bool = False) -> "Encodings":
+    def of(cls, loaded: LoadedModel, images: Media, folder: Path, skip: bool = False) -> "Encodings":
         """Opens the encodings `<folder>.<checksum>`, and computes them if they do not exist.
 
         Only a complete table has that name; a second process waits for the first. A table whose content does not have
@@ -73,7 +76,7 @@ class Encodings:
 
         Args:
             loaded: The model.
-            images: Images by ID; none if no question is about one image, and then nothing is stored.
+            images: Images and videos by ID; none if no question is about one, and then nothing is stored.
             folder: Folder of the encodings, without the checksum.
             skip: Whether images that cannot be decoded are left out; otherwise they are an error.
 
@@ -123,8 +126,8 @@ class EncodedImages(ImageBatch):
 
     def __init__(self, encodings: Encodings, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> None:
         self.encodings, self.evidence, self.texts = encodings, evidence, texts
-        self.adapter = encodings.loaded.adapter
         self.arrangement = encodings.arrangements[image_ids[0]]
+        self.adapter = encodings.loaded.adapter.of(self.arrangement)
         self.ids = list(dict.fromkeys(image_ids))
         self.owner = torch.tensor(
             [self.ids.index(image_id) for image_id in image_ids], device=self.adapter.model.device
@@ -194,7 +197,7 @@ def stored(folder: Path) -> list[Path]:
     return list(folder.parent.glob(f"{folder.name}.????????????????"))  # the checksum
 
 
-def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip: bool) -> None:
+def _write(loaded: LoadedModel, images: Media, folder: Path, skip: bool) -> None:
     ids = list(images)
     first = next((row for i in ids for row in _encoded(loaded, images, [i], skip)), None)
     if first is None:
@@ -219,7 +222,7 @@ def _write(loaded: LoadedModel, images: Mapping[str, Image], folder: Path, skip:
     shutil.rmtree(folder / "scratch")
 
 
-def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], skip: bool) -> Iterator[dict[str, Any]]:
+def _encoded(loaded: LoadedModel, images: Media, ids: list[str], skip: bool) -> Iterator[dict[str, Any]]:
     """Yields one row per image, with arrays of shape (patch, values)."""
     with bar(len(ids), "image", "encoding") as shown:
         for start in range(0, len(ids), _IMAGES):
@@ -228,18 +231,16 @@ def _encoded(loaded: LoadedModel, images: Mapping[str, Image], ids: list[str], s
             shown.update(len(some))
 
 
-def _encoded_batch(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> Iterator[dict[str, Any]]:
+def _encoded_batch(loaded: LoadedModel, opened: Media, skip: bool) -> Iterator[dict[str, Any]]:
     try:
         prepared = _prepared(loaded, opened)
     except DataError:
         prepared = _prepared(loaded, _processable(loaded, opened, skip))
     for names, inputs, arrangements in prepared:
-        yield from _encoded_together(loaded.adapter, names, inputs, arrangements)
+        yield from _encoded_together(loaded.adapter.of(arrangements[0]), names, inputs, arrangements)
 
 
-def _prepared(
-    loaded: LoadedModel, opened: Mapping[str, Image]
-) -> list[tuple[list[str], ImageInputs, list[Arrangement]]]:
+def _prepared(loaded: LoadedModel, opened: Media) -> list[tuple[list[str], ImageInputs, list[Arrangement]]]:
     """Returns IDs, model inputs and arrangements of images, for each group that one call can prepare.
 
     Raises:
@@ -247,8 +248,8 @@ def _prepared(
     """
     ids, images = list(opened), list(opened.values())
     return [
-        ([ids[row] for row in rows], *loaded.image_inputs([images[row] for row in rows]))
-        for rows in loaded.together(images)
+        ([ids[row] for row in rows], *loaded.media_inputs([images[row] for row in rows]))
+        for rows in loaded.media_together(images)
     ]
 
 
@@ -275,9 +276,9 @@ def _encoded_together(
             yield row
 
 
-def _opened(images: Mapping[str, Image], ids: list[str], skip: bool) -> dict[str, Image]:
+def _opened(images: Media, ids: list[str], skip: bool) -> dict[str, Image | Clip]:
     """Returns the images that can be decoded."""
-    opened: dict[str, Image] = {}
+    opened: dict[str, Image | Clip] = {}
     for image_id in ids:
         try:
             opened[image_id] = images[image_id]
@@ -287,12 +288,12 @@ def _opened(images: Mapping[str, Image], ids: list[str], skip: bool) -> dict[str
     return opened
 
 
-def _processable(loaded: LoadedModel, opened: Mapping[str, Image], skip: bool) -> dict[str, Image]:
+def _processable(loaded: LoadedModel, opened: Media, skip: bool) -> dict[str, Image | Clip]:
     """Returns the images that the model's image processor accepts."""
-    accepted: dict[str, Image] = {}
+    accepted: dict[str, Image | Clip] = {}
     for image_id, image in opened.items():
         try:
-            loaded.image_inputs([image])
+            loaded.media_inputs([image])
             accepted[image_id] = image
         except DataError as error:
             if not skip:
@@ -305,4 +306,5 @@ def _read(text: str) -> Arrangement:
     found = json.loads(text)
     boxes = tuple((top, left, bottom, right) for top, left, bottom, right in found["boxes"])
     views = tuple(Grid(**view) for view in found["views"])
-    return Arrangement(views, boxes, tuple(found["separators"]), tuple(found["tiles"]))
+    times = found["frames"], tuple(found["seconds"])
+    return Arrangement(views, boxes, tuple(found["separators"]), tuple(found["tiles"]), *times)

@@ -34,7 +34,7 @@ def evidence_of(
 def _share(masks: np.ndarray, image: Arrangement, loaded: LoadedModel | None) -> Tensor:
     """Returns the shares of one image: stretched if it has the grid's shape, else by the image processor."""
     height, width = masks.shape[1:]
-    if not image.boxes or not len(masks):
+    if not image.boxes or not len(masks) or image.frames:
         return torch.zeros(0, image.patches)
     if loaded is not None and loaded.adapter.fixed_grid and not _fits((width, height), image.views[0]):
         painted = [Image.fromarray(np.uint8(255) * mask) for mask in masks]

@@ -27,7 +27,7 @@ def latency_ms(config: EvalConfig) -> float:
     from foveate.evaluation.module import Answering
 
     loaded = cached_load(config.model, config.device, config.dtype)
-    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    samples, questions = data_of(config)
     encodings = encodings_of(config, loaded, samples, questions)
     module = Answering(encodings, config.compressor, config.max_new_tokens, config.on_error == "skip", config.reuse)
     every = with_prompts(config, loaded, samples, encodings.arrangements)

@@ -15,7 +15,7 @@ def leaders_of(samples: Sequence[VQASample], turns: int) -> dict[str, VQASample]
     """
     leaders: dict[str, VQASample] = {}
     if turns > 1:
-        usable = [sample for sample in samples if not sample.problem and len(sample.sources) == 1]
+        usable = [sample for sample in samples if not sample.problem and sample.single]
         for _, group in groupby(usable, key=lambda sample: sample.image_id):
             about = list(group)
             leaders |= {sample.id: about[place - place % turns] for place, sample in enumerate(about)}

@@ -93,20 +93,20 @@ class Answering(lightning.LightningModule):
         return records + [self._answer_about_several(sample) for sample in batch if sample.several]
 
     def _answer_batch(self, batch: list[VQASample]) -> list[Record]:
-        """Answers questions about one image and text-only ones."""
+        """Answers questions about one image or video, and text-only ones."""
         prompts, failures = zip(*(self._prompt(sample) for sample in batch), strict=True)
         for sample, failure in zip(batch, failures, strict=True):
             self._check(sample, failure)
         records = [Record.of_failure(*pair) for pair in zip(batch, failures, strict=True) if pair[1]]
         rows = [row for row, failure in enumerate(failures) if not failure]
         for has_image, answer_rows in ((True, self._answer_about_images), (False, self._answer_about_text)):
-            if some := [row for row in rows if bool(batch[row].sources) == has_image]:
+            if some := [row for row in rows if batch[row].seen == has_image]:
                 records += answer_rows([batch[row] for row in some], [prompts[row] for row in some])
         return records
 
     def _prompt(self, sample: VQASample) -> tuple[list[int], str]:
         """Returns the prompt of a question, and the reason why it cannot be asked, or an empty string."""
-        images = [self.encodings.arrangements[sample.image_id]] if sample.sources else []
+        images = [self.encodings.arrangements[sample.image_id]] if sample.single else []
         try:
             return prompt_of(self.loaded, sample, images, self.max_new_tokens), ""
         except DataError as error:
@@ -134,7 +134,7 @@ class Answering(lightning.LightningModule):
             answers = self._generate([[0]], [prompt], compressed, references)
             kept = [images.kept(compressed)]
             blocks = compressed.visible.sum().expand(1, self.loaded.adapter.decoder.depth)
-        text_tokens = [len(prompt) - prompt.count(self.loaded.adapter.image_token)]
+        text_tokens = [self._text_tokens(prompt)]
         share = torch.zeros(1, 0, images.patches)  # no evidence
         return self._records([sample], answers, kept, blocks, text_tokens, share)[0]
 
@@ -151,9 +151,12 @@ class Answering(lightning.LightningModule):
             kept_by_image = compressed.decision.compression.kept
             kept = [kept_by_image[row] for row in owner]
             blocks = compressed.visible[owner][:, None].expand(-1, self.loaded.adapter.decoder.depth)
-        image_token = self.loaded.adapter.image_token
-        text_tokens = [len(prompt) - prompt.count(image_token) for prompt in prompts]
+        text_tokens = [self._text_tokens(prompt) for prompt in prompts]
         return self._records(batch, answers, kept, blocks, text_tokens, self._evidence(batch))
+
+    def _text_tokens(self, prompt: Sequence[int]) -> int:
+        """Returns the number of tokens of a prompt that stand for no image or video."""
+        return sum(token not in self.loaded.adapter.placeholders for token in prompt)
 
     def _readers(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Prompted]:
         """Returns for each question the one whose choice serves it: its leader, if that can be asked, or itself."""
@@ -224,7 +227,7 @@ class Answering(lightning.LightningModule):
     ) -> Answers:
         """Answers the questions about each image after computing the keys and values of its tokens once."""
         adapter, texts = self.loaded.adapter, "texts" in self.reuse
-        turns = [Conversation.from_prompts([prompts[i] for i in group], adapter.image_token) for group in groups]
+        turns = [Conversation.from_prompts([prompts[i] for i in group], adapter.placeholders) for group in groups]
         drafts = [references[i] for group in groups for i in group]
         inputs = (adapter, turns, compressed, self.compressor.repack)
         if "drafts" in self.reuse:
@@ -270,7 +273,7 @@ class Answering(lightning.LightningModule):
                 log_probability=round(log_probability[i], 5)
                 if sample.references
                 else math.nan,  # later digits depend on the batch
-                has_image=bool(sample.sources),
+                has_image=sample.seen,
             )
             for i, sample in enumerate(batch)
         ]

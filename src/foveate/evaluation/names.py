@@ -24,13 +24,19 @@ Existing = Literal["refuse", "aside", "beside"]
 a study with another configuration into a folder of its own, and "aside" renames the existing study first."""
 
 
-def check_numbers(seed: int, batch_size: int | Literal["auto"], max_new_tokens: int | None) -> None:
+def check_numbers(seed: int, batch_size: int | Literal["auto"], max_new_tokens: int | None, frames: int = 1) -> None:
     """Checks numbers of a configuration.
 
     Raises:
         OptionError: A number is below its minimum.
     """
-    for name, value, least in (("seed", seed, 0), ("batch_size", batch_size, 1), ("max_new_tokens", max_new_tokens, 1)):
+    limits = (
+        ("seed", seed, 0),
+        ("batch_size", batch_size, 1),
+        ("max_new_tokens", max_new_tokens, 1),
+        ("frames", frames, 1),
+    )
+    for name, value, least in limits:
         if isinstance(value, int) and value < least:
             raise OptionError(f"{name}={value}: expected {least} or more")
 

@@ -111,10 +111,12 @@ def failure_of(sample: VQASample, loaded: LoadedModel | None = None, max_new_tok
     if sample.problem:
         return sample.problem
     try:
-        opened = [source.open() for source in sample.sources]
+        clips = [sample.video.open(sample.frames)] if sample.video else []
+        images = [source.open() for source in sample.sources]
         if loaded is not None:
-            images = loaded.image_inputs(opened, [len(opened)] if sample.several else None)[1] if opened else []
-            prompt_of(loaded, sample, images, max_new_tokens)
+            seen = loaded.video_inputs(clips)[1] if clips else []
+            seen += loaded.image_inputs(images, [len(images)] if sample.several else None)[1] if images else []
+            prompt_of(loaded, sample, seen, max_new_tokens)
     except DataError as error:
         return str(error)
     return ""

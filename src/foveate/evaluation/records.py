@@ -73,7 +73,7 @@ class Record:
     def of_failure(cls, sample: VQASample, error: str) -> "Record":
         """Returns the record of a question that could not be answered: neither right nor wrong."""
         facts = (sample.id, sample.image_id, sample.kind, sample.question, " | ".join(sample.references))
-        return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error, bool(sample.sources))
+        return cls(*facts, "", math.nan, [], 0, [], 0, math.nan, math.nan, math.nan, error, sample.seen)
 
 
 _CHECKSUM = "checksum"  # of all else in `config.json`

@@ -19,10 +19,14 @@ from foveate.models.loading.load import LoadedModel, load
 cached_load = lru_cache(maxsize=1)(load)
 
 
+def data_of(config: EvalConfig) -> tuple[tuple[VQASample, ...], str]:
+    """Returns the questions of a configuration (see `load_samples`) and their hash."""
+    return _loaded(config.data, config.split, config.limit, config.seed, config.frames)
+
+
 @lru_cache(maxsize=8)  # data sets of a grid, which are asked of one model after the other
-def data_of(name: str, split: str, limit: int | None, seed: int) -> tuple[tuple[VQASample, ...], str]:
-    """Returns the questions (see `load_samples`) and their hash."""
-    samples = load_samples(name, split, limit, seed)
+def _loaded(name: str, split: str, limit: int | None, seed: int, frames: int) -> tuple[tuple[VQASample, ...], str]:
+    samples = load_samples(name, split, limit, seed, frames)
     return tuple(samples), data_hash(samples)
 
 
@@ -52,7 +56,7 @@ def evaluate(
     check_loggers(config.loggers)
     loaded: LoadedModel = cached_load(config.model, config.device, config.dtype)
     config = config.on(loaded)
-    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    samples, questions = data_of(config)
     identity = config.identity(checkpoint_identity(loaded), questions)
     folder = RecordFolder(config.out / "records" / run_id(identity))
     if folder.complete:
@@ -85,7 +89,7 @@ def refuse_bad(samples: Sequence[VQASample], advice: str = RECORD_IT) -> None:
 
 
 def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: LoadedModel | None = None) -> VQASample:
-    """Returns the first question about images that can be asked.
+    """Returns the first question about images or a video that can be asked.
 
     Args:
         config: The study's configuration.
@@ -93,8 +97,8 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: Loade
         loaded: The model; None checks the data alone.
 
     Raises:
-        DataError: The split has no answers, no question is about an image, none can be asked, or one cannot and
-            `on_error` is "stop".
+        DataError: The split has no answers, no question is about an image or video, none can be asked, or one cannot
+            and `on_error` is "stop".
     """
     if any(sample.scoring == "none" and not sample.problem for sample in samples):
         raise DataError(
@@ -103,11 +107,11 @@ def first_usable(config: EvalConfig, samples: Sequence[VQASample], loaded: Loade
         )
     if config.on_error == "stop":
         refuse_bad(samples)
-    about_images = [sample for sample in samples if sample.sources]
+    about_images = [sample for sample in samples if sample.seen]
     if not about_images:
         raise DataError(
-            f"none of {len(samples)} questions of {config.data!r} is about an image, so methods cannot be compared on "
-            "them: ask more questions (--limit)"
+            f"none of {len(samples)} questions of {config.data!r} is about an image or a video, so methods cannot be "
+            "compared on them: ask more questions (--limit)"
         )
     for sample in about_images:
         why = failure_of(sample, loaded, config.max_new_tokens)

@@ -15,7 +15,7 @@ import torch
 from foveate.compressors import Compressor, Fallback
 from foveate.core.budget import plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, LayerError, UnsupportedNeed
-from foveate.data.sample import VQASample, images_of
+from foveate.data.sample import VQASample, media_of
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
@@ -238,7 +238,7 @@ def _failures(
     failures: dict[str, str] = {}
     with TemporaryDirectory() as folder:
         probes = _probes(context)
-        whole = Encodings.of(context.loaded, images_of(probes), Path(folder) / "encodings")
+        whole = Encodings.of(context.loaded, media_of(probes), Path(folder) / "encodings")
         for choice in choices:
             if (compressor := compressors.get(choice.label)) is None:
                 continue
@@ -246,7 +246,7 @@ def _failures(
                 context.loaded.adapter.check(compressor.needs, compressor.cuts)
                 small, _ = compressor.resized(context.loaded)
                 resized = small.original is not None
-                encodings = Encodings.of(small, images_of(probes), Path(folder) / choice.label) if resized else whole
+                encodings = Encodings.of(small, media_of(probes), Path(folder) / choice.label) if resized else whole
                 with torch.inference_mode():
                     Answering(encodings, compressor, 1).predict_step(probes)
             except (UnsupportedNeed, LayerError) as error:

@@ -42,7 +42,7 @@ class StudyContext:
         """
         loaded = cached_load(config.model, config.device, config.dtype)
         config = config.on(loaded)
-        samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+        samples, questions = data_of(config)
         usable = first_usable(config, samples, loaded)
         identity = config.identity(checkpoint_identity(loaded), questions)
         del identity["compressor"]

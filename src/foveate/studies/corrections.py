@@ -132,7 +132,7 @@ def mean_scores(config: EvalConfig) -> tuple[float, ...]:
     """
     loaded = cached_load(config.model, config.device, config.dtype)
     config = config.on(loaded)
-    samples, questions = data_of(config.data, config.split, config.limit, config.seed)
+    samples, questions = data_of(config)
     stem, folder = run_id(config.identity(checkpoint_identity(loaded), questions)), config.out / "means"
     for found in folder.glob(f"{stem}.????????????????.json"):  # the checksum
         if intact(found):

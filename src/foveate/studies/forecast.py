@@ -14,7 +14,7 @@ import torch
 
 from foveate.compressors import Compressor, Identity
 from foveate.core.errors import BudgetError, LayerError, UnsupportedNeed
-from foveate.data.sample import VQASample, first_of_images, images_of
+from foveate.data.sample import VQASample, first_of_media, media_of
 from foveate.evaluation import ranks
 from foveate.evaluation.announcement import duration
 from foveate.evaluation.answering import encodings_folder
@@ -72,7 +72,7 @@ def forecast(config: EvalConfig, methods: Sequence[str], equivalents: Sequence[i
     """
     context = StudyContext.of(config)
     config = context.config
-    questions = data_of(config.data, config.split, config.limit, config.seed)[1]
+    questions = data_of(config)[1]
     checkpoint, records = checkpoint_identity(context.loaded), config.out / "records"
     ids = {
         run_id(replace(config, compressor=compressor).identity(checkpoint, questions))
@@ -83,7 +83,7 @@ def forecast(config: EvalConfig, methods: Sequence[str], equivalents: Sequence[i
         return Forecast(0, 0, 0.0, 0)
     costs, answers = _measured(context), sum(left)
     encoded = stored(encodings_folder(config, context.loaded, questions))
-    images = 0 if encoded else len(first_of_images(context.samples))
+    images = 0 if encoded else len(first_of_media(context.samples))
     seconds = images * costs.image_s + answers * costs.question_s + len(left) * _RUN_S
     written = images * costs.image_bytes + 2 * answers * costs.question_bytes  # records, and their copy for the study
     return Forecast(len(left), answers, seconds, round(written) + len(left) * _RUN_BYTES)
@@ -168,9 +168,9 @@ def _measured(context: StudyContext) -> _Costs:
 
 
 def _timed(context: StudyContext, samples: Sequence[VQASample], folder: Path) -> _Costs:
-    images = len(first_of_images(samples))
+    images = len(first_of_media(samples))
     begun = time.perf_counter()
-    encodings = Encodings.of(context.loaded, images_of(samples), folder / "encodings")
+    encodings = Encodings.of(context.loaded, media_of(samples), folder / "encodings")
     encoded = time.perf_counter()
     with torch.inference_mode():
         records = Answering(encodings, Identity(), context.config.max_new_tokens).predict_step(list(samples))
@@ -189,7 +189,7 @@ def _timed(context: StudyContext, samples: Sequence[VQASample], folder: Path) ->
 def _askable(context: StudyContext) -> Iterator[VQASample]:
     """Yields the first question about each image that can be asked, or one about several if there are no others."""
     longest, found = context.config.max_new_tokens, False
-    for sample in first_of_images(context.samples).values():
+    for sample in first_of_media(context.samples).values():
         if not failure_of(sample, context.loaded, longest):
             found = True
             yield sample

@@ -44,7 +44,7 @@ def unfinished_note(study: optuna.Study, config: EvalConfig, total: int) -> str:
         total: Number of trials that it shall have at least.
     """
     planned = max(total, sum(trial.state != TrialState.FAIL for trial in study.get_trials(deepcopy=False)))
-    questions = len(data_of(config.data, config.split, config.limit, config.seed)[0])
+    questions = len(data_of(config)[0])
     return (
         f"Running, or stopped before its end: {planned} trials of model `{config.model}` on {questions:,} questions of "
         f"`{config.data}`, split `{config.split}`; goals: {', '.join(study.user_attrs['goals'])}.\n\n"

@@ -70,7 +70,7 @@ def _check_disjoint(context: StudyContext, other: str) -> None:
         FoveateError: They share questions.
     """
     config = context.config
-    reported, _ = data_of(config.data, other, config.limit, config.seed)
+    reported, _ = data_of(replace(config, split=other))
     searched = {(sample.image_id, sample.question) for sample in context.samples}
     if shared := [sample for sample in reported if (sample.image_id, sample.question) in searched]:
         raise FoveateError(
@@ -206,7 +206,7 @@ def save_winners(study: optuna.Study, config: EvalConfig, plan: SearchPlan) -> l
 
 def _images_per_question(config: EvalConfig) -> float:
     """Returns the mean number of images of the questions that can be asked; text-only ones count as one."""
-    samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+    samples, _ = data_of(config)
     return fmean(max(1, len(sample.sources)) for sample in samples if not sample.problem)
 
 

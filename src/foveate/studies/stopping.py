@@ -124,7 +124,7 @@ class EarlyStopping(Stopping):
         self.reason = ""
         self.estimates: dict[str, float] = {}
         self._reported: set[str] = set()
-        samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+        samples, _ = data_of(config)
         images = dict.fromkeys(sample.image_id for sample in samples)
         self._steps = {image: step for step, image in enumerate(images)}  # the same in every trial
         self._stoppable = trial.user_attrs.get("source") not in NEVER_STOPPED

@@ -111,7 +111,7 @@ class ModelContract(ABC):
             group_by_shape(arrangements),
             _live_images(adapter, images, arrangements),
         )
-        turns = [Conversation.from_prompts([prompt, [*prompt, 13]], adapter.image_token) for prompt in prompts]
+        turns = [Conversation.from_prompts([prompt, [*prompt, 13]], adapter.placeholders) for prompt in prompts]
         found = answer(adapter, turns, compressed, compressor.repack, Decoding(_NEW)).tokens
         for row, number in enumerate(group):
             for which, prompt in enumerate((prompts[row], [*prompts[row], 13])):

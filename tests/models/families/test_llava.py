@@ -107,7 +107,7 @@ def test_the_engine_that_shares_images_answers_like_attached_generate(loaded, sa
     adapter = loaded.adapter
     compressed = compressor.compress(loaded.images([group[0].image for group in groups]))
     conversations = [
-        Conversation.from_prompts([loaded.prompt(s.question) for s in group], adapter.image_token) for group in groups
+        Conversation.from_prompts([loaded.prompt(s.question) for s in group], adapter.placeholders) for group in groups
     ]
     shared = answer(adapter, conversations, compressed, compressor.repack, Decoding(NEW)).tokens
     flat = [sample for group in groups for sample in group]

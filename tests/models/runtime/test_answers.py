@@ -46,7 +46,7 @@ def test_a_draft_changes_no_answer_and_its_probability_is_that_of_stock_teacher_
         decoding = Decoding(NEW, references)
         if compressor.cuts:
             return answer_each(llava, prompts, compressed, compressor.repack, compressor.cuts, decoding)[0]
-        alone = [Conversation.from_prompts([prompt], llava.image_token) for prompt in prompts]
+        alone = [Conversation.from_prompts([prompt], llava.placeholders) for prompt in prompts]
         return answer(llava, alone, compressed, compressor.repack, decoding)
 
     free = answers()

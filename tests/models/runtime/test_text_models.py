@@ -75,7 +75,7 @@ class Asked:
         if method.cuts:
             answers, _ = answer_each(adapter, prompts, compressed, method.repack, method.cuts, decoding)
             return answers.tokens
-        turns = [Conversation.from_prompts([prompt], adapter.image_token) for prompt in prompts]
+        turns = [Conversation.from_prompts([prompt], adapter.placeholders) for prompt in prompts]
         return answer(adapter, turns, compressed, method.repack, decoding).tokens
 
 

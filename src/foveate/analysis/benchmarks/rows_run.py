@@ -47,7 +47,7 @@ def run_rows(
             except (BudgetError, UnsupportedNeed, LayerError) as error:
                 unable[method if tokens is None else f"{method} at {tokens:g}"] = str(error)
                 continue
-            samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+            samples, _ = data_of(config)
             runs.append(Answered(method, tokens, config, records, samples, loaded.model.config.model_type, rescaled))
             announced.ended(done)
     if not runs:

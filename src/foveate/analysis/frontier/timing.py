@@ -24,7 +24,7 @@ def time_cells(
         path: File that the rounds are written to.
     """
     loaded = cached_load(config.model, config.device, config.dtype)
-    samples, _ = data_of(config.data, config.split, config.limit, config.seed)
+    samples, _ = data_of(config)
     batch, new_tokens, rounds = length
     first = first_of_images([sample for sample in samples if len(sample.sources) == 1 and not sample.problem]).values()
     questions = [(sample.image, sample.question) for sample in islice(cycle(first), batch)]

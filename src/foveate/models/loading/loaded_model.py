@@ -186,16 +186,32 @@ class LoadedModel:
         """Returns groups of images that one call of `image_inputs` can prepare: all of them at full size."""
         return self._images.together(images)
 
-    def images(self, images: Sequence[Image], texts: Callable[[], Texts] | None = None) -> LiveImages:
-        """Returns images of one arrangement for a compressor.
+    def media_together(self, media: Sequence[Image | Clip]) -> list[list[int]]:
+        """Returns groups of images or videos that one call of `media_inputs` can prepare; each video is one."""
+        videos = [[row] for row, one in enumerate(media) if isinstance(one, Clip)]
+        rows = [row for row, one in enumerate(media) if not isinstance(one, Clip)]
+        images = [one for one in media if not isinstance(one, Clip)]
+        return [*([rows[i] for i in group] for group in self.together(images)), *videos]
+
+    def media_inputs(self, media: Sequence[Image | Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+        """Returns what `image_inputs` or `video_inputs` returns, for images or for videos."""
+        clips = [one for one in media if isinstance(one, Clip)]
+        if not clips:
+            return self.image_inputs([one for one in media if not isinstance(one, Clip)])
+        if len(clips) < len(media):
+            raise ValueError("images and videos were given: one call prepares images or videos")
+        return self.video_inputs(clips)
+
+    def images(self, images: Sequence[Image | Clip], texts: Callable[[], Texts] | None = None) -> LiveImages:
+        """Returns images, or videos, of one arrangement for a compressor.
 
         Raises:
-            ValueError: The images have different arrangements.
+            ValueError: They have different arrangements.
         """
-        inputs, arrangements = self.image_inputs(images)
+        inputs, arrangements = self.media_inputs(images)
         if len(set(arrangements)) != 1:
             raise ValueError(f"these {len(images)} images have different shapes: call `images` once per shape")
-        return LiveImages(self.adapter, inputs, arrangements[0], texts, self.companion)
+        return LiveImages(self.adapter.of(arrangements[0]), inputs, arrangements[0], texts, self.companion)
 
     def inputs(
         self,

@@ -1,6 +1,6 @@
 """Greedy answers to many questions about few images, with shared computation as far as the method allows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,13 +47,17 @@ class Conversation:
     suffixes: Sequence[Sequence[int]]
 
     @classmethod
-    def from_prompts(cls, prompts: Sequence[Sequence[int]], image_token: int) -> "Conversation":
-        """Splits full prompts after the image.
+    def from_prompts(cls, prompts: Sequence[Sequence[int]], placeholders: Collection[int]) -> "Conversation":
+        """Splits full prompts after the image or video.
+
+        Args:
+            prompts: The prompts.
+            placeholders: The tokens that stand for images and videos.
 
         Raises:
             ValueError: The prompts differ before the end of the image, so that they have no common prefix.
         """
-        end = len(prompts[0]) - list(reversed(prompts[0])).index(image_token)
+        end = max(place for place, token in enumerate(prompts[0]) if token in placeholders) + 1
         if any(list(prompt[:end]) != list(prompts[0][:end]) for prompt in prompts):
             raise ValueError("prompts about one image must be equal up to the end of the image")
         return cls(prompts[0][:end], [prompt[end:] for prompt in prompts])
@@ -184,7 +188,7 @@ def prompted(
         share: Whether common text at the start of all prompts may run once; its states are then not returned.
     """
     states, layout = embedded(adapter, prompts, compressed, repack)
-    common = _common_text(prompts, adapter.image_token) if share else 0
+    common = _common_text(prompts, adapter.placeholders) if share else 0
     if len(prompts) == 1 or not _LEAST_COMMON * states.shape[1] < common < states.shape[1]:
         common = 0
     else:
@@ -227,10 +231,11 @@ def _with_references(
     return [Conversation(c.prefix, [[*s, *next(left)[:-1]] for s in c.suffixes]) for c in conversations]
 
 
-def _common_text(prompts: Sequence[Sequence[int]], image: int) -> int:
+def _common_text(prompts: Sequence[Sequence[int]], placeholders: Collection[int]) -> int:
     """Returns the number of leading text tokens that all prompts share."""
     columns = zip(*prompts, strict=False)
-    return next((i for i, column in enumerate(columns) if image in column or len(set(column)) > 1), 0)
+    parts = (i for i, column in enumerate(columns) if len(set(column)) > 1 or column[0] in placeholders)
+    return next(parts, 0)
 
 
 def _padded_after(common: int, states: Tensor, layout: Layout) -> tuple[Tensor, Layout]:
