@@ -12,7 +12,7 @@ from foveate.data.benchmark import id_of, is_missing, option_of, optional_text, 
 from foveate.data.benchmarks import BENCHMARKS
 from foveate.data.load import data_hash, default_split, load_samples
 from foveate.data.prompts import LETTERS, format_prompt
-from foveate.data.sample import images_of
+from foveate.data.sample import media_of
 from foveate.data.stored import StoredImage
 from foveate.metrics.answers import score_of
 from foveate.metrics.choices import mmbench_letter
@@ -190,7 +190,7 @@ def test_rows_of_scienceqa_without_an_image_are_text_only_questions(tmp_path):
     )
     with pytest.raises(DataError, match="question 'test-000001' has no image"):
         _ = text_only.image
-    assert set(images_of(samples)) == {samples[0].image_id, samples[2].image_id}
+    assert set(media_of(samples)) == {samples[0].image_id, samples[2].image_id}
     shown = replace(text_only, sources=samples[0].sources)
     assert data_hash(samples) != data_hash([samples[0], shown, samples[2]])
 

@@ -15,7 +15,7 @@ from foveate.compressors import Identity
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import DataError, UnsupportedNeed
 from foveate.data.load import load_samples
-from foveate.data.sample import InMemoryImage, images_of
+from foveate.data.sample import InMemoryImage, media_of
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of as encodings_of_data
 from foveate.evaluation.encodings import Encodings
@@ -63,7 +63,7 @@ def loaded_of(tmp_path_factory):
 def encodings_of(loaded_of, tmp_path_factory):
     """Encodings of the images of `mixed` that stand alone."""
     return cache(
-        lambda family: Encodings.of(loaded_of(family), images_of(mixed()), tmp_path_factory.mktemp("stored") / "all")
+        lambda family: Encodings.of(loaded_of(family), media_of(mixed()), tmp_path_factory.mktemp("stored") / "all")
     )
 
 
@@ -344,7 +344,7 @@ def test_what_needs_one_image_leaves_questions_about_several_out_or_refuses_them
     stored = encodings_of_data(config, loaded, samples, questions)
     asked = [sample for sample, _ in with_prompts(config, loaded, samples, stored.arrangements)]
     assert len(asked) == 6 and not any(sample.several for sample in asked)
-    assert set(images_of(samples)) == {sample.image_id for sample in asked}
+    assert set(media_of(samples)) == {sample.image_id for sample in asked}
     with pytest.raises(DataError, match="are not about one image, the first is 'row-000002' with 2 images"):
         measure(config, BiasPlan())
     with pytest.raises(DataError, match="about no image or several, the first is 'row-000002'"):

@@ -208,6 +208,10 @@ class NeedContext:
     texts: Texts | None
     companion: Companion | None
 
+    def among_others(self, prompt: Sequence[int]) -> bool:
+        """Returns whether a prompt has other images or videos than one of this arrangement."""
+        return sum(token in self.adapter.placeholders for token in prompt) != self.arrangement.length
+
 
 def with_extra_needs(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:
     """Returns the needs, with those that the answers to others are made of.
@@ -258,8 +262,7 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
             words = [table(torch.tensor(ids, dtype=torch.long, device=sources.device)) for ids in texts.questions]
             return pad_sequence(words, batch_first=True)
         case ResponseRows() if texts:
-            count = context.arrangement.length
-            if any(sum(token in adapter.placeholders for token in prompt) != count for prompt in texts.prompts):
+            if any(map(context.among_others, texts.prompts)):
                 raise UnsupportedNeed(
                     f"{need}: a prompt has several images or none; give one image per prompt, or use a method that "
                     "does not read the attention of the answer"
