@@ -56,7 +56,7 @@ def _answered(loaded: LoadedModel, samples: Sequence[VQASample], chosen: Mapping
     compressor = VisionCompressor(Given(kept), len(kept[0]), positions="original")
     limit = answer_tokens(SCENES)
     prompts = [prompt_of(loaded, sample, [images.arrangement], limit) for sample in samples]
-    conversations = [Conversation.from_prompts([prompt], adapter.image_token) for prompt in prompts]
+    conversations = [Conversation.from_prompts([prompt], adapter.placeholders) for prompt in prompts]
     decoding = Decoding(limit, [reference_of(loaded, sample) for sample in samples])
     answers = answer(adapter, conversations, compressor.compress(images), compressor.repack, decoding)
     texts = loaded.text(answers.tokens)
