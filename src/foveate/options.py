@@ -9,7 +9,7 @@ import tyro
 
 import foveate.evaluation
 from foveate.core.errors import DataError, OptionError, UnsupportedModel, shown
-from foveate.data.names import FRAMES, SCENES, check_limit, parsed, table_of
+from foveate.data.names import FRAMES, SCENES, Shown, check_limit, parsed, table_of
 from foveate.evaluation.names import REUSABLE, Existing, LoggerName, Reuse, check_loggers, check_numbers
 from foveate.evaluation.ranks import started_elsewhere
 from foveate.models.loading.names import AUTO, REFERENCE, Dtype, check_model
@@ -41,6 +41,7 @@ class Options:
         limit: Number of questions; None means all of a benchmark, and of scenes the experiment's own number.
         seed: Seed of generated data.
         frames: Frames that are shown of each video.
+        frames_as: "video" gives them to the model as a video, "images" as images, which models without videos take too.
         batch_size: Questions per batch; "auto" is what fits the model and the memory. A batch for which memory does not
             suffice is answered in halves.
         device: Device of the model, such as cpu or cuda; "auto" is cuda if there is one, else mps, else cpu.
@@ -68,6 +69,7 @@ class Options:
     limit: int | None = None
     seed: int = 0
     frames: int = FRAMES
+    frames_as: Shown = "video"
     batch_size: int | Literal["auto"] = AUTO
     device: str = AUTO
     dtype: Dtype | Literal["auto"] = AUTO
@@ -223,6 +225,7 @@ class Options:
             self.scenes if self.limit is None and parsed(data)[0] == SCENES else self.limit,
             self.seed,
             self.frames,
+            self.frames_as,
             dtype=self.dtype,
             batch_size=self.batch_size,
             device=self.device,

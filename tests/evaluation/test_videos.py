@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from foveate.compressors import Identity
+from foveate.core.errors import UnsupportedModel
 from foveate.data.clip import Clip
 from foveate.data.sample import InMemoryImage, VQASample, media_of
 from foveate.data.video import InMemoryVideo, sampled
@@ -91,3 +92,25 @@ def test_frames_are_sampled_at_equal_distances_with_both_ends():
     clip = FIRST.open(3)
     assert clip.seconds == [0.0, 1.0, 2.0] and clip.fps == 1.0
     assert [frame.tobytes() for frame in clip.frames] == [FIRST.clip.frames[n].tobytes() for n in (0, 2, 4)]
+
+
+@torch.no_grad()
+def test_frames_are_given_as_images_to_models_without_videos(loaded_of, tmp_path):
+    loaded = loaded_of("LLaVA-1.5")
+    (about_frames,) = [SAMPLES[0].with_frames_as_images]
+    assert [source.open().tobytes() for source in about_frames.sources] == [
+        frame.tobytes() for frame in SAMPLES[0].clip.frames
+    ]
+    assert len({source.content() for source in about_frames.sources}) == FRAMES
+    assert SAMPLES[3].with_frames_as_images is SAMPLES[3]
+    encodings = Encodings.of(loaded, media_of([about_frames]), tmp_path / "encodings")
+    with torch.inference_mode():
+        (record,) = Answering(encodings, uniform(3), 6).predict_step([about_frames])
+    text = loaded.chat_prompt([None] * FRAMES + ["what?"])
+    inputs = loaded.inputs([text], [about_frames.images])
+    with uniform(3).attached(loaded) as run:
+        output = loaded.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    assert record.prediction == loaded.text(output[:, inputs["input_ids"].shape[1] :].tolist())[0]
+    assert len(record.kept) == sum(len(kept) for kept in run.kept) == 3 * FRAMES
+    with pytest.raises(UnsupportedModel, match=r"takes images, not videos: .*--frames-as images"):
+        Encodings.of(loaded, media_of(SAMPLES), tmp_path / "others")

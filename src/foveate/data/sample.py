@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -108,6 +109,36 @@ class InMemoryImage(ImageSource):
 
     def content(self) -> bytes:
         return self.image.tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class FrameOfVideo(ImageSource):
+    """A frame of a video as an image.
+
+    Attributes:
+        video: The video.
+        frames: Number of frames that are shown of it.
+        number: Number of this one among them.
+    """
+
+    video: VideoSource
+    frames: int
+    number: int
+
+    def open(self) -> Image:
+        return _opened(self.video, self.frames).frames[self.number]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.video.size
+
+    def content(self) -> bytes:
+        return self.video.content() + bytes((self.frames, self.number))
+
+
+@lru_cache(maxsize=2)  # the frames of a question are opened one after the other
+def _opened(video: VideoSource, frames: int) -> Clip:
+    return video.open(frames)
 
 
 class Evidence(ABC):
@@ -237,6 +268,21 @@ class VQASample:
             return self.video.open(self.frames)
         except DataError as error:
             raise DataError(f"question {self.id!r}: {error}") from error
+
+    @property
+    def with_frames_as_images(self) -> "VQASample":
+        """The same question about the frames of its video as images, in their order; the evidence is left out.
+
+        A video that cannot be decoded becomes a problem of the question.
+        """
+        if self.video is None:
+            return self
+        try:
+            count = len(_opened(self.video, self.frames).frames)
+        except DataError as error:
+            return replace(self, problem=self.problem or str(error))
+        frames = tuple(FrameOfVideo(self.video, self.frames, number) for number in range(count))
+        return replace(self, sources=frames, video=None, things=Boxes())
 
     @property
     def image(self) -> Image:

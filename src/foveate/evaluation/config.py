@@ -14,7 +14,7 @@ from foveate.compressors import Compressor
 from foveate.core.errors import OptionError
 from foveate.core.values import Value
 from foveate.data.load import default_split
-from foveate.data.names import FRAMES, parsed
+from foveate.data.names import FRAMES, Shown, parsed
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.names import REUSABLE, LoggerName, Reuse, check_numbers
 from foveate.evaluation.source import OURS, digest, top_of, tree_hash
@@ -41,7 +41,8 @@ class EvalConfig(Value):
         split: One of its splits; empty means the one that results are usually reported on.
         limit: Number of questions; None means the whole split.
         seed: Seed of generated data.
-        frames: Number of frames that are shown of each video; images have none.
+        frames: Number of frames that are shown of each video.
+        frames_as: "video" gives them as a video, "images" as images, which models without videos take too.
         max_new_tokens: Longest answer.
         dtype: Type of weights and activations: "float32", "bfloat16" or "float16"; "auto" becomes float32 on a CPU, and
             elsewhere that of the checkpoint.
@@ -62,6 +63,7 @@ class EvalConfig(Value):
     limit: int | None = None
     seed: int = 0
     frames: int = FRAMES
+    frames_as: Shown = "video"
     max_new_tokens: int = 32
     dtype: str = AUTO
     batch_size: int | Literal["auto"] = AUTO

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
-from foveate.data.names import parsed
+from foveate.data.names import Shown, parsed
 from foveate.data.sample import VQASample
 from foveate.evaluation import ranks
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, run_id
@@ -21,12 +21,16 @@ cached_load = lru_cache(maxsize=1)(load)
 
 def data_of(config: EvalConfig) -> tuple[tuple[VQASample, ...], str]:
     """Returns the questions of a configuration (see `load_samples`) and their hash."""
-    return _loaded(config.data, config.split, config.limit, config.seed, config.frames)
+    return _loaded(config.data, config.split, config.limit, config.seed, config.frames, config.frames_as)
 
 
 @lru_cache(maxsize=8)  # data sets of a grid, which are asked of one model after the other
-def _loaded(name: str, split: str, limit: int | None, seed: int, frames: int) -> tuple[tuple[VQASample, ...], str]:
+def _loaded(
+    name: str, split: str, limit: int | None, seed: int, frames: int, frames_as: Shown
+) -> tuple[tuple[VQASample, ...], str]:
     samples = load_samples(name, split, limit, seed, frames)
+    if frames_as == "images":
+        samples = [sample.with_frames_as_images for sample in samples]
     return tuple(samples), data_hash(samples)
 
 

@@ -20,8 +20,8 @@ def video_inputs(adapter: Adapter, clips: Sequence[Clip]) -> tuple[ImageInputs, 
     videos = adapter.kind("video")
     if videos is None:
         raise UnsupportedModel(
-            f"{type(adapter.model).__name__} takes images, not videos: give the frames as images, or use a model of "
-            "LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
+            f"{type(adapter.model).__name__} takes images, not videos: give the frames as images (--frames-as images), "
+            "or use a model of LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
         )
     with _refusals(clips):
         inputs, arrangements = videos.prepared_videos(clips)
