@@ -68,3 +68,21 @@ def test_a_model_that_accepts_any_size_is_timed_on_images_of_several(tmp_path):
     assert full["equivalent_tokens"].tolist() == [4, 16]
     assert table.loc[table["method"] == "random", "equivalent_tokens"].tolist() == [2, 8]
     assert "one by one: the loop of stock calls is for LLaVA-1.5" in result.stdout
+
+
+def test_videos_are_timed_by_their_number_of_frames(tmp_path):
+    model = str(save_family("LLaVA-OneVision", tmp_path / "model"))
+    options = ("--methods", "random", "--keep", "0.5", "--new-tokens", "2", "--rounds", "1", "--batch", "1", "2")
+    result = run("measure_speed", "--model", model, *options, "--frames", "2", "4", "--size", "24", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "runs/measure_speed/table.csv")
+    full = table[table["method"] == "full"]
+    assert full[["frames", "batch", "equivalent_tokens"]].values.tolist() == [
+        [2, 1, 19],
+        [2, 2, 19],
+        [4, 1, 37],
+        [4, 2, 37],
+    ]
+    assert "Videos of 4 frames of 24 pixels, batch 2\n" in result.stdout
+    refused = run("measure_speed", *options, "--frames", "2", folder=tmp_path)
+    assert refused.returncode == 1 and "takes images, not videos" in refused.stderr

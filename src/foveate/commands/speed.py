@@ -9,7 +9,7 @@ from foveate.core.budget import check_budgets
 from foveate.data.names import SCENES
 from foveate.methods.registry import check_names
 from foveate.models.loading.names import AUTO, REFERENCE, Dtype, check_model
-from foveate.profiling.timing import check_batches, check_length, check_sizes
+from foveate.profiling.timing import check_batches, check_frames, check_length, check_sizes
 
 _NO_SECOND = "the loop of stock calls is for LLaVA-1.5 with a [CLS] token"
 
@@ -19,6 +19,7 @@ def main(
     keep: tuple[int | float, ...] = (0.5, 0.11),
     batch: tuple[int, ...] = (1, 8),
     size: tuple[int, ...] = (),
+    frames: tuple[int, ...] = (),
     new_tokens: int = 10,
     rounds: int = 20,
     model: str = REFERENCE,
@@ -39,6 +40,7 @@ def main(
         keep: Budgets in equivalent tokens: counts, or fractions of an image's patches.
         batch: Numbers of questions per batch, each about another image.
         size: Sides of the images in pixels, for models that accept images of any size; default is 672.
+        frames: Numbers of frames of videos, which are measured instead of images, on a model that takes videos.
         new_tokens: Number of tokens of every answer; the end-of-text token does not end it.
         rounds: Number of times that each setting is timed.
         model: "reference" (shipped), a checkpoint folder, or a hub ID.
@@ -53,12 +55,14 @@ def main(
     check_budgets(keep, needed=False)
     check_batches(batch)
     check_sizes(size)
+    check_frames(frames)
     check_length(new_tokens, rounds)
     check_model(model)
     from foveate.analysis.speed.data import (
         FULL,
         ONE_BY_ONE,
         TOTAL,
+        Setting,
         conditions_of,
         round_row,
         speed_folder,
@@ -66,6 +70,7 @@ def main(
     )
     from foveate.analysis.speed.report import ROUNDS, report
     from foveate.compressors import Identity
+    from foveate.data.clip import Clip
     from foveate.data.load import load_samples
     from foveate.data.sample import first_of_images
     from foveate.data.scenes.questions import QUESTION_KINDS
@@ -76,23 +81,26 @@ def main(
     from foveate.profiling.speed import image_sizes, measure
 
     folder, loaded = speed_folder(out), load(model, *resolved(model, device, dtype), attention, companion)
-    second = timed(loaded, new_tokens, TOTAL)
-    samples = first_of_images(load_samples(SCENES, "test", limit=len(QUESTION_KINDS) * max(batch))).values()
+    second = None if frames else timed(loaded, new_tokens, TOTAL)
+    limit = len(QUESTION_KINDS) * max(*batch, *frames)
+    samples = first_of_images(load_samples(SCENES, "test", limit=limit)).values()
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
-    for side, count in product(image_sizes(loaded, size, next(iter(samples)).image), batch):
-        questions = [(s.image.resize((side, side)), s.question) for s in islice(cycle(samples), count)]
-        patches = loaded.image_inputs([questions[0][0]])[1][0].patches
+    for side, shown, count in product(image_sizes(loaded, size, next(iter(samples)).image), frames or (0,), batch):
+        images = [(s.image.resize((side, side)), s.question) for s in islice(cycle(samples), max(count, shown))]
+        clip = [Clip([image for image, _ in images[:shown]], list(range(shown)))] if shown else []
+        questions = [((clip or [image])[0], question) for image, question in images[:count]]
+        patches = loaded.media_inputs([questions[0][0]])[1][0].patches
         compressors, unable = at_budgets(methods, keep, loaded.adapter, patches)
         counts = dict.fromkeys([patches, *(budget for _, budget in compressors)]) if second else ()
         found, failed = measure(
             loaded,
             questions,
             {(FULL, patches): Identity(), **compressors},
-            {(ONE_BY_ONE, k): partial(second, questions, k) for k in counts if second},
+            {(ONE_BY_ONE, k): partial(second, images[:count], k) for k in counts if second},
             (new_tokens, rounds),
         )
-        rows += [round_row(side, count, new_tokens, one) for one in found]
+        rows += [round_row(Setting(side, shown, count), new_tokens, one) for one in found]
         left_out |= {f"{name} at {k} of {patches} tokens": why for (name, k), why in (unable | failed).items()}
     write_rounds(rows, conditions_of(loaded, new_tokens, left_out, "" if second else _NO_SECOND), folder / ROUNDS)
     print(report(folder))

@@ -31,7 +31,8 @@ from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.progress import bar
 from foveate.core.token_account import TokenAccount, account
 from foveate.core.trace import Trace
-from foveate.models.backbone.adapter import ImageInputs
+from foveate.data.clip import Clip
+from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.grouping import group_by_shape, in_groups
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.decoder_passes import DecoderPasses
@@ -49,11 +50,11 @@ _TYPICAL = 672  # pixels
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Prompts with one image each, prepared for a model.
+    """Prompts with one image or video each, prepared for a model.
 
     Attributes:
         loaded: The model.
-        inputs: The model inputs of the images.
+        inputs: The model inputs of the images or videos.
         arrangements: The arrangement of each image.
         texts: Prompts and questions.
     """
@@ -64,18 +65,22 @@ class Batch:
     texts: Texts
 
     @classmethod
-    def of(cls, loaded: LoadedModel, images: Sequence[Image], questions: Sequence[str]) -> "Batch":
-        """Prepares one question about each image."""
-        inputs, arrangements = loaded.image_inputs(images)
+    def of(cls, loaded: LoadedModel, images: Sequence[Image | Clip], questions: Sequence[str]) -> "Batch":
+        """Prepares one question about each image or video."""
+        inputs, arrangements = loaded.media_inputs(images)
         prompts = [loaded.prompt(question, image) for question, image in zip(questions, arrangements, strict=True)]
         tokens = [loaded.adapter.question(prompt, loaded.text_side.tail) for prompt in prompts]
         return cls(loaded, inputs, arrangements, Texts(prompts, tokens, questions))
 
     def images(self, rows: list[int]) -> LiveImages:
         """Returns the images of some rows, which have one arrangement."""
-        adapter = self.loaded.adapter
-        inputs, one = adapter.chosen(self.inputs, rows, self.arrangements), self.arrangements[rows[0]]
-        return LiveImages(adapter, inputs, one, lambda: self.texts.of(rows), self.loaded.companion)
+        inputs, one = self.adapter.chosen(self.inputs, rows, self.arrangements), self.arrangements[rows[0]]
+        return LiveImages(self.adapter, inputs, one, lambda: self.texts.of(rows), self.loaded.companion)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter of images, or that of videos."""
+        return self.loaded.adapter.of(self.arrangements[0])
 
 
 class BatchAnswers(NamedTuple):
@@ -131,7 +136,7 @@ def answer_batch(batch: Batch, compressor: Compressor, new_tokens: int, clock: C
     Raises:
         FoveateError: The model does not support the method.
     """
-    adapter = batch.loaded.adapter
+    adapter = batch.adapter
     cuts = [_TimedCut(cut, clock) for cut in checked_cuts(compressor)]
     parts = ((adapter, "encode", "vision"), (adapter, "reduced", "vision"), (adapter.projector, "forward", "projector"))
     with clock.part("scoring"), clock.listening(*parts):
@@ -162,7 +167,7 @@ def footprint(batch: Batch, compressor: Compressor, new_tokens: int) -> Footprin
     Raises:
         FoveateError: The model does not support the method.
     """
-    adapter, device = batch.loaded.adapter, batch.loaded.model.device
+    adapter, device = batch.adapter, batch.loaded.model.device
     adapter.check(compressor.needs, compressor.cuts)
     projected: list[int] = []
     with adapter.projector.register_forward_hook(lambda _, args, out: projected.append(out.shape[:-1].numel())):
@@ -202,7 +207,7 @@ class Round(NamedTuple):
 
 def measure(
     loaded: LoadedModel,
-    samples: Sequence[tuple[Image, str]],
+    samples: Sequence[tuple[Image | Clip, str]],
     compressors: Mapping[tuple[str, int], Compressor],
     others: Mapping[tuple[str, int], Callable[[Clock], object]],
     length: tuple[int, int],
@@ -213,7 +218,7 @@ def measure(
 
     Args:
         loaded: The model.
-        samples: The batch: images with one question each.
+        samples: The batch: images or videos with one question each.
         compressors: The compressor of each setting.
         others: Further settings, functions that receive their clock.
         length: Number of tokens of every answer, and number of rounds.

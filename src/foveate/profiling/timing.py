@@ -25,6 +25,16 @@ def check_sizes(sides: Sequence[int]) -> None:
         raise FoveateError(f"size {' '.join(map(str, sides))}: expected numbers of pixels from 1 up")
 
 
+def check_frames(frames: Sequence[int]) -> None:
+    """Checks the numbers of frames of videos.
+
+    Raises:
+        FoveateError: A number is below 1.
+    """
+    if min(frames, default=1) < 1:
+        raise FoveateError(f"frames {' '.join(map(str, frames))}: expected numbers of frames from 1 up")
+
+
 def check_length(new_tokens: int, rounds: int) -> None:
     """Checks the length of answers and the number of rounds.
 

@@ -15,6 +15,7 @@ from foveate.analysis.speed.data import (
     ONE_BY_ONE,
     SLOWER,
     Conditions,
+    Setting,
     groups_of,
     read_rounds,
     round_row,
@@ -54,9 +55,13 @@ def planted(batch: int = BATCH, noise: float = 0.02, seed: int = 0) -> list[dict
         for key, parts in PLANTED.items():
             own = machine * math.exp(rng.normal(0, noise))
             ms = {"inputs": 8.0 * own} | {part: own * x for part, x in zip(PARTS, parts, strict=True)}
-            rows.append(round_row(96, batch, NEW, Round(key, number, ms, taken(key[1]))))
+            rows.append(round_row(Setting(96, 0, batch), NEW, Round(key, number, ms, taken(key[1]))))
         for budget in (144, 16, 72):
-            rows.append(round_row(96, batch, NEW, Round((ONE_BY_ONE, budget), number, {"total": 832 * machine}, None)))
+            rows.append(
+                round_row(
+                    Setting(96, 0, batch), NEW, Round((ONE_BY_ONE, budget), number, {"total": 832 * machine}, None)
+                )
+            )
     return rows
 
 
@@ -134,7 +139,7 @@ def test_rounds_that_differ_by_noise_alone_are_rarely_called_faster_or_slower():
 def test_p_values_are_corrected_over_all_sizes_and_batches():
     frame = pd.DataFrame(planted() + planted(batch=1, seed=1))
     table = speed_table(frame)
-    assert list(dict(groups_of(table))) == [(96, BATCH), (96, 1)]
+    assert list(dict(groups_of(table))) == [(96, 0, BATCH), (96, 0, 1)]
     raw = []
     for batch in (BATCH, 1):
         group = frame[frame["batch"] == batch].set_index(["method", "round"])["total_ms"]

@@ -27,7 +27,7 @@ from foveate.profiling.speed import INPUTS, PARTS, Round
 
 FULL, ONE_BY_ONE, TOTAL = "full", "one by one", "total"
 FASTER, SLOWER, BASELINE = "faster", "slower", "baseline"
-GROUP = ["size", "batch"]
+GROUP = ["size", "frames", "batch"]
 _METADATA = b"foveate"
 _FACTS = ("equivalent_tokens", "given_tokens", "left_tokens", "kv_bytes", "peak_bytes")
 
@@ -90,12 +90,31 @@ def versions() -> str:
     return ", ".join(" ".join(pair) for pair in names.items())
 
 
-def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[str, Any]:
+class Setting(NamedTuple):
+    """Images or videos of a batch.
+
+    Attributes:
+        size: Side of the images or frames in pixels.
+        frames: Frames of each video; 0 for images.
+        batch: Questions per batch.
+    """
+
+    size: int
+    frames: int
+    batch: int
+
+    @property
+    def title(self) -> str:
+        """The setting in words."""
+        what = f"Videos of {self.frames} frames of" if self.frames else "Images of"
+        return f"{what} {self.size} pixels, batch {self.batch}"
+
+
+def round_row(setting: Setting, new_tokens: int, measured: Round) -> dict[str, Any]:
     """Returns a row of the parquet file, with times of the whole batch and None for unknown values.
 
     Args:
-        size: Side of the images in pixels.
-        batch: Questions per batch.
+        setting: The images or videos.
         new_tokens: Number of tokens of every answer.
         measured: One round of one setting.
     """
@@ -104,7 +123,8 @@ def round_row(size: int, batch: int, new_tokens: int, measured: Round) -> dict[s
     facts = {name: getattr(taken, name, None) for name in _FACTS}
     counted = {f"gflops_{name}": taken.operations[name] / 1e9 if taken else None for name in CONVENTIONS}
     return (
-        {"size": size, "batch": batch, "method": method, "budget": budget, "round": measured.number}
+        setting._asdict()
+        | {"method": method, "budget": budget, "round": measured.number}
         | {"new_tokens": new_tokens, "total_ms": total}
         | {f"{part}_ms": ms.get(part, 0.0) if taken else None for part in (INPUTS, *PARTS)}
         | facts
@@ -150,7 +170,7 @@ def read_rounds(path: Path) -> tuple[pd.DataFrame, Conditions]:
 
 
 def speed_table(rounds: pd.DataFrame) -> pd.DataFrame:
-    """Returns one row per image size, batch, method and budget, in the order of measurement.
+    """Returns one row per size, frames, batch, method and budget, in the order of measurement.
 
     Times are medians over rounds, in milliseconds per question; `decode_ms` is per token. `speedup` is the geometric
     mean over rounds of the total time without compression over that of this row, with its 95 % interval and a p value,
@@ -183,10 +203,11 @@ def verdict(row: pd.Series) -> str:
     return {1: FASTER, 0: VERDICTS[0], -1: SLOWER}[side(row["speedup"] - 1, row["p_holm"])]
 
 
-def groups_of(table: pd.DataFrame) -> Iterable[tuple[tuple[int, int], pd.DataFrame]]:
-    """Yields the rows of each size and batch."""
-    for size, batch in table[GROUP].drop_duplicates().itertuples(index=False):
-        yield (int(size), int(batch)), table[(table["size"] == size) & (table["batch"] == batch)]
+def groups_of(table: pd.DataFrame) -> Iterable[tuple[Setting, pd.DataFrame]]:
+    """Yields the rows of each setting."""
+    for size, frames, batch in table[GROUP].drop_duplicates().itertuples(index=False):
+        inside = (table["size"] == size) & (table["frames"] == frames) & (table["batch"] == batch)
+        yield Setting(int(size), int(frames), int(batch)), table[inside]
 
 
 def _row(

@@ -54,7 +54,7 @@ def draw_speedups(rows: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def speed_figure(table: pd.DataFrame, conditions: Conditions) -> Figure:
-    """Draws a row of two panels for every size and batch.
+    """Draws a row of two panels for every setting.
 
     Args:
         table: Table of `speed_table`.
@@ -65,10 +65,10 @@ def speed_figure(table: pd.DataFrame, conditions: Conditions) -> Figure:
     with house_style():
         figure = Figure(figsize=(12.5, 1.9 + len(groups) * (1.0 + 0.31 * tallest)), layout="constrained")
         axes = figure.subplots(len(groups), 2, squeeze=False, sharex="col", width_ratios=(3, 2))
-        for line, ((size, batch), rows) in zip(axes, groups, strict=True):
+        for line, (setting, rows) in zip(axes, groups, strict=True):
             draw_parts(parts_data(rows, conditions.new_tokens), line[0])
             draw_speedups(rows, line[1])
-            line[0].set_title(f"images of {size} pixels, batch {batch}")
+            line[0].set_title(setting.title)
         left, right = axes[0][1].get_xlim()  # limits of the whole column
         axes[0][1].set_xlim(min(0.9, left), max(1.1, right))
         legend_above(figure, legend_of(axes[0][:1]))

@@ -40,18 +40,18 @@ def report(folder: Path) -> str:
     table = speed_table(rounds)
     write_table(table, folder, markdown(table, conditions))
     save_figure(speed_figure(table, conditions), folder / "speed.png")
-    sections = [f"{_title(*key)}\n\n{_grid(rows, _cells)}" for key, rows in groups_of(table)]
+    sections = [f"{setting.title}\n\n{_grid(rows, _cells)}" for setting, rows in groups_of(table)]
     return "\n\n".join([_legend(table, conditions), *sections, *_left_out(conditions), f"Tables and figure: {folder}"])
 
 
 def markdown(table: pd.DataFrame, conditions: Conditions) -> str:
-    """Returns one Markdown table per size and batch, operations by every convention, and what was not measured."""
+    """Returns one Markdown table per setting, operations by every convention, and what was not measured."""
     parts = [_legend(table, conditions), _COLUMNS.format(new_tokens=conditions.new_tokens)]
-    for key, rows in groups_of(table):
-        parts += [f"## {_title(*key)}", _grid(rows, _cells)]
+    for setting, rows in groups_of(table):
+        parts += [f"## {setting.title}", _grid(rows, _cells)]
     parts += ["## Operations of a prefill by convention, in units of 10^9", _conventions()]
-    for size, rows in table.groupby("size", sort=False):
-        parts += [f"### Images of {size} pixels", _grid(rows.drop_duplicates(["method", "budget"]), _operations)]
+    for setting, rows in groups_of(table.drop_duplicates(["size", "frames", "method", "budget"])):
+        parts += [f"### {setting.title.partition(',')[0]}", _grid(rows, _operations)]
     return "\n\n".join([*parts, *_left_out(conditions)]) + "\n"
 
 
@@ -99,10 +99,6 @@ def _left_out(conditions: Conditions) -> list[str]:
     if conditions.no_one_by_one:
         parts.append(f"No baseline one by one: {conditions.no_one_by_one}.")
     return parts
-
-
-def _title(size: int, batch: int) -> str:
-    return f"Images of {size} pixels, batch {batch}"
 
 
 def _ratio(row: pd.Series, name: str, low: str, high: str) -> str:
