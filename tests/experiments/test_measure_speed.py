@@ -77,12 +77,8 @@ def test_videos_are_timed_by_their_number_of_frames(tmp_path):
     assert result.returncode == 0, result.stderr
     table = pd.read_csv(tmp_path / "runs/measure_speed/table.csv")
     full = table[table["method"] == "full"]
-    assert full[["frames", "batch", "equivalent_tokens"]].values.tolist() == [
-        [2, 1, 19],
-        [2, 2, 19],
-        [4, 1, 37],
-        [4, 2, 37],
-    ]
+    shown = full[["frames", "batch", "equivalent_tokens"]].values.tolist()
+    assert shown == [[2, 1, 19], [2, 2, 19], [4, 1, 37], [4, 2, 37]]
     assert "Videos of 4 frames of 24 pixels, batch 2\n" in result.stdout
     refused = run("measure_speed", *options, "--frames", "2", folder=tmp_path)
-    assert refused.returncode == 1 and "takes images, not videos" in refused.stderr
+    assert refused.returncode == 2 and "takes images, not videos" in refused.stderr
