@@ -82,7 +82,7 @@ def main(
 
     folder, loaded = speed_folder(out), load(model, *resolved(model, device, dtype), attention, companion)
     second = None if frames else timed(loaded, new_tokens, TOTAL)
-    limit = len(QUESTION_KINDS) * max(*batch, *frames)
+    limit = len(QUESTION_KINDS) * max((*batch, *frames))
     samples = first_of_images(load_samples(SCENES, "test", limit=limit)).values()
     rows: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
