@@ -13,7 +13,7 @@ from torch import Tensor
 from foveate.core.trace import PADDING
 from foveate.functional.clips import whole
 from foveate.functional.clustering import density_peaks
-from foveate.functional.mixing import Tokens, mean_rows
+from foveate.functional.mixing import Tokens, mean_rows, placed
 
 _NEIGHBOURS = 4  # of the densities
 
@@ -84,6 +84,8 @@ def chosen_tokens(
     number, given = torch.tensor(counts, device=clip.device).unbind(1)
     rank = scores.argsort(dim=1, descending=True, stable=True).argsort(1)
     salient = rank < number[:, None]
+    if not given.any():
+        return salient, torch.zeros_like(salient)
     centres, _ = density_peaks(clip, ~salient, given, _NEIGHBOURS)
     context = torch.zeros(clip.shape[0], clip.shape[1] + 1, dtype=torch.bool, device=clip.device)
     context.scatter_(1, centres.masked_fill(centres == PADDING, clip.shape[1]), True)
@@ -130,13 +132,13 @@ def segment_tokens(
     """
     points, patches = clip.flatten(0, 1), clip.shape[1]
     fixed = salient.flatten().nonzero()[:, 0]
-    origins, rows = [fixed], [F.one_hot(fixed, len(points)).to(points.dtype)]
+    origins, rows = [fixed], [placed(torch.eye(len(fixed)), fixed, len(points))]
     for frame in context.any(1).nonzero()[:, 0].tolist():
         targets = frame * patches + context[frame].nonzero()[:, 0]
         pool = ~salient.flatten()
         if not with_targets:
             pool[targets] = False
         origins.append(targets)
-        rows.append(blended(points, pool, targets, blend))
+        rows.append(blended(points, pool, targets, blend).float())
     order = torch.cat(origins).argsort(stable=True)
     return torch.cat(origins)[order], torch.cat(rows)[order]

@@ -52,7 +52,7 @@ def means(
 
 def twice_grouped(
     clip: Float[Tensor, "frame patch dim"], threshold: float
-) -> tuple[Int[Tensor, " token"], Int[Tensor, " patch"], Float[Tensor, " patch"]]:
+) -> tuple[Int[Tensor, " token"], Int[Tensor, " every"], Float[Tensor, " every"]]:
     """Returns the components of each frame, and then of all their means together.
 
     Returns:
@@ -84,7 +84,7 @@ def semantic_tokens(clip: Float[Tensor, "frame patch dim"], threshold: float) ->
     rows = (owner == torch.arange(len(origin), device=owner.device)[:, None]) * weight
     nearest = (F.normalize(points, dim=1) @ F.normalize(rows @ points, dim=1).T).argmax(1)
     member = nearest == torch.arange(len(origin), device=owner.device)[:, None]
-    return origin, (rows + member) / (member.sum(1, keepdim=True) + 1)
+    return origin, ((rows + member) / (member.sum(1, keepdim=True) + 1)).float()
 
 
 def bisected(count: Callable[[float], int], most: int) -> float:

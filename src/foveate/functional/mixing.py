@@ -73,25 +73,26 @@ def packed(origin: Int[Tensor, "batch token"], mixing: Float[Tensor, "batch toke
 
 
 Tokens = tuple[Int[Tensor, " token"], Float[Tensor, "token source"]]
-"""The tokens of one image or video: their origins, and their rows of M."""
+"""The tokens of one image or video: their origins, and their rows of M in float32."""
+_Part = tuple[Int[Tensor, " _"], Float[Tensor, "_ _"]]
 
 
 def placed(
     weights: Float[Tensor, "token point"], index: Int[Tensor, " point"], sources: int
 ) -> Float[Tensor, "token source"]:
-    """Returns rows over all sources, given their weights of some of them.
+    """Returns float32 rows over all sources, given their weights of some of them.
 
     Args:
         weights: The weights.
         index: The source of each column, each at most once.
         sources: Number of sources.
     """
-    rows = weights.new_zeros(len(weights), sources)
-    rows[:, index] = weights
+    rows = torch.zeros(len(weights), sources, device=index.device)
+    rows[:, index] = weights.to(rows)
     return rows
 
 
-def shifted(tokens: Tokens, start: int, sources: int) -> Tokens:
+def shifted(tokens: _Part, start: int, sources: int) -> Tokens:
     """Returns tokens of some consecutive patches as tokens of a whole video.
 
     Args:
@@ -104,12 +105,12 @@ def shifted(tokens: Tokens, start: int, sources: int) -> Tokens:
     return origin + start, placed(rows, index, sources)
 
 
-def joined(parts: Sequence[Tokens]) -> Tokens:
+def joined(parts: Sequence[_Part]) -> Tokens:
     """Returns the tokens of all parts in order."""
     return torch.cat([origin for origin, _ in parts]), torch.cat([rows for _, rows in parts])
 
 
-def stacked(images: Sequence[Tokens]) -> Compression:
+def stacked(images: Sequence[_Part]) -> Compression:
     """Returns the compression of a batch, given the tokens of each image."""
     origin = pad_sequence([origin for origin, _ in images], batch_first=True, padding_value=PADDING)
-    return Compression(origin, pad_sequence([rows.float() for _, rows in images], batch_first=True))
+    return Compression(origin, pad_sequence([rows for _, rows in images], batch_first=True))

@@ -58,7 +58,7 @@ def merged_and_pruned(
         for frame in range(start, start + length):
             order = scores[frame, moving].argsort(descending=True, stable=True)
             best = moving[order[: math.ceil(len(moving) * left)].sort().values] + frame * patches
-            parts.append((best, F.one_hot(best, frames * patches).to(clip.dtype)))
+            parts.append((best, placed(torch.eye(len(best)), best, frames * patches)))
     return joined(parts)
 
 

@@ -114,4 +114,4 @@ def root_clusters(
     size = owner[owner >= 0].bincount(minlength=len(owner))
     centres, of = owner.unique(), owner[root]
     centres = centres[centres >= 0]
-    return centres, (of == centres[:, None]) * (weight / size[of.clamp(min=0)].clamp(min=1))
+    return centres, (of == centres[:, None]) * (weight / size[of.clamp(min=0)].clamp(min=1)).float()

@@ -68,7 +68,7 @@ class Quadtree(Merger):
             )
         group, weight = self._groups(points, views, together, spatial)
         origin = group.unique()
-        return origin, (group == origin[:, None]) * weight
+        return origin, (group == origin[:, None]) * weight.float()
 
     def _groups(
         self, points: Float[Tensor, "patch dim"], views: Views, together: bool, spatial: float

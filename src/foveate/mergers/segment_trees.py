@@ -14,7 +14,7 @@ from foveate.core.contracts import Merger
 from foveate.core.trace import Trace
 from foveate.core.values import Count, Positive, Share
 from foveate.functional.clips import at_least, frames_of
-from foveate.functional.mixing import Tokens, joined, shifted, stacked
+from foveate.functional.mixing import Tokens, joined, placed, shifted, stacked
 from foveate.functional.segments import segments, starts_of
 from foveate.functional.temporal_trees import distinct, parents, root_clusters, trees
 
@@ -94,7 +94,7 @@ class SegmentTrees(Merger):
         share = (count - at_least(self.salient * count)) * frames / max(1, int(roots.sum()))
         centres, rows = root_clusters(clip.flatten(0, 1), root, weight, roots, share)
         first = chosen.flatten().nonzero()[:, 0]
-        origin, rows = joined([(first, F.one_hot(first, frames * patches).to(rows)), (centres, rows)])
+        origin, rows = joined([(first, placed(torch.eye(len(first)), first, frames * patches)), (centres, rows)])
         order = origin.argsort(stable=True)
         return origin[order], rows[order]
 
