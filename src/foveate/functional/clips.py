@@ -14,7 +14,16 @@ _WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)  # of the Gaussians of VidCom2
 
 
 def frames_of(values: Float[Tensor, "batch source dim"], trace: Trace) -> Float[Tensor, "batch frame patch dim"]:
-    """Returns the values of the patches of each frame in float64; an image is one frame, whatever its views."""
+    """Returns the values of the patches of each frame in float64; an image is one frame, whatever its views.
+
+    Raises:
+        UnsupportedNeed: Only some of the patches are left, at a cut inside the language model.
+    """
+    if trace.origin is not None:
+        raise UnsupportedNeed(
+            "whole frames are compared, and inside the language model some of their patches may be missing: compress "
+            "them before it, by a VisionCompressor"
+        )
     return values[:, : trace.patches].double().unflatten(1, (trace.frames, -1))
 
 

@@ -24,7 +24,7 @@ def _sides(length: int) -> tuple[int, ...]:
 def _halved(length: int) -> Float[Tensor, "cell half"]:
     """Returns the matrix of means of neighbouring pairs; an odd number leaves the first alone."""
     cell = (torch.arange(length) + length % 2) // 2
-    rows = F.one_hot(cell).T.double()
+    rows = F.one_hot(cell).T.double().contiguous()
     return rows / rows.sum(1, keepdim=True)
 
 

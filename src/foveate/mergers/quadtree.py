@@ -33,8 +33,8 @@ class Quadtree(Merger):
     Attributes:
         spatial: Least cosine of a node and its parts.
         temporal: Least cosine of nodes that are grouped.
-        keep: Budget for which each video has a least cosine `spatial` of its own, the greatest with at most so many
-            tokens, and `temporal` at the same distance below it; None for fixed ones.
+        keep: Budget for which each video has thresholds of its own, the greatest with at most so many tokens; both move
+            by one share of their distance to 1 or to -1. None for fixed ones.
         as_published: See `functional.quadtree.nodes` and `grouped`.
     """
 
@@ -60,37 +60,38 @@ class Quadtree(Merger):
         return stacked([self._tokens(clip, trace.views, together) for clip in points])
 
     def _tokens(self, points: Float[Tensor, "patch dim"], views: Views, together: bool) -> Tokens:
-        spatial = self.spatial
+        shift = 0.0
         if self.keep is not None:
             most = resolve_keep(self.keep, len(points))
-            spatial = bisected(
-                lambda value: int(self._groups(points, views, together, value)[0].unique().numel()), most
-            )
-        group, weight = self._groups(points, views, together, spatial)
+            shift = bisected(lambda value: len(self._groups(points, views, together, value)[0].unique()), most)
+        group, weight = self._groups(points, views, together, shift)
         origin = group.unique()
         return origin, (group == origin[:, None]) * weight.float()
 
     def _groups(
-        self, points: Float[Tensor, "patch dim"], views: Views, together: bool, spatial: float
+        self, points: Float[Tensor, "patch dim"], views: Views, together: bool, shift: float
     ) -> tuple[Int[Tensor, " patch"], Float[Tensor, " patch"]]:
         """Returns for each patch the first patch of its group, and its weight in the mean."""
         owners, weights, start = [], [], 0
         for view, frame in zip(views, points.split([view.patches for view in views]), strict=True):
-            owner = nodes(frame, view, spatial, self.as_published)
+            owner = nodes(frame, view, _moved(self.spatial, shift), self.as_published)
             weights.append(cell_weights(owner, view))
             owners.append(owner + start)
             start += view.patches
         weight = torch.cat(weights)
         place, node = torch.cat(owners).unique(return_inverse=True)
-        if together:
-            mean = points.new_zeros(len(place), points.shape[1]).index_add_(0, node, weight[:, None] * points)
-            edges = contained(node.split([view.patches for view in views]))
-            alike = F.cosine_similarity(mean[edges[:, 0]], mean[edges[:, 1]], dim=1)
-            least = spatial - self.spatial + self.temporal
-            group = grouped(edges[alike >= least], len(place), self.as_published)
-            weight = weight / group.bincount()[group[node]]
-            return place[group[node]], weight
-        return place[node], weight
+        if not together:
+            return place[node], weight
+        mean = points.new_zeros(len(place), points.shape[1]).index_add_(0, node, weight[:, None] * points)
+        edges = contained(node.split([view.patches for view in views]))
+        alike = F.cosine_similarity(mean[edges[:, 0]], mean[edges[:, 1]], dim=1) >= _moved(self.temporal, shift)
+        group = grouped(edges[alike], len(place), self.as_published)
+        return place[group[node]], weight / group.bincount()[group[node]]
 
     def extra(self, dropped: int) -> int:
         return dropped if self.keep is None else resolve_keep(self.keep, dropped)
+
+
+def _moved(threshold: float, shift: float) -> float:
+    """Returns a threshold that is moved by a share of its distance to 1, or to -1 by a negative share."""
+    return threshold + shift * (1 - threshold if shift > 0 else 1 + threshold)

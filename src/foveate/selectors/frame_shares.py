@@ -40,12 +40,14 @@ class FrameShares(Selector):
         return (Features(projected=True),)
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        of_video, _ = similarity_to_means(frames_of(trace[self.needs[0]], trace))
-        weight = (-of_video.mean(2) / self.temperature).softmax(1).to(scores.device)
+        weight = torch.ones_like(scores[:, :1], dtype=torch.double)
+        if trace.frames > 1:
+            of_video, _ = similarity_to_means(frames_of(trace[self.needs[0]], trace))
+            weight = (-of_video.mean(2) / self.temperature).softmax(1).to(scores.device)
         share = share_of(self.keep, trace.patches) * (1 + weight - weight.mean(1, keepdim=True))
         size = trace.patches // trace.frames
         count = (share.clamp(max=1) * size).round().long().clamp(min=1)
-        frame = (torch.arange(trace.patches, device=scores.device) // size).expand_as(scores)
+        frame = trace.origins.to(scores.device).clamp(min=0) // size
         return listed((scores > -torch.inf) & (rank_within(scores, frame) < count.gather(1, frame)))
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:

@@ -97,8 +97,8 @@ def sttm(
 ) -> Compressor:
     """Returns STTM: nodes of quadtrees that are alike inside, and in neighbouring frames; tokens go before `layer`.
 
-    The number of tokens follows from the thresholds; `keep` replaces them by those of each video, at the same distance,
-    that come nearest to so many tokens from below. The authors' code compares cells at odd borders with another cell of
+    The number of tokens follows from the thresholds; `keep` moves both, for each video, until it has about so many
+    tokens and not more. The authors' code compares cells at odd borders with another cell of
     the frame, and may leave groups in parts: `as_published`. Source: arXiv 2507.07990.
     """
     merger = Quadtree(spatial, temporal, keep, as_published)
