@@ -6,7 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from foveate.core.budget import Number, resolve_keep
+from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.trace import Trace
@@ -32,7 +32,7 @@ class Components(Merger):
 
     makes_all: ClassVar[bool] = True
     threshold: float = 0.9
-    keep: Number | None = None
+    keep: Keep | None = None
 
     def merge(
         self,

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from foveate.core.arrangement import Views
-from foveate.core.budget import Number, resolve_keep
+from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.errors import UnsupportedNeed
@@ -41,7 +41,7 @@ class Quadtree(Merger):
     makes_all: ClassVar[bool] = True
     spatial: float = 0.85
     temporal: float = 0.55
-    keep: Number | None = None
+    keep: Keep | None = None
     as_published: bool = False
 
     def merge(
