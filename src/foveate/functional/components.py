@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate.functional.mixing import Tokens
 
-_STEPS = 20  # halvings of an interval of length 2
+_STEPS = 15  # halvings of an interval of length 2
 
 
 def components(edges: Bool[Tensor, "node node"]) -> Int[Tensor, " node"]:
@@ -32,7 +32,7 @@ def similar_groups(
         For each component its node of highest degree, of equal ones the first, ascending, and the component of each
         node.
     """
-    unit = F.normalize(features, dim=1)
+    unit = F.normalize(features, dim=1).float()
     edges = (unit @ unit.T > threshold) | torch.eye(len(unit), dtype=torch.bool, device=unit.device)
     label = components(edges)
     by_degree = edges.sum(1).argsort(descending=True, stable=True)
@@ -97,5 +97,7 @@ def bisected(count: Callable[[float], int], most: int) -> float:
     low, high = -1.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if count(middle) <= most else (low, middle)
+        if (found := count(middle)) == most:
+            return middle
+        low, high = (middle, high) if found < most else (low, middle)
     return low

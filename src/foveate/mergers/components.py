@@ -26,8 +26,8 @@ class Components(Merger):
 
     Attributes:
         threshold: Cosine above which patches are connected.
-        keep: Budget for which each video has a threshold of its own, the greatest with at most so many tokens; None
-            for the fixed threshold.
+        keep: Budget for which each video has a threshold of its own, about the greatest with at most so many tokens,
+            found by up to 15 trials; None for the fixed threshold.
     """
 
     makes_all: ClassVar[bool] = True

@@ -63,10 +63,8 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
             return normal(1, grid.patches + 1).softmax(-1)[..., 1:]
         case ReceivedRows() | PromptRows() | PoolingRows():
             return normal(_HEADS, grid.patches + 1).softmax(-1)[..., 1:]
-        case FrameVectors():
-            return normal(1, _WIDTH)
-        case ClsQuery():
-            return normal(_HEADS, _WIDTH)
+        case ClsQuery() | FrameVectors():
+            return normal(_HEADS if isinstance(need, ClsQuery) else 1, _WIDTH)
         case Keys():
             return normal(grid.patches + 1, _HEADS, _WIDTH)
         case Features() | PatchStates() | AlignedPatches():
