@@ -10,7 +10,7 @@ from torch import nn
 from foveate.core.arrangement import Grid
 from foveate.core.needs import PromptRows
 from foveate.core.trace import Trace
-from foveate.functional.pooling_head import pooled_by_head
+from foveate.functional.pooling_head import mean_query_rows, pooled_by_head
 from foveate.functional.segments import refined_labels, segments, starts_of, static_windows
 from foveate.mergers import SegmentTrees
 from foveate.methods import METHODS
@@ -107,6 +107,13 @@ def test_the_pooling_head_of_siglip():
         vector, rows = pooled_by_head(features, probe, *(parts[name] for name in ("attention", "layernorm", "mlp")))
     np.testing.assert_allclose(vector, expected["head_pooled"], atol=1e-5)
     np.testing.assert_allclose(rows.mean(1), expected["head_attention"], atol=1e-7)
+
+
+def test_the_mean_query_of_qwens_tower():
+    rng = np.random.default_rng(9)
+    query, key = (torch.from_numpy(rng.standard_normal((72, 4, 8)).astype(np.float32)) for _ in range(2))
+    rows = mean_query_rows(query.unflatten(0, (3, 24)), key.unflatten(0, (3, 24)), merged=4).mean(1)
+    np.testing.assert_allclose(rows, golden("fastvid")["qwen_attention_row"], atol=1e-6)
 
 
 @pytest.mark.parametrize("case", cases("holitom", "_position"))

@@ -61,8 +61,9 @@ class ReceivedRows(Need):
 class PoolingRows(Need):
     """Softmax rows of a pooling head's learned query over the patches: Float[batch head patch], float32.
 
-    The head of SigLIP reads the output of the feature layer after the tower's final norm; see
-    `functional.pooling_head`. Where the model pools patches between tower and language model, so are the rows, in the
+    The head of SigLIP reads the output of the feature layer after the tower's final norm
+    (`functional.pooling_head.pooled_by_head`); in a tower of Qwen the mean query of a frame in the last layer is meant
+    (`mean_query_rows`). Where the model pools patches between tower and language model, so are the rows, in the
     same way. In a video every frame has a softmax of its own. A tower without this head has received attention instead
     (`Fallback`).
     """

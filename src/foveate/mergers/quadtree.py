@@ -33,8 +33,8 @@ class Quadtree(Merger):
     Attributes:
         spatial: Least cosine of a node and its parts.
         temporal: Least cosine of nodes that are grouped.
-        keep: Budget for which each video has thresholds of its own, about the greatest with at most so many tokens; both
-            move by one share of their distance to 1 or to -1. None for fixed ones.
+        keep: Budget for which each video has thresholds of its own, about the greatest with at most so many tokens.
+            Both move by one share of their distance to 1 or to -1. None for fixed ones.
         as_published: See `functional.quadtree.nodes` and `grouped`.
     """
 

@@ -88,7 +88,7 @@ def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Towe
     """Returns the compressor, or its `Fallback` if the model's vision tower cannot answer its needs.
 
     In a tower without [CLS] or without a pooling head the fallback is the attention that patches receive, and the mean
-    of a frame's features. No tower of a supported family keeps its pooling head. A layer that sees only windows of the
+    of a frame's features. No adapter answers the needs of a pooling head yet. A layer that sees only windows of the
     image is replaced by the nearest one that sees the whole image; of two, by the deeper one.
 
     Args:
