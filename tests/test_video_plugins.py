@@ -18,10 +18,12 @@ from foveate.functional.segments import refined_labels, segments, static_windows
 from foveate.functional.temporal_trees import distinct, parents, trees
 from foveate.mergers import Quadtree, RunningMean, SegmentTrees, TemporalMean
 from foveate.methods import METHODS
+from foveate.methods.fitting import options_on
 from foveate.methods.registry import PLACES, VIDEO
 from foveate.scorers import FrameChange
 from foveate.selectors import AtLeastAFrame, ChangedInGroups, EvenFrames, FrameShares
 from foveate.studies.plan import RecommendationPlan
+from foveate.testing.matrix import OF_VIDEOS, family_inputs, load_family
 from tests import videos
 from tests.videos import alone, drawn_videos
 
@@ -348,3 +350,18 @@ def test_a_budget_of_no_video_is_refused():
     for name in ("vidcom2", "fastvid", "holitom", "flashvid", "temporal_mean"):
         with pytest.raises(FoveateError, match=r"keep=1\.5: a fraction lies in"):
             made(name, drawn_videos(3), 1.5)
+
+
+@pytest.mark.parametrize("family", ("LLaVA-OneVision", "Qwen2.5-VL"))
+@pytest.mark.parametrize("name", ("flashvid", "dycoke", "sttm"))
+def test_what_is_as_published_runs_in_a_model_and_is_written(name, family, tmp_path):
+    """Also where one token appears twice, and where tokens stand in another order."""
+    video, loaded = OF_VIDEOS + family, load_family(family)
+    compressor = METHODS[name](0.5, as_published=name != "dycoke", **options_on(METHODS[name], loaded.adapter))
+    with torch.no_grad(), compressor.attached(loaded) as run:
+        loaded.model.generate(**family_inputs(video), max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    run.save(tmp_path / "kept.json")
+    origin = run.decisions[0].compression.origin[0]
+    assert (len(origin.unique()) < len(origin)) == (name == "flashvid")
+    tokens = run.decisions[0].compression.count if name != "sttm" else run.decisions[1].compression.count
+    assert run.tokens.per_block[0, -1] <= float(tokens) + 1  # a separator may stay
