@@ -8,12 +8,25 @@ import torch
 from foveate.compressors import DecoderCompressor, Fallback
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.layers import LayersFrom
-from foveate.core.needs import ReceivedRows
-from foveate.methods import fastv, hiprune, prumerge, pyramiddrop, sparsevlm, visionzip, vispruner, vscan, vtc_cls
+from foveate.core.needs import Features, FrameVectors, PoolingRows, ReceivedRows
+from foveate.core.trace import Trace
+from foveate.methods import (
+    fastv,
+    fastvid,
+    hiprune,
+    prumerge,
+    pyramiddrop,
+    sparsevlm,
+    visionzip,
+    vispruner,
+    vscan,
+    vtc_cls,
+)
 from foveate.methods.fitting import options_for, with_fallbacks
 from foveate.models.loading.load import adapt
 from foveate.scorers import ClsEnsemble, Hybrid, PromptAttention
 from foveate.testing.families import FAMILIES, image_inputs
+from tests.videos import ArrayVideos, drawn_videos
 
 WITHOUT_CLS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE")
 NEAREST = {"Qwen2.5-VL": (1, 1, 3, 3)}  # windows in layers 0 and 2, which lies between two that see everything
@@ -109,3 +122,16 @@ def test_cuts_come_after_what_is_added_behind_the_first_blocks():
     assert options_for(sparsevlm, 4, 6, deepstack_levels=3) == {"after": (2, 3, 4)}
     assert options_for(visionzip, 4, 6, keeps_cls=False) == {"cls": False}
     assert options_for(visionzip, 4, 6) == {}
+
+
+def test_frames_without_a_pooling_head_have_the_mean_of_their_features_and_received_attention():
+    compressor = with_fallbacks(fastvid(keep=0.5), model_of("LLaVA-1.5"))
+    assert isinstance(compressor, Fallback) and compressor.needs == (ReceivedRows(2), Features(projected=True))
+    videos = drawn_videos(3)
+    answers = {ReceivedRows(2): videos.answers[ReceivedRows(-1)], Features(True): videos.features}
+    read = compressor.answered(fastvid(keep=0.5).needs, Trace.recorded(answers, videos.arrangement, 2))
+    torch.testing.assert_close(read[FrameVectors()], videos.features.unflatten(1, (3, 30)).mean(2))
+    assert read[PoolingRows()] is answers[ReceivedRows(2)]
+    given = ArrayVideos(videos.features.unflatten(1, (3, 30)), videos.arrangement.views[0], answers)
+    made, expected = (one.compress(images) for one, images in ((compressor, given), (fastvid(keep=0.5), videos)))
+    assert torch.equal(made.decision.compression.origin, expected.decision.compression.origin)

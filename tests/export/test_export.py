@@ -39,12 +39,16 @@ INSIDE, QUESTION = "removes tokens inside the language model", "depends on the q
 OTHERWISE, OPEN = "does not choose among patches after the vision tower", "is not known before its scores are"
 REFUSED = {
     **dict.fromkeys(
-        "random_inside fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw vscan apet fitprune".split(), INSIDE
+        "random_inside fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw vscan apet fitprune sttm "
+        "prunevid holitom flashvid".split(),
+        INSIDE,
     ),
     **dict.fromkeys("evidence response_attention cdpruner trim mmtok visiontrim".split(), QUESTION),
     **dict.fromkeys("full blind downsample flowcut tome ficoco_v".split(), OTHERWISE),
-    **dict.fromkeys(("prumerge_plus", "hired"), OPEN),
+    **dict.fromkeys("prumerge_plus hired vidcom2 evs dycoke fastvid llava_scissor".split(), OPEN),
+    **dict.fromkeys(("fewer_frames", "temporal_mean"), OPEN),
     **dict.fromkeys(("prunesid", "prunesid_qwen"), "torch.export cannot express it"),
+    "random_per_frame": "random numbers are those of NumPy",
     "random": "random numbers are those of NumPy",
 }
 WITHOUT = """

@@ -17,9 +17,11 @@ from foveate.core.needs import (
 from foveate.core.trace import EXTRA, PADDING, Trace
 from foveate.selectors import (
     Anchors,
+    AtLeastAFrame,
     ChunkQuota,
     Determinantal,
     FacilityLocation,
+    FrameShares,
     ImportantDiverse,
     LeastAlike,
     LocalAndGlobal,
@@ -42,6 +44,7 @@ from foveate.selectors import (
     WeightedMaxMin,
 )
 from foveate.testing.contracts import GRID, SelectorContract, random_trace
+from tests.videos import SELECTORS as OF_VIDEOS
 
 GROUPS = [PrincipalGroups(), PrincipalGroups(3, 1), PrincipalGroups(merged=True), PrincipalGroups(0, merged=True)]
 EXACT = [
@@ -78,6 +81,10 @@ RASTER = [
     TileShares(),
     TopShare(0.4),
     TopShare(20, 0.5),
+    TopShare(0.4, 1, "up"),
+    TopShare(0.4, 1, "nearest"),
+    AtLeastAFrame(),
+    FrameShares(0.3),
 ]
 ORDERED = [
     OutliersAndStride(sampled=0.75),
@@ -472,7 +479,9 @@ def test_nothing_is_an_empty_choice():
 
 
 def test_every_selector_is_held_to_the_contract():
-    assert {type(selector).__name__ for selector in (*RASTER, *ORDERED)} >= set(selectors.__all__) - {"Nothing"}
+    assert {type(selector).__name__ for selector in (*RASTER, *ORDERED)} >= set(selectors.__all__) - {
+        "Nothing"
+    } - OF_VIDEOS
 
 
 @pytest.mark.parametrize("keep", (1, 7, 24, 48, 0.3, 1.0))

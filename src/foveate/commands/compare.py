@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from foveate.core.budget import check_budgets
 from foveate.core.values import whole
 from foveate.evaluation.ranks import rank
-from foveate.methods.registry import METHODS, check_names, label_of, pairs_of
+from foveate.methods.registry import METHODS, VIDEO, check_names, label_of, pairs_of
 from foveate.options import Flat, Options
 
 if TYPE_CHECKING:  # pandas takes half a second to import
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # pandas takes half a second to import
 
 
 def main(
-    methods: tuple[str, ...] = tuple(METHODS),
+    methods: tuple[str, ...] = tuple(name for name in METHODS if name not in VIDEO),
     keep: tuple[int | float, ...] = (0.5, 1 / 3, 0.11),
     pairs: tuple[str, ...] = (),
     turns: int = 1,

@@ -61,7 +61,7 @@ class DecoderCompressor(Compressor, Cut):
 
     @property
     def static_count(self) -> bool:  # type: ignore[override] (a constant elsewhere)
-        return self.selector.static_count or self.merger.fills_budget
+        return (self.selector.static_count and not self.merger.makes_all) or self.merger.fills_budget
 
     def compress(self, images: ImageBatch) -> Compressed:
         return uncompressed(images)

@@ -1,4 +1,4 @@
-"""Received attention as a fallback for towers without [CLS], or whose layers see only windows of the image."""
+"""Fallbacks for towers without [CLS] or a pooling head, or whose layers see only windows of the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,16 +10,17 @@ from foveate.compressors.around import AroundCompressor
 from foveate.core.compression import Compressed, Decision
 from foveate.core.contracts import AroundCut, AroundImages, Cut, ImageBatch
 from foveate.core.layers import resolve_layer, resolve_layers
-from foveate.core.needs import ClsRows, Need, ReceivedRows
+from foveate.core.needs import ClsRows, Features, FrameVectors, Need, PoolingRows, ReceivedRows
 from foveate.core.trace import Trace
 
 
 @dataclass(frozen=True)
 class Fallback(AroundCompressor):
-    """A compressor that reads received attention wherever it would read rows of [CLS].
+    """A compressor that reads received attention wherever it would read rows of [CLS] or of a pooling head.
 
-    A layer that sees only windows of the image is replaced by another one. LLaVA-OneVision ports of [CLS] methods use
-    the same fallback (arXiv 2412.01818, VisPruner).
+    The mean of a frame's projected features replaces the output of a pooling head. A layer that sees only windows of
+    the image is replaced by another one. LLaVA-OneVision ports of [CLS] methods use the same fallback (arXiv
+    2412.01818, VisPruner).
 
     Attributes:
         compressor: The compressor; its scorer, selector and merger are unchanged.
@@ -54,7 +55,13 @@ class Fallback(AroundCompressor):
         answers = {}
         for need in needs:
             parts = [trace[part] for part in self._parts(need)]
-            answers[need] = torch.stack(parts, 1) if isinstance(need, ClsRows) else parts[0]
+            match need:
+                case ClsRows():
+                    answers[need] = torch.stack(parts, 1)
+                case FrameVectors():
+                    answers[need] = parts[0].unflatten(1, (trace.frames, -1)).mean(2)
+                case _:
+                    answers[need] = parts[0]
         return replace(trace, values={**trace.values, **answers})
 
     def _parts(self, need: Need) -> tuple[Need, ...]:
@@ -64,6 +71,10 @@ class Fallback(AroundCompressor):
                 return tuple(ReceivedRows(self.layers[layer]) for layer in resolved)
             case ReceivedRows(layer):
                 return (replace(need, layer=self.layers[resolve_layer(layer, len(self.layers))]),)
+            case PoolingRows():
+                return (ReceivedRows(self.layers[self.feature_layer]),)
+            case FrameVectors():
+                return (Features(projected=True),)
         return (need,)
 
 

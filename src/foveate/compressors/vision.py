@@ -55,7 +55,7 @@ class VisionCompressor(Compressor):
 
     @property
     def static_count(self) -> bool:  # type: ignore[override] (a constant elsewhere)
-        return self.selector.static_count or self.merger.fills_budget
+        return (self.selector.static_count and not self.merger.makes_all) or self.merger.fills_budget
 
     def compress(self, images: ImageBatch) -> Compressed:
         sources, decision = self.decide(images)

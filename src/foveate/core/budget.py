@@ -147,9 +147,7 @@ def resolve_keep(keep: Keep, patches: int) -> int:
         case Capped(count):
             return max(1, min(count, patches - 1))
         case Interpolated(base, curve):
-            number = plain_keep(base)
-            share = number if isinstance(number, float) else resolve_keep(base, patches) / patches
-            return max(1, math.floor(curve.value(_fraction(share, f"1..{patches}")) * patches + 0.5))
+            return max(1, math.floor(curve.value(share_of(base, patches)) * patches + 0.5))
     match plain_keep(keep):
         case float() as share:
             return max(1, math.floor(_fraction(share, f"1..{patches}") * patches + 0.5))
@@ -157,6 +155,16 @@ def resolve_keep(keep: Keep, patches: int) -> int:
             return count
         case number:
             raise BudgetError(f"keep={number}: an image has {patches} patches here, keep 1..{patches} of them")
+
+
+def share_of(keep: Number, patches: int) -> float:
+    """Returns a budget as a share of the patches: a fraction as it is, a count divided by their number.
+
+    Raises:
+        BudgetError: The value is not a budget, or its count or fraction is out of range.
+    """
+    number = plain_keep(keep)
+    return _fraction(number, f"1..{patches}") if isinstance(number, float) else resolve_keep(keep, patches) / patches
 
 
 def floored(keep: Keep | None) -> Keep | None:

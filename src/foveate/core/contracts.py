@@ -67,9 +67,11 @@ class Merger(Plugin):
 
     Attributes:
         fills_budget: Whether there are as many tokens as the budget, however many patches the selector keeps.
+        makes_all: Whether the merger makes all tokens, whatever the selector keeps, and how many depends on the image.
     """
 
     fills_budget: ClassVar[bool] = False
+    makes_all: ClassVar[bool] = False
 
     @abstractmethod
     def merge(
@@ -97,7 +99,10 @@ class Merger(Plugin):
         return 0
 
     def extra(self, dropped: int) -> int:
-        """Returns how many tokens the merger makes on top of the budget if `dropped` patches are dropped."""
+        """Returns how many tokens the merger makes on top of the budget if `dropped` patches are dropped.
+
+        If the merger makes all tokens, `dropped` are all that it is given, and the number is an expectation.
+        """
         return 0
 
 

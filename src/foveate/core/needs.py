@@ -58,6 +58,29 @@ class ReceivedRows(Need):
 
 
 @dataclass(frozen=True)
+class PoolingRows(Need):
+    """Softmax rows of a pooling head's learned query over the patches: Float[batch head patch], float32.
+
+    The head of SigLIP reads the output of the feature layer after the tower's final norm
+    (`functional.pooling_head.pooled_by_head`); in a tower of Qwen the mean query of a frame in the last layer is meant
+    (`mean_query_rows`). Where the model pools patches between tower and language model, so are the rows, in the
+    same way. In a video every frame has a softmax of its own. A tower without this head has received attention instead
+    (`Fallback`).
+    """
+
+    patch_axis: ClassVar[int | None] = -1
+
+
+@dataclass(frozen=True)
+class FrameVectors(Need):
+    """A vector for each frame of a video, one for an image: Float[batch frame width].
+
+    It is the output of the pooling head of `PoolingRows`. A tower without this head has the mean of the frame's
+    projected features instead (`Fallback`).
+    """
+
+
+@dataclass(frozen=True)
 class ClsQuery(Need):
     """Query of [CLS] in one layer, before scaling: Float[batch head dim].
 

@@ -21,7 +21,7 @@ from foveate.explore.drawing import Pane, panes_of
 from foveate.explore.inspection import Inspection, Maps, Prompt, inspect, maps_of, read_image
 from foveate.explore.plan import Plan
 from foveate.methods.fitting import for_model, method, options_on
-from foveate.methods.registry import METHODS, is_recipe_file
+from foveate.methods.registry import METHODS, VIDEO, is_recipe_file
 from foveate.models.loading.automatic import resolved
 from foveate.models.loading.load import LoadedModel, load
 
@@ -92,7 +92,8 @@ class Session:
     def names(self) -> list[str]:
         """Names of the methods that the page offers."""
         own = [choice.name for choice in self.plan.methods]
-        return list(dict.fromkeys([*(name for name in METHODS if name != _ANNOTATED_ONLY), *own]))
+        offered = (name for name in METHODS if name != _ANNOTATED_ONLY and name not in VIDEO)
+        return list(dict.fromkeys([*offered, *own]))
 
     @property
     def device(self) -> str:

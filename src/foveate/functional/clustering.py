@@ -8,18 +8,22 @@ from foveate.core.trace import PADDING
 
 
 def density_peaks(
-    points: Float[Tensor, "batch point dim"], real: Bool[Tensor, "batch point"], clusters: Int[Tensor, " batch"]
+    points: Float[Tensor, "batch point dim"],
+    real: Bool[Tensor, "batch point"],
+    clusters: Int[Tensor, " batch"],
+    neighbours: int | None = None,
 ) -> tuple[Int[Tensor, "batch cluster"], Int[Tensor, "batch point"]]:
     """Clusters points by DPC-KNN without random noise; ties are in the order of `torch.topk`, as in the authors' code.
 
     The density of a point is exp(-mean squared distance to its k nearest points), which include the point itself, with
-    as many neighbours as clusters and distances divided by sqrt(dim). Centres are the points with the greatest product
+    distances divided by sqrt(dim). Centres are the points with the greatest product
     of density and distance to the nearest denser point; for the densest point, the greatest distance of any two points.
 
     Args:
         points: The points.
         real: Mask of the points; others are ignored.
         clusters: Number of clusters of each image, at most its number of points.
+        neighbours: The k above, at most the number of points; None means as many as clusters.
 
     Returns:
         The indices of the centres by falling score, `PADDING` last, and for each point its cluster.
@@ -27,9 +31,10 @@ def density_peaks(
     exact = points.to(torch.promote_types(points.dtype, torch.float32))
     distance = torch.cdist(exact, exact, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[2] ** 0.5
     pair = real[:, :, None] & real[:, None]
-    counted = torch.arange(points.shape[1], device=points.device) < clusters[:, None, None]
+    nearest = clusters if neighbours is None else real.sum(1).clamp(max=neighbours)
+    counted = torch.arange(points.shape[1], device=points.device) < nearest[:, None, None]
     closest = distance.masked_fill(~pair, torch.inf).sort(-1).values.square()
-    density = (-torch.where(counted, closest, 0).sum(-1) / clusters[:, None].clamp(min=1)).exp()
+    density = (-torch.where(counted, closest, 0).sum(-1) / nearest[:, None].clamp(min=1)).exp()
     denser = (density[:, None] > density[:, :, None]) & pair
     furthest = distance.masked_fill(~pair, 0).amax((1, 2), keepdim=True)
     score = density * torch.where(denser, distance, furthest).amin(-1)
@@ -38,6 +43,15 @@ def density_peaks(
     itself = centres[:, None] == torch.arange(points.shape[1], device=points.device)[:, None]
     away = away.masked_fill(centres[:, None] == PADDING, torch.inf).masked_fill(itself, -1)
     return centres, away.argmin(-1)
+
+
+def peaks_of(
+    points: Float[Tensor, "point dim"], clusters: int, neighbours: int
+) -> tuple[Int[Tensor, " cluster"], Int[Tensor, " point"]]:
+    """Returns the result of `density_peaks` for one set of points with at least one cluster."""
+    real = torch.ones(1, len(points), dtype=torch.bool, device=points.device)
+    centres, group = density_peaks(points[None], real, torch.tensor([clusters], device=points.device), neighbours)
+    return centres[0], group[0]
 
 
 def _best(

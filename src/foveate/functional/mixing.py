@@ -1,9 +1,12 @@
 """Rows of the matrix M in Y = M X."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from foveate.core.compression import Compression
 from foveate.core.trace import EXTRA, PADDING
@@ -67,3 +70,47 @@ def packed(origin: Int[Tensor, "batch token"], mixing: Float[Tensor, "batch toke
     padding = origin == PADDING
     order = padding.long().argsort(dim=-1, stable=True)[:, : longest((~padding).sum(1), origin.shape[1])]
     return Compression(origin.gather(1, order), mixing.gather(1, order[..., None].expand(-1, -1, mixing.shape[2])))
+
+
+Tokens = tuple[Int[Tensor, " token"], Float[Tensor, "token source"]]
+"""The tokens of one image or video: their origins, and their rows of M in float32."""
+_Part = tuple[Int[Tensor, " _"], Float[Tensor, "_ _"]]
+
+
+def placed(
+    weights: Float[Tensor, "token point"], index: Int[Tensor, " point"], sources: int
+) -> Float[Tensor, "token source"]:
+    """Returns float32 rows over all sources, given their weights of some of them.
+
+    Args:
+        weights: The weights.
+        index: The source of each column, each at most once.
+        sources: Number of sources.
+    """
+    rows = torch.zeros(len(weights), sources, device=index.device)
+    rows[:, index] = weights.to(rows)
+    return rows
+
+
+def shifted(tokens: _Part, start: int, sources: int) -> Tokens:
+    """Returns tokens of some consecutive patches as tokens of a whole video.
+
+    Args:
+        tokens: The tokens.
+        start: Number of the first of the patches.
+        sources: Number of patches of the video.
+    """
+    origin, rows = tokens
+    index = torch.arange(start, start + rows.shape[1], device=rows.device)
+    return origin + start, placed(rows, index, sources)
+
+
+def joined(parts: Sequence[_Part]) -> Tokens:
+    """Returns the tokens of all parts in order."""
+    return torch.cat([origin for origin, _ in parts]), torch.cat([rows for _, rows in parts])
+
+
+def stacked(images: Sequence[_Part]) -> Compression:
+    """Returns the compression of a batch, given the tokens of each image."""
+    origin = pad_sequence([origin for origin, _ in images], batch_first=True, padding_value=PADDING)
+    return Compression(origin, pad_sequence([rows for _, rows in images], batch_first=True))

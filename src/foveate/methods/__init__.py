@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from foveate.methods.recipes.in_language_model import *  # noqa: F403
     from foveate.methods.recipes.in_stages import *  # noqa: F403
     from foveate.methods.recipes.in_tower import *  # noqa: F403
+    from foveate.methods.recipes.video import *  # noqa: F403
 
 
 __all__ = ["METHODS", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -15,7 +15,7 @@ from foveate.compressors.recipe_file import read
 from foveate.core.budget import plain_keep, resolve_keep
 from foveate.core.errors import BudgetError, FoveateError, OptionError, UnknownMethod, shown
 from foveate.core.layers import AtDepth, BlockAtDepth, blocks_in_decoder, resolve_layer
-from foveate.core.needs import ClsRows, Need, ReceivedRows
+from foveate.core.needs import ClsRows, FrameVectors, Need, PoolingRows, ReceivedRows
 from foveate.core.values import Misfit, expected, fitted
 from foveate.methods.from_file import FromFile, warn_of_model
 from foveate.methods.own import own_recipe
@@ -87,7 +87,8 @@ def method(name: str) -> Callable[..., Compressor]:
 def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Tower) -> Compressor:
     """Returns the compressor, or its `Fallback` if the model's vision tower cannot answer its needs.
 
-    In a tower without [CLS] the fallback is the attention that patches receive. A layer that sees only windows of the
+    In a tower without [CLS] or without a pooling head the fallback is the attention that patches receive, and the mean
+    of a frame's features. No adapter answers the needs of a pooling head yet. A layer that sees only windows of the
     image is replaced by the nearest one that sees the whole image; of two, by the deeper one.
 
     Args:
@@ -98,7 +99,8 @@ def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Towe
     whole = [layer for layer in reversed(range(tower.depth)) if layer not in tower.windowed_layers]
     nearest = tuple(min(whole, key=lambda other: abs(other - layer)) for layer in range(tower.depth))
     fallback = Fallback(compressor, nearest, tower.feature_layer)
-    lacks = not tower.has_cls and any(isinstance(need, ClsRows) for need in compressor.needs)
+    missing = (PoolingRows, FrameVectors) if tower.has_cls else (PoolingRows, FrameVectors, ClsRows)
+    lacks = any(isinstance(need, missing) for need in compressor.needs)
     return fallback if lacks or any(_reads_windowed_layer(need, tower) for need in compressor.needs) else compressor
 
 

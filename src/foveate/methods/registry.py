@@ -26,9 +26,15 @@ PLACES: Mapping[str, str] = {
     **dict.fromkeys("otprune mmtok mmr zoo_prune prunesid prunesid_qwen hired visiontrim gprune".split(), _AFTER),
     **dict.fromkeys("fastv pyramiddrop sparsevlm sparsevlm_plus dart feather vtw fitprune".split(), _INSIDE),
     **dict.fromkeys(("vscan", "apet"), _BOTH),
+    **dict.fromkeys("vidcom2 evs dycoke fastvid llava_scissor".split(), _AFTER),
+    **dict.fromkeys(("sttm",), _INSIDE),
+    **dict.fromkeys(("prunevid", "holitom", "flashvid"), _BOTH),
+    **dict.fromkeys(("random_per_frame", "fewer_frames", "temporal_mean"), "control"),
 }
 """The methods in the order of all tables, each with the place where it removes tokens, or "control" or "oracle"."""
 NAMES = tuple(PLACES)
+VIDEO = NAMES[NAMES.index("vidcom2") :]
+"""The methods for videos, controls among them; studies of images have them if they are named."""
 _MODULES = {
     "control": "controls",
     "oracle": "controls",
@@ -51,7 +57,9 @@ class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
 
     def __getitem__(self, name: str) -> Callable[..., "Compressor"]:
         if name in NAMES:
-            return getattr(getattr(import_module("foveate.methods.recipes"), _MODULES[PLACES[name]]), name)
+            of_video = name in VIDEO and PLACES[name] != "control"
+            module = "video" if of_video else _MODULES[PLACES[name]]
+            return getattr(getattr(import_module("foveate.methods.recipes"), module), name)
         if name in installed_plugins("foveate.methods"):
             return import_plugin("foveate.methods", name)
         raise KeyError(name)

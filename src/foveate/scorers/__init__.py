@@ -5,9 +5,12 @@ from foveate.scorers.cls_ensemble import ClsEnsemble
 from foveate.scorers.constant import Constant
 from foveate.scorers.cross_and_self_attention import CrossAndSelfAttention
 from foveate.scorers.debiased import Debiased
+from foveate.scorers.distinctness import Distinctness
 from foveate.scorers.evidence import Evidence
+from foveate.scorers.frame_change import FrameChange
 from foveate.scorers.hybrid import Hybrid
 from foveate.scorers.pixel_filter import Contrast, Edges, Saturation
+from foveate.scorers.pooling_attention import PoolingAttention
 from foveate.scorers.projector_sensitivity import ProjectorSensitivity
 from foveate.scorers.prompt_attention import PromptAttention
 from foveate.scorers.propagated_norm import PropagatedNorm
@@ -27,9 +30,12 @@ __all__ = [
     "Contrast",
     "CrossAndSelfAttention",
     "Debiased",
+    "Distinctness",
     "Edges",
     "Evidence",
+    "FrameChange",
     "Hybrid",
+    "PoolingAttention",
     "ProjectorSensitivity",
     "PromptAttention",
     "PropagatedNorm",

@@ -1,9 +1,13 @@
 """Selectors: rules that turn scores into kept patches, one file each."""
 
 from foveate.selectors.anchors import Anchors
+from foveate.selectors.at_least_a_frame import AtLeastAFrame
+from foveate.selectors.changed_in_groups import ChangedInGroups
 from foveate.selectors.chunk_quota import ChunkQuota
 from foveate.selectors.determinantal import Determinantal
+from foveate.selectors.even_frames import EvenFrames
 from foveate.selectors.facility_location import FacilityLocation
+from foveate.selectors.frame_shares import FrameShares
 from foveate.selectors.important_diverse import ImportantDiverse
 from foveate.selectors.least_alike import LeastAlike
 from foveate.selectors.local_and_global import LocalAndGlobal
@@ -27,9 +31,13 @@ from foveate.selectors.weighted_max_min import WeightedMaxMin
 
 __all__ = [
     "Anchors",
+    "AtLeastAFrame",
+    "ChangedInGroups",
     "ChunkQuota",
     "Determinantal",
+    "EvenFrames",
     "FacilityLocation",
+    "FrameShares",
     "ImportantDiverse",
     "LeastAlike",
     "LocalAndGlobal",

@@ -23,7 +23,7 @@ from foveate.evaluation.prompts import failure_of
 from foveate.methods import METHODS
 from foveate.methods.fitting import BUDGETLESS, aligned, method, options_on, own_budgets, with_fallbacks
 from foveate.methods.from_file import warn_of_model
-from foveate.methods.registry import label_of, turns_of
+from foveate.methods.registry import VIDEO, label_of, turns_of
 from foveate.models.backbone.adapter import Tower
 from foveate.models.loading.load import LoadedModel
 from foveate.profiling.shapes import DecoderShape
@@ -48,7 +48,7 @@ ORACLES = ("evidence", "response_attention")
 def compare(
     folder: StudyFolder,
     config: EvalConfig,
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] = tuple(name for name in METHODS if name not in VIDEO),
     equivalents: Sequence[int | float] = (0.5,),
     seeds: Iterable[int] = RANDOM_SEEDS,
     draw: Draw | None = None,

@@ -19,10 +19,12 @@ from foveate.core.needs import (
     EvidenceShare,
     Features,
     Fingerprint,
+    FrameVectors,
     Keys,
     Need,
     PatchStates,
     PixelStatistic,
+    PoolingRows,
     PromptRows,
     QuestionEmbeddings,
     ReceivedRows,
@@ -59,10 +61,10 @@ def _answer(need: Need, grid: Grid, seed: int) -> torch.Tensor:
             return normal(layers, _HEADS, grid.patches + 1).softmax(-1)[..., 1:]
         case PromptRows(heads="max"):
             return normal(1, grid.patches + 1).softmax(-1)[..., 1:]
-        case ReceivedRows() | PromptRows():
+        case ReceivedRows() | PromptRows() | PoolingRows():
             return normal(_HEADS, grid.patches + 1).softmax(-1)[..., 1:]
-        case ClsQuery():
-            return normal(_HEADS, _WIDTH)
+        case ClsQuery() | FrameVectors():
+            return normal(_HEADS if isinstance(need, ClsQuery) else 1, _WIDTH)
         case Keys():
             return normal(grid.patches + 1, _HEADS, _WIDTH)
         case Features() | PatchStates() | AlignedPatches():

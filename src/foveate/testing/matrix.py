@@ -47,6 +47,7 @@ REASONS = {
     "f": (r"sliding_window of|both directions", "needs a language model whose tokens attend to all earlier ones"),
     "g": (r"debiased attention", "needs rotary positions that rotate whole heads by halves, as in LLaMA"),
     "h": (r"has no rule for smaller (images|videos)", "has no rule for smaller images or videos"),
+    "i": (r"compares the frames of a video", "needs a video of two frames or more"),
 }
 """By sign: a pattern of the error's message, and its short form."""
 OF_VIDEOS = "videos of "

@@ -5,6 +5,6 @@ layers are those of the authors, `AtDepth` in a vision tower of 24 layers and `B
 blocks; `foveate.methods.fitting` scales them to other models.
 """
 
-from foveate.methods.recipes import after_tower, controls, in_language_model, in_stages, in_tower
+from foveate.methods.recipes import after_tower, controls, in_language_model, in_stages, in_tower, video
 
-__all__ = ["after_tower", "controls", "in_language_model", "in_stages", "in_tower"]
+__all__ = ["after_tower", "controls", "in_language_model", "in_stages", "in_tower", "video"]

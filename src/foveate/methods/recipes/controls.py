@@ -1,9 +1,11 @@
 """Controls and oracles: functions from a budget to a compressor."""
 
 from foveate.compressors import Blind, Compressor, DecoderCompressor, Downsample, Identity, Pool, VisionCompressor
-from foveate.core.budget import Keep, floored
+from foveate.core.budget import Keep, Number, floored
 from foveate.core.layers import BlockAtDepth
-from foveate.scorers import Contrast, Edges, Evidence, Random, ResponseAttention, Saturation, Uniform
+from foveate.mergers import TemporalMean
+from foveate.scorers import Constant, Contrast, Edges, Evidence, Random, ResponseAttention, Saturation, Uniform
+from foveate.selectors import EvenFrames, Nothing, PerTile
 
 
 def full(keep: Keep = 1.0) -> Compressor:
@@ -22,7 +24,7 @@ def random(keep: Keep, seed: int = 0) -> Compressor:
 
 
 def uniform(keep: Keep) -> Compressor:
-    """Returns the control with an even grid of patches."""
+    """Returns the control with an even grid of patches, the same in every frame of a video."""
     return VisionCompressor(Uniform(), keep)
 
 
@@ -64,3 +66,18 @@ def response_attention(keep: Keep, blocks: tuple[int, ...] = ()) -> Compressor:
 def random_inside(keep: Keep, layer: int = BlockAtDepth(2, of=32), seed: int = 0) -> Compressor:
     """Returns the control with random patches, dropped at FastV's block, so that only the choice differs."""
     return DecoderCompressor(Random(seed), floored(keep), layer)
+
+
+def random_per_frame(keep: Keep, seed: int = 0) -> Compressor:
+    """Returns the control with equally many random patches of each frame, fixed per video and seed."""
+    return VisionCompressor(Random(seed), keep, PerTile())
+
+
+def fewer_frames(keep: Keep) -> Compressor:
+    """Returns the control with whole frames at even distances, as many as come nearest to the budget; no images."""
+    return VisionCompressor(Constant(), keep, EvenFrames())
+
+
+def temporal_mean(keep: Number) -> Compressor:
+    """Returns the control with means of consecutive frames, as many as come nearest to the budget; no images."""
+    return VisionCompressor(Constant(), None, Nothing(), TemporalMean(keep), merge_projected=True)
