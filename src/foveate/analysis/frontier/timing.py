@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import cycle, islice
 from pathlib import Path
 
-from foveate.analysis.speed.data import conditions_of, round_row, write_rounds
+from foveate.analysis.speed.data import Setting, conditions_of, round_row, write_rounds
 from foveate.compressors import Compressor
 from foveate.data.sample import first_of_images
 from foveate.evaluation import EvalConfig
@@ -30,5 +30,5 @@ def time_cells(
     questions = [(sample.image, sample.question) for sample in islice(cycle(first), batch)]
     found, failed = measure(loaded, questions, compressors, {}, (new_tokens, rounds))
     left_out = {f"{method} at {budget} tokens": why for (method, budget), why in failed.items()}
-    rows = [round_row(max(questions[0][0].size), batch, new_tokens, one) for one in found]
+    rows = [round_row(Setting(max(questions[0][0].size), 0, batch), new_tokens, one) for one in found]
     write_rounds(rows, conditions_of(loaded, new_tokens, left_out, "not measured here"), path)
