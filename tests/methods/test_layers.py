@@ -30,6 +30,17 @@ LAYERS = {
     (27, 36, 3): [3, 18, 10, 3, (9, 18, 27), (2, 7, 17), (2, 7, 17), 3, (9, 18), 17, (6, 18)],
     (32, 28, 0): [2, 22, 12, 2, (7, 14, 21), (2, 5, 13), (2, 5, 13), 2, (7, 14), 13, (7, 14)],
 }
+VIDEOS = {  # by blocks of the language model and levels of DeepStack; sttm, prunevid, holitom, flashvid
+    (3, 0): (1, 1, 2, 2),
+    (4, 0): (1, 1, 3, 3),
+    (6, 2): (2, 2, 4, 4),
+    (6, 3): (3, 3, 4, 4),
+    (8, 0): (1, 3, 5, 6),
+    (28, 0): (2, 10, 18, 20),
+    (32, 0): (2, 11, 21, 23),
+    (36, 3): (3, 12, 23, 26),
+    (40, 0): (3, 14, 26, 29),
+}
 SCALED = ("random_inside", "vtc_cls", "hiprune", "fastv", "pyramiddrop", "sparsevlm", "sparsevlm_plus", "dart")
 SCALED = (*SCALED, "feather", "vtw", "vscan")
 
@@ -42,6 +53,8 @@ def expected(name, depths):
         return {"blocks": (max(1, depths[2]), depths[1] - 1)}
     if name == "apet":  # VScan's block
         return {"layer": LAYERS[depths][SCALED.index("vscan")][1]}
+    if name in ("sttm", "prunevid", "holitom", "flashvid"):
+        return {"layer": VIDEOS[depths[1:]][("sttm", "prunevid", "holitom", "flashvid").index(name)]}
     if name not in SCALED:
         return {}
     numbers = LAYERS[depths][SCALED.index(name)]
