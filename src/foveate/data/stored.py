@@ -127,27 +127,12 @@ class StoredImage(ImageSource):
         if data and isinstance(data, bytes):
             return data
         if path and isinstance(path, str):
-            return self._inside(path)
+            return file_inside(self.folder, path, f"image {shown(self.name)}")
         if data or path:
             raise DataError(
                 f"image {shown(self.name)} is {shown(value)}: expected encoded bytes, or a path in the table's folder"
             )
         raise DataError(f"image {shown(self.name)} is missing: its cell holds neither bytes nor a path")
-
-    def _inside(self, path: str) -> Path:
-        """Returns the file of a path, which must lie in the table's folder."""
-        try:
-            file = (self.folder / path).resolve()
-            if not file.is_relative_to(self.folder.resolve()):
-                raise DataError(
-                    f"image {shown(self.name)}: its path {shown(path)} leads out of the folder of its table; move the "
-                    "file into that folder, or store its bytes in the table"
-                )
-            if not file.is_file():
-                raise DataError(f"image {shown(self.name)}: there is no file {shown(path)} in the folder of its table")
-            return file
-        except (OSError, ValueError) as error:  # ValueError: invalid paths, such as one with a null byte
-            raise DataError(f"image {shown(self.name)} cannot be read: {message_of(error)}") from error
 
     def _read(self, file: Path) -> bytes:
         try:
@@ -161,6 +146,31 @@ class StoredImage(ImageSource):
     def _opened(self) -> Iterator[Image]:
         with opened(self.content(), f"image {shown(self.name)}") as image:
             yield image
+
+
+def file_inside(folder: Path, path: str, label: str) -> Path:
+    """Returns the file of a path that a table names, which must lie in the table's folder.
+
+    Args:
+        folder: The folder.
+        path: The path from there.
+        label: Name of the image or video in errors.
+
+    Raises:
+        DataError: There is no such file, or it lies elsewhere.
+    """
+    try:
+        file = (folder / path).resolve()
+        if not file.is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{label}: its path {shown(path)} leads out of the folder of its table; move the file into that "
+                "folder, or store its bytes in the table"
+            )
+        if not file.is_file():
+            raise DataError(f"{label}: there is no file {shown(path)} in the folder of its table")
+        return file
+    except (OSError, ValueError) as error:  # ValueError: invalid paths, such as one with a null byte
+        raise DataError(f"{label} cannot be read: {message_of(error)}") from error
 
 
 @dataclass(frozen=True)
