@@ -127,16 +127,22 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
         video(tmp_path / "a.mp4").open(8)
 
 
-def test_a_folder_of_frames_is_a_video_with_a_start_and_an_end(tmp_path):
+def test_a_folder_of_frames_is_a_video(tmp_path):
     for number in range(12):
         Image.fromarray(pixels_of(number)).save(tmp_path / f"{number:05d}.png")
-    whole = FrameFolder(tmp_path, "a", fps=4)
-    assert numbers_of(whole.open(3)) == [0, 5, 11] and whole.open(3).seconds == [0, 1.25, 2.75]
-    part = FrameFolder(tmp_path, "a", fps=4, start=1, end=2)
-    assert numbers_of(part.open(8)) == [4, 5, 6, 7, 8]
-    assert whole.size == SIZE and whole.content() != part.content()
-    with pytest.raises(DataError, match="video 'a': its folder has 12 images, and none between 9 s and 10 s"):
-        FrameFolder(tmp_path, "a", fps=4, start=9, end=10).open(8)
+    source = FrameFolder(tmp_path, "a", fps=4)
+    assert numbers_of(source.open(3)) == [0, 5, 11] and source.open(3).seconds == [0, 1.25, 2.75]
+    content = source.content()
+    (tmp_path / "00011.png").unlink()
+    assert source.size == SIZE and source.content() != content
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match="video 'b': its folder holds no images of frames: unpack it again"):
+        FrameFolder(tmp_path / "b", "b", fps=4).open(8)
+
+
+def test_the_time_of_the_last_frame_is_that_which_the_file_declares(tmp_path):
+    for name in ("a.mp4", "a.mkv"):
+        assert video(write_video(tmp_path / name)).last == pytest.approx(1.1)
 
 
 PEAK = """

@@ -72,6 +72,22 @@ def read_frames(path: Path, name: str, count: int) -> Clip:
         raise DataError(f"video {shown(name)}: {error}") from error
 
 
+def read_last(path: Path, name: str) -> float:
+    """Returns the time of the last frame of a video file in seconds, from the length and frame rate that it declares.
+
+    Raises:
+        DataError: The file is no video, or declares no length.
+    """
+    with _opened(path, name) as (container, stream):
+        if stream.duration and stream.time_base:
+            length = float(stream.duration * stream.time_base)
+        elif container.duration:
+            length = container.duration / av.time_base
+        else:
+            raise _damaged(name, "it does not declare its length")
+        return max(length - float(1 / (stream.average_rate or 1)), 0.0)
+
+
 @contextmanager
 def _opened(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Yields a file and its first video stream.

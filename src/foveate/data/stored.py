@@ -1,6 +1,7 @@
 """Tables of questions and images on disk or on the hub; images are read on demand."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -41,12 +42,15 @@ class Part:
         config: Name of the configuration on the hub.
         only: Column and value that select the rows of the split; None means all rows.
         answered: Whether the split has answers.
+        json: Pattern of JSON files below a local folder, each a list of rows; their names, without the ending, are a
+            column `file`. Without such files, parquet files are read.
     """
 
     split: str
     config: str | None = None
     only: tuple[str, str] | None = None
     answered: bool = True
+    json: str = ""
 
 
 @contextmanager
@@ -285,6 +289,8 @@ def _local(name: str, location: Path, part: Part) -> Dataset:
         raise DataError(f"data {name!r}: there is no file or folder {location}")
     if location.is_dir() and any((location / file).exists() for file in ("dataset_info.json", "dataset_dict.json")):
         return _saved(name, location, part)
+    if part.json and location.is_dir() and (listed := sorted(location.glob(part.json))):
+        return _of_json(name, listed)
     files = [location] if location.is_file() else _files(location, part)
     if not files:
         raise DataError(f"data {name!r}: {location} holds no parquet files of split {part.split!r}")
@@ -292,6 +298,22 @@ def _local(name: str, location: Path, part: Part) -> Dataset:
         return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # pyarrow and datasets raise errors of many types
         raise DataError(f"data {name!r}: {location} cannot be read as parquet: {message_of(error)}") from error
+
+
+def _of_json(name: str, files: Sequence[Path]) -> Dataset:
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            rows += [{**row, "file": file.stem} for row in json.loads(file.read_bytes())]
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"data {name!r}: {file} is not a list of rows in JSON: {message_of(error)}") from error
+    columns = dict.fromkeys(column for row in rows for column in row)
+    try:
+        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"data {name!r}: rows of {files[0].parent} have cells of two types: {message_of(error)}"
+        ) from error
 
 
 def _saved(name: str, location: Path, part: Part) -> Dataset:

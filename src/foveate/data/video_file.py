@@ -2,7 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from PIL.Image import Image
 
@@ -32,11 +34,20 @@ class VideoFile(VideoSource):
     name: str
 
     def open(self, frames: int) -> Clip:
-        return _read_frames(self.path, self.name, frames)
+        return _decoding().read_frames(self.path, self.name, frames)
 
     @property
     def size(self) -> tuple[int, int]:
-        return _read_frames(self.path, self.name, 1).frames[0].size
+        return _decoding().read_frames(self.path, self.name, 1).frames[0].size
+
+    @property
+    def last(self) -> float:
+        """Time of the last frame in seconds, from the length and the frame rate that the file declares.
+
+        Raises:
+            DataError: This is not a video, or it does not declare its length.
+        """
+        return _decoding().read_last(self.path, self.name)
 
     def content(self) -> bytes:
         return _digest(self.path, self.name)
@@ -50,15 +61,11 @@ class FrameFolder(VideoSource):
         path: The folder.
         name: Name of the video in errors.
         fps: Frames per second.
-        start: Time of the first frame that counts in seconds.
-        end: Time of the last frame that counts in seconds; None means that of the last image.
     """
 
     path: Path
     name: str
     fps: float
-    start: float = 0.0
-    end: float | None = None
 
     def open(self, frames: int) -> Clip:
         files = self._files
@@ -74,19 +81,14 @@ class FrameFolder(VideoSource):
 
     @property
     def _files(self) -> list[Path]:
-        """The images between start and end.
+        """The images.
 
         Raises:
             DataError: There are none.
         """
-        files = sorted(file for file in self.path.iterdir() if file.suffix.lower() in _FRAME_ENDINGS)
-        last = len(files) - 1 if self.end is None else round(self.end * self.fps)
-        if not (chosen := files[round(self.start * self.fps) : last + 1]):
-            raise DataError(
-                f"video {shown(self.name)}: its folder has {len(files)} images, and none between {self.start} s and "
-                f"{self.end} s at {self.fps} frames per second: unpack it again"
-            )
-        return chosen
+        if files := sorted(file for file in self.path.iterdir() if file.suffix.lower() in _FRAME_ENDINGS):
+            return files
+        raise DataError(f"video {shown(self.name)}: its folder holds no images of frames: unpack it again")
 
     def _frame(self, file: Path) -> Image:
         label = f"frame {file.name} of video {shown(self.name)}"
@@ -97,19 +99,18 @@ class FrameFolder(VideoSource):
             raise DataError(f"{label} cannot be read: {message_of(error)}") from error
 
 
-def _read_frames(path: Path, name: str, count: int) -> Clip:
-    """Returns what `decoding.read_frames` does.
+def _decoding() -> ModuleType:
+    """Returns the module that decodes files, whose package belongs to the extra `video`.
 
     Raises:
         MissingPackage: PyAV is not installed.
     """
     try:
-        from foveate.data.decoding import read_frames  # PyAV belongs to the extra `video`
+        return import_module("foveate.data.decoding")
     except ModuleNotFoundError as error:
         if missing := missing_package(error):
             raise missing from error
         raise
-    return read_frames(path, name, count)
 
 
 def _digest(path: Path, name: str) -> bytes:
