@@ -45,7 +45,7 @@ def read_frames(path: Path, name: str, count: int) -> Clip:
     """Returns frames of a video file, those of `sampled` numbers, upright and in RGB.
 
     The first pass reads timestamps and decodes nothing. The second one decodes from the nearest earlier frame at which
-    decoding can start to each frame that is returned.
+    decoding can start to each frame that is returned. Files without times are decoded as a whole, frame by frame.
 
     Args:
         path: The file.
@@ -57,19 +57,41 @@ def read_frames(path: Path, name: str, count: int) -> Clip:
     """
     with _opened(path, name) as (container, stream):
         index = _index(container, stream, name)
+    frames = _by_time(path, name, index, count) if index else _by_order(path, name, count)
+    try:
+        return Clip([image for image, _ in frames], [time for _, time in frames])
+    except DataError as error:
+        raise DataError(f"video {shown(name)}: {error}") from error
+
+
+def _by_time(path: Path, name: str, index: _Index, count: int) -> list[tuple[Image, float]]:
+    """Returns the frames of `sampled` numbers, each with its time in seconds, found by their timestamps."""
     wanted = [index.times[number] for number in sampled(len(index.times), count)]
     with _opened(path, name) as (container, stream):
         unit = stream.time_base or Fraction(1)
-        shown_at = [
+        found = [
             (_upright(frame, name), float(((frame.pts or 0) - index.times[0]) * unit))
             for frame in _chosen(container, stream, wanted, index.keys)
         ]
-    if len(shown_at) < len(wanted):
-        raise _damaged(name, f"{len(wanted) - len(shown_at)} of {len(wanted)} frames cannot be decoded")
-    try:
-        return Clip([image for image, _ in shown_at], [time for _, time in shown_at])
-    except DataError as error:
-        raise DataError(f"video {shown(name)}: {error}") from error
+    if len(found) < len(wanted):
+        raise _damaged(name, f"{len(wanted) - len(found)} of {len(wanted)} frames cannot be decoded")
+    return found
+
+
+def _by_order(path: Path, name: str, count: int) -> list[tuple[Image, float]]:
+    """Returns the frames of `sampled` numbers of a file without times: it is decoded twice, frame by frame."""
+    with _opened(path, name) as (container, stream):
+        total = sum(1 for _ in container.decode(stream))
+    if not total:
+        raise _damaged(name, "it has no frames")
+    wanted = set(sampled(total, count))
+    with _opened(path, name) as (container, stream):
+        rate = stream.average_rate or Fraction(1)
+        return [
+            (_upright(frame, name), float(number / rate))
+            for number, frame in enumerate(container.decode(stream))
+            if number in wanted
+        ]
 
 
 def read_last(path: Path, name: str) -> float:
@@ -122,40 +144,34 @@ def _checked(stream: VideoStream, name: str) -> VideoStream:
     return stream
 
 
-def _index(container: InputContainer, stream: VideoStream, name: str) -> _Index:
-    """Returns the timestamps of all frames, from the packets of a file that was just opened."""
+def _index(container: InputContainer, stream: VideoStream, name: str) -> _Index | None:
+    """Returns the timestamps of all frames, from the packets of a file that was just opened.
+
+    Returns:
+        The timestamps; None if packets have none, or those of their order in an AVI file, which is not that of frames.
+    """
+    if container.format.name == "avi":
+        return None
     times, keys = array("q"), array("q")
-    hidden, end, unknown = 0, 0, False
+    hidden = end = 0
     for packet in container.demux(stream):
         if not packet.size:
             continue
         if packet.is_discard:  # an edit list hides the frame
             hidden += 1
-        elif packet.pts is None:
-            unknown = True
-            break
-        else:
-            times.append(packet.pts)
-            end = max(end, packet.pts + (packet.duration or 0))
-            if packet.is_keyframe:
-                keys.append(packet.pts)
-    if unknown:
-        return _decoded_index(container, stream, name)
+            continue
+        if packet.pts is None:
+            return None
+        times.append(packet.pts)
+        end = max(end, packet.pts + (packet.duration or 0))
+        if packet.is_keyframe:
+            keys.append(packet.pts)
     if not times:
         raise _damaged(name, "it has no frames")
     if "mov" in container.format.name and stream.frames > len(times) + hidden:
         raise _damaged(name, f"it has {len(times) + hidden} of the {stream.frames} frames that it declares")
     _check_end(stream, float(end * (stream.time_base or 1)), name)
     return _Index(array("q", sorted(set(times))), array("q", sorted(keys)))
-
-
-def _decoded_index(container: InputContainer, stream: VideoStream, name: str) -> _Index:
-    """Returns the timestamps of a file whose packets have none: it is decoded once, frame by frame."""
-    container.seek(0)
-    times = array("q", [frame.pts for frame in container.decode(stream) if frame.pts is not None])
-    if not times:
-        raise _damaged(name, "its frames have no times")
-    return _Index(array("q", sorted(set(times))), array("q"))
 
 
 def _check_end(stream: VideoStream, end: float, name: str) -> None:
@@ -181,7 +197,7 @@ def _chosen(container: InputContainer, stream: VideoStream, wanted: list[int], k
         container: The file, at its start.
         stream: Its video stream.
         wanted: Timestamps of the frames.
-        keys: Timestamps of the frames at which decoding can start; without any, everything is decoded.
+        keys: Timestamps of the frames at which decoding can start.
     """
     reached, frames = None, container.decode(stream)
     for time in wanted:
