@@ -79,16 +79,20 @@ def _by_time(path: Path, name: str, index: _Index, count: int) -> list[tuple[Ima
 
 
 def _by_order(path: Path, name: str, count: int) -> list[tuple[Image, float]]:
-    """Returns the frames of `sampled` numbers of a file without times: it is decoded twice, frame by frame."""
+    """Returns the frames of `sampled` numbers of a file without times, as `_by_time` does.
+
+    It is decoded twice, frame by frame, and times are at equal distances in its declared length.
+    """
     with _opened(path, name) as (container, stream):
         total = sum(1 for _ in container.decode(stream))
     if not total:
         raise _damaged(name, "it has no frames")
     wanted = set(sampled(total, count))
     with _opened(path, name) as (container, stream):
-        rate = stream.average_rate or Fraction(1)
+        length = (stream.duration or 0) * (stream.time_base or Fraction(1))
+        step = length / total or 1 / (stream.average_rate or Fraction(1))
         return [
-            (_upright(frame, name), float(number / rate))
+            (_upright(frame, name), float(number * step))
             for number, frame in enumerate(container.decode(stream))
             if number in wanted
         ]
