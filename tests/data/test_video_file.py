@@ -107,6 +107,24 @@ def test_a_matroska_file_that_is_cut_says_how_much_is_left(tmp_path):
         video(cut(write_video(tmp_path / "a.mkv", 40), 0.5)).open(8)
 
 
+@parametrize("name", ["a.mp4", "a.mkv", "a.ts"], reason="moments")
+def test_a_file_with_changed_bytes_gives_frames_or_one_line(name, tmp_path):
+    path = write_video(tmp_path / name)
+    whole, rng = path.read_bytes(), np.random.default_rng(1)
+    errors = 0
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(data), rng.integers(1, 50)):
+            data[place] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            assert 1 <= len(video(path).open(5).frames) <= 5
+        except DataError as error:
+            errors += 1
+            assert name in str(error) and "\n" not in str(error)
+    assert 0 < errors < 60
+
+
 def test_frames_that_are_too_large_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr("foveate.data.decoding.LARGEST_FRAME", 1000)
     with pytest.raises(DataError, match=r"'a.mp4' has frames of 64 x 48 pixels, .* at most 1,000: make it smaller"):

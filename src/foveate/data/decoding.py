@@ -123,8 +123,9 @@ def _opened(path: Path, name: str) -> Iterator[tuple[InputContainer, VideoStream
     """
     try:
         with av.open(str(path), container_options=_SECURE) as container:
-            kinds = sorted({stream.type for stream in container.streams})
-            if kinds and "video" not in kinds:
+            streams = container.streams  # `type` of one of an unknown type ends the process
+            kinds = [kind for kind in ("audio", "subtitles", "data") if getattr(streams, kind)]
+            if kinds and not streams.video:
                 raise DataError(
                     f"video {shown(name)} has no frames, only {', '.join(kinds)}: give a file with a video stream"
                 )
