@@ -9,6 +9,7 @@ from foveate.data.load import load_samples
 from foveate.data.prompts import INTERNVL, LLAVA, QWEN, Phrase
 from foveate.data.sample import Form, VQASample
 from foveate.metrics.benchmarks import measures_of
+from tests.data import video_tables
 from tests.data.test_benchmarks import FILES
 
 PAGE = Path(__file__).parents[2] / "docs/how_to/benchmarks.md"
@@ -39,13 +40,19 @@ SCORES = {
     "ocr": "reference in the answer",
     "ocr_formula": "reference in the answer, without blanks",
     "chair": "no absent object",
+    "videomme": "letter",
+    "mvbench": "letter",
+    "longvideobench": "letter, else drawn",
+    "mlvu": "letter",
+    "egoschema": "letter, else drawn",
 }
 """Name of each scoring in the table."""
 
 
 def samples_of(name: str, folder: Path) -> list[VQASample]:
     """Returns the questions of the small table that tests have of a benchmark, in its usual split."""
-    table = FILES[name](folder / (name if name == "gqa" else f"{name}.parquet"))
+    make = FILES.get(name) or video_tables.FILES[name]
+    table = make(folder / (name if name in ("gqa", *video_tables.FILES) else f"{name}.parquet"))
     return load_samples(f"{name}:{table}", BENCHMARKS[name].split)
 
 
@@ -83,7 +90,7 @@ def _row(benchmark: Benchmark, samples: list[VQASample]) -> list[str]:
         f"**{name}**" if name == benchmark.split else name + ("" if part.answered else "¹")
         for name, part in benchmark.parts.items()
     ]
-    images = [benchmark.image + (" and more" if benchmark.more_images else "")]
+    images = [benchmark.image + (" and more" if benchmark.more_images else "")] if benchmark.image else []
     columns = list(dict.fromkeys([*benchmark.columns, *benchmark.image_ids, *images]))
     names = [measure.name for measure in measures_of(benchmark.name)]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

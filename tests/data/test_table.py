@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from io import BytesIO
 
 import numpy as np
@@ -12,10 +13,11 @@ from PIL import Image
 from foveate.core.errors import DataError, OutputError
 from foveate.data import write_template
 from foveate.data.load import answer_tokens, data_hash, default_split, load_samples
-from foveate.data.names import TABLE, parsed, shown_name, table_of
+from foveate.data.names import TABLE, Table, parsed, shown_name, table_of
 from foveate.data.table import files_of
 from foveate.metrics.answers import score_of
 from tests.data.tables import encoded_image
+from tests.data.video_files import write_video
 
 ROW = {"image": "a.png", "question": "what color is it?", "answer": "red"}
 SIZE = (96, 48)
@@ -315,9 +317,40 @@ def test_a_list_of_one_image_is_that_image_however_it_is_written(folder):
 
 
 @pytest.mark.parametrize("make", [jsonl, csv_table, parquet])
-def test_videos_are_refused(make, folder):
-    with pytest.raises(DataError, match=r"column 'video': videos are not supported yet; give images in a column"):
-        load(make(folder, {"video": "a.mp4", "question": "which?", "answer": "red"}))
+def test_a_column_of_videos_makes_questions_about_videos(make, folder):
+    write_video(folder / "clip.mp4", 6)
+    rows = [{"video": name, "question": "which?", "answer": "red"} for name in ("clip.mp4", "./clip.mp4")]
+    path = make(folder, *rows)
+    found = load(path)
+    assert [sample.problem for sample in found] == ["", ""]
+    assert {sample.image_id for sample in found} == {"clip.mp4"} and found[0].sources == ()
+    assert found[0].seen and found[0].single and len(found[0].clip.frames) == 6
+    assert set(files_of(Table(str(path)), "all")) == {path, folder / "clip.mp4"}
+
+
+def test_images_and_videos_stand_in_one_table(folder):
+    write_video(folder / "clip.mp4", 6)
+    found = load(jsonl(folder, ROW, {"video": "clip.mp4", "question": "which?", "answer": "red"}))
+    assert [(len(sample.sources), sample.video is None) for sample in found] == [(1, True), (0, False)]
+
+
+BAD_VIDEOS = {
+    "lost": ({"video": "lost.mp4"}, r"row 1, column 'video': video 'lost.mp4': there is no file 'lost.mp4' in the"),
+    "outside": ({"video": "../clip.mp4"}, r"row 1, column 'video': .* leads out of the folder of its table"),
+    "url": ({"video": "https://x.org/a.mp4"}, r"row 1, column 'video': .*: download it into the table's folder"),
+    "several": ({"video": ["clip.mp4"]}, r"row 1, column 'video': it is \['clip.mp4'\]: expected the path of one"),
+    "image": ({"video": "clip.mp4", "image": "a.png"}, r"row 1, column 'video': the row has an image, too: a question"),
+    "boxes": ({"video": "clip.mp4", "evidence": [[0, 0, 8, 8]]}, r"row 1: column 'evidence' .* in which frames they"),
+    "neither": ({"video": None}, r"row 1, column 'image': it is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_VIDEOS)
+def test_a_row_with_a_bad_video_is_named_with_its_column(kind, folder):
+    write_video(folder / "clip.mp4", 6)
+    change, message = BAD_VIDEOS[kind]
+    (sample,) = load(jsonl(folder, {"question": "which?", "answer": "red"} | change))
+    assert re.match(message, sample.problem)
 
 
 def test_tables_that_cannot_be_read_are_refused(folder):

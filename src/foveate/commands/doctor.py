@@ -14,6 +14,7 @@ _PURPOSES = {
     "explore": "the page `foveate explore`",
     "serve": "the server `foveate serve`, and `foveate loadtest`",
     "export": "ONNX files of `foveate export`",
+    "video": "files of videos",
     "postgres": "studies that several machines share",
     "loggers": "TensorBoard, Weights & Biases, MLflow",
     "lmms": "evaluation inside lmms-eval",

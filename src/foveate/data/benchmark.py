@@ -25,6 +25,7 @@ from foveate.data.stored import (
     image_column,
     load_table,
 )
+from foveate.data.video import VideoSource
 
 Row = Mapping[str, Any]
 LONGEST_TEXT = 1_000_000  # characters; far beyond the context of any model
@@ -55,7 +56,7 @@ class Pixels(NamedTuple):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set of questions about images.
+    """A data set of questions about images or videos.
 
     Attributes:
         name: Name on the command line.
@@ -75,6 +76,8 @@ class Benchmark:
             `image_id`.
         text_only: Whether rows without an image are text-only questions; else their image is missing.
         sized: Whether `parse_row` needs the size of the image; rows then have an entry `pixels` of type `Pixels`.
+        video: Function from a row and the folder of its tables to the video; None means that questions are about
+            images. Rows then have an entry `video_source`, the video.
         answer_tokens: Maximum number of tokens of an answer.
         source: Publication of the benchmark.
     """
@@ -94,6 +97,7 @@ class Benchmark:
     images: Mapping[str, Part] | None = None
     text_only: bool = False
     sized: bool = False
+    video: Callable[[Row, Path], VideoSource] | None = None
     answer_tokens: int = 32
     source: str = ""
 
@@ -113,10 +117,16 @@ class Benchmark:
             location: Path or hub ID of the tables, see `load_table`.
 
         Raises:
-            DataError: The split is unknown, or its table is missing or empty or lacks columns.
+            DataError: The split is unknown, its table is missing or empty or lacks columns, or the benchmark has videos
+                and the location is no path.
         """
         if split not in self.parts:
             raise DataError(f"split {split!r} of {self.name!r} is unknown; known: {', '.join(self.parts)}")
+        if self.video and (location is None or not Path(location).expanduser().exists()):
+            raise DataError(
+                f"data {self.name!r}: videos are read from a folder, but its location is {location}: download "
+                f"{self.repo}, unpack its archives where they are, and give the folder: --data {self.name}:FOLDER"
+            )
         part = self.parts[split]
         table = load_table(self.name, self.repo, location, part)
         images = _ImageIndex(self, table, split, location)
@@ -132,9 +142,11 @@ class Benchmark:
         values: dict[str, Any] = cast(pa.Table, questions[row]).to_pylist()[0]
         sources = images.sources(row, values)
         image_id, name = images.names[row], f"{images.split}-{row:06d}"
-        problem, parsed = "", []
+        problem, parsed, video = "", [], None
         try:
             images.check(values)
+            if self.video:
+                video = values["video_source"] = self.video(values, images.folder)
             if self.sized and sources:
                 values["pixels"] = Pixels(*sources[0].size)
             parsed = list(self.parse_row(values))
@@ -150,7 +162,8 @@ class Benchmark:
             fields = {**vars(question), "id": question.id or name}
             if not part.answered:
                 fields |= {"references": (), "scoring": "none"}
-            yield VQASample(image_id=image_id, sources=sources, problem=problem_of(question, part.answered), **fields)
+            reason = problem_of(question, part.answered)
+            yield VQASample(image_id=image_id, sources=sources, video=video, problem=reason, **fields)
 
 
 class _ImageIndex:
@@ -159,7 +172,7 @@ class _ImageIndex:
     def __init__(self, benchmark: Benchmark, table: Dataset, split: str, location: str | None) -> None:
         self.split = split
         separate = bool(benchmark.images) and benchmark.image not in table.column_names
-        self.columns = [] if separate else [benchmark.image, *benchmark.more_images]
+        self.columns = [] if separate or benchmark.video else [benchmark.image, *benchmark.more_images]
         path = Path(location or ".").expanduser()
         self.folder = path.parent if path.is_file() else path
         self.benchmark = benchmark
@@ -207,7 +220,7 @@ class _ImageIndex:
             row: Number of the row.
             values: Its cells.
         """
-        if self.text_only[row]:
+        if self.text_only[row] or self.benchmark.video:
             return ()
         name, choose = self.names[row], self.benchmark.images_of_row
         location = row if self._rows is None else self._rows.get(name)

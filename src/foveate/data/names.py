@@ -17,9 +17,10 @@ SCENES = "scenes"
 SCENE_GRIDS = ("12", "16")
 """Patches per side of scenes, as in scenes:16; the first is the default."""
 NAMES = (
-    *("ai2d", "chair", "chartqa", "docvqa", "gqa", "hallusionbench", "infographicvqa", "mathvista", "mmbench"),
-    *("mmbench_cn", "mme", "mmmu", "mmstar", "mmvet", "ocrbench", "pope", "realworldqa", "refcoco", "refcoco+"),
-    *("refcocog", "scienceqa", "seedbench", "textvqa", "textvqa_ocr", "vizwiz", "vqav2"),
+    *("ai2d", "chair", "chartqa", "docvqa", "egoschema", "gqa", "hallusionbench", "infographicvqa", "longvideobench"),
+    *("mathvista", "mlvu", "mmbench", "mmbench_cn", "mme", "mmmu", "mmstar", "mmvet", "mvbench", "ocrbench", "pope"),
+    *("realworldqa", "refcoco", "refcoco+", "refcocog", "scienceqa", "seedbench", "textvqa", "textvqa_ocr"),
+    *("videomme", "videomme_subtitles", "vizwiz", "vqav2"),
 )
 """Names of the built-in benchmarks."""
 REGISTERED: set[str] = set()

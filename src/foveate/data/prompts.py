@@ -2,7 +2,8 @@
 
 Sources: LLaVA-1.5's evaluation files and docs/Evaluation.md, and lmms-eval, with which LLaVA's authors evaluate their
 later models, for forms that LLaVA-1.5 was not evaluated on; for Qwen-VL and InternVL the prompts that their authors
-contributed to VLMEvalKit. LLaVA's prompt is used where the authors have none for a form of question.
+contributed to VLMEvalKit; for benchmarks about videos lmms-eval, for all families. LLaVA's prompt is used where the
+authors have none for a form of question.
 """
 
 import re
@@ -42,6 +43,11 @@ _HINTED = (
     "Question: {question}\nChoices:\n{options}"
 )
 _BRACKETS = "({letter}) {text}"
+_OF_VIDEO = (
+    "Select the best answer to the following multiple-choice question based on the video and the subtitles. Respond "
+    "with only the letter (A, B, C, or D) of the correct option.\n{question}\n{options}\n"
+)
+_BEST = "Only give the best option."
 _BOX = "Please provide the bounding box coordinate of the region this sentence describes: {question}"
 _UNSURE = "When the provided information is insufficient, respond with 'Unanswerable'."
 
@@ -59,6 +65,13 @@ LLAVA: dict[Form, Phrase] = {
     "letter_stated": Phrase("{question}\n" + _DIRECTLY.removesuffix(".")),
     "letter_math": Phrase(_LETTER, "{hint}\n"),
     "letter_mmmu": Phrase("{question}\n{options}\n\n" + _DIRECTLY),
+    "letter_direct": Phrase("{question}\n{options}\n" + _DIRECTLY),
+    "letter_video": Phrase(_OF_VIDEO + "\n" + _DIRECTLY),
+    "letter_subtitles": Phrase(
+        "{hint}" + _OF_VIDEO + "The best answer is:", "This video's subtitles are listed below: \n{hint}\n"
+    ),
+    "letter_mvbench": Phrase("Question:{question}\nOption:\n{options}\n" + _BEST, option=_BRACKETS),
+    "letter_mlvu": Phrase("{question}\n" + _BEST + "\nBest option: ("),
     "short_mmmu": Phrase("{question}\n\n" + _SHORT),
     "free": Phrase("{question}"),
     "box": Phrase(_BOX),
@@ -96,7 +109,9 @@ INTERNVL: dict[Form, Phrase] = {
     "short_mmmu": Phrase("{question}\nAnswer the question directly.", image=_NUMBERED),
     "box": Phrase(_BOX.replace("{question}", "<ref>{question}</ref>")),
 }
+LLAVA_VIDEO: dict[Form, Phrase] = {**LLAVA, "letter_video": Phrase(_OF_VIDEO + "The best answer is:")}
 FAMILIES = {
+    "llava_next_video": LLAVA_VIDEO,
     "qwen2_vl": QWEN,
     "qwen2_5_vl": QWEN,
     "qwen3_vl": QWEN,

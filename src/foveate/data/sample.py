@@ -43,6 +43,11 @@ Scoring = Literal[
     "mmmu_open",
     "yes_or_no",
     "chair",
+    "videomme",
+    "mvbench",
+    "longvideobench",
+    "mlvu",
+    "egoschema",
     "none",
 ]
 Form = Literal[
@@ -59,6 +64,11 @@ Form = Literal[
     "letter_stated",
     "letter_math",
     "letter_mmmu",
+    "letter_direct",
+    "letter_video",
+    "letter_subtitles",
+    "letter_mvbench",
+    "letter_mlvu",
     "short_mmmu",
     "free",
     "box",

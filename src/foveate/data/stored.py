@@ -1,6 +1,7 @@
 """Tables of questions and images on disk or on the hub; images are read on demand."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -41,12 +42,15 @@ class Part:
         config: Name of the configuration on the hub.
         only: Column and value that select the rows of the split; None means all rows.
         answered: Whether the split has answers.
+        json: Pattern of JSON files below a local folder, each a list of rows; their names, without the ending, are a
+            column `file`. Without such files, parquet files are read.
     """
 
     split: str
     config: str | None = None
     only: tuple[str, str] | None = None
     answered: bool = True
+    json: str = ""
 
 
 @contextmanager
@@ -127,27 +131,12 @@ class StoredImage(ImageSource):
         if data and isinstance(data, bytes):
             return data
         if path and isinstance(path, str):
-            return self._inside(path)
+            return file_inside(self.folder, path, f"image {shown(self.name)}")
         if data or path:
             raise DataError(
                 f"image {shown(self.name)} is {shown(value)}: expected encoded bytes, or a path in the table's folder"
             )
         raise DataError(f"image {shown(self.name)} is missing: its cell holds neither bytes nor a path")
-
-    def _inside(self, path: str) -> Path:
-        """Returns the file of a path, which must lie in the table's folder."""
-        try:
-            file = (self.folder / path).resolve()
-            if not file.is_relative_to(self.folder.resolve()):
-                raise DataError(
-                    f"image {shown(self.name)}: its path {shown(path)} leads out of the folder of its table; move the "
-                    "file into that folder, or store its bytes in the table"
-                )
-            if not file.is_file():
-                raise DataError(f"image {shown(self.name)}: there is no file {shown(path)} in the folder of its table")
-            return file
-        except (OSError, ValueError) as error:  # ValueError: invalid paths, such as one with a null byte
-            raise DataError(f"image {shown(self.name)} cannot be read: {message_of(error)}") from error
 
     def _read(self, file: Path) -> bytes:
         try:
@@ -161,6 +150,31 @@ class StoredImage(ImageSource):
     def _opened(self) -> Iterator[Image]:
         with opened(self.content(), f"image {shown(self.name)}") as image:
             yield image
+
+
+def file_inside(folder: Path, path: str, label: str) -> Path:
+    """Returns the file of a path that a table names, which must lie in the table's folder.
+
+    Args:
+        folder: The folder.
+        path: The path from there.
+        label: Name of the image or video in errors.
+
+    Raises:
+        DataError: There is no such file, or it lies elsewhere.
+    """
+    try:
+        file = (folder / path).resolve()
+        if not file.is_relative_to(folder.resolve()):
+            raise DataError(
+                f"{label}: its path {shown(path)} leads out of the folder of its table; move the file into that "
+                "folder, or store its bytes in the table"
+            )
+        if not file.is_file():
+            raise DataError(f"{label}: there is no file {shown(path)} in the folder of its table")
+        return file
+    except (OSError, ValueError) as error:  # ValueError: invalid paths, such as one with a null byte
+        raise DataError(f"{label} cannot be read: {message_of(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -275,6 +289,8 @@ def _local(name: str, location: Path, part: Part) -> Dataset:
         raise DataError(f"data {name!r}: there is no file or folder {location}")
     if location.is_dir() and any((location / file).exists() for file in ("dataset_info.json", "dataset_dict.json")):
         return _saved(name, location, part)
+    if part.json and location.is_dir() and (listed := sorted(location.glob(part.json))):
+        return _of_json(name, listed)
     files = [location] if location.is_file() else _files(location, part)
     if not files:
         raise DataError(f"data {name!r}: {location} holds no parquet files of split {part.split!r}")
@@ -282,6 +298,22 @@ def _local(name: str, location: Path, part: Part) -> Dataset:
         return load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     except Exception as error:  # pyarrow and datasets raise errors of many types
         raise DataError(f"data {name!r}: {location} cannot be read as parquet: {message_of(error)}") from error
+
+
+def _of_json(name: str, files: Sequence[Path]) -> Dataset:
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            rows += [{**row, "file": file.stem} for row in json.loads(file.read_bytes())]
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"data {name!r}: {file} is not a list of rows in JSON: {message_of(error)}") from error
+    columns = dict.fromkeys(column for row in rows for column in row)
+    try:
+        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"data {name!r}: rows of {files[0].parent} have cells of two types: {message_of(error)}"
+        ) from error
 
 
 def _saved(name: str, location: Path, part: Part) -> Dataset:

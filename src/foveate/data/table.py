@@ -1,4 +1,4 @@
-"""Tables of the user's own: questions about one image or several with reference answers, read from a file or folder.
+"""Tables of the user's own: questions about images or a video with reference answers, read from a file or folder.
 
 The format, with examples, is in https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md.
 """
@@ -32,8 +32,21 @@ from foveate.data.benchmark import (
 from foveate.data.names import Table, TableMetric
 from foveate.data.prompts import LETTERS
 from foveate.data.sample import PLACEHOLDER, Box, Boxes, ImageSource, VQASample
-from foveate.data.stored import MissingImage, StoredImage, content_hash
-from foveate.data.table_file import ANSWER, CHOICES, EVIDENCE, ID, IMAGE, KIND, QUESTION, Rows, TableRow, read_table
+from foveate.data.stored import MissingImage, StoredImage, content_hash, file_inside
+from foveate.data.table_file import (
+    ANSWER,
+    CHOICES,
+    EVIDENCE,
+    ID,
+    IMAGE,
+    KIND,
+    QUESTION,
+    VIDEO,
+    Rows,
+    TableRow,
+    read_table,
+)
+from foveate.data.video_file import VideoFile
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 _LARGEST_WHOLE = 2**53  # floats above it leave out whole numbers
@@ -43,17 +56,19 @@ Values = Mapping[str, Any]
 
 
 class _RowImages(NamedTuple):
-    """The images of a row.
+    """The images or the video of a row.
 
     Attributes:
-        name: Name that all questions about the same images in the same order share.
+        name: Name that all questions about the same images in the same order, or about the same video, share.
         sources: The images; none if they cannot be used.
         problem: Reason why they cannot be used; empty if they can.
+        video: The video; None if the row has images.
     """
 
     name: str
     sources: tuple[StoredImage, ...] = ()
     problem: str = ""
+    video: VideoFile | None = None
 
 
 def table_samples(table: Table, split: str, limit: int | None = None) -> list[VQASample]:
@@ -67,7 +82,7 @@ def table_samples(table: Table, split: str, limit: int | None = None) -> list[VQ
         limit: Number of questions; None means all.
 
     Raises:
-        DataError: The table does not exist, cannot be read, has no rows, lacks or misspells columns, or has videos.
+        DataError: The table does not exist, cannot be read, has no rows, or lacks or misspells columns.
     """
     rows = read_table(table.location, split)
     votes = any(_holds_votes(row.values) for row in rows.rows)
@@ -80,10 +95,10 @@ def table_samples(table: Table, split: str, limit: int | None = None) -> list[VQ
 
 
 def files_of(table: Table, split: str) -> Iterator[Path]:
-    """Yields the files that hold a table and its images.
+    """Yields the files that hold a table, its images and its videos.
 
     Raises:
-        DataError: The table or one of its images does not exist.
+        DataError: The table, or one of its images or videos, does not exist.
     """
     rows = read_table(table.location, split)
     yield rows.path
@@ -91,6 +106,8 @@ def files_of(table: Table, split: str) -> Iterator[Path]:
         if row.problem:
             raise DataError(row.problem)
         yield from (source.file for source in row.sources if source.file is not None)
+        if row.video:
+            yield row.video.path
 
 
 def _holds_votes(values: Values) -> bool:
@@ -107,16 +124,21 @@ def _whole(value: Any) -> Any:  # noqa: ANN401 (as the table has it)
 
 
 def _images(rows: Rows) -> list[_RowImages]:
-    """Returns the images of each row."""
+    """Returns the images or the video of each row."""
     found: list[_RowImages] = []
     for batch in rows.images.iter(batch_size=64):
         for cell in cast(pa.Table, batch).column(0).to_pylist():
             row, unnamed = rows.rows[len(found)], StoredImage(rows.images, len(found), "", rows.folder)
             given = row.values.get(IMAGE)
+            shown_image, video = cell if given is None else given, row.values.get(VIDEO)
+            column = IMAGE if is_missing(video) else VIDEO
             try:
-                found.append(_row_images(cell if given is None else given, unnamed))
+                if column == VIDEO:
+                    found.append(_row_video(video, shown_image, rows.folder))
+                else:
+                    found.append(_row_images(shown_image, unnamed))
             except DataError as error:
-                why = f": {row.problem}" if row.problem else f", column {IMAGE!r}: {error}"
+                why = f": {row.problem}" if row.problem else f", column {column!r}: {error}"
                 found.append(_RowImages(f"row {row.number}", problem=f"row {row.number}{why}"))
     return found
 
@@ -144,6 +166,30 @@ def _row_images(cell: Any, unnamed: StoredImage) -> _RowImages:  # noqa: ANN401 
     return _RowImages(_short(_AND.join(source.name for source in sources)), tuple(sources))
 
 
+def _row_video(cell: Any, image: Any, folder: Path) -> _RowImages:  # noqa: ANN401 (as the table has it)
+    """Returns the video of a cell.
+
+    Args:
+        cell: The cell.
+        image: The cell of the row's image.
+        folder: Folder of the table.
+
+    Raises:
+        DataError: The row has an image, too, the cell is not the path of one video, or there is no such file.
+    """
+    if not (is_missing(image) or image in ([], [None])):
+        raise DataError(f"the row has an {IMAGE}, too: a question is about images or about a video; leave one empty")
+    path = cell.get("path") if isinstance(cell, dict) and not cell.get("bytes") else cell
+    if not isinstance(path, str):
+        raise DataError(f"it is {shown(path)}: expected the path of one video in the table's folder")
+    if _URL.match(path):
+        raise DataError(
+            f"it is {shown(path)}, and nothing is read from the network: download it into the table's folder"
+        )
+    name = _short(normpath(path))
+    return _RowImages(name, video=VideoFile(file_inside(folder, path, f"video {shown(name)}"), name))
+
+
 def _short(name: str) -> str:
     """Returns a name of images, or its hash if it is too long for the name of a file."""
     escaped = quote(name, safe="", errors="surrogatepass")
@@ -163,7 +209,10 @@ def _image_name(cell: Any) -> tuple[str, str]:  # noqa: ANN401 (as the table has
             raise DataError(f"its bytes are {shown(content)}: JSON has no bytes; give a path, or use a parquet file")
         return "", content_hash(content)
     if is_missing(path) or path == []:
-        raise DataError("it is empty: give the path of an image in the table's folder; each question needs one")
+        raise DataError(
+            f"it is empty: give the path of an image in the table's folder, or that of a video in column {VIDEO!r}; "
+            "each question needs one"
+        )
     if not isinstance(path, str):
         raise DataError(f"it is {shown(path)}: expected the path of an image in the table's folder")
     if _URL.match(path):
@@ -195,7 +244,8 @@ def _sample(row: TableRow, images: _RowImages, metric: TableMetric | None, votes
     except DataError as error:
         why = f"row {row.number}: {error}"
         return VQASample(name, images.name, images.sources, "", "", (), "none", problem=why)
-    return VQASample(image_id=images.name, sources=images.sources, **{**vars(question), "id": question.id or name})
+    fields = {**vars(question), "id": question.id or name}
+    return VQASample(image_id=images.name, sources=images.sources, video=images.video, **fields)
 
 
 def _check_placeholders(question: RowQuestion, images: int) -> None:
@@ -280,6 +330,11 @@ def _things(value: Any, sources: Sequence[ImageSource]) -> Boxes:  # noqa: ANN40
     """Returns the evidence of a cell: one box in pixels per thing, or a single box."""
     if is_missing(value) or value == []:
         return Boxes()
+    if not sources:
+        raise DataError(
+            f"column {EVIDENCE!r} has boxes, and the question is about a video: boxes do not say in which frames they "
+            "lie; leave the cell empty"
+        )
     if len(sources) > 1:
         raise DataError(
             f"column {EVIDENCE!r} has boxes, and the question is about {len(sources)} images: boxes do not say in "

@@ -63,7 +63,7 @@ def read_table(location: Path, split: str) -> Rows:
         split: `TABLE_SPLIT`, or the name of a table in the folder, or of a split of the saved folder.
 
     Raises:
-        DataError: The table cannot be read, has no rows, lacks or misspells columns, or has videos.
+        DataError: The table cannot be read, has no rows, or lacks or misspells columns.
     """
     path, part = _chosen(location, split)
     name = path.name
@@ -72,17 +72,18 @@ def read_table(location: Path, split: str) -> Rows:
     if not found.rows:
         raise DataError(f"table {name!r} has no rows; expected one question per row, {page(OWN_DATA)}")
     _check_spelling(name, columns)
-    if VIDEO in columns:
-        raise DataError(
-            f"table {name!r} has a column {VIDEO!r}: videos are not supported yet; give images in a column {IMAGE!r}"
-        )
     readable = any(not row.problem for row in found.rows)
-    if readable and (missing := [column for column in REQUIRED if column not in columns]):
+    if readable and (missing := _lacking(columns)):
         raise DataError(
             f"table {name!r} has no column {', '.join(map(repr, missing))}; found: {', '.join(columns) or 'none'}; "
-            f"expected {', '.join(REQUIRED)}: rename or add it, {page(OWN_DATA)}"
+            f"expected {', '.join(REQUIRED)} ({VIDEO} in place of {IMAGE}): rename or add it, {page(OWN_DATA)}"
         )
     return found
+
+
+def _lacking(columns: tuple[str, ...]) -> list[str]:
+    """Returns the columns that a table needs and lacks; it may have videos in place of images."""
+    return [name for name in REQUIRED if name not in columns and not (name == IMAGE and VIDEO in columns)]
 
 
 def _check_spelling(name: str, columns: tuple[str, ...]) -> None:
@@ -141,11 +142,12 @@ def _saved_splits(folder: Path) -> list[str]:
 def _of_arrow(path: Path, split: str) -> Rows:
     table = load_table(path.name, "", str(path), Part(split))
     columns = tuple(table.column_names)
-    texts = table.select_columns([c for c in (QUESTION, ANSWER, CHOICES, EVIDENCE, KIND, ID) if c in columns])
+    texts = table.select_columns([c for c in (QUESTION, ANSWER, CHOICES, EVIDENCE, KIND, ID, VIDEO) if c in columns])
     labels = {name: feature.names for name, feature in texts.features.items() if isinstance(feature, ClassLabel)}
     cells = cast(pa.Table, texts.with_format("arrow")[:]).to_pylist() or [{} for _ in range(len(table))]
     rows = tuple(TableRow(number, _labelled(values, labels)) for number, values in enumerate(cells, 1))
-    images = image_column(table, IMAGE) if IMAGE in columns else table  # without the column, the table is refused
+    none = Dataset.from_dict({IMAGE: [None] * len(table)}, features=Features({IMAGE: Value("string")}))
+    images = image_column(table if IMAGE in columns else none, IMAGE)
     return Rows(path, path if path.is_dir() else path.parent, rows, images, columns)
 
 

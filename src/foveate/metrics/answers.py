@@ -30,6 +30,14 @@ from foveate.metrics.open_answers import (
     vqa_accuracy,
 )
 from foveate.metrics.similarity import anls, relaxed_accuracy, token_f1
+from foveate.metrics.videos import (
+    drawn_letter,
+    egoschema_letter,
+    longvideobench_letter,
+    mlvu_letter,
+    mvbench_letter,
+    videomme_letter,
+)
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -70,7 +78,10 @@ def unknown(prediction: str, references: Sequence[str]) -> float:
 def score_of(prediction: str, sample: VQASample) -> float:
     """Returns the score in [0, 1] of an answer by the question's `scoring`; NaN without reference answers."""
     if sample.scoring in LETTER_READERS:
-        return float(LETTER_READERS[sample.scoring](prediction, sample.options) == sample.references[0])
+        letter = LETTER_READERS[sample.scoring](prediction, sample.options)
+        if not letter and sample.scoring in DRAWING:
+            letter = drawn_letter(sample.id, len(sample.options))
+        return float(letter == sample.references[0])
     return SCORINGS[sample.scoring](prediction, sample.references)
 
 
@@ -105,5 +116,13 @@ LETTER_READERS: dict[Scoring, Callable[[str, Sequence[str]], str]] = {
     "choice": mmbench_letter,
     "mathvista": mathvista_letter,
     "mmmu": mmmu_letter,
+    "videomme": videomme_letter,
+    "mvbench": mvbench_letter,
+    "longvideobench": longvideobench_letter,
+    "mlvu": mlvu_letter,
+    "egoschema": egoschema_letter,
 }
 """Letter that an answer names, given the options, by scoring; the answer is right if it is the first reference."""
+
+DRAWING: tuple[Scoring, ...] = ("longvideobench", "egoschema")
+"""Scorings that draw a letter where the reader finds none, see `metrics.videos.drawn_letter`."""

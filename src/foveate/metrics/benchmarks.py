@@ -10,10 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from foveate.data.benchmarks.captions import NOTHING
+from foveate.data.benchmarks.videos import (
+    DOMAINS,
+    DURATIONS,
+    LENGTHS,
+    MLVU_TASKS,
+    MVBENCH_TASKS,
+    REFERRALS,
+    VIDEO_TASKS,
+)
 from foveate.data.benchmarks.yes_no import PERCEPTION
 from foveate.data.coco import mentioned_objects
 from foveate.metrics.boxes import box_overlap
 from foveate.metrics.choices import pope_answer
+from foveate.metrics.videos import egoschema_letter, longvideobench_letter, options_in
 
 POPE_SETS = ("random", "popular", "adversarial")
 Columns = Mapping[str, np.ndarray]
@@ -57,7 +67,14 @@ class Measure(NamedTuple):
     def selected(self, records: Columns) -> np.ndarray:
         """Returns the mask of the questions that the metric counts."""
         rows = np.asarray(records[self.only], bool) if self.only else np.ones(len(records["score"]), bool)
-        return rows & np.isin(np.asarray(records["kind"], str), self.kinds) if self.kinds else rows
+        return rows & _of_kinds(records, self.kinds) if self.kinds else rows
+
+
+def _of_kinds(records: Columns, kinds: tuple[str, ...]) -> np.ndarray:
+    """Returns the mask of the questions of some kinds; the cell of a question of several kinds has commas between."""
+    names = np.asarray(records["kind"], str)
+    several = [name for name in np.unique(names) if {name, *name.split(",")} & set(kinds)]
+    return np.isin(names, several)
 
 
 def compute_measure(measure: Measure, records: Columns) -> float:
@@ -179,6 +196,40 @@ def _mme_score(sums: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(questions > 0, scores, 0.0).sum(-1))
 
 
+def _answered(records: Columns) -> np.ndarray:
+    """Returns scores and 1; 0 and 0 where the answer is empty, (question, 2)."""
+    given = np.array([text != "" for text in records["prediction"]], float)
+    return _scores(records) * given[:, None]
+
+
+def _of_each(parts: Callable[[Columns], np.ndarray], kinds: tuple[str, ...]) -> Callable[[Columns], np.ndarray]:
+    """Returns the parts in the columns of a question's kind and 0 in those of the others, (question, 2 x kind)."""
+
+    def of_each(records: Columns) -> np.ndarray:
+        found = parts(records)
+        return np.concatenate([found * _of_kinds(records, (kind,))[:, None] for kind in kinds], 1)
+
+    return of_each
+
+
+def _mean_of_kinds(sums: np.ndarray) -> np.ndarray:
+    """Returns the mean over the kinds that have questions of the mean score of each; NaN if none has."""
+    right, questions = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 2), -1, 0)
+    means = np.divide(right, questions, out=np.zeros_like(right), where=questions > 0)
+    present = (questions > 0).sum(-1)
+    return np.divide(means.sum(-1), present, out=np.full(np.shape(present), np.nan), where=present > 0)
+
+
+def _drawn(reader: Callable[[str, Sequence[str]], str]) -> Callable[[Columns], np.ndarray]:
+    """Returns parts: whether a letter is drawn because the reader finds none, and 1, (question, 2)."""
+
+    def parts(records: Columns) -> np.ndarray:
+        pairs = zip(records["prediction"], records["question"], strict=True)
+        return _with_count(np.array([reader(answer, options_in(prompt)) == "" for answer, prompt in pairs], float))
+
+    return parts
+
+
 _MEAN = _ratio(lambda s: s[..., 0], lambda s: s[..., 1])
 _F1 = _ratio(lambda s: 2 * s[..., 0], lambda s: 2 * s[..., 0] + s[..., 1] + s[..., 2])
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
@@ -217,6 +268,11 @@ MATH_TASKS = (
     *("textbook question answering", "visual question answering"),
 )
 
+SUB_CATEGORIES = tuple(name for names in DOMAINS.values() for name in names)
+VIDEO_GROUPS = {name: (name,) for name in (*DURATIONS, *DOMAINS, *SUB_CATEGORIES, *VIDEO_TASKS)}
+"""Lengths, domains, sub-categories and tasks of VideoMME; one domain is its only sub-category."""
+LONG_GROUPS = {f"{seconds} s": (seconds,) for seconds in LENGTHS} | {name: (name,) for name in REFERRALS}
+
 
 def _means(first: str, groups: Mapping[str, tuple[str, ...]]) -> tuple[Measure, ...]:
     """Returns the mean score of all questions, and that of each group of kinds.
@@ -227,6 +283,22 @@ def _means(first: str, groups: Mapping[str, tuple[str, ...]]) -> tuple[Measure, 
     """
     parts = (Measure(name, 1, _scores, _MEAN, kinds=kinds) for name, kinds in groups.items())
     return (Measure(first, 1, _scores, _MEAN), *parts)
+
+
+def _mean_of_tasks(first: str, tasks: tuple[str, ...], parts: Callable[[Columns], np.ndarray]) -> tuple[Measure, ...]:
+    """Returns the mean of the accuracies of tasks, and that of each.
+
+    Args:
+        first: Name of the mean.
+        tasks: Kinds of questions.
+        parts: Function from records to their scores and weights.
+    """
+    each = (Measure(task, 1, parts, _MEAN, kinds=(task,)) for task in tasks)
+    return (Measure(first, 1, _of_each(parts, tasks), _mean_of_kinds), *each)
+
+
+def _drawn_share(reader: Callable[[str, Sequence[str]], str]) -> Measure:
+    return Measure("answers drawn at random", 1, _drawn(reader), _MEAN, lower_is_better=True)
 
 
 MEASURES: dict[str, tuple[Measure, ...]] = {
@@ -274,6 +346,11 @@ MEASURES: dict[str, tuple[Measure, ...]] = {
         Measure("CHAIR_i", 1, _caption_counts, _ratio(lambda s: s[..., 0], lambda s: s[..., 1]), lower_is_better=True),
         Measure("share of the objects named", 1, _caption_counts, _ratio(lambda s: s[..., 2], lambda s: s[..., 3])),
     ),
+    **{name: _means("accuracy", VIDEO_GROUPS) for name in ("videomme", "videomme_subtitles")},
+    "mvbench": _mean_of_tasks("mean of the tasks", tuple(MVBENCH_TASKS), _answered),
+    "longvideobench": (*_means("accuracy", LONG_GROUPS), _drawn_share(longvideobench_letter)),
+    "mlvu": _mean_of_tasks("M-Avg", MLVU_TASKS, _scores),
+    "egoschema": (Measure("accuracy", 1, _scores, _MEAN), _drawn_share(egoschema_letter)),
     "mmvet": (Measure("mentions the reference (not the GPT-4 grade)", 1, _scores, _MEAN),),
 }
 """Metrics by data set, the main one first; for other data sets it is the mean score."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from foveate.analysis.worst_kinds import worst_kind
 from foveate.core.errors import DataError
 from foveate.evaluation.records import RecordFolder
 from foveate.metrics.open_answers import textvqa_normalised, vqa_normalised
+from foveate.metrics.videos import drawn_letter, egoschema_letter, options_in
 
 
 def _vqav2(records: pd.DataFrame) -> list[dict[str, Any]]:
@@ -52,6 +54,16 @@ def _mmvet(records: pd.DataFrame) -> dict[str, str]:
     return dict(zip(records["sample_id"], records["prediction"], strict=True))
 
 
+def _egoschema(records: pd.DataFrame) -> dict[str, int]:
+    """Returns the number of the chosen option by video, the format of EgoSchema's server."""
+    found: dict[str, int] = {}
+    for name, text, prompt in zip(records["sample_id"], records["prediction"], records["question"], strict=True):
+        options = options_in(prompt)
+        letter = egoschema_letter(text, options) or drawn_letter(name, len(options))
+        found[name] = ascii_uppercase.index(letter)
+    return found
+
+
 SUBMISSIONS: dict[str, Callable[[pd.DataFrame], Any]] = {
     "vqav2": _vqav2,
     "textvqa": _textvqa,
@@ -61,6 +73,7 @@ SUBMISSIONS: dict[str, Callable[[pd.DataFrame], Any]] = {
     "docvqa": _documents,
     "infographicvqa": _documents,
     "chair": _captions,
+    "egoschema": _egoschema,
 }
 """Functions from records to the JSON content of a submission, by data set."""
 

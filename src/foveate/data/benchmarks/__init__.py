@@ -18,6 +18,7 @@ from foveate.data.benchmarks.college import MMMU
 from foveate.data.benchmarks.documents import CHARTQA, DOCVQA, INFOGRAPHICVQA, OCRBENCH
 from foveate.data.benchmarks.grounding import REFCOCO, REFCOCO_PLUS, REFCOCOG
 from foveate.data.benchmarks.open_answers import GQA, MMVET, TEXTVQA, TEXTVQA_OCR, VIZWIZ, VQAV2
+from foveate.data.benchmarks.videos import EGOSCHEMA, LONGVIDEOBENCH, MLVU, MVBENCH, VIDEOMME, VIDEOMME_SUBTITLES
 from foveate.data.benchmarks.yes_no import HALLUSIONBENCH, MME, POPE
 from foveate.data.names import REGISTERED, SCENES, TABLE
 
@@ -28,16 +29,20 @@ BENCHMARKS: dict[str, Benchmark] = {
         CHAIR,
         CHARTQA,
         DOCVQA,
+        EGOSCHEMA,
         GQA,
         HALLUSIONBENCH,
         INFOGRAPHICVQA,
+        LONGVIDEOBENCH,
         MATHVISTA,
+        MLVU,
         MMBENCH,
         MMBENCH_CN,
         MME,
         MMMU,
         MMSTAR,
         MMVET,
+        MVBENCH,
         OCRBENCH,
         POPE,
         REALWORLDQA,
@@ -48,6 +53,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         SEEDBENCH,
         TEXTVQA,
         TEXTVQA_OCR,
+        VIDEOMME,
+        VIDEOMME_SUBTITLES,
         VIZWIZ,
         VQAV2,
     )
