@@ -54,9 +54,9 @@ def _share_of_frames(masks: np.ndarray, video: Arrangement) -> Tensor:
     merged = math.ceil(shown / video.frames)
     if not video.boxes or not len(masks) or math.ceil(shown / merged) != video.frames:
         return torch.zeros(0, video.patches)
-    together = [masks[:, start : start + merged].any(1) for start in range(0, shown, merged)]
+    together = np.split(masks, range(merged, shown, merged), 1)
     views = zip(together, video.views, video.boxes, strict=True)
-    return torch.cat([_share_of_view(*view) for view in views], 1)
+    return torch.cat([_share_of_view(frames.max(1), grid, box) for frames, grid, box in views], 1)
 
 
 def _share_of_view(masks: np.ndarray, grid: Grid, box: tuple[float, float, float, float]) -> Tensor:

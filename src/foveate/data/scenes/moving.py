@@ -200,7 +200,7 @@ class _MovingDrawing:
             far = (abs(ends[1] - ends[0]) > _STEP * (length - 1)).any()
             if far or (abs(ends[1] + side / 2 - self.grid / 2) < 1).any():
                 continue
-            cells = np.linspace(*ends, length).round().astype(int).tolist()
+            cells = np.linspace(ends[0], ends[1], length).round().astype(int).tolist()
             patches = [
                 (frame, slice(row, row + side), slice(column, column + side))
                 for frame, (row, column) in enumerate(cells, start)
