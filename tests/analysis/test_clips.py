@@ -60,9 +60,10 @@ def test_without_evidence_none_is_counted():
     assert tokens_per_frame(kept_clip(clip_of(3), arranged(3), [0]))["evidence"].tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "video", [arranged(4), Arrangement((Grid(2, 3),)), Arrangement((Grid(2, 3),) * 3, (), frames=3)]
-)
+UNKNOWN = Arrangement((Grid(2, 3),) * 3, (), frames=3)
+
+
+@pytest.mark.parametrize("video", [arranged(4), Arrangement((Grid(2, 3),)), UNKNOWN])
 def test_an_arrangement_of_other_frames_is_refused(video):
     with pytest.raises(DataError, match="for a clip of 3 frames: expected the arrangement"):
         kept_clip(clip_of(3), video, [0])
@@ -78,9 +79,8 @@ def test_the_contact_sheet_has_a_row_per_compression_and_a_column_per_frame():
 
 def test_curves_show_the_tokens_of_each_frame_above_those_of_its_evidence():
     above, below = Figure().subplots(2)
-    clips = {
-        name: kept_clip(clip_of(3), arranged(3), kept, (), shares(1)) for name, kept in (("a", [1, 7]), ("b", [2]))
-    }
+    kept = {"a": [1, 7], "b": [2]}
+    clips = {name: kept_clip(clip_of(3), arranged(3), patches, (), shares(1)) for name, patches in kept.items()}
     draw_tokens_per_frame(clips, above, below)
     curves = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in above.lines}
     assert curves == {"a": [1, 1, 0], "b": [1, 0, 0]}

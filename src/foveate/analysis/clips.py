@@ -191,7 +191,7 @@ def _page(clip: KeptClip, frame: int, factor: int) -> Image.Image:
         inner = np.logical_and.reduce([np.roll(mask, step, axis) for axis in (0, 1) for step in (-_LINE, _LINE)])
         top, left = (factor * side for side in clip.scale)
         pixels[(mask & ~inner)[top:-top, left:-left]] = to_rgb(COLOURS["evidence"])
-    return Image.fromarray(np.uint8(np.round(255 * pixels.clip(0, 1))))
+    return Image.fromarray((255 * pixels.clip(0, 1)).round().astype(np.uint8))
 
 
 def _part(frame: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
