@@ -20,7 +20,7 @@ from foveate.core.extras import missing_package
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
 from foveate.core.progress import disable_bars
 from foveate.core.quiet import silence
-from foveate.data.names import SCENES, TABLE_SPLIT, parsed, table_of
+from foveate.data.names import GENERATED, TABLE_SPLIT, parsed, table_of
 from foveate.evaluation.ranks import notice, rank, workers
 from foveate.models.loading.names import REFERENCES, folder_of
 from foveate.options import Checked, Options
@@ -130,7 +130,7 @@ def _inputs(options: Options) -> list[Path]:
     """
     models = [Path(folder_of(one, part)) for one in options.model for part in _parts(one)]
     named = [parsed(data) for data in options.data if table_of(data) is None]
-    data = [Path(location) for name, location in named if location and name != SCENES]
+    data = [Path(location) for name, location in named if location and name not in GENERATED]
     try:
         local = options.storage is None and all(path.exists() for path in (*models, *data))
     except (OSError, ValueError):  # no file can have such a name

@@ -9,7 +9,7 @@ import tyro
 
 import foveate.evaluation
 from foveate.core.errors import DataError, OptionError, UnsupportedModel, shown
-from foveate.data.names import FRAMES, SCENES, Shown, check_limit, parsed, table_of
+from foveate.data.names import FRAMES, GENERATED, SCENES, Shown, check_limit, parsed, table_of
 from foveate.evaluation.names import REUSABLE, Existing, LoggerName, Reuse, check_loggers, check_numbers
 from foveate.evaluation.ranks import started_elsewhere
 from foveate.models.loading.names import AUTO, REFERENCE, Dtype, check_model
@@ -33,12 +33,12 @@ class Options:
             configuration then goes to a folder of its own beside the first.
         fresh: Rename the existing study of this name to <study>.old-<n>, and start anew.
         model: "reference" (shipped), a checkpoint folder or a hub ID; `ablate` and `compare` take several.
-        data: Data sets: scenes; a benchmark, read from the hub or, as in pope:LOCATION, from a parquet file, a folder
-            or another hub ID; or a table of your own, PATH or PATH:METRIC. Benchmarks:
+        data: Data sets: scenes; clips, which are videos; a benchmark, read from the hub or, as in pope:LOCATION, from a
+            parquet file, a folder or another hub ID; or a table of your own, PATH or PATH:METRIC. Benchmarks:
             https://github.com/foveate/foveate/blob/main/docs/how_to/benchmarks.md Tables:
             https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md
         split: Split of the data set; None means the one that results are usually reported on.
-        limit: Number of questions; None means all of a benchmark, and of scenes the experiment's own number.
+        limit: Number of questions; None means all of a benchmark, and of scenes or clips the experiment's own number.
         seed: Seed of generated data.
         frames: Frames that are shown of each video.
         frames_as: "video" gives them to the model as a video, "images" as images, which models without videos take too.
@@ -60,7 +60,7 @@ class Options:
     """
 
     default_study: tyro.conf.Suppress[str]
-    scenes: tyro.conf.Suppress[int | None] = None  # number of questions about scenes without a limit
+    scenes: tyro.conf.Suppress[int | None] = None  # number of questions about scenes or clips without a limit
     study: str | None = None
     fresh: bool = False
     model: tuple[str, ...] = (REFERENCE,)
@@ -222,7 +222,7 @@ class Options:
             model,
             data,
             self.split or "",
-            self.scenes if self.limit is None and parsed(data)[0] == SCENES else self.limit,
+            self.scenes if self.limit is None and parsed(data)[0] in GENERATED else self.limit,
             self.seed,
             self.frames,
             self.frames_as,

@@ -10,6 +10,7 @@ from foveate.analysis.cells import BUDGETLESS, Cell
 from foveate.analysis.records import read_records
 from foveate.analysis.statistics import Interval, mean_interval, summed_interval
 from foveate.analysis.tables import grid, write_csv, write_text
+from foveate.data.names import GENERATED
 from foveate.evaluation.records import RecordFolder
 from foveate.metrics.benchmarks import MEASURES, Measure, measures_of
 
@@ -76,7 +77,7 @@ def columns_of(frame: pd.DataFrame) -> dict[str, np.ndarray]:
 def write_numbers(data: str, cells: Sequence[Cell], out: Path, folder: Path) -> str:
     """Writes the table of a benchmark as `benchmark.csv` and `benchmark.md`; returns its first number for printing.
 
-    Nothing is written for scenes, and nothing returned for data sets whose only number is the mean score.
+    Nothing is written for generated data, and nothing returned for data sets whose only number is the mean score.
 
     Args:
         data: Name of the data set.
@@ -84,7 +85,7 @@ def write_numbers(data: str, cells: Sequence[Cell], out: Path, folder: Path) -> 
         out: Folder that holds `records/`.
         folder: Folder to write to.
     """
-    if data == "scenes":
+    if data in GENERATED:
         return ""
     table = benchmark_table(data, cells, out)
     write_csv(table, folder / FILE)

@@ -1,7 +1,7 @@
 """Loads data sets by name."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,15 +9,17 @@ from PIL import Image
 
 from foveate.core.errors import DataError
 from foveate.core.progress import bar
-from foveate.data.names import FRAMES, SCENE_GRIDS, SCENES, TABLE, TABLE_SPLIT, check_limit, parsed, table_of
+from foveate.data.names import CLIPS, FRAMES, GENERATED, SCENE_GRIDS, TABLE, TABLE_SPLIT, check_limit, parsed, table_of
 from foveate.data.sample import InMemoryImage, Masks, VQASample
+from foveate.data.scenes.clips import clip_samples
 from foveate.data.scenes.questions import QUESTION_KINDS, make_question
-from foveate.data.scenes.scene import SPLITS, make_scene, stream
+from foveate.data.scenes.scene import SPLITS, Split, make_scene, stream
 
 if TYPE_CHECKING:  # datasets takes a second to import
     import foveate.data.benchmark
 
 SCENES_PER_SPLIT = 1000
+"""Number of scenes, and of clips."""
 
 
 def load_samples(
@@ -28,9 +30,9 @@ def load_samples(
     Images of benchmarks are opened on demand, so a split of any size can be loaded.
 
     Args:
-        name: "scenes", "scenes:16" (16 x 16 patches instead of 12 x 12), the name of a benchmark, or
-            `<benchmark>:<location>` with a parquet file, a folder or a hub ID that has the benchmark's columns; or the
-            path of a table of the user's own, `<path>` or `<path>:<metric>`
+        name: "scenes" (images), "clips" (videos), "scenes:16" or "clips:16" (16 x 16 patches instead of 12 x 12), the
+            name of a benchmark, or `<benchmark>:<location>` with a parquet file, a folder or a hub ID that has the
+            benchmark's columns; or the path of a table of the user's own, `<path>` or `<path>:<metric>`
             (https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md).
         split: A split of that data set.
         limit: Number of questions; None means all.
@@ -46,8 +48,8 @@ def load_samples(
         from foveate.data.table import table_samples
 
         samples = table_samples(table, split, limit)
-    elif known == SCENES:
-        samples = _scenes(split, limit, seed, int(location or SCENE_GRIDS[0]))
+    elif known in GENERATED:
+        samples = _generated(known, split, limit, seed, int(location or SCENE_GRIDS[0]))
     else:
         samples = _benchmark(known).samples(split, limit, location)
     if not samples:
@@ -58,14 +60,14 @@ def load_samples(
 def default_split(name: str) -> str:
     """Returns the split that results are usually reported for."""
     known, _ = parsed(name)
-    own = {SCENES: "test", TABLE: TABLE_SPLIT}
+    own = {**dict.fromkeys(GENERATED, "test"), TABLE: TABLE_SPLIT}
     return own[known] if known in own else _benchmark(known).split
 
 
 def answer_tokens(name: str) -> int:
     """Returns the maximum number of tokens of an answer."""
     known, _ = parsed(name)
-    return 32 if known in (SCENES, TABLE) else _benchmark(known).answer_tokens
+    return 32 if known in (*GENERATED, TABLE) else _benchmark(known).answer_tokens
 
 
 def data_hash(samples: Sequence[VQASample]) -> str:
@@ -100,28 +102,31 @@ def _identity(sample: VQASample) -> bytes:
         return str(error).encode()
 
 
-def _scenes(split: str, limit: int | None, seed: int, grid: int) -> list[VQASample]:
+def _generated(name: str, split: str, limit: int | None, seed: int, grid: int) -> list[VQASample]:
     if split not in SPLITS:
-        raise DataError(f"split {split!r} of {SCENES!r} is unknown; known: {', '.join(SPLITS)}")
+        raise DataError(f"split {split!r} of {name!r} is unknown; known: {', '.join(SPLITS)}")
+    about = clip_samples if name == CLIPS else _scene_samples
     samples: list[VQASample] = []
-    for index in bar(range(SCENES_PER_SPLIT), "scene", "drawing"):
+    for index in bar(range(SCENES_PER_SPLIT), name[:-1], "drawing"):
         if limit is not None and len(samples) >= limit:
             break
-        scene = make_scene(split, index, seed, grid)
-        image = InMemoryImage(Image.fromarray(scene.pixels))
-        rng = stream(split, index, seed, 1)
-        for kind in list(QUESTION_KINDS)[index % 2 :: 2]:  # half of the kinds, so that few questions see many images
-            question = make_question(kind, scene, rng)
-            samples.append(
-                VQASample(
-                    id=f"{split}-{index:05d}-{question.kind}",
-                    image_id=f"{split}-{index:05d}",
-                    sources=(image,),
-                    kind=question.kind,
-                    question=question.text,
-                    references=(question.answer,),
-                    scoring="set_f1" if QUESTION_KINDS[question.kind].several else "exact",
-                    things=Masks(scene.masks(question.needed)),
-                )
-            )
+        samples.extend(about(split, index, seed, grid))
     return samples[:limit]
+
+
+def _scene_samples(split: Split, index: int, seed: int, grid: int) -> Iterator[VQASample]:
+    scene = make_scene(split, index, seed, grid)
+    image = InMemoryImage(Image.fromarray(scene.pixels))
+    rng = stream(split, index, seed, 1)
+    for kind in list(QUESTION_KINDS)[index % 2 :: 2]:  # half of the kinds, so that few questions see many images
+        question = make_question(kind, scene, rng)
+        yield VQASample(
+            id=f"{split}-{index:05d}-{question.kind}",
+            image_id=f"{split}-{index:05d}",
+            sources=(image,),
+            kind=question.kind,
+            question=question.text,
+            references=(question.answer,),
+            scoring="set_f1" if QUESTION_KINDS[question.kind].several else "exact",
+            things=Masks(scene.masks(question.needed)),
+        )

@@ -13,9 +13,11 @@ Shown = Literal["video", "images"]
 """The form in which a video is given to a model: as a video, or its frames as images."""
 FRAMES = 8
 """Number of frames that are shown of a video, unless another is given."""
-SCENES = "scenes"
+SCENES, CLIPS = "scenes", "clips"
+GENERATED = (SCENES, CLIPS)
+"""Names of generated data: images, and videos."""
 SCENE_GRIDS = ("12", "16")
-"""Patches per side of scenes, as in scenes:16; the first is the default."""
+"""Patches per side of scenes and of frames of clips, as in scenes:16; the first is the default."""
 NAMES = (
     *("ai2d", "chair", "chartqa", "docvqa", "egoschema", "gqa", "hallusionbench", "infographicvqa", "longvideobench"),
     *("mathvista", "mlvu", "mmbench", "mmbench_cn", "mme", "mmmu", "mmstar", "mmvet", "mvbench", "ocrbench", "pope"),
@@ -68,8 +70,8 @@ class Table(NamedTuple):
 
 
 def known_names() -> tuple[str, ...]:
-    """Returns the names of all data sets: scenes, built-in, registered and installed benchmarks."""
-    return tuple(dict.fromkeys((SCENES, *NAMES, *sorted(REGISTERED), *installed_plugins("foveate.benchmarks"))))
+    """Returns the names of all data sets: generated, built-in, registered and installed benchmarks."""
+    return tuple(dict.fromkeys((*GENERATED, *NAMES, *sorted(REGISTERED), *installed_plugins("foveate.benchmarks"))))
 
 
 def parsed(name: str) -> tuple[str, str | None]:
@@ -89,9 +91,9 @@ def parsed(name: str) -> tuple[str, str | None]:
             f"data {known!r} is unknown; known: {', '.join(known_names())}; or a table of your own, a path that ends "
             f"in one of {' '.join(TABLE_ENDINGS)}, or a folder ({page(OWN_DATA)})"
         )
-    if given and known == SCENES and location not in SCENE_GRIDS:
+    if given and known in GENERATED and location not in SCENE_GRIDS:
         raise DataError(
-            f"data {name!r}: {SCENES} are generated, not read: leave out {given}{location}, or give their patches per "
+            f"data {name!r}: {known} are generated, not read: leave out {given}{location}, or give their patches per "
             f"side: {', '.join(SCENE_GRIDS)}"
         )
     if given and not location:

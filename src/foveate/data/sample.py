@@ -163,6 +163,14 @@ class Evidence(ABC):
     def masks(self, source: ImageSource) -> Bool[np.ndarray, "thing height width"]:
         """Returns one mask per thing, in the pixels of the image."""
 
+    def frame_masks(self, frames: int) -> Bool[np.ndarray, "thing frame height width"]:
+        """Returns one mask per thing and frame of a video, in the pixels of the frames; none if it is not known.
+
+        Args:
+            frames: Number of frames that are shown of the video, see `data.video.sampled`.
+        """
+        return np.zeros((0, frames, 1, 1), bool)
+
     @abstractmethod
     def content(self) -> bytes:
         """Returns bytes that identify the evidence."""
@@ -323,6 +331,11 @@ class VQASample:
     def evidence(self) -> Bool[np.ndarray, "thing height width"]:
         """One mask per needed thing, in the pixels of the image; none if the evidence is unknown."""
         return self.things.masks(self.sources[0]) if self.sources else np.zeros((0, 1, 1), bool)
+
+    @property
+    def frame_evidence(self) -> Bool[np.ndarray, "thing frame height width"]:
+        """One mask per needed thing and shown frame of the video; no thing if the evidence is unknown."""
+        return self.things.frame_masks(self.frames)
 
 
 class LazyMapping(Mapping[str, T]):

@@ -17,7 +17,7 @@ from foveate.core.errors import DataError, OptionError
 from foveate.core.layers import LayersFrom
 from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine
-from foveate.data.names import SCENES, parsed
+from foveate.data.names import GENERATED, parsed
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.answering import encodings_of
@@ -75,8 +75,8 @@ def split_of_means(config: EvalConfig, given: str | None) -> str | None:
 
     Args:
         config: The evaluation.
-        given: A split, or None for the default: another split of scenes, and None for other data, which may have no
-            other split.
+        given: A split, or None for the default: another split of generated data, and None for other data, which may
+            have no other split.
 
     Raises:
         OptionError: The split is the one that is evaluated.
@@ -86,7 +86,7 @@ def split_of_means(config: EvalConfig, given: str | None) -> str | None:
             f"mean_split={given!r} is the split that is evaluated: a mean over the same images would leak them; choose "
             "another split"
         )
-    if given is None and parsed(config.data)[0] == SCENES:
+    if given is None and parsed(config.data)[0] in GENERATED:
         return next(split for split in ("search", "test") if split != config.split)
     return given
 

@@ -20,7 +20,7 @@ from foveate.data.benchmarks.grounding import REFCOCO, REFCOCO_PLUS, REFCOCOG
 from foveate.data.benchmarks.open_answers import GQA, MMVET, TEXTVQA, TEXTVQA_OCR, VIZWIZ, VQAV2
 from foveate.data.benchmarks.videos import EGOSCHEMA, LONGVIDEOBENCH, MLVU, MVBENCH, VIDEOMME, VIDEOMME_SUBTITLES
 from foveate.data.benchmarks.yes_no import HALLUSIONBENCH, MME, POPE
-from foveate.data.names import REGISTERED, SCENES, TABLE
+from foveate.data.names import GENERATED, REGISTERED, TABLE
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -70,7 +70,7 @@ def register_benchmark(benchmark: Benchmark) -> None:
     Raises:
         DataError: Another data set has this name.
     """
-    if benchmark.name in (SCENES, TABLE) or BENCHMARKS.get(benchmark.name, benchmark) != benchmark:
+    if benchmark.name in (*GENERATED, TABLE) or BENCHMARKS.get(benchmark.name, benchmark) != benchmark:
         raise DataError(f"data {benchmark.name!r}: another data set has this name already")
     BENCHMARKS[benchmark.name] = benchmark
     REGISTERED.add(benchmark.name)

@@ -141,7 +141,7 @@ def stream(split: Split, index: int, seed: int = 0, *more: int) -> Generator:
 
 def make_scene(split: Split, index: int, seed: int = 0, grid: int = GRID) -> Scene:
     """Draws scene `index` of a split, with `grid` by `grid` patches."""
-    return _Drawing(stream(split, index, seed), grid).scene()
+    return Drawing(stream(split, index, seed), grid).scene()
 
 
 _LARGE_DECOYS, _LARGE_CLUTTER, _SMALL_DECOYS, _DECOY_ROWS = 4, 3, 14, 3  # in 12 x 12 patches
@@ -151,7 +151,7 @@ _OPACITY, _NOISE = 0.9, 0.035
 _STRING_LENGTHS = (3, 4, 5)
 
 
-class _Drawing:
+class Drawing:
     """An image in the making: `_put` claims patches and gives them ink, a colour, a role and a part number."""
 
     def __init__(self, rng: Generator, grid: int) -> None:
@@ -178,7 +178,7 @@ class _Drawing:
             things.append(self._thing(int(kinds[i]), int(hues[i]), 2 if i < large else 1, beside, hue))
         free = self._characters()
         strings = self._text(free, int(free_hue), *self._place(1, len(free))), things[captioned].beside
-        self._distractors()
+        self.add_distractors()
         return Scene(tuple(things), strings, self._rendered(), self.roles.ravel(), self.parts.ravel())
 
     def _thing_hues(self, number: int) -> np.ndarray:
@@ -204,7 +204,8 @@ class _Drawing:
         patches = self._put(row, column, np.concatenate(bitmaps, 1), hue, role)
         return Text(characters, list(COLOURS)[hue], bold, patches)
 
-    def _distractors(self) -> None:
+    def add_distractors(self) -> None:
+        """Fills the free patches with decoys, clutter and bare ground."""
         rng, crowding = self.rng, (self.grid / GRID) ** 2
         for _ in range(round(_LARGE_DECOYS * crowding)):
             self._put_if_free(_drawn(tiles.large_decoys(), rng), Role.DECOY)
@@ -260,22 +261,42 @@ class _Drawing:
         height, width = sheet.shape[0] // PATCH, sheet.shape[1] // PATCH
         window = slice(row, row + height), slice(column, column + width)
         self.ink[window] = sheet.reshape(height, PATCH, width, PATCH).transpose(0, 2, 1, 3)
-        self.colours[window] = _palette()[hue] * self.rng.uniform(*_LIGHT) + self.rng.normal(0, _TINT, 3)
+        self.colours[window] = ink_colour(hue, self.rng)
         self.roles[window], self.parts[window] = role, self.count
         self.count += 1
         return tuple((row + i) * self.grid + column + j for i in range(height) for j in range(width))
 
     def _rendered(self) -> np.ndarray:
         """Returns ink over smooth colour clouds, with noise, (edge, edge, 3) uint8."""
-        rng, edge = self.rng, self.grid * PATCH
-        ink = self.ink.transpose(0, 2, 1, 3).reshape(edge, edge, 1)
-        colours = self.colours.repeat(PATCH, 0).repeat(PATCH, 1)
-        spread = _bilinear(edge)
-        clouds = np.einsum("yi,ijc,xj->yxc", spread, rng.random((5, 5, 3), np.float32), spread, optimize=True)
-        ground = rng.uniform(0.25, 0.5) + 0.3 * (clouds.mean(-1, keepdims=True) - 0.5) + 0.2 * (clouds - 0.5)
-        image = ground + _OPACITY * ink * (colours - ground)
-        image += rng.standard_normal(image.shape, np.float32) * _NOISE
-        return (image.clip(0, 1) * 255).round().astype(np.uint8)
+        return noisy(self.painted(clouds(self.rng, self.grid * PATCH)), self.rng)
+
+    def painted(self, ground: np.ndarray) -> np.ndarray:
+        """Returns a ground of `clouds` with the ink of all patches, (edge, edge, 3)."""
+        ink = self.ink.transpose(0, 2, 1, 3).reshape(*ground.shape[:2])
+        return inked(ground, ink, self.colours.repeat(PATCH, 0).repeat(PATCH, 1))
+
+
+def clouds(rng: Generator, edge: int) -> np.ndarray:
+    """Draws smooth colour clouds, (edge, edge, 3)."""
+    spread = _bilinear(edge)
+    tinted = np.einsum("yi,ijc,xj->yxc", spread, rng.random((5, 5, 3), np.float32), spread, optimize=True)
+    return rng.uniform(0.25, 0.5) + 0.3 * (tinted.mean(-1, keepdims=True) - 0.5) + 0.2 * (tinted - 0.5)
+
+
+def inked(ground: np.ndarray, ink: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Returns a ground with ink of some colours: (height, width, 3), (height, width) and (height, width, 3) or (3,)."""
+    return ground + _OPACITY * ink[..., None] * (colours - ground)
+
+
+def noisy(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Returns an image or several with noise, (..., height, width, 3) uint8."""
+    image = image + rng.standard_normal(image.shape, np.float32) * _NOISE
+    return (image.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def ink_colour(hue: int, rng: Generator) -> np.ndarray:
+    """Draws the colour of ink of a hue, (3,)."""
+    return _palette()[hue] * rng.uniform(*_LIGHT) + rng.normal(0, _TINT, 3)
 
 
 def _drawn(pool: np.ndarray, rng: Generator) -> np.ndarray:
