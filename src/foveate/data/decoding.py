@@ -228,7 +228,8 @@ def _first_from(frames: Iterator[VideoFrame], time: int) -> VideoFrame | None:
 
 def _upright(frame: VideoFrame, name: str) -> Image:
     if frame.is_corrupt:
-        raise _damaged(name, f"its frame at {frame.time:.2f} s is damaged")
+        place = "a frame" if frame.time is None else f"its frame at {frame.time:.2f} s"
+        raise _damaged(name, f"{place} is damaged")
     image = frame.to_image()
     if not (turn := frame.rotation):
         return image
