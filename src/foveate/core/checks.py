@@ -14,6 +14,7 @@ from foveate.core.compression import Block, Compressed, Compression, Decision
 from foveate.core.contracts import AroundCut, ImageBatch, Reduction, Scorer, Selector
 from foveate.core.errors import FoveateError, shown
 from foveate.core.trace import EXTRA, PADDING, Trace
+from foveate.core.transfer import on_device
 
 
 def checked_scores(
@@ -34,14 +35,27 @@ def checked_scores(
     found = _tensor(scores, scorer, "scores", (trace.batch, _left(trace)), floating=True)
     found = _moved(found, scorer, device)
     found = found if padding is None else found.masked_fill(padding.to(device), -torch.inf)
-    if torch.compiler.is_exporting():  # a program holds no values that could be read
-        return found
-    if wrong := int((found.isnan() | (found == torch.inf)).sum()):
+    if _reads_values(scorer, found.device):  # elsewhere together with what was chosen
+        refuse_unranked(int(unranked(found).sum()), found.numel(), scorer)
+    return found
+
+
+def unranked(scores: Tensor) -> Tensor:
+    """Marks scores that cannot be ranked: those that are NaN or infinite, but not -inf."""
+    return scores.isnan() | (scores == torch.inf)
+
+
+def refuse_unranked(count: int, total: int, source: object) -> None:
+    """Refuses `total` scores of which `count` cannot be ranked.
+
+    Raises:
+        FoveateError: There are some.
+    """
+    if count:
         raise FoveateError(
-            f"{scorer} gave {wrong} of {found.numel()} scores as NaN or infinite, which cannot be ranked: look for "
+            f"{source} gave {count} of {total} scores as NaN or infinite, which cannot be ranked: look for "
             "overflow (half precision?) or for a division by zero in the scorer"
         )
-    return found
 
 
 def checked_choice(kept: object, selector: Selector, trace: Trace, scores: Tensor) -> Tensor:
@@ -249,7 +263,7 @@ def _moved(value: Tensor, plugin: object, device: torch.device) -> Tensor:
         raise FoveateError(
             f"{plugin} gave {_described(value)} on the meta device, which holds no values: expected another device"
         )
-    return value.to(device)
+    return on_device(value, device)
 
 
 def _tensor(value: object, plugin: object, what: str, shape: tuple[int | None, ...], floating: bool) -> Tensor:

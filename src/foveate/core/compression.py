@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.needs import Need
 from foveate.core.trace import PADDING
+from foveate.core.transfer import on_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ class Compressed:
         """Number of visual tokens of each image in the prompt, separators included."""
         count = self.decision.compression.count
         separators = [len(image.separators) if self.separators else 0 for image in self.arrangements]
-        return count + torch.tensor(separators, dtype=count.dtype, device=count.device)
+        return count + on_device(torch.tensor(separators, dtype=count.dtype), count.device)
 
     def chosen(self, rows: Sequence[int]) -> "Compressed":
         """Returns the result for some of the images."""

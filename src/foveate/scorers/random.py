@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Fingerprint, Need
 from foveate.core.trace import PADDING, Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Natural
 
 
@@ -33,5 +34,5 @@ class Random(Scorer):
         images = trace[Fingerprint()]
         rows = [np.random.default_rng([self.seed, key]).random(trace.patches) for key in images.tolist()]
         scores = torch.from_numpy(np.stack(rows)).to(images.device, torch.float32)
-        origins = trace.origins.to(images.device)
+        origins = on_device(trace.origins, images.device)
         return scores.gather(1, origins.clamp(min=0)).masked_fill(origins == PADDING, -torch.inf)

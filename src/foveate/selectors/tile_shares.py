@@ -11,6 +11,7 @@ from foveate.core.arrangement import Views
 from foveate.core.contracts import Selector
 from foveate.core.needs import ClsRows, Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Share
 from foveate.functional.ranking import listed, marked, ranked, top_k
 from foveate.functional.regions import rank_within
@@ -47,8 +48,8 @@ class TileShares(Selector):
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         if trace.tiles is None or not _is_enlarged(trace.views, trace.tiles):
             return top_k(scores, keep)
-        tiles, whole = trace.tiles.to(scores.device), trace.views[0].patches
-        real, origins = scores > -torch.inf, trace.origins.to(scores.device).clamp(min=0)
+        tiles, whole = on_device(trace.tiles, scores.device), trace.views[0].patches
+        real, origins = scores > -torch.inf, on_device(trace.origins, scores.device).clamp(min=0)
         tile = tiles[origins]
         early = trace[ClsRows((self.layer,))][:, 0].sum(1).masked_fill(~real | (tile > 0), -torch.inf)
         strongest = marked(ranked(early, int(whole * (1 - self.alpha))), scores.shape[1])
