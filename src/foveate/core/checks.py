@@ -35,7 +35,7 @@ def checked_scores(
     found = _tensor(scores, scorer, "scores", (trace.batch, _left(trace)), floating=True)
     found = _moved(found, scorer, device)
     found = found if padding is None else found.masked_fill(padding.to(device), -torch.inf)
-    if _reads_values(scorer, found.device):  # elsewhere together with what was chosen
+    if reads_values(scorer, found.device):  # elsewhere together with what was chosen
         refuse_unranked(int(unranked(found).sum()), found.numel(), scorer)
     return found
 
@@ -72,7 +72,7 @@ def checked_choice(kept: object, selector: Selector, trace: Trace, scores: Tenso
     """
     found = _tensor(kept, selector, "kept patches", (trace.batch, None), floating=False)
     found = _moved(found, selector, scores.device)
-    if found.numel() and _reads_values(selector, found.device):
+    if found.numel() and reads_values(selector, found.device):
         patches = scores.shape[1]
         ascending, order = found.sort(dim=1, stable=True)
         repeated = torch.zeros_like(found, dtype=torch.bool)
@@ -116,7 +116,7 @@ def checked_compression(
         expected = mixed if mixed is not None and mixed <= sources else sources  # [CLS] may be left out
         shape = (batch, origin.shape[1], expected)
         mixing = _moved(_tensor(mixing, plugin, "mixing weights", shape, floating=True), plugin, device)
-    if origin.numel() and _reads_values(plugin, origin.device):
+    if origin.numel() and reads_values(plugin, origin.device):
         known = f"expected 0..{patches - 1}, EXTRA ({EXTRA}) or PADDING ({PADDING})"
         wrong = {
             known: (origin < EXTRA) | (origin >= patches),
@@ -198,7 +198,7 @@ def checked_step(made: object, reduction: Reduction, block: Block) -> tuple[Comp
     mixed = tokens if step.mixing is None else step.mixing.shape[2]
     if mixed != tokens:
         raise FoveateError(f"{reduction} gave mixing weights of {mixed} tokens: expected those of all {tokens}")
-    if _reads_values(reduction, step.origin.device):
+    if reads_values(reduction, step.origin.device):
         moved = block.has_cls and reduction.keeps_cls and bool((step.origin[:, :1] != 0).any())
         if not step.origin.shape[1] or moved:
             raise FoveateError(
@@ -220,7 +220,7 @@ def _left(trace: Trace) -> int:
     return trace.origins.shape[1]
 
 
-def _reads_values(plugin: object, device: torch.device) -> bool:
+def reads_values(plugin: object, device: torch.device) -> bool:
     """Returns whether to read values of a plug-in that are on this device."""
     if torch.compiler.is_exporting():
         return False

@@ -24,6 +24,6 @@ def on_device(values: Tensor, device: torch.device) -> Tensor:
     """Returns values on a device; those of the host are copied while both go on."""
     if values.device.type != "cpu" or device.type == "cpu":
         return values.to(device)
-    if device.type == "cuda":  # only memory that cannot be swapped out is copied without waiting
+    if device.type == "cuda" and torch.cuda.is_available():  # only pinned memory is copied without waiting
         values = values.pin_memory()
     return values.to(device, non_blocking=device.type != "mps")  # which may read the memory after it is freed

@@ -54,7 +54,7 @@ def mean_attention(
     scaling: float,
     weight: Float[Tensor, "batch row"],
     allowed: Bool[Tensor, "#batch row key"] | Callable[[slice], Tensor] | None = None,
-    divisor: Callable[[slice], Tensor] | None = None,
+    divisor: Float[Tensor, "batch row key"] | Callable[[slice], Tensor] | None = None,
 ) -> Float[Tensor, "batch head key"]:
     """Returns the weighted mean of `attention_rows` over query rows, computed a few rows at a time.
 
@@ -64,7 +64,7 @@ def mean_attention(
         scaling: Usually 1 / sqrt(dim).
         weight: Weight of each row, with a sum above 0; a row of weight 0 may attend to anything.
         allowed: Mask of the keys that a row can attend to, or a function of the rows if the mask would be too large.
-        divisor: Function of the rows to the divisor (batch, row, key) of probabilities before they are averaged.
+        divisor: Divisor of the probabilities before they are averaged, or a function of the rows.
     """
     total = torch.zeros(*query.shape[:2], key.shape[2], device=query.device)
     for rows, probabilities in _some_rows(query, key, scaling, allowed, divisor):
@@ -78,7 +78,7 @@ def mean_greatest_attention(
     scaling: float,
     weight: Float[Tensor, "batch row"],
     allowed: Bool[Tensor, "#batch row key"] | Callable[[slice], Tensor] | None = None,
-    divisor: Callable[[slice], Tensor] | None = None,
+    divisor: Float[Tensor, "batch row key"] | Callable[[slice], Tensor] | None = None,
 ) -> Float[Tensor, "batch 1 key"]:
     """Returns the weighted mean over query rows of the greatest head's probability, as a single head.
 
@@ -95,14 +95,16 @@ def _some_rows(
     key: Tensor,
     scaling: float,
     allowed: Tensor | Callable[[slice], Tensor] | None = None,
-    divisor: Callable[[slice], Tensor] | None = None,
+    divisor: Tensor | Callable[[slice], Tensor] | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yields some rows at a time, and their probabilities (batch, head, row, key)."""
     for start in range(0, query.shape[2], _ROWS):
         rows = slice(start, start + _ROWS)
-        visible = allowed(rows) if callable(allowed) else None if allowed is None else allowed[:, rows]
+        visible, shares = (
+            of(rows) if callable(of) else None if of is None else of[:, rows] for of in (allowed, divisor)
+        )
         probabilities = attention_rows(query[:, :, rows], key, scaling, None if visible is None else visible[:, None])
-        yield rows, probabilities if divisor is None else probabilities / divisor(rows)[:, None]
+        yield rows, probabilities if shares is None else probabilities / shares[:, None]
 
 
 def from_others(

@@ -34,7 +34,7 @@ def furthest(
     """
     exact, image = features.double(), torch.arange(len(features), device=features.device)
     picks = [on_device(start, features.device)]
-    distance = torch.where(on_device(real, features.device), torch.inf, -torch.inf).double()
+    distance = torch.where(on_device(real, features.device), torch.inf, -torch.inf).to(exact)
     for _ in range(min(count, features.shape[1]) - 1):
         last = exact[image, picks[-1]][:, None]
         distance = torch.minimum(distance, (exact - last).square().sum(-1))

@@ -31,8 +31,8 @@ class Random(Scorer):
         return (Fingerprint(),)
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
-        images = trace[Fingerprint()]
-        rows = [np.random.default_rng([self.seed, key]).random(trace.patches) for key in images.tolist()]
-        scores = torch.from_numpy(np.stack(rows)).to(images.device, torch.float32)
-        origins = on_device(trace.origins, images.device)
+        images = trace[Fingerprint()].tolist()
+        rows = [np.random.default_rng([self.seed, key]).random(trace.patches) for key in images]
+        origins = trace.origins
+        scores = on_device(torch.from_numpy(np.stack(rows)).float(), origins.device)
         return scores.gather(1, origins.clamp(min=0)).masked_fill(origins == PADDING, -torch.inf)

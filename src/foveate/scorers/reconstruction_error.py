@@ -42,6 +42,6 @@ class ReconstructionError(Scorer):
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         tokens, keys = (trace[need] for need in self.needs)
+        basis = furthest(tokens, drawn(self.seed, keys, trace.real), trace.real, self.basis)
         real = on_device(trace.real, tokens.device)
-        basis = furthest(tokens, drawn(self.seed, keys, real), real, self.basis)
         return unexplained(tokens, rows_at(tokens, basis), self.ridge).masked_fill(~real, -torch.inf)

@@ -53,7 +53,10 @@ class OutliersAndStride(Selector):
         view, inside = numbered(origins, trace.views)
         last = on_device(torch.tensor([grid.patches - 1 for grid in trace.views]), origins.device)[view]
         sampled = (origins >= 0) & (inside % stride.clamp(min=1) == 0) & (inside < last)
-        rank, number = rank_within(scores, torch.zeros_like(origins)), torch.arange(scores.shape[1]).to(origins)
+        rank, number = (
+            rank_within(scores, torch.zeros_like(origins)),
+            torch.arange(scores.shape[1], device=origins.device),
+        )
         priority = torch.where(sampled, -number.double(), -torch.inf)
         priority = torch.where(rank < best, scores.shape[1] - rank, priority)
         return ranked(priority.masked_fill(~real, -torch.inf), scores.shape[1] if self.sampled else keep)

@@ -204,7 +204,11 @@ class Pruning:
         tokens = self.tokens
         index, real = tokens.visual
         patch = tokens.patch.gather(1, index).masked_fill(~real, PADDING)
-        values = {need: on_device(self._answer(need, block, states), states.device) for need in cut.needs}
+        values = {need: self._answer(need, block, states) for need in cut.needs}
+        values = {
+            need: value if isinstance(need, Fingerprint) else on_device(value, states.device)  # that is read on the CPU
+            for need, value in values.items()
+        }
         visual = self._visual(states)
         with torch.no_grad():
             decision = self._decide(cut, visual, values, patch)
@@ -230,17 +234,13 @@ class Pruning:
         if len(groups) == 1:
             decision = cut.cut(visual.detach(), Trace(values, self.views[0], len(patch), patch, images=self.images))
         else:
-            some = {views: on_device(torch.tensor(rows), visual.device) for views, rows in groups.items()}
+            trace = Trace(values, self.views[0], len(patch), patch, images=self.images)
             decisions = [
-                cut.cut(visual[rows].detach(), self._trace(values, views, rows, patch)) for views, rows in some.items()
+                cut.cut(visual[on_device(rows, visual.device)].detach(), replace(trace.chosen(rows), views=views))
+                for views, rows in ((views, torch.tensor(rows)) for views, rows in groups.items())
             ]
             decision = concatenated(decisions, [row for rows in groups.values() for row in rows])
         return decision.chosen(self.leaders) if self.leaders else decision
-
-    def _trace(self, values: Mapping[Need, Tensor], views: Views, rows: Tensor, patch: Tensor) -> Trace:
-        """Returns the trace of some prompts, whose images have the same shapes."""
-        answers = {need: value[rows] for need, value in values.items()}
-        return Trace(answers, views, len(rows), patch[rows], images=self.images)
 
     def _answer(self, need: Need, block: int, states: Tensor) -> Tensor:
         match need:
