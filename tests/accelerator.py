@@ -57,6 +57,11 @@ class Count:
     waits: Counter[str] = field(default_factory=Counter)
     kernels: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def own(self) -> int:
+        """Number of waits in foveate."""
+        return self.waits.total() - self.waits[""]
+
 
 class _Module:
     """The backend module that torch wants of a device; it hides the device from code that looks for one."""
@@ -198,13 +203,17 @@ def _is_view(func: Any) -> bool:
 
 
 def _place() -> str:
-    """Returns file, line and function of the innermost frame of foveate, or "" if the stock model runs."""
+    """Returns file, line and function of the innermost frame if it is of foveate, or "" if it is of transformers.
+
+    The masks of transformers count to who wants them.
+    """
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith(_SOURCE) and frame.f_code.co_name != "<listcomp>":
-            runs_stock = frame.f_code.co_name in ("forward", "_generated", "_run") and "runtime/" in file
-            return "" if runs_stock else f"{file.removeprefix(_SOURCE)}:{frame.f_lineno} {frame.f_code.co_name}"
+        if "/transformers/" in file and not file.endswith("/masking_utils.py"):
+            return ""
+        if file.startswith(_SOURCE):
+            return f"{file.removeprefix(_SOURCE)}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return ""
 
@@ -221,7 +230,8 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         target = kwargs.get("device")
         if func in (torch.tensor, torch.as_tensor) and target is not None and torch.device(target).type == NAME:
-            return func(*args, **{**kwargs, "device": None}).to(target)
+            data = tree_map(lambda part: part.item() if isinstance(part, _Counted) else part, args[0])
+            return func(data, *args[1:], **{**kwargs, "device": None}).to(target)
         if func is Tensor.new_tensor and isinstance(args[0], _Counted):
             return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(device())
         if func in (Tensor.tolist, Tensor.numpy) and isinstance(args[0], _Counted):

@@ -1,5 +1,7 @@
 """Copies between host and device that make neither wait for the other longer than necessary."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -27,3 +29,8 @@ def on_device(values: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and torch.cuda.is_available():  # only pinned memory is copied without waiting
         values = values.pin_memory()
     return values.to(device, non_blocking=device.type != "mps")  # which may read the memory after it is freed
+
+
+def rows_of(values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Returns some rows of a tensor, which a list as an index would make the host wait for."""
+    return values[on_device(torch.tensor(list(rows), dtype=torch.long), values.device)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.errors import LayerError
 
 _ROWS = 64  # computed at a time; more only cost memory
+_PROBABILITIES = 2**26  # computed at a time on an accelerator, which more rows keep busy
 
 
 def attention_rows(
@@ -98,8 +99,11 @@ def _some_rows(
     divisor: Tensor | Callable[[slice], Tensor] | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yields some rows at a time, and their probabilities (batch, head, row, key)."""
-    for start in range(0, query.shape[2], _ROWS):
-        rows = slice(start, start + _ROWS)
+    size = _ROWS
+    if query.device.type != "cpu":
+        size = max(size, _PROBABILITIES // max(1, query.shape[0] * query.shape[1] * key.shape[2]))
+    for start in range(0, query.shape[2], size):
+        rows = slice(start, start + size)
         visible, shares = (
             of(rows) if callable(of) else None if of is None else of[:, rows] for of in (allowed, divisor)
         )

@@ -310,7 +310,7 @@ class Pruning:
             extent=extent,
         )
         self.values = {
-            need: carried(need, value.to(origin.device), compression)
+            need: _carried(need, value, compression, extent.visual)
             for need, value in self.values.items()
             if not isinstance(need, TokenKeys)
         }
@@ -382,6 +382,14 @@ def _of_prompts_whole(need: Need, value: Tensor) -> Tensor:
             "method that reads it before the language model"
         )
     return value[:, 0]
+
+
+def _carried(need: Need, value: Tensor, compression: Compression, visual: int) -> Tensor:
+    """Returns an answer for the first `visual` tokens of a compression; others are padding of all prompts."""
+    if need.patch_axis is None:
+        return value
+    value = carried(need, on_device(value, compression.origin.device), compression)
+    return value.narrow(need.patch_axis, 0, visual)
 
 
 def _every(compression: Compression, repeats: int) -> Compression:
