@@ -139,6 +139,10 @@ _counts: list[Count] = []
 
 def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     """Runs an operation on the CPU, counts it, and returns results on the device where they belong."""
+    if func._can_decompose():  # in inference mode compound operations come as a whole
+        with _Dispatch():
+            if (result := func.decompose(*args, **kwargs)) is not NotImplemented:
+                return result
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     on_device = any(isinstance(leaf, _Counted) for leaf in given)
     target = kwargs.get("device")

@@ -167,8 +167,7 @@ def test_answers_of_evaluations_wait_once_per_step():
 def test_scores_that_cannot_be_ranked_are_refused_on_a_device_too():
     model: Any = moved(FAMILIES["LLaVA-1.5"]())
     inputs = {name: on_device(value) for name, value in family_inputs("LLaVA-1.5").items()}
-    with torch.no_grad(), counting():
-        model.model.vision_tower.vision_model.encoder.layers[2].self_attn.q_proj.weight.fill_(torch.nan)
+    inputs["pixel_values"] = on_device(torch.full((1, 3, 24, 24), torch.nan))
     refused = pytest.raises(FoveateError, match=r"compressor before the language model gave 36 of 36 scores as NaN")
     with refused, counting(), VisionCompressor(ClsAttention(-2), 5).attached(model):
         model(**inputs)
