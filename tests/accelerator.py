@@ -154,6 +154,8 @@ def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if target is not None and not leaves:
         kwargs = {**kwargs, "device": "cpu"}
     _count(func, args, given, kwargs, leaves)
+    if func.overloadpacket is _aten.histc:  # which only accelerators compute of whole numbers
+        args = (args[0].float(), *args[1:])
     result = func(*tree_map(_plain, args), **tree_map(_plain, kwargs))
     if func._schema.name.endswith("_") and isinstance(args[0], Tensor):
         return args[0]

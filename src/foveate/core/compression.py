@@ -63,7 +63,7 @@ class Decision:
     """Scores and the compression that resulted, for a batch of images or for the visual tokens of a batch of prompts.
 
     Attributes:
-        scores: One score per patch.
+        scores: One score per patch, a number or -inf.
         compression: The tokens that remain.
     """
 

@@ -153,7 +153,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Extent:
-    """What the host knows of a left-padded batch of tokens, without waiting for a device.
+    """The extent of a left-padded batch of tokens, which the host knows without waiting for a device.
 
     Attributes:
         padded: Whether a prompt has padding.

@@ -260,8 +260,7 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
             return _sensitivity(adapter, need, values[Features()])
         case QuestionEmbeddings() if texts:
             table = adapter.inner.get_input_embeddings()
-            questions = [torch.tensor(ids, dtype=torch.long) for ids in texts.questions]
-            words = [table(on_device(ids, sources.device)) for ids in questions]
+            words = [table(on_device(torch.tensor(ids, dtype=torch.long), sources.device)) for ids in texts.questions]
             return pad_sequence(words, batch_first=True)
         case ResponseRows() if texts:
             if any(map(context.among_others, texts.prompts)):

@@ -70,6 +70,12 @@ class _Sequence:
     def separator(self) -> Tensor:
         return self.visual & (self.token < 0)
 
+    @property
+    def role(self) -> Tensor:
+        """The `Role` of each token."""
+        role = torch.where(_after_last(self.visual), Role.QUESTION, Role.BEFORE).masked_fill(self.visual, Role.VISUAL)
+        return role.masked_fill(self.separator, Role.SEPARATOR).masked_fill(~self.real, Role.PADDING)
+
 
 def pack(
     adapter: Adapter, inputs: dict[str, Any], compressed: Compressed, repack: bool, device: torch.device | None = None
@@ -90,17 +96,14 @@ def pack(
         ValueError: The number of placeholders does not match the images.
     """
     device, inputs = device or inputs["input_ids"].device, host_inputs(adapter, inputs)
-    ids, mask = inputs["input_ids"], prompt_mask(adapter, inputs)
+    ids, mask, origin = inputs["input_ids"], prompt_mask(adapter, inputs), _origins(compressed)
     placeholder = adapter.is_placeholder(ids)
     counts, ends = torch.stack([placeholder.sum(1), (placeholder & _last(mask)).sum(1)]).tolist()
-    origin = _origins(compressed)
     prompts, slots = prompts_of(counts, compressed.arrangements), _slots(compressed, origin)
     sequence = _sequence(placeholder, mask, compressed.arrangements, slots)
     real = sequence.real
     patch = _patches(sequence, origin, prompts)
-    role = torch.where(_after_last(sequence.visual), Role.QUESTION, Role.BEFORE)
-    role = role.masked_fill(sequence.visual, Role.VISUAL)
-    role = role.masked_fill(sequence.separator, Role.SEPARATOR).masked_fill(~real, Role.PADDING)
+    role = sequence.role
     if repack and adapter.position_axes == 1:
         position, following, resumed = positions(real)[None], real.sum(1), None
     else:
@@ -121,12 +124,12 @@ def pack(
     made = {name for name in result if name not in inputs or result[name] is not inputs[name]}
     result |= {name: on_device(result[name], device) for name in made}
     result["mm_encoder_outputs"] = _outputs(adapter, compressed.arrangements, tokens, deep)
-    flat = [torch.cat(level) for level in deep]
-    everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
     late = following - position[:, :, -1] - 1 if any(ends) else None
-    extent = extent_of(role)
-    role, patch, position, following = (on_device(values, device) for values in (role, patch, position, following))
-    late, resumed = (None if values is None else on_device(values, device) for values in (late, resumed))
+    parts = (role, patch, position, following, late, resumed)
+    role, patch, position, following, late, resumed = (None if p is None else on_device(p, device) for p in parts)
+    everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
+    flat = [torch.cat(level) for level in deep]
+    extent = extent_of(parts[0])
     return result, Layout(role, patch, position, following, prompts, everything, flat, late, resumed, extent)
 
 
@@ -162,11 +165,11 @@ def _origins(compressed: Compressed) -> Tensor:
     """Returns the origins of all tokens on the host, which waits here for the choice.
 
     Raises:
-        FoveateError: Scores are NaN or infinite, which checks of scores do not read on a device.
+        FoveateError: Scores are NaN or infinite, which nothing reads on a device before.
     """
     scores, patches = compressed.decision.scores, [arrangement.patches for arrangement in compressed.arrangements]
     origin = compressed.decision.compression.origin
-    if scores.device.type in ("cpu", "meta") or not patches:
+    if not patches:
         return on_host(origin)[0]
     padding = torch.arange(scores.shape[1]) >= torch.tensor(patches)[:, None]
     wrong = unranked(scores).masked_fill(on_device(padding, scores.device), False).sum()

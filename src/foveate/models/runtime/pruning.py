@@ -274,23 +274,16 @@ class Pruning:
         Raises:
             FoveateError: Some scores cannot be ranked.
         """
-        tokens, (index, real) = self.tokens, self.tokens.visual
-        origin = compression.origin
+        tokens, (index, real), origin = self.tokens, self.tokens.visual, compression.origin
         at = index.gather(1, origin.clamp(min=0)) if origin.shape[1] else origin
         last = torch.where(real, index, 0).amax(1, keepdim=True)
-        here = torch.arange(tokens.role.shape[1], device=origin.device)
-        others = torch.where(tokens.real & (tokens.role != Role.VISUAL), here, -1).double()
-        visual = torch.where(origin >= 0, at, torch.where(origin == EXTRA, last + 0.5, -1)).double()
-        key = torch.cat([others, visual], 1)
-        order = key.argsort(dim=1, stable=True)
-        role = torch.cat([tokens.role, torch.full_like(origin, Role.VISUAL)], 1).gather(1, order)
-        role = role.masked_fill(key.gather(1, order) < 0, Role.PADDING)
+        order, role = _order_and_role(tokens.role, origin, at, last)
         counts = (role != Role.PADDING).sum(1)
         # All that the host needs to know of the cut is copied at once, so that it waits once.
         read = torch.cat([torch.stack([wrong, counts.amax(), counts.amin()]), extents(role)]).tolist()
-        refuse_unranked(read[0], compression.origin.numel(), cut)
-        length, before = read[1], key.shape[1] - read[1]
-        extent = Extent(read[2] < length, read[4], *(max(0, first - before) for first in read[5:]))
+        refuse_unranked(read[0], index.numel(), cut)
+        before = role.shape[1] - read[1]
+        extent = Extent(read[2] < read[1], read[4], *(max(0, first - before) for first in read[5:]))
         order, role = order[:, before:], role[:, before:]
         remaining = role != Role.PADDING
 
@@ -319,6 +312,24 @@ class Pruning:
         count = self.tokens.image_tokens[:: self.repeats].to(self.per_block[0].device)
         self.per_block = self.per_block[:block] + [count] * (self.decoder.depth - block)
         return order
+
+
+def _order_and_role(role: Tensor, origin: Tensor, at: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the order of old tokens followed by compressed ones, what is dropped first, and the roles in this order.
+
+    Args:
+        role: The roles of the old tokens.
+        origin: The origins of the compressed tokens.
+        at: The column of each origin.
+        last: The column of each prompt's last visual token.
+    """
+    stays = (role != Role.PADDING) & (role != Role.VISUAL)
+    others = torch.where(stays, torch.arange(role.shape[1], device=role.device), -1).double()
+    visual = torch.where(origin >= 0, at, torch.where(origin == EXTRA, last + 0.5, -1)).double()
+    key = torch.cat([others, visual], 1)
+    order = key.argsort(dim=1, stable=True)
+    role = torch.cat([role, torch.full_like(origin, Role.VISUAL)], 1).gather(1, order)
+    return order, role.masked_fill(key.gather(1, order) < 0, Role.PADDING)
 
 
 def _either(one: bool | None, other: bool | None) -> bool | None:
