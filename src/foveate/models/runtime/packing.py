@@ -169,7 +169,7 @@ def _origins(compressed: Compressed) -> Tensor:
     """
     scores, patches = compressed.decision.scores, [arrangement.patches for arrangement in compressed.arrangements]
     origin = compressed.decision.compression.origin
-    if not patches:
+    if scores.device.type in ("cpu", "meta") or not patches:
         return on_host(origin)[0]
     padding = torch.arange(scores.shape[1]) >= torch.tensor(patches)[:, None]
     wrong = unranked(scores).masked_fill(on_device(padding, scores.device), False).sum()

@@ -104,7 +104,7 @@ def raters(states: Tensor, tokens: Tokens) -> Tensor:
     """
     question, (index, real), first = tokens.role == Role.QUESTION, tokens.visual, tokens.extent.first_question
     marked = question[:, first:]
-    logits = (rows_at(states, index) @ states[:, first:].mT).float().mmarked_fill(~marked[:, None], -torch.inf)
+    logits = (rows_at(states, index) @ states[:, first:].mT).float().masked_fill(~marked[:, None], -torch.inf)
     similarity = (logits.softmax(2) * real[..., None]).sum(1) / real.sum(1, keepdim=True)
     chosen = marked & (similarity > 1 / marked.sum(1, keepdim=True))
     chosen = F.pad(torch.where(chosen.any(1, keepdim=True), chosen, marked), (first, 0))
