@@ -47,8 +47,9 @@ class Clusters(Merger):
         groups = _part(self.ratio, count)
         most = _part(self.share, torch.tensor([scores.shape[1]]))
         best = limited(ranked(scores.masked_fill(~dropped, -torch.inf), longest(count, int(most))), count)
-        centres, group = density_peaks(rows_at(features, best), best != PADDING, groups, most=int(_part(self.ratio, most)))
-        members = group_rows(group, best != PADDING, centres.shape[1])
+        points, real, most = rows_at(features, best), best != PADDING, int(_part(self.ratio, most))
+        centres, group = density_peaks(points, real, groups, most=most)
+        members = group_rows(group, real, centres.shape[1])
         rows = unit_rows(kept, scores.shape[1])
         return appended(kept, rows, mean_rows(members) @ unit_rows(best, scores.shape[1]), centres != PADDING)
 

@@ -13,6 +13,7 @@ from foveate.core.errors import FoveateError
 from foveate.mergers import Clusters
 from foveate.methods import METHODS
 from foveate.methods.fitting import options_on, with_fallbacks
+from foveate.methods.registry import VIDEO
 from foveate.models.loading.load import LoadedModel, adapt
 from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.images import LiveImages
@@ -36,8 +37,8 @@ PER_CUT = {"apet": 3}
 """Waits of methods per cut, if they are not the one for the choice."""
 OF_FAMILY = dict.fromkeys(SPREAD, 3)
 """Waits of families before the language model besides: these read from pixels which tiles are padding."""
-EXEMPT = ("evidence", "response_attention", "downsample")
-"""Methods that need annotated data, run the language model themselves, or take other pixels."""
+EXEMPT = ("evidence", "response_attention", "downsample", *VIDEO)
+"""Methods that need annotated data, run the language model themselves, take other pixels, or are for videos."""
 SOME = ("vtc_cls", "scope", "cdpruner", "sparsevlm", "fastv")
 ALL = tuple(name for name in METHODS if name not in EXEMPT)
 
