@@ -34,6 +34,7 @@ def survivors(
     alive = real
     rounds = _ROUNDS if open_ended(scores) else 1  # more than needed cost less than to wait for each
     while True:  # a patch is decided once all that beat it are, so this ends
+        before = alive
         for _ in range(rounds):
             before, alive = alive, real & ~(beats & alive[:, :, None]).any(1)
         if torch.equal(before, alive):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from transformers import Cache
 from foveate.core.arrangement import Arrangement
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Role
+from foveate.core.transfer import on_device
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.backbone.internals import cache_argument, internal
 
@@ -216,3 +217,9 @@ class Layout:
     late: Int[Tensor, "axis batch"] | None = None
     resumed: Int[Tensor, " batch"] | None = None
     extent: Extent | None = None
+
+    def to(self, device: torch.device) -> "Layout":
+        """Returns the layout with roles, patches and positions on a device."""
+        names = ("role", "patch", "position", "following", "late", "resumed")
+        values = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: on_device(value, device) for name, value in values.items()})

@@ -248,7 +248,8 @@ def _padded_after(common: int, states: Tensor, layout: Layout) -> tuple[Tensor, 
     position = layout.position.gather(2, order.expand(len(layout.position), -1, -1))
     role, patch = layout.role.gather(1, order), layout.patch.gather(1, order)
     moved = states.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
-    return moved, replace(layout, role=role, patch=patch, position=position)
+    extent = layout.extent and replace(layout.extent, first_visual=0, first_question=0)  # wherever they are now
+    return moved, replace(layout, role=role, patch=patch, position=position, extent=extent)
 
 
 def _run(

@@ -95,7 +95,8 @@ def pack(
     Raises:
         ValueError: The number of placeholders does not match the images.
     """
-    device, inputs = device or inputs["input_ids"].device, host_inputs(adapter, inputs)
+    target: torch.device = device or inputs["input_ids"].device
+    inputs = host_inputs(adapter, inputs)
     ids, mask, origin = inputs["input_ids"], prompt_mask(adapter, inputs), _origins(compressed)
     placeholder = adapter.is_placeholder(ids)
     counts, ends = torch.stack([placeholder.sum(1), (placeholder & _last(mask)).sum(1)]).tolist()
@@ -122,15 +123,13 @@ def pack(
         if inputs.get(name) is not None:
             result[name] = sequence.gathered(inputs[name], 0)
     made = {name for name in result if name not in inputs or result[name] is not inputs[name]}
-    result |= {name: on_device(result[name], device) for name in made}
+    result |= {name: on_device(result[name], target) for name in made}
     result["mm_encoder_outputs"] = _outputs(adapter, compressed.arrangements, tokens, deep)
     late = following - position[:, :, -1] - 1 if any(ends) else None
-    parts = (role, patch, position, following, late, resumed)
-    role, patch, position, following, late, resumed = (None if p is None else on_device(p, device) for p in parts)
     everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
-    flat = [torch.cat(level) for level in deep]
-    extent = extent_of(parts[0])
-    return result, Layout(role, patch, position, following, prompts, everything, flat, late, resumed, extent)
+    flat, extent = [torch.cat(level) for level in deep], extent_of(role)
+    layout = Layout(role, patch, position, following, prompts, everything, flat, late, resumed, extent)
+    return result, layout.to(target)
 
 
 def host_inputs(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,9 @@ class Tokens:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Tokens":
         """Returns the sequence with all tensors changed."""
-        return Tokens(*map(change, (self.role, self.patch, self.position, self.rater)), self.extent)
+        return Tokens(
+            change(self.role), change(self.patch), change(self.position), change(self.rater), extent=self.extent
+        )
 
     def to(self, device: torch.device) -> "Tokens":
         """Returns the sequence on a device."""
