@@ -6,13 +6,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from foveate.core.transfer import on_device
+
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns left-padded ids (row, token) and the mask of the real ones."""
     longest = max(map(len, rows))
     ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
     real = [[False] * (longest - len(row)) + [True] * len(row) for row in rows]
-    return torch.tensor(ids, dtype=torch.long, device=device), torch.tensor(real, dtype=torch.bool, device=device)
+    made = torch.tensor(ids, dtype=torch.long), torch.tensor(real, dtype=torch.bool)
+    return on_device(made[0], device), on_device(made[1], device)
 
 
 def repeat_left_padded(

@@ -154,7 +154,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Extent:
-    """The extent of a left-padded batch of tokens, which the host knows without waiting for a device.
+    """Sizes of a left-padded batch of tokens, which the host knows without waiting for a device.
 
     Attributes:
         padded: Whether a prompt has padding.

@@ -164,8 +164,9 @@ def embedded(
     adapter: Adapter, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool
 ) -> tuple[Tensor, Layout]:
     """Returns input embeddings and layout of left-padded prompts."""
-    ids, mask = left_padded(prompts, adapter.pad_token, compressed.tokens.device)
-    inputs, layout = pack(adapter, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
+    ids, mask = left_padded(prompts, adapter.pad_token, torch.device("cpu"))
+    given = {"input_ids": ids, "attention_mask": mask}
+    inputs, layout = pack(adapter, given, compressed, repack, compressed.tokens.device)
     return adapter.embed(inputs["input_ids"], layout.tokens), layout
 
 
