@@ -11,7 +11,7 @@ from torch import Tensor
 from foveate.compressors import Compressor, DecoderCompressor, VisionCompressor
 from foveate.compressors.base import uncompressed
 from foveate.core.arrangement import Arrangement, Grid
-from foveate.core.checks import _reads_values
+from foveate.core.checks import reads_values
 from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import Cut, Merger, Scorer, Selector
 from foveate.core.errors import FoveateError
@@ -281,8 +281,8 @@ def test_own_cuts_and_compressors_that_are_right_are_let_through(asked):
 
 def test_only_plug_ins_from_elsewhere_make_a_device_wait_for_their_values():
     far = torch.device("cuda")
-    assert not _reads_values(Union((TopK(), PerTile(MaxMin()))), far)
-    assert not _reads_values(Contextual(), far)
-    assert _reads_values(Union((TopK(), Always())), far)
-    assert _reads_values(Always(), far)
-    assert _reads_values(TopK(), torch.device("cpu"))
+    assert not reads_values(Union((TopK(), PerTile(MaxMin()))), far)
+    assert not reads_values(Contextual(), far)
+    assert reads_values(Union((TopK(), Always())), far)
+    assert reads_values(Always(), far)
+    assert reads_values(TopK(), torch.device("cpu"))

@@ -19,6 +19,7 @@ from foveate.core.contracts import AroundImages, Cut, ImageBatch, Merger, Plugin
 from foveate.core.errors import BudgetError, FoveateError
 from foveate.core.needs import Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Value
 from foveate.scorers import Constant
 
@@ -249,7 +250,7 @@ def uncompressed(images: ImageBatch) -> Compressed:
 
 def equal_scores(trace: Trace, features: Tensor) -> Tensor:
     """Returns equal scores for all patches, for compressors without a scorer."""
-    return Constant().score(trace).to(features.device)
+    return on_device(Constant().score(trace), features.device)
 
 
 def union(*plugins: Plugin) -> tuple[Need, ...]:

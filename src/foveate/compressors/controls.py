@@ -13,6 +13,7 @@ from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import ImageBatch
 from foveate.core.needs import Downsampled
+from foveate.core.transfer import on_device
 from foveate.functional.geometry import nearest_grid, pooling_matrix
 from foveate.functional.regions import proportional
 
@@ -127,7 +128,7 @@ def _pooled(views: Views, keep: int, features: Tensor) -> Compression:
         middle = (down + grid.rows // rows // 2)[:, None] * grid.columns + right + grid.columns // columns // 2
         middles.append(start + middle.flatten())
         start += grid.patches
-    origin, mixing = torch.cat(middles).to(features.device), torch.block_diag(*blocks).to(features.device)
+    origin, mixing = (on_device(made, features.device) for made in (torch.cat(middles), torch.block_diag(*blocks)))
     return Compression(origin.expand(features.shape[0], -1), mixing.expand(features.shape[0], -1, -1))
 
 

@@ -14,6 +14,7 @@ from foveate.core.compression import Block, Compressed, Compression, Decision
 from foveate.core.contracts import AroundCut, ImageBatch, Reduction, Scorer, Selector
 from foveate.core.errors import FoveateError, shown
 from foveate.core.trace import EXTRA, PADDING, Trace
+from foveate.core.transfer import on_device
 
 
 def checked_scores(
@@ -34,14 +35,27 @@ def checked_scores(
     found = _tensor(scores, scorer, "scores", (trace.batch, _left(trace)), floating=True)
     found = _moved(found, scorer, device)
     found = found if padding is None else found.masked_fill(padding.to(device), -torch.inf)
-    if torch.compiler.is_exporting():  # a program holds no values that could be read
-        return found
-    if wrong := int((found.isnan() | (found == torch.inf)).sum()):
+    if reads_values(scorer, found.device):  # elsewhere together with what was chosen
+        refuse_unranked(int(unranked(found).sum()), found.numel(), scorer)
+    return found
+
+
+def unranked(scores: Tensor) -> Tensor:
+    """Marks scores that cannot be ranked: those that are NaN or infinite, but not -inf."""
+    return scores.isnan() | (scores == torch.inf)
+
+
+def refuse_unranked(count: int, total: int, source: object) -> None:
+    """Refuses `total` scores of which `count` cannot be ranked.
+
+    Raises:
+        FoveateError: There are some.
+    """
+    if count:
         raise FoveateError(
-            f"{scorer} gave {wrong} of {found.numel()} scores as NaN or infinite, which cannot be ranked: look for "
+            f"{source} gave {count} of {total} scores as NaN or infinite, which cannot be ranked: look for "
             "overflow (half precision?) or for a division by zero in the scorer"
         )
-    return found
 
 
 def checked_choice(kept: object, selector: Selector, trace: Trace, scores: Tensor) -> Tensor:
@@ -58,7 +72,7 @@ def checked_choice(kept: object, selector: Selector, trace: Trace, scores: Tenso
     """
     found = _tensor(kept, selector, "kept patches", (trace.batch, None), floating=False)
     found = _moved(found, selector, scores.device)
-    if found.numel() and _reads_values(selector, found.device):
+    if found.numel() and reads_values(selector, found.device):
         patches = scores.shape[1]
         ascending, order = found.sort(dim=1, stable=True)
         repeated = torch.zeros_like(found, dtype=torch.bool)
@@ -102,7 +116,7 @@ def checked_compression(
         expected = mixed if mixed is not None and mixed <= sources else sources  # [CLS] may be left out
         shape = (batch, origin.shape[1], expected)
         mixing = _moved(_tensor(mixing, plugin, "mixing weights", shape, floating=True), plugin, device)
-    if origin.numel() and _reads_values(plugin, origin.device):
+    if origin.numel() and reads_values(plugin, origin.device):
         known = f"expected 0..{patches - 1}, EXTRA ({EXTRA}) or PADDING ({PADDING})"
         wrong = {
             known: (origin < EXTRA) | (origin >= patches),
@@ -184,7 +198,7 @@ def checked_step(made: object, reduction: Reduction, block: Block) -> tuple[Comp
     mixed = tokens if step.mixing is None else step.mixing.shape[2]
     if mixed != tokens:
         raise FoveateError(f"{reduction} gave mixing weights of {mixed} tokens: expected those of all {tokens}")
-    if _reads_values(reduction, step.origin.device):
+    if reads_values(reduction, step.origin.device):
         moved = block.has_cls and reduction.keeps_cls and bool((step.origin[:, :1] != 0).any())
         if not step.origin.shape[1] or moved:
             raise FoveateError(
@@ -206,7 +220,7 @@ def _left(trace: Trace) -> int:
     return trace.origins.shape[1]
 
 
-def _reads_values(plugin: object, device: torch.device) -> bool:
+def reads_values(plugin: object, device: torch.device) -> bool:
     """Returns whether to read values of a plug-in that are on this device."""
     if torch.compiler.is_exporting():
         return False
@@ -249,7 +263,7 @@ def _moved(value: Tensor, plugin: object, device: torch.device) -> Tensor:
         raise FoveateError(
             f"{plugin} gave {_described(value)} on the meta device, which holds no values: expected another device"
         )
-    return value.to(device)
+    return on_device(value, device)
 
 
 def _tensor(value: object, plugin: object, what: str, shape: tuple[int | None, ...], floating: bool) -> Tensor:

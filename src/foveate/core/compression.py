@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.needs import Need
 from foveate.core.trace import PADDING
+from foveate.core.transfer import on_device, rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +48,7 @@ class Compression:
 
     def chosen(self, rows: Sequence[int]) -> "Compression":
         """Returns the compression of some of the images."""
-        some = list(rows)
-        return Compression(self.origin[some], None if self.mixing is None else self.mixing[some])
+        return Compression(rows_of(self.origin, rows), None if self.mixing is None else rows_of(self.mixing, rows))
 
     def apply(self, features: Float[Tensor, "batch source dim"]) -> Float[Tensor, "batch token dim"]:
         """Returns M X, with zeros for padding; without mixing, tokens equal their patches bit by bit."""
@@ -63,7 +63,7 @@ class Decision:
     """Scores and the compression that resulted, for a batch of images or for the visual tokens of a batch of prompts.
 
     Attributes:
-        scores: One score per patch.
+        scores: One score per patch, a number or -inf.
         compression: The tokens that remain.
     """
 
@@ -72,7 +72,7 @@ class Decision:
 
     def chosen(self, rows: Sequence[int]) -> "Decision":
         """Returns the decision for some of the images or prompts."""
-        return Decision(self.scores[list(rows)], self.compression.chosen(rows))
+        return Decision(rows_of(self.scores, rows), self.compression.chosen(rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +102,15 @@ class Compressed:
         """Number of visual tokens of each image in the prompt, separators included."""
         count = self.decision.compression.count
         separators = [len(image.separators) if self.separators else 0 for image in self.arrangements]
-        return count + torch.tensor(separators, dtype=count.dtype, device=count.device)
+        return count + on_device(torch.tensor(separators, dtype=count.dtype), count.device)
 
     def chosen(self, rows: Sequence[int]) -> "Compressed":
         """Returns the result for some of the images."""
-        some = list(rows)
-        carried = {need: value[some] for need, value in self.carried.items()}
-        arrangements = tuple(self.arrangements[row] for row in some)
-        return Compressed(self.tokens[some], self.decision.chosen(rows), arrangements, self.separators, carried)
+        carried = {need: rows_of(value, rows) for need, value in self.carried.items()}
+        arrangements = tuple(self.arrangements[row] for row in rows)
+        return Compressed(
+            rows_of(self.tokens, rows), self.decision.chosen(rows), arrangements, self.separators, carried
+        )
 
     @classmethod
     def of(cls, tokens: Tensor, decision: Decision, arrangement: Arrangement, separators: bool = True) -> "Compressed":

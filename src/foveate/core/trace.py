@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.arrangement import Arrangement, Views
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.needs import Need
+from foveate.core.transfer import on_device
 
 PADDING = -1  # in lists of patches: no patch, because this image has fewer than others
 EXTRA = -2  # as origin of a token: a token that takes no patch's position
@@ -67,8 +68,8 @@ class Trace:
 
     def chosen(self, rows: Int[Tensor, " row"]) -> "Trace":
         """Returns the trace of some of the rows."""
-        values = {need: value[rows.to(value.device)] for need, value in self.values.items()}
-        origin = None if self.origin is None else self.origin[rows.to(self.origin.device)]
+        values = {need: value[on_device(rows, value.device)] for need, value in self.values.items()}
+        origin = None if self.origin is None else self.origin[on_device(rows, self.origin.device)]
         return Trace(values, self.views, len(rows), origin, self.tiles, self.images, self.frames)
 
     @property

@@ -108,10 +108,17 @@ def _positive(value: object) -> float:
     return number
 
 
+def _not_negative(value: object) -> float:
+    if not 0 <= (number := float(plain_number(value))):
+        raise Misfit
+    return number
+
+
 Share = Annotated[float, Validator(_share, "a number from 0 to 1")]
 Count = Annotated[int, Validator(_count, "a whole number from 1 up")]
 Natural = Annotated[int, Validator(_natural, "a whole number from 0 up")]
 Positive = Annotated[float, Validator(_positive, "a number above 0")]
+NotNegative = Annotated[float, Validator(_not_negative, "a number from 0 up")]
 
 
 class Value:

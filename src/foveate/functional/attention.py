@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.errors import LayerError
 
 _ROWS = 64  # computed at a time; more only cost memory
+_PROBABILITIES = 2**26  # computed at a time on an accelerator, which more rows keep busy
 
 
 def attention_rows(
@@ -40,10 +41,10 @@ def attention_rows(
 def _products(
     query: Float[Tensor, "batch head row dim"], key: Float[Tensor, "batch head key dim"]
 ) -> Float[Tensor, "batch head row key"]:
-    if torch.compiler.is_exporting():  # the number of images is open
+    if query.device.type != "cpu" or torch.compiler.is_exporting():  # in few kernels; the number of images may be open
         return query @ key.mT
     logits = query.new_empty(*query.shape[:3], key.shape[2])
-    for image in range(query.shape[0]):  # a single product would copy the keys first, which are laid out token by token
+    for image in range(query.shape[0]):  # here one product would copy the keys first, which are laid out token by token
         logits[image] = query[image] @ key[image].mT
     return logits
 
@@ -54,7 +55,7 @@ def mean_attention(
     scaling: float,
     weight: Float[Tensor, "batch row"],
     allowed: Bool[Tensor, "#batch row key"] | Callable[[slice], Tensor] | None = None,
-    divisor: Float[Tensor, "batch row key"] | None = None,
+    divisor: Float[Tensor, "batch row key"] | Callable[[slice], Tensor] | None = None,
 ) -> Float[Tensor, "batch head key"]:
     """Returns the weighted mean of `attention_rows` over query rows, computed a few rows at a time.
 
@@ -64,7 +65,7 @@ def mean_attention(
         scaling: Usually 1 / sqrt(dim).
         weight: Weight of each row, with a sum above 0; a row of weight 0 may attend to anything.
         allowed: Mask of the keys that a row can attend to, or a function of the rows if the mask would be too large.
-        divisor: Divisor of the probabilities before they are averaged.
+        divisor: Divisor of the probabilities before they are averaged, or a function of the rows.
     """
     total = torch.zeros(*query.shape[:2], key.shape[2], device=query.device)
     for rows, probabilities in _some_rows(query, key, scaling, allowed, divisor):
@@ -78,7 +79,7 @@ def mean_greatest_attention(
     scaling: float,
     weight: Float[Tensor, "batch row"],
     allowed: Bool[Tensor, "#batch row key"] | Callable[[slice], Tensor] | None = None,
-    divisor: Float[Tensor, "batch row key"] | None = None,
+    divisor: Float[Tensor, "batch row key"] | Callable[[slice], Tensor] | None = None,
 ) -> Float[Tensor, "batch 1 key"]:
     """Returns the weighted mean over query rows of the greatest head's probability, as a single head.
 
@@ -95,14 +96,19 @@ def _some_rows(
     key: Tensor,
     scaling: float,
     allowed: Tensor | Callable[[slice], Tensor] | None = None,
-    divisor: Tensor | None = None,
+    divisor: Tensor | Callable[[slice], Tensor] | None = None,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yields some rows at a time, and their probabilities (batch, head, row, key)."""
-    for start in range(0, query.shape[2], _ROWS):
-        rows = slice(start, start + _ROWS)
-        visible = allowed(rows) if callable(allowed) else None if allowed is None else allowed[:, rows]
+    size = _ROWS
+    if query.device.type != "cpu":
+        size = max(size, _PROBABILITIES // max(1, query.shape[0] * query.shape[1] * key.shape[2]))
+    for start in range(0, query.shape[2], size):
+        rows = slice(start, start + size)
+        visible, shares = (
+            of(rows) if callable(of) else None if of is None else of[:, rows] for of in (allowed, divisor)
+        )
         probabilities = attention_rows(query[:, :, rows], key, scaling, None if visible is None else visible[:, None])
-        yield rows, probabilities if divisor is None else probabilities / divisor[:, None, rows]
+        yield rows, probabilities if shares is None else probabilities / shares[:, None]
 
 
 def from_others(

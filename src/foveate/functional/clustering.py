@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.trace import PADDING
+from foveate.functional.ranking import open_ended, ranked
 
 
 def density_peaks(
@@ -12,6 +13,7 @@ def density_peaks(
     real: Bool[Tensor, "batch point"],
     clusters: Int[Tensor, " batch"],
     neighbours: int | None = None,
+    most: int | None = None,
 ) -> tuple[Int[Tensor, "batch cluster"], Int[Tensor, "batch point"]]:
     """Clusters points by DPC-KNN without random noise; ties are in the order of `torch.topk`, as in the authors' code.
 
@@ -24,6 +26,7 @@ def density_peaks(
         real: Mask of the points; others are ignored.
         clusters: Number of clusters of each image, at most its number of points.
         neighbours: The k above, at most the number of points; None means as many as clusters.
+        most: The greatest number of clusters that is possible; None means that of the points.
 
     Returns:
         The indices of the centres by falling score, `PADDING` last, and for each point its cluster.
@@ -38,7 +41,7 @@ def density_peaks(
     denser = (density[:, None] > density[:, :, None]) & pair
     furthest = distance.masked_fill(~pair, 0).amax((1, 2), keepdim=True)
     score = density * torch.where(denser, distance, furthest).amin(-1)
-    centres = _best(score, real, clusters)
+    centres = _best(score, real, clusters, points.shape[1] if most is None else most)
     away = distance.gather(2, centres.clamp(min=0)[:, None].expand(-1, points.shape[1], -1))
     itself = centres[:, None] == torch.arange(points.shape[1], device=points.device)[:, None]
     away = away.masked_fill(centres[:, None] == PADDING, torch.inf).masked_fill(itself, -1)
@@ -55,9 +58,14 @@ def peaks_of(
 
 
 def _best(
-    score: Float[Tensor, "batch point"], real: Bool[Tensor, "batch point"], clusters: Int[Tensor, " batch"]
+    score: Float[Tensor, "batch point"], real: Bool[Tensor, "batch point"], clusters: Int[Tensor, " batch"], most: int
 ) -> Int[Tensor, "batch cluster"]:
-    """Returns the points with the highest scores, in batches of equally many points, as ties depend on the number."""
+    """Returns the points with the highest scores; on the CPU in batches of equally many, as ties depend on the number.
+
+    On an accelerator, of equal scores the lower index comes first.
+    """
+    if open_ended(score):
+        return limited(ranked(score.masked_fill(~real, -torch.inf), most), clusters)
     counts = real.sum(1)
     best = torch.full((len(score), int(clusters.max())), PADDING, device=score.device)
     for count in counts.unique().tolist():

@@ -5,7 +5,8 @@ and rows with fewer `free` patches than others end in `PADDING`. Similarities sh
 that in float32 the result depends on rounding, and with it on the batch size.
 
 The gain of a patch only falls while others are chosen, so an earlier gain is an upper bound, and patches whose bound is
-below the best gain need not be evaluated (Minoux 1978). The result is the same.
+below the best gain need not be evaluated (Minoux 1978). The result is the same. An accelerator evaluates all of them,
+in a few kernels per choice: to read the bounds would make it wait.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.trace import PADDING
-from foveate.functional.ranking import longest
+from foveate.functional.ranking import longest, marked
 
 _SPENT = 1e-10  # share of a patch's own variance below which the remainder is rounding error
 _POOL = 512  # patches among which `determinantal` chooses until one outside might be better
 _RENEWED = 32  # bounds that `coverage` recomputes at a time
 _ROWS = 64  # rows of a matrix at a time, whose copy stays in the processor's cache
+_MANY_ROWS = 1024  # on an accelerator, whose memory their copy must fit into
 
 
 def max_min(
@@ -43,24 +45,26 @@ def by_nearest(
     Args:
         similarity: Similarities of all pairs.
         first: Gains while nothing is chosen.
-        gain: Maps the similarity of each patch to the most similar chosen one to the gains after that.
+        gain: Maps the similarity of each patch to the most similar chosen one to the gains after that, which fall, or
+            stay the same, as similarities rise.
         free: Mask of the patches to choose from.
         keep: Number of patches to choose.
         at_once: Number of patches that a round chooses, whatever their similarity to each other.
     """
-    choice, gains = _Choice(free, keep), first
-    closest = torch.full_like(similarity[:, 0], -torch.inf)
-    while choice.open:
-        count = min(at_once, choice.width - choice.step)
-        among = choice.among(gains)
+    choice, picks = _Choice(free, keep), []
+    gains, upper = choice.among(first), torch.where(free, torch.inf, -torch.inf).to(first)
+    for step in range(0, choice.width, at_once):
+        count = min(at_once, choice.width - step)
         if count == 1:
-            pick = among.argmax(1, keepdim=True)
+            pick = gains.argmax(1, keepdim=True)
+            closest = _rows(similarity, pick)[:, 0]
         else:
-            pick = among.sort(dim=1, descending=True, stable=True).indices[:, :count]
-        choice.take(pick)
-        torch.maximum(closest, similarity[choice.image, pick].amax(1), out=closest)
-        gains = gain(closest)
-    return choice.chosen
+            pick = gains.sort(dim=1, descending=True, stable=True).indices[:, :count]
+            closest = _rows(similarity, pick).amax(1)
+        picks.append(pick)
+        # As gains fall, that of the most similar chosen patch is the least; chosen patches keep -inf.
+        gains = upper = torch.minimum(upper, gain(closest)).scatter_(1, pick, -torch.inf)
+    return choice.limited(torch.cat([*picks, free[:, :0].long()], 1))
 
 
 def determinantal(
@@ -75,6 +79,8 @@ def determinantal(
     columns of a pool of the best patches. When a patch outside the pool might be better, all columns are updated in one
     matrix product.
     """
+    if kernel.device.type != "cpu":
+        return _determinantal_at_once(kernel, free, keep)
     choice, kernel = _Choice(free, keep), kernel.double()
     own = kernel.diagonal(dim1=1, dim2=2)
     spent = own - own.amax(1, keepdim=True) - 1  # negative, so ranked after all patches with a gain
@@ -115,6 +121,8 @@ def coverage(
         free: Mask of the patches to choose from.
         keep: Number of patches to choose.
     """
+    if cover.device.type != "cpu":
+        return _coverage_at_once(cover, weight, bonus, free, keep)
     choice, columns = _Choice(free, keep), cover.mT.contiguous()
     covered = torch.zeros_like(columns[:, 0])
 
@@ -138,6 +146,65 @@ def coverage(
             bound.scatter_(1, doubtful, gain(doubtful))
             exact.scatter_(1, doubtful, True)
     return choice.chosen
+
+
+def _determinantal_at_once(
+    kernel: Float[Tensor, "batch patch patch"], free: Bool[Tensor, "batch patch"], keep: int
+) -> Int[Tensor, "batch kept"]:
+    """Returns the choice of `determinantal` in six kernels per patch, none of which reads values.
+
+    A patch is explained once its remaining variance is below a share of its own. That share is subtracted from the
+    start, so that the greatest remainder also says whether any patch is left to explain. Rows of the Cholesky factor
+    are kept without their division by the root of the pivot, and, divided by the pivot, as columns beside the kernel,
+    so that one gathering gives a patch's row of both.
+    """
+    choice, kernel, patches = _Choice(free, keep), kernel.double(), free.shape[1]
+    own = kernel.diagonal(dim1=1, dim2=2)
+    spent = _SPENT * own
+    left = choice.among(own - spent)
+    rows = kernel.new_empty(len(kernel), choice.width, patches)
+    beside = torch.cat([kernel, kernel.new_empty(len(kernel), patches, choice.width), spent[..., None]], 2)
+    picks, best = [], []
+    for step in range(choice.width):
+        value, pick = left.max(1, keepdim=True)
+        row = _rows(beside, pick)
+        known, row_now = row[..., patches : patches + step], rows[:, step : step + 1]
+        torch.baddbmm(row[..., :patches], known, rows[:, :step], alpha=-1, out=row_now)
+        divided = beside[..., patches + step]
+        torch.div(row_now[:, 0], value + row[:, 0, -1:], out=divided)
+        left.addcmul_(row_now[:, 0], divided, value=-1)
+        picks.append(pick)
+        best.append(value)
+    explained = torch.cat([*best, own[:, :0]], 1) <= 0
+    explained = ~(~explained).long().cumprod(1).bool()  # what follows is noise
+    pick = torch.cat([*picks, own[:, :0].long()], 1)
+    chosen = marked(pick.masked_fill(explained, PADDING), patches)
+    others = own.masked_fill(chosen | ~free, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    number = (explained.long().cumsum(1) - 1).clamp(min=0)
+    return choice.limited(torch.where(explained, others.gather(1, number), pick))
+
+
+def _coverage_at_once(
+    cover: Float[Tensor, "batch row patch"],
+    weight: Float[Tensor, "batch patch"],
+    bonus: Float[Tensor, "batch patch"],
+    free: Bool[Tensor, "batch patch"],
+    keep: int,
+) -> Int[Tensor, "batch kept"]:
+    """Returns the choice of `coverage` in six kernels per patch, none of which reads values.
+
+    Covers are raised to what is covered already, so that the row of the last choice is what is covered now, and a gain
+    is the distance to it, as a sum of absolute values.
+    """
+    choice, raised, bonus = _Choice(free, keep), cover.mT.clamp(min=0).contiguous(), _Choice(free, keep).among(bonus)
+    covered, picks = torch.zeros_like(raised[:, :1]), []
+    for _ in range(choice.width):
+        gain = torch.addcmul(bonus, torch.cdist(raised, covered, p=1)[..., 0], weight)
+        picks.append(gain.argmax(1, keepdim=True))
+        bonus.scatter_(1, picks[-1], -torch.inf)
+        covered = _rows(raised, picks[-1])
+        torch.maximum(raised, covered, out=raised)
+    return choice.limited(torch.cat([*picks, free[:, :0].long()], 1))
 
 
 def thinned(
@@ -197,8 +264,11 @@ class _Choice:
 
     @property
     def chosen(self) -> Int[Tensor, "batch kept"]:
-        picks = torch.cat([*self._picks, self._count[:, :0]], 1)
-        return picks.masked_fill(torch.arange(self.step, device=picks.device) >= self._count, PADDING)
+        return self.limited(torch.cat([*self._picks, self._count[:, :0]], 1))
+
+    def limited(self, picks: Int[Tensor, "batch kept"]) -> Int[Tensor, "batch kept"]:
+        """Returns the picks with `PADDING` beyond the number of free patches."""
+        return picks.masked_fill(torch.arange(picks.shape[1], device=picks.device) >= self._count, PADDING)
 
     def among(self, gain: Float[Tensor, "batch patch"]) -> Float[Tensor, "batch patch"]:
         """Returns the gains of free patches, and -inf for the others."""
@@ -211,13 +281,19 @@ class _Choice:
         return pick
 
 
+def _rows(values: Float[Tensor, "batch patch other"], pick: Int[Tensor, "batch some"]) -> Tensor:
+    """Returns the rows of some patches of each image in one kernel."""
+    return values.gather(1, pick[..., None].expand(-1, -1, values.shape[2]))
+
+
 def _to_nearest_other(
     similarity: Float[Tensor, "batch patch patch"], free: Bool[Tensor, "batch patch"]
 ) -> Float[Tensor, "batch patch"]:
     itself = torch.eye(free.shape[1], dtype=torch.bool, device=free.device)
+    size = _ROWS if free.device.type == "cpu" else _MANY_ROWS
     alike = [
         some.masked_fill(own | ~free[:, None], -torch.inf).amax(-1)
-        for some, own in zip(similarity.split(_ROWS, 1), itself.split(_ROWS), strict=True)
+        for some, own in zip(similarity.split(size, 1), itself.split(size), strict=True)
     ]
     return 1 - torch.cat(alike, 1)
 

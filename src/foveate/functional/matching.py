@@ -63,7 +63,9 @@ def bipartite(
     order = best.values.argsort(dim=-1, descending=True, stable=True)
     leaving, staying = order[:, :merged], order[:, merged:].sort(-1).values
     odd = torch.arange(metric.shape[1] // 2, device=metric.device).expand(len(metric), -1)
-    even = torch.empty_like(order).scatter_(1, staying, torch.arange(staying.shape[1]).to(order).expand_as(staying))
+    even = torch.empty_like(order).scatter_(
+        1, staying, torch.arange(staying.shape[1], device=order.device).expand_as(staying)
+    )
     even.scatter_(1, leaving, best.indices.gather(1, leaving) + staying.shape[1])
     group = torch.empty(metric.shape[:2], dtype=torch.long, device=metric.device)
     group[:, ::2], group[:, 1::2] = even, odd + staying.shape[1]

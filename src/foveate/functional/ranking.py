@@ -19,13 +19,20 @@ def ranked(scores: Float[Tensor, "batch patch"], keep: int) -> Int[Tensor, "batc
 
 
 def longest(counts: Int[Tensor, "*batch"], most: int) -> int:
-    """Returns the greatest count, at most `most`; while a program is exported it is `most`, as shapes are fixed there.
+    """Returns the greatest count, at most `most`.
+
+    It is `most` on an accelerator, which nothing waits for here, and while a program is exported, as shapes are fixed.
 
     Args:
         counts: Number of entries of each row.
         most: The greatest count that is possible; without padding every row has as many.
     """
-    return most if torch.compiler.is_exporting() else min(most, int(counts.max()))
+    return most if open_ended(counts) else min(most, int(counts.max()))
+
+
+def open_ended(values: Tensor) -> bool:
+    """Returns whether the host does without these values: on an accelerator, and while a program is exported."""
+    return values.device.type != "cpu" or torch.compiler.is_exporting()
 
 
 def top_k(scores: Float[Tensor, "batch patch"], keep: int) -> Int[Tensor, "batch kept"]:

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.arrangement import Grid
+from foveate.core.transfer import on_device
 from foveate.functional.mixing import mean_rows, unit_rows
 from foveate.functional.regions import rank_within, squares
 
@@ -33,8 +34,9 @@ def worth(logits: Float[Tensor, "batch token token"]) -> Float[Tensor, "batch pa
 def least_of_windows(values: Float[Tensor, "batch patch"], grid: Grid) -> Bool[Tensor, "batch patch"]:
     """Returns the mask of the least value of each window, of equal ones the first; incomplete windows have none."""
     window = squares(grid, _SIDE)
-    complete = (window.bincount()[window] == _SIDE**2).to(values.device)
-    return complete & (rank_within(-values, window.to(values.device).expand_as(values)) == 0)
+    complete = window.bincount()[window] == _SIDE**2
+    complete, window = on_device(complete, values.device), on_device(window, values.device)
+    return complete & (rank_within(-values, window.expand_as(values)) == 0)
 
 
 def penalised(values: Float[Tensor, "batch patch"], marks: Bool[Tensor, "batch patch"]) -> Float[Tensor, "batch patch"]:

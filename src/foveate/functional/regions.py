@@ -1,11 +1,14 @@
 """Regions of the image, and ranks within them. Negative origins (`EXTRA`, `PADDING`) count as the first patch."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.arrangement import Grid, Views
 from foveate.core.trace import PADDING
+from foveate.core.transfer import on_device
 from foveate.functional.ranking import longest, marked
 
 
@@ -13,7 +16,7 @@ def numbered(
     origins: Int[Tensor, "batch patch"], views: Views
 ) -> tuple[Int[Tensor, "batch patch"], Int[Tensor, "batch patch"]]:
     """Returns the view of each patch, and its number within the view."""
-    real, starts = origins.clamp(min=0), _starts(views).to(origins.device)
+    real, starts = origins.clamp(min=0), on_device(_starts(views), origins.device)
     view = torch.searchsorted(starts, real, right=True) - 1
     return view, real - starts[view]
 
@@ -23,7 +26,7 @@ def located(
 ) -> tuple[Int[Tensor, "batch patch"], Int[Tensor, "batch patch"], Int[Tensor, "batch patch"]]:
     """Returns the view, the row and the column of each patch."""
     view, inside = numbered(origins, views)
-    columns = torch.tensor([grid.columns for grid in views], device=origins.device)[view]
+    columns = _of_views([grid.columns for grid in views], view)
     return view, inside // columns, inside % columns
 
 
@@ -32,7 +35,7 @@ def rectangles(
 ) -> Int[Tensor, "batch patch"]:
     """Returns the rectangle of each patch, of `rows` x `columns` per view, as equal as whole patches allow."""
     view, row, column = located(origins, views)
-    down, right = torch.tensor([(grid.rows, grid.columns) for grid in views], device=origins.device)[view].unbind(-1)
+    down, right = _of_views([(grid.rows, grid.columns) for grid in views], view).unbind(-1)
     return (view * rows + row * rows // down) * columns + column * columns // right
 
 
@@ -47,15 +50,14 @@ def squares(grid: Grid, side: int) -> Int[Tensor, " patch"]:
 
 def spread(values: Float[Tensor, "batch block"], block: Int[Tensor, " patch"]) -> Float[Tensor, "batch patch"]:
     """Returns the value of each block, divided evenly among its patches."""
-    block = block.to(values.device)
+    block = on_device(block, values.device)
     return (values / block.bincount(minlength=values.shape[1]))[:, block]
 
 
 def runs(origins: Int[Tensor, "batch patch"], views: Views, count: int) -> Int[Tensor, "batch patch"]:
     """Returns the run of each patch: raster order cut into `count` parts per view, as equal as possible."""
     view, inside = numbered(origins, views)
-    patches = torch.tensor([grid.patches for grid in views], device=origins.device)
-    return view * count + inside * count // patches[view]
+    return view * count + inside * count // _of_views([grid.patches for grid in views], view)
 
 
 def with_neighbours(
@@ -67,9 +69,9 @@ def with_neighbours(
     and a neighbour beyond the top or bottom of the view is its first or last patch.
     """
     view, inside = numbered(origins, views)
-    steps = torch.tensor([(0, -1, 1, -grid.columns, grid.columns) for grid in views], device=origins.device)[view]
-    last = torch.tensor([grid.patches - 1 for grid in views], device=origins.device)[view][..., None]
-    around = _starts(views).to(origins.device)[view][..., None] + (inside[..., None] + steps).clamp(min=0).minimum(last)
+    steps = _of_views([(0, -1, 1, -grid.columns, grid.columns) for grid in views], view)
+    last = _of_views([grid.patches - 1 for grid in views], view)[..., None]
+    around = (origins.clamp(min=0) - inside)[..., None] + (inside[..., None] + steps).clamp(min=0).minimum(last)
     around = around.masked_fill(~(chosen & (origins >= 0))[..., None], PADDING).flatten(1)
     near = marked(around, sum(grid.patches for grid in views)).gather(1, origins.clamp(min=0))
     return chosen | (near & (origins >= 0))
@@ -117,6 +119,11 @@ def proportional(weights: Float[Tensor, "batch group"], total: int) -> Int[Tenso
     whole = (weights / weights.sum(1, keepdim=True) * total).floor().long()
     rank = weights.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
     return whole + (rank < total - whole.sum(1, keepdim=True)).long()
+
+
+def _of_views(values: Sequence[int] | Sequence[tuple[int, ...]], view: Int[Tensor, "batch patch"]) -> Tensor:
+    """Returns for each patch the values of its view."""
+    return on_device(torch.tensor(values), view.device)[view]
 
 
 def _starts(views: Views) -> Int[Tensor, " view"]:

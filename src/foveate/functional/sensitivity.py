@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from foveate.core.transfer import on_device
+
 
 def random_directions(count: int, dim: int, seed: int) -> Float[Tensor, "direction dim"]:
     """Returns random vectors of length 1, float64, which depend on the seed alone."""
@@ -29,7 +31,7 @@ def sensitivity(
         step: Half of the distance of the two points.
     """
     total = torch.zeros_like(features[..., 0])
-    for direction in directions.to(features):
+    for direction in on_device(directions.to(features.dtype), features.device):
         change = function(features + step * direction) - function(features - step * direction)
         total += change.norm(dim=-1)
     return total / (2 * step * len(directions))

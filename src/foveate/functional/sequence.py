@@ -6,13 +6,16 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from foveate.core.transfer import on_device
+
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns left-padded ids (row, token) and the mask of the real ones."""
     longest = max(map(len, rows))
     ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
     real = [[False] * (longest - len(row)) + [True] * len(row) for row in rows]
-    return torch.tensor(ids, dtype=torch.long, device=device), torch.tensor(real, dtype=torch.bool, device=device)
+    made = torch.tensor(ids, dtype=torch.long), torch.tensor(real, dtype=torch.bool)
+    return on_device(made[0], device), on_device(made[1], device)
 
 
 def repeat_left_padded(
@@ -52,8 +55,16 @@ def positions(mask: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def padded_index(mask: Bool[Tensor, "batch token"]) -> tuple[Int[Tensor, "batch marked"], Bool[Tensor, "batch marked"]]:
-    """Returns the indices of each row's marked tokens, left-aligned, and the mask of real entries."""
+def padded_index(
+    mask: Bool[Tensor, "batch token"], longest: int | None = None
+) -> tuple[Int[Tensor, "batch marked"], Bool[Tensor, "batch marked"]]:
+    """Returns the indices of each row's marked tokens, left-aligned, and the mask of real entries.
+
+    Args:
+        mask: Marks tokens.
+        longest: The greatest number of marked tokens of a row; None counts them, and waits for the device of the mask.
+    """
     counts = mask.sum(1)
-    index = mask.long().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
+    longest = int(counts.max()) if longest is None else longest
+    index = mask.long().argsort(dim=1, descending=True, stable=True)[:, :longest]
     return index, torch.arange(index.shape[1], device=mask.device) < counts[:, None]

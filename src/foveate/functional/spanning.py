@@ -5,6 +5,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foveate.core.transfer import on_device
+
 
 def drawn(seed: int, keys: Int[Tensor, " batch"], real: Bool[Tensor, "batch token"]) -> Int[Tensor, " batch"]:
     """Returns a random real token of each row, which depends on the seed, the row's key and its number of tokens.
@@ -16,7 +18,7 @@ def drawn(seed: int, keys: Int[Tensor, " batch"], real: Bool[Tensor, "batch toke
     """
     counts = real.sum(1).tolist()
     numbers = [np.random.default_rng([seed, key]).integers(n) for key, n in zip(keys.tolist(), counts, strict=True)]
-    nth = torch.tensor(numbers, device=real.device)[:, None]
+    nth = on_device(torch.tensor(numbers), real.device)[:, None]
     return (real & (real.long().cumsum(1) == nth + 1)).long().argmax(1)
 
 
@@ -31,8 +33,8 @@ def furthest(
     Rows with fewer than `count` real tokens repeat some.
     """
     exact, image = features.double(), torch.arange(len(features), device=features.device)
-    picks = [start.to(features.device)]
-    distance = torch.where(real.to(features.device), torch.inf, -torch.inf).double()
+    picks = [on_device(start, features.device)]
+    distance = torch.where(on_device(real, features.device), torch.inf, -torch.inf).to(exact)
     for _ in range(min(count, features.shape[1]) - 1):
         last = exact[image, picks[-1]][:, None]
         distance = torch.minimum(distance, (exact - last).square().sum(-1))

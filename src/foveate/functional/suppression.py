@@ -4,8 +4,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.functional.ranking import ranked
+from foveate.functional.ranking import open_ended, ranked
 from foveate.functional.regions import by_group, rank_within
+
+_ROUNDS = 8  # of `survivors` between two looks at an accelerator
 
 
 def survivors(
@@ -30,11 +32,13 @@ def survivors(
     beats = (place[:, :, None] < place[:, None]) & (group[:, :, None] == group[:, None])
     beats &= (similarity > threshold[:, None, None]) & real[:, :, None]
     alive = real
+    rounds = _ROUNDS if open_ended(scores) else 1  # more than needed cost less than to wait for each
     while True:  # a patch is decided once all that beat it are, so this ends
-        found = real & ~(beats & alive[:, :, None]).any(1)
-        if torch.equal(found, alive):
+        before = alive
+        for _ in range(rounds):
+            before, alive = alive, real & ~(beats & alive[:, :, None]).any(1)
+        if torch.equal(before, alive):
             return alive
-        alive = found
 
 
 def group_quotas(
@@ -54,8 +58,10 @@ def group_quotas(
     """
     least = sizes.clamp(max=1)
     most = torch.minimum(surviving, sizes).clamp(max=5 * -(-total // 64))
-    while (short := (most.sum(1) < sizes.sum(1).clamp(max=total))).any():
-        most = torch.where(short[:, None], torch.minimum(most + 1, sizes), most)
+    grown = torch.arange(total + 1, device=sizes.device)[:, None, None]  # with none for any group it suffices
+    allowed = torch.minimum(most + grown, sizes).sum(2)  # by the number of times that the limits grow
+    times = (allowed >= sizes.sum(1).clamp(max=total)).int().argmax(0)  # of equal values the first
+    most = torch.minimum(most + times[:, None], sizes)
     rest = (keep - least.sum(1, keepdim=True)).clamp(min=0)
     # The precision decides ties: shares are float32, their running totals float64 and then float32.
     share = surviving.float() / surviving.sum(1, keepdim=True).float()

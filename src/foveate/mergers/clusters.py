@@ -13,7 +13,7 @@ from foveate.core.values import Share
 from foveate.functional.clustering import density_peaks, limited
 from foveate.functional.matching import rows_at
 from foveate.functional.mixing import appended, group_rows, left_over, mean_rows, unit_rows
-from foveate.functional.ranking import ranked
+from foveate.functional.ranking import longest, open_ended, ranked
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,15 @@ class Clusters(Merger):
         budget: int,
     ) -> Compression:
         dropped = left_over(kept, scores)
-        if not dropped.any():
+        if not open_ended(dropped) and not dropped.any():
             return Compression(kept)
         count = _part(self.share, dropped.sum(1))
         groups = _part(self.ratio, count)
-        best = limited(ranked(scores.masked_fill(~dropped, -torch.inf), int(count.max())), count)
-        centres, group = density_peaks(rows_at(features, best), best != PADDING, groups)
-        members = group_rows(group, best != PADDING, centres.shape[1])
+        most = _part(self.share, torch.tensor([scores.shape[1]]))
+        best = limited(ranked(scores.masked_fill(~dropped, -torch.inf), longest(count, int(most))), count)
+        points, real, most = rows_at(features, best), best != PADDING, int(_part(self.ratio, most))
+        centres, group = density_peaks(points, real, groups, most=most)
+        members = group_rows(group, real, centres.shape[1])
         rows = unit_rows(kept, scores.shape[1])
         return appended(kept, rows, mean_rows(members) @ unit_rows(best, scores.shape[1]), centres != PADDING)
 

@@ -12,9 +12,10 @@ from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.needs import AlignedPatches, AlignedWords, Need
 from foveate.core.trace import EXTRA, PADDING, Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Natural, Share
 from foveate.functional.mixing import group_rows, left_over, mean_rows, packed, unit_rows
-from foveate.functional.ranking import marked, top_k
+from foveate.functional.ranking import marked, open_ended, top_k
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class TextCentres(Merger):
         trace: Trace,
         budget: int,
     ) -> Compression:
-        patches, words = (trace[need].double().to(scores.device) for need in self.needs)
+        patches, words = (on_device(trace[need].double(), scores.device) for need in self.needs)
         text, dropped = F.normalize(words, dim=2), left_over(kept, scores)
         likeness = F.normalize(patches, dim=2) @ text.mT
-        if not (count := self.reserved(budget)) or not dropped.any():
+        if not (count := self.reserved(budget)) or (not open_ended(dropped) and not dropped.any()):
             return Compression(kept)
         centres = top_k(likeness.sum(2).masked_fill(~dropped, -torch.inf), count)
         rows = unit_rows(centres, scores.shape[1]).double()

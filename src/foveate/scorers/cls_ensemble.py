@@ -15,6 +15,7 @@ from foveate.core.contracts import Scorer
 from foveate.core.layers import Layers, LayersFrom
 from foveate.core.needs import ClsRows, Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.functional.attention import reduce_heads
 
 
@@ -43,7 +44,7 @@ class ClsEnsemble(Scorer):
         if self.weights:
             if len(self.weights) != rows.shape[1]:
                 raise ValueError(f"{len(self.weights)} weights for {rows.shape[1]} layers: give one per layer, or none")
-            rows = rows * torch.tensor(self.weights, dtype=rows.dtype, device=rows.device)[:, None]
+            rows = rows * on_device(torch.tensor(self.weights, dtype=rows.dtype), rows.device)[:, None]
         match self.reduce:
             case "sum":
                 return rows.sum(1)

@@ -9,6 +9,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need
 from foveate.core.trace import PADDING, Trace
+from foveate.core.transfer import on_device
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,6 @@ class Debiased(Scorer):
                 "compress images of one grid only"
             )
         scores = self.scorer.score(trace)
-        origins = trace.origins.to(scores.device)
-        mean = torch.tensor(self.mean, dtype=scores.dtype, device=scores.device)[origins.clamp(min=0)]
+        origins = on_device(trace.origins, scores.device)
+        mean = on_device(torch.tensor(self.mean, dtype=scores.dtype), scores.device)[origins.clamp(min=0)]
         return scores - mean.masked_fill(origins == PADDING, 0)

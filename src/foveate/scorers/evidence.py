@@ -9,6 +9,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import EvidenceShare, Need
 from foveate.core.trace import PADDING, Trace
+from foveate.core.transfer import on_device
 from foveate.functional.geometry import even
 
 
@@ -29,6 +30,6 @@ class Evidence(Scorer):
         rank = share.argsort(dim=-1, descending=True, stable=True).argsort(-1)
         turn = torch.where(share > 0, 2 - rank / share.shape[-1], 0.0)
         turn = turn.amax(1) if share.shape[1] else turn.sum(1)  # amax needs at least one thing
-        origins = trace.origins.to(share.device)
-        spread = even(trace.views).to(share.device)[origins.clamp(min=0)]
+        origins = on_device(trace.origins, share.device)
+        spread = on_device(even(trace.views), share.device)[origins.clamp(min=0)]
         return (turn + spread / (2 * share.shape[-1])).masked_fill(origins == PADDING, -torch.inf)

@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.functional.scaling import min_max, rank_share, softmax, unit_length
 
 
@@ -43,7 +44,7 @@ class Hybrid(Scorer):
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         weights = self.weights or (1 / len(self.scorers),) * len(self.scorers)
         parts = [scorer.score(trace) for scorer in self.scorers]
-        real = trace.real.to(parts[0].device)
+        real = on_device(trace.real, parts[0].device)
         return torch.stack([w * self._normalised(s, real) for w, s in zip(weights, parts, strict=True)]).sum(0)
 
     def _normalised(

@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Fingerprint, Need
 from foveate.core.trace import PADDING, Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Natural
 
 
@@ -30,8 +31,8 @@ class Random(Scorer):
         return (Fingerprint(),)
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
-        images = trace[Fingerprint()]
-        rows = [np.random.default_rng([self.seed, key]).random(trace.patches) for key in images.tolist()]
-        scores = torch.from_numpy(np.stack(rows)).to(images.device, torch.float32)
-        origins = trace.origins.to(images.device)
+        images = trace[Fingerprint()].tolist()
+        rows = [np.random.default_rng([self.seed, key]).random(trace.patches) for key in images]
+        origins = trace.origins
+        scores = on_device(torch.from_numpy(np.stack(rows)).float(), origins.device)
         return scores.gather(1, origins.clamp(min=0)).masked_fill(origins == PADDING, -torch.inf)

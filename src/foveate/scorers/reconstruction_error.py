@@ -9,6 +9,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Features, Fingerprint, Need, PatchStates
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Count, Natural, Positive
 from foveate.functional.matching import rows_at
 from foveate.functional.spanning import drawn, furthest, unexplained
@@ -41,6 +42,6 @@ class ReconstructionError(Scorer):
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         tokens, keys = (trace[need] for need in self.needs)
-        real = trace.real.to(tokens.device)
-        basis = furthest(tokens, drawn(self.seed, keys, real), real, self.basis)
+        basis = furthest(tokens, drawn(self.seed, keys, trace.real), trace.real, self.basis)
+        real = on_device(trace.real, tokens.device)
         return unexplained(tokens, rows_at(tokens, basis), self.ridge).masked_fill(~real, -torch.inf)

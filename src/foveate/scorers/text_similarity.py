@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from foveate.core.contracts import Scorer
 from foveate.core.needs import AlignedPatches, AlignedText, Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.functional.scaling import min_max, softmax
 
 _LIFT = 1e-6  # keeps the least relevant patch above 0, as in CDPruner's code
@@ -50,7 +51,7 @@ class TextSimilarity(Scorer):
             patches, text = F.normalize(patches, dim=2), F.normalize(text, dim=2)
         mean = text.sum(1) / segments.clamp(min=1)[:, None]
         similarity = torch.einsum("bpd,bd->bp", patches, mean)
-        scores, real = -similarity if self.negated else similarity, trace.real.to(similarity.device)
+        scores, real = -similarity if self.negated else similarity, on_device(trace.real, similarity.device)
         match self.normalise:
             case "none":
                 return scores

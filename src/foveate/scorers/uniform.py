@@ -8,6 +8,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Scorer
 from foveate.core.trace import PADDING, Trace
+from foveate.core.transfer import on_device
 from foveate.functional.geometry import even
 
 
@@ -17,4 +18,5 @@ class Uniform(Scorer):
 
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         origins = trace.origins
-        return even(trace.views).to(origins.device)[origins.clamp(min=0)].masked_fill(origins == PADDING, -torch.inf)
+        order = on_device(even(trace.views), origins.device)
+        return order[origins.clamp(min=0)].masked_fill(origins == PADDING, -torch.inf)

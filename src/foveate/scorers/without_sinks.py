@@ -13,6 +13,7 @@ from torch import Tensor
 from foveate.core.contracts import Scorer
 from foveate.core.needs import Features, Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Positive
 from foveate.functional.outliers import outlying
 
@@ -36,7 +37,7 @@ class WithoutSinks(Scorer):
     def score(self, trace: Trace) -> Float[Tensor, "batch patch"]:
         scores = self.scorer.score(trace)
         norms = trace[Features()].float().norm(dim=-1).to(scores.device)
-        real = trace.real.to(scores.device) & (scores > -torch.inf)
+        real = on_device(trace.real, scores.device) & (scores > -torch.inf)
         sinks = outlying(norms.masked_fill(~real, -torch.inf), self.factor) & real
         lowest = scores.masked_fill(~real, torch.inf).amin(1, keepdim=True)
         below = torch.searchsorted(scores.sort(dim=-1).values, scores.contiguous())  # equal scores stay equal

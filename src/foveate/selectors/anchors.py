@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import Need, ReceivedRows
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Share
 from foveate.functional.ranking import marked, ranked, top_k
 from foveate.functional.regions import with_neighbours
@@ -42,5 +43,5 @@ class Anchors(Selector):
         real = scores > -torch.inf
         received = trace[ReceivedRows(self.layer)].mean(1).masked_fill(~real, -torch.inf)
         anchors = marked(ranked(received, round(keep * self.alpha / 5)), scores.shape[1])
-        first = with_neighbours(anchors, trace.origins.to(scores.device), trace.views) & real
+        first = with_neighbours(anchors, on_device(trace.origins, scores.device), trace.views) & real
         return top_k(scores.masked_fill(first, torch.inf), keep)

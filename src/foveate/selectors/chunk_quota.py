@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from foveate.core.contracts import Selector
 from foveate.core.trace import PADDING, Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Count
 from foveate.functional.ranking import ranked
 from foveate.functional.regions import by_group, group_means, proportional, rank_within, runs
@@ -36,7 +37,7 @@ class ChunkQuota(Selector):
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf
-        chunk = runs(trace.origins.to(scores.device), trace.views, self.chunks)
+        chunk = runs(on_device(trace.origins, scores.device), trace.views, self.chunks)
         means = group_means(scores.double().clamp(min=0), chunk, real, self.chunks * len(trace.views))
         quota = proportional(means, keep)
         rank, given = rank_within(scores, chunk), quota.gather(1, chunk)

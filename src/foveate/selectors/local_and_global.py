@@ -10,6 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import ClsRows, Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Count
 from foveate.functional.ranking import listed, marked, top_k
 from foveate.functional.regions import rank_within, rectangles
@@ -41,7 +42,7 @@ class LocalAndGlobal(Selector):
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         real = scores > -torch.inf
         early = trace[ClsRows((self.layer,))][:, 0].mean(1).masked_fill(~real, -torch.inf)
-        window = rectangles(trace.origins.to(scores.device), trace.views, self.windows, self.windows)
+        window = rectangles(on_device(trace.origins, scores.device), trace.views, self.windows, self.windows)
         local = real & (rank_within(early, window) < keep // 2 // self.windows**2)
         best = top_k(scores.masked_fill(local, -torch.inf), keep - keep // 2)
         return listed(local | marked(best, scores.shape[1]), keep)

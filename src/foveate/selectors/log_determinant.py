@@ -42,5 +42,5 @@ class LogDeterminant(Selector):
         free = scores > -torch.inf
         channels = F.normalize(trace[Features(self.projected)].double() * free[..., None], dim=1)
         gram = channels @ channels.mT
-        kernel = self.gamma * gram @ gram.mT + torch.eye(gram.shape[1]).to(gram)
+        kernel = self.gamma * gram @ gram.mT + torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         return in_raster_order(determinantal(kernel, free, keep), scores.shape[1])

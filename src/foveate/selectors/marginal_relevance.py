@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import Features, Need
 from foveate.core.trace import Trace
-from foveate.core.values import Count
+from foveate.core.values import Count, NotNegative
 from foveate.functional.diversity import by_nearest
 from foveate.functional.matching import cosine
 from foveate.functional.ranking import in_raster_order
@@ -37,7 +37,7 @@ class MarginalRelevance(Selector):
 
     needs_keep: ClassVar[bool] = True
     static_count: ClassVar[bool] = True
-    weight: float = 1.0
+    weight: NotNegative = 1.0
     clamped: bool = False
     at_once: Count = 1
     projected: bool = True

@@ -10,7 +10,7 @@ from foveate.core.contracts import Selector
 from foveate.core.trace import Trace
 from foveate.functional.clustering import limited
 from foveate.functional.outliers import outliers
-from foveate.functional.ranking import in_raster_order, ranked
+from foveate.functional.ranking import in_raster_order, longest, ranked
 
 
 @dataclass(frozen=True)
@@ -31,5 +31,5 @@ class Outliers(Selector):
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         counts = outliers(scores, self.factor).clamp(1, keep)
-        best = limited(ranked(scores, int(counts.max())), counts)
+        best = limited(ranked(scores, longest(counts, keep)), counts)
         return in_raster_order(best, scores.shape[1]) if self.order == "raster" else best

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Count, Share
 from foveate.functional.outliers import outliers
 from foveate.functional.ranking import ranked
@@ -48,11 +49,14 @@ class OutliersAndStride(Selector):
         else:
             best = torch.full_like(scores[:, :1], given, dtype=torch.long)
         stride = real.sum(1, keepdim=True) // best // 3 if stride is None else torch.full_like(best, stride)
-        origins = trace.origins.to(scores.device)
+        origins = on_device(trace.origins, scores.device)
         view, inside = numbered(origins, trace.views)
-        last = torch.tensor([grid.patches - 1 for grid in trace.views], device=origins.device)[view]
+        last = on_device(torch.tensor([grid.patches - 1 for grid in trace.views]), origins.device)[view]
         sampled = (origins >= 0) & (inside % stride.clamp(min=1) == 0) & (inside < last)
-        rank, number = rank_within(scores, torch.zeros_like(origins)), torch.arange(scores.shape[1]).to(origins)
+        rank, number = (
+            rank_within(scores, torch.zeros_like(origins)),
+            torch.arange(scores.shape[1], device=origins.device),
+        )
         priority = torch.where(sampled, -number.double(), -torch.inf)
         priority = torch.where(rank < best, scores.shape[1] - rank, priority)
         return ranked(priority.masked_fill(~real, -torch.inf), scores.shape[1] if self.sampled else keep)

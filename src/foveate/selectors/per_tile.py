@@ -9,6 +9,7 @@ from torch import Tensor
 from foveate.core.contracts import Selector
 from foveate.core.needs import Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.functional.ranking import listed, marked
 from foveate.functional.regions import numbered, proportional
 from foveate.selectors.top_k import TopK
@@ -37,9 +38,9 @@ class PerTile(Selector):
         return self.selector.needs
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        tiles = _tiles(trace).to(scores.device)
+        tiles = on_device(_tiles(trace), scores.device)
         shares = proportional(tiles.bincount()[None].float(), keep)[0].tolist()
-        tile_of = tiles[trace.origins.to(scores.device).clamp(min=0)]
+        tile_of = tiles[on_device(trace.origins, scores.device).clamp(min=0)]
         stays = torch.zeros_like(scores, dtype=torch.bool)
         for tile, share in enumerate(shares):
             inside = (tile_of == tile) & (scores > -torch.inf)

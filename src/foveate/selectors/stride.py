@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Count
 from foveate.functional.ranking import listed
 from foveate.functional.regions import located
@@ -29,7 +30,7 @@ class Stride(Selector):
     step: Count = 3
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        origins = trace.origins.to(scores.device)
+        origins = on_device(trace.origins, scores.device)
         _, row, column = located(origins, trace.views)
         return listed((row % self.step == 0) & (column % self.step == 0) & (origins >= 0) & (scores > -torch.inf))
 

@@ -11,6 +11,7 @@ from foveate.core.arrangement import Views
 from foveate.core.contracts import Selector
 from foveate.core.needs import ClsRows, Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Share
 from foveate.functional.ranking import listed, marked, ranked, top_k
 from foveate.functional.regions import rank_within
@@ -47,13 +48,13 @@ class TileShares(Selector):
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
         if trace.tiles is None or not _is_enlarged(trace.views, trace.tiles):
             return top_k(scores, keep)
-        tiles, whole = trace.tiles.to(scores.device), trace.views[0].patches
-        real, origins = scores > -torch.inf, trace.origins.to(scores.device).clamp(min=0)
-        tile = tiles[origins]
+        whole, several = trace.views[0].patches, int(trace.tiles.max())
+        real, origins = scores > -torch.inf, on_device(trace.origins, scores.device).clamp(min=0)
+        tile = on_device(trace.tiles, scores.device)[origins]
         early = trace[ClsRows((self.layer,))][:, 0].sum(1).masked_fill(~real | (tile > 0), -torch.inf)
         strongest = marked(ranked(early, int(whole * (1 - self.alpha))), scores.shape[1])
-        shown = self._shown(trace, tiles)[origins.clamp(max=whole - 1)]
-        count = torch.zeros(len(scores), int(tiles.max()), device=scores.device)
+        shown = on_device(self._shown(trace, trace.tiles), scores.device)[origins.clamp(max=whole - 1)]
+        count = torch.zeros(len(scores), several, device=scores.device)
         count.scatter_add_(1, shown - 1, strongest.float())
         budgets = self._budgets(count, keep, whole, trace.patches)
         return listed(real & (rank_within(scores, tile) < budgets.gather(1, tile)), keep)
@@ -76,10 +77,10 @@ class TileShares(Selector):
         """Returns the tile that each patch of the whole image counts for."""
         base, enlarged = trace.views
         if self.as_published:
-            return 1 + torch.arange(base.patches, device=tiles.device) * int(tiles.max()) // base.patches
+            return 1 + torch.arange(base.patches) * int(tiles.max()) // base.patches
         row, column = torch.arange(base.rows) * enlarged.rows, torch.arange(base.columns) * enlarged.columns
         place = row[:, None] // base.rows * enlarged.columns + column // base.columns
-        return tiles[base.patches + place.flatten().to(tiles.device)]
+        return tiles[base.patches + place.flatten()]
 
 
 def _is_enlarged(views: Views, tiles: Int[Tensor, " every"]) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from foveate.core.contracts import Selector
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.functional.ranking import listed
 from foveate.functional.regions import numbered, rank_within
 
@@ -28,8 +29,8 @@ class TopKPerView(Selector):
     static_count: ClassVar[bool] = True
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        view_of, _ = numbered(trace.origins.to(scores.device), trace.views)
-        shares = torch.tensor(_shares(keep, [view.patches for view in trace.views]), device=scores.device)
+        view_of, _ = numbered(on_device(trace.origins, scores.device), trace.views)
+        shares = on_device(torch.tensor(_shares(keep, [view.patches for view in trace.views])), scores.device)
         return listed((scores > -torch.inf) & (rank_within(scores, view_of) < shares[view_of]), keep)
 
 

@@ -20,6 +20,7 @@ from foveate.core.contracts import Cut, Reduction
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.layers import resolve_layer, resolve_layers
 from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Downsampled, Keys, Need, PixelStatistic, ReceivedRows
+from foveate.core.transfer import on_device
 from foveate.data.clip import Clip
 from foveate.functional.pixel_filters import FILTERS
 from foveate.functional.sequence import positions, runs_of
@@ -264,7 +265,7 @@ class Adapter(ABC):
         config: Any = self.model.config
         rgb = Normalisation.of(self.image_processor).undone(tiles.flatten(0, 1))
         per_patch = FILTERS[need.name](rgb, pair(config.vision_config.patch_size)) / WHITE
-        per_patch = per_patch.to(tiles.device, torch.float32).unflatten(0, (-1, tiles.shape[1]))
+        per_patch = on_device(per_patch.float(), tiles.device).unflatten(0, (-1, tiles.shape[1]))
         return self.per_token(per_patch[..., None], images, arrangement)[..., 0]
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from transformers import Cache
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.errors import UnsupportedNeed
+from foveate.core.needs import Role
+from foveate.core.transfer import on_device
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.backbone.internals import cache_argument, internal
 
@@ -63,7 +65,14 @@ class Decoder:
         """Returns a context in which `listener` receives the attention calls of all blocks; see `tapped`."""
         return tapped(self.model, self._attention, listener)
 
-    def mask(self, states: Tensor, real: Tensor, cache: Cache | None, block: int) -> Any:  # noqa: ANN401
+    def mask(
+        self,
+        states: Tensor,
+        real: Tensor,
+        cache: Cache | None,
+        block: int,
+        padded: bool | None = None,
+    ) -> Any:  # noqa: ANN401
         """Returns the attention mask of the blocks from `block` on.
 
         Args:
@@ -71,9 +80,11 @@ class Decoder:
             real: (batch, token) bool, marks the tokens that are not padding, those in the cache included.
             cache: The key-value cache.
             block: Number of the block.
+            padded: Whether there is padding; if it is unknown (None), the mask is read, and a device waited for.
         """
+        given = None if padded is False else real.long().to(states.device)
         return internal("masking_utils.create_causal_mask")(
-            self.config, states, real.long().to(states.device), cache, layer_idx=block
+            self.config, states, given, cache, layer_idx=block, allow_is_causal_skip=not padded
         )
 
     def rotation(self, states: Tensor, position: Int[Tensor, "axis batch token"]) -> tuple[Tensor, Tensor]:
@@ -141,6 +152,37 @@ class Decoder:
         return self.head(states).to(states.device)
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Sizes of a left-padded batch of tokens, which the host knows without waiting for a device.
+
+    Attributes:
+        padded: Whether a prompt has padding.
+        visual: The greatest number of visual tokens of a prompt.
+        first_visual: The first column that holds a visual token; 0 if there is none.
+        first_question: The first column that holds a token of a question, or the last column.
+    """
+
+    padded: bool
+    visual: int
+    first_visual: int
+    first_question: int
+
+
+def extent_of(role: Int[Tensor, "batch token"]) -> Extent:
+    """Returns the extent of a batch; if it is on a device, the host waits for it."""
+    padded, *rest = extents(role).tolist()
+    return Extent(bool(padded), *rest)
+
+
+def extents(role: Int[Tensor, "batch token"]) -> Int[Tensor, " 4"]:
+    """Returns the numbers of an `Extent`, still on the device of the roles."""
+    visual, question = role == Role.VISUAL, (role == Role.QUESTION).any(0).int()
+    question[-1:] = 1
+    first = [visual.any(0).int().argmax(), question.argmax()]  # of equal values the first
+    return torch.stack([(role == Role.PADDING).any().long(), visual.sum(1).amax(), *first])
+
+
 class _Captured(Exception):
     """A signal that ends a block's pass once its queries and keys are known."""
 
@@ -162,6 +204,7 @@ class Layout:
             an image whose last tokens were dropped; None if every prompt ends with text.
         resumed: Position of the next token where the stock model resumes a prompt from its cache. It is past all
             positions, also those of Qwen2.5-VL's videos, which pass the text after them; None if it is `following`.
+        extent: The extent of the tokens; None if the host does not know it yet.
     """
 
     role: Int[Tensor, "batch token"]
@@ -173,3 +216,10 @@ class Layout:
     deepstack: Sequence[Float[Tensor, "visual dim"]] = ()
     late: Int[Tensor, "axis batch"] | None = None
     resumed: Int[Tensor, " batch"] | None = None
+    extent: Extent | None = None
+
+    def to(self, device: torch.device) -> "Layout":
+        """Returns the layout with roles, patches and positions on a device."""
+        names = ("role", "patch", "position", "following", "late", "resumed")
+        values = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return replace(self, **{name: on_device(value, device) for name, value in values.items()})

@@ -11,6 +11,7 @@ from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import ImageBatch
 from foveate.core.needs import Need
 from foveate.core.trace import EXTRA, PADDING
+from foveate.core.transfer import on_device
 from foveate.functional.mixing import unit_rows
 
 
@@ -40,15 +41,17 @@ def in_groups(
     if len(parts) == 1:
         return parts[0]
     rows = [row for group in groups for row in group]
-    order = torch.tensor(rows).argsort().tolist()
+    places = torch.tensor(rows).argsort()
     decision = concatenated([part.decision for part in parts], rows)
-    tokens = padded([part.tokens for part in parts], (-2,), 0)[order]
+    tokens = padded([part.tokens for part in parts], (-2,), 0)
+    tokens = tokens[on_device(places, tokens.device)]
     values = {}
     for need in parts[0].carried:
         axes = () if need.patch_axis is None else (need.patch_axis,)
-        values[need] = padded([part.carried[need] for part in parts], axes, 0)[order]
+        values[need] = padded([part.carried[need] for part in parts], axes, 0)
+        values[need] = values[need][on_device(places, values[need].device)]
     every = [arrangement for part in parts for arrangement in part.arrangements]
-    return Compressed(tokens, decision, tuple(every[i] for i in order), parts[0].separators, values)
+    return Compressed(tokens, decision, tuple(every[i] for i in places.tolist()), parts[0].separators, values)
 
 
 def concatenated(decisions: Sequence[Decision], rows: Sequence[int]) -> Decision:
@@ -58,10 +61,11 @@ def concatenated(decisions: Sequence[Decision], rows: Sequence[int]) -> Decision
         decisions: Decisions about parts of the batch.
         rows: The row of the batch that each row of the concatenated decisions belongs to.
     """
-    order = torch.tensor(rows).argsort().tolist()
-    scores = padded([decision.scores for decision in decisions], (-1,), torch.nan)[order]
     compressions = [decision.compression for decision in decisions]
-    origin = padded([compression.origin for compression in compressions], (-1,), PADDING)[order]
+    scores = padded([decision.scores for decision in decisions], (-1,), torch.nan)
+    origin = padded([compression.origin for compression in compressions], (-1,), PADDING)
+    order = on_device(torch.tensor(rows).argsort(), origin.device)
+    scores, origin = scores[order], origin[order]
     if all(compression.mixing is None for compression in compressions):
         return Decision(scores, Compression(origin))
     sources = scores.shape[1]
@@ -99,8 +103,8 @@ def carried(need: Need, value: Tensor, compression: Compression) -> Tensor:
 def in_order(compression: Compression) -> Compression:
     """Sorts tokens: those of patches in raster order, then extra ones, then padding."""
     origin = compression.origin
-    past = int(origin.amax()) + 1 if origin.numel() else 0
-    order = torch.where(origin >= 0, origin, past + (origin == PADDING).long()).argsort(dim=1, stable=True)
+    last = torch.iinfo(origin.dtype).max
+    order = torch.where(origin >= 0, origin, last - (origin == EXTRA).long()).argsort(dim=1, stable=True)
     mixing = compression.mixing
     if mixing is not None:
         mixing = mixing.gather(1, order[..., None].expand(-1, -1, mixing.shape[2]))

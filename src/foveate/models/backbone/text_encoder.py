@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPModel
 
 from foveate.core.errors import UnsupportedModel
+from foveate.core.transfer import on_device
 
 COMPANION_HINT = "name the CLIP that the vision tower was taken from; for LLaVA-1.5: openai/clip-vit-large-patch14-336"
 
@@ -76,8 +77,8 @@ class Companion:
         rows = [_windows(question, self.window, truncated=True)[0] for question in questions]
         states = self._encoded(rows).last_hidden_state
         longest = max(map(len, rows))
-        real = torch.tensor([[word < len(row) for word in range(longest)] for row in rows], device=states.device)
-        return self.clip.text_projection(states[:, :longest]) * real[..., None]
+        real = torch.tensor([[word < len(row) for word in range(longest)] for row in rows])
+        return self.clip.text_projection(states[:, :longest]) * on_device(real, states.device)[..., None]
 
     @torch.no_grad()
     def embed(self, questions: Sequence[Sequence[int]], truncated: bool) -> Float[Tensor, "question segment joint"]:
@@ -106,7 +107,7 @@ class Companion:
             ids[row, : len(segment)] = torch.tensor(segment)
             mask[row, : len(segment)] = 1
         device = self.clip.device
-        return self.clip.text_model(input_ids=ids.to(device), attention_mask=mask.to(device))
+        return self.clip.text_model(input_ids=on_device(ids, device), attention_mask=on_device(mask, device))
 
 
 def _windows(question: Sequence[int], window: int, truncated: bool) -> list[list[int]]:

@@ -8,12 +8,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from foveate.core.arrangement import Grid
-from foveate.core.checks import checked_step
+from foveate.core.checks import checked_step, reads_values
 from foveate.core.compression import Block, Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import FoveateError, LayerError, UnsupportedNeed
 from foveate.core.trace import EXTRA, PADDING
 from foveate.functional.mixing import unit_rows
+from foveate.functional.ranking import open_ended
 from foveate.models.backbone.internals import internal
 from foveate.models.backbone.pixels import pair
 
@@ -112,7 +113,7 @@ def _bias(
 ) -> Float[Tensor, "batch 1 1 token"] | None:
     """Returns the bias of attention logits: -inf for padding, log n for a token that stands for n."""
     weight = real.long() if size is None else size * real
-    if (weight == 1).all():
+    if not open_ended(weight) and (weight == 1).all():
         return None
     return weight.log().to(dtype)[:, None, None]
 
@@ -138,7 +139,9 @@ def _patches(
     """
     skip = int(has_cls)
     origin, count = total.origin[:, skip:], total.count - skip
-    last, fewest, most = torch.stack([total.origin.max(), count.min(), count.max()]).tolist()
+    fewest, most = (
+        torch.stack([count.min(), count.max()]).tolist() if reads_values(reduction, count.device) else [keep] * 2
+    )
     if fewest != keep or most != keep:
         left = f"{fewest} to {most}" if fewest < most else str(most)
         raise FoveateError(f"{reduction} left {left} patches: expected exactly keep={keep} after the feature layer")
@@ -146,7 +149,7 @@ def _patches(
         patches = torch.where(origin > 0, origin - 1, torch.where(origin == 0, EXTRA, origin))
         mixing = None if total.mixing is None else total.mixing[:, 1:].roll(-1, -1)
         return states[:, 1:], Compression(patches, mixing)
-    order = origin.masked_fill(origin == PADDING, total.origin.shape[1] + last).argsort(dim=-1)
+    order = origin.masked_fill(origin == PADDING, torch.iinfo(origin.dtype).max).argsort(dim=-1, stable=True)
 
     def ordered(rows: Tensor) -> Tensor:
         return rows[:, skip:].gather(1, order[..., None].expand(-1, -1, rows.shape[2]))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import DataError
+from foveate.core.transfer import rows_of
 from foveate.data.clip import Clip
 from foveate.models.backbone.adapter import ImageInputs
 from foveate.models.families.llava import clip_like
@@ -68,7 +69,7 @@ class Frames(Tiled):
         return (0.0, 0.0, 1.0, 1.0)
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
-        return {"pixel_values_videos": images["pixel_values_videos"][list(rows)]}
+        return {"pixel_values_videos": rows_of(images["pixel_values_videos"], rows)}
 
     def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         return images["pixel_values_videos"]

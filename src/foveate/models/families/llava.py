@@ -15,6 +15,7 @@ from foveate.core.compression import Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import Downsampled, Features, Fingerprint, Need, PixelStatistic
+from foveate.core.transfer import rows_of
 from foveate.functional.fingerprint import fingerprints
 from foveate.functional.geometry import nearest_grid
 from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
@@ -41,7 +42,7 @@ class Llava(Adapter):
         return [Arrangement((grid,))] * len(pixels)
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
-        return {"pixel_values": images["pixel_values"][list(rows)]}
+        return {"pixel_values": rows_of(images["pixel_values"], rows)}
 
     def vision_grids(self, images: ImageInputs, arrangement: Arrangement) -> tuple[Grid, ...]:
         return arrangement.views

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.budget import Keep, resolve_keep
+from foveate.core.transfer import on_device, rows_of
 from foveate.models.backbone.adapter import ImageInputs
 from foveate.models.backbone.internals import internal
 from foveate.models.backbone.scaling import Scaling, nearest
@@ -58,7 +59,7 @@ class AnyResolution(Tiled):
         return [own if split else _whole(base) for own, split in zip(tiled, self._split(images), strict=True)]
 
     def chosen(self, images: ImageInputs, rows: Sequence[int], arrangements: Sequence[Arrangement]) -> ImageInputs:
-        return {name: images[name][list(rows)] for name in ("pixel_values", "image_sizes")}
+        return {name: rows_of(images[name], rows) for name in ("pixel_values", "image_sizes")}
 
     def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         base = self._base(images)
@@ -87,7 +88,7 @@ class AnyResolution(Tiled):
         self, tiles: Float[Tensor, "image tile token width"], images: ImageInputs, arrangement: Arrangement
     ) -> Float[Tensor, "image patch width"]:
         sizes = images["image_sizes"]  # images of one arrangement may have different padding
-        offsets = arrangement.offsets.to(tiles.device)
+        offsets = on_device(arrangement.offsets, tiles.device)
         newline = torch.full(tiles.shape[-1:], _SEPARATOR, dtype=tiles.dtype, device=tiles.device)
         return torch.stack([self.pack(tile, size, newline)[offsets] for tile, size in zip(tiles, sizes, strict=True)])
 

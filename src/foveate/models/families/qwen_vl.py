@@ -15,6 +15,7 @@ from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic, ReceivedRows
+from foveate.core.transfer import on_device, rows_of
 from foveate.data.clip import Clip
 from foveate.functional.attention import from_others, mean_attention
 from foveate.functional.fingerprint import fingerprints
@@ -75,7 +76,7 @@ class MergedSquares(Adapter):
         pixels = images[self._pixels].split([a.patches * self.side**2 for a in arrangements])
         return {
             self._pixels: torch.cat([pixels[row] for row in rows]),
-            self._grid: images[self._grid][list(rows)],
+            self._grid: rows_of(images[self._grid], rows),
         }
 
     def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
@@ -149,7 +150,7 @@ class MergedSquares(Adapter):
 
         with tapped(self.inner.visual, self._layer_of, listen) if recorded else nullcontext():
             output, unmerged = self._run_tower(images)
-        order = self._order(images[self._grid])
+        order = on_device(self._order(images[self._grid]), images[self._pixels].device)
         tokens = torch.stack(list(output.pooler_output))
         values: dict[Need, Tensor] = {}
         for need in needs:
@@ -220,7 +221,8 @@ class MergedSquares(Adapter):
         """Returns the stock model's image features, and the patches that enter the merger."""
         merger_inputs: list[Tensor] = []
         with self.projector.register_forward_pre_hook(lambda _, args: merger_inputs.append(args[0])):
-            output = self.inner.get_image_features(images[self._pixels], images[self._grid], return_dict=True)
+            pixels, grid = images[self._pixels], images[self._grid]
+            output = self.inner.get_image_features(pixels, on_device(grid, pixels.device), return_dict=True)
         return output, merger_inputs[0]
 
     def _order(self, grid: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ from foveate.models.runtime.kv_cache import (
     length_of,
     set_cached_prompt,
 )
-from foveate.models.runtime.packing import in_reading_order, pack, prompts_of
+from foveate.models.runtime.packing import host_inputs, in_reading_order, pack, prompts_of
 from foveate.models.runtime.prefix_cache import Prefixes
 from foveate.models.runtime.pruning import Pruning, pruning_of
 
@@ -120,14 +120,15 @@ class Attachment:
         check_inputs(self.adapter, inputs)
         if self.cuts:
             check_cut_options(inputs, self.adapter, self.cuts, generating)
+        ids, inputs = inputs["input_ids"], host_inputs(self.adapter, inputs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
             compressed = self._compressed(inputs, keys)
-            result, layout = pack(self.adapter, inputs, compressed, self.repack)
+            result, layout = pack(self.adapter, inputs, compressed, self.repack, ids.device)
         pruning = pruning_of(self.adapter.decoder, layout, self.cuts, compressed)
         late = layout.late
         if late is not None and not self.cuts:  # prompts that lost no token continue as in the stock model
             remaining = (layout.patch >= 0) | (layout.role == Role.SEPARATOR)
-            removed = remaining.sum(1) < self.adapter.is_placeholder(inputs["input_ids"]).sum(1)
+            removed = remaining.sum(1) < self.adapter.is_placeholder(ids).sum(1)
             late = late.masked_fill(~removed, 0)
         call = CompressedCall(pruning, features_of(self.adapter, result), result["input_ids"].shape, late)
         with ExitStack() as stack:
@@ -137,7 +138,7 @@ class Attachment:
                 stack.enter_context(hooked(self.adapter.decoder, call))
             yield result, call
         if call.cache is not None:
-            ids, short, real = inputs["input_ids"], result["input_ids"], result["attention_mask"].bool()
+            short, real = result["input_ids"], result["attention_mask"].bool()
             axes, fingerprint = self.adapter.position_axes, fingerprint_of(call.cache, short.shape[1])
             resumed = layout.following if layout.resumed is None else layout.resumed
             prompt = CachedPrompt(ids, short, real, resumed, axes, bool(self.cuts), fingerprint)
@@ -147,7 +148,7 @@ class Attachment:
 
     def generate(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
         """Runs `stock`, the model's own `generate`, with compressed images."""
-        inputs = named_arguments(stock, args, kwargs)
+        inputs = named_arguments(stock, args, kwargs) if args else dict(kwargs)
         if inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
         if self.prefixes is None:
@@ -156,7 +157,7 @@ class Attachment:
         if not self.prefixes.keeps_prompt(inputs):
             return self._generated(stock, inputs)[0]
         check_inputs(self.adapter, inputs)  # also if nothing is compressed anew
-        keys = self.prefixes.keys(*self._images(inputs))
+        keys = self.prefixes.keys(*self._images(host_inputs(self.adapter, inputs)))
         inputs, known = self.prefixes.opened(keys, inputs)
         output, call = self._generated(stock, inputs, keys)
         if known is not None:
@@ -181,7 +182,7 @@ class Attachment:
 
     def forward(self, stock: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
         """Runs `stock`, the model's own `forward`, with compressed images."""
-        inputs = named_arguments(stock, args, kwargs)
+        inputs = named_arguments(stock, args, kwargs) if args else kwargs  # binding them takes longer than a kernel
         if (call := self._current.call) is None:
             return self._run(stock, inputs)
         if call.owns(features_of(self.adapter, inputs), cache_of(inputs)):

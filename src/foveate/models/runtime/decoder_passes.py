@@ -46,14 +46,15 @@ class DecoderPasses:
             self.cache.batch_repeat_interleave(len(states))
         return self._prompt(states[:, common:], common)
 
-    def step(self, states: Tensor, real: Tensor) -> Tensor:
+    def step(self, states: Tensor, real: Tensor, padded: bool | None = None) -> Tensor:
         """Runs further tokens, left-padded, and returns the normalised states of the last block.
 
         Args:
             states: Input embeddings of the tokens.
             real: (batch, token) bool, marks the tokens that are not padding.
+            padded: Whether there is padding; None if the host does not know.
         """
-        self.pruning.advance(real)
+        self.pruning.advance(real, padded)
         position = (self.following[:, None] + positions(real)).expand(len(self.layout.position), -1, -1)
         self.following = self.following + real.sum(1)
         return self._run(states, position, self.pruning.segments[0].real, False)

@@ -164,8 +164,9 @@ def embedded(
     adapter: Adapter, prompts: Sequence[Sequence[int]], compressed: Compressed, repack: bool
 ) -> tuple[Tensor, Layout]:
     """Returns input embeddings and layout of left-padded prompts."""
-    ids, mask = left_padded(prompts, adapter.pad_token, compressed.tokens.device)
-    inputs, layout = pack(adapter, {"input_ids": ids, "attention_mask": mask}, compressed, repack)
+    ids, mask = left_padded(prompts, adapter.pad_token, torch.device("cpu"))
+    given = {"input_ids": ids, "attention_mask": mask}
+    inputs, layout = pack(adapter, given, compressed, repack, compressed.tokens.device)
     return adapter.embed(inputs["input_ids"], layout.tokens), layout
 
 
@@ -248,7 +249,8 @@ def _padded_after(common: int, states: Tensor, layout: Layout) -> tuple[Tensor, 
     position = layout.position.gather(2, order.expand(len(layout.position), -1, -1))
     role, patch = layout.role.gather(1, order), layout.patch.gather(1, order)
     moved = states.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
-    return moved, replace(layout, role=role, patch=patch, position=position)
+    extent = layout.extent and replace(layout.extent, first_visual=0, first_question=0)  # wherever they are now
+    return moved, replace(layout, role=role, patch=patch, position=position, extent=extent)
 
 
 def _run(

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foveate.core.transfer import on_device
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.runtime.decoder_passes import DecoderPasses
 
@@ -42,23 +43,26 @@ def greedy(
         limit: Longest answer.
         on_step: Receives at each step the rows that are decoded, and whether each ends with this token.
     """
-    ends = torch.tensor(adapter.ends, device=logits.device)
-    rows = torch.arange(len(logits), device=logits.device)
+    ends, rows = adapter.ends, torch.arange(len(logits))
     answers = [list(tokens) for tokens in prefixes]
     while True:
         chosen = logits.argmax(-1)
-        ended = torch.isin(chosen, ends)
-        on_step(rows, ended)
-        for row, token in zip(rows[~ended].tolist(), chosen[~ended].tolist(), strict=True):
-            answers[row].append(token)
-        open_ = ~ended & torch.tensor([len(answers[row]) < limit for row in rows.tolist()], device=rows.device)
-        if not open_.any():
+        tokens = chosen.tolist()  # the only wait for the device in a step
+        ended = torch.tensor([token in ends for token in tokens], dtype=torch.bool)
+        on_step(on_device(rows, logits.device), on_device(ended, logits.device))
+        going = []
+        for place, (row, token) in enumerate(zip(rows.tolist(), tokens, strict=True)):
+            answers[row] += [token] * (token not in ends)
+            going += [place] * (token not in ends and len(answers[row]) < limit)
+        if not going:
             return answers
-        if not open_.all():
-            blocks.select(open_.nonzero()[:, 0])
-            rows, chosen = rows[open_], chosen[open_]
+        if len(going) < len(tokens):
+            left = torch.tensor(going)
+            rows, left = rows[left], on_device(left, logits.device)
+            blocks.select(left)
+            chosen = chosen[left]
         embeds = adapter.inner.get_input_embeddings()(chosen[:, None])
-        states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool))
+        states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool), padded=False)
         logits = adapter.decoder.logits(states[:, -1])
 
 

@@ -1,7 +1,7 @@
 """Hooks on a decoder's blocks that apply cuts inside the passes of stock `forward` and `generate`."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from threading import get_ident
 from typing import Any
@@ -63,7 +63,7 @@ class CompressedCall:
         """
         self._thread, self.prompting = get_ident(), prompting
         try:
-            with self.pruning.listening():
+            with self.pruning.listening() if prompting else nullcontext():
                 yield
         finally:
             self._thread = None
@@ -77,7 +77,7 @@ class CompressedCall:
         if self.pruning.cuts and past == 0:
             self.pruning.expand(len(ids) // self._prompt[0])
         elif self.pruning.cuts:
-            self.pruning.advance(torch.ones_like(ids, dtype=torch.bool))
+            self.pruning.advance(torch.ones_like(ids, dtype=torch.bool), padded=False)
         if self.cache is None and inputs.get("attention_mask") is None:
             # Without a mask, transformers takes gaps in positions for the borders of packed sequences.
             more["attention_mask"] = torch.ones_like(ids)
@@ -125,7 +125,7 @@ def hooked(decoder: Decoder, call: CompressedCall) -> Iterator[None]:
         if segment.start == 0:
             return (states, *args[1:]), kwargs | kernels
         if number == segment.start:
-            state["attention_mask"] = decoder.mask(states, segment.real, cache, number)
+            state["attention_mask"] = decoder.mask(states, segment.real, cache, number, segment.padded)
             if prompt:
                 state["position_embeddings"] = decoder.rotation(states, pruning.tokens.position)
             elif len(pruning.tokens.position) == 1:

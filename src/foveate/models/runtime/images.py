@@ -25,6 +25,7 @@ from foveate.core.needs import (
     Sensitivity,
 )
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.functional.fingerprint import fingerprints
 from foveate.functional.sensitivity import random_directions, sensitivity
 from foveate.models.backbone.adapter import Adapter, ImageInputs
@@ -259,7 +260,7 @@ def resolve_need(context: NeedContext, need: Need, sources: Tensor, values: Mapp
             return _sensitivity(adapter, need, values[Features()])
         case QuestionEmbeddings() if texts:
             table = adapter.inner.get_input_embeddings()
-            words = [table(torch.tensor(ids, dtype=torch.long, device=sources.device)) for ids in texts.questions]
+            words = [table(on_device(torch.tensor(ids, dtype=torch.long), sources.device)) for ids in texts.questions]
             return pad_sequence(words, batch_first=True)
         case ResponseRows() if texts:
             if any(map(context.among_others, texts.prompts)):

@@ -12,12 +12,14 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.arrangement import Arrangement
+from foveate.core.checks import refuse_unranked, unranked
 from foveate.core.compression import Compressed
 from foveate.core.needs import Deepstack, Role
 from foveate.core.trace import EXTRA, PADDING
+from foveate.core.transfer import on_device, on_host
 from foveate.functional.sequence import positions, repeat_left_padded
 from foveate.models.backbone.adapter import Adapter
-from foveate.models.backbone.decoder import Layout
+from foveate.models.backbone.decoder import Layout, extent_of
 
 _REPLACED = ("input_ids", "attention_mask", "position_ids", "labels", "mm_encoder_outputs")
 
@@ -68,11 +70,19 @@ class _Sequence:
     def separator(self) -> Tensor:
         return self.visual & (self.token < 0)
 
+    @property
+    def role(self) -> Tensor:
+        """The `Role` of each token."""
+        role = torch.where(_after_last(self.visual), Role.QUESTION, Role.BEFORE).masked_fill(self.visual, Role.VISUAL)
+        return role.masked_fill(self.separator, Role.SEPARATOR).masked_fill(~self.real, Role.PADDING)
+
 
 def pack(
-    adapter: Adapter, inputs: dict[str, Any], compressed: Compressed, repack: bool
+    adapter: Adapter, inputs: dict[str, Any], compressed: Compressed, repack: bool, device: torch.device | None = None
 ) -> tuple[dict[str, Any], Layout]:
     """Returns model inputs in which every image has only its compressed tokens, left-padded, and their layout.
+
+    Indices are computed on the host, so that a device waits for the numbers of tokens once, and not for each index.
 
     Args:
         adapter: The model's adapter.
@@ -80,20 +90,21 @@ def pack(
         compressed: One row per image, images in reading order.
         repack: Whether to number the tokens consecutively; otherwise each keeps its position, and an extra one takes
             that of the token before it. Positions with three axes are always kept.
+        device: Device of the results; None means that of `input_ids`.
 
     Raises:
         ValueError: The number of placeholders does not match the images.
     """
-    ids, mask = inputs["input_ids"], prompt_mask(adapter, inputs)
+    target: torch.device = device or inputs["input_ids"].device
+    inputs = host_inputs(adapter, inputs)
+    ids, mask, origin = inputs["input_ids"], prompt_mask(adapter, inputs), _origins(compressed)
     placeholder = adapter.is_placeholder(ids)
     counts, ends = torch.stack([placeholder.sum(1), (placeholder & _last(mask)).sum(1)]).tolist()
-    prompts, slots = prompts_of(counts, compressed.arrangements), _slots(compressed)
+    prompts, slots = prompts_of(counts, compressed.arrangements), _slots(compressed, origin)
     sequence = _sequence(placeholder, mask, compressed.arrangements, slots)
     real = sequence.real
-    patch = _patches(sequence, compressed, prompts)
-    role = torch.where(_after_last(sequence.visual), Role.QUESTION, Role.BEFORE)
-    role = role.masked_fill(sequence.visual, Role.VISUAL)
-    role = role.masked_fill(sequence.separator, Role.SEPARATOR).masked_fill(~real, Role.PADDING)
+    patch = _patches(sequence, origin, prompts)
+    role = sequence.role
     if repack and adapter.position_axes == 1:
         position, following, resumed = positions(real)[None], real.sum(1), None
     else:
@@ -111,11 +122,31 @@ def pack(
     for name in adapter.token_inputs:
         if inputs.get(name) is not None:
             result[name] = sequence.gathered(inputs[name], 0)
+    made = {name for name in result if name not in inputs or result[name] is not inputs[name]}
+    result |= {name: on_device(result[name], target) for name in made}
     result["mm_encoder_outputs"] = _outputs(adapter, compressed.arrangements, tokens, deep)
-    flat = [torch.cat(level) for level in deep]
-    everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
     late = following - position[:, :, -1] - 1 if any(ends) else None
-    return result, Layout(role, patch, position, following, prompts, everything, flat, late, resumed)
+    everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
+    flat, extent = [torch.cat(level) for level in deep], extent_of(role)
+    layout = Layout(role, patch, position, following, prompts, everything, flat, late, resumed, extent)
+    return result, layout.to(target)
+
+
+def host_inputs(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the inputs with the prompts, and the sizes of images and videos, on the host.
+
+    Args:
+        adapter: The model's adapter.
+        inputs: The inputs of a call.
+    """
+    sizes = {name for kind in adapter.kinds for name in kind.image_inputs[1:]}
+    names = ("input_ids", "attention_mask", "labels", *adapter.token_inputs, *sorted(sizes))
+    found = {
+        name: value
+        for name in names
+        if isinstance(value := inputs.get(name), Tensor) and value.ndim <= 2 and not value.is_floating_point()
+    }
+    return {**inputs, **dict(zip(found, on_host(*found.values()), strict=True))}
 
 
 def prompt_mask(adapter: Adapter, inputs: dict[str, Any]) -> Bool[Tensor, "batch token"]:
@@ -129,24 +160,40 @@ def _last(mask: Tensor) -> Tensor:
     return mask & (mask.flip(1).cumsum(1).flip(1) == 1)
 
 
-def _slots(compressed: Compressed) -> _Slots:
+def _origins(compressed: Compressed) -> Tensor:
+    """Returns the origins of all tokens on the host, which waits here for the choice.
+
+    Raises:
+        FoveateError: Scores are NaN or infinite, which nothing reads on a device before.
+    """
+    scores, patches = compressed.decision.scores, [arrangement.patches for arrangement in compressed.arrangements]
+    origin = compressed.decision.compression.origin
+    if scores.device.type in ("cpu", "meta") or not patches:
+        return on_host(origin)[0]
+    padding = torch.arange(scores.shape[1]) >= torch.tensor(patches)[:, None]
+    wrong = unranked(scores).masked_fill(on_device(padding, scores.device), False).sum()
+    origin, wrong = on_host(origin, wrong)
+    refuse_unranked(int(wrong), sum(patches), "the compressor before the language model")
+    return origin
+
+
+def _slots(compressed: Compressed, origin: Int[Tensor, "image token"]) -> _Slots:
     """Orders the tokens of each image for the prompt.
 
     A token has the offset of its patch, and separators keep theirs; an extra token follows the token before it.
     """
-    origin, real = compressed.decision.compression.origin, compressed.decision.compression.real
-    device = origin.device
+    real = origin != PADDING
     if not len(origin):
         return _Slots(origin, origin, origin, real)
-    runs = pad_sequence([arrangement.offsets for arrangement in compressed.arrangements], batch_first=True).to(device)
+    runs = pad_sequence([arrangement.offsets for arrangement in compressed.arrangements], batch_first=True)
     own = torch.where(origin >= 0, runs.gather(1, origin.clamp(min=0)), -1) if origin.shape[1] else origin
     key = own.cummax(1).values if origin.shape[1] else origin  # extra tokens sort with the token before them
     offset = torch.where(origin == EXTRA, key.clamp(min=0), own.clamp(min=0))
-    token = torch.arange(origin.shape[1], device=device).expand_as(origin)
+    token = torch.arange(origin.shape[1]).expand_as(origin)
     kept = [
         torch.tensor(a.separators if compressed.separators else (), dtype=torch.long) for a in compressed.arrangements
     ]
-    breaks = pad_sequence(kept, batch_first=True, padding_value=PADDING).to(device)
+    breaks = pad_sequence(kept, batch_first=True, padding_value=PADDING)
     if not breaks.shape[1]:
         return _Slots(token, offset, key.clamp(min=0), real)
     real = torch.cat([real, breaks >= 0], 1)
@@ -158,7 +205,7 @@ def _slots(compressed: Compressed) -> _Slots:
 
 def _sequence(placeholder: Tensor, mask: Tensor, arrangements: Sequence[Arrangement], slots: _Slots) -> _Sequence:
     """Replaces each placeholder by the slots in its place, and pads on the left."""
-    lengths = torch.tensor([0, *(image.length for image in arrangements)], device=placeholder.device)
+    lengths = torch.tensor([0, *(image.length for image in arrangements)])
     starts = lengths.cumsum(0)
     ordinal = (placeholder.flatten().cumsum(0) - 1).reshape(placeholder.shape).clamp(min=0)
     image = torch.searchsorted(starts[1:], ordinal, right=True).clamp(max=max(0, len(arrangements) - 1))
@@ -179,14 +226,12 @@ def _sequence(placeholder: Tensor, mask: Tensor, arrangements: Sequence[Arrangem
     return _Sequence(index, real, visual, owner, slots.token[owner, slot], column)
 
 
-def _patches(sequence: _Sequence, compressed: Compressed, prompts: Sequence[Sequence[Arrangement]]) -> Tensor:
+def _patches(sequence: _Sequence, origin: Tensor, prompts: Sequence[Sequence[Arrangement]]) -> Tensor:
     """Returns `Layout.patch`: patches are numbered across all images of a prompt."""
-    device, compression = sequence.index.device, compressed.decision.compression
     patch = torch.full_like(sequence.index, PADDING)
-    if len(compression.origin):
-        origin = F.pad(compression.origin.to(device), (0, 1), value=PADDING)
-        own = origin[sequence.image, sequence.token.clamp(min=0)]
-        before = torch.tensor(_patches_before(prompts), device=device, dtype=torch.long)
+    if len(origin):
+        own = F.pad(origin, (0, 1), value=PADDING)[sequence.image, sequence.token.clamp(min=0)]
+        before = torch.tensor(_patches_before(prompts), dtype=torch.long)
         patch = torch.where(own >= 0, before[sequence.image] + own, own)
     return patch.masked_fill(~sequence.visual | sequence.separator, PADDING)
 
@@ -207,7 +252,10 @@ def _tokens(tokens: Tensor, separator: Tensor | None, slots: _Slots) -> list[Ten
     if separator is not None:  # appended as the last token, which index -1 selects
         last = separator.to(tokens).expand(len(tokens), 1, -1)
         tokens = torch.cat([tokens, last], 1)
-    return [rows[token[real]] for rows, token, real in zip(tokens, slots.token, slots.real, strict=True)]
+    picked = [token[real] % tokens.shape[1] for token, real in zip(slots.token, slots.real, strict=True)]
+    index = torch.cat([slots.token[:0].flatten(), *(row * tokens.shape[1] + own for row, own in enumerate(picked))])
+    rows = tokens.flatten(0, 1).index_select(0, on_device(index, tokens.device))
+    return list(rows.split([len(own) for own in picked]))
 
 
 def _deepstack(adapter: Adapter, compressed: Compressed) -> list[Tensor]:

@@ -1,16 +1,20 @@
 """Attention from prompts to visual tokens inside the language model, between two cuts."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from foveate.core.needs import PromptRows, Role
+from foveate.core.transfer import on_device
 from foveate.functional.attention import causal, mean_attention, mean_greatest_attention
+from foveate.functional.matching import rows_at
 from foveate.functional.sequence import padded_index
-from foveate.models.backbone.decoder import Decoder
+from foveate.models.backbone.decoder import Decoder, Extent
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,23 +26,29 @@ class Tokens:
         patch: (batch, token) the patch of each visual token; see `Layout`.
         position: (axis, batch, token) the position that the rotary embedding receives.
         rater: (batch, token) weight of each token as a query of "raters".
+        extent: What the host knows of the sequence.
     """
 
     role: Tensor
     patch: Tensor
     position: Tensor
     rater: Tensor
+    extent: Extent
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Tokens":
+        """Returns the sequence with all tensors changed."""
+        return Tokens(
+            change(self.role), change(self.patch), change(self.position), change(self.rater), extent=self.extent
+        )
 
     def to(self, device: torch.device) -> "Tokens":
         """Returns the sequence on a device."""
-        if self.role.device == device:
-            return self
-        return Tokens(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return self if self.role.device == device else self.each(lambda values: on_device(values, device))
 
     @cached_property
     def visual(self) -> tuple[Tensor, Tensor]:
         """The columns of the visual tokens of each prompt, and a mask of those that are not padding."""
-        return padded_index(self.role == Role.VISUAL)
+        return padded_index(self.role == Role.VISUAL, self.extent.visual)
 
     @property
     def real(self) -> Tensor:
@@ -48,11 +58,6 @@ class Tokens:
     def image_tokens(self) -> Tensor:
         """(batch,) number of visual tokens and separators of each prompt."""
         return ((self.role == Role.VISUAL) | (self.role == Role.SEPARATOR)).sum(1)
-
-    @property
-    def allowed(self) -> Tensor:
-        """(batch, query, key) bool, whether a query attends to a key."""
-        return causal(self.real, torch.arange(self.role.shape[1], device=self.role.device))
 
 
 def prompt_rows(
@@ -71,25 +76,24 @@ def prompt_rows(
     tokens = tokens.to(query.device)  # blocks may be on different devices
     match need.query:
         case "last":
-            rows = slice(-1, None)
-            weight = torch.ones(len(query), 1, device=query.device)
+            first, weight = query.shape[2] - 1, torch.ones_like(tokens.rater)
         case "mean":
-            rows, weight = slice(None), query_weights(tokens.role == Role.QUESTION)
+            first, weight = tokens.extent.first_question, query_weights(tokens.role == Role.QUESTION)
         case "raters":
-            rows, weight = slice(None), tokens.rater
+            first, weight = tokens.extent.first_question, tokens.rater
         case "visual":
-            rows, weight = slice(None), (tokens.role == Role.VISUAL).float()
+            first, weight = tokens.extent.first_visual, (tokens.role == Role.VISUAL).float()
         case "all":
-            rows, weight = slice(None), tokens.real.float()
-    if rows == slice(None) and need.query != "all":  # skips the tokens before the first query
-        rows = slice(int(weight.any(0).float().argmax()), None)
-        weight = weight[:, rows]
-    allowed = tokens.allowed[:, rows]
-    if need.over == "patches":
-        allowed = allowed & (tokens.role == Role.VISUAL)[:, None]
-    divisor = _positional_bias(decoder, tokens, query, scaling)[:, rows] if need.debiased else None
+            first, weight = 0, tokens.real.float()
+    column = torch.arange(first, query.shape[2], device=query.device)
+    keys = tokens.role == Role.VISUAL if need.over == "patches" else tokens.real
+
+    def allowed(rows: slice) -> Tensor:  # for some rows at a time, as masks of all of them are large
+        return causal(keys, column[rows])
+
+    divisor = _positional_bias(decoder, tokens, query, scaling, first) if need.debiased else None
     mean = mean_greatest_attention if need.heads == "max" else mean_attention
-    attention = mean(query[:, :, rows], key, scaling, weight, allowed, divisor)
+    attention = mean(query[:, :, first:], key, scaling, weight[:, first:], allowed, divisor)
     index, _ = tokens.visual
     return attention.gather(2, index[:, None].expand(-1, attention.shape[1], -1))
 
@@ -100,11 +104,13 @@ def raters(states: Tensor, tokens: Tokens) -> Tensor:
     The similarity of a question token is the softmax over the question of its product with a visual token, averaged
     over visual tokens.
     """
-    question, visual = tokens.role == Role.QUESTION, tokens.role == Role.VISUAL
-    logits = (states @ states.transpose(1, 2)).float().masked_fill(~question[:, None], -torch.inf)
-    similarity = (logits.softmax(2) * visual[..., None]).sum(1) / visual.sum(1, keepdim=True)
-    chosen = question & (similarity > 1 / question.sum(1, keepdim=True))
-    return query_weights(torch.where(chosen.any(1, keepdim=True), chosen, question))
+    question, (index, real), first = tokens.role == Role.QUESTION, tokens.visual, tokens.extent.first_question
+    marked = question[:, first:]
+    logits = (rows_at(states, index) @ states[:, first:].mT).float().masked_fill(~marked[:, None], -torch.inf)
+    similarity = (logits.softmax(2) * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+    chosen = marked & (similarity > 1 / marked.sum(1, keepdim=True))
+    chosen = F.pad(torch.where(chosen.any(1, keepdim=True), chosen, marked), (first, 0))
+    return query_weights(chosen)
 
 
 def query_weights(tokens: Tensor) -> Tensor:
@@ -121,8 +127,10 @@ def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return turned.to(x.dtype)
 
 
-def _positional_bias(decoder: Decoder, tokens: Tokens, query: Tensor, scaling: float) -> Tensor:
-    """Returns (batch, query, key) logits of all-ones queries and keys."""
+def _positional_bias(
+    decoder: Decoder, tokens: Tokens, query: Tensor, scaling: float, first: int
+) -> Callable[[slice], Tensor]:
+    """Returns a function of some queries, counted from `first`, to (batch, query, key) logits of all-ones vectors."""
     ones = torch.ones_like(query[:, :1])
     turned = rotated(ones, *decoder.rotation(query, tokens.position))[:, 0].float()
-    return turned @ turned.transpose(1, 2) * scaling
+    return lambda rows: turned[:, first:][:, rows] @ turned.mT * scaling

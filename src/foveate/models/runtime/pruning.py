@@ -6,7 +6,7 @@ afterwards holds the mask and positions that each block needs in every later pas
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,15 +14,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from foveate.core.arrangement import Views
+from foveate.core.checks import refuse_unranked, unranked
 from foveate.core.compression import Compressed, Compression, Decision
 from foveate.core.contracts import Cut
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.layers import resolve_layer
 from foveate.core.needs import Fingerprint, Need, PatchStates, PromptRows, Role, TokenKeys, TokenRoles, TokenStates
 from foveate.core.trace import EXTRA, PADDING, Trace
+from foveate.core.transfer import on_device
 from foveate.functional.sequence import padded_index, positions
 from foveate.models.backbone.cut_checks import check_cuts, check_images
-from foveate.models.backbone.decoder import Decoder, Layout
+from foveate.models.backbone.decoder import Decoder, Extent, Layout, extent_of, extents
 from foveate.models.backbone.grouping import carried, concatenated, in_order
 from foveate.models.runtime.prompt_attention import Tokens, prompt_rows, query_weights, raters, rotated
 
@@ -35,11 +37,13 @@ class Segment:
         start: The first of these blocks.
         real: (batch, token) bool, marks the tokens in the cache of these blocks that are not padding.
         shift: (batch,) number of positions by which later tokens are moved back because of renumbering.
+        padded: Whether a prompt had padding; None if the host does not know.
     """
 
     start: int
     real: Tensor
     shift: Tensor
+    padded: bool | None
 
 
 class Pruning:
@@ -66,10 +70,11 @@ class Pruning:
         self.views: list[Views] = [tuple(view for image in images for view in image.views) for images in layout.prompts]
         self.images = max(map(len, layout.prompts), default=1)  # equal for all prompts if there are cuts
         role = layout.role
-        self.tokens = Tokens(role, layout.patch, layout.position, query_weights(role == Role.QUESTION))
+        extent = layout.extent or extent_of(role)
+        self.tokens = Tokens(role, layout.patch, layout.position, query_weights(role == Role.QUESTION), extent)
         self.following = layout.following  # position of the token after each prompt without cuts
         self.values, self.leaders = dict(answers), list(leaders)
-        self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]))]
+        self.segments = [Segment(0, self.tokens.real, torch.zeros_like(role[:, 0]), extent.padded)]
         self.repeats = 1
         self.decisions: list[Decision] = []
         self.compressions: list[Compression] = []  # of the cuts, over the visual tokens before each
@@ -103,17 +108,26 @@ class Pruning:
         """Returns the segment that block `block` belongs to."""
         return next(segment for segment in reversed(self.segments) if segment.start <= block)
 
-    def advance(self, real: Tensor) -> None:
-        """Appends further tokens to all segments: (batch, token) bool, marks those that are not padding."""
+    def advance(self, real: Tensor, padded: bool | None = None) -> None:
+        """Appends further tokens to all segments.
+
+        Args:
+            real: (batch, token) bool, marks the tokens that are not padding.
+            padded: Whether there is padding; None if the host does not know.
+        """
         self.segments = [
-            replace(segment, real=torch.cat([segment.real, real.to(segment.real.device)], 1))
-            for segment in self.segments
+            replace(s, real=torch.cat([s.real, real.to(s.real.device)], 1), padded=_either(s.padded, padded))
+            for s in self.segments
         ]
 
     def forget(self, tokens: Tensor) -> None:
         """Marks some of the last tokens as padding: (batch, token) bool, right-aligned."""
         self.segments = [
-            replace(s, real=s.real & ~pad(tokens.to(s.real.device), (s.real.shape[1] - tokens.shape[1], 0)))
+            replace(
+                s,
+                real=s.real & ~pad(tokens.to(s.real.device), (s.real.shape[1] - tokens.shape[1], 0)),
+                padded=_either(s.padded, None),
+            )
             for s in self.segments
         ]
 
@@ -123,10 +137,11 @@ class Pruning:
             return
         self.repeats = times
         self.following = self.following.repeat_interleave(times)
-        self.tokens = Tokens(*(getattr(self.tokens, f.name).repeat_interleave(times, -2) for f in fields(Tokens)))
+        self.tokens = self.tokens.each(lambda values: values.repeat_interleave(times, -2))
         self.views = [views for views in self.views for _ in range(times)]
         self.values = {need: value.repeat_interleave(times, 0) for need, value in self.values.items()}
-        self.select(torch.arange(len(self.segments[0].real)).repeat_interleave(times))
+        real = self.segments[0].real
+        self.select(torch.arange(len(real), device=real.device).repeat_interleave(times))
 
     def select(self, rows: Tensor) -> None:
         """Selects the prompts to continue with; rows may repeat."""
@@ -189,7 +204,11 @@ class Pruning:
         tokens = self.tokens
         index, real = tokens.visual
         patch = tokens.patch.gather(1, index).masked_fill(~real, PADDING)
-        values = {need: self._answer(need, block, states).to(states.device) for need in cut.needs}
+        values = {need: self._answer(need, block, states) for need in cut.needs}
+        values = {
+            need: value if isinstance(need, Fingerprint) else on_device(value, states.device)  # that is read on the CPU
+            for need, value in values.items()
+        }
         visual = self._visual(states)
         with torch.no_grad():
             decision = self._decide(cut, visual, values, patch)
@@ -198,7 +217,8 @@ class Pruning:
         self.decisions.append(_over_patches(decision, patch, patches, self.repeats))
         compression = in_order(decision.compression)
         self.compressions.append(_every(compression, self.repeats))
-        order = self._rearrange(block, cut, compression)
+        wrong = unranked(decision.scores).sum() * (states.device.type != "cpu")  # where they have not been read
+        order = self._rearrange(block, cut, compression, wrong)
         remaining = torch.cat([states, compression.apply(visual)], 1)
         return remaining.gather(1, order[..., None].expand(-1, -1, states.shape[2]))
 
@@ -212,21 +232,16 @@ class Pruning:
         groups: dict[Views, list[int]] = {}
         for row, views in enumerate(self.views):
             groups.setdefault(views, []).append(row)
-        decisions = [
-            cut.cut(
-                visual[rows].detach(),
-                self._trace(values, views, rows, patch),
-            )
-            for views, rows in groups.items()
-        ]
-        decision = concatenated(decisions, [row for rows in groups.values() for row in rows])
+        if len(groups) == 1:
+            decision = cut.cut(visual.detach(), Trace(values, self.views[0], len(patch), patch, images=self.images))
+        else:
+            trace = Trace(values, self.views[0], len(patch), patch, images=self.images)
+            decisions = [
+                cut.cut(visual[on_device(rows, visual.device)].detach(), replace(trace.chosen(rows), views=views))
+                for views, rows in ((views, torch.tensor(rows)) for views, rows in groups.items())
+            ]
+            decision = concatenated(decisions, [row for rows in groups.values() for row in rows])
         return decision.chosen(self.leaders) if self.leaders else decision
-
-    def _trace(self, values: Mapping[Need, Tensor], views: Views, rows: Sequence[int], patch: Tensor) -> Trace:
-        """Returns the trace of some prompts, whose images have the same shapes."""
-        some = list(rows)
-        answers = {need: value[some] for need, value in values.items()}
-        return Trace(answers, views, len(some), patch[some], images=self.images)
 
     def _answer(self, need: Need, block: int, states: Tensor) -> Tensor:
         match need:
@@ -245,30 +260,40 @@ class Pruning:
             "the answers of the vision side; choose another layer or need"
         )
 
-    def _rearrange(self, block: int, cut: Cut, compression: Compression) -> Tensor:
+    def _rearrange(self, block: int, cut: Cut, compression: Compression, wrong: Tensor) -> Tensor:
         """Replaces the visual tokens by the compressed ones: each where its patch was, extra ones after the last.
+
+        Args:
+            block: The block that follows.
+            cut: The cut.
+            compression: The compressed tokens.
+            wrong: Number of scores that cannot be ranked.
 
         Returns:
             For each token of the new sequence its index in the old sequence followed by the compressed tokens.
+
+        Raises:
+            FoveateError: Some scores cannot be ranked.
         """
-        tokens, (index, real) = self.tokens, self.tokens.visual
-        origin = compression.origin
+        tokens, (index, real), origin = self.tokens, self.tokens.visual, compression.origin
         at = index.gather(1, origin.clamp(min=0)) if origin.shape[1] else origin
         last = torch.where(real, index, 0).amax(1, keepdim=True)
-        here = torch.arange(tokens.role.shape[1], device=origin.device)
-        others = torch.where(tokens.real & (tokens.role != Role.VISUAL), here, -1).double()
-        visual = torch.where(origin >= 0, at, torch.where(origin == EXTRA, last + 0.5, -1)).double()
-        key = torch.cat([others, visual], 1)
-        length = int((key >= 0).sum(1).max())
-        order = key.argsort(dim=1, stable=True)[:, key.shape[1] - length :]
-        remaining = key.gather(1, order) >= 0
+        order, role = _order_and_role(tokens.role, origin, at, last)
+        counts = (role != Role.PADDING).sum(1)
+        # All that the host needs to know of the cut is copied at once, so that it waits once.
+        read = torch.cat([torch.stack([wrong, counts.amax(), counts.amin()]), extents(role)]).tolist()
+        refuse_unranked(read[0], index.numel(), cut)
+        before = role.shape[1] - read[1]
+        extent = Extent(read[2] < read[1], read[4], *(max(0, first - before) for first in read[5:]))
+        order, role = order[:, before:], role[:, before:]
+        remaining = role != Role.PADDING
 
         def joined(old: Tensor, new: Tensor, padding: int) -> Tensor:
             return torch.cat([old, new.to(old.dtype)], 1).gather(1, order).masked_fill(~remaining, padding)
 
         repacked = cut.repack and len(tokens.position) == 1
         self.tokens = Tokens(
-            role=joined(tokens.role, torch.full_like(origin, Role.VISUAL), Role.PADDING),
+            role=role,
             patch=joined(tokens.patch, torch.where(origin >= 0, tokens.patch.gather(1, at), EXTRA), PADDING),
             position=positions(remaining)[None]
             if repacked
@@ -276,17 +301,41 @@ class Pruning:
                 [joined(axis, axis.gather(1, torch.where(origin >= 0, at, last)), 0) for axis in tokens.position]
             ),
             rater=query_weights(joined(tokens.rater, torch.zeros_like(origin), 0) > 0),
+            extent=extent,
         )
         self.values = {
-            need: carried(need, value.to(origin.device), compression)
+            need: _carried(need, value, compression, extent.visual)
             for need, value in self.values.items()
             if not isinstance(need, TokenKeys)
         }
         shift = self.following.to(remaining.device) - remaining.sum(1) if repacked else self.segments[-1].shift
-        self.segments.append(Segment(block, remaining, shift))
+        self.segments.append(Segment(block, remaining, shift, extent.padded))
         count = self.tokens.image_tokens[:: self.repeats].to(self.per_block[0].device)
         self.per_block = self.per_block[:block] + [count] * (self.decoder.depth - block)
         return order
+
+
+def _order_and_role(role: Tensor, origin: Tensor, at: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the order of old tokens followed by compressed ones, what is dropped first, and the roles in this order.
+
+    Args:
+        role: The roles of the old tokens.
+        origin: The origins of the compressed tokens.
+        at: The column of each origin.
+        last: The column of each prompt's last visual token.
+    """
+    stays = (role != Role.PADDING) & (role != Role.VISUAL)
+    others = torch.where(stays, torch.arange(role.shape[1], device=role.device), -1).double()
+    visual = torch.where(origin >= 0, at, torch.where(origin == EXTRA, last + 0.5, -1)).double()
+    key = torch.cat([others, visual], 1)
+    order = key.argsort(dim=1, stable=True)
+    role = torch.cat([role, torch.full_like(origin, Role.VISUAL)], 1).gather(1, order)
+    return order, role.masked_fill(key.gather(1, order) < 0, Role.PADDING)
+
+
+def _either(one: bool | None, other: bool | None) -> bool | None:
+    """Returns whether one of two is true, None if that is unknown."""
+    return True if one or other else None if None in (one, other) else False
 
 
 def pruning_of(decoder: Decoder, layout: Layout, cuts: Sequence[Cut], compressed: Compressed) -> Pruning:
@@ -345,6 +394,14 @@ def _of_prompts_whole(need: Need, value: Tensor) -> Tensor:
             "method that reads it before the language model"
         )
     return value[:, 0]
+
+
+def _carried(need: Need, value: Tensor, compression: Compression, visual: int) -> Tensor:
+    """Returns an answer for the first `visual` tokens of a compression; others are padding of all prompts."""
+    if need.patch_axis is None:
+        return value
+    value = carried(need, on_device(value, compression.origin.device), compression)
+    return value.narrow(need.patch_axis, 0, visual)
 
 
 def _every(compression: Compression, repeats: int) -> Compression:
