@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from foveate.analysis.clips import contact_sheet, draw_tokens_per_frame, kept_clip, tokens_per_frame, write_gif
 from foveate.core.arrangement import Arrangement, Grid
@@ -91,7 +91,9 @@ def test_a_gif_has_the_frames_with_dropped_patches_grey(tmp_path):
     clip = kept_clip(clip_of(3), arranged(3), [0, 6], (), shares(0, 1))
     write_gif(clip, tmp_path / "clip.gif", fps=4)
     with Image.open(tmp_path / "clip.gif") as gif:
-        assert (gif.n_frames, gif.info["duration"], gif.size) == (3, 250, (240, 160))
+        assert (len(list(ImageSequence.Iterator(gif))), gif.size) == (3, (240, 160))
+        gif.seek(0)
+        assert gif.info["duration"] == 250
         first = np.asarray(gif.convert("RGB"), float)
     assert abs(first[40, 40] - [255, 0, 0]).max() < 4 and np.ptp(first[40, 120]) < 4
     assert np.ptp(first[0, 120]) > 20, "the outline of the evidence is missing"

@@ -434,7 +434,7 @@ def test_errors_explain_unreadable_tables(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no parquet files of split 'test'" in refused(f"pope:{tmp_path / 'empty'}")
     assert "--data pope:PATH" in refused("pope")  # no hub is reachable in tests
-    assert "data 'pop' is unknown; known: scenes, ai2d, chair" in refused("pop")
+    assert "data 'pop' is unknown; known: scenes, clips, ai2d, chair" in refused("pop")
     assert "scenes are generated, not read: leave out :here" in refused("scenes:here")
     assert "expected a path or hub ID after the colon" in refused("pope:")
 

@@ -69,7 +69,7 @@ def test_an_ablation_of_unannotated_data_has_no_oracle(hub):
 
 BAD = {
     "stop": (("--data", "pope:pope.parquet"), "question 'random-1': image 'lone' (5 bytes) cannot be decoded"),
-    "unknown": (("--data", "pop"), "data 'pop' is unknown; known: scenes, ai2d"),
+    "unknown": (("--data", "pop"), "data 'pop' is unknown; known: scenes, clips, ai2d"),
     "split": (("--data", "pope:pope.parquet", "--split", "hard"), "known: test, random, popular, adversarial"),
     "twice": (("--data", "pope:pope.parquet", "pope:other.parquet"), "the same data set twice"),
     "one name": (("--data", "mme.parquet", "./mme.parquet"), "two tables of one name, would be one study"),
