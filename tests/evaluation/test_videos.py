@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+import foveate
 from foveate.compressors import Identity
 from foveate.core.errors import UnsupportedModel
 from foveate.data.clip import Clip
@@ -114,3 +115,16 @@ def test_frames_are_given_as_images_to_models_without_videos(loaded_of, tmp_path
     assert len(record.kept) == sum(len(kept) for kept in run.kept) == 3 * FRAMES
     with pytest.raises(UnsupportedModel, match=r"takes images, not videos: .*--frames-as images"):
         Encodings.of(loaded, media_of(SAMPLES), tmp_path / "others")
+
+
+def test_budgets_of_videos_are_shares_of_all_frames_and_controls_over_frames_are_rows(tmp_path):
+    """The table is that of `foveate.compare` on generated clips."""
+    save_family("LLaVA-OneVision", tmp_path / "model")
+    options = {"limit": 6, "frames": 2, "max_new_tokens": 2, "device": "cpu"}
+    table = foveate.compare(["evs"], "clips", str(tmp_path / "model"), [0.5], tmp_path / "runs", **options)
+    tokens = table.set_index("method")["equivalent_tokens"]
+    assert tokens["full"] == 2 * 9 + 1  # with the separator after the last frame
+    assert {"random_per_frame", "fewer_frames", "temporal_mean", "evs"} <= set(table["method"])
+    assert (table.loc[table["method"] != "full", "budget"].isin([9, 0])).all()
+    roles = table.set_index("method")["role"]
+    assert roles["fewer_frames"] == "control" and roles["evs"] == "vision"

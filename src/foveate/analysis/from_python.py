@@ -14,7 +14,7 @@ from foveate.core.errors import OptionError, shown
 from foveate.core.quiet import quiet
 from foveate.data.load import answer_tokens
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.run import cached_load
+from foveate.evaluation.run import cached_load, data_of, grid_of
 from foveate.evaluation.run import evaluate as evaluated
 from foveate.methods.fitting import at_budget
 from foveate.methods.registry import check_names, is_recipe_file
@@ -109,7 +109,8 @@ def evaluate(
     check_budgets([] if keep is None else [keep], needed=False)
     config = _config(model, data, out, options)
     with quiet():
-        compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
+        loaded = cached_load(config.model, config.device, config.dtype)
+        compressor = at_budget(method, keep, loaded.adapter, grid_of(loaded, data_of(config)[0]).patches)
         return evaluated(replace(config, compressor=compressor)).read_all().to_pandas()
 
 

@@ -33,11 +33,12 @@ def main(
     from foveate.analysis.benchmark_numbers import overview
     from foveate.analysis.benchmarks.answers import report_answers
     from foveate.evaluation.announcement import announce
-    from foveate.evaluation.run import cached_load, evaluate
+    from foveate.evaluation.run import cached_load, data_of, evaluate, grid_of
     from foveate.methods.fitting import BUDGETLESS, at_budget
 
     for name, config in options.each:
-        compressor = at_budget(method, keep, cached_load(config.model, config.device, config.dtype).adapter)
+        loaded = cached_load(config.model, config.device, config.dtype)
+        compressor = at_budget(method, keep, loaded.adapter, grid_of(loaded, data_of(config)[0]).patches)
         announce(
             config, f"method {method}" + (f" at {keep:g}" if keep is not None and method not in BUDGETLESS else "")
         )

@@ -20,8 +20,9 @@ def announce(config: EvalConfig, what: str) -> None:
     """
     loaded = cached_load(config.model, config.device, config.dtype)
     samples, _ = data_of(config)
+    frames = f", {config.frames} frames per video" if any(sample.video for sample in samples) else ""
     ranks.notice(
-        f"model {config.model}: {loaded.adapter.tower.grid.patches} patches per image, {config.dtype} on "
+        f"model {config.model}: {loaded.adapter.tower.grid.patches} patches per image{frames}, {config.dtype} on "
         f"{config.device}; {len(samples):,} questions of {config.data}, {config.on(loaded).per_batch} per batch; {what}"
     )
 

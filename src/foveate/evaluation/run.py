@@ -1,10 +1,12 @@
 """Evaluation of a configuration: `evaluate` returns its records, and computes those that are missing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import pyarrow as pa
 
+from foveate.core.arrangement import Grid
 from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
 from foveate.data.names import Shown, parsed
@@ -32,6 +34,28 @@ def _loaded(
     if frames_as == "images":
         samples = [sample.with_frames_as_images for sample in samples]
     return tuple(samples), data_hash(samples)
+
+
+def grid_of(loaded: LoadedModel, samples: Iterable[VQASample]) -> Grid:
+    """Returns the grid of patches that budgets refer to.
+
+    That is the grid of an image of the tower's own or a typical size; of questions about videos, all frames of the
+    first one below each other.
+
+    Args:
+        loaded: The model.
+        samples: The questions.
+
+    Raises:
+        FoveateError: The model takes no videos, or the first one that can be decoded does not fit it.
+    """
+    for sample in samples:
+        if sample.video and not sample.problem:
+            with suppress(DataError):
+                clip = sample.clip
+                (video,) = loaded.video_inputs([clip])[1]
+                return Grid(video.views[0].rows * video.frames, video.views[0].columns)
+    return loaded.adapter.tower.grid
 
 
 def evaluate(

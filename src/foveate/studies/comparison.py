@@ -42,6 +42,8 @@ CONTROLS = {
         *("saturation", "contrast", "edges", "random_inside"),
     )
 }
+FRAME_CONTROLS = {name: METHODS[name] for name in ("random_per_frame", "fewer_frames", "temporal_mean")}
+"""Further rows of every comparison about videos."""
 ORACLES = ("evidence", "response_attention")
 
 
@@ -80,7 +82,7 @@ def compare(
     choices, compressors, left_out, not_applicable = applicable(choices, budgets, context)
     facts = context.facts | {
         "decoder": asdict(DecoderShape.of(loaded.adapter.text_config.to_dict())),
-        "roles": {choice.family: _role(choice.family, compressors[choice.label], loaded) for choice in choices},
+        "roles": {choice.family: _role(choice.family, compressors[choice.label], context) for choice in choices},
         "left_out": left_out,
         "not_applicable": not_applicable,
         "fallbacks": fallbacks_of(choices, compressors),
@@ -112,13 +114,17 @@ def planned(
     Raises:
         FoveateError: A method or a budget cannot be used.
     """
-    recipes, loaded, seeds = recipes_of((*CONTROLS, *methods)), context.loaded, tuple(seeds)
+    controls = (*CONTROLS, *(FRAME_CONTROLS if context.usable.video else ()))
+    recipes, loaded, seeds = recipes_of((*controls, *methods)), context.loaded, tuple(seeds)
     counts, patches = context.counts(equivalents), context.tower.grid.patches
     budgets = context.counts([*counts, *own_budgets(methods, counts, patches, loaded.adapter.decoder.depth)])
-    fractions = [keep for keep in equivalents if loaded.adapter.any_size and isinstance(plain_keep(keep), float)]
+    various = loaded.adapter.any_size or context.usable.video is not None
+    fractions = [keep for keep in equivalents if various and isinstance(plain_keep(keep), float)]
     shares = frozenset(resolve_keep(keep, patches) for keep in fractions)
     return [
-        choice for label, recipe in recipes.items() for choice in choices_of(label, recipe, loaded, seeds, shares)
+        choice
+        for label, recipe in recipes.items()
+        for choice in choices_of(label, recipe, loaded, seeds, shares, patches)
     ], budgets
 
 
@@ -130,7 +136,7 @@ def recipes_of(names: Iterable[str]) -> dict[str, Callable[..., Compressor]]:
     """
     recipes: dict[str, Callable[..., Compressor]] = {}
     for name in dict.fromkeys(names):
-        recipe, label = CONTROLS.get(name) or method(name), label_of(name)
+        recipe, label = CONTROLS.get(name) or FRAME_CONTROLS.get(name) or method(name), label_of(name)
         if label in recipes or (label != name and label in METHODS):
             raise FoveateError(
                 f"method {name!r}: {label!r} is the name of another method; rename the function or the file"
@@ -177,6 +183,7 @@ def choices_of(
     loaded: LoadedModel,
     seeds: tuple[int, ...],
     shares: Collection[int] = (),
+    patches: int | None = None,
 ) -> list[Choice]:
     """Returns the choices of a method, one per seed; their recipes take equivalent tokens.
 
@@ -186,15 +193,19 @@ def choices_of(
         loaded: The model.
         seeds: Seeds of random methods.
         shares: The equivalent tokens of a typical image that stand for a share of each image's patches.
+        patches: Number of patches of a typical image or video; None means an image of the tower's own size.
     """
     choice = partial(
-        Choice, family=label, layers="", ranked=label not in (*CONTROLS, *ORACLES) and turns_of(label.split("+")) == 1
+        Choice,
+        family=label,
+        layers="",
+        ranked=label not in (*CONTROLS, *FRAME_CONTROLS, *ORACLES) and turns_of(label.split("+")) == 1,
     )
     if label in BUDGETLESS:
         return [choice(label, recipe=recipe)]
     tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
     options = options_on(recipe, loaded.adapter)
-    fitting = partial(aligned, recipe, patches=tower.grid.patches, depth=depth, **options)
+    fitting = partial(aligned, recipe, patches=patches or tower.grid.patches, depth=depth, **options)
     fitted = partial(_fitted, tower, fitting, shares)
     if "seed" not in signature(recipe).parameters:
         return [choice(label, recipe=fitted)]
@@ -261,20 +272,26 @@ def _probes(context: StudyContext) -> list[VQASample]:
     return [usable, *islice((sample for sample in others if not failure_of(sample, context.loaded, longest)), 1)]
 
 
-def _role(family: str, compressor: Compressor, loaded: LoadedModel) -> str:
+def _role(family: str, compressor: Compressor, context: StudyContext) -> str:
     """Returns "control", "oracle", "shared" for a choice that serves several questions, or `place_of`."""
     if compressor.shared_by > 1:
         return "shared"
-    if family in CONTROLS:
+    if family in CONTROLS or family in FRAME_CONTROLS:
         return "control"
     if family in ORACLES:
         return "oracle"
-    return place_of(compressor, loaded)
+    return place_of(compressor, context.loaded, context.tower.grid.patches)
 
 
-def place_of(compressor: Compressor, loaded: LoadedModel) -> str:
-    """Returns where tokens are dropped: before the decoder ("vision"), inside it ("decoder"), or "both"."""
-    patches = loaded.adapter.tower.grid.patches
+def place_of(compressor: Compressor, loaded: LoadedModel, patches: int | None = None) -> str:
+    """Returns where tokens are dropped: before the decoder ("vision"), inside it ("decoder"), or "both".
+
+    Args:
+        compressor: The compressor.
+        loaded: The model.
+        patches: Number of patches of a typical image or video; None means an image of the tower's own size.
+    """
+    patches = patches or loaded.adapter.tower.grid.patches
     plan = compressor.plan(patches, loaded.adapter.decoder.depth)
     given = plan[0] < patches
     return "both" if given and fmean(plan) < plan[0] else "vision" if given else "decoder"

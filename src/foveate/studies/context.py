@@ -1,14 +1,15 @@
 """The model, the questions and the identity that all trials of a study share."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from foveate.core.arrangement import Grid
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import BudgetError
 from foveate.data.sample import VQASample
 from foveate.evaluation.config import EvalConfig, checkpoint_identity
-from foveate.evaluation.run import cached_load, data_of, first_usable
+from foveate.evaluation.run import cached_load, data_of, first_usable, grid_of
 from foveate.models.backbone.adapter import Tower
 from foveate.models.loading.load import LoadedModel
 
@@ -47,11 +48,11 @@ class StudyContext:
         identity = config.identity(checkpoint_identity(loaded), questions)
         del identity["compressor"]
         size = {"limit": config.limit, "seed": config.seed}  # named by the error if another study has this name
-        tower = loaded.adapter.tower
+        tower, grid = loaded.adapter.tower, grid_of(loaded, samples)
         facts = {
             "model": config.model,
-            "patches": tower.grid.patches,
-            "grid": [tower.grid.rows, tower.grid.columns],
+            "patches": grid.patches,
+            "grid": [grid.rows, grid.columns],
             "depth": tower.depth,
             "feature_layer": tower.feature_layer,
             "decoder_depth": loaded.adapter.decoder.depth,
@@ -61,8 +62,8 @@ class StudyContext:
 
     @property
     def tower(self) -> Tower:
-        """The model's vision tower."""
-        return self.loaded.adapter.tower
+        """The model's vision tower; its grid is that of a typical image, or of the frames of the first video."""
+        return replace(self.loaded.adapter.tower, grid=Grid(*self.facts["grid"]))
 
     @property
     def has_evidence(self) -> bool:

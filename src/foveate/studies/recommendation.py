@@ -228,7 +228,9 @@ def _settings(context: StudyContext, plan: RecommendationPlan) -> tuple[list[Cho
     for name in names:
         warn_of_model(name, context.loaded.adapter)
     recipes = recipes_of((*names, *SIMPLE))
-    choices = [one for label, recipe in recipes.items() for one in choices_of(label, recipe, context.loaded, (0,))]
+    choices = [
+        one for label, recipe in recipes.items() for one in choices_of(label, recipe, context.loaded, (0,), (), patches)
+    ]
     choices += [choice for choice in named_choices(context.tower, plan.layers) if choice.ranked]
     return [replace(choice, ranked=True) for choice in choices], budgets
 

@@ -10,7 +10,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from foveate.compressors import Compressor, Downsample, Pool
 from foveate.compressors.recipe_file import RecipeFile, chosen_for, write
-from foveate.core.errors import BudgetError, FoveateError, shown
+from foveate.core.errors import BudgetError, DataError, FoveateError, shown
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods import vtc_cls
@@ -48,6 +48,11 @@ def search(folder: StudyFolder, config: EvalConfig, plan: SearchPlan, draw: Draw
     plan.check()
     plan.check_apart(config.split)
     context = StudyContext.of(config)
+    if context.usable.video:
+        raise DataError(
+            f"{config.data!r} has videos: budgets of a search count the patches of an image; use foveate compare or "
+            "ablate, or give the frames as images (--frames-as images)"
+        )
     _check_disjoint(context, plan.report_split)
     space = space_of(plan, context.loaded)
     objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)

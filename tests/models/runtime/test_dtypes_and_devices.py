@@ -98,7 +98,7 @@ def offloaded(family, folder, tmp_path, everything, **options):
         vision, language = ["model.vision_model", "model.connector"], "model.text_model"
     places = dict.fromkeys(vision, "disk" if everything else "cpu")
     places |= {language: "disk", "lm_head": "disk"}
-    if family in ("LLaVA-NeXT", "LLaVA-OneVision"):
+    if family in ("LLaVA-NeXT", "LLaVA-NeXT-Video", "LLaVA-OneVision"):
         places["model.image_newline"] = "cpu"
     if family == "Gemma 3":
         places["model.multi_modal_projector"] = "cpu"
