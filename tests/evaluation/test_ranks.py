@@ -19,7 +19,7 @@ from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate, ranks
 from foveate.evaluation.answering import Evaluation
 from foveate.evaluation.records import RecordFolder
-from foveate.evaluation.run import cached_load, data_of
+from foveate.evaluation.run import cached_load, data_of, loaded_samples
 from foveate.methods import fastv, vtc_cls
 from foveate.options import Flat, Options
 from tests.scripts import ROOT
@@ -146,13 +146,13 @@ def test_failed_questions_are_recorded_once_by_several_processes(tiny, tmp_path,
     samples = load_samples("scenes", "test", 22)
     broken = [replace(s, problem="it is broken") if i % 5 == 0 else s for i, s in enumerate(samples)]
     monkeypatch.setattr("foveate.evaluation.run.load_samples", lambda *_: broken)
-    data_of.cache_clear()
+    loaded_samples.cache_clear()
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = EvalConfig(
         fastv(9, 2), model=tiny, limit=22, batch_size=4, max_new_tokens=2, on_error="skip", out=tmp_path
     )
     folder = evaluate(config, shared=True)
-    data_of.cache_clear()
+    loaded_samples.cache_clear()
     assert len(folder.failed()) == 5
     assert folder.read().num_rows == 17
 

@@ -18,7 +18,7 @@ from foveate.core.errors import DataError, FoveateError, UnsupportedModel
 from foveate.data.load import load_samples
 from foveate.evaluation import EvalConfig, evaluate
 from foveate.evaluation.config import run_id
-from foveate.evaluation.run import cached_load, data_of
+from foveate.evaluation.run import cached_load, loaded_samples
 from foveate.models.loading.load import load
 from foveate.studies import study
 from tests.data import tables
@@ -85,7 +85,7 @@ def no_pickles(monkeypatch):
 
 def test_nothing_is_unpickled_while_a_model_data_encodings_and_records_are_read(tiny, tmp_path, no_pickles):
     cached_load.cache_clear()
-    data_of.cache_clear()
+    loaded_samples.cache_clear()
     place = tables.pope(tmp_path / "pope.parquet")
     config = EvalConfig(Identity(), tiny, f"pope:{place}", max_new_tokens=1, out=tmp_path / "runs")
     first = evaluate(config).read()

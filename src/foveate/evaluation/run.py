@@ -23,13 +23,14 @@ cached_load = lru_cache(maxsize=1)(load)
 
 def data_of(config: EvalConfig) -> tuple[tuple[VQASample, ...], str]:
     """Returns the questions of a configuration (see `load_samples`) and their hash."""
-    return _loaded(config.data, config.split, config.limit, config.seed, config.frames, config.frames_as)
+    return loaded_samples(config.data, config.split, config.limit, config.seed, config.frames, config.frames_as)
 
 
 @lru_cache(maxsize=8)  # data sets of a grid, which are asked of one model after the other
-def _loaded(
+def loaded_samples(
     name: str, split: str, limit: int | None, seed: int, frames: int, frames_as: Shown
 ) -> tuple[tuple[VQASample, ...], str]:
+    """Returns the questions and the hash of `data_of`, for fields of a configuration."""
     samples = load_samples(name, split, limit, seed, frames)
     if frames_as == "images":
         samples = [sample.with_frames_as_images for sample in samples]
