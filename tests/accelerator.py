@@ -47,7 +47,7 @@ _FREE = {_aten.detach, _aten.empty, _aten.empty_like, _aten.empty_strided, _aten
 
 @dataclass
 class Count:
-    """What happened on the device.
+    """Events on the device.
 
     Attributes:
         waits: Number of waits by place in foveate, "" for those of other code.

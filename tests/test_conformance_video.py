@@ -133,7 +133,7 @@ def test_the_windows_of_holitom():
 
 
 def cut_of_the_golden_prompt(cut):
-    """What a cut makes of the visual tokens of the golden prompt, and their states."""
+    """Returns the visual tokens of the golden prompt after a cut, and their states."""
     prompt = inputs_video.llm_row()
     states, rows = torch.from_numpy(prompt["hidden"])[None], torch.from_numpy(prompt["attn"])[None]
     trace = Trace({cut.needs[0]: rows[..., VISUAL]}, (Grid(15, 20),), 1)

@@ -9,7 +9,7 @@ import tyro
 
 import foveate.evaluation
 from foveate.core.errors import DataError, OptionError, UnsupportedModel, shown
-from foveate.data.names import FRAMES, GENERATED, SCENES, Shown, check_limit, parsed, table_of
+from foveate.data.names import FRAMES, GENERATED, SCENES, FramesAs, check_limit, parsed, table_of
 from foveate.evaluation.names import REUSABLE, Existing, LoggerName, Reuse, check_loggers, check_numbers
 from foveate.evaluation.ranks import started_elsewhere
 from foveate.models.loading.names import AUTO, REFERENCE, Dtype, check_model
@@ -69,7 +69,7 @@ class Options:
     limit: int | None = None
     seed: int = 0
     frames: int = FRAMES
-    frames_as: Shown = "video"
+    frames_as: FramesAs = "video"
     batch_size: int | Literal["auto"] = AUTO
     device: str = AUTO
     dtype: Dtype | Literal["auto"] = AUTO

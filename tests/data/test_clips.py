@@ -66,7 +66,7 @@ def answered_from(question, frames):
 
 
 def cue_of(question, frame):
-    """What one frame shows that may help to answer a question."""
+    """Facts of one frame that may help to answer a question."""
     words = re.findall(r"\w+", question.text)
     if question.kind == "count":
         return len(kinds_in(frame))

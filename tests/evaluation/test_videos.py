@@ -9,7 +9,7 @@ import foveate
 from foveate.compressors import Identity
 from foveate.core.errors import UnsupportedModel
 from foveate.data.clip import Clip
-from foveate.data.sample import InMemoryImage, VQASample, media_of
+from foveate.data.sample import FrameOfVideo, InMemoryImage, VQASample, media_of
 from foveate.data.video import InMemoryVideo, sampled
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
@@ -103,6 +103,7 @@ def test_frames_are_given_as_images_to_models_without_videos(loaded_of, tmp_path
         frame.tobytes() for frame in SAMPLES[0].clip.frames
     ]
     assert len({source.content() for source in about_frames.sources}) == FRAMES
+    assert FrameOfVideo(FIRST, 300, 299).content() != FrameOfVideo(FIRST, 300, 298).content()
     assert SAMPLES[3].with_frames_as_images is SAMPLES[3]
     encodings = Encodings.of(loaded, media_of([about_frames]), tmp_path / "encodings")
     with torch.inference_mode():

@@ -138,3 +138,16 @@ def test_what_cannot_be_compressed_is_refused(family, data, kind):
     for call in (model.generate, model):
         with case.compressor.attached(model), pytest.raises(FoveateError, match=message.get(kind, "has no image")):
             model.generate(**inputs, max_new_tokens=2) if call == model.generate else model(**inputs)
+
+
+def test_features_that_no_adapter_handles_reach_the_model():
+    """The caller gives features of another kind beside pixels."""
+    case, model, seen = Case("LLaVA-1.5", (((5, 6), (9,)),), ((0,),), uniform(4)), model_of("LLaVA-1.5"), []
+    hook = model.model.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
+    other = object()
+    try:
+        with torch.no_grad(), case.compressor.attached(model):
+            model(**inputs_of(case), mm_encoder_outputs={"audio": other})
+    finally:
+        hook.remove()
+    assert seen[0]["mm_encoder_outputs"]["audio"] is other

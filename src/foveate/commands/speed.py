@@ -88,8 +88,10 @@ def main(
     left_out: dict[str, str] = {}
     for side, shown, count in product(image_sizes(loaded, size, next(iter(samples)).image), frames or (0,), batch):
         images = [(s.image.resize((side, side)), s.question) for s in islice(cycle(samples), max(count, shown))]
-        clip = [Clip([image for image, _ in images[:shown]], list(range(shown)))] if shown else []
-        questions = [((clip or [image])[0], question) for image, question in images[:count]]
+        questions = images[:count]
+        if shown:
+            clip = Clip([image for image, _ in images[:shown]], list(range(shown)))
+            questions = [(clip, question) for _, question in questions]
         patches = loaded.media_inputs([questions[0][0]])[1][0].patches
         compressors, unable = at_budgets(methods, keep, loaded.adapter, patches)
         counts = dict.fromkeys([patches, *(budget for _, budget in compressors)]) if second else ()

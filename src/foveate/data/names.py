@@ -9,7 +9,7 @@ from foveate.core.documents import OWN_DATA, page
 from foveate.core.errors import DataError, message_of, shown
 from foveate.core.plugins import installed_plugins
 
-Shown = Literal["video", "images"]
+FramesAs = Literal["video", "images"]
 """The form in which a video is given to a model: as a video, or its frames as images."""
 FRAMES = 8
 """Number of frames that are shown of a video, unless another is given."""

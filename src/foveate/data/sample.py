@@ -143,7 +143,7 @@ class FrameOfVideo(ImageSource):
         return self.video.size
 
     def content(self) -> bytes:
-        return self.video.content() + bytes((self.frames, self.number))
+        return self.video.content() + self.frames.to_bytes(4) + self.number.to_bytes(4)
 
 
 @lru_cache(maxsize=2)  # the frames of a question are opened one after the other

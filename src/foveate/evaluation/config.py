@@ -14,7 +14,7 @@ from foveate.compressors import Compressor
 from foveate.core.errors import OptionError
 from foveate.core.values import Value
 from foveate.data.load import default_split
-from foveate.data.names import FRAMES, Shown, parsed
+from foveate.data.names import FRAMES, FramesAs, parsed
 from foveate.evaluation.identity import identity_of
 from foveate.evaluation.names import REUSABLE, LoggerName, Reuse, check_numbers
 from foveate.evaluation.source import OURS, digest, top_of, tree_hash
@@ -63,7 +63,7 @@ class EvalConfig(Value):
     limit: int | None = None
     seed: int = 0
     frames: int = FRAMES
-    frames_as: Shown = "video"
+    frames_as: FramesAs = "video"
     max_new_tokens: int = 32
     dtype: str = AUTO
     batch_size: int | Literal["auto"] = AUTO

@@ -9,7 +9,7 @@ import pyarrow as pa
 from foveate.core.arrangement import Grid
 from foveate.core.errors import DataError
 from foveate.data.load import data_hash, load_samples
-from foveate.data.names import Shown, parsed
+from foveate.data.names import FramesAs, parsed
 from foveate.data.sample import VQASample
 from foveate.evaluation import ranks
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, run_id
@@ -28,7 +28,7 @@ def data_of(config: EvalConfig) -> tuple[tuple[VQASample, ...], str]:
 
 @lru_cache(maxsize=8)  # data sets of a grid, which are asked of one model after the other
 def loaded_samples(
-    name: str, split: str, limit: int | None, seed: int, frames: int, frames_as: Shown
+    name: str, split: str, limit: int | None, seed: int, frames: int, frames_as: FramesAs
 ) -> tuple[tuple[VQASample, ...], str]:
     """Returns the questions and the hash of `data_of`, for fields of a configuration."""
     samples = load_samples(name, split, limit, seed, frames)
@@ -48,13 +48,12 @@ def grid_of(loaded: LoadedModel, samples: Iterable[VQASample]) -> Grid:
         samples: The questions.
 
     Raises:
-        FoveateError: The model takes no videos, or the first one that can be decoded does not fit it.
+        FoveateError: The model takes no videos, or none at the wanted resolution.
     """
     for sample in samples:
         if sample.video and not sample.problem:
-            with suppress(DataError):
-                clip = sample.clip
-                (video,) = loaded.video_inputs([clip])[1]
+            with suppress(DataError):  # evaluations name a video that cannot be decoded
+                (video,) = loaded.video_inputs([sample.clip])[1]
                 return Grid(video.views[0].rows * video.frames, video.views[0].columns)
     return loaded.adapter.tower.grid
 

@@ -14,7 +14,7 @@ from foveate.methods.registry import label_of
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class FramesAs:
     """A method and what it keeps and answers, as one column shows them.
 
     Attributes:
@@ -26,12 +26,12 @@ class Shown:
     inspection: Inspection
 
 
-def command_of(seen: Seen, shown: Sequence[Shown]) -> str:
+def command_of(seen: Seen, shown: Sequence[FramesAs]) -> str:
     """Returns the command that shows the same page; an uploaded image has its file name only."""
     return replace(seen.plan, methods=tuple(one.choice for one in shown)).command
 
 
-def export(seen: Seen, shown: Sequence[Shown], folder: Path) -> list[Path]:
+def export(seen: Seen, shown: Sequence[FramesAs], folder: Path) -> list[Path]:
     """Writes the exported files.
 
     Args:

@@ -17,7 +17,7 @@ from foveate.core.errors import OptionError
 from foveate.data.stored import FORMATS, LARGEST_FILE
 from foveate.explore.choice import Choice
 from foveate.explore.drawing import Part, as_image, attention_at, enlarged, map_figure, method_figure
-from foveate.explore.export import Shown, command_of, export
+from foveate.explore.export import FramesAs, command_of, export
 from foveate.explore.plan import MOST
 from foveate.explore.session import Seen, Session, choice_of, failure
 from foveate.explore.texts import answer_of, error_of, status_of
@@ -220,7 +220,7 @@ def _inspect(session: Session) -> Callable:
         except Exception as error:  # said in the page; the other columns remain
             return error_of(failure(error)), None, None
         figure = method_figure(seen.panes, inspection, seen.prompt.evidence)
-        return answer_of(seen, inspection), as_image(figure), Shown(choice, inspection)
+        return answer_of(seen, inspection), as_image(figure), FramesAs(choice, inspection)
 
     return inspect
 
@@ -330,12 +330,12 @@ def _export() -> tuple[gr.Textbox, gr.File, gr.Button]:
     return command, files, button
 
 
-def _command(seen: Seen | None, *shown: Shown | None) -> str:
+def _command(seen: Seen | None, *shown: FramesAs | None) -> str:
     given = [one for one in shown if one]
     return command_of(seen, given) if seen and given else ""
 
 
-def _files(folder: Path, seen: Seen | None, *shown: Shown | None) -> gr.File:
+def _files(folder: Path, seen: Seen | None, *shown: FramesAs | None) -> gr.File:
     """Writes the exported files to a folder in `folder`, and returns the list of links to them."""
     given = [one for one in shown if one]
     if seen is None or not given:

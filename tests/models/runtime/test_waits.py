@@ -1,4 +1,4 @@
-"""What a GPU would wait for, counted on a device that the CPU simulates; see `tests.accelerator`."""
+"""Waits for a GPU, counted on a device that the CPU simulates; see `tests.accelerator`."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext

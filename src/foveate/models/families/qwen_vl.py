@@ -280,32 +280,31 @@ class QwenVideos(MergedSquares):
 
     def prepared_videos(self, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
         """Returns model inputs and arrangements of videos; the last of an odd number of frames is repeated."""
-        parts = [self._patches(clip) for clip in clips]
-        merged = self.model.config.vision_config.temporal_patch_size
-        inputs = {
-            "pixel_values_videos": torch.cat([pixels for pixels, _ in parts]),
-            "video_grid_thw": torch.stack([grid for _, grid in parts]),
-        }
+        pixels, grids = zip(*(self._patches(clip) for clip in clips), strict=True)
+        inputs = {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.stack(grids)}
         if not self._timed:
-            return self._with_steps(inputs, [merged / clip.fps for clip in clips])
-        arrangements = []
-        for clip, one in zip(clips, self.arrangements(inputs, []), strict=True):
-            times = [*clip.seconds, *[clip.seconds[-1]] * (-len(clip.seconds) % merged)]
-            middle = tuple(
-                (first + last) / 2 for first, last in zip(times[::merged], times[merged - 1 :: merged], strict=True)
-            )
-            arrangements.append(replace(one, seconds=middle))
+            inputs["second_per_grid_ts"] = torch.tensor([self._together / clip.fps for clip in clips])
+        arrangements = self.arrangements(inputs, [])
+        if self._timed:
+            arrangements = [
+                replace(one, seconds=self._middles(clip)) for clip, one in zip(clips, arrangements, strict=True)
+            ]
         return inputs, arrangements
 
-    def _with_steps(self, inputs: dict[str, Tensor], steps: Sequence[float]) -> tuple[ImageInputs, list[Arrangement]]:
-        """Adds the seconds between merged frames to the inputs, and returns the arrangements too."""
-        given = {**inputs, "second_per_grid_ts": torch.tensor(steps)}
-        return given, self.arrangements(given, [])
+    @property
+    def _together(self) -> int:
+        """The number of frames that are merged in time."""
+        return self.model.config.vision_config.temporal_patch_size
+
+    def _middles(self, clip: Clip) -> tuple[float, ...]:
+        """Returns the times in the middle of frames that are merged."""
+        times = [*clip.seconds, *[clip.seconds[-1]] * (-len(clip.seconds) % self._together)]
+        ends = zip(times[:: self._together], times[self._together - 1 :: self._together], strict=True)
+        return tuple((first + last) / 2 for first, last in ends)
 
     def _patches(self, clip: Clip) -> tuple[Float[Tensor, "patch width"], Int[Tensor, " axis"]]:
         """Returns the patches of a video and its number of frames, rows and columns, frames merged."""
-        config: Any = self.model.config.vision_config
-        merged, patch = config.temporal_patch_size, config.patch_size
+        merged, patch = self._together, self.model.config.vision_config.patch_size
         frames = [*clip.frames, *[clip.frames[-1]] * (-len(clip.frames) % merged)]
         prepared = self.image_processor(frames, return_tensors="pt", **self._limits(len(clip.frames)))
         # Of an image, every patch holds two copies of it; here the second becomes the next frame.

@@ -66,7 +66,7 @@ class ImagePreparation:
         """Returns the scaling of each image; `prompts` are the numbers of images of each prompt."""
         alone = [count == 1 for count in prompts for _ in range(count)]
         sizes = [(height, width) for width, height in map(upright_size, images)]
-        with _refusals(images):
+        with named_refusals("image", images):
             return [self.adapter.scaling(size, keep, one) for size, one in zip(sizes, alone, strict=True)]
 
     def _in_one_call(
@@ -77,7 +77,7 @@ class ImagePreparation:
         counts = [count for count in per_prompt or () if count or self.adapter.row_per_prompt]
         nested = list(rgb) if per_prompt is None else [list(islice(left, count)) for count in counts]
         options = {**self.adapter.image_options, **self.options, **(scaling.options if scaling else {})}
-        with _refusals(rgb):
+        with named_refusals("image", rgb):
             prepared = self.adapter.image_processor(nested, return_tensors="pt", **options)
         names = [name for name in self.adapter.image_inputs if name in prepared]
         model = self.adapter.model
@@ -93,8 +93,12 @@ class ImagePreparation:
 
 
 @contextmanager
-def _refusals(images: Sequence[Image]) -> Iterator[None]:
+def named_refusals(what: str, images: Sequence[Image]) -> Iterator[None]:
     """Names the sizes of images that the image processor refuses.
+
+    Args:
+        what: Word for the images.
+        images: The images.
 
     Raises:
         DataError: It raised an error of its own.
@@ -105,7 +109,9 @@ def _refusals(images: Sequence[Image]) -> Iterator[None]:
         raise
     except (ValueError, ZeroDivisionError, RuntimeError) as error:
         sizes = " and ".join(sorted({f"{image.width} x {image.height}" for image in images}))
-        raise DataError(f"the model's image processor takes no image of {shown(sizes)}: {message_of(error)}") from error
+        raise DataError(
+            f"the model's image processor takes no {what} of {shown(sizes)}: {message_of(error)}"
+        ) from error
 
 
 def _joined(parts: Sequence[ImageInputs], rows: Sequence[int] | None = None) -> ImageInputs:

@@ -3,16 +3,16 @@
 The stock video processors need torchvision, which foveate does not depend on.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from foveate.core.arrangement import Arrangement
-from foveate.core.errors import DataError, FoveateError, UnsupportedModel, message_of, shown
+from foveate.core.errors import UnsupportedModel
 from foveate.data.clip import Clip
 from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.internals import internal
 from foveate.models.loading.checkpoint import device_of
+from foveate.models.loading.image_inputs import named_refusals
 
 
 def video_inputs(adapter: Adapter, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
@@ -23,7 +23,7 @@ def video_inputs(adapter: Adapter, clips: Sequence[Clip]) -> tuple[ImageInputs, 
             f"{type(adapter.model).__name__} takes images, not videos: give the frames as images (--frames-as images), "
             "or use a model of LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
         )
-    with _refusals(clips):
+    with named_refusals("frames", [clip.frames[0] for clip in clips]):
         inputs, arrangements = videos.prepared_videos(clips)
     device = device_of(adapter.model)
     return {name: value.to(device) for name, value in inputs.items()}, arrangements
@@ -39,21 +39,3 @@ def video_settings(source: str, revision: str) -> dict[str, Any]:
     read = internal("models.auto.video_processing_auto.get_video_processor_config")
     settings = read(source, revision=revision)
     return {name: settings[name] for name in ("size", "crop_size") if settings.get(name)}
-
-
-@contextmanager
-def _refusals(clips: Sequence[Clip]) -> Iterator[None]:
-    """Names the sizes of frames that the image processor refuses.
-
-    Raises:
-        DataError: It raised an error of its own.
-    """
-    try:
-        yield
-    except FoveateError:
-        raise
-    except (ValueError, ZeroDivisionError, RuntimeError) as error:
-        sizes = " and ".join(sorted({f"{clip.frames[0].width} x {clip.frames[0].height}" for clip in clips}))
-        raise DataError(
-            f"the model's image processor takes no frames of {shown(sizes)}: {message_of(error)}"
-        ) from error

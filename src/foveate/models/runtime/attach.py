@@ -265,7 +265,10 @@ class Attachment:
             return inputs
         kinds = {kind.modality: kind for kind in self.adapter.kinds}
         outputs = inputs["mm_encoder_outputs"].items()
-        joined = {name: kinds[name].joined_output(output) for name, output in outputs if output is not None}
+        joined = {
+            name: kinds[name].joined_output(output) if name in kinds and output is not None else output
+            for name, output in outputs
+        }
         return {**inputs, "mm_encoder_outputs": joined}
 
     def _compressed(self, inputs: dict[str, Any], keys: Sequence[Hashable]) -> Compressed:

@@ -124,7 +124,8 @@ def pack(
             result[name] = sequence.gathered(inputs[name], 0)
     made = {name for name in result if name not in inputs or result[name] is not inputs[name]}
     result |= {name: on_device(result[name], target) for name in made}
-    result["mm_encoder_outputs"] = _outputs(adapter, compressed.arrangements, tokens, deep)
+    others = inputs.get("mm_encoder_outputs") or {}  # of kinds that the adapter does not handle
+    result["mm_encoder_outputs"] = {**others, **_outputs(adapter, compressed.arrangements, tokens, deep)}
     late = following - position[:, :, -1] - 1 if any(ends) else None
     everything = torch.cat([compressed.tokens[:0].flatten(0, 1), *tokens])
     flat, extent = [torch.cat(level) for level in deep], extent_of(role)
