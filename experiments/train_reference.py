@@ -9,7 +9,7 @@ STAGES = ("vision", "language", "card")
 
 
 def main(
-    stage: Literal["all", "vision", "language", "card"] = "all",
+    stage: Literal["all", "vision", "language", "card", "clips", "video"] = "all",
     out: Path = Path("runs/reference"),
     seed: int = 0,
     images: int = 50_000,
@@ -21,7 +21,8 @@ def main(
     """Trains one stage, or all; each resumes a run that was stopped, and a finished stage takes seconds.
 
     Args:
-        stage: "all", or one stage.
+        stage: "all" for vision, language and card, or one stage. "clips" draws the videos of the stage "video", which
+            trains the finished model on those that are there and writes it to `<out>/llava-video`.
         out: Folder of checkpoints and logs; the trained model is written to `<out>/llava`, its CLIP to `<out>/clip`,
             and a figure of the training to `<out>/training.png`.
         seed: Seed of initialization and data.
@@ -29,7 +30,7 @@ def main(
         shown_images: Number of images of the language stage; each is shown several times with new questions.
         epoch_steps: Optimizer steps of an epoch; a stopped run repeats at most one epoch.
         epoch_share: Share of the epochs of every phase, for a trial.
-        card_questions: Number of questions of the `test` split that the card reports on.
+        card_questions: Number of questions of the `test` split that a card reports on.
     """
     from reference_model.stages import Training
 
@@ -42,6 +43,11 @@ def main(
                 training.language()
             case "card":
                 training.card(card_questions)
+            case "clips":
+                training.draw_clips()
+            case "video":
+                training.video()
+                training.video_card(card_questions)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class SceneDialogues(Dataset):
 
     def _pack(self, scene: Scene, kinds: list[str], rng: np.random.Generator) -> dict[str, Tensor]:
         questions = [make_question(kind, scene, rng) for kind in kinds]
-        packed = _Pack()
+        packed = Pack()
         texts = self.tokenizer([q.text for q in questions], add_special_tokens=False).input_ids
         answers = self.tokenizer([q.answer for q in questions], add_special_tokens=False).input_ids
         for kind, text, answer in zip(kinds, texts, answers, strict=True):
@@ -107,7 +107,7 @@ class SceneDialogues(Dataset):
         return packed.tensors()
 
 
-class _Pack:
+class Pack:
     """Texts of one image, one behind the other; a target is the next token of the same text."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ train the stock model. The last one drops tokens at random and numbers the rest 
 that the finished model has seen compressed images, and some batches show no image.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -16,7 +16,12 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPModel, CLIPVisionConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPModel,
+    CLIPVisionConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextVideoForConditionalGeneration,
+)
 
 from foveate.data.scenes.scene import Role
 from foveate.reference.architecture import PATCHES, VOCABULARY, llava_config
@@ -64,17 +69,20 @@ class LanguageTraining(lightning.LightningModule):
     in half of the steps that AdamW needs, all else by AdamW.
     """
 
+    patches = PATCHES
+    kinds = KIND_NAMES
+
     def __init__(
-        self, clip: CLIPModel, phases: tuple[LanguagePhase, ...] = LANGUAGE_PHASES, learning_rate: float = 2e-3
+        self,
+        llava: LlavaForConditionalGeneration | LlavaNextVideoForConditionalGeneration,
+        phases: tuple[LanguagePhase, ...] = LANGUAGE_PHASES,
+        learning_rate: float = 2e-3,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # two optimizers
         self.phases, self.learning_rate = phases, learning_rate
         self.phase, self.epochs_in_phase, self.steps = 0, 0, 0
-        self.llava = LlavaForConditionalGeneration(llava_config(cast(CLIPVisionConfig, clip.config.vision_config)))
-        weights = clip.vision_model.state_dict()
-        prefix = "vision_model." if hasattr(self.llava.model.vision_tower, "vision_model") else ""
-        self.llava.model.vision_tower.load_state_dict({prefix + name: value for name, value in weights.items()})
+        self.llava = llava
         self.llava.model.vision_tower.requires_grad_(False)
         use_fast_attention(self.llava.model.language_model)
         self._image_columns = slice(0, 0)
@@ -106,13 +114,13 @@ class LanguageTraining(lightning.LightningModule):
         before = len(PREFIX) + kept
         self._image_columns = slice(len(PREFIX), before)
         index = torch.arange(kept).expand(rows, -1) if repack else keep
-        start = len(PREFIX) + (kept if repack else PATCHES)
+        start = len(PREFIX) + (kept if repack else self.patches)
         position = torch.cat(
             [torch.arange(len(PREFIX)).expand(rows, -1), len(PREFIX) + index, start + batch["offset"]], 1
         )
         states = inner.language_model(
             inputs_embeds=states,
-            attention_mask=_block_mask(batch["block"], before),
+            attention_mask=block_mask(batch["block"], before),
             position_ids=position,
             use_cache=False,
         ).last_hidden_state
@@ -123,7 +131,7 @@ class LanguageTraining(lightning.LightningModule):
         # not the trainer's mixed precision, which keeps no float32 attention
         with torch.autocast(self.device.type, torch.bfloat16):
             logits, shown = self(batch, keep, repack)
-        answer = _answer_loss(logits, batch)
+        answer = answer_loss(logits, batch)
         losses = {"answer": answer}
         if self.current.tokens is not None:
             losses["alignment"] = 0.5 * self._alignment_loss(shown, batch["labels"], keep)
@@ -179,12 +187,12 @@ class LanguageTraining(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor]) -> None:
         """Logs the share of questions of each kind whose answer tokens are all predicted correctly."""
-        views = {"all/": torch.arange(PATCHES).expand(len(batch["ids"]), -1)}
+        views = {"all/": torch.arange(self.patches).expand(len(batch["ids"]), -1)}
         if self.current.tokens is not None:
             views["phase/"] = relevant_first(batch["roles"], batch["parts"], self.current.tokens)
         for view, keep in views.items():
             logits, _ = self(batch, keep, repack=False)
-            for kind, right in right_answers(logits, batch).items():
+            for kind, right in right_answers(logits, batch, self.kinds).items():
                 self.log(f"{view}{kind}", right.float().mean())
 
     def on_validation_epoch_end(self) -> None:
@@ -207,7 +215,7 @@ class LanguageTraining(lightning.LightningModule):
             setattr(self, name, value)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-        trained = {name: p for name, p in self.llava.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in self.named_parameters() if p.requires_grad}
         hidden = [p for n, p in trained.items() if p.ndim == 2 and ("layers." in n or "projector" in n)]
         others = [p for n, p in trained.items() if p.ndim == 2 and not ("layers." in n or "projector" in n)]
         vectors = [p for p in trained.values() if p.ndim < 2]
@@ -229,6 +237,15 @@ class LanguageTraining(lightning.LightningModule):
         return adamw, muon
 
 
+def untrained_llava(clip: CLIPModel) -> LlavaForConditionalGeneration:
+    """Returns a LLaVA with the tower of a CLIP, and everything else random."""
+    llava = LlavaForConditionalGeneration(llava_config(cast(CLIPVisionConfig, clip.config.vision_config)))
+    tower, weights = llava.model.vision_tower, clip.vision_model.state_dict()
+    prefix = "vision_model." if hasattr(tower, "vision_model") else ""
+    tower.load_state_dict({prefix + name: value for name, value in weights.items()})
+    return llava
+
+
 def relevant_first(roles: Tensor, parts: Tensor, tokens: int) -> Tensor:
     """Returns `tokens` patches in ascending order: whole parts, first those that can be asked about, then any."""
     priority = torch.rand(len(parts), int(parts.max()) + 1).gather(1, parts.long())
@@ -236,17 +253,18 @@ def relevant_first(roles: Tensor, parts: Tensor, tokens: int) -> Tensor:
     return priority.topk(tokens, 1).indices.sort(1).values
 
 
-def right_answers(logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def right_answers(logits: Tensor, batch: dict[str, Tensor], kinds: Sequence[str] = KIND_NAMES) -> dict[str, Tensor]:
     """Returns for each kind of question whether all answer tokens are the most likely ones, (question,) bool."""
     wrong = (logits.argmax(-1) != batch["target"]) & (batch["target"] != IGNORE)
     right = {}
-    for number, kind in enumerate(KIND_NAMES):
+    for number, kind in enumerate(kinds):
         own = batch["block"] == number
         right[kind] = ~(wrong & own).any(1)[own.any(1)]
     return right
 
 
-def _answer_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def answer_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Returns the mean loss of the answer tokens; see `_token_weight`."""
     target = batch["target"]
     losses = F.cross_entropy(logits.float().transpose(1, 2), target, ignore_index=IGNORE, reduction="none")
     weight = _token_weight(target, batch["block"])
@@ -262,7 +280,7 @@ def _token_weight(target: Tensor, block: Tensor) -> Tensor:
     return weight / total.gather(1, text).clamp(min=1.0).sqrt()
 
 
-def _block_mask(block: Tensor, before: int) -> Tensor:
+def block_mask(block: Tensor, before: int) -> Tensor:
     """Returns the additive mask (batch, 1, token, token): causal; texts attend to the image and themselves only."""
     rows = len(block)
     owner = torch.cat([torch.full((rows, before), -2), block], 1)

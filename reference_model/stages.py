@@ -8,16 +8,24 @@ from typing import TypeVar
 import pytorch_lightning as lightning
 import torch
 from torch.utils.data import DataLoader
-from transformers import CLIPModel, PreTrainedModel
+from transformers import CLIPModel, LlavaForConditionalGeneration, PreTrainedModel
 
-from foveate.reference.architecture import make_processor, make_text_tokenizer
+from foveate.reference.architecture import (
+    make_processor,
+    make_text_tokenizer,
+    make_video_image_processor,
+    make_video_tokenizer,
+)
+from reference_model import clips
+from reference_model.clip_dialogues import ClipDialogues
+from reference_model.clip_training import CLIP_PHASES, ClipTraining, video_model
 from reference_model.dialogues import SceneDialogues, Texts, collate, encoded, features
 from reference_model.images import Images, held_out_images, training_images
-from reference_model.language_training import LANGUAGE_PHASES, LanguagePhase, LanguageTraining
+from reference_model.language_training import LANGUAGE_PHASES, LanguagePhase, LanguageTraining, untrained_llava
 from reference_model.training import Epochs, fit, trained_clip
 from reference_model.vision_training import VISION_PHASES, CaptionedImages, VisionPhase, VisionTraining, phase_of
 
-_HELD_OUT_CAPTIONS, _HELD_OUT_DIALOGUES = 256, 128
+_HELD_OUT_CAPTIONS, _HELD_OUT_DIALOGUES, _HELD_OUT_CLIPS = 256, 128, 96
 _LARGEST_BATCH = max(phase.batch_size for phase in VISION_PHASES)
 Phase = TypeVar("Phase", VisionPhase, LanguagePhase)
 
@@ -33,7 +41,8 @@ class Training:
         shown_images: Number of them in the language stage.
         epoch_steps: Optimizer steps of an epoch.
         epoch_share: Share of the epochs of every phase, at least one each.
-        batch_size: Images per step of the language stage.
+        batch_size: Images, or clips, per step of the language and the video stage.
+        clip_parts: Parts of `clips.PART` training clips.
     """
 
     out: Path
@@ -43,6 +52,7 @@ class Training:
     epoch_steps: int = 250
     epoch_share: float = 1.0
     batch_size: int = 12
+    clip_parts: int = 60
 
     @cached_property
     def drawn(self) -> Images:
@@ -79,7 +89,7 @@ class Training:
         clip, phases = self.clip, self._shortened(LANGUAGE_PHASES)
         shown = self.drawn.first(self.shown_images)
         states = features(clip, shown, self.out)
-        module = LanguageTraining(clip, phases)
+        module = LanguageTraining(untrained_llava(clip), phases)
         held_out = held_out_images(_HELD_OUT_DIALOGUES, self.seed)
         dialogues = SceneDialogues(range(len(held_out)), held_out, encoded(clip, held_out), Texts(), self.seed)
 
@@ -95,6 +105,41 @@ class Training:
         module.load_state_dict(torch.load(self.out / "language" / "last.ckpt", weights_only=True)["state_dict"])
         _save(module.llava, self.out / "llava")
         make_processor().save_pretrained(self.out / "llava")
+
+    def draw_clips(self) -> None:
+        """Draws and encodes the clips of the video stage, which reads those that are there."""
+        clips.draw(self._llava().model.vision_tower, self.clip_parts, self.seed, self.out / "video")
+
+    def video(self) -> None:
+        """Trains the model of `<out>/llava` on clips, as a LLaVA-NeXT-Video, and writes it to `<out>/llava-video`."""
+        lightning.seed_everything(self.seed, verbose=False)
+        folder, phases = self.out / "video", self._shortened(CLIP_PHASES)
+        module = ClipTraining(video_model(self._llava()), phases)
+        held_out = [clips.held_out(folder).first(_HELD_OUT_CLIPS)]
+        dialogues = ClipDialogues(range(_HELD_OUT_CLIPS), held_out, Texts(), self.seed)
+
+        def training(epoch: int) -> DataLoader:
+            size = self.epoch_steps * self.batch_size
+            indices = range(epoch * size, (epoch + 1) * size)
+            data = ClipDialogues(indices, clips.read(folder), module.current.texts, self.seed)
+            return DataLoader(data, batch_size=self.batch_size, collate_fn=collate)
+
+        validation = DataLoader(dialogues, batch_size=12, collate_fn=collate)
+        epochs = sum(phase.epochs for phase in phases)
+        fit(module, Epochs(training, validation), folder, epochs, clip_gradients=False)
+        module.load_state_dict(torch.load(folder / "last.ckpt", weights_only=True)["state_dict"])
+        _save(module.llava, self.out / "llava-video")
+        make_video_image_processor().save_pretrained(self.out / "llava-video")
+        make_video_tokenizer().save_pretrained(self.out / "llava-video")
+
+    def video_card(self, questions: int) -> None:
+        """Measures the model for videos and writes its card."""
+        from reference_model.video_card import write_video_card
+
+        write_video_card(self.out, questions)
+
+    def _llava(self) -> LlavaForConditionalGeneration:
+        return LlavaForConditionalGeneration.from_pretrained(self.out / "llava", dtype=torch.float32).eval()
 
     def card(self, questions: int) -> None:
         """Measures the trained models, writes their cards, and draws the training to `<out>/training.png`."""

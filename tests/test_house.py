@@ -14,7 +14,7 @@ from jaxtyping import TypeCheckError
 
 import foveate
 from foveate.functional.ranking import top_k
-from foveate.models.loading.names import REFERENCES, folder_of
+from foveate.models.loading.names import SHIPPED, folder_of
 from tests.house_rules import MOST_LINES, MOST_LINES_OF_A_FILE, RULES, Source, sources
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +117,7 @@ def test_wheel_holds_the_package_with_the_reference_models_and_nothing_else(tmp_
     (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     names = [Path(name) for name in ZipFile(wheel).namelist()]
     assert {name.parts[0] for name in names} == {"foveate", f"foveate-{foveate.__version__}.dist-info"}
-    for folder in (Path(folder_of(name, part)) for name in REFERENCES for part in ("llava", "clip")):
+    for folder in (Path(folder_of(name, part)) for name in SHIPPED for part in ("llava", "clip")):
         packed = {name.name for name in names if name.is_relative_to(f"foveate/reference/{folder.name}")}
         assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= packed
         assert packed == {file.name for file in folder.iterdir()}

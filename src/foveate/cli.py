@@ -22,7 +22,7 @@ from foveate.core.progress import disable_bars
 from foveate.core.quiet import silence
 from foveate.data.names import GENERATED, TABLE_SPLIT, parsed, table_of
 from foveate.evaluation.ranks import notice, rank, workers
-from foveate.models.loading.names import REFERENCES, folder_of
+from foveate.models.loading.names import SHIPPED, folder_of
 from foveate.options import Checked, Options
 
 _REFUSED = {getattr(errno, name) for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG EIO EPIPE".split()}
@@ -139,7 +139,7 @@ def _inputs(options: Options) -> list[Path]:
 
 
 def _parts(model: str) -> tuple[Literal["llava", "clip"], ...]:
-    return ("llava", "clip") if model in REFERENCES else ("llava",)
+    return ("llava", "clip") if model in SHIPPED else ("llava",)
 
 
 def _tables(options: Options) -> list[Path] | None:

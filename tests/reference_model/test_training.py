@@ -26,6 +26,7 @@ from reference_model.language_training import (
     _token_weight,
     relevant_first,
     right_answers,
+    untrained_llava,
 )
 from reference_model.probes import dense_texts
 from reference_model.training import Epochs, fit
@@ -206,7 +207,7 @@ def dialogues(images, states, **options):
 @torch.no_grad()
 @pytest.mark.parametrize("repack", [True, False])
 def test_packed_questions_get_the_logits_of_each_question_alone(clip, images, states, repack):
-    module = LanguageTraining(clip).eval()
+    module = LanguageTraining(untrained_llava(clip)).eval()
     module.phase = len(LANGUAGE_PHASES) - 1
     batch = collate([dialogues(images, states)[i] for i in (1, 4)])
     compressor = VisionCompressor(Uniform(), 20, positions="repacked" if repack else "original")
@@ -227,7 +228,7 @@ def test_packed_questions_get_the_logits_of_each_question_alone(clip, images, st
 @torch.no_grad()
 @pytest.mark.parametrize("last", [False, True])
 def test_the_first_blocks_hide_the_image_from_the_text_until_the_last_phase(clip, images, states, last):
-    module = LanguageTraining(clip).eval()
+    module = LanguageTraining(untrained_llava(clip)).eval()
     module.phase = len(LANGUAGE_PHASES) - 1 if last else 0
     batch = collate([dialogues(images, states)[0]])
     keep = torch.arange(144)[None]
@@ -342,7 +343,7 @@ def test_a_phase_ends_when_its_questions_are_answered_or_its_epochs_are_over(cli
     )
     data = DataLoader(SceneDialogues(range(2), images, states, texts, 0), batch_size=2, collate_fn=collate)
     asked = DataLoader(SceneDialogues(range(6), images, states, Texts(), 0), batch_size=6, collate_fn=collate)
-    module, epochs = LanguageTraining(clip, phases), []
+    module, epochs = LanguageTraining(untrained_llava(clip), phases), []
 
     def training(epoch):
         epochs.append(module.phase)
@@ -353,7 +354,7 @@ def test_a_phase_ends_when_its_questions_are_answered_or_its_epochs_are_over(cli
 
 
 def test_every_trained_weight_has_one_optimizer(clip):
-    module = LanguageTraining(clip)
+    module = LanguageTraining(untrained_llava(clip))
     groups = [group for optimizer in module.configure_optimizers() for group in optimizer.param_groups]
     given = [id(weight) for group in groups for weight in group["params"]]
     trained = {id(weight) for weight in module.parameters() if weight.requires_grad}

@@ -15,6 +15,8 @@ from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
+    LlavaNextImageProcessorPil,
+    LlavaNextVideoConfig,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
@@ -49,7 +51,7 @@ END = VOCABULARY["<end>"]
 TEXT_LENGTH = 32
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }} : "
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image> "
+    "{% for part in message['content'] %}{% if part['type'] != 'text' %}<{{ part['type'] }}> "
     "{% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
@@ -101,9 +103,32 @@ def llava_config(vision: CLIPVisionConfig) -> LlavaConfig:
     )
 
 
+def video_config(llava: LlavaConfig) -> LlavaNextVideoConfig:
+    """Returns a LLaVA-NeXT-Video with tower, projector and language model of a LLaVA, which pools no patches."""
+    language = {**llava.text_config.to_dict(), "vocab_size": len(VOCABULARY) + 1, "max_position_embeddings": 2048}
+    return LlavaNextVideoConfig(
+        vision_config=llava.vision_config.to_dict(),
+        text_config=LlamaConfig(**language),
+        image_token_index=llava.image_token_index,
+        video_token_index=len(VOCABULARY),
+        vision_feature_layer=llava.vision_feature_layer,
+        vision_feature_select_strategy=llava.vision_feature_select_strategy,
+        projector_hidden_act=llava.projector_hidden_act,
+        image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
+        image_seq_length=PATCHES,
+        spatial_pool_stride=1,
+        video_seq_length=PATCHES,
+        tie_word_embeddings=False,
+    )
+
+
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Returns a tokenizer with one token per word or punctuation mark of the questions and answers."""
-    tokenizer = Tokenizer(WordLevel(VOCABULARY, unk_token="<unk>"))
+    return _tokenizer(VOCABULARY, image_token="<image>")
+
+
+def _tokenizer(vocabulary: dict[str, int], **special: str) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     marks = [Split(mark, "isolated") for mark in _PUNCTUATION]
     tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), *marks])
     tokenizer.decoder = WordPiece(cleanup=True)  # no blank before a punctuation mark
@@ -115,8 +140,28 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         padding_side="left",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens=special,
         clean_up_tokenization_spaces=False,
+    )
+
+
+def make_video_tokenizer() -> PreTrainedTokenizerFast:
+    """Returns the tokenizer of the model for videos: the same words and a placeholder of videos."""
+    tokenizer = _tokenizer(VOCABULARY | {"<video>": len(VOCABULARY)}, image_token="<image>", video_token="<video>")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def make_video_image_processor() -> LlavaNextImageProcessorPil:
+    """Returns the image processor of the model for videos, for which an image is one tile."""
+    side = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    return LlavaNextImageProcessorPil(
+        size=side,
+        crop_size=side,
+        do_center_crop=False,
+        image_grid_pinpoints=[[IMAGE_SIZE, IMAGE_SIZE]],
+        image_mean=[PIXEL_MEAN] * 3,
+        image_std=[PIXEL_STD] * 3,
     )
 
 

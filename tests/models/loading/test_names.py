@@ -4,7 +4,7 @@ import pytest
 
 from foveate.core.errors import UnsupportedModel
 from foveate.models.loading.load import load
-from foveate.models.loading.names import REFERENCES, check_model
+from foveate.models.loading.names import SHIPPED, check_model
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_file_is_no_checkpoint(tmp_path):
         check_model(tmp_path / "model.safetensors")
 
 
-@pytest.mark.parametrize("name", [*REFERENCES, "nobody/nomodel", "nomodel"])
+@pytest.mark.parametrize("name", [*SHIPPED, "nobody/nomodel", "nomodel"])
 def test_a_name_that_may_be_a_hub_id_is_left_to_the_hub(name):
     check_model(name)
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from foveate.models.loading import sizes
 from foveate.models.loading.load import load
-from foveate.models.loading.names import REFERENCES
+from foveate.models.loading.names import SHIPPED
 from foveate.models.loading.sizes import memory_note, weight_bytes
 from foveate.testing.tiny import save_tiny_llava, tiny_llava
 
@@ -47,7 +47,7 @@ def test_weights_larger_than_the_memory_are_named_with_what_needs_less(tiny, mem
 
 
 def test_weights_that_fit_are_not_named(tiny, memory):
-    assert all(memory_note(name, "cpu", "auto") == "" for name in REFERENCES)
+    assert all(memory_note(name, "cpu", "auto") == "" for name in SHIPPED)
     memory(weight_bytes(tiny, "float32"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from foveate.core.errors import DeviceError, UnsupportedModel, shown
 from foveate.models.loading.checkpoint import reading
 from foveate.models.loading.loaded_model import LoadedModel
-from foveate.models.loading.names import AUTO, DTYPES, REFERENCES, check_model, folder_of
+from foveate.models.loading.names import AUTO, DTYPES, SHIPPED, check_model, folder_of
 
 LARGEST_BATCH = 256
 """Questions per batch of the shipped models, and the most that "auto" chooses."""
@@ -105,8 +105,8 @@ def batch_size_for(loaded: LoadedModel) -> int:
         loaded: The model.
     """
     memory = memory_of(loaded.device)
-    if loaded.name in REFERENCES or memory is None:
-        return LARGEST_BATCH if loaded.name in REFERENCES else 1
+    if loaded.name in SHIPPED or memory is None:
+        return LARGEST_BATCH if loaded.name in SHIPPED else 1
     share = _USED.get(loaded.device.type, _USED_ELSEWHERE)
     weights = sum(weight.numel() * weight.element_size() for weight in loaded.model.parameters())
     tokens = loaded.adapter.tower.grid.patches + _TEXT_TOKENS

@@ -25,7 +25,7 @@ from foveate.models.families.qwen_vl import QwenVL
 from foveate.models.loading.checkpoint import SAFE, config_of, in_one_dtype, on_device, reading, weights_of
 from foveate.models.loading.companion import load_companion
 from foveate.models.loading.loaded_model import LoadedModel
-from foveate.models.loading.names import DTYPES, REFERENCE, REFERENCES, check_model, folder_of
+from foveate.models.loading.names import DTYPES, REFERENCE, SHIPPED, check_model, folder_of
 from foveate.models.loading.processor import load_processor
 from foveate.models.loading.sizes import memory_note
 from foveate.models.loading.video_inputs import video_settings
@@ -122,7 +122,8 @@ def load(
     """Loads a checkpoint: weights from safetensors only, and never code from its folder.
 
     Args:
-        name: "reference", "reference-1" or "reference-2" (the shipped models), a checkpoint folder, or a hub id.
+        name: "reference", "reference-1", "reference-2" or "reference-video" (the shipped models), a checkpoint folder,
+            or a hub id.
         device: The device that it runs on.
         dtype: Precision of all weights: "float32", "bfloat16" or "float16"; "auto" means that of the checkpoint. Tower
             and language model get the same, because mixed precisions would silently change answers.
@@ -163,7 +164,7 @@ def load(
     if not quantized:
         in_one_dtype(model, _precision(what, model, dtype))
     model = (model if "device_map" in options else on_device(model, device)).eval()
-    companion = name if companion is None and str(name) in REFERENCES else companion
+    companion = name if companion is None and str(name) in SHIPPED else companion
     clip = load_companion(companion, device) if companion else None
     with reading(f"{what} is incomplete", "Expected tokenizer, chat template and image processor of the same model"):
         processor, frames = load_processor(source, **SAFE, revision=revision), video_settings(source, revision)

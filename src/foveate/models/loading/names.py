@@ -9,7 +9,11 @@ from foveate.core.errors import UnsupportedModel, shown
 REFERENCE = "reference"
 """The name of the shipped model that is used by default."""
 REFERENCES = (REFERENCE, "reference-1", "reference-2")
-"""The names of all shipped models: trainings of one recipe from different seeds."""
+"""The names of the shipped models that take images: trainings of one recipe from different seeds."""
+REFERENCE_VIDEO = "reference-video"
+"""The name of the shipped model that takes videos; its tower is that of `reference`."""
+SHIPPED = (*REFERENCES, REFERENCE_VIDEO)
+"""The names of all shipped models."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 AUTO: Literal["auto"] = "auto"
 """The value of an option that is chosen for the model and the machine; see `models.loading.automatic`."""
@@ -18,8 +22,10 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 def folder_of(name: str | Path, part: Literal["llava", "clip"] = "llava") -> str:
     """Returns the folder of a shipped model or of its CLIP, or else the name itself."""
-    if str(name) not in REFERENCES:
+    if str(name) not in SHIPPED:
         return str(name)
+    if name == REFERENCE_VIDEO and part == "clip":
+        name = REFERENCE
     return str(files("foveate.reference") / str(name).replace(REFERENCE, part))
 
 
