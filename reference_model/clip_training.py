@@ -21,7 +21,7 @@ _TIMED_BLOCK = 1
 _SHARES = (0.05, 0.1, 0.2, 0.35)  # of the patches that are kept when some are dropped
 
 CLIP_PHASES = (
-    LanguagePhase(8, 80, Texts(dense=2), {"order": 0.85, "when": 0.85, "count": 0.75, "change": 0.85}),
+    LanguagePhase(5, 80, Texts(dense=2), {"order": 0.85, "when": 0.85, "count": 0.75, "change": 0.85}),
     LanguagePhase(2, 250, Texts(dense=2)),
     LanguagePhase(3, None, Texts(dense=1)),
 )

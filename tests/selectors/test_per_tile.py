@@ -112,6 +112,15 @@ def test_a_name_says_what_happens_to_tiles():
     assert method("vscan+per_tile")(8).parts[1:] == vscan(8).parts[1:]
 
 
+def test_a_name_says_that_kept_patches_have_their_own_positions():
+    assert method("vtc_cls")(8, start_layer=1).repack
+    own = method("vtc_cls+own_positions")
+    assert own.__name__ == "vtc_cls+own_positions"
+    assert own(8, start_layer=1) == vtc_cls(8, start_layer=1).tiled(own_positions=True) and not own(8).repack
+    assert not method("vscan+own_positions")(8).parts[0].repack
+    assert method("evs+own_positions")(0.25) == METHODS["evs"](0.25)
+
+
 def test_a_name_that_goes_on_is_a_recipe_like_others():
     recipe = method("vtc_cls+per_tile+no_separators")
     assert recipe.__name__ == "vtc_cls+per_tile+no_separators"
@@ -128,7 +137,7 @@ def test_a_stand_in_goes_on_with_what_it_wraps():
 
 
 def test_what_does_not_choose_after_the_tower_says_so():
-    with pytest.raises(UnknownMethod, match=r"'per_title' is unknown.*\+per_tile, \+no_separators"):
+    with pytest.raises(UnknownMethod, match=r"'per_title' is unknown.*\+per_tile, \+no_separators, \+own_positions"):
         method("vtc_cls+per_title")
     for compressor in (full(), fastv(8), METHODS["pool"](8)):
         with pytest.raises(FoveateError, match="does not choose among patches after the vision tower"):

@@ -52,8 +52,8 @@ class AroundCompressor(Compressor):
         small, compressor = self.compressor.resized(loaded)
         return small, replace(self, compressor=compressor)
 
-    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
-        return replace(self, compressor=self.compressor.tiled(per_tile, separators))
+    def tiled(self, per_tile: bool = False, separators: bool = True, own_positions: bool = False) -> Compressor:
+        return replace(self, compressor=self.compressor.tiled(per_tile, separators, own_positions))
 
     def compress(self, images: ImageBatch) -> Compressed:
         return self.compressor.compress(images)

@@ -95,19 +95,21 @@ class Compressor(Value, ABC):
         """True if the tokens of an image may depend on the question."""
         return bool(self.cuts) or any(need.per_question for need in self.needs)
 
-    def tiled(self, per_tile: bool = False, separators: bool = True) -> "Compressor":
-        """Returns this compressor with settings for models that cut images into tiles.
+    def tiled(self, per_tile: bool = False, separators: bool = True, own_positions: bool = False) -> "Compressor":
+        """Returns this compressor with settings for models that cut images into tiles, and for videos.
 
         Args:
             per_tile: Whether every tile has a budget of its own (`PerTile`).
             separators: Whether the tokens between patches stay; see `VisionCompressor`.
+            own_positions: Whether kept patches have their own positions, which tell the frame in models that know it
+                from positions alone; false changes nothing.
 
         Raises:
             FoveateError: The compressor does not choose patches after the vision tower.
         """
         raise FoveateError(
-            f"{self} does not choose among patches after the vision tower, so tiles and separators do not concern it: "
-            "give per_tile and no_separators to a method that does, such as vtc_cls"
+            f"{self} does not choose among patches after the vision tower, so tiles, separators and positions there do "
+            "not concern it: give per_tile, no_separators and own_positions to a method that does, such as vtc_cls"
         )
 
     def save(

@@ -30,8 +30,8 @@ class Pipeline(Compressor):
                 "then those that cut inside the language model"
             )
 
-    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
-        return Pipeline((self.parts[0].tiled(per_tile, separators), *self.parts[1:]))
+    def tiled(self, per_tile: bool = False, separators: bool = True, own_positions: bool = False) -> Compressor:
+        return Pipeline((self.parts[0].tiled(per_tile, separators, own_positions), *self.parts[1:]))
 
     @property
     def positions(self) -> Positions:  # type: ignore[override] (a field elsewhere)

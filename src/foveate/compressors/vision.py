@@ -49,9 +49,10 @@ class VisionCompressor(Compressor):
     def needs(self) -> tuple[Need, ...]:
         return union(self.scorer, self.selector, self.merger)
 
-    def tiled(self, per_tile: bool = False, separators: bool = True) -> Compressor:
+    def tiled(self, per_tile: bool = False, separators: bool = True, own_positions: bool = False) -> Compressor:
         selector = PerTile(self.selector) if per_tile else self.selector
-        return replace(self, selector=selector, separators=separators)
+        positions: Positions = "original" if own_positions else self.positions
+        return replace(self, selector=selector, separators=separators, positions=positions)
 
     @property
     def static_count(self) -> bool:  # type: ignore[override] (a constant elsewhere)

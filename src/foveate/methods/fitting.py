@@ -28,24 +28,26 @@ BUDGETLESS = ("full", "blind")
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe with settings for tiles and for questions about one image; it takes the options of the recipe.
+    """A recipe with settings for tiles, positions and questions about one image; it takes the options of the recipe.
 
     Attributes:
         recipe: Function from a budget and options to a compressor.
         per_tile: See `Compressor.tiled`.
         separators: See `Compressor.tiled`.
+        own_positions: See `Compressor.tiled`.
         turns: Number of questions about an image that share a choice (`FirstChoice`).
     """
 
     recipe: Callable[..., Compressor]
     per_tile: bool = False
     separators: bool = True
+    own_positions: bool = False
     turns: int = 1
 
     def __call__(self, *args: Any, **options: Any) -> Compressor:  # noqa: ANN401 (those of the recipe)
         compressor = self.recipe(*args, **options)
-        if self.per_tile or not self.separators:
-            compressor = compressor.tiled(self.per_tile, self.separators)
+        if self.per_tile or not self.separators or self.own_positions:
+            compressor = compressor.tiled(self.per_tile, self.separators, self.own_positions)
         return FirstChoice(compressor, self.turns) if self.turns > 1 else compressor
 
     @property
@@ -55,6 +57,7 @@ class Variant:
     @property
     def __name__(self) -> str:
         suffix = "+per_tile" * self.per_tile + "+no_separators" * (not self.separators)
+        suffix += "+own_positions" * self.own_positions
         suffix += f"+first_of_{self.turns}" * (self.turns > 1)
         return getattr(self.recipe, "__name__", str(self.recipe)) + suffix
 
@@ -65,8 +68,9 @@ def method(name: str) -> Callable[..., Compressor]:
     A function is "./file.py:function" or "package.module:function".
 
     Variants are for models that cut images into tiles: "vtc_cls+per_tile" gives every tile its own share of the budget,
-    and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT. With "fastv+first_of_6" the choice for
-    the first of six questions about an image serves all of them, in evaluations.
+    and "vtc_cls+no_separators" drops the tokens that end the rows of LLaVA-NeXT. "vtc_cls+own_positions" numbers kept
+    patches by their own positions instead of consecutively, which tells the frame in videos. With "fastv+first_of_6"
+    the choice for the first of six questions about an image serves all of them, in evaluations.
 
     Args:
         name: The name.

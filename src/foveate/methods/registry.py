@@ -47,6 +47,7 @@ _RECIPE = ".json"
 VARIANTS: Mapping[str, Mapping[str, bool]] = {
     "per_tile": {"per_tile": True},
     "no_separators": {"separators": False},
+    "own_positions": {"own_positions": True},
 }
 """Variants, written after a + in a method's name, with the arguments of `Compressor.tiled` that they mean."""
 _FIRST_OF = re.compile(r"first_of_([2-9]|[1-9]\d{1,3})")

@@ -10,7 +10,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from foveate.compressors import Compressor, Downsample, Pool
 from foveate.compressors.recipe_file import RecipeFile, chosen_for, write
-from foveate.core.errors import BudgetError, DataError, FoveateError, shown
+from foveate.core.arrangement import Grid
+from foveate.core.errors import BudgetError, FoveateError, shown
 from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods import vtc_cls
@@ -48,13 +49,8 @@ def search(folder: StudyFolder, config: EvalConfig, plan: SearchPlan, draw: Draw
     plan.check()
     plan.check_apart(config.split)
     context = StudyContext.of(config)
-    if context.usable.video:
-        raise DataError(
-            f"{config.data!r} has videos: budgets of a search count the patches of an image; use foveate compare or "
-            "ablate, or give the frames as images (--frames-as images)"
-        )
     _check_disjoint(context, plan.report_split)
-    space = space_of(plan, context.loaded)
+    space = space_of(plan, context.loaded, context.tower.grid)
     objective = Objective(config, space, plan.goals, plan.max_loss, plan.stops, draw)
     varied = {"searched": " ".join([*plan.space, *plan.open]), "default_start": default_start(context.loaded)}
     folder, study = open_study(folder, objective, context.identity, context.facts | varied)
@@ -97,9 +93,16 @@ def _chosen_by_proxy(context: StudyContext, space: Space, plan: SearchPlan) -> t
     return {"kind": plan.proxy, "candidates": plan.candidates}, ranking.planned(BEST, SPACED)
 
 
-def space_of(plan: SearchPlan, loaded: LoadedModel) -> Space:
-    """Returns the space that a plan describes, for a model."""
+def space_of(plan: SearchPlan, loaded: LoadedModel, grid: Grid | None = None) -> Space:
+    """Returns the space that a plan describes, for a model.
+
+    Args:
+        plan: The plan.
+        loaded: The model.
+        grid: The patches that budgets count; None means those of an image. See `grid_of`.
+    """
     tower, depth = loaded.adapter.tower, loaded.adapter.decoder.depth
+    tower = replace(tower, grid=grid or tower.grid)
     plan.check()
     if plan.open:
         budget = budget_of(plan.keep, tower.grid.patches)
@@ -169,7 +172,7 @@ def confirm(
     if not (found := winners(study)):
         return None
     loaded = cached_load(config.model, config.device, config.dtype)
-    space, patches = space_of(plan, loaded), loaded.adapter.tower.grid.patches
+    space, patches = space_of(plan, loaded, _grid_of(study)), _grid_of(study).patches
     names = ["winner"] if len(study.directions) == 1 else [f"front {i}" for i in range(1, len(found) + 1)]
     images = _images_per_question(config)
     keeps = [max(1, min(patches, round(trial.user_attrs["tokens"] / images))) for trial in found]
@@ -197,7 +200,7 @@ def save_winners(study: optuna.Study, config: EvalConfig, plan: SearchPlan) -> l
         The files.
     """
     loaded, found = cached_load(config.model, config.device, config.dtype), winners(study)
-    space, chosen = space_of(plan, loaded), chosen_for(loaded.adapter)
+    space, chosen = space_of(plan, loaded, _grid_of(study)), chosen_for(loaded.adapter)
     names = ["recipe"] if len(study.directions) == 1 else [f"recipe-{number}" for number, _ in enumerate(found, 1)]
     files = []
     for name, trial in zip(names, found, strict=True):
@@ -209,8 +212,12 @@ def save_winners(study: optuna.Study, config: EvalConfig, plan: SearchPlan) -> l
     return files
 
 
+def _grid_of(study: optuna.Study) -> Grid:
+    return Grid(*study.user_attrs["grid"])
+
+
 def _images_per_question(config: EvalConfig) -> float:
-    """Returns the mean number of images of the questions that can be asked; text-only ones count as one."""
+    """Returns the mean number of images of the questions that can be asked; videos and text alone count as one."""
     samples, _ = data_of(config)
     return fmean(max(1, len(sample.sources)) for sample in samples if not sample.problem)
 
