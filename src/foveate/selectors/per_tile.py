@@ -38,9 +38,9 @@ class PerTile(Selector):
         return self.selector.needs
 
     def select(self, scores: Float[Tensor, "batch patch"], trace: Trace, keep: int) -> Int[Tensor, "batch kept"]:
-        tiles = on_device(_tiles(trace), scores.device)
+        tiles = _tiles(trace)
         shares = proportional(tiles.bincount()[None].float(), keep)[0].tolist()
-        tile_of = tiles[on_device(trace.origins, scores.device).clamp(min=0)]
+        tile_of = on_device(tiles, scores.device)[on_device(trace.origins, scores.device).clamp(min=0)]
         stays = torch.zeros_like(scores, dtype=torch.bool)
         for tile, share in enumerate(shares):
             inside = (tile_of == tile) & (scores > -torch.inf)

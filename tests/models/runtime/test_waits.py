@@ -19,7 +19,7 @@ from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.scorers import ClsAttention, Constant, PromptAttention
 from foveate.selectors import MaxMin
-from foveate.testing.families import FAMILIES, SPREAD, image_inputs
+from foveate.testing.families import FAMILIES, SPREAD, VIDEOS, image_inputs
 from foveate.testing.matrix import family_inputs, load_family
 from tests.accelerator import Count, counting, moved, on_device, on_host
 from tests.oracle.cases import Case, inputs_of, model_of
@@ -29,6 +29,7 @@ KEEP = 8
 BEFORE = {
     **dict.fromkeys(("random", "random_inside"), 3),  # pixels are hashed on the host
     **dict.fromkeys(("saturation", "contrast", "edges"), 3),  # pixels are filtered on the host
+    "vidcom2": 3,  # counts per frame
     **dict.fromkeys(("prunesid", "prunesid_qwen"), 4),  # a decomposition, and suppression until nothing changes
     "apet": 4,  # pixels are hashed, and a random token is drawn from as many as there are
 }
@@ -39,6 +40,8 @@ OF_FAMILY = dict.fromkeys(SPREAD, 3)
 """Waits of families before the language model besides: these read from pixels which tiles are padding."""
 EXEMPT = ("evidence", "response_attention", "downsample", *VIDEO)
 """Methods that need annotated data, run the language model themselves, take other pixels, or are for videos."""
+OF_VIDEOS = ("vtc_cls", "fastv", "evs", "dycoke", "fewer_frames", "temporal_mean", "vidcom2")
+"""Methods for videos whose waits do not depend on the video, as those that cut it into segments do."""
 SOME = ("vtc_cls", "scope", "cdpruner", "sparsevlm", "fastv")
 ALL = tuple(name for name in METHODS if name not in EXEMPT)
 
@@ -97,13 +100,14 @@ def per_step(loaded: LoadedModel, compressor: Compressor | None, inputs: dict[st
         ("LLaVA-1.5", SOME),
         ("LLaVA-NeXT", SOME[:2]),
         ("Qwen2.5-VL", SOME[3:]),
+        *((f"videos of {family}", OF_VIDEOS) for family in VIDEOS),
         *((family, ALL if family in ("LLaVA-1.5", "LLaVA-NeXT", "Qwen2.5-VL") else SOME) for family in FAMILIES),
     ],
-    fast=3,
+    fast=5,
     ids=lambda value: value if isinstance(value, str) else f"{len(value)} methods",
 )
 def test_waits_are_those_for_prompts_and_choices_and_choices_are_those_of_the_cpu(family, names):
-    loaded, inputs = load_family.__wrapped__(family), family_inputs(family)
+    loaded, inputs = load_family.__wrapped__(family.removeprefix("videos of ")), family_inputs(family)
     compressors = kept_on_the_cpu(loaded, names, inputs)
     loaded, inputs = on_the_device(loaded), {name: on_device(value) for name, value in inputs.items()}
     stock = per_step(loaded, None, inputs)

@@ -134,7 +134,7 @@ def pack(
 
 
 def host_inputs(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the inputs with the prompts, and the sizes of images and videos, on the host.
+    """Returns the inputs with the prompts, and the sizes of images and the times of videos, on the host.
 
     Args:
         adapter: The model's adapter.
@@ -145,7 +145,7 @@ def host_inputs(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
     found = {
         name: value
         for name in names
-        if isinstance(value := inputs.get(name), Tensor) and value.ndim <= 2 and not value.is_floating_point()
+        if isinstance(value := inputs.get(name), Tensor) and value.ndim <= (1 if value.is_floating_point() else 2)
     }
     return {**inputs, **dict(zip(found, on_host(*found.values()), strict=True))}
 

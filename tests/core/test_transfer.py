@@ -1,0 +1,18 @@
+import pytest
+import torch
+
+from foveate.core.transfer import on_host
+from tests.accelerator import counting, on_device
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool, torch.int32]
+)
+def test_values_of_all_types_come_back_bit_by_bit_with_one_wait(dtype):
+    values = torch.tensor([0.1, -0.0, 7.0, 3e-5]).to(dtype)
+    whole = torch.tensor([[1, 2**40]])
+    with counting() as count:
+        one, two, three = on_host(on_device(values), torch.tensor([True]), on_device(whole))
+    assert count.own == 1
+    assert one.dtype == dtype and torch.equal(one, values) and torch.equal(one.signbit(), values.signbit())
+    assert torch.equal(two, torch.tensor([True])) and torch.equal(three, whole)
