@@ -22,10 +22,12 @@ from foveate.testing.families import (
     START,
     VIDEO,
     WITHOUT_CUTS,
+    frames_of,
     image_inputs,
     placeholders,
     video_inputs,
 )
+from foveate.testing.matrix import with_tokenizer
 from tests.oracle import oracle
 
 TOLERANCE = 1e-4  # share of the largest logit
@@ -52,6 +54,11 @@ class Case:
     compressor: Compressor
     right: bool = False
     masked: bool = True
+
+    def attached(self) -> Any:
+        """Attaches the compressor to the model, with its tokenizer where words tell videos from images."""
+        model = model_of(self.family)
+        return self.compressor.attached(with_tokenizer(self.family, model) if self.family == "InternVL" else model)
 
     @property
     def cuts(self) -> bool:
@@ -100,7 +107,7 @@ def prompts_of(case: Case) -> list[oracle.Prompt]:
 def _run(family: str, number: int) -> list[int]:
     """Returns the placeholders of an image or video, and the text between them."""
     own = image(family, number)
-    frames = int(own["video_grid_thw"][0, 0]) if "video_grid_thw" in own else 0
+    frames = frames_of(family, own) if number >= len(image_inputs(family)) else 0
     return placeholders(family, oracle.placeholder(own), _length(family, number), frames)
 
 

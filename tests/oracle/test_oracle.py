@@ -102,7 +102,7 @@ def test_greedy_answers_are_the_oracles(family, data):
     case = data.draw(cases(family))
     assume(not (family.startswith(oracle.AXES) and ends_whole(case)))
     model = model_of(family)
-    with case.compressor.attached(model) as run:
+    with case.attached() as run:
         output = model.generate(**inputs_of(case), **{**OPTIONS, "suppress_tokens": None})
     check_generated(case, run, output)
     if not case.cuts:
@@ -116,7 +116,7 @@ def test_greedy_answers_are_the_oracles(family, data):
 def test_forward_gives_the_oracles_logits_at_every_token(family, data, use_cache):
     case = data.draw(cases(family))
     model = model_of(family)
-    with torch.no_grad(), case.compressor.attached(model) as run:
+    with torch.no_grad(), case.attached() as run:
         logits = model(**inputs_of(case), use_cache=use_cache).logits
     check_logits(case, run, logits)
 
@@ -129,7 +129,7 @@ def test_answers_without_a_cache_are_the_oracles(family, data):
     assume(not (family.startswith(oracle.AXES) and ends_whole(case)))
     assume(not ends_with_an_image_seen_both_ways(case))
     model = model_of(family)
-    with case.compressor.attached(model) as run:
+    with case.attached() as run:
         output = or_refused(
             lambda: model.generate(**inputs_of(case), **OPTIONS, use_cache=False),
             "use_cache=False" if case.cuts else None,
@@ -147,7 +147,7 @@ def test_a_hand_written_loop_goes_on_from_the_cache_of_forward(family, data, mas
     model, inputs = model_of(family), inputs_of(case)
     more = [[20, 21, 22]] * len(case.texts)
     rows = range(len(case.texts))
-    with torch.no_grad(), case.compressor.attached(model) as run:
+    with torch.no_grad(), case.attached() as run:
         output = model(**inputs, use_cache=True)
         wanted = expected(case, run)
         said: list[list[int]] = [[] for _ in rows]
@@ -184,7 +184,7 @@ def test_more_turns_go_on_from_the_cache(family, data, first, turns):
     model, inputs, rows = model_of(family), inputs_of(case), len(case.texts)
     length = inputs["input_ids"].shape[1]
     more = torch.tensor([[20, 21, 22]] * rows)
-    with torch.no_grad(), case.compressor.attached(model) as run:
+    with torch.no_grad(), case.attached() as run:
         if first == "generate":
             output = model.generate(**inputs, **OPTIONS)
             ids, known = output.sequences, length + NEW - 1
@@ -241,7 +241,7 @@ def test_every_sampled_sequence_has_the_oracles_logits(family, data, times):
     assume(not mixes_images_up(case))
     model = model_of(family)
     torch.manual_seed(0)
-    with case.compressor.attached(model) as run:
+    with case.attached() as run:
         options = {**OPTIONS, "do_sample": True, "suppress_tokens": None, "num_return_sequences": times}
         output = model.generate(**inputs_of(case), **options)
     check_generated(case, run, output, times)
@@ -255,7 +255,7 @@ def test_beams_are_those_of_a_search_by_hand(family, data):
     assume(not (family.startswith(oracle.AXES) and ends_whole(case)))
     assume(not mixes_images_up(case))
     model, length = model_of(family), inputs_of(case)["input_ids"].shape[1]
-    with case.compressor.attached(model) as run:
+    with case.attached() as run:
         output = model.generate(
             **inputs_of(case), **{**OPTIONS, "output_scores": True}, num_beams=2, num_return_sequences=2
         )

@@ -49,7 +49,7 @@ def test_options_that_only_save_work_change_nothing(family, data, options):
     cuts_images = family == "Gemma 3" and "prefill_chunk_size" in options
     more = {"assistant_model": assistant_of(family)} if "assistant_model" in options else options
     refused = {"prefill_chunk_size": "chunked prefill", "cache_implementation": None}
-    with case.compressor.attached(model) as run:
+    with case.attached() as run:
         output = or_refused(
             lambda: model.generate(**inputs_of(case), **OPTIONS, **more),
             refused.get(next(iter(options)), "assisted decoding") if case.cuts or cuts_images else None,
@@ -77,7 +77,7 @@ def test_a_loss_is_that_of_the_remaining_tokens(family, data, seed):
     words = (ids != PAD) & (ids < min(IMAGE, VIDEO)) & (torch.rand(ids.shape, generator=chance) < 0.6)
     labels = ids.masked_fill(~words, -100)
     assume(any(len(row.unique()) > 2 for row in labels))
-    with torch.no_grad(), case.compressor.attached(model) as run:
+    with torch.no_grad(), case.attached() as run:
         output = or_refused(lambda: model(**inputs, labels=labels), "a loss (labels)" if case.cuts else None)
         if output is None:
             return
@@ -99,7 +99,7 @@ def test_an_image_at_the_end_with_one_patch_replaced_by_the_mean_is_compressed(f
     """The number of tokens stays the same."""
     mean = VisionCompressor(Uniform(), keep, merger=DroppedMean(), merge_projected=True, positions="original")
     case, model = Case(family, (((5, 6), ()),), ((1,),), mean), model_of(family)
-    with case.compressor.attached(model) as run:
+    with case.attached() as run:
         output = model.generate(**inputs_of(case), **OPTIONS)
     check_generated(case, run, output)
 
@@ -109,7 +109,7 @@ def test_a_cache_whose_rows_changed_places_is_right_or_refused(family):
     """The prompts have different lengths, so the rows are padded differently."""
     case = Case(family, (((5, 6), (9,)), ((5,), (9, 10, 11, 12))), ((0,), (1,)), uniform(4))
     model, more = model_of(family), torch.tensor([[20, 21], [20, 21]])
-    with torch.no_grad(), case.compressor.attached(model) as run:
+    with torch.no_grad(), case.attached() as run:
         cache = model(**inputs_of(case), use_cache=True).past_key_values
         cache.reorder_cache(torch.tensor([1, 0]))
         try:
@@ -136,7 +136,7 @@ def test_what_cannot_be_compressed_is_refused(family, data, kind):
     message = {"no image": "nothing to compress", "other numbers of images": "equally many images"}
     model = model_of(family)
     for call in (model.generate, model):
-        with case.compressor.attached(model), pytest.raises(FoveateError, match=message.get(kind, "has no image")):
+        with case.attached(), pytest.raises(FoveateError, match=message.get(kind, "has no image")):
             model.generate(**inputs, max_new_tokens=2) if call == model.generate else model(**inputs)
 
 
@@ -146,7 +146,7 @@ def test_features_that_no_adapter_handles_reach_the_model():
     hook = model.model.register_forward_pre_hook(lambda _, args, given: seen.append(given), with_kwargs=True)
     other = object()
     try:
-        with torch.no_grad(), case.compressor.attached(model):
+        with torch.no_grad(), case.attached():
             model(**inputs_of(case), mm_encoder_outputs={"audio": other})
     finally:
         hook.remove()

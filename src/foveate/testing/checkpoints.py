@@ -1,7 +1,6 @@
 """Checkpoint folders of tiny models of every family, with tokenizer, chat template and image processor."""
 
 import json
-import string
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from foveate.models.loading.processor import Parts
-from foveate.testing.families import BEGIN, END, FAMILIES, IMAGE, PAD, SPREAD, START, VIDEO, WORDS
+from foveate.testing.families import BEGIN, END, FAMILIES, IMAGE, LETTERS, PAD, SPREAD, START, VIDEO, WORDS
 
 _SIDE, _PATCH = 24, 4
 _SQUARE: dict[str, Any] = {"size": {"height": _SIDE, "width": _SIDE}}
@@ -74,7 +73,7 @@ def tokenizer(name: str) -> PreTrainedTokenizerFast:
         more = ["end_of_utterance", *(f"row_{r}_col_{c}" for r in (1, 2) for c in (1, 2))]
         extra |= {word: f"<{word}>" for word in more}
         special |= {f"<{word}>": 100 + i for i, word in enumerate(more)}
-    vocabulary = special | {letter: 4 + i for i, letter in enumerate("\n" + string.printable[:95])}
+    vocabulary = special | LETTERS
     vocabulary |= {f"<{i}>": i for i in range(WORDS) if i not in vocabulary.values()}
     model = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     model.pre_tokenizer = Split(Regex("[\\s\\S]"), "isolated")

@@ -3,6 +3,7 @@
 Weights are scaled so that attention is peaked and answers depend on the images. Nothing is downloaded.
 """
 
+import string
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,8 @@ from transformers import (
 )
 
 WORDS = 120
+LETTERS = {letter: 4 + i for i, letter in enumerate("\n" + string.printable[:95])}
+"""The token of each character."""
 IMAGE, VIDEO, PAD, BEGIN, START, END = 119, 118, 0, 1, 117, 116
 _SIDE, _PATCH = 24, 4  # pixels: 6 x 6 patches
 _IMAGE: dict[str, Any] = {"image_token_id": IMAGE}
@@ -282,7 +285,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 }
 WITHOUT_CUTS = ("Gemma 3",)
 """The families that refuse cuts inside the language model, which attends to windows or in both directions."""
-VIDEOS = ("LLaVA-OneVision", "LLaVA-NeXT-Video", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE")
+VIDEOS = ("LLaVA-OneVision", "LLaVA-NeXT-Video", "InternVL", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE")
 """The families that take videos."""
 SPREAD = ("Idefics3", "SmolVLM")
 """The families that write text between the tiles of an image."""
@@ -323,6 +326,8 @@ def video_inputs(name: str) -> list[dict[str, Tensor]]:
     noise = torch.Generator().manual_seed(7)
     if name in ("LLaVA-OneVision", "LLaVA-NeXT-Video"):
         return [{"pixel_values_videos": torch.randn(1, 3, 3, _SIDE, _SIDE, generator=noise)} for _ in range(4)]
+    if name == "InternVL":
+        return [{"pixel_values": torch.randn(frames, 3, _SIDE, _SIDE, generator=noise)} for frames in (3, 2, 3, 1)]
     if name not in VIDEOS:
         return []
     sizes = [(2, 4, 6), (3, 8, 4), (2, 4, 6), (1, 6, 6)]
@@ -350,11 +355,25 @@ def placeholders(name: str, token: int, count: int, frames: int = 0) -> list[int
     if frames and name.startswith("Qwen3-VL"):  # the time is written before each frame
         frame = [token] * (count // frames)
         return [*frame, *[part for _ in range(frames - 1) for part in (END, 78, START, *frame)]]
+    if frames and name == "InternVL":
+        return [part for n in range(frames) for part in (*_frame_name(n), *[token] * (count // frames))]
     if name not in SPREAD:
         return [token] * count
     tiles, run = count // 9, [token] * 9
     before_whole = [part for tile in range(tiles - 1) for part in (START, 100 + tile, *run)]
     return [*before_whole, *[4, 4] * (tiles > 1), START, 99, *run, START]
+
+
+def frames_of(name: str, video: dict[str, Tensor]) -> int:
+    """Returns the number of runs of placeholders that a video of a family has in a prompt; 0 if it has one alone."""
+    if name == "InternVL":
+        return len(video["pixel_values"])
+    return int(video["video_grid_thw"][0, 0]) if "video_grid_thw" in video else 0
+
+
+def _frame_name(number: int) -> list[int]:
+    """Returns the tokens before a frame of InternVL; those after the last one are not written."""
+    return [*[END] * (number > 0), *(LETTERS[letter] for letter in "\n" * (number > 0) + f"Frame{number + 1}: "), START]
 
 
 def random_model(kind: Any, config: Any) -> nn.Module:  # noqa: ANN401 (a class per family)

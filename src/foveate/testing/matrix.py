@@ -1,11 +1,13 @@
 """The table of methods and model families that work together, made by running each pair."""
 
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
 import torch
 from PIL import Image
+from torch import nn
 from transformers import CLIPConfig, CLIPModel
 
 from foveate.compressors import Fallback
@@ -25,6 +27,7 @@ from foveate.testing.families import (
     START,
     VIDEOS,
     WORDS,
+    frames_of,
     image_inputs,
     placeholders,
     video_inputs,
@@ -96,16 +99,19 @@ def outcome(name: str, family: str) -> str:
     return "fallback" if isinstance(compressor, Fallback) or "cls" in options else "works"
 
 
+def with_tokenizer(family: str, model: nn.Module) -> LoadedModel:
+    """Returns a family's tiny model with its tokenizer and image processor."""
+    return LoadedModel(family, adapt(model), Parts(image_processor(family, [[24, 48]]), tokenizer(family)))
+
+
 @cache
 def load_family(family: str) -> LoadedModel:
     """Returns a family's tiny model, with a CLIP whose tower is as wide as the family's."""
-    adapter: Any = adapt(FAMILIES[family]())
-    words = tokenizer(family)
     width = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     text = {**width, "vocab_size": WORDS, "bos_token_id": BEGIN, "eos_token_id": 2, "pad_token_id": PAD}
     config = CLIPConfig(text_config=text, vision_config={**width, "image_size": 24, "patch_size": 4}, projection_dim=16)
-    companion = Companion(CLIPModel(config).eval(), words)
-    return LoadedModel(family, adapter, Parts(image_processor(family, [[24, 48]]), words), companion)
+    companion = Companion(CLIPModel(config).eval(), tokenizer(family))
+    return replace(with_tokenizer(family, FAMILIES[family]()), companion=companion)
 
 
 def _smaller_inputs(small: LoadedModel, family: str) -> dict[str, Any]:
@@ -123,7 +129,6 @@ def family_inputs(family: str) -> dict[str, Any]:
     adapter = load_family(name).adapter
     adapter = adapter.other if is_video and adapter.other else adapter
     image = (video_inputs if is_video else image_inputs)(name)[0]
-    count, grid = len(features_of(adapter, image)[0]), image.get("video_grid_thw")
-    frames = 0 if grid is None else int(grid[0, 0])
+    count, frames = len(features_of(adapter, image)[0]), frames_of(name, image) if is_video else 0
     ids = torch.tensor([[5, 6, START, *placeholders(name, adapter.image_token, count, frames), END, 9, 10, 11]])
     return {**image, **adapter.token_types(ids), "input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -50,6 +50,10 @@ class ModelContract(ABC):
         """
         return [adapter.image_token] * count
 
+    def attachable(self, model: nn.Module) -> Any:  # noqa: ANN401 (a stock model, or a `LoadedModel` of it)
+        """Returns what compressors are attached to: the model, with a tokenizer if its adapter reads the prompts."""
+        return model
+
     @abstractmethod
     def image_inputs(self) -> list[dict[str, Tensor]]:
         """Returns the model inputs of each of four images, two of which have the same shape."""
@@ -57,7 +61,7 @@ class ModelContract(ABC):
     def test_without_compression_outputs_equal_the_stock_model(self) -> None:
         model, adapter, inputs, _ = self._batch()
         plain = model.generate(**inputs, **_OPTIONS)
-        with Identity().attached(model):
+        with Identity().attached(self.attachable(model)):
             output = model.generate(**inputs, **_OPTIONS)
         assert torch.equal(output.sequences, plain.sequences)
         self._close(torch.stack(output.logits), torch.stack(plain.logits))
@@ -70,7 +74,7 @@ class ModelContract(ABC):
             VisionCompressor(Random(1), 4, merger=Nearest(), merge_projected=True, positions="original"),
         ):
             model, adapter, inputs, prompts = self._batch()
-            with compressor.attached(model) as run:
+            with compressor.attached(self.attachable(model)) as run:
                 output = model.generate(**inputs, **_OPTIONS)
             compression = run.decisions[0].compression
             numbers = [number for group in _BATCH for number in group]
@@ -85,13 +89,13 @@ class ModelContract(ABC):
     def test_results_do_not_depend_on_the_batch(self) -> None:
         model, adapter, inputs, prompts = self._batch()
         compressor = VisionCompressor(Random(), 5)
-        with compressor.attached(model) as batched:
+        with compressor.attached(self.attachable(model)) as batched:
             whole = model.generate(**inputs, **_OPTIONS)
         kept = [row.tolist() for row in batched.kept]
         for row, (prompt, group) in enumerate(zip(prompts, _BATCH, strict=True)):
             one = {**self._joined([self.image_inputs()[n] for n in group]), "input_ids": torch.tensor([prompt])}
             one["attention_mask"] = torch.ones_like(one["input_ids"])
-            with compressor.attached(model) as run:
+            with compressor.attached(self.attachable(model)) as run:
                 alone = model.generate(**_with_token_types(adapter, one), **_OPTIONS)
             numbers = [number for g in _BATCH for number in g]
             assert [k.tolist() for k in run.kept] == [kept[numbers.index(number)] for number in group]
@@ -117,7 +121,7 @@ class ModelContract(ABC):
             for which, prompt in enumerate((prompts[row], [*prompts[row], 13])):
                 one = {**self.image_inputs()[number], "input_ids": torch.tensor([prompt])}
                 one["attention_mask"] = torch.ones_like(one["input_ids"])
-                with compressor.attached(model):
+                with compressor.attached(self.attachable(model)):
                     alone = model.generate(**_with_token_types(adapter, one), **_OPTIONS).sequences[0, -_NEW:]
                 assert found[2 * row + which] == alone.tolist()
 
@@ -126,7 +130,7 @@ class ModelContract(ABC):
         model, adapter, inputs, prompts = self._batch([[0], [1], [2]])
         if adapter.decoder.both_ways or adapter.decoder.window is not None:
             return self._refused(compressor, model, inputs)
-        with compressor.attached(model) as run:
+        with compressor.attached(self.attachable(model)) as run:
             output = model.generate(**inputs, **_OPTIONS)
         for row, prompt in enumerate(prompts):
             ids = torch.tensor([prompt])
@@ -151,7 +155,7 @@ class ModelContract(ABC):
     def _refused(self, compressor: DecoderCompressor, model: Any, inputs: dict[str, Tensor]) -> None:  # noqa: ANN401
         """Checks that cuts are refused, which would change the window or the masks of the remaining tokens."""
         try:
-            with compressor.attached(model):
+            with compressor.attached(self.attachable(model)):
                 model.generate(**inputs, **_OPTIONS)
         except FoveateError as error:
             assert "cuts inside the language model does not work with" in str(error)
@@ -162,7 +166,7 @@ class ModelContract(ABC):
         model, _, inputs, _ = self._batch()
         before = model.generate(**inputs, **_OPTIONS)
         state = _state(model)
-        with VisionCompressor(Random(), 5).attached(model):
+        with VisionCompressor(Random(), 5).attached(self.attachable(model)):
             model.generate(**inputs, **_OPTIONS)
         assert _state(model) == state
         assert torch.equal(torch.stack(model.generate(**inputs, **_OPTIONS).logits), torch.stack(before.logits))

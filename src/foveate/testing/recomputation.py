@@ -97,7 +97,7 @@ def logits_with_hidden(adapter: Adapter, ids: Tensor, image: dict[str, Tensor], 
 def features_of(adapter: Adapter, image: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
     """Returns the stock features of one image or video: tokens, DeepStack features, and which tokens are newlines."""
     model: Any = adapter.model
-    get = model.get_video_features if adapter.modality == "video" else model.get_image_features
+    get = model.get_video_features if "pixel_values_videos" in image else model.get_image_features
     output = get(**{name: value for name, value in image.items() if name != "second_per_grid_ts"}, return_dict=True)
     tokens = output.pooler_output
     tokens = tokens.flatten(0, 1) if isinstance(tokens, Tensor) else torch.cat(list(tokens))

@@ -18,7 +18,7 @@ from foveate.models.loading.loaded_model import LoadedModel
 from foveate.models.loading.processor import Parts
 from foveate.scorers import Contrast, Edges, Saturation
 from foveate.testing.checkpoints import image_processor, tokenizer
-from foveate.testing.families import FAMILIES, START, WITHOUT_CUTS
+from foveate.testing.families import FAMILIES, START, WITHOUT_CUTS, placeholders
 from foveate.testing.matrix import family_inputs, load_family
 from tests.functional.test_pixel_filters import oracle
 from tests.models.families.test_towers import KINDS, OF_VIDEOS, TILED, pixels_of, placed
@@ -101,7 +101,9 @@ def generated(compressor, family, inputs, arrangement):
     """Returns the kept patches of one image in stock `generate`."""
     loaded = loaded_of(family)
     token = adapter_of(family).image_token
-    ids = torch.tensor([[5, 6, START, *[token] * arrangement.length, 9, 10]])
+    frames, name = arrangement.frames, family.removeprefix(OF_VIDEOS)
+    run = placeholders(name, token, arrangement.length, frames) if frames else [token] * arrangement.length
+    ids = torch.tensor([[5, 6, START, *run, 9, 10]])
     kinds = loaded.adapter.token_types(ids)
     with compressor.attached(loaded) as run:
         loaded.model.generate(input_ids=ids, **inputs, **kinds, max_new_tokens=1, do_sample=False)

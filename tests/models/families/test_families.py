@@ -1,7 +1,8 @@
 """Every family fulfils the contract of adapters, on a tiny random model, for images and for videos."""
 
 from foveate.models.loading.load import adapt
-from foveate.testing.families import FAMILIES, VIDEOS, image_inputs, placeholders, video_inputs
+from foveate.testing.families import FAMILIES, VIDEOS, frames_of, image_inputs, placeholders, video_inputs
+from foveate.testing.matrix import with_tokenizer
 from foveate.testing.models import ModelContract
 
 
@@ -23,8 +24,11 @@ class VideoContract(Contract):
         return adapt(model).other
 
     def placeholders(self, adapter, number, count):
-        grid = self.image_inputs()[number].get("video_grid_thw")
-        return placeholders(self.family, adapter.image_token, count, 0 if grid is None else int(grid[0, 0]))
+        frames = frames_of(self.family, self.image_inputs()[number])
+        return placeholders(self.family, adapter.image_token, count, frames)
+
+    def attachable(self, model):
+        return with_tokenizer(self.family, model)
 
     def image_inputs(self):
         return video_inputs(self.family)

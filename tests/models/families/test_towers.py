@@ -17,7 +17,18 @@ LAYERS = range(DEPTH)
 OF_VIDEOS = "videos of "
 KINDS = (*FAMILIES, *(OF_VIDEOS + name for name in VIDEOS))
 FRAMES = (OF_VIDEOS + "LLaVA-OneVision", OF_VIDEOS + "LLaVA-NeXT-Video")
-TILED = ("LLaVA-1.5", "LLaVA-NeXT", "LLaVA-OneVision", "LLaVA-NeXT-Video", "InternVL", "Gemma 3", *SPREAD, *FRAMES)
+TILES = OF_VIDEOS + "InternVL"
+TILED = (
+    "LLaVA-1.5",
+    "LLaVA-NeXT",
+    "LLaVA-OneVision",
+    "LLaVA-NeXT-Video",
+    "InternVL",
+    "Gemma 3",
+    *SPREAD,
+    *FRAMES,
+    TILES,
+)
 WITHOUT_CLS = ("LLaVA-OneVision", "Gemma 3", *SPREAD, FRAMES[0])
 QWEN = tuple(kind for kind in KINDS if kind.startswith(("Qwen", "GLM", OF_VIDEOS + "Qwen")))
 ALIKE = ([0, 2], [1], [3])  # images of one arrangement each
@@ -45,7 +56,7 @@ def joined(family, numbers):
     """Returns the inputs of these images, and the arrangement of each."""
     adapter, every = adapter_of(family), inputs_of(family)
     images = {name: torch.cat([every[n][name] for n in numbers]) for name in every[0]}
-    runs = [9 * len(pixels_of(family, every[n])) for n in numbers] if family in ("InternVL", *SPREAD) else []
+    runs = [9 * len(pixels_of(family, every[n])) for n in numbers] if family in ("InternVL", TILES, *SPREAD) else []
     return images, adapter.arrangements(images, runs)
 
 
@@ -150,7 +161,7 @@ def placed(family, image, tiles):
     if family == FRAMES[0]:
         half = F.interpolate(tiles.flatten(2).mT.unflatten(2, (SIDE, SIDE)), (3, 3), mode="bilinear")
         return half.flatten(2).mT.flatten(0, 1).unflatten(1, tiles.shape[2:])
-    if family in ("InternVL", FRAMES[1], "Gemma 3", *SPREAD):
+    if family in ("InternVL", TILES, FRAMES[1], "Gemma 3", *SPREAD):
         return torch.stack(
             [
                 torch.stack([tile[2 * r + i, 2 * c + j] for i in (0, 1) for j in (0, 1)]).mean(0)
@@ -216,12 +227,12 @@ def test_features_equal_those_of_the_stock_tower(family, numbers):
     for row, number in enumerate(numbers):
         image = inputs_of(family)[number]
         tiles = pixels_of(family, image)
-        if family in ("InternVL", "Gemma 3", *SPREAD):
+        if family in ("InternVL", TILES, "Gemma 3", *SPREAD):
             tower = model.model.vision_model if family in SPREAD else model.model.vision_tower
             states = tower(tiles).last_hidden_state[:, cls:]
         else:
             states = stock_tower(family, tiles)[2][model.config.vision_feature_layer][:, cls:]
-        if family in ("InternVL", *SPREAD):
+        if family in ("InternVL", TILES, *SPREAD):
             square = states.unflatten(1, (SIDE, SIDE))
             expected = torch.stack(
                 [
@@ -251,7 +262,7 @@ def test_features_equal_those_of_the_stock_tower(family, numbers):
 def stock_tokens(family, image):
     """Returns the stock model's features of one image, without separators."""
     model = adapter_of(family).model
-    get = model.get_video_features if family.startswith(OF_VIDEOS) else model.get_image_features
+    get = model.get_video_features if "pixel_values_videos" in image else model.get_image_features
     given = {name: value for name, value in image.items() if name != "second_per_grid_ts"}
     tokens = torch.cat([part.reshape(-1, part.shape[-1]) for part in get(**given, return_dict=True).pooler_output])
     if "image_sizes" not in image and family != FRAMES[0]:

@@ -263,6 +263,8 @@ def test_prompts_about_a_video_and_an_image_are_those_of_the_authors_processor(f
     text = loaded.conversation([{"role": "user", "content": turn}])
     found = loaded.inputs([text], [[WIDE]], videos=[[clip]])
     prepared = {name: value for name, value in found.items() if "video" in name}
+    if family == "InternVL":  # whose processor puts videos and images into one tensor, in the order of the prompt
+        prepared = {"pixel_values_videos": loaded.video_inputs([clip])[0]["pixel_values"][None]}
     times = SimpleNamespace(fps=1.0, frames_indices=list(clip.seconds), sampled_fps=clip.fps)
     author = own_processor(family, loaded)
     author.video_processor = Frames({**prepared, "video_metadata": [times]})
@@ -288,6 +290,39 @@ def test_a_video_and_an_image_in_one_prompt_are_both_compressed(family, loaded_o
     with uniform(3).attached(loaded) as run:
         loaded.model.generate(**inputs, **options)
     assert [len(kept) for kept in run.kept] == [3] * 4
+
+
+@torch.no_grad()
+def test_videos_and_images_of_internvl_are_told_apart_by_their_order(loaded_of):
+    """Two videos of other lengths stand next to each other, and an image behind a text that begins like a frame."""
+    loaded = loaded_of("InternVL")
+    kinds = ["video", "video", "image", "text", "image", "video"]
+    turn = [{"type": kind, **({"text": "Frame2 "} if kind == "text" else {})} for kind in kinds]
+    text = loaded.conversation([{"role": "user", "content": turn}])
+    clips = [CLIPS[name] for name in ("even", "odd", "single")]
+    inputs = loaded.inputs(["Hello.", text], [[], [WIDE, SQUARE]], videos=[[], clips])
+    images, (wide, square) = loaded.image_inputs([WIDE, SQUARE])
+    videos, (even, odd, single) = loaded.video_inputs(clips)
+    assert [video.frames for video in (even, odd, single)] == [4, 3, 1]
+    in_order = [even, odd, wide, square, single]
+    assert loaded.adapter.arrangements_in(inputs, inputs["input_ids"]) == in_order
+    tiles = len(wide.views) + len(square.views)
+    expected = [videos["pixel_values"][:7], images["pixel_values"][:tiles], videos["pixel_values"][7:]]
+    assert torch.equal(inputs["pixel_values"], torch.cat(expected))
+    with uniform(3).attached(loaded) as run:
+        loaded.model.generate(**inputs, max_new_tokens=2)
+    assert [len(kept) for kept in run.kept] == [3] * 5
+    with uniform(3).attached(loaded.model) as run:  # without a tokenizer that reads the names of frames
+        loaded.model.generate(**inputs, max_new_tokens=2)
+    assert len(run.kept) == 4 + 3 + 2 + 1
+
+
+@pytest.mark.parametrize("words", ["Frame1: ", "What is in Frame1: "])
+def test_an_image_that_could_be_a_frame_of_internvl_is_refused(words, loaded_of):
+    loaded = loaded_of("InternVL")
+    assert loaded.inputs([loaded.chat_prompt([words, None, "?"])], [[WIDE]])  # of several tiles
+    with pytest.raises(DataError, match=r"behind the words .* such as 'Frame1: ', so that .* cannot be told apart"):
+        loaded.inputs([loaded.chat_prompt([words, None, "?"])], [[noise(24, 24)]])
 
 
 @pytest.mark.parametrize("family", ["Qwen2.5-VL", "Qwen3-VL"])

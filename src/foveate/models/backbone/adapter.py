@@ -67,6 +67,8 @@ class Adapter(ABC):
         other: The adapter of the model's other kind of inputs, videos or images; None if it has none, or if this is it.
         token_inputs: Names of inputs with one value per token, which are shortened with the prompt.
         image_options: Options that the model's own processor passes to its image processor.
+        shares_inputs: Whether the model's other kind of inputs stands in the same tensors, in reading order, and has
+            the same placeholders.
         row_per_prompt: Whether the inputs have a row for every prompt, also for one without images.
         image_mark: Tokenizer attribute that names the text of an image in prompts of the chat template; empty if it is
             the placeholder.
@@ -90,6 +92,7 @@ class Adapter(ABC):
     modality: ClassVar[str] = "image"
     token_inputs: ClassVar[tuple[str, ...]] = ()
     image_options: ClassVar[Mapping[str, Any]] = {}
+    shares_inputs: ClassVar[bool] = False
     row_per_prompt: ClassVar[bool] = False
     image_mark: ClassVar[str] = ""
     image_boundary_tokens: ClassVar[tuple[str, ...]] = ()
@@ -147,6 +150,24 @@ class Adapter(ABC):
             UnsupportedNeed: The adapter is one of images.
         """
         raise UnsupportedNeed(f"{type(self).__name__} prepares no videos: define `prepared_videos`")
+
+    def joined_inputs(
+        self,
+        images: tuple[ImageInputs, Sequence[Arrangement]],
+        videos: tuple[ImageInputs, Sequence[Arrangement]],
+        ids: Int[Tensor, "batch token"],
+    ) -> ImageInputs:
+        """Returns the model inputs of the images and the videos of a call.
+
+        Args:
+            images: Inputs and arrangements of all images; no inputs without images.
+            videos: The same of all videos.
+            ids: The prompts with all placeholders.
+
+        Raises:
+            DataError: The prompts do not tell images and videos apart.
+        """
+        return {**images[0], **videos[0]}
 
     def mark(self, tokenizer: Any) -> str:  # noqa: ANN401 (a class per family)
         """Returns the text that stands for an image in prompts of the chat template; empty without such a token."""
@@ -272,6 +293,11 @@ class Adapter(ABC):
     def kinds(self) -> tuple["Adapter", ...]:
         """The adapters of all kinds of inputs that the model takes besides text, this one first."""
         return (self,) if self.other is None else (self, self.other)
+
+    @property
+    def apart(self) -> tuple["Adapter", ...]:
+        """The adapters of the inputs that stand in tensors of their own; this one also has those that share its own."""
+        return (self,) if self.shares_inputs else self.kinds
 
     def kind(self, modality: str) -> "Adapter | None":
         """Returns the adapter of images or of videos; None if the model takes none."""

@@ -244,13 +244,15 @@ class LoadedModel:
         flat, shown = [image for own in images for image in own], [clip for own in clips for clip in own]
         inputs, arrangements = self.image_inputs(flat, [len(own) for own in images]) if flat else ({}, [])
         more, arrangements_of_videos = self.video_inputs(shown) if shown else ({}, [])
-        inputs, left, others = {**inputs, **more}, iter(arrangements), iter(arrangements_of_videos)
+        left, others = iter(arrangements), iter(arrangements_of_videos)
         per_prompt = [
             [*(next(left) for _ in own), *(next(others) for _ in also)] for own, also in zip(images, clips, strict=True)
         ]
         parts = [()] * len(texts) if data is None else data
         prompts = [self._prompts.with_images(*prompt) for prompt in zip(texts, per_prompt, parts, strict=True)]
-        return self.batch(prompts, inputs)
+        batch = self.batch(prompts)
+        own = self.adapter.joined_inputs((inputs, arrangements), (more, arrangements_of_videos), batch["input_ids"])
+        return {**batch, **own}
 
     def batch(self, prompts: Sequence[Sequence[int]], images: ImageInputs | None = None) -> dict[str, Tensor]:
         """Returns the inputs of the stock model for prompts padded on the left.

@@ -189,6 +189,8 @@ class Prompts:
             if (found := ids.count(self._token_of_mark(kind))) != len(own):
                 what = kind.modality
                 raise DataError(f"{text!r} has {found} {what} tokens for {len(own)} {what}s: expected one for each")
+        left = {self._token_of_mark(kind): iter(own) for kind, own in given.items()}
+        ordered = [next(left[token]) for token in ids if token in left]
         tokenizer = self.processor.tokenizer
         if frames := {kind.mark(tokenizer): texts for kind, own in given.items() if (texts := self._frames(kind, own))}:
             ids = self._ids_with_data(text, data, frames)
@@ -197,7 +199,8 @@ class Prompts:
             raise DataError(
                 f"{text!r} has {name!r}, a placeholder for an input that is not given: remove it from the text"
             )
-        for kind, own in given.items():
+        for kind in {kind.image_token: kind for kind in given}.values():  # kinds may share their placeholder
+            own = [one for one in ordered if self.adapter.of(one).image_token == kind.image_token]
             ids = self._expanded(kind, ids, own)
         return ids
 
@@ -211,7 +214,7 @@ class Prompts:
 
     def _expanded(self, kind: Adapter, ids: Sequence[int], arrangements: Sequence[Arrangement]) -> list[int]:
         """Expands the tokens of one kind of inputs; see `expanded`."""
-        runs, image = [run for one in arrangements for run in kind.runs(one)], kind.image_token
+        runs, image = [run for one in arrangements for run in self.adapter.of(one).runs(one)], kind.image_token
         left = iter(runs)
         edges = [[getattr(self.processor.tokenizer, name)] for name in kind.image_boundary_tokens] or [[], []]
 

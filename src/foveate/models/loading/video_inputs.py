@@ -21,7 +21,7 @@ def video_inputs(adapter: Adapter, clips: Sequence[Clip]) -> tuple[ImageInputs, 
     if videos is None:
         raise UnsupportedModel(
             f"{type(adapter.model).__name__} takes images, not videos: give the frames as images (--frames-as images), "
-            "or use a model of LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
+            "or use a model of LLaVA-OneVision, LLaVA-NeXT-Video, InternVL, Qwen2.5-VL or Qwen3-VL"
         )
     with named_refusals("frames", [clip.frames[0] for clip in clips]):
         inputs, arrangements = videos.prepared_videos(clips)

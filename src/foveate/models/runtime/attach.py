@@ -293,7 +293,7 @@ class Attachment:
     def _images(self, inputs: dict[str, Any]) -> tuple[ImageInputs, list[Arrangement]]:
         """Returns the inputs of the images and videos of a call, and their arrangements in reading order."""
         images, found = {}, []
-        for kind in self.adapter.kinds:
+        for kind in self.adapter.apart:
             if inputs.get(kind.image_inputs[0]) is None:
                 continue
             own = {name: inputs[name] for name in kind.image_inputs if inputs.get(name) is not None}

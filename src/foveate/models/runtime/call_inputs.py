@@ -50,7 +50,7 @@ def check_inputs(adapter: Adapter, inputs: dict[str, Any]) -> None:
             "vision_feature_select_strategy cannot be changed per call: set it in the model's configuration"
         )
     if pixels_of(adapter, inputs) is not None and features_of(adapter, inputs) is not None:
-        names = " or ".join(kind.image_inputs[0] for kind in adapter.kinds)
+        names = " or ".join(kind.image_inputs[0] for kind in adapter.apart)
         raise ValueError(f"{names} and mm_encoder_outputs were both given: give one of them")
     check_positions(inputs)
     if adapter.decoder.both_ways and option_of(inputs, adapter, "prefill_chunk_size") is not None:

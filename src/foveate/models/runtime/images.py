@@ -156,8 +156,8 @@ def chosen(
     if len(rows) == len(arrangements):
         return images
     found: dict[str, Tensor] = {}
-    for kind in adapter.kinds:
-        own = [row for row, one in enumerate(arrangements) if adapter.of(one) is kind]
+    for kind in adapter.apart:
+        own = [row for row, one in enumerate(arrangements) if adapter.shares_inputs or adapter.of(one) is kind]
         if some := [own.index(row) for row in rows if row in own]:
             found |= kind.chosen(images, some, [arrangements[row] for row in own])
     return found

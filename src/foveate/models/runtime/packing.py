@@ -271,8 +271,8 @@ def _outputs(
 ) -> dict[str, BaseModelOutputWithPooling]:
     """Returns the features of images and of videos as the stock model takes them, by modality."""
     outputs = {}
-    for kind in adapter.kinds:
-        own = [row for row, one in enumerate(arrangements) if adapter.of(one) is kind]
+    for kind in adapter.apart:
+        own = [row for row, one in enumerate(arrangements) if adapter.shares_inputs or adapter.of(one) is kind]
         if own:
             levels = [[level[row] for row in own] for level in deep]
             outputs[kind.modality] = kind.output([tokens[row] for row in own], levels)
