@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from foveate.compressors import DecoderCompressor, Fallback
+from foveate.compressors import DecoderCompressor, Fallback, Pipeline
 from foveate.core.errors import LayerError, UnsupportedNeed
 from foveate.core.layers import LayersFrom
 from foveate.core.needs import Features, FrameVectors, PoolingRows, ReceivedRows
@@ -25,7 +25,7 @@ from foveate.methods import (
 from foveate.methods.fitting import options_for, with_fallbacks
 from foveate.models.loading.load import adapt
 from foveate.scorers import ClsEnsemble, Hybrid, PromptAttention
-from foveate.testing.families import FAMILIES, image_inputs
+from foveate.testing.families import FAMILIES, image_inputs, llava_onevision
 from tests.videos import ArrayVideos, drawn_videos
 
 WITHOUT_CLS = ("LLaVA-OneVision", "Qwen2.5-VL", "Qwen3-VL", "Qwen3-VL-MoE")
@@ -135,3 +135,12 @@ def test_frames_without_a_pooling_head_have_the_mean_of_their_features_and_recei
     given = ArrayVideos(videos.features.unflatten(1, (3, 30)), videos.arrangement.views[0], answers)
     made, expected = (one.compress(images) for one, images in ((compressor, given), (fastvid(keep=0.5), videos)))
     assert torch.equal(made.decision.compression.origin, expected.decision.compression.origin)
+
+
+def test_fastvid_reads_a_pooling_head_or_the_mean_query_where_there_is_one():
+    """A stand-in for [CLS] beside it changes nothing about the head."""
+    for model in (model_of("Qwen2.5-VL"), llava_onevision(head=True)):
+        assert with_fallbacks(fastvid(keep=0.5), model) == fastvid(keep=0.5)
+    both = Pipeline((fastvid(keep=0.5), DecoderCompressor(ClsEnsemble((1,)), 2, layer=2)))
+    found = with_fallbacks(both, llava_onevision(head=True))
+    assert found.needs == (PoolingRows(), FrameVectors(), ReceivedRows(1))

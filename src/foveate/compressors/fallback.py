@@ -26,10 +26,12 @@ class Fallback(AroundCompressor):
         compressor: The compressor; its scorer, selector and merger are unchanged.
         layers: For each layer of the tower, the layer whose received attention is read.
         feature_layer: The tower's layer that writes the features.
+        pools: Whether the tower answers the needs of a pooling head itself.
     """
 
     layers: tuple[int, ...]
     feature_layer: int
+    pools: bool = False
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -58,7 +60,7 @@ class Fallback(AroundCompressor):
             match need:
                 case ClsRows():
                     answers[need] = torch.stack(parts, 1)
-                case FrameVectors():
+                case FrameVectors() if not self.pools:
                     answers[need] = parts[0].unflatten(1, (trace.frames, -1)).mean(2)
                 case _:
                     answers[need] = parts[0]
@@ -71,9 +73,9 @@ class Fallback(AroundCompressor):
                 return tuple(ReceivedRows(self.layers[layer]) for layer in resolved)
             case ReceivedRows(layer):
                 return (replace(need, layer=self.layers[resolve_layer(layer, len(self.layers))]),)
-            case PoolingRows():
+            case PoolingRows() if not self.pools:
                 return (ReceivedRows(self.layers[self.feature_layer]),)
-            case FrameVectors():
+            case FrameVectors() if not self.pools:
                 return (Features(projected=True),)
         return (need,)
 

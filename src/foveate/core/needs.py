@@ -75,8 +75,9 @@ class PoolingRows(Need):
 class FrameVectors(Need):
     """A vector for each frame of a video, one for an image: Float[batch frame width].
 
-    It is the output of the pooling head of `PoolingRows`. A tower without this head has the mean of the frame's
-    projected features instead (`Fallback`).
+    It is the output of the pooling head of `PoolingRows`, for an image in tiles that of the whole image; in a tower of
+    Qwen the mean of the frame's tokens. A tower without this head has the mean of the frame's projected features
+    instead (`Fallback`).
     """
 
 

@@ -92,7 +92,7 @@ def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Towe
     """Returns the compressor, or its `Fallback` if the model's vision tower cannot answer its needs.
 
     In a tower without [CLS] or without a pooling head the fallback is the attention that patches receive, and the mean
-    of a frame's features. No adapter answers the needs of a pooling head yet. A layer that sees only windows of the
+    of a frame's features. A layer that sees only windows of the
     image is replaced by the nearest one that sees the whole image; of two, by the deeper one.
 
     Args:
@@ -102,8 +102,8 @@ def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Towe
     tower = model if isinstance(model, Tower) else _adapter(model).tower
     whole = [layer for layer in reversed(range(tower.depth)) if layer not in tower.windowed_layers]
     nearest = tuple(min(whole, key=lambda other: abs(other - layer)) for layer in range(tower.depth))
-    fallback = Fallback(compressor, nearest, tower.feature_layer)
-    missing = (PoolingRows, FrameVectors) if tower.has_cls else (PoolingRows, FrameVectors, ClsRows)
+    fallback = Fallback(compressor, nearest, tower.feature_layer, tower.pools)
+    missing = (*((PoolingRows, FrameVectors) * (not tower.pools)), *((ClsRows,) * (not tower.has_cls)))
     lacks = any(isinstance(need, missing) for need in compressor.needs)
     return fallback if lacks or any(_reads_windowed_layer(need, tower) for need in compressor.needs) else compressor
 

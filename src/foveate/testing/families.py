@@ -115,10 +115,14 @@ def llava_next_video() -> nn.Module:
     return random_model(LlavaNextVideoForConditionalGeneration, config)
 
 
-def llava_onevision() -> nn.Module:
-    """Returns a tiny LLaVA-OneVision, which shrinks enlargements of more than two tiles."""
+def llava_onevision(head: bool = False) -> nn.Module:
+    """Returns a tiny LLaVA-OneVision, which shrinks enlargements of more than two tiles.
+
+    Args:
+        head: Whether its tower has a pooling head, unlike that of the authors' checkpoints.
+    """
     config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(**_TOWER, vision_use_head=False),
+        vision_config=SiglipVisionConfig(**_TOWER, vision_use_head=head),
         text_config=Qwen2Config(**_TEXT),
         **_TOKENS,
         image_grid_pinpoints=_POINTS,

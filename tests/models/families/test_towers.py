@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from transformers.image_processing_utils import select_best_resolution
 
 from foveate.core.errors import LayerError, UnsupportedNeed
-from foveate.core.needs import ClsRows, Deepstack, Features, Fingerprint, Keys, ReceivedRows
+from foveate.core.needs import ClsRows, Deepstack, Features, Fingerprint, FrameVectors, Keys, PoolingRows, ReceivedRows
 from foveate.models.loading.load import adapt
-from foveate.testing.families import FAMILIES, SPREAD, VIDEOS, image_inputs, video_inputs
+from foveate.testing.families import FAMILIES, SPREAD, VIDEOS, image_inputs, llava_onevision, video_inputs
 
 DEPTH, HEADS, WIDTH, SIDE = 4, 4, 8, 6
 LAYERS = range(DEPTH)
@@ -340,6 +340,67 @@ def test_qwens_attention_and_keys_equal_a_recomputation_of_the_block(family, num
                 others = attention * (1 - torch.eye(len(frame)))
                 received = others.sum(1) / (len(frame) // frames - 1)
                 close(values[ReceivedRows(layer, others=True)][row], tokens(received.T).T)
+
+
+@pytest.mark.parametrize("family", QWEN)
+@pytest.mark.parametrize("numbers", ALIKE, ids=str)
+def test_the_mean_query_of_a_frame_in_qwens_last_layer_reads_mean_keys(family, numbers):
+    """A token has the mean of its four keys, and every frame a softmax of its own."""
+    _, values = answered(family, numbers, [PoolingRows(), FrameVectors()])
+    for row, number in enumerate(numbers):
+        image = inputs_of(family)[number]
+        by_window, raster = shown(image)
+        order = by_window if "Qwen2.5-VL" in family else raster
+        patches = torch.tensor([(2 * r + i, 2 * c + j) for _, r, c in order for i in (0, 1) for j in (0, 1)]).float()
+        block = adapter_of(family).model.model.visual.blocks[-1]
+        qkv = block.attn.qkv(block.norm1(entering(family, image)[0][-1])).unflatten(1, (3, HEADS, WIDTH))
+        query, key = turned(qkv[:, 0], patches), turned(qkv[:, 1], patches)
+        rows = torch.zeros(HEADS, len(raster))
+        for frame in range(1 + raster[-1][0]):
+            own = [n for n, (t, _, _) in enumerate(order) if t == frame]
+            reader = torch.cat([query[4 * n : 4 * n + 4] for n in own]).mean(0)
+            logits = torch.stack([(key[4 * n : 4 * n + 4].mean(0) * reader).sum(-1) for n in own], 1) / WIDTH**0.5
+            rows[:, [raster.index(order[n]) for n in own]] = logits.softmax(1)
+        assert rows.max() > 1.2 * rows.mean()  # uniform rows would prove nothing
+        close(values[PoolingRows()][row], rows)
+        close(values[FrameVectors()][row], stock_tokens(family, image).unflatten(0, (1 + raster[-1][0], -1)).mean(1))
+
+
+@cache
+def with_head():
+    """Returns the adapter of a LLaVA-OneVision whose tower has a pooling head."""
+    return adapt(llava_onevision(head=True))
+
+
+@pytest.mark.parametrize("numbers", ALIKE, ids=str)
+@pytest.mark.parametrize("family", ["LLaVA-OneVision", FRAMES[0]])
+def test_a_pooling_head_is_read_as_the_stock_tower_does(family, numbers):
+    """Its rows are recomputed from its weights; the tiles of an image have a softmax each, and it one vector."""
+    adapter = with_head().other if family == FRAMES[0] else with_head()
+    every = [inputs_of(family)[number] for number in numbers]
+    images = {name: torch.cat([image[name] for image in every]) for name in every[0]}
+    arrangement = adapter.arrangements(images, [])[0]
+    _, values = adapter.encode(images, arrangement, [PoolingRows(), FrameVectors()])
+    tower = adapter.model.model.vision_tower
+    transformer = getattr(tower, "vision_model", tower)
+    head = transformer.head
+    for row, image in enumerate(every):
+        output = tower(pixels_of(family, image), output_hidden_states=True)
+        states = transformer.post_layernorm(output.hidden_states[-1])
+        weights, biases = (getattr(head.attention, f"in_proj_{name}").chunk(3)[:2] for name in ("weight", "bias"))
+        query = (head.probe[0, 0] @ weights[0].T + biases[0]).unflatten(0, (HEADS, WIDTH))
+        key = (states @ weights[1].T + biases[1]).unflatten(2, (HEADS, WIDTH))
+        rows = (torch.einsum("hd,tphd->thp", query, key) / WIDTH**0.5).softmax(2)
+        assert rows.max() > 1.2 / SIDE**2  # uniform rows would prove nothing
+        close(values[PoolingRows()][row], placed(family, image, rows.movedim(-1, 1)).movedim(0, -1))
+        vectors = output.pooler_output
+        close(values[FrameVectors()][row], vectors if family == FRAMES[0] else vectors[:1])
+
+
+def test_towers_without_a_pooling_head_say_so():
+    for family in ("LLaVA-OneVision", "InternVL", TILES, "Idefics3"):
+        assert not adapter_of(family).tower.pools and PoolingRows() not in answered(family, [0], [PoolingRows()])[1]
+    assert with_head().tower.pools and with_head().other.tower.pools
 
 
 @pytest.mark.parametrize("family", QWEN)

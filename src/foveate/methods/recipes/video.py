@@ -69,8 +69,8 @@ def fastvid(
     """Returns FastVID: salient patches of each frame, and context of anchor frames that others are merged into.
 
     The authors' code has three algorithms, for LLaVA-OneVision, LLaVA-Video and Qwen2.5-VL. Saliency and the vectors of
-    frames are those of a pooling head; without one they are received attention and the mean of the frame. The Qwen
-    variant attends from the mean query of a frame instead. Positions are kept, and all separators; the authors drop the
+    frames are those of a pooling head, or in towers of Qwen the attention of a frame's mean query and the mean of its
+    tokens; elsewhere they are received attention and that mean. Positions are kept, and all separators; the authors drop the
     newlines of rows without patches. Densities have no random noise. Source: arXiv 2503.11187.
     """
     merger = SegmentAnchors(keep, blend=blend, **_FASTVID[variant])

@@ -46,6 +46,7 @@ class Tower:
         grid: Visual tokens of one image before any compression. A tower that takes images of any size has the grid of a
             typical one.
         windowed_layers: Layers in which a patch attends only to a window of the image.
+        pools: Whether it answers `PoolingRows` and `FrameVectors`, by a pooling head or the mean query of a frame.
     """
 
     depth: int
@@ -54,6 +55,7 @@ class Tower:
     has_cls: bool
     grid: Grid
     windowed_layers: tuple[int, ...] = ()
+    pools: bool = False
 
 
 class Adapter(ABC):

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from foveate.core.errors import LayerError
-from foveate.core.needs import ClsQuery, ClsRows, Keys, Need, ReceivedRows
+from foveate.core.needs import ClsQuery, ClsRows, FrameVectors, Keys, Need, PoolingRows, ReceivedRows
 from foveate.functional.attention import attention_rows, from_others, mean_attention
 from foveate.models.backbone.adapter import Tower
 from foveate.models.backbone.attention_tap import tapped
@@ -24,6 +24,8 @@ class TileTower:
         properties: Its depth, heads, grid and the like.
         states: Maps pixels and the number of the last layer to run to the features that enter the projector, [CLS]
             first if there is one.
+        head: Maps these features to the output of the tower's pooling head and to the rows of its query; None if it
+            has none.
     """
 
     def __init__(
@@ -32,14 +34,15 @@ class TileTower:
         attention: Sequence[nn.Module],
         properties: Tower,
         states: Callable[..., Tensor],
+        head: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        self.model, self.properties, self.states = model, properties, states
+        self.model, self.properties, self.states, self.head = model, properties, states, head
         self._layer_of = {module: layer for layer, module in enumerate(attention)}
 
     def encode(
         self, pixels: Float[Tensor, "image channel height width"], wanted: dict[Need, tuple[int, ...]]
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
-        """Returns patches, then [CLS] if there is one, and the answers to the needs that name a layer.
+        """Returns patches, then [CLS] if there is one, and the answers about layers and about the pooling head.
 
         Args:
             pixels: Pixels of the images.
@@ -62,7 +65,16 @@ class TileTower:
                 values[need] = torch.stack([recorded[ClsRows, layer] for layer in layers], 1)
             elif layers:
                 values[need] = recorded[_kind(need), layers[0]]
-        return sources, values
+        return sources, values | self._pooled(sources, wanted)
+
+    def _pooled(self, sources: Float[Tensor, "image patch dim"], needs: Iterable[Need]) -> dict[Need, Tensor]:
+        """Returns the answers of the pooling head to those needs that are about it, each image a frame."""
+        asked = {PoolingRows(), FrameVectors()}.intersection(needs)
+        if self.head is None or not asked:
+            return {}
+        vectors, rows = self.head(sources.detach())
+        answers: dict[Need, Tensor] = {PoolingRows(): rows.float(), FrameVectors(): vectors[:, None]}
+        return {need: answers[need] for need in asked}
 
     def _answer(self, need: Need, query: Tensor, key: Tensor, scaling: float) -> Tensor:
         """Returns the answer to a need from one attention call."""

@@ -1,9 +1,10 @@
 """The adapter of LLaVA-1.5: a CLIP-like tower, a projector, a causal language model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +19,7 @@ from foveate.core.needs import Downsampled, Features, Fingerprint, Need, PixelSt
 from foveate.core.transfer import rows_of
 from foveate.functional.fingerprint import fingerprints
 from foveate.functional.geometry import nearest_grid
+from foveate.functional.pooling_head import pooled_by_head
 from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
 from foveate.models.backbone.pixels import pair
 from foveate.models.backbone.scaling import Scaling
@@ -136,8 +138,24 @@ def clip_like(model: Any) -> TileTower:  # noqa: ANN401 (LLaVA and its descendan
         states = accumulate(layers[: last + 1], lambda states, block: block(states, None), initial=first)
         return selected_states(states, chosen, len(layers))
 
-    properties = Tower(len(layers), heads, feature_layer_of(chosen, len(layers)), has_cls, tile_grid(config))
-    return TileTower(tower, [layer.self_attn for layer in layers], properties, states)
+    head = _pooling_head(transformer) if isinstance(chosen, int) else None
+    last = feature_layer_of(chosen, len(layers))
+    properties = Tower(len(layers), heads, last, has_cls, tile_grid(config), pools=head is not None)
+    return TileTower(tower, [layer.self_attn for layer in layers], properties, states, head)
+
+
+def _pooling_head(transformer: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:  # noqa: ANN401 (a class per family)
+    """Returns the pooling head of a SigLIP tower as a function of its features; None without a head."""
+    head: Any = getattr(transformer, "head", None)
+    if head is None:
+        return None
+
+    def pooled(features: Float[Tensor, "image patch dim"]) -> tuple[Tensor, Tensor]:
+        normed = transformer.post_layernorm(features)
+        with torch.no_grad():  # for choices, which have no gradient
+            return pooled_by_head(normed, head.probe, head.attention, head.layernorm, head.mlp)
+
+    return pooled
 
 
 def tile_grid(config: Any) -> Grid:  # noqa: ANN401

@@ -14,11 +14,23 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.errors import LayerError, UnsupportedNeed
-from foveate.core.needs import Deepstack, Downsampled, Features, Fingerprint, Keys, Need, PixelStatistic, ReceivedRows
+from foveate.core.needs import (
+    Deepstack,
+    Downsampled,
+    Features,
+    Fingerprint,
+    FrameVectors,
+    Keys,
+    Need,
+    PixelStatistic,
+    PoolingRows,
+    ReceivedRows,
+)
 from foveate.core.transfer import on_device, rows_of
 from foveate.data.clip import Clip
 from foveate.functional.attention import from_others, mean_attention
 from foveate.functional.fingerprint import fingerprints
+from foveate.functional.pooling_head import mean_query_rows
 from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower, downsampled_too_late
 from foveate.models.backbone.attention_tap import tapped
 from foveate.models.backbone.internals import internal
@@ -43,11 +55,14 @@ class MergedSquares(Adapter):
         depth = len(tower.blocks)
         whole = getattr(tower, "fullatt_block_indexes", range(depth))
         windowed_layers = tuple(layer for layer in range(depth) if layer not in whole)
-        self.tower = Tower(depth, config.num_heads, depth - 1, False, _TYPICAL, windowed_layers)
+        pools = depth - 1 not in windowed_layers
+        self.tower = Tower(depth, config.num_heads, depth - 1, False, _TYPICAL, windowed_layers, pools)
         self.side = config.spatial_merge_size
         self.deepstack_levels = len(getattr(config, "deepstack_visual_indexes", ()))
 
     def layers(self, need: Need) -> tuple[int, ...]:
+        if isinstance(need, PoolingRows) and self.tower.pools:
+            return (self.tower.depth - 1,)
         layers = super().layers(need)
         if isinstance(need, ReceivedRows) and layers[0] in self.tower.windowed_layers:
             whole = [str(layer) for layer in range(self.tower.depth) if layer not in self.tower.windowed_layers]
@@ -146,7 +161,7 @@ class MergedSquares(Adapter):
             for need in (need for need in recorded if layer in wanted[need]):
                 # FlashAttention takes several images per call, other kernels one image or window.
                 q, k = (x.detach()[0].transpose(0, 1) for x in (query, key))
-                recorded[need].append(_answer(need, q, k, scaling, patches))
+                recorded[need].append(_answer(need, q, k, scaling, patches, self.side**2))
 
         with tapped(self.inner.visual, self._layer_of, listen) if recorded else nullcontext():
             output, unmerged = self._run_tower(images)
@@ -162,15 +177,18 @@ class MergedSquares(Adapter):
                     values[need] = squares[order].unflatten(0, (count, -1))
                 case Fingerprint():
                     values[need] = fingerprints(images[self._pixels].reshape(count, -1))
+                case FrameVectors() if self.tower.pools:
+                    values[need] = tokens.unflatten(1, (arrangement.frames or 1, -1)).mean(2)
                 case PixelStatistic():
                     values[need] = self.pixel_statistic(images, arrangement, need)
                 case Deepstack():
                     values[need] = torch.stack([torch.stack(list(level)) for level in output.deepstack_features], 1)
                 case Downsampled():
                     raise UnsupportedNeed(downsampled_too_late(need))
-                case _ if need in recorded:  # (patch of all images, head, ...), windows in the tower's order
-                    merged = torch.cat(recorded[need]).unflatten(0, (-1, self.side**2)).mean(1)[order]
-                    image = merged.unflatten(0, (count, -1))
+                case _ if need in recorded:  # (patch or token of all images, head, ...), in the tower's order
+                    rows = torch.cat(recorded[need])
+                    merged = rows if need == PoolingRows() else rows.unflatten(0, (-1, self.side**2)).mean(1)
+                    image = merged[order].unflatten(0, (count, -1))
                     values[need] = image if isinstance(need, Keys) else image.transpose(1, 2)
         return tokens, values
 
@@ -335,18 +353,22 @@ class QwenVideos(MergedSquares):
         return "".join(f"<{time:.1f} seconds>{frame}" for time in arrangement.seconds)
 
 
-def _answer(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int) -> Tensor:
-    """Returns the answer of one attention call: (patch, head, ...).
+def _answer(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int, merged: int) -> Tensor:
+    """Returns the answer of one attention call: (patch, head, ...); of the mean query (token, head).
 
     Args:
-        need: Keys or received attention.
+        need: Keys, received attention or that of the mean query.
         query: (token, head, dim).
         key: (token, head, dim).
         scaling: Factor of the products of query and key.
         patches: Number of patches per image; patches attend only to those of their image.
+        merged: Number of patches that a token merges.
     """
     if isinstance(need, Keys):
         return key
+    if isinstance(need, PoolingRows):
+        frames = [x.float().unflatten(0, (-1, patches)) for x in (query, key)]
+        return mean_query_rows(frames[0], frames[1], merged).transpose(1, 2).flatten(0, 1)
     images = [x.unflatten(0, (-1, patches)).transpose(1, 2) for x in (query, key)]
     if isinstance(need, ReceivedRows) and need.others:
         return from_others(images[0], images[1], scaling).transpose(1, 2).flatten(0, 1)
