@@ -70,8 +70,8 @@ def fastvid(
 
     The authors' code has three algorithms, for LLaVA-OneVision, LLaVA-Video and Qwen2.5-VL. Saliency and the vectors of
     frames are those of a pooling head, or in towers of Qwen the attention of a frame's mean query and the mean of its
-    tokens; elsewhere they are received attention and that mean. Positions are kept, and all separators; the authors drop the
-    newlines of rows without patches. Densities have no random noise. Source: arXiv 2503.11187.
+    tokens; elsewhere they are received attention and that mean. Positions are kept, and all separators; the authors
+    drop the newlines of rows without patches. Densities have no random noise. Source: arXiv 2503.11187.
     """
     merger = SegmentAnchors(keep, blend=blend, **_FASTVID[variant])
     return VisionCompressor(PoolingAttention(), None, Nothing(), merger, merge_projected=True, positions="original")
