@@ -1,25 +1,27 @@
 """Published rows of any paper: which can be run, what they are compared with, and which are copies."""
 
 import re
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from foveate.analysis.benchmarks.protocol import protocol_of
-from foveate.analysis.benchmarks.rows import all_tokens, chosen, study_name, wanted
+from foveate.analysis.benchmarks.rows import all_tokens, chosen, study_name, wanted, without_folders
 from foveate.analysis.benchmarks.rows_report import BOTH, measure_of
+from foveate.analysis.benchmarks.video_rows import DATA, other_frames
 from foveate.compressors import Identity
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.data.benchmarks import BENCHMARKS
 from foveate.data.load import load_samples
-from foveate.data.published import VIDEOS, all_published, paper_named, video_rows
+from foveate.data.published import VIDEOS, Published, all_published, everything, paper_named
 from foveate.evaluation import EvalConfig
 from foveate.methods.registry import METHODS
 from foveate.metrics.benchmarks import compute_measure, measures_of
 from foveate.testing.checkpoints import save_family
 from tests import scripts
-from tests.data import tables
+from tests.data import tables, video_tables
 from tests.tiers import parametrize
 
 CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
@@ -136,13 +138,86 @@ def test_papers_are_found_without_upper_case_and_signs_and_unknown_ones_are_refu
     assert study_name("HiDrop (ICLR26, trained)") == "reproduce_hidrop_iclr26_trained"
 
 
-def test_numbers_about_videos_are_named_in_one_line(tmp_path):
-    assert len(all_published(VIDEOS)) == 755 and len(video_rows("FastVID")) == 12
-    result = run("--paper", "vidcom2", folder=tmp_path)
-    assert result.returncode == 2
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: paper 'VidCom2': 352 numbers are about videos (MVBench, ")
-    assert last.endswith("which cannot be run yet")
+@pytest.mark.parametrize(
+    ("paper", "model", "checkpoint", "frames", "named", "rows", "refused"),
+    [
+        ("vidcom2", "llava_onevision", "7b", 32, "LLaVA-OneVision-7B", 56, {"DyCoke": 14, "SparseVLM": 14}),
+        ("vidcom2", "qwen3_vl", "8b", 64, "Qwen3-VL-8B 64 frames", 21, {"ports": 42, "models": 72}),
+        ("vidcom2", "qwen3_vl", "8b", 8, "Qwen3-VL-8B 64 frames", 21, {"ports": 42}),
+        ("vidcom2", "qwen3_vl", "8b", 32, "Qwen3-VL-8B 32 frames", 21, {"ports": 42}),
+        ("vidcom2", "qwen3_vl", "32b", 32, "Qwen3-VL-32B", 14, {"ports": 21}),
+        ("holitom", "llava_onevision", "7b", 32, "LLaVA-OneVision-7B", 64, {"PruneVid": 16, "budgets": 8, "DyCoke": 4}),
+        ("fastvid", "qwen2_5_vl", "7b", 32, "Qwen2.5-VL-7B", 4, {"models that are not here (LLaVA-Video-7B)": 4}),
+        ("prunevid", "llava_onevision", "7b", 32, "LLaVA-OneVision-7B", 12, {"benchmarks": 30, "models": 90}),
+        ("dycoke", "llava_onevision", "0.5b", 32, "LLaVA-OneVision-0.5B", 6, {"benchmarks": 30, "DyCoke": 6}),
+    ],
+)
+def test_numbers_about_videos_are_run_or_refused_by_name(paper, model, checkpoint, frames, named, rows, refused):
+    found = wanted(paper_named(paper), model, checkpoint, frames)
+    assert (found.model, len(found.rows), found.by_others) == (named, rows, False)
+    for beginning, count in refused.items():
+        assert [len(of) for why, of in found.refused.items() if why.startswith(beginning)] == [count]
+    for row in found.rows:
+        assert row.data in DATA and row.method in METHODS and measure_of(row).name
+        recipe = METHODS[row.method]
+        recipe(**({} if row.tokens is None else {"keep": row.tokens}), **dict(row.settings))
+
+
+def test_numbers_about_videos_mean_what_their_benchmark_and_scripts_say():
+    found = wanted("FastVID", "qwen2_5_vl", "7b").rows
+    assert [row.number for row in found] == ["", "short", "medium", "long"]
+    assert {row.cell for row in found} == {("fastvid", 0.27, (("variant", "qwen2_5_vl"),))}
+    assert all("takes them by their rate" in row.incomparable for row in found)
+    found = {(row.published.method, row.tokens): row for row in wanted("HoliTom", "llava_onevision", "7b").rows}
+    assert found["HoliTom", 0.25].settings == () and found["HoliTom", 0.1].settings == (("threshold", 0.65),)
+    assert found["HoliTom (w/o M)", 0.2].settings == (("inside", 1.0),)
+    found = {row.published.benchmark: row for row in wanted("PruneVid", "llava_onevision", "7b").rows}
+    assert "on a server" in found["EgoSchema full"].incomparable and not found["EgoSchema full"].copied
+    rows = wanted("VidCom2", "llava_onevision", "7b").rows
+    assert {row.published.benchmark for row in rows if row.incomparable} == {"MLVU"}
+    assert {row.frames for row in rows} == {32}
+    assert other_frames(32, 32, False) == other_frames(0, 8, True) == ""
+    assert other_frames(32, 8, False) == "its videos have 32 frames, here 8 (--frames)"
+    assert other_frames(32, 32, True) == "frames are given as images here"
+
+
+def test_every_published_number_about_a_video_is_read():
+    assert len(all_published(VIDEOS)) == 755 and set(all_published(VIDEOS)) < set(everything())
+    models = {("llava_onevision", "0.5b"), ("llava_onevision", "7b"), ("llava_onevision", "72b"), ("qwen2_5_vl", "7b")}
+    models |= {("qwen3_vl", "8b"), ("qwen3_vl", "32b")}
+    known = set[Published]()
+    for paper in {row.paper for row in all_published(VIDEOS)}:
+        for model_type, checkpoint in models:
+            for frames in (32, 64):
+                with suppress(UnsupportedModel):
+                    found = wanted(paper, model_type, checkpoint, frames)
+                    known |= {row.published for row in found.rows} & set(all_published(VIDEOS))
+    assert len(known) == 214  # as docs/how_to/benchmarks.md says
+
+
+def test_benchmarks_about_videos_need_their_folders():
+    found = without_folders(wanted("VisionZip", "llava_onevision", "7b"))
+    assert found.rows and not {row.data for row in found.rows} & set(DATA)
+    assert [len(of) for why, of in found.refused.items() if "--tasks videomme:FOLDER mvbench:FOLDER" in why] == [20]
+    assert without_folders(rows_of("eadp")) == rows_of("eadp")
+    with pytest.raises(DataError, match=r"'VidCom2' has numbers about videos for .*: --tasks videomme:FOLDER mvbench:"):
+        without_folders(wanted("VidCom2", "llava_onevision", "7b"))
+
+
+def test_rows_about_videos_stand_beside_what_a_paper_printed(tmp_path):
+    """Of 12 numbers of each method, those whose folder is given; every video has two frames instead of 32."""
+    video_tables.videomme(tmp_path / "Video-MME")
+    save_family("LLaVA-OneVision", tmp_path / "7b")
+    options = ("--paper", "holitom", "--model", "7b", "--tasks", "videomme:Video-MME", "--keep", "0.25")
+    options += ("--methods", "holitom", "fastvid", "--frames", "2", "--max-new-tokens", "3")
+    result = run(*options, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(tmp_path / "runs" / "reproduce_holitom" / "table.csv", keep_default_na=False)
+    printed = dict(zip(table["method"], table["published"].astype(float), strict=True))
+    assert printed == {"full": 58.6, "FastVID": 58.0, "HoliTom (w/o M)": 59.1, "HoliTom": 58.9}
+    assert set(table["reason"]) == {"its videos have 32 frames, here 2 (--frames)"}
+    text = (tmp_path / "runs" / "reproduce_holitom" / "table.md").read_text()
+    assert "2 frames of each video" in text and "PruneVid, whose number of tokens follows" in text
 
 
 def test_a_protocol_has_another_fingerprint_wherever_one_of_its_parts_differs(tmp_path):

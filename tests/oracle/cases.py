@@ -107,7 +107,7 @@ def prompts_of(case: Case) -> list[oracle.Prompt]:
 def _run(family: str, number: int) -> list[int]:
     """Returns the placeholders of an image or video, and the text between them."""
     own = image(family, number)
-    frames = frames_of(family, own) if number >= len(image_inputs(family)) else 0
+    frames = frames_of(own) if number >= len(image_inputs(family)) else 0
     return placeholders(family, oracle.placeholder(own), _length(family, number), frames)
 
 

@@ -19,7 +19,7 @@ def main(
     methods: tuple[str, ...] = (),
     keep: tuple[int | float, ...] = (),
     tolerance: float = 0.3,
-    options: Flat = Options("reproduce_vtc_cls", model=(CHECKPOINT,), data=_DATA, batch_size=32),
+    options: Flat = Options("reproduce_vtc_cls", model=(CHECKPOINT,), data=_DATA, batch_size=32, frames=32),
 ) -> None:
     """Evaluates published rows, and compares our numbers with the published ones.
 
@@ -30,7 +30,8 @@ def main(
 
     With a paper it evaluates its rows for the model's family, or those of other papers about its method, and writes
     `<out>/reproduce_<paper>/{table.csv, protocols.csv, table.md}`: every number beside the published one, with a
-    fingerprint of the protocol and the papers that print the same numbers.
+    fingerprint of the protocol and the papers that print the same numbers. Numbers about videos need the folders of
+    their benchmarks (--tasks videomme:FOLDER) and the paper's number of frames, mostly 32, the default of --frames.
 
     The same command resumes a run that was stopped.
 
@@ -91,7 +92,7 @@ def _rows(
 ) -> None:
     """Runs and reports the published rows of a paper."""
     from foveate.analysis.benchmarks.report import requirements
-    from foveate.analysis.benchmarks.rows import chosen, study_name, wanted
+    from foveate.analysis.benchmarks.rows import chosen, study_name, wanted, without_folders
     from foveate.analysis.benchmarks.rows_report import report_rows
     from foveate.analysis.benchmarks.rows_run import run_rows
     from foveate.evaluation.run import cached_load
@@ -105,7 +106,8 @@ def _rows(
     except UnsupportedModel as error:
         there = names or ["the paper's benchmarks"]
         raise UnsupportedModel(f"{error}. {requirements(options.checkpoint, there)}") from error
-    found = chosen(wanted(paper, loaded.model.config.model_type, options.checkpoint), names, methods, keep)
+    known = wanted(paper, loaded.model.config.model_type, options.checkpoint, options.frames)
+    found = chosen(known if data else without_folders(known), names, methods, keep)
     options = replace(options, data=data or tuple(dict.fromkeys(row.data for row in found.rows)))
     runs, unable = run_rows(found, [each for _, each in options.each], loaded)
     if rank() == 0:

@@ -58,29 +58,22 @@ def published(paper: str) -> tuple[Published, ...]:
     return found
 
 
+@cache
+def everything() -> tuple[Published, ...]:
+    """Returns all results, those on images first."""
+    return (*all_published(IMAGES), *all_published(VIDEOS))
+
+
 def paper_named(name: str) -> str:
     """Returns the paper of a name, in which upper case, spaces and signs do not count: "visionzip" is VisionZip.
 
     Raises:
-        DataError: No results of such a paper are known, or all of them are about videos.
+        DataError: No results of such a paper are known.
     """
-    found = {plain(paper): paper for paper in _papers(all_published())}
+    found = {plain(paper): paper for paper in _papers(everything())}
     if plain(name) in found:
         return found[plain(name)]
-    if videos := video_rows(name):
-        raise DataError(f"paper {videos[0].paper!r}: {video_note(videos)}")
     raise DataError(f"no published results of paper {name!r}; known: {', '.join(found.values())}")
-
-
-def video_rows(paper: str) -> list[Published]:
-    """Returns the results on videos that a paper reports."""
-    return [row for row in all_published(VIDEOS) if plain(row.paper) == plain(paper)]
-
-
-def video_note(rows: Sequence[Published]) -> str:
-    """Returns one line about results on videos, which cannot be run; an empty string if there are none."""
-    names = ", ".join(dict.fromkeys(row.benchmark for row in rows))
-    return f"{len(rows)} numbers are about videos ({names}), which cannot be run yet" if rows else ""
 
 
 @cache

@@ -368,11 +368,10 @@ def placeholders(name: str, token: int, count: int, frames: int = 0) -> list[int
     return [*before_whole, *[4, 4] * (tiles > 1), START, 99, *run, START]
 
 
-def frames_of(name: str, video: dict[str, Tensor]) -> int:
-    """Returns the number of runs of placeholders that a video of a family has in a prompt; 0 if it has one alone."""
-    if name == "InternVL":
-        return len(video["pixel_values"])
-    return int(video["video_grid_thw"][0, 0]) if "video_grid_thw" in video else 0
+def frames_of(video: dict[str, Tensor]) -> int:
+    """Returns the number of frames of a video, as far as a prompt may have a run of placeholders for each; else 0."""
+    grid = video.get("video_grid_thw")
+    return len(video.get("pixel_values", ())) if grid is None else int(grid[0, 0])
 
 
 def _frame_name(number: int) -> list[int]:

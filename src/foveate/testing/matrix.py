@@ -129,6 +129,6 @@ def family_inputs(family: str) -> dict[str, Any]:
     adapter = load_family(name).adapter
     adapter = adapter.other if is_video and adapter.other else adapter
     image = (video_inputs if is_video else image_inputs)(name)[0]
-    count, frames = len(features_of(adapter, image)[0]), frames_of(name, image) if is_video else 0
+    count, frames = len(features_of(adapter, image)[0]), frames_of(image) if is_video else 0
     ids = torch.tensor([[5, 6, START, *placeholders(name, adapter.image_token, count, frames), END, 9, 10, 11]])
     return {**image, **adapter.token_types(ids), "input_ids": ids, "attention_mask": torch.ones_like(ids)}

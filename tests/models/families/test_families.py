@@ -24,7 +24,7 @@ class VideoContract(Contract):
         return adapt(model).other
 
     def placeholders(self, adapter, number, count):
-        frames = frames_of(self.family, self.image_inputs()[number])
+        frames = frames_of(self.image_inputs()[number])
         return placeholders(self.family, adapter.image_token, count, frames)
 
     def attachable(self, model):

@@ -29,6 +29,7 @@ class Protocol:
         number: Name of the number.
         aggregation: How the questions' scores become the number: "mean", "sum" over subtasks, or "ratio of sums".
         longest_answer: Number of new tokens.
+        frames: Frames of each video; 0 without videos.
     """
 
     data: str
@@ -39,11 +40,13 @@ class Protocol:
     number: str
     aggregation: str
     longest_answer: int
+    frames: int = 0
 
     @property
     def fingerprint(self) -> str:
         """A hash of all fields, equal for equal protocols."""
-        return run_id(asdict(self))[:8]
+        parts = asdict(self)
+        return run_id(parts if self.frames else {name: value for name, value in parts.items() if name != "frames"})[:8]
 
 
 def protocol_of(config: EvalConfig, samples: Sequence[VQASample], model_type: str, measure: Measure) -> Protocol:
@@ -67,4 +70,5 @@ def protocol_of(config: EvalConfig, samples: Sequence[VQASample], model_type: st
         measure.name,
         aggregation,
         config.max_new_tokens,
+        config.frames if any(sample.video for sample in samples) else 0,
     )

@@ -4,17 +4,19 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from foveate.analysis.benchmarks import video_rows
 from foveate.core.errors import DataError, UnsupportedModel
 from foveate.data.names import known_names
-from foveate.data.published import Published, all_published, plain, video_rows
+from foveate.data.published import Published, all_published, everything, plain
 from foveate.methods.registry import METHODS
 
 _DATA = {
     **{"scienceqaimg": "scienceqa", "mmb": "mmbench", "mmbcn": "mmbench_cn", "seed": "seedbench", "seedi": "seedbench"},
     **{"popef1": "pope", "mmeperception": "mme", "mmecognition": "mme", "hallbench": "hallusionbench"},
     **{"refcocoplus": "refcoco+", "ocr": "ocrbench"},
+    **video_rows.NAMES,
 }
 """Data sets of benchmarks whose plain names in papers are others."""
 _METHODS = {
@@ -23,6 +25,9 @@ _METHODS = {
     "randompre": "random",
     "randomintra": "random_inside",
     "vanilla": "full",
+    "pdrop": "pyramiddrop",
+    **{f"dycokek0{merged}l3p07": "dycoke" for merged in (3, 5, 7)},
+    "holitomwom": "holitom",
 }
 _ANSWERS = {"acc", "F1", "F1/acc", "score", "acc/score", "as named", "score/1000", "x/100", "perception score"} | {
     *("total score", "normalised score", "standard benchmark", "acc/score/%"),
@@ -34,6 +39,7 @@ _NUMBERS = {
     ("mme", "total score"): "perception and cognition",
     ("scienceqa", "ScienceQA-IMG"): "accuracy with an image",
     ("mme", "MME-Cognition"): "cognition",
+    **{("videomme", f"VideoMME {length}"): length for length in ("short", "medium", "long")},
 }
 """Names of our numbers by data set and metric or benchmark; for others the data set's first number."""
 _ON_SERVERS = {"vqav2": "test-dev", "vizwiz": "test"}
@@ -52,6 +58,10 @@ _FAMILIES = {
 _ALIKE = 3  # numbers of a row that have to be another paper's before it counts as copied
 
 
+Settings = tuple[tuple[str, Any], ...]
+"""Options of a recipe by name."""
+
+
 class Row(NamedTuple):
     """A published number that can be computed here.
 
@@ -65,6 +75,8 @@ class Row(NamedTuple):
         scale: What our number is multiplied by, if it is a share.
         incomparable: Reason why both numbers are not the same measure, or an empty string.
         copied: Other papers that print the same numbers of this method at this budget, with how many.
+        settings: Options of our recipe besides the budget.
+        frames: Frames of each video; 0 for images, and if it is not known.
     """
 
     published: Published
@@ -76,6 +88,13 @@ class Row(NamedTuple):
     scale: float
     incomparable: str
     copied: str
+    settings: Settings = ()
+    frames: int = 0
+
+    @property
+    def cell(self) -> tuple[str, int | float | None, Settings]:
+        """The run on the data set that gives the number: method, budget and options."""
+        return self.method, self.tokens, self.settings
 
 
 class Wanted(NamedTuple):
@@ -87,7 +106,6 @@ class Wanted(NamedTuple):
         rows: The numbers that can be computed here.
         refused: The other numbers, by the reason.
         by_others: Whether the rows are those of other papers about the paper's method, because it has none itself.
-        videos: The numbers about videos.
     """
 
     paper: str
@@ -95,10 +113,9 @@ class Wanted(NamedTuple):
     rows: tuple[Row, ...]
     refused: Mapping[str, Sequence[Published]]
     by_others: bool
-    videos: Sequence[Published]
 
 
-def wanted(paper: str, model_type: str, checkpoint: str) -> Wanted:
+def wanted(paper: str, model_type: str, checkpoint: str, frames: int = 0) -> Wanted:
     """Returns the numbers of a paper for the family of a checkpoint.
 
     A paper without such numbers of a method stands for its own method: its rows are those of other papers about it.
@@ -107,17 +124,19 @@ def wanted(paper: str, model_type: str, checkpoint: str) -> Wanted:
         paper: Name of the paper, as `paper_named` returns it.
         model_type: The checkpoint's `model_type`.
         checkpoint: Name of the checkpoint; its size, such as 7b, decides between models of one family.
+        frames: Frames of each video, which decides between rows of a model with other numbers of them.
 
     Raises:
         UnsupportedModel: The paper has no such number for a model of this family.
     """
-    own = [row for row in all_published() if row.paper == paper]
-    about = [row for row in all_published() if _is_own(row.method, paper)]
+    own = [row for row in everything() if row.paper == paper]
+    about = [row for row in everything() if _is_own(row.method, paper)]
     for rows, by_others in ((own, False), (about, True)):
         known = [row for row in rows if isinstance(found := _parsed(row), Row) and found.method != "full"]
-        model = _model_of(known, model_type, checkpoint)
+        model = _model_of(known, model_type, checkpoint, frames)
         if model:
-            return _sorted_out(paper, model, [row for row in rows if _base(row.model) == model], by_others)
+            found = _sorted_out(paper, model, [row for row in rows if _base(row.model) == model], by_others)
+            return found if by_others else _with_other_models(found, rows)
     models = dict.fromkeys(_base(row.model) for row in (*own, *about) if isinstance(_parsed(row), Row))
     there = f"has numbers of {', '.join(models)}" if models else "has averages, shares and costs only"
     raise UnsupportedModel(
@@ -168,8 +187,28 @@ def chosen(found: Wanted, data: Sequence[str], methods: Sequence[str], keep: Seq
     return found._replace(rows=rows)
 
 
+def without_folders(found: Wanted) -> Wanted:
+    """Returns the numbers that need no folder of videos; the others count as not run.
+
+    Raises:
+        DataError: All of them need one.
+    """
+    named = [name for name in video_rows.DATA if any(row.data == name for row in found.rows)]
+    if not named:
+        return found
+    tasks = " ".join(f"{name}:FOLDER" for name in named)
+    if not (rows := tuple(row for row in found.rows if row.data not in named)):
+        raise DataError(
+            f"paper {found.paper!r} has numbers about videos for {found.model}, which are read from folders: --tasks "
+            f"{tasks}, or some of them"
+        )
+    why = f"benchmarks about videos, which are read from folders (--tasks {tasks})"
+    left = [row.published for row in found.rows if row.data in named]
+    return found._replace(rows=rows, refused={**found.refused, why: left})
+
+
 def _sorted_out(paper: str, model: str, rows: Sequence[Published], by_others: bool) -> Wanted:
-    full = [row for row in all_published() if by_others and row.method == "full" and _base(row.model) == model]
+    full = [row for row in everything() if by_others and row.method == "full" and _base(row.model) == model]
     papers = {row.paper for row in rows}
     rows = [*(row for row in full if row.paper in papers), *rows]
     known, refused, copies = [], defaultdict(list), _copies(rows, paper)
@@ -179,28 +218,49 @@ def _sorted_out(paper: str, model: str, rows: Sequence[Published], by_others: bo
                 known.append(found._replace(copied=copies.get((row.paper, row.method, row.tokens_kept), "")))
             case why:
                 refused[why].append(row)
-    return Wanted(paper, model, tuple(known), refused, by_others, video_rows(paper))
+    return Wanted(paper, model, tuple(known), refused, by_others)
+
+
+def _with_other_models(found: Wanted, rows: Sequence[Published]) -> Wanted:
+    """Adds the numbers of models that no checkpoint of a supported family is, by their names."""
+    others = [row for row in rows if not row.model.startswith(tuple(_FAMILIES.values()))]
+    if not others:
+        return found
+    why = f"models that are not here ({', '.join(dict.fromkeys(_base(row.model) for row in others))})"
+    return found._replace(refused={**found.refused, why: others})
 
 
 def _parsed(row: Published) -> Row | str:
     """Returns what a number means here, or the reason why it cannot be computed."""
-    if row.metric not in _ANSWERS:
+    if not _is_answer(row):
         return "averages, shares of the uncompressed model, costs, and parts of benchmarks"
     data = _known(row.benchmark, _DATA, known_names())
     if data == "textvqa" and row.model.startswith(("LLaVA-1.5", "LLaVA-NeXT")):
         data = "textvqa_ocr"  # LLaVA's own evaluation has the OCR tokens in the prompt
     if not data:
         return "benchmarks that are not here"
+    if row.method.endswith(" (port)"):
+        return "ports of a method to another model, which compute other scores"
     method = _known(row.method, _METHODS, METHODS)
     if not method:
         return "methods that are not here"
+    if data in video_rows.DATA and (why := video_rows.refusal_of(row, method)):
+        return why
     tokens = None if method == "full" else _tokens(row.tokens_kept)
     value = _value(row.value)
     if (tokens is None and method != "full") or value is None:
         return "budgets and values that are no plain numbers"
     number = next((_NUMBERS[data, key] for key in (row.metric, row.benchmark) if (data, key) in _NUMBERS), "")
     scale = 1000.0 if row.metric == "score/1000" else 100.0
-    return Row(row, value, method, tokens, data, number, scale, _incomparable(row, data), "")
+    found = Row(row, value, method, tokens, data, number, scale, _incomparable(row, data), "")
+    if data not in video_rows.DATA:
+        return found
+    settings, frames = video_rows.settings_of(row, method, tokens), video_rows.frames_of(row)
+    return found._replace(incomparable=video_rows.incomparable(row, data), settings=settings, frames=frames)
+
+
+def _is_answer(row: Published) -> bool:
+    return row.metric in _ANSWERS and not row.benchmark.startswith("average")
 
 
 def _known(name: str, others: Mapping[str, str], names: Iterable[str]) -> str:
@@ -215,6 +275,7 @@ def _by_plain_name(names: tuple[str, ...]) -> dict[str, str]:
 def _tokens(text: str) -> int | float | None:
     if re.fullmatch(r"\d+", text):
         return int(text)
+    text = f"{100 * float(share[1]):g}%" if (share := re.match(r"r=(0\.\d+)\b", text)) else text
     return round(float(text[:-1]) / 100, 6) if re.fullmatch(r"\d+(\.\d+)?%", text) else None
 
 
@@ -240,10 +301,12 @@ def _incomparable(row: Published, data: str) -> str:
 def _copies(rows: Sequence[Published], paper: str) -> dict[tuple[str, str, str], str]:
     """Returns where else the numbers of a row stand, by paper, method and budget; none for a paper's own method."""
     tables: dict[tuple[str, str, str], dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
-    for row in all_published():
-        if row.metric in _ANSWERS:
+    for row in everything():
+        if _is_answer(row):
             key = (_base(row.model), plain(row.method), row.tokens_kept)
-            tables[key][row.paper][_known(row.benchmark, _DATA, known_names()) or row.benchmark] = row.value
+            of_part = row.benchmark.startswith(("VideoMME ", "EgoSchema "))
+            data = "" if of_part else _known(row.benchmark, _DATA, known_names())
+            tables[key][row.paper][data or row.benchmark] = row.value
     found = {}
     for row in rows:
         here = tables[_base(row.model), plain(row.method), row.tokens_kept]
@@ -270,10 +333,11 @@ def _base(model: str) -> str:
     return model.partition(" (")[0]
 
 
-def _model_of(rows: Sequence[Published], model_type: str, checkpoint: str) -> str:
-    """Returns the model of a family in some rows; the one of the checkpoint's size, else the first."""
+def _model_of(rows: Sequence[Published], model_type: str, checkpoint: str, frames: int) -> str:
+    """Returns the model of a family in some rows: of the checkpoint's size and these frames, as far as there is one."""
     start = _FAMILIES.get(model_type, "\0")
     models = list(dict.fromkeys(_base(row.model) for row in rows if row.model.startswith(start)))
     sizes = re.findall(r"\d+(?:\.\d+)?b\b", checkpoint.lower())
-    fitting = [model for model in models if any(model.lower().endswith(f"-{size}") for size in sizes)]
-    return (fitting or models or [""])[0]
+    fitting = [model for model in models if any(model.lower().split(" ")[0].endswith(f"-{size}") for size in sizes)]
+    with_frames = [model for model in fitting or models if model.endswith(f" {frames} frames")]
+    return (with_frames or fitting or models or [""])[0]

@@ -12,12 +12,13 @@ from foveate.analysis.benchmark_numbers import number_of
 from foveate.analysis.benchmarks.data import verdict
 from foveate.analysis.benchmarks.protocol import Protocol, protocol_of
 from foveate.analysis.benchmarks.report import compared
-from foveate.analysis.benchmarks.rows import Row, Wanted
+from foveate.analysis.benchmarks.rows import Row, Settings, Wanted
+from foveate.analysis.benchmarks.video_rows import other_frames
 from foveate.analysis.records import failure_note, read_records
 from foveate.analysis.statistics import Interval
 from foveate.analysis.tables import grid, paragraphs, write_csv, write_text
 from foveate.data.names import parsed
-from foveate.data.published import Published, video_note
+from foveate.data.published import Published
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.records import RecordFolder
@@ -41,8 +42,7 @@ class Answered(NamedTuple):
     """A finished run of a method at a published budget.
 
     Attributes:
-        method: Our name of the method.
-        tokens: The published budget; None without compression.
+        cell: Our name of the method, the published budget (None without compression), and further options.
         config: Its evaluation.
         records: Its records.
         samples: Its questions.
@@ -50,8 +50,7 @@ class Answered(NamedTuple):
         rescaled: Reason why the published model is surely another one, or an empty string.
     """
 
-    method: str
-    tokens: int | float | None
+    cell: tuple[str, int | float | None, Settings]
     config: EvalConfig
     records: RecordFolder
     samples: Sequence[VQASample]
@@ -97,10 +96,10 @@ def rows_table(found: Wanted, runs: Sequence[Answered], tolerance: float) -> tup
         runs: Runs of their methods, budgets and data sets.
         tolerance: Largest difference in points of equal numbers.
     """
-    by_key = {(run.method, run.tokens, run.data): run for run in runs}
+    by_key = {(run.cell, run.data): run for run in runs}
     rows, protocols, values = [], {}, {}
     for row in found.rows:
-        key = (row.method, row.tokens, row.data)
+        key = (row.cell, row.data)
         if (run := by_key.get(key)) is None:
             continue
         measure = measure_of(row)
@@ -164,7 +163,8 @@ def markdown(
 def _row(row: Row, run: Answered, interval: Interval, measure: Measure, tolerance: float) -> dict[str, Any]:
     scale = row.scale if measure.unit == 1 else 1.0
     ours, low, high = (float(np.round(scale * value, 1)) + 0.0 for value in interval[:3])
-    reason = row.incomparable or run.rescaled
+    other = other_frames(row.frames, run.config.frames, run.config.frames_as == "images")
+    reason = row.incomparable or run.rescaled or other
     difference = round(ours - row.value, 1)
     return {
         "paper": row.published.paper,
@@ -200,8 +200,9 @@ def _cells(row: pd.Series) -> dict[str, str]:
 
 def _described(one: Protocol) -> str:
     hints = "with" if one.ocr_hints else "without"
+    frames = f", {one.frames} frames of each video" if one.frames else ""
     return (
-        f"{one.data}, split {one.split}, {one.number} ({one.aggregation}), {hints} OCR hints, at most "
+        f"{one.data}, split {one.split}, {one.number} ({one.aggregation}), {hints} OCR hints{frames}, at most "
         f"{one.longest_answer} new tokens; {one.unpad}; prompt: {one.prompt or 'the question alone'}"
     )
 
@@ -209,7 +210,6 @@ def _described(one: Protocol) -> str:
 def _not_run(found: Wanted, unable: Mapping[str, str]) -> list[str]:
     lines = [f"- {name}: {why}" for name, why in unable.items()]
     lines += [f"- {why}: {_counted(rows)}" for why, rows in found.refused.items()]
-    lines += [f"- {note}" for note in [video_note(found.videos)] if note]
     return ["## Published numbers that were not run", "\n".join(lines)] if lines else []
 
 

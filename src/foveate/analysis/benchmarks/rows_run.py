@@ -36,19 +36,21 @@ def run_rows(
     runs, unable = [], dict[str, str]()
     for config in configs:
         data = parsed(config.data)[0]
-        cells = list(dict.fromkeys((row.method, row.tokens) for row in found.rows if row.data == data))
+        cells = list(dict.fromkeys(row.cell for row in found.rows if row.data == data))
         announced = Announced(config, len(cells))
-        for done, (method, tokens) in enumerate(cells, 1):
+        for done, (method, tokens, settings) in enumerate(cells, 1):
             keep, rescaled = budget_on(loaded, found.model, tokens)
             try:
-                compressor = for_model(method, keep, {}, loaded.adapter)
+                compressor = for_model(method, keep, dict(settings), loaded.adapter)
                 loaded.adapter.check(compressor.needs, compressor.cuts)
                 records = evaluate(replace(config, compressor=compressor), shared=True)
             except (BudgetError, UnsupportedNeed, LayerError) as error:
-                unable[method if tokens is None else f"{method} at {tokens:g}"] = str(error)
+                name = ", ".join([method, *(f"{option}={value}" for option, value in settings)])
+                unable[name if tokens is None else f"{name} at {tokens:g}"] = str(error)
                 continue
             samples, _ = data_of(config)
-            runs.append(Answered(method, tokens, config, records, samples, loaded.model.config.model_type, rescaled))
+            model_type, cell = loaded.model.config.model_type, (method, tokens, settings)
+            runs.append(Answered(cell, config, records, samples, model_type, rescaled))
             announced.ended(done)
     if not runs:
         reasons = "; ".join(f"{name}: {why}" for name, why in unable.items())

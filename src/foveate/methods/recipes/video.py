@@ -50,8 +50,10 @@ def dycoke(keep: Keep = 0.3, as_published: bool = False) -> Compressor:
 
     `keep` is 1 - K: the share of those frames' patches. The whole budget is (1 + 3 `keep`) / 4. The authors' code
     leaves the third frame of the last four whole, drops the last of an odd number of frames, and needs five:
-    `as_published`. While it decodes, it also hides cached tokens of the video, other ones at each new token; a cut
-    cannot express that, and it is left out. An image is refused. Source: arXiv 2411.15024.
+    `as_published`. Left out is the part that acts while it decodes: from block 3 on each new token sees only the 30 %
+    of the video's cached tokens that it attends to most in the block before, others at every step. They stay in the
+    cache, so neither memory nor prefill is saved; a cut is made once, in the prefill, and takes tokens away for good.
+    An image is refused. Source: arXiv 2411.15024.
     """
     return VisionCompressor(Constant(), floored(keep), ChangedInGroups(as_published))
 

@@ -69,12 +69,12 @@ class TileTower:
 
     def _pooled(self, sources: Float[Tensor, "image patch dim"], needs: Iterable[Need]) -> dict[Need, Tensor]:
         """Returns the answers of the pooling head to those needs that are about it, each image a frame."""
-        asked = {PoolingRows(), FrameVectors()}.intersection(needs)
-        if self.head is None or not asked:
+        read = {PoolingRows(), FrameVectors()}.intersection(needs)
+        if self.head is None or not read:
             return {}
         vectors, rows = self.head(sources.detach())
         answers: dict[Need, Tensor] = {PoolingRows(): rows.float(), FrameVectors(): vectors[:, None]}
-        return {need: answers[need] for need in asked}
+        return {need: answers[need] for need in read}
 
     def _answer(self, need: Need, query: Tensor, key: Tensor, scaling: float) -> Tensor:
         """Returns the answer to a need from one attention call."""
