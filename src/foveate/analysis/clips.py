@@ -96,6 +96,20 @@ def kept_clip(
     )
 
 
+def with_kept(
+    clip: KeptClip, video: Arrangement, kept: Sequence[int] | Tensor, merged: Sequence[int] | Tensor = ()
+) -> KeptClip:
+    """Returns the same video after another compression; see `kept_clip`."""
+    return clip._replace(kept=_mask(kept, video), merged=_mask(merged, video))
+
+
+def scaled(clip: Clip, side: int) -> Clip:
+    """Returns a clip whose frames have a longer side of so many pixels, so that drawing it takes little memory."""
+    factor = side / max(clip.frames[0].size)
+    width, height = (max(1, round(length * factor)) for length in clip.frames[0].size)
+    return Clip([frame.resize((width, height)) for frame in clip.frames], clip.seconds)
+
+
 def contact_sheet(clips: Mapping[str, KeptClip], title: str, text: str) -> Figure:
     """Draws the frames of a video side by side, one row per compression; evidence is outlined.
 
@@ -183,14 +197,25 @@ def write_gif(clip: KeptClip, path: Path, fps: float = 2.0) -> None:
         first.save(temporary, "GIF", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
 
 
+def outline_of(mask: np.ndarray, scale: tuple[int, int], width: int) -> np.ndarray:
+    """Returns the pixels (height, width) bool of a line along the inner edge of some patches.
+
+    Args:
+        mask: (rows, columns) bool: the patches.
+        scale: Height and width of a patch in pixels.
+        width: Width of the line in pixels.
+    """
+    shown = np.kron(np.pad(mask, 1), np.ones(scale)) > 0
+    inner = np.logical_and.reduce([np.roll(shown, step, axis) for axis in (0, 1) for step in (-width, width)])
+    return (shown & ~inner)[scale[0] : -scale[0], scale[1] : -scale[1]]
+
+
 def _page(clip: KeptClip, frame: int, factor: int) -> Image.Image:
     """Returns a frame of a GIF, enlarged by a whole factor."""
     pixels = clip.marked(frame).repeat(factor, 0).repeat(factor, 1)
     if clip.evidence is not None:
-        mask = np.kron(np.pad(clip.evidence[frame], 1), np.ones([factor * side for side in clip.scale])) > 0
-        inner = np.logical_and.reduce([np.roll(mask, step, axis) for axis in (0, 1) for step in (-_LINE, _LINE)])
-        top, left = (factor * side for side in clip.scale)
-        pixels[(mask & ~inner)[top:-top, left:-left]] = to_rgb(COLOURS["evidence"])
+        top, left = clip.scale
+        pixels[outline_of(clip.evidence[frame], (factor * top, factor * left), _LINE)] = to_rgb(COLOURS["evidence"])
     return Image.fromarray((255 * pixels.clip(0, 1)).round().astype(np.uint8))
 
 

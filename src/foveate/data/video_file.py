@@ -15,6 +15,7 @@ from foveate.data.rgb import as_rgb
 from foveate.data.stored import FORMATS, opened
 from foveate.data.video import VideoSource, sampled
 
+_ENDINGS = tuple(f".{name}" for name in "mp4 m4v mov mkv webm avi mpg mpeg ts flv wmv ogv".split())
 _FRAME_ENDINGS = (*(f".{form.lower()}" for form in FORMATS), ".jpg", ".tif")
 
 
@@ -97,6 +98,11 @@ class FrameFolder(VideoSource):
                 return as_rgb(image, label)
         except OSError as error:
             raise DataError(f"{label} cannot be read: {message_of(error)}") from error
+
+
+def is_video(path: Path) -> bool:
+    """Returns whether a file that may be an image is a video, by the ending of its name; a GIF is an image."""
+    return path.suffix.lower() in _ENDINGS
 
 
 def _decoding() -> ModuleType:
