@@ -21,8 +21,7 @@ def clips_of(seen: Seen, inspections: Mapping[str, Inspection]) -> dict[str, Kep
     """Returns the video after each compression, by its name; none of an image."""
     if seen.clip is None:
         return {}
-    video = seen.prompt.arrangement
-    return {name: with_kept(seen.clip, video, one.kept, one.merged) for name, one in inspections.items()}
+    return {name: with_kept(seen.clip, one.kept, one.merged) for name, one in inspections.items()}
 
 
 def frame_image(seen: Seen, inspection: Inspection, frame: int) -> Image.Image:

@@ -20,7 +20,7 @@ from foveate.explore.drawing import Part, as_image, attention_at, map_figure, me
 from foveate.explore.export import Answered, command_of, export
 from foveate.explore.frames import Curves, curves_of, frame_image
 from foveate.explore.plan import MOST
-from foveate.explore.player import Player, frame_of, ready
+from foveate.explore.player import Player, curves_image, frame_of, ready
 from foveate.explore.session import Seen, Session, choice_of, failure
 from foveate.explore.texts import answer_of, error_of, status_of
 
@@ -129,14 +129,7 @@ def page_of(session: Session, folder: Path) -> gr.Blocks:
                 with gr.Row():
                     patches = session.patches_at_start()
                     columns = [_column(session, number, patches) for number in range(MOST)]
-                curves = gr.Image(
-                    type="pil",
-                    show_label=False,
-                    interactive=False,
-                    buttons=["fullscreen"],
-                    elem_id="curves",
-                    visible=False,
-                )
+                curves = curves_image()
                 maps, draw_maps = _maps(session, seen, player.frame)
                 command, files, write = _export()
         shown = [column.shown for column in columns]

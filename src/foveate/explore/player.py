@@ -49,6 +49,12 @@ class Player:
         return [self.image, self.frame, self.button, self.timer]
 
 
+def curves_image() -> gr.Image:
+    """Makes the figure of the kept tokens over time, which is hidden unless there is a video."""
+    look: dict[str, Any] = {"type": "pil", "show_label": False, "interactive": False, "buttons": ["fullscreen"]}
+    return gr.Image(**look, elem_id="curves", visible=False)
+
+
 def ready(seen: Seen | None) -> tuple[Any, ...]:
     """Returns what `Player.outputs` show of an image or a video that is asked about: its first frame, paused."""
     last = len(seen.panes) - 1 if seen and seen.clip else 0
