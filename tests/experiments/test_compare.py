@@ -1,5 +1,6 @@
 """A new scorer in four steps: write it, name it, compare it with everything, read its row."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -8,8 +9,11 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 from PIL import Image
 
+from foveate.compressors import Identity
+from foveate.evaluation import EvalConfig
 from foveate.methods import METHODS
-from foveate.methods.registry import VIDEO
+from foveate.methods.registry import VIDEO, usual_methods
+from foveate.studies.comparison import usual_for
 from tests import scripts
 from tests.tiers import extended
 
@@ -109,9 +113,14 @@ def test_a_second_run_computes_nothing_and_changes_no_byte_of_the_table(finished
     assert {part: part.stat().st_mtime_ns for part in folder.glob("runs/records/*/part-*")} == parts
 
 
-def test_without_arguments_every_method_takes_part(finished):
-    result = run("--help", folder=finished[0])
-    assert all(name in result.stdout for name in METHODS if name not in VIDEO)  # those are for videos
+def test_without_arguments_every_method_takes_part_that_is_for_such_data():
+    images, videos = usual_methods(videos=False), usual_methods(videos=True)
+    assert images == tuple(name for name in METHODS if name not in VIDEO)
+    assert {*VIDEO, "vtc_cls", "fastv", "evidence"} <= set(videos) and len(videos) < len(images)
+    clips = EvalConfig(Identity(), data="clips", split="test", limit=2, frames=2)
+    assert usual_for(clips) == videos
+    assert usual_for(replace(clips, frames_as="images")) == images
+    assert usual_for(replace(clips, data="scenes")) == images
 
 
 def test_an_edited_scorer_is_another_method(finished, tiny):

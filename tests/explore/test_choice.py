@@ -58,8 +58,8 @@ PLAN = Plan((Choice("fastv"),))
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"methods": ()}, "0 methods: expected 1 to 4"),
-        ({"methods": (Choice("fastv"),) * 5}, "5 methods"),
+        ({"methods": (Choice("fastv"),) * 5}, "5 methods: expected at most 4"),
+        ({"frames": 0}, "frames=0: expected at least 1"),
         ({"index": 100}, r"index=100: expected 0 to 99"),
         ({"new_tokens": 0}, "new_tokens=0"),
         ({"image": Path("nothing.png")}, "there is no such file"),

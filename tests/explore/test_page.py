@@ -184,6 +184,34 @@ def test_a_tower_without_cls_shows_the_attention_that_patches_receive(browser, t
         process.kill()
 
 
+def test_a_clip_plays_with_its_kept_tokens_and_is_moved_by_keys(browser, tmp_path):
+    model = save_family("LLaVA-NeXT-Video", tmp_path / "model")
+    options = ("--data", "clips", "--frames", "4", "--new-tokens", "2", "--limit", "3")
+    process, url = served("--model", str(model), *options, folder=tmp_path)
+    try:
+        page = Page(browser, url)
+        assert page.find("#method0 input").get_attribute("value") == "vidcom2"
+        assert "of 36 patches kept" in page.text("answer0") and "of 4 frames" in page.text("status")
+        page.wait(lambda: page.shows("curves"), "the curves")
+        frame, first = (
+            page.find("#frame input[type=range]"),
+            {name: page.source(name) for name in ("figure0", "curves")},
+        )
+        frame.send_keys(Keys.ARROW_RIGHT)
+        page.wait(lambda: all(page.source(name) != old for name, old in first.items()), "the next frame")
+        page.find("#play").send_keys(Keys.ENTER)
+        page.wait(lambda: page.find("#play").text == "Pause", "the button")
+        page.wait(lambda: frame.get_attribute("value") == "0", "the first frame after the last")
+        page.wait(lambda: page.source("figure0") == first["figure0"], "its kept tokens")
+        page.find("#play").send_keys(Keys.ENTER)
+        page.wait(lambda: page.find("#play").text == "Play", "the button")
+        files = page.exported()
+        assert len(json.loads(files["kept_3_fastv.json"])["images"][0]["kept"]) == 4
+        assert files["kept.png"].startswith(b"\x89PNG")
+    finally:
+        process.kill()
+
+
 @extended("moments")
 def test_ctrl_c_ends_the_page_and_removes_what_it_exported(browser, tmp_path):
     process, url = served("--methods", "random", "--limit", "3", folder=tmp_path)

@@ -144,7 +144,7 @@ def test_arguments_are_read_as_lmms_eval_writes_them():
 def test_what_is_no_image_and_what_goes_on_for_rounds_is_refused(docs):
     model = Foveate(device="cpu")
     with pytest.raises(DataError, match="a str as visual"):
-        model.generate_until(generating(model, [{"text": "what?", "images": ["film.mp4"]}]))
+        model.generate_until(generating(model, [{"text": "what?", "images": ["sound.wav"]}]))
     with pytest.raises(DataError, match="2 placeholders"):
         model.generate_until(generating(model, [{**docs[0], "text": "<image> or <image>?"}]))
     with pytest.raises(FoveateError, match="several rounds"):

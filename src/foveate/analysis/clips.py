@@ -19,8 +19,10 @@ from foveate.core.arrangement import Arrangement
 from foveate.core.errors import DataError
 from foveate.core.storage import atomic_write
 from foveate.data.clip import Clip
+from foveate.data.video import sampled
 from foveate.metrics.evidence import SHOWN
 
+_COLUMNS = 16  # frames of a contact sheet, at most
 _MERGED = 0.5  # share of a merged patch's own colour
 _LINES = 2.4, 1.0  # widths of the outline of evidence, in points
 _ENLARGED, _LINE = 240, 2  # pixels of the longer side of a GIF, at least, and of an outline
@@ -90,27 +92,42 @@ def kept_clip(
     return KeptClip(
         tuple(pixels_of(_part(frame, box), grid) for frame, box in shown),
         tuple(clip.seconds[::together]),
-        _mask(kept, video),
-        _mask(merged, video),
+        _mask(kept, (video.frames, *grid)),
+        _mask(merged, (video.frames, *grid)),
         None if evidence is None else evidence.reshape(video.frames, *grid),
     )
 
 
+def with_kept(clip: KeptClip, kept: Sequence[int] | Tensor, merged: Sequence[int] | Tensor = ()) -> KeptClip:
+    """Returns the same video after another compression; see `kept_clip`."""
+    return clip._replace(kept=_mask(kept, clip.kept.shape), merged=_mask(merged, clip.kept.shape))
+
+
+def scaled(clip: Clip, side: int) -> Clip:
+    """Returns a clip whose frames have a longer side of so many pixels, so that drawing it takes little memory."""
+    factor = side / max(clip.frames[0].size)
+    width, height = (max(1, round(length * factor)) for length in clip.frames[0].size)
+    return Clip([frame.resize((width, height)) for frame in clip.frames], clip.seconds)
+
+
 def contact_sheet(clips: Mapping[str, KeptClip], title: str, text: str) -> Figure:
     """Draws the frames of a video side by side, one row per compression; evidence is outlined.
+
+    Of more than 16 frames, 16 at equal distances are drawn; the tokens beside a row are those of all.
 
     Args:
         clips: The same video after each compression, by its name.
         title: Title of the figure.
         text: Footnote.
     """
-    count = len(next(iter(clips.values())).frames)
+    shown = sampled(len(next(iter(clips.values())).frames), _COLUMNS)
+    count = len(shown)
     with house_style():
         size = 1.3 * count + 0.6, 1.5 * len(clips) + 1.2
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(clips), count, squeeze=False)
         for row, (name, clip) in zip(axes, clips.items(), strict=True):
-            for frame, ax in enumerate(row):
+            for frame, ax in zip(shown, row, strict=True):
                 draw_frame(clip, frame, ax)
             row[0].set_ylabel(f"{name}\n{clip.kept.sum()} tokens", fontsize=9)
         caption(figure, title, text)
@@ -183,14 +200,25 @@ def write_gif(clip: KeptClip, path: Path, fps: float = 2.0) -> None:
         first.save(temporary, "GIF", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
 
 
+def outline_of(mask: np.ndarray, scale: tuple[int, int], width: int) -> np.ndarray:
+    """Returns the pixels (height, width) bool of a line along the inner edge of some patches.
+
+    Args:
+        mask: (rows, columns) bool: the patches.
+        scale: Height and width of a patch in pixels.
+        width: Width of the line in pixels.
+    """
+    shown = np.kron(np.pad(mask, 1), np.ones(scale)) > 0
+    inner = np.logical_and.reduce([np.roll(shown, step, axis) for axis in (0, 1) for step in (-width, width)])
+    return (shown & ~inner)[scale[0] : -scale[0], scale[1] : -scale[1]]
+
+
 def _page(clip: KeptClip, frame: int, factor: int) -> Image.Image:
     """Returns a frame of a GIF, enlarged by a whole factor."""
     pixels = clip.marked(frame).repeat(factor, 0).repeat(factor, 1)
     if clip.evidence is not None:
-        mask = np.kron(np.pad(clip.evidence[frame], 1), np.ones([factor * side for side in clip.scale])) > 0
-        inner = np.logical_and.reduce([np.roll(mask, step, axis) for axis in (0, 1) for step in (-_LINE, _LINE)])
-        top, left = (factor * side for side in clip.scale)
-        pixels[(mask & ~inner)[top:-top, left:-left]] = to_rgb(COLOURS["evidence"])
+        top, left = clip.scale
+        pixels[outline_of(clip.evidence[frame], (factor * top, factor * left), _LINE)] = to_rgb(COLOURS["evidence"])
     return Image.fromarray((255 * pixels.clip(0, 1)).round().astype(np.uint8))
 
 
@@ -201,7 +229,7 @@ def _part(frame: Image.Image, box: tuple[float, float, float, float]) -> Image.I
     return frame.crop((int(left * width), int(top * height), int(right * width), int(bottom * height)))
 
 
-def _mask(patches: Sequence[int] | Tensor, video: Arrangement) -> np.ndarray:
-    mask = np.zeros(video.patches, bool)
-    mask[torch.as_tensor(patches, dtype=torch.long).numpy()] = True
-    return mask.reshape(video.frames, video.views[0].rows, video.views[0].columns)
+def _mask(patches: Sequence[int] | Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask.flat[torch.as_tensor(patches, dtype=torch.long).numpy()] = True
+    return mask

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from foveate.analysis.cells import Cell
+from foveate.analysis.clips import KeptClip
 from foveate.analysis.drawing import FAINT, caption, draw_outline, house_style, mark_of, pixels_of, readable
+from foveate.analysis.kept_frames import clips_of, kept_frames_of_run
 from foveate.analysis.records import read_records
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.data.names import shown_name
@@ -40,6 +43,7 @@ class Setting(NamedTuple):
         images: Images by `image_id`, as the vision tower sees them; empty if it does not see an image in one grid.
         evidence: Mask (rows, columns) of the patches with evidence, by `sample_id`; empty if unknown.
         source: Model, data and split, for the footnotes of figures.
+        videos: Videos with their evidence, by `sample_id`; empty if no question is about one.
     """
 
     feature_layer: int
@@ -48,6 +52,7 @@ class Setting(NamedTuple):
     images: Mapping[str, Image.Image]
     evidence: Mapping[str, np.ndarray]
     source: str = ""
+    videos: Mapping[str, KeptClip] = MappingProxyType({})
 
 
 class Panel(NamedTuple):
@@ -92,6 +97,8 @@ def setting_of(study: optuna.Study, config: EvalConfig) -> Setting:
         return (share >= SHOWN).any(0).reshape(grid.rows, grid.columns).numpy()
 
     setting = Setting(facts["feature_layer"], facts["depth"], (grid.rows, grid.columns), {}, {}, source)
+    if any(sample.video for sample in samples):
+        return setting._replace(videos=clips_of(samples, loaded))
     if not loaded.adapter.fixed_grid:
         return setting
     return setting._replace(
@@ -169,10 +176,13 @@ def kept_patches_figure(data: KeptPatches, kept: str | None = None) -> Figure:
 def kept_figure(config: EvalConfig, records: pa.Table) -> bytes:
     """Returns a PNG overlay of the kept patches of the first images of a run, for the first question about each.
 
-    Questions about several images are left out; without any other, nothing is drawn and the bytes are empty.
+    Of questions about videos, the first one is drawn frame by frame. Questions about several images are left out;
+    without any other, nothing is drawn and the bytes are empty.
     """
     samples, _ = data_of(config)
     loaded = cached_load(config.model, config.device, config.dtype)
+    if any(sample.video for sample in samples):
+        return kept_frames_of_run(records, clips_of(samples, loaded))
     kept = dict(zip(records["sample_id"].to_pylist(), records["kept"].to_pylist(), strict=True))
     first = first_of_images([sample for sample in samples if sample.id in kept])
     shown = sorted(first.values(), key=lambda sample: sample.image_id)[:IMAGES]

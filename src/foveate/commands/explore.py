@@ -1,4 +1,4 @@
-"""Opens a page in the browser that shows, for one image and question, what methods keep and the model answers."""
+"""Opens a page in the browser that shows what methods keep of an image or a video, and what the model answers."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from foveate.data.names import SCENES
+from foveate.data.names import FRAMES, SCENES
 from foveate.explore.choice import Choice
 from foveate.explore.plan import Plan, check_port
 from foveate.models.loading.names import AUTO, REFERENCE, Dtype
@@ -15,7 +15,7 @@ from foveate.models.loading.names import AUTO, REFERENCE, Dtype
 def main(
     image: Positional[Path | None] = None,
     question: str | None = None,
-    methods: tuple[str, ...] = ("vtc_cls", "divprune", "fastv", "random"),
+    methods: tuple[str, ...] = (),
     index: int = 0,
     model: str = REFERENCE,
     companion: str | None = None,
@@ -23,6 +23,7 @@ def main(
     split: str | None = None,
     limit: int = 100,
     seed: int = 0,
+    frames: int = FRAMES,
     new_tokens: int = 32,
     device: str = AUTO,
     dtype: Dtype | Literal["auto"] = AUTO,
@@ -35,20 +36,23 @@ def main(
     that shows the same again. Ctrl-C ends it.
 
     Args:
-        image: An image file to begin with; default is the image of question `index` of the data.
+        image: An image or a video to begin with, as a file; default is that of question `index` of the data.
         question: The question about it; default is that of the data.
         methods: Up to four methods with budget and options, such as "vtc_cls(keep=0.11, start_layer=0)"; without a
-            budget they keep 11 % of the patches.
+            budget they keep 11 % of the patches. Default is vtc_cls, divprune, fastv and random; for a question about a
+            video vidcom2, evs, fastv and random_per_frame.
         index: Number of the data's question to begin with, from 0.
         model: "reference" (shipped), a checkpoint folder, or a hub ID.
         companion: Checkpoint of the CLIP model that the tower was taken from, for methods that compare patches with
             text.
-        data: Data set to choose questions from: scenes, a benchmark, or a table of your own. Benchmarks:
+        data: Data set to choose questions from: scenes, clips, which are videos, a benchmark, or a
+            table of your own. Benchmarks:
             https://github.com/foveate/foveate/blob/main/docs/how_to/benchmarks.md Tables:
             https://github.com/foveate/foveate/blob/main/docs/how_to/own_data.md
         split: Split of the data set; None means the one that results are usually reported on.
         limit: Number of questions to choose from.
         seed: Seed of generated data.
+        frames: Frames that are shown of a video.
         new_tokens: Longest answer.
         device: Device of the model, such as cpu or cuda; "auto" is cuda if there is one, else mps, else cpu.
         dtype: Type of weights and activations; "auto" is float32 on a CPU, and elsewhere that of the checkpoint.
@@ -56,7 +60,8 @@ def main(
         browser: Whether to open the page in the browser.
     """
     choices = tuple(map(Choice.parsed, methods))
-    plan = Plan(choices, image, question, index, model, companion, data, split, limit, seed, new_tokens, device, dtype)
+    about = (image, question, index, model, companion, data, split, limit, seed, frames)
+    plan = Plan(choices, *about, new_tokens, device, dtype)
     plan.check()
     check_port(port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported

@@ -8,13 +8,15 @@ from types import ModuleType
 
 from PIL.Image import Image
 
-from foveate.core.errors import DataError, message_of, shown
+from foveate.core.errors import DataError, MissingPackage, message_of, shown
 from foveate.core.extras import missing_package
 from foveate.data.clip import Clip
 from foveate.data.rgb import as_rgb
 from foveate.data.stored import FORMATS, opened
 from foveate.data.video import VideoSource, sampled
 
+_PYAV = 18  # first major version of PyAV that is safe for files from anywhere
+_ENDINGS = tuple(f".{name}" for name in "mp4 m4v mov mkv webm avi mpg mpeg ts flv wmv ogv".split())
 _FRAME_ENDINGS = (*(f".{form.lower()}" for form in FORMATS), ".jpg", ".tif")
 
 
@@ -99,13 +101,23 @@ class FrameFolder(VideoSource):
             raise DataError(f"{label} cannot be read: {message_of(error)}") from error
 
 
+def is_video(path: Path) -> bool:
+    """Returns whether a file that may be an image is a video, by the ending of its name; a GIF is an image."""
+    return path.suffix.lower() in _ENDINGS
+
+
 def _decoding() -> ModuleType:
     """Returns the module that decodes files, whose package belongs to the extra `video`.
 
     Raises:
-        MissingPackage: PyAV is not installed.
+        MissingPackage: PyAV is not installed, or so old that a damaged file corrupts memory.
     """
     try:
+        if int((found := import_module("av").__version__).partition(".")[0]) < _PYAV:
+            raise MissingPackage(
+                f"av {found} corrupts memory on damaged files: install {_PYAV} or later, pip install 'av>={_PYAV}'; "
+                "after lmms-eval with its requirements, which ask for an older one, pip install --no-deps"
+            )
         return import_module("foveate.data.decoding")
     except ModuleNotFoundError as error:
         if missing := missing_package(error):

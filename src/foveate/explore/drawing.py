@@ -13,12 +13,14 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 from PIL import Image
 from scipy.stats import rankdata
 
+from foveate.analysis.clips import KeptClip
 from foveate.analysis.drawing import FAINT, INK, RIGHT, WRONG, draw_outline, house_style
 from foveate.evaluation.evidence import visible_part
 from foveate.explore.inspection import Inspection, Maps, Prompt
 from foveate.models.backbone.pixels import WHITE, Normalisation
 
-_SIDE = 360  # pixels of the longer side of a view, about
+SIDE = 360
+"""Pixels of the longer side of a view, about."""
 _MERGED = 0.5  # share of a merged patch's own colour
 _DPI = 110
 
@@ -67,11 +69,17 @@ def panes_of(prompt: Prompt) -> tuple[Pane, ...]:
     first, panes = 0, []
     for image, view in zip(_views(prompt), prompt.arrangement.views, strict=True):
         numbers = np.arange(first, first + view.patches).reshape(view.rows, view.columns)
-        side = max(1, _SIDE // max(view.rows, view.columns))
+        side = max(1, SIDE // max(view.rows, view.columns))
         shown = image.convert("RGB").resize((view.columns * side, view.rows * side))
         panes.append(Pane(np.asarray(shown, float) / 255, numbers))
         first += view.patches
     return tuple(panes)
+
+
+def panes_of_clip(clip: KeptClip) -> tuple[Pane, ...]:
+    """Returns one pane per frame of a video."""
+    numbers = np.arange(clip.kept.size).reshape(clip.kept.shape)
+    return tuple(Pane(pixels, patches) for pixels, patches in zip(clip.frames, numbers, strict=True))
 
 
 def enlarged(image: Image.Image, side: int) -> Image.Image:
@@ -82,13 +90,14 @@ def enlarged(image: Image.Image, side: int) -> Image.Image:
 
 def _views(prompt: Prompt) -> list[Image.Image]:
     """Returns the part of the image that each view shows."""
-    adapter, (width, height) = prompt.loaded.adapter, prompt.image.size
+    adapter, (image,) = prompt.adapter, prompt.frames
+    width, height = image.size
     views, boxes = prompt.arrangement.views, prompt.arrangement.boxes
     if adapter.fixed_grid:
-        return [visible_part(prompt.loaded, prompt.image, views[0])]
+        return [visible_part(prompt.loaded, image, views[0])]
     if boxes:
         corners = [(left * width, top * height, right * width, bottom * height) for top, left, bottom, right in boxes]
-        return [prompt.image.crop((int(a), int(b), round(c), round(d))) for a, b, c, d in corners]
+        return [image.crop((int(a), int(b), round(c), round(d))) for a, b, c, d in corners]
     pixels = adapter.pixels(prompt.images, prompt.arrangement)[0]
     light = Normalisation.of(adapter.image_processor).undone(pixels).float() / WHITE
     tiles = (255 * light.clamp(0, 1)).byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -112,11 +121,16 @@ def draw_map(pane: Pane, values: np.ndarray, ax: Axes) -> Axes:
         values: (patch,) one number per patch of the image, from 0 up.
         ax: Axes to draw on.
     """
-    colours = mpl.colormaps["viridis"].with_extremes(bad="#d9d9d9")
-    shown = np.kron(values[pane.patches], np.ones(pane.scale))
-    highest = max(np.nanmax(values, initial=0.0), np.finfo(float).tiny)
-    ax.imshow(shown, cmap=colours, vmin=0, vmax=highest, interpolation="nearest")
+    ax.imshow(mapped(pane, values), interpolation="nearest")
     return _bare(ax)
+
+
+def mapped(pane: Pane, values: np.ndarray) -> np.ndarray:
+    """Returns the pixels (height, width, 4) in [0, 1] of a map; see `draw_map`."""
+    colours = mpl.colormaps["viridis"].with_extremes(bad="#d9d9d9")
+    highest = max(np.nanmax(values, initial=0.0), np.finfo(float).tiny)
+    top, left = pane.scale
+    return colours(np.ma.masked_invalid(values[pane.patches]) / highest).repeat(top, 0).repeat(left, 1)
 
 
 def method_figure(panes: Sequence[Pane], inspection: Inspection, evidence: np.ndarray | None) -> Figure:
@@ -168,6 +182,13 @@ def score_range(inspection: Inspection) -> str:
     return f"scores {known.min():.3g} to {known.max():.3g}"
 
 
+def ranks_of(inspection: Inspection) -> np.ndarray:
+    """Returns the ranks (patch,) of the scores, 1 of the lowest; NaN where there is none or all are equal."""
+    ranks = rankdata(inspection.scores, nan_policy="omit")
+    equal = np.nanmin(ranks, initial=np.inf) == np.nanmax(ranks, initial=0)
+    return np.full_like(ranks, np.nan) if equal else ranks
+
+
 def attention_at(maps: Maps, part: Part, row: int, head: int | None) -> np.ndarray:
     """Returns one map (patch,): of a layer or block and one head, or of None for the mean over heads."""
     rows: np.ndarray = getattr(maps, part)[row]
@@ -185,9 +206,7 @@ def _fill(
     panes: Sequence[Pane], inspection: Inspection, evidence: np.ndarray | None, parts: tuple[FigureBase, FigureBase]
 ) -> None:
     """Draws the kept patches in the first part of a figure, and the scores in the second."""
-    ranks = rankdata(inspection.scores, nan_policy="omit")
-    if np.nanmin(ranks, initial=np.inf) == np.nanmax(ranks, initial=0):  # all are equal
-        ranks = np.full_like(ranks, np.nan)
+    ranks = ranks_of(inspection)
     for pane, above, below in zip(panes, *(_axes(part, len(panes)) for part in parts), strict=True):
         draw_kept(pane, inspection.kept, inspection.merged, above)
         if evidence is not None:

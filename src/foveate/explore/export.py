@@ -8,13 +8,14 @@ from foveate.analysis.drawing import save_figure
 from foveate.compressors.kept_file import write
 from foveate.explore.choice import Choice
 from foveate.explore.drawing import Column, comparison_figure
+from foveate.explore.frames import sheet_figure
 from foveate.explore.inspection import Inspection
 from foveate.explore.session import Seen
 from foveate.methods.registry import label_of
 
 
 @dataclass(frozen=True, eq=False)
-class FramesAs:
+class Answered:
     """A method and what it keeps and answers, as one column shows them.
 
     Attributes:
@@ -26,16 +27,16 @@ class FramesAs:
     inspection: Inspection
 
 
-def command_of(seen: Seen, shown: Sequence[FramesAs]) -> str:
-    """Returns the command that shows the same page; an uploaded image has its file name only."""
+def command_of(seen: Seen, shown: Sequence[Answered]) -> str:
+    """Returns the command that shows the same page; an uploaded file has its file name only."""
     return replace(seen.plan, methods=tuple(one.choice for one in shown)).command
 
 
-def export(seen: Seen, shown: Sequence[FramesAs], folder: Path) -> list[Path]:
+def export(seen: Seen, shown: Sequence[Answered], folder: Path) -> list[Path]:
     """Writes the exported files.
 
     Args:
-        seen: Image and question.
+        seen: Image or video, and question.
         shown: At least one method.
         folder: An empty folder.
 
@@ -43,7 +44,10 @@ def export(seen: Seen, shown: Sequence[FramesAs], folder: Path) -> list[Path]:
         Paths of the files.
     """
     columns = [Column(str(one.choice), one.inspection, one.inspection.words != seen.full.words) for one in shown]
-    figure = comparison_figure(seen.prompt, seen.panes, seen.full, columns)
+    if seen.clip:
+        figure = sheet_figure(seen, columns)
+    else:
+        figure = comparison_figure(seen.prompt, seen.panes, seen.full, columns)
     for suffix in ("png", "pdf"):
         save_figure(figure, folder / f"kept.{suffix}")
     for number, one in enumerate(shown, 1):

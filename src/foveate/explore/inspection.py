@@ -1,5 +1,6 @@
-"""One image and one question, inspected: what a method keeps and answers, and what the whole model attends to."""
+"""One image or video and one question: what a method keeps and answers, and what the whole model attends to."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ from torch import Tensor
 from foveate.compressors import Compressor, Identity
 from foveate.compressors.base import compressed_by
 from foveate.core.arrangement import Arrangement
-from foveate.core.errors import UnsupportedNeed
+from foveate.core.errors import UnsupportedModel, UnsupportedNeed
 from foveate.core.needs import ClsRows, Need, ReceivedRows
+from foveate.data.clip import Clip
 from foveate.data.sample import VQASample
 from foveate.data.stored import StoredImage, image_column
+from foveate.data.video_file import VideoFile, is_video
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.prompts import check_length
 from foveate.metrics.evidence import SHOWN
+from foveate.models.backbone.adapter import Adapter
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.generation_config import greedily
 from foveate.models.runtime.images import LiveImages
@@ -33,21 +37,21 @@ from foveate.profiling.clock import synchronize
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """An image and a question, prepared for a model.
+    """An image or a video and a question, prepared for a model.
 
     Attributes:
         loaded: The model.
-        image: The image, RGB.
+        media: The image, RGB, or the video.
         question: The question, in the words that the model reads.
         max_new_tokens: Longest answer.
         ids: Token ids of the prompt, with all placeholders.
-        images: Model inputs of the image.
+        images: Model inputs of the image or the video.
         arrangement: Arrangement of its patches.
         evidence: Marks the patches with evidence; None if it is unknown.
     """
 
     loaded: LoadedModel
-    image: Image
+    media: Image | Clip
     question: str
     max_new_tokens: int
     ids: Sequence[int]
@@ -57,34 +61,66 @@ class Prompt:
 
     @classmethod
     def of(
-        cls, loaded: LoadedModel, image: Image, question: str, max_new_tokens: int, sample: VQASample | None = None
+        cls,
+        loaded: LoadedModel,
+        media: Image | Clip,
+        question: str,
+        max_new_tokens: int,
+        sample: VQASample | None = None,
     ) -> "Prompt":
-        """Returns the prompt of an image and a question.
+        """Returns the prompt of an image or a video and a question.
 
         Args:
             loaded: The model.
-            image: The image, RGB.
+            media: The image, RGB, or the video.
             question: The question.
             max_new_tokens: Longest answer.
-            sample: The question of a data set that the image belongs to, for its evidence; None without one.
+            sample: The question of a data set that they belong to, for its evidence; None without one.
 
         Raises:
+            UnsupportedModel: The model takes no videos.
             DataError: The image processor refuses the image, the tokenizer the question, or the prompt with the longest
                 answer exceeds the model's context.
         """
-        images, (arrangement,) = loaded.image_inputs([image])
+        if isinstance(media, Clip) and not takes_videos(loaded):
+            raise UnsupportedModel(
+                f"{type(loaded.model).__name__} takes images, not videos: start the page with --model and a model of "
+                "LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
+            )
+        images, (arrangement,) = loaded.media_inputs([media])
         ids = loaded.prompt(question, arrangement)
         check_length(loaded, ids, max_new_tokens)
         evidence = None
         if sample is not None and sample.things.known:
             share = evidence_of([sample], [arrangement], loaded)[0]
             evidence = (share >= SHOWN).any(0).numpy() if len(share) else None
-        return cls(loaded, image, question, max_new_tokens, ids, images, arrangement, evidence)
+        return cls(loaded, media, question, max_new_tokens, ids, images, arrangement, evidence)
+
+    @property
+    def frames(self) -> tuple[Image, ...]:
+        """The image; of a video, the frame that each view shows, the first of those that the model merges in time."""
+        return tuple(self.media.frames[:: self._together]) if isinstance(self.media, Clip) else (self.media,)
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """The times of `frames` in a video; none of an image."""
+        return tuple(self.media.seconds[:: self._together]) if isinstance(self.media, Clip) else ()
+
+    @property
+    def adapter(self) -> Adapter:
+        """The model's adapter of images, or that of videos."""
+        return self.loaded.adapter.of(self.arrangement)
 
     @cached_property
     def live(self) -> LiveImages:
-        """The image for a compressor."""
-        return LiveImages(self.loaded.adapter, self.images, self.arrangement)
+        """The image or the video for a compressor."""
+        return LiveImages(self.adapter, self.images, self.arrangement)
+
+    @property
+    def _together(self) -> int:
+        """Number of frames that the model merges in time."""
+        shown = len(self.media.frames) if isinstance(self.media, Clip) else 1
+        return math.ceil(shown / max(self.arrangement.frames, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,12 +192,12 @@ class Maps:
     """Attention to the patches without compression, by layer or block and by head.
 
     Attributes:
-        layers: The layers of the tower that `tower` has a row for: all that attend to the whole image.
+        layers: The layers of the tower that `tower` has a row for: all that attend to the whole image or frame.
         tower: Attention in the vision tower: that of [CLS], or without one that which a patch receives, averaged over
             all queries.
         has_cls: Whether `tower` is the attention of [CLS].
         last: Attention of the last prompt token; empty if attention cannot be read.
-        question: Mean attention of the tokens after the image.
+        question: Mean attention of the tokens after the image or video.
         answer: Mean attention of the tokens that produce the answer, the last prompt token included.
         unreadable: Reason why attention of the language model cannot be read; empty if it can.
     """
@@ -183,7 +219,7 @@ def maps_of(prompt: Prompt, answer: Sequence[int]) -> Maps:
         prompt: The prompt.
         answer: Token ids of the answer.
     """
-    adapter = prompt.loaded.adapter
+    adapter = prompt.adapter
     layers, tower = _tower_maps(prompt)
     nothing = np.zeros((0, 0, prompt.arrangement.patches))
     try:
@@ -196,13 +232,28 @@ def maps_of(prompt: Prompt, answer: Sequence[int]) -> Maps:
 
 
 def _tower_maps(prompt: Prompt) -> tuple[tuple[int, ...], np.ndarray]:
-    """Returns the layers that attend to the whole image, and their maps (layer, head, patch)."""
-    tower = prompt.loaded.adapter.tower
+    """Returns the layers that attend to the whole image or frame, and their maps (layer, head, patch)."""
+    tower = prompt.adapter.tower
     layers = tuple(layer for layer in range(tower.depth) if layer not in tower.windowed_layers)
     needs: list[Need] = [ClsRows(layers)] if tower.has_cls else [ReceivedRows(layer) for layer in layers]
     _, trace = prompt.live.encode(needs)
     rows = trace[needs[0]][0] if tower.has_cls else torch.stack([trace[need][0] for need in needs])
     return layers, rows.float().cpu().numpy()
+
+
+def takes_videos(loaded: LoadedModel) -> bool:
+    """Returns whether a model takes videos."""
+    return loaded.adapter.kind("video") is not None
+
+
+def read_media(path: Path, frames: int) -> Image | Clip:
+    """Returns the image of a file, or so many frames of a video, by the ending of the file's name.
+
+    Raises:
+        DataError: The file cannot be read; see `read_image` and `VideoFile`.
+        MissingPackage: The file is a video, and PyAV is not installed.
+    """
+    return VideoFile(path, path.name).open(frames) if is_video(path) else read_image(path)
 
 
 def read_image(path: Path) -> Image:

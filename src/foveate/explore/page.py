@@ -1,6 +1,6 @@
 """The page: its controls, and which of them computes what."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +16,11 @@ from gradio import themes
 from foveate.core.errors import OptionError
 from foveate.data.stored import FORMATS, LARGEST_FILE
 from foveate.explore.choice import Choice
-from foveate.explore.drawing import Part, as_image, attention_at, enlarged, map_figure, method_figure
-from foveate.explore.export import FramesAs, command_of, export
+from foveate.explore.drawing import Part, as_image, attention_at, map_figure, method_figure
+from foveate.explore.export import Answered, command_of, export
+from foveate.explore.frames import Curves, curves_of, frame_image
 from foveate.explore.plan import MOST
+from foveate.explore.player import Player, curves_image, frame_of, ready
 from foveate.explore.session import Seen, Session, choice_of, failure
 from foveate.explore.texts import answer_of, error_of, status_of
 
@@ -39,10 +41,9 @@ _HELP = (
     "as the method's authors define it; equivalent tokens are the mean over the blocks of the language model."
 )
 _FILE = (
-    f"Your own image: {', '.join(FORMATS)}; at most {LARGEST_FILE >> 20} MiB and 178 million pixels. The question of "
-    "the data brings its image back."
+    f"Your own image: {', '.join(FORMATS)}; at most {LARGEST_FILE >> 20} MiB and 178 million pixels. Or a video, "
+    "such as MP4, for a model that takes videos. The question of the data brings its image or video back."
 )
-_IMAGE = 288  # pixels of the longer side of a small image, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,47 +118,57 @@ def page_of(session: Session, folder: Path) -> gr.Blocks:
     with gr.Blocks(
         title="foveate explore", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True
     ) as page:
-        seen = gr.State()
+        seen, over_time = gr.State(), gr.State()
         with gr.Row():
             with gr.Column(scale=2, min_width=260):
-                picked, events, inputs, outputs = _question(session)
+                picked, events, inputs, status = _question(session)
+                player = Player.made(seen)
+                gr.HTML(_FILE, elem_classes="facts", padding=False)
             with gr.Column(scale=7):
                 gr.HTML(_HELP, elem_classes="facts", padding=False)
                 with gr.Row():
                     patches = session.patches_at_start()
                     columns = [_column(session, number, patches) for number in range(MOST)]
-                maps, draw_maps = _maps(session, seen)
+                curves = curves_image()
+                maps, draw_maps = _maps(session, seen, player.frame)
                 command, files, write = _export()
+        shown = [column.shown for column in columns]
         cells = [cell for column in columns for cell in column.inputs]
         results = [cell for column in columns for cell in column.outputs]
         keeps = [column.keep for column in columns]
+        figures = [column.figure for column in columns]
+
+        def with_curves(run: Any) -> Any:  # noqa: ANN401 (an event of Gradio)
+            return run.then(_draw_curves, [seen, player.frame, *shown], [over_time, curves], **_LIGHT)
+
         for begin in (picked.then, partial(gr.on, [page.load, *events])):
-            looked = begin(_look(session), inputs, [seen, *outputs], **_ONE)
+            looked = begin(_look(session), inputs, [seen, status, *player.outputs], **_ONE)
             run = looked.then(_inspect_all(session), [seen, *cells], [*keeps, *results, command], **_ONE)
-            run.then(draw_maps, [seen, *maps.inputs], maps.outputs, **_LIGHT)
-        shown = [column.shown for column in columns]
+            with_curves(run).then(draw_maps, [seen, *maps.inputs], maps.outputs, **_LIGHT)
+        drawn = [player.image, curves, *figures]
+        player.frame.change(_draw_frame, [seen, player.frame, over_time, *shown], drawn, **_LIGHT)
+        gr.on([player.frame.input, player.button.click], draw_maps, [seen, *maps.inputs], maps.outputs, **_LIGHT)
         for column in columns:
-            _connect(session, seen, column, shown, command)
+            for run in _connect(session, [seen, player.frame], column):
+                with_curves(run.then(_command, [seen, *shown], command, **_LIGHT))
         write.click(partial(_files, folder), [seen, *shown], files, **_ONE)
     return page
 
 
-def _question(session: Session) -> tuple[Any, list[Any], list[Any], list[Any]]:
-    """Makes the left column; returns the choice of a question, the events that ask, the inputs, and the outputs."""
+def _question(session: Session) -> tuple[Any, list[Any], list[Any], gr.HTML]:
+    """Makes the left column; returns the choice of a question, the events that ask, the inputs, and the answer."""
     plan, last = session.plan, len(session.samples) - 1
     gr.HTML(f"<b>foveate explore</b><div class='facts'>model {escape(plan.model)}, {escape(session.device)}</div>")
     index = gr.Slider(
         0, last, plan.index, step=1, label=f"Question of {plan.data}", buttons=[], elem_id="index", visible=last > 0
     )
-    file = gr.File(plan.image and str(plan.image), label="Your own image", height=132, elem_id="file")
+    file = gr.File(plan.image and str(plan.image), label="Your own image or video", height=132, elem_id="file")
     given = session.question(plan.index) if plan.question is None else plan.question
     question = gr.Textbox(given, label="Question", lines=1, max_lines=4, elem_id="question")
     button = gr.Button("Ask", variant="primary", elem_id="ask")
     status = gr.HTML(elem_id="status", padding=False)
-    image = gr.Image(type="pil", label="Image", height=300, interactive=False, buttons=["fullscreen"], elem_id="image")
-    gr.HTML(_FILE, elem_classes="facts", padding=False)
     picked = index.release(lambda number: (session.question(number), None), index, [question, file], **_LIGHT)
-    return picked, [file.upload, file.clear, question.submit, button.click], [file, index, question], [status, image]
+    return picked, [file.upload, file.clear, question.submit, button.click], [file, index, question], status
 
 
 def _look(session: Session) -> Callable:
@@ -165,14 +176,14 @@ def _look(session: Session) -> Callable:
         try:
             seen = session.see(Path(file) if file else None, int(index), question)
         except Exception as error:  # said in the page
-            return None, error_of(failure(error)), None
-        return seen, status_of(seen), enlarged(seen.prompt.image, _IMAGE)
+            return None, error_of(failure(error)), *ready(None)
+        return seen, status_of(seen), *ready(seen)
 
     return look
 
 
 def _column(session: Session, number: int, patches: int) -> _Column:
-    """Makes the column of a method for an image of so many patches."""
+    """Makes the column of a method for an image or a video of so many patches."""
     chosen = session.plan.methods[number] if number < len(session.plan.methods) else None
     keep = session.default_keep(chosen or Choice(_NONE), patches)
     options = ", ".join(f"{name}={value!r}" for name, value in chosen.options) if chosen else ""
@@ -197,21 +208,28 @@ def _column(session: Session, number: int, patches: int) -> _Column:
         )
 
 
-def _connect(session: Session, seen: gr.State, column: _Column, shown: Sequence[gr.State], command: gr.Textbox) -> None:
-    """Computes a column anew after a change of its method, budget or options."""
+def _connect(session: Session, about: list[Any], column: _Column) -> list[Any]:
+    """Computes a column anew after a change of its method, budget or options; returns the last events.
+
+    Args:
+        session: Model and data.
+        about: What is asked about, and the number of the shown frame.
+        column: The column.
+    """
     renamed = column.name.input(
         lambda name: gr.Textbox("", placeholder=(name != _NONE and session.options_hint(name)) or "no options"),
         column.name,
         column.options,
         **_LIGHT,
     )
-    for begin in (renamed.then, partial(gr.on, [column.keep.input, column.options.submit])):
-        run = begin(_inspect(session), [seen, *column.inputs], column.outputs, trigger_mode="always_last", **_ONE)
-        run.then(_command, [seen, *shown], command, **_LIGHT)
+    return [
+        begin(_inspect(session), [*about, *column.inputs], column.outputs, trigger_mode="always_last", **_ONE)
+        for begin in (renamed.then, partial(gr.on, [column.keep.input, column.options.submit]))
+    ]
 
 
 def _inspect(session: Session) -> Callable:
-    def inspect(seen: Seen | None, name: str, keep: float, options: str) -> tuple[Any, ...]:
+    def inspect(seen: Seen | None, frame: float, name: str, keep: float, options: str) -> tuple[Any, ...]:
         if seen is None or name == _NONE:
             return "", None, None
         try:
@@ -219,10 +237,34 @@ def _inspect(session: Session) -> Callable:
             inspection = session.inspected(seen, choice)
         except Exception as error:  # said in the page; the other columns remain
             return error_of(failure(error)), None, None
-        figure = method_figure(seen.panes, inspection, seen.prompt.evidence)
-        return answer_of(seen, inspection), as_image(figure), FramesAs(choice, inspection)
+        shown = Answered(choice, inspection)
+        return answer_of(seen, inspection), _figure(seen, int(frame), shown), shown
 
     return inspect
+
+
+def _figure(seen: Seen, frame: int, shown: Answered | None) -> Any:  # noqa: ANN401 (an image or None)
+    if shown is None:
+        return None
+    if seen.clip:
+        return frame_image(seen, shown.inspection, frame)
+    return as_image(method_figure(seen.panes_at(frame), shown.inspection, seen.prompt.evidence))
+
+
+def _draw_frame(seen: Seen | None, frame: float, curves: Curves | None, *shown: Answered | None) -> tuple[Any, ...]:
+    """Returns the frame, the curves with a line at it, and the figure of each method."""
+    if seen is None or not seen.clip:
+        return (gr.skip(),) * (2 + len(shown))
+    figures = [_figure(seen, int(frame), one) for one in shown]
+    return frame_of(seen, int(frame)), curves and curves.at(int(frame)), *figures
+
+
+def _draw_curves(seen: Seen | None, frame: float, *shown: Answered | None) -> tuple[Curves | None, gr.Image]:
+    given = {str(one.choice): one.inspection for one in shown if one}
+    if seen is None or not seen.clip or not given:
+        return None, gr.Image(None, visible=False)
+    curves = curves_of(seen, given)
+    return curves, gr.Image(curves.at(int(frame)), visible=True)
 
 
 def _inspect_all(session: Session) -> Callable:
@@ -236,7 +278,7 @@ def _inspect_all(session: Session) -> Callable:
             progress((number, MOST), desc=name, unit="methods")
             keep = min(keep, patches or keep)
             keeps.append(gr.Slider(maximum=patches, value=keep) if patches else gr.skip())
-            results.append(inspect(seen, name, keep, options))
+            results.append(inspect(seen, 0, name, keep, options))
         command = _command(seen, *(shown for _, _, shown in results))
         return [*keeps, *(cell for result in results for cell in result), command]
 
@@ -251,7 +293,7 @@ class _Maps:
     outputs: list[Any]
 
 
-def _maps(session: Session, seen: gr.State) -> tuple[_Maps, Callable]:
+def _maps(session: Session, seen: gr.State, frame: gr.Slider) -> tuple[_Maps, Callable]:
     """Makes the attention maps; returns their components, and the function that draws them."""
     adapter = session.loaded.adapter
     tower, blocks = adapter.tower, adapter.decoder.depth
@@ -274,18 +316,18 @@ def _maps(session: Session, seen: gr.State) -> tuple[_Maps, Callable]:
                 type="pil", show_label=False, interactive=False, buttons=["fullscreen"], elem_id="prompt"
             )
             note = gr.HTML("Attention maps are coloured by the square root of the weight.", elem_classes="facts")
-    layer.change(_draw_tower, [seen, layer, head], vision, **_LIGHT)
-    head.change(_draw_tower, [seen, layer, head], vision, **_LIGHT)
+    layer.change(_draw_tower, [seen, frame, layer, head], vision, **_LIGHT)
+    head.change(_draw_tower, [seen, frame, layer, head], vision, **_LIGHT)
     for control in (block, other):
-        control.change(_draw_language, [seen, block, other], [language, note], **_LIGHT)
+        control.change(_draw_language, [seen, frame, block, other], [language, note], **_LIGHT)
 
-    def draw(seen: Seen | None, layer: float, head: str, block: float, other: str) -> tuple[Any, ...]:
-        return _draw_tower(seen, layer, head), *_draw_language(seen, block, other)
+    def draw(seen: Seen | None, frame: float, layer: float, head: str, block: float, other: str) -> tuple[Any, ...]:
+        return _draw_tower(seen, frame, layer, head), *_draw_language(seen, frame, block, other)
 
-    return _Maps([layer, head, block, other], [vision, language, note]), draw
+    return _Maps([frame, layer, head, block, other], [vision, language, note]), draw
 
 
-def _draw_tower(seen: Seen | None, layer: float, head: str) -> Any:  # noqa: ANN401 (an image or None)
+def _draw_tower(seen: Seen | None, frame: float, layer: float, head: str) -> Any:  # noqa: ANN401 (an image or None)
     if seen is None:
         return None
     layers = seen.maps.layers
@@ -293,20 +335,20 @@ def _draw_tower(seen: Seen | None, layer: float, head: str) -> Any:  # noqa: ANN
     what = "[CLS]" if seen.maps.has_cls else "received"
     windows = f"\n(layer {int(layer)} sees windows only)" if layers[row] != layer else ""
     name = f"{what}, layer {layers[row]}, {_head_name(head)}{windows}"
-    return as_image(map_figure(seen.panes, [(name, attention_at(seen.maps, "tower", row, _head(head)))]))
+    return as_image(map_figure(seen.panes_at(int(frame)), [(name, attention_at(seen.maps, "tower", row, _head(head)))]))
 
 
-def _draw_language(seen: Seen | None, block: float, head: str) -> tuple[Any, str]:
+def _draw_language(seen: Seen | None, frame: float, block: float, head: str) -> tuple[Any, str]:
     if seen is None or seen.maps.unreadable:
         return None, error_of(seen.maps.unreadable) if seen else ""
     names: dict[Part, str] = {
         "last": "last prompt token",
-        "question": "text after the image",
+        "question": "text after the image" if not seen.clip else "text after the video",
         "answer": "answer",
     }
     maps = [(text, attention_at(seen.maps, part, int(block), _head(head))) for part, text in names.items()]
     where = f"Block {int(block)}, {_head_name(head)}; coloured by the square root of the weight."
-    return as_image(map_figure(seen.panes, maps)), where
+    return as_image(map_figure(seen.panes_at(int(frame)), maps)), where
 
 
 def _head(name: str) -> int | None:
@@ -330,12 +372,12 @@ def _export() -> tuple[gr.Textbox, gr.File, gr.Button]:
     return command, files, button
 
 
-def _command(seen: Seen | None, *shown: FramesAs | None) -> str:
+def _command(seen: Seen | None, *shown: Answered | None) -> str:
     given = [one for one in shown if one]
     return command_of(seen, given) if seen and given else ""
 
 
-def _files(folder: Path, seen: Seen | None, *shown: FramesAs | None) -> gr.File:
+def _files(folder: Path, seen: Seen | None, *shown: Answered | None) -> gr.File:
     """Writes the exported files to a folder in `folder`, and returns the list of links to them."""
     given = [one for one in shown if one]
     if seen is None or not given:

@@ -6,12 +6,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from foveate.core.errors import DataError, OptionError, shown
-from foveate.data.names import SCENES, check_limit, parsed
+from foveate.data.names import FRAMES, SCENES, check_limit, parsed
 from foveate.explore.choice import Choice
 from foveate.models.loading.names import AUTO, REFERENCE, check_model
 
 MOST = 4
 """Number of methods side by side."""
+USUAL = tuple(map(Choice, ("vtc_cls", "divprune", "fastv", "random")))
+USUAL_OF_VIDEOS = tuple(map(Choice, ("vidcom2", "evs", "fastv", "random_per_frame")))
 
 
 def check_port(port: int | None) -> None:
@@ -26,11 +28,11 @@ def check_port(port: int | None) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Model, data, image, question and methods of a page.
+    """Model, data, image or video, question and methods of a page.
 
     Attributes:
-        methods: The methods.
-        image: The image file; None means the image of the data's question.
+        methods: The methods; none means `USUAL`, or `USUAL_OF_VIDEOS` if the first question is about a video.
+        image: The file of an image or a video; None means those of the data's question.
         question: The question; None means that of the data.
         index: Number of the data's question.
         model: See `load`.
@@ -39,6 +41,7 @@ class Plan:
         split: Its split; None means the usual one.
         limit: Number of questions.
         seed: Seed of generated data.
+        frames: Number of frames that are shown of a video.
         new_tokens: Longest answer.
         device: Device of the model.
         dtype: Type of weights and activations.
@@ -54,6 +57,7 @@ class Plan:
     split: str | None = None
     limit: int = 100
     seed: int = 0
+    frames: int = FRAMES
     new_tokens: int = 32
     device: str = AUTO
     dtype: str = AUTO
@@ -62,21 +66,24 @@ class Plan:
         """Checks the values that need neither model nor data.
 
         Raises:
-            OptionError: There are no or too many methods, or a number is out of range.
-            DataError: There is no such image file, or the data set is unknown.
+            OptionError: There are too many methods, or a number is out of range.
+            DataError: There is no such file, or the data set is unknown.
             UnsupportedModel: There is no such folder.
         """
-        if not 1 <= len(self.methods) <= MOST:
-            raise OptionError(f"{len(self.methods)} methods: expected 1 to {MOST}")
-        if self.new_tokens < 1:
-            raise OptionError(f"new_tokens={self.new_tokens}: expected at least 1")
+        if len(self.methods) > MOST:
+            raise OptionError(f"{len(self.methods)} methods: expected at most {MOST}")
+        for name, number in (("new_tokens", self.new_tokens), ("frames", self.frames)):
+            if number < 1:
+                raise OptionError(f"{name}={number}: expected at least 1")
         check_model(self.model)
         parsed(self.data)
         check_limit(self.limit)
         if not 0 <= self.index < self.limit:
             raise OptionError(f"index={self.index}: expected 0 to {self.limit - 1}, one less than --limit")
         if self.image is not None and not self.image.is_file():
-            raise DataError(f"image {shown(str(self.image))}: there is no such file; give the path of an image")
+            raise DataError(
+                f"file {shown(str(self.image))}: there is no such file; give the path of an image or a video"
+            )
 
     @property
     def command(self) -> str:

@@ -1,25 +1,30 @@
 """The model and the data of a page, and what the page shows of them."""
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from filecmp import cmp
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
+from foveate.analysis.clips import KeptClip, kept_clip, scaled
 from foveate.compressors import Identity
 from foveate.core.budget import resolve_keep
 from foveate.core.errors import DataError, FoveateError, UnknownMethod, message_of, shown
+from foveate.data.clip import Clip
 from foveate.data.load import default_split, load_samples
 from foveate.data.sample import VQASample
+from foveate.data.video_file import is_video
 from foveate.evaluation.prompts import question_text
 from foveate.evaluation.ranks import notice
 from foveate.explore.choice import Choice, options_of
-from foveate.explore.drawing import Pane, panes_of
-from foveate.explore.inspection import Inspection, Maps, Prompt, inspect, maps_of, read_image
-from foveate.explore.plan import Plan
+from foveate.explore.drawing import SIDE, Pane, panes_of, panes_of_clip
+from foveate.explore.inspection import Inspection, Maps, Prompt, inspect, maps_of, read_media, takes_videos
+from foveate.explore.plan import USUAL, USUAL_OF_VIDEOS, Plan
 from foveate.methods.fitting import for_model, method, options_on
 from foveate.methods.registry import METHODS, VIDEO, is_recipe_file
 from foveate.models.loading.automatic import resolved
@@ -32,15 +37,16 @@ _ANNOTATED_ONLY = "evidence"
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """An image and a question with the answer from all patches.
+    """An image or a video and a question with the answer from all patches.
 
     Attributes:
         plan: The plan of a page that shows them.
         prompt: The prompt.
         full: The inspection without compression.
         maps: The attention maps.
-        panes: The views of the image.
+        panes: The views of the image, or the frames of the video.
         reference: Reference answers of the data set; empty if they are unknown.
+        clip: The video with all patches; None of an image.
     """
 
     plan: Plan
@@ -49,6 +55,11 @@ class Seen:
     maps: Maps
     panes: tuple[Pane, ...]
     reference: str
+    clip: KeptClip | None = None
+
+    def panes_at(self, frame: int) -> tuple[Pane, ...]:
+        """Returns the views of the image, or one frame of the video."""
+        return self.panes[frame : frame + 1] if self.clip else self.panes
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +69,7 @@ class Session:
     Attributes:
         plan: The page at its start.
         loaded: The model.
-        samples: The questions about images.
+        samples: The questions about one image or one video.
     """
 
     plan: Plan
@@ -72,28 +83,26 @@ class Session:
         Raises:
             FoveateError: Model, data or a method cannot be used.
         """
-        samples = load_samples(plan.data, plan.split or default_split(plan.data), plan.limit, plan.seed)
-        usable = tuple(sample for sample in samples if len(sample.sources) == 1 and not sample.problem)
-        if not usable:
-            raise DataError(
-                f"none of {len(samples)} questions of {plan.data!r} is about one image: raise --limit, or give others"
-            )
-        if several := sum(sample.several for sample in samples):
-            notice(f"{several} of {len(samples)} questions of {plan.data!r} are about several images: left out here")
+        split = plan.split or default_split(plan.data)
+        samples = load_samples(plan.data, split, plan.limit, plan.seed, plan.frames)
         loaded = load(plan.model, *resolved(plan.model, plan.device, plan.dtype), companion=plan.companion)
-        session = cls(replace(plan, index=min(plan.index, len(usable) - 1)), loaded, usable)
-        for choice in plan.methods:
+        usable = _usable(plan, samples, loaded)
+        index = min(plan.index, len(usable) - 1)
+        about_video = is_video(plan.image) if plan.image else usable[index].video is not None
+        methods = plan.methods or (USUAL_OF_VIDEOS if about_video else USUAL)
+        session = cls(replace(plan, index=index, methods=methods), loaded, usable)
+        for choice in methods:
             method(choice.name)
-        blank = Prompt.of(loaded, Image.new("RGB", (336, 336), "white"), "?", 1)
-        inspect(blank, Identity())
+        if loaded.adapter.kind("image"):
+            inspect(Prompt.of(loaded, Image.new("RGB", (336, 336), "white"), "?", 1), Identity())
         return session
 
     @property
     def names(self) -> list[str]:
-        """Names of the methods that the page offers."""
+        """Names of the methods that the page offers, those for videos if the model takes videos."""
+        left_out = {_ANNOTATED_ONLY, *(() if takes_videos(self.loaded) else VIDEO)}
         own = [choice.name for choice in self.plan.methods]
-        offered = (name for name in METHODS if name != _ANNOTATED_ONLY and name not in VIDEO)
-        return list(dict.fromkeys([*offered, *own]))
+        return list(dict.fromkeys([*(name for name in METHODS if name not in left_out), *own]))
 
     @property
     def device(self) -> str:
@@ -105,28 +114,36 @@ class Session:
         return question_text(self.loaded, self.samples[index])
 
     def see(self, file: Path | None, index: int, question: str) -> Seen:
-        """Returns an image and a question with the answer from all patches.
+        """Returns an image or a video and a question with the answer from all patches.
 
         Args:
-            file: The image file; None means the image of the data's question.
+            file: The file of an image or a video; None means those of the data's question.
             index: Number of the data's question.
             question: The question.
 
         Raises:
-            FoveateError: The image cannot be read, or the model cannot be asked.
+            FoveateError: The file cannot be read, or the model cannot be asked.
         """
         sample = None if file else self.samples[index]
-        image = read_image(file) if file else self.samples[index].image
+        media = self._media(file, index)
         if not question.strip():
-            raise DataError("there is no question: write one about the image")
+            raise DataError("there is no question: write one about the image or the video")
         known = sample is not None and question == self.question(index)
-        prompt = Prompt.of(self.loaded, image, question, self.plan.new_tokens, sample if known else None)
+        prompt = Prompt.of(self.loaded, media, question, self.plan.new_tokens, sample if known else None)
         full = inspect(prompt, Identity())
         shown_as = file and self._path_of(file)
         plan = replace(self.plan, image=shown_as, index=self.plan.index if file else index)
         plan = replace(plan, question=None if known else question)
         reference = " or ".join(dict.fromkeys(sample.references)) if sample and known else ""
-        return Seen(plan, prompt, full, maps_of(prompt, full.words), panes_of(prompt), reference)
+        clip = _clip_of(prompt, media) if isinstance(media, Clip) else None
+        panes = panes_of_clip(clip) if clip else panes_of(prompt)
+        return Seen(plan, prompt, full, maps_of(prompt, full.words), panes, reference, clip)
+
+    def _media(self, file: Path | None, index: int) -> Image.Image | Clip:
+        """Returns the image or the video of a file, or of a question of the data if there is none."""
+        if file:
+            return read_media(file, self.plan.frames)
+        return self.samples[index].clip if self.samples[index].video else self.samples[index].image
 
     def _path_of(self, file: Path) -> Path:
         """Returns the path that the page was started with if it has copied that file, else the file's name."""
@@ -151,10 +168,9 @@ class Session:
             raise UnknownMethod(f"method {shown(name)} is not offered; the page offers {', '.join(self.names)}")
 
     def patches_at_start(self) -> int:
-        """Returns the number of patches of the page's first image; that of the tower if the image cannot be used."""
+        """Returns the number of patches of the page's first image or video; that of the tower if it cannot be used."""
         try:
-            image = read_image(self.plan.image) if self.plan.image else self.samples[self.plan.index].image
-            return self.loaded.image_inputs([image])[1][0].patches
+            return self.loaded.media_inputs([self._media(self.plan.image, self.plan.index)])[1][0].patches
         except FoveateError:  # the page says why, when it asks
             return self.loaded.adapter.tower.grid.patches
 
@@ -172,6 +188,38 @@ class Session:
             if option != "keep" and parameter.default is not Parameter.empty
         }
         return ", ".join(f"{o}={v!r}" for o, v in (found | options_on(recipe, self.loaded.adapter)).items())
+
+
+def _usable(plan: Plan, samples: Sequence[VQASample], loaded: LoadedModel) -> tuple[VQASample, ...]:
+    """Returns the questions about one image or, if the model takes videos, one video; notes those that are left out.
+
+    Raises:
+        DataError: There are none.
+    """
+    videos = [sample for sample in samples if sample.video and not takes_videos(loaded)]
+    usable = tuple(s for s in samples if s.single and not s.problem and not (videos and s.video))
+    if not usable and videos:
+        raise DataError(
+            f"the questions of {plan.data!r} are about videos, which {type(loaded.model).__name__} does not take: give "
+            "a model of LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
+        )
+    if not usable:
+        raise DataError(
+            f"none of {len(samples)} questions of {plan.data!r} is about one image or video: raise --limit, or give "
+            "others"
+        )
+    left_out = {"several images": sum(s.several for s in samples), "videos, which the model does not take": len(videos)}
+    for what, count in left_out.items():
+        if count:
+            notice(f"{count} of {len(samples)} questions of {plan.data!r} are about {what}: left out here")
+    return usable
+
+
+def _clip_of(prompt: Prompt, clip: Clip) -> KeptClip:
+    """Returns a video with all its patches and the evidence."""
+    video, evidence = prompt.arrangement, prompt.evidence
+    share = None if evidence is None else torch.from_numpy(evidence)[None].float()
+    return kept_clip(scaled(clip, SIDE), video, range(video.patches), (), share)
 
 
 def choice_of(name: str, keep: float, options: str) -> Choice:

@@ -2,16 +2,18 @@
 
 from html import escape
 
+from foveate.explore.drawing import score_range
 from foveate.explore.inspection import Inspection
 from foveate.explore.session import Seen
 
 
 def status_of(seen: Seen) -> str:
     """Returns the answer from all patches, with its cost."""
-    full, patches = seen.full, seen.prompt.arrangement.patches
+    full, patches = seen.full, f"{seen.prompt.arrangement.patches} patches"
+    patches += f" of {len(seen.panes)} frames" if seen.clip else ""
     reference = f"<br>reference answer: {escape(seen.reference)}" if seen.reference else ""
     return (
-        f"<div class='answer'>{_text(full.answer)}</div><div class='facts'>with all {patches} patches{reference}<br>"
+        f"<div class='answer'>{_text(full.answer)}</div><div class='facts'>with all {patches}{reference}<br>"
         f"{_cost(full)}</div>"
     )
 
@@ -23,9 +25,10 @@ def answer_of(seen: Seen, inspection: Inspection) -> str:
     verdict = "<span class='same'>same as with all patches</span>" if same else "<span class='changed'>changed</span>"
     kept = f"{len(inspection.kept)} of {patches}"
     kept += f" kept, {len(inspection.merged)} merged" if inspection.merged else " patches kept"
+    scores = f"<br>{score_range(inspection)}" if seen.clip else ""  # the figure of an image has it
     return (
         f"<div class='answer'>{_text(inspection.answer)}</div>{verdict}<div class='facts'>{kept}<br>"
-        f"{_cost(inspection)}</div>"
+        f"{_cost(inspection)}{scores}</div>"
     )
 
 

@@ -24,13 +24,13 @@ from foveate.methods.fitting import for_model
 from foveate.models.loading.load import REFERENCE, load
 from foveate.models.runtime.generation_config import greedily, unused_warning
 
-_NEW_TOKENS = 1024  # the default of lmms-eval's own models
+_NEW_TOKENS, _FRAMES = 1024, 32  # the defaults of lmms-eval's own models
 
 
 class Foveate(lmms):
     """A checkpoint with a compressor attached; arguments have the names of lmms-eval's other models.
 
-    Prompts without an image are answered by the stock model.
+    Prompts without an image or a video are answered by the stock model.
 
     Args:
         pretrained: "reference" (shipped), a checkpoint folder, or a hub id.
@@ -45,6 +45,7 @@ class Foveate(lmms):
         device_map: Device map for models larger than one GPU, such as "auto".
         batch_size: Number of questions per batch.
         max_new_tokens: Longest answer for tasks that set no limit.
+        max_frames_num: Number of frames that are shown of each video, at equal distances; a shorter video shows all.
         system_prompt: Text, or a file with it; empty means that of the checkpoint's chat template.
         max_batch_size: Ignored; lmms-eval passes it to every model.
         options: Options of the method, such as `layer=2`; layers that are not given are scaled to the model's depth.
@@ -68,6 +69,7 @@ class Foveate(lmms):
         device_map: str | None = None,
         batch_size: int | str = 1,
         max_new_tokens: int = _NEW_TOKENS,
+        max_frames_num: int = _FRAMES,
         system_prompt: str = "",
         max_batch_size: int | None = None,
         **options: Any,  # noqa: ANN401 (of any method)
@@ -81,6 +83,7 @@ class Foveate(lmms):
         with self.compressor.attached(self.loaded):
             pass  # raises now if the model lacks a layer
         self.max_new_tokens = whole("max_new_tokens", max_new_tokens, 1)
+        self.max_frames_num = whole("max_frames_num", max_frames_num, 1)
         self.system_prompt = self._resolve_system_prompt(str(system_prompt))
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise FoveateError(
@@ -112,7 +115,7 @@ class Foveate(lmms):
             for batch in order.get_batched(self.batch_size):
                 options = dict(batch[0][1])
                 prompts = [self._request(context, visual, *source) for context, _, visual, *source in batch]
-                answers += _by_image_count(prompts, partial(self._answers, options=options))
+                answers += _by_shape(prompts, partial(self._answers, options=options))
                 shown.update(len(batch))
         return order.get_original(answers)
 
@@ -135,7 +138,7 @@ class Foveate(lmms):
                 texts = [str(t(self._doc(*source)) if callable(t) else t).strip() for _, t, _, *source in batch]
                 targets = [self.loaded.answer_tokens(one.prompt, t) for one, t in zip(prompts, texts, strict=True)]
                 prompts = [replace(one, target=target) for one, target in zip(prompts, targets, strict=True)]
-                losses += _by_image_count(prompts, self._losses)
+                losses += _by_shape(prompts, self._losses)
                 shown.update(len(batch))
         return losses
 
@@ -155,7 +158,8 @@ class Foveate(lmms):
         return self.task_dict[task][split][doc_id]
 
     def _request(self, context: str, visual: Any, doc_id: int, task: str, split: str) -> Request:  # noqa: ANN401
-        return Request.of(self.loaded, context, visual(self._doc(doc_id, task, split)), self.system_prompt)
+        visuals = visual(self._doc(doc_id, task, split)) or ()
+        return Request.of(self.loaded, context, visuals, self.system_prompt, self.max_frames_num)
 
     def _answers(self, requests: Sequence[Request], options: dict[str, Any]) -> list[GenerationResult]:
         answers, given, _ = self._generate(requests, **generate_options(options, self.max_new_tokens))
@@ -191,9 +195,12 @@ class Foveate(lmms):
         """Returns the tokens of each answer, the prompt tokens per block on average, and the logits of each step."""
         adapter = self.loaded.adapter
         inputs = self.loaded.inputs(
-            [one.prompt for one in requests], [one.images for one in requests], [one.data for one in requests]
+            [one.prompt for one in requests],
+            [one.images for one in requests],
+            [one.data for one in requests],
+            [one.videos for one in requests],
         )
-        ids, compressed = inputs["input_ids"], bool(requests[0].images)
+        ids, compressed = inputs["input_ids"], bool(requests[0].images or requests[0].videos)
         model: Any = self.loaded.model
         with greedily(model), self.compressor.attached(self.loaded) if compressed else nullcontext() as result:
             output = model.generate(
@@ -202,7 +209,7 @@ class Foveate(lmms):
                 pad_token_id=adapter.pad_token,
                 return_dict_in_generate=True,
             )
-        given = (inputs["attention_mask"].bool() & (ids != adapter.image_token)).sum(1).float()
+        given = (inputs["attention_mask"].bool() & ~adapter.is_placeholder(ids)).sum(1).float()
         if result:
             given = given + result.tokens.equivalent.to(given.device)
         removed = {adapter.pad_token, *adapter.ends}
@@ -210,11 +217,15 @@ class Foveate(lmms):
         return answers, given.tolist(), output.logits or ()
 
 
-def _by_image_count(requests: Sequence[Request], run: Callable[[Sequence[Request]], list[Any]]) -> list[Any]:
-    """Runs requests with equally many images together, as cuts require, and returns the results in order."""
+def _by_shape(requests: Sequence[Request], run: Callable[[Sequence[Request]], list[Any]]) -> list[Any]:
+    """Runs requests with equally many images, and videos of equally many frames, together, as cuts require.
+
+    Returns:
+        The results in order.
+    """
     results: list[Any] = [None] * len(requests)
-    for count in sorted({len(one.images) for one in requests}):
-        rows = [row for row, one in enumerate(requests) if len(one.images) == count]
+    for shape in sorted({one.shape for one in requests}):
+        rows = [row for row, one in enumerate(requests) if one.shape == shape]
         for row, result in zip(rows, run([requests[row] for row in rows]), strict=True):
             results[row] = result
     return results

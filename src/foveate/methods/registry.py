@@ -35,6 +35,7 @@ PLACES: Mapping[str, str] = {
 NAMES = tuple(PLACES)
 VIDEO = NAMES[NAMES.index("vidcom2") :]
 """The methods for videos, controls among them; studies of images have them if they are named."""
+_ALSO_FOR_VIDEOS = "evidence vtc_cls visionzip divprune fastv pyramiddrop".split()
 _MODULES = {
     "control": "controls",
     "oracle": "controls",
@@ -77,6 +78,19 @@ class _Recipes(Mapping[str, Callable[..., "Compressor"]]):
 
 METHODS: Mapping[str, Callable[..., "Compressor"]] = _Recipes()
 """All recipes by name, with those of installed packages (entry points of the group `foveate.methods`)."""
+
+
+def usual_methods(videos: bool) -> tuple[str, ...]:
+    """Returns the methods of a comparison that names none: for images all that are not for videos alone.
+
+    For videos these are the methods for videos, and some that take all frames for one image, as published numbers of
+    videos have them. Methods of installed packages are in both.
+
+    Args:
+        videos: Whether questions are about videos.
+    """
+    own = {*VIDEO, *_ALSO_FOR_VIDEOS} if videos else {*NAMES} - {*VIDEO}
+    return tuple(name for name in METHODS if name in own or name not in NAMES)
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -20,10 +20,11 @@ from foveate.evaluation.config import EvalConfig
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.evaluation.prompts import failure_of
+from foveate.evaluation.run import data_of
 from foveate.methods import METHODS
 from foveate.methods.fitting import BUDGETLESS, aligned, method, options_on, own_budgets, with_fallbacks
 from foveate.methods.from_file import warn_of_model
-from foveate.methods.registry import VIDEO, label_of, turns_of
+from foveate.methods.registry import label_of, turns_of, usual_methods
 from foveate.models.backbone.adapter import Tower
 from foveate.models.loading.load import LoadedModel
 from foveate.profiling.shapes import DecoderShape
@@ -50,7 +51,7 @@ ORACLES = ("evidence", "response_attention")
 def compare(
     folder: StudyFolder,
     config: EvalConfig,
-    methods: Sequence[str] = tuple(name for name in METHODS if name not in VIDEO),
+    methods: Sequence[str] = usual_methods(videos=False),
     equivalents: Sequence[int | float] = (0.5,),
     seeds: Iterable[int] = RANDOM_SEEDS,
     draw: Draw | None = None,
@@ -93,6 +94,16 @@ def compare(
     enqueue(folder, study, grid.cells)
     run_trials(folder, study, objective)
     return study
+
+
+def usual_for(config: EvalConfig) -> tuple[str, ...]:
+    """Returns the methods that are compared if none is named: those for videos if a question is about one.
+
+    Raises:
+        DataError: The data set cannot be read.
+    """
+    samples, _ = data_of(config)
+    return usual_methods(any(sample.video for sample in samples))
 
 
 def planned(

@@ -94,18 +94,19 @@ class AnnouncedGrid:
 
     Args:
         configs: Their evaluations, in the order in which they are run; nothing is announced of a single one.
-        methods: See `foveate.studies.comparison.compare`.
+        methods: The methods of each; see `foveate.studies.comparison.compare`.
         equivalents: See there.
     """
 
     def __init__(
-        self, configs: Sequence[EvalConfig], methods: Sequence[str], equivalents: Sequence[int | float]
+        self, configs: Sequence[EvalConfig], methods: Sequence[Sequence[str]], equivalents: Sequence[int | float]
     ) -> None:
         self._left: list[float] = []
         if len(configs) < 2 or ranks.rank() > 0:
             return
         # the last model that is measured is the first that is compared, and stays loaded
-        found = [forecast(config, methods, equivalents) for config in reversed(configs)][::-1]
+        pairs = [*zip(configs, methods, strict=True)]
+        found = [forecast(config, names, equivalents) for config, names in reversed(pairs)][::-1]
         self._left = [one.seconds for one in found]
         self._begun, self._expected = time.monotonic(), 0.0
         if any(one.runs for one in found):

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from foveate.core.budget import check_budgets
 from foveate.core.errors import BudgetError, FoveateError, OptionError
-from foveate.methods.registry import METHODS, VIDEO, check_names, parts_of
+from foveate.methods.registry import check_names, parts_of, usual_methods
 
 Goal = Literal["quality", "accuracy", "tokens", "latency"]
 """Mean log-probability of the reference answer, mean score, mean equivalent tokens, median ms per question."""
@@ -129,7 +129,7 @@ class RecommendationPlan:
     max_loss: float = 1.0
     confidence: float = 0.95
     aim: Aim = "tokens"
-    methods: tuple[str, ...] = tuple(name for name in METHODS if name not in VIDEO)
+    methods: tuple[str, ...] = usual_methods(videos=False)
     layers: tuple[str, ...] = ()
     keep: tuple[int | float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 1 / 3, 2 / 9, 1 / 9)
     race_share: float = 0.4

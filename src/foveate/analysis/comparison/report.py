@@ -26,6 +26,7 @@ from foveate.analysis.comparison.split import LEGEND, split_cells, split_note
 from foveate.analysis.contents import content_tables
 from foveate.analysis.drawing import save_figure
 from foveate.analysis.held_out import held_out
+from foveate.analysis.kept_frames import kept_frames_figure
 from foveate.analysis.kept_patches import Setting, kept_patches_data, kept_patches_figure, setting_of
 from foveate.analysis.tables import (
     Summary,
@@ -102,8 +103,11 @@ def write_report(
         save_figure(frontier_figure(panels, setting.source), folder / "frontier.png")
     if rankings := rankings_data(table):
         save_figure(ranking_figure(rankings, setting.source), folder / "ranking.png")
+        shown = example_cells(table, comparison.cells)
+        if setting.videos and (sheet := kept_frames_figure(shown, out, setting.videos)):
+            save_figure(sheet, folder / "kept_patches.png")
         if setting.images:
-            data = kept_patches_data(example_cells(table, comparison.cells), out, setting)
+            data = kept_patches_data(shown, out, setting)
             kept = f"{shared_budget(table)} equivalent tokens of {comparison.patches} patches, after the last block"
             save_figure(kept_patches_figure(data, kept), folder / "kept_patches.png")
     unable = f"Cannot run on this model: {', '.join(comparison.not_applicable)} (reasons in table.md)."
