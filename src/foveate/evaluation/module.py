@@ -156,7 +156,8 @@ class Answering(lightning.LightningModule):
 
     def _text_tokens(self, prompt: Sequence[int]) -> int:
         """Returns the number of tokens of a prompt that stand for no image or video."""
-        return sum(token not in self.loaded.adapter.placeholders for token in prompt)
+        placeholders = self.loaded.adapter.placeholders  # of a configuration, which is slow to read
+        return sum(token not in placeholders for token in prompt)
 
     def _readers(self, batch: list[VQASample], prompts: list[list[int]]) -> list[Prompted]:
         """Returns for each question the one whose choice serves it: its leader, if that can be asked, or itself."""

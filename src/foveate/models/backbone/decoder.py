@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache
 
@@ -46,6 +46,17 @@ class Decoder:
         if getattr(self.config, "use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds):
             return getattr(self.config, "sliding_window", None)
         return getattr(self.config, "attention_chunk_size", None) if "chunked_attention" in (kinds or ()) else None
+
+    @property
+    def takes_masks(self) -> bool:
+        """Returns whether one mask of any form serves all blocks."""
+        return self.window is None and not self.both_ways and self.config._attn_implementation in ("sdpa", "eager")
+
+    def as_given(self, mask: Bool[Tensor, "batch one query key"], states: Tensor) -> Tensor:
+        """Returns a mask of the tokens that are attended to as the blocks receive it; see `takes_masks`."""
+        if self.config._attn_implementation == "sdpa":
+            return mask
+        return torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, torch.finfo(states.dtype).min)
 
     @property
     def both_ways(self) -> bool:

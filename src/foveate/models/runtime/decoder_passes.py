@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -12,6 +13,7 @@ from foveate.core.contracts import Cut
 from foveate.core.needs import Role
 from foveate.functional.sequence import positions
 from foveate.models.backbone.decoder import Decoder, Layout
+from foveate.models.runtime.branches import Branches, SharedRows
 from foveate.models.runtime.hooks import CompressedCall, hooked
 from foveate.models.runtime.pruning import pruning_of
 
@@ -32,6 +34,7 @@ class DecoderPasses:
         self.cache = DynamicCache(config=decoder.config)
         self.following = layout.following  # position of the next token without cuts
         self._call = CompressedCall(self.pruning)
+        self._shared: SharedRows | None = None
 
     def prompt(self, states: Tensor, common: int = 0) -> Tensor:
         """Runs the prompts and returns the normalised states of the last block.
@@ -46,6 +49,29 @@ class DecoderPasses:
             self.cache.batch_repeat_interleave(len(states))
         return self._prompt(states[:, common:], common)
 
+    def branch(self, branches: Branches) -> Tensor:
+        """Runs texts after their prompts and returns the normalised states of the last block, left-padded.
+
+        From here on, there is a row for each text instead of each prompt.
+
+        Args:
+            branches: The texts. There must be no cuts.
+        """
+        embed = self.decoder.model.get_input_embeddings()
+        if not self.decoder.takes_masks:
+            self.select(branches.owner)
+            return self.step(embed(branches.tokens), branches.real)
+        prompts = self.pruning.segments[0].real
+        position = (self.following[:, None] + branches.offset).expand(len(self.layout.position), -1, -1)
+        states = embed(branches.packed)
+        mask = self.decoder.as_given(branches.mask(prompts), states)
+        states = self._run(states, position, prompts, False, attention_mask=mask)
+        self._shared = SharedRows(branches.owner, branches.slots(prompts.shape[1]))
+        self.pruning.select(branches.owner)
+        self.pruning.advance(branches.real)
+        self.following = self.following[branches.owner] + branches.real.sum(1)
+        return states[branches.owner[:, None], branches.column]
+
     def step(self, states: Tensor, real: Tensor, padded: bool | None = None) -> Tensor:
         """Runs further tokens, left-padded, and returns the normalised states of the last block.
 
@@ -54,6 +80,8 @@ class DecoderPasses:
             real: (batch, token) bool, marks the tokens that are not padding.
             padded: Whether there is padding; None if the host does not know.
         """
+        if self._shared is not None:
+            self.select(torch.arange(len(states), device=states.device))
         self.pruning.advance(real, padded)
         position = (self.following[:, None] + positions(real)).expand(len(self.layout.position), -1, -1)
         self.following = self.following + real.sum(1)
@@ -66,11 +94,18 @@ class DecoderPasses:
 
     def select(self, rows: Tensor) -> None:
         """Selects the prompts to continue with; rows may repeat."""
-        layers: Any = self.cache.layers
-        for layer in layers:  # layers may be on different devices
-            layer.batch_select_indices(rows.to(getattr(layer, "keys", rows).device))
         self.pruning.select(rows)
         self.following = self.following[rows]
+        layers: Any = self.cache.layers
+        if self._shared is None:
+            for layer in layers:  # layers may be on different devices
+                layer.batch_select_indices(rows.to(getattr(layer, "keys", rows).device))
+            return
+        places, real = self._shared.chosen(rows, self.pruning.segments[0].real)
+        self.pruning.keep(real)
+        self._shared = None
+        for layer in layers:
+            layer.keys, layer.values = places.of(layer.keys), places.of(layer.values)
 
     def _prompt(self, states: Tensor, before: int = 0) -> Tensor:
         """Runs the first `len(states)` prompts from token `before` on."""

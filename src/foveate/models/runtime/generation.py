@@ -13,6 +13,7 @@ from foveate.core.needs import Role
 from foveate.functional.sequence import left_padded
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.decoder import Layout
+from foveate.models.runtime.branches import Branches
 from foveate.models.runtime.decoder_passes import DecoderPasses
 from foveate.models.runtime.greedy import Answers, log_probability, undrafted, verified
 from foveate.models.runtime.packing import pack
@@ -263,14 +264,12 @@ def _run(
     """
     device = compressed.tokens.device
     blocks, states = prompted(adapter, [c.prefix for c in conversations], compressed, repack, (), share)
-    owner = torch.tensor([i for i, c in enumerate(conversations) for _ in c.suffixes], device=device)
-    blocks.select(owner)
-    tokens, real = left_padded([s for c in conversations for s in c.suffixes], adapter.pad_token, device)
-    before = states[owner, -1:]
-    if not tokens.shape[1]:
+    branches = Branches.of([c.suffixes for c in conversations], adapter.pad_token, device)
+    before = states[branches.owner, -1:]
+    if not branches.tokens.shape[1]:
+        blocks.select(branches.owner)
         return blocks, before
-    further = blocks.step(adapter.inner.get_input_embeddings()(tokens), real)
-    return blocks, _prepended(before, further, real)
+    return blocks, _prepended(before, blocks.branch(branches), branches.real)
 
 
 def _prepended(before: Tensor, states: Tensor, real: Tensor) -> Tensor:

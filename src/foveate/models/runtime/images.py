@@ -211,7 +211,8 @@ class NeedContext:
 
     def among_others(self, prompt: Sequence[int]) -> bool:
         """Returns whether a prompt has other images or videos than one of this arrangement."""
-        return sum(token in self.adapter.placeholders for token in prompt) != self.arrangement.length
+        placeholders = self.adapter.placeholders  # of a configuration, which is slow to read
+        return sum(token in placeholders for token in prompt) != self.arrangement.length
 
 
 def with_extra_needs(adapter: Adapter, needs: Sequence[Need]) -> tuple[Need, ...]:

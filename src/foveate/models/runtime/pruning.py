@@ -131,6 +131,10 @@ class Pruning:
             for s in self.segments
         ]
 
+    def keep(self, real: Tensor) -> None:
+        """Replaces the mask of the tokens in the cache, after others have left it. There must be no cuts."""
+        self.segments = [replace(segment, real=real, padded=None) for segment in self.segments]
+
     def expand(self, times: int) -> None:
         """Repeats every prompt `times` times, as for several beams."""
         if times == 1:
