@@ -69,10 +69,10 @@ class Request:
                 f"{question} has {len(texts) - 1} placeholders ({', '.join(_PLACEHOLDERS)}) for {len(images)} images "
                 f"and {len(videos)} videos: expected one for each, or none"
             )
-        if len(texts) == 1:
-            content = [*seen, context]
-        else:
-            content = [part for one, text in zip([None, *seen], texts, strict=True) for part in (one, text.strip())][1:]
+        content: list[Image | Clip | str] = [*seen, context]
+        if len(texts) > 1:
+            first, *others = (text.strip() for text in texts)
+            content = [first, *(part for pair in zip(seen, others, strict=True) for part in pair)]
             content = [part for part in content if part != ""]
         data = [part for part in content if isinstance(part, str)]
         return cls(_chat_prompt(loaded, content, system), images, videos, data)

@@ -154,7 +154,7 @@ def example_cells(table: pd.DataFrame, cells: Sequence[Cell]) -> list[Cell]:
     for role in ("vision", "decoder", "both"):
         names = methods_at(table, budget, (role,))["method"].tolist()
         wanted += [*names[:2], *names[-1:]] if role == "vision" else names[:1]
-    wanted += ["random", "uniform", "evidence"]
+    wanted += ["random", "uniform", "fewer_frames", "evidence"]  # about images there is none for frames
     found = {cell.family: cell for cell in reversed(cells) if cell.keep == budget or cell.family == "full"}
     return [found[name] for name in dict.fromkeys(wanted) if name in found]
 
