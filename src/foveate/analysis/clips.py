@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -231,5 +230,5 @@ def _part(frame: Image.Image, box: tuple[float, float, float, float]) -> Image.I
 
 def _mask(patches: Sequence[int] | Tensor, shape: tuple[int, ...]) -> np.ndarray:
     mask = np.zeros(shape, bool)
-    mask.flat[torch.as_tensor(patches, dtype=torch.long).numpy()] = True
+    mask.flat[np.asarray(patches, np.int64)] = True
     return mask
