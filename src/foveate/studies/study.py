@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,8 @@ _SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     "gp": lambda seed: GPSampler(seed=seed),
     "random": lambda seed: RandomSampler(seed=seed),
 }
+_MOST: dict[SamplerName, int] = {"tpe": 1000}
+"""Trials up to which Optuna recommends a sampler (the table of `optuna.samplers`); each costs more than the last."""
 _POLL_S = 0.5
 
 
@@ -168,7 +170,18 @@ def _failed(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _sampler(name: SamplerName, seed: int, begun: int) -> BaseSampler:
+    """Returns the sampler of the next trial: NSGA-II where there are more trials than Optuna recommends for `name`."""
+    if begun >= _MOST.get(name, begun + 1):
+        _note_switch(name)
+        name = "nsga2"
     return _SAMPLERS[name](int(np.random.SeedSequence([seed, begun]).generate_state(1)[0]))
+
+
+@cache
+def _note_switch(name: SamplerName) -> None:
+    ranks.notice(
+        f"Trials from {_MOST[name]:,} on are suggested by NSGA-II, because {name.upper()} would need ever longer for each."
+    )
 
 
 def _pruner(objective: Objective) -> BasePruner:
