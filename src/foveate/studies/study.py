@@ -180,7 +180,7 @@ def _sampler(name: SamplerName, seed: int, begun: int) -> BaseSampler:
 @cache
 def _note_switch(name: SamplerName) -> None:
     ranks.notice(
-        f"Trials from {_MOST[name]:,} on are suggested by NSGA-II, because {name.upper()} would need ever longer for each."
+        f"Trials from {_MOST[name]:,} on are suggested by NSGA-II, because {name.upper()} would take ever longer."
     )
 
 
