@@ -1,0 +1,58 @@
+"""Time of an evaluation outside the model and its memory, at numbers of questions of which each is several times more."""
+
+import os
+from time import process_time
+
+import psutil
+import pytest
+
+from benchmarks import test_load
+from benchmarks.results import Result
+from benchmarks.test_load import BATCH, PER_IMAGE, questions, single
+from foveate.evaluation import EvalConfig, encodings, evaluate
+from foveate.methods import vtc_cls
+from foveate.models.runtime.decoder_passes import DecoderPasses
+
+IMAGES = [int(count) for count in os.environ.get("FOVEATE_OUTSIDE_IMAGES", "84,417,1667").split(",")]
+
+
+def test_time_outside_the_model_and_memory_per_question_do_not_grow(benchmark, found, monkeypatch, tmp_path):
+    """Takes slopes between numbers of questions, so that imports and whatever is done once do not count."""
+    inside = [0.0]
+    counted(monkeypatch, inside, DecoderPasses, "_run")
+    counted(monkeypatch, inside, encodings, "_encoded_together", list)
+    rows: list[tuple[int, float, float, float]] = []
+
+    def run() -> None:
+        for images in IMAGES:
+            monkeypatch.setattr(test_load, "IMAGES", images)
+            out = tmp_path / str(images)
+            out.mkdir()
+            data = f"pope:{questions(out / 'questions.parquet')}"
+            inside[0], begin = 0.0, process_time()
+            evaluate(EvalConfig(vtc_cls(16, 1), data=data, split="random", batch_size=BATCH, max_new_tokens=4, out=out))
+            spent, memory = process_time() - begin, psutil.Process().memory_info()
+            rows.append((images * PER_IMAGE, spent, inside[0], (memory.rss - memory.shared) / 2**20))
+
+    benchmark.pedantic(run, rounds=1)
+    (few, few_s, few_inside, few_mib), (many, many_s, many_inside, many_mib) = rows[-2:]
+    spent, model, more = many_s - few_s, many_inside - few_inside, many - few
+    name = f"evaluation, from {few:,} to {many:,} questions"
+    found(
+        Result(f"{name}: share of the processor time inside the model", single(100 * model / spent), "%"),
+        Result(f"{name}: processor time outside the model, per question", single(1e6 * (spent - model) / more), "us"),
+        Result(f"{name}: memory per 10,000 questions", single(1e4 * (many_mib - few_mib) / more), "MiB"),
+    )
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, inside: list[float], owner: object, name: str, whole=lambda found: found):
+    """Adds the processor time of a function to `inside`."""
+    old = getattr(owner, name)
+
+    def timed(*args, **kwargs):
+        begin = process_time()
+        found = whole(old(*args, **kwargs))
+        inside[0] += process_time() - begin
+        return found
+
+    monkeypatch.setattr(owner, name, timed)
