@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Time of an evaluation outside the model and its memory, at several numbers of questions."""
-=======
 """Time of an evaluation outside the model, and its memory, at several numbers of questions."""
->>>>>>> 412c6d9511bfcd71a945f48c7946432cf6106654
 
 import os
 from time import process_time
