@@ -1,4 +1,4 @@
-"""Time of an evaluation outside the model and its memory, at several numbers of questions."""
+"""Time of an evaluation outside the model, and its memory, at several numbers of questions."""
 
 import os
 from time import process_time

@@ -44,14 +44,14 @@ afterwards. The last phase shows all patches, or drops some, or whole frames, wi
 
 ## Accuracy on the `{split}` split
 
-{size} In %, exact match, 95 % intervals over clips. "Blind" is the same model without the video; the difference is
-paired by question. Other columns show fewer frames, at equal distances.
+{size} In %, exact match, 95 % intervals over clips. "Blind" is the same
+model without the video; the difference is paired by question. Other columns show fewer frames, at equal distances.
 
 {kinds}
 
 ## What positions cost
 
-Accuracy in % with a share of the {tokens} tokens, numbered consecutively (as behind the tower in the code of most
+Accuracy in % with a share of the {tokens:,} tokens, numbered consecutively (as behind the tower in the code of most
 methods) and with their own positions. The difference is paired by question.
 
 {positions}
@@ -70,7 +70,7 @@ def write_video_card(folder: Path, questions: int) -> None:
 def video_card(config: EvalConfig) -> str:
     """Measures a model and returns its card."""
     views = {"all": Identity(), "blind": Blind()}
-    views |= {f"{count} frames": METHODS["fewer_frames"](keep=count / FRAMES) for count in _FEWER}
+    views |= {f"{count} frame{'s' * (count > 1)}": METHODS["fewer_frames"](keep=count / FRAMES) for count in _FEWER}
     records = {name: records_of(config, compressor) for name, compressor in views.items()}
     full = records["all"]
     rows = [("all", full["kind"].notna()), *((kind, full["kind"] == kind) for kind in CLIP_KINDS)]

@@ -4,6 +4,8 @@ All parts are classes of transformers with their default random initialisation, 
 trained model are a result of training alone.
 """
 
+from typing import cast
+
 from tokenizers import Tokenizer
 from tokenizers.decoders import WordPiece
 from tokenizers.models import WordLevel
@@ -105,9 +107,10 @@ def llava_config(vision: CLIPVisionConfig) -> LlavaConfig:
 
 def video_config(llava: LlavaConfig) -> LlavaNextVideoConfig:
     """Returns a LLaVA-NeXT-Video with tower, projector and language model of a LLaVA, which pools no patches."""
-    language = {**llava.text_config.to_dict(), "vocab_size": len(VOCABULARY) + 1, "max_position_embeddings": 2048}
+    text, vision = cast(LlamaConfig, llava.text_config), cast(CLIPVisionConfig, llava.vision_config)
+    language = {**text.to_dict(), "vocab_size": len(VOCABULARY) + 1, "max_position_embeddings": 2048}
     return LlavaNextVideoConfig(
-        vision_config=llava.vision_config.to_dict(),
+        vision_config=vision.to_dict(),
         text_config=LlamaConfig(**language),
         image_token_index=llava.image_token_index,
         video_token_index=len(VOCABULARY),

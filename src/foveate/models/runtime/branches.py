@@ -77,7 +77,7 @@ class Branches:
 
 @dataclass(frozen=True, eq=False)
 class SharedRows:
-    """Where the keys and values of prompts with texts lie, as long as those of several texts share a row.
+    """Places of the keys and values of prompts with texts, as long as those of several texts share a row.
 
     Attributes:
         row: The row of each text.
