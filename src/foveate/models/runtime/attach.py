@@ -32,7 +32,7 @@ from foveate.models.runtime.call_inputs import (
     sequences_of,
     with_prompt,
 )
-from foveate.models.runtime.hooks import CompressedCall, hooked
+from foveate.models.runtime.hooks import CompressedCall, hooked, naming_one_graph
 from foveate.models.runtime.images import Texts, TextSide, chosen, live_by_shape, texts_of
 from foveate.models.runtime.kv_cache import (
     CachedPrompt,
@@ -176,6 +176,7 @@ class Attachment:
                 check_images(self.adapter, inputs)
                 shortened, call = stack.enter_context(self.shortened(inputs, True, keys))
             stack.enter_context(self._running(call))
+            stack.enter_context(naming_one_graph(bool(self.cuts)))
             length, short = inputs["input_ids"].shape[1], shortened["input_ids"].shape[1]
             output = stock(**{**shortened, **limits_of(inputs, self.adapter, length - short)})
         return with_prompt(output, inputs["input_ids"], short), call
@@ -186,8 +187,7 @@ class Attachment:
         if (call := self._current.call) is None:
             return self._run(stock, inputs)
         if call.owns(features_of(self.adapter, inputs), cache_of(inputs)):
-            with call.passing(self._joined(inputs)) as placed:
-                return stock(**placed)
+            return call.run(stock, self._joined(inputs))
         with self._running(None):  # a logits processor may run another prompt
             return self._run(stock, inputs, other=True)
 
@@ -206,7 +206,8 @@ class Attachment:
             return stock(**inputs)
         check_images(self.adapter, inputs)
         with self.shortened(inputs, generating=False) as (shortened, call), call.acting(True):
-            output = stock(**self._joined(shortened))
+            with naming_one_graph(bool(self.cuts)):
+                output = stock(**self._joined(shortened))
             call.cache = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
         return output
 

@@ -1,6 +1,6 @@
 """Hooks on a decoder's blocks that apply cuts inside the passes of stock `forward` and `generate`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from threading import get_ident
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.core.errors import FoveateError
 from foveate.models.backbone.decoder import Decoder
 from foveate.models.runtime.kv_cache import holds_tokens, length_of
 from foveate.models.runtime.pruning import Pruning
@@ -68,33 +69,71 @@ class CompressedCall:
         finally:
             self._thread = None
 
+    def run(self, stock: Callable, inputs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
+        """Returns the output of one pass of stock `generate`, whose inputs are adapted to the shortened prompt.
+
+        Without hooks in the blocks a pass has nothing that `torch.compile` could not make one graph of.
+        """
+        if not (self.pruning.cuts or self.pruning.decoder.flashes):
+            return stock(**self._adapted(inputs))
+        with self._passing(inputs):
+            return stock(**self._adapted(inputs))
+
     @contextmanager
-    def passing(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yields the inputs of one pass of stock `generate`, adapted to the shortened prompt."""
-        ids, more, past = inputs["input_ids"], {}, 0
-        if self.pruning.cuts or self._late is not None:  # reading the length may synchronize with the device
+    def _passing(self, inputs: dict[str, Any]) -> Iterator[None]:
+        """Updates the pruning for one pass, which belongs to this call while the context is active."""
+        ids, past = inputs["input_ids"], 0
+        if self.pruning.cuts:  # reading the length may synchronize with the device
             past = length_of(self.cache) if holds_tokens(self.cache) else 0
         if self.pruning.cuts and past == 0:
             self.pruning.expand(len(ids) // self._prompt[0])
         elif self.pruning.cuts:
             self.pruning.advance(torch.ones_like(ids, dtype=torch.bool), padded=False)
+        with self.acting(past == 0):
+            yield
+
+    def _adapted(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Returns the inputs of one pass with the mask and the positions of the shortened prompt."""
+        ids, more = inputs["input_ids"], {}
         if self.cache is None and inputs.get("attention_mask") is None:
             # Without a mask, transformers takes gaps in positions for the borders of packed sequences.
             more["attention_mask"] = torch.ones_like(ids)
-        if self._late is not None and past + ids.shape[1] > self._prompt[1]:
+        if self._late is not None and inputs.get("position_ids") is not None:
+            past = 0 if self.cache is None else self.cache.get_seq_length()  # of a static cache a tensor, never read
             more["position_ids"] = self._placed(inputs["position_ids"], past, self._late)
-        with self.acting(past == 0):
-            yield {**inputs, **more}
+        return {**inputs, **more}
 
-    def _placed(self, position: Tensor, past: int, late: Tensor) -> Tensor:
+    def _placed(self, position: Tensor, past: int | Tensor, late: Tensor) -> Tensor:
         """Adds the offset `late` to the positions after the prompt."""
         if position.ndim == 2:
             late = late[0]
         elif len(position) > len(late):  # the first axis counts the tokens
             late = torch.cat([torch.zeros_like(late[:1]), late])
         late = late.repeat_interleave(position.shape[-2] // late.shape[-1], -1)[..., None].to(position.device)
-        after = torch.arange(past, past + position.shape[-1], device=position.device) >= self._prompt[1]
+        after = torch.arange(position.shape[-1], device=position.device) + past >= self._prompt[1]
         return position + late * after
+
+
+@contextmanager
+def naming_one_graph(cuts: bool) -> Iterator[None]:
+    """Replaces torch's error about a compiled model, which names lines of torch alone, where cuts are the reason.
+
+    Args:
+        cuts: Whether the method cuts inside the language model.
+
+    Raises:
+        FoveateError: A pass inside the context was to be compiled as one graph (`fullgraph=True`), and there are cuts.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not cuts or not type(error).__module__.startswith("torch._dynamo"):  # importing it takes a second
+            raise
+        raise FoveateError(
+            "torch.compile with fullgraph=True does not work with a method that cuts inside the language model, where "
+            "tokens are chosen between blocks: compile with fullgraph=False, or use a method that compresses before "
+            "the language model"
+        ) from error
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Continuation of conversations from a key-value cache that holds a prompt with compressed images."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,10 +143,9 @@ class NextTurn:
         """Returns whether a pass belongs to this call; see `hooks.CompressedCall.owns`."""
         return cache is self.cache
 
-    @contextmanager
-    def passing(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yields the inputs unchanged; see `hooks.CompressedCall.passing`."""
-        yield inputs
+    def run(self, stock: Callable, inputs: dict[str, Any]) -> Any:  # noqa: ANN401 (as in transformers)
+        """Returns the output of a pass of the stock model; see `hooks.CompressedCall.run`."""
+        return stock(**inputs)
 
 
 def length_of(cache: Any) -> int:  # noqa: ANN401
