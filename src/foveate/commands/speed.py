@@ -58,16 +58,7 @@ def main(
     check_frames(frames)
     check_length(new_tokens, rounds)
     check_model(model)
-    from foveate.analysis.speed.data import (
-        FULL,
-        ONE_BY_ONE,
-        TOTAL,
-        Setting,
-        conditions_of,
-        round_row,
-        speed_folder,
-        write_rounds,
-    )
+    from foveate.analysis.speed.data import conditions_of, speed_folder, write_rounds
     from foveate.analysis.speed.report import ROUNDS, report
     from foveate.compressors import Identity
     from foveate.data.clip import Clip
@@ -78,6 +69,7 @@ def main(
     from foveate.models.loading.automatic import resolved
     from foveate.models.loading.load import load
     from foveate.profiling.one_by_one import timed
+    from foveate.profiling.rows import FULL, ONE_BY_ONE, TOTAL, Setting, round_row
     from foveate.profiling.speed import image_sizes, measure
 
     folder, loaded = speed_folder(out), load(model, *resolved(model, device, dtype), attention, companion)

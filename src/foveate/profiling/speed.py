@@ -12,7 +12,7 @@ A batch of prompts with one image each runs through the passes that evaluations 
 The parts add up to the total. They follow "inputs", which converts images and words to tensors.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -248,14 +248,32 @@ def measure(
     settings = {key: partial(run, *resized[key]) for key in taken} | dict(others)
     results: list[Round] = []
     with bar(len(settings) * (_WARM_UPS + rounds), "pass") as shown:
-        for number in range(-_WARM_UPS, rounds):
-            for key in list(settings)[:: -1 if number % 2 else 1]:
-                clock = Clock(loaded.model.device)
-                settings[key](clock)
-                shown.update()
-                if number >= 0:
-                    results.append(Round(key, number, clock.ms, taken.get(key)))
+        for one in in_turn(settings, taken, loaded.model.device, range(-_WARM_UPS, rounds)):
+            shown.update()
+            if one.number >= 0:
+                results.append(one)
     return results, unsupported
+
+
+def in_turn(
+    settings: Mapping[tuple[str, int], Callable[[Clock], object]],
+    taken: Mapping[tuple[str, int], Footprint],
+    device: torch.device,
+    numbers: Iterable[int],
+) -> Iterator[Round]:
+    """Yields each measurement of all settings in turn, in reverse order in rounds of an odd number.
+
+    Args:
+        settings: The settings, functions that receive their clock.
+        taken: The costs of settings other than time.
+        device: The device that does the work.
+        numbers: The numbers of the rounds.
+    """
+    for number in numbers:
+        for key in list(settings)[:: -1 if number % 2 else 1]:
+            clock = Clock(device)
+            settings[key](clock)
+            yield Round(key, number, clock.ms, taken.get(key))
 
 
 def image_sizes(loaded: LoadedModel, sizes: Sequence[int], image: Image) -> Sequence[int]:

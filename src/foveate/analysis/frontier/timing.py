@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from itertools import cycle, islice
 from pathlib import Path
 
-from foveate.analysis.speed.data import Setting, conditions_of, round_row, write_rounds
+from foveate.analysis.speed.data import conditions_of, write_rounds
 from foveate.compressors import Compressor
 from foveate.data.sample import first_of_images
 from foveate.evaluation import EvalConfig
 from foveate.evaluation.run import cached_load, data_of
+from foveate.profiling.rows import Setting, round_row
 from foveate.profiling.speed import measure
 
 

@@ -22,14 +22,12 @@ from foveate.core.errors import DataError, OutputError
 from foveate.core.storage import atomic_write
 from foveate.models.loading.load import LoadedModel
 from foveate.profiling.clock import device_name
-from foveate.profiling.flops import CONVENTIONS
-from foveate.profiling.speed import INPUTS, PARTS, Round
+from foveate.profiling.rows import FACTS, FULL, ONE_BY_ONE, Setting
+from foveate.profiling.speed import INPUTS, PARTS
 
-FULL, ONE_BY_ONE, TOTAL = "full", "one by one", "total"
 FASTER, SLOWER, BASELINE = "faster", "slower", "baseline"
 GROUP = ["size", "frames", "batch"]
 _METADATA = b"foveate"
-_FACTS = ("equivalent_tokens", "given_tokens", "left_tokens", "kv_bytes", "peak_bytes")
 
 
 class Conditions(NamedTuple):
@@ -88,48 +86,6 @@ def versions() -> str:
     """Returns the versions of Python and the libraries, such as "Python 3.11.2, torch 2.13.0"."""
     names = {"Python": python_version()} | {name: version(name) for name in ("torch", "transformers", "foveate")}
     return ", ".join(" ".join(pair) for pair in names.items())
-
-
-class Setting(NamedTuple):
-    """Images or videos of a batch.
-
-    Attributes:
-        size: Side of the images or frames in pixels.
-        frames: Frames of each video; 0 for images.
-        batch: Questions per batch.
-    """
-
-    size: int
-    frames: int
-    batch: int
-
-    @property
-    def title(self) -> str:
-        """The setting in words."""
-        what = f"Videos of {self.frames} frames of" if self.frames else "Images of"
-        return f"{what} {self.size} pixels, batch {self.batch}"
-
-
-def round_row(setting: Setting, new_tokens: int, measured: Round) -> dict[str, Any]:
-    """Returns a row of the parquet file, with times of the whole batch and None for unknown values.
-
-    Args:
-        setting: The images or videos.
-        new_tokens: Number of tokens of every answer.
-        measured: One round of one setting.
-    """
-    (method, budget), ms, taken = measured.key, measured.ms, measured.taken
-    total = sum(ms.get(part, 0.0) for part in PARTS) if taken else ms[TOTAL]
-    facts = {name: getattr(taken, name, None) for name in _FACTS}
-    counted = {f"gflops_{name}": taken.operations[name] / 1e9 if taken else None for name in CONVENTIONS}
-    return (
-        setting._asdict()
-        | {"method": method, "budget": budget, "round": measured.number}
-        | {"new_tokens": new_tokens, "total_ms": total}
-        | {f"{part}_ms": ms.get(part, 0.0) if taken else None for part in (INPUTS, *PARTS)}
-        | facts
-        | counted
-    )
 
 
 def speed_folder(out: Path, name: str = "measure_speed") -> Path:
@@ -219,7 +175,7 @@ def _row(
     known["decode_ms"] /= first["new_tokens"] - 1
     low, median, high = (times["total_ms"] / batch).quantile([0.25, 0.5, 0.75])
     known |= {"total_ms": median, "total_q25_ms": low, "total_q75_ms": high}
-    known |= {name: first[name] for name in (*_FACTS, *(c for c in times.columns if c.startswith("gflops_")))}
+    known |= {name: first[name] for name in (*FACTS, *(c for c in times.columns if c.startswith("gflops_")))}
     known["flops_ratio"] = full.iloc[0]["gflops_foveate"] / first["gflops_foveate"]
     speedup = (np.nan,) * 4
     if method not in (FULL, ONE_BY_ONE):
