@@ -112,10 +112,21 @@ def render(path: Path = README, results: Path = RESULTS) -> None:
         path: File of the page.
         results: File of the table.
     """
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    write_between_marks(path, rendered(read(results)))
+
+
+def write_between_marks(path: Path, text: str, begin: str = BEGIN) -> None:
+    """Replaces what stands between a mark that begins a generated part of a page and the next end of one.
+
+    Args:
+        path: File of the page.
+        text: The new text.
+        begin: The mark.
+    """
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(END)
     with atomic_write(path) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n\n{rendered(read(results))}\n\n{END}{after}", encoding="utf-8")
+        temporary.write_text(f"{before}{begin}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def summary(names: list[str], path: Path = RESULTS) -> str:

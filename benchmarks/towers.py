@@ -1,0 +1,53 @@
+"""Times a CLIP tower alone: plain, with [CLS] rows from the tap, and with those of eager attention's matrices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate.core.needs import ClsRows
+from foveate.profiling.clock import Clock
+from foveate.profiling.speed import Batch
+
+SIDES = PLAIN, TAPPED, EAGER = "tower", "tower, rows by the tap", "tower, rows by eager attention"
+
+
+@torch.inference_mode()
+def timed(side: str, batch: Batch) -> float:
+    """Returns the milliseconds of one pass of the tower."""
+    run, clock = _passes(batch)[side], Clock(batch.loaded.model.device)
+    with clock.part(side):
+        run()
+    return clock.ms[side]
+
+
+@torch.inference_mode()
+def difference(batch: Batch) -> float:
+    """Returns the largest difference of the tap's rows from eager ones, as a share of the largest of these."""
+    passes = _passes(batch)
+    eager = passes[EAGER]().float()
+    found = passes[TAPPED]().float()  # several tiles of an image are side by side
+    found = found.unflatten(-1, (-1, eager.shape[-1])).movedim(-2, 1).flatten(0, 1)
+    return float((found - eager).abs().max() / eager.max())
+
+
+def _passes(batch: Batch) -> dict[str, Callable[[], Tensor]]:
+    adapter, images = batch.adapter, batch.images(list(range(len(batch.arrangements)))).images
+    arrangement, need = batch.arrangements[0], ClsRows(tuple(range(batch.adapter.tower.depth)))
+
+    def eager() -> Tensor:
+        tower: Any = batch.loaded.model.model.vision_tower
+        before = tower.config._attn_implementation
+        tower.set_attn_implementation("eager")
+        try:
+            matrices = tower(adapter.pixels(images, arrangement).flatten(0, 1), output_attentions=True).attentions
+        finally:
+            tower.set_attn_implementation(before)
+        return torch.stack([matrix[:, :, 0, 1:] for matrix in matrices], 1)
+
+    return {
+        PLAIN: lambda: adapter.encode(images, arrangement, ())[0],
+        TAPPED: lambda: adapter.encode(images, arrangement, (need,))[1][need],
+        EAGER: eager,
+    }
