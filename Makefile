@@ -23,7 +23,7 @@ SPEED_ARGS ?=
 READ := $(if $(FOVEATE_RUNS),,$(patsubst %,runs/%/table.csv,measure_bias ablate_layers compare_methods measure_speed))
 
 .DEFAULT_GOAL := help
-.PHONY: help ablate compare search recommend bias speed notebooks test test-all test-newest properties faults bench audit lint docs train dashboard wheel clean
+.PHONY: help ablate compare search recommend bias speed notebooks test test-all test-newest properties faults bench bench-gpu audit lint docs train dashboard wheel clean
 
 help: ## show this list; ARGS passes options to a script: make ablate ARGS="--keep 36 16", make ablate ARGS=--help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -76,6 +76,11 @@ test-newest: ## run the fast tests with the newest versions that the ranges allo
 
 bench: $(INSTALLED) ## measure speed and memory against the promises in benchmarks/README.md: a quarter of an hour
 	$(BIN)/pytest benchmarks $(ARGS)
+
+# Needs `pip install foveate` (or `pip install -e .`) alone, in the environment of the driver's torch: no pins, no extras.
+BENCH_PYTHON ?= $(or $(wildcard $(BIN)/python),$(PYTHON))
+bench-gpu: ## time answers on models of published sizes, ten minutes a run, the rest with the next: docs/results/gpu.md
+	PYTHONPATH=src:. $(BENCH_PYTHON) -m benchmarks.gpu $(ARGS)
 
 faults: $(INSTALLED) ## inject over 200 faults (kills, full disks, damaged files) into the real commands
 	$(BIN)/python -m tests.faults $(ARGS)

@@ -28,6 +28,7 @@ from foveate.methods.registry import NAMES, VIDEO, check_names
 from foveate.models.loading.load import LoadedModel
 from foveate.profiling.rows import FULL, Setting, round_row
 from foveate.profiling.speed import Batch, answer_batch, footprint, in_turn
+from foveate.profiling.timing import check_length
 
 BUDGETS = (1 / 9, 1 / 3, 1 / 2)
 """Equivalent tokens as a share of all; a method has the first of these that it can have."""
@@ -35,7 +36,6 @@ FIRST = ("vtc_cls", "random", "divprune", "fastv", "pyramiddrop", "visionzip", "
 """The methods that are measured before the others, if time is short."""
 METHODS = tuple(dict.fromkeys((*FIRST, *(name for name in NAMES if name not in (FULL, *VIDEO)))))
 LEAST = 2  # rounds, below which a setting counts as not measured
-_NEW_TOKENS = 16
 _QUESTION = "What is shown in the picture, and where?"
 
 
@@ -49,6 +49,7 @@ class Options:
         layers: Largest number of layers of the tower and of blocks; None means all.
         methods: Names of methods.
         rounds: Number of times that each setting is timed.
+        new_tokens: Number of tokens of every answer.
     """
 
     device: str
@@ -56,6 +57,7 @@ class Options:
     layers: int | None
     methods: Sequence[str]
     rounds: int
+    new_tokens: int = 16
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ class Block:
                 break
             try:
                 key, compressor, own = self._setting(name, batch)
-                taken[key] = footprint(own, compressor, _NEW_TOKENS)
-                settings[key] = partial(answer_batch, own, compressor, _NEW_TOKENS)
+                taken[key] = footprint(own, compressor, self.options.new_tokens)
+                settings[key] = partial(answer_batch, own, compressor, self.options.new_tokens)
             except (FoveateError, torch.OutOfMemoryError) as error:
                 self._note(name, error)
         shape = Setting(self.key["size"], 0, self.key["batch"])
@@ -100,7 +102,7 @@ class Block:
             if number >= first + LEAST and monotonic() > until:
                 break
             for one in in_turn(settings, taken, self.loaded.model.device, [number]):
-                self.results.add({**self.key, **round_row(shape, _NEW_TOKENS, one)})
+                self.results.add({**self.key, **round_row(shape, self.options.new_tokens, one)})
 
     def _batch(self, loaded: LoadedModel) -> Batch:
         image = Image.radial_gradient("L").convert("RGB").resize((self.key["size"],) * 2)
@@ -218,17 +220,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32], help="questions per batch")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="names of methods")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each setting, at least two")
+    parser.add_argument("--new-tokens", type=int, default=16, help="tokens of every answer, at least two")
     parser.add_argument("--minutes", type=float, default=9.0, help="time after which nothing new begins")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the file of results")
     given = parser.parse_args(arguments)
     check_names(given.methods)
+    check_length(given.new_tokens, given.rounds)
     if given.rounds < LEAST or min(given.batches) < 1:
         parser.error(
             f"--rounds {given.rounds}, --batches {given.batches}: expected at least {LEAST} rounds, and 1 question"
         )
     if torch.device(given.device).type == "cpu" and given.layers is None:
         parser.error("no GPU was found: whole models take hours on a CPU; give --layers 2 for models of reduced depth")
-    options = Options(given.device, given.dtype, given.layers, given.methods, given.rounds)
+    options = Options(given.device, given.dtype, given.layers, given.methods, given.rounds, given.new_tokens)
     results = Results.of(given.out, given.device, given.dtype)
     done = measure(options, results, given.models, given.batches, given.minutes)
     left = "" if done else "; the same command measures the rest"

@@ -124,7 +124,7 @@ def choosing_share(rows: pd.DataFrame, method: str) -> Estimate | None:
         method: The method; None is returned if it saves no time in some round.
     """
     full, own = _paired(rows, method, _SAVED)
-    saved = full.sum(1) - own.sum(1)
+    saved = full.sum(axis=1) - own.sum(axis=1)
     if (saved <= 0).any():
         return None
     return mean(100 * _paired(rows, method, "scoring_ms")[1] / saved)

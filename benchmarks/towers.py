@@ -36,18 +36,20 @@ def _passes(batch: Batch) -> dict[str, Callable[[], Tensor]]:
     adapter, images = batch.adapter, batch.images(list(range(len(batch.arrangements)))).images
     arrangement, need = batch.arrangements[0], ClsRows(tuple(range(batch.adapter.tower.depth)))
 
+    tower: Any = batch.loaded.model.model.vision_tower
+    pixels = adapter.pixels(images, arrangement).flatten(0, 1)
+
     def eager() -> Tensor:
-        tower: Any = batch.loaded.model.model.vision_tower
         before = tower.config._attn_implementation
         tower.set_attn_implementation("eager")
         try:
-            matrices = tower(adapter.pixels(images, arrangement).flatten(0, 1), output_attentions=True).attentions
+            matrices = tower(pixels, output_attentions=True).attentions
         finally:
             tower.set_attn_implementation(before)
         return torch.stack([matrix[:, :, 0, 1:] for matrix in matrices], 1)
 
     return {
-        PLAIN: lambda: adapter.encode(images, arrangement, ())[0],
+        PLAIN: lambda: tower(pixels).last_hidden_state,  # all layers: without rows `encode` leaves the last ones out
         TAPPED: lambda: adapter.encode(images, arrangement, (need,))[1][need],
         EAGER: eager,
     }
