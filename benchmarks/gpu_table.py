@@ -75,7 +75,7 @@ def methods_of(frame: pd.DataFrame) -> pd.DataFrame:
                 dict(zip(_SETTING, setting, strict=True))
                 | {"method": method, "machine": machine}
                 | {"tokens": f"{own['equivalent_tokens'].iloc[0]:.0f}"}
-                | {_NAMES.get(part, part): f"{value:.3g}" for part, value in ms.items()}
+                | {_NAMES.get(part, part): _number(value) for part, value in ms.items()}
                 | {"peak MiB": f"{own['peak_bytes'].iloc[0] / 2**20:.0f}"}
                 | {"prefill reaches": "" if plain else _shown(prefill_share(rows, method), "%")}
                 | {"choosing takes": "" if plain else _shown(choosing_share(rows, method), "%")}
@@ -187,6 +187,10 @@ def _tap(rows: pd.DataFrame) -> str:
     )
     difference = 100 * rows.loc[rows["method"] == towers.TAPPED, "difference"].max()
     return f"{time} of the tower's time{eager}; rows differ by {difference:.2g} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _spread(found: Sequence[Estimate | None], worst: Any) -> str:  # noqa: ANN401 (min or max)
