@@ -66,7 +66,8 @@ def watched(command: Sequence[str]) -> tuple[float, dict[str, int]]:
     Raises:
         CalledProcessError: The command failed.
     """
-    began, peak = time.perf_counter(), dict.fromkeys((ANONYMOUS, MAPPED, RESIDENT), 0)
+    began = time.perf_counter()
+    peak: dict[str, int] = dict.fromkeys((ANONYMOUS, MAPPED, RESIDENT), 0)
     with subprocess.Popen(command) as process:
         while process.poll() is None:
             for name, value in _memory(process.pid):
