@@ -29,6 +29,7 @@ from foveate.evaluation.prompts import check_length
 from foveate.metrics.evidence import SHOWN
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.loading.load import LoadedModel
+from foveate.models.loading.names import VIDEO_FAMILIES
 from foveate.models.runtime.generation_config import greedily
 from foveate.models.runtime.images import LiveImages
 from foveate.models.runtime.response_attention import attention_maps
@@ -85,7 +86,7 @@ class Prompt:
         if isinstance(media, Clip) and not takes_videos(loaded):
             raise UnsupportedModel(
                 f"{type(loaded.model).__name__} takes images, not videos: start the page with --model and a model of "
-                "LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
+                f"{VIDEO_FAMILIES}"
             )
         images, (arrangement,) = loaded.media_inputs([media])
         ids = loaded.prompt(question, arrangement)

@@ -29,6 +29,7 @@ from foveate.methods.fitting import for_model, method, options_on
 from foveate.methods.registry import METHODS, VIDEO, is_recipe_file
 from foveate.models.loading.automatic import resolved
 from foveate.models.loading.load import LoadedModel, load
+from foveate.models.loading.names import REFERENCE_VIDEO, VIDEO_FAMILIES
 
 SHARE = 0.11
 """Share of the patches that a method without a budget keeps."""
@@ -201,7 +202,7 @@ def _usable(plan: Plan, samples: Sequence[VQASample], loaded: LoadedModel) -> tu
     if not usable and videos:
         raise DataError(
             f"the questions of {plan.data!r} are about videos, which {type(loaded.model).__name__} does not take: give "
-            "a model of LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
+            f"a model of {VIDEO_FAMILIES}, such as {REFERENCE_VIDEO!r}"
         )
     if not usable:
         raise DataError(

@@ -11,6 +11,7 @@ from foveate.core.errors import DataError, UnsupportedModel
 from foveate.data.clip import Clip
 from foveate.lmms_eval.visuals import opened
 from foveate.models.loading.load import LoadedModel
+from foveate.models.loading.names import VIDEO_FAMILIES
 
 _PLACEHOLDERS = ("<image>", "<video>")
 _SAMPLING = ("temperature", "top_p", "top_k")
@@ -61,7 +62,7 @@ class Request:
         if videos and loaded.adapter.kind("video") is None:
             raise UnsupportedModel(
                 f"{question} is about a video, and {type(loaded.model).__name__} takes images: choose tasks about "
-                "images, or a model of LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2.5-VL or Qwen3-VL"
+                f"images, or a model of {VIDEO_FAMILIES}"
             )
         texts = re.split("|".join(_PLACEHOLDERS if videos else _PLACEHOLDERS[:1]), context)
         if len(texts) > 1 and len(texts) - 1 != len(seen):

@@ -14,6 +14,8 @@ REFERENCE_VIDEO = "reference-video"
 """The name of the shipped model that takes videos; its tower is that of `reference`."""
 SHIPPED = (*REFERENCES, REFERENCE_VIDEO)
 """The names of all shipped models."""
+VIDEO_FAMILIES = "LLaVA-OneVision, LLaVA-NeXT-Video, InternVL, Qwen2.5-VL or Qwen3-VL"
+"""The families that take videos, for messages."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 AUTO: Literal["auto"] = "auto"
 """The value of an option that is chosen for the model and the machine; see `models.loading.automatic`."""

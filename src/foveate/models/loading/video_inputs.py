@@ -13,6 +13,7 @@ from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.internals import internal
 from foveate.models.loading.checkpoint import device_of
 from foveate.models.loading.image_inputs import named_refusals
+from foveate.models.loading.names import REFERENCE_VIDEO, VIDEO_FAMILIES
 
 
 def video_inputs(adapter: Adapter, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
@@ -21,7 +22,7 @@ def video_inputs(adapter: Adapter, clips: Sequence[Clip]) -> tuple[ImageInputs, 
     if videos is None:
         raise UnsupportedModel(
             f"{type(adapter.model).__name__} takes images, not videos: give the frames as images (--frames-as images), "
-            "or use a model of LLaVA-OneVision, LLaVA-NeXT-Video, InternVL, Qwen2.5-VL or Qwen3-VL"
+            f"or use {REFERENCE_VIDEO!r} or a model of {VIDEO_FAMILIES}"
         )
     with named_refusals("frames", [clip.frames[0] for clip in clips]):
         inputs, arrangements = videos.prepared_videos(clips)
