@@ -241,7 +241,7 @@ def ranking_figure(panels: Sequence[Ranking], source: str = "") -> Figure:
     """
     with house_style():
         height = 0.27 * len(panels[0].rows) + 1.9
-        width = max(3.6 * len(panels) + 2.2, 12)  # the title and the legend are in one row
+        width = max(3.6 * len(panels) + 2.2, 14)  # the title and the legend are in one row
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for ax, panel in zip(axes, panels, strict=True):
