@@ -2,7 +2,7 @@
 
 Writes a folder of random weights in shards (14 GB with all 32 blocks), one weight at a time, and removes it afterwards.
 Loading and answering run in processes of their own, whose memory is read from the kernel meanwhile. Pages of a mapped
-file count as resident while they are in memory, although the kernel may drop them, so they are told apart.
+file count as resident while they are in memory, although the kernel may drop them, so the two are separate.
 """
 
 import argparse

@@ -11,14 +11,10 @@ from foveate.analysis.rounds import ratio as ratio_of
 from foveate.analysis.speed.data import (
     BASELINE,
     FASTER,
-    FULL,
-    ONE_BY_ONE,
     SLOWER,
     Conditions,
-    Setting,
     groups_of,
     read_rounds,
-    round_row,
     speed_table,
     write_rounds,
 )
@@ -26,6 +22,7 @@ from foveate.analysis.speed.figures import draw_parts, draw_speedups, parts_data
 from foveate.analysis.speed.report import ROUNDS, markdown, report
 from foveate.core.errors import DataError
 from foveate.profiling.flops import CONVENTIONS
+from foveate.profiling.rows import FULL, ONE_BY_ONE, Setting, round_row
 from foveate.profiling.speed import PARTS, Footprint, Round
 
 NEW, BATCH, ROUNDS_EACH = 11, 4, 12
