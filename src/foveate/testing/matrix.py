@@ -118,7 +118,8 @@ def _smaller_inputs(small: LoadedModel, family: str) -> dict[str, Any]:
     """Returns the inputs of a prompt about an image or a video that the image processor makes smaller."""
     image = Image.radial_gradient("L").convert("RGB")
     if family.startswith(OF_VIDEOS):
-        return dict(small.video_inputs([Clip([image], [0.0])])[0])
+        inputs, (video,) = small.video_inputs([Clip([image] * 2, [0.0, 0.5])])
+        return small.batch([small.prompt("ab", video)], inputs)
     return small.inputs([small.chat_prompt([None, "ab"])], [[image]])
 
 

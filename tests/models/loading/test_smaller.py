@@ -308,8 +308,55 @@ def test_a_method_at_a_resolution_cannot_be_attached_and_says_what_to_do_instead
 def test_a_family_without_a_rule_names_what_is_missing(loaded_of):
     with pytest.raises(UnsupportedNeed, match="define `scaling` in LlavaOnevisionVideos"):
         loaded_of("LLaVA-OneVision").adapter.other.scaling((96, 96), 4)
-    with pytest.raises(UnsupportedNeed, match="no rule for smaller videos"):
-        loaded_of("Qwen3-VL").smaller(4).video_inputs([Clip([picture(96, 96)], [0.0])])
+    for family in ("LLaVA-OneVision", "InternVL"):
+        with pytest.raises(UnsupportedNeed, match="no rule for smaller videos"):
+            loaded_of(family).smaller(4).video_inputs([Clip([picture(96, 96)], [0.0])])
+
+
+FRAMES = Clip([picture(96, 96)] * 4, [0.0, 0.5, 1.0, 1.5])
+
+
+def possible_frames(family, loaded):
+    """Every number of tokens of a frame that a smaller video can have."""
+    if family == "LLaVA-NeXT-Video":
+        return {rows**2 for rows in range(1, 4)}
+    return possible(family, loaded, picture(96, 96))
+
+
+@pytest.mark.parametrize("keep", [0.25, 6, 1.0])
+@pytest.mark.parametrize("family", ["LLaVA-NeXT-Video", "Qwen2.5-VL", "Qwen3-VL"])
+def test_smaller_videos_have_the_nearest_number_of_tokens_and_are_answered(loaded_of, family, keep):
+    loaded = loaded_of(family)
+    (full,) = loaded.video_inputs([FRAMES])[1]
+    small = loaded.smaller(keep)
+    inputs, (video,) = small.video_inputs([FRAMES])
+    frame = full.patches // full.frames
+    wanted = (keep if keep == 6 else keep * full.patches) / full.frames
+    counts = {count for count in possible_frames(family, loaded) if count <= frame} | {frame}
+    assert video.patches // video.frames == min(counts, key=lambda count: (abs(count - wanted), count))
+    assert (video.frames, video.seconds) == (full.frames, full.seconds)
+    ids = torch.tensor([small.prompt("ab", video)])
+    asked = {"input_ids": ids, **inputs, "max_new_tokens": 3, "do_sample": False}
+    with Identity().attached(small) as run:
+        answer = small.model.generate(**asked)
+    assert run.kept[0].tolist() == list(range(video.patches))
+    if family != "LLaVA-NeXT-Video":  # whose stock tower takes one size
+        assert torch.equal(answer, small.model.generate(**asked, **small.adapter.token_types(ids)))
+
+
+def test_smaller_frames_of_llava_next_video_are_resized_pixels(loaded_of):
+    loaded = loaded_of("LLaVA-NeXT-Video")
+    full, small = (one.video_inputs([FRAMES])[0]["pixel_values_videos"] for one in (loaded, loaded.smaller(16)))
+    assert full.shape[-2:] == (24, 24) and small.shape[-2:] == (16, 16)
+    blurred = full[0].unflatten(-1, (8, 3)).unflatten(-3, (8, 3)).mean((-1, -3))  # both at 8 x 8
+    assert (
+        torch.corrcoef(
+            torch.stack(
+                [blurred.flatten(), small[0].unflatten(-1, (8, 2)).unflatten(-3, (8, 2)).mean((-1, -3)).flatten()]
+            )
+        )[0, 1]
+        > 0.97
+    )
 
 
 def test_an_image_that_the_processor_refuses_is_named_at_any_size(loaded_of):

@@ -78,6 +78,7 @@ class Adapter(ABC):
             placeholders.
         fixed_grid: Whether every image has the grid of the tower, so that its tokens alone determine its arrangement.
         any_size: Whether an image can have fewer patches than the tower's grid, which is then a typical one.
+        makes_smaller_videos: Whether `prepared_videos` takes a number of visual tokens.
         resizes_pixels: Whether `encode` answers `Downsampled`, by resizing pixels that are prepared already.
         position_axes: Number of coordinates of a position.
         packs_projected: Whether sources have passed the projector already.
@@ -92,6 +93,7 @@ class Adapter(ABC):
     tower: Tower
     image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values",)
     modality: ClassVar[str] = "image"
+    makes_smaller_videos: ClassVar[bool] = False
     token_inputs: ClassVar[tuple[str, ...]] = ()
     image_options: ClassVar[Mapping[str, Any]] = {}
     shares_inputs: ClassVar[bool] = False
@@ -144,8 +146,13 @@ class Adapter(ABC):
         """
         return self.arrangements(images, [])
 
-    def prepared_videos(self, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+    def prepared_videos(self, clips: Sequence[Clip], keep: Keep | None = None) -> tuple[ImageInputs, list[Arrangement]]:
         """Returns the model inputs of videos and their arrangements, in a family that takes videos.
+
+        Args:
+            clips: The videos.
+            keep: Visual tokens of each video from smaller frames: about as many, or a share of those at full size; None
+                leaves the frames as they are. Only with `makes_smaller_videos`.
 
         Raises:
             DataError: One call cannot hold these videos.

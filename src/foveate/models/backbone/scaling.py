@@ -40,6 +40,6 @@ class Scaling:
         return image.resize((width, height), Resampling.BICUBIC)
 
 
-def nearest(found: Iterable[Scaling], patches: int) -> Scaling:
+def nearest(found: Iterable[Scaling], patches: float) -> Scaling:
     """Returns the scaling whose number of patches is nearest to a number; of two, the smaller one."""
     return min(found, key=lambda one: (abs(one.patches - patches), one.patches))

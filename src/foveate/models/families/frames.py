@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from foveate.core.arrangement import Arrangement, Grid
+from foveate.core.budget import Keep, resolve_keep
 from foveate.core.errors import DataError
 from foveate.core.transfer import rows_of
 from foveate.data.clip import Clip
 from foveate.models.backbone.adapter import ImageInputs
-from foveate.models.families.llava import clip_like
+from foveate.models.families.llava import clip_like, grid_of
 from foveate.models.families.llava_next import LlavaNext
 from foveate.models.families.tiled import Tiled, arranged
 
@@ -34,18 +36,19 @@ class Frames(Tiled):
         return self.model.config.video_token_id
 
     def arrangements(self, images: ImageInputs, runs: Sequence[int]) -> list[Arrangement]:
-        pixels, grid = images["pixel_values_videos"], self.tower.grid
+        pixels = images["pixel_values_videos"]
         if pixels.ndim != 5:
             raise ValueError(
                 f"pixel_values_videos of shape {tuple(pixels.shape)}: expected (video, frame, channel, height, width), "
                 "as the model's own processor gives them"
             )
+        grid = self.token_grid(pixels)
         videos, frames = pixels.shape[:2]
         last = () if self.separator is None else (frames * grid.patches,)
         arrangement = arranged(grid, frames, Arrangement.boxes * frames)
         return [replace(arrangement, separators=last, frames=frames)] * videos
 
-    def prepared_videos(self, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+    def prepared_videos(self, clips: Sequence[Clip], keep: Keep | None = None) -> tuple[ImageInputs, list[Arrangement]]:
         if len(counts := sorted({len(clip.frames) for clip in clips})) > 1:
             raise DataError(
                 f"videos of {', '.join(map(str, counts))} frames: one call of {type(self.model).__name__} takes videos "
@@ -59,6 +62,10 @@ class Frames(Tiled):
         inputs = {"pixel_values_videos": pixels}
         found = zip(clips, self.arrangements(inputs, []), strict=True)
         return inputs, [replace(one, boxes=(self.box(clip.frames[0].size),) * one.frames) for clip, one in found]
+
+    def token_grid(self, pixels: Float[Tensor, "video frame channel height width"]) -> Grid:
+        """Returns the grid of tokens of each frame."""
+        return self.tower.grid
 
     def square(self, frame: Image) -> Image:
         """Returns a frame as the image processor takes it, which resizes it to the square of the tower."""
@@ -86,10 +93,38 @@ class LlavaNextVideo(LlavaNext):
 class LlavaNextVideos(Frames):
     """Videos in LLaVA-NeXT-Video, whose patches are pooled before the projector."""
 
+    makes_smaller_videos: ClassVar[bool] = True
+
     def __init__(self, model: Any) -> None:  # noqa: ANN401 (a class per family)
         super().__init__(model)
-        patches, stride = self.tiles.properties.grid, model.config.spatial_pool_stride
-        self.tower = replace(self.tiles.properties, grid=Grid(patches.rows // stride, patches.columns // stride))
+        patches, self.stride = self.tiles.properties.grid, model.config.spatial_pool_stride
+        grid = Grid(patches.rows // self.stride, patches.columns // self.stride)
+        self.tower = replace(self.tiles.properties, grid=grid)
+
+    def token_grid(self, pixels: Float[Tensor, "video frame channel height width"]) -> Grid:
+        patches = grid_of(pixels, self.model.config)
+        return Grid(patches.rows // self.stride, patches.columns // self.stride)
+
+    def prepared_videos(self, clips: Sequence[Clip], keep: Keep | None = None) -> tuple[ImageInputs, list[Arrangement]]:
+        inputs, arrangements = super().prepared_videos(clips)
+        if keep is None:
+            return inputs, arrangements
+        small = {"pixel_values_videos": self._smaller(inputs["pixel_values_videos"], keep)}
+        found = zip(arrangements, self.arrangements(small, []), strict=True)
+        return small, [replace(one, boxes=full.boxes) for full, one in found]
+
+    def _smaller(
+        self, pixels: Float[Tensor, "video frame channel height width"], keep: Keep
+    ) -> Float[Tensor, "video frame channel rows columns"]:
+        """Returns frames of the square size whose number of tokens is nearest to a budget of each video."""
+        frames, own = pixels.shape[1], self.tower.grid
+        wanted = resolve_keep(keep, frames * own.patches) / frames
+        side = min(range(1, own.rows + 1), key=lambda rows: (abs(rows**2 - wanted), rows))
+        if side == own.rows:
+            return pixels
+        edge = side * self.stride * self.model.config.vision_config.patch_size
+        small = F.interpolate(pixels.flatten(0, 1), size=(edge, edge), mode="bicubic", antialias=True)
+        return small.unflatten(0, pixels.shape[:2])
 
     def square(self, frame: Image) -> Image:
         """Returns the middle of a frame that is resized to the tower's side, as the stock video processor cuts it."""

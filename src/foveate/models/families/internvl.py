@@ -192,7 +192,7 @@ class InternVLVideos(Shuffled):
         grid = self._grid(images)
         return [_video(grid, run // grid.patches) for run in runs]
 
-    def prepared_videos(self, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+    def prepared_videos(self, clips: Sequence[Clip], keep: Keep | None = None) -> tuple[ImageInputs, list[Arrangement]]:
         size = self.video_settings.get("size", {})
         options = {"size": size} if {"height", "width"} <= set(size) else {}
         frames = [frame for clip in clips for frame in clip.frames]

@@ -95,9 +95,20 @@ class MergedSquares(Adapter):
         }
 
     def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
-        processor = self.image_processor
-        lowest, highest = processor.size["shortest_edge"], processor.size["longest_edge"]
-        token = self.pixels_of_token
+        return self.scaled_within(size, self.image_processor.size, lambda own: resolve_keep(keep, own))
+
+    def scaled_within(
+        self, size: tuple[int, int], limits: Mapping[str, int], wanted: Callable[[int], float]
+    ) -> Scaling:
+        """Returns how the image processor gives an image, or a frame, about as many tokens as wanted.
+
+        Args:
+            size: Its height and width.
+            limits: The smallest and largest number of pixels at full size, as the image processor names them.
+            wanted: Maps its number of tokens at full size to the wanted one.
+        """
+        processor, token = self.image_processor, self.pixels_of_token
+        lowest, highest = limits["shortest_edge"], limits["longest_edge"]
 
         def within(pixels: int) -> Scaling:
             limits = {"shortest_edge": min(lowest, pixels), "longest_edge": pixels}
@@ -109,11 +120,11 @@ class MergedSquares(Adapter):
             return Scaling(processor.get_number_of_image_patches(*size, bounds) // self.side**2, {"size": limits})
 
         own = within(highest).patches
-        if (patches := resolve_keep(keep, own)) == own:
+        if (patches := wanted(own)) == own:
             return Scaling(own)
-        limits = range(token, highest + 1, token)
-        enough = bisect_left(limits, patches, key=lambda pixels: within(pixels).patches)
-        around = limits[max(enough - 1, 0) : enough + 1]  # the number of tokens rises with the limit
+        possible = range(token, highest + 1, token)
+        enough = bisect_left(possible, patches, key=lambda pixels: within(pixels).patches)
+        around = possible[max(enough - 1, 0) : enough + 1]  # the number of tokens rises with the limit
         return nearest([*map(within, around), Scaling(own)], patches)
 
     @property
@@ -272,6 +283,7 @@ class QwenVideos(MergedSquares):
         "mm_token_type_ids",
     )
     modality = "video"
+    makes_smaller_videos: ClassVar[bool] = True
 
     @property
     def image_token(self) -> int:
@@ -296,9 +308,9 @@ class QwenVideos(MergedSquares):
         """Returns whether a prompt has the time before each frame, as in Qwen3-VL, instead of positions with time."""
         return self.model.config.model_type != "qwen2_5_vl"
 
-    def prepared_videos(self, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+    def prepared_videos(self, clips: Sequence[Clip], keep: Keep | None = None) -> tuple[ImageInputs, list[Arrangement]]:
         """Returns model inputs and arrangements of videos; the last of an odd number of frames is repeated."""
-        pixels, grids = zip(*(self._patches(clip) for clip in clips), strict=True)
+        pixels, grids = zip(*(self._patches(clip, keep) for clip in clips), strict=True)
         inputs = {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.stack(grids)}
         if not self._timed:
             inputs["second_per_grid_ts"] = torch.tensor([self._together / clip.fps for clip in clips])
@@ -320,16 +332,26 @@ class QwenVideos(MergedSquares):
         ends = zip(times[:: self._together], times[self._together - 1 :: self._together], strict=True)
         return tuple((first + last) / 2 for first, last in ends)
 
-    def _patches(self, clip: Clip) -> tuple[Float[Tensor, "patch width"], Int[Tensor, " axis"]]:
+    def _patches(self, clip: Clip, keep: Keep | None) -> tuple[Float[Tensor, "patch width"], Int[Tensor, " axis"]]:
         """Returns the patches of a video and its number of frames, rows and columns, frames merged."""
         merged, patch = self._together, self.model.config.vision_config.patch_size
         frames = [*clip.frames, *[clip.frames[-1]] * (-len(clip.frames) % merged)]
-        prepared = self.image_processor(frames, return_tensors="pt", **self._limits(len(clip.frames)))
+        prepared = self.image_processor(frames, return_tensors="pt", **self._options(clip, len(frames) // merged, keep))
         # Of an image, every patch holds two copies of it; here the second becomes the next frame.
         rows = prepared["pixel_values"].unflatten(1, (3, merged, patch**2))[:, :, 0]
         grid = prepared["image_grid_thw"][0]
         pairs = rows.unflatten(0, (len(frames) // merged, merged, -1)).permute(0, 2, 3, 1, 4)
         return pairs.flatten(0, 1).flatten(1), grid * torch.tensor([len(frames) // merged, 1, 1])
+
+    def _options(self, clip: Clip, frames: int, keep: Keep | None) -> dict[str, Any]:
+        """Returns the options of the image processor for frames that make a video of about `keep` tokens."""
+        limits = self._limits(len(clip.frames))
+        if keep is None:
+            return limits
+        width, height = clip.frames[0].size
+        bounds = limits.get("size", self.image_processor.size)
+        scaling = self.scaled_within((height, width), bounds, lambda own: resolve_keep(keep, own * frames) / frames)
+        return {**limits, **scaling.options}
 
     def _limits(self, frames: int) -> dict[str, Any]:
         """Returns the options of the image processor that limit the pixels of a frame as those of videos are limited.

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.budget import Keep
-from foveate.core.errors import DataError, UnsupportedModel, UnsupportedNeed
+from foveate.core.errors import DataError, UnsupportedModel
 from foveate.core.progress import bar
 from foveate.data.clip import Clip
 from foveate.functional.sequence import left_padded
@@ -67,9 +67,11 @@ class LoadedModel:
         The family's own image processor makes them, so the token account of a prompt is exact. LLaVA-1.5 resizes the
         processed pixels; LLaVA-NeXT and -OneVision give the image fewer tiles, then smaller ones; InternVL lowers
         `max_patches`, Idefics3 and SmolVLM the longest edge, then the size of a tile; Qwen and GLM lower the largest
-        number of pixels. Gemma 3 takes one size. No image becomes larger. The count nearest to `keep` is taken. The
-        stock model runs on the inputs as it is, except where tiles become smaller than those that its CLIP or SigLIP
-        tower takes: there a compressor must be attached, such as `full()`, whose tower interpolates its positions.
+        number of pixels. Of videos, LLaVA-NeXT-Video resizes the processed frames, Qwen lowers the largest number of
+        pixels, and other families have no smaller ones. Gemma 3 takes one size. No image becomes larger. The count
+        nearest to `keep` is taken. The stock model runs on the inputs as it is, except where tiles become smaller than
+        those that its CLIP or SigLIP tower takes: there a compressor must be attached, such as `full()`, whose tower
+        interpolates its positions.
 
         Args:
             keep: Patches per image: a count, or a share of the patches that the image has at full size.
@@ -175,12 +177,10 @@ class LoadedModel:
 
         Raises:
             UnsupportedModel: The model takes no videos.
-            UnsupportedNeed: Smaller inputs are wanted.
+            UnsupportedNeed: Smaller frames are wanted, and the family has no rule for them.
             DataError: The image processor refuses the frames, or one call cannot hold these videos.
         """
-        if self.resolution is not None:
-            raise UnsupportedNeed(f"{type(self.model).__name__} has no rule for smaller videos: prepare smaller frames")
-        return video_inputs(self.adapter, clips)
+        return video_inputs(self.adapter, clips, self.resolution)
 
     def together(self, images: Sequence[Image]) -> list[list[int]]:
         """Returns groups of images that one call of `image_inputs` can prepare: all of them at full size."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from foveate.core.arrangement import Arrangement
-from foveate.core.errors import UnsupportedModel
+from foveate.core.budget import Keep
+from foveate.core.errors import UnsupportedModel, UnsupportedNeed
 from foveate.data.clip import Clip
 from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.internals import internal
@@ -16,7 +17,9 @@ from foveate.models.loading.image_inputs import named_refusals
 from foveate.models.loading.names import REFERENCE_VIDEO, VIDEO_FAMILIES
 
 
-def video_inputs(adapter: Adapter, clips: Sequence[Clip]) -> tuple[ImageInputs, list[Arrangement]]:
+def video_inputs(
+    adapter: Adapter, clips: Sequence[Clip], keep: Keep | None = None
+) -> tuple[ImageInputs, list[Arrangement]]:
     """Returns the model inputs of videos and their arrangements; see `LoadedModel.video_inputs`."""
     videos = adapter.kind("video")
     if videos is None:
@@ -24,8 +27,10 @@ def video_inputs(adapter: Adapter, clips: Sequence[Clip]) -> tuple[ImageInputs, 
             f"{type(adapter.model).__name__} takes images, not videos: give the frames as images (--frames-as images), "
             f"or use {REFERENCE_VIDEO!r} or a model of {VIDEO_FAMILIES}"
         )
+    if keep is not None and not videos.makes_smaller_videos:
+        raise UnsupportedNeed(f"{type(adapter.model).__name__} has no rule for smaller videos: prepare smaller frames")
     with named_refusals("frames", [clip.frames[0] for clip in clips]):
-        inputs, arrangements = videos.prepared_videos(clips)
+        inputs, arrangements = videos.prepared_videos(clips, keep)
     device = device_of(adapter.model)
     return {name: value.to(device) for name, value in inputs.items()}, arrangements
 
