@@ -161,7 +161,7 @@ def test_images_of_requests_of_lmms_eval_give_the_same_pixels(kind, loaded):
     from foveate.lmms_eval.request import Request
 
     data = GOOD[kind][0]
-    request = Request.of(loaded, "What is it?", [opened(data)], "")
+    request = Request.of(loaded, "What is it?", [opened(data)], "", 8)
     inputs = loaded.inputs([request.prompt], [request.images])
     assert torch.equal(inputs["pixel_values"], loaded.image_inputs([stored(data).open()])[0]["pixel_values"])
 
