@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.core.arrangement import Arrangement
 from foveate.core.errors import UnsupportedNeed
 from foveate.models.backbone.adapter import Adapter, ImageInputs
-from foveate.models.families.qwen_vl import MergedSquares
+from foveate.models.families.merged_squares import MergedSquares
 
 
 class Glm(MergedSquares):
