@@ -92,20 +92,18 @@ class MergedSquares(Adapter):
         }
 
     def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
-        return self.scaled_within(size, self.image_processor.size, lambda own: resolve_keep(keep, own))
+        return self.scaled_within(size, limits_of(self.image_processor.size), lambda own: resolve_keep(keep, own))
 
-    def scaled_within(
-        self, size: tuple[int, int], limits: Mapping[str, int], wanted: Callable[[int], float]
-    ) -> Scaling:
+    def scaled_within(self, size: tuple[int, int], limits: tuple[int, int], wanted: Callable[[int], float]) -> Scaling:
         """Returns how the image processor gives an image, or a frame, about as many tokens as wanted.
 
         Args:
             size: Its height and width.
-            limits: The smallest and largest number of pixels at full size, as the image processor names them.
+            limits: The smallest and the largest number of pixels at full size.
             wanted: Maps its number of tokens at full size to the wanted one.
         """
         processor, token = self.image_processor, self.pixels_of_token
-        lowest, highest = limits["shortest_edge"], limits["longest_edge"]
+        lowest, highest = limits
 
         def within(pixels: int) -> Scaling:
             limits = {"shortest_edge": min(lowest, pixels), "longest_edge": pixels}
@@ -233,7 +231,7 @@ class MergedSquares(Adapter):
         """Returns the number of frames, rows and columns of patches of images or videos."""
         grids = [(max(one.frames, 1), one.views[0]) for one in arrangements]
         sizes = [(frames, grid.rows * self.side, grid.columns * self.side) for frames, grid in grids]
-        return torch.tensor(sizes).reshape(-1, 3)
+        return torch.tensor(sizes, dtype=torch.long).reshape(-1, 3)
 
     def output(self, tokens: Sequence[Tensor], deep: Sequence[Sequence[Tensor]]) -> BaseModelOutputWithPooling:
         listed: Any = list(tokens)
@@ -260,6 +258,11 @@ class MergedSquares(Adapter):
             grid, spatial_merge_size=self.side, window_size=tower.window_size, patch_size=tower.patch_size, kwargs={}
         )
         return window_index.argsort()
+
+
+def limits_of(size: Any) -> tuple[int, int]:  # noqa: ANN401 (as an image processor has it)
+    """Returns the smallest and the largest number of pixels that the sizes of an image processor allow."""
+    return size["shortest_edge"], size["longest_edge"]
 
 
 def _answer(need: Need, query: Tensor, key: Tensor, scaling: float, patches: int, merged: int) -> Tensor:

@@ -12,7 +12,7 @@ from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.budget import Keep, resolve_keep
 from foveate.data.clip import Clip
 from foveate.models.backbone.adapter import ImageInputs
-from foveate.models.families.merged_squares import MergedSquares
+from foveate.models.families.merged_squares import MergedSquares, limits_of
 from foveate.models.families.tiled import arranged
 
 
@@ -100,7 +100,7 @@ class QwenVideos(MergedSquares):
         if keep is None:
             return limits
         width, height = clip.frames[0].size
-        bounds = limits.get("size", self.image_processor.size)
+        bounds = limits_of(limits.get("size", self.image_processor.size))
         scaling = self.scaled_within((height, width), bounds, lambda own: resolve_keep(keep, own * frames) / frames)
         return {**limits, **scaling.options}
 
