@@ -9,7 +9,7 @@ STAGES = ("vision", "language", "card")
 
 
 def main(
-    stage: Literal["all", "vision", "language", "card", "clips", "video"] = "all",
+    stage: Literal["all", "vision", "language", "card", "video"] = "all",
     out: Path = Path("runs/reference"),
     seed: int = 0,
     images: int = 50_000,
@@ -21,8 +21,8 @@ def main(
     """Trains one stage, or all; each resumes a run that was stopped, and a finished stage takes seconds.
 
     Args:
-        stage: "all" for vision, language and card, or one stage. "clips" draws the videos of the stage "video", which
-            trains the finished model on those that are there and writes it to `<out>/llava-video`.
+        stage: "all" for vision, language and card, or one stage. "video" trains the finished model on clips, which it
+            draws first, writes it to `<out>/llava-video`, and measures it.
         out: Folder of checkpoints and logs; the trained model is written to `<out>/llava`, its CLIP to `<out>/clip`,
             and a figure of the training to `<out>/training.png`.
         seed: Seed of initialization and data.
@@ -43,8 +43,6 @@ def main(
                 training.language()
             case "card":
                 training.card(card_questions)
-            case "clips":
-                training.draw_clips()
             case "video":
                 training.video()
                 training.video_card(card_questions)

@@ -14,7 +14,7 @@ from foveate.data.video import sampled
 from foveate.reference.architecture import PATCHES, WIDTH, video_config
 from reference_model.clip_dialogues import CLIP_KINDS
 from reference_model.dialogues import PREFIX, Texts
-from reference_model.language_training import LanguagePhase, LanguageTraining, answer_loss, relevant_first
+from reference_model.language_training import LanguagePhase, LanguageTraining, relevant_first
 
 TOKENS = FRAMES * PATCHES
 _TIMED_BLOCK = 1
@@ -32,6 +32,7 @@ class ClipTraining(LanguageTraining):
 
     patches = TOKENS
     kinds = CLIP_KINDS
+    alignment = 0.1
 
     def __init__(
         self,
@@ -47,19 +48,14 @@ class ClipTraining(LanguageTraining):
     def _remember(self, block: nn.Module, arguments: tuple, states: Tensor) -> None:
         self._timed = states
 
-    def training_step(self, batch: dict[str, Tensor]) -> None:
-        keep, repack = self._shown(batch)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            logits, shown = self(batch, keep, repack)
-        losses = {"answer": answer_loss(logits, batch)}
+    def _losses(
+        self, batch: dict[str, Tensor], logits: Tensor, shown: Tensor, keep: Tensor, repack: bool
+    ) -> dict[str, Tensor]:
+        losses = super()._losses(batch, logits, shown, keep, repack)
         if not repack and keep.shape[1]:
             seen = self._timed[:, len(PREFIX) : len(PREFIX) + keep.shape[1]].float()
             losses["frame"] = 0.3 * F.cross_entropy(self.frame_of(seen).flatten(0, 1), keep.flatten() // PATCHES)
-        if self.current.tokens is not None:
-            losses["alignment"] = 0.1 * self._alignment_loss(shown, batch["labels"], keep)
-        self.log_dict({f"loss/{name}": value for name, value in losses.items()})
-        self.log("phase", float(self.phase), on_step=False, on_epoch=True)
-        self._step(torch.stack(list(losses.values())).sum())
+        return losses
 
     def _shown(self, batch: dict[str, Tensor]) -> tuple[Tensor, bool]:
         rows, repack = len(batch["ids"]), bool(torch.rand(()) < 0.3)

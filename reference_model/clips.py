@@ -1,7 +1,4 @@
-"""Training clips: drawn and encoded once per seed in parts, because both take longer than a training step.
-
-The parts are made by a process of their own (`draw`) while the training reads those that exist.
-"""
+"""Training clips: drawn and encoded once per seed in parts, because both take longer than a training step."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +58,9 @@ def draw(tower: CLIPVisionModel, parts: int, seed: int, out: Path) -> None:
                 torch.save(vars(clips), unfinished)
 
 
-def read(out: Path) -> list[Clips]:
-    """Returns the parts that `out` has, without the held-out one."""
-    parts = iter(range(len(list(out.glob("clips-*.tensors")))))
-    return [_read(path) for part in parts if (path := _path(out, part)).exists()]
+def read(parts: int, out: Path) -> list[Clips]:
+    """Returns the first parts, which `draw` has made."""
+    return [_read(_path(out, part)) for part in range(parts)]
 
 
 def held_out(out: Path) -> Clips:

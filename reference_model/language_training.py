@@ -71,6 +71,7 @@ class LanguageTraining(lightning.LightningModule):
 
     patches = PATCHES
     kinds = KIND_NAMES
+    alignment = 0.5  # weight of the alignment loss
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class LanguageTraining(lightning.LightningModule):
         )
         states = inner.language_model(
             inputs_embeds=states,
-            attention_mask=block_mask(batch["block"], before),
+            attention_mask=_block_mask(batch["block"], before),
             position_ids=position,
             use_cache=False,
         ).last_hidden_state
@@ -131,13 +132,19 @@ class LanguageTraining(lightning.LightningModule):
         # not the trainer's mixed precision, which keeps no float32 attention
         with torch.autocast(self.device.type, torch.bfloat16):
             logits, shown = self(batch, keep, repack)
-        answer = answer_loss(logits, batch)
-        losses = {"answer": answer}
-        if self.current.tokens is not None:
-            losses["alignment"] = 0.5 * self._alignment_loss(shown, batch["labels"], keep)
+        losses = self._losses(batch, logits, shown, keep, repack)
         self.log_dict({f"loss/{name}": value for name, value in losses.items()})
         self.log("phase", float(self.phase), on_step=False, on_epoch=True)  # an epoch may be shorter than 50 steps
         self._step(torch.stack(list(losses.values())).sum())
+
+    def _losses(
+        self, batch: dict[str, Tensor], logits: Tensor, shown: Tensor, keep: Tensor, repack: bool
+    ) -> dict[str, Tensor]:
+        """Returns the losses of a step, which are summed."""
+        losses = {"answer": _answer_loss(logits, batch)}
+        if self.current.tokens is not None:
+            losses["alignment"] = self.alignment * self._alignment_loss(shown, batch["labels"], keep)
+        return losses
 
     def _step(self, loss: Tensor) -> None:
         optimizers = cast(list, self.optimizers())
@@ -263,7 +270,7 @@ def right_answers(logits: Tensor, batch: dict[str, Tensor], kinds: Sequence[str]
     return right
 
 
-def answer_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def _answer_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Returns the mean loss of the answer tokens; see `_token_weight`."""
     target = batch["target"]
     losses = F.cross_entropy(logits.float().transpose(1, 2), target, ignore_index=IGNORE, reduction="none")
@@ -280,7 +287,7 @@ def _token_weight(target: Tensor, block: Tensor) -> Tensor:
     return weight / total.gather(1, text).clamp(min=1.0).sqrt()
 
 
-def block_mask(block: Tensor, before: int) -> Tensor:
+def _block_mask(block: Tensor, before: int) -> Tensor:
     """Returns the additive mask (batch, 1, token, token): causal; texts attend to the image and themselves only."""
     rows = len(block)
     owner = torch.cat([torch.full((rows, before), -2), block], 1)

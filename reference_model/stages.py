@@ -52,7 +52,7 @@ class Training:
     epoch_steps: int = 250
     epoch_share: float = 1.0
     batch_size: int = 12
-    clip_parts: int = 60
+    clip_parts: int = 24
 
     @cached_property
     def drawn(self) -> Images:
@@ -106,22 +106,20 @@ class Training:
         _save(module.llava, self.out / "llava")
         make_processor().save_pretrained(self.out / "llava")
 
-    def draw_clips(self) -> None:
-        """Draws and encodes the clips of the video stage, which reads those that are there."""
-        clips.draw(self._llava().model.vision_tower, self.clip_parts, self.seed, self.out / "video")
-
     def video(self) -> None:
         """Trains the model of `<out>/llava` on clips, as a LLaVA-NeXT-Video, and writes it to `<out>/llava-video`."""
         lightning.seed_everything(self.seed, verbose=False)
-        folder, phases = self.out / "video", self._shortened(CLIP_PHASES)
-        module = ClipTraining(video_model(self._llava()), phases)
+        folder, phases, llava = self.out / "video", self._shortened(CLIP_PHASES), self._llava()
+        clips.draw(llava.model.vision_tower, self.clip_parts, self.seed, folder)
+        shown = clips.read(self.clip_parts, folder)
+        module = ClipTraining(video_model(llava), phases)
         held_out = [clips.held_out(folder).first(_HELD_OUT_CLIPS)]
         dialogues = ClipDialogues(range(_HELD_OUT_CLIPS), held_out, Texts(), self.seed)
 
         def training(epoch: int) -> DataLoader:
             size = self.epoch_steps * self.batch_size
             indices = range(epoch * size, (epoch + 1) * size)
-            data = ClipDialogues(indices, clips.read(folder), module.current.texts, self.seed)
+            data = ClipDialogues(indices, shown, module.current.texts, self.seed)
             return DataLoader(data, batch_size=self.batch_size, collate_fn=collate)
 
         validation = DataLoader(dialogues, batch_size=12, collate_fn=collate)

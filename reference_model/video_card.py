@@ -19,6 +19,7 @@ from reference_model.clip_dialogues import CLIP_KINDS
 
 _FEWER = (4, 2, 1)
 _BUDGETS = (288, 72)
+_SCORERS = (Evidence(), Uniform(), Random())
 _TEXT = """---
 license: apache-2.0
 pipeline_tag: video-text-to-text
@@ -85,9 +86,6 @@ def video_card(config: EvalConfig) -> str:
         kinds=grid([_kind(name, {view: each[chosen] for view, each in records.items()}) for name, chosen in rows]),
         positions=grid([_positions(config, scorer, keep) for keep in _BUDGETS for scorer in _SCORERS]),
     )
-
-
-_SCORERS = (Evidence(), Uniform(), Random())
 
 
 def _kind(name: str, records: dict[str, pd.DataFrame]) -> dict[str, str]:

@@ -205,7 +205,7 @@ def test_benchmarks_about_videos_need_their_folders():
 
 
 def test_rows_about_videos_stand_beside_what_a_paper_printed(tmp_path):
-    """Of 12 numbers of each method, those whose folder is given; every video has two frames instead of 32."""
+    """Runs numbers of each method whose folder is given, of 12 each; every video has two frames instead of 32."""
     video_tables.videomme(tmp_path / "Video-MME")
     save_family("LLaVA-OneVision", tmp_path / "7b")
     options = ("--paper", "holitom", "--model", "7b", "--tasks", "videomme:Video-MME", "--keep", "0.25")

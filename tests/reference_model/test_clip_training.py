@@ -54,7 +54,7 @@ def test_clips_are_drawn_once_and_read_as_they_were_drawn(llava, tmp_path, monke
     clips.draw(llava.model.vision_tower, 1, 0, tmp_path)
     monkeypatch.setattr(clips, "drawn_clips", None)  # nothing is drawn twice
     clips.draw(llava.model.vision_tower, 1, 0, tmp_path)
-    (part,), other = clips.read(tmp_path), clips.held_out(tmp_path)
+    (part,), other = clips.read(1, tmp_path), clips.held_out(tmp_path)
     assert len(part) == len(other) == 1 and not torch.equal(part.features, other.features)
     scene, again = make_moving_scene("train", 0), part.scene(0)
     for kind in CLIP_QUESTIONS:

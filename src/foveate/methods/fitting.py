@@ -92,8 +92,8 @@ def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Towe
     """Returns the compressor, or its `Fallback` if the model's vision tower cannot answer its needs.
 
     In a tower without [CLS] or without a pooling head the fallback is the attention that patches receive, and the mean
-    of a frame's features. A layer that sees only windows of the
-    image is replaced by the nearest one that sees the whole image; of two, by the deeper one.
+    of a frame's features. A layer that sees only windows of the image is replaced by the nearest one that sees the
+    whole image; of two, by the deeper one.
 
     Args:
         compressor: The compressor.
@@ -103,7 +103,8 @@ def with_fallbacks(compressor: Compressor, model: nn.Module | LoadedModel | Towe
     whole = [layer for layer in reversed(range(tower.depth)) if layer not in tower.windowed_layers]
     nearest = tuple(min(whole, key=lambda other: abs(other - layer)) for layer in range(tower.depth))
     fallback = Fallback(compressor, nearest, tower.feature_layer, tower.pools)
-    missing = (*((PoolingRows, FrameVectors) * (not tower.pools)), *((ClsRows,) * (not tower.has_cls)))
+    of_pooling: tuple[type[Need], ...] = () if tower.pools else (PoolingRows, FrameVectors)
+    missing = of_pooling if tower.has_cls else (*of_pooling, ClsRows)
     lacks = any(isinstance(need, missing) for need in compressor.needs)
     return fallback if lacks or any(_reads_windowed_layer(need, tower) for need in compressor.needs) else compressor
 
