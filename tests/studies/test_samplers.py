@@ -10,11 +10,11 @@ def notes_are_new():
     studies._note_switch.cache_clear()
 
 
-def test_trials_beyond_the_number_that_optuna_recommends_for_tpe_come_from_nsga2_and_one_line_says_so(capsys):
-    chosen = [type(studies._sampler("tpe", 0, begun)) for begun in (0, 999, 1000, 5000)]
+def test_trials_beyond_a_number_that_slows_tpe_down_come_from_nsga2_and_one_line_says_so(capsys):
+    chosen = [type(studies._sampler("tpe", 0, begun)) for begun in (0, 2999, 3000, 5000)]
     assert chosen == [TPESampler, TPESampler, NSGAIISampler, NSGAIISampler]
     (line,) = capsys.readouterr().err.splitlines()
-    assert "1,000" in line and "NSGA-II" in line and "TPE" in line
+    assert "3,000" in line and "NSGA-II" in line and "TPE" in line
 
 
 def test_other_samplers_are_never_replaced(capsys):

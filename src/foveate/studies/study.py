@@ -33,8 +33,8 @@ _SAMPLERS: dict[SamplerName, Callable[[int], BaseSampler]] = {
     "gp": lambda seed: GPSampler(seed=seed),
     "random": lambda seed: RandomSampler(seed=seed),
 }
-_MOST: dict[SamplerName, int] = {"tpe": 1000}
-"""Trials up to which Optuna recommends a sampler (the table of `optuna.samplers`); each costs more than the last."""
+_MOST: dict[SamplerName, int] = {"tpe": 3000}
+"""Trials up to which a sampler, of which each costs more than the last, takes little beside an evaluation."""
 _POLL_S = 0.5
 
 
@@ -170,7 +170,7 @@ def _failed(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _sampler(name: SamplerName, seed: int, begun: int) -> BaseSampler:
-    """Returns the sampler of the next trial: NSGA-II where there are more trials than Optuna recommends for `name`."""
+    """Returns the sampler of the next trial: NSGA-II where there are too many trials for `name`."""
     if begun >= _MOST.get(name, begun + 1):
         _note_switch(name)
         name = "nsga2"
@@ -180,7 +180,8 @@ def _sampler(name: SamplerName, seed: int, begun: int) -> BaseSampler:
 @cache
 def _note_switch(name: SamplerName) -> None:
     ranks.notice(
-        f"Trials from {_MOST[name]:,} on are suggested by NSGA-II, because {name.upper()} would take ever longer."
+        f"Trials from {_MOST[name]:,} on are suggested by NSGA-II, because {name.upper()} would take ever longer. It "
+        "begins anew, with random ones; finished trials stay in the results."
     )
 
 
