@@ -41,7 +41,7 @@ from foveate.data.sample import VQASample
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.module import images_of_questions
-from foveate.evaluation.prompts import prompt_of
+from foveate.evaluation.prompts import Prompted
 from foveate.functional.regions import spread, squares
 from foveate.metrics.answers import score_of
 from foveate.metrics.evidence import SHOWN
@@ -100,7 +100,7 @@ class BiasModule(lightning.LightningModule):
     def _prompt(self, sample: VQASample) -> list[int]:
         image = self.encodings.arrangements[sample.image_id]
         try:
-            return prompt_of(self.encodings.loaded, sample, [image], self.max_new_tokens)
+            return Prompted.of(self.encodings.loaded, sample, [image], self.max_new_tokens).prompt
         except DataError as error:
             raise DataError(f"question {sample.id!r}: {error}; {FIX_DATA}") from error
 

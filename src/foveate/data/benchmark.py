@@ -30,6 +30,7 @@ from foveate.data.video import VideoSource
 Row = Mapping[str, Any]
 LONGEST_TEXT = 1_000_000  # characters; far beyond the context of any model
 LONGEST_ID = 200  # characters of an id, escaped for a file name
+_ROWS = 256  # read at once
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,11 @@ class Benchmark:
         # in Arrow format, because `datasets` would decode images and sounds in unused columns
         questions = table.remove_columns(images.columns).with_format("arrow")
         rows = bar(grouped(images.names), "row", f"reading {self.name}")
-        samples = (sample for row in rows for sample in self._samples_of(row, questions, images, part))
+        cells = _cells(questions, rows)
+        samples = (sample for row, values in cells for sample in self._samples_of(row, values, images, part))
         return list(islice(with_unique_ids(samples), limit))
 
-    def _samples_of(self, row: int, questions: Dataset, images: "_ImageIndex", part: Part) -> Iterator[VQASample]:
-        values: dict[str, Any] = cast(pa.Table, questions[row]).to_pylist()[0]
+    def _samples_of(self, row: int, values: dict[str, Any], images: "_ImageIndex", part: Part) -> Iterator[VQASample]:
         sources = images.sources(row, values)
         image_id, name = images.names[row], f"{images.split}-{row:06d}"
         problem, parsed, video = "", [], None
@@ -228,6 +229,13 @@ class _ImageIndex:
             return (MissingImage(name),)
         columns = choose(values) if choose else (self.benchmark.image,)
         return tuple(StoredImage(self._images[column], location, name, self.folder) for column in columns)
+
+
+def _cells(table: Dataset, rows: Iterable[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the numbers of rows, each with its cells, of a table in Arrow format."""
+    left = iter(rows)
+    while some := list(islice(left, _ROWS)):
+        yield from zip(some, cast(pa.Table, table[some]).to_pylist(), strict=True)
 
 
 def grouped(images: Sequence[str]) -> list[int]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.compression import Compression
 from foveate.core.contracts import ImageBatch, Reduction
-from foveate.core.errors import DataError
+from foveate.core.errors import DataError, FoveateError
 from foveate.core.needs import (
     PIXEL_STATISTICS,
     AlignedPatches,
@@ -42,6 +42,7 @@ from foveate.core.storage import checksummed, intact, quarantine, remove
 from foveate.core.trace import Trace
 from foveate.data.clip import Clip
 from foveate.data.stored import without_progress_bars
+from foveate.evaluation.memory import InParts
 from foveate.models.backbone.adapter import Adapter, ImageInputs
 from foveate.models.backbone.grouping import group_by_shape
 from foveate.models.loading.load import LoadedModel
@@ -198,8 +199,8 @@ def stored(folder: Path) -> list[Path]:
 
 
 def _write(loaded: LoadedModel, images: Media, folder: Path, skip: bool) -> None:
-    ids = list(images)
-    first = next((row for i in ids for row in _encoded(loaded, images, [i], skip)), None)
+    ids = tuple(images)  # of a list, `datasets` would ask for each image by itself
+    first = next((row for i in ids for row in _encoded(loaded, images, (i,), skip)), None)
     if first is None:
         raise DataError(f"none of {len(ids)} images can be decoded")
     columns = {"image_id": Value("string"), "fingerprint": Value("int64"), "arrangement": Value("string")}
@@ -215,20 +216,24 @@ def _write(loaded: LoadedModel, images: Media, folder: Path, skip: bool) -> None
                 fingerprint=folder.name,
             )
         except DatasetGenerationError as error:
-            if isinstance(error.__cause__, DataError):
+            if isinstance(error.__cause__, FoveateError):
                 raise error.__cause__ from None
             raise
         table.save_to_disk(str(folder))
     shutil.rmtree(folder / "scratch")
 
 
-def _encoded(loaded: LoadedModel, images: Media, ids: list[str], skip: bool) -> Iterator[dict[str, Any]]:
+def _encoded(loaded: LoadedModel, images: Media, ids: tuple[str, ...], skip: bool) -> Iterator[dict[str, Any]]:
     """Yields one row per image, with arrays of shape (patch, values)."""
+
+    def rows(some: Sequence[str]) -> list[dict[str, Any]]:
+        found = list(_encoded_batch(loaded, _opened(images, some, skip), skip))
+        shown.update(len(some))
+        return found
+
     with bar(len(ids), "image", "encoding") as shown:
-        for start in range(0, len(ids), _IMAGES):
-            some = ids[start : start + _IMAGES]
-            yield from _encoded_batch(loaded, _opened(images, some, skip), skip)
-            shown.update(len(some))
+        for found in InParts("images", "encoded", most=_IMAGES).run(ids, rows, lambda image_id: f"image {image_id!r}"):
+            yield from found
 
 
 def _encoded_batch(loaded: LoadedModel, opened: Media, skip: bool) -> Iterator[dict[str, Any]]:
@@ -276,7 +281,7 @@ def _encoded_together(
             yield row
 
 
-def _opened(images: Media, ids: list[str], skip: bool) -> dict[str, Image | Clip]:
+def _opened(images: Media, ids: Sequence[str], skip: bool) -> dict[str, Image | Clip]:
     """Returns the images that can be decoded."""
     opened: dict[str, Image | Clip] = {}
     for image_id in ids:

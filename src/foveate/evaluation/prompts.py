@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from foveate.core.arrangement import Arrangement
@@ -56,34 +57,46 @@ def _notice_once(text: str) -> None:
     notice(text)
 
 
-def reference_of(loaded: LoadedModel, sample: VQASample) -> list[int]:
-    """Returns the tokens of the most frequent reference answer, of the first one in a tie; none if there is none.
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """A question as a model is asked it.
 
-    Raises:
-        DataError: The tokenizer cannot encode it.
-    """
-    references = Counter(sample.references).most_common(1)
-    text, answer = question_text(loaded, sample), references[0][0] if references else ""
-    return loaded.reference(text, answer, max(1, len(sample.sources)))
-
-
-def prompt_of(loaded: LoadedModel, sample: VQASample, images: Sequence[Arrangement], max_new_tokens: int) -> list[int]:
-    """Returns the uncompressed prompt of a question, after checking that the question can be asked.
-
-    Args:
-        loaded: The model.
+    Attributes:
         sample: The question.
-        images: Arrangements of its images.
-        max_new_tokens: Longest answer.
-
-    Raises:
-        DataError: The tokenizer cannot encode the question or its reference answer, the chat template puts an image
-            elsewhere than the question, or the prompt with the longest answer exceeds the model's context.
+        text: Its words in the prompt; see `question_text`.
+        prompt: The tokens of the uncompressed prompt.
+        reference: The tokens of the most frequent reference answer, of the first one in a tie, end token included; the
+            end token alone without references.
     """
-    prompt = loaded.prompt_about(question_text(loaded, sample), images)
-    reference_of(loaded, sample)
-    check_length(loaded, prompt, max_new_tokens)
-    return prompt
+
+    sample: VQASample
+    text: str
+    prompt: list[int]
+    reference: list[int]
+
+    @classmethod
+    def of(
+        cls, loaded: LoadedModel, sample: VQASample, images: Sequence[Arrangement], max_new_tokens: int
+    ) -> "Prompted":
+        """Writes the prompt of a question, after checking that the question can be asked.
+
+        Args:
+            loaded: The model.
+            sample: The question.
+            images: Arrangements of its images.
+            max_new_tokens: Longest answer.
+
+        Raises:
+            DataError: The tokenizer cannot encode the question or its reference answer, the chat template puts an image
+                elsewhere than the question, or the prompt with the longest answer exceeds the model's context.
+        """
+        text = question_text(loaded, sample)
+        prompt = loaded.prompt_about(text, images)
+        references = Counter(sample.references).most_common(1)
+        answer = references[0][0] if references else ""
+        reference = loaded.reference(text, answer, max(1, len(sample.sources)))
+        check_length(loaded, prompt, max_new_tokens)
+        return cls(sample, text, prompt, reference)
 
 
 def check_length(loaded: LoadedModel, prompt: Sequence[int], max_new_tokens: int) -> None:
@@ -116,7 +129,7 @@ def failure_of(sample: VQASample, loaded: LoadedModel | None = None, max_new_tok
         if loaded is not None:
             seen = loaded.video_inputs(clips)[1] if clips else []
             seen += loaded.image_inputs(images, [len(images)] if sample.several else None)[1] if images else []
-            prompt_of(loaded, sample, seen, max_new_tokens)
+            Prompted.of(loaded, sample, seen, max_new_tokens)
     except DataError as error:
         return str(error)
     return ""
@@ -140,7 +153,7 @@ def with_prompts(
         if sample.problem or sample.image_id not in images:
             continue  # about no image or several, or the encodings left it out because `on_error` is "skip"
         try:
-            prompt = prompt_of(loaded, sample, [images[sample.image_id]], config.max_new_tokens)
+            prompt = Prompted.of(loaded, sample, [images[sample.image_id]], config.max_new_tokens).prompt
         except DataError as error:
             if config.on_error == "stop":
                 raise DataError(f"question {sample.id!r}: {error}; {RECORD_IT}") from error

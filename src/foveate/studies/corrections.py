@@ -25,7 +25,7 @@ from foveate.evaluation.config import checkpoint_identity, run_id
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.evidence import evidence_of
 from foveate.evaluation.module import images_of_questions
-from foveate.evaluation.prompts import prompt_of
+from foveate.evaluation.prompts import Prompted
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods.fitting import options_on, with_fallbacks
 from foveate.methods.recipes.after_tower import vtc_cls
@@ -159,7 +159,7 @@ def _mean_scores(
             batch = samples[start : start + config.per_batch]
             arranged = [encodings.arrangements[sample.image_id] for sample in batch]
             prompts = [
-                prompt_of(loaded, sample, [image], config.max_new_tokens)
+                Prompted.of(loaded, sample, [image], config.max_new_tokens).prompt
                 for sample, image in zip(batch, arranged, strict=True)
             ]
             images = images_of_questions(encodings, batch, prompts, evidence_of(batch, arranged, loaded))

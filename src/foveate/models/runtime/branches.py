@@ -104,4 +104,6 @@ class SharedRows:
     def of(self, values: Tensor) -> Tensor:
         """Returns the keys or values (row, head, slot, channel) of each text: (text, head, slot, channel)."""
         row, slots = self.row.to(values.device), self.slots.to(values.device)
-        return values.transpose(1, 2)[row[:, None], slots].transpose(1, 2)
+        length, places = values.shape[2], values.transpose(1, 2).flatten(0, 1)  # one index is faster than two
+        chosen = places.index_select(0, (row[:, None] * length + slots).flatten())
+        return chosen.unflatten(0, slots.shape).transpose(1, 2)
