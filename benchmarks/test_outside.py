@@ -5,13 +5,13 @@ from time import process_time
 
 import psutil
 import pytest
+from torch import nn
 
 from benchmarks import test_load
 from benchmarks.results import Result
 from benchmarks.test_load import BATCH, PER_IMAGE, questions, single
-from foveate.evaluation import EvalConfig, encodings, evaluate
+from foveate.evaluation import EvalConfig, evaluate
 from foveate.methods import vtc_cls
-from foveate.models.runtime.decoder_passes import DecoderPasses
 
 IMAGES = [int(count) for count in os.environ.get("FOVEATE_OUTSIDE_IMAGES", "84,417,1667").split(",")]
 
@@ -19,8 +19,7 @@ IMAGES = [int(count) for count in os.environ.get("FOVEATE_OUTSIDE_IMAGES", "84,4
 def test_time_outside_the_model_and_memory_per_question_do_not_grow(benchmark, found, monkeypatch, tmp_path):
     """Takes slopes between numbers of questions, so that imports and whatever is done once do not count."""
     inside = [0.0]
-    counted(monkeypatch, inside, DecoderPasses, "_run")
-    counted(monkeypatch, inside, encodings, "_encoded_together", list)
+    counted(monkeypatch, inside)
     rows: list[tuple[int, float, float, float]] = []
 
     def run() -> None:
@@ -45,14 +44,18 @@ def test_time_outside_the_model_and_memory_per_question_do_not_grow(benchmark, f
     )
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, inside: list[float], owner: object, name: str, whole=lambda found: found):
-    """Adds the processor time of a function to `inside`."""
-    old = getattr(owner, name)
+def counted(monkeypatch: pytest.MonkeyPatch, inside: list[float]) -> None:
+    """Adds the processor time of the model's modules, such as the tower's layers or the language model, to `inside`."""
+    old, running = nn.Module.__call__, [False]
 
-    def timed(*args, **kwargs):
-        begin = process_time()
-        found = whole(old(*args, **kwargs))
-        inside[0] += process_time() - begin
-        return found
+    def timed(module, *args, **kwargs):
+        if running[0]:  # a module within a module
+            return old(module, *args, **kwargs)
+        running[0], begin = True, process_time()
+        try:
+            return old(module, *args, **kwargs)
+        finally:
+            running[0] = False
+            inside[0] += process_time() - begin
 
-    monkeypatch.setattr(owner, name, timed)
+    monkeypatch.setattr(nn.Module, "__call__", timed)

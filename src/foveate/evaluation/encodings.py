@@ -61,7 +61,7 @@ class Encodings:
     """
 
     def __init__(self, loaded: LoadedModel, images: Media, table: Dataset) -> None:
-        self.loaded, self.images, self.table = loaded, images, table.with_format("torch")
+        self.loaded, self.images, self.table = loaded, images, table.with_format("arrow")
         self.replayed = True
         self._row = {image_id: row for row, image_id in enumerate(table["image_id"])}
         read = cache(_read)
@@ -117,9 +117,14 @@ class Encodings:
         """Returns images for which the tower runs."""
         return self.loaded.images([self.images[image_id] for image_id in image_ids])
 
-    def rows(self, image_ids: Sequence[str]) -> dict[str, Any]:
-        """Returns the stored columns of images."""
-        return self.table[[self._row[image_id] for image_id in image_ids]]
+    def rows(self, image_ids: Sequence[str]) -> dict[str, Tensor]:
+        """Returns the stored numbers of images of one arrangement, by column."""
+        found: Any = self.table[[self._row[image_id] for image_id in image_ids]]
+        return {
+            name: _tensor(found[name].combine_chunks(), getattr(kind, "shape", ()))
+            for name, kind in self.table.features.items()
+            if name not in ("image_id", "arrangement")
+        }
 
 
 class EncodedImages(ImageBatch):
@@ -135,7 +140,7 @@ class EncodedImages(ImageBatch):
         )
 
     @cached_property
-    def _rows(self) -> dict[str, Any]:
+    def _rows(self) -> dict[str, Tensor]:
         return self.encodings.rows(self.ids)
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
@@ -191,6 +196,14 @@ class EncodedImages(ImageBatch):
         mixing = compression.mixing
         mixing = None if mixing is None else mixing[self.owner]
         return features[self.owner], Compression(compression.origin[self.owner], mixing)
+
+
+def _tensor(column: Any, shape: tuple[int | None, ...]) -> Tensor:  # noqa: ANN401 (pyarrow has no types)
+    """Returns a column of numbers, or of arrays of one shape, all rows at once, as `datasets` would not."""
+    if not shape:
+        return torch.tensor(column.to_numpy())
+    numbers = column.storage.flatten().flatten().to_numpy()
+    return torch.tensor(numbers).view(len(column), -1, shape[1])
 
 
 def stored(folder: Path) -> list[Path]:

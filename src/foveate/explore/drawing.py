@@ -99,7 +99,7 @@ def _views(prompt: Prompt) -> list[Image.Image]:
         corners = [(left * width, top * height, right * width, bottom * height) for top, left, bottom, right in boxes]
         return [image.crop((int(a), int(b), round(c), round(d))) for a, b, c, d in corners]
     pixels = adapter.pixels(prompt.images, prompt.arrangement)[0]
-    light = Normalisation.of(adapter.image_processor).undone(pixels).float() / WHITE
+    light = Normalisation.of(adapter.image_processor).undone(pixels.cpu()).float() / WHITE
     tiles = (255 * light.clamp(0, 1)).byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(tile) for tile in tiles]
 

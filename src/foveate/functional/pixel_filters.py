@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from foveate.core.transfer import on_device
+
 _REC_601 = (0.299, 0.587, 0.114)  # weights of R, G and B in luminance
 
 Image = Float[Tensor, "image 3 height width"]
@@ -58,7 +60,7 @@ FILTERS: Mapping[str, Callable[[Tensor, tuple[int, int]], Tensor]] = {
 
 def luminance(image: Image) -> Float[Tensor, "image height width"]:
     """Returns the luminance of Rec. 601: 0.299 R + 0.587 G + 0.114 B."""
-    return torch.einsum("ichw,c->ihw", image, image.new_tensor(_REC_601))
+    return torch.einsum("ichw,c->ihw", image, on_device(torch.tensor(_REC_601, dtype=image.dtype), image.device))
 
 
 def _patches(values: Float[Tensor, "image height width"], sides: tuple[int, int]) -> Float[Tensor, "image patch pixel"]:

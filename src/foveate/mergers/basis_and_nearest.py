@@ -52,7 +52,7 @@ class BasisAndNearest(Merger):
         budget: int,
     ) -> Compression:
         patches = scores.shape[1]
-        there, real = scores != -torch.inf, kept != PADDING
+        there, real = trace.real, kept != PADDING
         tokens = features[:, :patches]
         basis = furthest(tokens, drawn(self.seed, trace[Fingerprint()], there), there, self.basis)
         held = scores.gather(1, kept.clamp(min=0)).masked_fill(~real, -torch.inf)

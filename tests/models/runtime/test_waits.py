@@ -28,10 +28,9 @@ from tests.tiers import parametrize
 KEEP = 8
 BEFORE = {
     **dict.fromkeys(("random", "random_inside"), 3),  # pixels are hashed on the host
-    **dict.fromkeys(("saturation", "contrast", "edges"), 3),  # pixels are filtered on the host
     "vidcom2": 3,  # counts per frame
     **dict.fromkeys(("prunesid", "prunesid_qwen"), 4),  # a decomposition, and suppression until nothing changes
-    "apet": 4,  # pixels are hashed, and a random token is drawn from as many as there are
+    "apet": 3,  # pixels are hashed
 }
 """Waits of methods before the language model, if they are not the two for prompts and choices."""
 PER_CUT = {"apet": 3}

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from foveate.core.transfer import on_device
+
 WHITE = 255
 """The largest 8-bit value."""
 
@@ -27,13 +29,16 @@ class Normalisation:
         return cls(float(factor), _per_channel(mean), _per_channel(std))
 
     def undone(self, pixels: Float[Tensor, "image 3 height width"]) -> Float64[Tensor, "image 3 height width"]:
-        """Returns the 8-bit RGB values from which the pixels were made, on the CPU.
+        """Returns the 8-bit RGB values from which the pixels were made, on their device, or the CPU if that is MPS.
 
         They are whole numbers, because processors resize in 8 bits. So neither rounding in the normalisation nor
         float16 changes them, their sums are exact, and equal patches stay equal on every device.
         """
-        mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (self.mean, self.std))
-        return ((pixels.detach().cpu().double() * std + mean) / self.factor).round().clamp(0, WHITE)
+        exact = (pixels.detach().cpu() if pixels.device.type == "mps" else pixels.detach()).double()
+        mean, std = (
+            on_device(torch.tensor(x, dtype=exact.dtype)[:, None, None], exact.device) for x in (self.mean, self.std)
+        )
+        return ((exact * std + mean) / self.factor).round().clamp(0, WHITE)
 
 
 def pair(size: Any) -> tuple[int, int]:  # noqa: ANN401 (as configurations have it)
