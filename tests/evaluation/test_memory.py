@@ -1,4 +1,4 @@
-"""Batches for which memory does not suffice, by a limit on the real forward of the language model."""
+"""Batches for which memory does not suffice, by a limit on the real forward of the language model or the tower."""
 
 from dataclasses import replace
 
@@ -24,11 +24,11 @@ def config(tiny, tmp_path):
 
 @pytest.fixture
 def limited(config):
-    """A function that makes the language model refuse more rows than a number with an error, and notes their counts."""
+    """A function that makes a part of the model refuse more rows than a number, and notes their counts."""
     loaded = cached_load(config.model, config.device, config.dtype)
     hooks = []
 
-    def limit(rows, error=MESSAGES["cpu"]):
+    def limit(rows, error=MESSAGES["cpu"], part="language_model"):
         seen = []
 
         def refuse(module, arguments, options):
@@ -37,7 +37,7 @@ def limited(config):
             if len(states) > rows:
                 raise error
 
-        block = loaded.model.model.language_model.layers[0]
+        block = next(m for name, m in loaded.model.named_modules() if part in name and name.endswith("layers.0"))
         hooks.append(block.register_forward_pre_hook(refuse, with_kwargs=True))
         return seen
 
@@ -63,6 +63,26 @@ def test_a_batch_without_memory_is_answered_in_halves_with_the_same_answers(conf
     lines = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
     assert lines[0].startswith("memory does not suffice for 12 questions at once: now 6 are answered at once, and no")
     assert len(lines) == 2
+
+
+def test_images_without_memory_are_encoded_in_halves_with_the_same_answers(config, limited, capsys):
+    config = replace(config, limit=140)
+    undisturbed = answers(evaluate(replace(config, out=config.out / "undisturbed")))
+    capsys.readouterr()
+    seen = limited(5, part="vision_tower")
+    assert answers(evaluate(config)) == undisturbed
+    assert max(seen) == 16
+    lines = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
+    assert lines[0].startswith(
+        "memory does not suffice for 16 images at once: now 8 are encoded at once, and no answer"
+    )
+    assert len(lines) == 2
+
+
+def test_an_image_that_does_not_fit_alone_is_named(config, limited):
+    limited(0, part="vision_tower")
+    with pytest.raises(MemoryExhausted, match=r"image '.*' alone \(.*can't allocate"):
+        evaluate(config)
 
 
 def test_later_batches_begin_with_what_has_sufficed(config, limited, capsys):

@@ -1,6 +1,7 @@
 """Tasks about videos: files, frames, placeholders, and videos beside images in one prompt."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def docs(files):
 
 def stock(loaded, doc, compressor):
     """Returns the answer of stock `generate` with the method attached, and its prompt tokens per block."""
-    clips = [VideoFile(v, "video").open(FRAMES) for v in doc["images"] if not isinstance(v, Image.Image)]
+    clips = [VideoFile(Path(v), "video").open(FRAMES) for v in doc["images"] if not isinstance(v, Image.Image)]
     images = [visual for visual in doc["images"] if isinstance(visual, Image.Image)]
     if "<video>" in doc["text"]:
         content = [("text", "w3"), ("image", ""), ("text", "w4"), ("video", ""), ("text", "w5")]

@@ -78,15 +78,15 @@ class Answering(lightning.LightningModule):
 
     def _answer_batch(self, batch: list[VQASample]) -> list[Record]:
         """Answers questions about one image or video, and text-only ones."""
-        records, asked = [], []
+        records, prompted = [], []
         for sample in batch:
             try:
-                asked.append(self._prompted(sample))
+                prompted.append(self._prompted(sample))
             except DataError as error:
                 self._check(sample, str(error))
                 records.append(Record.of_failure(sample, str(error)))
         for has_image, answered in ((True, self._answer_about_images), (False, self._answer_about_text)):
-            if some := [question for question in asked if question.sample.seen == has_image]:
+            if some := [question for question in prompted if question.sample.seen == has_image]:
                 records += answered(some)
         return records
 
