@@ -19,7 +19,7 @@ from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.images import LiveImages
 from foveate.scorers import ClsAttention, Constant, PromptAttention
 from foveate.selectors import MaxMin
-from foveate.testing.families import FAMILIES, SPREAD, VIDEOS, image_inputs
+from foveate.testing.families import FAMILIES, VIDEOS, image_inputs
 from foveate.testing.matrix import family_inputs, load_family
 from tests.accelerator import Count, counting, moved, on_device, on_host
 from tests.oracle.cases import Case, inputs_of, model_of
@@ -35,8 +35,6 @@ BEFORE = {
 """Waits of methods before the language model, if they are not the two for prompts and choices."""
 PER_CUT = {"apet": 3}
 """Waits of methods per cut, if they are not the one for the choice."""
-OF_FAMILY = dict.fromkeys(SPREAD, 3)
-"""Waits of families before the language model besides: these read from pixels which tiles are padding."""
 EXEMPT = ("evidence", "response_attention", "downsample", *VIDEO)
 """Methods that need annotated data, run the language model themselves, take other pixels, or are for videos."""
 OF_VIDEOS = ("vtc_cls", "fastv", "evs", "dycoke", "fewer_frames", "temporal_mean", "vidcom2")
@@ -45,8 +43,8 @@ SOME = ("vtc_cls", "scope", "cdpruner", "sparsevlm", "fastv")
 ALL = tuple(name for name in METHODS if name not in EXEMPT)
 
 
-def expected(family: str, name: str, compressor: Compressor) -> int:
-    return BEFORE.get(name, 2) + OF_FAMILY.get(family, 0) + PER_CUT.get(name, 1) * len(compressor.cuts)
+def expected(name: str, compressor: Compressor) -> int:
+    return BEFORE.get(name, 2) + PER_CUT.get(name, 1) * len(compressor.cuts)
 
 
 def on_the_device(loaded: LoadedModel) -> LoadedModel:
@@ -114,7 +112,7 @@ def test_waits_are_those_for_prompts_and_choices_and_choices_are_those_of_the_cp
         if name == "sparsevlm_plus":  # which checks once how a block of a model rotates
             prefilled(loaded, compressor, inputs)
         count, found = prefilled(loaded, compressor, inputs)
-        assert count.own == expected(family, name, compressor), f"{name}: {count.waits}"
+        assert count.own == expected(name, compressor), f"{name}: {count.waits}"
         assert found == kept, name
         assert per_step(loaded, compressor, inputs) == stock, name
     assert compressors

@@ -250,6 +250,16 @@ class Adapter(ABC):
             arrangement: The arrangement of all of them.
         """
 
+    def derived(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Returns what the host has to know of the pixels of a call, by names in `image_inputs`, on their device.
+
+        The host reads it together with the prompts, so that it waits for the device once.
+
+        Args:
+            inputs: The inputs of a call of the stock model.
+        """
+        return {}
+
     def scaling(self, size: tuple[int, int], keep: Keep, alone: bool = True) -> Scaling:
         """Returns how the image processor gives an image about `keep` visual tokens; see `LoadedModel.smaller`.
 

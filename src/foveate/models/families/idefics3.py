@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.errors import UnsupportedNeed
+from foveate.core.transfer import on_device
 from foveate.functional.sequence import runs_of
 from foveate.models.backbone.adapter import ImageInputs, Tower
 from foveate.models.backbone.internals import internal
@@ -19,6 +20,9 @@ from foveate.models.backbone.scaling import Scaling, nearest
 from foveate.models.backbone.tile_tower import TileTower
 from foveate.models.families.llava import grid_of, tile_grid
 from foveate.models.families.tiled import Tiled, arranged
+
+_KINDS = "tile_kinds"  # (prompt, tile): one of the following numbers
+_PADDING, _WHOLE, _MASKED = range(3)
 
 
 class Idefics3(Tiled):
@@ -29,7 +33,7 @@ class Idefics3(Tiled):
     up the positions of tiles of any size by themselves, so the stock model takes smaller ones.
     """
 
-    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask")
+    image_inputs: ClassVar[tuple[str, ...]] = ("pixel_values", "pixel_attention_mask", _KINDS)
     row_per_prompt: ClassVar[bool] = True
     image_options: ClassVar[Mapping[str, Any]] = {"return_row_col_info": True}
 
@@ -109,7 +113,14 @@ class Idefics3(Tiled):
         counts = [len(arrangement.views) for arrangement in arrangements]
         tiles = _real_tiles(images).split(counts)
         pixels = torch.stack([tiles[row] for row in rows])
-        return {"pixel_values": pixels, "pixel_attention_mask": torch.ones_like(pixels[:, :, 0], dtype=torch.long)}
+        return {
+            "pixel_values": pixels,
+            "pixel_attention_mask": torch.ones_like(pixels[:, :, 0], dtype=torch.long),
+            _KINDS: torch.full(pixels.shape[:2], _WHOLE),
+        }
+
+    def derived(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {} if inputs.get("pixel_values") is None or _KINDS in inputs else {_KINDS: _kinds(inputs)}
 
     def pixels(self, images: ImageInputs, arrangement: Arrangement) -> Float[Tensor, "image tile channel height width"]:
         return _real_tiles(images).unflatten(0, (-1, len(arrangement.views)))
@@ -140,14 +151,14 @@ class Idefics3(Tiled):
             ValueError: The numbers differ.
             UnsupportedNeed: A part of a tile is masked.
         """
-        count = len(_real_tiles(images))
+        kinds = _kinds(images)
+        count = int((kinds != _PADDING).sum())
         if any(number % 1 for number in tiles) or sum(tiles) != count:
             raise ValueError(
                 f"runs of placeholders for {list(tiles)} tiles, but pixel_values has {count} of "
                 f"{self._grid(images).patches} tokens each: build the inputs with the model's own processor"
             )
-        mask = images.get("pixel_attention_mask")
-        if mask is not None and int(mask.sum()) != count * mask.shape[-2] * mask.shape[-1]:
+        if (kinds == _MASKED).any():
             raise UnsupportedNeed(
                 "pixel_attention_mask marks padding inside a tile: only whole tiles are supported, as the model's own "
                 "processor makes them (do_resize=True)"
@@ -189,10 +200,20 @@ def _tiles(size: tuple[int, int], longest: int, side: int) -> int:
     return 1 if long * short == 1 else long * short + 1
 
 
+def _kinds(images: Mapping[str, Any]) -> Int[Tensor, "prompt tile"]:
+    """Returns whether each tile is padding, whole or partly masked; the stock model takes one of zeros for padding."""
+    if (known := images.get(_KINDS)) is not None:
+        return known
+    real, mask = (images["pixel_values"] != 0).flatten(2).any(2), images.get("pixel_attention_mask")
+    masked = torch.zeros_like(real) if mask is None else ~mask.bool().flatten(2).all(2)
+    return torch.where(real, torch.where(masked, _MASKED, _WHOLE), _PADDING)
+
+
 def _real_tiles(images: ImageInputs) -> Float[Tensor, "tile channel height width"]:
-    """Returns the tiles of all prompts; the stock model takes a tile of zeros for padding."""
+    """Returns the tiles of all prompts without padding."""
+    real = (_kinds(images) != _PADDING).flatten().nonzero()[:, 0]
     tiles = images["pixel_values"].flatten(0, 1)
-    return tiles[(tiles != 0).flatten(1).any(1)]
+    return tiles[on_device(real, tiles.device)]
 
 
 def _rows_of_tiles(ids: Tensor, image_token: int, tokens: int) -> list[list[float]]:

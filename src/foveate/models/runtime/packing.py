@@ -134,12 +134,14 @@ def pack(
 
 
 def host_inputs(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the inputs with the prompts, and the sizes of images and the times of videos, on the host.
+    """Returns the inputs with the prompts, sizes of images, times of videos and what adapters derive on the host.
 
     Args:
         adapter: The model's adapter.
         inputs: The inputs of a call.
     """
+    for kind in adapter.kinds:
+        inputs = {**inputs, **kind.derived(inputs)}
     sizes = {name for kind in adapter.kinds for name in kind.image_inputs[1:]}
     names = ("input_ids", "attention_mask", "labels", *adapter.token_inputs, *sorted(sizes))
     found = {
