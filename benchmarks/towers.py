@@ -26,9 +26,11 @@ def timed(side: str, batch: Batch) -> float:
 def difference(batch: Batch) -> float:
     """Returns the largest difference of the tap's rows from eager ones, as a share of the largest of these."""
     passes = _passes(batch)
-    eager = passes[EAGER]().float()
-    found = passes[TAPPED]().float()  # several tiles of an image are side by side
-    found = found.unflatten(-1, (-1, eager.shape[-1])).movedim(-2, 1).flatten(0, 1)
+    images = batch.images(list(range(len(batch.arrangements)))).images
+    tiles = passes[EAGER]().float().movedim(-1, 1)  # (tile, patch, layer, head)
+    by_image = tiles.flatten(2).unflatten(0, (len(batch.arrangements), -1))
+    eager = batch.adapter.per_token(by_image, images, batch.arrangements[0])  # in the order of the image's tokens
+    found = passes[TAPPED]().float().movedim(-1, 1).flatten(2)
     return float((found - eager).abs().max() / eager.max())
 
 

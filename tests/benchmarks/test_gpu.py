@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from benchmarks import gpu, gpu_table, shapes, towers
 from benchmarks.gpu_file import COLUMNS, Results, read
 from foveate.core.errors import FoveateError
+from foveate.models.loading.load import load
 from foveate.profiling.rows import FULL
+from foveate.profiling.speed import Batch
+from foveate.testing.checkpoints import save_family
 from tests.benchmarks.tiny_shape import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +138,10 @@ def test_columns_of_a_gpu_are_empty_without_a_file_of_one(measured):
 def test_the_page_of_the_docs_is_made_of_the_files():
     page = gpu_table.PAGE.read_text(encoding="utf-8")
     assert gpu_table.rendered(gpu_table.table()) in page
+
+
+@pytest.mark.parametrize("family", ["LLaVA-1.5", "LLaVA-NeXT"])
+def test_rows_of_the_tap_are_compared_with_the_eager_rows_of_the_same_tokens(family, tmp_path):
+    image = Image.radial_gradient("L").convert("RGB").resize((48, 48))
+    batch = Batch.of(load(save_family(family, tmp_path / "model")), [image, image], ["What is this?"] * 2)
+    assert towers.difference(batch) < 1e-5
