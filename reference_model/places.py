@@ -15,7 +15,7 @@ from foveate.data.load import answer_tokens, load_samples
 from foveate.data.names import SCENES
 from foveate.data.sample import VQASample
 from foveate.evaluation import EvalConfig
-from foveate.evaluation.prompts import prompt_of, reference_of
+from foveate.evaluation.prompts import Prompted
 from foveate.metrics.answers import score_of
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.generation import Conversation, Decoding, answer
@@ -55,9 +55,9 @@ def _answered(loaded: LoadedModel, samples: Sequence[VQASample], chosen: Mapping
     kept = tuple(tuple(chosen[sample.id]) for sample in samples)
     compressor = VisionCompressor(Given(kept), len(kept[0]), positions="original")
     limit = answer_tokens(SCENES)
-    prompts = [prompt_of(loaded, sample, [images.arrangement], limit) for sample in samples]
-    conversations = [Conversation.from_prompts([prompt], adapter.placeholders) for prompt in prompts]
-    decoding = Decoding(limit, [reference_of(loaded, sample) for sample in samples])
+    questions = [Prompted.of(loaded, sample, [images.arrangement], limit) for sample in samples]
+    conversations = [Conversation.from_prompts([question.prompt], adapter.placeholders) for question in questions]
+    decoding = Decoding(limit, [question.reference for question in questions])
     answers = answer(adapter, conversations, compressor.compress(images), compressor.repack, decoding)
     texts = loaded.text(answers.tokens)
     return [
