@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from foveate.core.trace import Trace
 from foveate.data.clip import Clip
 from foveate.data.stored import without_progress_bars
 from foveate.evaluation.memory import InParts
-from foveate.models.backbone.adapter import Adapter, ImageInputs
+from foveate.models.backbone.adapter import ImageInputs
 from foveate.models.backbone.grouping import group_by_shape
 from foveate.models.loading.load import LoadedModel
 from foveate.models.runtime.images import LiveImages, NeedContext, Texts, resolve_need, with_extra_needs
@@ -51,6 +51,8 @@ from foveate.models.runtime.images import LiveImages, NeedContext, Texts, resolv
 Media = Mapping[str, Image | Clip]
 """Images, or the frames of videos, by ID."""
 _IMAGES = 16  # per pass of the tower
+_Prepared = tuple[list[str], ImageInputs, list[Arrangement]]
+"""IDs, model inputs and arrangements of images that one call has prepared."""
 
 
 class Encodings:
@@ -82,7 +84,7 @@ class Encodings:
             skip: Whether images that cannot be decoded are left out; otherwise they are an error.
 
         Raises:
-            DataError: An image, or with `skip` every image, cannot be decoded.
+            DataError: An image, or with `skip` every image, cannot be decoded, or the image processor refuses it.
         """
         if not images and not stored(folder):
             return cls(loaded, images, Dataset.from_dict({"image_id": [], "arrangement": []}))
@@ -97,7 +99,9 @@ class Encodings:
                     _write(loaded, images, unfinished, skip)
         encodings = cls(loaded, images, Dataset.load_from_disk(str(stored(folder)[0])))
         if not skip:  # an earlier evaluation with `skip` may have stored them
-            _opened(images, [image_id for image_id in images if image_id not in encodings], skip)
+            for image_id in images:
+                if image_id not in encodings:
+                    _each_prepared(loaded, {image_id: images[image_id]}, skip)
         return encodings
 
     def batch(self, image_ids: Sequence[str], evidence: Tensor, texts: Texts) -> "EncodedImages":
@@ -121,7 +125,7 @@ class Encodings:
         """Returns the stored numbers of images of one arrangement, by column."""
         found: Any = self.table[[self._row[image_id] for image_id in image_ids]]
         return {
-            name: _tensor(found[name].combine_chunks(), getattr(kind, "shape", ()))
+            name: _tensor(found[name].combine_chunks(), kind.shape[1] if isinstance(kind, Array2D) else None)
             for name, kind in self.table.features.items()
             if name not in ("image_id", "arrangement")
         }
@@ -198,12 +202,12 @@ class EncodedImages(ImageBatch):
         return features[self.owner], Compression(compression.origin[self.owner], mixing)
 
 
-def _tensor(column: Any, shape: tuple[int | None, ...]) -> Tensor:  # noqa: ANN401 (pyarrow has no types)
-    """Returns a column of numbers, or of arrays of one shape, all rows at once, as `datasets` would not."""
-    if not shape:
+def _tensor(column: Any, width: int | None) -> Tensor:  # noqa: ANN401 (pyarrow has no types)
+    """Returns a column of numbers, or of arrays of one shape and this width, all rows at once, as `datasets` would not."""
+    if width is None:
         return torch.tensor(column.to_numpy())
     numbers = column.storage.flatten().flatten().to_numpy()
-    return torch.tensor(numbers).view(len(column), -1, shape[1])
+    return torch.tensor(numbers).view(len(column), -1, width)
 
 
 def stored(folder: Path) -> list[Path]:
@@ -238,28 +242,25 @@ def _write(loaded: LoadedModel, images: Media, folder: Path, skip: bool) -> None
 
 def _encoded(loaded: LoadedModel, images: Media, ids: tuple[str, ...], skip: bool) -> Iterator[dict[str, Any]]:
     """Yields one row per image, with arrays of shape (patch, values)."""
-
-    def rows(some: Sequence[str]) -> list[dict[str, Any]]:
-        found = list(_encoded_batch(loaded, _opened(images, some, skip), skip))
-        shown.update(len(some))
-        return found
-
-    with bar(len(ids), "image", "encoding") as shown:
-        for found in InParts("images", "encoded", most=_IMAGES).run(ids, rows, lambda image_id: f"image {image_id!r}"):
-            yield from found
+    parts = InParts("images", "encoded", most=_IMAGES)
+    for opened in _opened(images, bar(ids, "image", "encoding"), skip):
+        work = partial(_encoded_batch, loaded, opened, skip=skip)
+        for rows in parts.run(tuple(opened), work, lambda image_id: f"image {image_id!r}"):
+            yield from rows
 
 
-def _encoded_batch(loaded: LoadedModel, opened: Media, skip: bool) -> Iterator[dict[str, Any]]:
+def _encoded_batch(loaded: LoadedModel, opened: Media, ids: Sequence[str], skip: bool) -> list[dict[str, Any]]:
+    """Returns the rows of some of the opened images that the model's image processor accepts."""
+    some = {image_id: opened[image_id] for image_id in ids}
     try:
-        prepared = _prepared(loaded, opened)
+        prepared = _prepared(loaded, some)
     except DataError:
-        prepared = _prepared(loaded, _processable(loaded, opened, skip))
-    for names, inputs, arrangements in prepared:
-        yield from _encoded_together(loaded.adapter.of(arrangements[0]), names, inputs, arrangements)
+        prepared = _each_prepared(loaded, some, skip)
+    return [row for group in prepared for row in _encoded_together(loaded, *group)]
 
 
-def _prepared(loaded: LoadedModel, opened: Media) -> list[tuple[list[str], ImageInputs, list[Arrangement]]]:
-    """Returns IDs, model inputs and arrangements of images, for each group that one call can prepare.
+def _prepared(loaded: LoadedModel, opened: Media) -> list[_Prepared]:
+    """Returns the images for each group that one call can prepare.
 
     Raises:
         DataError: The model's image processor refuses an image.
@@ -271,10 +272,23 @@ def _prepared(loaded: LoadedModel, opened: Media) -> list[tuple[list[str], Image
     ]
 
 
+def _each_prepared(loaded: LoadedModel, opened: Media, skip: bool) -> list[_Prepared]:
+    """Returns the images that the model's image processor accepts, each in a group of its own."""
+    prepared: list[_Prepared] = []
+    for image_id, image in opened.items():
+        try:
+            prepared.append(([image_id], *loaded.media_inputs([image])))
+        except DataError as error:
+            if not skip:
+                raise DataError(f"image {image_id!r}: {error}") from error
+    return prepared
+
+
 def _encoded_together(
-    adapter: Adapter, names: Sequence[str], inputs: ImageInputs, arrangements: Sequence[Arrangement]
+    loaded: LoadedModel, names: Sequence[str], inputs: ImageInputs, arrangements: Sequence[Arrangement]
 ) -> Iterator[dict[str, Any]]:
     """Yields the rows of images that were prepared in one call."""
+    adapter = loaded.adapter.of(arrangements[0])
     rows = ClsRows(tuple(range(adapter.tower.depth)))
     needs = [Fingerprint(), *PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.extra_needs]
     for group in group_by_shape(arrangements):
@@ -294,29 +308,25 @@ def _encoded_together(
             yield row
 
 
-def _opened(images: Media, ids: Sequence[str], skip: bool) -> dict[str, Image | Clip]:
-    """Returns the images that can be decoded."""
+def _opened(images: Media, ids: Iterable[str], skip: bool) -> Iterator[dict[str, Image | Clip]]:
+    """Yields the images that can be decoded, as many as the tower takes at once; a video, which is large, by itself."""
     opened: dict[str, Image | Clip] = {}
     for image_id in ids:
         try:
-            opened[image_id] = images[image_id]
+            found = images[image_id]
         except DataError:
             if not skip:
                 raise
-    return opened
-
-
-def _processable(loaded: LoadedModel, opened: Media, skip: bool) -> dict[str, Image | Clip]:
-    """Returns the images that the model's image processor accepts."""
-    accepted: dict[str, Image | Clip] = {}
-    for image_id, image in opened.items():
-        try:
-            loaded.media_inputs([image])
-            accepted[image_id] = image
-        except DataError as error:
-            if not skip:
-                raise DataError(f"image {image_id!r}: {error}") from error
-    return accepted
+            continue
+        if isinstance(found, Clip):
+            yield {image_id: found}
+        else:
+            opened[image_id] = found
+        if len(opened) == _IMAGES:
+            yield opened
+            opened = {}
+    if opened:
+        yield opened
 
 
 def _read(text: str) -> Arrangement:
