@@ -203,7 +203,7 @@ class EncodedImages(ImageBatch):
 
 
 def _tensor(column: Any, width: int | None) -> Tensor:  # noqa: ANN401 (pyarrow has no types)
-    """Returns a column of numbers, or of arrays of one shape and this width, all rows at once, as `datasets` would not."""
+    """Returns a column of numbers, or of arrays of one shape and width, all rows at once, as `datasets` would not."""
     if width is None:
         return torch.tensor(column.to_numpy())
     numbers = column.storage.flatten().flatten().to_numpy()
