@@ -8,6 +8,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import (
     Array2D,
@@ -125,7 +126,7 @@ class Encodings:
         """Returns the stored numbers of images of one arrangement, by column."""
         found: Any = self.table[[self._row[image_id] for image_id in image_ids]]
         return {
-            name: _tensor(found[name].combine_chunks(), kind.shape[1] if isinstance(kind, Array2D) else None)
+            name: _tensor(found[name], kind.shape[1] if isinstance(kind, Array2D) else None)
             for name, kind in self.table.features.items()
             if name not in ("image_id", "arrangement")
         }
@@ -206,8 +207,8 @@ def _tensor(column: Any, width: int | None) -> Tensor:  # noqa: ANN401 (pyarrow 
     """Returns a column of numbers, or of arrays of one shape and width, all rows at once, as `datasets` would not."""
     if width is None:
         return torch.tensor(column.to_numpy())
-    numbers = column.storage.flatten().flatten().to_numpy()
-    return torch.tensor(numbers).view(len(column), -1, width)
+    parts = [chunk.storage.flatten().flatten().to_numpy() for chunk in column.chunks]  # lists have 32-bit offsets
+    return torch.from_numpy(np.concatenate(parts)).view(len(column), -1, width)
 
 
 def stored(folder: Path) -> list[Path]:
