@@ -206,6 +206,20 @@ def test_a_video_of_glm_is_refused_by_name(loaded_of):
             assert len(loaded.adapter.arrangements_in(images, torch.tensor([ids]))) == 1
 
 
+def test_idefics_ignores_the_mask_of_padding_and_refuses_a_tile_that_is_masked_in_part(loaded_of):
+    loaded = loaded_of("Idefics3")
+    text = loaded.chat_prompt([None, QUESTION])
+    inputs = loaded.inputs([text, text], [[IMAGES[0]], [IMAGES[1]]])  # three and five tiles
+    assert not inputs["pixel_attention_mask"][0, 3:].any()
+    inputs["pixel_attention_mask"][0, 3:] = 1
+    with uniform(5).attached(loaded) as run:
+        loaded.model.generate(**inputs, max_new_tokens=1)
+    assert [len(kept) for kept in run.kept] == [5, 5]
+    inputs["pixel_attention_mask"][0, 1, :3] = 0
+    with pytest.raises(UnsupportedNeed, match="marks padding inside a tile"), uniform(5).attached(loaded):
+        loaded.model.generate(**inputs, max_new_tokens=1)
+
+
 def test_tiles_of_idefics_show_the_parts_of_the_image_that_their_names_say(loaded_of):
     for family in ("Idefics3", "SmolVLM"):
         loaded = loaded_of(family)
