@@ -19,6 +19,7 @@ from foveate.data.stored import (
     MissingImage,
     Part,
     StoredImage,
+    cells_of,
     check_columns,
     content_names,
     has_image,
@@ -189,7 +190,7 @@ class _ImageIndex:
             part = (benchmark.images or {})[split]
             images = load_table(benchmark.name, benchmark.repo, location, part)
             check_columns(benchmark.name, images, ["id", benchmark.image], benchmark.repo)
-            self._rows = {str(name): row for row, name in enumerate(images["id"])}
+            self._rows = {str(name): row for row, name in enumerate(cells_of(images, "id"))}
             self._images = {benchmark.image: image_column(images, benchmark.image)}
 
     def _shared(self, table: Dataset) -> list[str]:
@@ -197,7 +198,7 @@ class _ImageIndex:
         if self.benchmark.by_content and self.benchmark.image in table.column_names:
             return content_names(table, self.benchmark.image)
         keys = [name for name in self.benchmark.image_ids if name in table.column_names]
-        return [self._image_name(*values) for values in zip(*(table[key] for key in keys), strict=True)]
+        return [self._image_name(*values) for values in zip(*(cells_of(table, key) for key in keys), strict=True)]
 
     def check(self, row: Row) -> None:
         """Raises `DataError` if the row does not name its image."""

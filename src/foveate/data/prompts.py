@@ -7,6 +7,7 @@ authors have none for a form of question.
 """
 
 import re
+from functools import cache
 from typing import NamedTuple
 
 from foveate.core.errors import DataError
@@ -121,6 +122,7 @@ FAMILIES = {
 """Prompts by the `model_type` of a checkpoint; all others use LLaVA's."""
 
 
+@cache
 def instruction_of(form: Form, family: str) -> str:
     """Returns the words that the prompt of a model family puts around questions of a form; empty if there are none."""
     return " ".join(_PLACEHOLDER.sub(" ", FAMILIES.get(family, LLAVA)[form].text).split())

@@ -222,7 +222,7 @@ def load_table(name: str, repo: str, location: str | None, part: Part) -> Datase
         column, value = part.only
         if column not in table.column_names:
             raise DataError(f"data {name!r} has no column {column!r}, which separates its splits")
-        rows = [row for row, cell in enumerate(table[column]) if cell == value]
+        rows = [row for row, cell in enumerate(cells_of(table, column)) if cell == value]
         table = table.select(rows)
     if not len(table):
         which = f" with {part.only[0]} {part.only[1]!r}" if part.only else ""
@@ -237,6 +237,12 @@ def check_columns(name: str, table: Dataset, columns: Sequence[str], repo: str) 
             f"data {name!r} lacks the columns {', '.join(missing)}; found: {', '.join(table.column_names)}; expected "
             f"those of {repo}: {', '.join(columns)}"
         )
+
+
+def cells_of(table: Dataset, column: str) -> list[Any]:
+    """Returns the cells of a column without images, which `datasets` would read row by row."""
+    rows = table.select_columns([column]).with_format("arrow")
+    return [cell for batch in rows.iter(batch_size=1000) for cell in cast(pa.Table, batch).column(0).to_pylist()]
 
 
 def image_column(table: Dataset, column: str) -> Dataset:

@@ -215,17 +215,16 @@ class Prompts:
     def _expanded(self, kind: Adapter, ids: Sequence[int], arrangements: Sequence[Arrangement]) -> list[int]:
         """Expands the tokens of one kind of inputs; see `expanded`."""
         runs, image = [run for one in arrangements for run in self.adapter.of(one).runs(one)], kind.image_token
-        left = iter(runs)
         edges = [[getattr(self.processor.tokenizer, name)] for name in kind.image_boundary_tokens] or [[], []]
-
-        def run() -> list[int]:
-            return [*edges[0], *[image] * next(left), *edges[1]]
-
-        if (found := list(ids).count(image)) != len(runs):
+        places = [place for place, token in enumerate(ids) if token == image]
+        if len(places) != len(runs):
             raise DataError(
-                f"{found} {kind.modality} tokens for {len(runs)} runs of them in a prompt: expected one for each"
+                f"{len(places)} {kind.modality} tokens for {len(runs)} runs of them in a prompt: expected one for each"
             )
-        return [token for i in ids for token in (run() if i == image else [i])]
+        whole: list[int] = []
+        for place, before, run in zip(places, [-1, *places], runs, strict=False):
+            whole += [*ids[before + 1 : place], *edges[0], *[image] * run, *edges[1]]
+        return [*whole, *ids[places[-1] + 1 if places else 0 :]]
 
     def _token_of_mark(self, kind: Adapter) -> int:
         """Returns the token that stands once for each image or video in a prompt of the chat template."""
