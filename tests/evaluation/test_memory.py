@@ -61,7 +61,9 @@ def test_a_batch_without_memory_is_answered_in_halves_with_the_same_answers(conf
     assert answers(evaluate(config)) == undisturbed
     assert max(seen) > 3
     lines = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
-    assert lines[0].startswith("memory does not suffice for 12 questions at once: now 6 are answered at once, and no")
+    assert lines[0].startswith(
+        "memory does not suffice for 12 questions at once: now 6 are answered at once, and nothing"
+    )
     assert len(lines) == 2
 
 
@@ -73,9 +75,7 @@ def test_images_without_memory_are_encoded_in_halves_with_the_same_answers(confi
     assert answers(evaluate(config)) == undisturbed
     assert max(seen) == 16
     lines = [line for line in capsys.readouterr().err.splitlines() if "memory" in line]
-    assert lines[0].startswith(
-        "memory does not suffice for 16 images at once: now 8 are encoded at once, and no answer"
-    )
+    assert lines[0].startswith("memory does not suffice for 16 images at once: now 8 are encoded at once, and nothing")
     assert len(lines) == 2
 
 

@@ -204,7 +204,7 @@ class EncodedImages(ImageBatch):
 
 
 def _tensor(column: Any, width: int | None) -> Tensor:  # noqa: ANN401 (pyarrow has no types)
-    """Returns a column of numbers, or of arrays of one shape and width, all rows at once, as `datasets` would not."""
+    """Returns a column of numbers, or of arrays of one width, as one tensor; `datasets` converts row by row."""
     if width is None:
         return torch.tensor(column.to_numpy())
     parts = [chunk.storage.flatten().flatten().to_numpy() for chunk in column.chunks]  # lists have 32-bit offsets
@@ -243,7 +243,7 @@ def _write(loaded: LoadedModel, images: Media, folder: Path, skip: bool) -> None
 
 def _encoded(loaded: LoadedModel, images: Media, ids: tuple[str, ...], skip: bool) -> Iterator[dict[str, Any]]:
     """Yields one row per image, with arrays of shape (patch, values)."""
-    parts = InParts("images", "encoded", most=_IMAGES)
+    parts = InParts("images", "encoded")
     for opened in _opened(images, bar(ids, "image", "encoding"), skip):
         work = partial(_encoded_batch, loaded, opened, skip=skip)
         for rows in parts.run(tuple(opened), work, lambda image_id: f"image {image_id!r}"):
@@ -261,7 +261,7 @@ def _encoded_batch(loaded: LoadedModel, opened: Media, ids: Sequence[str], skip:
 
 
 def _prepared(loaded: LoadedModel, opened: Media) -> list[_Prepared]:
-    """Returns the images for each group that one call can prepare.
+    """Returns the images in groups that one call each can prepare.
 
     Raises:
         DataError: The model's image processor refuses an image.

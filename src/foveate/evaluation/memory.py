@@ -68,7 +68,7 @@ class InParts:
         hint = f" ({self.option} {self.most} starts with that)" if self.option else ""
         ranks.notice(
             f"memory does not suffice for {size} {self.items} at once: now {self.most} are {self.worked} at once, and "
-            f"no answer is lost{hint}"
+            f"nothing is lost{hint}"
         )
 
 
