@@ -1,6 +1,9 @@
 """The test run uses one thread per worker and no hub; set before torch and transformers are imported."""
 
 import os
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import pytest
 
@@ -25,3 +28,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     from foveate.testing.tiny import save_tiny_llava
 
     return str(save_tiny_llava(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def loaded_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """A function that returns a family's tiny model, or the model "reference", loaded once per module."""
+    from foveate.models.loading.load import load
+    from foveate.testing.checkpoints import save_family
+
+    def loaded(family: str) -> Any:
+        return load(family if family == "reference" else str(save_family(family, tmp_path_factory.mktemp("family"))))
+
+    return cache(loaded)

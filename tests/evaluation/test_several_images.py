@@ -25,9 +25,7 @@ from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods import METHODS, blind, fastv, vtc_cls
 from foveate.methods.fitting import with_fallbacks
-from foveate.models.loading.load import load
 from foveate.studies.corrections import mean_scores
-from foveate.testing.checkpoints import save_family
 from foveate.testing.families import WITHOUT_CUTS
 from tests.data import detail_tables
 from tests.evaluation.test_text_only import FAMILIES as OTHER_FAMILIES
@@ -48,15 +46,6 @@ CONTENT = {
     "what color is the ring ?": [],  # after its images
     "is <image> like <image> , or <image>": ["is ", None, " like ", None, " , or ", None],
 }
-
-
-@pytest.fixture(scope="module")
-def loaded_of(tmp_path_factory):
-    def loaded(family):
-        name = family if family == "reference" else str(save_family(family, tmp_path_factory.mktemp("family")))
-        return load(name)
-
-    return cache(loaded)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Questions without an image: answered as the stock model answers them, beside others, whatever the compressor."""
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from foveate.evaluation.run import data_of, first_usable
 from foveate.methods import blind, fastv, vtc_cls
 from foveate.methods.fitting import with_fallbacks
 from foveate.models.loading.load import load
-from foveate.testing.checkpoints import save_family
 from foveate.testing.families import WITHOUT_CUTS
 from tests.data import tables
 from tests.tiers import parametrize
@@ -47,11 +45,6 @@ FAMILIES = (
 @pytest.fixture(autouse=True)
 def cache_of_tables(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def loaded_of(tmp_path_factory):
-    return cache(lambda family: load(str(save_family(family, tmp_path_factory.mktemp("family")))))
 
 
 def mixed(count=8):

@@ -14,7 +14,6 @@ from foveate.data.video import InMemoryVideo, sampled
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.module import Answering
 from foveate.methods import fastv, random, uniform
-from foveate.models.loading.load import load
 from foveate.testing.checkpoints import save_family
 from foveate.testing.families import VIDEOS
 
@@ -41,18 +40,6 @@ SAMPLES = [
     question("w1", "what?", video=SECOND),
     question("i1", "what?", sources=(InMemoryImage(picture(99)),)),
 ]
-
-
-@pytest.fixture(scope="module")
-def loaded_of(tmp_path_factory):
-    known = {}
-
-    def get(family):
-        if family not in known:
-            known[family] = load(save_family(family, tmp_path_factory.mktemp("family")))
-        return known[family]
-
-    return get
 
 
 def stock(loaded, sample, compressor):

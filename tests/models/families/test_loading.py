@@ -24,7 +24,6 @@ from foveate.data.clip import Clip
 from foveate.methods import uniform
 from foveate.models.loading.load import load
 from foveate.models.loading.processor import Parts
-from foveate.testing.checkpoints import save_family
 from foveate.testing.families import END, FAMILIES, START
 
 OWN = {  # those that do not need torchvision
@@ -56,18 +55,6 @@ def noise(width, height):
 
 
 IMAGES = [noise(50, 20), noise(61, 60), noise(22, 50)]
-
-
-@pytest.fixture(scope="module")
-def loaded_of(tmp_path_factory):
-    known = {}
-
-    def get(family):
-        if family not in known:
-            known[family] = load(save_family(family, tmp_path_factory.mktemp("family")))
-        return known[family]
-
-    return get
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -35,11 +35,6 @@ STOCK = parametrize("family", UNAIDED, fast=("InternVL", "Qwen2.5-VL", "Idefics3
 SIZES = ((96, 96), (30, 70), (200, 90))
 
 
-@pytest.fixture(scope="module")
-def loaded_of(tmp_path_factory):
-    return cache(lambda family: load(save_family(family, tmp_path_factory.mktemp("family"))))
-
-
 @cache
 def picture(height, width):
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8))

@@ -11,9 +11,7 @@ from foveate.core.errors import FoveateError, OptionError, UnsupportedNeed
 from foveate.data.load import load_samples
 from foveate.methods import cdpruner, divprune, fastv, mmtok, pool, vtc_cls
 from foveate.methods.fitting import with_fallbacks
-from foveate.models.loading.load import load
 from foveate.models.runtime.prefix_cache import Prefixes
-from foveate.testing.checkpoints import save_family
 from tests.tiers import parametrize
 
 FAMILIES = (
@@ -22,15 +20,6 @@ FAMILIES = (
 )
 NEW = 5
 OPTIONS = {"max_new_tokens": NEW, "do_sample": False}
-
-
-@pytest.fixture(scope="module")
-def loaded_of(tmp_path_factory):
-    def loaded(family):
-        name = family if family == "reference" else str(save_family(family, tmp_path_factory.mktemp("family")))
-        return load(name)
-
-    return cache(loaded)
 
 
 @cache
