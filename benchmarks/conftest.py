@@ -10,6 +10,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks import results
 from benchmarks.results import MISSED, Result
 from foveate.analysis.rounds import Rounds
+from foveate.core.allocator import keep_freed_memory
 
 _noted = pytest.StashKey[list[str]]()
 
@@ -21,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:  # noqa: D103
 def pytest_configure(config: pytest.Config) -> None:  # noqa: D103 (a hook)
     config.stash[_noted] = []
     torch.set_grad_enabled(False)
+    keep_freed_memory()  # as commands do
 
 
 @pytest.fixture

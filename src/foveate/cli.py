@@ -15,6 +15,7 @@ from typing import Literal, NoReturn, TextIO, cast
 
 import tyro
 
+from foveate.core.allocator import keep_freed_memory
 from foveate.core.errors import DataError, FoveateError, behind, interrupted, lacks_memory
 from foveate.core.extras import missing_package
 from foveate.core.finished import RESULTS, Copied, command_of, remember, remembered
@@ -48,6 +49,7 @@ def run(main: Callable[..., None], name: str | None = None, words: Sequence[str]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not with nohup, which ignores it
         signal.signal(signal.SIGINT, note)
     silence()
+    keep_freed_memory()
     try:
         tyro.cli(_with_processes(main), prog=name, args=words)
     except (KeyboardInterrupt, Exception) as error:

@@ -106,7 +106,7 @@ def _rows(
     except UnsupportedModel as error:
         there = names or ["the paper's benchmarks"]
         raise UnsupportedModel(f"{error}. {requirements(options.checkpoint, there)}") from error
-    known = wanted(paper, loaded.model.config.model_type, options.checkpoint, options.frames)
+    known = wanted(paper, loaded.family, options.checkpoint, options.frames)
     found = chosen(known if data else without_folders(known), names, methods, keep)
     options = replace(options, data=data or tuple(dict.fromkeys(row.data for row in found.rows)))
     runs, unable = run_rows(found, [each for _, each in options.each], loaded)

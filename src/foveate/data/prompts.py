@@ -34,7 +34,7 @@ class Phrase(NamedTuple):
     image: str = ""
 
 
-_PLACEHOLDER = re.compile(r"\{question\}|\{hint\}|\{options\}")
+_PLACEHOLDER = re.compile(r"\{(?:question|hint|options|letter|text)\}")
 _SHORT = "Answer the question using a single word or phrase."
 _OCR = "\nReference OCR token: {hint}"
 _DIRECTLY = "Answer with the option's letter from the given choices directly."
@@ -165,9 +165,5 @@ def _without_instruction(text: str) -> str:
 
 
 def _filled(text: str, parts: dict[str, str]) -> str:
-    """Fills the first placeholder, then the rest of the text, so that braces within a question stay unchanged."""
-    found = [(text.find(name), name) for name in parts if name in text]
-    if not found:
-        return text
-    start, name = min(found)
-    return text[:start] + parts[name] + _filled(text[start + len(name) :], parts)
+    """Fills the placeholders of a template; braces within the parts stay unchanged."""
+    return _PLACEHOLDER.sub(lambda found: parts[found[0]], text)

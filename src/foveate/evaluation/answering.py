@@ -157,7 +157,7 @@ def encodings_of(
     loaded, _ = config.compressor.resized(loaded)
     images = media_of([sample for sample in samples if not sample.problem])
     try:
-        encodings = Encodings.of(loaded, images, encodings_folder(config, loaded, questions), skip)
+        encodings = Encodings.of(loaded, images, encodings_path(config, loaded, questions), skip)
     except DataError as error:
         if skip:
             raise none_left(samples, failure_of(samples[0], loaded, config.max_new_tokens) or str(error)) from error
@@ -166,8 +166,8 @@ def encodings_of(
     return encodings
 
 
-def encodings_folder(config: EvalConfig, loaded: LoadedModel, questions: str) -> Path:
-    """Returns the folder of the encodings of a configuration's images, without its checksum.
+def encodings_path(config: EvalConfig, loaded: LoadedModel, questions: str) -> Path:
+    """Returns the path of the encodings of a configuration's images, without its checksum.
 
     Args:
         config: The evaluation.

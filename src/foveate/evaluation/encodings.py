@@ -1,22 +1,12 @@
 """Vision features and [CLS] rows of all layers, computed once per model and data set and reused by every evaluation."""
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from datasets import (
-    Array2D,
-    Dataset,
-    Value,
-)
-from datasets import Features as Columns
-from datasets.exceptions import DatasetGenerationError
 from filelock import FileLock
 from jaxtyping import Float
 from PIL.Image import Image
@@ -25,7 +15,7 @@ from torch import Tensor
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.compression import Compression
 from foveate.core.contracts import ImageBatch, Reduction
-from foveate.core.errors import DataError, FoveateError
+from foveate.core.errors import DataError
 from foveate.core.needs import (
     PIXEL_STATISTICS,
     AlignedPatches,
@@ -42,7 +32,7 @@ from foveate.core.progress import bar
 from foveate.core.storage import checksummed, intact, quarantine, remove
 from foveate.core.trace import Trace
 from foveate.data.clip import Clip
-from foveate.data.stored import without_progress_bars
+from foveate.evaluation.array_file import ArrayFile, ImageArrays, write
 from foveate.evaluation.memory import InParts
 from foveate.models.backbone.adapter import ImageInputs
 from foveate.models.backbone.grouping import group_by_shape
@@ -52,6 +42,7 @@ from foveate.models.runtime.images import LiveImages, NeedContext, Texts, resolv
 Media = Mapping[str, Image | Clip]
 """Images, or the frames of videos, by ID."""
 _IMAGES = 16  # per pass of the tower
+_SUFFIX = ".arrow"
 _Prepared = tuple[list[str], ImageInputs, list[Arrangement]]
 """IDs, model inputs and arrangements of images that one call has prepared."""
 
@@ -63,42 +54,43 @@ class Encodings:
         replayed: Whether the stored output is used; otherwise the tower runs again.
     """
 
-    def __init__(self, loaded: LoadedModel, images: Media, table: Dataset) -> None:
-        self.loaded, self.images, self.table = loaded, images, table.with_format("arrow")
+    def __init__(self, loaded: LoadedModel, images: Media, path: Path | None = None) -> None:
+        self.loaded, self.images = loaded, images
         self.replayed = True
-        self._row = {image_id: row for row, image_id in enumerate(table["image_id"])}
+        self._file = ArrayFile(path) if path else None
         read = cache(_read)
-        written = zip(table["image_id"], table["arrangement"], strict=True)
-        self.arrangements = {image_id: read(text) for image_id, text in written}
+        written = self._file.arrangements if self._file else {}
+        self.arrangements = {image_id: read(text) for image_id, text in written.items()}
 
     @classmethod
-    def of(cls, loaded: LoadedModel, images: Media, folder: Path, skip: bool = False) -> "Encodings":
-        """Opens the encodings `<folder>.<checksum>`, and computes them if they do not exist.
+    def of(cls, loaded: LoadedModel, images: Media, path: Path, skip: bool = False) -> "Encodings":
+        """Opens the encodings `<path>.<checksum>.arrow`, and computes them if they do not exist.
 
-        Only a complete table has that name; a second process waits for the first. A table whose content does not have
+        Only a complete file has that name; a second process waits for the first. A file whose content does not have
         the checksum is quarantined, so every process reads all of it once.
 
         Args:
             loaded: The model.
             images: Images and videos by ID; none if no question is about one, and then nothing is stored.
-            folder: Folder of the encodings, without the checksum.
+            path: Path of the file, without the checksum.
             skip: Whether images that cannot be decoded are left out; otherwise they are an error.
 
         Raises:
             DataError: An image, or with `skip` every image, cannot be decoded, or the image processor refuses it.
         """
-        if not images and not stored(folder):
-            return cls(loaded, images, Dataset.from_dict({"image_id": [], "arrangement": []}))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            for stale in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+        if not images and not stored(path):
+            return cls(loaded, images)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            for stale in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
                 remove(stale)
-            for damaged in (found for found in stored(folder) if not intact(found)):
+            for damaged in (found for found in stored(path) if not intact(found)):
                 quarantine(damaged)
-            if not stored(folder):
-                with checksummed(folder.parent, folder.name) as unfinished:
-                    _write(loaded, images, unfinished, skip)
-        encodings = cls(loaded, images, Dataset.load_from_disk(str(stored(folder)[0])))
+            if not stored(path):
+                with checksummed(path.parent, path.name, _SUFFIX) as unfinished:
+                    if not write(unfinished, _encoded(loaded, images, skip)):
+                        raise DataError(f"none of {len(images)} images can be decoded")
+        encodings = cls(loaded, images, *stored(path))
         if not skip:  # an earlier evaluation with `skip` may have stored them
             for image_id in images:
                 if image_id not in encodings:
@@ -116,20 +108,17 @@ class Encodings:
         return EncodedImages(self, image_ids, evidence, texts)
 
     def __contains__(self, image_id: str) -> bool:
-        return image_id in self._row
+        return image_id in self.arrangements
 
     def live(self, image_ids: Sequence[str]) -> LiveImages:
         """Returns images for which the tower runs."""
         return self.loaded.images([self.images[image_id] for image_id in image_ids])
 
     def rows(self, image_ids: Sequence[str]) -> dict[str, Tensor]:
-        """Returns the stored numbers of images of one arrangement, by column."""
-        found: Any = self.table[[self._row[image_id] for image_id in image_ids]]
-        return {
-            name: _tensor(found[name], kind.shape[1] if isinstance(kind, Array2D) else None)
-            for name, kind in self.table.features.items()
-            if name not in ("image_id", "arrangement")
-        }
+        """Returns the stored numbers of images of one arrangement, by name."""
+        if self._file is None:
+            raise KeyError(f"{image_ids[0]}: no images were encoded")
+        return self._file.rows(image_ids)
 
 
 class EncodedImages(ImageBatch):
@@ -203,61 +192,28 @@ class EncodedImages(ImageBatch):
         return features[self.owner], Compression(compression.origin[self.owner], mixing)
 
 
-def _tensor(column: Any, width: int | None) -> Tensor:  # noqa: ANN401 (pyarrow has no types)
-    """Returns a column of numbers, or of arrays of one width, as one tensor; `datasets` converts row by row."""
-    if width is None:
-        return torch.tensor(column.to_numpy())
-    parts = [chunk.storage.flatten().flatten().to_numpy() for chunk in column.chunks]  # lists have 32-bit offsets
-    return torch.from_numpy(np.concatenate(parts)).view(len(column), -1, width)
+def stored(path: Path) -> list[Path]:
+    """Returns the file of encodings, at most one, which is complete; see `Encodings.of`."""
+    return list(path.parent.glob(f"{path.name}.????????????????{_SUFFIX}"))  # the checksum
 
 
-def stored(folder: Path) -> list[Path]:
-    """Returns the encodings of a folder's name, at most one, which are complete; see `Encodings.of`."""
-    return list(folder.parent.glob(f"{folder.name}.????????????????"))  # the checksum
-
-
-def _write(loaded: LoadedModel, images: Media, folder: Path, skip: bool) -> None:
-    ids = tuple(images)  # of a list, `datasets` would ask for each image by itself
-    first = next((row for i in ids for row in _encoded(loaded, images, (i,), skip)), None)
-    if first is None:
-        raise DataError(f"none of {len(ids)} images can be decoded")
-    columns = {"image_id": Value("string"), "fingerprint": Value("int64"), "arrangement": Value("string")}
-    arrays = {name: value for name, value in first.items() if name not in columns}
-    columns |= {name: Array2D((None, value.shape[1]), "float32") for name, value in arrays.items()}
-    with without_progress_bars():
-        try:
-            table = Dataset.from_generator(
-                _encoded,
-                features=Columns(columns),
-                gen_kwargs={"loaded": loaded, "images": images, "ids": ids, "skip": skip},
-                cache_dir=str(folder / "scratch"),
-                fingerprint=folder.name,
-            )
-        except DatasetGenerationError as error:
-            if isinstance(error.__cause__, FoveateError):
-                raise error.__cause__ from None
-            raise
-        table.save_to_disk(str(folder))
-    shutil.rmtree(folder / "scratch")
-
-
-def _encoded(loaded: LoadedModel, images: Media, ids: tuple[str, ...], skip: bool) -> Iterator[dict[str, Any]]:
-    """Yields one row per image, with arrays of shape (patch, values)."""
+def _encoded(loaded: LoadedModel, images: Media, skip: bool) -> Iterator[ImageArrays]:
+    """Yields what is stored of images, as many at once as memory suffices for."""
     parts = InParts("images", "encoded")
-    for opened in _opened(images, bar(ids, "image", "encoding"), skip):
+    for opened in _opened(images, bar(images, "image", "encoding"), skip):
         work = partial(_encoded_batch, loaded, opened, skip=skip)
-        for rows in parts.run(tuple(opened), work, lambda image_id: f"image {image_id!r}"):
-            yield from rows
+        for groups in parts.run(tuple(opened), work, lambda image_id: f"image {image_id!r}"):
+            yield from groups
 
 
-def _encoded_batch(loaded: LoadedModel, opened: Media, ids: Sequence[str], skip: bool) -> list[dict[str, Any]]:
-    """Returns the rows of some of the opened images that the model's image processor accepts."""
+def _encoded_batch(loaded: LoadedModel, opened: Media, ids: Sequence[str], skip: bool) -> list[ImageArrays]:
+    """Returns what is stored of those of some opened images that the model's image processor accepts."""
     some = {image_id: opened[image_id] for image_id in ids}
     try:
         prepared = _prepared(loaded, some)
     except DataError:
         prepared = _each_prepared(loaded, some, skip)
-    return [row for group in prepared for row in _encoded_together(loaded, *group)]
+    return [group for some in prepared for group in _encoded_together(loaded, *some)]
 
 
 def _prepared(loaded: LoadedModel, opened: Media) -> list[_Prepared]:
@@ -287,8 +243,8 @@ def _each_prepared(loaded: LoadedModel, opened: Media, skip: bool) -> list[_Prep
 
 def _encoded_together(
     loaded: LoadedModel, names: Sequence[str], inputs: ImageInputs, arrangements: Sequence[Arrangement]
-) -> Iterator[dict[str, Any]]:
-    """Yields the rows of images that were prepared in one call."""
+) -> Iterator[ImageArrays]:
+    """Yields what is stored of images that were prepared in one call, arrangement by arrangement."""
     adapter = loaded.adapter.of(arrangements[0])
     rows = ClsRows(tuple(range(adapter.tower.depth)))
     needs = [Fingerprint(), *PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.extra_needs]
@@ -296,17 +252,16 @@ def _encoded_together(
         some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)
         with torch.inference_mode():
             sources, values = adapter.encode(some, arrangements[group[0]], needs)
-        for number, index in enumerate(group):
-            row = {"image_id": names[index], "fingerprint": int(values[Fingerprint()][number])}
-            row["arrangement"] = json.dumps(asdict(arrangements[index]))
-            row["features"] = sources[number].float().cpu().numpy()
-            statistics = [values[need][number] for need in PIXEL_STATISTICS]
-            row["pixel_statistics"] = torch.stack(statistics, 1).cpu().numpy()  # (patch, statistic)
-            if adapter.tower.has_cls:  # (layer, head, patch)
-                row["cls_rows"] = values[rows][number].flatten(0, 1).T.cpu().numpy()
-            if adapter.deepstack_levels:  # (level, patch, dim)
-                row["deepstack"] = values[Deepstack()][number].transpose(0, 1).flatten(1).float().cpu().numpy()
-            yield row
+            arrays = {"fingerprint": values[Fingerprint()], "features": sources.float()}
+            arrays["pixel_statistics"] = torch.stack([values[need] for need in PIXEL_STATISTICS], 2)
+            if adapter.tower.has_cls:  # (image, layer, head, patch)
+                arrays["cls_rows"] = values[rows].flatten(1, 2).transpose(1, 2)
+            if adapter.deepstack_levels:  # (image, level, patch, dim)
+                arrays["deepstack"] = values[Deepstack()].transpose(1, 2).flatten(2).float()
+        text = json.dumps(asdict(arrangements[group[0]]))
+        yield ImageArrays(
+            [names[index] for index in group], text, {name: value.cpu().numpy() for name, value in arrays.items()}
+        )
 
 
 def _opened(images: Media, ids: Iterable[str], skip: bool) -> Iterator[dict[str, Image | Clip]]:

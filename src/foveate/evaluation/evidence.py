@@ -32,8 +32,11 @@ def evidence_of(
         _share_of_frames(s.frame_evidence, image) if image.frames else _share(s.evidence, image, loaded)
         for s, image in zip(samples, arrangements, strict=True)
     ]
-    longest = [max(share.shape[axis] for share in shares) for axis in (0, 1)]
-    return torch.stack([F.pad(s, (0, longest[1] - s.shape[1], 0, longest[0] - s.shape[0])) for s in shares])
+    padded = torch.zeros(len(shares), *(max(share.shape[axis] for share in shares) for axis in (0, 1)))
+    for row, share in enumerate(shares):
+        if share.numel():
+            padded[row, : share.shape[0], : share.shape[1]] = share
+    return padded
 
 
 def _share(masks: np.ndarray, image: Arrangement, loaded: LoadedModel | None) -> Tensor:

@@ -23,8 +23,8 @@ def question_text(loaded: LoadedModel, sample: VQASample) -> str:
     model was not trained with. Only the checkpoint, the code and the question's form decide that, and all three belong
     to a run's identity.
     """
-    family = loaded.model.config.model_type
-    return format_prompt(sample, family, instruct=not loaded.unknown_words(instruction_of(sample.form, family)))
+    instruct = not loaded.unknown_words(instruction_of(sample.form, loaded.family))
+    return format_prompt(sample, loaded.family, instruct)
 
 
 def note_unknown_words(loaded: LoadedModel, samples: Iterable[VQASample]) -> None:
@@ -92,8 +92,7 @@ class Prompted:
         """
         text = question_text(loaded, sample)
         prompt = loaded.prompt_about(text, images)
-        references = Counter(sample.references).most_common(1)
-        answer = references[0][0] if references else ""
+        answer = max(sample.references, key=sample.references.count, default="")
         reference = loaded.reference(text, answer, max(1, len(sample.sources)))
         check_length(loaded, prompt, max_new_tokens)
         return cls(sample, text, prompt, reference)
@@ -105,11 +104,10 @@ def check_length(loaded: LoadedModel, prompt: Sequence[int], max_new_tokens: int
     Raises:
         DataError: The prompt with the longest answer exceeds the model's context.
     """
-    context = getattr(loaded.adapter.text_config, "max_position_embeddings", None)
-    if context is not None and len(prompt) + max_new_tokens > context:
+    if loaded.context is not None and len(prompt) + max_new_tokens > loaded.context:
         raise DataError(
             f"its prompt of {len(prompt)} tokens and {max_new_tokens} of an answer exceed the model's context of "
-            f"{context}"
+            f"{loaded.context}"
         )
 
 

@@ -12,10 +12,9 @@ from foveate.core.transfer import on_device
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns left-padded ids (row, token) and the mask of the real ones."""
     longest = max(map(len, rows))
-    ids = [[pad] * (longest - len(row)) + list(row) for row in rows]
-    real = [[False] * (longest - len(row)) + [True] * len(row) for row in rows]
-    made = torch.tensor(ids, dtype=torch.long), torch.tensor(real, dtype=torch.bool)
-    return on_device(made[0], device), on_device(made[1], device)
+    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows], dtype=torch.long)
+    real = torch.arange(longest) >= torch.tensor([longest - len(row) for row in rows])[:, None]
+    return on_device(ids, device), on_device(real, device)
 
 
 def repeat_left_padded(

@@ -17,7 +17,7 @@ from foveate.core.errors import BudgetError, LayerError, UnsupportedNeed
 from foveate.data.sample import VQASample, first_of_media, media_of
 from foveate.evaluation import ranks
 from foveate.evaluation.announcement import duration
-from foveate.evaluation.answering import encodings_folder
+from foveate.evaluation.answering import encodings_path
 from foveate.evaluation.config import EvalConfig, checkpoint_identity, run_id
 from foveate.evaluation.encodings import Encodings, stored
 from foveate.evaluation.module import Answering
@@ -82,7 +82,7 @@ def forecast(config: EvalConfig, methods: Sequence[str], equivalents: Sequence[i
     if not left:
         return Forecast(0, 0, 0.0, 0)
     costs, answers = _measured(context), sum(left)
-    encoded = stored(encodings_folder(config, context.loaded, questions))
+    encoded = stored(encodings_path(config, context.loaded, questions))
     images = 0 if encoded else len(first_of_media(context.samples))
     seconds = images * costs.image_s + answers * costs.question_s + len(left) * _RUN_S
     written = images * costs.image_bytes + 2 * answers * costs.question_bytes  # records, and their copy for the study

@@ -49,7 +49,7 @@ def run_rows(
                 unable[name if tokens is None else f"{name} at {tokens:g}"] = str(error)
                 continue
             samples, _ = data_of(config)
-            model_type, cell = loaded.model.config.model_type, (method, tokens, settings)
+            model_type, cell = loaded.family, (method, tokens, settings)
             runs.append(Answered(cell, config, records, samples, model_type, rescaled))
             announced.ended(done)
     if not runs:

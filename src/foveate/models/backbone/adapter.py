@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from foveate.core.layers import resolve_layer, resolve_layers
 from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Downsampled, Keys, Need, PixelStatistic, ReceivedRows
 from foveate.core.transfer import on_device
 from foveate.data.clip import Clip
-from foveate.functional.pixel_filters import FILTERS
+from foveate.functional.pixel_filters import filtered
 from foveate.functional.sequence import positions, runs_of
 from foveate.models.backbone.cut_checks import check_cuts
 from foveate.models.backbone.decoder import Decoder
@@ -283,30 +284,35 @@ class Adapter(ABC):
         """Returns what the image processor made of images with a scaling, as the tower takes it."""
         return images
 
-    def pixel_statistic(
-        self, images: ImageInputs, arrangement: Arrangement, need: PixelStatistic
-    ) -> Float[Tensor, "image token"]:
-        """Returns the answer to a need about pixels.
+    def pixel_statistics(
+        self, images: ImageInputs, arrangement: Arrangement, needs: Sequence[Need]
+    ) -> dict[Need, Float[Tensor, "image token"]]:
+        """Returns the answers to those needs that are about pixels.
 
         Args:
             images: Images of one arrangement.
             arrangement: The arrangement of all of them.
-            need: The statistic.
+            needs: The needs, also others.
 
         Raises:
             UnsupportedNeed: The normalisation of the pixels is unknown, because there is no image processor.
         """
+        wanted = [need for need in needs if isinstance(need, PixelStatistic)]
+        if not wanted:
+            return {}
         if self.image_processor is None:
             raise UnsupportedNeed(
-                f"{need}: the normalisation of pixels is unknown, because the model was given without its image "
+                f"{wanted[0]}: the normalisation of pixels is unknown, because the model was given without its image "
                 "processor; attach to what foveate.models.loading.load.load returns, which has it"
             )
         tiles = self.pixels(images, arrangement)
         config: Any = self.model.config
         rgb = Normalisation.of(self.image_processor).undone(tiles.flatten(0, 1))
-        per_patch = FILTERS[need.name](rgb, pair(config.vision_config.patch_size)) / WHITE
+        rgb = rgb.cpu() if rgb.device.type == "mps" else rgb  # which has no float64
+        names = [need.name for need in wanted]
+        per_patch = filtered(rgb, pair(config.vision_config.patch_size), names) / WHITE
         per_patch = on_device(per_patch.float(), tiles.device).unflatten(0, (-1, tiles.shape[1]))
-        return self.per_token(per_patch[..., None], images, arrangement)[..., 0]
+        return dict(zip(wanted, self.per_token(per_patch, images, arrangement).unbind(-1), strict=True))
 
     @property
     def kinds(self) -> tuple["Adapter", ...]:
@@ -405,7 +411,7 @@ class Adapter(ABC):
             types = types.masked_fill(ids == kind.image_token, numbers[kind.modality])
         return dict.fromkeys(names, types)
 
-    @property
+    @cached_property
     def image_token(self) -> int:
         return self.model.config.image_token_id
 

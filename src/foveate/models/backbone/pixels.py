@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from foveate.core.transfer import on_device
@@ -28,17 +28,15 @@ class Normalisation:
         mean, std = (image_processor.image_mean, image_processor.image_std) if image_processor.do_normalize else (0, 1)
         return cls(float(factor), _per_channel(mean), _per_channel(std))
 
-    def undone(self, pixels: Float[Tensor, "image 3 height width"]) -> Float64[Tensor, "image 3 height width"]:
-        """Returns the 8-bit RGB values from which the pixels were made, on their device, or the CPU if that is MPS.
+    def undone(self, pixels: Float[Tensor, "image 3 height width"]) -> Float32[Tensor, "image 3 height width"]:
+        """Returns the 8-bit RGB values from which the pixels were made, on their device.
 
         They are whole numbers, because processors resize in 8 bits. So neither rounding in the normalisation nor
         float16 changes them, their sums are exact, and equal patches stay equal on every device.
         """
-        exact = (pixels.detach().cpu() if pixels.device.type == "mps" else pixels.detach()).double()
-        mean, std = (
-            on_device(torch.tensor(x, dtype=exact.dtype)[:, None, None], exact.device) for x in (self.mean, self.std)
-        )
-        return ((exact * std + mean) / self.factor).round().clamp(0, WHITE)
+        given = pixels.detach().float()
+        mean, std = (on_device(torch.tensor(x)[:, None, None], given.device) for x in (self.mean, self.std))
+        return torch.addcmul(mean, given, std).div_(self.factor).round_().clamp_(0, WHITE)
 
 
 def pair(size: Any) -> tuple[int, int]:  # noqa: ANN401 (as configurations have it)

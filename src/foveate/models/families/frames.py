@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ class Frames(Tiled):
         super().__init__(model, model.model.language_model)
         self.tiles = clip_like(model)
 
-    @property
+    @cached_property
     def image_token(self) -> int:
         return self.model.config.video_token_id
 

@@ -15,7 +15,7 @@ from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import UnsupportedModel, UnsupportedNeed
-from foveate.core.needs import Downsampled, Features, Fingerprint, Need, PixelStatistic
+from foveate.core.needs import Downsampled, Features, Fingerprint, Need
 from foveate.core.transfer import rows_of
 from foveate.functional.fingerprint import fingerprints
 from foveate.functional.geometry import nearest_grid
@@ -62,12 +62,11 @@ class Llava(Adapter):
     ) -> tuple[Float[Tensor, "image source dim"], dict[Need, Tensor]]:
         pixels = images["pixel_values"]
         sources, values = self.tiles.encode(pixels, {need: self.layers(need) for need in needs})
+        values |= self.pixel_statistics(images, arrangement, needs)
         for need in needs:
             match need:
                 case Fingerprint():
                     values[need] = fingerprints(pixels)
-                case PixelStatistic():
-                    values[need] = self.pixel_statistic(images, arrangement, need)
                 case Features():
                     patches = sources[:, : arrangement.patches]
                     values[need] = self.project(patches) if need.projected else patches

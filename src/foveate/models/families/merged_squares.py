@@ -21,7 +21,6 @@ from foveate.core.needs import (
     FrameVectors,
     Keys,
     Need,
-    PixelStatistic,
     PoolingRows,
     ReceivedRows,
 )
@@ -173,7 +172,7 @@ class MergedSquares(Adapter):
             output, unmerged = self._run_tower(images)
         order = on_device(self._order(images[self._grid]), images[self._pixels].device)
         tokens = torch.stack(list(output.pooler_output))
-        values: dict[Need, Tensor] = {}
+        values = self.pixel_statistics(images, arrangement, needs)
         for need in needs:
             match need:
                 case Features(projected=True):
@@ -185,8 +184,6 @@ class MergedSquares(Adapter):
                     values[need] = fingerprints(images[self._pixels].reshape(count, -1))
                 case FrameVectors() if self.tower.pools:
                     values[need] = tokens.unflatten(1, (arrangement.frames or 1, -1)).mean(2)
-                case PixelStatistic():
-                    values[need] = self.pixel_statistic(images, arrangement, need)
                 case Deepstack():
                     values[need] = torch.stack([torch.stack(list(level)) for level in output.deepstack_features], 1)
                 case Downsampled():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -36,7 +37,7 @@ class QwenVideos(MergedSquares):
     modality = "video"
     makes_smaller_videos: ClassVar[bool] = True
 
-    @property
+    @cached_property
     def image_token(self) -> int:
         return self.model.config.video_token_id
 

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, FrameVectors, Keys, Need, PixelStatistic
+from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, FrameVectors, Keys, Need
 from foveate.functional.fingerprint import fingerprints
 from foveate.models.backbone.adapter import Adapter, ImageInputs, downsampled_too_late
 from foveate.models.backbone.tile_tower import TileTower
@@ -75,7 +75,7 @@ class Tiled(Adapter):
 
         features = self.joined(sources[:, :patches])
         tokens = pack(super().project(features) if self.packs_projected else features)
-        values: dict[Need, Tensor] = {}
+        values = self.pixel_statistics(images, arrangement, needs)
         for need in needs:
             match need:
                 case Keys():
@@ -85,8 +85,6 @@ class Tiled(Adapter):
                 case FrameVectors() if need in answers:  # the first tile of an image shows all of it
                     frames = answers[need][:, 0].unflatten(0, (len(pixels), -1))
                     values[need] = frames[:, : arrangement.frames or 1]
-                case PixelStatistic():
-                    values[need] = self.pixel_statistic(images, arrangement, need)
                 case Features(projected=True):
                     values[need] = self.project(tokens)
                 case Features():

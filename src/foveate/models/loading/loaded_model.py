@@ -150,6 +150,16 @@ class LoadedModel:
         """The device for the model's inputs."""
         return device_of(self.model)
 
+    @cached_property
+    def family(self) -> str:
+        """The `model_type` of the checkpoint's configuration."""
+        return self.model.config.model_type
+
+    @cached_property
+    def context(self) -> int | None:
+        """Largest number of tokens of a prompt and its answer; None if the configuration names none."""
+        return getattr(self.adapter.text_config, "max_position_embeddings", None)
+
     def image_inputs(
         self, images: Sequence[Image], per_prompt: Sequence[int] | None = None
     ) -> tuple[ImageInputs, list[Arrangement]]:

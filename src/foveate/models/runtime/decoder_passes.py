@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from foveate.core.compression import Compressed
 from foveate.core.contracts import Cut
@@ -16,6 +17,8 @@ from foveate.models.backbone.decoder import Decoder, Layout
 from foveate.models.runtime.branches import Branches, SharedRows
 from foveate.models.runtime.hooks import CompressedCall, hooked
 from foveate.models.runtime.pruning import pruning_of
+
+_PLAIN = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache that hold nothing but keys and values
 
 
 class DecoderPasses:
@@ -99,7 +102,11 @@ class DecoderPasses:
         layers: Any = self.cache.layers
         if self._shared is None:
             for layer in layers:  # layers may be on different devices
-                layer.batch_select_indices(rows.to(getattr(layer, "keys", rows).device))
+                own = rows.to(getattr(layer, "keys", rows).device)
+                if type(layer) in _PLAIN and layer.is_initialized:  # copying whole rows takes half the time
+                    layer.keys, layer.values = layer.keys.index_select(0, own), layer.values.index_select(0, own)
+                else:
+                    layer.batch_select_indices(own)
             return
         places, real = self._shared.chosen(rows, self.pruning.segments[0].real)
         self.pruning.keep(real)

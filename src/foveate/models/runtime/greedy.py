@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.transfer import on_device
+from foveate.core.transfer import on_device, rows_of
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.runtime.decoder_passes import DecoderPasses
+
+_LEAST_COMPLETE = 0.25  # share of a batch from which leaving prompts out saves more than copying the others costs
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +33,12 @@ def greedy(
     logits: Tensor,
     prefixes: Sequence[list[int]],
     limit: int,
-    on_step: Callable[[Tensor, Tensor], None] = lambda rows, ended: None,
+    on_step: Callable[[Sequence[int], Sequence[bool]], None] = lambda rows, ended: None,
 ) -> list[list[int]]:
     """Decodes greedily from the logits of the next token until every answer ends or reaches the limit.
+
+    Prompts with complete answers stay in the batch until they are a quarter of it: to remove them, the keys and values
+    of all others are copied.
 
     Args:
         adapter: The model's adapter.
@@ -41,26 +46,26 @@ def greedy(
         logits: Logits of the next token of each prompt.
         prefixes: The tokens that each answer has already.
         limit: Longest answer.
-        on_step: Receives at each step the rows that are decoded, and whether each ends with this token.
+        on_step: Receives at each step the rows in the batch, and whether the answer of each ends with this token or
+            was complete before.
     """
-    ends, rows = adapter.ends, torch.arange(len(logits))
-    answers = [list(tokens) for tokens in prefixes]
+    rows, answers = list(range(len(logits))), [list(tokens) for tokens in prefixes]
+    complete = [False] * len(rows)
     while True:
         chosen = logits.argmax(-1)
         tokens = chosen.tolist()  # the only wait for the device in a step
-        ended = torch.tensor([token in ends for token in tokens], dtype=torch.bool)
-        on_step(on_device(rows, logits.device), on_device(ended, logits.device))
-        going = []
-        for place, (row, token) in enumerate(zip(rows.tolist(), tokens, strict=True)):
-            answers[row] += [token] * (token not in ends)
-            going += [place] * (token not in ends and len(answers[row]) < limit)
-        if not going:
+        ended = [before or token in adapter.ends for before, token in zip(complete, tokens, strict=True)]
+        on_step(rows, ended)
+        for row, token, last in zip(rows, tokens, ended, strict=True):
+            answers[row] += [token] * (not last)
+        complete = [last or len(answers[row]) >= limit for row, last in zip(rows, ended, strict=True)]
+        if all(complete):
             return answers
-        if len(going) < len(tokens):
-            left = torch.tensor(going)
-            rows, left = rows[left], on_device(left, logits.device)
-            blocks.select(left)
-            chosen = chosen[left]
+        if sum(complete) >= _LEAST_COMPLETE * len(rows):
+            left = [place for place, done in enumerate(complete) if not done]
+            rows, complete = [rows[place] for place in left], [False] * len(left)
+            chosen = rows_of(chosen, left)
+            blocks.select(on_device(torch.tensor(left), logits.device))
         embeds = adapter.inner.get_input_embeddings()(chosen[:, None])
         states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool), padded=False)
         logits = adapter.decoder.logits(states[:, -1])

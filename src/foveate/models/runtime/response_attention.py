@@ -204,10 +204,10 @@ def response_rows(
         sums: list[Tensor] = [torch.zeros(())] * len(prompts)
         counts = [0] * len(prompts)
 
-        def add_rows(rows: Tensor, ended: Tensor) -> None:
+        def add_rows(rows: Sequence[int], ended: Sequence[bool]) -> None:
             real = blocks.pruning.segments[0].real[:, None, None]
             attention = torch.stack([attention_rows(*latest[block], real)[:, :, 0] for block in wanted], 1)
-            for i, (row, last) in enumerate(zip(rows.tolist(), ended.tolist(), strict=True)):
+            for i, (row, last) in enumerate(zip(rows, ended, strict=True)):
                 if counts[row] < producing_rows(counts[row] + (not last)):
                     sums[row] = sums[row] + attention[i][..., visual[row]]
                     counts[row] += 1
