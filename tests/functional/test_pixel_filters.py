@@ -48,7 +48,7 @@ def test_contrast_by_hand():
     image[0, :, :, 1] = 1  # half black, half white: a deviation of 1/2 around 1/2
     image[0, 0, :, 2:] = 1  # colourful, but everywhere alike
     assert contrast(luminance(image), (2, 2)).tolist() == [[pytest.approx(0.5), 0]]
-    assert luminance(image)[0, 0, 2].item() == pytest.approx(0.299)
+    assert luminance(image)[0, 0, 2].item() == 299
 
 
 def test_an_edge_between_patches_counts_for_both():
@@ -60,4 +60,4 @@ def test_an_edge_between_patches_counts_for_both():
 
 def test_the_border_of_the_image_has_one_sided_differences():
     ramp = torch.arange(6.0).expand(1, 4, 6) / 10
-    torch.testing.assert_close(edges(ramp, (2, 2)), torch.full((1, 6), 0.1))
+    torch.testing.assert_close(edges(luminance(ramp.expand(1, 3, 4, 6)), (2, 2)).float(), torch.full((1, 6), 0.1))

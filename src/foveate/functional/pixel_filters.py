@@ -1,23 +1,22 @@
 """Pixel filters: one number per patch from the image alone, without a network."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from foveate.core.transfer import on_device
-
-_REC_601 = (0.299, 0.587, 0.114)  # weights of R, G and B in luminance
+_RED, _GREEN, _BLUE, _WHITE = 299, 587, 114, 1000  # weights of Rec. 601; whole numbers keep those of 8 bits whole
 
 Image = Float[Tensor, "image 3 height width"]
 Luminance = Float[Tensor, "image height width"]
-PerPatch = Float[Tensor, "image patch"]
+PerPatch = Float64[Tensor, "image patch"]
 
 
-def filtered(image: Image, sides: tuple[int, int], names: Sequence[str]) -> Float[Tensor, "image patch filter"]:
-    """Returns the answers of filters, in float64.
+def filtered(image: Image, sides: tuple[int, int], names: Sequence[str]) -> Float64[Tensor, "image patch filter"]:
+    """Returns the answers of filters.
 
     Args:
         image: See `saturation`.
@@ -29,7 +28,7 @@ def filtered(image: Image, sides: tuple[int, int], names: Sequence[str]) -> Floa
         saturation(image, sides) if light is None or name == "saturation" else _OF_LUMINANCE[name](light, sides)
         for name in names
     )
-    return torch.stack([answer.double() for answer in answers], -1)
+    return torch.stack([*answers], -1)
 
 
 def saturation(image: Image, sides: tuple[int, int]) -> PerPatch:
@@ -40,17 +39,21 @@ def saturation(image: Image, sides: tuple[int, int]) -> PerPatch:
         sides: Height and width of a patch in pixels; patches are in raster order. A remainder at the right or bottom
             that is smaller than a patch is ignored.
     """
-    return _patches(image.amax(1) - image.amin(1), sides).mean(-1)
+    return _sums(image.amax(1) - image.amin(1), sides) / math.prod(sides)
 
 
 def contrast(light: Luminance, sides: tuple[int, int]) -> PerPatch:
     """Returns the population standard deviation of luminance over the pixels of each patch.
 
+    Sums of whole numbers are exact in float64, so a patch of one colour has 0.
+
     Args:
         light: See `luminance`.
         sides: See `saturation`.
     """
-    return _patches(light, sides).std(-1, correction=0)
+    pixels, exact = math.prod(sides), light.double()
+    spread = pixels * _sums(exact.square(), sides) - _sums(exact, sides).square()
+    return spread.clamp(min=0).sqrt() / pixels / _WHITE
 
 
 def edges(light: Luminance, sides: tuple[int, int]) -> PerPatch:
@@ -64,18 +67,18 @@ def edges(light: Luminance, sides: tuple[int, int]) -> PerPatch:
         sides: See `saturation`.
     """
     down, right = torch.gradient(light, dim=(1, 2))
-    return _patches((down.square() + right.square()).sqrt(), sides).mean(-1)
+    return _sums(torch.hypot(down, right), sides) / math.prod(sides) / _WHITE
 
 
 _OF_LUMINANCE = {"contrast": contrast, "edges": edges}
 
 
 def luminance(image: Image) -> Luminance:
-    """Returns the luminance of Rec. 601 in float64: 0.299 R + 0.587 G + 0.114 B."""
-    weights = on_device(torch.tensor(_REC_601, dtype=torch.float64), image.device)
-    return torch.einsum("ichw,c->ihw", image.double(), weights)
+    """Returns the luminance of Rec. 601 in thousandths of the image's unit: 299 R + 587 G + 114 B."""
+    red, green, blue = image.unbind(1)
+    return torch.add(torch.add(_RED * red, green, alpha=_GREEN), blue, alpha=_BLUE)
 
 
-def _patches(values: Luminance, sides: tuple[int, int]) -> Float[Tensor, "image patch pixel"]:
-    """Returns the values of each patch."""
-    return F.unfold(values[:, None], sides, stride=sides).transpose(1, 2)
+def _sums(values: Luminance, sides: tuple[int, int]) -> Float64[Tensor, "image patch"]:
+    """Returns the sum over the pixels of each patch."""
+    return F.avg_pool2d(values.double()[:, None], sides, divisor_override=1).flatten(1)

@@ -2,14 +2,18 @@ import pytest
 import torch
 
 from foveate.compressors import Blind, Identity, VisionCompressor
+from foveate.compressors.base import compressed_by
 from foveate.core.layers import LayersFrom
 from foveate.data.load import load_samples
-from foveate.methods import fastv, pyramiddrop, uniform
+from foveate.methods import fastv, pyramiddrop, uniform, vtc_cls
+from foveate.methods.fitting import with_fallbacks
 from foveate.models.loading.load import load
+from foveate.models.runtime.decoder_passes import DecoderPasses
 from foveate.models.runtime.generation import Conversation, Decoding, answer, answer_each
 from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsEnsemble
 from tests.image_files import live_images
+from tests.tiers import parametrize
 
 NEW = 5
 VISION = [Identity(), VisionCompressor(ClsEnsemble(LayersFrom(1)), 16, positions="original"), uniform(9), Blind()]
@@ -104,3 +108,33 @@ def test_a_reference_continues_the_chat_prompt_and_ends(asked):
     tokens = loaded.reference(samples[0].question, "red star")
     assert loaded.text([tokens]) == ["red star"]
     assert tokens[-1] in loaded.adapter.ends
+
+
+@torch.inference_mode()
+@parametrize("family", ["LLaVA-1.5", "Qwen2.5-VL", "LLaVA-NeXT"], fast=2)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("drafted", [False, True], ids=["without drafts", "with drafts"])
+def test_answers_about_one_image_share_its_keys_until_few_are_left(family, attention, drafted, loaded_of, monkeypatch):
+    loaded = loaded_of(family)
+    loaded.model.set_attn_implementation(attention)
+    adapter = loaded.adapter
+    samples = load_samples("scenes", "search", limit=3)
+    images = loaded.images([sample.image for sample in {sample.image_id: sample for sample in samples}.values()])
+    compressed = compressed_by(with_fallbacks(vtc_cls(9, 1), loaded), images, adapter.extra_needs)
+    words = ["what is it ?", "where ?", "is there a red square left of the circle ?", "how many ?", "which colour ?"]
+    prompts = [[loaded.prompt(word, images.arrangement) for word in words[:length]] for length in (5, 4, 2)]
+    prompts = prompts[: len(compressed.visible)]
+    turns = [Conversation.from_prompts(some, adapter.placeholders) for some in prompts]
+    alone = [Conversation.from_prompts([prompt], adapter.placeholders) for some in prompts for prompt in some]
+    owner = [row for row, some in enumerate(prompts) for _ in some]
+    expected = answer(adapter, alone, compressed.chosen(owner), True, Decoding(NEW)).tokens
+    drafts = [[*tokens[: 1 + row % NEW], 7] for row, tokens in enumerate(expected)] if drafted else []
+    passes: list[int] = []
+    together = DecoderPasses._step_together
+    monkeypatch.setattr(DecoderPasses, "_step_together", lambda *args: passes.append(1) or together(*args))
+    found = answer(adapter, turns, compressed, True, Decoding(NEW, drafts))
+    assert found.tokens == expected
+    assert len(passes) >= 1 + 2 * (not drafted)
+    if drafted:
+        apart = answer(adapter, alone, compressed.chosen(owner), True, Decoding(NEW, drafts))
+        torch.testing.assert_close(found.log_probability, apart.log_probability, atol=1e-4, rtol=1e-4)

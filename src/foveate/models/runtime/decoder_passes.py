@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from foveate.core.compression import Compressed
 from foveate.core.contracts import Cut
 from foveate.core.needs import Role
+from foveate.core.transfer import on_device
 from foveate.functional.sequence import positions
 from foveate.models.backbone.decoder import Decoder, Layout
 from foveate.models.runtime.branches import Branches, SharedRows
@@ -62,14 +63,15 @@ class DecoderPasses:
         """
         embed = self.decoder.model.get_input_embeddings()
         if not self.decoder.takes_masks:
-            self.select(branches.owner)
+            self.select(branches.owners)
             return self.step(embed(branches.tokens), branches.real)
         prompts = self.pruning.segments[0].real
         position = (self.following[:, None] + branches.offset).expand(len(self.layout.position), -1, -1)
         states = embed(branches.packed)
         mask = self.decoder.as_given(branches.mask(prompts), states)
         states = self._run(states, position, prompts, False, attention_mask=mask)
-        self._shared = SharedRows(branches.owner, branches.slots(prompts.shape[1]))
+        size = len(prompts), prompts.shape[1] + states.shape[1]
+        self._shared = SharedRows(branches.owners, branches.slots(prompts.shape[1]), size)
         self.pruning.select(branches.owner)
         self.pruning.advance(branches.real)
         self.following = self.following[branches.owner] + branches.real.sum(1)
@@ -83,36 +85,56 @@ class DecoderPasses:
             real: (batch, token) bool, marks the tokens that are not padding.
             padded: Whether there is padding; None if the host does not know.
         """
-        if self._shared is not None:
-            self.select(torch.arange(len(states), device=states.device))
+        together = self._shared is not None and states.shape[1] == 1 and self._shared.worthwhile
+        if self._shared is not None and not together:
+            self._separate(self._shared)
         self.pruning.advance(real, padded)
-        position = (self.following[:, None] + positions(real)).expand(len(self.layout.position), -1, -1)
-        self.following = self.following + real.sum(1)
+        following, self.following = self.following, self.following + real.sum(1)
+        if self._shared is not None:
+            return self._step_together(self._shared, states, following)
+        position = (following[:, None] + positions(real)).expand(len(self.layout.position), -1, -1)
         return self._run(states, position, self.pruning.segments[0].real, False)
+
+    def _step_together(self, before: SharedRows, states: Tensor, following: Tensor) -> Tensor:
+        """Runs one further token of each text, those of a prompt in one row."""
+        new, self._shared = before.next_token, before.extended()
+        prompts = self.pruning.segments[0].real
+        mask = new.packed(self._shared.mask(prompts))
+        mask[:, :, before.size[1] :].diagonal(dim1=1, dim2=2).fill_(True)  # without any slot, a token is not a number
+        position = new.packed(following).expand(len(self.layout.position), -1, -1)
+        mask = self.decoder.as_given(mask[:, None], states)
+        output = self._run(new.packed(states[:, 0]), position, prompts, False, attention_mask=mask)
+        return output[new.row, new.column][:, None]
+
+    def _separate(self, shared: SharedRows) -> None:
+        """Gives each text keys and values of its own."""
+        own, real = shared.of(self.pruning.segments[0].real)
+        self.pruning.keep(real)
+        self._shared = None
+        layers: Any = self.cache.layers
+        for layer in layers:
+            layer.keys, layer.values = own(layer.keys), own(layer.values)
 
     def forget(self, tokens: Tensor) -> None:
         """Removes tokens of the last step: (batch, token) bool, left-padded as in `step`."""
         self.pruning.forget(tokens)
         self.following = self.following - tokens.sum(1)
 
-    def select(self, rows: Tensor) -> None:
-        """Selects the prompts to continue with; rows may repeat."""
-        self.pruning.select(rows)
-        self.following = self.following[rows]
-        layers: Any = self.cache.layers
-        if self._shared is None:
-            for layer in layers:  # layers may be on different devices
-                own = rows.to(getattr(layer, "keys", rows).device)
-                if type(layer) in _PLAIN and layer.is_initialized:  # copying whole rows takes half the time
-                    layer.keys, layer.values = layer.keys.index_select(0, own), layer.values.index_select(0, own)
-                else:
-                    layer.batch_select_indices(own)
+    def select(self, rows: Sequence[int]) -> None:
+        """Selects the prompts to continue with; rows may repeat, in ascending order."""
+        index = on_device(torch.tensor(rows), self.following.device)
+        self.pruning.select(index)
+        self.following = self.following[index]
+        if self._shared is not None:
+            self._shared = self._shared.chosen(rows)
             return
-        places, real = self._shared.chosen(rows, self.pruning.segments[0].real)
-        self.pruning.keep(real)
-        self._shared = None
-        for layer in layers:
-            layer.keys, layer.values = places.of(layer.keys), places.of(layer.values)
+        layers: Any = self.cache.layers
+        for layer in layers:  # layers may be on different devices
+            own = index.to(getattr(layer, "keys", index).device)
+            if type(layer) in _PLAIN and layer.is_initialized:  # copying whole rows takes half the time
+                layer.keys, layer.values = layer.keys.index_select(0, own), layer.values.index_select(0, own)
+            else:
+                layer.batch_select_indices(own)
 
     def _prompt(self, states: Tensor, before: int = 0) -> Tensor:
         """Runs the first `len(states)` prompts from token `before` on."""

@@ -267,7 +267,7 @@ def _run(
     branches = Branches.of([c.suffixes for c in conversations], adapter.pad_token, device)
     before = states[branches.owner, -1:]
     if not branches.tokens.shape[1]:
-        blocks.select(branches.owner)
+        blocks.select(branches.owners)
         return blocks, before
     return blocks, _prepended(before, blocks.branch(branches), branches.real)
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.core.transfer import on_device, rows_of
+from foveate.core.transfer import on_device, on_host, rows_of
 from foveate.models.backbone.adapter import Adapter
 from foveate.models.runtime.decoder_passes import DecoderPasses
 
@@ -65,7 +65,7 @@ def greedy(
             left = [place for place, done in enumerate(complete) if not done]
             rows, complete = [rows[place] for place in left], [False] * len(left)
             chosen = rows_of(chosen, left)
-            blocks.select(on_device(torch.tensor(left), logits.device))
+            blocks.select(left)
         embeds = adapter.inner.get_input_embeddings()(chosen[:, None])
         states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool), padded=False)
         logits = adapter.decoder.logits(states[:, -1])
@@ -99,23 +99,25 @@ def verified(
         real: Marks the tokens that are not padding.
         limit: Longest answer.
     """
-    ends = torch.tensor(adapter.ends, device=drafts.device)
+    ends = on_device(torch.tensor(adapter.ends, dtype=drafts.dtype), drafts.device)
     agreed = ((logits.argmax(-1) == drafts) | ~real).cumprod(1).bool() & real
     agreed[:, -1] &= torch.isin(drafts[:, -1], ends)  # a last token that ends no answer has not been run
-    accepted, length = agreed.sum(1), real.sum(1)
+    counts = torch.stack([real.sum(1), agreed.sum(1)], 1)
+    tokens, counted = (values.tolist() for values in on_host(drafts, counts))
     answers = [
-        [token for token in row[len(row) - int(n) :][: int(k)] if token not in adapter.ends][:limit]
-        for row, n, k in zip(drafts.tolist(), length, accepted, strict=True)
+        [token for token in row[len(row) - length :][:accepted] if token not in adapter.ends][:limit]
+        for row, (length, accepted) in zip(tokens, counted, strict=True)
     ]
-    if (going := (accepted < length) & (accepted < limit)).any():
-        rows = going.nonzero()[:, 0]
+    going = [row for row, (length, accepted) in enumerate(counted) if accepted < min(length, limit)]
+    if going:
         if (run := drafts.shape[1] - 1) > 0:
             blocks.forget((real & ~agreed)[:, :run])
-        blocks.select(rows)
-        next_ = logits[rows, (drafts.shape[1] - length + accepted)[rows]]
-        rest = greedy(adapter, blocks, next_, [answers[i] for i in rows.tolist()], limit)
-        for row, tokens in zip(rows.tolist(), rest, strict=True):
-            answers[row] = tokens
+        blocks.select(going)
+        rows = on_device(torch.tensor(going), logits.device)
+        next_ = logits[rows, (drafts.shape[1] - counts[:, 0] + counts[:, 1])[rows]]
+        rest = greedy(adapter, blocks, next_, [answers[row] for row in going], limit)
+        for row, found in zip(going, rest, strict=True):
+            answers[row] = found
     return Answers(answers, log_probability(logits, drafts, real))
 
 
