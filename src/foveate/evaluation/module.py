@@ -213,7 +213,7 @@ class Answering(lightning.LightningModule):
     ) -> list[Record]:
         texts, log_probability = self.loaded.text(answers.tokens), answers.log_probability.tolist()
         patches, per_block = [row.tolist() for row in kept], blocks.tolist()
-        mask = _marked(patches, share.shape[2])
+        mask = _marked(kept, share.shape[2])
         recall, covered = evidence_recall(mask, share).tolist(), things_kept(mask, share).tolist()
         placeholders = self.loaded.adapter.placeholders  # of a configuration, which is slow to read
         return [
@@ -240,11 +240,11 @@ class Answering(lightning.LightningModule):
         ]
 
 
-def _marked(rows: Sequence[Sequence[int]], length: int) -> Tensor:
+def _marked(rows: Sequence[Tensor], length: int) -> Tensor:
     """Returns a (row, length) mask of the places that are listed for each row."""
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    flat = [row * length + place for row, places in enumerate(rows) for place in places]
-    mask.view(-1)[torch.tensor(flat, dtype=torch.long)] = True
+    row = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(places) for places in rows]))
+    mask[row, torch.cat(list(rows)).cpu()] = True
     return mask
 
 

@@ -373,7 +373,10 @@ class LoadedModel:
 
     def text(self, tokens: list[list[int]]) -> list[str]:
         """Decodes answers to strings without special tokens."""
-        return [t.strip() for t in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+        different = list(dict.fromkeys(map(tuple, tokens)))  # many answers are equal
+        texts = self.processor.tokenizer.batch_decode(list(map(list, different)), skip_special_tokens=True)
+        decoded = {answer: text.strip() for answer, text in zip(different, texts, strict=True)}
+        return [decoded[tuple(answer)] for answer in tokens]
 
 
 def _content(path: Path) -> bytes:
