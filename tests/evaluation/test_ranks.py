@@ -85,7 +85,7 @@ def test_two_processes_leave_the_records_of_one(launcher, config, tmp_path):
     assert two.complete
     assert two.read().equals(one.read())  # reading refuses a question that has two records
     assert [part.name for part in two.parts()] == [part.name for part in one.parts()]  # the same batches
-    assert len(list(tmp_path.glob("two/encodings/*/state.json"))) == 1
+    assert len(list(tmp_path.glob("two/encodings/*.arrow"))) == 1
 
 
 @parametrize("launcher", LAUNCHERS, fast=("--workers",), reason="devices")

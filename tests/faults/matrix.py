@@ -29,7 +29,7 @@ from tests.faults.injection import (
 
 ABLATE, SEARCH, BIAS, COMPARE = COMMANDS
 TRIES = 5  # until a fault strikes before the command is done
-_PARTS, _TABLES, _STORED = "records/*/part-*.parquet", "bias/*/part-*/*.parquet", "encodings/*.????????????????/*"
+_PARTS, _TABLES, _STORED = "records/*/part-*.parquet", "bias/*/part-*/*.parquet", "encodings/*.arrow"
 _NOTES = "[rb]*/????????????????/config.json"
 
 FAULTS: Mapping[str, Injection] = {

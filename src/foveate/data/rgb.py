@@ -39,7 +39,9 @@ def as_rgb(image: Image, name: str = "this image") -> Image:
     with _reading_exif(name):
         upright = ImageOps.exif_transpose(image)
     eight = _eight_bits(upright, name)
-    rgb = _opaque(eight) if _transparent(eight) else eight.convert("RGB")
+    if _transparent(eight):
+        eight = _opaque(eight)
+    rgb = eight if eight.mode == "RGB" else eight.convert("RGB")
     rgb.info.pop("transparency", None)
     return rgb
 
