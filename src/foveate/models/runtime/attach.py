@@ -295,8 +295,8 @@ class Attachment:
             some = chosen(adapter, images, rows, arrangements)
             about = [arrangements[row] for row in rows]
             compress = partial(self.compress, extra_needs=adapter.extra_needs)
-            read = partial(chosen, adapter, images | pixel_inputs(adapter, on_host), rows, arrangements)
-            known = read if self.reads_pixels else None
+            read = images | pixel_inputs(adapter, on_host)
+            known = chosen(adapter, read, rows, arrangements) if self.reads_pixels else None
             groups = live_by_shape(adapter, some, about, lambda: texts().of(rows), self.texts.companion, known)
             return in_groups(compress, *groups)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
@@ -143,7 +143,7 @@ def live_by_shape(
     arrangements: Sequence[Arrangement],
     texts: Callable[[], Texts],
     companion: Companion | None,
-    on_host: Callable[[], ImageInputs] | None = None,
+    on_host: ImageInputs | None = None,
 ) -> tuple[list[list[int]], Callable[[list[int]], LiveImages]]:
     """Returns groups of images of the same arrangement, and a function from a group to its images, for `in_groups`.
 
@@ -153,13 +153,13 @@ def live_by_shape(
         arrangements: Their arrangements.
         texts: Returns the questions about all images; called only if a need requires them.
         companion: The CLIP that the tower was taken from.
-        on_host: Returns the inputs of all images with the pixels on the host; None if they are not known there.
+        on_host: The same inputs with the pixels on the host; None if they are not known there.
     """
     once = cache(texts)
 
     def group(rows: list[int]) -> LiveImages:
         some, first = chosen(adapter, images, rows, arrangements), arrangements[rows[0]]
-        read = (lambda: chosen(adapter, on_host(), rows, arrangements)) if on_host else None
+        read = partial(chosen, adapter, on_host, rows, arrangements) if on_host else None
         return LiveImages(adapter.of(first), some, first, lambda: once().of(rows), companion, read)
 
     return group_by_shape(arrangements), group
