@@ -188,7 +188,7 @@ class Compressor(Value, ABC):
         else:
             adapter, texts = adapt(model), TextSide()
         adapter.check(self.needs, self.cuts)
-        method = Method(partial(compressed_by, self), self.repack, checked_cuts(self))
+        method = Method(partial(compressed_by, self), self.repack, checked_cuts(self), self.needs)
         used = None
         if prefixes is not None and not self.cuts:
             used = Prefixes(prefixes, adapter, self, self.per_question)

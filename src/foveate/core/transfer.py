@@ -5,9 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Whole numbers as wide as floating-point numbers of some bytes."""
-
 
 def on_host(*values: Tensor) -> list[Tensor]:
     """Returns values on the CPU, bit by bit, all copied at once, so that the host waits only once.
@@ -19,23 +16,11 @@ def on_host(*values: Tensor) -> list[Tensor]:
     if not away:
         return list(values)
     device = away[0].device
-    joined = torch.cat([_as_whole(value.detach().flatten()).to(device, torch.long) for value in away]).cpu()
-    parts = iter(joined.split([value.numel() for value in away]))
-    return [
-        value if value.device.type == "cpu" else _restored(next(parts), value.dtype).reshape(value.shape)
-        for value in values
-    ]
-
-
-def _as_whole(values: Tensor) -> Tensor:
-    """Returns the bits of floating-point values as whole numbers; others as they are."""
-    return values.view(_WHOLE[values.element_size()]) if values.is_floating_point() else values
-
-
-def _restored(whole: Tensor, dtype: torch.dtype) -> Tensor:
-    if not dtype.is_floating_point:
-        return whole.to(dtype)
-    return whole.to(_WHOLE[dtype.itemsize]).view(dtype)
+    away.sort(key=Tensor.element_size, reverse=True)  # so that each part of the bytes starts where its type may
+    parts = [value.detach().flatten().view(torch.uint8).to(device) for value in away]
+    copies = torch.cat(parts).cpu().split([len(part) for part in parts])
+    found = {id(value): part.view(value.dtype).reshape(value.shape) for value, part in zip(away, copies, strict=True)}
+    return [found.get(id(value), value) for value in values]
 
 
 def on_device(values: Tensor, device: torch.device) -> Tensor:

@@ -144,8 +144,8 @@ class EncodedImages(ImageBatch):
         live = [need for need in needs if need not in values and not need.per_question]
         of_tower = [need for need in live if not isinstance(need, AlignedPatches | Sensitivity)]
         if of_tower or sources is None:
-            live_sources, found = adapter.encode(self.encodings.live(self.ids).images, self.arrangement, of_tower)
-            sources, values = live_sources if sources is None else sources, values | found
+            live_sources, trace = self.encodings.live(self.ids).encode(of_tower)
+            sources, values = live_sources if sources is None else sources, values | trace.answers(of_tower)
         companion = self.encodings.loaded.companion
         without_texts = NeedContext(adapter, self.arrangement, None, companion)
         values |= {need: resolve_need(without_texts, need, sources, values) for need in live if need not in values}
@@ -247,12 +247,13 @@ def _encoded_together(
     """Yields what is stored of images that were prepared in one call, arrangement by arrangement."""
     adapter = loaded.adapter.of(arrangements[0])
     rows = ClsRows(tuple(range(adapter.tower.depth)))
-    needs = [Fingerprint(), *PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.extra_needs]
+    needs = [*PIXEL_STATISTICS, *([rows] if adapter.tower.has_cls else []), *adapter.extra_needs]
     for group in group_by_shape(arrangements):
         some = inputs if len(group) == len(names) else adapter.chosen(inputs, group, arrangements)
         with torch.inference_mode():
+            fingerprints = adapter.fingerprints(some, arrangements[group[0]])
             sources, values = adapter.encode(some, arrangements[group[0]], needs)
-            arrays = {"fingerprint": values[Fingerprint()], "features": sources.float()}
+            arrays = {"fingerprint": fingerprints, "features": sources.float()}
             arrays["pixel_statistics"] = torch.stack([values[need] for need in PIXEL_STATISTICS], 2)
             if adapter.tower.has_cls:  # (image, layer, head, patch)
                 arrays["cls_rows"] = values[rows].flatten(1, 2).transpose(1, 2)

@@ -10,6 +10,7 @@ from foveate.core.budget import Number, share_of
 from foveate.core.contracts import Selector
 from foveate.core.needs import Features, Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device
 from foveate.core.values import Positive
 from foveate.functional.clips import frames_of, similarity_to_means
 from foveate.functional.ranking import listed
@@ -47,7 +48,7 @@ class FrameShares(Selector):
         share = share_of(self.keep, trace.patches) * (1 + weight - weight.mean(1, keepdim=True))
         size = trace.patches // trace.frames
         count = (share.clamp(max=1) * size).round().long().clamp(min=1)
-        frame = trace.origins.to(scores.device).clamp(min=0) // size
+        frame = on_device(trace.origins, scores.device).clamp(min=0) // size
         return listed((scores > -torch.inf) & (rank_within(scores, frame) < count.gather(1, frame)))
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers.image_processing_utils import select_best_resolution
 
 from foveate.core.errors import LayerError, UnsupportedNeed
-from foveate.core.needs import ClsRows, Deepstack, Features, Fingerprint, FrameVectors, Keys, PoolingRows, ReceivedRows
+from foveate.core.needs import ClsRows, Deepstack, Features, FrameVectors, Keys, PoolingRows, ReceivedRows
 from foveate.models.loading.load import adapt
 from foveate.testing.families import FAMILIES, SPREAD, VIDEOS, image_inputs, llava_onevision, video_inputs
 
@@ -78,7 +78,7 @@ def needs_of(family):
         *([ClsRows(tuple(LAYERS))] if adapter.tower.has_cls else []),
         *(ReceivedRows(layer, others) for layer in received for others in (False, True)),
         *(Keys(layer) for layer in LAYERS),
-        *(Features(), Features(projected=True), Fingerprint()),
+        *(Features(), Features(projected=True)),
         *([Deepstack()] if adapter.deepstack_levels else []),
     )
 
@@ -92,10 +92,7 @@ def test_a_batch_is_answered_as_its_images_alone_are(family):
         alone, one = answered(family, [number], needs)
         close(sources[row : row + 1], alone)
         for need in needs:
-            if need == Fingerprint():
-                assert torch.equal(values[need][row : row + 1], one[need])
-            else:
-                close(values[need][row : row + 1], one[need])
+            close(values[need][row : row + 1], one[need])
 
 
 @pytest.mark.parametrize("family", [name for name in KINDS if "LLaVA-OneVision" not in name])
@@ -107,10 +104,13 @@ def test_the_exact_projector_makes_projected_features_of_unprojected_ones(family
 
 @pytest.mark.parametrize("family", KINDS)
 def test_a_fingerprint_tells_images_apart_and_nothing_else(family):
-    found = [int(answered(family, [number], [Fingerprint()])[1][Fingerprint()]) for number in (0, 1, 2, 3)]
-    again = answered(family, [2, 0, 2], [Fingerprint(), Keys(1)])[1][Fingerprint()].tolist()
+    def hashed(*numbers):
+        images, arrangements = joined(family, numbers)
+        return adapter_of(family).fingerprints(images, arrangements[0]).tolist()
+
+    found = [one for number in (0, 1, 2, 3) for one in hashed(number)]
     assert len(set(found)) == 4
-    assert again == [found[2], found[0], found[2]]
+    assert hashed(2, 0, 2) == [found[2], found[0], found[2]]
 
 
 def pixels_of(family, image):

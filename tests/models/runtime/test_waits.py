@@ -10,6 +10,8 @@ import torch
 from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
 from foveate.compressors.base import compressed_by
 from foveate.core.errors import FoveateError
+from foveate.core.needs import Fingerprint
+from foveate.functional.fingerprint import fingerprints
 from foveate.mergers import Clusters
 from foveate.methods import METHODS
 from foveate.methods.fitting import options_on, with_fallbacks
@@ -17,7 +19,7 @@ from foveate.methods.registry import VIDEO
 from foveate.models.loading.load import LoadedModel, adapt
 from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.images import LiveImages
-from foveate.scorers import ClsAttention, Constant, PromptAttention
+from foveate.scorers import ClsAttention, Constant, PromptAttention, Random
 from foveate.selectors import MaxMin
 from foveate.testing.families import FAMILIES, VIDEOS, image_inputs
 from foveate.testing.matrix import family_inputs, load_family
@@ -27,13 +29,10 @@ from tests.tiers import parametrize
 
 KEEP = 8
 BEFORE = {
-    **dict.fromkeys(("random", "random_inside"), 3),  # pixels are hashed on the host
-    "vidcom2": 3,  # counts per frame
-    **dict.fromkeys(("prunesid", "prunesid_qwen"), 4),  # a decomposition, and suppression until nothing changes
-    "apet": 3,  # pixels are hashed
+    **dict.fromkeys(("prunesid", "prunesid_qwen"), 3),  # a decomposition, which itself reads whether it converged
 }
 """Waits of methods before the language model, if they are not the two for prompts and choices."""
-PER_CUT = {"apet": 3}
+PER_CUT = {"apet": 3}  # which draws one of the tokens that are left, for scores and again for the basis
 """Waits of methods per cut, if they are not the one for the choice."""
 EXEMPT = ("evidence", "response_attention", "downsample", *VIDEO)
 """Methods that need annotated data, run the language model themselves, take other pixels, or are for videos."""
@@ -123,6 +122,7 @@ IMAGES = ((0, 1), (2, 3))  # of three shapes
 BATCHES = {
     "behind the tower": Case("LLaVA-NeXT", TEXTS, IMAGES, VisionCompressor(ClsAttention(-2), 5)),
     "a choice by similarity": Case("LLaVA-NeXT", TEXTS, IMAGES, VisionCompressor(Constant(), 0.3, MaxMin())),
+    "a choice by pixels": Case("LLaVA-NeXT", TEXTS, IMAGES, VisionCompressor(Random(), 5)),
     "two cuts": Case(
         "LLaVA-NeXT",
         TEXTS,
@@ -172,6 +172,19 @@ def test_answers_of_evaluations_wait_once_per_step():
             answer_each(adapter, prompts, compressed, False, compressor.cuts, Decoding(limit))
         totals.append(count.own)
     assert totals[1] - totals[0] == 3
+
+
+@torch.no_grad()
+def test_pixels_that_are_not_on_the_host_are_hashed_before_the_tower_runs():
+    model: Any = moved(FAMILIES["LLaVA-1.5"]())
+    adapter, pixels = adapt(model), image_inputs("LLaVA-1.5")[0]["pixel_values"]
+    images = {"pixel_values": on_device(pixels)}
+    live, before = LiveImages(adapter, images, adapter.arrangements(images, [])[0]), []
+    model.model.vision_tower.encoder.layers[0].register_forward_pre_hook(lambda *_: before.append(count.own))
+    with counting() as count:
+        _, trace = live.encode([Fingerprint()])
+    assert before == [1] and count.own == 1
+    assert torch.equal(trace[Fingerprint()], fingerprints(pixels))
 
 
 @torch.no_grad()

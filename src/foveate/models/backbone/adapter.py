@@ -23,6 +23,7 @@ from foveate.core.layers import resolve_layer, resolve_layers
 from foveate.core.needs import ClsQuery, ClsRows, Deepstack, Downsampled, Keys, Need, PixelStatistic, ReceivedRows
 from foveate.core.transfer import on_device
 from foveate.data.clip import Clip
+from foveate.functional.fingerprint import fingerprints
 from foveate.functional.pixel_filters import filtered
 from foveate.functional.sequence import positions, runs_of
 from foveate.models.backbone.cut_checks import check_cuts
@@ -250,6 +251,15 @@ class Adapter(ABC):
             images: Images of one arrangement.
             arrangement: The arrangement of all of them.
         """
+
+    def fingerprints(self, images: ImageInputs, arrangement: Arrangement) -> Int[Tensor, " image"]:
+        """Returns the answer to `Fingerprint`, for which the host reads the pixels.
+
+        Args:
+            images: Images of one arrangement.
+            arrangement: The arrangement of all of them.
+        """
+        return fingerprints(self.pixels(images, arrangement))
 
     def derived(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Returns what the host has to know of the pixels of a call, by names in `image_inputs`, on their device.

@@ -15,9 +15,8 @@ from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compression
 from foveate.core.contracts import Reduction
 from foveate.core.errors import UnsupportedModel, UnsupportedNeed
-from foveate.core.needs import Downsampled, Features, Fingerprint, Need
+from foveate.core.needs import Downsampled, Features, Need
 from foveate.core.transfer import rows_of
-from foveate.functional.fingerprint import fingerprints
 from foveate.functional.geometry import nearest_grid
 from foveate.functional.pooling_head import pooled_by_head
 from foveate.models.backbone.adapter import Adapter, ImageInputs, Tower
@@ -65,8 +64,6 @@ class Llava(Adapter):
         values |= self.pixel_statistics(images, arrangement, needs)
         for need in needs:
             match need:
-                case Fingerprint():
-                    values[need] = fingerprints(pixels)
                 case Features():
                     patches = sources[:, : arrangement.patches]
                     values[need] = self.project(patches) if need.projected else patches

@@ -17,7 +17,6 @@ from foveate.core.needs import (
     Deepstack,
     Downsampled,
     Features,
-    Fingerprint,
     FrameVectors,
     Keys,
     Need,
@@ -151,6 +150,9 @@ class MergedSquares(Adapter):
         squares = frames.unflatten(2, (grid.rows, self.side, grid.columns, self.side))
         return squares.mean((3, 5)).flatten(1, 3)
 
+    def fingerprints(self, images: ImageInputs, arrangement: Arrangement) -> Int[Tensor, " image"]:
+        return fingerprints(images[self._pixels].reshape(len(images[self._grid]), -1))
+
     @property
     def projector(self) -> nn.Module:
         return self.inner.visual.merger
@@ -180,8 +182,6 @@ class MergedSquares(Adapter):
                 case Features():
                     squares = unmerged.reshape(count * arrangement.patches, -1)
                     values[need] = squares[order].unflatten(0, (count, -1))
-                case Fingerprint():
-                    values[need] = fingerprints(images[self._pixels].reshape(count, -1))
                 case FrameVectors() if self.tower.pools:
                     values[need] = tokens.unflatten(1, (arrangement.frames or 1, -1)).mean(2)
                 case Deepstack():

@@ -10,8 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from foveate.core.arrangement import Arrangement, Grid
 from foveate.core.errors import UnsupportedNeed
-from foveate.core.needs import ClsQuery, Downsampled, Features, Fingerprint, FrameVectors, Keys, Need
-from foveate.functional.fingerprint import fingerprints
+from foveate.core.needs import ClsQuery, Downsampled, Features, FrameVectors, Keys, Need
 from foveate.models.backbone.adapter import Adapter, ImageInputs, downsampled_too_late
 from foveate.models.backbone.tile_tower import TileTower
 from foveate.models.families.llava import grid_of
@@ -80,8 +79,6 @@ class Tiled(Adapter):
             match need:
                 case Keys():
                     values[need] = pack_values(answers[need][:, :patches].float())
-                case Fingerprint():
-                    values[need] = fingerprints(pixels)
                 case FrameVectors() if need in answers:  # the first tile of an image shows all of it
                     frames = answers[need][:, 0].unflatten(0, (len(pixels), -1))
                     values[need] = frames[:, : arrangement.frames or 1]

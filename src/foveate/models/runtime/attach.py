@@ -8,13 +8,14 @@ from threading import RLock, local
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from foveate.core.arrangement import Arrangement
 from foveate.core.compression import Compressed
 from foveate.core.contracts import Cut
 from foveate.core.errors import FoveateError
-from foveate.core.needs import Role
-from foveate.models.backbone.adapter import Adapter, ImageInputs
+from foveate.core.needs import Fingerprint, Need, Role
+from foveate.models.backbone.adapter import Adapter
 from foveate.models.backbone.decoder import Layout
 from foveate.models.backbone.grouping import in_groups
 from foveate.models.runtime.call_inputs import (
@@ -44,7 +45,7 @@ from foveate.models.runtime.kv_cache import (
     length_of,
     set_cached_prompt,
 )
-from foveate.models.runtime.packing import host_inputs, in_reading_order, pack, prompts_of
+from foveate.models.runtime.packing import host_inputs, in_reading_order, pack, pixel_inputs, prompts_of
 from foveate.models.runtime.prefix_cache import Prefixes
 from foveate.models.runtime.pruning import Pruning, pruning_of
 
@@ -71,11 +72,13 @@ class Method:
         compress: Compresses images of one arrangement before the language model.
         repack: Whether to number the tokens consecutively; see `pack`.
         cuts: Cuts inside the language model.
+        needs: What the compressor reads; with a `Fingerprint` the pixels are read together with the prompts.
     """
 
     compress: Compress
     repack: bool
     cuts: Sequence[Cut]
+    needs: Sequence[Need]
 
 
 class Attachment:
@@ -99,6 +102,7 @@ class Attachment:
     ) -> None:
         self.adapter, self.compress, self.repack, self.cuts = adapter, method.compress, method.repack, method.cuts
         self.on_result, self.texts, self.prefixes = on_result, texts, prefixes
+        self.reads_pixels = any(Fingerprint() in part.needs for part in (method, *self.cuts))
         self._current = _Current()
         self._hooks_lock = RLock()
 
@@ -120,9 +124,10 @@ class Attachment:
         check_inputs(self.adapter, inputs)
         if self.cuts:
             check_cut_options(inputs, self.adapter, self.cuts, generating)
-        ids, inputs = inputs["input_ids"], host_inputs(self.adapter, inputs)
+        ids, on_host = inputs["input_ids"], host_inputs(self.adapter, inputs, self.reads_pixels)
+        inputs = on_host | pixel_inputs(self.adapter, inputs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not generating):
-            compressed = self._compressed(inputs, keys)
+            compressed = self._compressed(inputs, on_host, keys)
             result, layout = pack(self.adapter, inputs, compressed, self.repack, ids.device)
         pruning = pruning_of(self.adapter.decoder, layout, self.cuts, compressed)
         late = layout.late
@@ -272,7 +277,14 @@ class Attachment:
         }
         return {**inputs, "mm_encoder_outputs": joined}
 
-    def _compressed(self, inputs: dict[str, Any], keys: Sequence[Hashable]) -> Compressed:
+    def _compressed(self, inputs: dict[str, Any], on_host: dict[str, Any], keys: Sequence[Hashable]) -> Compressed:
+        """Returns the compressed images.
+
+        Args:
+            inputs: The inputs of the call, with the prompts on the host.
+            on_host: The same, also with the pixels on the host if they have been read.
+            keys: Keys of the images, if they are known.
+        """
         adapter = self.adapter
         if pixels_of(adapter, inputs) is None:
             return self.compress(given_images(adapter, features_of(adapter, inputs).pooler_output))
@@ -283,7 +295,9 @@ class Attachment:
             some = chosen(adapter, images, rows, arrangements)
             about = [arrangements[row] for row in rows]
             compress = partial(self.compress, extra_needs=adapter.extra_needs)
-            groups = live_by_shape(adapter, some, about, lambda: texts().of(rows), self.texts.companion)
+            read = images | pixel_inputs(adapter, on_host)
+            known = chosen(adapter, read, rows, arrangements) if self.reads_pixels else None
+            groups = live_by_shape(adapter, some, about, lambda: texts().of(rows), self.texts.companion, known)
             return in_groups(compress, *groups)
 
         if self.prefixes is None or torch.is_grad_enabled():
@@ -291,9 +305,10 @@ class Attachment:
         prompts = texts().prompts if self.prefixes.reads else ()
         return self.prefixes.compressed(keys or self.prefixes.keys(images, arrangements, prompts), compressed)
 
-    def _images(self, inputs: dict[str, Any]) -> tuple[ImageInputs, list[Arrangement]]:
+    def _images(self, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], list[Arrangement]]:
         """Returns the inputs of the images and videos of a call, and their arrangements in reading order."""
-        images, found = {}, []
+        images: dict[str, Tensor] = {}
+        found = []
         for kind in self.adapter.apart:
             if inputs.get(kind.image_inputs[0]) is None:
                 continue

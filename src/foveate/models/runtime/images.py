@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
@@ -95,6 +95,7 @@ class LiveImages(ImageBatch):
         arrangement: The arrangement of all images.
         texts: Returns the questions about the images; called only if a need requires them.
         companion: The CLIP that the tower was taken from.
+        on_host: Returns the inputs with the pixels on the host; None if they are not known there.
     """
 
     def __init__(
@@ -104,18 +105,30 @@ class LiveImages(ImageBatch):
         arrangement: Arrangement,
         texts: Callable[[], Texts] | None = None,
         companion: Companion | None = None,
+        on_host: Callable[[], ImageInputs] | None = None,
     ) -> None:
         self.adapter, self.images, self.arrangement = adapter, images, arrangement
-        self.texts, self.companion = texts, companion
+        self.texts, self.companion, self.on_host = texts, companion, on_host
 
     def encode(self, needs: Sequence[Need]) -> tuple[Tensor, Trace]:
         needs = with_extra_needs(self.adapter, needs)
-        sources, values = self.adapter.encode(self.images, self.arrangement, needs)
+        # Pixels on the device are read before the tower, for which the host would have to wait.
+        early = {} if self.on_host else self._hashed(needs)
+        of_tower = [need for need in needs if need != Fingerprint()]
+        sources, values = self.adapter.encode(self.images, self.arrangement, of_tower)
+        values |= self._hashed(needs) if self.on_host else early
         if others := [need for need in needs if need not in values]:
             texts = self.texts() if self.texts else None
             context = NeedContext(self.adapter, self.arrangement, texts, self.companion)
             values |= {need: resolve_need(context, need, sources, values) for need in others}
         return sources, Trace.recorded(values, self.arrangement, len(sources))
+
+    def _hashed(self, needs: Sequence[Need]) -> dict[Need, Tensor]:
+        """Returns the answer to `Fingerprint`, if it is a need."""
+        if Fingerprint() not in needs:
+            return {}
+        images = self.on_host() if self.on_host else self.images
+        return {Fingerprint(): self.adapter.fingerprints(images, self.arrangement)}
 
     def project(self, features: Float[Tensor, "image token width"]) -> Float[Tensor, "image token dim"]:
         return self.adapter.project(features)
@@ -130,6 +143,7 @@ def live_by_shape(
     arrangements: Sequence[Arrangement],
     texts: Callable[[], Texts],
     companion: Companion | None,
+    on_host: ImageInputs | None = None,
 ) -> tuple[list[list[int]], Callable[[list[int]], LiveImages]]:
     """Returns groups of images of the same arrangement, and a function from a group to its images, for `in_groups`.
 
@@ -139,12 +153,14 @@ def live_by_shape(
         arrangements: Their arrangements.
         texts: Returns the questions about all images; called only if a need requires them.
         companion: The CLIP that the tower was taken from.
+        on_host: The same inputs with the pixels on the host; None if they are not known there.
     """
     once = cache(texts)
 
     def group(rows: list[int]) -> LiveImages:
         some, first = chosen(adapter, images, rows, arrangements), arrangements[rows[0]]
-        return LiveImages(adapter.of(first), some, first, lambda: once().of(rows), companion)
+        read = partial(chosen, adapter, on_host, rows, arrangements) if on_host else None
+        return LiveImages(adapter.of(first), some, first, lambda: once().of(rows), companion, read)
 
     return group_by_shape(arrangements), group
 

@@ -1,6 +1,6 @@
 """Replaces the placeholders of prompts by the tokens of compressed images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,12 +133,13 @@ def pack(
     return result, layout.to(target)
 
 
-def host_inputs(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
+def host_inputs(adapter: Adapter, inputs: dict[str, Any], pixels: bool = False) -> dict[str, Any]:
     """Returns the inputs with the prompts, sizes of images, times of videos and what adapters derive on the host.
 
     Args:
         adapter: The model's adapter.
         inputs: The inputs of a call.
+        pixels: Whether the pixels are read too.
     """
     for kind in adapter.kinds:
         inputs = {**inputs, **kind.derived(inputs)}
@@ -149,7 +150,15 @@ def host_inputs(adapter: Adapter, inputs: dict[str, Any]) -> dict[str, Any]:
         for name in names
         if isinstance(value := inputs.get(name), Tensor) and value.ndim <= (1 if value.is_floating_point() else 2)
     }
+    if pixels:
+        found |= pixel_inputs(adapter, inputs)
     return {**inputs, **dict(zip(found, on_host(*found.values()), strict=True))}
+
+
+def pixel_inputs(adapter: Adapter, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns the pixels of the images and videos of a call, by name."""
+    names = (kind.image_inputs[0] for kind in adapter.kinds)
+    return {name: value for name in names if (value := inputs.get(name)) is not None}
 
 
 def prompt_mask(adapter: Adapter, inputs: dict[str, Any]) -> Bool[Tensor, "batch token"]:
