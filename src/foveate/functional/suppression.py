@@ -3,12 +3,11 @@
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
-from foveate.functional.ranking import ranked
+from foveate.functional.ranking import open_ended, ranked
 from foveate.functional.regions import by_group, rank_within
 
-_BITS = 8  # patches that are decided at once on an accelerator, from a table of all their states
+_ROUNDS = 8  # of `survivors` between two looks at an accelerator
 
 
 def survivors(
@@ -28,40 +27,18 @@ def survivors(
         group: Number of the group of each patch.
         threshold: The threshold of each image.
     """
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    place = order.argsort(-1)
+    place = scores.argsort(dim=-1, descending=True, stable=True).argsort(-1)
     real = scores > -torch.inf
     beats = (place[:, :, None] < place[:, None]) & (group[:, :, None] == group[:, None])
     beats &= (similarity > threshold[:, None, None]) & real[:, :, None]
-    if real.device.type != "cpu":
-        rows, columns = order[:, :, None].expand_as(beats), order[:, None].expand_as(beats)
-        return _in_fixed_steps(beats.gather(1, rows).gather(2, columns), real.gather(1, order)).gather(1, place)
-    before, alive = ~real, real
-    while not torch.equal(before, alive):  # a patch is decided once all that beat it are, so this ends
-        before, alive = alive, real & ~(beats & alive[:, :, None]).any(1)
-    return alive
-
-
-def _in_fixed_steps(
-    beats: Bool[Tensor, "batch patch patch"], real: Bool[Tensor, "batch patch"]
-) -> Bool[Tensor, "batch patch"]:
-    """Returns which patches survive, given which later ones each suppresses, without a look at the values."""
-    missing = -real.shape[1] % _BITS
-    wins, left = F.pad(beats, (0, missing, 0, missing)).float(), F.pad(real, (0, missing)).float()[:, None]
-    blocks = left.shape[2] // _BITS
-    inside = wins.unflatten(1, (blocks, _BITS)).unflatten(3, (blocks, _BITS)).diagonal(dim1=1, dim2=3).movedim(3, 1)
-    values = 2 ** torch.arange(_BITS, device=real.device)
-    free = (torch.arange(2**_BITS, device=real.device)[:, None] // values % 2).float()
-    table = free
-    for _ in range(_BITS):  # the first patch of a block is right at once, and each round decides one more
-        table = (free - table @ inside).clamp(min=0)
-    image, alive = torch.arange(len(real), device=real.device), []
-    for block in range(blocks):
-        span = slice(block * _BITS, (block + 1) * _BITS)
-        state = (left[:, 0, span].clamp(min=0) @ values.float()).long()
-        alive.append(table[:, block][image, state])
-        left = torch.baddbmm(left, alive[-1][:, None], wins[:, span], alpha=-1)  # below 1 where suppressed
-    return torch.cat(alive, 1)[:, : real.shape[1]] > 0
+    alive = real
+    rounds = _ROUNDS if open_ended(scores) else 1  # more than needed cost less than to wait for each
+    while True:  # a patch is decided once all that beat it are, so this ends
+        before = alive
+        for _ in range(rounds):
+            before, alive = alive, real & ~(beats & alive[:, :, None]).any(1)
+        if torch.equal(before, alive):
+            return alive
 
 
 def group_quotas(

@@ -29,7 +29,7 @@ from tests.tiers import parametrize
 
 KEEP = 8
 BEFORE = {
-    **dict.fromkeys(("prunesid", "prunesid_qwen"), 3),  # a decomposition, which itself reads whether it converged
+    **dict.fromkeys(("prunesid", "prunesid_qwen"), 4),  # a decomposition, and suppression until nothing changes
 }
 """Waits of methods before the language model, if they are not the two for prompts and choices."""
 PER_CUT = {"apet": 3}  # which draws one of the tokens that are left, for scores and again for the basis

@@ -114,7 +114,7 @@ class SharedRows:
 
     @property
     def worthwhile(self) -> bool:
-        """Whether a further token of each text costs less in shared rows than copying the keys and values does.
+        """True if a further token of each text costs less in shared rows than copies of keys and values.
 
         Shared rows compute tokens for nothing where one has fewer texts than another, and grow by a token of each text.
         """

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache, DynamicLayer
 
 from foveate.core.compression import Compressed
 from foveate.core.contracts import Cut
@@ -18,8 +17,6 @@ from foveate.models.backbone.decoder import Decoder, Layout
 from foveate.models.runtime.branches import Branches, SharedRows
 from foveate.models.runtime.hooks import CompressedCall, hooked
 from foveate.models.runtime.pruning import pruning_of
-
-_PLAIN = (DynamicLayer, DynamicSlidingWindowLayer)  # layers of a cache that hold nothing but keys and values
 
 
 class DecoderPasses:
@@ -131,8 +128,8 @@ class DecoderPasses:
         layers: Any = self.cache.layers
         for layer in layers:  # layers may be on different devices
             own = index.to(getattr(layer, "keys", index).device)
-            if type(layer) in _PLAIN and layer.is_initialized:  # copying whole rows takes half the time
-                layer.keys, layer.values = layer.keys.index_select(0, own), layer.values.index_select(0, own)
+            if type(layer) is DynamicLayer and layer.keys is not None and layer.values is not None:
+                layer.keys, layer.values = layer.keys.index_select(0, own), layer.values.index_select(0, own)  # faster
             else:
                 layer.batch_select_indices(own)
 
