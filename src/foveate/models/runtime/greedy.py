@@ -112,7 +112,8 @@ def verified(
     if going:
         if (run := drafts.shape[1] - 1) > 0:
             blocks.forget((real & ~agreed)[:, :run])
-        blocks.select(going)
+        if len(going) < len(counted):
+            blocks.select(going)
         rows = on_device(torch.tensor(going), logits.device)
         next_ = logits[rows, (drafts.shape[1] - counts[:, 0] + counts[:, 1])[rows]]
         rest = greedy(adapter, blocks, next_, [answers[row] for row in going], limit)
