@@ -16,3 +16,11 @@ def test_values_of_all_types_come_back_bit_by_bit_with_one_wait(dtype):
     assert count.own == 1
     assert one.dtype == dtype and torch.equal(one, values) and torch.equal(one.signbit(), values.signbit())
     assert torch.equal(two, torch.tensor([True])) and torch.equal(three, whole)
+
+
+@pytest.mark.parametrize(
+    "part", [lambda x: x[:, :1], lambda x: x[0, ::2], lambda x: x[0, :1].expand(5)], ids=["column", "steps", "repeated"]
+)
+def test_values_with_gaps_in_memory_come_back_too(part):
+    values = torch.arange(12).view(3, 4)
+    assert torch.equal(on_host(part(on_device(values)))[0], part(values))

@@ -17,7 +17,8 @@ def on_host(*values: Tensor) -> list[Tensor]:
         return list(values)
     device = away[0].device
     away.sort(key=Tensor.element_size, reverse=True)  # so that each part of the bytes starts where its type may
-    parts = [value.detach().flatten().view(torch.uint8).to(device) for value in away]
+    columns = [value.detach().flatten()[:, None] for value in away]  # whose last axis has no gaps, as `view` expects
+    parts = [column.view(torch.uint8).flatten().to(device) for column in columns]
     copies = torch.cat(parts).cpu().split([len(part) for part in parts])
     found = {id(value): part.view(value.dtype).reshape(value.shape) for value, part in zip(away, copies, strict=True)}
     return [found.get(id(value), value) for value in values]
