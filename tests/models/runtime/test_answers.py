@@ -1,3 +1,6 @@
+import random
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,11 +10,13 @@ from foveate.core.layers import LayersFrom
 from foveate.data.load import load_samples
 from foveate.methods import fastv, pyramiddrop, uniform, vtc_cls
 from foveate.methods.fitting import with_fallbacks
-from foveate.models.loading.load import load
+from foveate.models.loading.load import adapt, load
 from foveate.models.runtime.decoder_passes import DecoderPasses
 from foveate.models.runtime.generation import Conversation, Decoding, answer, answer_each
 from foveate.models.runtime.packing import pack
 from foveate.scorers import ClsEnsemble
+from foveate.testing.families import IMAGE, image_inputs
+from foveate.testing.text_models import llava_with
 from tests.image_files import live_images
 from tests.tiers import parametrize
 
@@ -138,3 +143,24 @@ def test_answers_about_one_image_share_its_keys_until_few_are_left(family, atten
     if drafted:
         apart = answer(adapter, alone, compressed.chosen(owner), True, Decoding(NEW, drafts))
         torch.testing.assert_close(found.log_probability, apart.log_probability, atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("drafted", [False, True], ids=["without drafts", "with drafts"])
+def test_gaps_in_the_cache_push_no_token_out_of_a_sliding_window(drafted):
+    model: Any = llava_with("Mistral v0.1 (window)")
+    model.config.text_config.sliding_window = 50  # the longest prompt has 36 + 9 tokens, and 5 of an answer follow
+    adapter, draw = adapt(model), random.Random(0)
+    images = image_inputs("LLaVA-1.5")[0]["pixel_values"][:1].expand(8, -1, -1, -1)
+    compressed = Identity().compress(live_images(adapter, images))
+    words = [[draw.randint(5, 110) for _ in range(9)] for _ in range(8)]
+    turns = [
+        Conversation([*text[: 6 * (row % 2)], *[IMAGE] * 36], [text[-(9, 3)[row % 2] :]])
+        for row, text in enumerate(words)
+    ]
+    expected = [answer(adapter, [t], compressed.chosen([0]), True, Decoding(NEW)).tokens[0] for t in turns]
+    drafts = [
+        [*(9 if token == IMAGE else token for token in tokens[: row % NEW]), 7] for row, tokens in enumerate(expected)
+    ]
+    drafts = drafts if drafted else []
+    assert answer(adapter, turns, compressed, True, Decoding(NEW, drafts)).tokens == expected

@@ -202,14 +202,15 @@ def prompted(
 def _exceeds_window(
     adapter: Adapter, conversations: Sequence[Conversation], references: Sequence[Sequence[int]], limit: int
 ) -> bool:
-    """Returns whether a conversation may be longer than the sliding window of some blocks.
+    """Returns whether rows of the cache may have more slots than the sliding window of some blocks.
 
     Sliding windows count slots of the cache, in which shared text, drafts and questions of different lengths leave
     gaps.
     """
     window = adapter.decoder.window
-    longest = max(len(c.prefix) + max(map(len, c.suffixes)) for c in conversations)
-    return window is not None and longest + max(limit, *map(len, references), 0) > window
+    prompts = max(len(c.prefix) for c in conversations)
+    questions = max(len(suffix) for c in conversations for suffix in c.suffixes)
+    return window is not None and prompts + questions + limit + max(map(len, references), default=0) > window
 
 
 def _one_per_question(
