@@ -164,3 +164,22 @@ def test_gaps_in_the_cache_push_no_token_out_of_a_sliding_window(drafted):
     ]
     drafts = drafts if drafted else []
     assert answer(adapter, turns, compressed, True, Decoding(NEW, drafts)).tokens == expected
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("compressor", [Identity(), fastv(20, 2)], ids=repr)
+def test_an_answer_ends_with_an_end_token_inside_its_draft(asked, compressor, monkeypatch):
+    loaded, prompts, samples = asked
+    adapter = loaded.adapter
+    compressed = compressor.compress(loaded.images([sample.image for sample in samples[:2]]))
+
+    def answers(references=()):
+        return answer_each(adapter, prompts[:2], compressed, False, compressor.cuts, Decoding(NEW, references))[
+            0
+        ].tokens
+
+    free = answers()
+    monkeypatch.setattr(loaded.model.generation_config, "eos_token_id", [*adapter.ends, free[0][1]])
+    expected = answers()
+    assert len(expected[0]) < 2
+    assert answers([[*free[0][:2], 7, 8], [*free[1][:3], 7]]) == expected

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -104,11 +105,14 @@ def verified(
     agreed[:, -1] &= torch.isin(drafts[:, -1], ends)  # a last token that ends no answer has not been run
     counts = torch.stack([real.sum(1), agreed.sum(1)], 1)
     tokens, counted = (values.tolist() for values in on_host(drafts, counts))
-    answers = [
-        [token for token in row[len(row) - length :][:accepted] if token not in adapter.ends][:limit]
-        for row, (length, accepted) in zip(tokens, counted, strict=True)
-    ]
-    going = [row for row, (length, accepted) in enumerate(counted) if accepted < min(length, limit)]
+    answers: list[list[int]] = []
+    going: list[int] = []
+    for row, (draft, (length, accepted)) in enumerate(zip(tokens, counted, strict=True)):
+        said = draft[len(draft) - length :][:accepted]
+        answer = list(takewhile(lambda token: token not in adapter.ends, said))  # a draft may go on behind its end
+        answers.append(answer[:limit])
+        if len(answer) == len(said) and accepted < min(length, limit):
+            going.append(row)
     if going:
         if (run := drafts.shape[1] - 1) > 0:
             blocks.forget((real & ~agreed)[:, :run])
