@@ -199,8 +199,9 @@ def _askable(context: StudyContext) -> Iterator[VQASample]:
 
 
 def _size(folder: Path, pattern: str) -> int:
-    """Returns the bytes of all files in the folders of that pattern."""
-    return sum(file.stat().st_size for some in folder.glob(pattern) for file in some.rglob("*") if file.is_file())
+    """Returns the bytes of the files of that pattern, and of all files in the folders of that pattern."""
+    found = (file for some in folder.glob(pattern) for file in (some, *some.rglob("*")))
+    return sum(file.stat().st_size for file in found if file.is_file())
 
 
 def _free(out: Path) -> int:
