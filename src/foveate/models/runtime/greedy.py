@@ -108,10 +108,10 @@ def verified(
     answers: list[list[int]] = []
     going: list[int] = []
     for row, (draft, (length, accepted)) in enumerate(zip(tokens, counted, strict=True)):
-        said = draft[len(draft) - length :][:accepted]
-        answer = list(takewhile(lambda token: token not in adapter.ends, said))  # a draft may go on behind its end
+        agreeing = draft[len(draft) - length :][:accepted]
+        answer = list(takewhile(lambda token: token not in adapter.ends, agreeing))  # a draft may go on behind its end
         answers.append(answer[:limit])
-        if len(answer) == len(said) and accepted < min(length, limit):
+        if len(answer) == len(agreeing) and accepted < min(length, limit):
             going.append(row)
     if going:
         if (run := drafts.shape[1] - 1) > 0:
