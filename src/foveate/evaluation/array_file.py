@@ -1,5 +1,6 @@
 """A file of arrays per image, written group by group and mapped into memory."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -39,7 +40,7 @@ class ImageArrays:
                 ends = np.arange(len(array) + 1) * array[0].size
                 flat = pa.LargeListArray.from_arrays(pa.array(ends), flat)
             columns.append(flat)
-            fields.append(pa.field(name, flat.type, metadata={"columns": str(array.shape[-1])}))
+            fields.append(pa.field(name, flat.type, metadata={"columns": str(math.prod(array.shape[2:]))}))
         return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
 
 
@@ -85,11 +86,18 @@ class ArrayFile:
 
 
 def write(path: Path, groups: Iterator[ImageArrays]) -> bool:
-    """Writes arrays of images, one group after the other; returns whether there were any."""
+    """Writes arrays of images, one group after the other; returns whether there were any.
+
+    Raises:
+        ValueError: A group has other names, types or numbers of columns than the first.
+    """
     first = next(groups, None)
     if first is None:
         return False
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, first.batch.schema) as writer:
+    schema = first.batch.schema
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for group in chain([first], groups):
-            writer.write_batch(group.batch)
+            if not (batch := group.batch).schema.equals(schema, check_metadata=True):
+                raise ValueError(f"images {', '.join(group.ids)}: expected arrays like those of {first.ids[0]}")
+            writer.write_batch(batch)
     return True

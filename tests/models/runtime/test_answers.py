@@ -183,3 +183,22 @@ def test_an_answer_ends_with_an_end_token_inside_its_draft(asked, compressor, mo
     expected = answers()
     assert len(expected[0]) < 2
     assert answers([[*free[0][:2], 7, 8], [*free[1][:3], 7]]) == expected
+
+
+@torch.inference_mode()
+def test_a_complete_answer_that_stays_in_the_batch_gets_no_position_behind_the_limit(asked, monkeypatch):
+    loaded, prompts, samples = asked
+    llava, prompts = loaded.adapter, sorted(prompts, key=len)
+    images = live_images(llava, loaded.image_inputs([samples[0].image])[0]["pixel_values"])
+    compressed = Blind().compress(images).chosen([0] * len(prompts))
+    alone = [Conversation.from_prompts([prompt], llava.placeholders) for prompt in prompts]
+    expected = answer(llava, alone, compressed, True, Decoding(NEW)).tokens
+    drafts = [[7 + (tokens[0] == 7), 9] for tokens in expected]
+    drafts[-1] = [*expected[-1][: NEW - 1], 9]  # of the longest prompt; its answer is complete after one more token
+    positions: list[int] = []
+    run = DecoderPasses._run
+    monkeypatch.setattr(
+        DecoderPasses, "_run", lambda *args, **more: positions.append(int(args[2].max())) or run(*args, **more)
+    )
+    assert answer(llava, alone, compressed, True, Decoding(NEW, drafts)).tokens == expected
+    assert max(positions) == len(prompts[-1]) - images.arrangement.length + NEW - 2  # the last token is not run

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import count, takewhile
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,8 +38,8 @@ def greedy(
 ) -> list[list[int]]:
     """Decodes greedily from the logits of the next token until every answer ends or reaches the limit.
 
-    Prompts with complete answers stay in the batch until they are a quarter of it: to remove them, the keys and values
-    of all others are copied.
+    Prompts with complete answers stay in the batch until they are a quarter of it, because to remove them the keys and
+    values of all others are copied. No prompt gets positions behind the limit.
 
     Args:
         adapter: The model's adapter.
@@ -52,7 +52,7 @@ def greedy(
     """
     rows, answers = list(range(len(logits))), [list(tokens) for tokens in prefixes]
     complete = [False] * len(rows)
-    while True:
+    for step in count(1):
         chosen = logits.argmax(-1)
         tokens = chosen.tolist()  # the only wait for the device in a step
         ended = [before or token in adapter.ends for before, token in zip(complete, tokens, strict=True)]
@@ -61,8 +61,9 @@ def greedy(
             answers[row] += [token] * (not last)
         complete = [last or len(answers[row]) >= limit for row, last in zip(rows, ended, strict=True)]
         if all(complete):
-            return answers
-        if sum(complete) >= _LEAST_COMPLETE * len(rows):
+            break
+        beyond = any(done and len(prefixes[row]) + step >= limit for row, done in zip(rows, complete, strict=True))
+        if beyond or sum(complete) >= _LEAST_COMPLETE * len(rows):
             left = [place for place, done in enumerate(complete) if not done]
             rows, complete = [rows[place] for place in left], [False] * len(left)
             chosen = rows_of(chosen, left)
@@ -70,6 +71,7 @@ def greedy(
         embeds = adapter.inner.get_input_embeddings()(chosen[:, None])
         states = blocks.step(embeds, torch.ones_like(chosen[:, None], dtype=torch.bool), padded=False)
         logits = adapter.decoder.logits(states[:, -1])
+    return answers
 
 
 def undrafted(adapter: Adapter, blocks: DecoderPasses, states: Tensor, limit: int) -> Answers:
