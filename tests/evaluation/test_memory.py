@@ -8,6 +8,7 @@ import torch
 from foveate.compressors import Identity
 from foveate.core.errors import MemoryExhausted, lacks_memory
 from foveate.evaluation import EvalConfig, evaluate
+from foveate.evaluation.names import REUSABLE
 from foveate.evaluation.run import cached_load
 from foveate.methods import fastv
 
@@ -19,7 +20,9 @@ MESSAGES = {
 
 @pytest.fixture
 def config(tiny, tmp_path):
-    return EvalConfig(Identity(), model=tiny, limit=12, batch_size=12, max_new_tokens=2, out=tmp_path)
+    """Returns a configuration in which each question has a row of its own in the batch."""
+    reuse = tuple(set(REUSABLE) - {"images"})
+    return EvalConfig(Identity(), model=tiny, limit=12, batch_size=12, max_new_tokens=2, reuse=reuse, out=tmp_path)
 
 
 @pytest.fixture

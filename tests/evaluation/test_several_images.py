@@ -21,6 +21,7 @@ from foveate.evaluation.answering import encodings_of as encodings_of_data
 from foveate.evaluation.encodings import Encodings
 from foveate.evaluation.latency import latency_ms
 from foveate.evaluation.module import Answering
+from foveate.evaluation.names import REUSABLE
 from foveate.evaluation.prompts import with_prompts
 from foveate.evaluation.run import cached_load, data_of
 from foveate.methods import METHODS, blind, fastv, vtc_cls
@@ -295,6 +296,7 @@ def test_questions_of_mmmu_are_answered_with_the_images_that_they_mention(compre
 
 
 def test_memory_for_one_question_suffices_for_those_about_several_images(config, capsys):
+    config = replace(config, reuse=tuple(set(REUSABLE) - {"images"}))  # a row of the batch for each question
     rows = rows_of(evaluate(replace(config, out=config.out / "undisturbed")))
     block = cached_load(config.model, config.device, config.dtype).model.model.language_model.layers[0]
 
