@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from foveate.core.allocator import keep_freed_memory
+
 BATCHES = """
 import resource, sys
 import torch
@@ -24,6 +26,11 @@ for _ in range(4):
     batch()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+def test_settings_of_the_user_stay(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert not keep_freed_memory()
 
 
 def page_faults(choice):

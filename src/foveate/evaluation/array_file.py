@@ -12,7 +12,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-_OTHERS = ("image_id", "arrangement")
+_TEXTS = ("image_id", "arrangement")
+"""Names of the columns besides arrays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class ImageArrays:
     def batch(self) -> pa.RecordBatch:
         """The arrays as Arrow keeps them."""
         columns: list[Any] = [pa.array(self.ids), pa.array([self.arrangement] * len(self.ids))]
-        fields = [pa.field(name, column.type) for name, column in zip(_OTHERS, columns, strict=True)]
+        fields = [pa.field(name, column.type) for name, column in zip(_TEXTS, columns, strict=True)]
         for name, array in self.arrays.items():
             flat = pa.array(array.ravel())
             if array.ndim > 1:
@@ -47,8 +48,8 @@ class ImageArrays:
 class ArrayFile:
     """The arrays of images in a file.
 
-    Args:
-        path: The file; see `write`.
+    Attributes:
+        arrangements: The arrangement of each image, as text.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,9 +58,9 @@ class ArrayFile:
         self.arrangements: dict[str, str] = {}
         for number in range(self._reader.num_record_batches):
             group = self._reader.get_batch(number)
-            ids, arrangements = (group.column(name).to_pylist() for name in _OTHERS)
+            ids, arrangement = group.column("image_id").to_pylist(), group.column("arrangement")[0].as_py()
             self._place.update({image_id: (number, row) for row, image_id in enumerate(ids)})
-            self.arrangements.update(zip(ids, arrangements, strict=True))
+            self.arrangements.update(dict.fromkeys(ids, arrangement))
 
     def rows(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """Returns the arrays of images of one arrangement, by name."""
@@ -75,7 +76,7 @@ class ArrayFile:
         group: Any = self._reader.get_batch(number)
         arrays: dict[str, np.ndarray] = {}
         for field in group.schema:
-            if field.name not in _OTHERS:
+            if field.name not in _TEXTS:
                 column = group.column(field.name)
                 if pa.types.is_large_list(column.type):
                     width = int(field.metadata[b"columns"])

@@ -19,6 +19,7 @@ from foveate.methods.registry import VIDEO
 from foveate.models.loading.load import LoadedModel, adapt
 from foveate.models.runtime.generation import Decoding, answer_each
 from foveate.models.runtime.images import LiveImages
+from foveate.models.runtime.prefix_cache import PrefixCache
 from foveate.scorers import ClsAttention, Constant, PromptAttention, Random
 from foveate.selectors import MaxMin
 from foveate.testing.families import FAMILIES, VIDEOS, image_inputs
@@ -206,3 +207,16 @@ def test_the_tap_leaves_after_the_prompt():
     with torch.no_grad(), DecoderCompressor(PromptAttention(1), 4, 2).attached(model):
         model.generate(**family_inputs("LLaVA-1.5"), max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert [name.startswith("foveate") for name in used] == [True, False, False]
+
+
+@torch.no_grad()
+def test_pixels_are_read_once_for_a_choice_by_pixels_and_for_the_keys_of_a_prefix_cache():
+    loaded, inputs = load_family.__wrapped__("LLaVA-1.5"), family_inputs("LLaVA-1.5")
+    loaded, inputs = on_the_device(loaded), {name: on_device(value) for name, value in inputs.items()}
+    counts = []
+    for scorer in (Constant(), Random()):
+        compressor = VisionCompressor(scorer, KEEP)
+        with counting() as count, compressor.attached(loaded, PrefixCache()):
+            loaded.model(**inputs)
+        counts.append(count.own)
+    assert counts[1] == counts[0] - len(inputs["pixel_values"])  # the keys read each image by itself otherwise

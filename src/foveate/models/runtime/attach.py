@@ -289,13 +289,13 @@ class Attachment:
         if pixels_of(adapter, inputs) is None:
             return self.compress(given_images(adapter, features_of(adapter, inputs).pooler_output))
         images, arrangements = self._images(inputs)
+        read = images | pixel_inputs(adapter, on_host)
         texts = cache(partial(self._texts, inputs, arrangements))
 
         def compressed(rows: list[int]) -> Compressed:
             some = chosen(adapter, images, rows, arrangements)
             about = [arrangements[row] for row in rows]
             compress = partial(self.compress, extra_needs=adapter.extra_needs)
-            read = images | pixel_inputs(adapter, on_host)
             known = chosen(adapter, read, rows, arrangements) if self.reads_pixels else None
             groups = live_by_shape(adapter, some, about, lambda: texts().of(rows), self.texts.companion, known)
             return in_groups(compress, *groups)
@@ -303,7 +303,7 @@ class Attachment:
         if self.prefixes is None or torch.is_grad_enabled():
             return compressed(list(range(len(arrangements))))
         prompts = texts().prompts if self.prefixes.reads else ()
-        return self.prefixes.compressed(keys or self.prefixes.keys(images, arrangements, prompts), compressed)
+        return self.prefixes.compressed(keys or self.prefixes.keys(read, arrangements, prompts), compressed)
 
     def _images(self, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], list[Arrangement]]:
         """Returns the inputs of the images and videos of a call, and their arrangements in reading order."""
