@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.trace import PADDING
+from foveate.core.transfer import on_device
 from foveate.functional.clips import whole
 from foveate.functional.clustering import density_peaks
-from foveate.functional.mixing import Tokens, mean_rows, placed
+from foveate.functional.mixing import Tokens, mean_rows, unit_rows
 
 _NEIGHBOURS = 4  # of the densities
 
@@ -81,12 +82,13 @@ def chosen_tokens(
         scores: Scores.
         counts: Numbers of salient and of context tokens of each frame.
     """
-    number, given = torch.tensor(counts, device=clip.device).unbind(1)
+    number, given = on_device(torch.tensor(counts), clip.device).unbind(1)
     rank = scores.argsort(dim=1, descending=True, stable=True).argsort(1)
     salient = rank < number[:, None]
-    if not given.any():
+    most = max(peaks for _, peaks in counts)
+    if not most:
         return salient, torch.zeros_like(salient)
-    centres, _ = density_peaks(clip, ~salient, given, _NEIGHBOURS)
+    centres, _ = density_peaks(clip, ~salient, given, _NEIGHBOURS, most)
     context = torch.zeros(clip.shape[0], clip.shape[1] + 1, dtype=torch.bool, device=clip.device)
     context.scatter_(1, centres.masked_fill(centres == PADDING, clip.shape[1]), True)
     return salient, context[:, :-1]
@@ -125,20 +127,20 @@ def segment_tokens(
 
     Args:
         clip: Features of the segment's frames.
-        salient: The salient tokens, which stay unchanged.
-        context: The context tokens, which others are merged into.
+        salient: The salient tokens, which stay unchanged; on the CPU.
+        context: The context tokens, which others are merged into; on the CPU.
         blend: See `blended`.
         with_targets: Whether the context tokens of an anchor frame are among those merged into them.
     """
-    points, patches = clip.flatten(0, 1), clip.shape[1]
+    points, patches, device = clip.flatten(0, 1), clip.shape[1], clip.device
     fixed = salient.flatten().nonzero()[:, 0]
-    origins, rows = [fixed], [placed(torch.eye(len(fixed)), fixed, len(points))]
+    origins, rows = [fixed], [unit_rows(on_device(fixed, device)[None], len(points))[0]]
     for frame in context.any(1).nonzero()[:, 0].tolist():
         targets = frame * patches + context[frame].nonzero()[:, 0]
         pool = ~salient.flatten()
         if not with_targets:
             pool[targets] = False
         origins.append(targets)
-        rows.append(blended(points, pool, targets, blend).float())
-    order = torch.cat(origins).argsort(stable=True)
-    return torch.cat(origins)[order], torch.cat(rows)[order]
+        rows.append(blended(points, on_device(pool, device), on_device(targets, device), blend).float())
+    origin, order = torch.cat(origins).sort(stable=True)
+    return on_device(origin, device), torch.cat(rows)[on_device(order, device)]

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.core.trace import PADDING
+from foveate.core.transfer import on_device
 from foveate.functional.ranking import open_ended, ranked
 
 
@@ -53,7 +54,8 @@ def peaks_of(
 ) -> tuple[Int[Tensor, " cluster"], Int[Tensor, " point"]]:
     """Returns the result of `density_peaks` for one set of points with at least one cluster."""
     real = torch.ones(1, len(points), dtype=torch.bool, device=points.device)
-    centres, group = density_peaks(points[None], real, torch.tensor([clusters], device=points.device), neighbours)
+    number = on_device(torch.tensor([clusters]), points.device)
+    centres, group = density_peaks(points[None], real, number, neighbours, clusters)
     return centres[0], group[0]
 
 

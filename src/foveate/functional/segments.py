@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from foveate.core.transfer import on_host
+
 
 def segments(similarity: Float[Tensor, " gap"], threshold: float, least: int = 1) -> list[int]:
     """Returns the numbers of frames of segments, cut where neighbouring frames are less similar than a threshold.
@@ -16,6 +18,7 @@ def segments(similarity: Float[Tensor, " gap"], threshold: float, least: int = 1
         threshold: Frames that are less similar are cut apart.
         least: Smallest number of segments, as far as there are frames; the least similar frames are cut apart for it.
     """
+    (similarity,) = on_host(similarity)
     cut = similarity < threshold
     cut[similarity.argsort(stable=True)[: least - 1]] = True
     ends = [*(cut.nonzero()[:, 0] + 1).tolist(), len(similarity) + 1]
@@ -67,14 +70,14 @@ def static_windows(static: Bool[Tensor, "gap patch"], longest: int) -> tuple[lis
     Source: arXiv 2505.21334 (HoliTom).
 
     Args:
-        static: Whether each patch is static between each frame but the last and the next.
+        static: Whether each patch is static between each frame but the last and the next; on the CPU.
         longest: Greatest length of a window.
     """
     frames = len(static) + 1
     saved = [[0] * frames for _ in range(frames)]
     for start in range(frames - 1):
         counts = static[start:].long().cumprod(0).sum(1)
-        saved[start][start + 1 :] = (counts * torch.arange(1, frames - start, device=counts.device)).tolist()
+        saved[start][start + 1 :] = (counts * torch.arange(1, frames - start)).tolist()
     best, width = [0] * (frames + 1), [1] * (frames + 1)
     for end in range(1, frames + 1):
         best[end] = best[end - 1]

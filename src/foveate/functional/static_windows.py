@@ -4,12 +4,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foveate.core.transfer import on_device, on_host
 from foveate.functional.clips import whole
 from foveate.functional.clustering import peaks_of
-from foveate.functional.mixing import Tokens, group_rows, joined, mean_rows, placed
+from foveate.functional.mixing import Tokens, group_rows, joined, mean_rows, placed, unit_rows
 from foveate.functional.segments import refined_labels, run_lengths, starts_of, static_windows
 
 _NEIGHBOURS = 7  # of the densities
@@ -41,25 +42,31 @@ def merged_and_pruned(
         blend: Weight of a density peak that others are merged into.
     """
     frames, patches = clip.shape[:2]
-    still = F.cosine_similarity(clip[:-1], clip[1:], dim=2) > threshold
+    (still,) = on_host(F.cosine_similarity(clip[:-1], clip[1:], dim=2) > threshold)
     windows, saved = static_windows(still, _LONGEST)
     left = min(share / ((frames * patches - saved) / (frames * patches)), 1.0)
     parts = []
     for start, length in starts_of(windows):
         gaps = still[start : start + length - 1]
         static = gaps.all(0) & (length > 1)
-        index = static.nonzero()[:, 0]
+        index, moving = _split(static, clip.device)
         if count := round(len(index) * left):
             means = clip[start : start + length, index].mean(0)
             centres, rows = _around(*peaks_of(means, count, min(_NEIGHBOURS, count)), blend)
             rows = _over_time(rows, index, (start, length), (frames, patches))
             parts.append((index[centres] + start * patches, rows))
-        moving = (~static).nonzero()[:, 0]
         for frame in range(start, start + length):
             order = scores[frame, moving].argsort(descending=True, stable=True)
             best = moving[order[: math.ceil(len(moving) * left)].sort().values] + frame * patches
-            parts.append((best, placed(torch.eye(len(best)), best, frames * patches)))
+            parts.append((best, unit_rows(best[None], frames * patches)[0]))
     return joined(parts)
+
+
+def _split(
+    static: Bool[Tensor, " patch"], device: torch.device
+) -> tuple[Int[Tensor, " index"], Int[Tensor, " moving"]]:
+    """Returns the static patches and the others, ascending, on a device; the mask is on the CPU."""
+    return on_device(static.nonzero()[:, 0], device), on_device((~static).nonzero()[:, 0], device)
 
 
 def _around(centres: Int[Tensor, " cluster"], group: Int[Tensor, " point"], blend: float) -> Tokens:
@@ -107,15 +114,13 @@ def clustered_windows(clip: Float[Tensor, "frame patch dim"], share: float, thre
         threshold: The threshold.
     """
     frames, patches = clip.shape[:2]
-    _, label = peaks_of(clip.mean(1), max(1, whole(frames * _SEGMENTS)), _NEIGHBOURS)
+    (label,) = on_host(peaks_of(clip.mean(1), max(1, whole(frames * _SEGMENTS)), _NEIGHBOURS)[1])
+    windows = starts_of(run_lengths(refined_labels(label.tolist())))
+    still = on_host(*(_still(clip[start : start + length], threshold) for start, length in windows))
     parts = []
-    for start, length in starts_of(run_lengths(refined_labels(label.tolist()))):
-        window = clip[start : start + length]
-        together = F.normalize(window, dim=2).sum(0).square().sum(1)
-        static = (together - length) / max(1, length * (length - 1)) > threshold
-        static &= length > 1
-        index, moving = static.nonzero()[:, 0], (~static).nonzero()[:, 0]
-        centres, weights = _clusters(window[:, index].mean(0), share)
+    for (start, length), static in zip(windows, still, strict=True):
+        index, moving = _split(static, clip.device)
+        centres, weights = _clusters(clip[start : start + length, index].mean(0), share)
         rows = _over_time(weights, index, (start, length), (frames, patches))
         parts.append((index[centres] + start * patches, rows))
         for frame in range(start, start + length):
@@ -123,6 +128,13 @@ def clustered_windows(clip: Float[Tensor, "frame patch dim"], share: float, thre
             rows = _over_time(weights, moving, (frame, 1), (frames, patches))
             parts.append((moving[centres] + frame * patches, rows))
     return joined(parts)
+
+
+def _still(window: Float[Tensor, "frame patch dim"], threshold: float) -> Bool[Tensor, " patch"]:
+    """Returns which patches have a mean cosine over all pairs of different frames above a threshold."""
+    length = len(window)
+    together = F.normalize(window, dim=2).sum(0).square().sum(1)
+    return ((together - length) / max(1, length * (length - 1)) > threshold) & (length > 1)
 
 
 def _clusters(points: Float[Tensor, "point dim"], share: float) -> Tokens:

@@ -12,6 +12,7 @@ from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.needs import FrameVectors, Need
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_host
 from foveate.core.values import Count, Share
 from foveate.functional.anchored import chosen_tokens, parallel_counts, segment_tokens, split_counts
 from foveate.functional.clips import frames_of, whole
@@ -77,7 +78,7 @@ class SegmentAnchors(Merger):
         share: float,
     ) -> Tokens:
         patches = clip.shape[1]
-        similarity = F.cosine_similarity(vectors[:-1], vectors[1:], dim=1)
+        (similarity,) = on_host(F.cosine_similarity(vectors[:-1], vectors[1:], dim=1))
         found = starts_of(segments(similarity, self.threshold, self.least))
         counts = []
         for start, length in found:
@@ -88,7 +89,7 @@ class SegmentAnchors(Merger):
                 gaps = similarity[start : start + length - 1].tolist()
                 valid = [f for f in range(length) if f == length - 1 or self.alike is None or gaps[f] < self.alike]
                 counts += split_counts(valid, length, budget, self.context, self.step, patches)
-        salient, context = chosen_tokens(clip, scores, counts)
+        salient, context = on_host(*chosen_tokens(clip, scores, counts))
         parts = []
         for start, length in found:
             of = slice(start, start + length)

@@ -43,13 +43,13 @@ class PerTile(Selector):
         tile_of = on_device(tiles, scores.device)[on_device(trace.origins, scores.device).clamp(min=0)]
         stays = torch.zeros_like(scores, dtype=torch.bool)
         for tile, share in enumerate(shares):
-            inside = (tile_of == tile) & (scores > -torch.inf)
-            rows = inside.any(1).nonzero()[:, 0]
-            if share and len(rows):
-                masked = scores[rows].masked_fill(~inside[rows], -torch.inf)
-                stays[rows] |= marked(self.selector.select(masked, trace.chosen(rows), share), scores.shape[1])
-        if len(rows := (~stays.any(1)).nonzero()[:, 0]):  # all their remaining patches are in tiles without a share
-            stays[rows] = marked(self.selector.select(scores[rows], trace.chosen(rows), keep), scores.shape[1])
+            if share:
+                inside = (tile_of == tile) & (scores > -torch.inf)
+                masked = scores.masked_fill(~inside, -torch.inf)
+                stays |= marked(self.selector.select(masked, trace, share), scores.shape[1]) & inside
+        if 0 in shares:  # all remaining patches of a row may be in tiles without a share
+            whole = marked(self.selector.select(scores, trace, keep), scores.shape[1])
+            stays |= whole & (scores > -torch.inf) & ~stays.any(1, keepdim=True)
         return listed(stays)
 
     def expected(self, keep: int, left: int | float, patches: int) -> int | float:
