@@ -6,6 +6,7 @@ from torch import Tensor
 
 from foveate.core.trace import PADDING
 from foveate.functional.attention import attention_rows, mean_attention
+from foveate.functional.clustering import peaks_of
 from foveate.functional.diversity import by_nearest, coverage, determinantal, max_min, thinned
 from foveate.functional.matching import cosine
 from foveate.functional.spanning import furthest
@@ -71,6 +72,15 @@ def test_a_greedy_choice_takes_at_most_six_kernels_per_patch(choose):
             counted(lambda *values, keep=keep: choose(*values, keep), *inputs(60, False, 0))[1].kernels.total()
         )
     assert abs(kernels[1] - kernels[0]) <= 6 * 30
+
+
+@pytest.mark.parametrize("clusters", [1, 7, PATCHES])
+def test_density_peaks_of_one_set_of_points_are_those_of_the_cpu_without_padding(clusters):
+    points = torch.randn(PATCHES, 16, generator=torch.Generator().manual_seed(clusters)).double()
+    for wanted, part in zip(peaks_of(points, clusters, 5), (0, 1), strict=True):
+        found, count = counted(lambda values, part=part: peaks_of(values, clusters, 5)[part], points)
+        assert torch.equal(found, wanted)
+        assert not count.waits
 
 
 def test_suppression_is_that_of_the_cpu_and_looks_at_the_device_every_eight_rounds():

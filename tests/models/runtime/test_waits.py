@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from foveate.compressors import Compressor, DecoderCompressor, Pipeline, VisionCompressor
 from foveate.compressors.base import compressed_by
@@ -31,14 +32,17 @@ from tests.tiers import parametrize
 KEEP = 8
 BEFORE = {
     **dict.fromkeys(("prunesid", "prunesid_qwen"), 4),  # a decomposition, and suppression until nothing changes
+    "fastvid": 4,  # segments of the video, and the tokens of each
+    "prunevid": 4,  # windows of the video, and the static patches of each
+    "holitom": 3,  # windows of the video
 }
 """Waits of methods before the language model, if they are not the two for prompts and choices."""
 PER_CUT = {"apet": 3}  # which draws one of the tokens that are left, for scores and again for the basis
 """Waits of methods per cut, if they are not the one for the choice."""
 EXEMPT = ("evidence", "response_attention", "downsample", *VIDEO)
 """Methods that need annotated data, run the language model themselves, take other pixels, or are for videos."""
-OF_VIDEOS = ("vtc_cls", "fastv", "evs", "dycoke", "fewer_frames", "temporal_mean", "vidcom2")
-"""Methods for videos whose waits do not depend on the video, as those that cut it into segments do."""
+IN_LOOPS = ("llava_scissor", "sttm", "flashvid")  # whose waits depend on the video
+OF_VIDEOS = ("vtc_cls", "fastv", *(name for name in VIDEO if name not in IN_LOOPS))
 SOME = ("vtc_cls", "scope", "cdpruner", "sparsevlm", "fastv")
 ALL = tuple(name for name in METHODS if name not in EXEMPT)
 
@@ -58,25 +62,27 @@ def on_the_device(loaded: LoadedModel) -> LoadedModel:
 
 def kept_on_the_cpu(
     loaded: LoadedModel, names: Sequence[str], inputs: dict[str, Any]
-) -> dict[str, tuple[Compressor, list[list[int]]]]:
-    """Returns the methods that the family takes, and what each keeps on the CPU."""
+) -> dict[str, tuple[Compressor, list[list[int]], Tensor]]:
+    """Returns the methods that the family takes, what each keeps on the CPU, and the logits."""
     found = {}
     for name in names:
         options = options_on(METHODS[name], loaded.adapter)
         compressor = with_fallbacks(METHODS[name](keep=KEEP, **options), loaded)
         try:
-            found[name] = compressor, prefilled(loaded, compressor, inputs)[1]
+            found[name] = compressor, *prefilled(loaded, compressor, inputs)[1:]
         except FoveateError:
             continue  # `tests/models` hold which ones these are
     return found
 
 
 @torch.no_grad()
-def prefilled(loaded: LoadedModel, compressor: Compressor, inputs: dict[str, Any]) -> tuple[Count, list[list[int]]]:
-    """Returns what a pass over the prompt waits for, and the kept patches."""
+def prefilled(
+    loaded: LoadedModel, compressor: Compressor, inputs: dict[str, Any]
+) -> tuple[Count, list[list[int]], Tensor]:
+    """Returns what a pass over the prompt waits for, the kept patches, and the logits of the next token."""
     with counting() as count, compressor.attached(loaded) as run:
-        loaded.model(**inputs)
-    return count, [on_host(kept).tolist() for kept in run.kept]
+        logits = loaded.model(**inputs, logits_to_keep=1).logits
+    return count, [on_host(kept).tolist() for kept in run.kept], on_host(logits)
 
 
 @torch.no_grad()
@@ -108,12 +114,13 @@ def test_waits_are_those_for_prompts_and_choices_and_choices_are_those_of_the_cp
     compressors = kept_on_the_cpu(loaded, names, inputs)
     loaded, inputs = on_the_device(loaded), {name: on_device(value) for name, value in inputs.items()}
     stock = per_step(loaded, None, inputs)
-    for name, (compressor, kept) in compressors.items():
+    for name, (compressor, kept, logits) in compressors.items():
         if name == "sparsevlm_plus":  # which checks once how a block of a model rotates
             prefilled(loaded, compressor, inputs)
-        count, found = prefilled(loaded, compressor, inputs)
+        count, found, found_logits = prefilled(loaded, compressor, inputs)
         assert count.own == expected(name, compressor), f"{name}: {count.waits}"
         assert found == kept, name
+        torch.testing.assert_close(found_logits, logits, atol=1e-4, rtol=1e-4)
         assert per_step(loaded, compressor, inputs) == stock, name
     assert compressors
 
