@@ -12,7 +12,7 @@ from foveate.core.errors import FoveateError, UnsupportedNeed
 from foveate.core.needs import Features
 from foveate.core.trace import PADDING, Trace
 from foveate.functional.clustering import peaks_of
-from foveate.functional.components import components
+from foveate.functional.components import components, cosines, twice_grouped
 from foveate.functional.quadtree import cell_weights, contained, grouped, nodes
 from foveate.functional.segments import refined_labels, segments, static_windows
 from foveate.functional.temporal_trees import distinct, parents, trees
@@ -240,11 +240,38 @@ def test_windows_save_as_much_as_the_best_of_all_partitions():
 
 
 def test_components_are_those_of_scipy():
-    edges = torch.rand(60, 60, generator=torch.Generator().manual_seed(2)) < 0.015
-    edges |= edges.T | torch.eye(60, dtype=torch.bool)
-    count, label = scipy.sparse.csgraph.connected_components(edges.numpy())
-    found = components(edges).numpy()
-    assert len(set(zip(found.tolist(), label.tolist(), strict=True))) == count == len(set(found.tolist()))
+    draw = torch.Generator().manual_seed(2)
+    chain = torch.diag(torch.ones(59), 1).bool()[torch.randperm(60, generator=draw)]
+    edges = torch.stack([*(torch.rand(3, 60, 60, generator=draw) < 0.015), chain])
+    edges |= edges.mT | torch.eye(60, dtype=torch.bool)
+    for one, found in zip(edges.numpy(), components(edges).tolist(), strict=True):
+        count, label = scipy.sparse.csgraph.connected_components(one)
+        assert len(set(zip(found, label.tolist(), strict=True))) == count == len(set(found))
+        assert all(found[node] == found.index(found[node]) for node in range(60))
+
+
+@pytest.mark.parametrize("threshold", [-1.1, 0.5, 0.8, 1.1])
+@pytest.mark.parametrize("shape", [(1, 1, 4), (3, 20, 4), (5, 7, 2)], ids=str)
+def test_components_of_frames_and_of_their_means_are_those_of_a_loop(shape, threshold):
+    clip = torch.randn(shape, generator=torch.Generator().manual_seed(5)).double()
+
+    def parts(points):
+        """Returns for each component its nodes and its leader, in the order of leaders."""
+        unit = F.normalize(points, dim=1).float()
+        edges = (unit @ unit.T > threshold).numpy() | np.eye(len(points), dtype=bool)
+        label = scipy.sparse.csgraph.connected_components(edges)[1]
+        nodes = [np.flatnonzero(label == one) for one in set(label)]
+        return sorted((min(own, key=lambda node: (-edges[node].sum(), node)), own) for own in nodes)
+
+    first = [(f * shape[1] + lead, f * shape[1] + own) for f, frame in enumerate(clip) for lead, own in parts(frame)]
+    points = clip.flatten(0, 1)
+    second = parts(torch.stack([points[own].mean(0) for _, own in first]))
+    origin, owner, weight = twice_grouped(clip, cosines(clip), threshold)
+    assert origin.tolist() == [first[lead][0] for lead, _ in second]
+    for number, (_, members) in enumerate(second):
+        for own in (first[member][1] for member in members):
+            assert set(owner[own].tolist()) == {number}
+            torch.testing.assert_close(weight[own], torch.full((len(own),), 1 / len(own) / len(members)).double())
 
 
 def test_groups_of_nodes_are_complete_unless_as_published():

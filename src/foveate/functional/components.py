@@ -8,78 +8,93 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveate.functional.mixing import Tokens
+from foveate.functional.ranking import open_ended
 
 _STEPS = 15  # halvings of an interval of length 2
+_ROUNDS = 4  # of `components` between two looks at an accelerator
 
 
-def components(edges: Bool[Tensor, "node node"]) -> Int[Tensor, " node"]:
+def components(edges: Bool[Tensor, "batch node node"]) -> Int[Tensor, "batch node"]:
     """Returns for each node the lowest node of its component; every node must have an edge to itself."""
-    label = torch.arange(len(edges), dtype=torch.int32, device=edges.device)
+    nodes = edges.shape[2]
+    label = torch.arange(nodes, dtype=torch.int32, device=edges.device).expand(len(edges), -1)
+    rounds = _ROUNDS if open_ended(edges) else 1  # more than needed cost less than to wait for each
     while True:
-        lowest = torch.where(edges, label, len(edges)).amin(1)
-        lowest = lowest[lowest.long()]
-        if torch.equal(lowest, label):
+        before = label
+        for _ in range(rounds):
+            lowest = torch.where(edges, label[:, None], nodes).amin(2)
+            before, label = label, lowest.gather(1, lowest.long())
+        if torch.equal(before, label):
             return label.long()
-        label = lowest
 
 
-def similar_groups(
-    features: Float[Tensor, "node dim"], threshold: float
-) -> tuple[Int[Tensor, " group"], Int[Tensor, " node"]]:
-    """Returns the components of the graph whose edges have a cosine above a threshold.
+def cosines(features: Float[Tensor, "batch node dim"]) -> Float[Tensor, "batch node node"]:
+    """Returns the cosines of all pairs in float32."""
+    unit = F.normalize(features, dim=2).float()
+    return unit @ unit.mT
 
-    Returns:
-        For each component its node of highest degree, of equal ones the first, ascending, and the component of each
-        node.
+
+def leaders(similarity: Float[Tensor, "batch node node"], threshold: float) -> Int[Tensor, "batch node"]:
+    """Returns for each node the node of highest degree of its component, of equal ones the first.
+
+    Args:
+        similarity: Similarities of all pairs.
+        threshold: Edges have a similarity above it.
     """
-    unit = F.normalize(features, dim=1).float()
-    edges = (unit @ unit.T > threshold) | torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    edges = (similarity > threshold) | torch.eye(similarity.shape[2], dtype=torch.bool, device=similarity.device)
     label = components(edges)
-    by_degree = edges.sum(1).argsort(descending=True, stable=True)
-    rank = torch.empty_like(by_degree).scatter_(0, by_degree, torch.arange(len(label), device=label.device))
-    best = torch.full_like(rank, len(rank)).scatter_reduce_(0, label, rank, "amin")
-    leading = by_degree[best[label]]  # of the component of each node
-    return leading.unique(return_inverse=True)
+    by_degree = edges.sum(2).argsort(dim=1, descending=True, stable=True)
+    rank = by_degree.argsort(1)
+    best = torch.full_like(rank, rank.shape[1]).scatter_reduce_(1, label, rank, "amin")
+    return by_degree.gather(1, best.gather(1, label))
 
 
-def means(
-    features: Float[Tensor, "node dim"], group: Int[Tensor, " node"], count: int
-) -> tuple[Float[Tensor, "group dim"], Int[Tensor, " group"]]:
-    """Returns the means of groups of nodes, and their sizes."""
-    size = group.bincount(minlength=count)
-    return features.new_zeros(count, features.shape[1]).index_add_(0, group, features) / size[:, None], size
+def numbered(leading: Int[Tensor, " node"]) -> tuple[Int[Tensor, " group"], Int[Tensor, " node"]]:
+    """Returns the leaders of groups, ascending, and the number of the group of each node, given the leader of each."""
+    leads = leading == torch.arange(len(leading), device=leading.device)
+    return leads.nonzero()[:, 0], (leads.cumsum(0) - 1)[leading]
 
 
 def twice_grouped(
-    clip: Float[Tensor, "frame patch dim"], threshold: float
+    clip: Float[Tensor, "frame patch dim"], similarity: Float[Tensor, "frame patch patch"], threshold: float
 ) -> tuple[Int[Tensor, " token"], Int[Tensor, " every"], Float[Tensor, " every"]]:
     """Returns the components of each frame, and then of all their means together.
+
+    Args:
+        clip: Features.
+        similarity: The `cosines` of each frame.
+        threshold: Cosine above which patches, and then means, are connected.
 
     Returns:
         The patch that each of the last components stands at, the component of each patch, and the weight of each patch
         in its mean, which is a mean of means.
     """
-    origins, groups, values, weights = [], [], [], []
-    for start, frame in zip(range(0, clip.shape[0] * clip.shape[1], clip.shape[1]), clip, strict=True):
-        origin, group = similar_groups(frame, threshold)
-        mean, size = means(frame, group, len(origin))
-        groups.append(group + sum(map(len, origins)))
-        origins.append(origin + start)
-        values.append(mean)
-        weights.append(1 / size[group].to(clip.dtype))
-    chosen, second = similar_groups(torch.cat(values), threshold)
-    owner = second[torch.cat(groups)]
-    return torch.cat(origins)[chosen], owner, torch.cat(weights) / second.bincount()[owner]
+    points = clip.flatten(0, 1)
+    start = torch.arange(0, len(points), clip.shape[1], device=clip.device)[:, None]
+    origin, group = numbered((leaders(similarity, threshold) + start).flatten())
+    size = _sizes(group, len(origin)).to(clip.dtype)
+    means = points.new_zeros(len(origin), points.shape[1]).index_add_(0, group, points) / size[:, None]
+    chosen, second = numbered(leaders(cosines(means[None]), threshold)[0])
+    owner = second[group]
+    return origin[chosen], owner, 1 / size[group] / _sizes(second, len(chosen))[owner]
 
 
-def semantic_tokens(clip: Float[Tensor, "frame patch dim"], threshold: float) -> Tokens:
+def _sizes(group: Int[Tensor, " node"], count: int) -> Int[Tensor, " group"]:
+    return group.new_zeros(count).index_add_(0, group, torch.ones_like(group))
+
+
+def semantic_tokens(
+    clip: Float[Tensor, "frame patch dim"], similarity: Float[Tensor, "frame patch patch"], threshold: float
+) -> Tokens:
     """Returns tokens of the components of each frame, and of the means of all frames' components together.
 
     Every patch then joins the most similar token, which becomes the mean of itself and of all that join it.
 
+    Arguments are those of `twice_grouped`.
+
     Source: arXiv 2506.21862 (LLaVA-Scissor), with exact components.
     """
-    origin, owner, weight = twice_grouped(clip, threshold)
+    origin, owner, weight = twice_grouped(clip, similarity, threshold)
     points = clip.flatten(0, 1)
     rows = (owner == torch.arange(len(origin), device=owner.device)[:, None]) * weight
     nearest = (F.normalize(points, dim=1) @ F.normalize(rows @ points, dim=1).T).argmax(1)

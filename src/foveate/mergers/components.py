@@ -11,8 +11,8 @@ from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.trace import Trace
 from foveate.functional.clips import frames_of
-from foveate.functional.components import bisected, semantic_tokens, twice_grouped
-from foveate.functional.mixing import stacked
+from foveate.functional.components import bisected, cosines, semantic_tokens, twice_grouped
+from foveate.functional.mixing import Tokens, stacked
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ class Components(Merger):
         trace: Trace,
         budget: int,
     ) -> Compression:
-        clips = frames_of(features, trace)
-        return stacked([semantic_tokens(clip, self._threshold(clip, trace.patches)) for clip in clips])
+        return stacked([self._tokens(clip) for clip in frames_of(features, trace)])
 
-    def _threshold(self, clip: Float[Tensor, "frame patch dim"], patches: int) -> float:
-        if self.keep is None:
-            return self.threshold
-        return bisected(lambda value: len(twice_grouped(clip, value)[0]), resolve_keep(self.keep, patches))
+    def _tokens(self, clip: Float[Tensor, "frame patch dim"]) -> Tokens:
+        similarity, threshold = cosines(clip), self.threshold
+        if self.keep is not None:
+            most = resolve_keep(self.keep, clip.shape[0] * clip.shape[1])
+            threshold = bisected(lambda value: len(twice_grouped(clip, similarity, value)[0]), most)
+        return semantic_tokens(clip, similarity, threshold)
 
     def extra(self, dropped: int) -> int:
         return dropped if self.keep is None else resolve_keep(self.keep, dropped)
