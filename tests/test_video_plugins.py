@@ -336,9 +336,24 @@ def test_tokens_hang_below_the_most_similar_free_token_of_the_frame_before():
     assert parents(clip, torch.ones(2, 3, dtype=torch.bool), 0.8, 1).tolist() == [-1] * 6
 
 
+@pytest.mark.parametrize(("frames", "patches"), [(1, 1), (1, 2), (4, 9)])
+def test_distinct_tokens_of_each_frame_are_those_of_a_loop(frames, patches):
+    draw = torch.Generator().manual_seed(6)
+    clip = torch.randn(frames, patches, 5, generator=draw).double()
+    weights = torch.rand(frames, patches, generator=draw).double()
+    for count in range(patches + 1):
+        for points, weight, found in zip(clip, weights, distinct(clip, weights, count, repeat=False), strict=True):
+            away = (1 - F.cosine_similarity(points[:, None], points[None], dim=2)) * weight
+            chosen: list[int] = []
+            for _ in range(count):
+                rows = away[chosen].amin(0) if chosen else away.sort(0).values[min(1, patches - 1)]
+                chosen.append(max((j for j in range(patches) if j not in chosen), key=lambda j: float(rows[j])))
+            assert found.nonzero()[:, 0].tolist() == sorted(chosen)
+
+
 def test_a_token_may_be_chosen_again_if_all_others_are_at_negative_distances():
-    points = torch.eye(4).double()
-    weights = torch.tensor([1.0, -1, -2, -3]).double()
+    points = torch.eye(4).double()[None]
+    weights = torch.tensor([[1.0, -1, -2, -3]]).double()
     assert int(distinct(points, weights, 3, repeat=True).sum()) == 1
     assert int(distinct(points, weights, 3, repeat=False).sum()) == 3
 

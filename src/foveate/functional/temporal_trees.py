@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foveate.core.transfer import on_device
 from foveate.functional.clips import at_least
 from foveate.functional.clustering import peaks_of
 from foveate.functional.mixing import Tokens
@@ -17,27 +18,28 @@ _NEIGHBOURS = 7  # of the densities
 
 
 def distinct(
-    points: Float[Tensor, "patch dim"], weights: Float[Tensor, " patch"], count: int, repeat: bool
-) -> Bool[Tensor, " patch"]:
-    """Returns the mask of patches that are greedily chosen as most distant from those already chosen.
+    clip: Float[Tensor, "frame patch dim"], weights: Float[Tensor, "frame patch"], count: int, repeat: bool
+) -> Bool[Tensor, "frame patch"]:
+    """Returns the mask of patches of each frame that are greedily chosen as most distant from those already chosen.
 
     The distance of patch j from patch i is (1 - cosine) times the weight of j. The first choice is the patch whose
     second smallest distance is the greatest.
 
     Args:
-        points: Features.
+        clip: Features.
         weights: The weights.
-        count: Number of choices.
+        count: Number of choices in each frame.
         repeat: Whether a patch may be chosen again, so that fewer are chosen, as if all other distances are negative.
     """
-    unit = F.normalize(points, dim=1)
-    distance = (1 - unit @ unit.T) * weights * _SCALE
-    chosen = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    nearest = distance.kthvalue(min(2, len(points)), dim=0).values
+    unit, patches = F.normalize(clip, dim=2), clip.shape[1]
+    distance = (1 - unit @ unit.mT) * weights[:, None] * _SCALE
+    chosen = torch.zeros_like(weights, dtype=torch.bool)
+    nearest = distance.kthvalue(min(2, patches), dim=1).values
     for number in range(count):
-        best = nearest.argmax() if repeat else nearest.masked_fill(chosen, -torch.inf).argmax()
-        nearest = distance[best] if number == 0 else torch.minimum(nearest, distance[best])
-        chosen[best] = True
+        best = (nearest if repeat else nearest.masked_fill(chosen, -torch.inf)).argmax(1, keepdim=True)
+        away = distance.gather(1, best[..., None].expand(-1, -1, patches))[:, 0]
+        nearest = away if number == 0 else torch.minimum(nearest, away)
+        chosen.scatter_(1, best, True)
     return chosen
 
 
@@ -54,15 +56,17 @@ def parents(
             rank.
     """
     frames, patches = free.shape
+    found = torch.full((frames, patches), -1, device=clip.device)
+    if frames == 1:
+        return found.flatten()
     unit = F.normalize(clip, dim=2)
     similarity = unit[1:] @ unit[:-1].mT
     similarity = similarity.masked_fill(~(free[1:, :, None] & free[:-1, None]), -1)
     best = similarity.max(2)
-    merged = best.values > threshold
-    if int(merged.sum()) > most:
-        merged = best.values > best.values.flatten().topk(max(1, most)).values[-1]
+    last = best.values.flatten().topk(min(max(1, most), best.values.numel())).values[-1]
+    too_many = (best.values > threshold).sum() > most
+    merged = best.values > torch.where(too_many, last, threshold)
     before = torch.arange(frames - 1, device=clip.device)[:, None] * patches
-    found = torch.full((frames, patches), -1, device=clip.device)
     found[1:] = torch.where(merged, best.indices + before, -1)
     return found.flatten()
 
@@ -78,12 +82,11 @@ def trees(
         as_published: Whether the sum of a tree is divided by one plus the number of the root's own children, as in the
             authors' code, so that features grow along chains.
     """
-    root = torch.arange(len(parent), device=parent.device)
-    for points in root.clone().chunk(frames)[1:]:
-        above = parent[points]
-        root[points] = torch.where(above >= 0, root[above.clamp(min=0)], points)
-    counted = parent[parent >= 0] if as_published else root[parent >= 0]
-    size = 1 + counted.bincount(minlength=len(parent))
+    root, merged = torch.arange(len(parent), device=parent.device), parent >= 0
+    for points, above in list(zip(root.chunk(frames), parent.chunk(frames), strict=True))[1:]:
+        points.copy_(torch.where(above >= 0, root[above.clamp(min=0)], points))
+    counted = parent.clamp(min=0) if as_published else root
+    size = torch.ones_like(root).index_add_(0, counted, merged.long())
     return root, 1 / size[root].double()
 
 
@@ -100,18 +103,20 @@ def root_clusters(
         points: Features of all tokens of a segment.
         root: The root of each.
         weight: The weight of each in the mean of its tree.
-        roots: The roots that are clustered; all of them are tokens if the share is at least 1.
+        roots: The roots that are clustered, on the CPU; all of them are tokens if the share is at least 1.
         share: Number of clusters per root, rounded up in each frame.
     """
     values = torch.zeros_like(points).index_add_(0, root, weight[:, None] * points)
-    owner = torch.full_like(root, -1)
+    owner, found = torch.full_like(root, -1), [root[:0]]
     for frame in roots.flatten().nonzero()[:, 0].split(roots.sum(1).tolist()):
+        frame = on_device(frame, root.device)
         if share >= 1:
             owner[frame] = frame
+            found.append(frame)
         elif count := at_least(len(frame) * share):
-            centres, group = peaks_of(values[frame], count, min(_NEIGHBOURS, count))
-            owner[frame] = frame[centres[group]]
-    size = owner[owner >= 0].bincount(minlength=len(owner))
-    centres, of = owner.unique(), owner[root]
-    centres = centres[centres >= 0]
+            peaks, group = peaks_of(values[frame], count, min(_NEIGHBOURS, count))
+            owner[frame] = frame[peaks[group]]
+            found.append(frame[peaks].sort().values)
+    size = torch.zeros_like(root).index_add_(0, owner.clamp(min=0), (owner >= 0).long())
+    centres, of = torch.cat(found), owner[root]
     return centres, (of == centres[:, None]) * (weight / size[of.clamp(min=0)].clamp(min=1)).float()

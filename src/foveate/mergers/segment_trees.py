@@ -12,9 +12,10 @@ from foveate.core.budget import Number, share_of
 from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device, on_host
 from foveate.core.values import Count, Positive, Share
 from foveate.functional.clips import at_least, frames_of
-from foveate.functional.mixing import Tokens, joined, placed, shifted, stacked
+from foveate.functional.mixing import Tokens, joined, shifted, stacked, unit_rows
 from foveate.functional.segments import segments, starts_of
 from foveate.functional.temporal_trees import distinct, parents, root_clusters, trees
 
@@ -69,32 +70,39 @@ class SegmentTrees(Merger):
     def _tokens(
         self, clip: Float[Tensor, "frame patch dim"], scores: Float[Tensor, "frame patch"], count: int
     ) -> Tokens:
-        frame = clip.mean(1)
+        frame, patches = clip.mean(1), clip.shape[1]
         similarity = F.cosine_similarity(frame[:-1], frame[1:], dim=1)
+        lengths = segments(similarity, self.cut, self.least)
+        found = [slice(start, start + length) for start, length in starts_of(lengths)]
+        weights = scores
+        if self.by_segment:
+            weights = torch.cat([scores[of] * (clip[of] @ frame[of].mean(0)) for of in found])
+        chosen = distinct(clip, weights, at_least(self.salient * count), self.as_published and self.by_segment)
+        above = [parents(clip[of], ~chosen[of], self.threshold, len(clip[of]) * (patches - count)) for of in found]
+        salient, *roots = on_host(chosen, *(parent < 0 for parent in above))
         parts = []
-        for start, length in starts_of(segments(similarity, self.cut, self.least)):
-            of = slice(start, start + length)
-            weights = scores[of] * (clip[of] @ frame[of].mean(0)) if self.by_segment else scores[of]
-            repeat = self.as_published and self.by_segment
-            chosen = [
-                distinct(*one, at_least(self.salient * count), repeat) for one in zip(clip[of], weights, strict=True)
-            ]
-            one = self._segment(clip[of], torch.stack(chosen), count)
-            parts.append(shifted(one, start * clip.shape[1], clip.shape[0] * clip.shape[1]))
+        for of, parent, own in zip(found, above, roots, strict=True):
+            one = self._segment(clip[of], parent, salient[of], own.view_as(salient[of]), count)
+            parts.append(shifted(one, of.start * patches, clip.shape[0] * patches))
         return joined(parts)
 
     def _segment(
-        self, clip: Float[Tensor, "frame patch dim"], chosen: Bool[Tensor, "frame patch"], count: int
+        self,
+        clip: Float[Tensor, "frame patch dim"],
+        parent: Int[Tensor, " point"],
+        chosen: Bool[Tensor, "frame patch"],
+        roots: Bool[Tensor, "frame patch"],
+        count: int,
     ) -> Tokens:
-        frames, patches = chosen.shape
-        twice = self.as_published and frames == 1
-        parent = parents(clip, ~chosen, self.threshold, frames * (patches - count))
+        """Returns the tokens of a segment; its masks of salient tokens and of roots are on the CPU."""
+        frames, device = len(clip), clip.device
         root, weight = trees(parent, frames, self.as_published)
-        roots = (parent < 0).view_as(chosen) & (twice | ~chosen)
+        twice = self.as_published and frames == 1
+        roots = roots & (twice | ~chosen)
         share = (count - at_least(self.salient * count)) * frames / max(1, int(roots.sum()))
         centres, rows = root_clusters(clip.flatten(0, 1), root, weight, roots, share)
-        first = chosen.flatten().nonzero()[:, 0]
-        origin, rows = joined([(first, placed(torch.eye(len(first)), first, frames * patches)), (centres, rows)])
+        first = on_device(chosen.flatten().nonzero()[:, 0], device)
+        origin, rows = joined([(first, unit_rows(first[None], len(parent))[0]), (centres, rows)])
         order = origin.argsort(stable=True)
         return origin[order], rows[order]
 
