@@ -1,5 +1,7 @@
 """Plug-ins and recipes for videos: what holds of all of them, and of the mechanisms that only they use."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.sparse.csgraph
@@ -13,7 +15,7 @@ from foveate.core.needs import Features
 from foveate.core.trace import PADDING, Trace
 from foveate.functional.clustering import peaks_of
 from foveate.functional.components import components, cosines, twice_grouped
-from foveate.functional.quadtree import cell_weights, contained, grouped, nodes
+from foveate.functional.quadtree import cell_weights, contained, grouped, least_cosines, nodes
 from foveate.functional.segments import refined_labels, segments, static_windows
 from foveate.functional.temporal_trees import distinct, parents, trees
 from foveate.mergers import Quadtree, RunningMean, SegmentTrees, TemporalMean
@@ -285,18 +287,59 @@ def test_groups_of_nodes_are_complete_unless_as_published():
 def test_nodes_of_a_quadtree_partition_a_frame(grid):
     frame = torch.randn(grid.patches, 3, generator=torch.Generator().manual_seed(3)).double()
     for threshold in (-1.1, 0.3, 0.9, 1.1):
-        owner = nodes(frame, grid, threshold, as_published=False)
-        weight = cell_weights(owner, grid)
+        owner = nodes(least_cosines(frame[None], grid, as_published=False), grid, threshold)
+        owner, weight = owner[0], cell_weights(owner, grid)[0]
         assert (owner[owner] == owner).all()
         sums = torch.zeros(grid.patches).double().index_add_(0, owner, weight)
         torch.testing.assert_close(sums[owner.unique()], torch.ones(len(owner.unique())).double())
     assert owner.tolist() == list(range(grid.patches))
 
 
+def _halves(length):
+    """Returns the places of the level below for each place; an odd number leaves the first alone."""
+    odd = length % 2
+    return [[0]] * odd + [[i, i + 1] for i in range(odd, length, 2)]
+
+
+@pytest.mark.parametrize("as_published", [False, True])
+@pytest.mark.parametrize("grid", [Grid(1, 1), Grid(2, 2), Grid(1, 7), Grid(5, 6), Grid(7, 3)], ids=str)
+def test_least_cosines_and_nodes_are_those_of_a_recursion(grid, as_published):
+    frames = torch.randn(3, grid.patches, 3, generator=torch.Generator().manual_seed(7)).double()
+    levels = least_cosines(frames, grid, as_published)
+    found = nodes(levels, grid, 0.2)
+    for frame, owner, *least in zip(frames, found, *levels, strict=True):
+        below = {
+            (r, c): (frame[r * grid.columns + c], math.inf, []) for r in range(grid.rows) for c in range(grid.columns)
+        }
+        rows, columns = grid.rows, grid.columns
+        for level in least[1:]:
+            down, right = _halves(rows), _halves(columns)
+            cells, rows, columns = {}, len(down), len(right)
+            for r in range(rows):
+                for c in range(columns):
+                    parts = [(i, j) for i in down[r] for j in right[c]]
+                    mean = torch.stack([torch.stack([below[i, j][0] for j in right[c]]).mean(0) for i in down[r]]).mean(
+                        0
+                    )
+                    others = [*parts, *[(0, 0)] * (as_published and len(parts) < 4)]
+                    cosine = min(float(F.cosine_similarity(mean, below[part][0], dim=0)) for part in others)
+                    assert float(level[r * columns + c]) == pytest.approx(cosine)
+                    cells[r, c] = mean, cosine, [below[part] for part in parts]
+            below = cells
+        assert len(owner.unique()) == sum(map(_count, below.values()))
+
+
+def _count(cell):
+    """Returns the number of nodes of a cell of a quadtree with the threshold 0.2."""
+    _, cosine, parts = cell
+    return 1 if cosine >= 0.2 else sum(map(_count, parts))
+
+
 def test_a_constant_frame_is_its_roots():
-    owner = nodes(torch.ones(14 * 14, 2).double(), Grid(14, 14), 0.9, as_published=False)
+    grid = Grid(14, 14)
+    owner = nodes(least_cosines(torch.ones(1, grid.patches, 2).double(), grid, as_published=False), grid, 0.9)
     assert len(owner.unique()) == 16
-    assert cell_weights(owner, Grid(14, 14)).sum() == pytest.approx(16)
+    assert cell_weights(owner, grid).sum() == pytest.approx(16)
 
 
 def test_nodes_that_share_a_patch_contain_one_another():

@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from foveate.core.trace import PADDING
+from foveate.core.arrangement import Grid
+from foveate.core.trace import PADDING, Trace
 from foveate.functional.attention import attention_rows, mean_attention
 from foveate.functional.clustering import peaks_of
 from foveate.functional.diversity import by_nearest, coverage, determinantal, max_min, thinned
 from foveate.functional.matching import cosine
 from foveate.functional.spanning import furthest
 from foveate.functional.suppression import group_quotas, survivors
+from foveate.mergers.components import Components
+from foveate.mergers.quadtree import Quadtree
 from tests.accelerator import Count, counting, on_device, on_host
 
 IMAGES, PATCHES = 3, 120
@@ -81,6 +84,23 @@ def test_density_peaks_of_one_set_of_points_are_those_of_the_cpu_without_padding
         found, count = counted(lambda values, part=part: peaks_of(values, clusters, 5)[part], points)
         assert torch.equal(found, wanted)
         assert not count.waits
+
+
+@pytest.mark.parametrize(("merger", "most"), [(Components(0.5), 4), (Quadtree(0.3, 0.2), 2)], ids=str)
+def test_mergers_of_videos_wait_as_often_for_many_frames_as_for_two_and_make_the_tokens_of_the_cpu(merger, most):
+    for frames in (2, 12):
+        features = torch.randn(1, frames * 20, 3, generator=torch.Generator().manual_seed(frames)).double()
+        trace = Trace({}, (Grid(4, 5),) * frames, 1, frames=frames)
+
+        def merged(values, trace=trace):
+            made = merger.merge(values, torch.empty(1, 0).long(), torch.zeros(values.shape[:2]), trace, 0)
+            return torch.cat([made.origin[..., None], made.mixing], 2)
+
+        wanted = merged(features)
+        found, count = counted(merged, features)
+        torch.testing.assert_close(found, wanted)
+        assert 1 < wanted.shape[1] < frames * 20
+        assert count.waits.total() <= most
 
 
 def test_suppression_is_that_of_the_cpu_and_looks_at_the_device_every_eight_rounds():

@@ -11,7 +11,7 @@ from foveate.functional.mixing import Tokens
 from foveate.functional.ranking import open_ended
 
 _STEPS = 15  # halvings of an interval of length 2
-_ROUNDS = 4  # of `components` between two looks at an accelerator
+_ROUNDS = 8  # of `components` between two looks at an accelerator
 
 
 def components(edges: Bool[Tensor, "batch node node"]) -> Int[Tensor, "batch node"]:

@@ -9,10 +9,11 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from foveate.core.arrangement import Grid
+from foveate.core.transfer import on_device
 
 
 @cache
@@ -39,67 +40,68 @@ def _levels(rows: int, columns: int) -> tuple[Float[Tensor, "cell below"], ...]:
     return tuple(found)
 
 
-def nodes(frame: Float[Tensor, "patch dim"], grid: Grid, threshold: float, as_published: bool) -> Int[Tensor, " patch"]:
-    """Returns for each patch the first patch of its node, and so the nodes of a frame.
+def least_cosines(
+    frames: Float[Tensor, "frame patch dim"], grid: Grid, as_published: bool
+) -> list[Float[Tensor, "frame _"]]:
+    """Returns the least cosine of each cell to those cells of the level below that it is compared with, by level.
 
-    From the roots on, a cell is a node if its cosine to all cells of the level below is at least the threshold;
-    otherwise those are visited. A cell is the mean of at most 2 x 2 cells of the level below.
+    A cell is the mean of at most 2 x 2 cells of the level below, and is compared with these. The first level are the
+    patches, whose least cosine is infinite.
 
     Args:
-        frame: Features of the patches.
+        frames: Features of the patches.
         grid: Grid of the patches.
-        threshold: The threshold.
         as_published: Whether a cell with fewer than four cells below is also compared with the frame's first cell
             of the level below, as in the authors' code.
     """
-    levels = [matrix.to(frame.device) for matrix in _levels(grid.rows, grid.columns)]
-    values = [frame]
-    for matrix in levels:
-        values.append(matrix @ values[-1])
-    cell = [torch.arange(len(frame), device=frame.device)]  # of each patch, at each level
-    for matrix in levels:
+    found, below = [torch.full_like(frames[..., 0], torch.inf)], frames
+    for matrix in _levels(grid.rows, grid.columns):
+        compared = matrix > 0
+        if as_published:
+            compared[:, 0] |= compared.sum(1) < 4
+        cells = on_device(matrix, frames.device) @ below
+        similar = F.normalize(cells, dim=2) @ F.normalize(below, dim=2).mT
+        found.append(similar.masked_fill(~on_device(compared, frames.device), torch.inf).amin(2))
+        below = cells
+    return found
+
+
+def nodes(least: Sequence[Float[Tensor, "frame _"]], grid: Grid, threshold: float) -> Int[Tensor, "frame patch"]:
+    """Returns for each patch the first patch of its node, and so the nodes of frames.
+
+    From the roots on, a cell is a node if its least cosine is at least the threshold; otherwise the cells of the level
+    below that it consists of are visited.
+
+    Args:
+        least: The `least_cosines` of the frames, on the CPU.
+        grid: Grid of the patches.
+        threshold: The threshold.
+    """
+    cell = [torch.arange(grid.patches)]  # of each patch, at each level
+    for matrix in _levels(grid.rows, grid.columns):
         cell.append(matrix.argmax(0)[cell[-1]])
-    open_ = torch.ones(len(frame), dtype=torch.bool, device=frame.device)
-    found = cell[0].clone()
-    for level in range(len(levels), 0, -1):
-        stops = _alike(values[level], values[level - 1], levels[level - 1] > 0, threshold, as_published)
-        ends = open_ & stops[cell[level]]
-        first = torch.full((len(stops),), len(frame), device=frame.device).scatter_reduce(
-            0, cell[level], cell[0], "amin"
-        )
+    found = cell[0].expand(len(least[0]), -1)
+    open_ = torch.ones_like(found, dtype=torch.bool)
+    for level in range(len(least) - 1, 0, -1):
+        ends = open_ & (least[level] >= threshold)[:, cell[level]]
+        first = torch.full((least[level].shape[1],), grid.patches).scatter_reduce(0, cell[level], cell[0], "amin")
         found = torch.where(ends, first[cell[level]], found)
         open_ &= ~ends
     return found
 
 
-def _alike(
-    cells: Float[Tensor, "cell dim"],
-    below: Float[Tensor, "below dim"],
-    within: Bool[Tensor, "cell below"],
-    threshold: float,
-    as_published: bool,
-) -> Bool[Tensor, " cell"]:
-    """Returns which cells are similar to all cells that they consist of."""
-    similar = F.normalize(cells, dim=1) @ F.normalize(below, dim=1).T >= threshold
-    compared = within.clone()
-    if as_published:
-        compared[:, 0] |= within.sum(1) < 4
-    return (similar | ~compared).all(1)
-
-
-def cell_weights(owner: Int[Tensor, " patch"], grid: Grid) -> Float[Tensor, " patch"]:
+def cell_weights(owner: Int[Tensor, "frame patch"], grid: Grid) -> Float[Tensor, "frame patch"]:
     """Returns the weight of each patch in its node, which is a mean of means.
 
     Args:
-        owner: The first patch of the node of each patch.
+        owner: The first patch of the node of each patch, on the CPU.
         grid: Grid of the patches.
     """
-    weight = torch.ones(len(owner), dtype=torch.double, device=owner.device)
-    size = owner.bincount(minlength=len(owner))[owner]
-    cell = torch.arange(len(owner), device=owner.device)
+    weight = torch.ones(owner.shape, dtype=torch.double)
+    size = torch.zeros_like(owner).scatter_add_(1, owner, torch.ones_like(owner)).gather(1, owner)
+    cell = torch.arange(grid.patches)
     for matrix in _levels(grid.rows, grid.columns):
-        below, matrix = cell, matrix.to(owner.device)
-        cell = matrix.argmax(0)[below]
+        below, cell = cell, matrix.argmax(0)[cell]
         inside = size >= cell.bincount()[cell]  # the node is this cell or a larger one
         weight = torch.where(inside, weight * matrix[cell, below], weight)
     return weight

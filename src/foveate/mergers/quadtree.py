@@ -1,6 +1,8 @@
 """Nodes of quadtrees over frames, and groups of nodes that stay alike over time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby, islice
 from typing import ClassVar
 
 import torch
@@ -8,15 +10,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from foveate.core.arrangement import Views
+from foveate.core.arrangement import Grid, Views
 from foveate.core.budget import Keep, resolve_keep
 from foveate.core.compression import Compression
 from foveate.core.contracts import Merger
 from foveate.core.errors import UnsupportedNeed
 from foveate.core.trace import Trace
+from foveate.core.transfer import on_device, on_host
 from foveate.functional.components import bisected
 from foveate.functional.mixing import Tokens, stacked
-from foveate.functional.quadtree import cell_weights, contained, grouped, nodes
+from foveate.functional.quadtree import cell_weights, contained, grouped, least_cosines, nodes
+
+Tree = tuple[Grid, list[Float[Tensor, "frame _"]]]
+"""The grid of consecutive views, and the least cosines of their cells by level, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +66,54 @@ class Quadtree(Merger):
         return stacked([self._tokens(clip, trace.views, together) for clip in points])
 
     def _tokens(self, points: Float[Tensor, "patch dim"], views: Views, together: bool) -> Tokens:
+        runs = [(grid, len(list(run))) for grid, run in groupby(views)]  # which are compared at once
+        clips = points.split([grid.patches * count for grid, count in runs])
+        levels = [
+            least_cosines(clip.unflatten(0, (count, -1)), grid, self.as_published)
+            for clip, (grid, count) in zip(clips, runs, strict=True)
+        ]
+        copied = iter(on_host(*chain(*levels)))
+        trees = [(grid, list(islice(copied, len(own)))) for (grid, _), own in zip(runs, levels, strict=True)]
         shift = 0.0
         if self.keep is not None:
             most = resolve_keep(self.keep, len(points))
-            shift = bisected(lambda value: len(self._groups(points, views, together, value)[0].unique()), most)
-        group, weight = self._groups(points, views, together, shift)
-        origin = group.unique()
+            shift = bisected(lambda value: len(self._groups(points, trees, together, value)[0].unique()), most)
+        group, weight = self._groups(points, trees, together, shift)
+        origin, group, weight = (on_device(value, points.device) for value in (group.unique(), group, weight))
         return origin, (group == origin[:, None]) * weight.float()
 
     def _groups(
-        self, points: Float[Tensor, "patch dim"], views: Views, together: bool, shift: float
+        self, points: Float[Tensor, "patch dim"], trees: Sequence[Tree], together: bool, shift: float
     ) -> tuple[Int[Tensor, " patch"], Float[Tensor, " patch"]]:
-        """Returns for each patch the first patch of its group, and its weight in the mean."""
+        """Returns for each patch the first patch of its group, and its weight in the mean, both on the CPU."""
         owners, weights, start = [], [], 0
-        for view, frame in zip(views, points.split([view.patches for view in views]), strict=True):
-            owner = nodes(frame, view, _moved(self.spatial, shift), self.as_published)
-            weights.append(cell_weights(owner, view))
-            owners.append(owner + start)
-            start += view.patches
+        for grid, least in trees:
+            owner = nodes(least, grid, _moved(self.spatial, shift))
+            weights.append(cell_weights(owner, grid).flatten())
+            first = torch.arange(start, start + owner.numel(), grid.patches)
+            owners.append((owner + first[:, None]).flatten())
+            start += owner.numel()
         weight = torch.cat(weights)
         place, node = torch.cat(owners).unique(return_inverse=True)
         if not together:
             return place[node], weight
-        mean = points.new_zeros(len(place), points.shape[1]).index_add_(0, node, weight[:, None] * points)
-        edges = contained(node.split([view.patches for view in views]))
-        alike = F.cosine_similarity(mean[edges[:, 0]], mean[edges[:, 1]], dim=1) >= _moved(self.temporal, shift)
+        edges = contained(node.split(trees[0][0].patches))
+        alike = self._cosines(points, node, weight, edges) >= _moved(self.temporal, shift)
         group = grouped(edges[alike], len(place), self.as_published)
         return place[group[node]], weight / group.bincount()[group[node]]
+
+    def _cosines(
+        self,
+        points: Float[Tensor, "patch dim"],
+        node: Int[Tensor, " patch"],
+        weight: Float[Tensor, " patch"],
+        edges: Int[Tensor, "edge 2"],
+    ) -> Float[Tensor, " edge"]:
+        """Returns the cosines of the means of pairs of nodes; all but the features are on the CPU."""
+        count = int(node.max()) + 1
+        node, weight, edges = (on_device(value, points.device) for value in (node, weight, edges))
+        mean = points.new_zeros(count, points.shape[1]).index_add_(0, node, weight[:, None] * points)
+        return on_host(F.cosine_similarity(mean[edges[:, 0]], mean[edges[:, 1]], dim=1))[0]
 
     def extra(self, dropped: int) -> int:
         return dropped if self.keep is None else resolve_keep(self.keep, dropped)

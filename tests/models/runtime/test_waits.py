@@ -43,8 +43,9 @@ PER_CUT = {"apet": 3}  # which draws one of the tokens that are left, for scores
 """Waits of methods per cut, if they are not the one for the choice."""
 EXEMPT = ("evidence", "response_attention", "downsample", *VIDEO)
 """Methods that need annotated data, run the language model themselves, take other pixels, or are for videos."""
-IN_LOOPS = ("llava_scissor", "sttm")  # whose waits depend on the video
-OF_VIDEOS = ("vtc_cls", "fastv", *(name for name in VIDEO if name not in IN_LOOPS))
+AT_MOST = {"llava_scissor": 2 + 16 * 4, "sttm": 4 + 16 + 1}
+"""Greatest numbers of waits of methods that try up to 15 thresholds, whatever the number of frames."""
+OF_VIDEOS = ("vtc_cls", "fastv", *VIDEO)
 SOME = ("vtc_cls", "scope", "cdpruner", "sparsevlm", "fastv")
 ALL = tuple(name for name in METHODS if name not in EXEMPT)
 
@@ -121,7 +122,10 @@ def test_waits_are_those_for_prompts_and_choices_and_choices_are_those_of_the_cp
         if name == "sparsevlm_plus":  # which checks once how a block of a model rotates
             prefilled(loaded, compressor, inputs)
         count, found, found_logits = prefilled(loaded, compressor, inputs)
-        assert count.own == expected(name, compressor), f"{name}: {count.waits}"
+        if name in AT_MOST:
+            assert count.own <= AT_MOST[name], f"{name}: {count.waits}"
+        else:
+            assert count.own == expected(name, compressor), f"{name}: {count.waits}"
         assert found == kept, name
         torch.testing.assert_close(found_logits, logits, atol=1e-4, rtol=1e-4)
         assert per_step(loaded, compressor, inputs) == stock, name
