@@ -5,7 +5,9 @@ import torch
 from torch import Tensor
 
 from foveate.core.arrangement import Grid
+from foveate.core.needs import FrameVectors
 from foveate.core.trace import PADDING, Trace
+from foveate.functional import clustering
 from foveate.functional.attention import attention_rows, mean_attention
 from foveate.functional.clustering import peaks_of
 from foveate.functional.diversity import by_nearest, coverage, determinantal, max_min, thinned
@@ -14,6 +16,10 @@ from foveate.functional.spanning import furthest
 from foveate.functional.suppression import group_quotas, survivors
 from foveate.mergers.components import Components
 from foveate.mergers.quadtree import Quadtree
+from foveate.mergers.segment_anchors import SegmentAnchors
+from foveate.mergers.segment_trees import SegmentTrees
+from foveate.mergers.static_and_dynamic import StaticAndDynamic
+from foveate.mergers.window_clusters import WindowClusters
 from tests.accelerator import Count, counting, on_device, on_host
 
 IMAGES, PATCHES = 3, 120
@@ -86,21 +92,39 @@ def test_density_peaks_of_one_set_of_points_are_those_of_the_cpu_without_padding
         assert not count.waits
 
 
-@pytest.mark.parametrize(("merger", "most"), [(Components(0.5), 4), (Quadtree(0.3, 0.2), 2)], ids=str)
-def test_mergers_of_videos_wait_as_often_for_many_frames_as_for_two_and_make_the_tokens_of_the_cpu(merger, most):
-    for frames in (2, 12):
-        features = torch.randn(1, frames * 20, 3, generator=torch.Generator().manual_seed(frames)).double()
-        trace = Trace({}, (Grid(4, 5),) * frames, 1, frames=frames)
+OF_VIDEOS = {
+    Components(0.5): 4,
+    Quadtree(0.3, 0.2): 2,
+    SegmentTrees(0.25): 2,
+    SegmentTrees(0.25, by_segment=False, as_published=True): 2,
+    SegmentAnchors(0.25): 2,
+    SegmentAnchors(0.25, parallel=False, alike=0.95): 2,
+    WindowClusters(0.5): 2,
+    StaticAndDynamic(0.25): 1,
+}
+"""Mergers of videos, and the greatest number of their waits per video."""
 
-        def merged(values, trace=trace):
-            made = merger.merge(values, torch.empty(1, 0).long(), torch.zeros(values.shape[:2]), trace, 0)
+
+@pytest.mark.parametrize(("merger", "most"), OF_VIDEOS.items(), ids=map(str, OF_VIDEOS))
+def test_mergers_of_videos_wait_as_often_for_many_frames_as_for_two_and_make_the_tokens_of_the_cpu(
+    merger, most, monkeypatch
+):
+    monkeypatch.setattr(clustering, "open_ended", lambda values: True)  # which decides the order of equal peaks
+    for videos, frames in ((1, 1), (1, 2), (1, 12), (2, 9)):
+        draw = torch.Generator().manual_seed(frames)
+        still = torch.randn(videos, 20, 3, generator=draw).repeat(1, frames, 1)
+        features = still + 0.3 * torch.randn(videos, frames * 20, 3, generator=draw)
+        scores, vectors = torch.rand(videos, frames * 20, generator=draw), features.unflatten(1, (frames, 20)).mean(2)
+
+        def merged(values, scores, vectors, videos=videos, frames=frames):
+            trace = Trace({FrameVectors(): vectors}, (Grid(4, 5),) * frames, videos, frames=frames)
+            made = merger.merge(values, torch.empty(videos, 0).long(), scores, trace, 0)
             return torch.cat([made.origin[..., None], made.mixing], 2)
 
-        wanted = merged(features)
-        found, count = counted(merged, features)
+        wanted = merged(features, scores, vectors)
+        found, count = counted(merged, features, scores, vectors)
         torch.testing.assert_close(found, wanted)
-        assert 1 < wanted.shape[1] < frames * 20
-        assert count.waits.total() <= most
+        assert count.waits.total() <= most * videos
 
 
 def test_suppression_is_that_of_the_cpu_and_looks_at_the_device_every_eight_rounds():
