@@ -84,17 +84,23 @@ def _sizes(group: Int[Tensor, " node"], count: int) -> Int[Tensor, " group"]:
 
 
 def semantic_tokens(
-    clip: Float[Tensor, "frame patch dim"], similarity: Float[Tensor, "frame patch patch"], threshold: float
+    clip: Float[Tensor, "frame patch dim"],
+    origin: Int[Tensor, " token"],
+    owner: Int[Tensor, " every"],
+    weight: Float[Tensor, " every"],
 ) -> Tokens:
     """Returns tokens of the components of each frame, and of the means of all frames' components together.
 
     Every patch then joins the most similar token, which becomes the mean of itself and of all that join it.
 
-    Arguments are those of `twice_grouped`.
-
     Source: arXiv 2506.21862 (LLaVA-Scissor), with exact components.
+
+    Args:
+        clip: Features.
+        origin: The first of what `twice_grouped` returns.
+        owner: The second of it.
+        weight: The third of it.
     """
-    origin, owner, weight = twice_grouped(clip, similarity, threshold)
     points = clip.flatten(0, 1)
     rows = (owner == torch.arange(len(origin), device=owner.device)[:, None]) * weight
     nearest = (F.normalize(points, dim=1) @ F.normalize(rows @ points, dim=1).T).argmax(1)

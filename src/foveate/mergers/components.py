@@ -1,6 +1,7 @@
 """Connected components of similar patches, within frames and then over all frames."""
 
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import ClassVar
 
 from jaxtyping import Float, Int
@@ -45,11 +46,11 @@ class Components(Merger):
         return stacked([self._tokens(clip) for clip in frames_of(features, trace)])
 
     def _tokens(self, clip: Float[Tensor, "frame patch dim"]) -> Tokens:
-        similarity, threshold = cosines(clip), self.threshold
+        grouped, threshold = cache(partial(twice_grouped, clip, cosines(clip))), self.threshold
         if self.keep is not None:
             most = resolve_keep(self.keep, clip.shape[0] * clip.shape[1])
-            threshold = bisected(lambda value: len(twice_grouped(clip, similarity, value)[0]), most)
-        return semantic_tokens(clip, similarity, threshold)
+            threshold = bisected(lambda value: len(grouped(value)[0]), most)
+        return semantic_tokens(clip, *grouped(threshold))
 
     def extra(self, dropped: int) -> int:
         return dropped if self.keep is None else resolve_keep(self.keep, dropped)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain, groupby, islice
 from typing import ClassVar
 
@@ -74,11 +75,10 @@ class Quadtree(Merger):
         ]
         copied = iter(on_host(*chain(*levels)))
         trees = [(grid, list(islice(copied, len(own)))) for (grid, _), own in zip(runs, levels, strict=True)]
-        shift = 0.0
+        grouped, shift = cache(partial(self._groups, points, trees, together)), 0.0
         if self.keep is not None:
-            most = resolve_keep(self.keep, len(points))
-            shift = bisected(lambda value: len(self._groups(points, trees, together, value)[0].unique()), most)
-        group, weight = self._groups(points, trees, together, shift)
+            shift = bisected(lambda value: len(grouped(value)[0].unique()), resolve_keep(self.keep, len(points)))
+        group, weight = grouped(shift)
         origin, group, weight = (on_device(value, points.device) for value in (group.unique(), group, weight))
         return origin, (group == origin[:, None]) * weight.float()
 
