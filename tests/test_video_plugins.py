@@ -259,7 +259,7 @@ def test_components_of_frames_and_of_their_means_are_those_of_a_loop(shape, thre
 
     def parts(points):
         """Returns for each component its nodes and its leader, in the order of leaders."""
-        unit = F.normalize(points, dim=1).float()
+        unit = F.normalize(points.float(), dim=1)
         edges = (unit @ unit.T > threshold).numpy() | np.eye(len(points), dtype=bool)
         label = scipy.sparse.csgraph.connected_components(edges)[1]
         nodes = [np.flatnonzero(label == one) for one in set(label)]
@@ -318,9 +318,8 @@ def test_least_cosines_and_nodes_are_those_of_a_recursion(grid, as_published):
             for r in range(rows):
                 for c in range(columns):
                     parts = [(i, j) for i in down[r] for j in right[c]]
-                    mean = torch.stack([torch.stack([below[i, j][0] for j in right[c]]).mean(0) for i in down[r]]).mean(
-                        0
-                    )
+                    halves = [torch.stack([below[i, j][0] for j in right[c]]).mean(0) for i in down[r]]
+                    mean = torch.stack(halves).mean(0)
                     others = [*parts, *[(0, 0)] * (as_published and len(parts) < 4)]
                     cosine = min(float(F.cosine_similarity(mean, below[part][0], dim=0)) for part in others)
                     assert float(level[r * columns + c]) == pytest.approx(cosine)

@@ -7,31 +7,28 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foveate.functional.fixed_point import fixed_point
+from foveate.functional.matching import cosine
 from foveate.functional.mixing import Tokens
-from foveate.functional.ranking import open_ended
 
 _STEPS = 15  # halvings of an interval of length 2
-_ROUNDS = 8  # of `components` between two looks at an accelerator
 
 
 def components(edges: Bool[Tensor, "batch node node"]) -> Int[Tensor, "batch node"]:
     """Returns for each node the lowest node of its component; every node must have an edge to itself."""
     nodes = edges.shape[2]
     label = torch.arange(nodes, dtype=torch.int32, device=edges.device).expand(len(edges), -1)
-    rounds = _ROUNDS if open_ended(edges) else 1  # more than needed cost less than to wait for each
-    while True:
-        before = label
-        for _ in range(rounds):
-            lowest = torch.where(edges, label[:, None], nodes).amin(2)
-            before, label = label, lowest.gather(1, lowest.long())
-        if torch.equal(before, label):
-            return label.long()
+
+    def lowered(label: Int[Tensor, "batch node"]) -> Int[Tensor, "batch node"]:
+        lowest = torch.where(edges, label[:, None], nodes).amin(2)
+        return lowest.gather(1, lowest.long())
+
+    return fixed_point(lowered, label).long()
 
 
 def cosines(features: Float[Tensor, "batch node dim"]) -> Float[Tensor, "batch node node"]:
     """Returns the cosines of all pairs in float32."""
-    unit = F.normalize(features, dim=2).float()
-    return unit @ unit.mT
+    return cosine(features.float(), features.float())
 
 
 def leaders(similarity: Float[Tensor, "batch node node"], threshold: float) -> Int[Tensor, "batch node"]:
@@ -49,7 +46,7 @@ def leaders(similarity: Float[Tensor, "batch node node"], threshold: float) -> I
     return by_degree.gather(1, best.gather(1, label))
 
 
-def numbered(leading: Int[Tensor, " node"]) -> tuple[Int[Tensor, " group"], Int[Tensor, " node"]]:
+def groups_of(leading: Int[Tensor, " node"]) -> tuple[Int[Tensor, " group"], Int[Tensor, " node"]]:
     """Returns the leaders of groups, ascending, and the number of the group of each node, given the leader of each."""
     leads = leading == torch.arange(len(leading), device=leading.device)
     return leads.nonzero()[:, 0], (leads.cumsum(0) - 1)[leading]
@@ -71,10 +68,10 @@ def twice_grouped(
     """
     points = clip.flatten(0, 1)
     start = torch.arange(0, len(points), clip.shape[1], device=clip.device)[:, None]
-    origin, group = numbered((leaders(similarity, threshold) + start).flatten())
+    origin, group = groups_of((leaders(similarity, threshold) + start).flatten())
     size = _sizes(group, len(origin)).to(clip.dtype)
     means = points.new_zeros(len(origin), points.shape[1]).index_add_(0, group, points) / size[:, None]
-    chosen, second = numbered(leaders(cosines(means[None]), threshold)[0])
+    chosen, second = groups_of(leaders(cosines(means[None]), threshold)[0])
     owner = second[group]
     return origin[chosen], owner, 1 / size[group] / _sizes(second, len(chosen))[owner]
 
@@ -97,9 +94,9 @@ def semantic_tokens(
 
     Args:
         clip: Features.
-        origin: The first of what `twice_grouped` returns.
-        owner: The second of it.
-        weight: The third of it.
+        origin: The patch that each component stands at; see `twice_grouped` for these three.
+        owner: The component of each patch.
+        weight: The weight of each patch in the mean of its component.
     """
     points = clip.flatten(0, 1)
     rows = (owner == torch.arange(len(origin), device=owner.device)[:, None]) * weight

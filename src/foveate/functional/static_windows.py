@@ -116,7 +116,7 @@ def clustered_windows(clip: Float[Tensor, "frame patch dim"], share: float, thre
     frames, patches = clip.shape[:2]
     (label,) = on_host(peaks_of(clip.mean(1), max(1, whole(frames * _SEGMENTS)), _NEIGHBOURS)[1])
     windows = starts_of(run_lengths(refined_labels(label.tolist())))
-    still = on_host(*(_still(clip[start : start + length], threshold) for start, length in windows))
+    still = on_host(*(_static(clip[start : start + length], threshold) for start, length in windows))
     parts = []
     for (start, length), static in zip(windows, still, strict=True):
         index, moving = _split(static, clip.device)
@@ -130,7 +130,7 @@ def clustered_windows(clip: Float[Tensor, "frame patch dim"], share: float, thre
     return joined(parts)
 
 
-def _still(window: Float[Tensor, "frame patch dim"], threshold: float) -> Bool[Tensor, " patch"]:
+def _static(window: Float[Tensor, "frame patch dim"], threshold: float) -> Bool[Tensor, " patch"]:
     """Returns which patches have a mean cosine over all pairs of different frames above a threshold."""
     length = len(window)
     together = F.normalize(window, dim=2).sum(0).square().sum(1)

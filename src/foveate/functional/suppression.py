@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveate.functional.ranking import open_ended, ranked
+from foveate.functional.fixed_point import fixed_point
+from foveate.functional.ranking import ranked
 from foveate.functional.regions import by_group, rank_within
-
-_ROUNDS = 8  # of `survivors` between two looks at an accelerator
 
 
 def survivors(
@@ -31,14 +30,8 @@ def survivors(
     real = scores > -torch.inf
     beats = (place[:, :, None] < place[:, None]) & (group[:, :, None] == group[:, None])
     beats &= (similarity > threshold[:, None, None]) & real[:, :, None]
-    alive = real
-    rounds = _ROUNDS if open_ended(scores) else 1  # more than needed cost less than to wait for each
-    while True:  # a patch is decided once all that beat it are, so this ends
-        before = alive
-        for _ in range(rounds):
-            before, alive = alive, real & ~(beats & alive[:, :, None]).any(1)
-        if torch.equal(before, alive):
-            return alive
+    # A patch is decided once all that beat it are, so this ends.
+    return fixed_point(lambda alive: real & ~(beats & alive[:, :, None]).any(1), real)
 
 
 def group_quotas(

@@ -75,10 +75,10 @@ class Quadtree(Merger):
         ]
         copied = iter(on_host(*chain(*levels)))
         trees = [(grid, list(islice(copied, len(own)))) for (grid, _), own in zip(runs, levels, strict=True)]
-        grouped, shift = cache(partial(self._groups, points, trees, together)), 0.0
+        groups, shift = cache(partial(self._groups, points, trees, together)), 0.0
         if self.keep is not None:
-            shift = bisected(lambda value: len(grouped(value)[0].unique()), resolve_keep(self.keep, len(points)))
-        group, weight = grouped(shift)
+            shift = bisected(lambda value: len(groups(value)[0].unique()), resolve_keep(self.keep, len(points)))
+        group, weight = groups(shift)
         origin, group, weight = (on_device(value, points.device) for value in (group.unique(), group, weight))
         return origin, (group == origin[:, None]) * weight.float()
 
